@@ -1,0 +1,86 @@
+"""The counters of one pipeline: a fixed row of 64-bit slots with one writer, the worker, and any number of readers.
+
+Both data planes write the same slots; the native core checks at import that it numbers them alike. A slot is aligned
+and written whole, so that a reader on another thread sees the old value or the new one, nothing between.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+from array import array
+
+
+class Slot(enum.IntEnum):
+    """What each slot counts. `captured` = `mirrored` + every `skipped_*` + every `dropped_*`, at rest."""
+
+    captured = 0  # frames that passed the filter, the ones that the ring had no room for included
+    read_ingress_frames = 1
+    read_ingress_bytes = 2
+    read_egress_frames = 3
+    read_egress_bytes = 4
+    mirrored = 5
+    sent_packets = 6
+    sent_bytes = 7  # from the outer Ethernet header to the end, without FCS
+    skipped_sampled_out = 8
+    skipped_rate_limited = 9
+    skipped_paused = 10
+    skipped_unmatched = 11
+    dropped_ring_full = 12
+    dropped_send_error = 13
+    dropped_mtu_exceeded = 14
+    dropped_no_route = 15
+    dropped_malformed = 16
+    dropped_write_error = 17
+    truncated = 18
+    segmented = 19
+    fragmented = 20
+    latency_sum = 21  # nanoseconds
+    latency_bucket = 22  # the first of len(LATENCY_BOUNDS) + 1 slots; the last is for what took longer
+
+
+SKIPPED = ("sampled_out", "rate_limited", "paused", "unmatched")
+DROPPED = ("ring_full", "send_error", "mtu_exceeded", "no_route", "malformed", "write_error")
+
+LATENCY_BOUNDS = tuple(50_000 << power for power in range(14))
+"""Upper bounds of the latency buckets in nanoseconds: 50 us, doubling, to 0.41 s."""
+
+SLOTS = Slot.latency_bucket + len(LATENCY_BOUNDS) + 1
+
+
+def dropped_by(error: int) -> Slot:
+    """The slot for a frame whose copy the kernel refused with this errno."""
+    if error in (errno.ENETUNREACH, errno.EHOSTUNREACH):
+        return Slot.dropped_no_route
+    if error == errno.EMSGSIZE:
+        return Slot.dropped_mtu_exceeded
+    return Slot.dropped_send_error
+
+
+class Counters:
+    """One row of slots. `row` is the memory itself, for the native core to write to."""
+
+    def __init__(self) -> None:
+        self.row = array("Q", bytes(8 * SLOTS))
+
+    def __getitem__(self, slot: int) -> int:
+        return self.row[slot]
+
+    def add(self, slot: int, amount: int = 1) -> None:
+        self.row[slot] += amount
+
+    def observe_latency(self, nanoseconds: int) -> None:
+        """Count one frame's time from capture to send; what a clock step made negative counts as zero."""
+        taken = max(nanoseconds, 0)
+        bucket = next((n for n, bound in enumerate(LATENCY_BOUNDS) if taken <= bound), len(LATENCY_BOUNDS))
+        self.add(Slot.latency_sum, taken)
+        self.add(Slot.latency_bucket + bucket)
+
+    def snapshot(self) -> tuple[int, ...]:
+        return tuple(self.row)
+
+    def unaccounted(self) -> int:
+        """Frames captured and not yet mirrored, skipped or dropped: 0 at rest, whatever happened."""
+        ends = [Slot.mirrored, *(Slot[f"skipped_{reason}"] for reason in SKIPPED)]
+        ends += [Slot[f"dropped_{reason}"] for reason in DROPPED]
+        return self.row[Slot.captured] - sum(self.row[slot] for slot in ends)
