@@ -10,9 +10,18 @@ every other little-endian host.
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from mirrord.dataplane.headers import Tag
+from mirrord.dataplane.checksum import checksum
+from mirrord.dataplane.segment import MAX_HEADERS, Kind, MalformedError, split
+
+if TYPE_CHECKING:
+    from mirrord.dataplane.headers import Headers, Tag
+
+ADDRESSES = 12
+"""Bytes of the two MAC addresses; a VLAN tag goes behind them."""
+
+TAG = 4
 
 VNET = struct.Struct("=BBHHHH")
 VNET_NEEDS_CSUM = 1  # flags
@@ -40,3 +49,36 @@ class Frame(NamedTuple):
     tag: Tag | None = None  # the VLAN tag that the kernel took off
     vnet: Vnet = Vnet()
     time: int = 0  # of capture, nanoseconds since 1970
+
+
+def rebuild(frame: Frame, headers: Headers) -> list[bytes]:
+    """What the wire carried: one frame, or the several that a super-frame became.
+
+    `headers` are the frame's, parsed. Raises MalformedError for what cannot be put right: a checksum or a segment that
+    points outside of the frame, or a frame of which the capture kept only a part.
+    """
+    data, vnet, shift = frame.data, frame.vnet, 0
+    if frame.tag is not None and len(data) >= ADDRESSES:
+        data, shift = data[:ADDRESSES] + struct.pack("!HH", *frame.tag) + data[ADDRESSES:], TAG
+    if vnet.gso_type == VNET_GSO_NONE and not vnet.flags & VNET_NEEDS_CSUM:
+        return [data]
+    if len(frame.data) < frame.length:
+        raise MalformedError
+    if vnet.gso_type == VNET_GSO_NONE:
+        return [_with_checksum(data, vnet.csum_start + shift, vnet.csum_offset)]
+    kind = {VNET_GSO_TCPV4: Kind.TCP, VNET_GSO_TCPV6: Kind.TCP, VNET_GSO_UDP_L4: Kind.UDP}.get(
+        vnet.gso_type & ~VNET_GSO_ECN
+    )
+    transport = vnet.csum_start if vnet.flags & VNET_NEEDS_CSUM else headers.transport
+    if kind is None or transport is None:
+        raise MalformedError
+    return split(data, transport + shift, vnet.gso_size, kind)
+
+
+def _with_checksum(data: bytes, start: int, offset: int) -> bytes:
+    """Complete the checksum over what begins at `start`. Its field holds the sum of the pseudo-header already."""
+    field = start + offset
+    if field + 2 > min(len(data), MAX_HEADERS):
+        raise MalformedError
+    value = checksum(data[start:]) or 0xFFFF  # the kernel's skb_checksum_help does the same for every protocol
+    return data[:field] + value.to_bytes(2, "big") + data[field + 2 :]

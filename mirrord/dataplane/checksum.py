@@ -1,0 +1,31 @@
+"""The Internet checksum (RFC 1071), over bytes in network order."""
+
+from __future__ import annotations
+
+from array import array
+
+
+def ones_sum(data: bytes, start: int = 0) -> int:
+    """The 16-bit one's complement sum, not yet complemented. An odd last byte counts as the high half of a word."""
+    if len(data) & 1:
+        data += b"\0"
+    # Summed in the machine's own byte order and turned round at the end, which RFC 1071 2 (B) allows.
+    total = sum(array("H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    total = start + int.from_bytes(array("H", [total]).tobytes(), "big")
+    return (total & 0xFFFF) + (total >> 16)
+
+
+def checksum(data: bytes, start: int = 0) -> int:
+    """The complement of the sum: what goes into a header's checksum field."""
+    return ones_sum(data, start) ^ 0xFFFF
+
+
+def transport_checksum(source: bytes, destination: bytes, protocol: int, segment: bytes) -> int:
+    """The checksum of a TCP or UDP segment whose own field is zero, with its pseudo-header (RFC 9293 3.1, RFC 8200 8.1).
+
+    Never 0, which UDP keeps for "none" (RFC 768): the equal 0xFFFF is given in its place.
+    """
+    pseudo = source + destination + protocol.to_bytes(4, "big") + len(segment).to_bytes(4, "big")
+    return checksum(segment, ones_sum(pseudo)) or 0xFFFF

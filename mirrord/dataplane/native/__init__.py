@@ -1,0 +1,25 @@
+"""The native core: the same way as the Python reference, at full speed, or the reason why it is not there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mirrord.dataplane.assembler import pack
+from mirrord.dataplane.bpf import compile_selection
+from mirrord.dataplane.counters import Slot
+
+if TYPE_CHECKING:
+    from mirrord.dataplane.forward import ForwardPlan
+
+try:
+    from mirrord.dataplane import _native as core
+except ImportError as error:
+    core = None
+    missing = f"the compiled core cannot be loaded: {error}"
+else:
+    missing = "" if tuple(slot.name for slot in Slot) == core.SLOTS else "the compiled core is of another version"
+
+
+def program(plan: ForwardPlan) -> bytes | None:
+    """What the core runs where the plan wants an exact match: the selection as BPF, of any length."""
+    return None if plan.exact is None else pack(compile_selection(plan.exact, numbered=True))

@@ -1,0 +1,165 @@
+/* Frames out of a ring or a plain socket, through the forward step, into batches. */
+#define _GNU_SOURCE
+#include "core.h"
+
+#include <errno.h>
+#include <linux/if_packet.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <time.h>
+
+enum {
+	BLOCKS_A_TURN = 4,	/* then other pipelines have theirs */
+	SOCKET_BATCH = 64,
+	LARGEST_FRAME = 512 << 10,
+};
+
+/* Working memory of a thread: a batch is always empty between two calls. Pages that no frame reached cost nothing. */
+static _Thread_local struct batch *batch;
+static _Thread_local uint8_t *buffers;
+
+static bool have_memory(void)
+{
+	if (!batch)
+		batch = malloc(sizeof(*batch));
+	if (!buffers) {
+		buffers = mmap(NULL, (size_t)SOCKET_BATCH * LARGEST_FRAME, PROT_READ | PROT_WRITE,
+			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+		if (buffers == MAP_FAILED)
+			buffers = NULL;
+	}
+	return batch && buffers;
+}
+
+static void forward_one(struct pipeline *pipeline, const struct frame *frame)
+{
+	uint64_t *counters = pipeline->counters;
+
+	counters[frame->egress ? READ_EGRESS_FRAMES : READ_INGRESS_FRAMES]++;
+	counters[frame->egress ? READ_EGRESS_BYTES : READ_INGRESS_BYTES] += frame->length;
+	struct outcome outcome = forward(&pipeline->plan, &pipeline->state, frame, batch);
+	counters[TRUNCATED] += outcome.truncated;
+	counters[SEGMENTED] += outcome.segmented;
+	counters[FRAGMENTED] += outcome.fragmented;
+	if (outcome.reason != NO_REASON)
+		counters[outcome.reason]++;
+}
+
+static void set_tag(struct frame *frame, uint32_t status, uint32_t tpid, uint32_t tci)
+{
+	frame->tagged = status & TP_STATUS_VLAN_VALID;
+	frame->tpid = status & TP_STATUS_VLAN_TPID_VALID ? (uint16_t)tpid : 0x8100;
+	frame->tci = (uint16_t)tci;
+}
+
+static bool user_may_read(const struct tpacket_block_desc *block)
+{
+	return __atomic_load_n(&block->hdr.bh1.block_status, __ATOMIC_ACQUIRE) & TP_STATUS_USER;
+}
+
+static void give_to_kernel(struct tpacket_block_desc *block)
+{
+	__atomic_store_n(&block->hdr.bh1.block_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
+}
+
+static void run_block(struct pipeline *pipeline, const struct tpacket_block_desc *block)
+{
+	const uint8_t *at = (const uint8_t *)block + block->hdr.bh1.offset_to_first_pkt;
+
+	for (uint32_t left = block->hdr.bh1.num_pkts; left > 0; left--) {
+		const struct tpacket3_hdr *header = (const void *)at;
+		const struct sockaddr_ll *address = (const void *)(at + TPACKET_ALIGN(sizeof(*header)));
+		struct frame frame = {
+			.data = at + header->tp_mac,
+			.captured = header->tp_snaplen,
+			.length = header->tp_len,
+			.egress = address->sll_pkttype == PACKET_OUTGOING,
+			.time = header->tp_sec * UINT64_C(1000000000) + header->tp_nsec,
+		};
+
+		__builtin_prefetch(at + header->tp_next_offset);
+		__builtin_prefetch(at + header->tp_next_offset + 64);
+		memcpy(&frame.vnet, frame.data - sizeof(frame.vnet), sizeof(frame.vnet));
+		set_tag(&frame, header->tp_status, header->hv1.tp_vlan_tpid, header->hv1.tp_vlan_tci);
+		forward_one(pipeline, &frame);
+		at += header->tp_next_offset;
+	}
+}
+
+static void run_ring(struct pipeline *pipeline)
+{
+	for (int n = 0; n < BLOCKS_A_TURN; n++) {
+		struct tpacket_block_desc *block =
+			(void *)(pipeline->ring + (size_t)pipeline->block * pipeline->block_size);
+
+		if (!user_may_read(block))
+			break;
+		run_block(pipeline, block);
+		send_batch(batch, &pipeline->transmit);	/* its messages point into the block */
+		give_to_kernel(block);
+		pipeline->block = (pipeline->block + 1) % pipeline->block_count;
+	}
+}
+
+static void read_control(struct frame *frame, struct msghdr *message)
+{
+	for (struct cmsghdr *control = CMSG_FIRSTHDR(message); control; control = CMSG_NXTHDR(message, control)) {
+		if (control->cmsg_level == SOL_PACKET && control->cmsg_type == PACKET_AUXDATA) {
+			struct tpacket_auxdata data;
+
+			memcpy(&data, CMSG_DATA(control), sizeof(data));
+			frame->length = data.tp_len;
+			set_tag(frame, data.tp_status, data.tp_vlan_tpid, data.tp_vlan_tci);
+		} else if (control->cmsg_level == SOL_SOCKET && control->cmsg_type == SCM_TIMESTAMPNS) {
+			struct timespec stamp;
+
+			memcpy(&stamp, CMSG_DATA(control), sizeof(stamp));
+			frame->time = (uint64_t)stamp.tv_sec * 1000000000u + (uint64_t)stamp.tv_nsec;
+		}
+	}
+}
+
+static void run_socket(struct pipeline *pipeline)
+{
+	struct mmsghdr messages[SOCKET_BATCH];
+	struct iovec vectors[SOCKET_BATCH];
+	struct sockaddr_ll addresses[SOCKET_BATCH];
+	uint8_t controls[SOCKET_BATCH][128] __attribute__((aligned(8)));
+
+	for (int n = 0; n < SOCKET_BATCH; n++) {
+		vectors[n] = (struct iovec){ buffers + (size_t)n * LARGEST_FRAME, LARGEST_FRAME };
+		messages[n].msg_hdr = (struct msghdr){
+			.msg_name = &addresses[n], .msg_namelen = sizeof(addresses[n]),
+			.msg_iov = &vectors[n], .msg_iovlen = 1,
+			.msg_control = controls[n], .msg_controllen = sizeof(controls[n]),
+		};
+	}
+	int count = recvmmsg(pipeline->descriptor, messages, SOCKET_BATCH, MSG_DONTWAIT, NULL);
+	for (int n = 0; n < count; n++) {
+		const uint8_t *data = vectors[n].iov_base;
+		struct frame frame = {
+			.data = data + sizeof(frame.vnet),
+			.captured = messages[n].msg_len - (uint32_t)sizeof(frame.vnet),
+			.egress = addresses[n].sll_pkttype == PACKET_OUTGOING,
+		};
+
+		memcpy(&frame.vnet, data, sizeof(frame.vnet));
+		read_control(&frame, &messages[n].msg_hdr);
+		forward_one(pipeline, &frame);
+	}
+	send_batch(batch, &pipeline->transmit);
+}
+
+void run_pipeline(struct pipeline *pipeline)
+{
+	if (!have_memory())
+		return;
+	batch->count = 0;
+	batch->flush = send_batch;
+	batch->context = &pipeline->transmit;
+	if (pipeline->ring)
+		run_ring(pipeline);
+	else
+		run_socket(pipeline);
+}

@@ -1,0 +1,215 @@
+/* The native core: what the modules of mirrord/dataplane do, at full speed. Each .c file is named as the Python module that
+ * defines what it must do; a differential test holds the two to the same bytes and counters.
+ *
+ * No policy, no allocation per frame, no Python but in module.c. Numbers are in host order unless a name says be_.
+ */
+#ifndef MIRRORD_CORE_H
+#define MIRRORD_CORE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "bpf.h"
+
+enum {
+	ETH_HEADER = 14,
+	ETH_ADDRESSES = 12,
+	TAG = 4,
+	MAX_TAGS = 2,
+	MAX_HEADERS = 256,	/* bytes of headers rewritten in front of a segment */
+	MAX_TEMPLATE = 128,
+	MAX_SOCKETS = 64,
+	MAX_LAYERS = 10,	/* headers that a segment has fields in */
+	BATCH = 128,		/* messages handed to the kernel at a time */
+};
+
+/* counters.py: Slot. module.c gives the names to Python, which compares. */
+enum slot {
+	CAPTURED,
+	READ_INGRESS_FRAMES,
+	READ_INGRESS_BYTES,
+	READ_EGRESS_FRAMES,
+	READ_EGRESS_BYTES,
+	MIRRORED,
+	SENT_PACKETS,
+	SENT_BYTES,
+	SKIPPED_SAMPLED_OUT,
+	SKIPPED_RATE_LIMITED,
+	SKIPPED_PAUSED,
+	SKIPPED_UNMATCHED,
+	DROPPED_RING_FULL,
+	DROPPED_SEND_ERROR,
+	DROPPED_MTU_EXCEEDED,
+	DROPPED_NO_ROUTE,
+	DROPPED_MALFORMED,
+	DROPPED_WRITE_ERROR,
+	TRUNCATED,
+	SEGMENTED,
+	FRAGMENTED,
+	LATENCY_SUM,
+	LATENCY_BUCKET,
+	LATENCY_BOUNDS = 14,
+	SLOTS = LATENCY_BUCKET + LATENCY_BOUNDS + 1,
+	NO_REASON = -1,
+};
+
+/* struct virtio_net_hdr */
+struct vnet {
+	uint8_t flags;
+	uint8_t gso_type;
+	uint16_t header_length;
+	uint16_t gso_size;
+	uint16_t csum_start;
+	uint16_t csum_offset;
+};
+
+struct frame {
+	const uint8_t *data;
+	uint32_t captured;	/* bytes at data */
+	uint32_t length;	/* bytes that the kernel held */
+	bool egress;
+	bool tagged;
+	uint16_t tpid, tci;
+	struct vnet vnet;
+	uint64_t time;		/* nanoseconds since 1970 */
+};
+
+enum { NONE = -1 };
+
+struct headers {
+	uint16_t ethertype;
+	uint8_t family;		/* 4, 6, or 0 */
+	bool fragment;
+	int protocol;		/* or NONE */
+	int transport;		/* offset, or NONE */
+	int source_port, destination_port;	/* or NONE */
+	const uint8_t *source, *destination;
+	uint32_t address_length;
+};
+
+struct plan {
+	uint8_t header[MAX_TEMPLATE];
+	uint32_t header_length;
+	uint32_t snaplen;
+	uint32_t frame_limit;
+	enum { TRUNCATE, FRAGMENT, DROP } on_mtu_exceeded;
+	uint32_t sampling_rate;
+	uint64_t rate_limit;
+	uint32_t overhead;
+	struct sock_filter *exact;	/* or NULL */
+	uint32_t exact_length;
+};
+
+/* What changes from frame to frame. */
+struct state {
+	int64_t tokens;
+	uint64_t filled;
+};
+
+struct message {
+	uint8_t head[MAX_TEMPLATE + MAX_HEADERS];
+	uint32_t head_length;
+	uint32_t tail_length;
+	const uint8_t *tail;	/* in the capture's memory */
+	uint64_t flow;
+	uint64_t time;
+	bool last;		/* of its frame's copies */
+};
+
+/* Copies on their way. flush() empties it; forward() calls it when there is no room. */
+struct batch {
+	struct message messages[BATCH];
+	uint32_t count;
+	void (*flush)(struct batch *batch, void *context);
+	void *context;
+};
+
+struct outcome {
+	int reason;		/* a slot, or NO_REASON when copies were made */
+	uint32_t truncated, segmented, fragmented;
+};
+
+static inline uint16_t be16(const uint8_t *at)
+{
+	return (uint16_t)(at[0] << 8 | at[1]);
+}
+
+static inline uint32_t be32(const uint8_t *at)
+{
+	return (uint32_t)be16(at) << 16 | be16(at + 2);
+}
+
+static inline void put_be16(uint8_t *at, uint32_t number)
+{
+	at[0] = (uint8_t)(number >> 8);
+	at[1] = (uint8_t)number;
+}
+
+static inline void put_be32(uint8_t *at, uint32_t number)
+{
+	put_be16(at, number >> 16);
+	put_be16(at + 2, number);
+}
+
+/* headers.c */
+void parse(const struct frame *frame, struct headers *headers);
+uint64_t flow_hash(const struct headers *headers);
+
+/* checksum.c */
+uint32_t ones_sum(const uint8_t *data, size_t length);
+uint32_t fold(uint64_t sum);
+
+/* segment.c */
+enum kind { IPV4 = 1, IPV6, GRE, UDP, TCP };
+struct layer {
+	enum kind kind;
+	uint32_t at;
+};
+
+struct super_frame {
+	uint8_t head[MAX_HEADERS];
+	uint32_t head_length;
+	const uint8_t *payload;
+	uint32_t payload_length;
+	uint32_t gso_size;
+	uint32_t count;
+	struct layer layers[MAX_LAYERS];
+	uint32_t layer_count;
+};
+
+bool open_super_frame(struct super_frame *super, const struct frame *frame, uint32_t transport, enum kind kind);
+/* Write segment n's headers to head (head_length bytes) and give its payload. */
+void write_segment(const struct super_frame *super, uint32_t n, uint8_t *head, const uint8_t **payload,
+		   uint32_t *length);
+
+/* forward.c */
+struct outcome forward(const struct plan *plan, struct state *state, const struct frame *frame, struct batch *batch);
+int64_t bucket_depth(uint64_t rate);
+
+/* transmit.c */
+struct transmit {
+	int sockets[MAX_SOCKETS];
+	uint32_t socket_count;
+	uint32_t overhead;
+	bool failed;		/* a copy of the frame at hand was refused */
+	uint64_t *counters;
+};
+
+void send_batch(struct batch *batch, void *transmit);
+
+/* capture.c */
+struct pipeline {
+	struct plan plan;
+	struct state state;
+	struct transmit transmit;
+	uint64_t *counters;
+	int descriptor;
+	uint8_t *ring;		/* or NULL: a plain socket */
+	uint32_t block_size, block_count, block;
+};
+
+void run_pipeline(struct pipeline *pipeline);
+
+#endif

@@ -1,0 +1,217 @@
+/* Frames to copies: the step in the middle of every session. */
+#include "core.h"
+
+#include <linux/if_ether.h>
+#include <linux/virtio_net.h>
+
+enum { GSO_UDP_L4 = 5 };	/* VIRTIO_NET_HDR_GSO_UDP_L4, in kernel headers since 6.2 */
+
+static const uint64_t BURST_NANOSECONDS = 20000000;
+static const uint64_t BURST_BYTES = 65536;
+static const int64_t BYTE = 8000000000;
+
+/* A frame that is to be mirrored as it is but for its first bytes, which may have been rewritten. */
+struct piece {
+	uint8_t head[MAX_HEADERS];
+	uint32_t head_length;
+	const uint8_t *tail;
+	uint32_t tail_length;
+};
+
+int64_t bucket_depth(uint64_t rate)
+{
+	uint64_t least = BURST_BYTES * (uint64_t)BYTE;
+
+	return (int64_t)(rate * BURST_NANOSECONDS > least ? rate * BURST_NANOSECONDS : least);
+}
+
+/* A bucket may fall below zero, so that a copy of any size passes while it is not empty. */
+static bool take(const struct plan *plan, struct state *state, uint64_t size, uint64_t time)
+{
+	uint64_t elapsed = time > state->filled ? time - state->filled : 0;
+	__int128 tokens = state->tokens + (__int128)elapsed * plan->rate_limit;
+	int64_t depth = bucket_depth(plan->rate_limit);
+
+	state->tokens = tokens < depth ? (int64_t)tokens : depth;
+	state->filled = time;
+	if (state->tokens <= 0)
+		return false;
+	state->tokens -= (int64_t)size * BYTE;
+	return true;
+}
+
+/* How much of a frame of this length is kept; sets the flags of what was done to it. */
+static uint32_t kept_length(const struct plan *plan, uint32_t length, bool tagged, struct outcome *outcome)
+{
+	uint32_t kept = plan->snaplen && plan->snaplen < length ? plan->snaplen : length;
+	uint32_t limit = plan->frame_limit;
+
+	if (limit && tagged && !plan->header_length)
+		limit += TAG;	/* a device takes one 802.1Q tag over its MTU */
+	if (limit && kept > limit) {
+		if (plan->on_mtu_exceeded == DROP)
+			outcome->reason = DROPPED_MTU_EXCEEDED;
+		else if (plan->on_mtu_exceeded == TRUNCATE)
+			kept = limit;
+		else
+			outcome->fragmented++;
+	}
+	return kept;
+}
+
+static struct message *next_message(struct batch *batch)
+{
+	if (batch->count == BATCH)
+		batch->flush(batch, batch->context);
+	return &batch->messages[batch->count++];
+}
+
+static void emit(const struct plan *plan, struct message *message, const uint8_t *head, uint32_t head_length,
+		 const uint8_t *tail, uint32_t tail_length, uint32_t kept)
+{
+	uint32_t from_head = kept < head_length ? kept : head_length;
+
+	memcpy(message->head, plan->header, plan->header_length);
+	memcpy(message->head + plan->header_length, head, from_head);
+	message->head_length = plan->header_length + from_head;
+	message->tail = tail;
+	message->tail_length = kept - from_head < tail_length ? kept - from_head : tail_length;
+}
+
+/* The frame with its VLAN tag back in and its checksum complete. */
+static bool whole(struct piece *piece, const struct frame *frame)
+{
+	bool unfinished = frame->vnet.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM;
+	uint32_t shift = frame->tagged ? TAG : 0, length = frame->captured + shift;
+	uint32_t start = frame->vnet.csum_start + shift, field = start + frame->vnet.csum_offset;
+
+	piece->head_length = unfinished ? field + 2 : shift ? ETH_ADDRESSES + TAG : 0;
+	if (piece->head_length > length || piece->head_length > MAX_HEADERS)
+		return false;
+	if (unfinished && piece->head_length < ETH_ADDRESSES + TAG)
+		piece->head_length = length < ETH_ADDRESSES + TAG ? length : ETH_ADDRESSES + TAG;
+	if (shift) {
+		memcpy(piece->head, frame->data, ETH_ADDRESSES);
+		put_be16(piece->head + ETH_ADDRESSES, frame->tpid);
+		put_be16(piece->head + ETH_ADDRESSES + 2, frame->tci);
+		memcpy(piece->head + ETH_ADDRESSES + TAG, frame->data + ETH_ADDRESSES,
+		       piece->head_length - ETH_ADDRESSES - TAG);
+	} else {
+		memcpy(piece->head, frame->data, piece->head_length);
+	}
+	piece->tail = frame->data + (piece->head_length - shift);
+	piece->tail_length = length - piece->head_length;
+	if (unfinished) {
+		uint32_t tail_sum = ones_sum(piece->tail, piece->tail_length);
+
+		if ((piece->head_length - start) & 1)	/* the tail begins in the middle of a word */
+			tail_sum = (tail_sum >> 8) | (tail_sum & 0xFF) << 8;
+		uint16_t value = (uint16_t)~fold((uint64_t)tail_sum +
+						 ones_sum(piece->head + start, piece->head_length - start));
+		put_be16(piece->head + field, value ? value : 0xFFFF);
+	}
+	return true;
+}
+
+static struct outcome forward_whole(const struct plan *plan, struct state *state, const struct frame *frame,
+				    struct batch *batch, uint64_t flow)
+{
+	struct outcome outcome = { .reason = NO_REASON };
+	struct piece piece;
+
+	if (!whole(&piece, frame))
+		return (struct outcome){ .reason = DROPPED_MALFORMED };
+	uint32_t length = piece.head_length + piece.tail_length;
+	bool tagged = be16((piece.head_length ? piece.head : frame->data) + ETH_ADDRESSES) == ETH_P_8021Q;
+	uint32_t kept = kept_length(plan, length, tagged, &outcome);
+	if (outcome.reason != NO_REASON)
+		return (struct outcome){ .reason = outcome.reason };
+	if (plan->rate_limit && !take(plan, state, kept + plan->header_length + plan->overhead, frame->time))
+		return (struct outcome){ .reason = SKIPPED_RATE_LIMITED };
+	struct message *message = next_message(batch);
+	emit(plan, message, piece.head, piece.head_length, piece.tail, piece.tail_length, kept);
+	message->flow = flow;
+	message->time = frame->time;
+	message->last = true;
+	outcome.truncated = kept < length || frame->captured < frame->length;
+	return outcome;
+}
+
+static struct outcome forward_super(const struct plan *plan, struct state *state, const struct frame *frame,
+				    struct batch *batch, uint64_t flow, int transport)
+{
+	struct outcome outcome = { .reason = NO_REASON };
+	struct super_frame super;
+	enum kind kind;
+
+	switch (frame->vnet.gso_type & ~VIRTIO_NET_HDR_GSO_ECN) {
+	case VIRTIO_NET_HDR_GSO_TCPV4:
+	case VIRTIO_NET_HDR_GSO_TCPV6:
+		kind = TCP;
+		break;
+	case GSO_UDP_L4:
+		kind = UDP;
+		break;
+	default:
+		return (struct outcome){ .reason = DROPPED_MALFORMED };
+	}
+	if (frame->vnet.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM)
+		transport = frame->vnet.csum_start;
+	if (transport == NONE || !open_super_frame(&super, frame, (uint32_t)transport, kind))
+		return (struct outcome){ .reason = DROPPED_MALFORMED };
+
+	bool tagged = be16(super.head + ETH_ADDRESSES) == ETH_P_8021Q;
+	uint32_t full = super.head_length + super.gso_size;
+	uint32_t rest = super.head_length + super.payload_length - (super.count - 1) * super.gso_size;
+	struct outcome of_full = { .reason = NO_REASON };
+	uint32_t kept_rest = kept_length(plan, rest, tagged, &outcome);
+	uint32_t kept_full = super.count > 1 ? kept_length(plan, full, tagged, &of_full) : 0;
+	if (outcome.reason != NO_REASON || of_full.reason != NO_REASON)
+		return (struct outcome){ .reason = DROPPED_MTU_EXCEEDED };
+	uint64_t size = (uint64_t)(super.count - 1) * kept_full + kept_rest +
+			(uint64_t)super.count * (plan->header_length + plan->overhead);
+	if (plan->rate_limit && !take(plan, state, size, frame->time))
+		return (struct outcome){ .reason = SKIPPED_RATE_LIMITED };
+	outcome.fragmented += of_full.fragmented * (super.count - 1);
+	outcome.truncated = (kept_rest < rest) + (super.count > 1 && kept_full < full ? super.count - 1 : 0);
+	outcome.segmented = super.count > 1;
+	for (uint32_t n = 0; n < super.count; n++) {
+		struct message *message = next_message(batch);
+		uint8_t head[MAX_HEADERS];
+		const uint8_t *payload;
+		uint32_t length;
+
+		write_segment(&super, n, head, &payload, &length);
+		message->last = n == super.count - 1;
+		emit(plan, message, head, super.head_length, payload, length, message->last ? kept_rest : kept_full);
+		message->flow = flow;
+		message->time = frame->time;
+	}
+	return outcome;
+}
+
+struct outcome forward(const struct plan *plan, struct state *state, const struct frame *frame, struct batch *batch)
+{
+	struct headers headers;
+
+	parse(frame, &headers);
+	if (plan->exact) {
+		struct mirrord_bpf_frame view = { .data = frame->data, .length = frame->captured,
+						  .egress = frame->egress, .tagged = frame->tagged,
+						  .tci = frame->tci, .tpid = frame->tpid };
+
+		if (!mirrord_bpf_run(plan->exact, plan->exact_length, &view))
+			return (struct outcome){ .reason = SKIPPED_UNMATCHED };
+	}
+	uint64_t flow = flow_hash(&headers);
+	if (plan->sampling_rate > 1 && (uint32_t)flow % plan->sampling_rate)
+		return (struct outcome){ .reason = SKIPPED_SAMPLED_OUT };
+	if (frame->captured < ETH_HEADER)
+		return (struct outcome){ .reason = DROPPED_MALFORMED };
+	bool super = frame->vnet.gso_type != VIRTIO_NET_HDR_GSO_NONE;
+	if (frame->captured < frame->length && (super || frame->vnet.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM))
+		return (struct outcome){ .reason = DROPPED_MALFORMED };
+	if (super)
+		return forward_super(plan, state, frame, batch, flow, headers.transport);
+	return forward_whole(plan, state, frame, batch, flow);
+}

@@ -1,0 +1,403 @@
+/* The core's face to Python: a plan and memory in, counters out. Limited API of CPython 3.11. */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <stdlib.h>
+
+#include "core.h"
+
+/* --- plans ------------------------------------------------------------------------------------------------------- */
+
+static bool read_number(PyObject *object, const char *name, uint64_t *number)
+{
+	PyObject *value = PyObject_GetAttrString(object, name);
+
+	if (!value)
+		return false;
+	*number = PyLong_AsUnsignedLongLong(value);
+	Py_DECREF(value);
+	return !PyErr_Occurred();
+}
+
+static bool read_header(PyObject *object, struct plan *plan)
+{
+	PyObject *template = PyObject_GetAttrString(object, "template");
+	PyObject *header = template ? PyObject_GetAttrString(template, "header") : NULL;
+	char *bytes;
+	Py_ssize_t length;
+	bool done = false;
+
+	if (header && PyBytes_AsStringAndSize(header, &bytes, &length) == 0) {
+		if (length > MAX_TEMPLATE) {
+			PyErr_SetString(PyExc_ValueError, "the header template is too long");
+		} else {
+			memcpy(plan->header, bytes, (size_t)length);
+			plan->header_length = (uint32_t)length;
+			done = true;
+		}
+	}
+	Py_XDECREF(header);
+	Py_XDECREF(template);
+	return done;
+}
+
+static bool read_on_mtu_exceeded(PyObject *object, struct plan *plan)
+{
+	PyObject *value = PyObject_GetAttrString(object, "on_mtu_exceeded");
+
+	if (!value)
+		return false;
+	plan->on_mtu_exceeded = PyUnicode_CompareWithASCIIString(value, "drop") == 0	   ? DROP
+				: PyUnicode_CompareWithASCIIString(value, "fragment") == 0 ? FRAGMENT
+											   : TRUNCATE;
+	Py_DECREF(value);
+	return true;
+}
+
+/* The program that matches exactly: struct sock_filter after struct sock_filter, or None. */
+static bool read_program(PyObject *program, struct plan *plan)
+{
+	char *bytes;
+	Py_ssize_t length;
+
+	plan->exact = NULL;
+	plan->exact_length = 0;
+	if (program == Py_None)
+		return true;
+	if (PyBytes_AsStringAndSize(program, &bytes, &length) < 0)
+		return false;
+	size_t count = (size_t)length / sizeof(struct sock_filter);
+	struct sock_filter *copy = malloc((size_t)length + 1);
+	if (!copy) {
+		PyErr_NoMemory();
+		return false;
+	}
+	memcpy(copy, bytes, (size_t)length);
+	if ((size_t)length % sizeof(struct sock_filter) || mirrord_bpf_check(copy, count) < 0) {
+		free(copy);
+		PyErr_SetString(PyExc_ValueError, "not a program that may be run");
+		return false;
+	}
+	plan->exact = copy;
+	plan->exact_length = (uint32_t)count;
+	return true;
+}
+
+static bool read_plan(PyObject *object, PyObject *program, struct plan *plan)
+{
+	uint64_t snaplen, frame_limit, sampling_rate, overhead;
+
+	memset(plan, 0, sizeof(*plan));
+	if (!read_number(object, "snaplen", &snaplen) || !read_number(object, "frame_limit", &frame_limit) ||
+	    !read_number(object, "sampling_rate", &sampling_rate) || !read_number(object, "overhead", &overhead) ||
+	    !read_number(object, "rate_limit", &plan->rate_limit) || !read_header(object, plan) ||
+	    !read_on_mtu_exceeded(object, plan) || !read_program(program, plan))
+		return false;
+	plan->snaplen = (uint32_t)snaplen;
+	plan->frame_limit = (uint32_t)frame_limit;
+	plan->sampling_rate = (uint32_t)sampling_rate;
+	plan->overhead = (uint32_t)overhead;
+	return true;
+}
+
+/* --- Forward: the step alone, for what holds the two planes together ---------------------------------------------- */
+
+typedef struct {
+	PyObject_HEAD
+	struct plan plan;
+	struct state state;
+} Forward;
+
+static PyObject *Forward_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
+{
+	PyObject *object, *program;
+
+	(void)keywords;
+	if (!PyArg_ParseTuple(arguments, "OO", &object, &program))
+		return NULL;
+	allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+	Forward *self = (Forward *)allocate(type, 0);
+	if (self && !read_plan(object, program, &self->plan)) {
+		Py_DECREF(self);
+		return NULL;
+	}
+	if (self)
+		self->state.tokens = bucket_depth(self->plan.rate_limit);
+	return (PyObject *)self;
+}
+
+static void Forward_dealloc(PyObject *object)
+{
+	PyTypeObject *type = Py_TYPE(object);
+	freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+
+	free(((Forward *)object)->plan.exact);
+	release(object);
+	Py_DECREF(type);
+}
+
+/* Move a batch's copies to a Python list. */
+static void collect(struct batch *batch, void *list)
+{
+	for (uint32_t n = 0; n < batch->count; n++) {
+		const struct message *message = &batch->messages[n];
+		PyObject *head = PyBytes_FromStringAndSize((const char *)message->head, message->head_length);
+		PyObject *tail = PyBytes_FromStringAndSize((const char *)message->tail, message->tail_length);
+
+		if (head && tail)
+			PyBytes_Concat(&head, tail);
+		if (head && tail)
+			PyList_Append(list, head);
+		Py_XDECREF(head);
+		Py_XDECREF(tail);
+	}
+	batch->count = 0;
+}
+
+static PyObject *Forward_call(PyObject *object, PyObject *arguments, PyObject *keywords)
+{
+	Forward *self = (Forward *)object;
+	const char *data, *vnet;
+	Py_ssize_t length, vnet_length;
+	unsigned int wire_length, tpid, tci;
+	int egress, tagged;
+	unsigned long long time;
+
+	(void)keywords;
+	if (!PyArg_ParseTuple(arguments, "y#IppIIy#K", &data, &length, &wire_length, &egress, &tagged, &tpid, &tci,
+			      &vnet, &vnet_length, &time))
+		return NULL;
+	if (vnet_length != sizeof(struct vnet)) {
+		PyErr_SetString(PyExc_ValueError, "a vnet header has 10 bytes");
+		return NULL;
+	}
+	/* In memory of exactly its length, so that a sanitizer sees a read past its end. */
+	uint8_t *exact = malloc(length ? (size_t)length : 1);
+	struct batch *batch = malloc(sizeof(*batch));
+	PyObject *copies = PyList_New(0);
+	struct outcome outcome = { 0 };
+	if (exact && batch && copies) {
+		struct headers headers;
+		struct frame frame = { .data = exact, .captured = (uint32_t)length, .length = wire_length,
+				       .egress = egress, .tagged = tagged, .tpid = (uint16_t)tpid,
+				       .tci = (uint16_t)tci, .time = time };
+
+		memcpy(exact, data, (size_t)length);
+		memcpy(&frame.vnet, vnet, sizeof(frame.vnet));
+		batch->count = 0;
+		batch->flush = collect;
+		batch->context = copies;
+		outcome = forward(&self->plan, &self->state, &frame, batch);
+		collect(batch, copies);
+		parse(&frame, &headers);
+		free(exact);
+		free(batch);
+		return Py_BuildValue("NKiIII", copies, (unsigned long long)flow_hash(&headers), outcome.reason,
+				     outcome.truncated, outcome.segmented, outcome.fragmented);
+	}
+	free(exact);
+	free(batch);
+	Py_XDECREF(copies);
+	return PyErr_NoMemory();
+}
+
+PyDoc_STRVAR(forward_doc, "Forward(plan, program)(data, length, egress, tagged, tpid, tci, vnet, time)\n\n"
+			  "The forward step on one frame: (copies, flow, reason or -1, truncated, segmented, fragmented).");
+
+static PyType_Slot forward_slots[] = {
+	{ Py_tp_doc, (void *)forward_doc },
+	{ Py_tp_new, Forward_new },
+	{ Py_tp_dealloc, Forward_dealloc },
+	{ Py_tp_call, Forward_call },
+	{ 0, NULL },
+};
+
+static PyType_Spec forward_spec = {
+	.name = "mirrord.dataplane._native.Forward",
+	.basicsize = sizeof(Forward),
+	.flags = Py_TPFLAGS_DEFAULT,
+	.slots = forward_slots,
+};
+
+/* --- Pipeline: capture, forward, transmit ------------------------------------------------------------------------- */
+
+typedef struct {
+	PyObject_HEAD
+	struct pipeline pipeline;
+	Py_buffer ring, counters;
+} Pipeline;
+
+static bool read_sockets(PyObject *sockets, struct transmit *transmit)
+{
+	Py_ssize_t count = PyTuple_Size(sockets);
+
+	if (count < 1 || count > MAX_SOCKETS) {
+		PyErr_SetString(PyExc_ValueError, "between 1 and 64 sockets");
+		return false;
+	}
+	for (Py_ssize_t n = 0; n < count; n++)
+		transmit->sockets[n] = (int)PyLong_AsLong(PyTuple_GetItem(sockets, n));
+	transmit->socket_count = (uint32_t)count;
+	return !PyErr_Occurred();
+}
+
+static PyObject *Pipeline_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
+{
+	PyObject *plan, *program, *ring, *sockets, *counters;
+	int descriptor;
+	unsigned int block_size;
+
+	(void)keywords;
+	if (!PyArg_ParseTuple(arguments, "OOiOIO!O", &plan, &program, &descriptor, &ring, &block_size, &PyTuple_Type,
+			      &sockets, &counters))
+		return NULL;
+	allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+	Pipeline *self = (Pipeline *)allocate(type, 0);
+	if (!self)
+		return NULL;
+	struct pipeline *pipeline = &self->pipeline;
+	if (!read_plan(plan, program, &pipeline->plan) || !read_sockets(sockets, &pipeline->transmit) ||
+	    PyObject_GetBuffer(counters, &self->counters, PyBUF_WRITABLE) < 0 ||
+	    (ring != Py_None && PyObject_GetBuffer(ring, &self->ring, PyBUF_WRITABLE) < 0))
+		goto failed;
+	if (self->counters.len != SLOTS * (Py_ssize_t)sizeof(uint64_t) || (self->ring.buf && !block_size)) {
+		PyErr_SetString(PyExc_ValueError, "memory of the wrong size");
+		goto failed;
+	}
+	pipeline->descriptor = descriptor;
+	pipeline->counters = self->counters.buf;
+	pipeline->transmit.counters = self->counters.buf;
+	pipeline->transmit.overhead = pipeline->plan.overhead;
+	pipeline->state.tokens = bucket_depth(pipeline->plan.rate_limit);
+	if (self->ring.buf) {
+		pipeline->ring = self->ring.buf;
+		pipeline->block_size = block_size;
+		pipeline->block_count = (uint32_t)((size_t)self->ring.len / block_size);
+	}
+	return (PyObject *)self;
+failed:
+	Py_DECREF(self);
+	return NULL;
+}
+
+static void Pipeline_dealloc(PyObject *object)
+{
+	Pipeline *self = (Pipeline *)object;
+	PyTypeObject *type = Py_TYPE(object);
+	freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+
+	PyBuffer_Release(&self->ring);
+	PyBuffer_Release(&self->counters);
+	free(self->pipeline.plan.exact);
+	release(object);
+	Py_DECREF(type);
+}
+
+static PyObject *Pipeline_run(PyObject *object, PyObject *unused)
+{
+	(void)unused;
+	Py_BEGIN_ALLOW_THREADS
+	run_pipeline(&((Pipeline *)object)->pipeline);
+	Py_END_ALLOW_THREADS
+	Py_RETURN_NONE;
+}
+
+static PyObject *Pipeline_replace(PyObject *object, PyObject *arguments)
+{
+	struct pipeline *pipeline = &((Pipeline *)object)->pipeline;
+	PyObject *plan, *program;
+	struct plan next;
+
+	if (!PyArg_ParseTuple(arguments, "OO", &plan, &program) || !read_plan(plan, program, &next))
+		return NULL;
+	free(pipeline->plan.exact);
+	pipeline->plan = next;
+	pipeline->transmit.overhead = next.overhead;
+	Py_RETURN_NONE;
+}
+
+static PyMethodDef pipeline_methods[] = {
+	{ "run", Pipeline_run, METH_NOARGS, "Forward what has been captured: at most a few blocks. Without the GIL." },
+	{ "replace", Pipeline_replace, METH_VARARGS, "replace(plan, program): forward by another plan from now on." },
+	{ NULL, NULL, 0, NULL },
+};
+
+PyDoc_STRVAR(pipeline_doc, "Pipeline(plan, program, descriptor, ring or None, block_size, sockets, counters)\n\n"
+			   "The way of frames from one packet socket to a row of sockets. The caller keeps them open, and\n"
+			   "lets one thread at a time in.");
+
+static PyType_Slot pipeline_slots[] = {
+	{ Py_tp_doc, (void *)pipeline_doc },
+	{ Py_tp_new, Pipeline_new },
+	{ Py_tp_dealloc, Pipeline_dealloc },
+	{ Py_tp_methods, pipeline_methods },
+	{ 0, NULL },
+};
+
+static PyType_Spec pipeline_spec = {
+	.name = "mirrord.dataplane._native.Pipeline",
+	.basicsize = sizeof(Pipeline),
+	.flags = Py_TPFLAGS_DEFAULT,
+	.slots = pipeline_slots,
+};
+
+/* --- the module --------------------------------------------------------------------------------------------------- */
+
+/* The counters' names in the order of enum slot. */
+static const char *const slot_names[] = {
+	"captured", "read_ingress_frames", "read_ingress_bytes", "read_egress_frames", "read_egress_bytes", "mirrored",
+	"sent_packets", "sent_bytes", "skipped_sampled_out", "skipped_rate_limited", "skipped_paused",
+	"skipped_unmatched", "dropped_ring_full", "dropped_send_error", "dropped_mtu_exceeded", "dropped_no_route",
+	"dropped_malformed", "dropped_write_error", "truncated", "segmented", "fragmented", "latency_sum",
+	"latency_bucket",
+};
+_Static_assert(sizeof(slot_names) / sizeof(*slot_names) == LATENCY_BUCKET + 1, "a name for each slot");
+
+static bool add_slots(PyObject *module)
+{
+	PyObject *names = PyTuple_New(LATENCY_BUCKET + 1);
+
+	for (int n = 0; names && n <= LATENCY_BUCKET; n++) {
+		PyObject *name = PyUnicode_FromString(slot_names[n]);
+
+		if (!name || PyTuple_SetItem(names, n, name) < 0)
+			Py_CLEAR(names);
+	}
+	bool done = names && PyModule_AddObjectRef(module, "SLOTS", names) == 0;
+	Py_XDECREF(names);
+	return done;
+}
+
+static bool add_type(PyObject *module, PyType_Spec *spec, const char *name)
+{
+	PyObject *type = PyType_FromSpec(spec);
+	bool done = type && PyModule_AddObjectRef(module, name, type) == 0;
+
+	Py_XDECREF(type);
+	return done;
+}
+
+static int execute(PyObject *module)
+{
+	return add_slots(module) && add_type(module, &forward_spec, "Forward") &&
+	       add_type(module, &pipeline_spec, "Pipeline") ? 0 : -1;
+}
+
+static PyModuleDef_Slot module_slots[] = {
+	{ Py_mod_exec, execute },
+	{ 0, NULL },
+};
+
+static struct PyModuleDef module_definition = {
+	PyModuleDef_HEAD_INIT,
+	.m_name = "mirrord.dataplane._native",
+	.m_doc = "The forward step and the pipelines around it, at full speed.",
+	.m_slots = module_slots,
+};
+
+PyMODINIT_FUNC PyInit__native(void);
+
+PyMODINIT_FUNC PyInit__native(void)
+{
+	return PyModuleDef_Init(&module_definition);
+}

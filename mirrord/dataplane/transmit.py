@@ -1,0 +1,196 @@
+"""Copies out of the host: through a device, or over UDP sockets.
+
+A transmit is a row of sockets and what to do with their errors; the native core sends through the same sockets. Every socket
+carries the mark, by which captures know a copy, and takes no frame in.
+
+A copy counts as sent when the kernel's queue or driver accepted it. Without IP_RECVERR a UDP socket would report success for
+what the queue dropped (ip(7)); with it, an ICMP error about an earlier copy comes back on the next send, which is then
+tried again.
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+import select
+import socket
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, NamedTuple
+
+from mirrord.dataplane import bpf
+from mirrord.dataplane.forward import SOURCE_PORTS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from mirrord.dataplane.forward import Copy
+
+POOL = 32
+"""UDP sockets of a destination, each with a source port of its own: flows are spread over them by their hash."""
+
+PATIENCE_MILLISECONDS = 10
+"""How long a full send buffer is waited for before the copy counts as lost: the ring holds what comes meanwhile."""
+
+SEND_BUFFER = 4 << 20
+
+# linux/in.h, linux/in6.h and asm-generic/socket.h; the socket module has no names for these
+IP_MTU_DISCOVER = 10
+IP_RECVERR = 11
+IPV6_MTU_DISCOVER = 23
+IPV6_RECVERR = 25
+PMTUDISC_DONT = 0
+PMTUDISC_DO = 2
+SO_NO_CHECK = 11
+SO_SNDBUFFORCE = 32
+MSG_ERRQUEUE = 0x2000
+
+
+@dataclass(frozen=True, slots=True)
+class DevicePlan:
+    """Copies leave by this device, as they are."""
+
+    device: str
+    index: int
+    mark: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class UdpPlan:
+    """Copies are the payload of UDP datagrams to `remote`, routed by the kernel."""
+
+    remote: str
+    port: int
+    local: str = ""
+    ttl: int = 64
+    dscp: int = 0
+    mark: int = 0
+    fragment: bool = False  # let the kernel fragment what exceeds the path MTU
+
+
+class Sent(NamedTuple):
+    """How many copies were accepted before the first that was not, and why that one was not (an errno, or 0)."""
+
+    accepted: int
+    error: int = 0
+
+
+class Transmit:
+    """Where the copies of a session leave. `sockets` is the row that a flow's hash chooses from.
+
+    Raises OSError when a socket cannot be had: EPERM without CAP_NET_ADMIN for the mark, ENODEV, ENETUNREACH, ...
+    """
+
+    def __init__(self, plan: DevicePlan | UdpPlan) -> None:
+        self.plan = plan
+        self.sockets: list[socket.socket] = []
+        try:
+            if isinstance(plan, DevicePlan):
+                self.sockets.append(_packet_socket(plan))
+            else:
+                ports = range(SOURCE_PORTS, 65536)
+                self.sockets.extend(_udp_socket(plan, ports) for _ in range(POOL))
+        except BaseException:
+            self.close()
+            raise
+
+    def send(self, copies: Iterable[Copy]) -> Sent:
+        """Send copies in order, up to the first that is refused."""
+        accepted = 0
+        for copy in copies:
+            error = _send(self.sockets[(copy.flow >> 32) % len(self.sockets)], copy.data)
+            if error:
+                return Sent(accepted, error)
+            accepted += 1
+        return Sent(accepted)
+
+    def close(self) -> None:
+        for sock in self.sockets:
+            sock.close()
+
+
+def _packet_socket(plan: DevicePlan) -> socket.socket:
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)  # protocol 0: receives nothing, packet(7)
+    try:
+        sock.bind((plan.device, 0))
+        if socket.if_nametoindex(plan.device) != plan.index:
+            raise OSError(errno.ENODEV, "the device was replaced", plan.device)
+        _set_common(sock, plan.mark)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _udp_socket(plan: UdpPlan, ports: Sequence[int]) -> socket.socket:
+    v6 = ip_address(plan.remote).version == 6
+    sock = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        bpf.attach_reject_all(sock)
+        _set_common(sock, plan.mark)
+        discover = PMTUDISC_DONT if plan.fragment else PMTUDISC_DO
+        if v6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, plan.ttl)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, plan.dscp << 2)
+            sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, discover)
+            sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, plan.ttl)
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, plan.dscp << 2)
+            sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, discover)
+            sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+            sock.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)  # RFC 7348 5: transmitted as zero
+        _bind(sock, plan.local, ports)
+        sock.connect((plan.remote, plan.port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _set_common(sock: socket.socket, mark: int) -> None:
+    sock.setblocking(False)
+    sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER)
+    if mark:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+
+
+def _bind(sock: socket.socket, local: str, ports: Sequence[int]) -> None:
+    """Bind to a free port of the range, wherever in it: another daemon, or a server, may hold some."""
+    first = random.randrange(len(ports))  # noqa: S311 -- spread, not secret
+    for n in range(len(ports)):
+        try:
+            return sock.bind((local, ports[(first + n) % len(ports)]))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+    raise OSError(errno.EADDRINUSE, "every UDP port from 49152 up is in use")
+
+
+def _send(sock: socket.socket, data: bytes) -> int:
+    """Send one copy; 0, or the errno that it was refused with."""
+    error = 0
+    for _ in range(2):  # the first error may be about an earlier copy, reported by ICMP
+        try:
+            sock.send(data)
+        except BlockingIOError:
+            poll = select.poll()
+            poll.register(sock, select.POLLOUT)
+            if not poll.poll(PATIENCE_MILLISECONDS):
+                return errno.EAGAIN
+            error = errno.EAGAIN
+        except OSError as refused:
+            error = refused.errno or errno.EIO
+            _clear_errors(sock)
+        else:
+            return 0
+    return error
+
+
+def _clear_errors(sock: socket.socket) -> None:
+    """Empty the error queue: what it holds was about copies that are gone."""
+    while True:
+        try:
+            sock.recvmsg(0, 0, MSG_ERRQUEUE)
+        except OSError:
+            return
