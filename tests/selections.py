@@ -73,7 +73,9 @@ def frames(draw: st.DrawFn) -> bytes:
 def _networks(addresses: list[IPv4Address] | list[IPv6Address]) -> st.SearchStrategy[IPv4Network | IPv6Network]:
     bits = addresses[0].max_prefixlen
     lengths = st.sampled_from([length for length in (0, 1, 8, 24, 31, 32, 33, 63, 64, 65, 127, 128) if length <= bits])
-    return st.builds(lambda ip, length: ip_network((ip.packed, length), strict=False), st.sampled_from(addresses), lengths)
+    return st.builds(
+        lambda ip, length: ip_network((ip.packed, length), strict=False), st.sampled_from(addresses), lengths
+    )
 
 
 def _ranges() -> st.SearchStrategy[tuple[tuple[int, int], ...]]:

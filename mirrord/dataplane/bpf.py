@@ -110,7 +110,9 @@ def _rules(selection: Selection, *, numbered: bool) -> list[_Branch]:
 
 def _families(rule: Rule) -> list[tuple[int, ...]]:
     """One branch for each set: each family apart where addresses tell them apart, none where no IP field asks."""
-    asked: list[set[int]] = [{network.version for network in networks} for networks in (rule.sources, rule.destinations)]
+    asked: list[set[int]] = [
+        {network.version for network in networks} for networks in (rule.sources, rule.destinations)
+    ]
     asked.append(set() if rule.family is None else {rule.family})
     if any(asked):
         return [(family,) for family in (4, 6) if all(not families or family in families for families in asked)]
