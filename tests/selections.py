@@ -1,9 +1,10 @@
-"""Hypothesis strategies: frames and selections that draw from the same few addresses and ports, so that rules do hit."""
+"""Hypothesis strategies: frames and selections drawn from the same few addresses and ports, so that rules do hit."""
 
 from __future__ import annotations
 
 import struct
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -87,7 +88,7 @@ def _ranges() -> st.SearchStrategy[tuple[tuple[int, int], ...]]:
 def rules(draw: st.DrawFn) -> Rule:
     """One rule; at most three of its fields ask anything, so that many frames match."""
     networks = st.lists(_networks(IPV4) | _networks(IPV6), min_size=1, max_size=3).map(tuple)
-    fields = {
+    fields: dict[str, st.SearchStrategy[Any]] = {
         "sources": networks,
         "destination_ports": _ranges(),
         "destinations": networks,

@@ -230,7 +230,7 @@ def attach(sock: socket.socket, selection: Selection) -> bool:
     """Have the kernel filter a socket, in place of any filter it has. True: by exactly this selection.
 
     False: by a coarser one, because the program is longer than the kernel takes; who reads the socket must match
-    exactly. Besides MAX_INSTRUCTIONS, net.core.optmem_max bounds it (ENOMEM). OSError for what is not a question of size.
+    exactly. Besides MAX_INSTRUCTIONS, net.core.optmem_max bounds it (ENOMEM). OSError where size is not the question.
     """
     for candidate in (selection, coarsen(selection), _bare(selection)):
         if _attached(sock, compile_selection(candidate)):

@@ -129,10 +129,10 @@ def check(wire: Wire, selection: Selection, sent: list[tuple[bytes, int]]) -> se
     for every, passed in wire.seen():
         assert len(every) == len(sent)
         expected = []
-        for frame, (_, mark) in zip(every, sent, strict=True):
-            decision = decide(selection, parse(frame.data, frame.tag), egress=frame.egress, mark=mark)
-            reasons.add((decision.reason, frame.egress, frame.tag is not None))
-            expected += [frame] if decision.accept else []
+        for seen, (_, mark) in zip(every, sent, strict=True):
+            decision = decide(selection, parse(seen.data, seen.tag), egress=seen.egress, mark=mark)
+            reasons.add((decision.reason, seen.egress, seen.tag is not None))
+            expected += [seen] if decision.accept else []
         assert passed == expected
     return reasons
 

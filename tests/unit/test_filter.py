@@ -1,4 +1,4 @@
-"""What rules, guards and selections mean: DESIGN section 2 on scapy's frames, and tcpdump's verdict on the same pcap."""
+"""What rules, guards and selections mean: section 2 of the design on scapy's frames, and tcpdump's verdict."""
 
 from __future__ import annotations
 
@@ -37,8 +37,13 @@ LATER_FRAGMENT = ETHER / IP(src="10.0.0.1", dst="10.0.0.2", proto=17, frag=185) 
 def reason(
     selection: Selection, packet: Packet | bytes, tag: Tag | None = None, *, egress: bool = False, mark: int = 0
 ) -> str:
-    """Why the selection takes or leaves the frame: `+` or `-`, the reason, and the rule's priority if one decided."""
+    """Why the selection takes or leaves the frame: `+` or `-`, the reason, and the rule's priority if one decided.
+
+    The compiled program must take and leave the same.
+    """
     decision = decide(selection, parse(bytes(packet), tag), egress=egress, mark=mark)
+    program = compile_selection(selection)
+    assert bool(interpret(program, bytes(packet), tag, egress=egress, mark=mark)) == decision.accept
     priority = f" {decision.rule.priority}" if decision.rule else ""
     return f"{'+' if decision.accept else '-'}{decision.reason}{priority}"
 
@@ -69,15 +74,17 @@ def test_no_filter_takes_all_and_no_match_takes_nothing() -> None:
 @pytest.mark.parametrize("rule", [Rule(1, accept=True, destination_ports=((0, 65535),)), HUAWEI])
 def test_ports_never_match_a_later_fragment(rule: Rule) -> None:
     rule = replace(rule, protocol=None, sources=(), destinations=(), source_ports=((0, 65535),))
-    first, *later = fragment(ETHER / IP() / TCP(dport=1234) / bytes(3000), fragsize=1400)
+    first, *later = fragment(ETHER / IP() / TCP(dport=1234) / bytes(3000), fragsize=1400)  # type: ignore[no-untyped-call]
     assert reason(Selection(rules=(rule,)), first) == "+rule 1"
     assert later
-    for piece in later:
+    last = ETHER / IP(proto=6, frag=0x1000) / bytes(40)
+    for piece in (*later, last):
         assert reason(Selection(rules=(rule,)), piece) == "-unmatched"
         assert reason(Selection(rules=(Rule(1, accept=True, protocol=6),)), piece) == "+rule 1"
-    sixth = ETHER / IPv6() / IPv6ExtHdrFragment(offset=185, nh=6) / bytes(40)
-    assert reason(Selection(rules=(rule,)), sixth) == "-unmatched"
-    assert reason(Selection(rules=(Rule(1, accept=True, protocol=6),)), sixth) == "+rule 1"
+    for offset in (1, 185, 0x1000):
+        piece = ETHER / IPv6() / IPv6ExtHdrFragment(offset=offset, nh=6) / bytes(40)
+        assert reason(Selection(rules=(rule,)), piece) == "-unmatched"
+        assert reason(Selection(rules=(Rule(1, accept=True, protocol=6),)), piece) == "+rule 1"
 
 
 def test_six_extension_headers_are_looked_through_and_a_seventh_hides_all() -> None:
@@ -187,8 +194,8 @@ def test_tcpdump_says_the_same(tmp_path: Path, asked: Rule, expression: str) -> 
 
 def assert_same(directory: Path, asked: Rule, expression: str) -> None:
     """Our verdict on each packet, matcher's and compiled, is tcpdump's."""
-    wrpcap(str(directory / "all.pcap"), FRAMES, linktype=1)
-    command = ["tcpdump", "-r", directory / "all.pcap", "-w", directory / "some.pcap", expression]
+    wrpcap(str(directory / "all.pcap"), FRAMES, linktype=1)  # type: ignore[arg-type]
+    command = ["tcpdump", "-r", str(directory / "all.pcap"), "-w", str(directory / "some.pcap"), expression]
     subprocess.run(command, check=True, capture_output=True)
     with RawPcapReader(str(directory / "some.pcap")) as kept:
         expected = [data for data, _ in kept]
