@@ -9,6 +9,9 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import NamedTuple
+
+from mirrord.dataplane.headers import Headers
 
 
 class Direction(enum.IntFlag):
@@ -60,3 +63,87 @@ class Selection:
     mark: int = 0
     mark_mask: int = 0  # 0: no mark is tested
     guards: tuple[Guard, ...] = ()
+
+
+class Reason(enum.StrEnum):
+    """What decided about a frame, in the order in which it is asked."""
+
+    MARKED = "marked"  # mirrord's own mark: a copy
+    DIRECTION = "direction"  # not the selection's
+    VLAN = "vlan"  # not one of the source's
+    TUNNEL = "tunnel"  # a guard took it for a copy
+    NO_FILTER = "no filter"  # every frame is wanted
+    RULE = "rule"  # the first that matched
+    UNMATCHED = "unmatched"  # no rule matched
+
+
+class Decision(NamedTuple):
+    """Whether a frame is captured, and why: `rule` or `guard` is the one that decided, if one did."""
+
+    accept: bool
+    reason: Reason
+    rule: Rule | None = None
+    guard: Guard | None = None
+
+
+def decide(selection: Selection, headers: Headers, *, egress: bool, mark: int = 0) -> Decision:
+    """Whether the selection captures this frame. This is the definition; bpf.py compiles the same."""
+    direction = Direction.EGRESS if egress else Direction.INGRESS
+    if selection.mark_mask and mark & selection.mark_mask == selection.mark:
+        return Decision(accept=False, reason=Reason.MARKED)
+    if not selection.direction & direction:
+        return Decision(accept=False, reason=Reason.DIRECTION)
+    if selection.vlans is not None and _vlan(headers) not in selection.vlans:
+        return Decision(accept=False, reason=Reason.VLAN)
+    for guard in selection.guards:
+        if _guarded(guard, headers):
+            return Decision(accept=False, reason=Reason.TUNNEL, guard=guard)
+    if selection.rules is None:
+        return Decision(accept=True, reason=Reason.NO_FILTER)
+    for rule in sorted(selection.rules, key=lambda rule: rule.priority):
+        if rule.direction & direction and _matches(rule, headers):
+            return Decision(rule.accept, Reason.RULE, rule=rule)
+    return Decision(accept=False, reason=Reason.UNMATCHED)
+
+
+def accepts(selection: Selection, headers: Headers, *, egress: bool, mark: int = 0) -> bool:
+    """Whether the selection captures this frame."""
+    return decide(selection, headers, egress=egress, mark=mark).accept
+
+
+def _vlan(headers: Headers) -> int | None:
+    return headers.tags[0].vid if headers.tags else None
+
+
+def _guarded(guard: Guard, headers: Headers) -> bool:
+    if headers.family != guard.address.version or headers.protocol != guard.protocol:
+        return False
+    if not guard.address.is_unspecified and guard.address.packed not in (headers.source, headers.destination):
+        return False
+    return guard.port is None or headers.transport is None or headers.destination_port == guard.port
+
+
+def _matches(rule: Rule, headers: Headers) -> bool:
+    return (
+        rule.family in (None, headers.family)
+        and rule.protocol in (None, headers.protocol)
+        and rule.vlan in (None, _vlan(headers))
+        and rule.ethertype in (None, headers.ethertype)
+        and _within(rule.sources, headers.family, headers.source)
+        and _within(rule.destinations, headers.family, headers.destination)
+        and _between(rule.source_ports, headers.source_port)
+        and _between(rule.destination_ports, headers.destination_port)
+    )
+
+
+def _within(networks: tuple[IPv4Network | IPv6Network, ...], family: int, address: bytes) -> bool:
+    if not networks:
+        return True
+    if family == 0:
+        return False
+    ip = IPv4Address(address) if family == 4 else IPv6Address(address)
+    return any(ip in network for network in networks)
+
+
+def _between(ranges: tuple[tuple[int, int], ...], port: int | None) -> bool:
+    return not ranges or (port is not None and any(low <= port <= high for low, high in ranges))

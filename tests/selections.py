@@ -1,0 +1,126 @@
+"""Hypothesis strategies: frames and selections drawn from the same few addresses and ports, so that rules do hit."""
+
+from __future__ import annotations
+
+import struct
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from typing import Any
+
+from hypothesis import strategies as st
+
+from mirrord.dataplane.filter import Direction, Guard, Rule, Selection
+
+IPV4 = [IPv4Address(text) for text in ("10.0.0.1", "10.0.1.2", "192.168.0.161")]
+IPV6 = [IPv6Address(text) for text in ("2001:db8::1", "2001:db8:0:1::2", "ff02::1")]
+PORTS = [80, 1234, 4789, 65535]
+PROTOCOLS = [17, 6, 6, 17, 6, 132, 47, 0, 58]
+VLANS = [0, 1, 5, 111, 4095]
+ETHERTYPES = [0, 0x0800, 0x86DD, 0x0806, 0x8100, 0x88A8, 0x6558]
+EXTENSIONS = [0, 44, 44, 44, 43, 51, 60, 135, 139, 140]
+MARK = 0x10000000
+
+
+def _tag(draw: st.DrawFn) -> bytes:
+    tpid = draw(st.sampled_from([0x8100, 0x88A8, 0x8100, 0x9100]))
+    return struct.pack("!HH", tpid, draw(st.sampled_from(VLANS)) | draw(st.sampled_from([0, 0x1000, 0xE000])))
+
+
+def _ipv4(draw: st.DrawFn) -> bytes:
+    options = draw(st.sampled_from([0, 0, 0, 4, 40]))
+    fragment = draw(st.sampled_from([0, 0, 0x4000, 0x2000, 0x2001, 0x0001, 0x1000, 0x8000]))
+    first = draw(st.sampled_from([0x40] * 8 + [0x60])) | (20 + options) // 4
+    ends = [draw(st.sampled_from(IPV4)).packed for _ in range(2)]
+    header = struct.pack("!BBHHHBBH", first, 0, 60, 1, fragment, 64, draw(st.sampled_from(PROTOCOLS)), 0)
+    return header + b"".join(ends) + bytes([1]) * options
+
+
+def _ipv6(draw: st.DrawFn) -> bytes:
+    some = st.lists(st.sampled_from(EXTENSIONS), max_size=8)
+    kinds = draw(st.sampled_from([[], [44], [0, 44], [44, 60], [60] * 6, [60] * 7]) | some)
+    following = [*kinds, draw(st.sampled_from(PROTOCOLS))]
+    ends = b"".join(draw(st.sampled_from(IPV6)).packed for _ in range(2))
+    header = struct.pack("!IHBB", 6 << 28, 8, following[0], 64) + ends
+    for kind, after in zip(kinds, following[1:], strict=True):
+        if kind == 44:
+            header += struct.pack("!BBHI", after, 9, draw(st.sampled_from([0, 1, 6, 8, 0x101, 0xFFF8])), 1)
+        else:
+            units = draw(st.sampled_from([0, 0, 1, 2]))
+            length = (units + 2) * 4 if kind == 51 else (units + 1) * 8
+            header += bytes([after, units]).ljust(length, b"\x06")
+    return header
+
+
+@st.composite
+def frames(draw: st.DrawFn) -> bytes:
+    """Ethernet frames: whole ones, and some cut or with a byte changed."""
+    data = bytes.fromhex("020000000002020000000001")
+    data += b"".join(_tag(draw) for _ in range(draw(st.sampled_from([0, 0, 0, 1, 1, 2, 3]))))
+    kind = draw(st.sampled_from([4, 4, 4, 6, 6, 6, 0]))
+    if kind == 4:
+        data += struct.pack("!H", 0x0800) + _ipv4(draw)
+    elif kind == 6:
+        data += struct.pack("!H", 0x86DD) + _ipv6(draw)
+    else:
+        data += struct.pack("!H", draw(st.sampled_from(ETHERTYPES)))
+    data += struct.pack("!HHII", draw(st.sampled_from(PORTS)), draw(st.sampled_from(PORTS)), 8, 0)
+    if draw(st.sampled_from(range(5))) == 4:
+        at = draw(st.integers(0, len(data) - 1))
+        data = data[:at] + bytes([draw(st.integers(0, 255))]) + data[at + 1 :]
+    if draw(st.sampled_from(range(5))) == 4:
+        data = data[: draw(st.integers(0, len(data)))]
+    return data
+
+
+def _networks(addresses: list[IPv4Address] | list[IPv6Address]) -> st.SearchStrategy[IPv4Network | IPv6Network]:
+    bits = addresses[0].max_prefixlen
+    lengths = st.sampled_from([length for length in (0, 1, 8, 24, 31, 32, 33, 63, 64, 65, 127, 128) if length <= bits])
+    return st.builds(
+        lambda ip, length: ip_network((ip.packed, length), strict=False), st.sampled_from(addresses), lengths
+    )
+
+
+def _ranges() -> st.SearchStrategy[tuple[tuple[int, int], ...]]:
+    pair = st.tuples(st.sampled_from(PORTS), st.sampled_from(PORTS)).map(lambda ends: (min(ends), max(ends)))
+    return st.lists(pair, min_size=1, max_size=3).map(tuple)
+
+
+@st.composite
+def rules(draw: st.DrawFn) -> Rule:
+    """One rule; at most three of its fields ask anything, so that many frames match."""
+    networks = st.lists(_networks(IPV4) | _networks(IPV6), min_size=1, max_size=3).map(tuple)
+    fields: dict[str, st.SearchStrategy[Any]] = {
+        "sources": networks,
+        "destination_ports": _ranges(),
+        "destinations": networks,
+        "source_ports": _ranges(),
+        "protocol": st.sampled_from(PROTOCOLS),
+        "family": st.sampled_from([4, 6]),
+        "direction": st.sampled_from([Direction.INGRESS, Direction.EGRESS]),
+        "vlan": st.sampled_from(VLANS),
+        "ethertype": st.sampled_from(ETHERTYPES),
+    }
+    names = draw(st.lists(st.sampled_from(list(fields)), min_size=1, max_size=3, unique=True))
+    return Rule(
+        priority=draw(st.integers(1, 65535)), accept=draw(st.booleans()), **{name: draw(fields[name]) for name in names}
+    )
+
+
+def guards() -> st.SearchStrategy[Guard]:
+    """A tunnel guard, sometimes for any address."""
+    addresses = st.sampled_from([*IPV4, *IPV6, IPv4Address(0), IPv6Address(0)])
+    udp = st.builds(Guard, addresses, st.just(17), st.none() | st.sampled_from(PORTS))
+    return udp | st.builds(Guard, addresses, st.just(47))
+
+
+def selections() -> st.SearchStrategy[Selection]:
+    """A whole selection; the mark, when there is one, is MARK."""
+    some = st.lists(rules(), min_size=1, max_size=8, unique_by=lambda rule: rule.priority).map(tuple)
+    return st.builds(
+        Selection,
+        direction=st.sampled_from([Direction.BOTH] * 6 + [Direction.INGRESS, Direction.EGRESS]),
+        rules=st.sampled_from(range(6)).flatmap(lambda n: some if n else st.none()),
+        vlans=st.sampled_from(range(6)).flatmap(lambda n: st.none() if n else st.frozensets(st.sampled_from(VLANS))),
+        mark=st.just(MARK),
+        mark_mask=st.sampled_from([0, MARK]),
+        guards=st.lists(guards(), max_size=2).map(tuple),
+    )

@@ -1,0 +1,275 @@
+"""The compiled selection against the matcher: run by the real kernel, the Python interpreter and the C interpreter."""
+
+from __future__ import annotations
+
+import ctypes
+import random
+import socket
+import struct
+import subprocess
+import threading
+from collections.abc import Iterator
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mirrord.dataplane import assembler as op
+from mirrord.dataplane.assembler import Instruction, Program, pack
+from mirrord.dataplane.bpf import attach, attach_reject_all, coarsen, compile_selection
+from mirrord.dataplane.filter import Direction, Guard, Rule, Selection, accepts, decide
+from mirrord.dataplane.headers import Tag, parse
+from mirrord.dataplane.interpreter import interpret
+from tests.selections import IPV4, MARK, frames, guards, rules, selections
+
+NATIVE = Path(__file__).parents[2] / "mirrord" / "dataplane" / "native"
+CLONE_NEWNET = 0x40000000  # linux/sched.h
+SHARED = settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+METADATA = st.tuples(
+    st.none() | st.builds(Tag, st.sampled_from([0x8100, 0x88A8]), st.sampled_from([0, 5, 0x1005, 0xE06F])),
+    st.booleans(),
+    st.sampled_from([0, MARK, MARK | 1]),
+)
+
+
+class Native:
+    """The C interpreter in a process of its own, under AddressSanitizer and UBSan."""
+
+    def __init__(self, binary: Path) -> None:
+        self.process = subprocess.Popen([binary], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def run(self, program: Program, data: bytes, tag: Tag | None, *, egress: bool, mark: int) -> int | None:
+        """What the program returns, or None when the check refuses it."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        tci, tpid = (tag.tci, tag.tpid) if tag else (0, 0)
+        request = struct.pack("=7I", len(program), len(data), mark, egress, tag is not None, tci, tpid)
+        self.process.stdin.write(request + pack(program) + data)
+        self.process.stdin.flush()
+        refused, result = struct.unpack("=II", self.process.stdout.read(8))
+        return None if refused else result
+
+
+@pytest.fixture(scope="module")
+def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Native]:
+    binary = tmp_path_factory.mktemp("native") / "bpf"
+    flags = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover"]
+    sources = [Path(__file__).with_name("bpf_harness.c"), NATIVE / "bpf.c"]
+    subprocess.run(["cc", *flags, f"-I{NATIVE}", *sources, "-o", binary], check=True)
+    running = Native(binary)
+    yield running
+    running.process.communicate()
+    assert running.process.returncode == 0
+
+
+class Pair:
+    """A pair of Unix datagram sockets: the kernel runs a filter on any bytes sent to it, without metadata."""
+
+    def __init__(self) -> None:
+        self.near, self.far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.far.setblocking(False)
+
+    def passes(self, data: bytes) -> bool:
+        self.near.send(data)
+        try:
+            return self.far.recv(65536) == data
+        except BlockingIOError:
+            return False
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    opened = Pair()
+    yield opened
+    opened.near.close()
+    opened.far.close()
+
+
+@SHARED
+@given(selection=selections(), sent=st.lists(frames(), min_size=1, max_size=8))
+def test_kernel_runs_what_the_matcher_means(pair: Pair, selection: Selection, sent: list[bytes]) -> None:
+    assert attach(pair.far, selection)
+    for data in sent:
+        assert pair.passes(data) == accepts(selection, parse(data), egress=False), data.hex()
+
+
+@SHARED
+@given(selection=selections(), sent=st.lists(st.tuples(frames(), METADATA), min_size=1, max_size=8))
+def test_interpreters_run_what_the_matcher_means(
+    native: Native, selection: Selection, sent: list[tuple[bytes, tuple[Tag | None, bool, int]]]
+) -> None:
+    plain, numbered = compile_selection(selection), compile_selection(selection, numbered=True)
+    for data, (tag, egress, mark) in sent:
+        decision = decide(selection, parse(data, tag), egress=egress, mark=mark)
+        verdict = 0xFFFFFFFF if decision.accept else 0
+        number = verdict
+        if decision.accept and decision.rule is not None:
+            assert selection.rules is not None
+            number = selection.rules.index(decision.rule) + 1
+        for program, expected in ((plain, verdict), (numbered, number)):
+            assert interpret(program, data, tag, egress=egress, mark=mark) == expected, data.hex()
+            assert native.run(program, data, tag, egress=egress, mark=mark) == expected, data.hex()
+
+
+@SHARED
+@given(rule=rules(), guard=guards(), data=frames())
+def test_one_rule_or_guard_at_a_time(pair: Pair, rule: Rule, guard: Guard, data: bytes) -> None:
+    """Alone, a rule has the program read only what it needs: no other rule's reading hides what is missing."""
+    for selection in (Selection(rules=(rule,)), Selection(guards=(guard,))):
+        assert attach(pair.far, selection)
+        assert pair.passes(data) == accepts(selection, parse(data), egress=False), data.hex()
+
+
+@SHARED
+@given(selection=selections(), data=frames(), metadata=METADATA)
+def test_coarse_selection_accepts_whatever_the_exact_one_does(
+    selection: Selection, data: bytes, metadata: tuple[Tag | None, bool, int]
+) -> None:
+    tag, egress, mark = metadata
+    headers = parse(data, tag)
+    if accepts(selection, headers, egress=egress, mark=mark):
+        assert accepts(coarsen(selection), headers, egress=egress, mark=mark)
+
+
+def _udp(source: str, destination: str, port: int) -> bytes:
+    packed = socket.inet_aton(source) + socket.inet_aton(destination)
+    ip = struct.pack("!BBHHHBBH", 0x45, 0, 28, 0, 0, 64, 17, 0) + packed
+    return bytes(12) + b"\x08\x00" + ip + struct.pack("!HHHH", 5, port, 8, 0)
+
+
+def _many(count: int) -> Selection:
+    """Rules for one destination network and port each; every third one rejects, and nothing is shared."""
+    return Selection(
+        rules=tuple(
+            Rule(
+                priority=n + 1,
+                accept=n % 3 != 0,
+                family=4 if n % 2 else None,
+                protocol=17,
+                destinations=(IPv4Network((0x0A000000 | n << 8, 24)),),
+                destination_ports=((n, n + 1),),
+            )
+            for n in range(count)
+        )
+    )
+
+
+def test_jumps_past_255_instructions(pair: Pair, native: Native) -> None:
+    selection = _many(200)
+    program = compile_selection(selection)
+    assert len(program) > 1000
+    assert any(instruction.code == op.JA and instruction.k > 255 for instruction in program)
+    assert attach(pair.far, selection)
+    for n in random.Random(1).sample(range(201), 60):
+        for port in (n - 1, n, n + 1, n + 2):
+            data = _udp("10.9.9.9", f"10.0.{n}.7", port % 65536)
+            expected = n < 200 and n % 3 != 0 and port in (n, n + 1)
+            assert pair.passes(data) == expected
+            assert bool(interpret(program, data)) == expected
+            assert bool(native.run(program, data, None, egress=False, mark=0)) == expected
+
+
+def test_what_the_kernel_refuses_runs_coarsely_there_and_exactly_here(pair: Pair, native: Native) -> None:
+    selection = _many(2000)
+    assert not attach(pair.far, selection)
+    program = compile_selection(selection, numbered=True)
+    assert len(program) > 4096
+    data = _udp("10.9.9.9", "10.7.207.1", 1999)
+    assert pair.passes(data)
+    assert native.run(program, data, None, egress=False, mark=0) == interpret(program, data) == 2000
+    unwanted = _udp("10.9.9.9", "10.7.207.1", 53)
+    assert pair.passes(unwanted)
+    assert interpret(program, unwanted) == 0
+    assert not pair.passes(unwanted[:23] + b"\x06" + unwanted[24:])  # TCP: not even coarsely
+
+
+def test_enomem_below_the_instruction_limit_is_coarse_too() -> None:
+    """A thread in a network namespace of its own has as little room for filters as older kernels give."""
+    selection, exact, passed = _many(300), [], []
+
+    def attach_in_little_room() -> None:
+        assert ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET) == 0
+        Path("/proc/sys/net/core/optmem_max").write_text("20480")
+        little = Pair()
+        exact.append(attach(little.far, selection))
+        passed.append(little.passes(_udp("10.9.9.9", "10.0.1.1", 53)))
+
+    assert len(compile_selection(selection)) <= 4096
+    thread = threading.Thread(target=attach_in_little_room)
+    thread.start()
+    thread.join()
+    assert exact == [False]
+    assert passed == [True]
+
+
+def test_bare_program_when_even_guards_are_too_many(pair: Pair) -> None:
+    everywhere = tuple(Guard(IPV4[0] + n, 17, 4789) for n in range(2000))
+    selection = Selection(direction=Direction.INGRESS, rules=(Rule(1, accept=False),), guards=everywhere)
+    assert not attach(pair.far, selection)
+    assert pair.passes(_udp("10.0.0.1", "10.0.0.2", 4789))
+
+
+def test_refusal_that_is_no_question_of_size_is_raised() -> None:
+    closed, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    closed.close()
+    other.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        attach(closed, Selection())
+
+
+def test_reject_all(pair: Pair) -> None:
+    assert attach(pair.far, Selection())
+    assert pair.passes(b"")
+    attach_reject_all(pair.far)
+    assert not pair.passes(b"")
+    assert not pair.passes(_udp("10.0.0.1", "10.0.0.2", 80))
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        (),
+        (Instruction(op.LD_IMM),),
+        (Instruction(op.JA, k=1), Instruction(op.RET)),
+        (Instruction(op.JEQ, 0, 1, 0), Instruction(op.RET)),
+        (Instruction(op.JGE_X, 255, 0, 0), Instruction(op.RET)),
+        (Instruction(op.LD_MEM, k=16), Instruction(op.RET)),
+        (Instruction(op.STX, k=0xFFFFFFFF), Instruction(op.RET)),
+        (Instruction(op.LSH, k=32), Instruction(op.RET)),
+        (Instruction(op.LD_W_ABS, k=0xFFFFF034), Instruction(op.RET)),
+        (Instruction(op.LD_B_IND, k=0xFFFFFFFF), Instruction(op.RET)),
+        (Instruction(0x34, k=0), Instruction(op.RET)),  # division
+        (Instruction(0xFFFF), Instruction(op.RET)),
+        (Instruction(0x16),),  # return A
+    ],
+)
+def test_native_check_refuses(native: Native, program: Program) -> None:
+    assert native.run(program, bytes(64), None, egress=False, mark=0) is None
+
+
+@SHARED
+@given(
+    program=st.lists(
+        st.builds(
+            Instruction,
+            st.sampled_from([code for name, code in vars(op).items() if name.isupper() and isinstance(code, int)]),
+            st.integers(0, 3),
+            st.integers(0, 3),
+            st.one_of(st.integers(0, 40), st.sampled_from([0x7FFFFFFF, op.MARK, op.VLAN_TPID, 0xFFFFFFFF])),
+        ).filter(lambda instruction: instruction.code < 0x100),
+        max_size=20,
+    ),
+    data=st.binary(max_size=40),
+    metadata=METADATA,
+)
+def test_any_program_that_native_checks_runs_as_in_python(
+    native: Native, program: list[Instruction], data: bytes, metadata: tuple[Tag | None, bool, int]
+) -> None:
+    tag, egress, mark = metadata
+    whole = (*program, Instruction(op.RET, k=7))
+    result = native.run(whole, data, tag, egress=egress, mark=mark)
+    if result is not None:
+        assert result == interpret(whole, data, tag, egress=egress, mark=mark)
