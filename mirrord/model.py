@@ -77,13 +77,13 @@ class Model(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    def contradictions(self) -> Iterator[tuple[str, str]]:
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
         """Each key that does not go with another one, and why."""
         yield from ()
 
     @model_validator(mode="after")
     def _refuse_contradictions(self) -> Model:
-        if found := list(self.contradictions()):
+        if found := list(self._contradictions()):
             raise ContradictionError(found)
         return self
 
@@ -106,7 +106,7 @@ class Daemon(Model):
     nice: Annotated[int, Between(-20, 19)] = 0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
-    def contradictions(self) -> Iterator[tuple[str, str]]:
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
         if self.mark & ~self.mark_mask:
             yield "mark", f"{self.mark:#x} has bits outside mark_mask {self.mark_mask:#x}: no frame would match"
         if self.read_only_group and not self.read_only_socket:
@@ -122,7 +122,7 @@ class FlowNetwork(Model):
     addresses: Addresses
     gateway: AnyAddress | None = None
 
-    def contradictions(self) -> Iterator[tuple[str, str]]:
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
         if self.gateway is None or self.gateway.is_link_local:
             return
         if self.gateway not in self.addresses.network:
@@ -146,7 +146,7 @@ class Rule(Model):
     vlan: VlanId | None = None
     ethertype: Annotated[int, Between(0x0600, 0xFFFF)] | None = None  # below 0x0600 it is a length, IEEE 802.3 3.2.6
 
-    def contradictions(self) -> Iterator[tuple[str, str]]:
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
         for key in ("source_ports", "destination_ports"):
             if getattr(self, key) is None or self.protocol in (TCP, UDP, SCTP):
                 continue
@@ -187,7 +187,7 @@ class Filter(Model):
 
     rules: tuple[Rule, ...]
 
-    def contradictions(self) -> Iterator[tuple[str, str]]:
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
         if not self.rules:
             yield "rules", "expected at least one rule: a filter without rules copies nothing"
         yield from repeated("rules", "priority", [rule.priority for rule in self.rules])
@@ -223,7 +223,7 @@ class TunnelSource(Model):
     local: AnyAddress
     allow: NetworkList = ()
 
-    def contradictions(self) -> Iterator[tuple[str, str]]:
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
         for network in self.allow:
             if network.version != self.local.version:
                 yield "allow", f"{network} is IPv{network.version}, but local is IPv{self.local.version}"
@@ -275,7 +275,7 @@ class TunnelDestination(Model):
     ttl: Annotated[int, Between(1, 255)] = 64
     netns: Netns | None = None
 
-    def contradictions(self) -> Iterator[tuple[str, str]]:
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
         if _nowhere(self.remote):
             yield "remote", f"{self.remote} is not the address of a host"
         if self.local is None:
@@ -321,8 +321,8 @@ class ErspanDestination(TunnelDestination):
     hardware_id: Annotated[int, Between(0, 63)] = 0
     sgt: Annotated[int, Between(0, 65535)] = 0
 
-    def contradictions(self) -> Iterator[tuple[str, str]]:
-        yield from super().contradictions()
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
+        yield from super()._contradictions()
         if self.session_id is None and self.erspan_type != "I":
             yield "session_id", f"required by type {self.erspan_type}"
         carried = {"I": (), "II": ("cos", "index"), "III": ("cos", "hardware_id", "sgt")}[self.erspan_type]
@@ -340,7 +340,7 @@ class FileDestination(Model):
     rotate_seconds: Count = 0
     keep: Count = 0
 
-    def contradictions(self) -> Iterator[tuple[str, str]]:
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
         if self.keep and not (self.rotate_size or self.rotate_seconds):
             yield "keep", "needs rotate_size or rotate_seconds: one file is never replaced"
 
@@ -402,7 +402,7 @@ class Session(Model):
     gso: Literal["auto", "on", "off"] = "auto"
     pause_above: Percentage = 0
 
-    def contradictions(self) -> Iterator[tuple[str, str]]:
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
         if isinstance(self.source, BridgeSource) and self.direction != "both":
             yield "direction", 'must be "both" for a bridge'
         if isinstance(self.source, TunnelSource) and self.direction != "ingress":
@@ -426,7 +426,7 @@ class Mirror(Model):
     overlap: Literal["all", "first"] = "all"
     sessions: tuple[Session, ...] = ()
 
-    def contradictions(self) -> Iterator[tuple[str, str]]:
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
         yield from repeated("sessions", "name", [session.name for session in self.sessions])
         if self.overlap == "first":
             yield from repeated("sessions", "priority", [one.priority for one in self.sessions if one.priority])

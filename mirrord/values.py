@@ -41,6 +41,7 @@ class Between:
         self.low, self.high = low, high
 
     def parse(self, value: object) -> int:
+        """Return the number; ValueError tells the bounds."""
         number = value
         if isinstance(value, str):
             try:
@@ -150,6 +151,7 @@ def parse_size(value: object) -> int:
 
 
 def show_size(size: int) -> str:
+    """Return the bytes in the largest unit that holds them exactly, as parse_size reads it."""
     return _show_quantity(size, _SHOWN_SIZES)
 
 
@@ -166,6 +168,7 @@ def parse_rate(value: object) -> int:
 
 
 def show_rate(rate: int) -> str:
+    """Return the bits a second in the largest unit that holds them exactly, as tc and parse_rate read it."""
     return _show_quantity(rate, _SHOWN_RATES)
 
 
@@ -188,6 +191,7 @@ Percentage = Annotated[int, Written(_percentage, lambda share: f"{share}%" if sh
 
 
 def parse_address(value: object) -> Address:
+    """Return the address that a text is; a number is none."""
     if isinstance(value, (IPv4Address, IPv6Address)):
         return value
     try:
@@ -199,6 +203,7 @@ def parse_address(value: object) -> Address:
 
 
 def parse_network(value: object) -> Network:
+    """Return the network of "192.168.0.0/24", or of one address."""
     if isinstance(value, (IPv4Network, IPv6Network)):
         return value
     if isinstance(value, str) and "%" not in value:
@@ -226,6 +231,7 @@ class AddressRange(NamedTuple):
 
     @property
     def network(self) -> Network:
+        """The network of the link."""
         return ip_network(f"{self.first}/{self.prefix_length}", strict=False)
 
     def __str__(self) -> str:
@@ -238,13 +244,13 @@ def parse_address_range(value: object) -> AddressRange:
     if isinstance(value, AddressRange):
         return value
     match = re.fullmatch(r"([^-/%]+)(?:-([^-/%]+))?/([0-9]{1,3})", value) if isinstance(value, str) else None
+    expected = 'an address or a range with its prefix length, such as "192.0.2.10-192.0.2.20/24"'
+    if match is None:
+        raise unexpected(expected, value)
     try:
-        if match is None:
-            raise ValueError
         found = AddressRange(ip_address(match[1]), ip_address(match[2] or match[1]), int(match[3]))
         network = found.network
     except ValueError:
-        expected = 'an address or a range with its prefix length, such as "192.0.2.10-192.0.2.20/24"'
         raise unexpected(expected, value) from None
     if found.last not in network or int(found.first) > int(found.last):
         raise unexpected(f"a range that ascends within {network}", value)
@@ -289,6 +295,7 @@ _NAMES = {number: name for name, number in PROTOCOLS.items()}
 
 
 def parse_protocol(value: object) -> int:
+    """Return the number of an IP protocol given by name or number."""
     named = PROTOCOLS.get(value.lower()) if isinstance(value, str) else None
     if named is not None:
         return named
@@ -299,6 +306,7 @@ def parse_protocol(value: object) -> int:
 
 
 def show_protocol(number: int) -> str | int:
+    """Return the protocol's name, or its number if it has none here."""
     return _NAMES.get(number, number)
 
 
@@ -317,6 +325,7 @@ def parse_ports(value: object) -> tuple[int, int]:
 
 
 def show_ports(ports: tuple[int, int]) -> str:
+    """Return "80" or "1000-2000"."""
     return f"{ports[0]}" if ports[0] == ports[1] else f"{ports[0]}-{ports[1]}"
 
 

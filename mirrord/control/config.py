@@ -10,6 +10,7 @@ import glob
 import os.path
 import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from mirrord.control.refusals import Declared, Use, refusals, warnings
@@ -69,13 +70,13 @@ class _Loader:
 
     def _read(self, path: str) -> dict[str, Any]:
         try:
-            with open(path, "rb") as file:
+            with Path(path).open("rb") as file:
                 return tomllib.load(file)
         except OSError as error:
             self._problem(path, "", f"cannot be read: {error.strerror}")
         except UnicodeDecodeError as error:
             self._problem(path, "", f"expected UTF-8, not byte {error.object[error.start]:#x} at {error.start}")
-        except tomllib.TOMLDecodeError as error:
+        except ValueError as error:  # TOMLDecodeError, or a number too long for int()
             self._problem(path, "", f"expected TOML: {error}")
         self.complete = False
         return {}
@@ -87,8 +88,9 @@ class _Loader:
         for pattern in patterns if isinstance(patterns, (list, tuple)) else ():
             if not isinstance(pattern, str):
                 continue  # a problem of the key, told with the others
-            full = os.path.join(os.path.dirname(self.path), pattern)
-            for path in sorted(glob.glob(full)) if GLOB.search(pattern) else [full]:
+            full = str(Path(self.path).parent / pattern)
+            # Path.glob takes no absolute pattern.
+            for path in sorted(glob.glob(full)) if GLOB.search(pattern) else [full]:  # noqa: PTH207
                 real = os.path.realpath(path)
                 if real not in seen:
                     seen.add(real)

@@ -62,7 +62,7 @@ RUNS: dict[type[Model], dict[str, tuple[Callable[[Any], bool], str]]] = {
         "sampling_rate": (_only(1), "sampling"),
         "rate_limit": (_only(0), "a rate limit"),
         "on_mtu_exceeded": (_only("truncate"), 'anything but "truncate"'),
-        "count_rules": (_only(False), "counters for each rule"),
+        "count_rules": (lambda count: not count, "counters for each rule"),
         "workers": (_only(1), "more than one worker"),
         "transmit": (_only("auto", "socket"), '"packet"'),
         "gso": (_only("auto", "off"), '"on"'),
@@ -76,7 +76,7 @@ RUNS: dict[type[Model], dict[str, tuple[Callable[[Any], bool], str]]] = {
     DeviceDestination: {
         "vlan": (_only(None), "a VLAN to a device (RSPAN)"),
         "original_vlan": (_only("keep"), "stripping a VLAN tag"),
-        "normal_io": (_only(True), "reserving a device"),
+        "normal_io": (bool, "reserving a device"),
     },
     VxlanDestination: {
         "remote": (lambda remote: remote.version == 4, "IPv6 between daemon and collector"),

@@ -17,6 +17,7 @@ from mirrord.errors import Problem
 from mirrord.model import ContradictionError, Destination, Filter, Mirror, Model, Rule, Session, Source, repeated
 from mirrord.values import unexpected
 
+
 class Parts(NamedTuple):
     """What a model is a list of: under which key, and which key of each is unique."""
 
