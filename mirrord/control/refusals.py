@@ -1,0 +1,202 @@
+"""What section 2 refuses, or warns of, because of how objects go together; only what the configuration alone tells.
+
+Sessions that are disabled count as well: enabling one is not the moment to find out that it cannot run.
+"""
+
+from __future__ import annotations
+
+import os.path
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from mirrord.control.validation import join, nearest
+from mirrord.errors import Problem
+from mirrord.model import (
+    BridgeSource,
+    Config,
+    Daemon,
+    DeviceDestination,
+    DeviceSource,
+    ErspanDestination,
+    FileDestination,
+    Filter,
+    FlowNetwork,
+    GeneveDestination,
+    Model,
+    Session,
+    VxlanDestination,
+    VxlanSource,
+)
+
+
+class Use(NamedTuple):
+    """Where a filter or a flow network is named."""
+
+    path: str
+    section: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A configuration, taken apart: every object by its path, also from one with problems."""
+
+    daemon: Daemon
+    objects: Mapping[str, Model]  # by path: flow networks, filters, mirrors and their sessions
+    names: Mapping[str, frozenset[str]]  # by section; of objects with problems, too
+    uses: tuple[Use, ...]
+    complete: bool = True  # False: there is more that could not be read, so that no name is known to be missing
+
+    @classmethod
+    def of(cls, config: Config) -> Declared:
+        """Take a whole configuration apart."""
+        objects: dict[str, Model] = {}
+        uses = []
+        for section in ("flow_networks", "filters", "mirrors"):
+            objects |= {join(section, name): one for name, one in getattr(config, section).items()}
+        for name, mirror in config.mirrors.items():
+            path = join("mirrors", name)
+            if mirror.flow_network is not None:
+                uses.append(Use(join(path, "flow_network"), "flow_networks", mirror.flow_network))
+            for index, session in enumerate(mirror.sessions):
+                at = join(path, "sessions", index)
+                objects[at] = session
+                if session.filter is not None:
+                    uses.append(Use(join(at, "filter"), "filters", session.filter))
+        names = {"flow_networks": frozenset(config.flow_networks), "filters": frozenset(config.filters)}
+        return cls(config.daemon, objects, names, tuple(uses))
+
+    def sessions(self) -> Iterator[tuple[str, Session]]:
+        """Every session and its path, in the order of the configuration."""
+        return ((path, one) for path, one in self.objects.items() if isinstance(one, Session))
+
+
+def refusals(declared: Declared) -> list[Problem]:
+    """Everything that must not run."""
+    return [
+        *_unknown_names(declared),
+        *_same_ends(declared),
+        *_cycles(declared),
+        *_shared_flow_networks(declared),
+        *_shared_vnis(declared),
+        *_files(declared),
+    ]
+
+
+def warnings(declared: Declared) -> list[Problem]:
+    """What may run and is likely a mistake."""
+    found = []
+    for path, one in declared.objects.items():
+        if isinstance(one, Filter) and all(rule.action == "reject" for rule in one.rules):
+            found.append(Problem(path, "has only reject rules: nothing is copied"))
+        ends = one.destination if isinstance(one, Session) else None
+        if isinstance(ends, ErspanDestination) and ends.erspan_type == "I" and ends.session_id is not None:
+            found.append(Problem(join(path, "destination", "session_id"), "ERSPAN type I carries no session id"))
+    return found
+
+
+def _unknown_names(declared: Declared) -> Iterator[Problem]:
+    for path, section, name in declared.uses:
+        if declared.complete and name not in declared.names[section]:
+            kind = section.removesuffix("s").replace("_", " ")
+            yield Problem(path, f"there is no {kind} {name!r}{nearest(name, declared.names[section])}")
+
+
+def _devices(session: Session) -> tuple[str, ...]:
+    """Names and globs of the source's devices in the daemon's own network namespace."""
+    if isinstance(session.source, DeviceSource) and session.source.netns is None:
+        return session.source.device
+    return (session.source.bridge,) if isinstance(session.source, BridgeSource) else ()
+
+
+def _target(session: Session) -> str | None:
+    return session.destination.device if isinstance(session.destination, DeviceDestination) else None
+
+
+def _reads(session: Session, device: str) -> bool:
+    return any(device == pattern or fnmatchcase(device, pattern) for pattern in _devices(session))
+
+
+def _same_ends(declared: Declared) -> Iterator[Problem]:
+    for path, session in declared.sessions():
+        source, destination = session.source, session.destination
+        target = _target(session)
+        if target is not None and _reads(session, target):
+            yield Problem(join(path, "destination", "device"), f"{target!r} is also the source")
+        if isinstance(source, VxlanSource) and isinstance(destination, VxlanDestination) and destination.netns is None:
+            same = (source.local, source.port) == (destination.remote, destination.port)
+            if same and source.vni in (None, destination.vni):
+                yield Problem(join(path, "destination", "remote"), f"{destination.remote} is also the source")
+
+
+def _cycles(declared: Declared) -> Iterator[Problem]:
+    """SPAN sessions whose copies come back to a device they were taken from, over one session more or several."""
+    spans: list[tuple[str, Session, str]] = []
+    for path, session in declared.sessions():
+        target = _target(session)
+        if target is None or _reads(session, target):
+            continue
+        reached = _reached_from(target, spans)
+        closing = [at for at, _, onto in spans if at in reached and _reads(session, onto)]
+        if closing:
+            yield Problem(join(path, "destination", "device"), f"closes a cycle of copies with {closing[0]}")
+        else:
+            spans.append((path, session, target))
+
+
+def _reached_from(device: str, spans: list[tuple[str, Session, str]]) -> set[str]:
+    """Paths of the sessions that copy on, directly or not, what is sent to a device."""
+    reached: set[str] = set()
+    devices = [device]
+    while devices:
+        here = devices.pop()
+        for path, session, target in spans:
+            if path not in reached and _reads(session, here):
+                reached.add(path)
+                devices.append(target)
+    return reached
+
+
+def _shared_flow_networks(declared: Declared) -> Iterator[Problem]:
+    users: dict[str, str] = {}
+    for path, section, name in declared.uses:
+        if section == "flow_networks" and users.setdefault(name, path) != path:
+            yield Problem(path, f"flow network {name!r} is already used at {users[name]}")
+    owners: dict[str, str] = {}
+    for path, one in declared.objects.items():
+        if isinstance(one, FlowNetwork) and owners.setdefault(one.device, path) != path:
+            yield Problem(join(path, "device"), f"{one.device!r} is already set aside by {owners[one.device]}")
+    for path, session in declared.sessions():
+        for device, owner in owners.items():
+            if _reads(session, device):
+                yield Problem(join(path, "source"), f"{device!r} is set aside for copies by {owner}")
+            if _target(session) == device:
+                yield Problem(join(path, "destination", "device"), f"{device!r} is set aside for copies by {owner}")
+
+
+def _shared_vnis(declared: Declared) -> Iterator[Problem]:
+    first: dict[tuple[object, ...], tuple[str, bool]] = {}
+    for path, session in declared.sessions():
+        end = session.destination
+        if not isinstance(end, (VxlanDestination, GeneveDestination)):
+            continue
+        shared = isinstance(end, VxlanDestination) and end.shared_vni
+        other, also_shared = first.setdefault((end.netns, end.remote, end.port, end.vni), (path, shared))
+        if other != path and not (shared and also_shared):
+            why = f"{other} sends to the same remote, port and VNI; set shared_vni = true in both if that is meant"
+            yield Problem(join(path, "destination", "vni"), why)
+
+
+def _files(declared: Declared) -> Iterator[Problem]:
+    first: dict[str, str] = {}
+    for path, session in declared.sessions():
+        if not isinstance(session.destination, FileDestination):
+            continue
+        file, at = os.path.normpath(session.destination.path), join(path, "destination", "path")
+        directories = [os.path.normpath(one) for one in declared.daemon.capture_directories]
+        if not any(os.path.commonpath([file, one]) == one != file for one in directories):
+            yield Problem(at, f"expected a file in one of capture_directories ({', '.join(directories)}), not {file!r}")
+        if first.setdefault(file, path) != path:
+            yield Problem(at, f"{first[file]} writes the same file")

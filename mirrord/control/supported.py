@@ -1,0 +1,108 @@
+"""What this version does not run yet. It is refused by name, never accepted and ignored.
+
+The one table to shrink: a key's values that run, by model; a model that is named in `NOT_YET` does not run at all.
+Keys that are not here run with every value that the model takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mirrord.control.refusals import Declared
+from mirrord.control.validation import join
+from mirrord.errors import Problem
+from mirrord.model import (
+    BridgeSource,
+    Daemon,
+    DeviceDestination,
+    DeviceSource,
+    ErspanDestination,
+    ErspanSource,
+    FileDestination,
+    FlowNetwork,
+    GeneveDestination,
+    GreDestination,
+    GreSource,
+    Mirror,
+    Model,
+    Session,
+    VxlanDestination,
+    VxlanSource,
+)
+from mirrord.values import GLOB
+
+
+def _only(*values: object) -> Callable[[Any], bool]:
+    return lambda value: value in values
+
+
+NOT_YET: dict[type[Model], str] = {
+    FlowNetwork: "flow networks",
+    BridgeSource: "bridge sources",
+    VxlanSource: "vxlan sources",
+    GreSource: "gre sources",
+    ErspanSource: "erspan sources",
+    GeneveDestination: "geneve destinations",
+    GreDestination: "gre destinations",
+    ErspanDestination: "erspan destinations",
+    FileDestination: "file destinations",
+}
+
+RUNS: dict[type[Model], dict[str, tuple[Callable[[Any], bool], str]]] = {
+    Daemon: {
+        "read_only_socket": (_only(""), "a second socket"),
+        "read_only_group": (_only(""), "a second socket"),
+    },
+    Mirror: {
+        "flow_network": (_only(None), "flow networks"),
+        "overlap": (_only("all"), 'anything but "all"'),
+    },
+    Session: {
+        "sampling_rate": (_only(1), "sampling"),
+        "rate_limit": (_only(0), "a rate limit"),
+        "on_mtu_exceeded": (_only("truncate"), 'anything but "truncate"'),
+        "count_rules": (lambda count: not count, "counters for each rule"),
+        "workers": (_only(1), "more than one worker"),
+        "transmit": (_only("auto", "socket"), '"packet"'),
+        "gso": (_only("auto", "off"), '"on"'),
+        "pause_above": (_only(0), "the circuit breaker"),
+    },
+    DeviceSource: {
+        "device": (lambda devices: len(devices) == 1 and not GLOB.search(devices[0]), "a glob or a list of devices"),
+        "vlan": (_only(None), "VLANs of a source"),
+        "netns": (_only(None), "network namespaces"),
+    },
+    DeviceDestination: {
+        "vlan": (_only(None), "a VLAN to a device (RSPAN)"),
+        "original_vlan": (_only("keep"), "stripping a VLAN tag"),
+        "normal_io": (bool, "reserving a device"),
+    },
+    VxlanDestination: {
+        "remote": (lambda remote: remote.version == 4, "IPv6 between daemon and collector"),
+        "local": (_only(None), "a chosen local address"),
+        "dscp": (_only(0), "a chosen DSCP"),
+        "ttl": (_only(64), "a chosen TTL"),
+        "netns": (_only(None), "network namespaces"),
+    },
+}
+
+
+def unsupported(declared: Declared) -> list[Problem]:
+    """Everything that was asked for and does not run yet."""
+    found = _of("daemon", declared.daemon)
+    for path, one in declared.objects.items():
+        found += _of(path, one)
+        if isinstance(one, Session):
+            found += _of(join(path, "source"), one.source) + _of(join(path, "destination"), one.destination)
+    return found
+
+
+def _of(path: str, one: Model) -> list[Problem]:
+    if type(one) in NOT_YET:
+        return [Problem(path, f"not supported yet: {NOT_YET[type(one)]}")]
+    return [
+        Problem(join(path, key), f"not supported yet: {words}")
+        for key, (runs, words) in RUNS.get(type(one), {}).items()
+        if not runs(getattr(one, key))
+    ]

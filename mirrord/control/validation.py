@@ -1,0 +1,159 @@
+"""From what somebody wrote to a model, or to every problem in it, each with a dotted path and what was expected.
+
+Pydantic reports all the fields that are wrong at once, but how objects go together can be judged only on models. So of
+an object with problems the keys that are right are read once more: what they make is good enough for those checks, and
+for nothing else.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any, NamedTuple, get_args
+
+from pydantic import ValidationError
+
+from mirrord.errors import Problem
+from mirrord.model import ContradictionError, Destination, Filter, Mirror, Model, Rule, Session, Source, repeated
+from mirrord.values import unexpected
+
+
+class Parts(NamedTuple):
+    """What a model is a list of: under which key, and which key of each is unique."""
+
+    key: str
+    model: type[Model]
+    unique: str
+
+
+PARTS: dict[type[Model], Parts] = {
+    Filter: Parts("rules", Rule, "priority"),
+    Mirror: Parts("sessions", Session, "name"),
+}
+
+_TAGGED: dict[str, type[Model]] = {}
+for _union in (Source, Destination):
+    for _member in get_args(get_args(_union)[0]):
+        _model, _tag = get_args(_member)
+        _TAGGED[_tag.tag] = _model
+
+_EXPECTED = {
+    "missing": "a value: this key is required",
+    "tuple_type": "a list",
+    "model_type": "a table",
+    "string_type": "a string",
+}
+
+
+class Examined(NamedTuple):
+    """What became of an object. With problems, `model` lacks what is wrong, or is None, and must not be run."""
+
+    model: Any
+    problems: list[Problem]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Hint at the known name that looks most like this one; "" if none does."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def join(path: str, *parts: int | str) -> str:
+    """Extend a dotted path by keys and indices. A key with a dot in it is quoted, as in TOML."""
+    for part in parts:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        else:
+            key = f'"{part}"' if "." in part else part
+            path += f".{key}" if path else key
+    return path
+
+
+def examine(model: type[Model], written: object, path: str) -> Examined:
+    """Read the object that was written at `path`; tell every problem in it and keep what can be used of it."""
+    whole, errors = _read(model, written)
+    problems = [problem for error in errors for problem in _problems(model, error, path)]
+    if not errors or not isinstance(written, dict):
+        return Examined(whole, problems)
+    wrong = {key for error in errors for key in _keys(error)}
+    rest = {key: value for key, value in written.items() if key not in wrong}
+    if model in PARTS:
+        key, _, unique = PARTS[model]
+        found = parts(model, written, path)
+        rest[key] = [part for _, _, part in found if part is not None]
+        values = [item.get(unique) for _, item, _ in found if isinstance(item, dict)]
+        known = [value for value in values if isinstance(value, (str, int))]
+        problems += [Problem(join(path, at), why) for at, why in repeated(key, unique, known)]
+    return Examined(_read(model, rest)[0], list(dict.fromkeys(problems)))
+
+
+def parts(model: type[Model], written: dict[str, object], path: str) -> list[tuple[str, object, Any]]:
+    """List the rules of a filter or the sessions of a mirror: the path, what was written, what is usable of it."""
+    key, part, _ = PARTS[model]
+    items = written.get(key)
+    if not isinstance(items, list):
+        return []
+    paths = [join(path, key, index) for index in range(len(items))]
+    return [(at, item, examine(part, item, at).model) for at, item in zip(paths, items, strict=True)]
+
+
+def _read(model: type[Model], written: object) -> tuple[Model | None, list[Any]]:
+    try:
+        return model.model_validate(written), []
+    except ValidationError as error:
+        # A default that depends on a wrong key is no problem of its own.
+        return None, [one for one in error.errors() if one["type"] != "default_factory_not_called"]
+
+
+def _contradictions(error: Any) -> list[tuple[str, str]]:
+    cause = error.get("ctx", {}).get("error")
+    return cause.found if isinstance(cause, ContradictionError) else []
+
+
+def _keys(error: Any) -> list[int | str]:
+    """Which keys of the object itself are to blame."""
+    return list(error["loc"][:1]) or [key for key, _ in _contradictions(error)]
+
+
+def _problems(model: type[Model], error: Any, path: str) -> list[Problem]:
+    at = join(path, *(part for part in error["loc"] if part not in _TAGGED))
+    found = _contradictions(error)
+    if found:
+        return [Problem(join(at, key), why) for key, why in found]
+    if error["type"].startswith("union_tag"):
+        return [_no_such_type(error, at)]
+    return [Problem(at, _expectation(model, error))]
+
+
+def _expectation(model: type[Model], error: Any) -> str:
+    kind, value = error["type"], error["input"]
+    if kind == "extra_forbidden":
+        return f"unknown key{nearest(str(error['loc'][-1]), _model_at(model, error['loc']).model_fields)}"
+    if kind == "missing":
+        return f"expected {_EXPECTED[kind]}"
+    if kind == "literal_error":
+        return str(unexpected(error["ctx"]["expected"], value))
+    if kind == "value_error":
+        return str(error["ctx"]["error"])
+    return str(unexpected(_EXPECTED[kind], value)) if kind in _EXPECTED else error["msg"]
+
+
+def _no_such_type(error: Any, at: str) -> Problem:
+    side = "source" if error["loc"][-1] == "source" else "destination"
+    types = [tag[1:].split()[0] for tag in _TAGGED if tag.endswith(f" {side}>")]
+    expected, written = f"one of {', '.join(types)}", error["input"]
+    if not isinstance(written, dict):
+        return Problem(at, str(unexpected(f"a table whose type is {expected}", written)))
+    named = written.get("type")
+    if named is None:
+        return Problem(join(at, "type"), f"expected {expected}")
+    return Problem(join(at, "type"), f"{unexpected(expected, named)}{nearest(str(named), types)}")
+
+
+def _model_at(model: type[Model], location: tuple[int | str, ...]) -> type[Model]:
+    for part in location:
+        if part in _TAGGED:
+            model = _TAGGED[str(part)]
+        elif model in PARTS and part == PARTS[model].key:
+            model = PARTS[model].model
+    return model

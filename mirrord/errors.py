@@ -1,0 +1,64 @@
+"""Every error that mirrord raises on purpose. What is not in this tree is a bug, and ends as one.
+
+MirrordError            code, message, path: what the API answers with
++-- ConfigError         "invalid_config": all problems of all files, not only the first
++-- Refused             "refused": well-formed, but section 2 of the design forbids it
++-- HostError           the host lacks it; the code says what: "no_privilege", "no_device", "address_in_use", ...
+
+Codes are stable: programs may test them. Messages are for people and may change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar, NamedTuple
+
+
+class Problem(NamedTuple):
+    """One thing wrong in the configuration, or worth a warning."""
+
+    path: str  # dotted: mirrors.core.sessions[0].destination.vni; "" for a whole file
+    expectation: str  # what was expected, and what stood there instead
+    file: str = ""  # "" for what came through the API
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.file, self.path, self.expectation) if part)
+
+
+class MirrordError(Exception):
+    """`code` is stable, `message` is one line, `path` says what in the configuration is meant ("" if nothing is)."""
+
+    exit_status: ClassVar[int] = 1
+
+    def __init__(self, code: str, message: str, path: str = "") -> None:
+        super().__init__(code, message, path)
+        self.code = code
+        self.message = message
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" if self.path else self.message
+
+
+class ConfigError(MirrordError):
+    """The configuration cannot be used. `problems` holds at least one; the text is one line for each."""
+
+    exit_status = 2
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("invalid_config", "\n".join(map(str, self.problems)), self.problems[0].path)
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class Refused(MirrordError):
+    """What was asked for is well-formed and would do harm."""
+
+    def __init__(self, message: str, path: str = "") -> None:
+        super().__init__("refused", message, path)
+
+
+class HostError(MirrordError):
+    """The host does not have, or does not let us have, what the configuration needs."""

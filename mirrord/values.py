@@ -1,0 +1,436 @@
+"""Values that people write as text: sizes, rates, networks, ports, names. Each knows the way in and the way back.
+
+A type here is an annotation for a model's field. Going in, it takes what TOML, JSON and the command line may hold
+(so numbers as text, too) and also its own value; going out to JSON it gives back the same vocabulary, so that what is
+shown can be used as configuration again. A refusal is a ValueError that says what was expected.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from decimal import Decimal
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+T = TypeVar("T")
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+
+def unexpected(expected: str, value: object) -> ValueError:
+    """The refusal of a value, in the words that all refusals share."""
+    shown = repr(value)
+    return ValueError(f"expected {expected}, not {shown if len(shown) <= 60 else shown[:57] + '...'}")
+
+
+class Between:
+    """An integer from `low` to `high`, inclusive; also as decimal, 0x, 0o or 0b text."""
+
+    def __init__(self, low: int, high: int) -> None:
+        self.low, self.high = low, high
+
+    def parse(self, value: object) -> int:
+        """Return the number; ValueError tells the bounds."""
+        number = value
+        if isinstance(value, str):
+            try:
+                number = int(value, 0)
+            except ValueError:
+                number = None
+        if isinstance(number, int) and not isinstance(number, bool) and self.low <= number <= self.high:
+            return number
+        raise unexpected(f"a whole number from {self.low} to {self.high}", value)
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        plain = core_schema.int_schema(ge=self.low, le=self.high)
+        return core_schema.no_info_before_validator_function(self.parse, plain)
+
+
+class Written:
+    """A value read by `parse` and shown by `show`; `schema` describes the text for JSON Schema."""
+
+    def __init__(self, parse: Callable[[Any], T], show: Callable[[T], object], schema: dict[str, Any]) -> None:
+        self.parse, self.show, self.schema = parse, show, schema
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        shown = core_schema.plain_serializer_function_ser_schema(self.show, when_used="json")
+        return core_schema.no_info_plain_validator_function(self.parse, serialization=shown)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return self.schema
+
+
+TEXT: dict[str, Any] = {"type": "string"}
+TEXT_OR_LIST: dict[str, Any] = {"anyOf": [TEXT, {"type": "array", "items": TEXT}]}
+NUMBER_OR_LIST: dict[str, Any] = {"anyOf": [{"type": "integer"}, {"type": "array", "items": {"type": "integer"}}]}
+
+
+def one_or_more(parse: Callable[[object], T]) -> Callable[[object], tuple[T, ...]]:
+    """Read one value or a list of them. An empty list is refused: it could mean everything or nothing."""
+
+    def parse_all(value: object) -> tuple[T, ...]:
+        if not isinstance(value, (list, tuple)):
+            return (parse(value),)
+        if not value:
+            raise unexpected("at least one value", value)
+        return tuple(parse(item) for item in value)
+
+    return parse_all
+
+
+def shown_by(show: Callable[[T], object]) -> Callable[[tuple[T, ...]], object]:
+    """Show a single value alone, several as a list."""
+
+    def show_all(values: tuple[T, ...]) -> object:
+        return show(values[0]) if len(values) == 1 else [show(value) for value in values]
+
+    return show_all
+
+
+def _same(value: T) -> T:
+    return value
+
+
+def _flag(value: object) -> bool:
+    flag = {"true": True, "false": False}.get(value) if isinstance(value, str) else value
+    if isinstance(flag, bool):
+        return flag
+    raise unexpected("true or false", value)
+
+
+Flag = Annotated[bool, Written(_flag, _same, {"type": "boolean"})]
+
+
+# Sizes in bytes and rates in bits a second.
+
+_SIZES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_SHOWN_SIZES = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("B", 1))
+# tc(8), PARAMETERS, RATES: "bit" counts bits, "bps" bytes; k, m, g, t are powers of 1000 and ki, mi, gi, ti of 1024.
+_RATES = {"": 1} | {
+    prefix + unit: scale * bits
+    for unit, bits in (("bit", 1), ("bps", 8))
+    for power, letter in enumerate(("", "k", "m", "g", "t"))
+    for prefix, scale in ((letter, 1000**power), (letter and letter + "i", 1024**power))
+}
+_SHOWN_RATES = (("Tbit", 10**12), ("Gbit", 10**9), ("Mbit", 10**6), ("Kbit", 10**3), ("bit", 1))
+_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([a-z]*)", re.IGNORECASE)
+
+
+def _quantity(value: object, units: dict[str, int], expected: str) -> int:
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    match = _QUANTITY.fullmatch(text) if isinstance(text, str) else None
+    scale = units.get(match[2].lower()) if match else None
+    if match is None or scale is None:
+        raise unexpected(expected, value)
+    amount = Decimal(match[1]) * scale
+    if amount != int(amount) or amount >= 2**63:
+        raise unexpected(expected, value)
+    return int(amount)
+
+
+def _show_quantity(amount: int, units: tuple[tuple[str, int], ...]) -> str:
+    if amount == 0:
+        return "0"
+    return next(f"{amount // scale}{unit}" for unit, scale in units if amount % scale == 0)
+
+
+def parse_size(value: object) -> int:
+    """Bytes of "8MiB", "64KiB", "1GB" or a bare number."""
+    return _quantity(value, _SIZES, 'a size such as "8MiB"')
+
+
+def show_size(size: int) -> str:
+    """Return the bytes in the largest unit that holds them exactly, as parse_size reads it."""
+    return _show_quantity(size, _SHOWN_SIZES)
+
+
+def _ring_size(value: object) -> int:
+    size = parse_size(value)
+    if size < 4096:  # a ring is made of whole pages
+        raise unexpected('a size of at least "4KiB"', value)
+    return size
+
+
+def parse_rate(value: object) -> int:
+    """Bits a second of a rate in tc's units: "200Mbit", "50mbps" (bytes), "1gibit" or a bare number of bits."""
+    return _quantity(value, _RATES, 'a rate such as "200Mbit"')
+
+
+def show_rate(rate: int) -> str:
+    """Return the bits a second in the largest unit that holds them exactly, as tc and parse_rate read it."""
+    return _show_quantity(rate, _SHOWN_RATES)
+
+
+def _percentage(value: object) -> int:
+    if value == "" or (value == 0 and not isinstance(value, bool)):
+        return 0
+    match = re.fullmatch(r"([1-9][0-9]?|100)%", f"{value}%" if type(value) is int else str(value))
+    if match is None:
+        raise unexpected('a share such as "80%", or "" for none', value)
+    return int(match[1])
+
+
+Size = Annotated[int, Written(parse_size, show_size, TEXT)]
+RingSize = Annotated[int, Written(_ring_size, show_size, TEXT)]
+Rate = Annotated[int, Written(parse_rate, show_rate, TEXT)]
+Percentage = Annotated[int, Written(_percentage, lambda share: f"{share}%" if share else "", TEXT)]
+
+
+# Addresses and networks.
+
+
+def parse_address(value: object) -> Address:
+    """Return the address that a text is; a number is none."""
+    if isinstance(value, (IPv4Address, IPv6Address)):
+        return value
+    try:
+        if isinstance(value, str):  # ip_address would take a number, too
+            return ip_address(value)
+    except ValueError:
+        pass
+    raise unexpected("an IPv4 or IPv6 address", value)
+
+
+def parse_network(value: object) -> Network:
+    """Return the network of "192.168.0.0/24", or of one address."""
+    if isinstance(value, (IPv4Network, IPv6Network)):
+        return value
+    if isinstance(value, str) and "%" not in value:
+        try:
+            network = ip_network(value, strict=False)
+        except ValueError:
+            pass
+        else:
+            if str(network.network_address) != str(ip_address(value.partition("/")[0])):
+                raise unexpected(f"a network without bits behind its prefix, such as {network}", value)
+            return network
+    raise unexpected('a network such as "192.168.0.0/24" or "2001:db8::/32"', value)
+
+
+def _network_list(value: object) -> tuple[Network, ...]:
+    return () if value in ([], ()) else one_or_more(parse_network)(value)
+
+
+class AddressRange(NamedTuple):
+    """Addresses of one link, from `first` to `last`, inclusive."""
+
+    first: Address
+    last: Address
+    prefix_length: int
+
+    @property
+    def network(self) -> Network:
+        """The network of the link."""
+        return ip_network(f"{self.first}/{self.prefix_length}", strict=False)
+
+    def __str__(self) -> str:
+        first = f"{self.first}" if self.first == self.last else f"{self.first}-{self.last}"
+        return f"{first}/{self.prefix_length}"
+
+
+def parse_address_range(value: object) -> AddressRange:
+    """One address or a range, with the link's prefix length: "192.0.2.10-192.0.2.20/24"."""
+    if isinstance(value, AddressRange):
+        return value
+    match = re.fullmatch(r"([^-/%]+)(?:-([^-/%]+))?/([0-9]{1,3})", value) if isinstance(value, str) else None
+    expected = 'an address or a range with its prefix length, such as "192.0.2.10-192.0.2.20/24"'
+    if match is None:
+        raise unexpected(expected, value)
+    try:
+        found = AddressRange(ip_address(match[1]), ip_address(match[2] or match[1]), int(match[3]))
+        network = found.network
+    except ValueError:
+        raise unexpected(expected, value) from None
+    if found.last not in network or int(found.first) > int(found.last):
+        raise unexpected(f"a range that ascends within {network}", value)
+    reserved = {network.network_address, network.broadcast_address}
+    if network.version == 4 and network.num_addresses > 2 and reserved & {found.first, found.last}:
+        raise unexpected(f"addresses that a host may have: not the first or the last of {network}", value)
+    return found
+
+
+AnyAddress = Annotated[Address, Written(parse_address, str, TEXT)]
+Networks = Annotated[tuple[Network, ...], Written(one_or_more(parse_network), shown_by(str), TEXT_OR_LIST)]
+NetworkList = Annotated[
+    tuple[Network, ...],
+    Written(_network_list, lambda networks: [str(network) for network in networks], TEXT_OR_LIST),
+]
+Addresses = Annotated[AddressRange, Written(parse_address_range, str, TEXT)]
+
+
+# Protocols and ports.
+
+PROTOCOLS = {
+    "icmp": 1,
+    "igmp": 2,
+    "ipip": 4,
+    "tcp": 6,
+    "udp": 17,
+    "dccp": 33,
+    "ipv6": 41,
+    "gre": 47,
+    "esp": 50,
+    "ah": 51,
+    "icmpv6": 58,
+    "ospf": 89,
+    "pim": 103,
+    "vrrp": 112,
+    "sctp": 132,
+    "udplite": 136,
+}
+"""Names for IP protocol numbers (IANA, Assigned Internet Protocol Numbers); the same on every host."""
+
+_NAMES = {number: name for name, number in PROTOCOLS.items()}
+
+
+def parse_protocol(value: object) -> int:
+    """Return the number of an IP protocol given by name or number."""
+    named = PROTOCOLS.get(value.lower()) if isinstance(value, str) else None
+    if named is not None:
+        return named
+    try:
+        return Between(0, 255).parse(value)
+    except ValueError:
+        raise unexpected(f"a protocol: {', '.join(PROTOCOLS)} or a number from 0 to 255", value) from None
+
+
+def show_protocol(number: int) -> str | int:
+    """Return the protocol's name, or its number if it has none here."""
+    return _NAMES.get(number, number)
+
+
+def parse_ports(value: object) -> tuple[int, int]:
+    """The inclusive range of "80", 80 or "1000-2000"."""
+    if isinstance(value, tuple):
+        low, high = value
+        return low, high
+    text = str(value) if type(value) is int else value
+    match = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", text) if isinstance(text, str) else None
+    if match:
+        low, high = int(match[1]), int(match[2] or match[1])
+        if low <= high <= 65535:
+            return low, high
+    raise unexpected('ports such as "80" or "1000-2000", at most 65535', value)
+
+
+def show_ports(ports: tuple[int, int]) -> str:
+    """Return "80" or "1000-2000"."""
+    return f"{ports[0]}" if ports[0] == ports[1] else f"{ports[0]}-{ports[1]}"
+
+
+class Endpoint(NamedTuple):
+    """Where a TCP service listens."""
+
+    host: str
+    port: int
+
+
+_LISTEN = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9.-]+)):([0-9]{1,5})")
+
+
+def _listen(value: object) -> Endpoint | None:
+    if value is None or isinstance(value, Endpoint):
+        return value
+    if value == "":
+        return None
+    match = _LISTEN.fullmatch(value) if isinstance(value, str) else None
+    if match is None or not 1 <= int(match[3]) <= 65535:
+        raise unexpected('an address and a port such as "127.0.0.1:9817" or "[::1]:9817", or "" for none', value)
+    return Endpoint(match[1] or match[2], int(match[3]))
+
+
+def _show_listen(endpoint: Endpoint | None) -> str:
+    if endpoint is None:
+        return ""
+    return f"[{endpoint.host}]:{endpoint.port}" if ":" in endpoint.host else f"{endpoint.host}:{endpoint.port}"
+
+
+Protocol = Annotated[int, Written(parse_protocol, show_protocol, {"anyOf": [TEXT, {"type": "integer"}]})]
+Ports = Annotated[tuple[tuple[int, int], ...], Written(one_or_more(parse_ports), shown_by(show_ports), TEXT_OR_LIST)]
+Listen = Annotated[Endpoint | None, Written(_listen, _show_listen, TEXT)]
+
+
+# Names and paths.
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+GLOB = re.compile(r"[*?\[\]]")
+
+
+def _matching(pattern: re.Pattern[str], expected: str) -> Callable[[object], str]:
+    def parse(value: object) -> str:
+        if isinstance(value, str) and pattern.fullmatch(value):
+            return value
+        raise unexpected(expected, value)
+
+    return parse
+
+
+def _device(value: object) -> str:
+    """As the kernel's dev_valid_name: at most 15 bytes, no slash, colon or space, and neither "." nor ".."."""
+    if isinstance(value, str) and GLOB.search(value):
+        raise unexpected("the name of one device, not a pattern", value)
+    return _device_or_glob(value)
+
+
+def _device_or_glob(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[^/:\s\0]+", value) or value in {".", ".."}:
+        raise unexpected("the name of a device", value)
+    limit = 64 if GLOB.search(value) else 15
+    if len(value.encode()) > limit:
+        raise unexpected(f"the name of a device, at most {limit} bytes", value)
+    return value
+
+
+def _path(value: object) -> str:
+    if not isinstance(value, str) or not value.startswith("/") or "\0" in value or ".." in value.split("/"):
+        raise unexpected('an absolute path without ".."', value)
+    return value
+
+
+def _socket(value: object) -> str:
+    if value == "":
+        return ""
+    path = _path(value)
+    if len(path.encode()) > 107:  # sun_path, unix(7)
+        raise unexpected("the path of a socket, at most 107 bytes", value)
+    return path
+
+
+def _required_socket(value: object) -> str:
+    if value == "":
+        raise unexpected("the path of a socket", value)
+    return _socket(value)
+
+
+def _netns(value: object) -> str:
+    if isinstance(value, str) and value.startswith("/"):
+        return _path(value)
+    return _matching(re.compile(r"(?!\.{1,2}$)[^/\0]{1,255}"), "the name or path of a network namespace")(value)
+
+
+parse_name = _matching(_NAME, "a name: 1 to 63 letters, digits, _, . and -, a letter or digit first")
+
+Name = Annotated[str, Written(parse_name, _same, TEXT)]
+_LINE = re.compile(r"[^\x00-\x1f\x7f]{0,1024}")
+Description = Annotated[str, Written(_matching(_LINE, "one line of at most 1024 characters"), _same, TEXT)]
+Group = Annotated[str, Written(_matching(re.compile(r"[^:\s\0]{0,32}"), "the name of a group"), _same, TEXT)]
+Pattern = Annotated[str, Written(_matching(re.compile(r"[^\0]+"), "a path or a pattern of paths"), _same, TEXT)]
+Device = Annotated[str, Written(_device, _same, TEXT)]
+Devices = Annotated[tuple[str, ...], Written(one_or_more(_device_or_glob), shown_by(_same), TEXT_OR_LIST)]
+Path = Annotated[str, Written(_path, _same, TEXT)]
+Socket = Annotated[str, Written(_required_socket, _same, TEXT)]
+OptionalSocket = Annotated[str, Written(_socket, _same, TEXT)]
+Netns = Annotated[str, Written(_netns, _same, TEXT)]
+VlanId = Annotated[int, Between(1, 4094)]
+VlanIds = Annotated[tuple[int, ...], Written(one_or_more(Between(1, 4094).parse), shown_by(_same), NUMBER_OR_LIST)]

@@ -1,0 +1,25 @@
+"""The errors' texts and codes, which people and programs read."""
+
+from __future__ import annotations
+
+from mirrord.errors import ConfigError, HostError, MirrordError, Problem, Refused
+
+
+def test_a_problem_is_one_line_of_file_path_and_expectation() -> None:
+    assert str(Problem("mirrors.a", "expected x", "/etc/m.toml")) == "/etc/m.toml: mirrors.a: expected x"
+    assert str(Problem("", "cannot be read", "/etc/m.toml")) == "/etc/m.toml: cannot be read"
+    assert str(Problem("mirrors.a", "expected x")) == "mirrors.a: expected x"
+
+
+def test_a_config_error_tells_every_problem() -> None:
+    error = ConfigError([Problem("a", "one", "f"), Problem("b", "two", "g")])
+    assert str(error).splitlines() == ["f: a: one", "g: b: two"]
+    assert (error.code, error.path, error.exit_status) == ("invalid_config", "a", 2)
+
+
+def test_codes_and_paths() -> None:
+    refused = Refused("holds the default route", "mirrors.a.sessions[0].destination")
+    assert isinstance(refused, MirrordError)
+    assert (refused.code, refused.exit_status) == ("refused", 1)
+    assert str(refused) == "mirrors.a.sessions[0].destination: holds the default route"
+    assert str(HostError("no_privilege", "needs CAP_NET_RAW")) == "needs CAP_NET_RAW"

@@ -1,0 +1,318 @@
+"""The vocabulary: every key and its default, what is refused, and that what is shown can be used again."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from mirrord import model
+from mirrord.model import Config, Daemon, FlowNetwork, Mirror, Model, Rule, Session
+
+# The keys and defaults of the design, section 2. REQUIRED and OPTIONAL (no value) are how it marks the others.
+REQUIRED, OPTIONAL = object(), None
+SESSION: dict[str, object] = {
+    "name": REQUIRED,
+    "priority": OPTIONAL,
+    "direction": "both",
+    "source": REQUIRED,
+    "filter": OPTIONAL,
+    "destination": REQUIRED,
+    "snaplen": 0,
+    "sampling_rate": 1,
+    "rate_limit": "0",
+    "on_mtu_exceeded": "truncate",
+    "count_rules": False,
+    "mirror_tunnels": False,
+    "capture": "auto",
+    "ring_size": OPTIONAL,
+    "workers": 1,
+    "transmit": "auto",
+    "gso": "auto",
+    "pause_above": "",
+}
+DAEMON: dict[str, object] = {
+    "socket": "/run/mirrord/mirrord.sock",
+    "socket_group": "",
+    "read_only_socket": "",
+    "read_only_group": "",
+    "metrics": "127.0.0.1:9817",
+    "state": "/var/lib/mirrord/state.db",
+    "include": ["/etc/mirrord/conf.d/*.toml"],
+    "capture_directories": ["/var/lib/mirrord/captures"],
+    "mark": 0x10000000,
+    "mark_mask": 0x10000000,
+    "dataplane": "auto",
+    "ring_size": "8MiB",
+    "nice": 0,
+    "log_level": "info",
+}
+TUNNEL = {"remote": REQUIRED, "local": OPTIONAL, "dscp": 0, "ttl": 64, "netns": OPTIONAL}
+DOCUMENTED: dict[type[Model], dict[str, object]] = {
+    Daemon: DAEMON,
+    FlowNetwork: {"device": REQUIRED, "addresses": REQUIRED, "gateway": OPTIONAL},
+    model.Filter: {"rules": REQUIRED},
+    Rule: {"priority": REQUIRED, "direction": "both", "action": REQUIRED}
+    | dict.fromkeys(("family", "protocol", "source", "destination", "source_ports", "destination_ports"))
+    | {"vlan": OPTIONAL, "ethertype": OPTIONAL},
+    Mirror: {"description": "", "flow_network": OPTIONAL, "enabled": True, "overlap": "all", "sessions": []},
+    Session: SESSION,
+    model.DeviceSource: {
+        "type": "device",
+        "device": REQUIRED,
+        "vlan": OPTIONAL,
+        "netns": OPTIONAL,
+        "perspective": "host",
+        "promiscuous": False,
+    },
+    model.BridgeSource: {"type": "bridge", "bridge": REQUIRED, "vlan": OPTIONAL},
+    model.VxlanSource: {"type": "vxlan", "local": REQUIRED, "port": 4789, "vni": OPTIONAL, "allow": []},
+    model.GreSource: {"type": "gre", "local": REQUIRED, "key": OPTIONAL, "allow": []},
+    model.ErspanSource: {"type": "erspan", "local": REQUIRED, "session_id": OPTIONAL, "allow": []},
+    model.DeviceDestination: {
+        "type": "device",
+        "device": REQUIRED,
+        "vlan": OPTIONAL,
+        "original_vlan": "keep",
+        "normal_io": True,
+        "allow_default_route": False,
+    },
+    model.VxlanDestination: TUNNEL | {"type": "vxlan", "vni": REQUIRED, "port": 4789, "shared_vni": False},
+    model.GeneveDestination: TUNNEL | {"type": "geneve", "vni": REQUIRED, "port": 6081},
+    model.GreDestination: TUNNEL | {"type": "gre", "key": OPTIONAL},
+    model.ErspanDestination: TUNNEL
+    | {"type": "erspan", "erspan_type": REQUIRED, "session_id": 7, "cos": 0, "index": 0, "hardware_id": 0, "sgt": 0},
+    model.FileDestination: {"type": "file", "path": REQUIRED, "rotate_size": "0", "rotate_seconds": 0, "keep": 0},
+}
+VXLAN = {"type": "vxlan", "remote": "192.168.0.164", "vni": 1}
+# A value for each required key.
+GIVEN: dict[str, object] = {
+    "name": "vm2",
+    "source": "eth0",
+    "destination": VXLAN,
+    "device": "eth1",
+    "addresses": "192.168.29.10-192.168.29.20/24",
+    "rules": [{"priority": 1, "action": "accept"}],
+    "priority": 1,
+    "action": "accept",
+    "bridge": "br0",
+    "local": "192.0.2.1",
+    "remote": "192.0.2.2",
+    "vni": 1,
+    "erspan_type": "II",
+    "path": "/var/lib/mirrord/captures/a.pcapng",
+}
+
+
+@pytest.mark.parametrize("kind", DOCUMENTED)
+def test_every_documented_key_exists_with_its_default(kind: type[Model]) -> None:
+    keys = DOCUMENTED[kind]
+    assert set(kind.model_fields) == set(keys)
+    written = {key: GIVEN[key] for key, default in keys.items() if default is REQUIRED}
+    if kind is model.ErspanDestination:
+        written["session_id"] = 7  # required by the types that carry one
+    shown = kind.model_validate(written).model_dump(mode="json")
+    assert {key: shown[key] for key, default in keys.items() if default is not REQUIRED} == {
+        key: default for key, default in keys.items() if default is not REQUIRED
+    }
+    for key in written:
+        with pytest.raises(ValidationError):
+            kind.model_validate({other: value for other, value in written.items() if other != key})
+
+
+def rule(**keys: object) -> dict[str, object]:
+    return {"priority": 1, "action": "accept"} | keys
+
+
+def session(**keys: object) -> dict[str, object]:
+    return {"name": "a", "source": "eth0", "destination": VXLAN} | keys
+
+
+@pytest.mark.parametrize(
+    ("kind", "written", "why"),
+    [
+        (Rule, rule(destination_ports="80"), "name tcp, udp or sctp"),
+        (Rule, rule(protocol="icmp", source_ports="80"), "icmp has no ports"),
+        (Rule, rule(source="10.0.0.0/8", destination="fd00::/8"), "IPv6 only, but source is IPv4 only"),
+        (Rule, rule(family="ipv4", source=["fd00::/8"]), "IPv6 only, but family is IPv4 only"),
+        (Rule, rule(family="ipv6", ethertype=0x0800), "IPv4 only, but family is IPv6 only"),
+        (Rule, rule(family="ipv6", protocol="icmp"), "IPv4 only, but family"),
+        (Rule, rule(protocol="tcp", ethertype=0x0806), "0x0806 is not IP"),
+        (Rule, rule(priority=0), "from 1 to 65535"),
+        (Rule, rule(priority=65536), "from 1 to 65535"),
+        (Rule, rule(ethertype=0x05FF), "from 1536 to 65535"),
+        (model.Filter, {"rules": []}, "at least one rule"),
+        (model.Filter, {"rules": [rule(), rule()]}, "priority 1 is used more than once"),
+        (Session, session(source={"type": "bridge", "bridge": "br0"}, direction="ingress"), 'must be "both"'),
+        (Session, session(source={"type": "gre", "local": "::1"}, direction="both"), 'must be "ingress"'),
+        (Session, session(sampling_rate=0), "sampling_rate"),
+        (Session, session(snaplen=-1), "snaplen"),
+        (Session, session(workers=0), "workers"),
+        (Session, session(count_rules=True), "needs a filter"),
+        (Session, session(destination={"type": "device", "device": "b"}, transmit="socket"), "does not apply"),
+        (Session, session(destination={"type": "device", "device": "b"}, on_mtu_exceeded="fragment"), "no IP header"),
+        (Session, session(destination=VXLAN | {"vni": 1 << 24}), "from 0 to 16777215"),
+        (Session, session(destination=VXLAN | {"port": 0}), "from 1 to 65535"),
+        (Session, session(destination=VXLAN | {"dscp": 64}), "from 0 to 63"),
+        (Session, session(destination=VXLAN | {"ttl": 0}), "from 1 to 255"),
+        (Session, session(destination=VXLAN | {"local": "fd00::1"}), "remote is IPv4"),
+        (Session, session(destination=VXLAN | {"remote": "0.0.0.0"}), "not the address of a host"),
+        (Session, session(destination="eth1"), "destination"),
+        (model.VxlanSource, {"local": "192.0.2.1", "allow": ["fd00::/8"]}, "local is IPv4"),
+        (model.ErspanDestination, {"remote": "::1", "erspan_type": "II"}, "required by type II"),
+        (model.ErspanDestination, {"remote": "::1", "erspan_type": "II", "session_id": 1024}, "from 0 to 1023"),
+        (model.ErspanDestination, {"remote": "::1", "erspan_type": "III", "session_id": 1, "index": 1}, "not carry"),
+        (model.FileDestination, {"path": "/a", "keep": 3}, "rotate"),
+        (FlowNetwork, {"device": "a", "addresses": "192.0.2.9/24", "gateway": "192.0.3.1"}, "not in 192.0.2.0/24"),
+        (FlowNetwork, {"device": "a", "addresses": "192.0.2.9/24", "gateway": "192.0.2.9"}, "one of the addresses"),
+        (Daemon, {"mark": 0x30000000}, "outside mark_mask"),
+        (Daemon, {"nice": 20}, "from -20 to 19"),
+        (Mirror, {"sessions": [session(), session()]}, "name 'a' is used more than once"),
+        (Mirror, {"descripton": "x"}, "Extra inputs"),
+        (Config, {"mirrors": {"a b": {}}}, "expected a name"),
+    ],
+)
+def test_refused(kind: type[Model], written: object, why: str) -> None:
+    with pytest.raises(ValidationError, match=why):
+        kind.model_validate(written)
+
+
+def test_the_direction_of_a_tunnel_is_ingress_and_of_the_rest_both() -> None:
+    tunnel = {"type": "vxlan", "local": "192.0.2.1"}
+    assert Session.model_validate(session(source=tunnel)).direction == "ingress"
+    assert Session.model_validate(session()).direction == "both"
+
+
+def test_a_vlan_of_the_destination_takes_the_original_ones_place() -> None:
+    span = {"type": "device", "device": "eth1"}
+    assert model.DeviceDestination.model_validate(span).original_vlan == "keep"
+    assert model.DeviceDestination.model_validate(span | {"vlan": 111}).original_vlan == "strip"
+
+
+def test_a_family_that_is_left_is_enough() -> None:
+    mixed = rule(family="ipv4", source=["10.0.0.0/8", "fd00::/8"], destination="192.0.2.0/24", ethertype=0x0800)
+    Rule.model_validate(mixed)
+
+
+def test_models_are_frozen_and_have_a_json_schema() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Daemon().nice = 1
+    assert "vni" in json.dumps(Config.model_json_schema())
+    assert "vni" in json.dumps(Config.model_json_schema(mode="serialization"))
+
+
+# Whatever validates is shown in the same vocabulary, and what is shown validates to the same.
+
+NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,20}", fullmatch=True)
+DEVICES = st.from_regex(r"[a-z][a-z0-9.-]{0,13}[a-z0-9]", fullmatch=True)
+V4 = st.ip_addresses(v=4).map(str).filter(lambda address: address not in ("0.0.0.0", "255.255.255.255"))
+V6 = st.integers(1, 2**100).map(lambda n: f"2001:db8::{n & 0xFFFF:x}")
+CIDR = st.one_of(V4, st.integers(0, 255).map(lambda n: f"{n}.0.0.0/8"))
+PORTS = st.one_of(
+    st.integers(0, 65535), st.integers(0, 65535).map(str), st.integers(0, 60000).map(lambda n: f"{n}-65535")
+)
+VLANS = st.integers(1, 4094)
+
+
+def some(items: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.one_of(items, st.lists(items, min_size=1, max_size=3))
+
+
+def keys(required: dict[str, Any], **optional: Any) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries(required, optional=optional)
+
+
+RATES = st.sampled_from(["0", "200Mbit", "1.5gbit", "50mbps", 9600])
+SIZES = st.sampled_from(["8MiB", "64KiB", "1GB", 4096, "5000"])
+TUNNELLED: Any = {"dscp": st.integers(0, 63), "ttl": st.integers(1, 255), "netns": NAMES}
+VNIS = st.integers(0, (1 << 24) - 1)
+SOURCES = st.one_of(
+    DEVICES,
+    keys(
+        {"type": st.just("device"), "device": some(st.one_of(DEVICES, st.just("tap*")))},
+        vlan=some(VLANS),
+        netns=NAMES,
+        perspective=st.sampled_from(["host", "guest"]),
+        promiscuous=st.booleans(),
+    ),
+    keys({"type": st.just("bridge"), "bridge": DEVICES}, vlan=some(VLANS)),
+    keys({"type": st.just("vxlan"), "local": V4}, vni=VNIS, allow=st.lists(CIDR, max_size=2)),
+    keys({"type": st.just("erspan"), "local": V6}, session_id=st.integers(0, 1023)),
+)
+DESTINATIONS = st.one_of(
+    keys({"type": st.just("device"), "device": DEVICES}, vlan=VLANS, normal_io=st.booleans()),
+    keys({"type": st.just("vxlan"), "remote": V4, "vni": VNIS}, local=V4.filter(lambda a: int(a.split(".")[0]) < 224)),
+    keys({"type": st.just("geneve"), "remote": V6, "vni": VNIS}, **TUNNELLED),
+    keys({"type": st.just("gre"), "remote": V4}, key=st.integers(0, (1 << 32) - 1), **TUNNELLED),
+    keys(
+        {"type": st.just("erspan"), "remote": V4, "erspan_type": st.just("III"), "session_id": st.integers(0, 1023)},
+        cos=st.integers(0, 7),
+        hardware_id=st.integers(0, 63),
+        sgt=st.integers(0, 65535),
+    ),
+    keys({"type": st.just("file"), "path": st.just("/var/lib/mirrord/captures/a.pcapng")}, rotate_size=SIZES),
+)
+RULES = keys(
+    {
+        "priority": st.integers(1, 65535),
+        "action": st.sampled_from(["accept", "reject"]),
+        "protocol": st.sampled_from(["tcp", 17, "132"]),
+    },
+    direction=st.sampled_from(["ingress", "egress", "both"]),
+    source=some(CIDR),
+    destination=some(CIDR),
+    source_ports=some(PORTS),
+    destination_ports=some(PORTS),
+    vlan=VLANS,
+)
+SESSIONS = keys(
+    {"name": NAMES, "source": SOURCES, "destination": DESTINATIONS},
+    priority=st.integers(1, 65535),
+    filter=NAMES,
+    snaplen=st.integers(0, 65535),
+    rate_limit=RATES,
+    ring_size=SIZES,
+    pause_above=st.sampled_from(["", "80%"]),
+)
+CONFIGS = keys(
+    {},
+    flow_networks=st.dictionaries(
+        NAMES,
+        keys({"device": DEVICES, "addresses": st.sampled_from(["192.0.2.9/24", "2001:db8::1-2001:db8::9/64"])}),
+        max_size=1,
+    ),
+    filters=st.dictionaries(
+        NAMES,
+        keys({"rules": st.lists(RULES, min_size=1, max_size=3, unique_by=lambda one: one["priority"])}),
+        max_size=2,
+    ),
+    mirrors=st.dictionaries(
+        NAMES, keys({}, sessions=st.lists(SESSIONS, max_size=3, unique_by=lambda one: one["name"])), max_size=2
+    ),
+)
+
+
+@given(CONFIGS)
+def test_what_is_shown_is_read_as_the_same(written: dict[str, Any]) -> None:
+    config = Config.model_validate(written)
+    shown = json.loads(json.dumps(config.model_dump(mode="json")))
+    again = Config.model_validate(shown)
+    assert again == config
+    assert again.model_dump(mode="json") == shown
+
+
+def test_what_is_shown_is_the_documented_vocabulary() -> None:
+    written = rule(protocol="tcp", source="192.168.0.161/32", destination_ports=["80", "1000-2000"], vlan=7)
+    shown = Rule.model_validate(written).model_dump(mode="json")
+    assert {key: shown[key] for key in written} == written
+    written = session(rate_limit="200Mbit", ring_size="8MiB", pause_above="80%", source="tap*")
+    shown = Session.model_validate(written).model_dump(mode="json")
+    assert {key: shown[key] for key in ("rate_limit", "ring_size", "pause_above")} == {
+        key: written[key] for key in ("rate_limit", "ring_size", "pause_above")
+    }
+    assert shown["source"]["device"] == "tap*"
+    assert shown["destination"] | VXLAN == shown["destination"]
