@@ -93,6 +93,13 @@ class Daemon:
         """SIGTERM; the exit status and all that the daemon printed."""
         return self._process.stop(signal.SIGTERM, seconds), self.output()
 
+    def freeze(self) -> None:
+        """Take its processor time away, as an overloaded host would; `thaw` gives it back."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
     def kill(self) -> tuple[int, str]:
         """SIGKILL, as a crash would."""
         return self._process.stop(signal.SIGKILL), self.output()

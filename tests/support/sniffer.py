@@ -9,6 +9,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from scapy.utils import RawPcapReader
+
 from tests.support.send import send
 from tests.support.topology import Host
 from tests.support.wait import wait_for
@@ -45,6 +47,13 @@ class Sniffer:
         self._process.stop(signal.SIGINT)
         assert "\n0 packets dropped by kernel" in self._process.output(), self._process.output()
         return self
+
+    def frames(self, expression: str = "") -> list[bytes]:
+        """The captured frames themselves."""
+        chosen = self.file.with_suffix(".chosen.pcap")
+        _tool(["tcpdump", "-r", str(self.file), "-w", str(chosen), _but_the_end(expression)])
+        with RawPcapReader(str(chosen)) as reader:
+            return [data for data, _ in reader]
 
     def tshark(self, *arguments: str, expression: str = "") -> str:
         """What tshark prints of the capture, the end marker left out."""

@@ -143,13 +143,13 @@ class Topology:
                 host.ip(f"address add {address} dev {device}")
             host.ip(f"link set dev {device} up")
 
-    def lan(self, addresses: dict[Host, str], mtu: int = 1500) -> Host:
+    def lan(self, addresses: dict[Host, str], mtu: int = 1500, *, offloads: bool = True) -> Host:
         """A switch (returned) with the hosts' `eth0` plugged in; its ports are named as the hosts."""
         switch = self.host("switch")
         switch.ip("link add br0 type bridge")
         switch.ip("link set br0 up")
         for host, address in addresses.items():
-            self.link(host, "eth0", switch, host.label, (address, ""), mtu)
+            self.link(host, "eth0", switch, host.label, (address, ""), mtu, offloads=offloads)
             switch.ip(f"link set dev {host.label} master br0")
         return switch
 
@@ -158,6 +158,15 @@ def acquaint(a: Host, a_device: str, a_address: str, b: Host, b_device: str, b_a
     """Tell both hosts each other's MAC address for good: no ARP in between what a test counts."""
     a.ip(f"neighbour replace {b_address} lladdr {b.mac(b_device)} dev {a_device}")
     b.ip(f"neighbour replace {a_address} lladdr {a.mac(a_device)} dev {b_device}")
+
+
+def receive_vxlan(host: Host, vni: int = 0xFFFFFF, device: str = "vxlan0") -> None:
+    """Give the host a kernel vxlan device on port 4789: the frames of `vni` come out of it.
+
+    What has another VNI is dropped in silence, where a closed port would answer with ICMP errors.
+    """
+    host.ip(f"link add name {device} type vxlan id {vni} dstport 4789 nolearning")
+    host.ip(f"link set dev {device} up")
 
 
 def _run(command: Sequence[str], *, stdin: str = "", seconds: float = 60.0, check: bool = True) -> str:
