@@ -19,7 +19,7 @@ class MakeDaemon(Protocol):
 
 
 class MakeSniffer(Protocol):
-    def __call__(self, host: Host, device: str, expression: str = "", *, snaplen: int = 262144) -> Sniffer: ...
+    def __call__(self, host: Host, device: str, expression: str = "", *, snaplen: int = 2048) -> Sniffer: ...
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def net() -> Iterator[Topology]:
 def sniff(tmp_path: Path) -> MakeSniffer:
     """Makes a sniffer that listens already: `sniff(host, "eth0", "udp port 4789")`."""
 
-    def make(host: Host, device: str, expression: str = "", *, snaplen: int = 262144) -> Sniffer:
+    def make(host: Host, device: str, expression: str = "", *, snaplen: int = 2048) -> Sniffer:
         return Sniffer(host, device, expression, tmp_path / f"{host.label}-{device}.pcap", snaplen=snaplen)
 
     return make

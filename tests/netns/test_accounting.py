@@ -1,4 +1,7 @@
-"""Nothing is lost uncounted: captured = mirrored + skipped + dropped, and both ends are the kernel's own counts."""
+"""Nothing is lost uncounted: captured = mirrored + skipped + dropped, and both ends are the kernel's own counts.
+
+client eth0 ---- nic [source] uplink ---- eth0 [collector] vxlan0
+"""
 
 from __future__ import annotations
 

@@ -17,11 +17,14 @@ from tests.support.topology import Host, Topology
 from tests.support.wait import wait_for
 
 CONFIGURATION = """
-[filters.web_in]
-rules = [
-  { priority = 1, direction = "ingress", action = "accept", protocol = "tcp",
-    source = "192.168.0.161/32", destination = "192.168.0.230/32", destination_ports = "1234" },
-]
+[[filters.web_in.rules]]
+priority = 1
+direction = "ingress"
+action = "accept"
+protocol = "tcp"
+source = "192.168.0.161/32"
+destination = "192.168.0.230/32"
+destination_ports = "1234"
 
 [mirrors.core]
 enabled = true

@@ -20,9 +20,12 @@ _END = bytes.fromhex("0200000000ee 0200000000ee 88b5") + b"mirrord tests: end of
 
 
 class Sniffer:
-    """tcpdump on a host's device, into a file. Made: it listens already."""
+    """tcpdump on a host's device, into a file. Made: it listens already.
 
-    def __init__(self, host: Host, device: str, expression: str, file: Path, *, snaplen: int = 262144) -> None:
+    Its buffer has a place of `snaplen` bytes for each packet, so a small one survives floods; super-frames need 65,600.
+    """
+
+    def __init__(self, host: Host, device: str, expression: str, file: Path, *, snaplen: int = 2048) -> None:
         self.host, self.device, self.file = host, device, file
         wanted = f"({expression}) or ether proto 0x88b5" if expression else ""
         self._process = host.spawn(
