@@ -35,7 +35,6 @@ capture = "ring"
 
 @pytest.fixture
 def hosts(net: Topology) -> tuple[Host, Host, Host]:
-    """Client eth0 ---- nic [source] uplink ---- eth0 [collector] vxlan0"""
     client, source, collector = net.host("client"), net.host("source"), net.host("collector")
     net.link(client, "eth0", source, "nic")
     net.link(source, "uplink", collector, "eth0", ("10.99.0.1/24", "10.99.0.2/24"))

@@ -61,6 +61,4 @@ def test_a_kernel_vxlan_device_takes_every_copy(net: Topology, sniff: MakeSniffe
     ports, checksums = zip(*outer.stop().fields("udp.srcport", "udp.checksum.status", expression="vxlan"), strict=True)
     assert all(49152 <= int(port.split(",")[0]) <= 65535 for port in ports), ports
     assert len(set(ports)) > 1, "flows spread over source ports"
-    assert {status.split(",")[0] for status in checksums} <= {"1", "2", "3"}, (
-        "0: bad"
-    )
+    assert {status.split(",")[0] for status in checksums} <= {"1", "2", "3"}, "0: bad"

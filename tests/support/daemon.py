@@ -82,7 +82,7 @@ class Daemon:
             return metrics if done else None
 
         try:
-            return wait_for(at_rest, f"{captured} frames captured and accounted for", seconds) or Metrics()
+            return wait_for(at_rest, f"{captured} frames captured and accounted for", seconds)
         except AssertionError as late:
             raise AssertionError(f"{late}\n{dict(self.metrics())}\n{self.output()}") from late
 

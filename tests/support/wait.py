@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_for(condition: Callable[[], T], what: str, seconds: float = 10.0) -> T:
+def wait_for(condition: Callable[[], T | None], what: str, seconds: float = 10.0) -> T:
     """The condition's first true value; AssertionError names `what` did not happen within `seconds`."""
     until = time.monotonic() + seconds
     while not (value := condition()):
