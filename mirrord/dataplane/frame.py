@@ -1,7 +1,8 @@
 """A captured frame, and what the wire carried in its place.
 
 Between the NIC and a packet socket the kernel keeps three things beside a frame's bytes: the VLAN tag it took off, a
-checksum that it left to the device, and the size at which the device will cut a super-frame. `rebuild` undoes all three.
+checksum that it left to the device, and the size at which the device will cut a super-frame. `rebuild` undoes all
+three.
 
 The vnet header is struct virtio_net_hdr (virtio 1.2, 5.1.6), little-endian in the packet socket's default on x86 and
 every other little-endian host.

@@ -60,7 +60,7 @@ class Headers(NamedTuple):
 
 def parse(data: bytes, metadata: Tag | None = None) -> Headers:
     """Read the headers of an Ethernet frame; `metadata` is the tag that the kernel took off it."""
-    tags = () if metadata is None else (metadata,)
+    tags: tuple[Tag, ...] = () if metadata is None else (metadata,)
     if len(data) < ETH_HEADER:
         return Headers(tags=tags)
     ethertype, network = int.from_bytes(data[12:14], "big"), ETH_HEADER

@@ -1,0 +1,50 @@
+# Each target does its own set-up: tests/setup says what it installs. Run them as root: they make network namespaces.
+
+PYTHON ?= python3
+export PYTHON
+export MIRRORD_REQUIRE_NATIVE = 1
+
+native = $(wildcard mirrord/dataplane/native/*.[ch])
+ready = .venv/.ready
+
+help:
+	@echo "make venv      .venv with mirrord, mirrorctl, the native core, and the tools of the other targets"
+	@echo "make demo      a client, a source and a collector: see mirrored packets arrive"
+	@echo "make test      every test"
+	@echo "make lint      ruff, mypy, C warnings"
+	@echo "make bench     what it costs, measured"
+	@echo "make sanitize  the frame tests, with the native core under ASan and UBSan"
+
+venv: $(ready)
+	@:
+
+$(ready): pyproject.toml setup.py mirrord/__init__.py tests/setup $(native)
+	@tests/setup venv
+	@touch $@
+
+demo: venv
+	@tests/setup demo
+	@.venv/bin/python -m tests.demo
+
+test: venv
+	@tests/setup test
+	.venv/bin/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+
+lint: venv
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	CFLAGS=-Werror .venv/bin/python setup.py -q build_ext --force --build-lib build/lint --build-temp build/lint
+
+bench: venv
+	@tests/setup bench
+	.venv/bin/python -m bench
+
+sanitize: venv
+	@tests/setup test
+	tests/sanitize
+
+clean:
+	rm -rf .venv build *.egg-info mirrord/dataplane/*.so
+
+.PHONY: help venv demo test lint bench sanitize clean

@@ -1,0 +1,33 @@
+"""The native core's build; everything else is in pyproject.toml.
+
+Environment: MIRRORD_REQUIRE_NATIVE=1 makes a failed build an error (an install without a compiler is fine
+otherwise: the Python data plane does the same, slower); MIRRORD_SANITIZE=1 builds with the address and
+undefined-behaviour sanitizers.
+"""
+
+import os
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+OPTIMIZE = ["-O3"]
+SANITIZE = ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+
+sanitize = os.environ.get("MIRRORD_SANITIZE") == "1"
+directory = Path("mirrord/dataplane/native")
+sources = sorted(map(str, directory.glob("*.c")))
+native = Extension(
+    "mirrord.dataplane._native",
+    sources,
+    depends=sorted(map(str, directory.glob("*.h"))),
+    define_macros=[("Py_LIMITED_API", "0x030B0000")],  # the first with Py_buffer
+    py_limited_api=True,
+    extra_compile_args=["-std=gnu11", "-Wall", "-Wextra", *(SANITIZE if sanitize else OPTIMIZE)],
+    extra_link_args=["-fsanitize=address,undefined"] if sanitize else [],
+    optional=os.environ.get("MIRRORD_REQUIRE_NATIVE") != "1",
+)
+
+setup(
+    ext_modules=[native] if sources else [],
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if sources else {},
+)

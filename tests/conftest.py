@@ -1,0 +1,60 @@
+"""Fixtures of the tests that need a network: a topology, sniffers and daemons in it, both data planes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from tests.support.daemon import Daemon, Setting
+from tests.support.sniffer import Sniffer
+from tests.support.topology import Host, Topology
+
+
+class MakeDaemon(Protocol):
+    def __call__(self, host: Host, configuration: str, *, up: bool = True, **settings: Setting) -> Daemon: ...
+
+
+class MakeSniffer(Protocol):
+    def __call__(self, host: Host, device: str, expression: str = "", *, snaplen: int = 2048) -> Sniffer: ...
+
+
+@pytest.fixture
+def net() -> Iterator[Topology]:
+    """Makes hosts and links: `net.host("a")`, `net.link(a, "eth0", b, "eth0")`, `net.lan({a: "10.0.0.1/24"})`."""
+    with Topology() as topology:
+        yield topology
+
+
+@pytest.fixture
+def sniff(tmp_path: Path) -> MakeSniffer:
+    """Makes a sniffer that listens already: `sniff(host, "eth0", "udp port 4789")`."""
+
+    def make(host: Host, device: str, expression: str = "", *, snaplen: int = 2048) -> Sniffer:
+        return Sniffer(host, device, expression, tmp_path / f"{host.label}-{device}.pcap", snaplen=snaplen)
+
+    return make
+
+
+@pytest.fixture(params=["python", "native"])
+def dataplane(request: pytest.FixtureRequest) -> str:
+    """Which data plane the daemon runs; a test that asks for a daemon runs once with each."""
+    return str(request.param)
+
+
+@pytest.fixture
+def daemon(dataplane: str, tmp_path: Path, net: Topology) -> Iterator[MakeDaemon]:  # noqa: ARG001 (it outlives this)
+    """Runs mirrord in a host: `daemon(host, toml)`. Those still running at the end are stopped."""
+    with ExitStack() as running:
+
+        def make(host: Host, configuration: str, *, up: bool = True, **settings: Setting) -> Daemon:
+            directory = tmp_path / f"mirrord-{host.label}"
+            directory.mkdir()
+            made = Daemon(host, directory, configuration, up=up, **{"dataplane": dataplane, **settings})
+            running.callback(made.stop)
+            return made
+
+        yield make

@@ -1,0 +1,84 @@
+"""Nothing is lost uncounted: captured = mirrored + skipped + dropped, and both ends are the kernel's own counts.
+
+client eth0 ---- nic [source] uplink ---- eth0 [collector] vxlan0
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import MakeDaemon
+from tests.support.send import flood, send
+from tests.support.topology import Host, Topology, acquaint, receive_vxlan
+
+COUNT = 100_000
+RATE = {"python": 10_000, "native": 50_000}  # frames a second that each data plane carries on a busy machine
+FRAME = bytes.fromhex("020000000002 020000000001 88b6").ljust(64, b"\0")  # see test_loops
+
+
+def configuration(direction: str, ring_size: str) -> str:
+    return f"""
+[mirrors.m]
+enabled = true
+
+[[mirrors.m.sessions]]
+name = "s"
+direction = "{direction}"
+source = {{ type = "device", device = "nic" }}
+destination = {{ type = "vxlan", remote = "10.99.0.2", vni = 1 }}
+ring_size = "{ring_size}"
+capture = "ring"
+"""
+
+
+@pytest.fixture
+def hosts(net: Topology) -> tuple[Host, Host, Host]:
+    client, source, collector = net.host("client"), net.host("source"), net.host("collector")
+    net.link(client, "eth0", source, "nic")
+    net.link(source, "uplink", collector, "eth0", ("10.99.0.1/24", "10.99.0.2/24"))
+    acquaint(source, "uplink", "10.99.0.1", collector, "eth0", "10.99.0.2")
+    receive_vxlan(collector, vni=1)
+    return client, source, collector
+
+
+def test_a_paced_stream_loses_nothing(hosts: tuple[Host, Host, Host], daemon: MakeDaemon, dataplane: str) -> None:
+    client, source, collector = hosts
+    mirrord = daemon(source, configuration("ingress", "8MiB"))
+
+    send(client, "eth0", FRAME, COUNT, RATE[dataplane])
+    metrics = mirrord.settle(captured=COUNT)
+    mirrord.stop()
+
+    assert source.counter("nic", "rx", "packets") == COUNT
+    assert metrics.total("mirrord_captured_frames_total") == COUNT
+    assert metrics.total("mirrord_read_frames_total", direction="ingress") == COUNT
+    assert metrics.total("mirrord_mirrored_frames_total") == COUNT
+    assert metrics.total("mirrord_dropped_frames_total") == metrics.total("mirrord_skipped_frames_total") == 0
+    assert collector.counter("vxlan0", "rx", "packets") == COUNT
+    assert collector.counter("vxlan0", "rx", "bytes") == COUNT * (len(FRAME) - 14)  # the kernel counts from layer 3
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["running", "frozen"])
+def test_a_flood_into_a_tiny_ring_is_accounted_for(
+    hosts: tuple[Host, Host, Host], daemon: MakeDaemon, tmp_path: Path, frozen: bool
+) -> None:
+    _, source, _ = hosts
+    mirrord = daemon(source, configuration("egress", "1MiB"))
+
+    if frozen:
+        mirrord.freeze()
+    flood(source, "nic", FRAME, COUNT, tmp_path)
+    if frozen:
+        mirrord.thaw()
+    metrics = mirrord.settle(captured=COUNT)
+    mirrord.stop()
+
+    assert metrics.total("mirrord_captured_frames_total") == COUNT  # exactly what the sender sent
+    assert metrics.unaccounted() == 0
+    ring_full = metrics.total("mirrord_dropped_frames_total", reason="ring_full")
+    assert metrics.total("mirrord_read_frames_total", direction="egress") == COUNT - ring_full
+    assert metrics.total("mirrord_mirrored_frames_total") == source.counter("uplink", "tx", "packets")
+    if frozen:
+        assert ring_full > 0

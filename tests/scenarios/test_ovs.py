@@ -1,0 +1,60 @@
+"""Document 003: Open vSwitch's select_src_port and select_dst_port, as a device session does them.
+
+ns1 tap1 ---- p1 [switch: br0] p2 ---- tap2 ns2
+               | mirrored
+ns3 tap3 ---- p3
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conftest import MakeDaemon, MakeSniffer
+from tests.support.topology import Topology
+
+
+@pytest.mark.parametrize(
+    ("direction", "expected"),
+    [
+        # What the switch takes in at the port, and what it puts out there.
+        pytest.param("ingress", "10.10.10.11 > 10.10.10.12: ICMP echo request", id="select_src_port"),
+        pytest.param("egress", "10.10.10.12 > 10.10.10.11: ICMP echo reply", id="select_dst_port"),
+    ],
+)
+def test_a_port_is_mirrored_in_one_direction(
+    net: Topology, sniff: MakeSniffer, daemon: MakeDaemon, direction: str, expected: str
+) -> None:
+    switch, ns1, ns2, ns3 = net.host("switch"), net.host("ns1"), net.host("ns2"), net.host("ns3")
+    switch.ip("link add name br0 type bridge")
+    switch.ip("link set dev br0 up")
+    net.link(ns1, "tap1", switch, "p1", ("10.10.10.11/24", ""))
+    net.link(ns2, "tap2", switch, "p2", ("10.10.10.12/24", ""))
+    net.link(ns3, "tap3", switch, "p3")
+    for port in ("p1", "p2"):
+        switch.ip(f"link set dev {port} master br0")
+    received = sniff(ns3, "tap3")
+    mirrord = daemon(
+        switch,
+        f"""
+[mirrors.m0]
+enabled = true
+
+[[mirrors.m0.sessions]]
+name = "tap1"
+direction = "{direction}"
+source = {{ type = "device", device = "p1" }}
+destination = {{ type = "device", device = "p3" }}
+""",
+    )
+
+    ns1.run("ping", "-c", "2", "-i", "0.2", "10.10.10.12")
+    received.wait_lines(2, "icmp")
+    metrics = mirrord.settle(captured=2)
+    mirrord.stop()
+
+    echoes = received.stop().lines("icmp")
+    assert len(echoes) == 2, echoes
+    assert all(f"ethertype IPv4 (0x0800), length 98: {expected}" in line for line in echoes), echoes
+    everything = received.frames()  # ARP is mirrored too
+    assert metrics.total("mirrord_sent_packets_total", mirror="m0", session="tap1") == len(everything)
+    assert metrics.total("mirrord_sent_bytes_total", mirror="m0", session="tap1") == sum(map(len, everything))

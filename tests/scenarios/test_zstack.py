@@ -1,0 +1,71 @@
+"""Documents 000 and 004: VM-2's NIC mirrored to VM-1's second NIC, on one host.
+
+VM-2 eth0 ---- tap-vm2 [host: br0] tap-dhcp ---- eth0 DHCP server
+                  | mirrored
+VM-1 eth1 ---- tap-vm1
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conftest import MakeDaemon, MakeSniffer
+from tests.support.topology import Host, Topology
+
+ECHO_REQUEST, ECHO_REPLY = "icmp[0] == 8", "icmp[0] == 0"
+
+
+def configuration(direction: str) -> str:
+    return f"""
+[mirrors.vm-2]
+description = "core business on VM-2"
+enabled = true
+
+[[mirrors.vm-2.sessions]]
+name = "nic"
+direction = "{direction}"
+source = {{ type = "device", device = "tap-vm2", perspective = "guest" }}
+destination = {{ type = "device", device = "tap-vm1" }}
+"""
+
+
+@pytest.fixture
+def machines(net: Topology) -> tuple[Host, Host, Host]:
+    """The host, VM-1 and VM-2; what VM-2 pings is at 10.1.225.124."""
+    host, vm1, vm2, dhcp = net.host("host"), net.host("vm1"), net.host("vm2"), net.host("dhcp")
+    host.ip("link add name br0 type bridge")
+    host.ip("link set dev br0 up")
+    net.link(vm2, "eth0", host, "tap-vm2", ("10.1.225.37/24", ""))
+    net.link(dhcp, "eth0", host, "tap-dhcp", ("10.1.225.124/24", ""))
+    net.link(vm1, "eth1", host, "tap-vm1")
+    for port in ("tap-vm2", "tap-dhcp"):
+        host.ip(f"link set dev {port} master br0")
+    return host, vm1, vm2
+
+
+def test_every_request_and_reply_arrives_untouched(
+    machines: tuple[Host, Host, Host], sniff: MakeSniffer, daemon: MakeDaemon
+) -> None:
+    host, vm1, vm2 = machines
+    original, received = sniff(vm2, "eth0", "icmp"), sniff(vm1, "eth1", "icmp")
+    mirrord = daemon(host, configuration("both"))
+    vm2.run("ping", "-c", "5", "-i", "0.2", "10.1.225.124")
+    mirrord.stop()
+
+    lines = received.stop().lines()
+    assert [" echo request," in line for line in lines] == [True, False] * 5, lines
+    assert all("ethertype IPv4 (0x0800), length 98: " in line for line in lines), lines
+    assert received.frames() == original.stop().frames()
+
+
+@pytest.mark.parametrize(("direction", "seen"), [("ingress", ECHO_REPLY), ("egress", ECHO_REQUEST)])
+def test_directions_are_the_guests(
+    machines: tuple[Host, Host, Host], sniff: MakeSniffer, daemon: MakeDaemon, direction: str, seen: str
+) -> None:
+    host, vm1, vm2 = machines
+    original, received = sniff(vm2, "eth0", seen), sniff(vm1, "eth1", "icmp")
+    mirrord = daemon(host, configuration(direction))
+    vm2.run("ping", "-c", "2", "-i", "0.2", "10.1.225.124")
+    mirrord.stop()
+    assert received.stop().frames() == original.stop().frames()
+    assert len(received.frames()) == 2

@@ -1,0 +1,63 @@
+"""Senders of Ethernet frames, exact in number: every frame passes the egress taps of the device that it leaves by."""
+
+from __future__ import annotations
+
+import errno
+import re
+import socket
+import time
+from pathlib import Path
+
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
+
+from tests.support.topology import Host
+
+_BATCH_SECONDS = 0.002
+
+
+def send(host: Host, device: str, frame: bytes, count: int = 1, rate: float = 0) -> None:
+    """Send a frame `count` times, evenly at `rate` frames a second; 0: as fast as Python can."""
+    with host.open_socket(socket.AF_PACKET, socket.SOCK_RAW) as out:  # protocol 0: it receives nothing
+        out.bind((device, 0))
+        start, sent = time.monotonic(), 0
+        while sent < count:
+            due = count if not rate else min(count, 1 + int((time.monotonic() - start) * rate))
+            for _ in range(due - sent):
+                _send_one(out, frame)
+            sent = due
+            if sent < count:
+                time.sleep(_BATCH_SECONDS)
+
+
+def _send_one(out: socket.socket, frame: bytes) -> None:
+    try:
+        out.send(frame)
+    except OSError as error:
+        if error.errno != errno.ENOBUFS:  # the other end of a veth has no room: lost there, but the taps here saw it
+            raise
+
+
+def flood(host: Host, device: str, frame: bytes, count: int, directory: Path) -> None:
+    """Send a frame `count` times as fast as one core can: trafgen, through the qdisc, where the taps see it."""
+    description = directory / "flood.cfg"
+    description.write_text("{ " + ", ".join(str(byte) for byte in frame) + " }\n")
+    before = host.transmitted(device)
+    said = host.run(
+        "trafgen", "--qdisc-path", "--no-sock-mem", "--notouch-irq", "--dev", device, "--conf", str(description),
+        "--num", str(count), "--cpus", "1",
+    )  # fmt: skip
+    outgoing = re.search(r"(\d+) packets outgoing", said)
+    assert outgoing, said
+    assert int(outgoing[1]) == count, said
+    assert host.transmitted(device) - before >= count, said
+
+
+def udp_frame(
+    source: tuple[str, str, int], destination: tuple[str, str, int], payload: bytes = b"", *, length: int = 0
+) -> bytes:
+    """A UDP datagram in its Ethernet frame, between two (MAC, IPv4 address, port), padded to `length` bytes."""
+    (source_mac, source_address, source_port), (mac, address, port) = source, destination
+    payload = payload.ljust(max(0, length - 42), b"\0")
+    layers = Ether(src=source_mac, dst=mac) / IP(src=source_address, dst=address) / UDP(sport=source_port, dport=port)
+    return bytes(layers / payload)
