@@ -16,6 +16,7 @@
 
 #define STREAMS 2
 #define MOST_FRAMES (8u << 20) // of a stream
+#define OVERLAP 1000000        // nanoseconds in which both see every frame: longer than needed, to have many
 #define TABLE (1u << 18)       // room for the stamps of one overlap; a power of two
 
 struct reader {
@@ -137,6 +138,7 @@ static void hand_over(struct reader *reader, struct opening *opening, uint64_t *
     memset(noted, 0, sizeof(noted));
     notes = 0;
     capture_filter(opening->new, true); // from here both see every frame
+    sleep_until(clock_ns(CLOCK_MONOTONIC) + OVERLAP);
     capture_filter(reader->capture, false);
     drain_to_the_end(reader);
     *captured += reader->captured;
