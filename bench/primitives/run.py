@@ -84,16 +84,16 @@ class Table:
             row.setdefault(name, []).append(value)
 
     def markdown(self) -> str:
-        """One line for each subject: medians, then the first quantity's least value and spread."""
+        """One line for each subject: medians, then the first quantity's least value and spread over the rounds."""
         names = list(next(iter(self.samples.values())))
-        lines = [
-            f"## {self.title}\n",
-            "| subject | " + " | ".join(name.replace("_", " ") for name in names) + " | least | spread |",
-            "| --- |" + " --- |" * (len(names) + 2),
-        ]
+        repeated = any(len(row[names[0]]) > 1 for row in self.samples.values())
+        columns = ["subject", *(name.replace("_", " ") for name in names), *(["least", "spread"] if repeated else [])]
+        lines = [f"## {self.title}\n", f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
         for subject, row in self.samples.items():
-            values = [statistics.median(row[name]) for name in names] + [min(row[names[0]])]
-            lines.append(f"| {subject} | " + " | ".join(map(number, values)) + f" | {spread(row[names[0]]):.0%} |")
+            cells = [subject, *(number(statistics.median(row[name])) for name in names)]
+            if repeated:
+                cells += [number(min(row[names[0]])), f"{spread(row[names[0]]):.0%}"]
+            lines.append(f"| {' | '.join(cells)} |")
         return "\n".join(lines) + "\n"
 
 
@@ -318,6 +318,12 @@ def measure(bench: Bench, *, rounds: int, seconds: float) -> int:
     return rounds
 
 
+def report(described: dict[str, str], tables: list[Table]) -> str:
+    """The whole Markdown page."""
+    heading = "# Primitives\n\n" + "".join(f"- {key.replace('_', ' ')}: {value}\n" for key, value in described.items())
+    return "\n".join([heading, *(table.markdown() for table in tables)])
+
+
 def main() -> None:
     """Builds, measures, writes."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -336,8 +342,7 @@ def main() -> None:
     described["rounds"] = str(rounds)
     described["stolen_by_the_hypervisor"] = f"{(stolen_after - stolen_before) / (ticks_after - ticks_before):.0%}"
     tables = sorted(bench.tables.values(), key=lambda table: table.title != "The sender alone")
-    heading = "# Primitives\n\n" + "".join(f"- {key.replace('_', ' ')}: {value}\n" for key, value in described.items())
-    text = "\n".join([heading, *(table.markdown() for table in tables)])
+    text = report(described, tables)
     options.results.mkdir(parents=True, exist_ok=True)
     (options.results / "primitives.md").write_text(text)
     samples = {"machine": described, "samples": {table.title: table.samples for table in tables}}
