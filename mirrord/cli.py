@@ -170,3 +170,7 @@ def _scaled(value: float) -> str:
         if value >= factor:
             return f"{value / factor:.3g}{unit}"
     return f"{value:.0f}"
+
+
+if __name__ == "__main__":
+    main()

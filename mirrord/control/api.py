@@ -20,12 +20,12 @@ import structlog
 from aiohttp import web
 
 from mirrord.control.service import Service
-from mirrord.errors import ConfigError, MirrordError, NotFound
+from mirrord.errors import MirrordError
 
 log = structlog.get_logger(subsystem="api")
 SERVICE = web.AppKey("service", Service)
 MODE = 0o660
-STATUS = {NotFound: 404, ConfigError: 422}
+STATUS = {"not_found": 404, "refused": 409, "invalid_config": 422}
 
 
 def application(service: Service) -> web.Application:
@@ -62,14 +62,14 @@ async def _errors(request: web.Request, handler: Callable[[web.Request], Awaitab
     try:
         return await handler(request)
     except MirrordError as error:
-        return _error(STATUS[type(error)], error.code, str(error), request)
+        return _error(STATUS[error.code], error.code, error.message, error.path)
     except web.HTTPException as error:
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status, "bad_request")
-        return _error(error.status, code, f"{request.method} {request.path}: {error.reason}", request)
+        return _error(error.status, code, f"{request.method} {request.path}: {error.reason}", "")
 
 
-def _error(status: int, code: str, message: str, request: web.Request) -> web.Response:
-    return web.json_response({"error": {"code": code, "message": message, "path": request.path}}, status=status)
+def _error(status: int, code: str, message: str, path: str) -> web.Response:
+    return web.json_response({"error": {"code": code, "message": message, "path": path}}, status=status)
 
 
 def listen(path: Path, group: str) -> socket.socket:
@@ -92,8 +92,15 @@ def listen(path: Path, group: str) -> socket.socket:
     try:
         listener.bind(str(path))
         if group:
-            os.chown(path, -1, grp.getgrnam(group).gr_gid)
+            os.chown(path, -1, _group(group))
         listener.listen(64)
     finally:
         os.umask(before)
     return listener
+
+
+def _group(name: str) -> int:
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise OSError(errno.ENOENT, f"no such group: {name}") from None

@@ -26,7 +26,7 @@ from mirrord.control.notify import notify
 from mirrord.control.pipelines import Pipelines
 from mirrord.control.service import Service
 from mirrord.dataplane import native_available
-from mirrord.errors import ConfigError
+from mirrord.errors import ConfigError, HostError
 from mirrord.model import Config
 
 log = structlog.get_logger(subsystem="daemon")
@@ -34,10 +34,6 @@ log = structlog.get_logger(subsystem="daemon")
 DEFAULT_PATH = Path("/etc/mirrord/mirrord.toml")
 CAPABILITIES = {12: "CAP_NET_ADMIN", 13: "CAP_NET_RAW"}  # linux/capability.h; for SO_MARK and promiscuity, for AF_PACKET
 CLOSE_SECONDS = 1.0  # how long an open connection may hold up the end
-
-
-class CannotRun(Exception):
-    """This host does not let the daemon run."""
 
 
 @click.command()
@@ -52,7 +48,7 @@ def main(path: Path, log_format: str, *, check: bool) -> None:
     except ConfigError as error:
         for problem in error.problems:
             click.echo(f"mirrord: {problem}", err=True)
-        sys.exit(2)
+        sys.exit(error.exit_status)
     if check:
         click.echo(f"{path}: the configuration is valid")
         return
@@ -62,35 +58,36 @@ def main(path: Path, log_format: str, *, check: bool) -> None:
         require_capabilities()
         dataplane = choose_dataplane(configuration.daemon.dataplane)
         uvloop.run(run(path, configuration, dataplane))
-    except CannotRun as error:
+    except HostError as error:
         click.echo(f"mirrord: {error}", err=True)
-        sys.exit(1)
+        sys.exit(error.exit_status)
 
 
 def require_capabilities() -> None:
-    """CannotRun when the process lacks a capability that it needs, by name (capabilities(7))."""
+    """HostError when the process lacks a capability that it needs, by name (capabilities(7))."""
     status = Path("/proc/self/status").read_text()
     effective = int(next(line for line in status.splitlines() if line.startswith("CapEff:")).split()[1], 16)
     missing = [name for bit, name in CAPABILITIES.items() if not effective >> bit & 1]
     if missing:
-        raise CannotRun(f"no privilege: needs {' and '.join(missing)}; run it as root or by its systemd unit")
+        message = f"no privilege: needs {' and '.join(missing)}; run it as root or by its systemd unit"
+        raise HostError("no_privilege", message)
 
 
 def choose_dataplane(wanted: str) -> str:
-    """`native` or `python`; never the slow one unsaid. CannotRun when native is demanded and not there."""
+    """`native` or `python`; never the slow one unsaid. HostError when native is demanded and not there."""
     if wanted == "python":
         return wanted
     missing = native_available()
     if not missing:
         return "native"
     if wanted == "native":
-        raise CannotRun(f"the native data plane is not available: {missing}")
+        raise HostError("no_native_dataplane", f"the native data plane is not available: {missing}", "daemon.dataplane")
     log.warning("the native data plane is not available, the much slower python one runs", reason=missing)
     return "python"
 
 
 async def run(path: Path, configuration: Config, dataplane: str) -> None:
-    """Run until SIGTERM or SIGINT. CannotRun when an address is taken."""
+    """Run until SIGTERM or SIGINT. HostError when an address is taken."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -151,25 +148,24 @@ class Doors:
         self._path: Path | None = None
 
     async def open(self, configuration: Config) -> None:
-        """Listen on both. CannotRun when an address is taken or not to be had."""
+        """Listen on both. HostError when an address is taken or not to be had."""
         await self._api.setup()
         await self._metrics.setup()
         daemon = configuration.daemon
         try:
             listener = api.listen(Path(daemon.socket), daemon.socket_group)
         except OSError as error:
-            raise CannotRun(f"daemon.socket {daemon.socket}: {in_use(error, 'another mirrord listens there')}") from error
+            raise taken("daemon.socket", daemon.socket, error, "another mirrord listens there") from error
         self._path = Path(daemon.socket)
         assert self._api.server is not None  # set up above
         self._server = await asyncio.get_running_loop().create_unix_server(self._api.server, sock=listener)
         if daemon.metrics:
-            host, _, port = daemon.metrics.rpartition(":")
-            host = host.strip("[]")
+            host, port = daemon.metrics
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             try:
-                tcp = socket.create_server((host, int(port)), family=family)
+                tcp = socket.create_server((host, port), family=family)
             except OSError as error:
-                raise CannotRun(f"daemon.metrics {daemon.metrics}: {in_use(error, 'the port is in use')}") from error
+                raise taken("daemon.metrics", f"{host} port {port}", error, "the port is in use") from error
             await web.SockSite(self._metrics, tcp).start()
 
     async def close(self) -> None:
@@ -182,6 +178,12 @@ class Doors:
             self._path.unlink(missing_ok=True)
 
 
-def in_use(error: OSError, text: str) -> str:
-    """The error in words; `text` when the address is taken."""
-    return text if error.errno == errno.EADDRINUSE else error.strerror or str(error)
+def taken(path: str, address: object, error: OSError, text: str) -> HostError:
+    """Why the address cannot be had; `text` when another has it."""
+    if error.errno == errno.EADDRINUSE:
+        return HostError("address_in_use", f"{address}: {text}", path)
+    return HostError("no_address", f"{address}: {error.strerror or error}", path)
+
+
+if __name__ == "__main__":
+    main()

@@ -92,14 +92,9 @@ class Links:
         """Call `changed` in the running loop whenever devices, addresses or routes changed."""
 
         def ring() -> None:
-            with suppress(BlockingIOError):
-                while True:
-                    try:
-                        self._bell.recv(1)  # which change it was, `read` will tell
-                    except BlockingIOError:
-                        raise
-                    except OSError:  # ENOBUFS: messages were lost, which is a change too
-                        continue
+            with suppress(OSError):  # EAGAIN: all heard; ENOBUFS: messages were lost, which is a change too
+                while self._bell.recv(1):  # which change it was, `read` will tell
+                    pass
             changed()
 
         asyncio.get_running_loop().add_reader(self._bell.fileno(), ring)

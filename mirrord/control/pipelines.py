@@ -67,7 +67,7 @@ class Pipelines:
     def stalled(self, seconds: float) -> list[str]:
         """The workers that made no progress for so long."""
         now = time.monotonic()
-        return [worker.name for worker in self._workers if now - worker.progress > seconds]
+        return [_worker_name(n) for n, worker in enumerate(self._workers) if now - worker.progress > seconds]
 
     def stop(self) -> None:
         """End every pipeline, nothing lost on the way out, log the totals and stop the workers."""
@@ -94,7 +94,7 @@ class Pipelines:
         with self._lock:
             self._running[key], self._plans[key] = (pipeline, worker), plan
             self._errors.pop(key, None)
-        log.info("session up", **_names(key), worker=worker.name)
+        log.info("session up", **_names(key), worker=_worker_name(self._workers.index(worker)))
 
     def _remove(self, key: Key, reason: str = "") -> None:
         pipeline, worker = self._running[key]
@@ -117,7 +117,7 @@ class Pipelines:
         load, worker = min(loads, key=lambda pair: pair[0], default=(1, None))
         if worker is not None and (load == 0 or len(self._workers) >= len(os.sched_getaffinity(0))):
             return worker
-        worker = Worker(f"worker-{len(self._workers)}", self._nice)
+        worker = Worker(_worker_name(len(self._workers)), self._nice)
         worker.start()
         self._workers.append(worker)
         return worker
@@ -145,6 +145,10 @@ class Pipelines:
             if entry.pipeline is None and (before is None or before.reason != entry.reason):
                 say = log.error if entry.state == "failed" else log.info
                 say(f"session {entry.state}", **_names(key), reason=entry.reason)
+
+
+def _worker_name(n: int) -> str:
+    return f"worker-{n}"
 
 
 def _names(key: Key) -> dict[str, str]:

@@ -20,6 +20,8 @@ from mirrord.dataplane.forward import ForwardPlan
 from mirrord.dataplane.headers import ETH_HEADER
 from mirrord.dataplane.transmit import DevicePlan, UdpPlan
 from mirrord.dataplane.worker import PipelinePlan
+from mirrord.errors import Refused
+from mirrord.values import GLOB
 from mirrord.model import Config, DeviceDestination, DeviceSource, Mirror, Session, VxlanDestination
 
 if TYPE_CHECKING:
@@ -49,10 +51,6 @@ class Entry:
     guest: bool = False  # ingress and egress are the guest's
     about: tuple[tuple[str, str], ...] = ()  # the session in words, for status and metrics
     warnings: tuple[str, ...] = ()
-
-
-class Refused(Exception):
-    """The host does not allow what a session asks for."""
 
 
 class Waiting(Exception):
@@ -87,9 +85,10 @@ def make(config: Config, view: View) -> dict[Key, Entry]:
 
 def _keys(mirror: str, session: Session, view: View) -> Iterator[Key]:
     """One for each device that the source names or matches; a pattern that matches none stands for itself."""
+    assert isinstance(session.source, DeviceSource)  # the others are refused by the loader
     own = session.destination.device if isinstance(session.destination, DeviceDestination) else None
-    for pattern in _devices(session.source):
-        if not any(character in pattern for character in "*?["):
+    for pattern in session.source.device:
+        if not GLOB.search(pattern):
             yield Key(mirror, session.name, pattern)
             continue
         matches = sorted(name for name in view.links if fnmatchcase(name, pattern) and name != own)
@@ -97,11 +96,8 @@ def _keys(mirror: str, session: Session, view: View) -> Iterator[Key]:
             yield Key(mirror, session.name, name)
 
 
-def _devices(source: DeviceSource) -> list[str]:
-    return [source.device] if isinstance(source.device, str) else list(source.device)
-
-
 def _entry(config: Config, key: Key, session: Session, view: View, tunnels: tuple[Guard, ...]) -> Entry:
+    assert isinstance(session.source, DeviceSource)  # the others are refused by the loader
     guest = session.source.perspective == "guest"
     entry = Entry(key, "up", guest=guest, about=_about(session))
     try:
@@ -128,6 +124,7 @@ def _about(session: Session) -> tuple[tuple[str, str], ...]:
     if isinstance(to, DeviceDestination):
         destination, transmit = f"device {to.device}", "packet"
     else:
+        assert isinstance(to, VxlanDestination)  # the others are refused by the loader
         destination, transmit = f"vxlan {to.remote} port {to.port} vni {to.vni}", "socket"
     return (
         ("direction", session.direction),
@@ -164,6 +161,7 @@ def _way_out(
     )
     if isinstance(session.destination, DeviceDestination):
         return _span(config, session.destination, source, view, forward)
+    assert isinstance(session.destination, VxlanDestination)  # the others are refused by the loader
     return _vxlan(config, session.destination, source, view, forward)
 
 
@@ -206,7 +204,15 @@ def _vxlan(
         ]
     else:
         warnings = [f"no route to {path.remote}"]
-    plan = UdpPlan(path.remote, to.port, path.local, to.ttl, to.dscp, config.daemon.mark)
+    plan = UdpPlan(
+        remote=path.remote,
+        port=to.port,
+        local=path.local,
+        ttl=to.ttl,
+        dscp=to.dscp,
+        mark=config.daemon.mark,
+        fragment=forward.on_mtu_exceeded == "fragment",
+    )
     return plan, forward, tuple(warnings)
 
 

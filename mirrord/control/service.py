@@ -21,7 +21,7 @@ from mirrord.control.links import Links
 from mirrord.control.metrics import Reload, Row
 from mirrord.control.notify import notify, reloading, watchdog_seconds
 from mirrord.control.pipelines import Pipelines
-from mirrord.errors import ConfigError, NotFound
+from mirrord.errors import ConfigError, MirrordError
 from mirrord.model import Config
 
 log = structlog.get_logger(subsystem="service")
@@ -83,7 +83,7 @@ class Service:
         try:
             new = config.load(self.path)
         except ConfigError as error:
-            self.last_reload.successful, self.last_reload.problems = False, error_lines(error)
+            self.last_reload.successful, self.last_reload.problems = False, [str(problem) for problem in error.problems]
             for problem in self.last_reload.problems:
                 log.error("reload refused", problem=problem)
             raise
@@ -140,10 +140,10 @@ class Service:
         return [self.mirror(name) for name in self.config.mirrors]
 
     def mirror(self, name: str) -> dict[str, Any]:
-        """One mirror. NotFound when there is none of that name."""
+        """One mirror. MirrordError `not_found` when there is none of that name."""
         mirror = self.config.mirrors.get(name)
         if mirror is None:
-            raise NotFound(f"no such mirror: {name}")
+            raise MirrordError("not_found", f"no such mirror: {name}")
         shown = {"name": name, **mirror.model_dump(mode="json")}
         rows = [row for row in self.rows() if row.entry.key.mirror == name]
         for each in shown["sessions"]:
