@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mirrord import __version__
-from mirrord.client import Client, Failed, Unreachable
+from mirrord.client import AnsweredError, Client, UnreachableError
 
 DEFAULT_SOCKET = "/run/mirrord/mirrord.sock"
 COLOURS = {"up": "green", "waiting": "yellow", "failed": "red", "paused": "yellow"}
@@ -41,10 +41,10 @@ class Asker:
 
         try:
             answer = asyncio.run(ask())
-        except Unreachable as error:
+        except UnreachableError as error:
             click.echo(f"mirrorctl: the daemon cannot be reached: {error}", err=True)
             sys.exit(3)
-        except Failed as error:
+        except AnsweredError as error:
             click.echo(f"mirrorctl: {error}", err=True)
             sys.exit(1)
         if self.as_json:
@@ -70,7 +70,8 @@ def status(ask: Asker) -> None:
 
     def show(answer: Any, console: Console) -> None:
         console.print(
-            f"mirrord {answer['version']}, pid {answer['pid']}, {answer['dataplane']} data plane, {answer['config']['path']}",
+            f"mirrord {answer['version']}, pid {answer['pid']}, {answer['dataplane']} data plane,"
+            f" {answer['config']['path']}",
             highlight=False,
         )
         for problem in answer["config"]["problems"]:
@@ -122,7 +123,9 @@ def reload(ask: Asker) -> None:
 
 
 def _print_sessions(sessions: Iterable[Any], console: Console) -> None:
-    table = _table("MIRROR", "SESSION", "SOURCE", "DESTINATION", "STATE", "FRAMES/S", "BITS/S", "MIRRORED", "DROPPED", "WHY")
+    table = _table(
+        "MIRROR", "SESSION", "SOURCE", "DESTINATION", "STATE", "FRAMES/S", "BITS/S", "MIRRORED", "DROPPED", "WHY"
+    )
     for session in sessions:
         counters = session["counters"]
         _row(

@@ -10,11 +10,11 @@ import aiohttp
 TIMEOUT_SECONDS = 30
 
 
-class Unreachable(Exception):
+class UnreachableError(Exception):
     """No daemon answers on the socket."""
 
 
-class Failed(Exception):
+class AnsweredError(Exception):
     """The daemon refused: its message, with the stable `code`."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -25,7 +25,7 @@ class Failed(Exception):
 class Client:
     """A connection to the daemon's socket, as an async context manager. Answers are the API's JSON.
 
-    Every call raises Unreachable or Failed.
+    Every call raises UnreachableError or AnsweredError.
     """
 
     def __init__(self, path: str) -> None:
@@ -61,7 +61,7 @@ class Client:
             async with self._session.request(method, f"http://mirrord/v1/{resource}") as response:
                 answer = await response.json()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise Unreachable(f"{self._path}: {getattr(error, 'strerror', None) or error}") from error
-        if response.status >= 400:  # noqa: PLR2004 (RFC 9110: an error)
-            raise Failed(answer["error"]["code"], answer["error"]["message"])
+            raise UnreachableError(f"{self._path}: {getattr(error, 'strerror', None) or error}") from error
+        if response.status >= 400:  # RFC 9110: an error
+            raise AnsweredError(answer["error"]["code"], answer["error"]["message"])
         return answer

@@ -32,7 +32,8 @@ from mirrord.model import Config
 log = structlog.get_logger(subsystem="daemon")
 
 DEFAULT_PATH = Path("/etc/mirrord/mirrord.toml")
-CAPABILITIES = {12: "CAP_NET_ADMIN", 13: "CAP_NET_RAW"}  # linux/capability.h; for SO_MARK and promiscuity, for AF_PACKET
+# linux/capability.h; the first is for SO_MARK and promiscuity, the second for AF_PACKET
+CAPABILITIES = {12: "CAP_NET_ADMIN", 13: "CAP_NET_RAW"}
 CLOSE_SECONDS = 1.0  # how long an open connection may hold up the end
 
 

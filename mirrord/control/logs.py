@@ -13,7 +13,7 @@ LEVELS = logging.getLevelNamesMapping()
 def configure(form: str) -> None:
     """Log as `console` lines or as `json`, from level info on. Other libraries' warnings come out alike."""
     stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
-    shared = [structlog.stdlib.add_log_level, stamp]
+    shared: list[structlog.typing.Processor] = [structlog.stdlib.add_log_level, stamp]
     last: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if form == "json"

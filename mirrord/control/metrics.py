@@ -48,7 +48,7 @@ class Reload:
 
 # name without prefix and `_total`, slot, help
 SIMPLE = (
-    ("captured_frames", Slot.captured, "Frames that passed the filter, the ones that the ring had no room for included."),
+    ("captured_frames", Slot.captured, "Frames that passed the filter, those the ring had no room for included."),
     ("mirrored_frames", Slot.mirrored, "Frames all of whose copies were accepted by the queue, driver or file."),
     ("sent_packets", Slot.sent_packets, "Copies accepted."),
     ("sent_bytes", Slot.sent_bytes, "Bytes of accepted copies, outer Ethernet header included, FCS not."),

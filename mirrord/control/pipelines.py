@@ -85,7 +85,7 @@ class Pipelines:
         except OSError as error:
             reason = error.strerror or str(error)
             if self._errors.get(key) != reason:
-                log.error("session failed", **_names(key), reason=reason)
+                log.error("session failed", **_names(key), reason=reason)  # noqa: TRY400 (the host's word, no traceback)
             with self._lock:
                 self._errors[key] = reason
             return

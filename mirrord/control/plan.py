@@ -10,22 +10,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from mirrord.control.links import Link, Path, View
 from mirrord.control.selection import guards, selection
 from mirrord.dataplane import encap
 from mirrord.dataplane.capture import CapturePlan
+from mirrord.dataplane.filter import Guard
 from mirrord.dataplane.forward import ForwardPlan
 from mirrord.dataplane.headers import ETH_HEADER
 from mirrord.dataplane.transmit import DevicePlan, UdpPlan
 from mirrord.dataplane.worker import PipelinePlan
 from mirrord.errors import Refused
+from mirrord.model import Config, DeviceDestination, DeviceSource, Session, VxlanDestination
 from mirrord.values import GLOB
-from mirrord.model import Config, DeviceDestination, DeviceSource, Mirror, Session, VxlanDestination
-
-if TYPE_CHECKING:
-    from mirrord.dataplane.filter import Guard
 
 UDP_HEADER, VXLAN_HEADER = 8, 8
 IP_HEADER = {4: 20, 6: 40}
@@ -53,7 +51,7 @@ class Entry:
     warnings: tuple[str, ...] = ()
 
 
-class Waiting(Exception):
+class AbsentError(Exception):
     """The host does not have yet what a session asks for."""
 
 
@@ -103,8 +101,8 @@ def _entry(config: Config, key: Key, session: Session, view: View, tunnels: tupl
     try:
         source = _source(key.source, view)
         transmit, forward, warnings = _way_out(config, session, source, view)
-    except Waiting as waiting:
-        return replace(entry, state="waiting", reason=str(waiting))
+    except AbsentError as absent:
+        return replace(entry, state="waiting", reason=str(absent))
     except Refused as refused:
         return replace(entry, state="failed", reason=str(refused))
     capture = CapturePlan(
@@ -138,11 +136,11 @@ def _about(session: Session) -> tuple[tuple[str, str], ...]:
 def _source(name: str, view: View) -> Link:
     link = view.links.get(name)
     if link is None:
-        raise Waiting(f"no such device: {name}")
+        raise AbsentError(f"no such device: {name}")
     if not link.ethernet:
         raise Refused(f"{name} is not an Ethernet device")
     if not link.up:
-        raise Waiting(f"device is down: {name}")
+        raise AbsentError(f"device is down: {name}")
     return link
 
 
@@ -172,7 +170,7 @@ def _span(
         raise Refused(f"source and destination are the same device: {to.device}")
     link = view.links.get(to.device)
     if link is None:
-        raise Waiting(f"no such device: {to.device}")
+        raise AbsentError(f"no such device: {to.device}")
     if not link.ethernet:
         raise Refused(f"{to.device} is not an Ethernet device")
     if link.index in view.default_routes and not to.allow_default_route:
@@ -199,9 +197,9 @@ def _vxlan(
     forward = replace(forward, template=encap.vxlan(to.vni), frame_limit=limit, overhead=ETH_HEADER + headers)
     if route:
         warnings = _too_long(source, forward, f"the path MTU to {path.remote}, {route.mtu}")
-        warnings += [
-            warning for link in view.links.values() if link.index == route.device for warning in _shaping(link, "outgoing")
-        ]
+        for link in view.links.values():
+            if link.index == route.device:
+                warnings += _shaping(link, "outgoing")
     else:
         warnings = [f"no route to {path.remote}"]
     plan = UdpPlan(
@@ -227,9 +225,8 @@ def _too_long(source: Link, forward: ForwardPlan, limit: str) -> list[str]:
     if full <= forward.frame_limit:
         return []
     fate = {"truncate": "truncated", "fragment": "fragmented", "drop": "dropped"}[forward.on_mtu_exceeded]
-    return [
-        f"{limit}, carries frames of {forward.frame_limit} bytes, {source.name} has up to {full}: longer ones are {fate}"
-    ]
+    limit = f"{limit}, carries frames of {forward.frame_limit} bytes"
+    return [f"{limit}, but those of {source.name} have up to {full}: longer ones are {fate}"]
 
 
 def _shaping(link: Link, role: str) -> list[str]:

@@ -40,7 +40,7 @@ def guards(config: model.Config) -> tuple[Guard, ...]:
     found = {
         guard for mirror in config.mirrors.values() for session in mirror.sessions for guard in _tunnels_of(session)
     }
-    return tuple(sorted(found, key=lambda guard: (guard.address.version, guard.address, guard.protocol, guard.port or 0)))
+    return tuple(sorted(found, key=lambda guard: (guard.address.version, guard.address.packed, guard.port or 0)))
 
 
 def _tunnels_of(session: model.Session) -> Iterator[Guard]:
