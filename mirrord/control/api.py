@@ -53,7 +53,7 @@ async def _mirror(request: web.Request) -> web.Response:
 
 async def _reload(request: web.Request) -> web.Response:
     await request.app[SERVICE].reload()
-    return web.json_response({"reloaded": str(request.app[SERVICE].path)})
+    return web.json_response({"reloaded": request.app[SERVICE].path})
 
 
 @web.middleware

@@ -27,38 +27,39 @@ from mirrord.control.pipelines import Pipelines
 from mirrord.control.service import Service
 from mirrord.dataplane import native_available
 from mirrord.errors import ConfigError, HostError
-from mirrord.model import Config
+from mirrord.model import Daemon
 
 log = structlog.get_logger(subsystem="daemon")
 
-DEFAULT_PATH = Path("/etc/mirrord/mirrord.toml")
 # linux/capability.h; the first is for SO_MARK and promiscuity, the second for AF_PACKET
 CAPABILITIES = {12: "CAP_NET_ADMIN", 13: "CAP_NET_RAW"}
 CLOSE_SECONDS = 1.0  # how long an open connection may hold up the end
 
 
 @click.command()
-@click.option("-c", "--config", "path", type=click.Path(path_type=Path), default=DEFAULT_PATH, show_default=True)
+@click.option("-c", "--config", "path", default=config.DEFAULT_PATH, show_default=True)
 @click.option("--check", is_flag=True, help="Validate the configuration and exit.")
 @click.option("--log-format", type=click.Choice(["console", "json"]), default="console", show_default=True)
 @click.version_option(__version__, prog_name="mirrord")
-def main(path: Path, log_format: str, *, check: bool) -> None:
+def main(path: str, log_format: str, *, check: bool) -> None:
     """Copy the traffic of network interfaces to where it can be looked at."""
     try:
-        configuration = config.load(path)
+        loaded = config.load(path)
     except ConfigError as error:
         for problem in error.problems:
             click.echo(f"mirrord: {problem}", err=True)
         sys.exit(error.exit_status)
     if check:
+        for warning in loaded.warnings:
+            click.echo(f"mirrord: warning: {warning}", err=True)
         click.echo(f"{path}: the configuration is valid")
         return
     logs.configure(log_format)
-    logs.level(configuration.daemon.log_level)
+    logs.level(loaded.config.daemon.log_level)
     try:
         require_capabilities()
-        dataplane = choose_dataplane(configuration.daemon.dataplane)
-        uvloop.run(run(path, configuration, dataplane))
+        dataplane = choose_dataplane(loaded.config.daemon.dataplane)
+        uvloop.run(run(path, loaded, dataplane))
     except HostError as error:
         click.echo(f"mirrord: {error}", err=True)
         sys.exit(error.exit_status)
@@ -87,18 +88,17 @@ def choose_dataplane(wanted: str) -> str:
     return "python"
 
 
-async def run(path: Path, configuration: Config, dataplane: str) -> None:
+async def run(path: str, loaded: config.Loaded, dataplane: str) -> None:
     """Run until SIGTERM or SIGINT. HostError when an address is taken."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    daemon = configuration.daemon
-    pipelines = Pipelines(native=dataplane == "native", nice=daemon.nice)
-    service = Service(path, configuration, Links(), pipelines, dataplane)
+    pipelines = Pipelines(native=dataplane == "native", nice=loaded.config.daemon.nice)
+    service = Service(path, loaded, Links(), pipelines, dataplane)
     doors = Doors(service)
     try:
-        await doors.open(configuration)
+        await doors.open(loaded.config.daemon)
         await service.start()
         await serve(service, stop)
     finally:
@@ -118,7 +118,7 @@ async def serve(service: Service, stop: asyncio.Event) -> None:
         task.add_done_callback(reloads.discard)
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up)
-    log.info("started", version=__version__, dataplane=service.dataplane, path=str(service.path), pid=os.getpid())
+    log.info("started", version=__version__, dataplane=service.dataplane, path=service.path, pid=os.getpid())
     notify("READY=1")
     told = asyncio.create_task(stop.wait())
     tasks = [told, asyncio.create_task(service.follow()), asyncio.create_task(service.tick())]
@@ -134,7 +134,7 @@ async def reload(service: Service) -> None:
     try:
         await service.reload()
     except ConfigError:
-        log.warning("the old configuration stays", path=str(service.path))
+        log.warning("the old configuration stays", path=service.path)
 
 
 class Doors:
@@ -148,11 +148,10 @@ class Doors:
         self._server: asyncio.Server | None = None
         self._path: Path | None = None
 
-    async def open(self, configuration: Config) -> None:
+    async def open(self, daemon: Daemon) -> None:
         """Listen on both. HostError when an address is taken or not to be had."""
         await self._api.setup()
         await self._metrics.setup()
-        daemon = configuration.daemon
         try:
             listener = api.listen(Path(daemon.socket), daemon.socket_group)
         except OSError as error:

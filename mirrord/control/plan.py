@@ -71,25 +71,23 @@ def paths(config: Config) -> frozenset[Path]:
 def make(config: Config, view: View) -> dict[Key, Entry]:
     """The entries of every enabled mirror."""
     tunnels = guards(config)
-    entries = {
+    return {
         key: _entry(config, key, session, view, tunnels)
         for name, mirror in config.mirrors.items()
         if mirror.enabled
         for session in mirror.sessions
         for key in _keys(name, session, view)
     }
-    return _without_cycles(entries)
 
 
 def _keys(mirror: str, session: Session, view: View) -> Iterator[Key]:
     """One for each device that the source names or matches; a pattern that matches none stands for itself."""
     assert isinstance(session.source, DeviceSource)  # the others are refused by the loader
-    own = session.destination.device if isinstance(session.destination, DeviceDestination) else None
     for pattern in session.source.device:
         if not GLOB.search(pattern):
             yield Key(mirror, session.name, pattern)
             continue
-        matches = sorted(name for name in view.links if fnmatchcase(name, pattern) and name != own)
+        matches = sorted(name for name in view.links if fnmatchcase(name, pattern))
         for name in matches or [pattern]:
             yield Key(mirror, session.name, name)
 
@@ -166,8 +164,6 @@ def _way_out(
 def _span(
     config: Config, to: DeviceDestination, source: Link, view: View, forward: ForwardPlan
 ) -> tuple[DevicePlan, ForwardPlan, tuple[str, ...]]:
-    if to.device == source.name:
-        raise Refused(f"source and destination are the same device: {to.device}")
     link = view.links.get(to.device)
     if link is None:
         raise AbsentError(f"no such device: {to.device}")
@@ -231,35 +227,6 @@ def _too_long(source: Link, forward: ForwardPlan, limit: str) -> list[str]:
 
 def _shaping(link: Link, role: str) -> list[str]:
     return [f"{role} device {link.name} is shaped ({link.qdisc})"] if link.qdisc in SHAPERS else []
-
-
-def _without_cycles(entries: dict[Key, Entry]) -> dict[Key, Entry]:
-    """Refuse the device sessions whose copies would come back to their own source through others."""
-    edges: dict[str, set[str]] = {}
-    for entry in entries.values():
-        if entry.pipeline and isinstance(entry.pipeline.transmit, DevicePlan):
-            edges.setdefault(entry.key.source, set()).add(entry.pipeline.transmit.device)
-
-    def reaches(start: str, end: str) -> bool:
-        seen, ahead = set[str](), [start]
-        while ahead:
-            device = ahead.pop()
-            if device == end:
-                return True
-            if device not in seen:
-                seen.add(device)
-                ahead += edges.get(device, ())
-        return False
-
-    def checked(entry: Entry) -> Entry:
-        if entry.pipeline and isinstance(entry.pipeline.transmit, DevicePlan):
-            device = entry.pipeline.transmit.device
-            if reaches(device, entry.key.source):
-                reason = f"a cycle: sessions lead from {device} back to {entry.key.source}"
-                return replace(entry, state="failed", reason=reason, pipeline=None, warnings=())
-        return entry
-
-    return {key: checked(entry) for key, entry in entries.items()}
 
 
 # --- what to do about what runs already ---

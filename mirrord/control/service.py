@@ -10,19 +10,18 @@ import asyncio
 import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import structlog
 
 from mirrord import __version__
 from mirrord.control import config, logs, plan, report
+from mirrord.control.config import Loaded
 from mirrord.control.links import Links
 from mirrord.control.metrics import Reload, Row
 from mirrord.control.notify import notify, reloading, watchdog_seconds
 from mirrord.control.pipelines import Pipelines
 from mirrord.errors import ConfigError, MirrordError
-from mirrord.model import Config
 
 log = structlog.get_logger(subsystem="service")
 
@@ -35,8 +34,8 @@ AT_START = ("socket", "socket_group", "read_only_socket", "read_only_group", "me
 class Service:
     """The daemon without its doors. Call `start`, then keep `follow` and `tick` running until `stop`."""
 
-    def __init__(self, path: Path, configuration: Config, links: Links, pipelines: Pipelines, dataplane: str) -> None:
-        self.path, self.config, self.dataplane = path, configuration, dataplane
+    def __init__(self, path: str, loaded: Loaded, links: Links, pipelines: Pipelines, dataplane: str) -> None:
+        self.path, self.loaded, self.dataplane = path, loaded, dataplane
         self.last_reload = Reload(succeeded_at=time.time())
         self._links, self._pipelines = links, pipelines
         self._started = time.time()
@@ -47,7 +46,7 @@ class Service:
     async def start(self) -> None:
         """Bring up what the configuration asks for and the host allows."""
         self._links.watch(self._changed.set)
-        await self._refresh(self.config)
+        await self._refresh(self.loaded)
 
     async def follow(self) -> None:
         """Follow the host's changes. A burst of them costs the network's reader a third of its time at most."""
@@ -89,13 +88,13 @@ class Service:
             raise
         else:
             for key in AT_START:
-                if getattr(new.daemon, key) != getattr(self.config.daemon, key):
+                if getattr(new.config.daemon, key) != getattr(self.loaded.config.daemon, key):
                     log.warning("takes effect at the next start", key=f"daemon.{key}")
-            logs.level(new.daemon.log_level)
+            logs.level(new.config.daemon.log_level)
             await self._refresh(new)
             self.last_reload.successful, self.last_reload.problems = True, []
             self.last_reload.succeeded_at = time.time()
-            log.info("reloaded", path=str(self.path))
+            log.info("reloaded", path=self.path)
         finally:
             notify("READY=1")
 
@@ -105,13 +104,16 @@ class Service:
             await asyncio.to_thread(self._pipelines.stop)
             await self._links.close()
 
-    async def _refresh(self, new: Config | None = None) -> None:
+    async def _refresh(self, new: Loaded | None = None) -> None:
         async with self._turn:
-            configuration = new or self.config
-            view = await self._links.read(plan.paths(configuration))
-            entries = plan.make(configuration, view)
+            loaded = new or self.loaded
+            view = await self._links.read(plan.paths(loaded.config))
+            entries = plan.make(loaded.config, view)
             await asyncio.to_thread(self._pipelines.apply, entries)
-            self.config = configuration
+            if new:
+                for warning in new.warnings:
+                    log.warning(str(warning))
+            self.loaded = loaded
 
     # --- what it says about itself ---
 
@@ -127,21 +129,22 @@ class Service:
             "dataplane": self.dataplane,
             "started_at": self._started,
             "config": {
-                "path": str(self.path),
+                "path": self.path,
                 "last_reload_successful": self.last_reload.successful,
                 "last_reload_success_at": self.last_reload.succeeded_at,
                 "problems": self.last_reload.problems,
+                "warnings": [str(warning) for warning in self.loaded.warnings],
             },
             "sessions": [report.session(row, self._rates) for row in self.rows()],
         }
 
     def mirrors(self) -> list[dict[str, Any]]:
         """Every mirror, as configured, each session with how it does on each of its source devices."""
-        return [self.mirror(name) for name in self.config.mirrors]
+        return [self.mirror(name) for name in self.loaded.config.mirrors]
 
     def mirror(self, name: str) -> dict[str, Any]:
         """One mirror. MirrordError `not_found` when there is none of that name."""
-        mirror = self.config.mirrors.get(name)
+        mirror = self.loaded.config.mirrors.get(name)
         if mirror is None:
             raise MirrordError("not_found", f"no such mirror: {name}")
         shown = {"name": name, **mirror.model_dump(mode="json")}
