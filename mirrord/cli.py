@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from mirrord.client import AnsweredError, Client, UnreachableError
 
 DEFAULT_SOCKET = "/run/mirrord/mirrord.sock"
 COLOURS = {"up": "green", "waiting": "yellow", "failed": "red", "paused": "yellow"}
+UNBOUNDED = 1000  # columns, where nobody looks at a screen
 FACTORS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -50,7 +51,7 @@ class Asker:
         if self.as_json:
             click.echo(json.dumps(answer, indent=2))
         else:
-            show(answer, Console(soft_wrap=not sys.stdout.isatty()))
+            show(answer, Console(width=None if sys.stdout.isatty() else UNBOUNDED))
 
 
 @click.group()
@@ -122,10 +123,8 @@ def reload(ask: Asker) -> None:
     ask(Client.reload, lambda answer, console: console.print(f"reloaded {answer['reloaded']}", highlight=False))
 
 
-def _print_sessions(sessions: Iterable[Any], console: Console) -> None:
-    table = _table(
-        "MIRROR", "SESSION", "SOURCE", "DESTINATION", "STATE", "FRAMES/S", "BITS/S", "MIRRORED", "DROPPED", "WHY"
-    )
+def _print_sessions(sessions: Sequence[Any], console: Console) -> None:
+    table = _table("MIRROR", "SESSION", "SOURCE", "DESTINATION", "STATE", "FRAMES/S", "BITS/S", "MIRRORED", "DROPPED")
     for session in sessions:
         counters = session["counters"]
         _row(
@@ -139,9 +138,12 @@ def _print_sessions(sessions: Iterable[Any], console: Console) -> None:
             _scaled(session["bits_per_second"]),
             counters["mirrored_frames"],
             sum(counters["dropped_frames"].values()),
-            "; ".join([session["reason"], *session["warnings"]]).strip("; "),
         )
     console.print(table)
+    for session in sessions:
+        for remark in filter(None, [session["reason"], *session["warnings"]]):
+            where = f"{session['mirror']}/{session['session']} on {session['source']}"
+            console.print(f"{where}: {session['state']}: {remark}", highlight=False, markup=False)
 
 
 def _print_counters(source: Any, console: Console) -> None:
@@ -159,7 +161,7 @@ def _print_counters(source: Any, console: Console) -> None:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, no_wrap=True)
     return table
 
 

@@ -105,7 +105,7 @@ async def run(path: str, loaded: config.Loaded, dataplane: str) -> None:
         notify("STOPPING=1")
         await service.stop()
         await doors.close()
-        log.info("stopped")
+    log.info("stopped")
 
 
 async def serve(service: Service, stop: asyncio.Event) -> None:

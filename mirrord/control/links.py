@@ -1,8 +1,9 @@
 """What the host's network looks like, read from rtnetlink, and a bell that rings when it changed.
 
 A change is not followed message by message: the bell only says that something happened, and the whole view is read
-again. So a lost message (ENOBUFS: the kernel's queue was full) is a ring of the bell like any other, and no state here
-can drift from the kernel's.
+again, so that no state here can drift from the kernel's. Nor can it be lost: the kernel drops a message only while the
+queue holds others, and what empties the queue has everything read afterwards. (Hence NETLINK_NO_ENOBUFS: that error
+would say nothing new, and uvloop stops watching a socket that has one.)
 
 `Links` reads in a thread of its own, because pyroute2 drives a standard asyncio loop inside each call and so cannot be
 called from the control plane's uvloop. It needs no capability.
@@ -24,6 +25,7 @@ from typing import Any, NamedTuple
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+SOL_NETLINK, NETLINK_NO_ENOBUFS = 270, 5  # linux/socket.h, linux/netlink.h; the socket module has no names for these
 IFF_UP = 1  # netdevice(7)
 ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772  # linux/if_arp.h
 RTN_UNICAST = 1  # rtnetlink(7)
@@ -82,6 +84,7 @@ class Links:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="links")
         self._netlink: IPRoute | None = None
         self._bell = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
+        self._bell.setsockopt(SOL_NETLINK, NETLINK_NO_ENOBUFS, 1)
         self._bell.bind((0, GROUPS))
 
     async def read(self, paths: Iterable[Path]) -> View:
@@ -92,7 +95,7 @@ class Links:
         """Call `changed` in the running loop whenever devices, addresses or routes changed."""
 
         def ring() -> None:
-            with suppress(OSError):  # EAGAIN: all heard; ENOBUFS: messages were lost, which is a change too
+            with suppress(BlockingIOError):
                 while self._bell.recv(1):  # which change it was, `read` will tell
                     pass
             changed()

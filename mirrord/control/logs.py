@@ -17,7 +17,7 @@ def configure(form: str) -> None:
     last: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if form == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0, sort_keys=False)
     )
     structlog.configure(
         processors=[*shared, structlog.processors.format_exc_info, last] if form == "json" else [*shared, last],
