@@ -50,7 +50,7 @@ class Pipelines:
                 case Replace(key, forward):
                     self._running[key][0].replace(forward)
                     self._plans[key] = wanted[key]
-                    log.info("session follows its path", **_names(key), frame_limit=forward.frame_limit)
+                    log.info("session changed", **_names(key), frame_limit=forward.frame_limit)
                 case Add(key, pipeline):
                     self._add(key, pipeline)
 
