@@ -65,8 +65,11 @@ def state(daemon: Daemon, name: str) -> tuple[str, str]:
     return labels["state"], labels["reason"]
 
 
-def mirrored(daemon: Daemon, name: str) -> float:
-    return daemon.metrics().total("mirrord_mirrored_frames_total", session=name)
+def wait_mirrored(daemon: Daemon, name: str, frames: int) -> None:
+    def done() -> bool:
+        return daemon.metrics().total("mirrord_mirrored_frames_total", session=name) == frames
+
+    wait_for(done, f"{frames} frames mirrored by {name}")
 
 
 @pytest.mark.parametrize("dataplane", ["python", "native"])
@@ -92,7 +95,7 @@ def test_a_device_may_come_later_and_go_and_come_again(net: Topology, host: Host
         net.link(host, "tap9", guest, "eth0")
         running.wait_up()
         send(host, "tap9", FRAME, 10)
-        wait_for(lambda times=times: mirrored(running, "b") == 10 * times, "frames of the new device mirrored")
+        wait_mirrored(running, "b", 10 * times)
         host.ip("link delete tap9")
         wait_for(lambda: state(running, "b") == ("waiting", "no such device: tap9"), "the session waiting again")
     cpu = running.metrics().total("process_cpu_seconds_total")
@@ -125,7 +128,7 @@ def test_a_default_route_device_is_refused_as_destination_while_it_is_one(host: 
 def test_a_reload_touches_only_what_changed(host: Host, daemon: MakeDaemon) -> None:
     running = daemon(host, session("a", "tap0", 1) + session("b", "up0", 2))
     send(host, "tap0", FRAME, 10)
-    wait_for(lambda: mirrored(running, "a") == 10, "ten frames")
+    wait_mirrored(running, "a", 10)
     good = running.file.read_text()
 
     running.file.write_text(good + "nonsense = true\n[filters.f]\nrules = []\n")
@@ -142,7 +145,7 @@ def test_a_reload_touches_only_what_changed(host: Host, daemon: MakeDaemon) -> N
     (down,) = [line for line in running.output().splitlines() if "] session down " in line]
     assert "session=b source=up0" in down
     send(host, "tap0", FRAME, 10)
-    wait_for(lambda: mirrored(running, "a") == 20, "ten frames more, counted on")
+    wait_mirrored(running, "a", 20)  # counted on
 
 
 @pytest.mark.parametrize("dataplane", ["python", "native"])
