@@ -1,0 +1,163 @@
+"""What the host's network looks like, read from rtnetlink, and a bell that rings when it changed.
+
+A change is not followed message by message: the bell only says that something happened, and the whole view is read
+again, so that no state here can drift from the kernel's. Nor can it be lost: the kernel drops a message only while the
+queue holds others, and what empties the queue has everything read afterwards. (Hence NETLINK_NO_ENOBUFS: that error
+would say nothing new, and uvloop stops watching a socket that has one.)
+
+`Links` reads in a thread of its own, because pyroute2 drives a standard asyncio loop inside each call and so cannot be
+called from the control plane's uvloop. It needs no capability.
+
+https://docs.kernel.org/userspace-api/netlink/intro.html, rtnetlink(7)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Any, NamedTuple
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+SOL_NETLINK, NETLINK_NO_ENOBUFS = 270, 5  # linux/socket.h, linux/netlink.h; the socket module has no names for these
+IFF_UP = 1  # netdevice(7)
+ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772  # linux/if_arp.h
+RTN_UNICAST = 1  # rtnetlink(7)
+RTEXT_FILTER_SKIP_STATS = 8  # linux/rtnetlink.h
+# rtnetlink(7): RTMGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE, _IPV6_IFADDR, _IPV6_ROUTE
+GROUPS = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One network device."""
+
+    name: str
+    index: int
+    mtu: int
+    up: bool = True
+    ethernet: bool = True  # its frames begin with an Ethernet header
+    kind: str = ""  # as `ip -d link` names it: veth, bridge, ...; "" for a hardware NIC
+    master: int = 0  # index of the bridge or bond it belongs to
+    learning: bool = False  # a bridge port that learns addresses from what arrives
+    qdisc: str = ""
+
+
+class Path(NamedTuple):
+    """A way out that copies take: where to, from which local address ("": the kernel chooses), with which mark."""
+
+    remote: str
+    local: str
+    mark: int
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The kernel's answer for a path."""
+
+    device: int  # index
+    mtu: int  # bytes of an IP packet
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The host's network at one moment."""
+
+    links: Mapping[str, Link] = field(default_factory=dict)  # by name
+    default_routes: frozenset[int] = frozenset()  # indexes of the devices that hold one
+    routes: Mapping[Path, Route] = field(default_factory=dict)  # of the paths asked for; without those that have none
+
+
+class Links:
+    """The view on request, and a callback when it may have changed.
+
+    OSError when netlink sockets cannot be had.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="links")
+        self._netlink: IPRoute | None = None
+        self._bell = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
+        self._bell.setsockopt(SOL_NETLINK, NETLINK_NO_ENOBUFS, 1)
+        self._bell.bind((0, GROUPS))
+
+    async def read(self, paths: Iterable[Path]) -> View:
+        """The network as it is now, with the routes of these paths."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._read, frozenset(paths))
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Call `changed` in the running loop whenever devices, addresses or routes changed."""
+
+        def ring() -> None:
+            with suppress(BlockingIOError):
+                while self._bell.recv(1):  # which change it was, `read` will tell
+                    pass
+            changed()
+
+        asyncio.get_running_loop().add_reader(self._bell.fileno(), ring)
+
+    async def close(self) -> None:
+        """Stop watching and free the sockets and the thread."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._bell.fileno())
+        self._bell.close()
+        if self._netlink is not None:
+            await loop.run_in_executor(self._thread, self._netlink.close)
+        self._thread.shutdown()
+
+    def _read(self, paths: frozenset[Path]) -> View:
+        if self._netlink is None:
+            self._netlink = IPRoute()
+        links = [_link(message) for message in self._netlink.get_links(ext_mask=RTEXT_FILTER_SKIP_STATS)]
+        mtus = {link.index: link.mtu for link in links}
+        return View(
+            links={link.name: link for link in links},
+            default_routes=frozenset(_default_routes(self._netlink)),
+            routes={path: route for path in paths if (route := _route(self._netlink, path, mtus)) is not None},
+        )
+
+
+def _link(message: Any) -> Link:
+    info = message.get_attr("IFLA_LINKINFO")
+    port = info.get_attr("IFLA_INFO_SLAVE_DATA") if info and info.get_attr("IFLA_INFO_SLAVE_KIND") == "bridge" else None
+    return Link(
+        name=message.get_attr("IFLA_IFNAME"),
+        index=message["index"],
+        mtu=message.get_attr("IFLA_MTU"),
+        up=bool(message["flags"] & IFF_UP),
+        ethernet=message["ifi_type"] in (ARPHRD_ETHER, ARPHRD_LOOPBACK),
+        kind=(info and info.get_attr("IFLA_INFO_KIND")) or "",
+        master=message.get_attr("IFLA_MASTER") or 0,
+        learning=bool(port and port.get_attr("IFLA_BRPORT_LEARNING")),
+        qdisc=message.get_attr("IFLA_QDISC") or "",
+    )
+
+
+def _default_routes(netlink: IPRoute) -> Iterable[int]:
+    """The devices of every default route, of either family and in every table, multipath ones included."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        for message in netlink.get_routes(family=family):
+            if message["dst_len"] or message["type"] != RTN_UNICAST:
+                continue
+            if (device := message.get_attr("RTA_OIF")) is not None:
+                yield device
+            for hop in message.get_attr("RTA_MULTIPATH") or ():
+                yield hop["oif"]
+
+
+def _route(netlink: IPRoute, path: Path, mtus: Mapping[int, int]) -> Route | None:
+    family = socket.AF_INET if ip_address(path.remote).version == 4 else socket.AF_INET6
+    question = {"family": family, "dst": path.remote, "mark": path.mark} | ({"src": path.local} if path.local else {})
+    try:
+        message = next(iter(netlink.route("get", **question)))
+    except NetlinkError:
+        return None
+    device = message.get_attr("RTA_OIF")
+    metrics = message.get_attr("RTA_METRICS")
+    return Route(device, (metrics and metrics.get_attr("RTAX_MTU")) or mtus.get(device, 0))

@@ -1,0 +1,164 @@
+"""The pipelines that run, the workers that run them, and what each session counted since the daemon's start.
+
+`apply` brings what runs to what is planned; what did not change is not touched. A pipeline that could not be opened, or
+that failed, is tried again with every plan. A session's totals outlive its pipelines: they never go backwards when a
+device is re-created or a session changes.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+
+import structlog
+
+from mirrord.control.metrics import Row
+from mirrord.control.plan import Add, Entry, Key, Remove, Replace, diff
+from mirrord.dataplane.counters import SLOTS, Slot
+from mirrord.dataplane.worker import Pipeline, PipelinePlan, Worker
+
+log = structlog.get_logger(subsystem="pipelines")
+
+
+class Pipelines:
+    """`apply` and `stop` block, up to a second for each pipeline that ends; the rest answers at once, on any thread."""
+
+    def __init__(self, *, native: bool, nice: int = 0) -> None:
+        self._native, self._nice = native, nice
+        self._workers: list[Worker] = []
+        self._lock = threading.Lock()  # of all below: a total moves from a pipeline to the past in one step
+        self._entries: dict[Key, Entry] = {}
+        self._running: dict[Key, tuple[Pipeline, Worker]] = {}
+        self._plans: dict[Key, PipelinePlan] = {}  # as made, for the next difference
+        self._past: dict[Key, tuple[int, ...]] = {}
+        self._errors: dict[Key, str] = {}
+
+    def apply(self, entries: Mapping[Key, Entry]) -> None:
+        """Make what runs equal to this plan."""
+        self._end_failed()
+        wanted = {key: entry.pipeline for key, entry in entries.items() if entry.pipeline is not None}
+        with self._lock:
+            self._log_changes(entries)
+            self._entries = dict(entries)
+            self._errors = {key: error for key, error in self._errors.items() if key in wanted}
+        for action in diff(dict(self._plans), wanted):
+            match action:
+                case Remove(key):
+                    self._remove(key)
+                case Replace(key, forward):
+                    self._running[key][0].replace(forward)
+                    self._plans[key] = wanted[key]
+                    log.info("session changed", **_names(key), frame_limit=forward.frame_limit)
+                case Add(key, pipeline):
+                    self._add(key, pipeline)
+
+    def rows(self) -> list[Row]:
+        """Every planned session and source, in the plan's order."""
+        with self._lock:
+            return [self._row(entry) for entry in self._entries.values()]
+
+    def failing(self) -> bool:
+        """Whether something that should run does not."""
+        with self._lock:
+            return bool(self._errors) or any(pipeline.failure for pipeline, _ in self._running.values())
+
+    def stalled(self, seconds: float) -> list[str]:
+        """The workers that made no progress for so long."""
+        now = time.monotonic()
+        return [_worker_name(n) for n, worker in enumerate(self._workers) if now - worker.progress > seconds]
+
+    def stop(self) -> None:
+        """End every pipeline, nothing lost on the way out, log the totals and stop the workers."""
+        for key in list(self._running):
+            self._remove(key)
+        for row in self.rows():
+            log.info("total", **_names(row.entry.key), **_totals(row.counters))
+        for worker in self._workers:
+            worker.stop()
+        self._workers.clear()
+
+    def _add(self, key: Key, plan: PipelinePlan) -> None:
+        try:
+            pipeline = Pipeline(plan, native=self._native)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            if self._errors.get(key) != reason:
+                log.error("session failed", **_names(key), reason=reason)  # noqa: TRY400 (the host's word, no traceback)
+            with self._lock:
+                self._errors[key] = reason
+            return
+        worker = self._least_busy()
+        worker.add(pipeline)
+        with self._lock:
+            self._running[key], self._plans[key] = (pipeline, worker), plan
+            self._errors.pop(key, None)
+        log.info("session up", **_names(key), worker=_worker_name(self._workers.index(worker)))
+
+    def _remove(self, key: Key, reason: str = "") -> None:
+        pipeline, worker = self._running[key]
+        worker.remove(pipeline)
+        with self._lock:
+            del self._running[key], self._plans[key]
+            self._past[key] = self._total(key, pipeline.counters.snapshot())
+        log.info("session down", **_names(key), **({"reason": reason} if reason else {}))
+
+    def _end_failed(self) -> None:
+        failed = [(key, pipeline.failure) for key, (pipeline, _) in self._running.items() if pipeline.failure]
+        for key, failure in failed:
+            self._remove(key, failure)
+            with self._lock:
+                self._errors[key] = failure
+
+    def _least_busy(self) -> Worker:
+        """An idle worker, a new one while there are processors for it, or else the one with the fewest pipelines."""
+        loads = [(sum(1 for _, of in self._running.values() if of is worker), worker) for worker in self._workers]
+        load, worker = min(loads, key=lambda pair: pair[0], default=(1, None))
+        if worker is not None and (load == 0 or len(self._workers) >= len(os.sched_getaffinity(0))):
+            return worker
+        worker = Worker(_worker_name(len(self._workers)), self._nice)
+        worker.start()
+        self._workers.append(worker)
+        return worker
+
+    def _row(self, entry: Entry) -> Row:
+        key = entry.key
+        counters = self._past.get(key, (0,) * SLOTS)
+        if key not in self._running:
+            error = self._errors.get(key, "")
+            return Row(entry, "failed" if error else entry.state, error or entry.reason, counters)
+        pipeline = self._running[key][0]
+        failure = pipeline.failure
+        return Row(entry, "failed" if failure else "up", failure, self._total(key, pipeline.counters.snapshot()))
+
+    def _total(self, key: Key, current: tuple[int, ...]) -> tuple[int, ...]:
+        past = self._past.get(key)
+        return tuple(map(sum, zip(past, current, strict=True))) if past else current
+
+    def _log_changes(self, entries: Mapping[Key, Entry]) -> None:
+        for key, entry in entries.items():
+            before = self._entries.get(key)
+            for warning in entry.warnings:
+                if before is None or warning not in before.warnings:
+                    log.warning(warning, **_names(key))
+            if entry.pipeline is None and (before is None or before.reason != entry.reason):
+                say = log.error if entry.state == "failed" else log.info
+                say(f"session {entry.state}", **_names(key), reason=entry.reason)
+
+
+def _worker_name(n: int) -> str:
+    return f"worker-{n}"
+
+
+def _names(key: Key) -> dict[str, str]:
+    return key._asdict()
+
+
+def _totals(counters: Sequence[int]) -> dict[str, int]:
+    """The counters up to the latency's by name; reasons that counted nothing are left out."""
+    return {
+        slot.name: counters[slot]
+        for slot in Slot
+        if slot < Slot.latency_sum and (counters[slot] or not slot.name.startswith(("skipped_", "dropped_")))
+    }

@@ -1,0 +1,73 @@
+"""A session's words -> what its capture selects: a guest's directions turned around, guards, and the filter's rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address
+
+from mirrord import model
+from mirrord.dataplane.filter import Direction, Guard, Rule, Selection
+from mirrord.dataplane.headers import IPPROTO_GRE, IPPROTO_UDP
+
+DIRECTIONS = {"ingress": Direction.INGRESS, "egress": Direction.EGRESS, "both": Direction.BOTH}
+TURNED = {
+    Direction.INGRESS: Direction.EGRESS,
+    Direction.EGRESS: Direction.INGRESS,
+    Direction.BOTH: Direction.BOTH,
+}
+
+
+def selection(config: model.Config, session: model.Session, tunnels: tuple[Guard, ...]) -> Selection:
+    """What this session captures of each of its devices. `tunnels` are the guards of the whole configuration."""
+    assert isinstance(session.source, model.DeviceSource)  # the others are refused by the loader
+    guest = session.source.perspective == "guest"
+    rules = None
+    if session.filter is not None:
+        ordered = sorted(config.filters[session.filter].rules, key=lambda rule: rule.priority)
+        rules = tuple(_rule(rule, guest=guest) for rule in ordered)
+    return Selection(
+        direction=_direction(session.direction, guest=guest),
+        rules=rules,
+        vlans=None if session.source.vlan is None else frozenset(session.source.vlan),
+        mark=config.daemon.mark,
+        mark_mask=config.daemon.mark_mask,
+        guards=() if session.mirror_tunnels else tunnels,
+    )
+
+
+def guards(config: model.Config) -> tuple[Guard, ...]:
+    """The tunnels of every configured destination and listener, of disabled mirrors too; always in the same order."""
+    found = {
+        guard for mirror in config.mirrors.values() for session in mirror.sessions for guard in _tunnels_of(session)
+    }
+    return tuple(sorted(found, key=lambda guard: (guard.address.version, guard.address.packed, guard.port or 0)))
+
+
+def _tunnels_of(session: model.Session) -> Iterator[Guard]:
+    for address, end in (
+        (getattr(session.destination, "remote", None), session.destination),
+        (getattr(session.source, "local", None), session.source),
+    ):
+        if isinstance(address, IPv4Address | IPv6Address):
+            port = getattr(end, "port", None)
+            yield Guard(address, IPPROTO_GRE if port is None else IPPROTO_UDP, port)
+
+
+def _direction(name: str, *, guest: bool) -> Direction:
+    return TURNED[DIRECTIONS[name]] if guest else DIRECTIONS[name]
+
+
+def _rule(rule: model.Rule, *, guest: bool) -> Rule:
+    return Rule(
+        priority=rule.priority,
+        accept=rule.action == "accept",
+        direction=_direction(rule.direction, guest=guest),
+        family=None if rule.family is None else int(rule.family.removeprefix("ipv")),
+        protocol=rule.protocol,
+        sources=rule.source or (),
+        destinations=rule.destination or (),
+        source_ports=rule.source_ports or (),
+        destination_ports=rule.destination_ports or (),
+        vlan=rule.vlan,
+        ethertype=rule.ethertype,
+    )

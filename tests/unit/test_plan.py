@@ -1,0 +1,209 @@
+"""From configuration and host to a plan, and from one plan to the next."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mirrord.control.links import Link, Path, Route, View
+from mirrord.control.plan import Add, Entry, Key, Remove, Replace, diff, make, paths
+from mirrord.dataplane import encap
+from mirrord.dataplane.capture import CapturePlan
+from mirrord.dataplane.filter import Direction, Guard, Selection
+from mirrord.dataplane.forward import ForwardPlan
+from mirrord.dataplane.transmit import DevicePlan, UdpPlan
+from mirrord.dataplane.worker import PipelinePlan
+from mirrord.model import Config
+
+MARK = 0x10000000
+TAP, EM, UP = Link("tap0", 5, 1500), Link("em0", 6, 1500), Link("up0", 7, 1600)
+REMOTE = Path("192.0.2.9", "", MARK)
+VIEW = View(
+    links={link.name: link for link in (TAP, EM, UP)},
+    default_routes=frozenset({UP.index}),
+    routes={REMOTE: Route(UP.index, 1600)},
+)
+TO_VXLAN = 'destination = { type = "vxlan", remote = "192.0.2.9", vni = 7 }'
+
+
+def config(*sessions: str, mirror: str = "") -> Config:
+    """One mirror `m`; each session is its keys but the name, which is s0, s1, ..."""
+    tables = "".join(f'[[mirrors.m.sessions]]\nname = "s{n}"\n{keys}\n' for n, keys in enumerate(sessions))
+    return Config.model_validate(tomllib.loads(f"[mirrors.m]\n{mirror}\n{tables}"))
+
+
+def only(entries: dict[Key, Entry]) -> Entry:
+    (entry,) = entries.values()
+    return entry
+
+
+def running(entries: dict[Key, Entry]) -> PipelinePlan:
+    pipeline = only(entries).pipeline
+    assert pipeline is not None, only(entries)
+    return pipeline
+
+
+def test_a_vxlan_session_becomes_one_pipeline() -> None:
+    wanted = config(f'source = "tap0"\nsnaplen = 96\nrate_limit = "1Mbit"\n{TO_VXLAN}')
+    assert paths(wanted) == {REMOTE}
+    guard = Guard(IPv4Address("192.0.2.9"), 17, 4789)
+    assert make(wanted, VIEW)[Key("m", "s0", "tap0")].pipeline == PipelinePlan(
+        CapturePlan("tap0", 5, Selection(mark=MARK, mark_mask=MARK, guards=(guard,))),
+        # 20 + 8 bytes of IPv4 and UDP and 8 of VXLAN leave 1564 of the path MTU; the outer Ethernet header is 14
+        ForwardPlan(encap.vxlan(7), snaplen=96, frame_limit=1564, rate_limit=1_000_000, overhead=42),
+        UdpPlan("192.0.2.9", 4789, mark=MARK),
+    )
+
+
+def test_over_ipv6_the_headers_are_longer() -> None:
+    wanted = config('source = "tap0"\ndestination = { type = "vxlan", remote = "2001:db8::9", vni = 7 }')
+    view = replace(VIEW, routes={Path("2001:db8::9", "", MARK): Route(UP.index, 1600)})
+    forward = running(make(wanted, view)).forward
+    assert (forward.frame_limit, forward.overhead) == (1600 - 40 - 8 - 8, 14 + 40 + 8)
+
+
+def test_a_device_session_sends_the_bare_frame() -> None:
+    pipeline = running(make(config('source = "tap0"\ndestination = { type = "device", device = "em0" }'), VIEW))
+    assert pipeline.transmit == DevicePlan("em0", 6, MARK)
+    assert pipeline.forward == ForwardPlan(frame_limit=1514)
+
+
+def test_a_guest_sees_directions_the_other_way_round() -> None:
+    wanted = Config.model_validate(
+        tomllib.loads(f"""
+        [filters.f]
+        rules = [ {{ priority = 2, direction = "egress", action = "reject" }},
+                  {{ priority = 1, direction = "ingress", action = "accept" }}, {{ priority = 3, action = "accept" }} ]
+        [[mirrors.m.sessions]]
+        name = "s"
+        source = {{ type = "device", device = "tap0", perspective = "guest" }}
+        direction = "ingress"
+        filter = "f"
+        {TO_VXLAN}""")
+    )
+    selection = running(make(wanted, VIEW)).capture.selection
+    assert selection.direction == Direction.EGRESS
+    assert selection.rules is not None
+    assert [(rule.priority, rule.accept, rule.direction) for rule in selection.rules] == [
+        (1, True, Direction.EGRESS),
+        (2, False, Direction.INGRESS),
+        (3, True, Direction.BOTH),
+    ]
+
+
+def test_every_configured_tunnel_is_guarded_against_unless_asked_for() -> None:
+    other = 'source = "em0"\ndestination = { type = "vxlan", remote = "2001:db8::9", vni = 1, port = 8472 }'
+    off = config(f'source = "tap0"\n{TO_VXLAN}', other, mirror="enabled = false").mirrors["m"]
+    on = config(f'source = "tap0"\n{TO_VXLAN}', f'source = "em0"\nmirror_tunnels = true\n{TO_VXLAN}').mirrors["m"]
+    entries = make(Config(mirrors={"off": off, "on": on}), VIEW)
+    assert set(entries) == {Key("on", "s0", "tap0"), Key("on", "s1", "em0")}
+    guards = [entry.pipeline.capture.selection.guards for entry in entries.values() if entry.pipeline]
+    assert guards == [(Guard(IPv4Address("192.0.2.9"), 17, 4789), Guard(IPv6Address("2001:db8::9"), 17, 8472)), ()]
+
+
+@pytest.mark.parametrize(
+    ("session", "view", "state", "reason"),
+    [
+        (f'source = "tap9"\n{TO_VXLAN}', VIEW, "waiting", "no such device: tap9"),
+        (
+            f'source = "tap0"\n{TO_VXLAN}',
+            replace(VIEW, links={"tap0": replace(TAP, up=False)}),
+            "waiting",
+            "device is down: tap0",
+        ),
+        (
+            f'source = "tun0"\n{TO_VXLAN}',
+            replace(VIEW, links={"tun0": Link("tun0", 9, 1500, ethernet=False)}),
+            "failed",
+            "tun0 is not an Ethernet device",
+        ),
+        (
+            'source = "tap0"\ndestination = { type = "device", device = "em9" }',
+            VIEW,
+            "waiting",
+            "no such device: em9",
+        ),
+        (
+            'source = "tap0"\ndestination = { type = "device", device = "up0" }',
+            VIEW,
+            "failed",
+            (
+                "up0 holds a default route of this host, copies would go out among its own traffic"
+                " (allow_default_route = true permits it)"
+            ),
+        ),
+    ],
+)
+def test_what_cannot_run_says_why(session: str, view: View, state: str, reason: str) -> None:
+    entry = only(make(config(session), view))
+    assert (entry.state, entry.reason, entry.pipeline) == (state, reason, None)
+
+
+def test_a_default_route_device_is_taken_when_that_is_meant() -> None:
+    wanted = config('source = "tap0"\ndestination = { type = "device", device = "up0", allow_default_route = true }')
+    assert running(make(wanted, VIEW)).transmit == DevicePlan("up0", 7, MARK)
+
+
+def test_a_pattern_takes_every_device_that_matches() -> None:
+    wanted = config('source = "vm*"\ndestination = { type = "device", device = "em0" }')
+    assert only(make(wanted, VIEW)).reason == "no such device: vm*"
+    view = replace(VIEW, links={**VIEW.links, "vm2": Link("vm2", 8, 1500), "vm1": Link("vm1", 9, 1500)})
+    assert [key.source for key in make(wanted, view)] == ["vm1", "vm2"]
+
+
+def test_frames_too_long_for_the_way_out_are_warned_of() -> None:
+    view = replace(VIEW, routes={REMOTE: Route(UP.index, 1500)})
+    wanted = config(f'source = "tap0"\n{TO_VXLAN}')
+    assert only(make(wanted, VIEW)).warnings == ()  # 1564 bytes carry 1514
+    (warning,) = only(make(wanted, view)).warnings
+    assert warning == (
+        "the path MTU to 192.0.2.9, 1500, carries frames of 1464 bytes, but those of tap0 have up to 1514:"
+        " longer ones are truncated"
+    )
+    assert only(make(config(f'source = "tap0"\nsnaplen = 96\n{TO_VXLAN}'), view)).warnings == ()
+
+
+def test_shaping_a_learning_bridge_and_a_missing_route_are_warned_of() -> None:
+    view = View(links={"tap0": replace(TAP, qdisc="tbf"), "em0": replace(EM, learning=True, up=False)})
+    assert only(make(config('source = "tap0"\ndestination = { type = "device", device = "em0" }'), view)).warnings == (
+        "source device tap0 is shaped (tbf)",
+        "destination device is down: em0",
+        "em0 is a port of a bridge that learns addresses: copies would mislead it",
+    )
+    entry = only(make(config(f'source = "em0"\n{TO_VXLAN}'), replace(VIEW, routes={})))
+    assert entry.warnings == ("no route to 192.0.2.9",)
+    assert entry.pipeline is not None  # it counts what it cannot send
+
+
+plans = st.builds(
+    PipelinePlan,
+    st.builds(CapturePlan, st.sampled_from(["tap0", "tap1"]), st.sampled_from([5, 6]), st.just(Selection())),
+    st.builds(ForwardPlan, snaplen=st.sampled_from([0, 96])),
+    st.builds(DevicePlan, st.just("em0"), st.just(6)),
+)
+some = st.dictionaries(st.builds(Key, st.just("m"), st.sampled_from("abc"), st.just("tap0")), plans)
+
+
+@given(some, some)
+def test_the_difference_leads_from_one_plan_to_the_other_and_touches_nothing_else(
+    old: dict[Key, PipelinePlan], new: dict[Key, PipelinePlan]
+) -> None:
+    state, touched = dict(old), set()
+    for action in diff(old, new):
+        touched.add(action.key)
+        match action:
+            case Remove(key):
+                del state[key]
+            case Add(key, pipeline):
+                assert key not in state
+                state[key] = pipeline
+            case Replace(key, forward):
+                assert state[key].capture == new[key].capture
+                state[key] = replace(state[key], forward=forward)
+    assert state == new
+    assert touched == {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
