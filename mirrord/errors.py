@@ -53,7 +53,7 @@ class ConfigError(MirrordError):
         return self.message
 
 
-class Refused(MirrordError):
+class Refused(MirrordError):  # noqa: N818 -- a refusal is an answer, not a fault
     """What was asked for is well-formed and would do harm."""
 
     def __init__(self, message: str, path: str = "") -> None:

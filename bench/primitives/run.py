@@ -1,6 +1,6 @@
 """Measures the ways to capture, to send and to do both, and writes a table of each to bench/results.
 
-Run as root: `python bench/primitives/run.py [--quick]`. Every round runs every subject once, so that what else the
+Run as root: `python -m bench.primitives.run [--quick]`. Every round runs every subject once, so that what else the
 machine does falls on all of them alike. A table shows medians over the rounds, and for its first quantity the least
 value (on a busy machine the best estimate: disturbance only adds) and the distance between the quartiles.
 """
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from network import SINKS, Network, finish, network, wait_until_ready
+from bench.primitives.network import SINKS, Network, finish, network, wait_until_ready
 
 HERE = Path(__file__).resolve().parent
 SOURCES = {

@@ -25,7 +25,7 @@ from mirrord.control.links import Links
 from mirrord.control.notify import notify
 from mirrord.control.pipelines import Pipelines
 from mirrord.control.service import Service
-from mirrord.dataplane import native_available
+from mirrord.dataplane import native
 from mirrord.errors import ConfigError, HostError
 from mirrord.model import Daemon
 
@@ -79,12 +79,12 @@ def choose_dataplane(wanted: str) -> str:
     """`native` or `python`; never the slow one unsaid. HostError when native is demanded and not there."""
     if wanted == "python":
         return wanted
-    missing = native_available()
-    if not missing:
+    if not native.missing:
         return "native"
     if wanted == "native":
-        raise HostError("no_native_dataplane", f"the native data plane is not available: {missing}", "daemon.dataplane")
-    log.warning("the native data plane is not available, the much slower python one runs", reason=missing)
+        message = f"the native data plane is not available: {native.missing}"
+        raise HostError("no_native_dataplane", message, "daemon.dataplane")
+    log.warning("the native data plane is not available, the much slower python one runs", reason=native.missing)
     return "python"
 
 

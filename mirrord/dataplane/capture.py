@@ -1,11 +1,11 @@
 """Frames out of a device: an AF_PACKET socket, read through a ring or one by one.
 
-A ring (TPACKET_V3) costs least per frame: the kernel fills blocks of memory that both sides see, and hands over a block when
-it is full or has waited long enough. A plain socket costs more per frame and nothing while idle. Either way a
-frame comes with a vnet header, so that super-frames and unfinished checksums can be told.
+A ring (TPACKET_V3) costs least per frame: the kernel fills blocks of memory that both sides see, and hands over a
+block when it is full or has waited long enough. A plain socket costs more per frame and nothing while idle. Either
+way a frame comes with a vnet header, so that super-frames and unfinished checksums can be told.
 
-The order of set-up matters. The socket is bound to no protocol until a filter that rejects everything is on it, and that one
-gives way to the real filter only when all else is done: no frame comes before its filter.
+The order of set-up matters. The socket is bound to no protocol until a filter that rejects everything is on it, and
+that one gives way to the real filter only when all else is done: no frame comes before its filter.
 
 Kernel: Documentation/networking/packet_mmap.rst, include/uapi/linux/if_packet.h.
 """
@@ -62,7 +62,9 @@ SOCKET_BATCH = 64
 
 _BLOCK = struct.Struct("=8xIII")  # block_status, num_pkts, offset_to_first_pkt (struct tpacket_block_desc)
 _BLOCK_STATUS = struct.Struct("=I")
-_FRAME = struct.Struct("=IIIIIIHH4xIH")  # next_offset, sec, nsec, snaplen, len, status, mac, net, tci, tpid (tpacket3_hdr)
+_FRAME = struct.Struct(
+    "=IIIIIIHH4xIH"
+)  # tpacket3_hdr: next_offset, sec, nsec, snaplen, len, status, mac, net, tci, tpid
 _PACKET_TYPE = 48 + 10  # sll_pkttype of the sockaddr_ll behind a tpacket3_hdr
 _AUXDATA = struct.Struct("=IIIHHHH")  # status, len, snaplen, mac, net, tci, tpid (struct tpacket_auxdata)
 _TIMESPEC = struct.Struct("@ll")
@@ -82,7 +84,7 @@ class CapturePlan:
 
 
 class Statistics(NamedTuple):
-    """What the kernel counted since the last reading: frames that passed the filter, and those of them it had to drop."""
+    """What the kernel counted since the last reading: frames that passed the filter, and those it had to drop."""
 
     captured: int
     ring_full: int
@@ -91,8 +93,8 @@ class Statistics(NamedTuple):
 class Capture:
     """A bound, filtered packet socket. `exact` tells whether its filter is the whole selection or a coarse one.
 
-    Raises OSError: EPERM without CAP_NET_RAW, ENODEV when the device is not there or has another index by now, ENOMEM when
-    the ring cannot be had.
+    Raises OSError: EPERM without CAP_NET_RAW, ENODEV when the device is not there or has another index by now,
+    ENOMEM when the ring cannot be had.
     """
 
     def __init__(self, plan: CapturePlan) -> None:

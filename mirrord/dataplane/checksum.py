@@ -23,7 +23,7 @@ def checksum(data: bytes, start: int = 0) -> int:
 
 
 def transport_checksum(source: bytes, destination: bytes, protocol: int, segment: bytes) -> int:
-    """The checksum of a TCP or UDP segment whose own field is zero, with its pseudo-header (RFC 9293 3.1, RFC 8200 8.1).
+    """The checksum of a TCP or UDP segment whose field is zero, with its pseudo-header (RFC 9293 3.1, RFC 8200 8.1).
 
     Never 0, which UDP keeps for "none" (RFC 768): the equal 0xFFFF is given in its place.
     """

@@ -1,10 +1,11 @@
 """Frames to copies: the step in the middle of every session, and the definition of what the native core must do.
 
-It is pure: a captured frame goes in, and out come the packets to send, or the reason why there are none. It reads no clock (a
-frame's capture time is the only time there is) and knows no socket. Its state is the token bucket of a rate limit.
+It is pure: a captured frame goes in, and out come the packets to send, or the reason why there are none. It reads no
+clock (a frame's capture time is the only time there is) and knows no socket. Its state is the token bucket of a rate
+limit.
 
-The steps, in order: exact match (where the kernel ran a coarse filter), sampling, the frame as the wire carried it, snaplen, path MTU,
-header, rate limit.
+The steps, in order: exact match (where the kernel ran a coarse filter), sampling, the frame as the wire carried it,
+snaplen, path MTU, header, rate limit.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from mirrord.dataplane.counters import Slot
-from mirrord.dataplane.encap import Template, bare
+from mirrord.dataplane.encap import Template
 from mirrord.dataplane.filter import Selection, accepts
 from mirrord.dataplane.frame import TAG, Frame, rebuild
 from mirrord.dataplane.headers import ETH_HEADER, flow_hash, parse
@@ -34,7 +35,7 @@ _BYTE = 8 * 1_000_000_000
 class ForwardPlan:
     """What becomes of a captured frame. Lengths are in bytes."""
 
-    template: Template = bare()
+    template: Template
     snaplen: int = 0  # of the mirrored frame, outer headers not included; 0: all
     frame_limit: int = 0  # the longest frame that the path MTU lets a copy carry; 0: no limit
     on_mtu_exceeded: str = "truncate"  # or "fragment", "drop"
@@ -82,9 +83,9 @@ class Forward:
         flow = flow_hash(headers)
         if plan.sampling_rate > 1 and (flow & 0xFFFFFFFF) % plan.sampling_rate:
             return Outcome(reason=Slot.skipped_sampled_out)
+        if len(frame.data) < ETH_HEADER:
+            return Outcome(reason=Slot.dropped_malformed)
         try:
-            if len(frame.data) < ETH_HEADER:
-                raise MalformedError
             frames = rebuild(frame, headers)
         except MalformedError:
             return Outcome(reason=Slot.dropped_malformed)

@@ -1,9 +1,9 @@
 """A super-frame cut into the frames that the wire carried.
 
 The kernel hands large TCP and UDP payloads to a device in one piece (TSO, UDP GSO), and merges received segments into
-one (GRO). The vnet header tells the payload size of each segment and where the innermost transport header is. Everything
-before that payload is repeated in front of each piece, with what differs put right, layer by layer: lengths, IP IDs,
-sequence numbers, flags, checksums. A tunnel adds layers; it does not add a case.
+one (GRO). The vnet header tells the payload size of each segment and where the innermost transport header is.
+Everything before that payload is repeated in front of each piece, with what differs put right, layer by layer:
+lengths, IP IDs, sequence numbers, flags, checksums. A tunnel adds layers; it does not add a case.
 
 What the kernel does: Documentation/networking/segmentation-offloads.rst. TCP: RFC 9293 3.1; CWR: RFC 3168 6.1.2.
 """
@@ -79,7 +79,6 @@ def split(data: bytes, transport: int, gso_size: int, kind: Kind) -> list[bytes]
 
 def _layers(data: bytes, target: int, kind: Kind) -> list[Layer]:
     """The headers from the outermost IP to the transport header at `target`, both included."""
-
     layers: list[Layer] = []
 
     def have(length: int) -> None:
@@ -134,7 +133,7 @@ def _layers(data: bytes, target: int, kind: Kind) -> list[Layer]:
 
 
 def _without_jumbo_option(head: bytes, layers: list[Layer]) -> tuple[bytes, list[Layer]]:
-    """Take out the hop-by-hop header that BIG TCP gives an IPv6 super-frame, which never goes on a wire (RFC 2675 2)."""
+    """Take out the hop-by-hop header that BIG TCP gives an IPv6 super-frame: it never goes on a wire (RFC 2675 2)."""
     for n, (kind, at) in enumerate(layers):
         option = at + 40
         if kind is Kind.IPV6 and head[at + 6] == 0 and head[option + 1 : option + 3] == bytes([0, IPV6_JUMBO_OPTION]):

@@ -1,11 +1,11 @@
 """Copies out of the host: through a device, or over UDP sockets.
 
-A transmit is a row of sockets and what to do with their errors; the native core sends through the same sockets. Every socket
-carries the mark, by which captures know a copy, and takes no frame in.
+A transmit is a row of sockets and what to do with their errors; the native core sends through the same sockets. Every
+socket carries the mark, by which captures know a copy, and takes no frame in.
 
-A copy counts as sent when the kernel's queue or driver accepted it. Without IP_RECVERR a UDP socket would report success for
-what the queue dropped (ip(7)); with it, an ICMP error about an earlier copy comes back on the next send, which is then
-tried again.
+A copy counts as sent when the kernel's queue or driver accepted it. Without IP_RECVERR a UDP socket would report
+success for what the queue dropped (ip(7)); with it, an ICMP error about an earlier copy comes back on the next send,
+which is then tried again.
 """
 
 from __future__ import annotations

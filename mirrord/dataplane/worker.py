@@ -1,11 +1,12 @@
 """Pipelines, and the threads that run them.
 
-A pipeline is one source of one session: a capture, a forward step, a transmit, and the counters of what became of each frame. A
-worker is a thread that waits for all of its pipelines at once and runs those that have frames. What it is told (a pipeline
-to add or to take out) it does itself, between two rounds, so that nothing in a pipeline needs a lock.
+A pipeline is one source of one session: a capture, a forward step, a transmit, and the counters of what became of
+each frame. A worker is a thread that waits for all of its pipelines at once and runs those that have frames. What it
+is told (a pipeline to add or to take out) it does itself, between two rounds, so that nothing in a pipeline needs a
+lock.
 
-To take a pipeline out is to reject everything first, then to forward what was already captured, then to close: nothing
-is lost uncounted.
+To take a pipeline out is to reject everything first, then to forward what was already captured, then to close:
+nothing is lost uncounted.
 """
 
 from __future__ import annotations
@@ -164,7 +165,8 @@ class Worker:
         """Capture no more, forward what was captured, close. Returns when that is done, within a second."""
         done = threading.Event()
         self._order(lambda: self._drain(pipeline, done))
-        done.wait()
+        while not done.wait(DRAIN_SECONDS) and self._thread.is_alive():
+            pass
 
     def stop(self) -> None:
         """Remove every pipeline and end the thread."""

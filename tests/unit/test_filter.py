@@ -74,7 +74,7 @@ def test_no_filter_takes_all_and_no_match_takes_nothing() -> None:
 @pytest.mark.parametrize("rule", [Rule(1, accept=True, destination_ports=((0, 65535),)), HUAWEI])
 def test_ports_never_match_a_later_fragment(rule: Rule) -> None:
     rule = replace(rule, protocol=None, sources=(), destinations=(), source_ports=((0, 65535),))
-    first, *later = fragment(ETHER / IP() / TCP(dport=1234) / bytes(3000), fragsize=1400)  # type: ignore[no-untyped-call]
+    first, *later = fragment(ETHER / IP() / TCP(dport=1234) / bytes(3000), fragsize=1400)
     assert reason(Selection(rules=(rule,)), first) == "+rule 1"
     assert later
     last = ETHER / IP(proto=6, frag=0x1000) / bytes(40)
@@ -194,7 +194,7 @@ def test_tcpdump_says_the_same(tmp_path: Path, asked: Rule, expression: str) -> 
 
 def assert_same(directory: Path, asked: Rule, expression: str) -> None:
     """Our verdict on each packet, matcher's and compiled, is tcpdump's."""
-    wrpcap(str(directory / "all.pcap"), FRAMES, linktype=1)  # type: ignore[arg-type]
+    wrpcap(str(directory / "all.pcap"), FRAMES, linktype=1)
     command = ["tcpdump", "-r", str(directory / "all.pcap"), "-w", str(directory / "some.pcap"), expression]
     subprocess.run(command, check=True, capture_output=True)
     with RawPcapReader(str(directory / "some.pcap")) as kept:

@@ -70,7 +70,7 @@ def test_over_ipv6_the_headers_are_longer() -> None:
 def test_a_device_session_sends_the_bare_frame() -> None:
     pipeline = running(make(config('source = "tap0"\ndestination = { type = "device", device = "em0" }'), VIEW))
     assert pipeline.transmit == DevicePlan("em0", 6, MARK)
-    assert pipeline.forward == ForwardPlan(frame_limit=1514)
+    assert pipeline.forward == ForwardPlan(template=encap.bare(), frame_limit=1514)
 
 
 def test_a_guest_sees_directions_the_other_way_round() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from mirrord.dataplane.assembler import pack
 from mirrord.dataplane.bpf import compile_selection
@@ -11,10 +12,14 @@ from mirrord.dataplane.counters import Slot
 if TYPE_CHECKING:
     from mirrord.dataplane.forward import ForwardPlan
 
+__all__ = ["core", "missing", "program"]
+
+core: Any = None
+missing = ""
+
 try:
-    from mirrord.dataplane import _native as core
+    core = import_module("mirrord.dataplane._native")
 except ImportError as error:
-    core = None
     missing = f"the compiled core cannot be loaded: {error}"
 else:
     missing = "" if tuple(slot.name for slot in Slot) == core.SLOTS else "the compiled core is of another version"
