@@ -88,6 +88,10 @@ class Wire:
             result.append((frames[:-1], [frame for frame in filtered.drain() if frame.data != END]))
         return result
 
+    def close(self) -> None:
+        for opened in (self.sender, *(tap.socket for tap in (*self.filtered, *self.every))):
+            opened.close()
+
 
 def _in_namespace(name: str, made: list[Wire]) -> None:
     descriptor = os.open(f"/run/netns/{name}", os.O_RDONLY)
@@ -114,6 +118,7 @@ def wire() -> Iterator[Wire]:
         thread.join()
         os.sched_setaffinity(0, {min(cpus)})  # one CPU delivers in order: what is before the end is seen before it
         yield made[0]
+        made[0].close()
     finally:
         os.sched_setaffinity(0, cpus)
         subprocess.run(["ip", "netns", "del", name], check=True)

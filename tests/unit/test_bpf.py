@@ -79,13 +79,16 @@ class Pair:
         except BlockingIOError:
             return False
 
+    def close(self) -> None:
+        self.near.close()
+        self.far.close()
+
 
 @pytest.fixture
 def pair() -> Iterator[Pair]:
     opened = Pair()
     yield opened
-    opened.near.close()
-    opened.far.close()
+    opened.close()
 
 
 @SHARED
@@ -196,6 +199,7 @@ def test_enomem_below_the_instruction_limit_is_coarse_too() -> None:
         little = Pair()
         exact.append(attach(little.far, selection))
         passed.append(little.passes(_udp("10.9.9.9", "10.0.1.1", 53)))
+        little.close()
 
     assert len(compile_selection(selection)) <= 4096
     thread = threading.Thread(target=attach_in_little_room)
