@@ -34,6 +34,10 @@ RTEXT_FILTER_SKIP_STATS = 8  # linux/rtnetlink.h
 GROUPS = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400
 
 
+class AbsentError(Exception):
+    """The host does not have yet what is asked of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Link:
     """One network device."""

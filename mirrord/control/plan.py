@@ -9,25 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from ipaddress import ip_address
 from typing import NamedTuple
 
-from mirrord.control.links import Link, Path, View
+from mirrord.control.destinations import describe, path, shaping, way_out
+from mirrord.control.links import AbsentError, Link, Path, View
 from mirrord.control.selection import guards, selection
-from mirrord.dataplane import encap
 from mirrord.dataplane.capture import CapturePlan
 from mirrord.dataplane.filter import Guard
 from mirrord.dataplane.forward import ForwardPlan
-from mirrord.dataplane.headers import ETH_HEADER
-from mirrord.dataplane.transmit import DevicePlan, UdpPlan
 from mirrord.dataplane.worker import PipelinePlan
 from mirrord.errors import Refused
-from mirrord.model import Config, DeviceDestination, DeviceSource, Session, VxlanDestination
+from mirrord.model import Config, DeviceSource, Session, TunnelDestination
 from mirrord.values import GLOB
-
-UDP_HEADER, VXLAN_HEADER = 8, 8
-IP_HEADER = {4: 20, 6: 40}
-SHAPERS = frozenset({"cake", "cbq", "hfsc", "htb", "netem", "tbf"})  # queueing disciplines that hold traffic back
 
 
 class Key(NamedTuple):
@@ -51,20 +44,16 @@ class Entry:
     warnings: tuple[str, ...] = ()
 
 
-class AbsentError(Exception):
-    """The host does not have yet what a session asks for."""
-
-
 # --- what should run ---
 
 
 def paths(config: Config) -> frozenset[Path]:
     """The ways out whose routes a plan needs to know."""
     return frozenset(
-        _path(session.destination, config.daemon.mark)
+        path(session.destination, config)
         for mirror in config.mirrors.values()
         for session in mirror.sessions
-        if isinstance(session.destination, VxlanDestination)
+        if isinstance(session.destination, TunnelDestination)
     )
 
 
@@ -98,7 +87,7 @@ def _entry(config: Config, key: Key, session: Session, view: View, tunnels: tupl
     entry = Entry(key, "up", guest=guest, about=_about(session))
     try:
         source = _source(key.source, view)
-        transmit, forward, warnings = _way_out(config, session, source, view)
+        way = way_out(config, session, source, view)
     except AbsentError as absent:
         return replace(entry, state="waiting", reason=str(absent))
     except Refused as refused:
@@ -111,17 +100,12 @@ def _entry(config: Config, key: Key, session: Session, view: View, tunnels: tupl
         ring_size=session.ring_size if session.ring_size is not None else config.daemon.ring_size,
         promiscuous=session.source.promiscuous,
     )
-    shaped = _shaping(source, "source")
-    return replace(entry, pipeline=PipelinePlan(capture, forward, transmit), warnings=(*shaped, *warnings))
+    warnings = (*shaping(source, "source"), *way.warnings)
+    return replace(entry, pipeline=PipelinePlan(capture, way.forward, way.transmit), warnings=warnings)
 
 
 def _about(session: Session) -> tuple[tuple[str, str], ...]:
-    to = session.destination
-    if isinstance(to, DeviceDestination):
-        destination, transmit = f"device {to.device}", "packet"
-    else:
-        assert isinstance(to, VxlanDestination)  # the others are refused by the loader
-        destination, transmit = f"vxlan {to.remote} port {to.port} vni {to.vni}", "socket"
+    destination, transmit = describe(session)
     return (
         ("direction", session.direction),
         ("destination", destination),
@@ -140,93 +124,6 @@ def _source(name: str, view: View) -> Link:
     if not link.up:
         raise AbsentError(f"device is down: {name}")
     return link
-
-
-# --- the way out ---
-
-
-def _way_out(
-    config: Config, session: Session, source: Link, view: View
-) -> tuple[DevicePlan | UdpPlan, ForwardPlan, tuple[str, ...]]:
-    forward = ForwardPlan(
-        template=encap.bare(),
-        snaplen=session.snaplen,
-        on_mtu_exceeded=session.on_mtu_exceeded,
-        sampling_rate=session.sampling_rate,
-        rate_limit=session.rate_limit,
-    )
-    if isinstance(session.destination, DeviceDestination):
-        return _span(config, session.destination, source, view, forward)
-    assert isinstance(session.destination, VxlanDestination)  # the others are refused by the loader
-    return _vxlan(config, session.destination, source, view, forward)
-
-
-def _span(
-    config: Config, to: DeviceDestination, source: Link, view: View, forward: ForwardPlan
-) -> tuple[DevicePlan, ForwardPlan, tuple[str, ...]]:
-    link = view.links.get(to.device)
-    if link is None:
-        raise AbsentError(f"no such device: {to.device}")
-    if not link.ethernet:
-        raise Refused(f"{to.device} is not an Ethernet device")
-    if link.index in view.default_routes and not to.allow_default_route:
-        raise Refused(
-            f"{to.device} holds a default route of this host, copies would go out among its own traffic"
-            " (allow_default_route = true permits it)"
-        )
-    forward = replace(forward, frame_limit=link.mtu + ETH_HEADER)
-    warnings = [*_shaping(link, "destination"), *_too_long(source, forward, f"the MTU of {link.name}, {link.mtu}")]
-    if not link.up:
-        warnings.append(f"destination device is down: {link.name}")
-    if link.learning:
-        warnings.append(f"{link.name} is a port of a bridge that learns addresses: copies would mislead it")
-    return DevicePlan(link.name, link.index, config.daemon.mark), forward, tuple(warnings)
-
-
-def _vxlan(
-    config: Config, to: VxlanDestination, source: Link, view: View, forward: ForwardPlan
-) -> tuple[UdpPlan, ForwardPlan, tuple[str, ...]]:
-    path = _path(to, config.daemon.mark)
-    headers = IP_HEADER[ip_address(path.remote).version] + UDP_HEADER
-    route = view.routes.get(path)
-    limit = max(route.mtu - headers - VXLAN_HEADER, ETH_HEADER) if route else 0
-    forward = replace(forward, template=encap.vxlan(to.vni), frame_limit=limit, overhead=ETH_HEADER + headers)
-    if route:
-        warnings = _too_long(source, forward, f"the path MTU to {path.remote}, {route.mtu}")
-        for link in view.links.values():
-            if link.index == route.device:
-                warnings += _shaping(link, "outgoing")
-    else:
-        warnings = [f"no route to {path.remote}"]
-    plan = UdpPlan(
-        remote=path.remote,
-        port=to.port,
-        local=path.local,
-        ttl=to.ttl,
-        dscp=to.dscp,
-        mark=config.daemon.mark,
-        fragment=forward.on_mtu_exceeded == "fragment",
-    )
-    return plan, forward, tuple(warnings)
-
-
-def _path(to: VxlanDestination, mark: int) -> Path:
-    return Path(str(to.remote), str(to.local or ""), mark)
-
-
-def _too_long(source: Link, forward: ForwardPlan, limit: str) -> list[str]:
-    full = source.mtu + ETH_HEADER
-    if forward.snaplen:
-        full = min(full, forward.snaplen)
-    if full <= forward.frame_limit:
-        return []
-    fate = {"truncate": "truncated", "fragment": "fragmented", "drop": "dropped"}[forward.on_mtu_exceeded]
-    limit = f"{limit}, carries frames of {forward.frame_limit} bytes"
-    return [f"{limit}, but those of {source.name} have up to {full}: longer ones are {fate}"]
-
-
-def _shaping(link: Link, role: str) -> list[str]:
-    return [f"{role} device {link.name} is shaped ({link.qdisc})"] if link.qdisc in SHAPERS else []
 
 
 # --- what to do about what runs already ---

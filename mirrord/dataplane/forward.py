@@ -2,10 +2,10 @@
 
 It is pure: a captured frame goes in, and out come the packets to send, or the reason why there are none. It reads no
 clock (a frame's capture time is the only time there is) and knows no socket. Its state is the token bucket of a rate
-limit.
+limit, and a sequence number.
 
 The steps, in order: exact match (where the kernel ran a coarse filter), sampling, the frame as the wire carried it,
-snaplen, path MTU, header, rate limit.
+VLAN tag off and on, snaplen, path MTU, rate limit, header.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from mirrord.dataplane.counters import Slot
-from mirrord.dataplane.encap import Template
+from mirrord.dataplane.encap import Facts, Template
 from mirrord.dataplane.filter import Selection, accepts
-from mirrord.dataplane.frame import TAG, Frame, rebuild
-from mirrord.dataplane.headers import ETH_HEADER, flow_hash, parse
+from mirrord.dataplane.frame import ADDRESSES, TAG, Frame, rebuild
+from mirrord.dataplane.headers import ETH_HEADER, TPIDS, flow_hash, parse
 from mirrord.dataplane.segment import MalformedError
 
 SOURCE_PORTS = 49152
@@ -26,6 +26,8 @@ SOURCE_PORTS = 49152
 BURST_NANOSECONDS = 20_000_000
 BURST_BYTES = 65536
 """A rate limit's bucket holds 20 ms of its rate, and 64 KiB at least."""
+
+_TPIDS = [tpid.to_bytes(2, "big") for tpid in TPIDS]
 
 _BYTE = 8 * 1_000_000_000
 """A byte in the bucket's unit: bits times nanoseconds a second, which makes rate times time a whole number."""
@@ -41,6 +43,8 @@ class ForwardPlan:
     on_mtu_exceeded: str = "truncate"  # or "fragment", "drop"
     sampling_rate: int = 1  # 1 in n flows
     rate_limit: int = 0  # bits a second of sent bytes; 0: none
+    strip_tag: bool = False  # take the outermost VLAN tag off
+    push_tag: int = 0  # put an 802.1Q tag of this id on; 0: none
     overhead: int = 0  # what the kernel adds to a copy, outer Ethernet header included, counted as sent
     exact: Selection | None = None  # match it here, since the kernel ran a coarser filter
 
@@ -74,6 +78,7 @@ class Forward:
         self.plan = plan
         self._tokens = _depth(plan.rate_limit)
         self._filled = 0
+        self._sequence = 0
 
     def __call__(self, frame: Frame) -> Outcome:
         plan = self.plan
@@ -86,27 +91,44 @@ class Forward:
         if len(frame.data) < ETH_HEADER:
             return Outcome(reason=Slot.dropped_malformed)
         try:
-            frames = rebuild(frame, headers)
+            frames = [self._retagged(data) for data in rebuild(frame, headers)]
         except MalformedError:
             return Outcome(reason=Slot.dropped_malformed)
-        copies, truncated, fragmented = [], 0, 0
-        for data in frames:
-            kept = data[: plan.snaplen] if plan.snaplen else data
-            limit = plan.frame_limit
-            if limit and not plan.template.header and kept[12:14] == b"\x81\x00":
-                limit += TAG  # a device takes one 802.1Q tag over its MTU, see packet_snd in the kernel
-            if limit and len(kept) > limit:
-                if plan.on_mtu_exceeded == "drop":
-                    return Outcome(reason=Slot.dropped_mtu_exceeded)
-                if plan.on_mtu_exceeded == "truncate":
-                    kept = kept[:limit]
-                else:
-                    fragmented += 1
-            truncated += len(kept) < len(data) or len(frame.data) < frame.length
-            copies.append(Copy(plan.template.header + kept, flow))
-        if plan.rate_limit and not self._take(sum(len(c.data) + plan.overhead for c in copies), frame.time):
+        kept = [self._kept(data) for data in frames]
+        limits = [self._limit(data) for data in frames]
+        over = [limit > 0 and len(data) > limit for data, limit in zip(kept, limits, strict=True)]
+        if plan.on_mtu_exceeded == "drop" and any(over):
+            return Outcome(reason=Slot.dropped_mtu_exceeded)
+        if plan.on_mtu_exceeded == "truncate":
+            kept = [data[:limit] if limit else data for data, limit in zip(kept, limits, strict=True)]
+        size = sum(map(len, kept)) + len(kept) * (len(plan.template.header) + plan.overhead)
+        if plan.rate_limit and not self._take(size, frame.time):
             return Outcome(reason=Slot.skipped_rate_limited)
-        return Outcome(tuple(copies), None, truncated, int(len(copies) > 1), fragmented)
+        vlan = headers.tags[0].vid if headers.tags else None
+        cut = [len(frame.data) < frame.length or len(k) < len(data) for k, data in zip(kept, frames, strict=True)]
+        copies = []
+        for data, truncated in zip(kept, cut, strict=True):
+            facts = Facts(self._sequence, vlan, truncated, frame.egress, frame.time)
+            copies.append(Copy(plan.template.fill(facts) + data, flow))
+            self._sequence += 1
+        fragmented = sum(over) if plan.on_mtu_exceeded == "fragment" else 0
+        return Outcome(tuple(copies), None, sum(cut), int(len(copies) > 1), fragmented)
+
+    def _retagged(self, data: bytes) -> bytes:
+        if self.plan.strip_tag and len(data) >= ADDRESSES + TAG and data[12:14] in _TPIDS:
+            data = data[:ADDRESSES] + data[ADDRESSES + TAG :]
+        if self.plan.push_tag:
+            data = data[:ADDRESSES] + _TPIDS[0] + self.plan.push_tag.to_bytes(2, "big") + data[ADDRESSES:]
+        return data
+
+    def _kept(self, data: bytes) -> bytes:
+        """What snaplen leaves; a tag that was pushed is no part of the mirrored frame."""
+        return data[: self.plan.snaplen + (TAG if self.plan.push_tag else 0)] if self.plan.snaplen else data
+
+    def _limit(self, data: bytes) -> int:
+        """The longest frame for the path; a device takes one 802.1Q tag over its MTU (packet_snd in the kernel)."""
+        tagged = not self.plan.template.header and data[12:14] == _TPIDS[0]
+        return self.plan.frame_limit and self.plan.frame_limit + (TAG if tagged else 0)
 
     def _take(self, size: int, time: int) -> bool:
         """Take a frame's bytes out of the bucket: allowed while it is not empty, so that it may fall below zero."""

@@ -1,4 +1,4 @@
-"""Copies out of the host: through a device, or over UDP sockets.
+"""Copies out of the host: through a device, or over UDP or raw IP sockets.
 
 A transmit is a row of sockets and what to do with their errors; the native core sends through the same sockets. Every
 socket carries the mark, by which captures know a copy, and takes no frame in.
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mirrord.dataplane import bpf
 from mirrord.dataplane.forward import SOURCE_PORTS
+from mirrord.dataplane.headers import IPPROTO_UDP
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -56,11 +57,12 @@ class DevicePlan:
 
 
 @dataclass(frozen=True, slots=True)
-class UdpPlan:
-    """Copies are the payload of UDP datagrams to `remote`, routed by the kernel."""
+class TunnelPlan:
+    """Copies are the payload of UDP datagrams, or of packets of another IP protocol, that the kernel routes."""
 
     remote: str
-    port: int
+    port: int = 0  # UDP only
+    protocol: int = IPPROTO_UDP
     local: str = ""
     ttl: int = 64
     dscp: int = 0
@@ -81,15 +83,15 @@ class Transmit:
     Raises OSError when a socket cannot be had: EPERM without CAP_NET_ADMIN for the mark, ENODEV, ENETUNREACH, ...
     """
 
-    def __init__(self, plan: DevicePlan | UdpPlan) -> None:
+    def __init__(self, plan: DevicePlan | TunnelPlan) -> None:
         self.plan = plan
         self.sockets: list[socket.socket] = []
         try:
             if isinstance(plan, DevicePlan):
                 self.sockets.append(_packet_socket(plan))
             else:
-                ports = range(SOURCE_PORTS, 65536)
-                self.sockets.extend(_udp_socket(plan, ports) for _ in range(POOL))
+                count = POOL if plan.protocol == IPPROTO_UDP else 1
+                self.sockets.extend(_tunnel_socket(plan) for _ in range(count))
         except BaseException:
             self.close()
             raise
@@ -122,9 +124,10 @@ def _packet_socket(plan: DevicePlan) -> socket.socket:
     return sock
 
 
-def _udp_socket(plan: UdpPlan, ports: Sequence[int]) -> socket.socket:
-    v6 = ip_address(plan.remote).version == 6
-    sock = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_DGRAM)
+def _tunnel_socket(plan: TunnelPlan) -> socket.socket:
+    v6, udp = ip_address(plan.remote).version == 6, plan.protocol == IPPROTO_UDP
+    kind = (socket.SOCK_DGRAM, 0) if udp else (socket.SOCK_RAW, plan.protocol)
+    sock = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, *kind)
     try:
         bpf.attach_reject_all(sock)
         _set_common(sock, plan.mark)
@@ -139,8 +142,12 @@ def _udp_socket(plan: UdpPlan, ports: Sequence[int]) -> socket.socket:
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, plan.dscp << 2)
             sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, discover)
             sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
-            sock.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)  # RFC 7348 5: transmitted as zero
-        _bind(sock, plan.local, ports)
+            if udp:
+                sock.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)  # RFC 7348 5: transmitted as zero
+        if udp:
+            _bind(sock, plan.local, range(SOURCE_PORTS, 65536))
+        elif plan.local:
+            sock.bind((plan.local, 0))
         sock.connect((plan.remote, plan.port))
     except BaseException:
         sock.close()

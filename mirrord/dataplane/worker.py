@@ -23,7 +23,7 @@ from mirrord.dataplane.capture import BLOCK_SIZE, Capture, CapturePlan
 from mirrord.dataplane.counters import Counters, Slot, dropped_by
 from mirrord.dataplane.forward import Forward, ForwardPlan
 from mirrord.dataplane.native import core, program
-from mirrord.dataplane.transmit import DevicePlan, Transmit, UdpPlan
+from mirrord.dataplane.transmit import DevicePlan, Transmit, TunnelPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +43,7 @@ class PipelinePlan:
 
     capture: CapturePlan
     forward: ForwardPlan
-    transmit: DevicePlan | UdpPlan
+    transmit: DevicePlan | TunnelPlan
 
 
 class Pipeline:

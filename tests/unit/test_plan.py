@@ -16,7 +16,7 @@ from mirrord.dataplane import encap
 from mirrord.dataplane.capture import CapturePlan
 from mirrord.dataplane.filter import Direction, Guard, Selection
 from mirrord.dataplane.forward import ForwardPlan
-from mirrord.dataplane.transmit import DevicePlan, UdpPlan
+from mirrord.dataplane.transmit import DevicePlan, TunnelPlan
 from mirrord.dataplane.worker import PipelinePlan
 from mirrord.model import Config
 
@@ -56,7 +56,7 @@ def test_a_vxlan_session_becomes_one_pipeline() -> None:
         CapturePlan("tap0", 5, Selection(mark=MARK, mark_mask=MARK, guards=(guard,))),
         # 20 + 8 bytes of IPv4 and UDP and 8 of VXLAN leave 1564 of the path MTU; the outer Ethernet header is 14
         ForwardPlan(encap.vxlan(7), snaplen=96, frame_limit=1564, rate_limit=1_000_000, overhead=42),
-        UdpPlan("192.0.2.9", 4789, mark=MARK),
+        TunnelPlan("192.0.2.9", 4789, mark=MARK),
     )
 
 

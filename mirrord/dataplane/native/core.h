@@ -20,6 +20,7 @@ enum {
 	MAX_TAGS = 2,
 	MAX_HEADERS = 256,	/* bytes of headers rewritten in front of a segment */
 	MAX_TEMPLATE = 128,
+	MAX_PATCHES = 4,
 	MAX_SOCKETS = 64,
 	MAX_LAYERS = 10,	/* headers that a segment has fields in */
 	BATCH = 128,		/* messages handed to the kernel at a time */
@@ -82,6 +83,7 @@ struct headers {
 	uint16_t ethertype;
 	uint8_t family;		/* 4, 6, or 0 */
 	bool fragment;
+	int vlan;		/* the outermost tag's id, or NONE */
 	int protocol;		/* or NONE */
 	int transport;		/* offset, or NONE */
 	int source_port, destination_port;	/* or NONE */
@@ -89,9 +91,19 @@ struct headers {
 	uint32_t address_length;
 };
 
+/* A field of the header that differs from copy to copy. */
+struct patch {
+	enum { SEQUENCE = 1, ERSPAN_II, ERSPAN_III } field;
+	uint32_t at;
+};
+
 struct plan {
 	uint8_t header[MAX_TEMPLATE];
 	uint32_t header_length;
+	struct patch patches[MAX_PATCHES];
+	uint32_t patch_count;
+	bool strip_tag;
+	uint32_t push_tag;	/* or 0 */
 	uint32_t snaplen;
 	uint32_t frame_limit;
 	enum { TRUNCATE, FRAGMENT, DROP } on_mtu_exceeded;
@@ -106,10 +118,20 @@ struct plan {
 struct state {
 	int64_t tokens;
 	uint64_t filled;
+	uint32_t sequence;
+};
+
+/* What the fields are made from. */
+struct facts {
+	uint32_t sequence;
+	int vlan;		/* or NONE */
+	bool truncated;
+	bool egress;
+	uint64_t time;
 };
 
 struct message {
-	uint8_t head[MAX_TEMPLATE + MAX_HEADERS];
+	uint8_t head[MAX_TEMPLATE + MAX_HEADERS + TAG];
 	uint32_t head_length;
 	uint32_t tail_length;
 	const uint8_t *tail;	/* in the capture's memory */
@@ -169,7 +191,7 @@ struct layer {
 };
 
 struct super_frame {
-	uint8_t head[MAX_HEADERS];
+	uint8_t head[MAX_HEADERS + TAG];	/* a tag may be pushed */
 	uint32_t head_length;
 	const uint8_t *payload;
 	uint32_t payload_length;
@@ -183,6 +205,9 @@ bool open_super_frame(struct super_frame *super, const struct frame *frame, uint
 /* Write segment n's headers to head (head_length bytes) and give its payload. */
 void write_segment(const struct super_frame *super, uint32_t n, uint8_t *head, const uint8_t **payload,
 		   uint32_t *length);
+
+/* encap.c */
+void fill(const struct plan *plan, const struct facts *facts, uint8_t *header);
 
 /* forward.c */
 struct outcome forward(const struct plan *plan, struct state *state, const struct frame *frame, struct batch *batch);

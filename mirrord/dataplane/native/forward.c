@@ -12,7 +12,7 @@ static const int64_t BYTE = 8000000000;
 
 /* A frame that is to be mirrored as it is but for its first bytes, which may have been rewritten. */
 struct piece {
-	uint8_t head[MAX_HEADERS];
+	uint8_t head[MAX_HEADERS + TAG];	/* a tag may be pushed */
 	uint32_t head_length;
 	const uint8_t *tail;
 	uint32_t tail_length;
@@ -43,7 +43,9 @@ static bool take(const struct plan *plan, struct state *state, uint64_t size, ui
 /* How much of a frame of this length is kept; sets the flags of what was done to it. */
 static uint32_t kept_length(const struct plan *plan, uint32_t length, bool tagged, struct outcome *outcome)
 {
-	uint32_t kept = plan->snaplen && plan->snaplen < length ? plan->snaplen : length;
+	/* A tag that was pushed is no part of the mirrored frame. */
+	uint32_t snaplen = plan->snaplen ? plan->snaplen + (plan->push_tag ? TAG : 0) : length;
+	uint32_t kept = snaplen < length ? snaplen : length;
 	uint32_t limit = plan->frame_limit;
 
 	if (limit && tagged && !plan->header_length)
@@ -66,20 +68,44 @@ static struct message *next_message(struct batch *batch)
 	return &batch->messages[batch->count++];
 }
 
-static void emit(const struct plan *plan, struct message *message, const uint8_t *head, uint32_t head_length,
-		 const uint8_t *tail, uint32_t tail_length, uint32_t kept)
+static void emit(const struct plan *plan, struct state *state, struct facts *facts, struct message *message,
+		 const uint8_t *head, uint32_t head_length, const uint8_t *tail, uint32_t tail_length, uint32_t kept)
 {
 	uint32_t from_head = kept < head_length ? kept : head_length;
 
-	memcpy(message->head, plan->header, plan->header_length);
+	facts->sequence = state->sequence++;
+	fill(plan, facts, message->head);
 	memcpy(message->head + plan->header_length, head, from_head);
 	message->head_length = plan->header_length + from_head;
 	message->tail = tail;
 	message->tail_length = kept - from_head < tail_length ? kept - from_head : tail_length;
 }
 
+static bool is_tag(const uint8_t *at)
+{
+	return be16(at) == ETH_P_8021Q || be16(at) == ETH_P_8021AD;
+}
+
+/* Take the outermost tag off and put one on, as planned, in headers of this length; gives their new length. */
+static uint32_t retag(const struct plan *plan, uint8_t *head, uint32_t length)
+{
+	uint8_t *at = head + ETH_ADDRESSES;
+
+	if (plan->strip_tag && length >= ETH_ADDRESSES + TAG && is_tag(at)) {
+		length -= TAG;
+		memmove(at, at + TAG, length - ETH_ADDRESSES);
+	}
+	if (plan->push_tag) {
+		memmove(at + TAG, at, length - ETH_ADDRESSES);
+		put_be16(at, ETH_P_8021Q);
+		put_be16(at + 2, plan->push_tag);
+		length += TAG;
+	}
+	return length;
+}
+
 /* The frame with its VLAN tag back in and its checksum complete. */
-static bool whole(struct piece *piece, const struct frame *frame)
+static bool whole(const struct plan *plan, struct piece *piece, const struct frame *frame)
 {
 	bool unfinished = frame->vnet.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM;
 	uint32_t shift = frame->tagged ? TAG : 0, length = frame->captured + shift;
@@ -88,7 +114,7 @@ static bool whole(struct piece *piece, const struct frame *frame)
 	piece->head_length = unfinished ? field + 2 : shift ? ETH_ADDRESSES + TAG : 0;
 	if (piece->head_length > length || piece->head_length > MAX_HEADERS)
 		return false;
-	if (unfinished && piece->head_length < ETH_ADDRESSES + TAG)
+	if ((unfinished || plan->strip_tag || plan->push_tag) && piece->head_length < ETH_ADDRESSES + TAG)
 		piece->head_length = length < ETH_ADDRESSES + TAG ? length : ETH_ADDRESSES + TAG;
 	if (shift) {
 		memcpy(piece->head, frame->data, ETH_ADDRESSES);
@@ -110,16 +136,18 @@ static bool whole(struct piece *piece, const struct frame *frame)
 						 ones_sum(piece->head + start, piece->head_length - start));
 		put_be16(piece->head + field, value ? value : 0xFFFF);
 	}
+	if (plan->strip_tag || plan->push_tag)
+		piece->head_length = retag(plan, piece->head, piece->head_length);
 	return true;
 }
 
 static struct outcome forward_whole(const struct plan *plan, struct state *state, const struct frame *frame,
-				    struct batch *batch, uint64_t flow)
+				    struct batch *batch, uint64_t flow, struct facts *facts)
 {
 	struct outcome outcome = { .reason = NO_REASON };
 	struct piece piece;
 
-	if (!whole(&piece, frame))
+	if (!whole(plan, &piece, frame))
 		return (struct outcome){ .reason = DROPPED_MALFORMED };
 	uint32_t length = piece.head_length + piece.tail_length;
 	bool tagged = be16((piece.head_length ? piece.head : frame->data) + ETH_ADDRESSES) == ETH_P_8021Q;
@@ -129,16 +157,16 @@ static struct outcome forward_whole(const struct plan *plan, struct state *state
 	if (plan->rate_limit && !take(plan, state, kept + plan->header_length + plan->overhead, frame->time))
 		return (struct outcome){ .reason = SKIPPED_RATE_LIMITED };
 	struct message *message = next_message(batch);
-	emit(plan, message, piece.head, piece.head_length, piece.tail, piece.tail_length, kept);
+	outcome.truncated = facts->truncated = kept < length || frame->captured < frame->length;
+	emit(plan, state, facts, message, piece.head, piece.head_length, piece.tail, piece.tail_length, kept);
 	message->flow = flow;
 	message->time = frame->time;
 	message->last = true;
-	outcome.truncated = kept < length || frame->captured < frame->length;
 	return outcome;
 }
 
 static struct outcome forward_super(const struct plan *plan, struct state *state, const struct frame *frame,
-				    struct batch *batch, uint64_t flow, int transport)
+				    struct batch *batch, uint64_t flow, struct facts *facts, int transport)
 {
 	struct outcome outcome = { .reason = NO_REASON };
 	struct super_frame super;
@@ -160,6 +188,10 @@ static struct outcome forward_super(const struct plan *plan, struct state *state
 	if (transport == NONE || !open_super_frame(&super, frame, (uint32_t)transport, kind))
 		return (struct outcome){ .reason = DROPPED_MALFORMED };
 
+	uint32_t before = super.head_length;
+	super.head_length = retag(plan, super.head, before);
+	for (uint32_t n = 0; n < super.layer_count; n++)
+		super.layers[n].at += super.head_length - before;
 	bool tagged = be16(super.head + ETH_ADDRESSES) == ETH_P_8021Q;
 	uint32_t full = super.head_length + super.gso_size;
 	uint32_t rest = super.head_length + super.payload_length - (super.count - 1) * super.gso_size;
@@ -177,13 +209,15 @@ static struct outcome forward_super(const struct plan *plan, struct state *state
 	outcome.segmented = super.count > 1;
 	for (uint32_t n = 0; n < super.count; n++) {
 		struct message *message = next_message(batch);
-		uint8_t head[MAX_HEADERS];
+		uint8_t head[MAX_HEADERS + TAG];
 		const uint8_t *payload;
 		uint32_t length;
 
 		write_segment(&super, n, head, &payload, &length);
 		message->last = n == super.count - 1;
-		emit(plan, message, head, super.head_length, payload, length, message->last ? kept_rest : kept_full);
+		facts->truncated = message->last ? kept_rest < rest : kept_full < full;
+		emit(plan, state, facts, message, head, super.head_length, payload, length,
+		     message->last ? kept_rest : kept_full);
 		message->flow = flow;
 		message->time = frame->time;
 	}
@@ -211,7 +245,8 @@ struct outcome forward(const struct plan *plan, struct state *state, const struc
 	bool super = frame->vnet.gso_type != VIRTIO_NET_HDR_GSO_NONE;
 	if (frame->captured < frame->length && (super || frame->vnet.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM))
 		return (struct outcome){ .reason = DROPPED_MALFORMED };
+	struct facts facts = { .vlan = headers.vlan, .egress = frame->egress, .time = frame->time };
 	if (super)
-		return forward_super(plan, state, frame, batch, flow, headers.transport);
-	return forward_whole(plan, state, frame, batch, flow);
+		return forward_super(plan, state, frame, batch, flow, &facts, headers.transport);
+	return forward_whole(plan, state, frame, batch, flow, &facts);
 }

@@ -98,15 +98,19 @@ static void parse_ipv6(const struct frame *frame, struct headers *headers, uint3
 
 void parse(const struct frame *frame, struct headers *headers)
 {
-	*headers = (struct headers){ .protocol = NONE, .transport = NONE, .source_port = NONE,
+	*headers = (struct headers){ .vlan = NONE, .protocol = NONE, .transport = NONE, .source_port = NONE,
 				     .destination_port = NONE };
 	if (frame->captured < ETH_HEADER)
 		return;
 	int tags = frame->tagged;
 	uint32_t at = ETH_HEADER;
 	uint16_t ethertype = be16(frame->data + 12);
+	if (frame->tagged)
+		headers->vlan = frame->tci & 0xFFF;
 	while ((ethertype == ETH_P_8021Q || ethertype == ETH_P_8021AD) && tags < MAX_TAGS &&
 	       frame->captured >= at + TAG) {
+		if (headers->vlan == NONE)
+			headers->vlan = be16(frame->data + at) & 0xFFF;
 		ethertype = be16(frame->data + at + 2);
 		at += TAG;
 		tags++;

@@ -41,6 +41,30 @@ static bool read_header(PyObject *object, struct plan *plan)
 	return done;
 }
 
+/* The template's patches: pairs of a field and its offset. */
+static bool read_patches(PyObject *object, struct plan *plan)
+{
+	static const uint32_t sizes[] = { [SEQUENCE] = 4, [ERSPAN_II] = 4, [ERSPAN_III] = 12 };
+	PyObject *template = PyObject_GetAttrString(object, "template");
+	PyObject *patches = template ? PyObject_GetAttrString(template, "patches") : NULL;
+	Py_ssize_t count = patches ? PyTuple_Size(patches) : -1;
+	bool done = count >= 0 && count <= MAX_PATCHES;
+
+	for (Py_ssize_t n = 0; done && n < count; n++) {
+		unsigned int field, at;
+
+		done = PyArg_ParseTuple(PyTuple_GetItem(patches, n), "II", &field, &at) && field >= SEQUENCE &&
+		       field <= ERSPAN_III && at + sizes[field] <= plan->header_length;
+		if (done)
+			plan->patches[plan->patch_count++] = (struct patch){ field, at };
+	}
+	if (!done && !PyErr_Occurred())
+		PyErr_SetString(PyExc_ValueError, "a patch that does not fit its template");
+	Py_XDECREF(patches);
+	Py_XDECREF(template);
+	return done;
+}
+
 static bool read_on_mtu_exceeded(PyObject *object, struct plan *plan)
 {
 	PyObject *value = PyObject_GetAttrString(object, "on_mtu_exceeded");
@@ -85,18 +109,21 @@ static bool read_program(PyObject *program, struct plan *plan)
 
 static bool read_plan(PyObject *object, PyObject *program, struct plan *plan)
 {
-	uint64_t snaplen, frame_limit, sampling_rate, overhead;
+	uint64_t snaplen, frame_limit, sampling_rate, overhead, strip_tag, push_tag;
 
 	memset(plan, 0, sizeof(*plan));
 	if (!read_number(object, "snaplen", &snaplen) || !read_number(object, "frame_limit", &frame_limit) ||
 	    !read_number(object, "sampling_rate", &sampling_rate) || !read_number(object, "overhead", &overhead) ||
+	    !read_number(object, "strip_tag", &strip_tag) || !read_number(object, "push_tag", &push_tag) ||
 	    !read_number(object, "rate_limit", &plan->rate_limit) || !read_header(object, plan) ||
-	    !read_on_mtu_exceeded(object, plan) || !read_program(program, plan))
+	    !read_patches(object, plan) || !read_on_mtu_exceeded(object, plan) || !read_program(program, plan))
 		return false;
 	plan->snaplen = (uint32_t)snaplen;
 	plan->frame_limit = (uint32_t)frame_limit;
 	plan->sampling_rate = (uint32_t)sampling_rate;
 	plan->overhead = (uint32_t)overhead;
+	plan->strip_tag = strip_tag;
+	plan->push_tag = (uint32_t)push_tag;
 	return true;
 }
 

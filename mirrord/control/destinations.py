@@ -1,0 +1,151 @@
+"""A session's destination -> the way out of its copies: which sockets, which header, how long a copy may be."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import NamedTuple
+
+from mirrord.control.links import AbsentError, Link, Path, View
+from mirrord.dataplane import encap
+from mirrord.dataplane.encap import Template
+from mirrord.dataplane.forward import ForwardPlan
+from mirrord.dataplane.headers import ETH_HEADER, IPPROTO_GRE, IPPROTO_UDP
+from mirrord.dataplane.transmit import DevicePlan, TunnelPlan
+from mirrord.errors import Refused
+from mirrord.model import (
+    Config,
+    DeviceDestination,
+    ErspanDestination,
+    GeneveDestination,
+    GreDestination,
+    Session,
+    TunnelDestination,
+    VxlanDestination,
+)
+
+UDP_HEADER = 8
+IP_HEADER = {4: 20, 6: 40}
+SHAPERS = frozenset({"cake", "cbq", "hfsc", "htb", "netem", "tbf"})  # queueing disciplines that hold traffic back
+
+
+class WayOut(NamedTuple):
+    """What the data plane is to do with a session's frames, and what the operator should know about it."""
+
+    transmit: DevicePlan | TunnelPlan
+    forward: ForwardPlan
+    warnings: tuple[str, ...] = ()
+
+
+def way_out(config: Config, session: Session, source: Link, view: View) -> WayOut:
+    """The way out of frames captured on `source`.
+
+    Raises AbsentError for what the host may have later, Refused for what would do harm.
+    """
+    forward = ForwardPlan(
+        template=encap.bare(),
+        snaplen=session.snaplen,
+        on_mtu_exceeded=session.on_mtu_exceeded,
+        sampling_rate=session.sampling_rate,
+        rate_limit=session.rate_limit,
+    )
+    if isinstance(session.destination, DeviceDestination):
+        return _device(config, session.destination, source, view, forward)
+    assert isinstance(session.destination, TunnelDestination)  # the others are refused by the loader
+    return _tunnel(config, session.destination, source, view, forward)
+
+
+def path(to: TunnelDestination, config: Config) -> Path:
+    """The way whose route a tunnel needs to know."""
+    return Path(str(to.remote), str(to.local or ""), config.daemon.mark)
+
+
+def describe(session: Session) -> tuple[str, str]:
+    """The destination in words, and how copies are handed to the kernel."""
+    to = session.destination
+    if isinstance(to, DeviceDestination):
+        return f"device {to.device}", "packet"
+    assert isinstance(to, TunnelDestination)  # the others are refused by the loader
+    details = {name: getattr(to, name, None) for name in ("port", "vni", "key", "session_id")}
+    words = [to.type, str(to.remote), *(f"{name} {value}" for name, value in details.items() if value is not None)]
+    return " ".join(words), "socket"
+
+
+def shaping(link: Link, role: str) -> list[str]:
+    """A warning when this device holds traffic back."""
+    return [f"{role} device {link.name} is shaped ({link.qdisc})"] if link.qdisc in SHAPERS else []
+
+
+def _device(config: Config, to: DeviceDestination, source: Link, view: View, forward: ForwardPlan) -> WayOut:
+    link = view.links.get(to.device)
+    if link is None:
+        raise AbsentError(f"no such device: {to.device}")
+    if not link.ethernet:
+        raise Refused(f"{to.device} is not an Ethernet device")
+    if link.index in view.default_routes and not to.allow_default_route:
+        raise Refused(
+            f"{to.device} holds a default route of this host, copies would go out among its own traffic"
+            " (allow_default_route = true permits it)"
+        )
+    forward = replace(forward, frame_limit=link.mtu + ETH_HEADER)
+    warnings = [*shaping(link, "destination"), *_too_long(source, forward, f"the MTU of {link.name}, {link.mtu}")]
+    if not link.up:
+        warnings.append(f"destination device is down: {link.name}")
+    if link.learning:
+        warnings.append(f"{link.name} is a port of a bridge that learns addresses: copies would mislead it")
+    return WayOut(DevicePlan(link.name, link.index, config.daemon.mark), forward, tuple(warnings))
+
+
+def _tunnel(config: Config, to: TunnelDestination, source: Link, view: View, forward: ForwardPlan) -> WayOut:
+    way = path(to, config)
+    template = _template(to)
+    port: int | None = getattr(to, "port", None)
+    headers = IP_HEADER[ip_address(way.remote).version] + (0 if port is None else UDP_HEADER)
+    route = view.routes.get(way)
+    limit = max(route.mtu - headers - len(template.header), ETH_HEADER) if route else 0
+    forward = replace(forward, template=template, frame_limit=limit, overhead=ETH_HEADER + headers)
+    if route:
+        warnings = _too_long(source, forward, f"the path MTU to {way.remote}, {route.mtu}")
+        for link in view.links.values():
+            if link.index == route.device:
+                warnings += shaping(link, "outgoing")
+    else:
+        warnings = [f"no route to {way.remote}"]
+    plan = TunnelPlan(
+        remote=way.remote,
+        port=port or 0,
+        protocol=IPPROTO_GRE if port is None else IPPROTO_UDP,
+        local=way.local,
+        ttl=to.ttl,
+        dscp=to.dscp,
+        mark=config.daemon.mark,
+        fragment=forward.on_mtu_exceeded == "fragment",
+    )
+    return WayOut(plan, forward, tuple(warnings))
+
+
+def _template(to: TunnelDestination) -> Template:
+    match to:
+        case VxlanDestination():
+            return encap.vxlan(to.vni)
+        case GeneveDestination():
+            return encap.geneve(to.vni)
+        case GreDestination():
+            return encap.gre(to.key)
+        case ErspanDestination(erspan_type="II"):
+            return encap.erspan_ii(to.session_id or 0, cos=to.cos, index=to.index)
+        case ErspanDestination(erspan_type="III"):
+            return encap.erspan_iii(to.session_id or 0, cos=to.cos, hardware_id=to.hardware_id, sgt=to.sgt)
+        case _:
+            return encap.erspan_i()
+
+
+def _too_long(source: Link, forward: ForwardPlan, limit: str) -> list[str]:
+    full = source.mtu + ETH_HEADER
+    if forward.snaplen:
+        full = min(full, forward.snaplen)
+    if full <= forward.frame_limit:
+        return []
+    fate = {"truncate": "truncated", "fragment": "fragmented", "drop": "dropped"}[forward.on_mtu_exceeded]
+    limit = f"{limit}, carries frames of {forward.frame_limit} bytes"
+    return [f"{limit}, but those of {source.name} have up to {full}: longer ones are {fate}"]

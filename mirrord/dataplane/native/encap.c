@@ -1,0 +1,37 @@
+/* The header of one copy: the template, and the fields that differ from copy to copy. */
+#include "core.h"
+
+enum {
+	ERSPAN_TAGGED = 3,	/* the tag is still in the frame */
+	ERSPAN_TICK = 100,	/* nanoseconds */
+};
+
+static void or_be32(uint8_t *at, uint32_t bits)
+{
+	put_be32(at, be32(at) | bits);
+}
+
+void fill(const struct plan *plan, const struct facts *facts, uint8_t *header)
+{
+	memcpy(header, plan->header, plan->header_length);
+	for (uint32_t n = 0; n < plan->patch_count; n++) {
+		const struct patch *patch = &plan->patches[n];
+		uint8_t *at = header + patch->at;
+		uint32_t vlan = facts->vlan == NONE ? 0 : (uint32_t)facts->vlan;
+
+		switch (patch->field) {
+		case SEQUENCE:
+			or_be32(at, facts->sequence);
+			break;
+		case ERSPAN_II:
+			or_be32(at, vlan << 16 | (facts->vlan == NONE ? 0 : ERSPAN_TAGGED << 11) |
+					    (uint32_t)facts->truncated << 10);
+			break;
+		case ERSPAN_III:
+			or_be32(at, vlan << 16 | (uint32_t)facts->truncated << 10);
+			or_be32(at + 4, (uint32_t)(facts->time / ERSPAN_TICK));
+			or_be32(at + 8, (uint32_t)facts->egress << 3);
+			break;
+		}
+	}
+}
