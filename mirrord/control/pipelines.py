@@ -47,12 +47,13 @@ class Pipelines:
             match action:
                 case Remove(key):
                     self._remove(key)
-                case Replace(key, forward):
-                    self._running[key][0].replace(forward)
-                    self._plans[key] = wanted[key]
-                    log.info("session changed", **_names(key), frame_limit=forward.frame_limit)
-                case Add(key, pipeline):
-                    self._add(key, pipeline)
+                case Replace(key, plan):
+                    pipeline, worker = self._running[key]
+                    worker.replace(pipeline, plan)
+                    self._plans[key] = plan
+                    log.info("session changed", **_names(key), frame_limit=plan.forward.frame_limit)
+                case Add(key, plan):
+                    self._add(key, plan)
 
     def rows(self) -> list[Row]:
         """Every planned session and source, in the plan's order."""

@@ -16,7 +16,6 @@ from mirrord.control.links import AbsentError, Link, Path, View
 from mirrord.control.selection import guards, selection
 from mirrord.dataplane.capture import CapturePlan
 from mirrord.dataplane.filter import Guard
-from mirrord.dataplane.forward import ForwardPlan
 from mirrord.dataplane.worker import PipelinePlan
 from mirrord.errors import Refused
 from mirrord.model import Config, DeviceSource, Session, TunnelDestination
@@ -138,10 +137,10 @@ class Remove:
 
 @dataclass(frozen=True, slots=True)
 class Replace:
-    """Change how copies are made; the ring and the counters stay."""
+    """Change what is selected and how copies are made; the ring and the counters stay."""
 
     key: Key
-    forward: ForwardPlan
+    pipeline: PipelinePlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +162,16 @@ def diff(old: Mapping[Key, PipelinePlan], new: Mapping[Key, PipelinePlan]) -> li
         before = old.get(key)
         if before is None:
             changes.append(Add(key, plan))
-        elif (before.capture, before.transmit) != (plan.capture, plan.transmit):
+        elif before == plan:
+            continue
+        elif plan == _as(before, plan):
+            changes.append(Replace(key, plan))
+        else:
             removes.append(Remove(key))
             changes.append(Add(key, plan))
-        elif before.forward != plan.forward:
-            changes.append(Replace(key, plan.forward))
     return removes + changes
+
+
+def _as(before: PipelinePlan, plan: PipelinePlan) -> PipelinePlan:
+    """What runs, with the selection and the forward step of the plan."""
+    return replace(before, capture=replace(before.capture, selection=plan.capture.selection), forward=plan.forward)

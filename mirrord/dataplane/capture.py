@@ -15,7 +15,7 @@ from __future__ import annotations
 import mmap
 import socket
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from mirrord.dataplane import bpf
@@ -126,7 +126,7 @@ class Capture:
             raise OSError(19, "the device was replaced", plan.device)
         if plan.promiscuous:
             sock.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, struct.pack("=iHH8x", plan.index, PACKET_MR_PROMISC, 0))
-        self.exact = bpf.attach(sock, plan.selection)
+        self.select(plan.selection)
 
     def _map_ring(self) -> None:
         self.block_count = max(-(-self.plan.ring_size // BLOCK_SIZE), MINIMUM_BLOCKS)
@@ -137,6 +137,11 @@ class Capture:
 
     def fileno(self) -> int:
         return self.socket.fileno()
+
+    def select(self, selection: Selection) -> None:
+        """Take other frames from now on; none is missed that both selections want. OSError when there is no room."""
+        self.exact = bpf.attach(self.socket, selection)
+        self.plan = replace(self.plan, selection=selection)
 
     def reject_all(self) -> None:
         """Take no more frames; those already taken can still be read."""

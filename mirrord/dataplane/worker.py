@@ -81,9 +81,18 @@ class Pipeline:
             return forward
         return replace(forward, exact=replace(self.capture.plan.selection, mark_mask=0))
 
-    def replace(self, forward: ForwardPlan) -> None:
-        """Forward by a new plan from the next frame on. Capture, counters and the rate limit's bucket go on."""
-        self.plan = replace(self.plan, forward=self._matched(forward))
+    def replace(self, plan: PipelinePlan) -> None:
+        """Select and forward by a new plan from the next frame on. Ring, counters and the rate limit's bucket stay.
+
+        The plan may differ in its selection and its forward step only. On the worker's thread, see Worker.replace.
+        """
+        try:
+            if plan.capture.selection != self.capture.plan.selection:
+                self.capture.select(plan.capture.selection)
+        except OSError as error:
+            self.failure = error.strerror or str(error)
+            return
+        self.plan = replace(plan, forward=self._matched(plan.forward))
         self._forward.plan = self.plan.forward
         if self._native is not None:
             self._native.replace(self.plan.forward, program(self.plan.forward))
@@ -160,6 +169,10 @@ class Worker:
     def add(self, pipeline: Pipeline) -> None:
         """Run this pipeline from now on."""
         self._order(lambda: self._add(pipeline))
+
+    def replace(self, pipeline: Pipeline, plan: PipelinePlan) -> None:
+        """Have a pipeline go on by another plan, soon."""
+        self._order(lambda: pipeline.replace(plan))
 
     def remove(self, pipeline: Pipeline) -> None:
         """Capture no more, forward what was captured, close. Returns when that is done, within a second."""

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -139,13 +140,32 @@ def test_a_reload_touches_only_what_changed(host: Host, daemon: MakeDaemon) -> N
         assert problem in ctl(running, "reload", status=1)
     assert [state(running, name) for name in "ab"] == [("up", "")] * 2
 
-    running.file.write_text(good.replace('"up0"\ndirection = "egress"', '"up0"\ndirection = "ingress"'))
+    running.file.write_text(good.replace('source = "up0"', 'source = "up0"\nring_size = "1MiB"'))
     running.reload()
     wait_for(lambda: running.metrics().total("mirrord_config_last_reload_successful") == 1, "the reload taken over")
     (down,) = [line for line in running.output().splitlines() if "] session down " in line]
     assert "session=b source=up0" in down
     send(host, "tap0", FRAME, 10)
     wait_mirrored(running, "a", 20)  # counted on
+
+
+@pytest.mark.parametrize("dataplane", ["python", "native"])
+def test_a_session_loses_no_frame_while_what_it_selects_changes(host: Host, daemon: MakeDaemon) -> None:
+    """Every reload here adds or removes a tunnel, and with it a guard in the filter of the session under load."""
+    running = daemon(host, session("a", "tap0", 1))
+    without = running.file.read_text()
+    more = session("b", "up0", 2).replace("192.0.2.2", "192.0.2.3")
+    sending = threading.Thread(target=send, args=(host, "tap0", FRAME, 6000, 4000))
+    sending.start()
+    for turn in range(1, 9):
+        running.file.write_text(without + more if turn % 2 else without)
+        running.reload()
+        wait_for(lambda: running.output().count("] reloaded ") == turn, "the reload taken over")  # noqa: B023
+    sending.join()
+    metrics = running.settle(captured=6000)
+    assert metrics.total("mirrord_captured_frames_total", session="a") == 6000  # mirrored, or the ring was full
+    assert running.output().count("] session changed ") == 8
+    assert "session=a source=tap0" not in [line for line in running.output().splitlines() if "session down" in line]
 
 
 @pytest.mark.parametrize("dataplane", ["python", "native"])

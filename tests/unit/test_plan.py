@@ -182,8 +182,13 @@ def test_shaping_a_learning_bridge_and_a_missing_route_are_warned_of() -> None:
 
 plans = st.builds(
     PipelinePlan,
-    st.builds(CapturePlan, st.sampled_from(["tap0", "tap1"]), st.sampled_from([5, 6]), st.just(Selection())),
-    st.builds(ForwardPlan, snaplen=st.sampled_from([0, 96])),
+    st.builds(
+        CapturePlan,
+        st.sampled_from(["tap0", "tap1"]),
+        st.sampled_from([5, 6]),
+        st.sampled_from([Selection(), Selection(rules=())]),
+    ),
+    st.builds(ForwardPlan, st.just(encap.bare()), snaplen=st.sampled_from([0, 96])),
     st.builds(DevicePlan, st.just("em0"), st.just(6)),
 )
 some = st.dictionaries(st.builds(Key, st.just("m"), st.sampled_from("abc"), st.just("tap0")), plans)
@@ -202,8 +207,9 @@ def test_the_difference_leads_from_one_plan_to_the_other_and_touches_nothing_els
             case Add(key, pipeline):
                 assert key not in state
                 state[key] = pipeline
-            case Replace(key, forward):
-                assert state[key].capture == new[key].capture
-                state[key] = replace(state[key], forward=forward)
+            case Replace(key, pipeline):
+                kept = replace(pipeline.capture, selection=state[key].capture.selection)
+                assert (kept, pipeline.transmit) == (state[key].capture, state[key].transmit)
+                state[key] = pipeline
     assert state == new
     assert touched == {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
