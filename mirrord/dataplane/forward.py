@@ -27,6 +27,9 @@ BURST_NANOSECONDS = 20_000_000
 BURST_BYTES = 65536
 """A rate limit's bucket holds 20 ms of its rate, and 64 KiB at least."""
 
+CLOCK_STEP_NANOSECONDS = 1_000_000_000
+"""Capture times go back a little where several processors stamp frames; by more, the clock was set."""
+
 _TPIDS = [tpid.to_bytes(2, "big") for tpid in TPIDS]
 
 _BYTE = 8 * 1_000_000_000
@@ -132,9 +135,10 @@ class Forward:
 
     def _take(self, size: int, time: int) -> bool:
         """Take a frame's bytes out of the bucket: allowed while it is not empty, so that it may fall below zero."""
-        rate = self.plan.rate_limit
-        self._tokens = min(self._tokens + max(time - self._filled, 0) * rate, _depth(rate))
-        self._filled = time
+        rate, elapsed = self.plan.rate_limit, time - self._filled
+        self._tokens = min(self._tokens + max(elapsed, 0) * rate, _depth(rate))
+        if elapsed > 0 or elapsed < -CLOCK_STEP_NANOSECONDS:
+            self._filled = time
         if self._tokens <= 0:
             return False
         self._tokens -= size * _BYTE

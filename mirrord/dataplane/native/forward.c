@@ -8,6 +8,7 @@ enum { GSO_UDP_L4 = 5 };	/* VIRTIO_NET_HDR_GSO_UDP_L4, in kernel headers since 6
 
 static const uint64_t BURST_NANOSECONDS = 20000000;
 static const uint64_t BURST_BYTES = 65536;
+static const uint64_t CLOCK_STEP_NANOSECONDS = 1000000000;
 static const int64_t BYTE = 8000000000;
 
 /* A frame that is to be mirrored as it is but for its first bytes, which may have been rewritten. */
@@ -33,7 +34,8 @@ static bool take(const struct plan *plan, struct state *state, uint64_t size, ui
 	int64_t depth = bucket_depth(plan->rate_limit);
 
 	state->tokens = tokens < depth ? (int64_t)tokens : depth;
-	state->filled = time;
+	if (elapsed || state->filled - time > CLOCK_STEP_NANOSECONDS)
+		state->filled = time;
 	if (state->tokens <= 0)
 		return false;
 	state->tokens -= (int64_t)size * BYTE;
