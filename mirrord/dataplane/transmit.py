@@ -33,6 +33,9 @@ POOL = 32
 PATIENCE_MILLISECONDS = 10
 """How long a full send buffer is waited for before the copy counts as lost: the ring holds what comes meanwhile."""
 
+ATTEMPTS = 4
+"""How often a copy is sent: an error may be about an earlier copy, reported by ICMP, and more than one may come."""
+
 SEND_BUFFER = 4 << 20
 
 # linux/in.h, linux/in6.h and asm-generic/socket.h; the socket module has no names for these
@@ -177,10 +180,11 @@ def _bind(sock: socket.socket, local: str, ports: Sequence[int]) -> None:
 def _send(sock: socket.socket, data: bytes) -> int:
     """Send one copy; 0, or the errno that it was refused with."""
     error = 0
-    for _ in range(2):  # the first error may be about an earlier copy, reported by ICMP
+    for _ in range(ATTEMPTS):
         try:
             sock.send(data)
         except BlockingIOError:
+            _clear_errors(sock)  # else poll would report them at once
             poll = select.poll()
             poll.register(sock, select.POLLOUT)
             if not poll.poll(PATIENCE_MILLISECONDS):

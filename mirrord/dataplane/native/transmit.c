@@ -8,7 +8,7 @@
 #include <sys/uio.h>
 #include <time.h>
 
-enum { PATIENCE_MILLISECONDS = 10 };
+enum { PATIENCE_MILLISECONDS = 10, ATTEMPTS = 4 };
 
 static const uint64_t FIRST_BOUND = 50000;	/* counters.py: LATENCY_BOUNDS */
 
@@ -52,19 +52,18 @@ static int send_some(int descriptor, struct mmsghdr *messages, unsigned int coun
 {
 	int error = 0;
 
-	for (int attempt = 0; attempt < 2; attempt++) {	/* the first error may be about an earlier copy */
+	for (int attempt = 0; attempt < ATTEMPTS; attempt++) {	/* an error may be about an earlier copy */
 		int sent = sendmmsg(descriptor, messages, count, MSG_DONTWAIT);
 
 		if (sent > 0)
 			return sent;
 		error = errno;
+		clear_errors(descriptor);
 		if (error == EAGAIN) {
 			struct pollfd room = { .fd = descriptor, .events = POLLOUT };
 
 			if (poll(&room, 1, PATIENCE_MILLISECONDS) <= 0)
 				return -EAGAIN;
-		} else {
-			clear_errors(descriptor);
 		}
 	}
 	return -error;
