@@ -26,6 +26,7 @@ from mirrord.model import (
 
 UDP_HEADER = 8
 IP_HEADER = {4: 20, 6: 40}
+IP_LONGEST = {4: 65535, 6: 65575}  # what the length fields of RFC 791 and RFC 8200 can say, headers included
 SHAPERS = frozenset({"cake", "cbq", "hfsc", "htb", "netem", "tbf"})  # queueing disciplines that hold traffic back
 
 
@@ -100,9 +101,10 @@ def _tunnel(config: Config, to: TunnelDestination, source: Link, view: View, for
     way = path(to, config)
     template = _template(to)
     port: int | None = getattr(to, "port", None)
-    headers = IP_HEADER[ip_address(way.remote).version] + (0 if port is None else UDP_HEADER)
+    version = ip_address(way.remote).version
+    headers = IP_HEADER[version] + (0 if port is None else UDP_HEADER)
     route = view.routes.get(way)
-    limit = max(route.mtu - headers - len(template.header), ETH_HEADER) if route else 0
+    limit = max(min(route.mtu, IP_LONGEST[version]) - headers - len(template.header), ETH_HEADER) if route else 0
     forward = replace(forward, template=template, frame_limit=limit, overhead=ETH_HEADER + headers)
     if route:
         warnings = _too_long(source, forward, f"the path MTU to {way.remote}, {route.mtu}")

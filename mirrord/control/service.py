@@ -21,12 +21,17 @@ from mirrord.control.links import Links
 from mirrord.control.metrics import Reload, Row
 from mirrord.control.notify import notify, reloading, watchdog_seconds
 from mirrord.control.pipelines import Pipelines
+from mirrord.dataplane.counters import Slot
 from mirrord.errors import ConfigError, MirrordError
 
 log = structlog.get_logger(subsystem="service")
 
 TICK_SECONDS = 1.0
 RETRY_SECONDS = 5.0
+REREAD_SECONDS = 60.0
+"""How often the host is read though nothing was heard of it: the kernel does not tell when a path MTU that it had learnt
+ends."""
+
 AT_START = ("socket", "socket_group", "read_only_socket", "read_only_group", "metrics", "state", "dataplane", "nice")
 """Keys of [daemon] that are read at start only."""
 
@@ -58,13 +63,17 @@ class Service:
             await asyncio.sleep(2 * (time.monotonic() - begun))
 
     async def tick(self) -> None:
-        """Work out rates, try again what failed, and feed the watchdog while every worker makes progress."""
-        before, looked, retried = self.rows(), time.monotonic(), time.monotonic()
+        """Work out rates, look again at what may have changed, and feed the watchdog while every worker makes progress."""
+        before, looked = self.rows(), time.monotonic()
+        retried = reread = looked
         patience = watchdog_seconds() / 2
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now, rows = time.monotonic(), self.rows()
             self._rates = report.rates(before, rows, now - looked)
+            if _too_large(rows) > _too_large(before) or now - reread >= REREAD_SECONDS:
+                reread = now
+                self._changed.set()
             before, looked = rows, now
             if now - retried >= RETRY_SECONDS and self._pipelines.failing():
                 retried = now
@@ -152,3 +161,8 @@ class Service:
         for each in shown["sessions"]:
             each["running"] = [report.session(r, self._rates) for r in rows if r.entry.key.session == each["name"]]
         return shown
+
+
+def _too_large(rows: Sequence[Row]) -> int:
+    """Copies lost to a path MTU: when there are more of them, a router may have told the kernel of a smaller one."""
+    return sum(row.counters[Slot.dropped_mtu_exceeded] for row in rows)

@@ -59,9 +59,6 @@ RUNS: dict[type[Model], dict[str, tuple[Callable[[Any], bool], str]]] = {
         "overlap": (_only("all"), 'anything but "all"'),
     },
     Session: {
-        "sampling_rate": (_only(1), "sampling"),
-        "rate_limit": (_only(0), "a rate limit"),
-        "on_mtu_exceeded": (_only("truncate"), 'anything but "truncate"'),
         "count_rules": (lambda count: not count, "counters for each rule"),
         "workers": (_only(1), "more than one worker"),
         "transmit": (_only("auto", "socket"), '"packet"'),
@@ -79,10 +76,6 @@ RUNS: dict[type[Model], dict[str, tuple[Callable[[Any], bool], str]]] = {
         "normal_io": (bool, "reserving a device"),
     },
     VxlanDestination: {
-        "remote": (lambda remote: remote.version == 4, "IPv6 between daemon and collector"),
-        "local": (_only(None), "a chosen local address"),
-        "dscp": (_only(0), "a chosen DSCP"),
-        "ttl": (_only(64), "a chosen TTL"),
         "netns": (_only(None), "network namespaces"),
     },
 }
