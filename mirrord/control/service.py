@@ -29,8 +29,7 @@ log = structlog.get_logger(subsystem="service")
 TICK_SECONDS = 1.0
 RETRY_SECONDS = 5.0
 REREAD_SECONDS = 60.0
-"""How often the host is read though nothing was heard of it: the kernel does not tell when a path MTU that it had learnt
-ends."""
+"""How often the host is read though nothing was heard of it: the kernel does not tell when a learnt path MTU ends."""
 
 AT_START = ("socket", "socket_group", "read_only_socket", "read_only_group", "metrics", "state", "dataplane", "nice")
 """Keys of [daemon] that are read at start only."""
@@ -63,7 +62,7 @@ class Service:
             await asyncio.sleep(2 * (time.monotonic() - begun))
 
     async def tick(self) -> None:
-        """Work out rates, look again at what may have changed, and feed the watchdog while every worker makes progress."""
+        """Work out rates, look for what nobody tells of, and feed the watchdog while every worker makes progress."""
         before, looked = self.rows(), time.monotonic()
         retried = reread = looked
         patience = watchdog_seconds() / 2

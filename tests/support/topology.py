@@ -161,9 +161,10 @@ def acquaint(a: Host, a_device: str, a_address: str, b: Host, b_device: str, b_a
 
 
 def receive_vxlan(host: Host, vni: int = 0xFFFFFF, device: str = "vxlan0", local: str = "") -> None:
-    """Give the host a kernel vxlan device on port 4789: the frames of `vni` come out of it. IPv6 needs a `local` address.
+    """Give the host a kernel vxlan device on port 4789: the frames of `vni` come out of it.
 
-    What has another VNI is dropped in silence, where a closed port would answer with ICMP errors.
+    Over IPv6 it needs a `local` address. What has another VNI is dropped in silence, where a closed port would answer
+    with ICMP errors.
     """
     host.ip(f"link add name {device} type vxlan id {vni} dstport 4789 nolearning {local and 'local'} {local}")
     host.ip(f"link set dev {device} up")

@@ -28,7 +28,7 @@ def passes(request: pytest.FixtureRequest) -> Step:
         python = Forward(plan)
         return lambda time: python(Frame(data, SIZE, time=time)).reason is None
     native = core.Forward(plan, None)
-    return lambda time: native(data, SIZE, False, False, 0, 0, bytes(VNET.size), time)[2] < 0  # noqa: FBT003
+    return lambda time: native(data, SIZE, False, False, 0, 0, bytes(VNET.size), time)[2] < 0
 
 
 def test_two_clocks_that_differ_do_not_raise_the_rate(passes: Step) -> None:

@@ -1,0 +1,105 @@
+"""A way out that fails: each copy is sent or counted as lost, the session goes on, and recovers by itself.
+
+client eth0 ---- nic [source] uplink ---- eth0 [collector]
+"""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.conftest import MakeDaemon, MakeSniffer
+from tests.support.send import send, udp_frame
+from tests.support.topology import Host, Topology, acquaint
+from tests.support.wait import wait_for
+
+FRAME = udp_frame(("02:00:00:00:00:01", "10.1.0.1", 1000), ("02:00:00:00:00:02", "10.1.0.2", 2000), length=100)
+VXLAN = '{ type = "vxlan", remote = "10.99.0.2", vni = 1 }'
+SPAN = '{ type = "device", device = "uplink" }'
+
+
+def configuration(destination: str) -> str:
+    return f"""
+[[mirrors.m.sessions]]
+name = "s"
+direction = "ingress"
+source = "nic"
+destination = {destination}
+"""
+
+
+@pytest.fixture
+def hosts(net: Topology) -> tuple[Host, Host, Host]:
+    client, source, collector = net.host("client"), net.host("source"), net.host("collector")
+    net.link(client, "eth0", source, "nic")
+    net.link(source, "uplink", collector, "eth0", ("10.99.0.1/24", "10.99.0.2/24"), mtu=1600)
+    return client, source, collector
+
+
+def test_a_collector_that_does_not_listen_costs_no_copy(
+    hosts: tuple[Host, Host, Host], daemon: MakeDaemon, sniff: MakeSniffer
+) -> None:
+    client, source, collector = hosts
+    acquaint(source, "uplink", "10.99.0.1", collector, "eth0", "10.99.0.2")
+    collector.run("sysctl", "-qw", "net.ipv4.icmp_ratelimit=0")
+    answers = sniff(source, "uplink", "icmp")
+    mirrord = daemon(source, configuration(VXLAN))
+    send(client, "eth0", FRAME, 300, rate=200)
+    send(client, "eth0", FRAME, 2000, rate=4000)
+    metrics = mirrord.settle(2300)
+    assert metrics.total("mirrord_mirrored_frames_total") == metrics.total("mirrord_sent_packets_total") == 2300
+    assert metrics.total("mirrord_dropped_frames_total") == 0
+    statistics = collector.run("nstat", "-asz", "UdpNoPorts").split()
+    assert int(statistics[statistics.index("UdpNoPorts") + 1]) == 2300  # the collector's kernel saw every one
+    assert len(answers.stop().frames()) > 100
+
+
+def test_a_collector_that_is_not_there_yet_stalls_nothing(
+    hosts: tuple[Host, Host, Host], daemon: MakeDaemon, sniff: MakeSniffer
+) -> None:
+    client, source, collector = hosts
+    mirrord = daemon(source, configuration(VXLAN.replace("10.99.0.2", "10.99.0.9")))
+    send(client, "eth0", FRAME, 1000, rate=250)  # four seconds: past the kernel's three questions for the address
+    begun = time.monotonic()
+    metrics = mirrord.settle(1000)
+    assert time.monotonic() - begun < 2
+    dropped = metrics.total("mirrord_dropped_frames_total")
+    assert dropped == metrics.total("mirrord_dropped_frames_total", reason="no_route")
+    assert metrics.total("mirrord_captured_frames_total") == 1000
+
+    sniffer = sniff(collector, "eth0", "udp port 4789")
+    collector.ip("address add 10.99.0.9/24 dev eth0")
+
+    def arrived() -> bool:
+        send(client, "eth0", FRAME)
+        return bool(sniffer.frames())
+
+    wait_for(arrived, "copies at the collector that came late")
+
+
+@pytest.mark.parametrize(("destination", "reason"), [(VXLAN, "no_route"), (SPAN, "send_error")], ids=["vxlan", "span"])
+def test_a_way_out_that_goes_down_and_comes_up_again(
+    hosts: tuple[Host, Host, Host], daemon: MakeDaemon, sniff: MakeSniffer, destination: str, reason: str
+) -> None:
+    client, source, collector = hosts
+    collector.ip("link set eth0 address 02:00:00:00:00:99")
+    source.ip("neighbour replace 10.99.0.2 lladdr 02:00:00:00:00:99 dev uplink")
+    sniffer = sniff(collector, "eth0", "udp port 4789 or udp port 2000")
+    mirrord = daemon(source, configuration(destination))
+
+    send(client, "eth0", FRAME, 10)
+    mirrord.settle(10)
+    source.ip("link set uplink down")
+    send(client, "eth0", FRAME, 100, rate=1000)
+    metrics = mirrord.settle(110)
+    assert metrics.total("mirrord_dropped_frames_total", reason=reason) == 100
+    assert metrics.total("mirrord_mirrored_frames_total") == 10
+
+    source.ip("link set uplink up")
+    source.ip("neighbour replace 10.99.0.2 lladdr 02:00:00:00:00:99 dev uplink")
+    wait_for(lambda: "state UP" in collector.ip("link show dev eth0"), "the collector's link up")
+    send(client, "eth0", FRAME, 10)
+    metrics = mirrord.settle(120)
+    assert metrics.total("mirrord_mirrored_frames_total") == len(sniffer.stop().frames()) == 20
+    assert metrics.total("mirrord_dropped_frames_total") == 100
