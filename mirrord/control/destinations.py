@@ -117,7 +117,7 @@ def _tunnel(config: Config, to: TunnelDestination, source: Link, view: View, for
         remote=way.remote,
         port=port or 0,
         protocol=IPPROTO_GRE if port is None else IPPROTO_UDP,
-        local=way.local,
+        local=way.local or (route.source if route else ""),
         ttl=to.ttl,
         dscp=to.dscp,
         mark=config.daemon.mark,

@@ -67,6 +67,7 @@ class Route:
 
     device: int  # index
     mtu: int  # bytes of an IP packet
+    source: str = ""  # the address that the kernel sends from
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,4 +165,5 @@ def _route(netlink: IPRoute, path: Path, mtus: Mapping[int, int]) -> Route | Non
         return None
     device = message.get_attr("RTA_OIF")
     metrics = message.get_attr("RTA_METRICS")
-    return Route(device, (metrics and metrics.get_attr("RTAX_MTU")) or mtus.get(device, 0))
+    mtu = (metrics and metrics.get_attr("RTAX_MTU")) or mtus.get(device, 0)
+    return Route(device, mtu, message.get_attr("RTA_PREFSRC") or "")

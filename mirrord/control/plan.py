@@ -16,6 +16,7 @@ from mirrord.control.links import AbsentError, Link, Path, View
 from mirrord.control.selection import guards, selection
 from mirrord.dataplane.capture import CapturePlan
 from mirrord.dataplane.filter import Guard
+from mirrord.dataplane.transmit import TunnelPlan
 from mirrord.dataplane.worker import PipelinePlan
 from mirrord.errors import Refused
 from mirrord.model import Config, DeviceSource, Session, TunnelDestination
@@ -158,18 +159,30 @@ def diff(old: Mapping[Key, PipelinePlan], new: Mapping[Key, PipelinePlan]) -> li
     """The least that leads from what runs to what should: what is the same in both is left alone."""
     removes: list[Action] = [Remove(key) for key in old if key not in new]
     changes: list[Action] = []
-    for key, plan in new.items():
+    for key, wanted in new.items():
         before = old.get(key)
         if before is None:
-            changes.append(Add(key, plan))
-        elif before == plan:
+            changes.append(Add(key, wanted))
             continue
-        elif plan == _as(before, plan):
+        plan = _on_its_way(before, wanted)
+        if before == plan:
+            continue
+        if plan == _as(before, plan):
             changes.append(Replace(key, plan))
         else:
             removes.append(Remove(key))
             changes.append(Add(key, plan))
     return removes + changes
+
+
+def _on_its_way(before: PipelinePlan, plan: PipelinePlan) -> PipelinePlan:
+    """The plan, with the source address in use where none is known: without a route it is not a new one."""
+    used, wanted = before.transmit, plan.transmit
+    if not (isinstance(used, TunnelPlan) and isinstance(wanted, TunnelPlan)):
+        return plan
+    if wanted.local or used.remote != wanted.remote:
+        return plan
+    return replace(plan, transmit=replace(wanted, local=used.local))
 
 
 def _as(before: PipelinePlan, plan: PipelinePlan) -> PipelinePlan:

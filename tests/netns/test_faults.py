@@ -103,3 +103,21 @@ def test_a_way_out_that_goes_down_and_comes_up_again(
     metrics = mirrord.settle(120)
     assert metrics.total("mirrord_mirrored_frames_total") == len(sniffer.stop().frames()) == 20
     assert metrics.total("mirrord_dropped_frames_total") == 100
+
+
+def test_an_uplink_that_gets_another_address_is_followed(hosts: tuple[Host, Host, Host], daemon: MakeDaemon) -> None:
+    client, source, collector = hosts
+    acquaint(source, "uplink", "10.99.0.1", collector, "eth0", "10.99.0.2")
+    mirrord = daemon(source, configuration(VXLAN))
+    send(client, "eth0", FRAME, 10)
+    mirrord.settle(10)
+    source.ip("address delete 10.99.0.1/24 dev uplink")
+    source.ip("address add 10.99.0.7/24 dev uplink")
+    acquaint(source, "uplink", "10.99.0.7", collector, "eth0", "10.99.0.2")
+
+    def mirrored() -> float:
+        send(client, "eth0", FRAME)
+        return mirrord.metrics().total("mirrord_mirrored_frames_total") - 10
+
+    wait_for(mirrored, "copies from the new address")
+    assert mirrord.stop()[0] == 0

@@ -87,9 +87,9 @@ def test_a_path_has_the_mtu_of_its_route_or_else_of_its_device(net: Topology) ->
     near, far, nowhere = Path("192.0.2.9", "", MARK), Path("203.0.113.9", "", MARK), Path("233.252.0.9", "", MARK)
     seen = view(host, near, far, nowhere)
     eth0, eth1 = seen.links["eth0"].index, seen.links["eth1"].index
-    assert seen.routes == {near: Route(eth0, 1600), far: Route(eth0, 1400)}
+    assert seen.routes == {near: Route(eth0, 1600, "192.0.2.1"), far: Route(eth0, 1400, "192.0.2.1")}
     host.ip(f"rule add fwmark {MARK:#x} table 7")  # the copies' mark chooses their route
-    assert view(host, far).routes == {far: Route(eth1, 1500)}
+    assert view(host, far).routes == {far: Route(eth1, 1500, "198.51.100.1")}
 
 
 def test_a_change_is_heard_even_after_messages_were_lost(net: Topology) -> None:

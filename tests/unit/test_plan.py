@@ -213,3 +213,18 @@ def test_the_difference_leads_from_one_plan_to_the_other_and_touches_nothing_els
                 state[key] = pipeline
     assert state == new
     assert touched == {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
+
+
+def test_a_way_out_is_opened_again_for_a_new_source_address_but_not_for_want_of_a_route() -> None:
+    wanted, key = config(f'source = "tap0"\n{TO_VXLAN}'), Key("m", "s0", "tap0")
+
+    def planned(route: Route | None) -> dict[Key, PipelinePlan]:
+        return {key: running(make(wanted, replace(VIEW, routes={REMOTE: route} if route else {})))}
+
+    first = planned(Route(UP.index, 1600, "192.0.2.1"))
+    (change,) = diff(first, planned(None))
+    assert isinstance(change, Replace)
+    assert change.pipeline.transmit == first[key].transmit
+    assert diff({key: change.pipeline}, first) == [Replace(key, first[key])]
+    other = planned(Route(UP.index, 1600, "192.0.2.7"))
+    assert diff(first, other) == [Remove(key), Add(key, other[key])]
