@@ -37,21 +37,31 @@ def hosts(net: Topology) -> tuple[Host, Host, Host]:
     return client, source, collector
 
 
+@pytest.mark.parametrize(
+    ("near", "far", "length", "counter"),
+    [
+        ("10.99.0.1", "10.99.0.2", "24", "UdpNoPorts"),
+        ("2001:db8:99::1", "2001:db8:99::2", "64 nodad", "Udp6NoPorts"),
+    ],
+    ids=["ipv4", "ipv6"],
+)
 def test_a_collector_that_does_not_listen_costs_no_copy(
-    hosts: tuple[Host, Host, Host], daemon: MakeDaemon, sniff: MakeSniffer
+    net: Topology, daemon: MakeDaemon, sniff: MakeSniffer, near: str, far: str, length: str, counter: str
 ) -> None:
-    client, source, collector = hosts
-    acquaint(source, "uplink", "10.99.0.1", collector, "eth0", "10.99.0.2")
-    collector.run("sysctl", "-qw", "net.ipv4.icmp_ratelimit=0")
-    answers = sniff(source, "uplink", "icmp")
-    mirrord = daemon(source, configuration(VXLAN))
+    client, source, collector = net.host("client"), net.host("source", ipv6=True), net.host("collector", ipv6=True)
+    net.link(client, "eth0", source, "nic")
+    net.link(source, "uplink", collector, "eth0", (f"{near}/{length}", f"{far}/{length}"), mtu=1600)
+    acquaint(source, "uplink", near, collector, "eth0", far)
+    collector.run("sysctl", "-qw", "net.ipv4.icmp_ratelimit=0", "net.ipv6.icmp.ratelimit=0")
+    answers = sniff(source, "uplink", "icmp[icmptype] == icmp-unreach or icmp6[icmp6type] == icmp6-destinationunreach")
+    mirrord = daemon(source, configuration(VXLAN.replace("10.99.0.2", far)))
     send(client, "eth0", FRAME, 300, rate=200)
     send(client, "eth0", FRAME, 2000, rate=4000)
     metrics = mirrord.settle(2300)
     assert metrics.total("mirrord_mirrored_frames_total") == metrics.total("mirrord_sent_packets_total") == 2300
     assert metrics.total("mirrord_dropped_frames_total") == 0
-    statistics = collector.run("nstat", "-asz", "UdpNoPorts").split()
-    assert int(statistics[statistics.index("UdpNoPorts") + 1]) == 2300  # the collector's kernel saw every one
+    statistics = collector.run("nstat", "-asz", counter).split()
+    assert int(statistics[statistics.index(counter) + 1]) == 2300  # the collector's kernel saw every one
     assert len(answers.stop().frames()) > 100
 
 

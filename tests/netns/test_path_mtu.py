@@ -133,6 +133,26 @@ def test_the_path_mtu_is_kept_and_followed(
         assert metrics.total("mirrord_mirrored_frames_total") == (9 if on_mtu_exceeded == "truncate" else 5)
 
 
+@pytest.mark.parametrize("on_mtu_exceeded", ["truncate", "drop"])
+def test_a_device_takes_its_own_mtu_and_no_more(
+    net: Topology, daemon: MakeDaemon, sniff: MakeSniffer, on_mtu_exceeded: str
+) -> None:
+    client, source, _ = build(net, V4)
+    source.ip("link set uplink mtu 1000")
+    sniffer = sniff(source, "uplink", "udp port 2000")
+    span = '{ type = "device", device = "uplink" }'
+    session = configuration("", on_mtu_exceeded).replace('{ type = "vxlan", remote = "", vni = 7 }', span)
+    mirrord = daemon(source, session)
+    frames = [frame(length, length) for length in (1014, 1015, 1514)]
+    for one in frames:
+        send(client, "eth0", one)
+    metrics = mirrord.settle(3)
+    kept = frames if on_mtu_exceeded == "truncate" else frames[:1]
+    assert sniffer.stop().frames() == [one[:1014] for one in kept]
+    assert metrics.total("mirrord_dropped_frames_total", reason="mtu_exceeded") == 3 - len(kept)
+    assert metrics.total("mirrord_truncated_frames_total") == len(kept) - 1
+
+
 def test_a_start_with_too_small_a_path_mtu_is_warned_of(net: Topology, daemon: MakeDaemon) -> None:
     _, source, _ = build(net, V4)
     source.ip("link set uplink mtu 1500")
