@@ -18,11 +18,11 @@ struct piece {
 	uint32_t tail_length;
 };
 
-int64_t bucket_depth(uint64_t rate)
+__int128 bucket_depth(uint64_t rate)
 {
-	uint64_t least = BURST_BYTES * (uint64_t)BYTE;
+	__int128 least = (__int128)BURST_BYTES * BYTE, depth = (__int128)BURST_NANOSECONDS * rate;
 
-	return (int64_t)(rate * BURST_NANOSECONDS > least ? rate * BURST_NANOSECONDS : least);
+	return depth > least ? depth : least;
 }
 
 /* A bucket may fall below zero, so that a copy of any size passes while it is not empty. */
@@ -30,13 +30,13 @@ static bool take(const struct plan *plan, struct state *state, uint64_t size, ui
 {
 	uint64_t elapsed = time > state->filled ? time - state->filled : 0;
 	__int128 tokens = state->tokens + (__int128)elapsed * plan->rate_limit;
-	int64_t depth = bucket_depth(plan->rate_limit);
+	__int128 depth = bucket_depth(plan->rate_limit);
 
-	state->tokens = tokens < depth ? (int64_t)tokens : depth;
+	state->tokens = tokens < depth ? tokens : depth;
 	state->filled = time;
 	if (state->tokens <= 0)
 		return false;
-	state->tokens -= (int64_t)size * BYTE;
+	state->tokens -= (__int128)size * BYTE;
 	return true;
 }
 
