@@ -35,10 +35,10 @@ def _python(plan: ForwardPlan) -> Step:
     forward = Forward(plan)
 
     def run(frame: Frame) -> Result:
-        copies, *rest = forward(frame)
+        copies, reason, truncated, segmented, fragmented = forward(frame)
         flow = flow_hash(parse(frame.data, frame.tag))
         assert {copy.flow for copy in copies} <= {flow}
-        return Result([copy.data for copy in copies], flow, *rest)
+        return Result([copy.data for copy in copies], flow, reason, truncated, segmented, fragmented)
 
     return run
 
