@@ -114,6 +114,8 @@ def _layers(data: bytes, target: int, kind: Kind) -> list[Layer]:
         else:
             raise MalformedError
         if at == target:
+            if protocol != (IPPROTO_TCP if kind is Kind.TCP else IPPROTO_UDP):
+                raise MalformedError
             add(kind)
             return layers
         have(16)
