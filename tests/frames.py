@@ -164,6 +164,6 @@ def plans() -> st.SearchStrategy[ForwardPlan]:
         on_mtu_exceeded=st.sampled_from(["truncate", "fragment", "drop"]),
         sampling_rate=st.sampled_from([1, 1, 1, 2, 3, (1 << 31) - 1]),
         rate_limit=st.sampled_from([0, 0, 1, 1_000_000, 1_000_000_000, 500_000_000_000, 10**14]),
-        overhead=st.sampled_from([0, 42, 62]),
+        overhead=st.sampled_from([0, 42, 40_000]),  # the last empties a bucket with two frames
         exact=st.none() | st.none() | selections(),
     )

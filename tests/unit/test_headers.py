@@ -87,7 +87,7 @@ def test_an_authentication_header_is_looked_through() -> None:
     assert (headers.source_port, headers.destination_port) == (5, 6)
 
 
-Hash = Callable[[Packet], int]
+Hash = Callable[[Packet | bytes], int]
 
 
 @pytest.fixture
@@ -116,8 +116,9 @@ def test_every_fragment_of_a_host_pair_hashes_without_ports(flow: Hash) -> None:
 
 
 def test_flows_spread_evenly_and_sampling_does_not_thin_the_ports(flow: Hash) -> None:
+    one = bytes(LINK / IP(src="0.0.0.0", dst="10.0.0.2") / TCP(sport=0, dport=443))
     flows = [
-        flow(LINK / IP(src=f"10.1.{a}.{b}", dst="10.0.0.2") / TCP(sport=40000 + b, dport=443))
+        flow(one[:26] + bytes([10, 1, a, b]) + one[30:34] + (40000 + b).to_bytes(2, "big") + one[36:])
         for a in range(20)
         for b in range(200)
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import accumulate
 
 import pytest
@@ -17,7 +18,7 @@ from tests.support.planes import step
 NOW = 1_700_000_000_000_000_000
 THOROUGH = settings(
     deadline=None,
-    max_examples=250,
+    max_examples=200,
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],  # explaining takes longer than finding
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
@@ -50,3 +51,18 @@ def test_sound_super_frames_are_split_alike(frame: Frame) -> None:
 @given(frame=mutated(super_frames()))
 def test_unsound_super_frames_end_alike(frame: Frame) -> None:
     compare(ForwardPlan(encap.bare()), [frame])
+
+
+@THOROUGH
+@given(plan=plans(), frame=captured(), more=st.integers(-5, 5))
+def test_limits_about_as_long_as_the_copies(plan: ForwardPlan, frame: Frame, more: int) -> None:
+    whole = step(ForwardPlan(encap.bare()), "python")(frame).copies
+    limit = max(14, max(map(len, whole), default=0) + more)
+    compare(replace(plan, frame_limit=limit, snaplen=0, sampling_rate=1, exact=None), [frame])
+
+
+@THOROUGH
+@given(frame=captured(), times=st.lists(pauses, min_size=4, max_size=12), rate=st.sampled_from([1, 10**6, 10**9]))
+def test_a_bucket_that_runs_empty(frame: Frame, times: list[int], rate: int) -> None:
+    plan = ForwardPlan(encap.bare(), rate_limit=rate, overhead=40_000)
+    compare(plan, [frame._replace(time=time) for time in accumulate(times, initial=NOW)])
