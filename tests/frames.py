@@ -19,6 +19,14 @@ from tests.selections import IPV4, IPV6, PORTS, VLANS, frames, selections
 MACS = bytes.fromhex("020000000002020000000001")
 TCP, UDP = 6, 17
 GSO_TYPES = {(TCP, 0x0800): 1, (TCP, 0x86DD): 4, (UDP, 0x0800): 5, (UDP, 0x86DD): 5}  # linux/virtio_net.h
+TEMPLATES = [
+    encap.bare(),
+    encap.bare(),
+    encap.vxlan(5),
+    encap.gre(77),
+    encap.erspan_ii(9, cos=3, index=5),
+    encap.erspan_iii(9, sgt=4),
+]
 CSUM_OFFSET = {TCP: 16, UDP: 6}
 
 tags = st.builds(Tag, st.sampled_from([0x8100, 0x88A8, 0x9100]), st.sampled_from([0, 5, 0x1005, 0xE06F]))
@@ -158,12 +166,14 @@ def plans() -> st.SearchStrategy[ForwardPlan]:
     limits = st.sampled_from([0, 0, 14, 60, 64, 1000, 1514]) | st.integers(14, 1600)
     return st.builds(
         ForwardPlan,
-        template=st.sampled_from([encap.bare(), encap.vxlan(5)]),
+        template=st.sampled_from(TEMPLATES),
         snaplen=limits,
         frame_limit=limits,
         on_mtu_exceeded=st.sampled_from(["truncate", "fragment", "drop"]),
         sampling_rate=st.sampled_from([1, 1, 1, 2, 3, (1 << 31) - 1]),
         rate_limit=st.sampled_from([0, 0, 1, 1_000_000, 1_000_000_000, 500_000_000_000, 10**14]),
+        strip_tag=st.booleans(),
+        push_tag=st.sampled_from([0, 0, 111]),
         overhead=st.sampled_from([0, 42, 40_000]),  # the last empties a bucket with two frames
         exact=st.none() | st.none() | selections(),
     )

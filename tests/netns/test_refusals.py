@@ -19,7 +19,7 @@ from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter import Selection
 from mirrord.dataplane.forward import ForwardPlan
 from mirrord.dataplane.frame import VNET
-from mirrord.dataplane.transmit import DevicePlan, UdpPlan
+from mirrord.dataplane.transmit import DevicePlan, TunnelPlan
 from mirrord.dataplane.worker import Pipeline, PipelinePlan
 from tests.support.topology import Host, Topology, acquaint
 from tests.support.wait import wait_for
@@ -60,7 +60,7 @@ def pipeline(source: Host, dataplane: str, *, device: bool) -> Iterator[Pipeline
     def make() -> Pipeline:
         capture = CapturePlan("nic", socket.if_nametoindex("nic"), Selection(), mode="socket")  # all frames at once
         uplink = DevicePlan("uplink", socket.if_nametoindex("uplink"))
-        transmit = uplink if device else UdpPlan("10.99.0.2", 4789)
+        transmit = uplink if device else TunnelPlan("10.99.0.2", 4789)
         forward = ForwardPlan(encap.bare()) if device else ForwardPlan(encap.vxlan(1), overhead=42)
         return Pipeline(PipelinePlan(capture, forward, transmit), native=dataplane == "native")
 
