@@ -114,8 +114,9 @@ static bool whole(const struct plan *plan, struct piece *piece, const struct fra
 	piece->head_length = unfinished ? field + 2 : shift ? ETH_ADDRESSES + TAG : 0;
 	if (piece->head_length > length || piece->head_length > MAX_HEADERS)
 		return false;
-	if ((unfinished || plan->strip_tag || plan->push_tag) && piece->head_length < ETH_ADDRESSES + TAG)
-		piece->head_length = length < ETH_ADDRESSES + TAG ? length : ETH_ADDRESSES + TAG;
+	/* What is rewritten holds the ethertype, also when a tag has been taken off in front of it. */
+	if ((unfinished || plan->strip_tag || plan->push_tag) && piece->head_length < ETH_HEADER + TAG)
+		piece->head_length = length < ETH_HEADER + TAG ? length : ETH_HEADER + TAG;
 	if (shift) {
 		memcpy(piece->head, frame->data, ETH_ADDRESSES);
 		put_be16(piece->head + ETH_ADDRESSES, frame->tpid);
