@@ -64,10 +64,10 @@ def split(data: bytes, transport: int, gso_size: int, kind: Kind) -> list[bytes]
 
     Raises MalformedError when the headers do not lead there, or the sizes cannot be.
     """
-    layers = _layers(data, transport, kind)
     least = 20 if kind is Kind.TCP else 8
     if gso_size == 0 or transport + least > len(data):
         raise MalformedError
+    layers = _layers(data, transport, kind)
     length = (data[transport + 12] >> 4) * 4 if kind is Kind.TCP else 8
     end = transport + length
     if length < least or end > len(data) or end > MAX_HEADERS:
@@ -114,6 +114,8 @@ def _layers(data: bytes, target: int, kind: Kind) -> list[Layer]:
         else:
             raise MalformedError
         if at == target:
+            if protocol != (IPPROTO_TCP if kind is Kind.TCP else IPPROTO_UDP):
+                raise MalformedError
             add(kind)
             return layers
         have(16)

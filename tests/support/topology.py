@@ -11,18 +11,20 @@ import json
 import os
 import socket
 import subprocess
-import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from tests.support.process import Process
 
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 _serial = itertools.count(1)
+
+T = TypeVar("T")
 
 
 class Host:
@@ -71,23 +73,20 @@ class Host:
 
     def open_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
         """A socket of this host, for this process."""
-        made: list[socket.socket | OSError] = []
-        thread = threading.Thread(target=self._open, args=(made, family, kind, protocol))
-        thread.start()
-        thread.join()
-        if isinstance(made[0], OSError):
-            raise made[0]
-        return made[0]
+        return self.call(lambda: socket.socket(family, kind, protocol))
 
-    def _open(self, made: list[socket.socket | OSError], *arguments: int) -> None:
-        """Run by a thread that ends here: setns moves a thread, and a socket stays where it was opened."""
-        try:
-            with Path("/run/netns", self.name).open("rb") as namespace:
-                if _libc.setns(namespace.fileno(), _CLONE_NEWNET):
-                    made.append(OSError(ctypes.get_errno(), f"setns {self.name}"))
-            made.append(socket.socket(*arguments))
-        except OSError as error:
-            made.append(error)
+    def call(self, function: Callable[[], T]) -> T:
+        """What the function returns, or raises, when called in this host: the sockets it opens stay here.
+
+        By a thread that ends here: setns moves a thread.
+        """
+        with ThreadPoolExecutor(max_workers=1, initializer=self._enter) as thread:
+            return thread.submit(function).result()
+
+    def _enter(self) -> None:
+        with Path("/run/netns", self.name).open("rb") as namespace:
+            if _libc.setns(namespace.fileno(), _CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), f"setns {self.name}")
 
     def _link(self, device: str) -> Any:
         return json.loads(self.ip(f"-s -j link show dev {device}"))[0]

@@ -116,7 +116,7 @@ struct plan {
 
 /* What changes from frame to frame. */
 struct state {
-	int64_t tokens;
+	__int128 tokens;	/* 64 bits are too few from 461 Gbit/s on */
 	uint64_t filled;
 	uint32_t sequence;
 };
@@ -211,7 +211,7 @@ void fill(const struct plan *plan, const struct facts *facts, uint8_t *header);
 
 /* forward.c */
 struct outcome forward(const struct plan *plan, struct state *state, const struct frame *frame, struct batch *batch);
-int64_t bucket_depth(uint64_t rate);
+__int128 bucket_depth(uint64_t rate);
 
 /* transmit.c */
 struct transmit {

@@ -19,11 +19,11 @@ struct piece {
 	uint32_t tail_length;
 };
 
-int64_t bucket_depth(uint64_t rate)
+__int128 bucket_depth(uint64_t rate)
 {
-	uint64_t least = BURST_BYTES * (uint64_t)BYTE;
+	__int128 least = (__int128)BURST_BYTES * BYTE, depth = (__int128)BURST_NANOSECONDS * rate;
 
-	return (int64_t)(rate * BURST_NANOSECONDS > least ? rate * BURST_NANOSECONDS : least);
+	return depth > least ? depth : least;
 }
 
 /* A bucket may fall below zero, so that a copy of any size passes while it is not empty. */
@@ -31,14 +31,14 @@ static bool take(const struct plan *plan, struct state *state, uint64_t size, ui
 {
 	uint64_t elapsed = time > state->filled ? time - state->filled : 0;
 	__int128 tokens = state->tokens + (__int128)elapsed * plan->rate_limit;
-	int64_t depth = bucket_depth(plan->rate_limit);
+	__int128 depth = bucket_depth(plan->rate_limit);
 
-	state->tokens = tokens < depth ? (int64_t)tokens : depth;
+	state->tokens = tokens < depth ? tokens : depth;
 	if (elapsed || state->filled - time > CLOCK_STEP_NANOSECONDS)
 		state->filled = time;
 	if (state->tokens <= 0)
 		return false;
-	state->tokens -= (int64_t)size * BYTE;
+	state->tokens -= (__int128)size * BYTE;
 	return true;
 }
 
@@ -116,8 +116,9 @@ static bool whole(const struct plan *plan, struct piece *piece, const struct fra
 	piece->head_length = unfinished ? field + 2 : shift ? ETH_ADDRESSES + TAG : 0;
 	if (piece->head_length > length || piece->head_length > MAX_HEADERS)
 		return false;
-	if ((unfinished || plan->strip_tag || plan->push_tag) && piece->head_length < ETH_ADDRESSES + TAG)
-		piece->head_length = length < ETH_ADDRESSES + TAG ? length : ETH_ADDRESSES + TAG;
+	/* What is rewritten holds the ethertype, also when a tag has been taken off in front of it. */
+	if ((unfinished || plan->strip_tag || plan->push_tag) && piece->head_length < ETH_HEADER + TAG)
+		piece->head_length = length < ETH_HEADER + TAG ? length : ETH_HEADER + TAG;
 	if (shift) {
 		memcpy(piece->head, frame->data, ETH_ADDRESSES);
 		put_be16(piece->head + ETH_ADDRESSES, frame->tpid);

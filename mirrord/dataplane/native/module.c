@@ -217,10 +217,11 @@ static PyObject *Forward_call(PyObject *object, PyObject *arguments, PyObject *k
 		outcome = forward(&self->plan, &self->state, &frame, batch);
 		collect(batch, copies);
 		parse(&frame, &headers);
+		unsigned long long flow = flow_hash(&headers);	/* before the memory goes that the addresses lie in */
 		free(exact);
 		free(batch);
-		return Py_BuildValue("NKiIII", copies, (unsigned long long)flow_hash(&headers), outcome.reason,
-				     outcome.truncated, outcome.segmented, outcome.fragmented);
+		return Py_BuildValue("NKiIII", copies, flow, outcome.reason, outcome.truncated, outcome.segmented,
+				     outcome.fragmented);
 	}
 	free(exact);
 	free(batch);

@@ -67,7 +67,7 @@ static bool find_layers(struct super_frame *super, const uint8_t *data, uint32_t
 			return false;
 		}
 		if (at == target)
-			return add(super, kind, at);
+			return protocol == (kind == TCP ? IPPROTO_TCP : IPPROTO_UDP) && add(super, kind, at);
 		if (!HAVE(16))
 			return false;
 		if (protocol == IPPROTO_UDP) {

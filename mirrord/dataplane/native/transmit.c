@@ -114,7 +114,7 @@ static void send_row(struct transmit *transmit, int descriptor, struct message *
 			counters[dropped_by(-sent)]++;
 			while (next < count && !row[next]->last)
 				next++;
-			transmit->failed = next == count;
+			transmit->failed |= next == count;	/* another socket's may have failed before */
 			next++;
 		}
 	}

@@ -1,0 +1,127 @@
+"""Copies that the kernel refuses: each frame is counted once, under what the refusal means, by either data plane.
+
+client eth0 ---- nic [source] uplink ---- eth0 [collector]
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.l2 import Ether
+
+from mirrord.dataplane import encap
+from mirrord.dataplane.capture import PACKET_VNET_HDR, SOL_PACKET, CapturePlan
+from mirrord.dataplane.counters import Slot
+from mirrord.dataplane.filter import Selection
+from mirrord.dataplane.forward import ForwardPlan
+from mirrord.dataplane.frame import VNET
+from mirrord.dataplane.transmit import DevicePlan, TunnelPlan
+from mirrord.dataplane.worker import Pipeline, PipelinePlan
+from tests.support.topology import Host, Topology, acquaint
+from tests.support.wait import wait_for
+
+LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
+ENDS = IP(src="10.0.0.1", dst="10.0.0.2")
+DATAGRAMS = [bytes(LINK / ENDS / UDP(sport=1000 + n, dport=53) / bytes(200)) for n in range(40)]  # by all sockets
+SEGMENTS = 300  # more than the native core hands over at a time
+SUPER_FRAME = bytes(LINK / ENDS / TCP(sport=5000, dport=80, flags="PA") / bytes(100 * SEGMENTS))
+COUNT = len(DATAGRAMS) + 1
+TCPV4, NEEDS_CSUM = 1, 1  # linux/virtio_net.h
+
+REFUSALS = {
+    "no route": ("route del 10.99.0.0/24", Slot.dropped_no_route),
+    "unreachable": ("route replace unreachable 10.99.0.2/32", Slot.dropped_no_route),
+    "prohibited": ("route replace prohibit 10.99.0.2/32", Slot.dropped_send_error),
+    "path MTU": ("link set dev uplink mtu 120", Slot.dropped_mtu_exceeded),
+    "device down": ("link set dev uplink down", Slot.dropped_no_route),
+}
+DEVICE_REFUSALS = {
+    "MTU": ("link set dev uplink mtu 120", Slot.dropped_mtu_exceeded),
+    "down": ("link set dev uplink down", Slot.dropped_send_error),
+    "gone": ("link delete dev uplink", Slot.dropped_send_error),
+}
+
+
+@pytest.fixture
+def hosts(net: Topology) -> tuple[Host, Host]:
+    client, source, collector = net.host("client"), net.host("source"), net.host("collector")
+    net.link(client, "eth0", source, "nic")
+    net.link(source, "uplink", collector, "eth0", ("10.99.0.1/24", "10.99.0.2/24"))
+    acquaint(source, "uplink", "10.99.0.1", collector, "eth0", "10.99.0.2")
+    return client, source
+
+
+@contextmanager
+def pipeline(source: Host, dataplane: str, *, device: bool) -> Iterator[Pipeline]:
+    def make() -> Pipeline:
+        capture = CapturePlan("nic", socket.if_nametoindex("nic"), Selection(), mode="socket")  # all frames at once
+        uplink = DevicePlan("uplink", socket.if_nametoindex("uplink"))
+        transmit = uplink if device else TunnelPlan("10.99.0.2", 4789)
+        forward = ForwardPlan(encap.bare()) if device else ForwardPlan(encap.vxlan(1), overhead=42)
+        return Pipeline(PipelinePlan(capture, forward, transmit), native=dataplane == "native")
+
+    made = source.call(make)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def send_all(client: Host) -> None:
+    """The datagrams, each a flow of its own, and amid them the super-frame, as a device with TSO would be given it."""
+    middle = len(DATAGRAMS) // 2
+    with client.open_socket(socket.AF_PACKET, socket.SOCK_RAW) as out:
+        out.bind(("eth0", 0))
+        out.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+        for data in DATAGRAMS[:middle]:
+            out.send(VNET.pack(0, 0, 0, 0, 0, 0) + data)
+        out.send(VNET.pack(NEEDS_CSUM, TCPV4, 54, 100, 34, 16) + SUPER_FRAME)
+        for data in DATAGRAMS[middle:]:
+            out.send(VNET.pack(0, 0, 0, 0, 0, 0) + data)
+
+
+def run(pipeline: Pipeline) -> None:
+    def done() -> bool:
+        pipeline.run()
+        return pipeline.counters[Slot.captured] >= COUNT and pipeline.drained()
+
+    wait_for(done, "every frame is accounted for")
+
+
+@pytest.mark.parametrize("device", [False, True], ids=["udp", "device"])
+def test_nothing_refused(hosts: tuple[Host, Host], dataplane: str, device: bool) -> None:
+    client, source = hosts
+    before = source.transmitted("uplink")
+    with pipeline(source, dataplane, device=device) as running:
+        send_all(client)
+        run(running)
+    assert source.transmitted("uplink") - before == len(DATAGRAMS) + SEGMENTS
+    assert running.counters[Slot.sent_packets] == len(DATAGRAMS) + SEGMENTS
+    assert running.counters[Slot.captured] == running.counters[Slot.mirrored] == COUNT
+    assert running.counters[Slot.segmented] == 1
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_refused_by_the_network(hosts: tuple[Host, Host], dataplane: str, refusal: str) -> None:
+    check(hosts, dataplane, *REFUSALS[refusal], device=False)
+
+
+@pytest.mark.parametrize("refusal", DEVICE_REFUSALS)
+def test_refused_by_the_device(hosts: tuple[Host, Host], dataplane: str, refusal: str) -> None:
+    check(hosts, dataplane, *DEVICE_REFUSALS[refusal], device=True)
+
+
+def check(hosts: tuple[Host, Host], dataplane: str, change: str, slot: Slot, *, device: bool) -> None:
+    client, source = hosts
+    with pipeline(source, dataplane, device=device) as running:
+        source.ip(change)
+        send_all(client)
+        run(running)
+    assert {Slot(n): running.counters[n] for n in range(Slot.mirrored, Slot.truncated) if running.counters[n]} == {
+        slot: COUNT
+    }
+    assert running.counters[Slot.captured] == COUNT

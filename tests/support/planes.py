@@ -1,0 +1,57 @@
+"""The forward step of either data plane, called in one way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from mirrord.dataplane.counters import Slot
+from mirrord.dataplane.forward import Forward, ForwardPlan
+from mirrord.dataplane.frame import VNET, Frame
+from mirrord.dataplane.headers import Tag, flow_hash, parse
+from mirrord.dataplane.native import core, program
+
+
+class Result(NamedTuple):
+    """What one frame became: an Outcome, its copies as bytes alone, and the frame's flow."""
+
+    copies: list[bytes]
+    flow: int
+    reason: Slot | None
+    truncated: int
+    segmented: int
+    fragmented: int
+
+
+Step = Callable[[Frame], Result]
+
+
+def step(plan: ForwardPlan, dataplane: str) -> Step:
+    """A new forward step, whose rate limit's bucket is full."""
+    return _python(plan) if dataplane == "python" else _native(plan)
+
+
+def _python(plan: ForwardPlan) -> Step:
+    forward = Forward(plan)
+
+    def run(frame: Frame) -> Result:
+        copies, reason, truncated, segmented, fragmented = forward(frame)
+        flow = flow_hash(parse(frame.data, frame.tag))
+        assert {copy.flow for copy in copies} <= {flow}
+        return Result([copy.data for copy in copies], flow, reason, truncated, segmented, fragmented)
+
+    return run
+
+
+def _native(plan: ForwardPlan) -> Step:
+    forward = core.Forward(plan, program(plan))
+
+    def run(frame: Frame) -> Result:
+        tpid, tci = frame.tag or Tag(0, 0)
+        vnet = VNET.pack(*frame.vnet)
+        copies, flow, reason, *altered = forward(
+            frame.data, frame.length, frame.egress, frame.tag is not None, tpid, tci, vnet, frame.time
+        )
+        return Result(copies, flow, None if reason < 0 else Slot(reason), *altered)
+
+    return run

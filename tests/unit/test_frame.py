@@ -1,0 +1,86 @@
+"""What the kernel left undone on an ordinary frame is done, by both data planes; scapy built the frame in full."""
+
+from __future__ import annotations
+
+import pytest
+from scapy.layers.inet import ICMP, IP, TCP, UDP, in4_pseudoheader
+from scapy.layers.inet6 import IPv6, in6_pseudoheader
+from scapy.layers.l2 import Dot1Q, Ether
+from scapy.layers.vxlan import VXLAN
+from scapy.packet import Packet
+from scapy.utils import checksum
+
+from mirrord.dataplane import encap
+from mirrord.dataplane.counters import Slot
+from mirrord.dataplane.forward import ForwardPlan
+from mirrord.dataplane.frame import Frame, Vnet
+from mirrord.dataplane.headers import Tag
+from tests.support.planes import Result, step
+
+LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
+V4 = IP(src="10.0.0.1", dst="10.0.0.2")
+V6 = IPv6(src="2001:db8::1", dst="2001:db8::2")
+TUNNEL = IP(src="172.16.0.1", dst="172.16.0.2") / UDP(sport=50000, chksum=0) / VXLAN(vni=9)
+NEEDS_CSUM, DATA_VALID = 1, 2  # linux/virtio_net.h
+FIELD = {TCP: 16, UDP: 6}
+FRAMES = {
+    "TCP over IPv4": LINK / V4 / TCP() / b"even",
+    "UDP over IPv4, odd": LINK / V4 / UDP(sport=1, dport=2) / b"odd",
+    "TCP over IPv6": LINK / V6 / TCP(options=[("MSS", 1440)]) / b"odd",
+    "UDP over IPv6": LINK / V6 / UDP(sport=1, dport=2) / bytes(1400),
+    "in a VLAN": LINK / Dot1Q(vlan=5) / V4 / TCP() / b"tagged",
+    "in VXLAN": LINK / TUNNEL / LINK / V4 / TCP() / b"inner",
+    # Data chosen so that the checksum is zero, which UDP sends as ffff (RFC 768).
+    "zero": LINK / V4 / UDP(sport=0, dport=0) / (0xFFFF - 0x1400 - 3 - 17 - 20).to_bytes(2, "big"),
+}
+
+
+def unfinished(packet: Packet) -> Frame:
+    """The frame as the kernel holds it: the pseudo-header's sum where the checksum goes."""
+    kind, protocol = (TCP, 6) if TCP in packet else (UDP, 17)
+    transport = packet[kind]
+    network, length = transport.underlayer, len(bytes(transport))
+    pseudo_header = in4_pseudoheader if isinstance(network, IP) else in6_pseudoheader
+    pseudo = bytes(pseudo_header(protocol, network, length))
+    data = bytes(packet)
+    start, offset = len(data) - length, FIELD[kind]
+    at = start + offset
+    data = data[:at] + (checksum(pseudo) ^ 0xFFFF).to_bytes(2, "big") + data[at + 2 :]
+    return Frame(data, len(data), vnet=Vnet(NEEDS_CSUM, 0, 0, 0, start, offset))
+
+
+def forward(frame: Frame, dataplane: str) -> Result:
+    return step(ForwardPlan(encap.bare()), dataplane)(frame)
+
+
+@pytest.mark.parametrize("name", FRAMES)
+@pytest.mark.parametrize("tag", [None, Tag(0x8100, 5), Tag(0x88A8, 0x6007)], ids=["plain", "802.1Q", "802.1ad"])
+def test_checksum_and_tag_are_put_in(name: str, tag: Tag | None, dataplane: str) -> None:
+    whole = bytes(FRAMES[name])
+    frame = unfinished(FRAMES[name])
+    assert frame.data != whole
+    between = b"" if tag is None else tag.tpid.to_bytes(2, "big") + tag.tci.to_bytes(2, "big")
+    assert forward(frame._replace(tag=tag), dataplane).copies == [whole[:12] + between + whole[12:]]
+
+
+@pytest.mark.parametrize("flags", [0, DATA_VALID])
+def test_a_checksum_that_nobody_left_open_is_not_touched(flags: int, dataplane: str) -> None:
+    data = bytes(LINK / V4 / TCP(chksum=0xBAD) / b"as it came")
+    assert forward(Frame(data, len(data), vnet=Vnet(flags)), dataplane).copies == [data]
+
+
+def test_a_checksum_outside_of_the_frame_is_malformed(dataplane: str) -> None:
+    data = bytes(LINK / V4 / ICMP())
+    for start, offset in ((len(data), 0), (34, len(data) - 35), (65535, 65535)):
+        frame = Frame(data, len(data), vnet=Vnet(NEEDS_CSUM, 0, 0, 0, start, offset))
+        assert forward(frame, dataplane).reason is Slot.dropped_malformed
+
+
+@pytest.mark.parametrize("length", [0, 1, 13])
+def test_a_runt_is_malformed(length: int, dataplane: str) -> None:
+    assert forward(Frame(bytes(length), length), dataplane).reason is Slot.dropped_malformed
+
+
+def test_what_the_capture_cut_is_counted_as_truncated(dataplane: str) -> None:
+    data = bytes(LINK / V4 / ICMP() / bytes(100))
+    assert forward(Frame(data, len(data) + 1000), dataplane)[2:] == (None, 1, 0, 0)

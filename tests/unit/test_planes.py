@@ -1,0 +1,68 @@
+"""The two data planes against each other: the same copies, the same reasons and counts, whatever the frames."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import accumulate
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from mirrord.dataplane import encap
+from mirrord.dataplane.forward import ForwardPlan
+from mirrord.dataplane.frame import Frame
+from tests.frames import captured, mutated, plans, super_frames
+from tests.support.planes import step
+
+NOW = 1_700_000_000_000_000_000
+THOROUGH = settings(
+    deadline=None,
+    max_examples=200,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],  # explaining takes longer than finding
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")  # BIG TCP has large frames
+
+# Nanoseconds from one frame to the next; a clock may step back.
+pauses = st.sampled_from([0, 1, 1000, 1_000_000, 50_000_000, 10_000_000_000, -1_000_000])
+
+
+def compare(plan: ForwardPlan, sent: list[Frame]) -> None:
+    python, native = step(plan, "python"), step(plan, "native")
+    for n, frame in enumerate(sent):
+        assert native(frame) == python(frame), f"frame {n}: {frame}"
+
+
+@THOROUGH
+@given(plan=plans(), sent=st.lists(st.tuples(captured(), pauses), min_size=1, max_size=6))
+def test_any_frames_by_any_plan(plan: ForwardPlan, sent: list[tuple[Frame, int]]) -> None:
+    times = accumulate((pause for _, pause in sent), initial=NOW)
+    compare(plan, [frame._replace(time=time) for (frame, _), time in zip(sent, times, strict=False)])
+
+
+@THOROUGH
+@given(frame=super_frames())
+def test_sound_super_frames_are_split_alike(frame: Frame) -> None:
+    compare(ForwardPlan(encap.bare()), [frame])
+
+
+@THOROUGH
+@given(frame=mutated(super_frames()))
+def test_unsound_super_frames_end_alike(frame: Frame) -> None:
+    compare(ForwardPlan(encap.bare()), [frame])
+
+
+@THOROUGH
+@given(plan=plans(), frame=captured(), more=st.integers(-5, 5))
+def test_limits_about_as_long_as_the_copies(plan: ForwardPlan, frame: Frame, more: int) -> None:
+    whole = step(ForwardPlan(encap.bare()), "python")(frame).copies
+    limit = max(14, max(map(len, whole), default=0) + more)
+    compare(replace(plan, frame_limit=limit, snaplen=0, sampling_rate=1, exact=None), [frame])
+
+
+@THOROUGH
+@given(frame=captured(), times=st.lists(pauses, min_size=4, max_size=12), rate=st.sampled_from([1, 10**6, 10**9]))
+def test_a_bucket_that_runs_empty(frame: Frame, times: list[int], rate: int) -> None:
+    plan = ForwardPlan(encap.bare(), rate_limit=rate, overhead=40_000)
+    compare(plan, [frame._replace(time=time) for time in accumulate(times, initial=NOW)])
