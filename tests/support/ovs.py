@@ -1,4 +1,4 @@
-"""Open vSwitch with its userspace datapath: an independent peer for every tunnel, and a switch with mirrors of its own."""
+"""Open vSwitch on its userspace datapath: an independent peer for every tunnel, a switch with mirrors of its own."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ class OpenVSwitch:
         """A tunnel port: what `remote` sends comes out of the bridge."""
         words = [f'options:{key}="{value}"' for key, value in {"remote_ip": remote, **options}.items()]
         self.vsctl("add-port", bridge, name, "--", "set", "interface", name, f"type={kind}", *words)
-        assert self.vsctl("get", "interface", name, "error") == "[]", self.vsctl("list", "interface", name)
+        error = self.vsctl("get", "interface", name, "error")
+        assert error == "[]", error
 
     def delete_port(self, bridge: str, name: str) -> None:
         self.vsctl("del-port", bridge, name)
