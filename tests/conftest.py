@@ -10,6 +10,7 @@ from typing import Protocol
 import pytest
 
 from tests.support.daemon import Daemon, Setting
+from tests.support.ovs import OpenVSwitch
 from tests.support.sniffer import Sniffer
 from tests.support.topology import Host, Topology
 
@@ -20,6 +21,10 @@ class MakeDaemon(Protocol):
 
 class MakeSniffer(Protocol):
     def __call__(self, host: Host, device: str, expression: str = "", *, snaplen: int = 2048) -> Sniffer: ...
+
+
+class MakeOpenVSwitch(Protocol):
+    def __call__(self, host: Host) -> OpenVSwitch: ...
 
 
 @pytest.fixture
@@ -55,6 +60,21 @@ def daemon(dataplane: str, tmp_path: Path, net: Topology) -> Iterator[MakeDaemon
             directory.mkdir()
             made = Daemon(host, directory, configuration, up=up, **{"dataplane": dataplane, **settings})
             running.callback(made.stop)
+            return made
+
+        yield make
+
+
+@pytest.fixture
+def ovs(tmp_path: Path, net: Topology) -> Iterator[MakeOpenVSwitch]:  # noqa: ARG001 (it outlives this)
+    """Runs Open vSwitch in a host: `ovs(host)`. It ends with the test."""
+    with ExitStack() as running:
+
+        def make(host: Host) -> OpenVSwitch:
+            directory = tmp_path / f"ovs-{host.label}"
+            directory.mkdir()
+            made = OpenVSwitch(host, directory)
+            running.callback(made.close)
             return made
 
         yield make

@@ -53,6 +53,8 @@ def way_out(config: Config, session: Session, source: Link, view: View) -> WayOu
     if isinstance(session.destination, DeviceDestination):
         return _device(config, session.destination, source, view, forward)
     assert isinstance(session.destination, TunnelDestination)  # the others are refused by the loader
+    guest = getattr(session.source, "perspective", "host") == "guest"
+    forward = replace(forward, template=_template(session.destination, guest=guest))
     return _tunnel(config, session.destination, source, view, forward)
 
 
@@ -68,7 +70,8 @@ def describe(session: Session) -> tuple[str, str]:
         return f"device {to.device}", "packet"
     assert isinstance(to, TunnelDestination)  # the others are refused by the loader
     details = {name: getattr(to, name, None) for name in ("port", "vni", "key", "session_id")}
-    words = [to.type, str(to.remote), *(f"{name} {value}" for name, value in details.items() if value is not None)]
+    kind = f"{to.type} {to.erspan_type}" if isinstance(to, ErspanDestination) else to.type
+    words = [kind, str(to.remote), *(f"{name} {value}" for name, value in details.items() if value is not None)]
     return " ".join(words), "socket"
 
 
@@ -99,13 +102,13 @@ def _device(config: Config, to: DeviceDestination, source: Link, view: View, for
 
 def _tunnel(config: Config, to: TunnelDestination, source: Link, view: View, forward: ForwardPlan) -> WayOut:
     way = path(to, config)
-    template = _template(to)
+    template = forward.template
     port: int | None = getattr(to, "port", None)
     version = ip_address(way.remote).version
     headers = IP_HEADER[version] + (0 if port is None else UDP_HEADER)
     route = view.routes.get(way)
     limit = max(min(route.mtu, IP_LONGEST[version]) - headers - len(template.header), ETH_HEADER) if route else 0
-    forward = replace(forward, template=template, frame_limit=limit, overhead=ETH_HEADER + headers)
+    forward = replace(forward, frame_limit=limit, overhead=ETH_HEADER + headers)
     if route:
         warnings = _too_long(source, forward, f"the path MTU to {way.remote}, {route.mtu}")
         for link in view.links.values():
@@ -126,7 +129,7 @@ def _tunnel(config: Config, to: TunnelDestination, source: Link, view: View, for
     return WayOut(plan, forward, tuple(warnings))
 
 
-def _template(to: TunnelDestination) -> Template:
+def _template(to: TunnelDestination, *, guest: bool) -> Template:
     match to:
         case VxlanDestination():
             return encap.vxlan(to.vni)
@@ -137,7 +140,7 @@ def _template(to: TunnelDestination) -> Template:
         case ErspanDestination(erspan_type="II"):
             return encap.erspan_ii(to.session_id or 0, cos=to.cos, index=to.index)
         case ErspanDestination(erspan_type="III"):
-            return encap.erspan_iii(to.session_id or 0, cos=to.cos, hardware_id=to.hardware_id, sgt=to.sgt)
+            return encap.erspan_iii(to.session_id or 0, cos=to.cos, hardware_id=to.hardware_id, sgt=to.sgt, guest=guest)
         case _:
             return encap.erspan_i()
 

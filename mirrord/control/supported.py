@@ -43,9 +43,6 @@ NOT_YET: dict[type[Model], str] = {
     VxlanSource: "vxlan sources",
     GreSource: "gre sources",
     ErspanSource: "erspan sources",
-    GeneveDestination: "geneve destinations",
-    GreDestination: "gre destinations",
-    ErspanDestination: "erspan destinations",
     FileDestination: "file destinations",
 }
 
@@ -78,6 +75,9 @@ RUNS: dict[type[Model], dict[str, tuple[Callable[[Any], bool], str]]] = {
     VxlanDestination: {
         "netns": (_only(None), "network namespaces"),
     },
+    GeneveDestination: {"netns": (_only(None), "network namespaces")},
+    GreDestination: {"netns": (_only(None), "network namespaces")},
+    ErspanDestination: {"netns": (_only(None), "network namespaces")},
 }
 
 

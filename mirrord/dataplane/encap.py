@@ -34,7 +34,7 @@ class Field(IntEnum):
 
     SEQUENCE = 1  # 32 bits, one up with every copy
     ERSPAN_II = 2  # or-ed to the first 32 bits: VLAN id, En, T
-    ERSPAN_III = 3  # the same but for En, then 32 bits of timestamp, then D or-ed to the last 32 bits
+    ERSPAN_III = 3  # the same but for En, then 32 bits of timestamp, then D, turned over by egress
 
 
 class Patch(NamedTuple):
@@ -75,7 +75,7 @@ class Template:
             _or(header, at, (facts.vlan or 0) << 16 | en << 11 | facts.truncated << 10)
             if field is Field.ERSPAN_III:
                 _or(header, at + 4, facts.time // ERSPAN_TICK)
-                _or(header, at + 8, facts.egress << 3)
+                header[at + 11] ^= facts.egress << 3
         return bytes(header)
 
 
@@ -116,14 +116,14 @@ def erspan_ii(session_id: int, *, cos: int = 0, index: int = 0) -> Template:
     return Template(header, (Patch(Field.SEQUENCE, 4), Patch(Field.ERSPAN_II, 8)))
 
 
-def erspan_iii(session_id: int, *, cos: int = 0, hardware_id: int = 0, sgt: int = 0) -> Template:
+def erspan_iii(session_id: int, *, cos: int = 0, hardware_id: int = 0, sgt: int = 0, guest: bool = False) -> Template:
     """GRE with a sequence number, then version 2, VLAN, COS, BSO 0 (a good frame, or not known), T, session id.
 
     Then the timestamp in units of 100 ns, and the security group tag, P (Ethernet inside), frame type 0, hardware id,
-    D, granularity 1.
+    D (0 for ingress, 1 for egress; a guest's are the host's turned around), granularity 1.
     """
     first = 2 << 28 | cos << 13 | session_id
-    last = sgt << 16 | 1 << 15 | hardware_id << 4 | 1 << 1
+    last = sgt << 16 | 1 << 15 | hardware_id << 4 | guest << 3 | 1 << 1
     header = _gre(GRE_SEQUENCE, ETH_P_ERSPAN_III) + bytes(4) + first.to_bytes(4, "big") + bytes(4)
     return Template(header + last.to_bytes(4, "big"), (Patch(Field.SEQUENCE, 4), Patch(Field.ERSPAN_III, 8)))
 

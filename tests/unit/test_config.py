@@ -372,7 +372,10 @@ def test_a_model_that_never_was_a_file_is_refused_alike() -> None:
         (f'source = {{ type = "device", device = "a", vlan = 1 }}\n{VXLAN}', "source.vlan"),
         (f'source = {{ type = "device", device = "a", netns = "n" }}\n{VXLAN}', "source.netns"),
         (f'source = {{ type = "bridge", bridge = "a" }}\n{VXLAN}', "source"),
-        ('source = "a"\ndestination = { type = "geneve", remote = "192.0.2.2", vni = 1 }', "destination"),
+        (
+            'source = "a"\ndestination = { type = "geneve", remote = "192.0.2.2", vni = 1, netns = "n" }',
+            "destination.netns",
+        ),
         ('source = "a"\ndestination = { type = "device", device = "b", normal_io = false }', "destination.normal_io"),
         (f'source = "a"\n{VXLAN}\nworkers = 2', "workers"),
         (f'source = "a"\n{VXLAN}\ntransmit = "packet"', "transmit"),

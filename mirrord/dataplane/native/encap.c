@@ -30,7 +30,7 @@ void fill(const struct plan *plan, const struct facts *facts, uint8_t *header)
 		case ERSPAN_III:
 			or_be32(at, vlan << 16 | (uint32_t)facts->truncated << 10);
 			or_be32(at + 4, (uint32_t)(facts->time / ERSPAN_TICK));
-			or_be32(at + 8, (uint32_t)facts->egress << 3);
+			at[11] ^= (uint8_t)(facts->egress << 3);
 			break;
 		}
 	}
