@@ -64,6 +64,7 @@ class Service:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now, rows = time.monotonic(), self.rows()
+            self._pipelines.log_troubles()
             self._rates = report.rates(before, rows, now - looked)
             before, looked = rows, now
             if now - retried >= RETRY_SECONDS and self._pipelines.failing():

@@ -19,7 +19,6 @@ from mirrord.model import (
     DeviceSource,
     ErspanDestination,
     ErspanSource,
-    FileDestination,
     FlowNetwork,
     GeneveDestination,
     GreDestination,
@@ -46,7 +45,6 @@ NOT_YET: dict[type[Model], str] = {
     GeneveDestination: "geneve destinations",
     GreDestination: "gre destinations",
     ErspanDestination: "erspan destinations",
-    FileDestination: "file destinations",
 }
 
 RUNS: dict[type[Model], dict[str, tuple[Callable[[Any], bool], str]]] = {
