@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from ipaddress import ip_address
+from pathlib import PurePath
 from typing import NamedTuple
 
 from mirrord.control.links import AbsentError, Link, Path, View
 from mirrord.dataplane import encap
 from mirrord.dataplane.encap import Template
+from mirrord.dataplane.file import FilePlan
 from mirrord.dataplane.forward import ForwardPlan
 from mirrord.dataplane.headers import ETH_HEADER, IPPROTO_GRE, IPPROTO_UDP
 from mirrord.dataplane.transmit import DevicePlan, TunnelPlan
@@ -16,7 +19,9 @@ from mirrord.errors import Refused
 from mirrord.model import (
     Config,
     DeviceDestination,
+    DeviceSource,
     ErspanDestination,
+    FileDestination,
     GeneveDestination,
     GreDestination,
     Session,
@@ -33,7 +38,7 @@ SHAPERS = frozenset({"cake", "cbq", "hfsc", "htb", "netem", "tbf"})  # queueing 
 class WayOut(NamedTuple):
     """What the data plane is to do with a session's frames, and what the operator should know about it."""
 
-    transmit: DevicePlan | TunnelPlan
+    transmit: DevicePlan | TunnelPlan | FilePlan
     forward: ForwardPlan
     warnings: tuple[str, ...] = ()
 
@@ -52,6 +57,8 @@ def way_out(config: Config, session: Session, source: Link, view: View) -> WayOu
     )
     if isinstance(session.destination, DeviceDestination):
         return _device(config, session.destination, source, view, forward)
+    if isinstance(session.destination, FileDestination):
+        return _file(config, session, session.destination, source, forward)
     assert isinstance(session.destination, TunnelDestination)  # the others are refused by the loader
     guest = getattr(session.source, "perspective", "host") == "guest"
     forward = replace(forward, template=_template(session.destination, guest=guest))
@@ -68,6 +75,8 @@ def describe(session: Session) -> tuple[str, str]:
     to = session.destination
     if isinstance(to, DeviceDestination):
         return f"device {to.device}", "packet"
+    if isinstance(to, FileDestination):
+        return f"file {to.path}", "file"
     assert isinstance(to, TunnelDestination)  # the others are refused by the loader
     details = {name: getattr(to, name, None) for name in ("port", "vni", "key", "session_id")}
     kind = f"{to.type} {to.erspan_type}" if isinstance(to, ErspanDestination) else to.type
@@ -98,6 +107,28 @@ def _device(config: Config, to: DeviceDestination, source: Link, view: View, for
     if link.learning:
         warnings.append(f"{link.name} is a port of a bridge that learns addresses: copies would mislead it")
     return WayOut(DevicePlan(link.name, link.index, config.daemon.mark), forward, tuple(warnings))
+
+
+def _file(config: Config, session: Session, to: FileDestination, source: Link, forward: ForwardPlan) -> WayOut:
+    """Blocks of a file; where the session may have more than one source device, a file for each of them."""
+    file = PurePath(os.path.normpath(to.path))
+    if not (isinstance(session.source, DeviceSource) and list(session.source.device) == [source.name]):
+        file = file.with_stem(f"{file.stem}-{source.name}")
+    directories = [PurePath(os.path.normpath(one)) for one in config.daemon.capture_directories]
+    directory = next(one for one in directories if one in file.parents)  # the loader refuses any other
+    mirror = next(name for name, mirror in config.mirrors.items() if session in mirror.sessions)
+    plan = FilePlan(
+        directory=str(directory),
+        name=str(file.relative_to(directory)),
+        interface=source.name,
+        comment=f"mirror {mirror}, session {session.name}",
+        snaplen=session.snaplen,
+        rotate_size=to.rotate_size,
+        rotate_seconds=to.rotate_seconds,
+        keep=to.keep,
+    )
+    template = encap.packet_block()
+    return WayOut(plan, replace(forward, template=template, overhead=-len(template.header)))
 
 
 def _tunnel(config: Config, to: TunnelDestination, source: Link, view: View, forward: ForwardPlan) -> WayOut:

@@ -34,6 +34,7 @@ class Pipelines:
         self._plans: dict[Key, PipelinePlan] = {}  # as made, for the next difference
         self._past: dict[Key, tuple[int, ...]] = {}
         self._errors: dict[Key, str] = {}
+        self._troubles: dict[Key, str] = {}  # of transmits, as logged; they mend themselves
 
     def apply(self, entries: Mapping[Key, Entry]) -> None:
         """Make what runs equal to this plan."""
@@ -64,6 +65,17 @@ class Pipelines:
         """Whether something that should run does not."""
         with self._lock:
             return bool(self._errors) or any(pipeline.failure for pipeline, _ in self._running.values())
+
+    def log_troubles(self) -> None:
+        """Log which sessions began, or ceased, to have nowhere to put their copies."""
+        with self._lock:
+            now = {key: pipeline.transmit.failure for key, (pipeline, _) in self._running.items()}
+        for key, trouble in now.items():
+            if trouble and trouble != self._troubles.get(key):
+                log.error("session failed", **_names(key), reason=trouble)
+            elif not trouble and self._troubles.get(key):
+                log.info("session up", **_names(key))
+        self._troubles = now
 
     def stalled(self, seconds: float) -> list[str]:
         """The workers that made no progress for so long."""
@@ -130,7 +142,7 @@ class Pipelines:
             error = self._errors.get(key, "")
             return Row(entry, "failed" if error else entry.state, error or entry.reason, counters)
         pipeline = self._running[key][0]
-        failure = pipeline.failure
+        failure = pipeline.failure or pipeline.transmit.failure
         return Row(entry, "failed" if failure else "up", failure, self._total(key, pipeline.counters.snapshot()))
 
     def _total(self, key: Key, current: tuple[int, ...]) -> tuple[int, ...]:

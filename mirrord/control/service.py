@@ -69,6 +69,7 @@ class Service:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now, rows = time.monotonic(), self.rows()
+            self._pipelines.log_troubles()
             self._rates = report.rates(before, rows, now - looked)
             if _too_large(rows) > _too_large(before) or now - reread >= REREAD_SECONDS:
                 reread = now

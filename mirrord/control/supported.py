@@ -19,7 +19,6 @@ from mirrord.model import (
     DeviceSource,
     ErspanDestination,
     ErspanSource,
-    FileDestination,
     FlowNetwork,
     GeneveDestination,
     GreDestination,
@@ -43,7 +42,6 @@ NOT_YET: dict[type[Model], str] = {
     VxlanSource: "vxlan sources",
     GreSource: "gre sources",
     ErspanSource: "erspan sources",
-    FileDestination: "file destinations",
 }
 
 RUNS: dict[type[Model], dict[str, tuple[Callable[[Any], bool], str]]] = {

@@ -21,7 +21,7 @@ class Slot(enum.IntEnum):
     read_egress_bytes = 4
     mirrored = 5
     sent_packets = 6
-    sent_bytes = 7  # from the outer Ethernet header to the end, without FCS
+    sent_bytes = 7  # from the outer Ethernet header to the end, without FCS; in a file, of the frame alone
     skipped_sampled_out = 8
     skipped_rate_limited = 9
     skipped_paused = 10

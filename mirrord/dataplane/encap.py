@@ -4,6 +4,7 @@ A template is constant bytes that go before every copy, and a short list of fiel
 goes before the template (IP, UDP) is the transmit's. Numbers are in network order.
 
 VXLAN: RFC 7348 5. Geneve: RFC 8926 3.4. GRE: RFC 2784 2, RFC 2890 2. ERSPAN: draft-foschiano-erspan-03 4.
+A block of a file, which also has something behind the frame: pcapng.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
+
+from mirrord.dataplane import pcapng
 
 ETH_P_TEB = 0x6558
 ETH_P_ERSPAN = 0x88BE  # types I and II
@@ -35,6 +38,7 @@ class Field(IntEnum):
     SEQUENCE = 1  # 32 bits, one up with every copy
     ERSPAN_II = 2  # or-ed to the first 32 bits: VLAN id, En, T
     ERSPAN_III = 3  # the same but for En, then 32 bits of timestamp, then D, turned over by egress
+    PACKET_BLOCK = 4  # a pcapng packet block's 28 bytes; the rest of the block is the trailer
 
 
 class Patch(NamedTuple):
@@ -52,6 +56,8 @@ class Facts(NamedTuple):
     truncated: bool
     egress: bool  # as the host sees it
     time: int  # of capture, nanoseconds since 1970
+    kept: int = 0  # bytes of the mirrored frame in the copy
+    original: int = 0  # bytes that it had
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,9 @@ class Template:
             return self.header
         header = bytearray(self.header)
         for field, at in self.patches:
+            if field is Field.PACKET_BLOCK:
+                header[at:] = pcapng.packet_header(facts.kept, facts.original, facts.time)
+                continue
             if field is Field.SEQUENCE:
                 _or(header, at, facts.sequence)
                 continue
@@ -77,6 +86,12 @@ class Template:
                 _or(header, at + 4, facts.time // ERSPAN_TICK)
                 header[at + 11] ^= facts.egress << 3
         return bytes(header)
+
+    def trailer(self, facts: Facts) -> bytes:
+        """What follows the mirrored frame in one copy: nothing but in a file."""
+        if any(field is Field.PACKET_BLOCK for field, _ in self.patches):
+            return pcapng.packet_trailer(facts.kept, egress=facts.egress)
+        return b""
 
 
 def _or(header: bytearray, at: int, bits: int) -> None:
@@ -126,6 +141,11 @@ def erspan_iii(session_id: int, *, cos: int = 0, hardware_id: int = 0, sgt: int 
     last = sgt << 16 | 1 << 15 | hardware_id << 4 | guest << 3 | 1 << 1
     header = _gre(GRE_SEQUENCE, ETH_P_ERSPAN_III) + bytes(4) + first.to_bytes(4, "big") + bytes(4)
     return Template(header + last.to_bytes(4, "big"), (Patch(Field.SEQUENCE, 4), Patch(Field.ERSPAN_III, 8)))
+
+
+def packet_block() -> Template:
+    """A copy as a block of a pcapng file."""
+    return Template(bytes(pcapng.PACKET_HEADER_LENGTH), (Patch(Field.PACKET_BLOCK, 0),))
 
 
 def _gre(flags: int, protocol: int) -> bytes:

@@ -48,7 +48,7 @@ class ForwardPlan:
     rate_limit: int = 0  # bits a second of sent bytes; 0: none
     strip_tag: bool = False  # take the outermost VLAN tag off
     push_tag: int = 0  # put an 802.1Q tag of this id on; 0: none
-    overhead: int = 0  # what the kernel adds to a copy, outer Ethernet header included, counted as sent
+    overhead: int = 0  # what counts as sent beside header and frame: the kernel's headers; less what does not count
     exact: Selection | None = None  # match it here, since the kernel ran a coarser filter
 
 
@@ -57,6 +57,7 @@ class Copy(NamedTuple):
 
     data: bytes
     flow: int
+    trailer: bytes = b""  # of a block in a file; not counted as sent
 
     @property
     def source_port(self) -> int:
@@ -110,9 +111,10 @@ class Forward:
         vlan = headers.tags[0].vid if headers.tags else None
         cut = [len(frame.data) < frame.length or len(k) < len(data) for k, data in zip(kept, frames, strict=True)]
         copies = []
-        for data, truncated in zip(kept, cut, strict=True):
-            facts = Facts(self._sequence, vlan, truncated, frame.egress, frame.time)
-            copies.append(Copy(plan.template.fill(facts) + data, flow))
+        for data, before, truncated in zip(kept, frames, cut, strict=True):
+            original = len(before) + max(frame.length - len(frame.data), 0)
+            facts = Facts(self._sequence, vlan, truncated, frame.egress, frame.time, len(data), original)
+            copies.append(Copy(plan.template.fill(facts) + data, flow, plan.template.trailer(facts)))
             self._sequence += 1
         fragmented = sum(over) if plan.on_mtu_exceeded == "fragment" else 0
         return Outcome(tuple(copies), None, sum(cut), int(len(copies) > 1), fragmented)

@@ -19,12 +19,14 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, NamedTuple
 
 from mirrord.dataplane import bpf
+from mirrord.dataplane.counters import dropped_by
 from mirrord.dataplane.forward import SOURCE_PORTS
 from mirrord.dataplane.headers import IPPROTO_UDP
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from mirrord.dataplane.counters import Slot
     from mirrord.dataplane.forward import Copy
 
 POOL = 32
@@ -86,6 +88,8 @@ class Transmit:
     Raises OSError when a socket cannot be had: EPERM without CAP_NET_ADMIN for the mark, ENODEV, ENETUNREACH, ...
     """
 
+    failure = ""  # what is refused is counted; the next copy may be taken
+
     def __init__(self, plan: DevicePlan | TunnelPlan) -> None:
         self.plan = plan
         self.sockets: list[socket.socket] = []
@@ -108,6 +112,13 @@ class Transmit:
                 return Sent(accepted, error)
             accepted += 1
         return Sent(accepted)
+
+    def lost(self, error: int) -> Slot:
+        """What a frame counts as whose copy was refused with this errno."""
+        return dropped_by(error)
+
+    def tend(self) -> None:
+        """Between turns there is nothing to do."""
 
     def close(self) -> None:
         for sock in self.sockets:

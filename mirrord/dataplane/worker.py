@@ -20,7 +20,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mirrord.dataplane.capture import BLOCK_SIZE, Capture, CapturePlan
-from mirrord.dataplane.counters import Counters, Slot, dropped_by
+from mirrord.dataplane.counters import Counters, Slot
+from mirrord.dataplane.file import FilePlan, FileTransmit
 from mirrord.dataplane.forward import Forward, ForwardPlan
 from mirrord.dataplane.native import core, program
 from mirrord.dataplane.transmit import DevicePlan, Transmit, TunnelPlan
@@ -43,7 +44,7 @@ class PipelinePlan:
 
     capture: CapturePlan
     forward: ForwardPlan
-    transmit: DevicePlan | TunnelPlan
+    transmit: DevicePlan | TunnelPlan | FilePlan
 
 
 class Pipeline:
@@ -55,7 +56,7 @@ class Pipeline:
     def __init__(self, plan: PipelinePlan, *, native: bool) -> None:
         self.counters = Counters()
         self.failure = ""
-        self.transmit = Transmit(plan.transmit)
+        self.transmit = FileTransmit(plan.transmit) if isinstance(plan.transmit, FilePlan) else Transmit(plan.transmit)
         try:
             self.capture = Capture(plan.capture)
         except BaseException:
@@ -73,6 +74,7 @@ class Pipeline:
                 BLOCK_SIZE,
                 tuple(sock.fileno() for sock in self.transmit.sockets),
                 self.counters.row,
+                *((self.transmit.output, self.transmit.next_file) if isinstance(self.transmit, FileTransmit) else ()),
             )
 
     def _matched(self, forward: ForwardPlan) -> ForwardPlan:
@@ -99,6 +101,7 @@ class Pipeline:
 
     def run(self) -> None:
         """Forward what has been captured: at most a few blocks, so that other pipelines get their turn."""
+        self.transmit.tend()
         if self._native is not None:
             self._native.run()
         else:
@@ -108,6 +111,7 @@ class Pipeline:
 
     def update(self) -> None:
         """Bring the count of captured frames up to date. After the last frame was read it is exact."""
+        self.transmit.tend()
         captured, ring_full = self.capture.statistics()
         if captured:
             self.failure = ""
@@ -126,7 +130,7 @@ class Pipeline:
             counters.add(Slot.sent_packets, accepted)
             sent = sum(len(copy.data) + self.plan.forward.overhead for copy in copies[:accepted])
             counters.add(Slot.sent_bytes, sent)
-            reason = dropped_by(error) if error else None
+            reason = self.transmit.lost(error) if error else None
         if reason is None:
             counters.observe_latency(time.time_ns() - frame.time)
         counters.add(Slot.mirrored if reason is None else reason)
@@ -207,6 +211,7 @@ class Worker:
         self._stopping = True
 
     def _loop(self) -> None:
+        look_at = self.progress
         if self._nice:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._nice)
         while not self._stopping:
@@ -220,7 +225,8 @@ class Worker:
                 if event & select.EPOLLERR:
                     pipeline.note_error()
                 pipeline.run()
-            if not events:
+            if self.progress >= look_at:
+                look_at = self.progress + ROUND_SECONDS
                 for pipeline in self.pipelines:
                     pipeline.update()
             while not self._orders.empty():

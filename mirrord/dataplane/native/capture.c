@@ -96,7 +96,7 @@ static void run_ring(struct pipeline *pipeline)
 		if (!user_may_read(block))
 			break;
 		run_block(pipeline, block);
-		send_batch(batch, &pipeline->transmit);	/* its messages point into the block */
+		batch->flush(batch, batch->context);	/* its messages point into the block */
 		give_to_kernel(block);
 		pipeline->block = (pipeline->block + 1) % pipeline->block_count;
 	}
@@ -148,7 +148,7 @@ static void run_socket(struct pipeline *pipeline)
 		read_control(&frame, &messages[n].msg_hdr);
 		forward_one(pipeline, &frame);
 	}
-	send_batch(batch, &pipeline->transmit);
+	batch->flush(batch, batch->context);
 }
 
 void run_pipeline(struct pipeline *pipeline)
@@ -156,8 +156,8 @@ void run_pipeline(struct pipeline *pipeline)
 	if (!have_memory())
 		return;
 	batch->count = 0;
-	batch->flush = send_batch;
-	batch->context = &pipeline->transmit;
+	batch->flush = pipeline->file.output ? write_batch : send_batch;
+	batch->context = pipeline->file.output ? (void *)&pipeline->file : &pipeline->transmit;
 	if (pipeline->ring)
 		run_ring(pipeline);
 	else

@@ -21,6 +21,8 @@ enum {
 	MAX_HEADERS = 256,	/* bytes of headers rewritten in front of a segment */
 	MAX_TEMPLATE = 128,
 	MAX_PATCHES = 4,
+	MAX_TRAILER = 20,
+	PACKET_HEADER = 28,	/* of a pcapng packet block */
 	MAX_SOCKETS = 64,
 	MAX_LAYERS = 10,	/* headers that a segment has fields in */
 	BATCH = 128,		/* messages handed to the kernel at a time */
@@ -93,7 +95,7 @@ struct headers {
 
 /* A field of the header that differs from copy to copy. */
 struct patch {
-	enum { SEQUENCE = 1, ERSPAN_II, ERSPAN_III } field;
+	enum { SEQUENCE = 1, ERSPAN_II, ERSPAN_III, PACKET_BLOCK } field;
 	uint32_t at;
 };
 
@@ -109,7 +111,7 @@ struct plan {
 	enum { TRUNCATE, FRAGMENT, DROP } on_mtu_exceeded;
 	uint32_t sampling_rate;
 	uint64_t rate_limit;
-	uint32_t overhead;
+	int32_t overhead;	/* may be less than 0 */
 	struct sock_filter *exact;	/* or NULL */
 	uint32_t exact_length;
 };
@@ -128,6 +130,8 @@ struct facts {
 	bool truncated;
 	bool egress;
 	uint64_t time;
+	uint32_t kept;		/* bytes of the mirrored frame in the copy */
+	uint32_t original;	/* bytes that it had */
 };
 
 struct message {
@@ -135,6 +139,8 @@ struct message {
 	uint32_t head_length;
 	uint32_t tail_length;
 	const uint8_t *tail;	/* in the capture's memory */
+	uint8_t trailer[MAX_TRAILER];
+	uint32_t trailer_length;
 	uint64_t flow;
 	uint64_t time;
 	bool last;		/* of its frame's copies */
@@ -207,7 +213,12 @@ void write_segment(const struct super_frame *super, uint32_t n, uint8_t *head, c
 		   uint32_t *length);
 
 /* encap.c */
-void fill(const struct plan *plan, const struct facts *facts, uint8_t *header);
+void fill(const struct plan *plan, const struct facts *facts, struct message *message);
+
+/* pcapng.c */
+void packet_header(const struct facts *facts, uint8_t *header);
+/* Gives the trailer's length. */
+uint32_t packet_trailer(const struct facts *facts, uint8_t *trailer);
 
 /* forward.c */
 struct outcome forward(const struct plan *plan, struct state *state, const struct frame *frame, struct batch *batch);
@@ -217,18 +228,39 @@ __int128 bucket_depth(uint64_t rate);
 struct transmit {
 	int sockets[MAX_SOCKETS];
 	uint32_t socket_count;
-	uint32_t overhead;
+	int32_t overhead;
 	bool failed;		/* a copy of the frame at hand was refused */
 	uint64_t *counters;
 };
 
 void send_batch(struct batch *batch, void *transmit);
+void observe_latency(uint64_t *counters, uint64_t time, uint64_t now);
+
+/* file.c: Output of file.py, which Python reads and writes between two turns and in next(). */
+struct output {
+	int64_t descriptor;
+	int64_t error;		/* why nothing is written, or 0 */
+	int64_t written;	/* bytes in the file, whole blocks all of them */
+	int64_t start;		/* bytes before its first packet */
+	int64_t limit;		/* bytes that it may have, or 0 */
+};
+
+struct file {
+	struct output *output;
+	bool failed;		/* a copy of the frame at hand was refused */
+	uint64_t *counters;
+	void (*next)(void *context);	/* to another file; without one, sets the error */
+	void *context;
+};
+
+void write_batch(struct batch *batch, void *file);
 
 /* capture.c */
 struct pipeline {
 	struct plan plan;
 	struct state state;
 	struct transmit transmit;
+	struct file file;	/* in its place, when it has an output */
 	uint64_t *counters;
 	int descriptor;
 	uint8_t *ring;		/* or NULL: a plain socket */

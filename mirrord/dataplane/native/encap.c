@@ -1,4 +1,4 @@
-/* The header of one copy: the template, and the fields that differ from copy to copy. */
+/* What one copy has around the frame: the template, and the fields that differ from copy to copy. */
 #include "core.h"
 
 enum {
@@ -11,12 +11,13 @@ static void or_be32(uint8_t *at, uint32_t bits)
 	put_be32(at, be32(at) | bits);
 }
 
-void fill(const struct plan *plan, const struct facts *facts, uint8_t *header)
+void fill(const struct plan *plan, const struct facts *facts, struct message *message)
 {
-	memcpy(header, plan->header, plan->header_length);
+	message->trailer_length = 0;
+	memcpy(message->head, plan->header, plan->header_length);
 	for (uint32_t n = 0; n < plan->patch_count; n++) {
 		const struct patch *patch = &plan->patches[n];
-		uint8_t *at = header + patch->at;
+		uint8_t *at = message->head + patch->at;
 		uint32_t vlan = facts->vlan == NONE ? 0 : (uint32_t)facts->vlan;
 
 		switch (patch->field) {
@@ -31,6 +32,10 @@ void fill(const struct plan *plan, const struct facts *facts, uint8_t *header)
 			or_be32(at, vlan << 16 | (uint32_t)facts->truncated << 10);
 			or_be32(at + 4, (uint32_t)(facts->time / ERSPAN_TICK));
 			at[11] ^= (uint8_t)(facts->egress << 3);
+			break;
+		case PACKET_BLOCK:
+			packet_header(facts, at);
+			message->trailer_length = packet_trailer(facts, message->trailer);
 			break;
 		}
 	}

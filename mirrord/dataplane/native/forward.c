@@ -76,7 +76,8 @@ static void emit(const struct plan *plan, struct state *state, struct facts *fac
 	uint32_t from_head = kept < head_length ? kept : head_length;
 
 	facts->sequence = state->sequence++;
-	fill(plan, facts, message->head);
+	facts->kept = kept;
+	fill(plan, facts, message);
 	memcpy(message->head + plan->header_length, head, from_head);
 	message->head_length = plan->header_length + from_head;
 	message->tail = tail;
@@ -160,7 +161,9 @@ static struct outcome forward_whole(const struct plan *plan, struct state *state
 	if (plan->rate_limit && !take(plan, state, kept + plan->header_length + plan->overhead, frame->time))
 		return (struct outcome){ .reason = SKIPPED_RATE_LIMITED };
 	struct message *message = next_message(batch);
-	outcome.truncated = facts->truncated = kept < length || frame->captured < frame->length;
+	bool cut = frame->captured < frame->length;
+	outcome.truncated = facts->truncated = kept < length || cut;
+	facts->original = length + (cut ? frame->length - frame->captured : 0);
 	emit(plan, state, facts, message, piece.head, piece.head_length, piece.tail, piece.tail_length, kept);
 	message->flow = flow;
 	message->time = frame->time;
@@ -219,6 +222,7 @@ static struct outcome forward_super(const struct plan *plan, struct state *state
 		write_segment(&super, n, head, &payload, &length);
 		message->last = n == super.count - 1;
 		facts->truncated = message->last ? kept_rest < rest : kept_full < full;
+		facts->original = message->last ? rest : full;
 		emit(plan, state, facts, message, head, super.head_length, payload, length,
 		     message->last ? kept_rest : kept_full);
 		message->flow = flow;

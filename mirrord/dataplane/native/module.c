@@ -2,6 +2,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <errno.h>
 #include <stdlib.h>
 
 #include "core.h"
@@ -15,6 +16,17 @@ static bool read_number(PyObject *object, const char *name, uint64_t *number)
 	if (!value)
 		return false;
 	*number = PyLong_AsUnsignedLongLong(value);
+	Py_DECREF(value);
+	return !PyErr_Occurred();
+}
+
+static bool read_overhead(PyObject *object, struct plan *plan)
+{
+	PyObject *value = PyObject_GetAttrString(object, "overhead");
+
+	if (!value)
+		return false;
+	plan->overhead = (int32_t)PyLong_AsLong(value);
 	Py_DECREF(value);
 	return !PyErr_Occurred();
 }
@@ -44,7 +56,8 @@ static bool read_header(PyObject *object, struct plan *plan)
 /* The template's patches: pairs of a field and its offset. */
 static bool read_patches(PyObject *object, struct plan *plan)
 {
-	static const uint32_t sizes[] = { [SEQUENCE] = 4, [ERSPAN_II] = 4, [ERSPAN_III] = 12 };
+	static const uint32_t sizes[] = { [SEQUENCE] = 4, [ERSPAN_II] = 4, [ERSPAN_III] = 12,
+					  [PACKET_BLOCK] = PACKET_HEADER };
 	PyObject *template = PyObject_GetAttrString(object, "template");
 	PyObject *patches = template ? PyObject_GetAttrString(template, "patches") : NULL;
 	Py_ssize_t count = patches ? PyTuple_Size(patches) : -1;
@@ -54,7 +67,7 @@ static bool read_patches(PyObject *object, struct plan *plan)
 		unsigned int field, at;
 
 		done = PyArg_ParseTuple(PyTuple_GetItem(patches, n), "II", &field, &at) && field >= SEQUENCE &&
-		       field <= ERSPAN_III && at + sizes[field] <= plan->header_length;
+		       field <= PACKET_BLOCK && at + sizes[field] <= plan->header_length;
 		if (done)
 			plan->patches[plan->patch_count++] = (struct patch){ field, at };
 	}
@@ -109,11 +122,11 @@ static bool read_program(PyObject *program, struct plan *plan)
 
 static bool read_plan(PyObject *object, PyObject *program, struct plan *plan)
 {
-	uint64_t snaplen, frame_limit, sampling_rate, overhead, strip_tag, push_tag;
+	uint64_t snaplen, frame_limit, sampling_rate, strip_tag, push_tag;
 
 	memset(plan, 0, sizeof(*plan));
 	if (!read_number(object, "snaplen", &snaplen) || !read_number(object, "frame_limit", &frame_limit) ||
-	    !read_number(object, "sampling_rate", &sampling_rate) || !read_number(object, "overhead", &overhead) ||
+	    !read_number(object, "sampling_rate", &sampling_rate) || !read_overhead(object, plan) ||
 	    !read_number(object, "strip_tag", &strip_tag) || !read_number(object, "push_tag", &push_tag) ||
 	    !read_number(object, "rate_limit", &plan->rate_limit) || !read_header(object, plan) ||
 	    !read_patches(object, plan) || !read_on_mtu_exceeded(object, plan) || !read_program(program, plan))
@@ -121,7 +134,6 @@ static bool read_plan(PyObject *object, PyObject *program, struct plan *plan)
 	plan->snaplen = (uint32_t)snaplen;
 	plan->frame_limit = (uint32_t)frame_limit;
 	plan->sampling_rate = (uint32_t)sampling_rate;
-	plan->overhead = (uint32_t)overhead;
 	plan->strip_tag = strip_tag;
 	plan->push_tag = (uint32_t)push_tag;
 	return true;
@@ -171,11 +183,16 @@ static void collect(struct batch *batch, void *list)
 		PyObject *head = PyBytes_FromStringAndSize((const char *)message->head, message->head_length);
 		PyObject *tail = PyBytes_FromStringAndSize((const char *)message->tail, message->tail_length);
 
+		PyObject *trailer = PyBytes_FromStringAndSize((const char *)message->trailer, message->trailer_length);
+
 		if (head && tail)
 			PyBytes_Concat(&head, tail);
-		if (head && tail)
+		if (head && trailer)
+			PyBytes_Concat(&head, trailer);
+		if (head && tail && trailer)
 			PyList_Append(list, head);
 		Py_XDECREF(head);
+		Py_XDECREF(trailer);
 		Py_XDECREF(tail);
 	}
 	batch->count = 0;
@@ -252,15 +269,16 @@ static PyType_Spec forward_spec = {
 typedef struct {
 	PyObject_HEAD
 	struct pipeline pipeline;
-	Py_buffer ring, counters;
+	Py_buffer ring, counters, output;
+	PyObject *next_file;
 } Pipeline;
 
 static bool read_sockets(PyObject *sockets, struct transmit *transmit)
 {
 	Py_ssize_t count = PyTuple_Size(sockets);
 
-	if (count < 1 || count > MAX_SOCKETS) {
-		PyErr_SetString(PyExc_ValueError, "between 1 and 64 sockets");
+	if (count > MAX_SOCKETS) {
+		PyErr_SetString(PyExc_ValueError, "64 sockets at most");
 		return false;
 	}
 	for (Py_ssize_t n = 0; n < count; n++)
@@ -269,15 +287,43 @@ static bool read_sockets(PyObject *sockets, struct transmit *transmit)
 	return !PyErr_Occurred();
 }
 
+/* Called in the middle of a turn, which runs without the GIL. */
+static void call_next_file(void *self)
+{
+	PyGILState_STATE state = PyGILState_Ensure();
+	PyObject *done = PyObject_CallNoArgs(((Pipeline *)self)->next_file);
+
+	if (!done) {
+		PyErr_WriteUnraisable(((Pipeline *)self)->next_file);
+		((Pipeline *)self)->pipeline.file.output->error = EIO;
+	}
+	Py_XDECREF(done);
+	PyGILState_Release(state);
+}
+
+static bool open_output(Pipeline *self, PyObject *output, PyObject *next_file)
+{
+	if (PyObject_GetBuffer(output, &self->output, PyBUF_WRITABLE) < 0)
+		return false;
+	if (self->output.len != sizeof(struct output)) {
+		PyErr_SetString(PyExc_ValueError, "memory of the wrong size");
+		return false;
+	}
+	self->next_file = Py_NewRef(next_file);
+	self->pipeline.file = (struct file){ .output = self->output.buf, .counters = self->counters.buf,
+					     .next = call_next_file, .context = self };
+	return true;
+}
+
 static PyObject *Pipeline_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
-	PyObject *plan, *program, *ring, *sockets, *counters;
+	PyObject *plan, *program, *ring, *sockets, *counters, *output = Py_None, *next_file = Py_None;
 	int descriptor;
 	unsigned int block_size;
 
 	(void)keywords;
-	if (!PyArg_ParseTuple(arguments, "OOiOIO!O", &plan, &program, &descriptor, &ring, &block_size, &PyTuple_Type,
-			      &sockets, &counters))
+	if (!PyArg_ParseTuple(arguments, "OOiOIO!O|OO", &plan, &program, &descriptor, &ring, &block_size, &PyTuple_Type,
+			      &sockets, &counters, &output, &next_file))
 		return NULL;
 	allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
 	Pipeline *self = (Pipeline *)allocate(type, 0);
@@ -286,8 +332,13 @@ static PyObject *Pipeline_new(PyTypeObject *type, PyObject *arguments, PyObject 
 	struct pipeline *pipeline = &self->pipeline;
 	if (!read_plan(plan, program, &pipeline->plan) || !read_sockets(sockets, &pipeline->transmit) ||
 	    PyObject_GetBuffer(counters, &self->counters, PyBUF_WRITABLE) < 0 ||
-	    (ring != Py_None && PyObject_GetBuffer(ring, &self->ring, PyBUF_WRITABLE) < 0))
+	    (ring != Py_None && PyObject_GetBuffer(ring, &self->ring, PyBUF_WRITABLE) < 0) ||
+	    (output != Py_None && !open_output(self, output, next_file)))
 		goto failed;
+	if (!pipeline->file.output && !pipeline->transmit.socket_count) {
+		PyErr_SetString(PyExc_ValueError, "neither sockets nor an output");
+		goto failed;
+	}
 	if (self->counters.len != SLOTS * (Py_ssize_t)sizeof(uint64_t) || (self->ring.buf && !block_size)) {
 		PyErr_SetString(PyExc_ValueError, "memory of the wrong size");
 		goto failed;
@@ -316,6 +367,8 @@ static void Pipeline_dealloc(PyObject *object)
 
 	PyBuffer_Release(&self->ring);
 	PyBuffer_Release(&self->counters);
+	PyBuffer_Release(&self->output);
+	Py_XDECREF(self->next_file);
 	free(self->pipeline.plan.exact);
 	release(object);
 	Py_DECREF(type);
@@ -350,9 +403,10 @@ static PyMethodDef pipeline_methods[] = {
 	{ NULL, NULL, 0, NULL },
 };
 
-PyDoc_STRVAR(pipeline_doc, "Pipeline(plan, program, descriptor, ring or None, block_size, sockets, counters)\n\n"
-			   "The way of frames from one packet socket to a row of sockets. The caller keeps them open, and\n"
-			   "lets one thread at a time in.");
+PyDoc_STRVAR(pipeline_doc, "Pipeline(plan, program, descriptor, ring or None, block_size, sockets, counters,\n"
+			   "         output=None, next_file=None)\n\n"
+			   "The way of frames from one packet socket to a row of sockets, or to a file (output, see file.py;\n"
+			   "next_file is called when it is full). The caller keeps them open, and lets one thread at a time in.");
 
 static PyType_Slot pipeline_slots[] = {
 	{ Py_tp_doc, (void *)pipeline_doc },

@@ -25,7 +25,7 @@ static int dropped_by(int error)
 	}
 }
 
-static void observe_latency(uint64_t *counters, uint64_t time, uint64_t now)
+void observe_latency(uint64_t *counters, uint64_t time, uint64_t now)
 {
 	uint64_t taken = now > time ? now - time : 0, bound = FIRST_BOUND;
 	int bucket = 0;

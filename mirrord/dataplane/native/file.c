@@ -1,0 +1,114 @@
+/* Copies into a file: a batch in one system call. When to begin another file, and what to do about a full disk, Python
+ * decides.
+ */
+#define _GNU_SOURCE
+#include "core.h"
+
+#include <errno.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { VECTORS = 3 };	/* of a block */
+
+static int64_t block_length(const struct message *message)
+{
+	return (int64_t)message->head_length + message->tail_length + message->trailer_length;
+}
+
+/* One more frame is lost: step over its copies. Only the frame that the batch ends in may have copies yet to come. */
+static uint32_t refuse(struct file *file, const struct batch *batch, uint32_t next)
+{
+	file->counters[DROPPED_WRITE_ERROR]++;
+	while (next < batch->count && !batch->messages[next].last)
+		next++;
+	file->failed = next == batch->count;
+	return next + !file->failed;
+}
+
+/* How many of the messages from `first` on the file may still take. A file without a packet takes any. */
+static uint32_t fitting(const struct output *output, const struct batch *batch, uint32_t first)
+{
+	int64_t written = output->written;
+	uint32_t n = first;
+
+	for (; n < batch->count; n++) {
+		int64_t length = block_length(&batch->messages[n]);
+
+		if (output->limit && written > output->start && written + length > output->limit)
+			break;
+		written += length;
+	}
+	return n - first;
+}
+
+/* A write that stops in a block is cut back to the last whole one, so that a reader finds nothing but whole blocks. */
+static uint32_t write_some(struct output *output, const struct message *messages, uint32_t count)
+{
+	struct iovec vectors[BATCH * VECTORS], *vector = vectors;
+	int64_t length = 0;
+	uint32_t whole = 0;
+
+	if (count == 0)
+		return 0;
+	for (uint32_t n = 0; n < count; n++) {
+		const struct message *message = &messages[n];
+
+		*vector++ = (struct iovec){ (void *)(uintptr_t)message->head, message->head_length };
+		*vector++ = (struct iovec){ (void *)(uintptr_t)message->tail, message->tail_length };
+		*vector++ = (struct iovec){ (void *)(uintptr_t)message->trailer, message->trailer_length };
+		length += block_length(message);
+	}
+	ssize_t done = writev((int)output->descriptor, vectors, (int)(count * VECTORS));
+	if (done < length)
+		output->error = done < 0 ? errno : ENOSPC;
+	for (int64_t left = done; whole < count && left >= block_length(&messages[whole]); whole++) {
+		left -= block_length(&messages[whole]);
+		output->written += block_length(&messages[whole]);
+	}
+	/* If this fails, the file ends in half a block: a reader says that it was cut short. */
+	if (done < length && ftruncate((int)output->descriptor, output->written) < 0)
+		output->error = errno;
+	return whole;
+}
+
+static void count_written(struct file *file, const struct message *messages, uint32_t count)
+{
+	uint64_t *counters = file->counters;
+	struct timespec clock;
+
+	clock_gettime(CLOCK_REALTIME, &clock);
+	uint64_t now = (uint64_t)clock.tv_sec * 1000000000u + (uint64_t)clock.tv_nsec;
+	for (uint32_t n = 0; n < count; n++) {
+		counters[SENT_PACKETS]++;
+		counters[SENT_BYTES] += messages[n].head_length + messages[n].tail_length - PACKET_HEADER;
+		if (messages[n].last) {
+			counters[MIRRORED]++;
+			observe_latency(counters, messages[n].time, now);
+		}
+	}
+}
+
+void write_batch(struct batch *batch, void *context)
+{
+	struct file *file = context;
+	struct output *output = file->output;
+	uint32_t next = 0;
+
+	while (file->failed && next < batch->count)
+		file->failed = !batch->messages[next++].last;
+	while (next < batch->count) {
+		uint32_t count = output->error ? 0 : fitting(output, batch, next);
+
+		if (!output->error && count == 0) {
+			file->next(file->context);
+			continue;
+		}
+		uint32_t written = write_some(output, &batch->messages[next], count);
+		count_written(file, &batch->messages[next], written);
+		next += written;
+		if (written < count || count == 0)
+			next = refuse(file, batch, next);
+	}
+	batch->count = 0;
+}
