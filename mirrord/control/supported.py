@@ -13,9 +13,7 @@ from mirrord.control.refusals import Declared
 from mirrord.control.validation import join
 from mirrord.errors import Problem
 from mirrord.model import (
-    BridgeSource,
     Daemon,
-    DeviceDestination,
     DeviceSource,
     ErspanDestination,
     ErspanSource,
@@ -30,7 +28,6 @@ from mirrord.model import (
     VxlanDestination,
     VxlanSource,
 )
-from mirrord.values import GLOB
 
 
 def _only(*values: object) -> Callable[[Any], bool]:
@@ -39,7 +36,6 @@ def _only(*values: object) -> Callable[[Any], bool]:
 
 NOT_YET: dict[type[Model], str] = {
     FlowNetwork: "flow networks",
-    BridgeSource: "bridge sources",
     VxlanSource: "vxlan sources",
     GreSource: "gre sources",
     ErspanSource: "erspan sources",
@@ -69,14 +65,7 @@ RUNS: dict[type[Model], dict[str, tuple[Callable[[Any], bool], str]]] = {
         "pause_above": (_only(0), "the circuit breaker"),
     },
     DeviceSource: {
-        "device": (lambda devices: len(devices) == 1 and not GLOB.search(devices[0]), "a glob or a list of devices"),
-        "vlan": (_only(None), "VLANs of a source"),
         "netns": (_only(None), "network namespaces"),
-    },
-    DeviceDestination: {
-        "vlan": (_only(None), "a VLAN to a device (RSPAN)"),
-        "original_vlan": (_only("keep"), "stripping a VLAN tag"),
-        "normal_io": (bool, "reserving a device"),
     },
     VxlanDestination: {
         "remote": (lambda remote: remote.version == 4, "IPv6 between daemon and collector"),
