@@ -12,7 +12,16 @@ from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from mirrord.values import (
     Address,
@@ -210,7 +219,10 @@ class DeviceSource(Model):
 
 
 class BridgeSource(Model):
-    """Every frame that enters or leaves a bridge, once."""
+    """Every frame that enters or leaves a bridge, once: ingress from a port, egress from the host itself.
+
+    What the bridge says for itself (spanning tree, queriers) and what is sent out of a port past it is neither.
+    """
 
     type: Literal["bridge"] = "bridge"
     bridge: Device
@@ -256,7 +268,10 @@ def _default_original_vlan(data: dict[str, Any]) -> Literal["strip", "keep"]:
 
 
 class DeviceDestination(Model):
-    """SPAN, or RSPAN with `vlan`. `original_vlan` is "strip" by default where `vlan` takes its place, else "keep"."""
+    """SPAN, or RSPAN with `vlan`. `original_vlan` is what becomes of a frame's outermost tag.
+
+    By default it is "strip" where `vlan` takes the tag's place or the source selected by `vlan`, else "keep".
+    """
 
     type: Literal["device"] = "device"
     device: Device
@@ -403,6 +418,15 @@ class Session(Model):
     transmit: Literal["auto", "packet", "socket"] = "auto"
     gso: Literal["auto", "on", "off"] = "auto"
     pause_above: Percentage = 0
+
+    @field_validator("destination")
+    @classmethod
+    def _strip_what_selected(cls, value: Model, info: ValidationInfo) -> Model:
+        """Write the default out that depends on the source, so that what is shown says what is done."""
+        selected = getattr(info.data.get("source"), "vlan", None) is not None
+        if selected and isinstance(value, DeviceDestination) and "original_vlan" not in value.model_fields_set:
+            return value.model_copy(update={"original_vlan": "strip"})
+        return value
 
     def _contradictions(self) -> Iterator[tuple[str, str]]:
         if isinstance(self.source, BridgeSource) and self.direction != "both":

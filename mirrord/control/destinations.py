@@ -74,7 +74,8 @@ def describe(session: Session) -> tuple[str, str]:
     """The destination in words, and how copies are handed to the kernel."""
     to = session.destination
     if isinstance(to, DeviceDestination):
-        return f"device {to.device}", "packet"
+        vlan = "" if to.vlan is None else f" vlan {to.vlan}"
+        return f"device {to.device}{vlan}" + ("" if to.normal_io else ", reserved"), "packet"
     if isinstance(to, FileDestination):
         return f"file {to.path}", "file"
     assert isinstance(to, TunnelDestination)  # the others are refused by the loader
@@ -95,18 +96,26 @@ def _device(config: Config, to: DeviceDestination, source: Link, view: View, for
         raise AbsentError(f"no such device: {to.device}")
     if not link.ethernet:
         raise Refused(f"{to.device} is not an Ethernet device")
-    if link.index in view.default_routes and not to.allow_default_route:
-        raise Refused(
-            f"{to.device} holds a default route of this host, copies would go out among its own traffic"
-            " (allow_default_route = true permits it)"
-        )
-    forward = replace(forward, frame_limit=link.mtu + ETH_HEADER)
+    if link.index in view.default_routes:
+        if not to.allow_default_route:
+            raise Refused(
+                f"{to.device} holds a default route of this host, copies would go out among its own traffic"
+                " (allow_default_route = true permits it)"
+            )
+        if not to.normal_io:
+            raise Refused(f"{to.device} holds a default route of this host, to reserve it would cut the host off")
+    strip = to.original_vlan == "strip"
+    forward = replace(forward, frame_limit=link.mtu + ETH_HEADER, strip_tag=strip, push_tag=to.vlan or 0)
     warnings = [*shaping(link, "destination"), *_too_long(source, forward, f"the MTU of {link.name}, {link.mtu}")]
     if not link.up:
         warnings.append(f"destination device is down: {link.name}")
     if link.learning:
-        warnings.append(f"{link.name} is a port of a bridge that learns addresses: copies would mislead it")
-    return WayOut(DevicePlan(link.name, link.index, config.daemon.mark), forward, tuple(warnings))
+        warnings.append(
+            f"{link.name} is a port of a bridge that learns addresses: copies would mislead it;"
+            f" `bridge link set dev {link.name} learning off` has it learn no more"
+        )
+    plan = DevicePlan(link.name, link.index, config.daemon.mark, reserved=not to.normal_io)
+    return WayOut(plan, forward, tuple(warnings))
 
 
 def _file(config: Config, session: Session, to: FileDestination, source: Link, forward: ForwardPlan) -> WayOut:

@@ -16,7 +16,9 @@ import structlog
 
 from mirrord.control.metrics import Row
 from mirrord.control.plan import Add, Entry, Key, Remove, Replace, diff
+from mirrord.control.reserve import Reservations
 from mirrord.dataplane.counters import SLOTS, Slot
+from mirrord.dataplane.transmit import DevicePlan
 from mirrord.dataplane.worker import Pipeline, PipelinePlan, Worker
 
 log = structlog.get_logger(subsystem="pipelines")
@@ -27,6 +29,7 @@ class Pipelines:
 
     def __init__(self, *, native: bool, nice: int = 0) -> None:
         self._native, self._nice = native, nice
+        self._reservations = Reservations()
         self._workers: list[Worker] = []
         self._lock = threading.Lock()  # of all below: a total moves from a pipeline to the past in one step
         self._entries: dict[Key, Entry] = {}
@@ -35,6 +38,14 @@ class Pipelines:
         self._past: dict[Key, tuple[int, ...]] = {}
         self._errors: dict[Key, str] = {}
         self._troubles: dict[Key, str] = {}  # of transmits, as logged; they mend themselves
+
+    def clean_up(self) -> None:
+        """Take away what a daemon that was killed left on the host's devices."""
+        try:
+            for device in self._reservations.take_away_leftovers():
+                log.warning("a killed daemon had left a device reserved: given back", index=device)
+        except OSError as error:
+            log.warning("cannot look for devices that a killed daemon left reserved", reason=error.strerror)
 
     def apply(self, entries: Mapping[Key, Entry]) -> None:
         """Make what runs equal to this plan."""
@@ -55,6 +66,7 @@ class Pipelines:
                     log.info("session changed", **_names(key), frame_limit=plan.forward.frame_limit)
                 case Add(key, plan):
                     self._add(key, plan)
+        self._keep_reserved()
 
     def rows(self) -> list[Row]:
         """Every planned session and source, in the plan's order."""
@@ -86,6 +98,7 @@ class Pipelines:
         """End every pipeline, nothing lost on the way out, log the totals and stop the workers."""
         for key in list(self._running):
             self._remove(key)
+        self._reservations.close()
         for row in self.rows():
             log.info("total", **_names(row.entry.key), **_totals(row.counters))
         for worker in self._workers:
@@ -94,6 +107,8 @@ class Pipelines:
 
     def _add(self, key: Key, plan: PipelinePlan) -> None:
         try:
+            if isinstance(plan.transmit, DevicePlan) and plan.transmit.reserved:
+                self._reservations.hold(plan.transmit.index, plan.transmit.mark)
             pipeline = Pipeline(plan, native=self._native)
         except OSError as error:
             reason = error.strerror or str(error)
@@ -123,6 +138,11 @@ class Pipelines:
             self._remove(key, failure)
             with self._lock:
                 self._errors[key] = failure
+
+    def _keep_reserved(self) -> None:
+        """Give back the devices that no running session reserves."""
+        ways = [plan.transmit for plan in self._plans.values()]
+        self._reservations.keep({way.index for way in ways if isinstance(way, DevicePlan) and way.reserved})
 
     def _least_busy(self) -> Worker:
         """An idle worker, a new one while there are processors for it, or else the one with the fewest pipelines."""

@@ -6,13 +6,13 @@ the host changes (a device that is not there), `failed` needs the operator (a de
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import NamedTuple
 
+from mirrord.control import sources
 from mirrord.control.destinations import describe, path, shaping, way_out
-from mirrord.control.links import AbsentError, Link, Path, View
+from mirrord.control.links import AbsentError, Path, View
 from mirrord.control.selection import guards, selection
 from mirrord.dataplane.capture import CapturePlan
 from mirrord.dataplane.filter import Guard
@@ -20,7 +20,6 @@ from mirrord.dataplane.transmit import TunnelPlan
 from mirrord.dataplane.worker import PipelinePlan
 from mirrord.errors import Refused
 from mirrord.model import Config, DeviceSource, Session, TunnelDestination
-from mirrord.values import GLOB
 
 
 class Key(NamedTuple):
@@ -61,32 +60,19 @@ def make(config: Config, view: View) -> dict[Key, Entry]:
     """The entries of every enabled mirror."""
     tunnels = guards(config)
     return {
-        key: _entry(config, key, session, view, tunnels)
+        (key := Key(name, session.name, device)): _entry(config, key, session, view, tunnels)
         for name, mirror in config.mirrors.items()
         if mirror.enabled
         for session in mirror.sessions
-        for key in _keys(name, session, view)
+        for device in sources.devices(session, view)
     }
 
 
-def _keys(mirror: str, session: Session, view: View) -> Iterator[Key]:
-    """One for each device that the source names or matches; a pattern that matches none stands for itself."""
-    assert isinstance(session.source, DeviceSource)  # the others are refused by the loader
-    for pattern in session.source.device:
-        if not GLOB.search(pattern):
-            yield Key(mirror, session.name, pattern)
-            continue
-        matches = sorted(name for name in view.links if fnmatchcase(name, pattern))
-        for name in matches or [pattern]:
-            yield Key(mirror, session.name, name)
-
-
 def _entry(config: Config, key: Key, session: Session, view: View, tunnels: tuple[Guard, ...]) -> Entry:
-    assert isinstance(session.source, DeviceSource)  # the others are refused by the loader
-    guest = session.source.perspective == "guest"
+    guest = isinstance(session.source, DeviceSource) and session.source.perspective == "guest"
     entry = Entry(key, "up", guest=guest, about=_about(session))
     try:
-        source = _source(key.source, view)
+        source = sources.find(session, key.source, view)
         way = way_out(config, session, source, view)
     except AbsentError as absent:
         return replace(entry, state="waiting", reason=str(absent))
@@ -95,10 +81,10 @@ def _entry(config: Config, key: Key, session: Session, view: View, tunnels: tupl
     capture = CapturePlan(
         device=source.name,
         index=source.index,
-        selection=selection(config, session, tunnels),
+        selection=selection(config, session, source.name, tunnels),
         mode="socket" if session.capture == "socket" else "ring",
         ring_size=session.ring_size if session.ring_size is not None else config.daemon.ring_size,
-        promiscuous=session.source.promiscuous,
+        promiscuous=isinstance(session.source, DeviceSource) and session.source.promiscuous,
     )
     warnings = (*shaping(source, "source"), *way.warnings)
     return replace(entry, pipeline=PipelinePlan(capture, way.forward, way.transmit), warnings=warnings)
@@ -113,17 +99,6 @@ def _about(session: Session) -> tuple[tuple[str, str], ...]:
         ("capture", "socket" if session.capture == "socket" else "ring"),
         ("transmit", transmit),
     )
-
-
-def _source(name: str, view: View) -> Link:
-    link = view.links.get(name)
-    if link is None:
-        raise AbsentError(f"no such device: {name}")
-    if not link.ethernet:
-        raise Refused(f"{name} is not an Ethernet device")
-    if not link.up:
-        raise AbsentError(f"device is down: {name}")
-    return link
 
 
 # --- what to do about what runs already ---

@@ -116,7 +116,10 @@ def _target(session: Session) -> str | None:
 
 
 def _reads(session: Session, device: str) -> bool:
-    return any(device == pattern or fnmatchcase(device, pattern) for pattern in _devices(session))
+    """Whether the source names the device, or matches it; a pattern leaves the session's own destination out."""
+    patterns = _devices(session)
+    matched = any(fnmatchcase(device, pattern) for pattern in patterns)
+    return device in patterns or (matched and device != _target(session))
 
 
 def _same_ends(declared: Declared) -> Iterator[Problem]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
 
 from mirrord import model
+from mirrord.control.sources import bridged
 from mirrord.dataplane.filter import Direction, Guard, Rule, Selection
 from mirrord.dataplane.headers import IPPROTO_GRE, IPPROTO_UDP
 
@@ -17,18 +18,20 @@ TURNED = {
 }
 
 
-def selection(config: model.Config, session: model.Session, tunnels: tuple[Guard, ...]) -> Selection:
-    """What this session captures of each of its devices. `tunnels` are the guards of the whole configuration."""
-    assert isinstance(session.source, model.DeviceSource)  # the others are refused by the loader
-    guest = session.source.perspective == "guest"
+def selection(config: model.Config, session: model.Session, device: str, tunnels: tuple[Guard, ...]) -> Selection:
+    """What this session captures of one of its devices. `tunnels` are the guards of the whole configuration."""
+    source = session.source
+    assert isinstance(source, model.DeviceSource | model.BridgeSource)  # the others are refused by the loader
+    guest = isinstance(source, model.DeviceSource) and source.perspective == "guest"
+    bridge = source if isinstance(source, model.BridgeSource) else None
     rules = None
     if session.filter is not None:
         ordered = sorted(config.filters[session.filter].rules, key=lambda rule: rule.priority)
         rules = tuple(_rule(rule, guest=guest) for rule in ordered)
     return Selection(
-        direction=_direction(session.direction, guest=guest),
+        direction=bridged(bridge, device) if bridge else _direction(session.direction, guest=guest),
         rules=rules,
-        vlans=None if session.source.vlan is None else frozenset(session.source.vlan),
+        vlans=None if source.vlan is None else frozenset(source.vlan),
         mark=config.daemon.mark,
         mark_mask=config.daemon.mark_mask,
         guards=() if session.mirror_tunnels else tunnels,

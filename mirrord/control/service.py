@@ -50,6 +50,7 @@ class Service:
     async def start(self) -> None:
         """Bring up what the configuration asks for and the host allows."""
         self._links.watch(self._changed.set)
+        await asyncio.to_thread(self._pipelines.clean_up)
         await self._refresh(self.loaded)
 
     async def follow(self) -> None:

@@ -13,9 +13,7 @@ from mirrord.control.refusals import Declared
 from mirrord.control.validation import join
 from mirrord.errors import Problem
 from mirrord.model import (
-    BridgeSource,
     Daemon,
-    DeviceDestination,
     DeviceSource,
     ErspanDestination,
     ErspanSource,
@@ -29,7 +27,6 @@ from mirrord.model import (
     VxlanDestination,
     VxlanSource,
 )
-from mirrord.values import GLOB
 
 
 def _only(*values: object) -> Callable[[Any], bool]:
@@ -38,7 +35,6 @@ def _only(*values: object) -> Callable[[Any], bool]:
 
 NOT_YET: dict[type[Model], str] = {
     FlowNetwork: "flow networks",
-    BridgeSource: "bridge sources",
     VxlanSource: "vxlan sources",
     GreSource: "gre sources",
     ErspanSource: "erspan sources",
@@ -61,14 +57,7 @@ RUNS: dict[type[Model], dict[str, tuple[Callable[[Any], bool], str]]] = {
         "pause_above": (_only(0), "the circuit breaker"),
     },
     DeviceSource: {
-        "device": (lambda devices: len(devices) == 1 and not GLOB.search(devices[0]), "a glob or a list of devices"),
-        "vlan": (_only(None), "VLANs of a source"),
         "netns": (_only(None), "network namespaces"),
-    },
-    DeviceDestination: {
-        "vlan": (_only(None), "a VLAN to a device (RSPAN)"),
-        "original_vlan": (_only("keep"), "stripping a VLAN tag"),
-        "normal_io": (bool, "reserving a device"),
     },
     VxlanDestination: {
         "netns": (_only(None), "network namespaces"),

@@ -59,6 +59,7 @@ class DevicePlan:
     device: str
     index: int
     mark: int = 0
+    reserved: bool = False  # nothing else passes it meanwhile; the control plane sees to that
 
 
 @dataclass(frozen=True, slots=True)

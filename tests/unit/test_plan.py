@@ -156,6 +156,62 @@ def test_a_pattern_takes_every_device_that_matches() -> None:
     assert [key.source for key in make(wanted, view)] == ["vm1", "vm2"]
 
 
+def test_a_pattern_leaves_the_sessions_own_destination_out() -> None:
+    source = 'source = { type = "device", device = ["em0", "*0"] }'
+    wanted = config(f'{source}\ndestination = {{ type = "device", device = "tap0" }}')
+    assert [key.source for key in make(wanted, VIEW)] == ["em0", "up0"]  # em0 once
+
+
+def test_a_bridge_is_what_enters_its_ports_and_what_the_host_sends_into_it() -> None:
+    links = [Link("br0", 9, 1500, kind="bridge")]
+    links += [Link(name, index, 1500, master=9) for name, index in (("p1", 11), ("p2", 12), ("sensor", 13))]
+    view = replace(VIEW, links={**VIEW.links, **{link.name: link for link in links}})
+    source = 'source = { type = "bridge", bridge = "br0", vlan = [7, 9] }'
+    wanted = config(f'{source}\ndestination = {{ type = "device", device = "sensor" }}')
+    captures = [entry.pipeline.capture for entry in make(wanted, view).values() if entry.pipeline]
+    assert {one.device: one.selection.direction for one in captures} == {
+        "br0": Direction.EGRESS,
+        "p1": Direction.INGRESS,
+        "p2": Direction.INGRESS,
+    }
+    assert {one.selection.vlans for one in captures} == {frozenset({7, 9})}
+    assert only(make(wanted, replace(VIEW, links={"sensor": links[3]}))).reason == "no such device: br0"
+    other = replace(view, links={**view.links, "br0": replace(links[0], kind="bond")})
+    assert only(make(wanted, other)).reason == "br0 is not a bridge"
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "strip", "push"),
+    [
+        ("", "", False, 0),
+        ("", ", vlan = 111", True, 111),
+        ("", ', vlan = 111, original_vlan = "keep"', False, 111),
+        ("", ', original_vlan = "strip"', True, 0),
+        (", vlan = 111", "", True, 0),
+        (", vlan = 111", ', original_vlan = "keep"', False, 0),
+        (", vlan = 111", ", vlan = 7", True, 7),
+    ],
+)
+def test_the_outermost_tag_goes_where_it_selected_or_is_replaced(
+    source: str, destination: str, *, strip: bool, push: int
+) -> None:
+    ends = f'source = {{ type = "device", device = "tap0"{source} }}\n'
+    ends += f'destination = {{ type = "device", device = "em0"{destination} }}'
+    wanted = config(ends)
+    forward = running(make(wanted, VIEW)).forward
+    assert (forward.strip_tag, forward.push_tag) == (strip, push)
+    assert Config.model_validate(wanted.model_dump(mode="json")) == wanted
+
+
+def test_a_device_that_holds_a_default_route_is_never_reserved() -> None:
+    to = 'destination = { type = "device", device = "up0", normal_io = false, allow_default_route = true }'
+    entry = only(make(config(f'source = "tap0"\n{to}'), VIEW))
+    assert (entry.state, entry.reason) == (
+        "failed",
+        "up0 holds a default route of this host, to reserve it would cut the host off",
+    )
+
+
 def test_frames_too_long_for_the_way_out_are_warned_of() -> None:
     view = replace(VIEW, routes={REMOTE: Route(UP.index, 1500)})
     wanted = config(f'source = "tap0"\n{TO_VXLAN}')
@@ -173,7 +229,10 @@ def test_shaping_a_learning_bridge_and_a_missing_route_are_warned_of() -> None:
     assert only(make(config('source = "tap0"\ndestination = { type = "device", device = "em0" }'), view)).warnings == (
         "source device tap0 is shaped (tbf)",
         "destination device is down: em0",
-        "em0 is a port of a bridge that learns addresses: copies would mislead it",
+        (
+            "em0 is a port of a bridge that learns addresses: copies would mislead it;"
+            " `bridge link set dev em0 learning off` has it learn no more"
+        ),
     )
     entry = only(make(config(f'source = "em0"\n{TO_VXLAN}'), replace(VIEW, routes={})))
     assert entry.warnings == ("no route to 192.0.2.9",)

@@ -1,0 +1,224 @@
+"""Destination devices set aside for copies (`normal_io = false`): whatever else passes them, either way, is dropped.
+
+Two classifiers at the device's clsact hooks do it: on the way out one that lets only the mark pass, on the way in one
+that lets nothing pass. Both are known again by their handle, priority and bytecode, so that the next start can take
+away what a killed daemon left, and nothing else. The handle also tells whether the clsact hooks were made for them.
+
+pyroute2's bpf classifier has no place for bytecode, so the few netlink messages are made here.
+
+tc-bpf(8); linux/rtnetlink.h, linux/pkt_sched.h, linux/pkt_cls.h
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+import sys
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from typing import NamedTuple
+
+from mirrord.dataplane import assembler as op
+from mirrord.dataplane.assembler import Instruction, pack
+
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_EXCL, NLM_F_DUMP, NLM_F_CREATE = 1, 4, 0x200, 0x300, 0x400
+NLA_TYPE_MASK = 0x3FFF
+RTM_NEWQDISC, RTM_DELQDISC, RTM_GETQDISC = 36, 37, 38
+RTM_NEWTFILTER, RTM_DELTFILTER, RTM_GETTFILTER = 44, 45, 46
+TCA_KIND, TCA_OPTIONS = 1, 2
+TCA_BPF_OPS_LEN, TCA_BPF_OPS, TCA_BPF_FLAGS = 4, 5, 8
+TCA_BPF_FLAG_ACT_DIRECT = 1
+TC_H_CLSACT, CLSACT_HANDLE = 0xFFFFFFF1, 0xFFFF0000
+INGRESS, EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
+TC_ACT_UNSPEC, TC_ACT_SHOT = 0xFFFFFFFF, 2  # ask the next classifier; drop
+
+FIRST = 1  # the priority: before any classifier that would end the search
+HANDLE = int.from_bytes(b"mir\0", "big")
+MADE_CLSACT = 1  # or-ed to the handle
+INFO = FIRST << 16 | socket.htons(3)  # ETH_P_ALL
+
+DROP_ALL = pack((Instruction(op.RET, k=TC_ACT_SHOT),))
+
+_MESSAGE = struct.Struct("=IHHII")  # length, type, flags, sequence, port
+_TC = struct.Struct("=BxxxiIII")  # family, ifindex, handle, parent, info
+_ATTRIBUTE = struct.Struct("=HH")  # length, type
+
+
+def drop_unmarked(mark: int) -> bytes:
+    """The bytecode that drops what lacks this mark."""
+    return pack(
+        (
+            Instruction(op.LD_W_ABS, k=op.MARK),
+            Instruction(op.JEQ, jf=1, k=mark),
+            Instruction(op.RET, k=TC_ACT_UNSPEC),
+            Instruction(op.RET, k=TC_ACT_SHOT),
+        )
+    )
+
+
+class _Found(NamedTuple):
+    """A qdisc or classifier that the kernel told of."""
+
+    device: int  # index
+    handle: int
+    parent: int
+    info: int
+    kind: str
+    code: bytes
+
+    @property
+    def ours(self) -> bool:
+        known = self.kind == "bpf" and self.info == INFO and self.handle & ~MADE_CLSACT == HANDLE
+        if self.parent == INGRESS:
+            return known and self.code == DROP_ALL
+        return known and len(self.code) == len(drop_unmarked(0)) and self.code == drop_unmarked(_mark(self.code))
+
+
+class Reservations:
+    """The devices reserved by this process, by index. Blocks for as long as the kernel takes, microseconds.
+
+    OSError when netlink sockets cannot be had.
+    """
+
+    def __init__(self) -> None:
+        self._held: set[int] = set()
+        self._netlink = _Netlink()
+
+    def take_away_leftovers(self) -> list[int]:
+        """Take away what a daemon that was killed left behind; the indexes of the devices that it was on."""
+        hooked = {found.device for found in self._netlink.qdiscs() if found.kind == "clsact"}
+        left = sorted(index for index in hooked if any(one.ours for one in self._netlink.classifiers(index)))
+        for index in left:
+            self._release(index)
+        return left
+
+    def hold(self, index: int, mark: int) -> None:
+        """Reserve a device for frames with this mark, if it is not reserved yet. OSError when that cannot be had."""
+        if index in self._held:
+            return
+        hooks = (one.kind for one in self._netlink.qdiscs() if (one.device, one.parent) == (index, TC_H_CLSACT))
+        kind = next(hooks, "")
+        if kind not in ("", "clsact"):  # its egress classifiers would end up on its ingress
+            raise OSError(errno.EBUSY, f"its {kind} qdisc leaves no place for the rule that reserves it")
+        if not kind:
+            self._netlink.add_clsact(index)
+        handle = HANDLE if kind else HANDLE | MADE_CLSACT
+        try:
+            self._netlink.add_classifier(index, INGRESS, handle, DROP_ALL)
+            self._netlink.add_classifier(index, EGRESS, handle, drop_unmarked(mark))
+        except OSError:
+            self._release(index)
+            raise
+        self._held.add(index)
+
+    def keep(self, indexes: Collection[int]) -> None:
+        """Give every other device back."""
+        for index in self._held.difference(indexes):
+            with suppress(OSError):  # the device is gone, and all on it
+                self._release(index)
+            self._held.remove(index)
+
+    def close(self) -> None:
+        """Give every device back."""
+        self.keep(())
+        self._netlink.close()
+
+    def _release(self, index: int) -> None:
+        classifiers = self._netlink.classifiers(index)
+        ours = [one for one in classifiers if one.ours]
+        if len(ours) == len(classifiers) and any(one.handle & MADE_CLSACT for one in ours):
+            self._netlink.remove_clsact(index)
+            return
+        for one in ours:
+            self._netlink.remove_classifier(one)
+
+
+class _Netlink:
+    """One request and its answer at a time. OSError with the kernel's errno."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+        self._sequence = 0
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def qdiscs(self) -> list[_Found]:
+        """Those of every device."""
+        return self._ask(RTM_GETQDISC, NLM_F_DUMP, _TC.pack(0, 0, 0, 0, 0))
+
+    def classifiers(self, index: int) -> list[_Found]:
+        """Those at both hooks of a device that has a clsact qdisc."""
+        asked = (_TC.pack(0, index, 0, parent, 0) for parent in (INGRESS, EGRESS))
+        return [one for body in asked for one in self._ask(RTM_GETTFILTER, NLM_F_DUMP, body) if one.handle]
+
+    def add_clsact(self, index: int) -> None:
+        body = _TC.pack(0, index, CLSACT_HANDLE, TC_H_CLSACT, 0) + _attribute(TCA_KIND, b"clsact\0")
+        self._ask(RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL, body)
+
+    def remove_clsact(self, index: int) -> None:
+        self._ask(RTM_DELQDISC, 0, _TC.pack(0, index, CLSACT_HANDLE, TC_H_CLSACT, 0))
+
+    def add_classifier(self, index: int, parent: int, handle: int, code: bytes) -> None:
+        options = (
+            _attribute(TCA_BPF_OPS_LEN, struct.pack("=H", len(code) // len(DROP_ALL)))
+            + _attribute(TCA_BPF_OPS, code)
+            + _attribute(TCA_BPF_FLAGS, struct.pack("=I", TCA_BPF_FLAG_ACT_DIRECT))
+        )
+        body = _attribute(TCA_KIND, b"bpf\0") + _attribute(TCA_OPTIONS, options)
+        self._ask(RTM_NEWTFILTER, NLM_F_CREATE | NLM_F_EXCL, _TC.pack(0, index, handle, parent, INFO) + body)
+
+    def remove_classifier(self, one: _Found) -> None:
+        body = _TC.pack(0, one.device, one.handle, one.parent, one.info) + _attribute(TCA_KIND, b"bpf\0")
+        self._ask(RTM_DELTFILTER, 0, body)
+
+    def _ask(self, kind: int, flags: int, body: bytes) -> list[_Found]:
+        self._sequence += 1
+        flags |= NLM_F_REQUEST | NLM_F_ACK
+        self._socket.send(_MESSAGE.pack(_MESSAGE.size + len(body), kind, flags, self._sequence, 0) + body)
+        found: list[_Found] = []
+        while True:
+            data = self._socket.recv(1 << 20)
+            while data:
+                length, kind, _flags, _sequence, _port = _MESSAGE.unpack_from(data)
+                payload, data = data[_MESSAGE.size : length], data[_aligned(length) :]
+                if kind == NLMSG_DONE:
+                    return found
+                if kind == NLMSG_ERROR:
+                    number = -int.from_bytes(payload[:4], sys.byteorder, signed=True)
+                    if number:
+                        raise OSError(number, os.strerror(number))
+                    return found
+                found.append(_found(payload))
+
+
+def _found(payload: bytes) -> _Found:
+    _family, index, handle, parent, info = _TC.unpack_from(payload)
+    attributes = dict(_attributes(payload[_TC.size :]))
+    kind = attributes.get(TCA_KIND, b"").rstrip(b"\0").decode()
+    options = dict(_attributes(attributes.get(TCA_OPTIONS, b""))) if kind == "bpf" else {}
+    return _Found(index, handle, parent, info, kind, options.get(TCA_BPF_OPS, b""))
+
+
+def _mark(code: bytes) -> int:
+    """The operand of the second instruction."""
+    return int.from_bytes(code[12:16], sys.byteorder)
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    length = _ATTRIBUTE.size + len(value)
+    return _ATTRIBUTE.pack(length, kind) + value + bytes(_aligned(length) - length)
+
+
+def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    while len(data) >= _ATTRIBUTE.size:
+        length, kind = _ATTRIBUTE.unpack_from(data)
+        yield kind & NLA_TYPE_MASK, data[_ATTRIBUTE.size : length]
+        data = data[_aligned(max(length, _ATTRIBUTE.size)) :]
+
+
+def _aligned(length: int) -> int:
+    return length + 3 & ~3

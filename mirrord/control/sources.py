@@ -1,0 +1,61 @@
+"""A session's source -> the host's devices that its frames are captured on, and in which direction on each.
+
+A bridge is its ports and itself: what comes in by a port is received there, what the host sends into the bridge leaves
+by the bridge's own device, and each frame is seen at one of these places only. Ports come and go with the view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+
+from mirrord.control.links import AbsentError, Link, View
+from mirrord.dataplane.filter import Direction
+from mirrord.errors import Refused
+from mirrord.model import BridgeSource, DeviceDestination, DeviceSource, Session
+from mirrord.values import GLOB
+
+
+def devices(session: Session, view: View) -> Iterator[str]:
+    """The devices' names, those that are named and not there included; a pattern that matches none stands for itself.
+
+    A pattern or a bridge never brings in the session's own destination.
+    """
+    target = session.destination.device if isinstance(session.destination, DeviceDestination) else None
+    if isinstance(session.source, BridgeSource):
+        yield session.source.bridge
+        yield from (port for port in _ports(session.source.bridge, view) if port != target)
+        return
+    assert isinstance(session.source, DeviceSource)  # the others are refused by the loader
+    for pattern in session.source.device:
+        if not GLOB.search(pattern):
+            yield pattern
+            continue
+        matches = sorted(name for name in view.links if fnmatchcase(name, pattern) and name != target)
+        yield from matches or [pattern]
+
+
+def find(session: Session, name: str, view: View) -> Link:
+    """The device of this name. Raises AbsentError when it may come later, Refused when it cannot be a source."""
+    link = view.links.get(name)
+    if link is None:
+        raise AbsentError(f"no such device: {name}")
+    if isinstance(session.source, BridgeSource) and name == session.source.bridge and link.kind != "bridge":
+        raise Refused(f"{name} is not a bridge")
+    if not link.ethernet:
+        raise Refused(f"{name} is not an Ethernet device")
+    if not link.up:
+        raise AbsentError(f"device is down: {name}")
+    return link
+
+
+def bridged(source: BridgeSource, device: str) -> Direction:
+    """The direction in which a bridge's frames are captured on one of its devices."""
+    return Direction.EGRESS if device == source.bridge else Direction.INGRESS
+
+
+def _ports(bridge: str, view: View) -> list[str]:
+    link = view.links.get(bridge)
+    if link is None or link.kind != "bridge":
+        return []
+    return sorted(port.name for port in view.links.values() if port.master == link.index)
