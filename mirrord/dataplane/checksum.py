@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from array import array
 
+from mirrord.dataplane.headers import IPPROTO_UDP
+
 
 def ones_sum(data: bytes, start: int = 0) -> int:
     """The 16-bit one's complement sum, not yet complemented. An odd last byte counts as the high half of a word."""
@@ -25,7 +27,9 @@ def checksum(data: bytes, start: int = 0) -> int:
 def transport_checksum(source: bytes, destination: bytes, protocol: int, segment: bytes) -> int:
     """The checksum of a TCP or UDP segment whose field is zero, with its pseudo-header (RFC 9293 3.1, RFC 8200 8.1).
 
-    Never 0, which UDP keeps for "none" (RFC 768): the equal 0xFFFF is given in its place.
+    Never 0 for UDP, which keeps that for "none" (RFC 768): the equal 0xFFFF is given in its place. TCP has no such case,
+    and analysers take 0xFFFF there for an error (RFC 1624 3).
     """
     pseudo = source + destination + protocol.to_bytes(4, "big") + len(segment).to_bytes(4, "big")
-    return checksum(segment, ones_sum(pseudo)) or 0xFFFF
+    value = checksum(segment, ones_sum(pseudo))
+    return 0xFFFF if value == 0 and protocol == IPPROTO_UDP else value
