@@ -27,8 +27,8 @@ def checksum(data: bytes, start: int = 0) -> int:
 def transport_checksum(source: bytes, destination: bytes, protocol: int, segment: bytes) -> int:
     """The checksum of a TCP or UDP segment whose field is zero, with its pseudo-header (RFC 9293 3.1, RFC 8200 8.1).
 
-    Never 0 for UDP, which keeps that for "none" (RFC 768): the equal 0xFFFF is given in its place. TCP has no such case,
-    and analysers take 0xFFFF there for an error (RFC 1624 3).
+    Never 0 for UDP, which keeps that for "none" (RFC 768): the equal 0xFFFF is given in its place. TCP has no such
+    case, and analysers take 0xFFFF there for an error (RFC 1624 3).
     """
     pseudo = source + destination + protocol.to_bytes(4, "big") + len(segment).to_bytes(4, "big")
     value = checksum(segment, ones_sum(pseudo))
