@@ -143,7 +143,9 @@ def decapsulated(copies: Recording) -> Recording:
     inner = copies.file.with_suffix(".inner.pcap")
     whole = copies.file.with_suffix(".whole.pcap")
     subprocess.run(["tcpdump", "-r", copies.file, "-w", whole, "udp port 4789"], check=True, capture_output=True)
-    subprocess.run(["editcap", "-F", "pcap", "-C", str(OUTER_HEADERS), whole, inner], check=True, capture_output=True)
+    subprocess.run(
+        ["editcap", "-L", "-F", "pcap", "-C", str(OUTER_HEADERS), whole, inner], check=True, capture_output=True
+    )
     return Recording(inner)
 
 
@@ -167,9 +169,14 @@ def from_client(family: int, protocol: str, *, overlay: bool = False) -> str:
     return f"src {UNDERLAY[0]} and udp[28:2] == {ethertype} and udp[{field}] == {socket.getprotobyname(protocol)}"
 
 
-def differences(wire: Recording, copied: Recording, expression: str) -> list[str]:
-    """Where the copies that a tcpdump expression selects are not the wire's frames, byte for byte, in order."""
+def differences(wire: Recording, copied: Recording, expression: str, *, ordered: bool = True) -> list[str]:
+    """Where the copies that a tcpdump expression selects are not the wire's frames, byte for byte.
+
+    `ordered` off: in any order, for frames of many flows; copies keep the order within each.
+    """
     truth, copies = wire.frames(expression), copied.frames(expression)
+    if not ordered:
+        truth, copies = sorted(truth), sorted(copies)
     found = [] if truth else ["nothing on the wire"]
     if len(truth) != len(copies):
         found.append(f"{len(truth)} frames on the wire, {len(copies)} copies")
