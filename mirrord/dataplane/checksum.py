@@ -1,4 +1,4 @@
-"""The Internet checksum (RFC 1071), over bytes in network order."""
+"""The Internet checksum (RFC 1071), over bytes in network order; and the CRC32c that SCTP has instead (RFC 9260)."""
 
 from __future__ import annotations
 
@@ -33,3 +33,25 @@ def transport_checksum(source: bytes, destination: bytes, protocol: int, segment
     pseudo = source + destination + protocol.to_bytes(4, "big") + len(segment).to_bytes(4, "big")
     value = checksum(segment, ones_sum(pseudo))
     return 0xFFFF if value == 0 and protocol == IPPROTO_UDP else value
+
+
+def _table() -> tuple[int, ...]:
+    """The CRC of each byte: RFC 9260 appendix A, by the reflected polynomial."""
+    table = []
+    for byte in range(256):
+        crc = byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+        table.append(crc)
+    return tuple(table)
+
+
+_CRC32C = _table()
+
+
+def crc32c(data: bytes) -> int:
+    """What goes, least significant byte first, into the checksum field of an SCTP packet that has zeros there."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = crc >> 8 ^ _CRC32C[(crc ^ byte) & 0xFF]
+    return crc ^ 0xFFFFFFFF

@@ -11,6 +11,7 @@ import pytest
 from scapy.layers.inet import IP, TCP, UDP, IPOption_NOP, in4_chksum
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, in6_chksum
 from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
+from scapy.layers.sctp import SCTP, SCTPChunkCookieAck
 from scapy.packet import Packet
 
 from tests.conftest import MakeDaemon, MakeSniffer
@@ -132,6 +133,22 @@ def test_checksums_left_to_the_device_are_completed(
     assert wrong(copies) == ""
     assert differences(truth, copies, OURS, ordered=False) == []
     assert metrics.total("mirrord_segmented_frames_total") == 0
+
+
+def test_sctp_has_a_checksum_of_its_own(net: Topology, sniff: MakeSniffer, daemon: MakeDaemon) -> None:
+    """The vnet header does not tell it from the Internet checksum; the expected CRC is scapy's."""
+    packets = [V4 / SCTP(**ENDS) / SCTPChunkCookieAck(), V6 / SCTP(**ENDS, tag=7) / (b"odd" * 333)]
+    finished = [bytes(LINK / Dot1AD(vlan=222) / packet) for packet in packets]
+    unfinished = []
+    for frame, network in zip(finished, (20, 40), strict=True):
+        start = 18 + network
+        zeroed = frame[: start + 8] + bytes(4) + frame[start + 12 :]
+        unfinished.append(Offloaded(zeroed, NEEDS_CSUM, csum_start=start, csum_offset=8))
+    wire = Wire(net, sniff, daemon)
+    send_all(wire, unfinished)
+    _, copies, _ = wire.finish()
+
+    assert sorted(copies.frames(OURS)) == sorted(finished)
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["ingress", "egress"])
