@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
-from mirrord.dataplane.checksum import checksum
+from mirrord.dataplane.checksum import checksum, crc32c
 from mirrord.dataplane.segment import MAX_HEADERS, Kind, MalformedError, split
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ ADDRESSES = 12
 """Bytes of the two MAC addresses; a VLAN tag goes behind them."""
 
 TAG = 4
+
+SCTP_CHECKSUM = 8
+"""Where SCTP has its checksum (RFC 9260 3.1). No other protocol has one there, so it tells SCTP in tunnels too."""
 
 VNET = struct.Struct("=BBHHHH")
 VNET_NEEDS_CSUM = 1  # flags
@@ -78,8 +81,11 @@ def rebuild(frame: Frame, headers: Headers) -> list[bytes]:
 
 def _with_checksum(data: bytes, start: int, offset: int) -> bytes:
     """Complete the checksum over what begins at `start`. Its field holds the sum of the pseudo-header already."""
-    field = start + offset
-    if field + 2 > min(len(data), MAX_HEADERS):
+    field, width = start + offset, 4 if offset == SCTP_CHECKSUM else 2
+    if field + width > min(len(data), MAX_HEADERS):
         raise MalformedError
+    before, after = data[:field], data[field + width :]
+    if offset == SCTP_CHECKSUM:
+        return before + crc32c(before[start:] + bytes(4) + after).to_bytes(4, "little") + after
     value = checksum(data[start:]) or 0xFFFF  # the kernel's skb_checksum_help does the same for every protocol
-    return data[:field] + value.to_bytes(2, "big") + data[field + 2 :]
+    return before + value.to_bytes(2, "big") + after

@@ -19,37 +19,15 @@ from tests.support.wait import wait_for
 _END = bytes.fromhex("0200000000ee 0200000000ee 88b5") + b"mirrord tests: end of capture".ljust(46, b"\0")
 
 
-class Sniffer:
-    """tcpdump on a host's device, into a file. Made: it listens already.
+class Recording:
+    """A capture file, as tcpdump and tshark read it."""
 
-    Its buffer has a place of `snaplen` bytes for each packet, so a small one survives floods; super-frames need 65,600.
-    """
-
-    def __init__(self, host: Host, device: str, expression: str, file: Path, *, snaplen: int = 2048) -> None:
-        self.host, self.device, self.file = host, device, file
-        wanted = f"({expression}) or ether proto 0x88b5" if expression else ""
-        self._process = host.spawn(
-            "tcpdump", "-i", device, "-nn", "-s", str(snaplen), "-B", "65536", "--immediate-mode", "-U", "-Z", "root",
-            "-w", str(file), wanted,
-        )  # fmt: skip
-        wait_for(lambda: "listening on" in self._process.output(), f"tcpdump listens on {device}")
+    def __init__(self, file: Path) -> None:
+        self.file = file
 
     def lines(self, expression: str = "") -> list[str]:
         """What was captured so far, a packet a line, as `tcpdump -nne` prints it (without the time)."""
         return tcpdump_lines(self.file, _but_the_end(expression))
-
-    def wait_lines(self, count: int, expression: str = "", seconds: float = 10.0) -> list[str]:
-        """The lines, once there are at least `count` of them."""
-        wait_for(lambda: len(self.lines(expression)) >= count, f"{count} packets: {expression or 'any'}", seconds)
-        return self.lines(expression)
-
-    def stop(self) -> Sniffer:
-        """End the capture once all that arrived before this call is in the file; fail if tcpdump lost any of it."""
-        send(self.host, self.device, _END)
-        wait_for(lambda: tcpdump_lines(self.file, "ether proto 0x88b5"), "the end marker in the capture")
-        self._process.stop(signal.SIGINT)
-        assert "\n0 packets dropped by kernel" in self._process.output(), self._process.output()
-        return self
 
     def frames(self, expression: str = "") -> list[bytes]:
         """The captured frames themselves."""
@@ -72,6 +50,36 @@ class Sniffer:
     def packets(self, expression: str = "") -> list[Any]:
         """The whole dissection by tshark, a tree a packet."""
         return list(json.loads(self.tshark("-T", "json", "--no-duplicate-keys", expression=expression)))
+
+
+class Sniffer(Recording):
+    """tcpdump on a host's device, into a file. Made: it listens already.
+
+    Its buffer has a place of `snaplen` bytes for each packet, so a small one survives floods; super-frames need 65,600.
+    """
+
+    def __init__(self, host: Host, device: str, expression: str, file: Path, *, snaplen: int = 2048) -> None:
+        super().__init__(file)
+        self.host, self.device = host, device
+        wanted = f"({expression}) or ether proto 0x88b5" if expression else ""
+        self._process = host.spawn(
+            "tcpdump", "-i", device, "-nn", "-s", str(snaplen), "-B", "65536", "--immediate-mode", "-U", "-Z", "root",
+            "-w", str(file), wanted,
+        )  # fmt: skip
+        wait_for(lambda: "listening on" in self._process.output(), f"tcpdump listens on {device}")
+
+    def wait_lines(self, count: int, expression: str = "", seconds: float = 10.0) -> list[str]:
+        """The lines, once there are at least `count` of them."""
+        wait_for(lambda: len(self.lines(expression)) >= count, f"{count} packets: {expression or 'any'}", seconds)
+        return self.lines(expression)
+
+    def stop(self) -> Sniffer:
+        """End the capture once all that arrived before this call is in the file; fail if tcpdump lost any of it."""
+        send(self.host, self.device, _END)
+        wait_for(lambda: tcpdump_lines(self.file, "ether proto 0x88b5"), "the end marker in the capture")
+        self._process.stop(signal.SIGINT)
+        assert "\n0 packets dropped by kernel" in self._process.output(), self._process.output()
+        return self
 
 
 def tcpdump_lines(file: Path, expression: str = "") -> list[str]:

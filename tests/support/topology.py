@@ -60,6 +60,9 @@ class Host:
     def mac(self, device: str) -> str:
         return str(self._link(device)["address"])
 
+    def index(self, device: str) -> int:
+        return int(self._link(device)["ifindex"])
+
     def counter(self, device: str, *path: str) -> int:
         """What the kernel counts of a device, by the keys of ip -s -j: "tx", "packets"."""
         value = self._link(device)["stats64"]

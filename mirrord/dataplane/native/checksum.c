@@ -1,4 +1,4 @@
-/* The Internet checksum, RFC 1071. */
+/* The Internet checksum, RFC 1071; and the CRC32c that SCTP has in its place, RFC 9260 appendix A. */
 #include "core.h"
 
 #include <arpa/inet.h>
@@ -35,4 +35,22 @@ uint32_t ones_sum(const uint8_t *data, size_t length)
 		sum += half;
 	}
 	return ntohs((uint16_t)fold(sum));
+}
+
+uint32_t crc32c(uint32_t crc, const uint8_t *data, size_t length)
+{
+	/* Of each half of a byte: the reflected polynomial, 0x82F63B78. */
+	static const uint32_t table[16] = {
+		0x00000000, 0x105EC76F, 0x20BD8EDE, 0x30E349B1,
+		0x417B1DBC, 0x5125DAD3, 0x61C69362, 0x7198540D,
+		0x82F63B78, 0x92A8FC17, 0xA24BB5A6, 0xB21572C9,
+		0xC38D26C4, 0xD3D3E1AB, 0xE330A81A, 0xF36E6F75,
+	};
+
+	while (length-- > 0) {
+		crc ^= *data++;
+		crc = crc >> 4 ^ table[crc & 15];
+		crc = crc >> 4 ^ table[crc & 15];
+	}
+	return crc;
 }

@@ -188,6 +188,7 @@ uint64_t flow_hash(const struct headers *headers);
 /* checksum.c */
 uint32_t ones_sum(const uint8_t *data, size_t length);
 uint32_t fold(uint64_t sum);
+uint32_t crc32c(uint32_t crc, const uint8_t *data, size_t length);	/* begins with, and is completed by, ~0 */
 
 /* segment.c */
 enum kind { IPV4 = 1, IPV6, GRE, UDP, TCP };

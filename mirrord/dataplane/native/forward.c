@@ -6,6 +6,9 @@
 
 enum { GSO_UDP_L4 = 5 };	/* VIRTIO_NET_HDR_GSO_UDP_L4, in kernel headers since 6.2 */
 
+/* Where SCTP's checksum is in its header. No other protocol has one there, so it tells SCTP in tunnels too. */
+enum { SCTP_CHECKSUM = 8 };
+
 static const uint64_t BURST_NANOSECONDS = 20000000;
 static const uint64_t BURST_BYTES = 65536;
 static const uint64_t CLOCK_STEP_NANOSECONDS = 1000000000;
@@ -107,6 +110,26 @@ static uint32_t retag(const struct plan *plan, uint8_t *head, uint32_t length)
 	return length;
 }
 
+/* The checksum of all that begins at `start` into its field, which the head holds. */
+static void complete_checksum(struct piece *piece, uint32_t start, uint32_t field)
+{
+	const uint8_t *covered = piece->head + start;
+	uint32_t length = piece->head_length - start;
+
+	if (field - start == SCTP_CHECKSUM) {
+		memset(piece->head + field, 0, 4);
+		uint32_t crc = ~crc32c(crc32c(~UINT32_C(0), covered, length), piece->tail, piece->tail_length);
+		for (uint32_t n = 0; n < 4; n++)
+			piece->head[field + n] = (uint8_t)(crc >> 8 * n);
+		return;
+	}
+	uint32_t tail_sum = ones_sum(piece->tail, piece->tail_length);
+	if (length & 1)		/* the tail begins in the middle of a word */
+		tail_sum = (tail_sum >> 8) | (tail_sum & 0xFF) << 8;
+	uint16_t value = (uint16_t)~fold((uint64_t)tail_sum + ones_sum(covered, length));
+	put_be16(piece->head + field, value ? value : 0xFFFF);
+}
+
 /* The frame with its VLAN tag back in and its checksum complete. */
 static bool whole(const struct plan *plan, struct piece *piece, const struct frame *frame)
 {
@@ -114,7 +137,9 @@ static bool whole(const struct plan *plan, struct piece *piece, const struct fra
 	uint32_t shift = frame->tagged ? TAG : 0, length = frame->captured + shift;
 	uint32_t start = frame->vnet.csum_start + shift, field = start + frame->vnet.csum_offset;
 
-	piece->head_length = unfinished ? field + 2 : shift ? ETH_ADDRESSES + TAG : 0;
+	uint32_t width = frame->vnet.csum_offset == SCTP_CHECKSUM ? 4 : 2;
+
+	piece->head_length = unfinished ? field + width : shift ? ETH_ADDRESSES + TAG : 0;
 	if (piece->head_length > length || piece->head_length > MAX_HEADERS)
 		return false;
 	/* What is rewritten holds the ethertype, also when a tag has been taken off in front of it. */
@@ -131,15 +156,8 @@ static bool whole(const struct plan *plan, struct piece *piece, const struct fra
 	}
 	piece->tail = frame->data + (piece->head_length - shift);
 	piece->tail_length = length - piece->head_length;
-	if (unfinished) {
-		uint32_t tail_sum = ones_sum(piece->tail, piece->tail_length);
-
-		if ((piece->head_length - start) & 1)	/* the tail begins in the middle of a word */
-			tail_sum = (tail_sum >> 8) | (tail_sum & 0xFF) << 8;
-		uint16_t value = (uint16_t)~fold((uint64_t)tail_sum +
-						 ones_sum(piece->head + start, piece->head_length - start));
-		put_be16(piece->head + field, value ? value : 0xFFFF);
-	}
+	if (unfinished)
+		complete_checksum(piece, start, field);
 	if (plan->strip_tag || plan->push_tag)
 		piece->head_length = retag(plan, piece->head, piece->head_length);
 	return true;

@@ -168,7 +168,7 @@ static void put_transport_checksum(uint8_t *head, uint32_t head_length, const st
 	sum += (length >> 16) + (length & 0xFFFF);
 	sum += ones_sum(head + at, head_length - at);
 	uint16_t value = complement(sum);
-	put_be16(field, value ? value : 0xFFFF);
+	put_be16(field, value || layer->kind == TCP ? value : 0xFFFF);
 }
 
 void write_segment(const struct super_frame *super, uint32_t n, uint8_t *head, const uint8_t **payload,
