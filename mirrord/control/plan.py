@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from mirrord.control.destinations import describe, path, shaping, way_out
 from mirrord.control.links import AbsentError, Link, Path, View
+from mirrord.control.overlap import before
 from mirrord.control.selection import guards, selection
 from mirrord.dataplane.capture import CapturePlan
 from mirrord.dataplane.filter import Guard
@@ -92,10 +93,12 @@ def _entry(config: Config, key: Key, session: Session, view: View, tunnels: tupl
         return replace(entry, state="waiting", reason=str(absent))
     except Refused as refused:
         return replace(entry, state="failed", reason=str(refused))
+    others = before(config.mirrors[key.mirror], session, source.name)
+    selected = selection(config, session, tunnels)
     capture = CapturePlan(
         device=source.name,
         index=source.index,
-        selection=selection(config, session, tunnels),
+        selection=replace(selected, before=tuple(selection(config, one, tunnels) for one in others)),
         mode="socket" if session.capture == "socket" else "ring",
         ring_size=session.ring_size if session.ring_size is not None else config.daemon.ring_size,
         promiscuous=session.source.promiscuous,

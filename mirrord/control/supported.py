@@ -56,7 +56,6 @@ RUNS: dict[type[Model], dict[str, tuple[Callable[[Any], bool], str]]] = {
     },
     Mirror: {
         "flow_network": (_only(None), "flow networks"),
-        "overlap": (_only("all"), 'anything but "all"'),
     },
     Session: {
         "sampling_rate": (_only(1), "sampling"),
