@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import Any
 
@@ -113,7 +114,12 @@ def guards() -> st.SearchStrategy[Guard]:
 
 
 def selections() -> st.SearchStrategy[Selection]:
-    """A whole selection; the mark, when there is one, is MARK."""
+    """A whole selection, sometimes with others before it; the mark, when there is one, is MARK."""
+    before = st.sampled_from([0, 0, 1, 2]).flatmap(lambda n: st.lists(_alone(), min_size=n, max_size=n)).map(tuple)
+    return st.builds(lambda one, others: replace(one, before=others), _alone(), before)
+
+
+def _alone() -> st.SearchStrategy[Selection]:
     some = st.lists(rules(), min_size=1, max_size=8, unique_by=lambda rule: rule.priority).map(tuple)
     return st.builds(
         Selection,

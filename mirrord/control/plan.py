@@ -13,6 +13,7 @@ from typing import NamedTuple
 from mirrord.control import sources
 from mirrord.control.destinations import describe, path, shaping, way_out
 from mirrord.control.links import AbsentError, Path, View
+from mirrord.control.overlap import before
 from mirrord.control.selection import guards, selection
 from mirrord.dataplane.capture import CapturePlan
 from mirrord.dataplane.filter import Guard
@@ -78,10 +79,13 @@ def _entry(config: Config, key: Key, session: Session, view: View, tunnels: tupl
         return replace(entry, state="waiting", reason=str(absent))
     except Refused as refused:
         return replace(entry, state="failed", reason=str(refused))
+    others = before(config.mirrors[key.mirror], session, source.name)
+    selected = selection(config, session, source.name, tunnels)
+    earlier = tuple(selection(config, one, source.name, tunnels) for one in others)
     capture = CapturePlan(
         device=source.name,
         index=source.index,
-        selection=selection(config, session, source.name, tunnels),
+        selection=replace(selected, before=earlier),
         mode="socket" if session.capture == "socket" else "ring",
         ring_size=session.ring_size if session.ring_size is not None else config.daemon.ring_size,
         promiscuous=isinstance(session.source, DeviceSource) and session.source.promiscuous,

@@ -47,7 +47,6 @@ RUNS: dict[type[Model], dict[str, tuple[Callable[[Any], bool], str]]] = {
     },
     Mirror: {
         "flow_network": (_only(None), "flow networks"),
-        "overlap": (_only("all"), 'anything but "all"'),
     },
     Session: {
         "count_rules": (lambda count: not count, "counters for each rule"),

@@ -1,7 +1,7 @@
 """A selection as a classic BPF program, for the kernel to run on a socket or for userspace to run exactly.
 
-A program asks in this order: mark, direction, the source's tags, then guards and rules. Before these, bpf_headers
-has it read what they need of the headers into the scratch cells, once.
+A program asks in this order: mark, direction, the source's tags, then guards, the selections that come before, and
+rules. Before these, bpf_headers has it read what they need of the headers into the scratch cells, once.
 
 A guard or rule becomes branches: clauses that must all hold, and what to return then. A clause is a list of
 alternatives, an alternative a list of ranges of cells. What is absent (no tag, no port) is NONE, which no range holds.
@@ -15,6 +15,7 @@ import errno
 import itertools
 import socket
 import struct
+from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NamedTuple
@@ -31,6 +32,7 @@ REJECT_ALL: Program = (op.Instruction(op.RET, k=0),)
 MAX_INSTRUCTIONS = 4096  # linux/bpf_common.h, BPF_MAXINSNS
 _SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 _MAX_COARSE_RULES = 32
+_NOWHERE: Mapping[int, Label] = {}
 
 
 class _Range(NamedTuple):
@@ -59,20 +61,51 @@ def compile_selection(selection: Selection, *, numbered: bool = False) -> Progra
     _mark(asm, selection, reject)
     if selection.direction != Direction.BOTH:
         _clause(asm, _direction(selection.direction), reject)
-    branches = [_guard(guard) for guard in selection.guards] + _rules(selection, numbered=numbered)
+    before = [_remaining(one, selection) for one in selection.before if one.direction & selection.direction]
+    guards, rules = _guards(selection), _rules(selection, numbered=numbered)
+    branches = [*guards, *rules, *(branch for one in before for branch in _guards(one) + _rules(one))]
     cells = _cells(branches)
-    if selection.vlans is not None or Cell.VLAN in cells:
+    if Cell.VLAN in cells or any(one.vlans is not None for one in (selection, *before)):
         read_outer_vlan(asm)
-    if selection.vlans is not None:
-        vlans = tuple((_Range(Cell.VLAN, low, high),) for low, high in _runs(selection.vlans))
-        _clause(asm, vlans, reject)
+    _vlans(asm, selection, reject)
     ipv4, ipv6 = ([branch for branch in branches if family in branch.families] for family in (4, 6))
     read_headers(asm, cells & OF_ANY_FRAME, _cells(ipv4) - OF_ANY_FRAME, _cells(ipv6) - OF_ANY_FRAME)
-    _branches(asm, branches, 0)
+    _branches(asm, guards, 0)
+    for one in before:
+        _before(asm, one, selection.direction, reject)
+    _branches(asm, rules, 0)
     asm.emit(op.RET, ACCEPT if selection.rules is None else 0)
     asm.place(reject)
     asm.emit(op.RET, 0)
     return asm.program()
+
+
+def _remaining(one: Selection, selection: Selection) -> Selection:
+    """What is left to ask of `one`, which comes before, where `selection` has asked for mark, direction and guards."""
+    return replace(
+        one,
+        direction=one.direction & selection.direction,
+        mark_mask=0 if (one.mark, one.mark_mask) == (selection.mark, selection.mark_mask) else one.mark_mask,
+        guards=tuple(guard for guard in one.guards if guard not in selection.guards),
+    )
+
+
+def _before(asm: Assembler, one: Selection, direction: Direction, reject: Label) -> None:
+    """Go to `reject` with what this selection accepts; fall through with the rest."""
+    rest = Label()
+    _mark(asm, one, rest)
+    if one.direction != direction:
+        _clause(asm, _direction(one.direction), rest)
+    _vlans(asm, one, rest)
+    ends = {0: rest, ACCEPT: reject}
+    _branches(asm, _guards(one) + _rules(one), 0, ends)
+    asm.goto(ends[ACCEPT if one.rules is None else 0])
+    asm.place(rest)
+
+
+def _vlans(asm: Assembler, selection: Selection, reject: Label) -> None:
+    if selection.vlans is not None:
+        _clause(asm, tuple((_Range(Cell.VLAN, low, high),) for low, high in _runs(selection.vlans)), reject)
 
 
 def _mark(asm: Assembler, selection: Selection, reject: Label) -> None:
@@ -89,6 +122,10 @@ def _cells(branches: list[_Branch]) -> set[int]:
 # What guards and rules ask
 
 
+def _guards(selection: Selection) -> list[_Branch]:
+    return [_guard(guard) for guard in selection.guards]
+
+
 def _guard(guard: Guard) -> _Branch:
     version, address = guard.address.version, guard.address
     clauses: list[_Clause] = [_equal(Cell.FAMILY, version), _equal(Cell.PROTOCOL, guard.protocol)]
@@ -99,7 +136,7 @@ def _guard(guard: Guard) -> _Branch:
     return _Branch((version,), tuple(clauses), 0)
 
 
-def _rules(selection: Selection, *, numbered: bool) -> list[_Branch]:
+def _rules(selection: Selection, *, numbered: bool = False) -> list[_Branch]:
     branches: list[_Branch] = []
     for number, rule in sorted(enumerate(selection.rules or (), start=1), key=lambda item: item[1].priority):
         if rule.direction & selection.direction:
@@ -179,16 +216,23 @@ def _runs(numbers: frozenset[int]) -> list[tuple[int, int]]:
 # Asking
 
 
-def _branches(asm: Assembler, branches: list[_Branch], depth: int) -> None:
-    """Try each branch in turn; those that share their next clause, in one go. Falls through where none holds."""
+def _branches(asm: Assembler, branches: list[_Branch], depth: int, ends: Mapping[int, Label] = _NOWHERE) -> None:
+    """Try each branch in turn; those that share their next clause, in one go. Falls through where none holds.
+
+    A branch that holds ends the program with its result, or goes on where `ends` says.
+    """
     for clause, group in itertools.groupby(branches, lambda branch: branch.clauses[depth : depth + 1]):
         sharing = list(group)
         if not clause:  # the first has nothing left to ask: no other gets its turn
-            asm.emit(op.RET, sharing[0].result)
+            result = sharing[0].result
+            if result in ends:
+                asm.goto(ends[result])
+            else:
+                asm.emit(op.RET, result)
             return
         other = Label()
         _clause(asm, clause[0], other)
-        _branches(asm, sharing, depth + 1)
+        _branches(asm, sharing, depth + 1, ends)
         asm.place(other)
 
 
@@ -232,7 +276,7 @@ def attach(sock: socket.socket, selection: Selection) -> bool:
     False: by a coarser one, because the program is longer than the kernel takes; who reads the socket must match
     exactly. Besides MAX_INSTRUCTIONS, net.core.optmem_max bounds it (ENOMEM). OSError where size is not the question.
     """
-    for candidate in (selection, coarsen(selection), _bare(selection)):
+    for candidate in dict.fromkeys((selection, replace(selection, before=()), coarsen(selection), _bare(selection))):
         if _attached(sock, compile_selection(candidate)):
             return candidate is selection
     raise OSError(errno.ENOMEM, "net.core.optmem_max leaves no room for any socket filter")
@@ -244,13 +288,16 @@ def attach_reject_all(sock: socket.socket) -> None:
 
 
 def coarsen(selection: Selection) -> Selection:
-    """Give a selection of few rules that accepts all that this one does and more: addresses and ports go."""
+    """Give a selection of few rules that accepts all that this one does and more.
+
+    Addresses and ports go, and so does what comes before: to leave out too little is safe.
+    """
     rules = None
     if selection.rules is not None:
         accepting = [rule for rule in selection.rules if rule.accept]
         rules = tuple(dict.fromkeys(_widen(rule, families) for rule in accepting for families in _families(rule)))
         rules = rules if len(rules) <= _MAX_COARSE_RULES else None
-    return replace(selection, rules=rules)
+    return replace(selection, rules=rules, before=())
 
 
 def _widen(rule: Rule, families: tuple[int, ...]) -> Rule:

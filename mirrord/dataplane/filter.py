@@ -63,6 +63,7 @@ class Selection:
     mark: int = 0
     mark_mask: int = 0  # 0: no mark is tested
     guards: tuple[Guard, ...] = ()
+    before: tuple[Selection, ...] = ()  # what these accept, each without its own `before`, is not this one's
 
 
 class Reason(enum.StrEnum):
@@ -75,6 +76,7 @@ class Reason(enum.StrEnum):
     NO_FILTER = "no filter"  # every frame is wanted
     RULE = "rule"  # the first that matched
     UNMATCHED = "unmatched"  # no rule matched
+    BEFORE = "before"  # accepted, but a selection that comes before accepts it too
 
 
 class Decision(NamedTuple):
@@ -88,6 +90,14 @@ class Decision(NamedTuple):
 
 def decide(selection: Selection, headers: Headers, *, egress: bool, mark: int = 0) -> Decision:
     """Whether the selection captures this frame. This is the definition; bpf.py compiles the same."""
+    decision = _alone(selection, headers, egress=egress, mark=mark)
+    if decision.accept and any(_alone(one, headers, egress=egress, mark=mark).accept for one in selection.before):
+        return decision._replace(accept=False, reason=Reason.BEFORE)
+    return decision
+
+
+def _alone(selection: Selection, headers: Headers, *, egress: bool, mark: int) -> Decision:
+    """What the selection decides if none comes before it."""
     direction = Direction.EGRESS if egress else Direction.INGRESS
     if selection.mark_mask and mark & selection.mark_mask == selection.mark:
         return Decision(accept=False, reason=Reason.MARKED)

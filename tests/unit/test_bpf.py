@@ -189,6 +189,16 @@ def test_what_the_kernel_refuses_runs_coarsely_there_and_exactly_here(pair: Pair
     assert not pair.passes(unwanted[:23] + b"\x06" + unwanted[24:])  # TCP: not even coarsely
 
 
+def test_what_comes_before_is_left_out_where_it_does_not_fit(pair: Pair) -> None:
+    selection = Selection(rules=(Rule(1, accept=True, protocol=17),), before=(_many(2000),))
+    data = _udp("10.9.9.9", "10.7.207.1", 1999)
+    assert not accepts(selection, parse(data), egress=False)
+    assert not attach(pair.far, selection)
+    assert pair.passes(data)
+    assert interpret(compile_selection(selection, numbered=True), data) == 0
+    assert not pair.passes(data[:23] + b"\x06" + data[24:])  # TCP: its own rule is exact
+
+
 def test_enomem_below_the_instruction_limit_is_coarse_too() -> None:
     """A thread in a network namespace of its own has as little room for filters as older kernels give."""
     selection, exact, passed = _many(300), [], []

@@ -71,6 +71,19 @@ def test_no_filter_takes_all_and_no_match_takes_nothing() -> None:
     assert reason(Selection(rules=()), ETHER / ARP()) == "-unmatched"
 
 
+def test_what_one_selection_accepts_is_not_another_ones() -> None:
+    syn, ping = ETHER / IP(src="10.0.0.1", dst="10.0.0.2") / TCP(dport=22), ETHER / IP(dst="10.0.0.2") / ICMP()
+    no_ssh = Rule(1, accept=False, protocol=6, destination_ports=((22, 22),))
+    first = Selection(rules=(no_ssh, Rule(2, accept=True, protocol=6)), direction=Direction.INGRESS)
+    second = Selection(rules=(Rule(1, accept=True, protocol=6),), before=(first,))
+    third = Selection(before=(first, replace(second, before=())))
+    everything = [REQUEST, syn, ping]  # a rejection passes the frame on to the next
+    assert [reason(first, packet) for packet in everything] == ["+rule 2", "-rule 1", "-unmatched"]
+    assert [reason(second, packet) for packet in everything] == ["-before 1", "+rule 1", "-unmatched"]
+    assert [reason(third, packet) for packet in everything] == ["-before", "-before", "+no filter"]
+    assert reason(second, REQUEST, egress=True) == "+rule 1"  # the first looks at ingress only
+
+
 @pytest.mark.parametrize("rule", [Rule(1, accept=True, destination_ports=((0, 65535),)), HUAWEI])
 def test_ports_never_match_a_later_fragment(rule: Rule) -> None:
     rule = replace(rule, protocol=None, sources=(), destinations=(), source_ports=((0, 65535),))

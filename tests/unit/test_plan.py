@@ -106,6 +106,32 @@ def test_every_configured_tunnel_is_guarded_against_unless_asked_for() -> None:
     assert guards == [(Guard(IPv4Address("192.0.2.9"), 17, 4789), Guard(IPv6Address("2001:db8::9"), 17, 8472)), ()]
 
 
+@pytest.mark.parametrize("overlap", ["first", "all"])
+def test_sessions_come_before_others_of_their_source(overlap: str) -> None:
+    """Of equal destinations only one copies, even where all do; what is on another device has nothing to do with it."""
+    vni = 'type = "vxlan", remote = "192.0.2.9", shared_vni = true, vni'
+    wanted = config(
+        'source = { type = "device", device = ["up0", "tap0"] }\ndestination = { type = "device", device = "em0" }',
+        f'source = "tap0"\npriority = 2\ndirection = "egress"\ndestination = {{ {vni} = 7 }}',
+        f'source = "tap*"\npriority = 1\ndirection = "ingress"\ndestination = {{ {vni} = 7 }}',
+        'source = "tap0"\ndestination = { type = "device", device = "em0" }',
+        mirror=f'overlap = "{overlap}"',
+    )
+    before = {
+        (key.session, key.source): [one.direction for one in entry.pipeline.capture.selection.before]
+        for key, entry in make(wanted, VIEW).items()
+        if entry.pipeline
+    }
+    first = overlap == "first"
+    assert before == {
+        ("s0", "up0"): [],
+        ("s0", "tap0"): [Direction.INGRESS, Direction.EGRESS] if first else [],
+        ("s1", "tap0"): [Direction.INGRESS] if first else [],
+        ("s2", "tap0"): [],
+        ("s3", "tap0"): [Direction.INGRESS, Direction.EGRESS, Direction.BOTH] if first else [Direction.BOTH],
+    }
+
+
 @pytest.mark.parametrize(
     ("session", "view", "state", "reason"),
     [
