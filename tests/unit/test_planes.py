@@ -25,7 +25,7 @@ THOROUGH = settings(
 pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")  # BIG TCP has large frames
 
 # Nanoseconds from one frame to the next; a clock may step back.
-pauses = st.sampled_from([0, 1, 1000, 1_000_000, 50_000_000, 10_000_000_000, -1_000_000])
+pauses = st.sampled_from([0, 1, 1000, 1_000_000, 50_000_000, 10_000_000_000, -1_000_000, -10_000_000_000])
 
 
 def compare(plan: ForwardPlan, sent: list[Frame]) -> None:
