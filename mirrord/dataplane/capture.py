@@ -51,8 +51,9 @@ BLOCK_SIZE = 512 << 10
 """Bytes of a ring's block. A frame must fit into one, and BIG TCP makes frames of 131 KB and more."""
 
 MINIMUM_BLOCKS = 2
-RETIRE_MILLISECONDS = 2
-"""How long a block that is not full may keep its frames back."""
+RETIRE_MILLISECONDS = 4
+"""How long a block that is not full may keep its frames back. A slow stream uses up a block each time, so that the ring
+also bounds how long the reader may be held up: by 64 ms with the default 16 blocks."""
 
 NOMINAL_FRAME = 2048
 """The kernel wants a frame size of a ring; in version 3 frames lie close together and it has no effect."""
