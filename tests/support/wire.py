@@ -9,8 +9,11 @@ in software before a frame leaves by it: what the server's tcpdump sees is what 
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
@@ -112,6 +115,18 @@ def drain(daemon: Daemon, captured: int) -> Metrics:
     return metrics
 
 
+@contextmanager
+def one_processor() -> Iterator[None]:
+    """Keep this thread, and what it starts, on one: with several, a veth may change frames' order behind the taps."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@one_processor()
 def send_file(client: Host, server: Host, address: str, content: bytes, directory: Path) -> str:
     """A file by nc; its SHA-256."""
     file = directory / "sent"
@@ -122,6 +137,7 @@ def send_file(client: Host, server: Host, address: str, content: bytes, director
     return sha256(content).hexdigest()
 
 
+@one_processor()
 def send_at_once(client: Host, server: Host, address: str, content: bytes) -> str:
     """All of it handed to TCP in one call, for super-frames as large as they get; its SHA-256."""
     listening = listen(server, address)

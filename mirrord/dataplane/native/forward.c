@@ -136,7 +136,6 @@ static bool whole(const struct plan *plan, struct piece *piece, const struct fra
 	bool unfinished = frame->vnet.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM;
 	uint32_t shift = frame->tagged ? TAG : 0, length = frame->captured + shift;
 	uint32_t start = frame->vnet.csum_start + shift, field = start + frame->vnet.csum_offset;
-
 	uint32_t width = frame->vnet.csum_offset == SCTP_CHECKSUM ? 4 : 2;
 
 	piece->head_length = unfinished ? field + width : shift ? ETH_ADDRESSES + TAG : 0;
