@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,27 +14,20 @@ from scapy.packet import Packet
 
 from mirrord.dataplane import encap
 from mirrord.dataplane.encap import Template
-from mirrord.dataplane.forward import Forward, ForwardPlan
-from mirrord.dataplane.frame import VNET, Frame, Vnet
+from mirrord.dataplane.forward import ForwardPlan
+from mirrord.dataplane.frame import Frame, Vnet
 from mirrord.dataplane.headers import Tag
-from mirrord.dataplane.native import core
+from tests.support.planes import step
 
 LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
 DATAGRAM = IP(src="10.0.0.1", dst="10.0.0.2") / UDP(sport=1000, dport=2000) / bytes(range(100))
 PLAIN = bytes(LINK / DATAGRAM)
 
 
-def forward(plan: ForwardPlan, frames: Iterable[Frame], dataplane: str) -> list[bytes]:
-    """The copies of these frames, one after the other, by one data plane."""
-    if dataplane == "python":
-        step = Forward(plan)
-        return [copy.data for frame in frames for copy in step(frame).copies]
-    native = core.Forward(plan, None)
-    return [
-        copy
-        for data, length, egress, tag, vnet, time in frames
-        for copy in native(data, length, egress, tag is not None, *(tag or (0, 0)), VNET.pack(*vnet), time)[0]
-    ]
+def forward(plan: ForwardPlan, frames: list[Frame], dataplane: str) -> list[bytes]:
+    """The copies of these frames, one after the other."""
+    run = step(plan, dataplane)
+    return [copy for frame in frames for copy in run(frame).copies]
 
 
 @pytest.mark.parametrize(
