@@ -63,8 +63,8 @@ class Sniffer(Recording):
         self.host, self.device = host, device
         wanted = f"({expression}) or ether proto 0x88b5" if expression else ""
         self._process = host.spawn(
-            "tcpdump", "-i", device, "-nn", "-s", str(snaplen), "-B", "65536", "--immediate-mode", "-U", "-Z", "root",
-            "-w", str(file), wanted,
+            "tcpdump", "-i", device, "-nn", "-s", str(snaplen), "-B", "65536", "--immediate-mode", "--nano", "-U",
+            "-Z", "root", "-w", str(file), wanted,
         )  # fmt: skip
         wait_for(lambda: "listening on" in self._process.output(), f"tcpdump listens on {device}")
 

@@ -14,6 +14,7 @@ from mirrord.control.links import Link, Path, Route, View
 from mirrord.control.plan import Add, Entry, Key, Remove, Replace, diff, make, paths
 from mirrord.dataplane import encap
 from mirrord.dataplane.capture import CapturePlan
+from mirrord.dataplane.file import FilePlan
 from mirrord.dataplane.filter import Direction, Guard, Selection
 from mirrord.dataplane.forward import ForwardPlan
 from mirrord.dataplane.transmit import DevicePlan, TunnelPlan
@@ -71,6 +72,25 @@ def test_a_device_session_sends_the_bare_frame() -> None:
     pipeline = running(make(config('source = "tap0"\ndestination = { type = "device", device = "em0" }'), VIEW))
     assert pipeline.transmit == DevicePlan("em0", 6, MARK)
     assert pipeline.forward == ForwardPlan(template=encap.bare(), frame_limit=1514)
+
+
+def to_file(source: str) -> FilePlan:
+    path = "/var/lib/mirrord/captures/a/b.pcapng"
+    keys = f"snaplen = 96\ndestination = {{ type = 'file', path = '{path}', rotate_size = 1000, keep = 2 }}"
+    pipeline = running(make(config(f"source = {source}\n{keys}"), VIEW))
+    assert pipeline.forward == ForwardPlan(encap.packet_block(), snaplen=96, overhead=-28)
+    assert isinstance(pipeline.transmit, FilePlan)
+    return pipeline.transmit
+
+
+def test_a_file_session_writes_blocks() -> None:
+    assert to_file('"tap0"') == FilePlan(
+        "/var/lib/mirrord/captures", "a/b.pcapng", "tap0", "mirror m, session s0", 96, rotate_size=1000, keep=2
+    )
+
+
+def test_each_device_of_a_pattern_has_a_file_of_its_own() -> None:
+    assert to_file('"tap*"').name == "a/b-tap0.pcapng"
 
 
 def test_a_guest_sees_directions_the_other_way_round() -> None:
