@@ -53,7 +53,7 @@ class Pipelines:
         wanted = {key: entry.pipeline for key, entry in entries.items() if entry.pipeline is not None}
         with self._lock:
             self._log_changes(entries)
-            self._entries = dict(entries)
+            self._entries |= entries  # what ends is shown until it has
             self._errors = {key: error for key, error in self._errors.items() if key in wanted}
         for action in diff(dict(self._plans), wanted):
             match action:
@@ -67,6 +67,8 @@ class Pipelines:
                 case Add(key, plan):
                     self._add(key, plan)
         self._keep_reserved()
+        with self._lock:
+            self._entries = dict(entries)
 
     def rows(self) -> list[Row]:
         """Every planned session and source, in the plan's order."""
@@ -159,8 +161,11 @@ class Pipelines:
         key = entry.key
         counters = self._past.get(key, (0,) * SLOTS)
         if key not in self._running:
-            error = self._errors.get(key, "")
-            return Row(entry, "failed" if error else entry.state, error or entry.reason, counters)
+            if error := self._errors.get(key):
+                return Row(entry, "failed", error, counters)
+            if entry.pipeline is not None:
+                return Row(entry, "waiting", "about to start or to end", counters)
+            return Row(entry, entry.state, entry.reason, counters)
         pipeline = self._running[key][0]
         failure = pipeline.failure or pipeline.transmit.failure
         return Row(entry, "failed" if failure else "up", failure, self._total(key, pipeline.counters.snapshot()))
