@@ -194,13 +194,13 @@ def test_a_bridge_is_what_enters_its_ports_and_what_the_host_sends_into_it() -> 
     view = replace(VIEW, links={**VIEW.links, **{link.name: link for link in links}})
     source = 'source = { type = "bridge", bridge = "br0", vlan = [7, 9] }'
     wanted = config(f'{source}\ndestination = {{ type = "device", device = "sensor" }}')
-    captures = [entry.pipeline.capture for entry in make(wanted, view).values() if entry.pipeline]
-    assert {one.device: one.selection.direction for one in captures} == {
+    pipelines = {key.source: entry.pipeline for key, entry in make(wanted, view).items()}
+    assert {device: one and one.capture.selection.direction for device, one in pipelines.items()} == {
         "br0": Direction.EGRESS,
         "p1": Direction.INGRESS,
         "p2": Direction.INGRESS,
     }
-    assert {one.selection.vlans for one in captures} == {frozenset({7, 9})}
+    assert {one and one.capture.selection.vlans for one in pipelines.values()} == {frozenset({7, 9})}
     assert only(make(wanted, replace(VIEW, links={"sensor": links[3]}))).reason == "no such device: br0"
     other = replace(view, links={**view.links, "br0": replace(links[0], kind="bond")})
     assert only(make(wanted, other)).reason == "br0 is not a bridge"
