@@ -15,6 +15,7 @@ from mirrord.dataplane.assembler import WORD, Assembler, Label, Program
 from mirrord.dataplane.decap import (
     ERSPAN_II_HEADER,
     GRE_CHECKSUM,
+    GRE_DISCARD,
     GRE_HEADER,
     UDP_HEADER,
     VXLAN_HEADER,
@@ -103,6 +104,7 @@ def _gre(asm: Assembler, tunnel: Tunnel, ident: int | None, accept: Label, rejec
     asm.jump(op.JSET, GRE_VERSION, true=reject)  # PPTP's
     if ident is None:
         return
+    asm.jump(op.JSET, GRE_DISCARD & ~GRE_VERSION, true=accept)  # no telling where its key would be
     asm.emit(op.ST, 0)
     _skip(asm, GRE_CHECKSUM)
     if tunnel is Tunnel.GRE:
