@@ -16,6 +16,7 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment, fragment6
 from scapy.layers.l2 import ARP, GRE, Ether
 from scapy.layers.vxlan import VXLAN
+from scapy.utils import RawPcapNgReader
 
 from mirrord.dataplane.capture import PACKET_VNET_HDR, SOL_PACKET
 from mirrord.dataplane.checksum import checksum
@@ -273,31 +274,34 @@ def test_a_session_waits_for_its_address_and_answers_no_sender_with_icmp(
     assert errors.stop().lines() == []
 
 
-def test_a_relay_sends_on_in_another_tunnel(net: Topology, sniff: MakeSniffer, daemon: MakeDaemon) -> None:
-    """Device on the source, VXLAN to the relay, another VNI to the appliance, a device there: three daemons of ours."""
+def test_a_chain_ends_in_a_file_with_the_nics_own_frames(net: Topology, daemon: MakeDaemon, tmp_path: Path) -> None:
+    """NIC, VXLAN, a relay, ERSPAN III, a file: three daemons of ours."""
     source, relay, appliance = net.host("source"), net.host("relay"), net.host("appliance")
     net.link(source, "eth0", relay, "eth0", ("10.98.0.1/24", "10.98.0.2/24"), mtu=1600)
     net.link(relay, "eth1", appliance, "eth0", ("10.99.0.1/24", "10.99.0.2/24"), mtu=1600)
     _pair(source, "nic", "nic-peer")
-    _pair(appliance, "mon0", "mon1")
-    out = sniff(appliance, "mon1")
-    to_relay = '{ type = "vxlan", remote = "10.98.0.2", vni = 1 }'
-    on_appliance = daemon(appliance, session("in", '{ type = "vxlan", local = "10.99.0.2", vni = 2 }'))
-    on_relay = daemon(
-        relay,
-        session(
-            "relay",
-            '{ type = "vxlan", local = "10.98.0.2", vni = 1 }',
-            '{ type = "vxlan", remote = "10.99.0.2", vni = 2 }',
-        ),
+    captures = tmp_path / "captures"
+    captures.mkdir()
+    file = captures / "end.pcapng"
+    on_appliance = daemon(
+        appliance,
+        session("in", '{ type = "erspan", local = "10.99.0.2" }', f'{{ type = "file", path = "{file}" }}'),
+        capture_directories=[str(captures)],
     )
+    to_appliance = '{ type = "erspan", remote = "10.99.0.2", erspan_type = "III", session_id = 7 }'
+    on_relay = daemon(relay, session("relay", '{ type = "vxlan", local = "10.98.0.2" }', to_appliance))
+    to_relay = '{ type = "vxlan", remote = "10.98.0.2", vni = 1 }'
     on_source = daemon(source, session("out", '"nic"', to_relay, 'direction = "ingress"'))
+
     for frame in FRAMES:
         send(source, "nic-peer", frame)
     for mirrord in (on_source, on_relay, on_appliance):
         metrics = mirrord.settle(captured=len(FRAMES))
         assert metrics.total("mirrord_mirrored_frames_total") == len(FRAMES)
-    assert out.stop().frames() == FRAMES
+        mirrord.stop()
+
+    with RawPcapNgReader(str(file)) as reader:
+        assert sorted(data for data, _ in reader) == sorted(FRAMES)  # in order within a flow only
 
 
 def _pair(host: Host, one: str, other: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
 import pytest
 from hypothesis import given
@@ -14,8 +14,10 @@ from mirrord.control.links import Link, Path, Route, View
 from mirrord.control.plan import Add, Entry, Key, Remove, Replace, diff, make, paths
 from mirrord.dataplane import encap
 from mirrord.dataplane.capture import CapturePlan
+from mirrord.dataplane.decap import Tunnel
 from mirrord.dataplane.filter import Direction, Guard, Selection
 from mirrord.dataplane.forward import ForwardPlan
+from mirrord.dataplane.listen import ListenPlan
 from mirrord.dataplane.transmit import DevicePlan, TunnelPlan
 from mirrord.dataplane.worker import PipelinePlan
 from mirrord.model import Config
@@ -313,3 +315,20 @@ def test_a_way_out_is_opened_again_for_a_new_source_address_but_not_for_want_of_
     assert diff({key: change.pipeline}, first) == [Replace(key, first[key])]
     other = planned(Route(UP.index, 1600, "192.0.2.7"))
     assert diff(first, other) == [Remove(key), Add(key, other[key])]
+
+
+def test_a_tunnel_is_listened_for_where_the_host_has_its_address() -> None:
+    source = '{ type = "vxlan", local = "192.0.2.1", vni = 7, allow = "198.51.100.0/24" }'
+    wanted = config(f'source = {source}\nring_size = "1MiB"\ndestination = {{ type = "device", device = "em0" }}')
+    key, local = Key("m", "s0", "vxlan:192.0.2.1:4789"), IPv4Address("192.0.2.1")
+    assert make(wanted, VIEW)[key].reason == "192.0.2.1 is not an address of this host"
+    entry = make(wanted, replace(VIEW, addresses=frozenset({local})))[key]
+    assert entry.pipeline is not None
+    assert entry.warnings == ()
+    # The mark is the outer packet's; the guard looks at the frames inside.
+    guarded = Selection(Direction.INGRESS, mark=MARK, mark_mask=MARK, guards=(Guard(local, 17, 4789),))
+    assert entry.pipeline.capture == ListenPlan(
+        Tunnel.VXLAN, local, guarded, 4789, 7, (IPv4Network("198.51.100.0/24"),), 1 << 20
+    )
+    six = config('source = { type = "gre", local = "::" }\ndestination = { type = "device", device = "em0" }')
+    assert [(key.source, entry.state) for key, entry in make(six, VIEW).items()] == [("gre:[::]", "up")]
