@@ -21,7 +21,7 @@ from scapy.utils import RawPcapNgReader
 from mirrord.dataplane.capture import PACKET_VNET_HDR, SOL_PACKET
 from mirrord.dataplane.checksum import checksum
 from mirrord.dataplane.frame import VNET, VNET_GSO_NONE, VNET_GSO_TCPV4, VNET_NEEDS_CSUM
-from tests.conftest import MakeDaemon, MakeSniffer
+from tests.conftest import MakeDaemon, MakeOpenVSwitch, MakeSniffer
 from tests.support.daemon import Daemon
 from tests.support.send import flood, send
 from tests.support.topology import Host, Topology, acquaint
@@ -336,3 +336,32 @@ def test_a_flood_is_accounted_for(net: Topology, daemon: MakeDaemon, tmp_path: P
     assert metrics.total("mirrord_mirrored_frames_total") == appliance.transmitted("mon0")
     if frozen:
         assert ring_full > 0
+
+
+def test_open_vswitchs_own_mirror_to_gre_is_received(
+    net: Topology, sniff: MakeSniffer, daemon: MakeDaemon, ovs: MakeOpenVSwitch
+) -> None:
+    switch, appliance = net.host("switch"), net.host("appliance")
+    net.link(switch, "vb", appliance, "eth0", ("", "10.99.0.2/24"), mtu=1600, offloads=False)
+    _pair(appliance, "mon0", "mon1")
+    _pair(switch, "p1", "client")
+    vswitch = ovs(switch)
+    vswitch.add_bridge("phy", "vb", address="10.99.0.1/24")
+    vswitch.add_bridge("br0", "p1")
+    vswitch.add_tunnel("br0", "gre0", "gre", "10.99.0.2", key=0x1111)
+    vswitch.vsctl(
+        *["--", "--id=@p1", "get", "port", "p1", "--", "--id=@gre0", "get", "port", "gre0"],
+        *["--", "--id=@m", "create", "mirror", "name=m", "select-src-port=@p1", "output-port=@gre0"],
+        *["--", "set", "bridge", "br0", "mirrors=@m"],
+    )  # fmt: skip
+    out = sniff(appliance, "mon1")
+    mirrord = daemon(appliance, session("s", '{ type = "gre", local = "10.99.0.2", key = 0x1111 }'))
+    switch.run("ping", "-c", "1", "-W", "5", "10.99.0.2")  # so that the switch knows the appliance's MAC address
+
+    for frame in FRAMES:
+        send(switch, "client", frame)
+    metrics = mirrord.settle(captured=len(FRAMES))
+    mirrord.stop()
+
+    assert metrics.total("mirrord_captured_frames_total") == len(FRAMES)
+    assert out.stop().frames() == FRAMES
