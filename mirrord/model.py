@@ -433,6 +433,8 @@ class Session(Model):
             yield "direction", 'must be "both" for a bridge'
         if isinstance(self.source, TunnelSource) and self.direction != "ingress":
             yield "direction", 'must be "ingress" for a tunnel that is received'
+        if isinstance(self.source, TunnelSource) and self.capture == "ring":
+            yield "capture", '"ring" does not apply to a tunnel that is received'
         if self.count_rules and self.filter is None:
             yield "count_rules", "needs a filter"
         if not isinstance(self.destination, TunnelDestination):

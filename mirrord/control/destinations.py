@@ -26,6 +26,7 @@ from mirrord.model import (
     GreDestination,
     Session,
     TunnelDestination,
+    TunnelSource,
     VxlanDestination,
 )
 
@@ -121,7 +122,8 @@ def _device(config: Config, to: DeviceDestination, source: Link, view: View, for
 def _file(config: Config, session: Session, to: FileDestination, source: Link, forward: ForwardPlan) -> WayOut:
     """Blocks of a file; where the session may have more than one source device, a file for each of them."""
     file = PurePath(os.path.normpath(to.path))
-    if not (isinstance(session.source, DeviceSource) and list(session.source.device) == [source.name]):
+    one = isinstance(session.source, DeviceSource) and list(session.source.device) == [source.name]
+    if not (one or isinstance(session.source, TunnelSource)):
         file = file.with_stem(f"{file.stem}-{source.name}")
     directories = [PurePath(os.path.normpath(one)) for one in config.daemon.capture_directories]
     directory = next(one for one in directories if one in file.parents)  # the loader refuses any other

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, NamedTuple
 
 from pyroute2 import IPRoute
@@ -29,6 +29,7 @@ SOL_NETLINK, NETLINK_NO_ENOBUFS = 270, 5  # linux/socket.h, linux/netlink.h; the
 IFF_UP = 1  # netdevice(7)
 ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772  # linux/if_arp.h
 RTN_UNICAST = 1  # rtnetlink(7)
+IFA_F_OPTIMISTIC, IFA_F_TENTATIVE = 0x04, 0x40  # linux/if_addr.h
 RTEXT_FILTER_SKIP_STATS = 8  # linux/rtnetlink.h
 # rtnetlink(7): RTMGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE, _IPV6_IFADDR, _IPV6_ROUTE
 GROUPS = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400
@@ -77,6 +78,7 @@ class View:
     links: Mapping[str, Link] = field(default_factory=dict)  # by name
     default_routes: frozenset[int] = frozenset()  # indexes of the devices that hold one
     routes: Mapping[Path, Route] = field(default_factory=dict)  # of the paths asked for; without those that have none
+    addresses: frozenset[IPv4Address | IPv6Address] = frozenset()  # that can be used; link-local ones name their device
 
 
 class Links:
@@ -125,6 +127,7 @@ class Links:
             links={link.name: link for link in links},
             default_routes=frozenset(_default_routes(self._netlink)),
             routes={path: route for path in paths if (route := _route(self._netlink, path, mtus)) is not None},
+            addresses=frozenset(_addresses(self._netlink, {link.index: link.name for link in links})),
         )
 
 
@@ -154,6 +157,18 @@ def _default_routes(netlink: IPRoute) -> Iterable[int]:
                 yield device
             for hop in message.get_attr("RTA_MULTIPATH") or ():
                 yield hop["oif"]
+
+
+def _addresses(netlink: IPRoute, names: Mapping[int, str]) -> Iterable[IPv4Address | IPv6Address]:
+    """The host's own addresses, without those that may turn out to be another host's (RFC 4862 5.4)."""
+    for message in netlink.get_addr():
+        flags = message.get_attr("IFA_FLAGS") or message["flags"]
+        if flags & IFA_F_TENTATIVE and not flags & IFA_F_OPTIMISTIC:
+            continue
+        text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+        address = ip_address(text)
+        scoped = address.version == 6 and address.is_link_local
+        yield ip_address(f"{text}%{names.get(message['index'], '')}") if scoped else address
 
 
 def _route(netlink: IPRoute, path: Path, mtus: Mapping[int, int]) -> Route | None:

@@ -12,15 +12,17 @@ from typing import NamedTuple
 
 from mirrord.control import sources
 from mirrord.control.destinations import describe, path, shaping, way_out
-from mirrord.control.links import AbsentError, Path, View
+from mirrord.control.links import AbsentError, Link, Path, View
+from mirrord.control.listeners import listen_plan
 from mirrord.control.overlap import before
 from mirrord.control.selection import guards, selection
 from mirrord.dataplane.capture import CapturePlan
-from mirrord.dataplane.filter import Guard
+from mirrord.dataplane.filter import Guard, Selection
+from mirrord.dataplane.listen import ListenPlan
 from mirrord.dataplane.transmit import TunnelPlan
 from mirrord.dataplane.worker import PipelinePlan
 from mirrord.errors import Refused
-from mirrord.model import Config, DeviceSource, Session, TunnelDestination
+from mirrord.model import Config, DeviceSource, Session, TunnelDestination, TunnelSource
 
 
 class Key(NamedTuple):
@@ -28,7 +30,7 @@ class Key(NamedTuple):
 
     mirror: str
     session: str
-    source: str  # the device
+    source: str  # the device, or the tunnel: vxlan:192.0.2.1:4789
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +84,27 @@ def _entry(config: Config, key: Key, session: Session, view: View, tunnels: tupl
     others = before(config.mirrors[key.mirror], session, source.name)
     selected = selection(config, session, source.name, tunnels)
     earlier = tuple(selection(config, one, source.name, tunnels) for one in others)
-    capture = CapturePlan(
-        device=source.name,
-        index=source.index,
-        selection=replace(selected, before=earlier),
-        mode="socket" if session.capture == "socket" else "ring",
-        ring_size=session.ring_size if session.ring_size is not None else config.daemon.ring_size,
-        promiscuous=isinstance(session.source, DeviceSource) and session.source.promiscuous,
-    )
+    capture = _capture(config, session, source, replace(selected, before=earlier))
     warnings = (*shaping(source, "source"), *way.warnings)
     return replace(entry, pipeline=PipelinePlan(capture, way.forward, way.transmit), warnings=warnings)
+
+
+def _capture(config: Config, session: Session, source: Link, selected: Selection) -> CapturePlan | ListenPlan:
+    size = session.ring_size if session.ring_size is not None else config.daemon.ring_size
+    if isinstance(session.source, TunnelSource):
+        return listen_plan(session.source, selected, size)
+    return CapturePlan(
+        device=source.name,
+        index=source.index,
+        selection=selected,
+        mode=_mode(session),
+        ring_size=size,
+        promiscuous=isinstance(session.source, DeviceSource) and session.source.promiscuous,
+    )
+
+
+def _mode(session: Session) -> str:
+    return "socket" if session.capture == "socket" or isinstance(session.source, TunnelSource) else "ring"
 
 
 def _about(session: Session) -> tuple[tuple[str, str], ...]:
@@ -100,7 +113,7 @@ def _about(session: Session) -> tuple[tuple[str, str], ...]:
         ("direction", session.direction),
         ("destination", destination),
         ("filter", session.filter or ""),
-        ("capture", "socket" if session.capture == "socket" else "ring"),
+        ("capture", _mode(session)),
         ("transmit", transmit),
     )
 

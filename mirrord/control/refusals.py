@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
+from mirrord.control.listeners import reaches
 from mirrord.control.validation import join, nearest
 from mirrord.errors import Problem
 from mirrord.model import (
     BridgeSource,
     Config,
     Daemon,
+    Destination,
     DeviceDestination,
     DeviceSource,
     ErspanDestination,
@@ -26,8 +28,9 @@ from mirrord.model import (
     GeneveDestination,
     Model,
     Session,
+    TunnelDestination,
+    TunnelSource,
     VxlanDestination,
-    VxlanSource,
 )
 
 
@@ -124,41 +127,47 @@ def _reads(session: Session, device: str) -> bool:
 
 def _same_ends(declared: Declared) -> Iterator[Problem]:
     for path, session in declared.sessions():
-        source, destination = session.source, session.destination
-        target = _target(session)
-        if target is not None and _reads(session, target):
-            yield Problem(join(path, "destination", "device"), f"{target!r} is also the source")
-        if isinstance(source, VxlanSource) and isinstance(destination, VxlanDestination) and destination.netns is None:
-            same = (source.local, source.port) == (destination.remote, destination.port)
-            if same and source.vni in (None, destination.vni):
-                yield Problem(join(path, "destination", "remote"), f"{destination.remote} is also the source")
+        end = session.destination
+        if isinstance(end, DeviceDestination) and _comes_in(session, end):
+            yield Problem(join(path, "destination", "device"), f"{end.device!r} is also the source")
+        if isinstance(end, TunnelDestination) and _comes_in(session, end):
+            yield Problem(join(path, "destination", "remote"), f"{end.remote} is also the source")
+
+
+def _comes_in(session: Session, end: Destination) -> bool:
+    """Whether copies to this destination are what the session's source reads."""
+    if isinstance(end, DeviceDestination):
+        return _reads(session, end.device)
+    if isinstance(end, TunnelDestination) and isinstance(session.source, TunnelSource):
+        return reaches(end, session.source)
+    return False
 
 
 def _cycles(declared: Declared) -> Iterator[Problem]:
-    """SPAN sessions whose copies come back to a device they were taken from, over one session more or several."""
-    spans: list[tuple[str, Session, str]] = []
+    """Sessions whose copies come back to where they were taken from, over one session more or several."""
+    ways: list[tuple[str, Session]] = []
     for path, session in declared.sessions():
-        target = _target(session)
-        if target is None or _reads(session, target):
+        if _comes_in(session, session.destination):
             continue
-        reached = _reached_from(target, spans)
-        closing = [at for at, _, onto in spans if at in reached and _reads(session, onto)]
+        reached = _reached_from(session.destination, ways)
+        closing = [at for at, other in ways if at in reached and _comes_in(session, other.destination)]
         if closing:
-            yield Problem(join(path, "destination", "device"), f"closes a cycle of copies with {closing[0]}")
+            end = "device" if isinstance(session.destination, DeviceDestination) else "remote"
+            yield Problem(join(path, "destination", end), f"closes a cycle of copies with {closing[0]}")
         else:
-            spans.append((path, session, target))
+            ways.append((path, session))
 
 
-def _reached_from(device: str, spans: list[tuple[str, Session, str]]) -> set[str]:
-    """Paths of the sessions that copy on, directly or not, what is sent to a device."""
+def _reached_from(end: Destination, ways: list[tuple[str, Session]]) -> set[str]:
+    """Paths of the sessions that copy on, directly or not, what is sent to a destination."""
     reached: set[str] = set()
-    devices = [device]
-    while devices:
-        here = devices.pop()
-        for path, session, target in spans:
-            if path not in reached and _reads(session, here):
+    ends = [end]
+    while ends:
+        here = ends.pop()
+        for path, session in ways:
+            if path not in reached and _comes_in(session, here):
                 reached.add(path)
-                devices.append(target)
+                ends.append(session.destination)
     return reached
 
 

@@ -19,9 +19,8 @@ TURNED = {
 
 
 def selection(config: model.Config, session: model.Session, device: str, tunnels: tuple[Guard, ...]) -> Selection:
-    """What this session captures of one of its devices. `tunnels` are the guards of the whole configuration."""
+    """What this session takes of one of its devices' frames, or its tunnel's. `tunnels`: all the configuration's."""
     source = session.source
-    assert isinstance(source, model.DeviceSource | model.BridgeSource)  # the others are refused by the loader
     guest = isinstance(source, model.DeviceSource) and source.perspective == "guest"
     bridge = source if isinstance(source, model.BridgeSource) else None
     rules = None
@@ -31,7 +30,7 @@ def selection(config: model.Config, session: model.Session, device: str, tunnels
     return Selection(
         direction=bridged(bridge, device) if bridge else _direction(session.direction, guest=guest),
         rules=rules,
-        vlans=None if source.vlan is None else frozenset(source.vlan),
+        vlans=None if isinstance(source, model.TunnelSource) or source.vlan is None else frozenset(source.vlan),
         mark=config.daemon.mark,
         mark_mask=config.daemon.mark_mask,
         guards=() if session.mirror_tunnels else tunnels,

@@ -10,23 +10,26 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
 from mirrord.control.links import AbsentError, Link, View
+from mirrord.control.listeners import end, label
 from mirrord.dataplane.filter import Direction
 from mirrord.errors import Refused
-from mirrord.model import BridgeSource, DeviceDestination, DeviceSource, Session
+from mirrord.model import BridgeSource, DeviceDestination, Session, TunnelSource
 from mirrord.values import GLOB
 
 
 def devices(session: Session, view: View) -> Iterator[str]:
     """The devices' names, those that are named and not there included; a pattern that matches none stands for itself.
 
-    A pattern or a bridge never brings in the session's own destination.
+    A pattern or a bridge never brings in the session's own destination. A tunnel counts as one device.
     """
     target = session.destination.device if isinstance(session.destination, DeviceDestination) else None
     if isinstance(session.source, BridgeSource):
         yield session.source.bridge
         yield from (port for port in _ports(session.source.bridge, view) if port != target)
         return
-    assert isinstance(session.source, DeviceSource)  # the others are refused by the loader
+    if isinstance(session.source, TunnelSource):
+        yield label(session.source)
+        return
     for pattern in session.source.device:
         if not GLOB.search(pattern):
             yield pattern
@@ -37,6 +40,8 @@ def devices(session: Session, view: View) -> Iterator[str]:
 
 def find(session: Session, name: str, view: View) -> Link:
     """The device of this name. Raises AbsentError when it may come later, Refused when it cannot be a source."""
+    if isinstance(session.source, TunnelSource):
+        return end(session.source, view)
     link = view.links.get(name)
     if link is None:
         raise AbsentError(f"no such device: {name}")

@@ -16,16 +16,13 @@ from mirrord.model import (
     Daemon,
     DeviceSource,
     ErspanDestination,
-    ErspanSource,
     FlowNetwork,
     GeneveDestination,
     GreDestination,
-    GreSource,
     Mirror,
     Model,
     Session,
     VxlanDestination,
-    VxlanSource,
 )
 
 
@@ -35,9 +32,6 @@ def _only(*values: object) -> Callable[[Any], bool]:
 
 NOT_YET: dict[type[Model], str] = {
     FlowNetwork: "flow networks",
-    VxlanSource: "vxlan sources",
-    GreSource: "gre sources",
-    ErspanSource: "erspan sources",
 }
 
 RUNS: dict[type[Model], dict[str, tuple[Callable[[Any], bool], str]]] = {

@@ -277,7 +277,7 @@ def attach(sock: socket.socket, selection: Selection) -> bool:
     exactly. Besides MAX_INSTRUCTIONS, net.core.optmem_max bounds it (ENOMEM). OSError where size is not the question.
     """
     for candidate in dict.fromkeys((selection, replace(selection, before=()), coarsen(selection), _bare(selection))):
-        if _attached(sock, compile_selection(candidate)):
+        if attach_program(sock, compile_selection(candidate)):
             return candidate is selection
     raise OSError(errno.ENOMEM, "net.core.optmem_max leaves no room for any socket filter")
 
@@ -318,8 +318,8 @@ def _bare(selection: Selection) -> Selection:
     return Selection(selection.direction, mark=selection.mark, mark_mask=selection.mark_mask)
 
 
-def _attached(sock: socket.socket, program: Program) -> bool:
-    """Whether the kernel took the program; False when it is too long for it."""
+def attach_program(sock: socket.socket, program: Program) -> bool:
+    """Have the kernel filter a socket by a program, in place of any it has; False when it is too long for it."""
     if len(program) > MAX_INSTRUCTIONS:
         return False
     try:

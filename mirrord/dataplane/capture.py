@@ -85,10 +85,11 @@ class CapturePlan:
 
 
 class Statistics(NamedTuple):
-    """What the kernel counted since the last reading: frames that passed the filter, and those it had to drop."""
+    """What was counted since the last reading: frames that passed the filter, and those that are lost already."""
 
     captured: int
     ring_full: int
+    malformed: int = 0  # packets of a tunnel with no frame in them
 
 
 class Capture:
@@ -151,6 +152,10 @@ class Capture:
     def statistics(self) -> Statistics:
         """What has been counted since the last call: reading sets the kernel's counters to zero."""
         return Statistics(*_STATISTICS.unpack(self.socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, _STATISTICS.size)))
+
+    def waiting(self) -> bool:
+        """Whether there are frames that `statistics` does not count yet: none, it is the kernel that counts."""
+        return False
 
     def error(self) -> int:
         """The socket's pending errno, and clear it: ENETDOWN when the device went down or away, else 0."""

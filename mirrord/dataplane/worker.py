@@ -23,6 +23,8 @@ from mirrord.dataplane.capture import BLOCK_SIZE, Capture, CapturePlan
 from mirrord.dataplane.counters import Counters, Slot
 from mirrord.dataplane.file import FilePlan, FileTransmit
 from mirrord.dataplane.forward import Forward, ForwardPlan
+from mirrord.dataplane.frame import TAG
+from mirrord.dataplane.listen import Listener, ListenPlan
 from mirrord.dataplane.native import core, program
 from mirrord.dataplane.transmit import DevicePlan, Transmit, TunnelPlan
 
@@ -42,7 +44,7 @@ ROUND_SECONDS = 1.0
 class PipelinePlan:
     """One source of one session."""
 
-    capture: CapturePlan
+    capture: CapturePlan | ListenPlan
     forward: ForwardPlan
     transmit: DevicePlan | TunnelPlan | FilePlan
 
@@ -58,7 +60,7 @@ class Pipeline:
         self.failure = ""
         self.transmit = FileTransmit(plan.transmit) if isinstance(plan.transmit, FilePlan) else Transmit(plan.transmit)
         try:
-            self.capture = Capture(plan.capture)
+            self.capture = _open(plan.capture)
         except BaseException:
             self.transmit.close()
             raise
@@ -74,11 +76,14 @@ class Pipeline:
                 BLOCK_SIZE,
                 tuple(sock.fileno() for sock in self.transmit.sockets),
                 self.counters.row,
+                *_listens(self.capture),
                 *((self.transmit.output, self.transmit.next_file) if isinstance(self.transmit, FileTransmit) else ()),
             )
 
     def _matched(self, forward: ForwardPlan) -> ForwardPlan:
         """The forward step matches what the kernel could not. The mark it cannot see; the coarse filter did."""
+        if isinstance(self.capture, Listener):
+            self.capture.limit = max(forward.frame_limit - (TAG if forward.push_tag else 0), 0)
         if self.capture.exact:
             return forward
         return replace(forward, exact=replace(self.capture.plan.selection, mark_mask=0))
@@ -112,11 +117,12 @@ class Pipeline:
     def update(self) -> None:
         """Bring the count of captured frames up to date. After the last frame was read it is exact."""
         self.transmit.tend()
-        captured, ring_full = self.capture.statistics()
+        captured, ring_full, malformed = self.capture.statistics()
         if captured:
             self.failure = ""
         self.counters.add(Slot.captured, captured)
         self.counters.add(Slot.dropped_ring_full, ring_full)
+        self.counters.add(Slot.dropped_malformed, malformed)
 
     def _forward_one(self, frame: Frame) -> None:
         counters = self.counters
@@ -143,12 +149,21 @@ class Pipeline:
 
     def drained(self) -> bool:
         """Whether every captured frame is accounted for."""
-        return self.counters.unaccounted() == 0
+        return self.counters.unaccounted() == 0 and not self.capture.waiting()
 
     def close(self) -> None:
         self._native = None  # it holds on to the ring
         self.capture.close()
         self.transmit.close()
+
+
+def _open(plan: CapturePlan | ListenPlan) -> Capture | Listener:
+    return Listener(plan) if isinstance(plan, ListenPlan) else Capture(plan)
+
+
+def _listens(capture: Capture | Listener) -> tuple[int, bool]:
+    """For the native core: the tunnel, 0 for none, and whether its packets begin with an IP header."""
+    return (capture.plan.tunnel, capture.plan.local.version == 4) if isinstance(capture, Listener) else (0, False)
 
 
 class Worker:

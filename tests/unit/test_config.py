@@ -258,6 +258,7 @@ def test_a_broken_file_may_define_what_another_one_names(tmp_path: Path) -> None
 
 
 VXLAN = 'destination = { type = "vxlan", remote = "192.0.2.2", vni = 1 }'
+RELAY = 'source = { type = "%s", local = "%s" }\ndestination = { type = "%s", remote = "%s" }'
 SPAN = 'source = "%s"\ndestination = { type = "device", device = "%s" }'
 
 
@@ -280,6 +281,18 @@ SPAN = 'source = "%s"\ndestination = { type = "device", device = "%s" }'
             sessions(SPAN % ("a", "b"), SPAN % ("b", "c"), SPAN % ("c", "a")),
             "mirrors.m.sessions[2].destination.device",
             "closes a cycle of copies with mirrors.m.sessions[1]",
+        ),
+        (
+            sessions(RELAY % ("gre", "192.0.2.1", "gre", "192.0.2.1")),
+            "mirrors.m.sessions[0].destination.remote",
+            "192.0.2.1 is also the source",
+        ),
+        (
+            sessions(
+                RELAY % ("gre", "192.0.2.1", "gre", "192.0.2.2"), RELAY % ("gre", "192.0.2.2", "gre", "192.0.2.1")
+            ),
+            "mirrors.m.sessions[1].destination.remote",
+            "closes a cycle of copies with mirrors.m.sessions[0]",
         ),
         (
             sessions(f'source = "a"\n{VXLAN}', f'source = "b"\n{VXLAN}'),

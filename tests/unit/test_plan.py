@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
 import pytest
 from hypothesis import given
@@ -14,9 +14,11 @@ from mirrord.control.links import Link, Path, Route, View
 from mirrord.control.plan import Add, Entry, Key, Remove, Replace, diff, make, paths
 from mirrord.dataplane import encap
 from mirrord.dataplane.capture import CapturePlan
+from mirrord.dataplane.decap import Tunnel
 from mirrord.dataplane.file import FilePlan
 from mirrord.dataplane.filter import Direction, Guard, Selection
 from mirrord.dataplane.forward import ForwardPlan
+from mirrord.dataplane.listen import ListenPlan
 from mirrord.dataplane.transmit import DevicePlan, TunnelPlan
 from mirrord.dataplane.worker import PipelinePlan
 from mirrord.model import Config
@@ -214,13 +216,13 @@ def test_a_bridge_is_what_enters_its_ports_and_what_the_host_sends_into_it() -> 
     view = replace(VIEW, links={**VIEW.links, **{link.name: link for link in links}})
     source = 'source = { type = "bridge", bridge = "br0", vlan = [7, 9] }'
     wanted = config(f'{source}\ndestination = {{ type = "device", device = "sensor" }}')
-    captures = [entry.pipeline.capture for entry in make(wanted, view).values() if entry.pipeline]
-    assert {one.device: one.selection.direction for one in captures} == {
+    pipelines = {key.source: entry.pipeline for key, entry in make(wanted, view).items()}
+    assert {device: one and one.capture.selection.direction for device, one in pipelines.items()} == {
         "br0": Direction.EGRESS,
         "p1": Direction.INGRESS,
         "p2": Direction.INGRESS,
     }
-    assert {one.selection.vlans for one in captures} == {frozenset({7, 9})}
+    assert {one and one.capture.selection.vlans for one in pipelines.values()} == {frozenset({7, 9})}
     assert only(make(wanted, replace(VIEW, links={"sensor": links[3]}))).reason == "no such device: br0"
     other = replace(view, links={**view.links, "br0": replace(links[0], kind="bond")})
     assert only(make(wanted, other)).reason == "br0 is not a bridge"
@@ -333,3 +335,20 @@ def test_a_way_out_is_opened_again_for_a_new_source_address_but_not_for_want_of_
     assert diff({key: change.pipeline}, first) == [Replace(key, first[key])]
     other = planned(Route(UP.index, 1600, "192.0.2.7"))
     assert diff(first, other) == [Remove(key), Add(key, other[key])]
+
+
+def test_a_tunnel_is_listened_for_where_the_host_has_its_address() -> None:
+    source = '{ type = "vxlan", local = "192.0.2.1", vni = 7, allow = "198.51.100.0/24" }'
+    wanted = config(f'source = {source}\nring_size = "1MiB"\ndestination = {{ type = "device", device = "em0" }}')
+    key, local = Key("m", "s0", "vxlan:192.0.2.1:4789"), IPv4Address("192.0.2.1")
+    assert make(wanted, VIEW)[key].reason == "192.0.2.1 is not an address of this host"
+    entry = make(wanted, replace(VIEW, addresses=frozenset({local})))[key]
+    assert entry.pipeline is not None
+    assert entry.warnings == ()
+    # The mark is the outer packet's; the guard looks at the frames inside.
+    guarded = Selection(Direction.INGRESS, mark=MARK, mark_mask=MARK, guards=(Guard(local, 17, 4789),))
+    assert entry.pipeline.capture == ListenPlan(
+        Tunnel.VXLAN, local, guarded, 4789, 7, (IPv4Network("198.51.100.0/24"),), 1 << 20
+    )
+    six = config('source = { type = "gre", local = "::" }\ndestination = { type = "device", device = "em0" }')
+    assert [(key.source, entry.state) for key, entry in make(six, VIEW).items()] == [("gre:[::]", "up")]

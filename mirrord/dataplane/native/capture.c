@@ -1,17 +1,15 @@
 /* Frames out of a ring or a plain socket, through the forward step, into batches. */
 #define _GNU_SOURCE
-#include "core.h"
+#include "receive.h"
 
 #include <errno.h>
 #include <linux/if_packet.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
 #include <time.h>
 
 enum {
 	BLOCKS_A_TURN = 4,	/* then other pipelines have theirs */
-	SOCKET_BATCH = 64,
 	LARGEST_FRAME = 512 << 10,
 };
 
@@ -32,7 +30,7 @@ static bool have_memory(void)
 	return batch && buffers;
 }
 
-static void forward_one(struct pipeline *pipeline, const struct frame *frame)
+void forward_one(struct pipeline *pipeline, const struct frame *frame)
 {
 	uint64_t *counters = pipeline->counters;
 
@@ -102,7 +100,7 @@ static void run_ring(struct pipeline *pipeline)
 	}
 }
 
-static void read_control(struct frame *frame, struct msghdr *message)
+void read_control(struct frame *frame, struct msghdr *message)
 {
 	for (struct cmsghdr *control = CMSG_FIRSTHDR(message); control; control = CMSG_NXTHDR(message, control)) {
 		if (control->cmsg_level == SOL_PACKET && control->cmsg_type == PACKET_AUXDATA) {
@@ -120,35 +118,37 @@ static void read_control(struct frame *frame, struct msghdr *message)
 	}
 }
 
-static void run_socket(struct pipeline *pipeline)
+int receive(int descriptor, struct received *received)
 {
-	struct mmsghdr messages[SOCKET_BATCH];
-	struct iovec vectors[SOCKET_BATCH];
-	struct sockaddr_ll addresses[SOCKET_BATCH];
-	uint8_t controls[SOCKET_BATCH][128] __attribute__((aligned(8)));
-
 	for (int n = 0; n < SOCKET_BATCH; n++) {
-		vectors[n] = (struct iovec){ buffers + (size_t)n * LARGEST_FRAME, LARGEST_FRAME };
-		messages[n].msg_hdr = (struct msghdr){
-			.msg_name = &addresses[n], .msg_namelen = sizeof(addresses[n]),
-			.msg_iov = &vectors[n], .msg_iovlen = 1,
-			.msg_control = controls[n], .msg_controllen = sizeof(controls[n]),
+		received->vectors[n] = (struct iovec){ buffers + (size_t)n * LARGEST_FRAME, LARGEST_FRAME };
+		received->messages[n].msg_hdr = (struct msghdr){
+			.msg_name = &received->addresses[n], .msg_namelen = sizeof(received->addresses[n]),
+			.msg_iov = &received->vectors[n], .msg_iovlen = 1,
+			.msg_control = received->controls[n], .msg_controllen = sizeof(received->controls[n]),
 		};
 	}
-	int count = recvmmsg(pipeline->descriptor, messages, SOCKET_BATCH, MSG_DONTWAIT, NULL);
+	return recvmmsg(descriptor, received->messages, SOCKET_BATCH, MSG_DONTWAIT, NULL);
+}
+
+static void run_socket(struct pipeline *pipeline)
+{
+	struct received received;
+	int count = receive(pipeline->descriptor, &received);
+
 	for (int n = 0; n < count; n++) {
-		const uint8_t *data = vectors[n].iov_base;
+		const uint8_t *data = received.vectors[n].iov_base;
+		const struct sockaddr_ll *address = (const void *)&received.addresses[n];
 		struct frame frame = {
 			.data = data + sizeof(frame.vnet),
-			.captured = messages[n].msg_len - (uint32_t)sizeof(frame.vnet),
-			.egress = addresses[n].sll_pkttype == PACKET_OUTGOING,
+			.captured = received.messages[n].msg_len - (uint32_t)sizeof(frame.vnet),
+			.egress = address->sll_pkttype == PACKET_OUTGOING,
 		};
 
 		memcpy(&frame.vnet, data, sizeof(frame.vnet));
-		read_control(&frame, &messages[n].msg_hdr);
+		read_control(&frame, &received.messages[n].msg_hdr);
 		forward_one(pipeline, &frame);
 	}
-	batch->flush(batch, batch->context);
 }
 
 void run_pipeline(struct pipeline *pipeline)
@@ -160,6 +160,9 @@ void run_pipeline(struct pipeline *pipeline)
 	batch->context = pipeline->file.output ? (void *)&pipeline->file : &pipeline->transmit;
 	if (pipeline->ring)
 		run_ring(pipeline);
+	else if (pipeline->tunnel)
+		run_listener(pipeline);
 	else
 		run_socket(pipeline);
+	batch->flush(batch, batch->context);
 }

@@ -213,6 +213,13 @@ bool open_super_frame(struct super_frame *super, const struct frame *frame, uint
 void write_segment(const struct super_frame *super, uint32_t n, uint8_t *head, const uint8_t **payload,
 		   uint32_t *length);
 
+/* decap.c */
+enum tunnel { NO_TUNNEL, TUNNEL_VXLAN, TUNNEL_GRE, TUNNEL_ERSPAN };
+/* Find the frame in a packet that begins with its UDP or GRE header; false for a malformed one. */
+bool decapsulate(enum tunnel tunnel, struct frame *frame, const uint8_t *packet, uint32_t length);
+/* Tell in the frame's vnet header what its sender left to a device; split a TCP frame longer than limit, if not 0. */
+void unfinished(struct frame *frame, uint32_t limit);
+
 /* encap.c */
 void fill(const struct plan *plan, const struct facts *facts, struct message *message);
 
@@ -266,8 +273,15 @@ struct pipeline {
 	int descriptor;
 	uint8_t *ring;		/* or NULL: a plain socket */
 	uint32_t block_size, block_count, block;
+	enum tunnel tunnel;	/* that a raw IP socket is the end of, or NO_TUNNEL */
+	bool ip_header;		/* its packets begin with one */
 };
 
+void forward_one(struct pipeline *pipeline, const struct frame *frame);
+
 void run_pipeline(struct pipeline *pipeline);
+
+/* listen.c */
+void run_listener(struct pipeline *pipeline);
 
 #endif

@@ -318,12 +318,12 @@ static bool open_output(Pipeline *self, PyObject *output, PyObject *next_file)
 static PyObject *Pipeline_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
 	PyObject *plan, *program, *ring, *sockets, *counters, *output = Py_None, *next_file = Py_None;
-	int descriptor;
-	unsigned int block_size;
+	int descriptor, ip_header;
+	unsigned int block_size, tunnel;
 
 	(void)keywords;
-	if (!PyArg_ParseTuple(arguments, "OOiOIO!O|OO", &plan, &program, &descriptor, &ring, &block_size, &PyTuple_Type,
-			      &sockets, &counters, &output, &next_file))
+	if (!PyArg_ParseTuple(arguments, "OOiOIO!OIp|OO", &plan, &program, &descriptor, &ring, &block_size, &PyTuple_Type,
+			      &sockets, &counters, &tunnel, &ip_header, &output, &next_file))
 		return NULL;
 	allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
 	Pipeline *self = (Pipeline *)allocate(type, 0);
@@ -344,6 +344,8 @@ static PyObject *Pipeline_new(PyTypeObject *type, PyObject *arguments, PyObject 
 		goto failed;
 	}
 	pipeline->descriptor = descriptor;
+	pipeline->tunnel = (enum tunnel)tunnel;
+	pipeline->ip_header = ip_header;
 	pipeline->counters = self->counters.buf;
 	pipeline->transmit.counters = self->counters.buf;
 	pipeline->transmit.overhead = pipeline->plan.overhead;
@@ -404,9 +406,10 @@ static PyMethodDef pipeline_methods[] = {
 };
 
 PyDoc_STRVAR(pipeline_doc, "Pipeline(plan, program, descriptor, ring or None, block_size, sockets, counters,\n"
-			   "         output=None, next_file=None)\n\n"
-			   "The way of frames from one packet socket to a row of sockets, or to a file (output, see file.py;\n"
-			   "next_file is called when it is full). The caller keeps them open, and lets one thread at a time in.");
+			   "         tunnel, ip_header, output=None, next_file=None)\n\n"
+			   "The way of frames from one packet socket, or the raw socket where a tunnel ends, to a row of\n"
+			   "sockets, or to a file (output, see file.py; next_file is called when it is full). The caller keeps\n"
+			   "them open, and lets one thread at a time in.");
 
 static PyType_Slot pipeline_slots[] = {
 	{ Py_tp_doc, (void *)pipeline_doc },
@@ -421,6 +424,40 @@ static PyType_Spec pipeline_spec = {
 	.basicsize = sizeof(Pipeline),
 	.flags = Py_TPFLAGS_DEFAULT,
 	.slots = pipeline_slots,
+};
+
+/* --- decapsulation alone, for what holds the two planes together -------------------------------------------------- */
+
+static PyObject *module_decapsulate(PyObject *module, PyObject *arguments)
+{
+	const char *bytes;
+	Py_ssize_t length;
+	unsigned int tunnel, limit;
+
+	(void)module;
+	if (!PyArg_ParseTuple(arguments, "Iy#I", &tunnel, &bytes, &length, &limit))
+		return NULL;
+	/* In memory of exactly its length, so that a sanitizer sees a read past its end. */
+	uint8_t *packet = malloc(length ? (size_t)length : 1);
+	if (!packet)
+		return PyErr_NoMemory();
+	struct frame frame = { 0 };
+	PyObject *found = NULL;
+
+	memcpy(packet, bytes, (size_t)length);
+	if (decapsulate((enum tunnel)tunnel, &frame, packet, (uint32_t)length)) {
+		unfinished(&frame, limit);
+		found = Py_BuildValue("y#y#", frame.data, (Py_ssize_t)frame.captured, &frame.vnet,
+				      (Py_ssize_t)sizeof(frame.vnet));
+	}
+	free(packet);
+	return found || PyErr_Occurred() ? found : Py_NewRef(Py_None);
+}
+
+static PyMethodDef module_methods[] = {
+	{ "decapsulate", module_decapsulate, METH_VARARGS,
+	  "decapsulate(tunnel, packet, limit): (frame, vnet), or None for a malformed packet." },
+	{ NULL, NULL, 0, NULL },
 };
 
 /* --- the module --------------------------------------------------------------------------------------------------- */
@@ -474,6 +511,7 @@ static struct PyModuleDef module_definition = {
 	PyModuleDef_HEAD_INIT,
 	.m_name = "mirrord.dataplane._native",
 	.m_doc = "The forward step and the pipelines around it, at full speed.",
+	.m_methods = module_methods,
 	.m_slots = module_slots,
 };
 

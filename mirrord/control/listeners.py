@@ -1,0 +1,74 @@
+"""The tunnels that end here: a session's source -> what to listen for; and which destinations lead to it."""
+
+from __future__ import annotations
+
+from mirrord.control.links import AbsentError, Link, View
+from mirrord.dataplane.decap import Tunnel
+from mirrord.dataplane.filter import Selection
+from mirrord.dataplane.listen import ListenPlan
+from mirrord.model import (
+    ErspanDestination,
+    ErspanSource,
+    GreDestination,
+    GreSource,
+    TunnelDestination,
+    TunnelSource,
+    VxlanDestination,
+    VxlanSource,
+)
+
+
+def label(source: TunnelSource) -> str:
+    """The source in one word, for the metrics: "vxlan:192.0.2.1:4789", "gre:[2001:db8::1]"."""
+    local = f"{source.local}" if source.local.version == 4 else f"[{source.local}]"
+    tunnel, port, _ = _ends(source)
+    return f"{tunnel.name.lower()}:{local}" + (f":{port}" if port else "")
+
+
+def end(source: TunnelSource, view: View) -> Link:
+    """The tunnel as a device, with no MTU: it does not tell how long its frames are.
+
+    Raises AbsentError where the host does not have the address.
+    """
+    if not source.local.is_unspecified and source.local not in view.addresses:
+        raise AbsentError(f"{source.local} is not an address of this host")
+    return Link(label(source), index=0, mtu=0)
+
+
+def listen_plan(source: TunnelSource, selection: Selection, buffer_size: int) -> ListenPlan:
+    """What the data plane is to take."""
+    tunnel, port, ident = _ends(source)
+    return ListenPlan(tunnel, source.local, selection, port, ident, source.allow, buffer_size)
+
+
+def reaches(destination: TunnelDestination, source: TunnelSource) -> bool:
+    """Whether copies to this destination come back in by this source."""
+    if destination.netns is not None or source.local.version != destination.remote.version:
+        return False
+    if source.local != destination.remote:
+        return False
+    tunnel, port, ident = _ends(source)
+    match destination:
+        case VxlanDestination():
+            return (tunnel, port) == (Tunnel.VXLAN, destination.port) and ident in (None, destination.vni)
+        case GreDestination():
+            return tunnel is Tunnel.GRE and ident in (None, destination.key)
+        case ErspanDestination(erspan_type="I"):
+            return tunnel is Tunnel.ERSPAN and ident is None
+        case ErspanDestination():
+            return tunnel is Tunnel.ERSPAN and ident in (None, destination.session_id)
+        case _:
+            return False
+
+
+def _ends(source: TunnelSource) -> tuple[Tunnel, int, int | None]:
+    """The tunnel, its UDP port or 0, and its VNI, key or session id."""
+    match source:
+        case VxlanSource():
+            return Tunnel.VXLAN, source.port, source.vni
+        case GreSource():
+            return Tunnel.GRE, 0, source.key
+        case ErspanSource():
+            return Tunnel.ERSPAN, 0, source.session_id
+        case _:
+            raise TypeError(type(source))

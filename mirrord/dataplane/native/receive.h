@@ -1,0 +1,22 @@
+/* What capture.c and listen.c share: a batch of messages taken from a socket. Needs _GNU_SOURCE. */
+#ifndef MIRRORD_RECEIVE_H
+#define MIRRORD_RECEIVE_H
+
+#include <sys/socket.h>
+
+#include "core.h"
+
+enum { SOCKET_BATCH = 64 };
+
+/* What recvmmsg fills; the buffers are the thread's own. */
+struct received {
+	struct mmsghdr messages[SOCKET_BATCH];
+	struct iovec vectors[SOCKET_BATCH];
+	struct sockaddr_storage addresses[SOCKET_BATCH];
+	uint8_t controls[SOCKET_BATCH][128] __attribute__((aligned(8)));
+};
+
+int receive(int descriptor, struct received *received);
+void read_control(struct frame *frame, struct msghdr *message);
+
+#endif

@@ -1,0 +1,367 @@
+"""The receiving end: what other senders wrapped comes out of a local device, as for Suricata, frame by frame.
+
+sender eth0 ---- eth0 [appliance] mon0 ---- mon1
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scapy.contrib.erspan import ERSPAN_II, ERSPAN_III, ERSPAN_PlatformSpecific
+from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
+from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment, fragment6
+from scapy.layers.l2 import ARP, GRE, Ether
+from scapy.layers.vxlan import VXLAN
+from scapy.utils import RawPcapNgReader
+
+from mirrord.dataplane.capture import PACKET_VNET_HDR, SOL_PACKET
+from mirrord.dataplane.checksum import checksum
+from mirrord.dataplane.frame import VNET, VNET_GSO_NONE, VNET_GSO_TCPV4, VNET_NEEDS_CSUM
+from tests.conftest import MakeDaemon, MakeOpenVSwitch, MakeSniffer
+from tests.support.daemon import Daemon
+from tests.support.send import flood, send
+from tests.support.topology import Host, Topology, acquaint
+from tests.support.wait import wait_for
+
+LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
+V4 = IP(src="10.0.0.1", dst="10.0.0.2")
+FRAMES = [
+    bytes(layers)
+    for layers in (
+        LINK / V4 / UDP(sport=1000, dport=2000) / b"whole".ljust(18, b"."),
+        LINK / V4 / TCP(sport=1000, dport=80, flags="S"),
+        LINK / V4 / UDP(sport=1000, dport=2000) / bytes(1400),
+        LINK / V4 / ICMP() / b"odd",
+        LINK / IPv6(src="2001:db8::1", dst="2001:db8::2") / UDP(sport=1000, dport=2000) / b"six",
+        Ether(src="02:00:00:00:00:01", dst="ff:ff:ff:ff:ff:ff") / ARP(pdst="10.0.0.2"),
+        Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02", type=0x88B6) / b"experimental".ljust(46, b"\0"),
+    )
+]
+
+
+def marked(number: int) -> bytes:
+    """A small frame, told from others by its number; no host answers it (RFC 9542, appendix B.2)."""
+    return bytes(LINK)[:12] + b"\x88\xb6" + number.to_bytes(2, "big").ljust(46, b"\0")
+
+
+def session(name: str, source: str, destination: str = '{ type = "device", device = "mon0" }', more: str = "") -> str:
+    return f"""
+[[mirrors.m.sessions]]
+name = "{name}"
+source = {source}
+destination = {destination}
+{more}
+"""
+
+
+class Bench:
+    """A sender whose packets are made by hand, and an appliance with a monitoring device."""
+
+    def __init__(self, net: Topology, sniff: MakeSniffer, *, mtu: int = 1600) -> None:
+        self.sender, self.appliance = net.host("sender", ipv6=True), net.host("appliance", ipv6=True)
+        for host in (self.sender, self.appliance):  # addresses can be used at once
+            host.run(
+                "sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0", "net.ipv6.conf.default.router_solicitations=0"
+            )
+        net.link(self.sender, "eth0", self.appliance, "eth0", ("10.99.0.1/24", "10.99.0.2/24"), mtu=mtu)
+        self.sender.ip("address add 2001:db8:99::1/64 dev eth0 nodad")
+        self.appliance.ip("address add 2001:db8:99::2/64 dev eth0 nodad")
+        acquaint(self.sender, "eth0", "10.99.0.1", self.appliance, "eth0", "10.99.0.2")
+        self.appliance.run("sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1")
+        self.appliance.ip("link add mon0 mtu 1600 type veth peer name mon1 mtu 1600")
+        for device in ("mon0", "mon1"):
+            self.appliance.ip(f"link set dev {device} up")
+        self.out = sniff(self.appliance, "mon1")
+        self._to = Ether(src=self.sender.mac("eth0"), dst=self.appliance.mac("eth0"))
+
+    def send(self, packets: Iterable[Any]) -> None:
+        """IP packets of scapy's, to the appliance."""
+        for packet in packets:
+            send(self.sender, "eth0", bytes(self._to / packet))
+
+    def captured(self, mirrord: Daemon, count: int) -> list[bytes]:
+        """Every frame that came out, once `count` packets were taken; the daemon is ended."""
+        metrics = mirrord.settle(captured=count)
+        mirrord.stop()
+        assert metrics.total("mirrord_captured_frames_total") == count
+        return self.out.stop().frames()
+
+
+@pytest.fixture
+def bench(net: Topology, sniff: MakeSniffer) -> Bench:
+    return Bench(net, sniff)
+
+
+def vxlan(vni: int, frame: bytes, source: str = "10.99.0.1", **options: Any) -> Any:
+    outer = IP(src=source, dst="10.99.0.2", **options) / UDP(sport=50000, dport=4789, chksum=0)
+    return outer / VXLAN(vni=vni, flags="Instance") / frame
+
+
+def gre(*layers: Any) -> Any:
+    packet = IP(src="10.99.0.1", dst="10.99.0.2", proto=47)
+    for layer in layers:
+        packet /= layer
+    return packet
+
+
+SENDERS = {
+    "vxlan": ('{ type = "vxlan", local = "10.99.0.2", vni = 7 }', lambda frame: vxlan(7, frame)),
+    "vxlan6": (
+        '{ type = "vxlan", local = "2001:db8:99::2", vni = 7, allow = ["2001:db8:99::/64"] }',
+        lambda frame: (
+            IPv6(src="2001:db8:99::1", dst="2001:db8:99::2")
+            / UDP(sport=50000, dport=4789)
+            / VXLAN(vni=7, flags="Instance")
+            / frame
+        ),
+    ),
+    "gre": (
+        '{ type = "gre", local = "10.99.0.2", key = 7 }',
+        lambda frame: gre(GRE(proto=0x6558, chksum_present=1, key_present=1, key=7), frame),
+    ),
+    "gre6": (
+        '{ type = "gre", local = "2001:db8:99::2" }',
+        lambda frame: IPv6(src="2001:db8:99::1", dst="2001:db8:99::2", nh=47) / GRE(proto=0x6558) / frame,
+    ),
+    "erspan I": ('{ type = "erspan", local = "10.99.0.2" }', lambda frame: gre(GRE(proto=0x88BE), frame)),
+    "erspan II": (
+        '{ type = "erspan", local = "10.99.0.2", session_id = 7 }',
+        lambda frame: gre(GRE(proto=0x88BE, seqnum_present=1), ERSPAN_II(session_id=7), frame),
+    ),
+    "erspan III": (
+        '{ type = "erspan", local = "10.99.0.2", session_id = 7 }',
+        lambda frame: gre(
+            GRE(proto=0x22EB, seqnum_present=1), ERSPAN_III(session_id=7, o=1), ERSPAN_PlatformSpecific(), frame
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize(("source", "wrap"), SENDERS.values(), ids=SENDERS)
+def test_what_scapy_wraps_comes_out_of_a_local_device(bench: Bench, daemon: MakeDaemon, source: str, wrap: Any) -> None:
+    mirrord = daemon(bench.appliance, session("s", source))
+    bench.send(wrap(frame) for frame in FRAMES)
+    assert bench.captured(mirrord, len(FRAMES)) == FRAMES
+
+
+def test_sessions_share_a_port_by_vni_and_allow_confines_the_peers(bench: Bench, daemon: MakeDaemon) -> None:
+    mirrord = daemon(
+        bench.appliance,
+        session("seven", '{ type = "vxlan", local = "10.99.0.2", vni = 7, allow = ["10.99.0.0/30", "10.99.0.9"] }')
+        + session("all", '{ type = "vxlan", local = "10.99.0.2" }'),
+    )
+    sent = [(7, "10.99.0.1"), (8, "10.99.0.1"), (7, "10.99.0.9"), (7, "10.99.0.4"), (9, "10.99.0.77")]
+    bench.send(vxlan(vni, marked(n), source) for n, (vni, source) in enumerate(sent))
+    metrics = mirrord.settle(captured=7)
+    assert metrics.total("mirrord_captured_frames_total", session="all") == len(sent)
+    assert metrics.total("mirrord_captured_frames_total", session="seven", source="vxlan:10.99.0.2:4789") == 2
+    assert sorted(bench.captured(mirrord, 7)) == sorted([*map(marked, range(5)), marked(0), marked(2)])
+
+
+def test_fragments_of_a_tunnel_are_put_together(net: Topology, sniff: MakeSniffer, daemon: MakeDaemon) -> None:
+    bench = Bench(net, sniff, mtu=1280)
+    mirrord = daemon(
+        bench.appliance,
+        session("v4", '{ type = "vxlan", local = "10.99.0.2" }')
+        + session("v6", '{ type = "vxlan", local = "2001:db8:99::2" }'),
+    )
+    long = bytes(LINK / V4 / UDP(sport=1, dport=2) / (bytes(range(256)) * 5))
+    six = IPv6(src="2001:db8:99::1", dst="2001:db8:99::2") / IPv6ExtHdrFragment(id=9)
+    six = six / UDP(sport=50000, dport=4789) / VXLAN(flags="Instance") / long
+    bench.send(fragment(IP(bytes(vxlan(7, long, id=9))), 1200))
+    bench.send(fragment6(IPv6(bytes(six)), 1280))
+    assert bench.captured(mirrord, 2) == [long, long]
+
+
+def test_malformed_packets_are_counted_and_left_out(bench: Bench, daemon: MakeDaemon) -> None:
+    mirrord = daemon(
+        bench.appliance,
+        session("vxlan", '{ type = "vxlan", local = "10.99.0.2", vni = 7 }')
+        + session("gre", '{ type = "gre", local = "10.99.0.2", key = 7 }')
+        + session("erspan", '{ type = "erspan", local = "10.99.0.2", session_id = 7 }'),
+    )
+    to = IP(src="10.99.0.1", dst="10.99.0.2")
+    bench.send(
+        [
+            vxlan(7, marked(0)),
+            to / UDP(sport=50000, dport=4789) / VXLAN(vni=7, flags=0) / marked(1),
+            to / UDP(sport=50000, dport=4789) / b"\x08\0\0",
+            vxlan(7, b"short"),
+            gre(GRE(proto=0x6558, key_present=1, key=7, routing_present=1), marked(2)),
+            gre(bytes(GRE(proto=0x6558, key_present=1, key=7))[:6]),
+            gre(GRE(proto=0x6558, key_present=1, key=8), marked(3)),  # another's
+            gre(GRE(proto=0x6558), marked(4)),  # no key
+            gre(GRE(proto=0x88BE, seqnum_present=1), ERSPAN_II(ver=3, session_id=7), marked(5)),
+            gre(GRE(proto=0x22EB, seqnum_present=1), ERSPAN_III(ft=2, session_id=7), marked(6)),
+            gre(GRE(proto=0x88BE), marked(7)),  # type I has no session id
+            gre(GRE(proto=0x6558, key_present=1, key=7), marked(8)),
+        ]
+    )
+    metrics = mirrord.settle(captured=9)
+    for name, count in (("vxlan", 3), ("gre", 2), ("erspan", 2)):
+        assert metrics.total("mirrord_dropped_frames_total", session=name, reason="malformed") == count
+    assert metrics.total("mirrord_dropped_frames_total") == 7
+    assert bench.captured(mirrord, 9) == [marked(0), marked(8)]
+
+
+def test_a_filter_and_the_loop_guard_look_at_the_frames_inside(bench: Bench, daemon: MakeDaemon) -> None:
+    rules = '[filters.f]\nrules = [ { priority = 1, action = "accept", protocol = "udp" } ]\n'
+    source = '{ type = "vxlan", local = "10.99.0.2" }'
+    mirrord = daemon(bench.appliance, rules + session("s", source, more='filter = "f"'))
+    a_copy = bytes(LINK / vxlan(1, marked(0)))  # our own listener's packet, seen on a wire that somebody mirrors
+    bench.send(vxlan(7, frame) for frame in (*FRAMES, a_copy))
+    metrics = mirrord.settle(captured=len(FRAMES) + 1)
+    assert metrics.total("mirrord_skipped_frames_total", reason="unmatched") == len(FRAMES) + 1 - 3
+    assert bench.captured(mirrord, len(FRAMES) + 1) == [FRAMES[0], FRAMES[2], FRAMES[4]]
+
+
+def test_what_a_kernel_leaves_to_devices_comes_out_as_the_wire_would_have_carried_it(
+    bench: Bench, daemon: MakeDaemon
+) -> None:
+    """A kernel vxlan device leaves inner checksums and splitting to the NIC; a veth hands both on, as GRO would."""
+    bench.appliance.ip("link set dev mon0 mtu 1500")
+    mirrord = daemon(bench.appliance, session("s", '{ type = "vxlan", local = "10.99.0.2", vni = 7 }'))
+    bench.sender.ip("link add vx0 mtu 1500 type vxlan id 7 dstport 4789 remote 10.99.0.2 local 10.99.0.1")
+    bench.sender.run("sysctl", "-qw", "net.ipv6.conf.vx0.disable_ipv6=1")
+    bench.sender.ip("link set vx0 up")
+    payload = bytes(range(256)) * 40
+
+    def segment(at: int, length: int, number: int) -> bytes:
+        tcp = TCP(sport=1000, dport=80, seq=at, flags="A")
+        return bytes(LINK / IP(src="10.0.0.1", dst="10.0.0.2", id=number) / tcp / payload[at : at + length])
+
+    with bench.sender.open_socket(socket.AF_PACKET, socket.SOCK_RAW) as out:
+        out.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+        out.bind(("vx0", 0))
+        for length, gso_type, gso_size in ((100, VNET_GSO_NONE, 0), (len(payload), VNET_GSO_TCPV4, 1460)):
+            pseudo = bytes([10, 0, 0, 1, 10, 0, 0, 2, 0, 6]) + (20 + length).to_bytes(2, "big")
+            frame = bytearray(segment(0, length, 1))
+            frame[50:52] = (checksum(pseudo) ^ 0xFFFF).to_bytes(2, "big")
+            out.send(VNET.pack(VNET_NEEDS_CSUM, gso_type, 54, gso_size, 34, 16) + frame)
+    assert bench.captured(mirrord, 2) == [
+        segment(0, 100, 1),
+        *(segment(at, 1460, 1 + at // 1460) for at in range(0, len(payload), 1460)),
+    ]
+
+
+def test_a_kernel_vxlan_device_on_the_port_is_told(bench: Bench, daemon: MakeDaemon) -> None:
+    bench.appliance.ip("link add vx0 type vxlan id 9 dstport 4789")
+    bench.appliance.ip("link set vx0 up")
+    mirrord = daemon(bench.appliance, session("s", '{ type = "vxlan", local = "10.99.0.2" }'), up=False)
+    why = "UDP port 4789 is in use, perhaps by a kernel vxlan device: ip -d link show type vxlan"
+    wait_for(lambda: why in mirrord.output(), why)
+    bench.appliance.ip("link delete vx0")
+    mirrord.wait_up()
+    bench.send([vxlan(7, marked(1))])
+    assert bench.captured(mirrord, 1) == [marked(1)]
+
+
+def test_a_session_waits_for_its_address_and_answers_no_sender_with_icmp(
+    bench: Bench, daemon: MakeDaemon, sniff: MakeSniffer
+) -> None:
+    bench.appliance.ip("address delete 10.99.0.2/24 dev eth0")
+    mirrord = daemon(bench.appliance, session("s", '{ type = "vxlan", local = "10.99.0.2" }'), up=False)
+    wait_for(lambda: "10.99.0.2 is not an address of this host" in mirrord.output(), "waiting, and why")
+    bench.appliance.ip("address add 10.99.0.2/24 dev eth0")
+    mirrord.wait_up()
+    errors = sniff(bench.sender, "eth0", "icmp")
+    bench.send([vxlan(7, marked(1)), vxlan(7, marked(2))])
+    assert bench.captured(mirrord, 2) == [marked(1), marked(2)]
+    assert errors.stop().lines() == []
+
+
+def test_a_chain_ends_in_a_file_with_the_nics_own_frames(net: Topology, daemon: MakeDaemon, tmp_path: Path) -> None:
+    """NIC, VXLAN, a relay, ERSPAN III, a file: three daemons of ours."""
+    source, relay, appliance = net.host("source"), net.host("relay"), net.host("appliance")
+    net.link(source, "eth0", relay, "eth0", ("10.98.0.1/24", "10.98.0.2/24"), mtu=1600)
+    net.link(relay, "eth1", appliance, "eth0", ("10.99.0.1/24", "10.99.0.2/24"), mtu=1600)
+    _pair(source, "nic", "nic-peer")
+    captures = tmp_path / "captures"
+    captures.mkdir()
+    file = captures / "end.pcapng"
+    on_appliance = daemon(
+        appliance,
+        session("in", '{ type = "erspan", local = "10.99.0.2" }', f'{{ type = "file", path = "{file}" }}'),
+        capture_directories=[str(captures)],
+    )
+    to_appliance = '{ type = "erspan", remote = "10.99.0.2", erspan_type = "III", session_id = 7 }'
+    on_relay = daemon(relay, session("relay", '{ type = "vxlan", local = "10.98.0.2" }', to_appliance))
+    to_relay = '{ type = "vxlan", remote = "10.98.0.2", vni = 1 }'
+    on_source = daemon(source, session("out", '"nic"', to_relay, 'direction = "ingress"'))
+
+    for frame in FRAMES:
+        send(source, "nic-peer", frame)
+    for mirrord in (on_source, on_relay, on_appliance):
+        metrics = mirrord.settle(captured=len(FRAMES))
+        assert metrics.total("mirrord_mirrored_frames_total") == len(FRAMES)
+        mirrord.stop()
+
+    with RawPcapNgReader(str(file)) as reader:
+        assert sorted(data for data, _ in reader) == sorted(FRAMES)  # in order within a flow only
+
+
+def _pair(host: Host, one: str, other: str) -> None:
+    host.ip(f"link add {one} mtu 1500 type veth peer name {other} mtu 1500")
+    for device in (one, other):
+        host.ip(f"link set dev {device} up")
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["running", "frozen"])
+def test_a_flood_is_accounted_for(net: Topology, daemon: MakeDaemon, tmp_path: Path, *, frozen: bool) -> None:
+    count = 20_000
+    sender, appliance = net.host("sender"), net.host("appliance")
+    net.link(sender, "eth0", appliance, "eth0", ("10.99.0.1/24", "10.99.0.2/24"))
+    _pair(appliance, "mon0", "mon1")
+    acquaint(sender, "eth0", "10.99.0.1", appliance, "eth0", "10.99.0.2")
+    source = '{ type = "vxlan", local = "10.99.0.2" }'
+    mirrord = daemon(appliance, session("s", source, more='ring_size = "1MiB"'))
+    link = Ether(src=sender.mac("eth0"), dst=appliance.mac("eth0"))
+
+    if frozen:
+        mirrord.freeze()
+    flood(sender, "eth0", bytes(link / vxlan(7, marked(0))), count, tmp_path)
+    if frozen:
+        mirrord.thaw()
+    arrived = appliance.counter("eth0", "rx", "packets")  # a veth's backlog has no room for some
+    metrics = mirrord.settle(captured=arrived)
+    mirrord.stop()
+
+    ring_full = metrics.total("mirrord_dropped_frames_total", reason="ring_full")
+    assert metrics.total("mirrord_captured_frames_total") == arrived
+    assert metrics.total("mirrord_read_frames_total") == arrived - ring_full
+    assert metrics.total("mirrord_mirrored_frames_total") == appliance.transmitted("mon0")
+    if frozen:
+        assert ring_full > 0
+
+
+def test_open_vswitchs_own_mirror_to_gre_is_received(
+    net: Topology, sniff: MakeSniffer, daemon: MakeDaemon, ovs: MakeOpenVSwitch
+) -> None:
+    switch, appliance = net.host("switch"), net.host("appliance")
+    net.link(switch, "vb", appliance, "eth0", ("", "10.99.0.2/24"), mtu=1600, offloads=False)
+    _pair(appliance, "mon0", "mon1")
+    _pair(switch, "p1", "client")
+    vswitch = ovs(switch)
+    vswitch.add_bridge("phy", "vb", address="10.99.0.1/24")
+    vswitch.add_bridge("br0", "p1")
+    vswitch.add_tunnel("br0", "gre0", "gre", "10.99.0.2", key=0x1111)
+    vswitch.vsctl(
+        *["--", "--id=@p1", "get", "port", "p1", "--", "--id=@gre0", "get", "port", "gre0"],
+        *["--", "--id=@m", "create", "mirror", "name=m", "select-src-port=@p1", "output-port=@gre0"],
+        *["--", "set", "bridge", "br0", "mirrors=@m"],
+    )  # fmt: skip
+    out = sniff(appliance, "mon1")
+    mirrord = daemon(appliance, session("s", '{ type = "gre", local = "10.99.0.2", key = 0x1111 }'))
+    switch.run("ping", "-c", "1", "-W", "5", "10.99.0.2")  # so that the switch knows the appliance's MAC address
+
+    for frame in FRAMES:
+        send(switch, "client", frame)
+    metrics = mirrord.settle(captured=len(FRAMES))
+    mirrord.stop()
+
+    assert metrics.total("mirrord_captured_frames_total") == len(FRAMES)
+    assert out.stop().frames() == FRAMES

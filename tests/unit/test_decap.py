@@ -1,0 +1,160 @@
+"""Decapsulation, by both planes: what scapy wraps comes out again, and hostile bytes get the same verdict from both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from scapy.contrib.erspan import ERSPAN_II, ERSPAN_III, ERSPAN_PlatformSpecific
+from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import GRE, Dot1Q, Ether
+from scapy.layers.vxlan import VXLAN
+
+from mirrord.dataplane.checksum import checksum
+from mirrord.dataplane.decap import Tunnel, decapsulate, unfinished
+from mirrord.dataplane.encap import bare
+from mirrord.dataplane.forward import Forward, ForwardPlan
+from mirrord.dataplane.frame import VNET, Frame, Vnet
+from mirrord.dataplane.native import core
+
+LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
+FRAME = bytes(LINK / IP(src="10.0.0.1", dst="10.0.0.2") / TCP(sport=1000, dport=80) / b"inside")
+LIMIT = 1514
+
+
+def wrapped(*layers: Any) -> bytes:
+    """The tunnel's packet from its UDP or GRE header on, as scapy builds it."""
+    packet = IP(src="192.0.2.1", dst="192.0.2.2")
+    for layer in layers:
+        packet /= layer
+    return bytes(packet)[20:]
+
+
+GOOD = [
+    (Tunnel.VXLAN, wrapped(UDP(dport=4789), VXLAN(vni=7, flags="Instance"), FRAME)),
+    (Tunnel.VXLAN, wrapped(UDP(dport=4789), VXLAN(vni=7, flags="Instance"), FRAME) + b"beyond the UDP length"),
+    (Tunnel.GRE, wrapped(GRE(proto=0x6558), FRAME)),
+    (Tunnel.GRE, wrapped(GRE(proto=0x6558, key_present=1, key=7), FRAME)),
+    (Tunnel.GRE, wrapped(GRE(proto=0x6558, chksum_present=1, key_present=1, key=7, seqnum_present=1), FRAME)),
+    (Tunnel.ERSPAN, wrapped(GRE(proto=0x88BE), FRAME)),
+    (Tunnel.ERSPAN, wrapped(GRE(proto=0x88BE, seqnum_present=1), ERSPAN_II(session_id=7), FRAME)),
+    (Tunnel.ERSPAN, wrapped(GRE(proto=0x22EB, seqnum_present=1), ERSPAN_III(session_id=7), FRAME)),
+    (
+        Tunnel.ERSPAN,
+        wrapped(GRE(proto=0x22EB, seqnum_present=1), ERSPAN_III(o=1), ERSPAN_PlatformSpecific(), FRAME),
+    ),
+]  # fmt: skip
+BAD = {
+    "VXLAN without the I flag": (Tunnel.VXLAN, wrapped(UDP(dport=4789), VXLAN(flags=0), FRAME)),
+    "VXLAN cut in its header": (Tunnel.VXLAN, wrapped(UDP(dport=4789), bytes([8, 0, 0, 0]))),
+    "VXLAN with half an Ethernet header": (Tunnel.VXLAN, wrapped(UDP(), VXLAN(flags="Instance"), FRAME[:13])),
+    "UDP longer than its packet": (Tunnel.VXLAN, wrapped(UDP(len=500), VXLAN(flags="Instance"), FRAME)),
+    "GRE with routing": (Tunnel.GRE, wrapped(GRE(proto=0x6558, routing_present=1), FRAME)),
+    "GRE version 1": (Tunnel.GRE, wrapped(GRE(proto=0x6558, version=1), FRAME)),
+    "GRE with an IP packet": (Tunnel.GRE, wrapped(GRE(proto=0x0800), FRAME[14:])),
+    "GRE cut in its key": (Tunnel.GRE, wrapped(GRE(proto=0x6558, key_present=1, key=7))[:6]),
+    "ERSPAN II with another version": (
+        Tunnel.ERSPAN,
+        wrapped(GRE(proto=0x88BE, seqnum_present=1), ERSPAN_II(ver=2), FRAME),
+    ),
+    "ERSPAN III that carries IP": (
+        Tunnel.ERSPAN,
+        wrapped(GRE(proto=0x22EB, seqnum_present=1), ERSPAN_III(ft=2), FRAME[14:]),
+    ),
+    "ERSPAN III cut in its subheader": (
+        Tunnel.ERSPAN,
+        wrapped(GRE(proto=0x22EB, seqnum_present=1), ERSPAN_III(o=1), bytes(7)),
+    ),
+}  # fmt: skip
+
+
+def both(tunnel: Tunnel, packet: bytes, limit: int = LIMIT) -> tuple[bytes, Vnet] | None:
+    """What both planes make of a packet; they must agree."""
+    frame = decapsulate(tunnel, packet)
+    python = None if frame is None else (frame, unfinished(frame, limit))
+    native = core.decapsulate(tunnel, packet, limit)
+    assert python == (native and (native[0], Vnet._make(VNET.unpack(native[1]))))
+    return python
+
+
+@pytest.mark.parametrize(("tunnel", "packet"), GOOD)
+def test_the_frame_that_scapy_wrapped_comes_out(tunnel: Tunnel, packet: bytes) -> None:
+    assert both(tunnel, packet) == (FRAME, Vnet())
+
+
+@pytest.mark.parametrize(("tunnel", "packet"), BAD.values(), ids=BAD)
+def test_a_malformed_packet_has_no_frame(tunnel: Tunnel, packet: bytes) -> None:
+    assert both(tunnel, packet) is None
+
+
+@pytest.mark.parametrize("network", [IP(src="10.0.0.1", dst="10.0.0.2"), IPv6(src="2001:db8::1", dst="2001:db8::2")])
+@pytest.mark.parametrize("link", [LINK, LINK / Dot1Q(vlan=5)])
+@pytest.mark.parametrize(("transport", "field"), [(TCP(sport=1, dport=2), 16), (UDP(sport=1, dport=2), 6)])
+def test_an_unfinished_checksum_is_finished(link: Any, network: Any, transport: Any, field: int) -> None:
+    whole = bytes(link / network / transport / b"payload")
+    segment = bytes(network / transport / b"payload")[len(network) :]
+    start = len(whole) - len(segment)
+    addresses = bytes(network)[12:20] if network.version == 4 else bytes(network)[8:40]
+    protocol = 6 if field == 16 else 17
+    pseudo = addresses + bytes([0, protocol]) + len(segment).to_bytes(2, "big")
+    partial = whole[: start + field] + (checksum(pseudo) ^ 0xFFFF).to_bytes(2, "big") + whole[start + field + 2 :]
+    for frame in (whole, partial):
+        packet = wrapped(UDP(dport=4789), VXLAN(flags="Instance"), frame)
+        found = both(Tunnel.VXLAN, packet)
+        assert found is not None
+        data, vnet = found
+        (copy,) = Forward(ForwardPlan(bare()))(Frame(data, len(data), vnet=vnet)).copies
+        assert copy.data == whole
+
+
+def merged_frame(payload: bytes) -> bytes:
+    """A TCP frame as GRO leaves it: its checksum field holds the pseudo-header's sum."""
+    whole = bytes(LINK / IP(src="10.0.0.1", dst="10.0.0.2", id=9) / TCP(sport=1, dport=2, seq=100, flags="A") / payload)
+    pseudo = bytes([10, 0, 0, 1, 10, 0, 0, 2, 0, 6]) + (20 + len(payload)).to_bytes(2, "big")
+    return whole[:50] + (checksum(pseudo) ^ 0xFFFF).to_bytes(2, "big") + whole[52:]
+
+
+def test_a_merged_frame_is_split_to_fit() -> None:
+    payload = bytes(range(256)) * 40
+    merged = merged_frame(payload)
+    found = both(Tunnel.GRE, wrapped(GRE(proto=0x6558), merged))
+    assert found is not None
+    data, vnet = found
+    copies = Forward(ForwardPlan(bare(), frame_limit=LIMIT))(Frame(data, len(data), vnet=vnet)).copies
+    assert [len(copy.data) for copy in copies] == [LIMIT] * 7 + [54 + len(payload) - 7 * 1460]
+    at = 0
+    for n, copy in enumerate(copies):
+        part = payload[at : at + 1460]
+        expected = LINK / IP(src="10.0.0.1", dst="10.0.0.2", id=9 + n)
+        assert copy.data == bytes(expected / TCP(sport=1, dport=2, seq=100 + at, flags="A") / part)
+        at += len(part)
+    assert both(Tunnel.GRE, wrapped(GRE(proto=0x6558), merged), limit=0) == (
+        merged,
+        vnet._replace(gso_type=0, gso_size=0, header_length=0),
+    )
+
+
+MERGED = (Tunnel.GRE, wrapped(GRE(proto=0x6558), merged_frame(bytes(300))))
+packets = st.sampled_from([*GOOD, *BAD.values(), MERGED])
+changes = st.lists(st.tuples(st.integers(0, 120), st.integers(0, 255)), max_size=6)
+
+
+@given(packets, changes, st.integers(0, 200), st.integers(0, 2000), st.sampled_from(Tunnel))
+@example(GOOD[0], [], 0, 0, Tunnel.ERSPAN)
+def test_both_planes_agree_on_hostile_packets(
+    packet: tuple[Tunnel, bytes], changed: list[tuple[int, int]], cut: int, limit: int, tunnel: Tunnel
+) -> None:
+    _, good = packet
+    data = bytearray(good)
+    for at, value in changed:
+        if at < len(data):
+            data[at] = value
+    both(tunnel, bytes(data[: len(data) - cut] if cut < 100 else data), limit)
+
+
+@given(st.sampled_from(Tunnel), st.binary(max_size=100), st.integers(0, 2000))
+def test_both_planes_agree_on_any_bytes(tunnel: Tunnel, data: bytes, limit: int) -> None:
+    both(tunnel, data, limit)
