@@ -35,8 +35,9 @@ POOL = 32
 PATIENCE_MILLISECONDS = 10
 """How long a full send buffer is waited for before the copy counts as lost: the ring holds what comes meanwhile."""
 
-ATTEMPTS = 4
-"""How often a copy is sent: an error may be about an earlier copy, reported by ICMP, and more than one may come."""
+ATTEMPTS, REFUSED_ATTEMPTS = 4, 64
+"""How often a copy is tried: an error may be about an earlier copy, reported by ICMP. "Connection refused" always is,
+and comes in bursts from a collector that does not listen."""
 
 SEND_BUFFER = 4 << 20
 
@@ -191,8 +192,9 @@ def _bind(sock: socket.socket, local: str, ports: Sequence[int]) -> None:
 
 def _send(sock: socket.socket, data: bytes) -> int:
     """Send one copy; 0, or the errno that it was refused with."""
-    error = 0
-    for _ in range(ATTEMPTS):
+    error = attempt = 0
+    while attempt < (REFUSED_ATTEMPTS if error == errno.ECONNREFUSED else ATTEMPTS):
+        attempt += 1
         try:
             sock.send(data)
         except BlockingIOError:

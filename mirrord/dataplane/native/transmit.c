@@ -8,7 +8,7 @@
 #include <sys/uio.h>
 #include <time.h>
 
-enum { PATIENCE_MILLISECONDS = 10, ATTEMPTS = 4 };
+enum { PATIENCE_MILLISECONDS = 10, ATTEMPTS = 4, REFUSED_ATTEMPTS = 64 };
 
 static const uint64_t FIRST_BOUND = 50000;	/* counters.py: LATENCY_BOUNDS */
 
@@ -52,7 +52,8 @@ static int send_some(int descriptor, struct mmsghdr *messages, unsigned int coun
 {
 	int error = 0;
 
-	for (int attempt = 0; attempt < ATTEMPTS; attempt++) {	/* an error may be about an earlier copy */
+	/* an error may be about an earlier copy; see transmit.py */
+	for (int attempt = 0; attempt < (error == ECONNREFUSED ? REFUSED_ATTEMPTS : ATTEMPTS); attempt++) {
 		int sent = sendmmsg(descriptor, messages, count, MSG_DONTWAIT);
 
 		if (sent > 0)
