@@ -159,8 +159,11 @@ class Pipelines:
         key = entry.key
         counters = self._past.get(key, (0,) * SLOTS)
         if key not in self._running:
-            error = self._errors.get(key, "")
-            return Row(entry, "failed" if error else entry.state, error or entry.reason, counters)
+            if error := self._errors.get(key, ""):
+                return Row(entry, "failed", error, counters)
+            if entry.state == "up":  # planned, and on its way
+                return Row(entry, "waiting", "is being opened", counters)
+            return Row(entry, entry.state, entry.reason, counters)
         pipeline = self._running[key][0]
         failure = pipeline.failure or pipeline.transmit.failure
         return Row(entry, "failed" if failure else "up", failure, self._total(key, pipeline.counters.snapshot()))
