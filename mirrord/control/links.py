@@ -29,6 +29,7 @@ SOL_NETLINK, NETLINK_NO_ENOBUFS = 270, 5  # linux/socket.h, linux/netlink.h; the
 IFF_UP = 1  # netdevice(7)
 ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772  # linux/if_arp.h
 RTN_UNICAST = 1  # rtnetlink(7)
+ROUTE_PROTOCOL = 109  # of our own rules and routes; not one of linux/rtnetlink.h
 RTEXT_FILTER_SKIP_STATS = 8  # linux/rtnetlink.h
 # rtnetlink(7): RTMGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE, _IPV6_IFADDR, _IPV6_ROUTE
 GROUPS = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400
@@ -59,6 +60,7 @@ class Path(NamedTuple):
     remote: str
     local: str
     mark: int
+    device: int = 0  # index of the one that it must leave by; 0: the kernel chooses
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,15 @@ class Route:
     source: str = ""  # the address that the kernel sends from
 
 
+class Lease(NamedTuple):
+    """What a flow network has taken, or why it has nothing."""
+
+    device: str = ""
+    device_index: int = 0
+    address: str = ""
+    reason: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """The host's network at one moment."""
@@ -77,6 +88,7 @@ class View:
     links: Mapping[str, Link] = field(default_factory=dict)  # by name
     default_routes: frozenset[int] = frozenset()  # indexes of the devices that hold one
     routes: Mapping[Path, Route] = field(default_factory=dict)  # of the paths asked for; without those that have none
+    leases: Mapping[str, Lease] = field(default_factory=dict)  # of the flow networks, by name
 
 
 class Links:
@@ -148,7 +160,7 @@ def _default_routes(netlink: IPRoute) -> Iterable[int]:
     """The devices of every default route, of either family and in every table, multipath ones included."""
     for family in (socket.AF_INET, socket.AF_INET6):
         for message in netlink.get_routes(family=family):
-            if message["dst_len"] or message["type"] != RTN_UNICAST:
+            if message["dst_len"] or message["type"] != RTN_UNICAST or message["proto"] == ROUTE_PROTOCOL:
                 continue
             if (device := message.get_attr("RTA_OIF")) is not None:
                 yield device
@@ -159,6 +171,7 @@ def _default_routes(netlink: IPRoute) -> Iterable[int]:
 def _route(netlink: IPRoute, path: Path, mtus: Mapping[int, int]) -> Route | None:
     family = socket.AF_INET if ip_address(path.remote).version == 4 else socket.AF_INET6
     question = {"family": family, "dst": path.remote, "mark": path.mark} | ({"src": path.local} if path.local else {})
+    question |= {"oif": path.device} if path.device else {}
     try:
         message = next(iter(netlink.route("get", **question)))
     except NetlinkError:

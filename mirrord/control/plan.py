@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from mirrord.control import sources
 from mirrord.control.destinations import describe, path, shaping, way_out
-from mirrord.control.links import AbsentError, Path, View
+from mirrord.control.leases import lease
+from mirrord.control.links import AbsentError, Lease, Path, View
 from mirrord.control.overlap import before
 from mirrord.control.selection import guards, selection
 from mirrord.dataplane.capture import CapturePlan
@@ -21,6 +22,8 @@ from mirrord.dataplane.transmit import TunnelPlan
 from mirrord.dataplane.worker import PipelinePlan
 from mirrord.errors import Refused
 from mirrord.model import Config, DeviceSource, Session, TunnelDestination
+
+NO_LEASES: Mapping[str, Lease] = {}
 
 
 class Key(NamedTuple):
@@ -47,10 +50,10 @@ class Entry:
 # --- what should run ---
 
 
-def paths(config: Config) -> frozenset[Path]:
+def paths(config: Config, leases: Mapping[str, Lease] = NO_LEASES) -> frozenset[Path]:
     """The ways out whose routes a plan needs to know."""
     return frozenset(
-        path(session.destination, config)
+        path(session.destination, config, leases.get(mirror.flow_network or ""))
         for mirror in config.mirrors.values()
         for session in mirror.sessions
         if isinstance(session.destination, TunnelDestination)
@@ -74,7 +77,7 @@ def _entry(config: Config, key: Key, session: Session, view: View, tunnels: tupl
     entry = Entry(key, "up", guest=guest, about=_about(session))
     try:
         source = sources.find(session, key.source, view)
-        way = way_out(config, session, source, view)
+        way = way_out(config, session, source, view, lease(config, key.mirror, view))
     except AbsentError as absent:
         return replace(entry, state="waiting", reason=str(absent))
     except Refused as refused:

@@ -21,7 +21,6 @@ from mirrord.model import (
     GeneveDestination,
     GreDestination,
     GreSource,
-    Mirror,
     Model,
     Session,
     VxlanDestination,
@@ -34,7 +33,6 @@ def _only(*values: object) -> Callable[[Any], bool]:
 
 
 NOT_YET: dict[type[Model], str] = {
-    FlowNetwork: "flow networks",
     VxlanSource: "vxlan sources",
     GreSource: "gre sources",
     ErspanSource: "erspan sources",
@@ -45,8 +43,8 @@ RUNS: dict[type[Model], dict[str, tuple[Callable[[Any], bool], str]]] = {
         "read_only_socket": (_only(""), "a second socket"),
         "read_only_group": (_only(""), "a second socket"),
     },
-    Mirror: {
-        "flow_network": (_only(None), "flow networks"),
+    FlowNetwork: {
+        "addresses": (lambda addresses: addresses.first.version == 4, "IPv6 flow networks"),
     },
     Session: {
         "count_rules": (lambda count: not count, "counters for each rule"),

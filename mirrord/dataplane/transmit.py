@@ -70,6 +70,8 @@ class TunnelPlan:
     port: int = 0  # UDP only
     protocol: int = IPPROTO_UDP
     local: str = ""
+    device: str = ""  # leave by this one only
+    index: int = 0
     ttl: int = 64
     dscp: int = 0
     mark: int = 0
@@ -130,13 +132,17 @@ def _packet_socket(plan: DevicePlan) -> socket.socket:
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)  # protocol 0: receives nothing, packet(7)
     try:
         sock.bind((plan.device, 0))
-        if socket.if_nametoindex(plan.device) != plan.index:
-            raise OSError(errno.ENODEV, "the device was replaced", plan.device)
+        _require_index(plan)
         _set_common(sock, plan.mark)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _require_index(plan: DevicePlan | TunnelPlan) -> None:
+    if socket.if_nametoindex(plan.device) != plan.index:
+        raise OSError(errno.ENODEV, "the device was replaced", plan.device)
 
 
 def _tunnel_socket(plan: TunnelPlan) -> socket.socket:
@@ -146,6 +152,9 @@ def _tunnel_socket(plan: TunnelPlan) -> socket.socket:
     try:
         bpf.attach_reject_all(sock)
         _set_common(sock, plan.mark)
+        if plan.device:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, plan.device.encode())
+            _require_index(plan)
         discover = PMTUDISC_DONT if plan.fragment else PMTUDISC_DO
         if v6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, plan.ttl)
