@@ -69,7 +69,7 @@ def path(to: TunnelDestination, config: Config, lease: Lease | None) -> Path:
     """The way whose route a tunnel needs to know."""
     if lease is not None:
         return Path(str(to.remote), lease.address, config.daemon.mark, lease.device_index)
-    return Path(str(to.remote), str(to.local or ""), config.daemon.mark)
+    return Path(str(to.remote), str(to.local or ""), config.daemon.mark, netns=to.netns or "")
 
 
 def describe(session: Session) -> tuple[str, str]:
@@ -146,6 +146,7 @@ def _tunnel(
     config: Config, to: TunnelDestination, source: Link, view: View, forward: ForwardPlan, lease: Lease | None
 ) -> WayOut:
     way = path(to, config, lease)
+    view = view.inside(to.netns)
     template = forward.template
     port: int | None = getattr(to, "port", None)
     version = ip_address(way.remote).version
@@ -167,6 +168,7 @@ def _tunnel(
         local=way.local or (route.source if route else ""),
         device=lease.device if lease else "",
         index=way.device,
+        netns=view.netns,
         ttl=to.ttl,
         dscp=to.dscp,
         mark=config.daemon.mark,

@@ -19,11 +19,15 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import ip_address
 from typing import Any, NamedTuple
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
+
+from mirrord.dataplane.netns import Netns, enter, inside
+from mirrord.errors import Refused
 
 SOL_NETLINK, NETLINK_NO_ENOBUFS = 270, 5  # linux/socket.h, linux/netlink.h; the socket module has no names for these
 IFF_UP = 1  # netdevice(7)
@@ -61,6 +65,7 @@ class Path(NamedTuple):
     local: str
     mark: int
     device: int = 0  # index of the one that it must leave by; 0: the kernel chooses
+    netns: str = ""  # in which network namespace, as the configuration names it; "": the daemon's
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,18 +94,32 @@ class View:
     default_routes: frozenset[int] = frozenset()  # indexes of the devices that hold one
     routes: Mapping[Path, Route] = field(default_factory=dict)  # of the paths asked for; without those that have none
     leases: Mapping[str, Lease] = field(default_factory=dict)  # of the flow networks, by name
+    netns: Netns | None = None  # None: the daemon's own
+    namespaces: Mapping[str, View] = field(default_factory=dict)  # the others, as the configuration names them
+    barred: Mapping[str, str] = field(default_factory=dict)  # namespaces that are there and cannot be entered, and why
+
+    def inside(self, name: str | None) -> View:
+        """What is in this namespace; None: in the daemon's. AbsentError, Refused where it cannot be had."""
+        if name is None:
+            return self
+        if name in self.barred:
+            raise Refused(f"network namespace {name}: {self.barred[name]}")
+        if name not in self.namespaces:
+            raise AbsentError(f"no such network namespace: {name}")
+        return self.namespaces[name]
 
 
 class Links:
     """The view on request, and a callback when it may have changed.
 
-    OSError when netlink sockets cannot be had.
+    Of another network namespace, if one is given. OSError when netlink sockets cannot be had.
     """
 
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="links")
+    def __init__(self, netns: Netns | None = None) -> None:
+        self._bell = inside(netns, _netlink_socket)
+        move = None if netns is None else partial(enter, netns)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="links", initializer=move)
         self._netlink: IPRoute | None = None
-        self._bell = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
         self._bell.setsockopt(SOL_NETLINK, NETLINK_NO_ENOBUFS, 1)
         self._bell.bind((0, GROUPS))
 
@@ -138,6 +157,10 @@ class Links:
             default_routes=frozenset(_default_routes(self._netlink)),
             routes={path: route for path in paths if (route := _route(self._netlink, path, mtus)) is not None},
         )
+
+
+def _netlink_socket() -> socket.socket:
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
 
 
 def _link(message: Any) -> Link:

@@ -60,6 +60,18 @@ def paths(config: Config, leases: Mapping[str, Lease] = NO_LEASES) -> frozenset[
     )
 
 
+def namespaces(config: Config) -> frozenset[str]:
+    """The network namespaces that a plan needs to know, beside the daemon's own."""
+    ends = [
+        end
+        for mirror in config.mirrors.values()
+        if mirror.enabled
+        for session in mirror.sessions
+        for end in (session.source, session.destination)
+    ]
+    return frozenset(name for end in ends if (name := getattr(end, "netns", None)) is not None)
+
+
 def make(config: Config, view: View) -> dict[Key, Entry]:
     """The entries of every enabled mirror."""
     tunnels = guards(config)
@@ -88,6 +100,7 @@ def _entry(config: Config, key: Key, session: Session, view: View, tunnels: tupl
     capture = CapturePlan(
         device=source.name,
         index=source.index,
+        netns=view.inside(session.source.netns).netns if isinstance(session.source, DeviceSource) else None,
         selection=replace(selected, before=earlier),
         mode="socket" if session.capture == "socket" else "ring",
         ring_size=session.ring_size if session.ring_size is not None else config.daemon.ring_size,

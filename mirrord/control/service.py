@@ -21,6 +21,7 @@ from mirrord.control.config import Loaded
 from mirrord.control.flow_networks import FlowNetworks
 from mirrord.control.links import Lease, Links, View
 from mirrord.control.metrics import Reload, Row
+from mirrord.control.namespaces import Namespaces
 from mirrord.control.notify import notify, reloading, watchdog_seconds
 from mirrord.control.pipelines import Pipelines
 from mirrord.dataplane.counters import Slot
@@ -44,7 +45,7 @@ class Service:
     def __init__(self, path: str, loaded: Loaded, links: Links, pipelines: Pipelines, dataplane: str) -> None:
         self.path, self.loaded, self.dataplane = path, loaded, dataplane
         self.last_reload = Reload(succeeded_at=time.time())
-        self._links, self._pipelines = links, pipelines
+        self._links, self._pipelines = Namespaces(links), pipelines
         self._started = time.time()
         self._turn = asyncio.Lock()
         self._changed = asyncio.Event()
@@ -77,7 +78,7 @@ class Service:
             now, rows = time.monotonic(), self.rows()
             self._pipelines.log_troubles()
             self._rates = report.rates(before, rows, now - looked)
-            if _too_large(rows) > _too_large(before) or now - reread >= REREAD_SECONDS:
+            if _too_large(rows) > _too_large(before) or now - reread >= REREAD_SECONDS or self._links.moved():
                 reread = now
                 self._changed.set()
             before, looked = rows, now
@@ -133,11 +134,12 @@ class Service:
 
     async def _look(self, wanted: Config) -> View:
         """The host as it is now, with the addresses that flow networks have taken."""
-        view = await self._links.read(plan.paths(wanted, self._leases))
+        names = plan.namespaces(wanted)
+        view = await self._links.read(plan.paths(wanted, self._leases), names)
         leases = await self._flow_networks.leases(wanted, view)
         if leases != self._leases:
             self._leases = leases
-            view = await self._links.read(plan.paths(wanted, leases))
+            view = await self._links.read(plan.paths(wanted, leases), names)
         return replace(view, leases=leases)
 
     # --- what it says about itself ---

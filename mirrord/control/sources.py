@@ -22,6 +22,9 @@ def devices(session: Session, view: View) -> Iterator[str]:
     A pattern or a bridge never brings in the session's own destination.
     """
     target = session.destination.device if isinstance(session.destination, DeviceDestination) else None
+    netns = _netns(session)
+    if netns is not None:
+        target, view = None, view.namespaces.get(netns, View())
     if isinstance(session.source, BridgeSource):
         yield session.source.bridge
         yield from (port for port in _ports(session.source.bridge, view) if port != target)
@@ -37,7 +40,7 @@ def devices(session: Session, view: View) -> Iterator[str]:
 
 def find(session: Session, name: str, view: View) -> Link:
     """The device of this name. Raises AbsentError when it may come later, Refused when it cannot be a source."""
-    link = view.links.get(name)
+    link = view.inside(_netns(session)).links.get(name)
     if link is None:
         raise AbsentError(f"no such device: {name}")
     if isinstance(session.source, BridgeSource) and name == session.source.bridge and link.kind != "bridge":
@@ -47,6 +50,10 @@ def find(session: Session, name: str, view: View) -> Link:
     if not link.up:
         raise AbsentError(f"device is down: {name}")
     return link
+
+
+def _netns(session: Session) -> str | None:
+    return session.source.netns if isinstance(session.source, DeviceSource) else None
 
 
 def bridged(source: BridgeSource, device: str) -> Direction:

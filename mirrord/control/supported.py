@@ -15,11 +15,8 @@ from mirrord.errors import Problem
 from mirrord.model import (
     Daemon,
     DeviceSource,
-    ErspanDestination,
     ErspanSource,
     FlowNetwork,
-    GeneveDestination,
-    GreDestination,
     GreSource,
     Model,
     Session,
@@ -53,15 +50,8 @@ RUNS: dict[type[Model], dict[str, tuple[Callable[[Any], bool], str]]] = {
         "gso": (_only("auto", "off"), '"on"'),
         "pause_above": (_only(0), "the circuit breaker"),
     },
-    DeviceSource: {
-        "netns": (_only(None), "network namespaces"),
-    },
-    VxlanDestination: {
-        "netns": (_only(None), "network namespaces"),
-    },
-    GeneveDestination: {"netns": (_only(None), "network namespaces")},
-    GreDestination: {"netns": (_only(None), "network namespaces")},
-    ErspanDestination: {"netns": (_only(None), "network namespaces")},
+    DeviceSource: {},
+    VxlanDestination: {},
 }
 
 

@@ -22,6 +22,7 @@ from mirrord.dataplane import bpf
 from mirrord.dataplane.counters import dropped_by
 from mirrord.dataplane.forward import SOURCE_PORTS
 from mirrord.dataplane.headers import IPPROTO_UDP
+from mirrord.dataplane.netns import Netns, inside
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -72,6 +73,7 @@ class TunnelPlan:
     local: str = ""
     device: str = ""  # leave by this one only
     index: int = 0
+    netns: Netns | None = None  # where its sockets are; None: here
     ttl: int = 64
     dscp: int = 0
     mark: int = 0
@@ -100,11 +102,14 @@ class Transmit:
             if isinstance(plan, DevicePlan):
                 self.sockets.append(_packet_socket(plan))
             else:
-                count = POOL if plan.protocol == IPPROTO_UDP else 1
-                self.sockets.extend(_tunnel_socket(plan) for _ in range(count))
+                inside(plan.netns, lambda: self._open(plan))
         except BaseException:
             self.close()
             raise
+
+    def _open(self, plan: TunnelPlan) -> None:
+        count = POOL if plan.protocol == IPPROTO_UDP else 1
+        self.sockets.extend(_tunnel_socket(plan) for _ in range(count))
 
     def send(self, copies: Iterable[Copy]) -> Sent:
         """Send copies in order, up to the first that is refused."""

@@ -374,11 +374,6 @@ def test_a_model_that_never_was_a_file_is_refused_alike() -> None:
 @pytest.mark.parametrize(
     ("line", "key"),
     [
-        (f'source = {{ type = "device", device = "a", netns = "n" }}\n{VXLAN}', "source.netns"),
-        (
-            'source = "a"\ndestination = { type = "geneve", remote = "192.0.2.2", vni = 1, netns = "n" }',
-            "destination.netns",
-        ),
         (f'source = "a"\n{VXLAN}\nworkers = 2', "workers"),
         (f'source = "a"\n{VXLAN}\ntransmit = "packet"', "transmit"),
         (f'source = "a"\n{VXLAN}\ngso = "on"', "gso"),
