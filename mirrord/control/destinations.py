@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from pathlib import PurePath
 from typing import NamedTuple
 
-from mirrord.control.links import AbsentError, Link, Path, View
+from mirrord.control.links import AbsentError, Lease, Link, Path, View
 from mirrord.dataplane import encap
 from mirrord.dataplane.encap import Template
 from mirrord.dataplane.file import FilePlan
@@ -44,8 +44,8 @@ class WayOut(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
-def way_out(config: Config, session: Session, source: Link, view: View) -> WayOut:
-    """The way out of frames captured on `source`.
+def way_out(config: Config, session: Session, source: Link, view: View, lease: Lease | None = None) -> WayOut:
+    """The way out of frames captured on `source`; a tunnel's leads by the mirror's flow network, if that has one.
 
     Raises AbsentError for what the host may have later, Refused for what would do harm.
     """
@@ -63,12 +63,14 @@ def way_out(config: Config, session: Session, source: Link, view: View) -> WayOu
     assert isinstance(session.destination, TunnelDestination)  # the others are refused by the loader
     guest = getattr(session.source, "perspective", "host") == "guest"
     forward = replace(forward, template=_template(session.destination, guest=guest))
-    return _tunnel(config, session.destination, source, view, forward)
+    return _tunnel(config, session.destination, source, view, forward, lease)
 
 
-def path(to: TunnelDestination, config: Config) -> Path:
+def path(to: TunnelDestination, config: Config, lease: Lease | None) -> Path:
     """The way whose route a tunnel needs to know."""
-    return Path(str(to.remote), str(to.local or ""), config.daemon.mark)
+    if lease is not None:
+        return Path(str(to.remote), lease.address, config.daemon.mark, lease.device_index)
+    return Path(str(to.remote), str(to.local or ""), config.daemon.mark, netns=to.netns or "")
 
 
 def describe(session: Session) -> tuple[str, str]:
@@ -142,8 +144,11 @@ def _file(config: Config, session: Session, to: FileDestination, source: Link, f
     return WayOut(plan, replace(forward, template=template, overhead=-len(template.header)))
 
 
-def _tunnel(config: Config, to: TunnelDestination, source: Link, view: View, forward: ForwardPlan) -> WayOut:
-    way = path(to, config)
+def _tunnel(
+    config: Config, to: TunnelDestination, source: Link, view: View, forward: ForwardPlan, lease: Lease | None
+) -> WayOut:
+    way = path(to, config, lease)
+    view = view.inside(to.netns)
     template = forward.template
     port: int | None = getattr(to, "port", None)
     version = ip_address(way.remote).version
@@ -163,6 +168,9 @@ def _tunnel(config: Config, to: TunnelDestination, source: Link, view: View, for
         port=port or 0,
         protocol=IPPROTO_GRE if port is None else IPPROTO_UDP,
         local=way.local or (route.source if route else ""),
+        device=lease.device if lease else "",
+        index=way.device,
+        netns=view.netns,
         ttl=to.ttl,
         dscp=to.dscp,
         mark=config.daemon.mark,

@@ -19,17 +19,22 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, NamedTuple
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from mirrord.dataplane.netns import Netns, enter, inside
+from mirrord.errors import Refused
+
 SOL_NETLINK, NETLINK_NO_ENOBUFS = 270, 5  # linux/socket.h, linux/netlink.h; the socket module has no names for these
 IFF_UP = 1  # netdevice(7)
 ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772  # linux/if_arp.h
 RTN_UNICAST = 1  # rtnetlink(7)
 IFA_F_OPTIMISTIC, IFA_F_TENTATIVE = 0x04, 0x40  # linux/if_addr.h
+ROUTE_PROTOCOL = 109  # of our own rules and routes; not one of linux/rtnetlink.h
 RTEXT_FILTER_SKIP_STATS = 8  # linux/rtnetlink.h
 # rtnetlink(7): RTMGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE, _IPV6_IFADDR, _IPV6_ROUTE
 GROUPS = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400
@@ -60,6 +65,8 @@ class Path(NamedTuple):
     remote: str
     local: str
     mark: int
+    device: int = 0  # index of the one that it must leave by; 0: the kernel chooses
+    netns: str = ""  # in which network namespace, as the configuration names it; "": the daemon's
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +78,15 @@ class Route:
     source: str = ""  # the address that the kernel sends from
 
 
+class Lease(NamedTuple):
+    """What a flow network has taken, or why it has nothing."""
+
+    device: str = ""
+    device_index: int = 0
+    address: str = ""
+    reason: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """The host's network at one moment."""
@@ -79,18 +95,33 @@ class View:
     default_routes: frozenset[int] = frozenset()  # indexes of the devices that hold one
     routes: Mapping[Path, Route] = field(default_factory=dict)  # of the paths asked for; without those that have none
     addresses: frozenset[IPv4Address | IPv6Address] = frozenset()  # that can be used; link-local ones name their device
+    leases: Mapping[str, Lease] = field(default_factory=dict)  # of the flow networks, by name
+    netns: Netns | None = None  # None: the daemon's own
+    namespaces: Mapping[str, View] = field(default_factory=dict)  # the others, as the configuration names them
+    barred: Mapping[str, str] = field(default_factory=dict)  # namespaces that are there and cannot be entered, and why
+
+    def inside(self, name: str | None) -> View:
+        """What is in this namespace; None: in the daemon's. AbsentError, Refused where it cannot be had."""
+        if name is None:
+            return self
+        if name in self.barred:
+            raise Refused(f"network namespace {name}: {self.barred[name]}")
+        if name not in self.namespaces:
+            raise AbsentError(f"no such network namespace: {name}")
+        return self.namespaces[name]
 
 
 class Links:
     """The view on request, and a callback when it may have changed.
 
-    OSError when netlink sockets cannot be had.
+    Of another network namespace, if one is given. OSError when netlink sockets cannot be had.
     """
 
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="links")
+    def __init__(self, netns: Netns | None = None) -> None:
+        self._bell = inside(netns, _netlink_socket)
+        move = None if netns is None else partial(enter, netns)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="links", initializer=move)
         self._netlink: IPRoute | None = None
-        self._bell = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
         self._bell.setsockopt(SOL_NETLINK, NETLINK_NO_ENOBUFS, 1)
         self._bell.bind((0, GROUPS))
 
@@ -131,6 +162,10 @@ class Links:
         )
 
 
+def _netlink_socket() -> socket.socket:
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
+
+
 def _link(message: Any) -> Link:
     info = message.get_attr("IFLA_LINKINFO")
     port = info.get_attr("IFLA_INFO_SLAVE_DATA") if info and info.get_attr("IFLA_INFO_SLAVE_KIND") == "bridge" else None
@@ -151,7 +186,7 @@ def _default_routes(netlink: IPRoute) -> Iterable[int]:
     """The devices of every default route, of either family and in every table, multipath ones included."""
     for family in (socket.AF_INET, socket.AF_INET6):
         for message in netlink.get_routes(family=family):
-            if message["dst_len"] or message["type"] != RTN_UNICAST:
+            if message["dst_len"] or message["type"] != RTN_UNICAST or message["proto"] == ROUTE_PROTOCOL:
                 continue
             if (device := message.get_attr("RTA_OIF")) is not None:
                 yield device
@@ -174,6 +209,7 @@ def _addresses(netlink: IPRoute, names: Mapping[int, str]) -> Iterable[IPv4Addre
 def _route(netlink: IPRoute, path: Path, mtus: Mapping[int, int]) -> Route | None:
     family = socket.AF_INET if ip_address(path.remote).version == 4 else socket.AF_INET6
     question = {"family": family, "dst": path.remote, "mark": path.mark} | ({"src": path.local} if path.local else {})
+    question |= {"oif": path.device} if path.device else {}
     try:
         message = next(iter(netlink.route("get", **question)))
     except NetlinkError:

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from mirrord.control import sources
 from mirrord.control.destinations import describe, path, shaping, way_out
-from mirrord.control.links import AbsentError, Link, Path, View
+from mirrord.control.leases import lease
+from mirrord.control.links import AbsentError, Lease, Link, Path, View
 from mirrord.control.listeners import listen_plan
 from mirrord.control.overlap import before
 from mirrord.control.selection import guards, selection
@@ -23,6 +24,8 @@ from mirrord.dataplane.transmit import TunnelPlan
 from mirrord.dataplane.worker import PipelinePlan
 from mirrord.errors import Refused
 from mirrord.model import Config, DeviceSource, Session, TunnelDestination, TunnelSource
+
+NO_LEASES: Mapping[str, Lease] = {}
 
 
 class Key(NamedTuple):
@@ -49,14 +52,26 @@ class Entry:
 # --- what should run ---
 
 
-def paths(config: Config) -> frozenset[Path]:
+def paths(config: Config, leases: Mapping[str, Lease] = NO_LEASES) -> frozenset[Path]:
     """The ways out whose routes a plan needs to know."""
     return frozenset(
-        path(session.destination, config)
+        path(session.destination, config, leases.get(mirror.flow_network or ""))
         for mirror in config.mirrors.values()
         for session in mirror.sessions
         if isinstance(session.destination, TunnelDestination)
     )
+
+
+def namespaces(config: Config) -> frozenset[str]:
+    """The network namespaces that a plan needs to know, beside the daemon's own."""
+    ends = [
+        end
+        for mirror in config.mirrors.values()
+        if mirror.enabled
+        for session in mirror.sessions
+        for end in (session.source, session.destination)
+    ]
+    return frozenset(name for end in ends if (name := getattr(end, "netns", None)) is not None)
 
 
 def make(config: Config, view: View) -> dict[Key, Entry]:
@@ -76,7 +91,7 @@ def _entry(config: Config, key: Key, session: Session, view: View, tunnels: tupl
     entry = Entry(key, "up", guest=guest, about=_about(session))
     try:
         source = sources.find(session, key.source, view)
-        way = way_out(config, session, source, view)
+        way = way_out(config, session, source, view, lease(config, key.mirror, view))
     except AbsentError as absent:
         return replace(entry, state="waiting", reason=str(absent))
     except Refused as refused:
@@ -84,18 +99,21 @@ def _entry(config: Config, key: Key, session: Session, view: View, tunnels: tupl
     others = before(config.mirrors[key.mirror], session, source.name)
     selected = selection(config, session, source.name, tunnels)
     earlier = tuple(selection(config, one, source.name, tunnels) for one in others)
-    capture = _capture(config, session, source, replace(selected, before=earlier))
+    capture = _capture(config, session, source, view, replace(selected, before=earlier))
     warnings = (*shaping(source, "source"), *way.warnings)
     return replace(entry, pipeline=PipelinePlan(capture, way.forward, way.transmit), warnings=warnings)
 
 
-def _capture(config: Config, session: Session, source: Link, selected: Selection) -> CapturePlan | ListenPlan:
+def _capture(
+    config: Config, session: Session, source: Link, view: View, selected: Selection
+) -> CapturePlan | ListenPlan:
     size = session.ring_size if session.ring_size is not None else config.daemon.ring_size
     if isinstance(session.source, TunnelSource):
         return listen_plan(session.source, selected, size)
     return CapturePlan(
         device=source.name,
         index=source.index,
+        netns=view.inside(session.source.netns).netns if isinstance(session.source, DeviceSource) else None,
         selection=selected,
         mode=_mode(session),
         ring_size=size,

@@ -83,6 +83,7 @@ def refusals(declared: Declared) -> list[Problem]:
         *_same_ends(declared),
         *_cycles(declared),
         *_shared_flow_networks(declared),
+        *_chosen_otherwise(declared),
         *_shared_vnis(declared),
         *_files(declared),
     ]
@@ -186,6 +187,25 @@ def _shared_flow_networks(declared: Declared) -> Iterator[Problem]:
                 yield Problem(join(path, "source"), f"{device!r} is set aside for copies by {owner}")
             if _target(session) == device:
                 yield Problem(join(path, "destination", "device"), f"{device!r} is set aside for copies by {owner}")
+
+
+def _chosen_otherwise(declared: Declared) -> Iterator[Problem]:
+    """Tunnels that name what their mirror's flow network decides, or go where it cannot lead."""
+    users = {
+        use.path.removesuffix(".flow_network"): use.name for use in declared.uses if use.section == "flow_networks"
+    }
+    for path, session in declared.sessions():
+        name = users.get(path.rpartition(".sessions[")[0])
+        if name is None or not isinstance(session.destination, TunnelDestination):
+            continue
+        for key in ("local", "netns"):
+            if getattr(session.destination, key) is not None:
+                yield Problem(join(path, "destination", key), f"flow network {name!r} decides where copies leave")
+        network = declared.objects.get(join("flow_networks", name))
+        remote = session.destination.remote
+        if isinstance(network, FlowNetwork) and network.addresses.first.version != remote.version:
+            why = f"{remote} is IPv{remote.version}, but flow network {name!r} is not"
+            yield Problem(join(path, "destination", "remote"), why)
 
 
 def _shared_vnis(declared: Declared) -> Iterator[Problem]:

@@ -10,6 +10,7 @@ import asyncio
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -17,12 +18,15 @@ import structlog
 from mirrord import __version__
 from mirrord.control import config, logs, plan, report
 from mirrord.control.config import Loaded
-from mirrord.control.links import Links
+from mirrord.control.flow_networks import FlowNetworks
+from mirrord.control.links import Lease, Links, View
 from mirrord.control.metrics import Reload, Row
+from mirrord.control.namespaces import Namespaces
 from mirrord.control.notify import notify, reloading, watchdog_seconds
 from mirrord.control.pipelines import Pipelines
 from mirrord.dataplane.counters import Slot
 from mirrord.errors import ConfigError, MirrordError
+from mirrord.model import Config
 
 log = structlog.get_logger(subsystem="service")
 
@@ -41,11 +45,13 @@ class Service:
     def __init__(self, path: str, loaded: Loaded, links: Links, pipelines: Pipelines, dataplane: str) -> None:
         self.path, self.loaded, self.dataplane = path, loaded, dataplane
         self.last_reload = Reload(succeeded_at=time.time())
-        self._links, self._pipelines = links, pipelines
+        self._links, self._pipelines = Namespaces(links), pipelines
         self._started = time.time()
         self._turn = asyncio.Lock()
         self._changed = asyncio.Event()
         self._rates: report.Rates = {}
+        self._flow_networks = FlowNetworks(self._changed.set)
+        self._leases: dict[str, Lease] = {}
 
     async def start(self) -> None:
         """Bring up what the configuration asks for and the host allows."""
@@ -72,7 +78,7 @@ class Service:
             now, rows = time.monotonic(), self.rows()
             self._pipelines.log_troubles()
             self._rates = report.rates(before, rows, now - looked)
-            if _too_large(rows) > _too_large(before) or now - reread >= REREAD_SECONDS:
+            if _too_large(rows) > _too_large(before) or now - reread >= REREAD_SECONDS or self._links.moved():
                 reread = now
                 self._changed.set()
             before, looked = rows, now
@@ -112,18 +118,29 @@ class Service:
         """End every pipeline without losing a frame on its way."""
         async with self._turn:
             await asyncio.to_thread(self._pipelines.stop)
+            await self._flow_networks.close()
             await self._links.close()
 
     async def _refresh(self, new: Loaded | None = None) -> None:
         async with self._turn:
             loaded = new or self.loaded
-            view = await self._links.read(plan.paths(loaded.config))
-            entries = plan.make(loaded.config, view)
+            entries = plan.make(loaded.config, await self._look(loaded.config))
             await asyncio.to_thread(self._pipelines.apply, entries)
+            await self._flow_networks.give_back()
             if new:
                 for warning in new.warnings:
                     log.warning(str(warning))
             self.loaded = loaded
+
+    async def _look(self, wanted: Config) -> View:
+        """The host as it is now, with the addresses that flow networks have taken."""
+        names = plan.namespaces(wanted)
+        view = await self._links.read(plan.paths(wanted, self._leases), names)
+        leases = await self._flow_networks.leases(wanted, view)
+        if leases != self._leases:
+            self._leases = leases
+            view = await self._links.read(plan.paths(wanted, leases), names)
+        return replace(view, leases=leases)
 
     # --- what it says about itself ---
 

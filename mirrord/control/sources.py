@@ -13,7 +13,7 @@ from mirrord.control.links import AbsentError, Link, View
 from mirrord.control.listeners import end, label
 from mirrord.dataplane.filter import Direction
 from mirrord.errors import Refused
-from mirrord.model import BridgeSource, DeviceDestination, Session, TunnelSource
+from mirrord.model import BridgeSource, DeviceDestination, DeviceSource, Session, TunnelSource
 from mirrord.values import GLOB
 
 
@@ -23,6 +23,9 @@ def devices(session: Session, view: View) -> Iterator[str]:
     A pattern or a bridge never brings in the session's own destination. A tunnel counts as one device.
     """
     target = session.destination.device if isinstance(session.destination, DeviceDestination) else None
+    netns = _netns(session)
+    if netns is not None:
+        target, view = None, view.namespaces.get(netns, View())
     if isinstance(session.source, BridgeSource):
         yield session.source.bridge
         yield from (port for port in _ports(session.source.bridge, view) if port != target)
@@ -42,7 +45,7 @@ def find(session: Session, name: str, view: View) -> Link:
     """The device of this name. Raises AbsentError when it may come later, Refused when it cannot be a source."""
     if isinstance(session.source, TunnelSource):
         return end(session.source, view)
-    link = view.links.get(name)
+    link = view.inside(_netns(session)).links.get(name)
     if link is None:
         raise AbsentError(f"no such device: {name}")
     if isinstance(session.source, BridgeSource) and name == session.source.bridge and link.kind != "bridge":
@@ -52,6 +55,10 @@ def find(session: Session, name: str, view: View) -> Link:
     if not link.up:
         raise AbsentError(f"device is down: {name}")
     return link
+
+
+def _netns(session: Session) -> str | None:
+    return session.source.netns if isinstance(session.source, DeviceSource) else None
 
 
 def bridged(source: BridgeSource, device: str) -> Direction:

@@ -1,7 +1,7 @@
 """What this version does not run yet. It is refused by name, never accepted and ignored.
 
-The one table to shrink: a key's values that run, by model; a model that is named in `NOT_YET` does not run at all.
-Keys that are not here run with every value that the model takes.
+The one table to shrink: a key's values that run, by model. Keys that are not here run with every value that the model
+takes.
 """
 
 from __future__ import annotations
@@ -12,35 +12,20 @@ from typing import Any
 from mirrord.control.refusals import Declared
 from mirrord.control.validation import join
 from mirrord.errors import Problem
-from mirrord.model import (
-    Daemon,
-    DeviceSource,
-    ErspanDestination,
-    FlowNetwork,
-    GeneveDestination,
-    GreDestination,
-    Mirror,
-    Model,
-    Session,
-    VxlanDestination,
-)
+from mirrord.model import Daemon, FlowNetwork, Model, Session
 
 
 def _only(*values: object) -> Callable[[Any], bool]:
     return lambda value: value in values
 
 
-NOT_YET: dict[type[Model], str] = {
-    FlowNetwork: "flow networks",
-}
-
 RUNS: dict[type[Model], dict[str, tuple[Callable[[Any], bool], str]]] = {
     Daemon: {
         "read_only_socket": (_only(""), "a second socket"),
         "read_only_group": (_only(""), "a second socket"),
     },
-    Mirror: {
-        "flow_network": (_only(None), "flow networks"),
+    FlowNetwork: {
+        "addresses": (lambda addresses: addresses.first.version == 4, "IPv6 flow networks"),
     },
     Session: {
         "count_rules": (lambda count: not count, "counters for each rule"),
@@ -49,15 +34,6 @@ RUNS: dict[type[Model], dict[str, tuple[Callable[[Any], bool], str]]] = {
         "gso": (_only("auto", "off"), '"on"'),
         "pause_above": (_only(0), "the circuit breaker"),
     },
-    DeviceSource: {
-        "netns": (_only(None), "network namespaces"),
-    },
-    VxlanDestination: {
-        "netns": (_only(None), "network namespaces"),
-    },
-    GeneveDestination: {"netns": (_only(None), "network namespaces")},
-    GreDestination: {"netns": (_only(None), "network namespaces")},
-    ErspanDestination: {"netns": (_only(None), "network namespaces")},
 }
 
 
@@ -72,8 +48,6 @@ def unsupported(declared: Declared) -> list[Problem]:
 
 
 def _of(path: str, one: Model) -> list[Problem]:
-    if type(one) in NOT_YET:
-        return [Problem(path, f"not supported yet: {NOT_YET[type(one)]}")]
     return [
         Problem(join(path, key), f"not supported yet: {words}")
         for key, (runs, words) in RUNS.get(type(one), {}).items()

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mirrord.dataplane import bpf
 from mirrord.dataplane.frame import VNET, Frame, Vnet
 from mirrord.dataplane.headers import Tag
+from mirrord.dataplane.netns import Netns, inside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,6 +83,7 @@ class CapturePlan:
     mode: str = "ring"  # or "socket"
     ring_size: int = 8 << 20
     promiscuous: bool = False
+    netns: Netns | None = None  # where the device is; None: here
 
 
 class Statistics(NamedTuple):
@@ -104,6 +106,9 @@ class Capture:
         self.ring: mmap.mmap | None = None
         self.block_count = 0
         self._block = 0
+        inside(plan.netns, self._open)
+
+    def _open(self) -> None:
         self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
         try:
             self._set_up()

@@ -22,6 +22,7 @@ from mirrord.dataplane import bpf
 from mirrord.dataplane.counters import dropped_by
 from mirrord.dataplane.forward import SOURCE_PORTS
 from mirrord.dataplane.headers import IPPROTO_UDP
+from mirrord.dataplane.netns import Netns, inside
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -71,6 +72,9 @@ class TunnelPlan:
     port: int = 0  # UDP only
     protocol: int = IPPROTO_UDP
     local: str = ""
+    device: str = ""  # leave by this one only
+    index: int = 0
+    netns: Netns | None = None  # where its sockets are; None: here
     ttl: int = 64
     dscp: int = 0
     mark: int = 0
@@ -99,11 +103,14 @@ class Transmit:
             if isinstance(plan, DevicePlan):
                 self.sockets.append(_packet_socket(plan))
             else:
-                count = POOL if plan.protocol == IPPROTO_UDP else 1
-                self.sockets.extend(_tunnel_socket(plan) for _ in range(count))
+                inside(plan.netns, lambda: self._open(plan))
         except BaseException:
             self.close()
             raise
+
+    def _open(self, plan: TunnelPlan) -> None:
+        count = POOL if plan.protocol == IPPROTO_UDP else 1
+        self.sockets.extend(_tunnel_socket(plan) for _ in range(count))
 
     def send(self, copies: Iterable[Copy]) -> Sent:
         """Send copies in order, up to the first that is refused."""
@@ -131,13 +138,17 @@ def _packet_socket(plan: DevicePlan) -> socket.socket:
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)  # protocol 0: receives nothing, packet(7)
     try:
         sock.bind((plan.device, 0))
-        if socket.if_nametoindex(plan.device) != plan.index:
-            raise OSError(errno.ENODEV, "the device was replaced", plan.device)
+        _require_index(plan)
         _set_common(sock, plan.mark)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _require_index(plan: DevicePlan | TunnelPlan) -> None:
+    if socket.if_nametoindex(plan.device) != plan.index:
+        raise OSError(errno.ENODEV, "the device was replaced", plan.device)
 
 
 def _tunnel_socket(plan: TunnelPlan) -> socket.socket:
@@ -147,6 +158,9 @@ def _tunnel_socket(plan: TunnelPlan) -> socket.socket:
     try:
         bpf.attach_reject_all(sock)
         _set_common(sock, plan.mark)
+        if plan.device:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, plan.device.encode())
+            _require_index(plan)
         discover = PMTUDISC_DONT if plan.fragment else PMTUDISC_DO
         if v6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, plan.ttl)

@@ -1,4 +1,4 @@
-"""Documents 000 and 004: VM-2's NIC mirrored to VM-1's second NIC, on one host.
+"""Documents 000 and 004: VM-2's NIC mirrored to VM-1's second NIC, on one host and across two.
 
 VM-2 eth0 ---- tap-vm2 [host: br0] tap-dhcp ---- eth0 DHCP server
                   | mirrored
@@ -10,7 +10,7 @@ from __future__ import annotations
 import pytest
 
 from tests.conftest import MakeDaemon, MakeSniffer
-from tests.support.topology import Host, Topology
+from tests.support.topology import Host, Topology, receive_vxlan
 
 ECHO_REQUEST, ECHO_REPLY = "icmp[0] == 8", "icmp[0] == 0"
 
@@ -69,3 +69,48 @@ def test_directions_are_the_guests(
     mirrord.stop()
     assert received.stop().frames() == original.stop().frames()
     assert len(received.frames()) == 2
+
+
+ACROSS = """
+[flow_networks.mirror]
+device = "em02"
+addresses = "192.168.29.10-192.168.29.20/24"
+gateway = "192.168.29.1"
+
+[mirrors.vm-2]
+flow_network = "mirror"
+enabled = true
+
+[[mirrors.vm-2.sessions]]
+name = "nic"
+source = { type = "device", device = "tap-vm2", perspective = "guest" }
+destination = { type = "vxlan", remote = "192.168.29.30", vni = 100 }
+"""
+
+
+def test_across_two_hosts_over_a_flow_network(net: Topology, sniff: MakeSniffer, daemon: MakeDaemon) -> None:
+    """VM-1 is on the second host, whose kernel takes the frames out of VXLAN and bridges them to it."""
+    one, two, vm1, vm2 = net.host("one"), net.host("two"), net.host("vm1"), net.host("vm2")
+    net.link(vm2, "eth0", one, "tap-vm2", ("10.1.225.37/24", "10.1.225.124/24"))
+    net.link(one, "em02", two, "em02", ("", "192.168.29.30/24"), mtu=1600)
+    net.link(vm1, "eth1", two, "tap-vm1")
+    receive_vxlan(two, vni=100)
+    two.ip("link add name br0 type bridge")
+    two.ip("link set dev br0 up")
+    for port in ("vxlan0", "tap-vm1"):
+        two.ip(f"link set dev {port} master br0")
+    two.run("bridge", "link", "set", "dev", "vxlan0", "learning", "off")  # both ends of each frame come from there
+    original, received = sniff(vm2, "eth0", "icmp"), sniff(vm1, "eth1", "icmp")
+    outer = sniff(two, "em02", "udp")
+    mirrord = daemon(one, ACROSS)
+    vm2.run("ping", "-c", "5", "-i", "0.2", "10.1.225.124")
+    received.wait_lines(10)
+    mirrord.stop()
+
+    lines = received.stop().lines()
+    assert [" echo request," in line for line in lines] == [True, False] * 5, lines
+    assert all("ethertype IPv4 (0x0800), length 98: " in line for line in lines), lines
+    assert received.frames() == original.stop().frames()
+    rows = outer.stop().fields("ip.src", "ip.dst", "vxlan.vni", expression="icmp")
+    ends = {tuple(value.split(",")[0] for value in row) for row in rows}
+    assert ends == {("192.168.29.10", "192.168.29.30", "100")}

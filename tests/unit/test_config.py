@@ -99,10 +99,8 @@ def sessions(*lines: str) -> str:
 
 def test_the_annotated_block_of_the_design(tmp_path: Path) -> None:
     path = write(tmp_path, ANNOTATED)
-    assert {why for _, _, why in problems(path)} == {"not supported yet: flow networks"}
-    without = ANNOTATED.replace('flow_network = "capture"\n', "")
-    before, _, after = without.partition("[flow_networks.capture]")
-    config = load(write(tmp_path, before + after[after.index("[filters") :])).config
+    config = load(path).config
+    assert config.mirrors["core"].flow_network == "capture"
     session = config.mirrors["core"].sessions[0]
     assert isinstance(session.source, DeviceSource)
     assert isinstance(session.destination, VxlanDestination)
@@ -338,6 +336,15 @@ SPAN = 'source = "%s"\ndestination = { type = "device", device = "%s" }'
             "flow_networks.o.device",
             "'e' is already set aside by flow_networks.n",
         ),
+        (
+            (
+                '[flow_networks.n]\ndevice = "e"\naddresses = "192.0.2.9/24"\n[mirrors.b]\nflow_network = "n"\n'
+                '[[mirrors.b.sessions]]\nname = "s"\nsource = "a"\n'
+                'destination = { type = "vxlan", remote = "192.0.2.2", vni = 1, local = "192.0.2.7" }\n'
+            ),
+            "mirrors.b.sessions[0].destination.local",
+            "flow network 'n' decides where copies leave",
+        ),
         ("[mirrors.b]\nflow_network = 'n'\n", "mirrors.b.flow_network", "there is no flow network 'n'"),
     ],
 )
@@ -380,11 +387,6 @@ def test_a_model_that_never_was_a_file_is_refused_alike() -> None:
 @pytest.mark.parametrize(
     ("line", "key"),
     [
-        (f'source = {{ type = "device", device = "a", netns = "n" }}\n{VXLAN}', "source.netns"),
-        (
-            'source = "a"\ndestination = { type = "geneve", remote = "192.0.2.2", vni = 1, netns = "n" }',
-            "destination.netns",
-        ),
         (f'source = "a"\n{VXLAN}\nworkers = 2', "workers"),
         (f'source = "a"\n{VXLAN}\ntransmit = "packet"', "transmit"),
         (f'source = "a"\n{VXLAN}\ngso = "on"', "gso"),

@@ -1,0 +1,73 @@
+"""Sockets of another network namespace: a socket stays where it was opened, whichever thread uses it.
+
+network_namespaces(7), setns(2), which needs CAP_SYS_ADMIN
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+CLONE_NEWNET = 0x40000000  # linux/sched.h
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Netns(NamedTuple):
+    """A network namespace. The inode tells it from another that has come to the same path."""
+
+    path: str
+    inode: int
+
+
+def find(name: str) -> Netns:
+    """The namespace of this name, process id or path. FileNotFoundError when there is none."""
+    if name.startswith("/"):
+        path = name
+    elif name.isdecimal():
+        path = f"/proc/{name}/ns/net"
+    else:
+        path = f"/run/netns/{name}"
+    return Netns(path, Path(path).stat().st_ino)
+
+
+def enter(netns: Netns) -> None:
+    """Move the calling thread there for good. OSError: EPERM without the privilege, ENOENT when it was replaced."""
+    descriptor = os.open(netns.path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if os.fstat(descriptor).st_ino != netns.inode:
+            raise OSError(errno.ENOENT, "the network namespace was replaced", netns.path)
+        if _libc.setns(descriptor, CLONE_NEWNET):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), netns.path)
+    finally:
+        os.close(descriptor)
+
+
+def inside(netns: Netns | None, work: Callable[[], T]) -> T:
+    """What `work` returns or raises, done there; None: here. OSError as `enter`."""
+    if netns is None:
+        return work()
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            enter(netns)
+            results.append(work())
+        except BaseException as error:  # noqa: BLE001 (raised below, in the caller's thread)
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="netns")
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
