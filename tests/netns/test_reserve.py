@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import MakeDaemon, MakeSniffer
 from tests.support.daemon import Daemon
 from tests.support.send import send
-from tests.support.topology import Host, Topology
+from tests.support.topology import Host, Topology, acquaint
 from tests.support.wait import wait_for
 
 # IEEE 802 Local Experimental Ethertype 2 (RFC 9542, appendix B.2): no host answers it.
@@ -42,7 +42,9 @@ def hosts(net: Topology) -> tuple[Host, Host]:
     host, sensor, guest = net.host("host"), net.host("sensor"), net.host("guest")
     net.link(host, "tap0", guest, "eth0")
     for n in (0, 1):
-        net.link(host, f"out{n}", sensor, f"eth{n}", (f"192.0.2.{n * 4 + 1}/30", f"192.0.2.{n * 4 + 2}/30"))
+        mine, its = f"192.0.2.{n * 4 + 1}", f"192.0.2.{n * 4 + 2}"
+        net.link(host, f"out{n}", sensor, f"eth{n}", (f"{mine}/30", f"{its}/30"))
+        acquaint(host, f"out{n}", mine, sensor, f"eth{n}", its)
     return host, sensor
 
 
