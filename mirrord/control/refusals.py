@@ -114,7 +114,9 @@ def _devices(session: Session) -> tuple[str, ...]:
 
 
 def _target(session: Session) -> str | None:
-    return session.destination.device if isinstance(session.destination, DeviceDestination) else None
+    """The destination's device, if that is in the daemon's own network namespace."""
+    end = session.destination
+    return end.device if isinstance(end, DeviceDestination) and end.netns is None else None
 
 
 def _reads(session: Session, device: str) -> bool:
@@ -130,6 +132,11 @@ def _same_ends(declared: Declared) -> Iterator[Problem]:
         target = _target(session)
         if target is not None and _reads(session, target):
             yield Problem(join(path, "destination", "device"), f"{target!r} is also the source")
+        read = {(source.netns, device) for device in source.device} if isinstance(source, DeviceSource) else set()
+        end = (destination.netns, destination.device) if isinstance(destination, DeviceDestination) else None
+        if target is None and end is not None and end in read:
+            why = f"{end[1]!r} in {end[0]!r} is also the source"
+            yield Problem(join(path, "destination", "device"), why)
         if isinstance(source, VxlanSource) and isinstance(destination, VxlanDestination) and destination.netns is None:
             same = (source.local, source.port) == (destination.remote, destination.port)
             if same and source.vni in (None, destination.vni):

@@ -332,6 +332,14 @@ SPAN = 'source = "%s"\ndestination = { type = "device", device = "%s" }'
             "mirrors.b.sessions[0].destination.local",
             "flow network 'n' decides where copies leave",
         ),
+        (
+            sessions(
+                'source = { type = "device", device = "a", netns = "n" }\n'
+                'destination = { type = "device", device = "a", netns = "n" }'
+            ),
+            "mirrors.m.sessions[0].destination.device",
+            "'a' in 'n' is also the source",
+        ),
         ("[mirrors.b]\nflow_network = 'n'\n", "mirrors.b.flow_network", "there is no flow network 'n'"),
     ],
 )
