@@ -277,8 +277,13 @@ class DeviceDestination(Model):
     device: Device
     vlan: VlanId | None = None
     original_vlan: Literal["strip", "keep"] = Field(default_factory=_default_original_vlan)
+    netns: Netns | None = None
     normal_io: Flag = True
     allow_default_route: Flag = False
+
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
+        if self.netns is not None and not self.normal_io:
+            yield "normal_io", "a device in another network namespace cannot be reserved"
 
 
 class TunnelDestination(Model):

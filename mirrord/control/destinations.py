@@ -94,6 +94,7 @@ def shaping(link: Link, role: str) -> list[str]:
 
 
 def _device(config: Config, to: DeviceDestination, source: Link, view: View, forward: ForwardPlan) -> WayOut:
+    view = view.inside(to.netns)
     link = view.links.get(to.device)
     if link is None:
         raise AbsentError(f"no such device: {to.device}")
@@ -117,7 +118,7 @@ def _device(config: Config, to: DeviceDestination, source: Link, view: View, for
             f"{link.name} is a port of a bridge that learns addresses: copies would mislead it;"
             f" `bridge link set dev {link.name} learning off` has it learn no more"
         )
-    plan = DevicePlan(link.name, link.index, config.daemon.mark, reserved=not to.normal_io)
+    plan = DevicePlan(link.name, link.index, config.daemon.mark, view.netns, reserved=not to.normal_io)
     return WayOut(plan, forward, tuple(warnings))
 
 

@@ -116,7 +116,9 @@ def _devices(session: Session) -> tuple[str, ...]:
 
 
 def _target(session: Session) -> str | None:
-    return session.destination.device if isinstance(session.destination, DeviceDestination) else None
+    """The destination's device, if that is in the daemon's own network namespace."""
+    end = session.destination
+    return end.device if isinstance(end, DeviceDestination) and end.netns is None else None
 
 
 def _reads(session: Session, device: str) -> bool:
@@ -130,17 +132,21 @@ def _same_ends(declared: Declared) -> Iterator[Problem]:
     for path, session in declared.sessions():
         end = session.destination
         if isinstance(end, DeviceDestination) and _comes_in(session, end):
-            yield Problem(join(path, "destination", "device"), f"{end.device!r} is also the source")
+            place = "" if end.netns is None else f" in {end.netns!r}"
+            yield Problem(join(path, "destination", "device"), f"{end.device!r}{place} is also the source")
         if isinstance(end, TunnelDestination) and _comes_in(session, end):
             yield Problem(join(path, "destination", "remote"), f"{end.remote} is also the source")
 
 
 def _comes_in(session: Session, end: Destination) -> bool:
     """Whether copies to this destination are what the session's source reads."""
-    if isinstance(end, DeviceDestination):
+    source = session.source
+    if isinstance(end, DeviceDestination) and end.netns is None:
         return _reads(session, end.device)
-    if isinstance(end, TunnelDestination) and isinstance(session.source, TunnelSource):
-        return reaches(end, session.source)
+    if isinstance(end, DeviceDestination):
+        return isinstance(source, DeviceSource) and source.netns == end.netns and end.device in source.device
+    if isinstance(end, TunnelDestination) and end.netns is None and isinstance(source, TunnelSource):
+        return reaches(end, source)
     return False
 
 

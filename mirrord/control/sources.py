@@ -22,10 +22,11 @@ def devices(session: Session, view: View) -> Iterator[str]:
 
     A pattern or a bridge never brings in the session's own destination. A tunnel counts as one device.
     """
-    target = session.destination.device if isinstance(session.destination, DeviceDestination) else None
-    netns = _netns(session)
+    target, netns = None, _netns(session)
+    if isinstance(session.destination, DeviceDestination) and session.destination.netns == netns:
+        target = session.destination.device
     if netns is not None:
-        target, view = None, view.namespaces.get(netns, View())
+        view = view.namespaces.get(netns, View())
     if isinstance(session.source, BridgeSource):
         yield session.source.bridge
         yield from (port for port in _ports(session.source.bridge, view) if port != target)

@@ -61,6 +61,7 @@ class DevicePlan:
     device: str
     index: int
     mark: int = 0
+    netns: Netns | None = None  # where the device is; None: here
     reserved: bool = False  # nothing else passes it meanwhile; the control plane sees to that
 
 
@@ -100,17 +101,17 @@ class Transmit:
         self.plan = plan
         self.sockets: list[socket.socket] = []
         try:
-            if isinstance(plan, DevicePlan):
-                self.sockets.append(_packet_socket(plan))
-            else:
-                inside(plan.netns, lambda: self._open(plan))
+            inside(plan.netns, self._open)
         except BaseException:
             self.close()
             raise
 
-    def _open(self, plan: TunnelPlan) -> None:
-        count = POOL if plan.protocol == IPPROTO_UDP else 1
-        self.sockets.extend(_tunnel_socket(plan) for _ in range(count))
+    def _open(self) -> None:
+        if isinstance(self.plan, DevicePlan):
+            self.sockets.append(_packet_socket(self.plan))
+        else:
+            for _ in range(POOL if self.plan.protocol == IPPROTO_UDP else 1):
+                self.sockets.append(_tunnel_socket(self.plan))
 
     def send(self, copies: Iterable[Copy]) -> Sent:
         """Send copies in order, up to the first that is refused."""

@@ -67,6 +67,19 @@ def test_a_containers_nic_is_mirrored_through_another_namespace(
     assert inner.stop().frames() == [FRAME] * 3
 
 
+def test_a_device_in_another_namespace_is_sent_to(net: Topology, sniff: MakeSniffer, daemon: MakeDaemon) -> None:
+    client, host, container, sensor = net.host("client"), net.host("host"), net.host("container"), net.host("sensor")
+    net.link(client, "eth0", host, "nic")
+    net.link(container, "nic", sensor, "eth0")  # of the same name as the source
+    received = sniff(sensor, "eth0")
+    to = f'{{ type = "device", device = "nic", netns = "{container.name}" }}'
+    mirrord = daemon(host, f'[[mirrors.m.sessions]]\nname = "s"\nsource = "nic"\ndestination = {to}\n')
+    send(client, "eth0", FRAME, count=3)
+    assert mirrord.settle(captured=3).total("mirrord_mirrored_frames_total") == 3
+    mirrord.stop()
+    assert received.stop().frames() == [FRAME] * 3
+
+
 @pytest.mark.parametrize("dataplane", ["native"])
 def test_a_namespace_is_waited_for_and_let_go(net: Topology, collector: Host, daemon: MakeDaemon) -> None:
     host, client = net.host("host"), net.host("client")

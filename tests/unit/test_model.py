@@ -78,6 +78,7 @@ DOCUMENTED: dict[type[Model], dict[str, object]] = {
         "device": REQUIRED,
         "vlan": OPTIONAL,
         "original_vlan": "keep",
+        "netns": OPTIONAL,
         "normal_io": True,
         "allow_default_route": False,
     },
