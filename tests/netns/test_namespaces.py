@@ -86,29 +86,28 @@ def test_a_namespace_is_waited_for_and_let_go(net: Topology, collector: Host, da
     net.link(host, "up0", collector, "eth0", ("10.99.0.1/24", "10.99.0.2/24"), mtu=1600)
     name = f"{host.name}-late"
     mirrord = daemon(host, configuration(name, ""), up=False)
-    assert reason(mirrord) == f"no such network namespace: {name}"
+    assert reasons(mirrord) == [f"no such network namespace: {name}"]
     for turn in (1, 2):  # the second time another namespace has the name
         subprocess.run(["ip", "netns", "add", name], check=True)
         try:
-            assert wait_for(lambda: "eth*" in reason(mirrord), "the namespace entered")
+            wait_for(lambda: reasons(mirrord) == ["no such device: eth*"], "the namespace entered")
             client.ip(f"link add name c{turn} type veth peer name eth0 netns {name}")
             client.ip(f"link set c{turn} up")
             subprocess.run(["ip", "-n", name, "link", "set", "eth0", "up"], check=True)
             mirrord.wait_up()
-            wait_for(lambda: not reason(mirrord), "the device found")
+            wait_for(lambda: reasons(mirrord) == [""], "the device found")
             send(client, f"c{turn}", FRAME)
             mirrord.settle(captured=turn)
         finally:
             subprocess.run(["ip", "netns", "delete", name], check=True)
-        wait_for(lambda: reason(mirrord) == f"no such network namespace: {name}", "the session waiting")
+        wait_for(lambda: reasons(mirrord) == [f"no such network namespace: {name}"], "the session waiting")
         # Nothing holds on to it: its devices are gone, and with them the other end of the pair.
         wait_for(lambda: f"c{turn}" not in client.ip("link show"), "the namespace freed")  # noqa: B023
 
 
-def reason(daemon: Daemon) -> str:
-    """Why the only session does not run; "" while it does."""
-    ((_, labels),) = daemon.metrics().select("mirrord_session_info")
-    return dict(labels)["reason"]
+def reasons(daemon: Daemon) -> list[str]:
+    """Why the session does not run, for each device; "" where it does."""
+    return [dict(labels)["reason"] for _, labels in daemon.metrics().select("mirrord_session_info")]
 
 
 def _process_in(host: Host) -> str:
