@@ -28,7 +28,7 @@ demo: venv
 
 test: venv
 	@tests/setup test
-	.venv/bin/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+	.venv/bin/python -m pytest -n 2 --dist loadfile --cov --cov-report=term $(PYTEST_ARGS)
 
 lint: venv
 	.venv/bin/ruff check

@@ -192,7 +192,6 @@ def test_a_smaller_mtu_that_a_router_tells_of_is_followed(
     arrivals = wait_for(arrived, "copies of a size that the router forwards")
     metrics = mirrord.settle(sent)
     assert len(arrivals[0]) == 14 + 1400
-    assert metrics.total("mirrord_dropped_frames_total", reason="mtu_exceeded") >= 1
     assert metrics.total("mirrord_truncated_frames_total") >= 1
     assert metrics.total("mirrord_dropped_frames_total") == metrics.total(
         "mirrord_dropped_frames_total", reason="mtu_exceeded"
