@@ -14,6 +14,8 @@ from tests.support.send import send, udp_frame
 from tests.support.topology import Host, Topology, acquaint
 from tests.support.wait import wait_for
 
+pytestmark = pytest.mark.alone
+
 FRAME = udp_frame(("02:00:00:00:00:01", "10.1.0.1", 1000), ("02:00:00:00:00:02", "10.1.0.2", 2000), length=100)
 VXLAN = '{ type = "vxlan", remote = "10.99.0.2", vni = 1 }'
 SPAN = '{ type = "device", device = "uplink" }'

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from statistics import median
 
+import pytest
+
 from tests.conftest import MakeDaemon, MakeSniffer
 from tests.support.send import send, udp_frame
 from tests.support.sniffer import Sniffer
 from tests.support.topology import Topology, acquaint, receive_vxlan
+
+pytestmark = pytest.mark.alone
 
 CONFIGURATION = """
 [[mirrors.m.sessions]]

@@ -15,6 +15,8 @@ from tests.conftest import MakeDaemon
 from tests.support.send import flood, send
 from tests.support.topology import Host, Topology, acquaint, receive_vxlan
 
+pytestmark = pytest.mark.alone
+
 # IEEE 802 Local Experimental Ethertype 2 (RFC 9542, appendix B.2): no host answers it.
 FRAME = bytes.fromhex("020000000002 020000000001 88b6").ljust(64, b"\0")
 

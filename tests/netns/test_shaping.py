@@ -22,6 +22,8 @@ from tests.support.send import send, udp_frame
 from tests.support.topology import Host, Topology, acquaint, receive_vxlan
 from tests.support.wait import wait_for
 
+pytestmark = pytest.mark.alone
+
 OUTER = 14 + 20 + 8 + 8  # Ethernet, IPv4, UDP, VXLAN
 CLIENT, SERVER = "02:00:00:00:00:01", "02:00:00:00:00:02"
 

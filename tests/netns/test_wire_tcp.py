@@ -26,6 +26,8 @@ from tests.support.wire import (
     wrong,
 )
 
+pytestmark = pytest.mark.alone
+
 CONTENT = random.Random(7).randbytes(1_500_000)
 
 
@@ -88,8 +90,12 @@ def test_a_file_over_big_tcp(net: Topology, sniff: MakeSniffer, daemon: MakeDaem
     allow_big_tcp(wire.client, "eth0", 150_000)
     with Offloader(wire.client, "eth0") as tap:
         tap.listen("eth0")
-        sent = send_at_once(wire.client, wire.server, ADDRESSES[family][1], CONTENT)
-        assert max(len(frame.data) for frame in tap.captured()) > 1 << 16
+        for _ in range(5):  # how much the sender makes one frame of, its congestion window decides
+            sent = send_at_once(wire.client, wire.server, ADDRESSES[family][1], CONTENT)
+            longest = max(len(frame.data) for frame in tap.captured())
+            if longest > 1 << 16:
+                break
+        assert longest > 1 << 16
     truth, copies, _ = wire.finish()
 
     assert wrong(copies) == ""
