@@ -1,7 +1,7 @@
 /* The native core: what the modules of mirrord/dataplane do, at full speed. Each .c file is named as the Python module that
  * defines what it must do; a differential test holds the two to the same bytes and counters.
  *
- * No policy, no allocation per frame, no Python but in module.c. Numbers are in host order unless a name says be_.
+ * No policy, no allocation per frame, no Python but in module.c and plan.c. Numbers are in host order unless a name says be_.
  */
 #ifndef MIRRORD_CORE_H
 #define MIRRORD_CORE_H
