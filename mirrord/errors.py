@@ -1,7 +1,7 @@
 """Every error that mirrord raises on purpose. What is not in this tree is a bug, and ends as one.
 
 MirrordError            code, message, path: what the API answers with
-+-- ConfigError         "invalid_config": all problems of all files, not only the first
++-- ConfigError         "invalid_config", "refused": all problems of all files, not only the first
 +-- Refused             "refused": well-formed, but section 2 of the design forbids it
 +-- HostError           the host lacks it; the code says what: "no_privilege", "no_device", "address_in_use", ...
 
@@ -41,13 +41,16 @@ class MirrordError(Exception):
 
 
 class ConfigError(MirrordError):
-    """The configuration cannot be used. `problems` holds at least one; the text is one line for each."""
+    """The configuration cannot be used. `problems` holds at least one; the text is one line for each.
+
+    The code is "refused" where each of them is well-formed and would do harm.
+    """
 
     exit_status = 2
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    def __init__(self, problems: Iterable[Problem], code: str = "invalid_config") -> None:
         self.problems = tuple(problems)
-        super().__init__("invalid_config", "\n".join(map(str, self.problems)), self.problems[0].path)
+        super().__init__(code, "\n".join(map(str, self.problems)), self.problems[0].path)
 
     def __str__(self) -> str:
         return self.message

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from copy import deepcopy
 from decimal import Decimal
 from ipaddress import (
     IPv4Address,
@@ -68,7 +69,7 @@ class Written:
         return core_schema.no_info_plain_validator_function(self.parse, serialization=shown)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return self.schema
+        return deepcopy(self.schema)  # pydantic adds to it
 
 
 TEXT: dict[str, Any] = {"type": "string"}

@@ -1,7 +1,8 @@
-"""Configuration files to one model, or to every problem in all of them.
+"""Configuration files, and objects made at run time, to one model, or to every problem in all of them.
 
 The main file may include drop-ins; each file adds objects and keys of [daemon], and none may define what another one
-has defined. Every file is read and every object examined, whatever is wrong with the others.
+has defined. Every file is read and every object examined, whatever is wrong with the others. What a file defines goes
+before what was made at run time under the same name.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import glob
 import os.path
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mirrord.control.refusals import Declared, Use, refusals, warnings
+from mirrord.control.refusals import Declared, Use, refusals, unknown_names, warnings
 from mirrord.control.supported import unsupported
 from mirrord.control.validation import examine, join, nearest, parts
 from mirrord.errors import ConfigError, Problem
@@ -24,12 +26,45 @@ DEFAULT_PATH = "/etc/mirrord/mirrord.toml"
 SECTIONS: dict[str, type[Model]] = {"flow_networks": FlowNetwork, "filters": Filter, "mirrors": Mirror}
 
 
+Objects = Mapping[str, Mapping[str, Any]]
+"""By section and name, each as it was written."""
+
+NOTHING: Objects = {section: {} for section in SECTIONS}
+
+
+@dataclass
+class Files:
+    """What the files say, whatever is wrong with it."""
+
+    path: str
+    daemon: dict[str, Any] = field(default_factory=dict)
+    objects: dict[str, dict[str, Any]] = field(default_factory=lambda: {section: {} for section in SECTIONS})
+    origins: dict[str, str] = field(default_factory=dict)  # by dotted path, "mirrors.core" or "daemon.mark": the file
+    problems: list[Problem] = field(default_factory=list)
+    complete: bool = True
+
+
+class SetAside(NamedTuple):
+    """An object made at run time that does not run, and why."""
+
+    section: str
+    name: str
+    written: Any
+    reason: str
+
+
 class Loaded(NamedTuple):
-    """A configuration that may run, what is doubtful in it, and where each object is defined."""
+    """A configuration that may run, what is doubtful in it, and what it was made of."""
 
     config: Config
     warnings: list[Problem]
-    origins: dict[str, str]  # by dotted path, as "mirrors.core" or "daemon.mark": the file
+    files: Files
+    made: Objects  # at run time
+    set_aside: tuple[SetAside, ...] = ()
+
+    def origin(self, section: str, name: str) -> str:
+        """The file that defines an object; "" if it was made at run time."""
+        return self.files.origins.get(join(section, name), "")
 
 
 def load(path: str = DEFAULT_PATH) -> Loaded:
@@ -37,36 +72,51 @@ def load(path: str = DEFAULT_PATH) -> Loaded:
 
     Raises ConfigError with every problem in every file.
     """
-    return _Loader(path).load()
+    return combine(read(path))
 
 
-class _Loader:
+def read(path: str) -> Files:
+    """Read a configuration file and all that it includes; what is wrong is among the problems."""
+    return _Reader(path).read()
+
+
+def combine(files: Files, made: Objects = NOTHING) -> Loaded:
+    """One configuration of all. ConfigError has every problem; its code is `refused` if all are section 2's."""
+    return _Combination(files, made).combined()
+
+
+def restore(files: Files, made: Objects, doubtful: Iterable[SetAside]) -> Loaded:
+    """Combine, and let in what is doubtful as far as it goes with the rest. ConfigError: not even the rest does."""
+    loaded = combine(files, made)
+    set_aside = list(loaded.set_aside)
+    for one in sorted(doubtful, key=lambda one: tuple(SECTIONS).index(one.section)):
+        more = {**loaded.made, one.section: {**loaded.made[one.section], one.name: one.written}}
+        try:
+            loaded = combine(files, more)
+        except ConfigError as error:
+            set_aside.append(one._replace(reason=str(error)))
+        else:
+            set_aside += loaded.set_aside
+    return loaded._replace(set_aside=tuple(set_aside))
+
+
+class _Reader:
     def __init__(self, path: str) -> None:
-        self.path = path
-        self.problems: list[Problem] = []
-        self.origins: dict[str, str] = {}
-        self.daemon: dict[str, Any] = {}
-        self.written: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
-        self.complete = True
+        self.files = Files(path)
 
-    def load(self) -> Loaded:
-        main = self._read(self.path)
-        self._add(self.path, main)
+    def read(self) -> Files:
+        main = self._read(self.files.path)
+        self._add(self.files.path, main)
         for path in self._included():
             table = self._read(path)
             daemon = table.get("daemon")
             if isinstance(daemon, dict) and daemon.pop("include", None) is not None:
                 self._problem(path, "daemon.include", "only the main file may include others")
             self._add(path, table)
-        objects, declared = self._examine()
-        self.problems += self._located([*refusals(declared), *unsupported(declared)])
-        if self.problems:
-            raise ConfigError(dict.fromkeys(self.problems))
-        config = Config(daemon=declared.daemon, **objects)
-        return Loaded(config, self._located(warnings(declared)), self.origins)
+        return self.files
 
     def _problem(self, file: str, path: str, expectation: str) -> None:
-        self.problems.append(Problem(path, expectation, file))
+        self.files.problems.append(Problem(path, expectation, file))
 
     def _read(self, path: str) -> dict[str, Any]:
         try:
@@ -78,17 +128,17 @@ class _Loader:
             self._problem(path, "", f"expected UTF-8, not byte {error.object[error.start]:#x} at {error.start}")
         except ValueError as error:  # TOMLDecodeError, or a number too long for int()
             self._problem(path, "", f"expected TOML: {error}")
-        self.complete = False
+        self.files.complete = False
         return {}
 
     def _included(self) -> Iterator[str]:
         """Paths that the main file's `include` names, each once, in the order of the patterns, sorted in each."""
-        seen = {os.path.realpath(self.path)}
-        patterns = self.daemon.get("include", Daemon().include)
+        seen = {os.path.realpath(self.files.path)}
+        patterns = self.files.daemon.get("include", Daemon().include)
         for pattern in patterns if isinstance(patterns, (list, tuple)) else ():
             if not isinstance(pattern, str):
                 continue  # a problem of the key, told with the others
-            full = str(Path(self.path).parent / pattern)
+            full = str(Path(self.files.path).parent / pattern)
             # Path.glob takes no absolute pattern.
             for path in sorted(glob.glob(full)) if GLOB.search(pattern) else [full]:  # noqa: PTH207
                 real = os.path.realpath(path)
@@ -103,18 +153,47 @@ class _Loader:
             elif not isinstance(content, dict):
                 self._problem(file, section, str(unexpected("a table", content)))
             else:
-                target = self.daemon if section == "daemon" else self.written[section]
+                target = self.files.daemon if section == "daemon" else self.files.objects[section]
                 for key, value in content.items():
                     path = join(section, key)
-                    if path in self.origins:
-                        self._problem(file, path, f"already defined in {self.origins[path]}")
+                    if path in self.files.origins:
+                        self._problem(file, path, f"already defined in {self.files.origins[path]}")
                     else:
-                        self.origins[path] = file
+                        self.files.origins[path] = file
                         target[key] = value
+
+
+class _Combination:
+    def __init__(self, files: Files, made: Objects) -> None:
+        self.files = files
+        self.problems = list(files.problems)
+        self.origins = dict(files.origins)
+        self.written = {section: dict(objects) for section, objects in files.objects.items()}
+        self.made: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+        self.set_aside: list[SetAside] = []
+        for section, objects in made.items():
+            for name, written in objects.items():
+                path = join(section, name)
+                if name in files.objects[section]:
+                    reason = f"{path}: {files.origins[path]} defines it, too"
+                    self.set_aside.append(SetAside(section, name, written, reason))
+                else:
+                    self.written[section][name] = self.made[section][name] = written
+                    self.origins[path] = ""
+
+    def combined(self) -> Loaded:
+        objects, declared = self._examine()
+        self.problems += self._located([*unknown_names(declared), *unsupported(declared)])
+        forbidden = self._located(refusals(declared))
+        if self.problems or forbidden:
+            code = "invalid_config" if self.problems else "refused"
+            raise ConfigError(dict.fromkeys([*self.problems, *forbidden]), code)
+        config = Config(daemon=declared.daemon, **objects)
+        return Loaded(config, self._located(warnings(declared)), self.files, self.made, tuple(self.set_aside))
 
     def _examine(self) -> tuple[dict[str, dict[str, Any]], Declared]:
         """Models of what was written, whole or as good as they get."""
-        daemon, problems = examine(Daemon, self.daemon, "daemon")
+        daemon, problems = examine(Daemon, self.files.daemon, "daemon")
         self.problems += self._located(problems)
         objects: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
         usable: dict[str, Model] = {}
@@ -136,7 +215,7 @@ class _Loader:
                     uses += _uses(path, "flow_network", written)
                     uses += [use for at, session, _ in sessions for use in _uses(at, "filter", session)]
         names = {section: frozenset(self.written[section]) for section in ("flow_networks", "filters")}
-        return objects, Declared(daemon or Daemon(), usable, names, tuple(uses), self.complete)
+        return objects, Declared(daemon or Daemon(), usable, names, tuple(uses), self.files.complete)
 
     def _located(self, problems: list[Problem]) -> list[Problem]:
         """Tell the file of each: where the object, or the daemon's key, is defined."""
@@ -144,7 +223,7 @@ class _Loader:
 
     def _origin(self, path: str) -> str:
         holders = (one for one in self.origins if path == one or path.startswith((f"{one}.", f"{one}[")))
-        return self.origins.get(max(holders, key=len, default=""), self.path)
+        return self.origins.get(max(holders, key=len, default=""), self.files.path)
 
 
 def _uses(path: str, key: str, written: object) -> list[Use]:

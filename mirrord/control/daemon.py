@@ -21,10 +21,14 @@ from aiohttp import web
 
 from mirrord import __version__
 from mirrord.control import api, config, logs, metrics
+from mirrord.control.activation import READ_ONLY_SOCKET, SOCKET, activated, listen
+from mirrord.control.changes import Changes
 from mirrord.control.links import Links
 from mirrord.control.notify import notify
+from mirrord.control.peers import myself
 from mirrord.control.pipelines import Pipelines
 from mirrord.control.service import Service
+from mirrord.control.store import Store
 from mirrord.dataplane import native
 from mirrord.errors import ConfigError, HostError
 from mirrord.model import Daemon
@@ -95,25 +99,40 @@ async def run(path: str, loaded: config.Loaded, dataplane: str) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     pipelines = Pipelines(native=dataplane == "native", nice=loaded.config.daemon.nice)
-    service = Service(path, loaded, Links(), pipelines, dataplane)
-    doors = Doors(service)
+    store = Store(loaded.config.daemon.state)
+    service = Service(path, remember(loaded, store), Links(), pipelines, dataplane)
+    changes = Changes(service, store)
+    doors = Doors(service, changes)
     try:
         await doors.open(loaded.config.daemon)
         await service.start()
-        await serve(service, stop)
+        await serve(service, changes, stop)
     finally:
         notify("STOPPING=1")
         await service.stop()
         await doors.close()
+        store.close()
     log.info("stopped")
 
 
-async def serve(service: Service, stop: asyncio.Event) -> None:
+def remember(loaded: config.Loaded, store: Store) -> config.Loaded:
+    """The configuration with what was made at run time, as far as that still goes with the files."""
+    made = [config.SetAside(section, name, written, "") for section, name, written in store.objects()]
+    everything = {
+        section: {one.name: one.written for one in made if one.section == section} for section in config.SECTIONS
+    }
+    try:
+        return config.combine(loaded.files, everything)
+    except ConfigError:
+        return config.restore(loaded.files, config.NOTHING, made)
+
+
+async def serve(service: Service, changes: Changes, stop: asyncio.Event) -> None:
     """Keep the service going until told to stop; what ends it otherwise is raised."""
     reloads: set[asyncio.Task[None]] = set()
 
     def hang_up() -> None:
-        task = asyncio.create_task(reload(service))
+        task = asyncio.create_task(reload(changes))
         reloads.add(task)
         task.add_done_callback(reloads.discard)
 
@@ -129,36 +148,37 @@ async def serve(service: Service, stop: asyncio.Event) -> None:
         task.result()
 
 
-async def reload(service: Service) -> None:
+async def reload(changes: Changes) -> None:
     """Reload on a signal: every problem has been logged, and the old configuration runs on."""
     try:
-        await service.reload()
+        await changes.reload(myself())
     except ConfigError:
-        log.warning("the old configuration stays", path=service.path)
+        log.warning("the old configuration stays")
 
 
 class Doors:
-    """The control API's socket and the metrics' port."""
+    """The control API's sockets and the metrics' port."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self._api = web.AppRunner(api.application(service), access_log=None, shutdown_timeout=CLOSE_SECONDS)
-        counts = metrics.Counts(service.rows, service.last_reload, service.dataplane)
-        self._metrics = web.AppRunner(metrics.application(counts), access_log=None, shutdown_timeout=CLOSE_SECONDS)
-        self._server: asyncio.Server | None = None
-        self._path: Path | None = None
+    def __init__(self, service: Service, changes: Changes) -> None:
+        self._changing = api.application(service, changes)
+        self._reading = api.application(service, changes, read_only=True)
+        self._metrics = metrics.application(metrics.Counts(service.rows, service.last_reload, service.dataplane))
+        self._runners: list[web.AppRunner] = []
+        self._servers: list[asyncio.Server] = []
+        self._paths: list[Path] = []
 
     async def open(self, daemon: Daemon) -> None:
-        """Listen on both. HostError when an address is taken or not to be had."""
-        await self._api.setup()
-        await self._metrics.setup()
-        try:
-            listener = api.listen(Path(daemon.socket), daemon.socket_group)
-        except OSError as error:
-            raise taken("daemon.socket", daemon.socket, error, "another mirrord listens there") from error
-        self._path = Path(daemon.socket)
-        assert self._api.server is not None  # set up above
-        self._server = await asyncio.get_running_loop().create_unix_server(self._api.server, sock=listener)
+        """Listen on all. HostError when an address is taken or not to be had."""
+        passed = activated()
+        await self._open(self._changing, passed.pop(SOCKET, None), "socket", daemon.socket, daemon.socket_group)
+        reader = passed.pop(READ_ONLY_SOCKET, None)
+        if reader or daemon.read_only_socket:
+            path, group = daemon.read_only_socket, daemon.read_only_group
+            await self._open(self._reading, reader, "read_only_socket", path, group)
+        for name, unknown in passed.items():
+            log.warning("closed a socket that the service manager passed under an unknown name", name=name)
+            unknown.close()
+        runner = await self._runner(self._metrics)
         if daemon.metrics:
             host, port = daemon.metrics
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -166,16 +186,36 @@ class Doors:
                 tcp = socket.create_server((host, port), family=family)
             except OSError as error:
                 raise taken("daemon.metrics", f"{host} port {port}", error, "the port is in use") from error
-            await web.SockSite(self._metrics, tcp).start()
+            await web.SockSite(runner, tcp).start()
+
+    async def _open(self, app: web.Application, passed: socket.socket | None, key: str, path: str, group: str) -> None:
+        """Answer on a socket that was passed, or bind one, which is taken away at the end."""
+        listener = passed
+        if listener is None:
+            try:
+                listener = listen(Path(path), group)
+            except OSError as error:
+                raise taken(f"daemon.{key}", path, error, "another mirrord listens there") from error
+            self._paths.append(Path(path))
+        runner = await self._runner(app)
+        assert runner.server is not None  # set up above
+        server = await asyncio.get_running_loop().create_unix_server(runner.server, sock=listener)
+        self._servers.append(server)
+
+    async def _runner(self, app: web.Application) -> web.AppRunner:
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=CLOSE_SECONDS)
+        self._runners.append(runner)
+        await runner.setup()
+        return runner
 
     async def close(self) -> None:
-        """Stop listening, let what is being answered finish, and take the socket away."""
-        if self._server is not None:
-            self._server.close()
-        await self._api.cleanup()
-        await self._metrics.cleanup()
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
+        """Stop listening, let what is being answered finish, and take the sockets away."""
+        for server in self._servers:
+            server.close()
+        for runner in self._runners:
+            await runner.cleanup()
+        for path in self._paths:
+            path.unlink(missing_ok=True)
 
 
 def taken(path: str, address: object, error: OSError, text: str) -> HostError:

@@ -79,7 +79,6 @@ class Declared:
 def refusals(declared: Declared) -> list[Problem]:
     """Everything that must not run."""
     return [
-        *_unknown_names(declared),
         *_same_ends(declared),
         *_cycles(declared),
         *_shared_flow_networks(declared),
@@ -101,7 +100,8 @@ def warnings(declared: Declared) -> list[Problem]:
     return found
 
 
-def _unknown_names(declared: Declared) -> Iterator[Problem]:
+def unknown_names(declared: Declared) -> Iterator[Problem]:
+    """Filters and flow networks that are named somewhere and defined nowhere."""
     for path, section, name in declared.uses:
         if declared.complete and name not in declared.names[section]:
             kind = section.removesuffix("s").replace("_", " ")

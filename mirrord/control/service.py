@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,8 +24,9 @@ from mirrord.control.metrics import Reload, Row
 from mirrord.control.namespaces import Namespaces
 from mirrord.control.notify import notify, reloading, watchdog_seconds
 from mirrord.control.pipelines import Pipelines
+from mirrord.control.validation import join
 from mirrord.dataplane.counters import Slot
-from mirrord.errors import ConfigError, MirrordError
+from mirrord.errors import ConfigError, MirrordError, Refused
 from mirrord.model import Config
 
 log = structlog.get_logger(subsystem="service")
@@ -47,6 +48,8 @@ class Service:
         self.last_reload = Reload(succeeded_at=time.time())
         self._links, self._pipelines = Namespaces(links), pipelines
         self._started = time.time()
+        self.changing = asyncio.Lock()
+        """Whoever changes the configuration holds it, from reading the old one to running the new one."""
         self._turn = asyncio.Lock()
         self._changed = asyncio.Event()
         self._rates: report.Rates = {}
@@ -93,26 +96,42 @@ class Service:
                     notify("WATCHDOG=1")
 
     async def reload(self) -> None:
-        """Take over the configuration file as it is now. ConfigError, with every problem: the old one stays."""
-        reloading()
+        """Take over the configuration files as they are now. ConfigError, with every problem: the old one stays."""
+        async with self.changing:
+            reloading()
+            try:
+                await self._reload()
+            finally:
+                notify("READY=1")
+
+    async def _reload(self) -> None:
         try:
-            new = config.load(self.path)
+            new = config.restore(config.read(self.path), self.loaded.made, self.loaded.set_aside)
         except ConfigError as error:
             self.last_reload.successful, self.last_reload.problems = False, [str(problem) for problem in error.problems]
             for problem in self.last_reload.problems:
                 log.error("reload refused", problem=problem)  # noqa: TRY400 (the file's fault, no traceback)
+            raise ConfigError(error.problems) from None
+        for key in AT_START:
+            if getattr(new.config.daemon, key) != getattr(self.loaded.config.daemon, key):
+                log.warning("takes effect at the next start", key=f"daemon.{key}")
+        logs.level(new.config.daemon.log_level)
+        await self._refresh(new)
+        self.last_reload.successful, self.last_reload.problems = True, []
+        self.last_reload.succeeded_at = time.time()
+        log.info("reloaded", path=self.path)
+
+    async def change(self, new: Loaded, keep: Callable[[], None]) -> None:
+        """Run a changed configuration; for who holds `changing`.
+
+        `keep` is called, on a thread, when it is known what is to run and before anything is touched: if it raises, all
+        stays as it was. Refused: the host does not allow a session that the change begins.
+        """
+        try:
+            await self._refresh(new, keep)
+        except MirrordError:
+            self._changed.set()  # what was looked at for it, flow networks above all, is not wanted any more
             raise
-        else:
-            for key in AT_START:
-                if getattr(new.config.daemon, key) != getattr(self.loaded.config.daemon, key):
-                    log.warning("takes effect at the next start", key=f"daemon.{key}")
-            logs.level(new.config.daemon.log_level)
-            await self._refresh(new)
-            self.last_reload.successful, self.last_reload.problems = True, []
-            self.last_reload.succeeded_at = time.time()
-            log.info("reloaded", path=self.path)
-        finally:
-            notify("READY=1")
 
     async def stop(self) -> None:
         """End every pipeline without losing a frame on its way."""
@@ -121,16 +140,31 @@ class Service:
             await self._flow_networks.close()
             await self._links.close()
 
-    async def _refresh(self, new: Loaded | None = None) -> None:
+    async def _refresh(self, new: Loaded | None = None, keep: Callable[[], None] | None = None) -> None:
         async with self._turn:
             loaded = new or self.loaded
             entries = plan.make(loaded.config, await self._look(loaded.config))
+            if keep:
+                self._refuse_failing(entries)
+                await asyncio.to_thread(keep)
             await asyncio.to_thread(self._pipelines.apply, entries)
             await self._flow_networks.give_back()
             if new:
+                known = self.loaded.warnings if keep else ()
                 for warning in new.warnings:
-                    log.warning(str(warning))
+                    if warning not in known:
+                        log.warning(str(warning))
+                for one in () if keep else new.set_aside:
+                    log.error("set aside, does not run", section=one.section, name=one.name, reason=one.reason)
             self.loaded = loaded
+
+    def _refuse_failing(self, entries: Mapping[plan.Key, plan.Entry]) -> None:
+        """Refused when the host forbids a session, and did not forbid it before."""
+        known = {row.entry.key for row in self.rows() if row.entry.state == "failed"}
+        failing = [entry for key, entry in entries.items() if entry.state == "failed" and key not in known]
+        if failing:
+            why = "\n".join(f"session {one.key.session!r} on {one.key.source}: {one.reason}" for one in failing)
+            raise Refused(why, join("mirrors", failing[0].key.mirror))
 
     async def _look(self, wanted: Config) -> View:
         """The host as it is now, with the addresses that flow networks have taken."""
@@ -161,6 +195,9 @@ class Service:
                 "last_reload_success_at": self.last_reload.succeeded_at,
                 "problems": self.last_reload.problems,
                 "warnings": [str(warning) for warning in self.loaded.warnings],
+                "set_aside": [
+                    {"section": one.section, "name": one.name, "reason": one.reason} for one in self.loaded.set_aside
+                ],
             },
             "sessions": [report.session(row, self._rates) for row in self.rows()],
         }
@@ -171,14 +208,19 @@ class Service:
 
     def mirror(self, name: str) -> dict[str, Any]:
         """One mirror. MirrordError `not_found` when there is none of that name."""
-        mirror = self.loaded.config.mirrors.get(name)
-        if mirror is None:
-            raise MirrordError("not_found", f"no such mirror: {name}")
-        shown = {"name": name, **mirror.model_dump(mode="json")}
+        shown = self.object("mirrors", name)
         rows = [row for row in self.rows() if row.entry.key.mirror == name]
         for each in shown["sessions"]:
             each["running"] = [report.session(r, self._rates) for r in rows if r.entry.key.session == each["name"]]
         return shown
+
+    def object(self, section: str, name: str) -> dict[str, Any]:
+        """A mirror, filter or flow network as configured, and where. MirrordError `not_found`."""
+        one = getattr(self.loaded.config, section).get(name)
+        if one is None:
+            raise MirrordError("not_found", f"no such {section.removesuffix('s').replace('_', ' ')}: {name}")
+        file = self.loaded.origin(section, name)
+        return {"name": name, **one.model_dump(mode="json"), "origin": {"file": file} if file else {"state": True}}
 
 
 def _too_large(rows: Sequence[Row]) -> int:

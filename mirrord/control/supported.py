@@ -12,7 +12,7 @@ from typing import Any
 from mirrord.control.refusals import Declared
 from mirrord.control.validation import join
 from mirrord.errors import Problem
-from mirrord.model import Daemon, FlowNetwork, Model, Session
+from mirrord.model import FlowNetwork, Model, Session
 
 
 def _only(*values: object) -> Callable[[Any], bool]:
@@ -20,10 +20,6 @@ def _only(*values: object) -> Callable[[Any], bool]:
 
 
 RUNS: dict[type[Model], dict[str, tuple[Callable[[Any], bool], str]]] = {
-    Daemon: {
-        "read_only_socket": (_only(""), "a second socket"),
-        "read_only_group": (_only(""), "a second socket"),
-    },
     FlowNetwork: {
         "addresses": (lambda addresses: addresses.first.version == 4, "IPv6 flow networks"),
     },

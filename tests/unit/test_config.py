@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirrord.control.config import Loaded, load
-from mirrord.control.refusals import Declared, refusals
+from mirrord.control.refusals import Declared, refusals, unknown_names
 from mirrord.control.validation import examine
 from mirrord.errors import ConfigError
 from mirrord.model import Config, DeviceSource, Mirror, Session, VxlanDestination
@@ -241,8 +241,8 @@ def test_drop_ins_add_up_and_are_remembered(tmp_path: Path) -> None:
     loaded = load(path)
     assert (loaded.config.daemon.nice, loaded.config.daemon.log_level) == (5, "debug")
     assert set(loaded.config.mirrors) == {"m"}
-    assert loaded.origins["filters.f"] == one
-    assert loaded.origins["mirrors.m"] == loaded.origins["daemon.log_level"] == two
+    assert loaded.files.origins["filters.f"] == one
+    assert loaded.files.origins["mirrors.m"] == loaded.files.origins["daemon.log_level"] == two
     assert [(w.file, w.path) for w in loaded.warnings] == [(one, "filters.f")]  # only reject rules
     write(tmp_path / "conf.d", '[daemon]\ninclude = ["more.toml"]\n', "3.toml")
     assert problems(path) == [("3.toml", "daemon.include", "only the main file may include others")]
@@ -385,7 +385,8 @@ def test_accepted_between_objects(tmp_path: Path, text: str) -> None:
 def test_a_model_that_never_was_a_file_is_refused_alike() -> None:
     span = {"name": "s", "source": "a", "filter": "f", "destination": {"type": "device", "device": "a"}}
     config = Config.model_validate({"mirrors": {"x.y": {"flow_network": "n", "sessions": [span]}}})
-    assert [one.path for one in refusals(Declared.of(config))] == [
+    declared = Declared.of(config)
+    assert [one.path for one in [*unknown_names(declared), *refusals(declared)]] == [
         'mirrors."x.y".flow_network',
         'mirrors."x.y".sessions[0].filter',
         'mirrors."x.y".sessions[0].destination.device',

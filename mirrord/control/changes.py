@@ -1,0 +1,303 @@
+"""Changes of what was made at run time: asked for by somebody, all or nothing, one at a time, each in the audit log.
+
+A change takes the road of a reload: files and run-time objects, with the change, make a whole configuration, which is
+validated, planned, kept in the database, applied. What goes wrong on the way is told, and everything stays as it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+from mirrord.control.config import Loaded, Objects, combine
+from mirrord.control.peers import Caller
+from mirrord.control.refusals import Declared
+from mirrord.control.service import Service
+from mirrord.control.store import Deed, Store, Write
+from mirrord.control.validation import join
+from mirrord.errors import ConfigError, MirrordError, Problem, Refused
+from mirrord.values import unexpected
+
+SECTION = {"mirror": "mirrors", "session": "mirrors", "filter": "filters", "flow_network": "flow_networks"}
+WORDS = {"mirror": "mirror", "session": "session", "filter": "filter", "flow_network": "flow network"}
+
+
+class Target(NamedTuple):
+    """What a request is about; a session has its mirror."""
+
+    kind: str
+    name: str
+    mirror: str = ""
+
+    @property
+    def section(self) -> str:
+        return SECTION[self.kind]
+
+    @property
+    def holder(self) -> str:
+        """The object of the section that it is, or is a part of."""
+        return self.mirror if self.kind == "session" else self.name
+
+    def __str__(self) -> str:
+        return f"{WORDS[self.kind]} {self.name!r}"
+
+
+class Condition(NamedTuple):
+    """RFC 9110, 13.1: entity tags of which the object must have one, and ones of which it must have none; * is any."""
+
+    match: tuple[str, ...] = ()
+    none_match: tuple[str, ...] = ()
+
+    def check(self, target: Target, tag: str | None) -> None:
+        """MirrordError `stale` or `exists`; `tag` is None when there is no object."""
+        if self.match and (tag is None or not {"*", tag} & {*self.match}):
+            what = "does not exist" if tag is None else "was changed meanwhile"
+            raise MirrordError("stale", f"{target} {what}: read it again")
+        if tag is not None and {"*", tag} & {*self.none_match}:
+            raise MirrordError("exists", f"{target} exists already")
+
+
+NO_CONDITION = Condition()
+
+
+class Done(NamedTuple):
+    """What became of a change: what the object is called now, and whether it is new."""
+
+    target: Target
+    made: bool
+
+
+Edit = Callable[[Any], Any]
+"""From what was written, None if there is nothing, to what is to be; None to delete. Both have their name in them."""
+
+
+class Changes:
+    """Every change that a client may ask for. Each raises MirrordError when it is refused."""
+
+    def __init__(self, service: Service, store: Store) -> None:
+        self._service, self.store = service, store
+
+    async def put(self, caller: Caller, target: Target, written: Any, condition: Condition) -> Done:
+        """Make an object, or put another one in its place."""
+        return await self._change(caller, "", target, written, lambda _: _named(target, written), condition)
+
+    async def make(self, caller: Caller, target: Target, written: Any) -> Done:
+        """Make an object. `refused` when there is one of that name."""
+
+        def edit(old: Any) -> Any:
+            if old is not None:
+                raise Refused(f"{target} exists already")
+            return _named(target, written)
+
+        return await self._change(caller, "create", target, written, edit)
+
+    async def patch(self, caller: Caller, target: Target, changes: dict[str, Any], condition: Condition) -> Done:
+        """Change some keys (RFC 7396); another `name` renames."""
+        operation = "change" if changes.get("name", target.name) == target.name else "rename"
+
+        def edit(old: Any) -> Any:
+            return tidy(merge(_there(target, old), changes))
+
+        return await self._change(caller, operation, target, changes, edit, condition)
+
+    async def enable(self, caller: Caller, target: Target, condition: Condition, *, enabled: bool) -> Done:
+        """Enable or disable a mirror."""
+
+        def edit(old: Any) -> Any:
+            return {**_there(target, old), "enabled": enabled}
+
+        operation = "enable" if enabled else "disable"
+        return await self._change(caller, operation, target, {"enabled": enabled}, edit, condition)
+
+    async def delete(self, caller: Caller, target: Target, condition: Condition) -> Done:
+        """Delete an object. `in_use` while another one names it."""
+
+        def edit(old: Any) -> Any:
+            _there(target, old)
+            _refuse_if_used(self._service.loaded, target)
+
+        return await self._change(caller, "delete", target, None, edit, condition)
+
+    async def reload(self, caller: Caller) -> None:
+        """Take over the files as they are now. ConfigError: the old configuration runs on."""
+        deed = Deed(caller, "reload", "daemon")
+        try:
+            await self._service.reload()
+        except ConfigError as error:
+            await asyncio.to_thread(self.store.note, deed.refused(error))
+            raise
+        await asyncio.to_thread(self.store.note, deed)
+
+    async def _change(
+        self,
+        caller: Caller,
+        operation: str,
+        target: Target,
+        asked: Any,
+        edit: Edit,
+        condition: Condition = NO_CONDITION,
+    ) -> Done:
+        mirror = target.holder if target.section == "mirrors" else ""
+        deed = Deed(caller, operation or "create", target.kind, target.name, mirror, new=asked)
+        async with self._service.changing:
+            loaded = self._service.loaded
+            try:
+                _refuse_if_of_a_file(loaded, target)
+                old = written(loaded, target)
+                deed = deed._replace(old=old, operation=operation or ("create" if old is None else "replace"))
+                condition.check(target, tag(loaded, target))
+                new = edit(old)
+                deed = deed._replace(new=new)
+                made, writes = _edited(loaded, target, new)
+                after = await asyncio.to_thread(_combined, loaded, made, target)
+                await self._service.change(after, partial(self.store.write, writes, deed))
+            except MirrordError as error:
+                await asyncio.to_thread(self.store.note, deed.refused(error))
+                raise
+        name = target.name if new is None else new["name"]
+        whole = target._replace(name=name)
+        return Done(whole, made=old is None)
+
+
+# --- what there is ---
+
+
+def written(loaded: Loaded, target: Target) -> Any:
+    """What was written, with its name; None if there is nothing. MirrordError `not_found`: a session's mirror."""
+    made = loaded.made[target.section].get(target.holder)
+    if target.kind == "session":
+        if made is None:
+            raise MirrordError("not_found", f"no such mirror: {target.mirror}")
+        return next((one for one in made.get("sessions", ()) if one["name"] == target.name), None)
+    if made is None:
+        same = (one.written for one in loaded.set_aside if (one.section, one.name) == (target.section, target.name))
+        made = next(same, None)
+    return None if made is None else {"name": target.name, **made}
+
+
+def shown(loaded: Loaded, target: Target) -> dict[str, Any] | None:
+    """The object as it runs, every default written out, with its name; None if there is none."""
+    one = getattr(loaded.config, target.section).get(target.holder)
+    if one is None:
+        return None
+    if target.kind == "session":
+        found = next((session for session in one.sessions if session.name == target.name), None)
+        return None if found is None else found.model_dump(mode="json")
+    return {"name": target.name, **one.model_dump(mode="json")}
+
+
+def tag(loaded: Loaded, target: Target) -> str | None:
+    """The object's entity tag, the same as long as the object is; None if there is none."""
+    found = shown(loaded, target)
+    if found is None:
+        return None
+    return f'"{hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:32]}"'
+
+
+def _there(target: Target, old: Any) -> Any:
+    if old is None:
+        raise MirrordError("not_found", f"no such {WORDS[target.kind]}: {target.name}")
+    return old
+
+
+def _refuse_if_of_a_file(loaded: Loaded, target: Target) -> None:
+    file = loaded.origin(target.section, target.holder)
+    if file:
+        path = join(target.section, target.holder)
+        raise MirrordError("read_only", f"is defined in {file}: change it there, then reload", path)
+
+
+def _refuse_if_used(loaded: Loaded, target: Target) -> None:
+    uses = [
+        use.path for use in Declared.of(loaded.config).uses if (use.section, use.name) == (target.section, target.name)
+    ]
+    if uses:
+        raise MirrordError("in_use", f"{target} is used at {', '.join(uses)}", uses[0])
+
+
+# --- what is to be ---
+
+
+def merge(target: Any, patch: Any) -> Any:
+    """Apply a JSON merge patch (RFC 7396)."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(target) if isinstance(target, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = merge(merged.get(key), value)
+    return merged
+
+
+def tidy(written: Any) -> Any:
+    """Without what only the daemon says: what it shows may be sent back. A bare source becomes the table it means."""
+    if not isinstance(written, dict):
+        return written
+    kept = {key: value for key, value in written.items() if key not in {"origin", "running"}}
+    if isinstance(kept.get("source"), str):
+        kept["source"] = {"type": "device", "device": kept["source"]}
+    if isinstance(kept.get("sessions"), list):
+        kept["sessions"] = [tidy(session) for session in kept["sessions"]]
+    return kept
+
+
+def _named(target: Target, written: Any) -> Any:
+    path = join(target.section, target.holder)
+    if not isinstance(written, dict):
+        raise ConfigError([Problem(path, str(unexpected("an object", written)))])
+    if written.get("name", target.name) != target.name:
+        expected = unexpected(f"{target.name!r}, as in the address", written["name"])
+        raise ConfigError([Problem(join(path, "name"), str(expected))])
+    return tidy({"name": target.name, **written})
+
+
+def _edited(loaded: Loaded, target: Target, new: Any) -> tuple[Objects, list[Write]]:
+    """The run-time objects after a change, and what of it is to be kept."""
+    name = _new_name(loaded, target, new)
+    value: dict[str, Any] | None
+    if target.kind == "session":
+        mirror = loaded.made["mirrors"][target.mirror]
+        sessions = list(mirror.get("sessions", ()))
+        place = next((n for n, one in enumerate(sessions) if one["name"] == target.name), len(sessions))
+        sessions[place : place + 1] = [] if new is None else [new]
+        name, value = target.mirror, {**mirror, "sessions": sessions}
+    elif new is None:
+        value = None
+    else:
+        value = {key: part for key, part in new.items() if key != "name"}
+    section = dict(loaded.made[target.section])
+    writes = [Write(target.section, name, value)]
+    if name != target.holder:
+        writes.insert(0, Write(target.section, target.holder, None))
+        section.pop(target.holder, None)
+    if value is None:
+        section.pop(name, None)
+    else:
+        section[name] = value
+    return {**loaded.made, target.section: section}, writes
+
+
+def _new_name(loaded: Loaded, target: Target, new: Any) -> str:
+    """What the object is to be called. ConfigError: it is no name. Refused: another one has it."""
+    if new is None:
+        return target.name
+    name = new.get("name")
+    path = join(target.section, target.holder)
+    if not isinstance(name, str):
+        raise ConfigError([Problem(join(path, "name"), str(unexpected("a name", name)))])
+    other = target._replace(name=name)
+    if name != target.name and (shown(loaded, other) or written(loaded, other)):
+        raise Refused(f"{other} exists already", path)
+    return name
+
+
+def _combined(loaded: Loaded, made: Objects, target: Target) -> Loaded:
+    """The configuration after a change; what was set aside stays so, except what the change is about."""
+    others = (one for one in loaded.set_aside if (one.section, one.name) != (target.section, target.holder))
+    return combine(loaded.files, made)._replace(set_aside=tuple(others))

@@ -1,0 +1,113 @@
+"""What a request of the control API says, read with care: its body, its conditions, its query."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import re
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+
+from aiohttp import web
+
+from mirrord.control.changes import Condition
+from mirrord.errors import MirrordError
+
+MAX_BODY = 1 << 20  # bytes: a filter of 4,000 rules
+BODY_SECONDS = 10.0
+MAX_ROWS = 20_000  # more than the audit log holds
+JSON = {"application/json", "application/merge-patch+json"}  # RFC 8259, RFC 7396
+
+STATUS = {
+    "bad_request": 400,
+    "read_only": 403,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "timeout": 408,
+    "refused": 409,
+    "in_use": 409,
+    "exists": 412,
+    "stale": 412,
+    "too_large": 413,
+    "unsupported_media_type": 415,
+    "invalid_config": 422,
+    "not_stored": 507,
+}
+"""By the code of an error, the status of its answer (RFC 9110, RFC 4918 for the last)."""
+
+
+async def json_object(request: web.Request) -> dict[str, Any]:
+    """The body. MirrordError when it is late, too large, or no JSON object."""
+    if request.content_type not in JSON:
+        message = f"expected Content-Type: application/json, not {request.content_type}"
+        raise MirrordError("unsupported_media_type", message)
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            body = await request.read()
+    except TimeoutError:
+        raise MirrordError("timeout", f"the body did not come within {BODY_SECONDS:.0f} s") from None
+    except web.HTTPRequestEntityTooLarge:
+        raise MirrordError("too_large", f"the body has more than {MAX_BODY} bytes") from None
+    try:
+        value = json.loads(body.decode(), parse_constant=_no_number, object_pairs_hook=_once)
+        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
+    except (ValueError, RecursionError) as error:
+        raise MirrordError("bad_request", f"the body is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise MirrordError("bad_request", "the body is not a JSON object")
+    return value
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError("a key is there twice")
+    return value
+
+
+_TAGS = re.compile(r'\s*(\*|(?:W/)?"[\x21\x23-\x7e]*")\s*(?:,|$)')
+
+
+def condition(request: web.Request) -> Condition:
+    """If-Match and If-None-Match. MirrordError: they hold no entity tags."""
+    return Condition(_tags(request, "If-Match"), _tags(request, "If-None-Match"))
+
+
+def _tags(request: web.Request, header: str) -> tuple[str, ...]:
+    text = ",".join(request.headers.getall(header, ()))
+    tags = tuple(_TAGS.findall(text))
+    if header in request.headers and (not tags or _TAGS.sub("", text)):
+        raise MirrordError("bad_request", f'{header}: expected entity tags such as "9f86d081", or *')
+    return tags
+
+
+def since(text: str | None) -> float:
+    """Seconds of the epoch, from that number or from a time of RFC 3339; without an offset it is in UTC."""
+    if text is None:
+        return 0.0
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            time = datetime.fromisoformat(text.replace(" ", "+"))  # a plus that nobody encoded
+            seconds = (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+        except (ValueError, OverflowError):
+            seconds = math.nan
+    if not math.isfinite(seconds):
+        message = f"since: expected seconds or a time such as 2026-01-31T12:00:00Z, not {text!r}"
+        raise MirrordError("bad_request", message)
+    return seconds
+
+
+def limit(text: str | None) -> int:
+    """How many rows at most."""
+    if text is None:
+        return 1000
+    if not re.fullmatch(r"[0-9]{1,5}", text, re.ASCII) or not 1 <= int(text) <= MAX_ROWS:
+        raise MirrordError("bad_request", f"limit: expected a number from 1 to {MAX_ROWS}, not {text!r}")
+    return int(text)

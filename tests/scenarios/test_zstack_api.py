@@ -1,0 +1,104 @@
+"""Document 004: every operation on a port mirroring, by the API, on live traffic, with its audit row.
+
+VM-2 eth0 ---- tap-vm2 [host] tap-vm1 ---- eth1 VM-1
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+
+import pytest
+
+from tests.conftest import MakeDaemon, MakeSniffer
+from tests.support.api import Api
+from tests.support.sniffer import Sniffer
+from tests.support.topology import Host, Topology
+
+SESSION = {
+    "name": "nic",
+    "direction": "both",
+    "source": {"type": "device", "device": "tap-vm2", "perspective": "guest"},
+    "destination": {"type": "device", "device": "tap-vm1"},
+}
+
+
+@pytest.fixture
+def machines(net: Topology) -> tuple[Host, Host, Host]:
+    """The host, VM-1 and VM-2, which pings the host."""
+    host, vm1, vm2 = net.host("host"), net.host("vm1"), net.host("vm2")
+    net.link(vm2, "eth0", host, "tap-vm2", ("10.1.225.37/24", "10.1.225.124/24"))
+    net.link(vm1, "eth1", host, "tap-vm1")
+    return host, vm1, vm2
+
+
+class Watched:
+    """VM-2's pings, by number, and what of them reaches VM-1."""
+
+    def __init__(self, vm2: Host, received: Sniffer) -> None:
+        self._vm2, self._received = vm2, received
+        self._pings, self._lines = 0, 0
+
+    def ping(self, *, mirrored: bool) -> None:
+        """A request and its reply, both seen at VM-1 or neither: the next that are seen have the next number."""
+        self._pings += 1
+        self._vm2.run("ping", "-c", "1", "-e", str(self._pings), "10.1.225.124")
+        if mirrored:
+            lines = self._received.wait_lines(self._lines + 2)
+            expected = [f"ICMP echo {kind}, id {self._pings}," for kind in ("request", "reply")]
+            assert [part in line for part, line in zip(expected, lines[self._lines :], strict=True)] == [True, True]
+            self._lines += 2
+
+
+def test_every_operation(machines: tuple[Host, Host, Host], sniff: MakeSniffer, daemon: MakeDaemon) -> None:
+    host, vm1, vm2 = machines
+    mirrord = daemon(host, "", up=False)
+    api = Api(mirrord.socket)
+    watched = Watched(vm2, sniff(vm1, "eth1", "icmp"))
+
+    assert api("PUT", "mirrors/vm-2", {"description": "VM-2", "enabled": False}).status == 201
+    assert api("POST", "mirrors/vm-2/sessions", SESSION).status == 201
+    watched.ping(mirrored=False)
+    assert api("POST", "mirrors/vm-2/enable").status == 200
+    watched.ping(mirrored=True)
+    assert api("PATCH", "mirrors/vm-2", {"description": "core business"}).status == 200
+    watched.ping(mirrored=True)
+    assert api("PATCH", "mirrors/vm-2", {"name": "core"}).status == 200
+    watched.ping(mirrored=True)
+    assert api("GET", "mirrors/vm-2").status == 404
+    assert api("POST", "mirrors/core/disable").body["enabled"] is False
+    watched.ping(mirrored=False)
+    assert api("POST", "mirrors/core/enable").body["description"] == "core business"
+    watched.ping(mirrored=True)
+    assert api("DELETE", "mirrors/core/sessions/nic").status == 204
+    watched.ping(mirrored=False)
+    assert api("PUT", "mirrors/core/sessions/nic", SESSION).status == 201
+    watched.ping(mirrored=True)
+    assert api("DELETE", "mirrors/core").status == 204
+    watched.ping(mirrored=False)
+    assert api("PUT", "mirrors/core", {"sessions": [SESSION]}).status == 201  # with a session at once
+    watched.ping(mirrored=True)
+    assert api("GET", "mirrors").body["mirrors"] == [api("GET", "mirrors/core").body]
+
+    rows = api.audit()
+    assert [(row["operation"], row["kind"], row["object"], row["mirror"]) for row in rows] == [
+        ("create", "mirror", "vm-2", "vm-2"),
+        ("create", "session", "nic", "vm-2"),
+        ("enable", "mirror", "vm-2", "vm-2"),
+        ("change", "mirror", "vm-2", "vm-2"),
+        ("rename", "mirror", "vm-2", "vm-2"),
+        ("disable", "mirror", "core", "core"),
+        ("enable", "mirror", "core", "core"),
+        ("delete", "session", "nic", "core"),
+        ("create", "session", "nic", "core"),
+        ("delete", "mirror", "core", "core"),
+        ("create", "mirror", "core", "core"),
+    ]
+    who = {(row["uid"], row["gid"], row["pid"], row["user"], row["result"]) for row in rows}
+    assert who == {(os.getuid(), os.getgid(), os.getpid(), getpass.getuser(), "done")}
+    assert (rows[0]["old"], rows[0]["new"]) == (None, {"name": "vm-2", "description": "VM-2", "enabled": False})
+    assert (rows[1]["old"], rows[1]["new"]) == (None, SESSION)
+    assert [rows[4][key]["name"] for key in ("old", "new")] == ["vm-2", "core"]
+    assert (rows[7]["old"], rows[7]["new"]) == (SESSION, None)
+    assert api.audit("?mirror=core") == rows[4:]  # from its new name on
+    assert api.audit(f"?mirror=vm-2&since={rows[2]['time']}&limit=2") == rows[3:5]
