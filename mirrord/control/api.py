@@ -15,6 +15,7 @@ from aiohttp import web
 
 from mirrord.control import changes, openapi
 from mirrord.control.changes import Changes, Target
+from mirrord.control.openapi import Resource
 from mirrord.control.peers import Caller, peer
 from mirrord.control.requests import MAX_BODY, STATUS, condition, json_object, limit, since
 from mirrord.control.service import Service
@@ -25,6 +26,11 @@ log = structlog.get_logger(subsystem="api")
 SERVICE = web.AppKey("service", Service)
 CHANGES = web.AppKey("changes", Changes)
 
+MIRROR = "/v1/mirrors/{mirror}"
+SESSION = f"{MIRROR}/sessions/{{session}}"
+FILTER, NETWORK = "/v1/filters/{filter}", "/v1/flow_networks/{flow_network}"
+PUT = (200, 201)
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -32,13 +38,14 @@ def application(service: Service, changed_by: Changes, *, read_only: bool = Fals
     """Every resource of the API, or what of it only reads."""
     app = web.Application(middlewares=[_errors], client_max_size=MAX_BODY)
     app[SERVICE], app[CHANGES] = service, changed_by
-    for method, path, handler in RESOURCES:
-        app.router.add_route(method, path, _refuse_change if read_only and method != "GET" else handler)
+    for one in RESOURCES:
+        changing = one.method != "GET"
+        app.router.add_route(one.method, one.path, _refuse_change if read_only and changing else one.handler)
     return app
 
 
 async def _refuse_change(request: web.Request) -> web.Response:
-    raise MirrordError("method_not_allowed", f"{request.method} {request.path}: this socket only reads")
+    raise MirrordError("method_not_allowed", f"{request.method} {request.path}: this socket serves GET alone")
 
 
 # --- the daemon ---
@@ -63,7 +70,7 @@ async def _audit(request: web.Request) -> web.Response:
 
 
 async def _openapi(_: web.Request) -> web.Response:
-    return web.json_response(openapi.document())
+    return web.json_response(openapi.document(RESOURCES))
 
 
 # --- objects ---
@@ -133,32 +140,34 @@ async def _add_session(request: web.Request) -> web.Response:
     return _shown(request, done.target, 201)
 
 
-RESOURCES: list[tuple[str, str, Handler]] = [
-    ("GET", "/v1/status", _status),
-    ("POST", "/v1/reload", _reload),
-    ("GET", "/v1/audit", _audit),
-    ("GET", "/v1/openapi.json", _openapi),
-    ("GET", "/v1/mirrors", _list("mirrors")),
-    ("GET", "/v1/mirrors/{mirror}", _get("mirror")),
-    ("PUT", "/v1/mirrors/{mirror}", _put("mirror")),
-    ("PATCH", "/v1/mirrors/{mirror}", _patch("mirror")),
-    ("DELETE", "/v1/mirrors/{mirror}", _delete("mirror")),
-    ("POST", "/v1/mirrors/{mirror}/enable", _enable(enabled=True)),
-    ("POST", "/v1/mirrors/{mirror}/disable", _enable(enabled=False)),
-    ("GET", "/v1/mirrors/{mirror}/sessions", _sessions),
-    ("POST", "/v1/mirrors/{mirror}/sessions", _add_session),
-    ("GET", "/v1/mirrors/{mirror}/sessions/{session}", _get("session")),
-    ("PUT", "/v1/mirrors/{mirror}/sessions/{session}", _put("session")),
-    ("PATCH", "/v1/mirrors/{mirror}/sessions/{session}", _patch("session")),
-    ("DELETE", "/v1/mirrors/{mirror}/sessions/{session}", _delete("session")),
-    ("GET", "/v1/filters", _list("filters")),
-    ("GET", "/v1/filters/{filter}", _get("filter")),
-    ("PUT", "/v1/filters/{filter}", _put("filter")),
-    ("DELETE", "/v1/filters/{filter}", _delete("filter")),
-    ("GET", "/v1/flow_networks", _list("flow_networks")),
-    ("GET", "/v1/flow_networks/{flow_network}", _get("flow_network")),
-    ("PUT", "/v1/flow_networks/{flow_network}", _put("flow_network")),
-    ("DELETE", "/v1/flow_networks/{flow_network}", _delete("flow_network")),
+RESOURCES = [
+    Resource("GET", "/v1/status", _status, "The daemon and every session.", "Status"),
+    Resource("POST", "/v1/reload", _reload, "Take over the files as they are now."),
+    Resource("GET", "/v1/audit", _audit, "Who did what; oldest first.", "Deed[]"),
+    Resource("GET", "/v1/openapi.json", _openapi, "This description."),
+    Resource("GET", "/v1/mirrors", _list("mirrors"), "Every mirror.", "Mirror[]"),
+    Resource("GET", MIRROR, _get("mirror"), "One mirror.", "Mirror"),
+    Resource("PUT", MIRROR, _put("mirror"), "Make or replace a mirror.", "Mirror", "Mirror", PUT),
+    Resource("PATCH", MIRROR, _patch("mirror"), "Change a mirror; `name` renames.", "Mirror", "MirrorPatch"),
+    Resource("DELETE", MIRROR, _delete("mirror"), "Delete a mirror.", statuses=(204,)),
+    Resource("POST", f"{MIRROR}/enable", _enable(enabled=True), "Enable a mirror.", "Mirror"),
+    Resource("POST", f"{MIRROR}/disable", _enable(enabled=False), "Disable a mirror.", "Mirror"),
+    Resource("GET", f"{MIRROR}/sessions", _sessions, "A mirror's sessions.", "Session[]"),
+    Resource("POST", f"{MIRROR}/sessions", _add_session, "Add a session.", "Session", "Session", (201,)),
+    Resource("GET", SESSION, _get("session"), "One session.", "Session"),
+    Resource("PUT", SESSION, _put("session"), "Make or replace a session.", "Session", "Session", PUT),
+    Resource("PATCH", SESSION, _patch("session"), "Change a session; `name` renames.", "Session", "SessionPatch"),
+    Resource("DELETE", SESSION, _delete("session"), "Delete a session.", statuses=(204,)),
+    Resource("GET", "/v1/filters", _list("filters"), "Every filter.", "Filter[]"),
+    Resource("GET", FILTER, _get("filter"), "One filter.", "Filter"),
+    Resource("PUT", FILTER, _put("filter"), "Make or replace a filter.", "Filter", "Filter", PUT),
+    Resource("DELETE", FILTER, _delete("filter"), "Delete a filter that nothing uses.", statuses=(204,)),
+    Resource("GET", "/v1/flow_networks", _list("flow_networks"), "Every flow network.", "FlowNetwork[]"),
+    Resource("GET", NETWORK, _get("flow_network"), "One flow network.", "FlowNetwork"),
+    Resource(
+        "PUT", NETWORK, _put("flow_network"), "Make or replace a flow network.", "FlowNetwork", "FlowNetwork", PUT
+    ),
+    Resource("DELETE", NETWORK, _delete("flow_network"), "Delete a flow network that nothing uses.", statuses=(204,)),
 ]
 
 
@@ -203,6 +212,9 @@ async def _errors(request: web.Request, handler: Handler) -> Any:
         code = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(error.status, "bad_request")
         headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
         return _error(error.status, code, f"{request.method} {request.path}: {error.reason}", "", headers)
+    except Exception:
+        log.exception("a bug", method=request.method, path=request.path)
+        return _error(STATUS["internal"], "internal", "a bug in mirrord: its log tells more", "")
 
 
 def _error(status: int, code: str, message: str, path: str, headers: dict[str, str] | None = None) -> web.Response:

@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -37,6 +38,7 @@ log = structlog.get_logger(subsystem="daemon")
 
 # linux/capability.h; the first is for SO_MARK and promiscuity, the second for AF_PACKET
 CAPABILITIES = {12: "CAP_NET_ADMIN", 13: "CAP_NET_RAW"}
+MAX_CONNECTIONS = 64  # on each socket of the control API: descriptors are for the mirrors
 CLOSE_SECONDS = 1.0  # how long an open connection may hold up the end
 
 
@@ -199,7 +201,7 @@ class Doors:
             self._paths.append(Path(path))
         runner = await self._runner(app)
         assert runner.server is not None  # set up above
-        server = await asyncio.get_running_loop().create_unix_server(runner.server, sock=listener)
+        server = await asyncio.get_running_loop().create_unix_server(crowded(runner.server), sock=listener)
         self._servers.append(server)
 
     async def _runner(self, app: web.Application) -> web.AppRunner:
@@ -216,6 +218,18 @@ class Doors:
             await runner.cleanup()
         for path in self._paths:
             path.unlink(missing_ok=True)
+
+
+def crowded(server: web.Server) -> Callable[[], asyncio.Protocol]:
+    """The server's next connection; one too many ends the oldest, so that who hangs on keeps nobody out."""
+
+    def connect() -> asyncio.Protocol:
+        there = [one for one in server.connections if one.transport is not None]
+        for one in there[: len(there) - MAX_CONNECTIONS + 1]:
+            one.force_close()
+        return server()
+
+    return connect
 
 
 def taken(path: str, address: object, error: OSError, text: str) -> HostError:

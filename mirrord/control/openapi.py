@@ -1,9 +1,136 @@
-"""The API's description, OpenAPI 3.1, made of the models."""
+"""The API's description, OpenAPI 3.1, made of its table of resources and of the models."""
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, NamedTuple
+
+from aiohttp import web
+from pydantic.json_schema import models_json_schema
+
+from mirrord import __version__
+from mirrord.control.requests import MAX_ROWS, STATUS
+from mirrord.model import Filter, FlowNetwork, Mirror, Session
+
+TEXT = {"type": "string"}
+KINDS = ["mirror", "session", "filter", "flow_network", "daemon"]
+OPERATIONS = ["create", "replace", "change", "rename", "enable", "disable", "delete", "reload"]
+ORIGIN = {
+    "description": "Where the object is defined: in a file, which only reads, or at run time.",
+    "type": "object",
+    "properties": {"file": TEXT, "state": {"const": True}},
+    "readOnly": True,
+}
+CONDITIONS = ("If-Match", "If-None-Match")
+QUERIES: dict[str, dict[str, Any]] = {
+    "mirror": TEXT,
+    "since": {"type": "string", "description": "A time of RFC 3339, or seconds of the epoch."},
+    "limit": {"type": "integer", "minimum": 1, "maximum": MAX_ROWS, "default": 1000},
+}
 
 
-def document() -> dict[str, Any]:
-    return {"openapi": "3.1.0"}
+class Resource(NamedTuple):
+    """A method on a path. `takes` and `gives` name schemas; one with [] is a list under the path's last word."""
+
+    method: str
+    path: str
+    handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    summary: str
+    gives: str = ""
+    takes: str = ""
+    statuses: tuple[int, ...] = (200,)
+
+
+def document(resources: Iterable[Resource]) -> dict[str, Any]:
+    """The description of these resources."""
+    paths: dict[str, dict[str, Any]] = {}
+    for one in resources:
+        paths.setdefault(one.path, {})[one.method.lower()] = _operation(one)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "mirrord", "version": __version__, "license": {"name": "Apache-2.0"}},
+        "paths": paths,
+        "components": {"schemas": schemas()},
+    }
+
+
+def _operation(one: Resource) -> dict[str, Any]:
+    named = re.findall(r"{(\w+)}", one.path)
+    parameters = [{"name": name, "in": "path", "required": True, "schema": TEXT} for name in named]
+    if one.path.endswith("/audit"):
+        parameters += [{"name": name, "in": "query", "schema": schema} for name, schema in QUERIES.items()]
+    if named and one.method != "GET":
+        parameters += [{"name": name, "in": "header", "schema": TEXT} for name in CONDITIONS]
+    operation: dict[str, Any] = {
+        "summary": one.summary,
+        "parameters": parameters,
+        "responses": {
+            **{str(status): _answer(one) for status in one.statuses},
+            "default": {"description": "What is wrong, by a stable code.", "content": _json(_reference("Error"))},
+        },
+    }
+    if one.takes:
+        operation["requestBody"] = {"required": True, "content": _json(_reference(one.takes))}
+    return operation
+
+
+def _answer(one: Resource) -> dict[str, Any]:
+    answer: dict[str, Any] = {"description": "Done."}
+    if one.gives.endswith("[]"):
+        word = one.path.rpartition("/")[2]
+        items = {"type": "array", "items": _reference(one.gives.removesuffix("[]"))}
+        answer["content"] = _json({"type": "object", "properties": {word: items}, "required": [word]})
+    elif one.gives:
+        answer["content"] = _json(_reference(one.gives))
+    return answer
+
+
+def _json(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
+
+
+def _reference(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def schemas() -> dict[str, Any]:
+    """Every object that goes in or out, by name."""
+    models = [(model, "validation") for model in (Mirror, Session, Filter, FlowNetwork)]
+    found: dict[str, Any] = models_json_schema(models, ref_template="#/components/schemas/{model}")[1]["$defs"]  # type: ignore[arg-type]
+    for name in ("Mirror", "Filter", "FlowNetwork"):
+        found[name]["properties"] |= {"name": TEXT}
+    for name in ("Mirror", "Filter", "FlowNetwork", "Session"):
+        found[name]["properties"] |= {"origin": ORIGIN}
+    for schema in found.values():
+        if "type" in schema["properties"]:
+            schema["required"] = ["type", *schema["required"]]  # it tells one source, or destination, from another
+    running = {"type": "array", "items": {"type": "object"}, "readOnly": True}
+    found["Session"]["properties"] |= {"running": running}
+    for name in ("Mirror", "Session"):
+        found[f"{name}Patch"] = _patch(found[name])
+    return found | {"Error": _error(), "Deed": _deed(), "Status": {"type": "object"}}
+
+
+def _patch(schema: dict[str, Any]) -> dict[str, Any]:
+    """Any of the keys; null for the default (RFC 7396)."""
+    properties = {key: {"anyOf": [value, {"type": "null"}]} for key, value in schema["properties"].items()}
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def _error() -> dict[str, Any]:
+    keys = {"code": {"enum": sorted(STATUS)}, "message": TEXT, "path": TEXT}
+    return _object({"error": _object(keys)})
+
+
+def _deed() -> dict[str, Any]:
+    number, anything = {"type": "integer"}, {"type": ["object", "null"]}
+    return _object(
+        {"time": {"type": "string", "format": "date-time"}, "uid": number, "gid": number, "pid": number, "user": TEXT}
+        | {"operation": {"enum": OPERATIONS}, "kind": {"enum": KINDS}, "object": TEXT, "mirror": TEXT}
+        | {"old": anything, "new": anything, "result": {"enum": ["done", "refused"]}, "code": TEXT, "message": TEXT}
+    )
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties)}

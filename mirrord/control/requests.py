@@ -32,6 +32,7 @@ STATUS = {
     "too_large": 413,
     "unsupported_media_type": 415,
     "invalid_config": 422,
+    "internal": 500,
     "not_stored": 507,
 }
 """By the code of an error, the status of its answer (RFC 9110, RFC 4918 for the last)."""
@@ -49,6 +50,8 @@ async def json_object(request: web.Request) -> dict[str, Any]:
         raise MirrordError("timeout", f"the body did not come within {BODY_SECONDS:.0f} s") from None
     except web.HTTPRequestEntityTooLarge:
         raise MirrordError("too_large", f"the body has more than {MAX_BODY} bytes") from None
+    except (ConnectionError, web.RequestPayloadError) as error:
+        raise MirrordError("bad_request", f"the body did not come whole: {error}") from None
     try:
         value = json.loads(body.decode(), parse_constant=_no_number, object_pairs_hook=_once)
         json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
