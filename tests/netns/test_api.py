@@ -236,8 +236,8 @@ def test_what_a_file_defines_goes_before_what_was_made(host: Host, daemon: MakeD
     running = daemon(host, FILE)
     api = Api(running.socket)
     text = running.file.read_text()
-    assert api("PUT", "mirrors/x", vxlan("up0", 2, direction="egress", filter="all")).status == 201
-    send(host, "up0", FRAME, 10)
+    assert api("PUT", "mirrors/x", vxlan("tap0", 2, direction="egress", filter="all")).status == 201
+    send(host, "tap0", FRAME, 10)
     wait_for(lambda: running.metrics().total("mirrord_mirrored_frames_total", mirror="x") == 10, "10 frames mirrored")
 
     assert reload(running, api, text.replace("filters.all", "filters.other")) == 422
@@ -247,7 +247,7 @@ def test_what_a_file_defines_goes_before_what_was_made(host: Host, daemon: MakeD
         description = "of the file"
         [[mirrors.x.sessions]]
         name = "s"
-        source = "up0"
+        source = "tap0"
         direction = "egress"
         filter = "all"
         destination = { type = "vxlan", remote = "192.0.2.2", vni = 2 }
@@ -282,7 +282,7 @@ def test_the_read_only_socket_serves_get_alone(host: Host, daemon: MakeDaemon, t
             answer = reader(method.upper(), resource, {})
             assert (answer.status, answer.code) == (405, "method_not_allowed")
             asked += 1
-    assert asked >= 15
+    assert asked == 14
     assert reader.audit() == []
     assert Api(running.socket)("GET", "mirrors").body == before
     assert running.stop()[0] == 0
