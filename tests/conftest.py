@@ -78,3 +78,7 @@ def ovs(tmp_path: Path, net: Topology) -> Iterator[MakeOpenVSwitch]:  # noqa: AR
             return made
 
         yield make
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--requests", type=int, default=1000, help="how many malformed requests the API is sent")
