@@ -15,6 +15,7 @@ from aiohttp import web
 
 from mirrord.control import changes, openapi
 from mirrord.control.changes import Changes, Target
+from mirrord.control.config import Loaded
 from mirrord.control.openapi import Resource
 from mirrord.control.peers import Caller, peer
 from mirrord.control.requests import MAX_BODY, STATUS, condition, json_object, limit, since
@@ -93,7 +94,7 @@ async def _sessions(request: web.Request) -> web.Response:
 
 def _get(kind: str) -> Handler:
     async def handler(request: web.Request) -> web.Response:
-        return _shown(request, _target(request, kind))
+        return _shown(request, _target(request, kind), request.app[SERVICE].loaded)
 
     return handler
 
@@ -102,7 +103,7 @@ def _put(kind: str) -> Handler:
     async def handler(request: web.Request) -> web.Response:
         written, conditions = await json_object(request), condition(request)
         done = await request.app[CHANGES].put(_caller(request), _target(request, kind), written, conditions)
-        return _shown(request, done.target, 201 if done.made else 200)
+        return _shown(request, done.target, done.loaded, 201 if done.made else 200)
 
     return handler
 
@@ -111,7 +112,7 @@ def _patch(kind: str) -> Handler:
     async def handler(request: web.Request) -> web.Response:
         patch, conditions = await json_object(request), condition(request)
         done = await request.app[CHANGES].patch(_caller(request), _target(request, kind), patch, conditions)
-        return _shown(request, done.target)
+        return _shown(request, done.target, done.loaded)
 
     return handler
 
@@ -127,8 +128,8 @@ def _delete(kind: str) -> Handler:
 def _enable(*, enabled: bool) -> Handler:
     async def handler(request: web.Request) -> web.Response:
         target = _target(request, "mirror")
-        await request.app[CHANGES].enable(_caller(request), target, condition(request), enabled=enabled)
-        return _shown(request, target)
+        done = await request.app[CHANGES].enable(_caller(request), target, condition(request), enabled=enabled)
+        return _shown(request, done.target, done.loaded)
 
     return handler
 
@@ -137,7 +138,7 @@ async def _add_session(request: web.Request) -> web.Response:
     written = await json_object(request)
     target = Target("session", str(written.get("name", "")), request.match_info["mirror"])
     done = await request.app[CHANGES].make(_caller(request), target, written)
-    return _shown(request, done.target, 201)
+    return _shown(request, done.target, done.loaded, 201)
 
 
 RESOURCES = [
@@ -184,20 +185,19 @@ def _target(request: web.Request, kind: str) -> Target:
     return Target(kind, request.match_info[kind], mirror)
 
 
-def _shown(request: web.Request, target: Target, status: int = 200) -> web.Response:
-    """The object as it is now, and its entity tag. MirrordError `not_found`."""
+def _shown(request: web.Request, target: Target, loaded: Loaded, status: int = 200) -> web.Response:
+    """An object of a configuration, and its entity tag. MirrordError `not_found`."""
     service = request.app[SERVICE]
     if target.section == "mirrors":
-        found = service.mirror(target.holder)
+        found = service.mirror(target.holder, loaded)
     else:
-        found = service.object(target.section, target.name)
+        found = service.object(target.section, target.name, loaded)
     if target.kind == "session":
-        origin = found["origin"]
         session = next((one for one in found["sessions"] if one["name"] == target.name), None)
         if session is None:
             raise MirrordError("not_found", f"no such session: {target.name}")
-        found = {**session, "origin": origin}
-    tag = changes.tag(service.loaded, target) or ""
+        found = {**session, "origin": found["origin"]}
+    tag = changes.tag(loaded, target) or ""
     return web.json_response(found, status=status, headers={"ETag": tag})
 
 

@@ -65,10 +65,11 @@ NO_CONDITION = Condition()
 
 
 class Done(NamedTuple):
-    """What became of a change: what the object is called now, and whether it is new."""
+    """What became of a change: what the object is called now, whether it is new, and the configuration it is in."""
 
     target: Target
     made: bool
+    loaded: Loaded
 
 
 Edit = Callable[[Any], Any]
@@ -159,8 +160,7 @@ class Changes:
                 await asyncio.to_thread(self.store.note, deed.refused(error))
                 raise
         name = target.name if new is None else new["name"]
-        whole = target._replace(name=name)
-        return Done(whole, made=old is None)
+        return Done(target._replace(name=name), old is None, after)
 
 
 # --- what there is ---

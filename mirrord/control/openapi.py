@@ -60,7 +60,7 @@ def _operation(one: Resource) -> dict[str, Any]:
     parameters = [{"name": name, "in": "path", "required": True, "schema": TEXT} for name in named]
     if one.path.endswith("/audit"):
         parameters += [{"name": name, "in": "query", "schema": schema} for name, schema in QUERIES.items()]
-    if named and one.method != "GET":
+    if named and one.method != "GET" and not one.path.endswith("/sessions"):
         parameters += [{"name": name, "in": "header", "schema": TEXT} for name in CONDITIONS]
     operation: dict[str, Any] = {
         "summary": one.summary,

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import structlog
 
 from mirrord.control.metrics import Row
-from mirrord.control.plan import Add, Entry, Key, Remove, Replace, diff
+from mirrord.control.plan import Add, Entry, Key, Remove, Rename, Replace, diff
 from mirrord.control.reserve import Reservations
 from mirrord.dataplane.counters import SLOTS, Slot
 from mirrord.dataplane.transmit import DevicePlan
@@ -66,6 +66,8 @@ class Pipelines:
                     log.info("session changed", **_names(key), frame_limit=plan.forward.frame_limit)
                 case Add(key, plan):
                     self._add(key, plan)
+                case Rename(old, new):
+                    self._rename(old, new)
         self._keep_reserved()
         with self._lock:
             self._entries = dict(entries)
@@ -133,6 +135,16 @@ class Pipelines:
             del self._running[key], self._plans[key]
             self._past[key] = self._total(key, pipeline.counters.snapshot())
         log.info("session down", **_names(key), **({"reason": reason} if reason else {}))
+
+    def _rename(self, old: Key, new: Key) -> None:
+        """What was counted goes along."""
+        with self._lock:
+            self._running[new], self._plans[new] = self._running.pop(old), self._plans.pop(old)
+            counted = self._past.pop(old, None)
+            if counted:
+                self._past[new] = self._total(new, counted)
+            self._entries.pop(old, None)
+        log.info("session renamed", **_names(new), before=f"{old.mirror}/{old.session}")
 
     def _end_failed(self) -> None:
         failed = [(key, pipeline.failure) for key, (pipeline, _) in self._running.items() if pipeline.failure]

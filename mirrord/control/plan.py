@@ -162,7 +162,15 @@ class Add:
     pipeline: PipelinePlan
 
 
-Action = Remove | Replace | Add
+@dataclass(frozen=True, slots=True)
+class Rename:
+    """Call a pipeline something else, and let it go on as it is."""
+
+    old: Key
+    new: Key
+
+
+Action = Remove | Replace | Add | Rename
 
 
 def diff(old: Mapping[Key, PipelinePlan], new: Mapping[Key, PipelinePlan]) -> list[Action]:
@@ -182,7 +190,23 @@ def diff(old: Mapping[Key, PipelinePlan], new: Mapping[Key, PipelinePlan]) -> li
         else:
             removes.append(Remove(key))
             changes.append(Add(key, plan))
-    return removes + changes
+    return _renamed(old, removes + changes)
+
+
+def _renamed(old: Mapping[Key, PipelinePlan], actions: list[Action]) -> list[Action]:
+    """The actions, where one pipeline's end and the same one's beginning under another name are no end."""
+    going = [action.key for action in actions if isinstance(action, Remove)]
+    renames: list[Action] = []
+    rest: list[Action] = []
+    for action in actions:
+        if isinstance(action, Add) and action.key not in old:
+            same = next((key for key in going if old[key] == action.pipeline), None)
+            if same is not None:
+                going.remove(same)
+                renames.append(Rename(same, action.key))
+                continue
+        rest.append(action)
+    return renames + [one for one in rest if not isinstance(one, Remove) or one.key in going]
 
 
 def _on_its_way(before: PipelinePlan, plan: PipelinePlan) -> PipelinePlan:

@@ -206,20 +206,21 @@ class Service:
         """Every mirror, as configured, each session with how it does on each of its source devices."""
         return [self.mirror(name) for name in self.loaded.config.mirrors]
 
-    def mirror(self, name: str) -> dict[str, Any]:
-        """One mirror. MirrordError `not_found` when there is none of that name."""
-        shown = self.object("mirrors", name)
+    def mirror(self, name: str, loaded: Loaded | None = None) -> dict[str, Any]:
+        """One mirror, of a configuration that ran if not of the one that does. MirrordError `not_found`."""
+        shown = self.object("mirrors", name, loaded)
         rows = [row for row in self.rows() if row.entry.key.mirror == name]
         for each in shown["sessions"]:
             each["running"] = [report.session(r, self._rates) for r in rows if r.entry.key.session == each["name"]]
         return shown
 
-    def object(self, section: str, name: str) -> dict[str, Any]:
+    def object(self, section: str, name: str, loaded: Loaded | None = None) -> dict[str, Any]:
         """A mirror, filter or flow network as configured, and where. MirrordError `not_found`."""
-        one = getattr(self.loaded.config, section).get(name)
+        loaded = loaded or self.loaded
+        one = getattr(loaded.config, section).get(name)
         if one is None:
             raise MirrordError("not_found", f"no such {section.removesuffix('s').replace('_', ' ')}: {name}")
-        file = self.loaded.origin(section, name)
+        file = loaded.origin(section, name)
         return {"name": name, **one.model_dump(mode="json"), "origin": {"file": file} if file else {"state": True}}
 
 

@@ -10,6 +10,7 @@ import os
 import re
 import socket
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -225,6 +226,22 @@ def test_what_is_shown_may_be_sent_back(host: Host, daemon: MakeDaemon) -> None:
     assert (patched.body["rate_limit"], patched.body["destination"]["vni"], patched.body["name"]) == ("0", 3, "t")
     assert api("GET", "mirrors/x/sessions").body["sessions"][0]["destination"]["remote"] == "192.0.2.2"
     assert api("GET", "mirrors/x/sessions/s").status == 404
+
+
+@pytest.mark.parametrize("dataplane", ["python", "native"])
+def test_a_session_goes_on_under_another_name(host: Host, daemon: MakeDaemon) -> None:
+    running = daemon(host, "", up=False)
+    api = Api(running.socket)
+    assert api("PUT", "mirrors/a", vxlan("tap0", 2, direction="egress")).status == 201
+    sending = threading.Thread(target=send, args=(host, "tap0", FRAME, 2000, 4000))
+    sending.start()
+    for before, after in zip("abcd", "bcde", strict=True):
+        assert api("PATCH", f"mirrors/{before}", {"name": after}).status == 200
+    assert api("PATCH", "mirrors/e/sessions/s", {"name": "t"}).status == 200
+    sending.join()
+    metrics = running.settle(captured=2000)
+    assert metrics.total("mirrord_captured_frames_total", mirror="e", session="t") == 2000
+    assert metrics.total("mirrord_captured_frames_total") == 2000  # and under no other name
 
 
 def reload(running: Daemon, api: Api, text: str) -> int:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirrord.control.links import Link, Path, Route, View
-from mirrord.control.plan import Add, Entry, Key, Remove, Replace, diff, make, paths
+from mirrord.control.plan import Add, Entry, Key, Remove, Rename, Replace, diff, make, paths
 from mirrord.dataplane import encap
 from mirrord.dataplane.capture import CapturePlan
 from mirrord.dataplane.decap import Tunnel
@@ -307,8 +307,12 @@ def test_the_difference_leads_from_one_plan_to_the_other_and_touches_nothing_els
 ) -> None:
     state, touched = dict(old), set()
     for action in diff(old, new):
-        touched.add(action.key)
+        touched |= {action.old, action.new} if isinstance(action, Rename) else {action.key}
         match action:
+            case Rename(before, after):
+                assert after not in state
+                state[after] = state.pop(before)
+                assert state[after] == new[after]
             case Remove(key):
                 del state[key]
             case Add(key, pipeline):
@@ -318,6 +322,9 @@ def test_the_difference_leads_from_one_plan_to_the_other_and_touches_nothing_els
                 kept = replace(pipeline.capture, selection=state[key].capture.selection)
                 assert (kept, pipeline.transmit) == (state[key].capture, state[key].transmit)
                 state[key] = pipeline
+    ended = [old[action.key] for action in diff(old, new) if isinstance(action, Remove)]
+    begun = [action.pipeline for action in diff(old, new) if isinstance(action, Add) and action.key not in old]
+    assert not any(pipeline in begun for pipeline in ended)  # that is a new name
     assert state == new
     assert touched == {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
 
