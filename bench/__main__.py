@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from bench.primitives.run import main
+from bench.comparison import run as comparison
+from bench.primitives import run as primitives
 
 if __name__ == "__main__":
-    main()
+    primitives.main()
+    comparison.main()

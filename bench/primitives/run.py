@@ -10,28 +10,26 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.machine import build, machine, stolen
 from bench.primitives.network import SINKS, Network, finish, network, wait_until_ready
+from bench.tables import Table
 
 HERE = Path(__file__).resolve().parent
 SOURCES = {
-    "load": ("load.c",),
-    "capture": ("capture.c", "capturing.c"),
-    "handover": ("handover.c", "capturing.c"),
-    "idle": ("idle.c", "capturing.c"),
-    "send": ("send.c", "outgoing.c"),
-    "mirror": ("mirror.c", "capturing.c", "outgoing.c"),
+    "load": ("traffic/load.c",),
+    "capture": ("primitives/capture.c", "primitives/capturing.c"),
+    "handover": ("primitives/handover.c", "primitives/capturing.c"),
+    "idle": ("primitives/idle.c", "primitives/capturing.c"),
+    "send": ("primitives/send.c", "primitives/outgoing.c"),
+    "mirror": ("primitives/mirror.c", "primitives/capturing.c", "primitives/outgoing.c"),
 }
-FLAGS = ("-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread")
 RING, RING_V2, SOCKET = ("--way", 0), ("--way", 1), ("--way", 2)
 WAYS_TO_CAPTURE: dict[str, tuple[object, ...]] = {
     "TPACKET_V3 ring": RING,
@@ -68,47 +66,6 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "UDP_SEGMENT, copies of 1400 bytes": ("--send", 1, "--size", 1400),
 }
 QUICK_CHOICES = ("UDP, sendmmsg of 1", "UDP, sendmmsg of 64", "UDP, sendmmsg of 64, not connected")
-
-
-@dataclass
-class Table:
-    """Samples of named quantities for each subject, in order of their first sample."""
-
-    title: str
-    samples: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-
-    def add(self, subject: str, **values: float) -> None:
-        """Takes one round's values of a subject."""
-        row = self.samples.setdefault(subject, {})
-        for name, value in values.items():
-            row.setdefault(name, []).append(value)
-
-    def markdown(self) -> str:
-        """One line for each subject: medians, then the first quantity's least value and spread over the rounds."""
-        names = list(next(iter(self.samples.values())))
-        repeated = any(len(row[names[0]]) > 1 for row in self.samples.values())
-        columns = ["subject", *(name.replace("_", " ") for name in names), *(["least", "spread"] if repeated else [])]
-        lines = [f"## {self.title}\n", f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
-        for subject, row in self.samples.items():
-            cells = [subject, *(number(statistics.median(row[name])) for name in names)]
-            if repeated:
-                cells += [number(min(row[names[0]])), f"{spread(row[names[0]]):.0%}"]
-            lines.append(f"| {' | '.join(cells)} |")
-        return "\n".join(lines) + "\n"
-
-
-def number(value: float) -> str:
-    """A value with at most three digits after the point."""
-    return f"{value:.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
-
-
-def spread(samples: list[float]) -> float:
-    """Distance between the quartiles as a part of the median."""
-    middle = statistics.median(samples)
-    if len(samples) < 2 or middle == 0:
-        return 0
-    low, _, high = statistics.quantiles(samples, n=4, method="inclusive")
-    return (high - low) / middle
 
 
 class Bench:
@@ -273,32 +230,6 @@ class Bench:
                 )
 
 
-def build(folder: Path) -> None:
-    """Compiles every program; a warning is an error."""
-    for program, files in SOURCES.items():
-        sources = [str(HERE / file) for file in (*files, "common.c")]
-        subprocess.run(["cc", *FLAGS, "-o", str(folder / program), *sources], check=True)
-
-
-def stolen() -> tuple[int, int]:
-    """Ticks that the hypervisor gave to others, and all ticks, since the machine started."""
-    ticks = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-    return ticks[7], sum(ticks)
-
-
-def machine() -> dict[str, str]:
-    """What the figures depend on. No names."""
-    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return {
-        "cores": str(os.cpu_count()),
-        "processor": models[0].split(":")[1].strip() if models else platform.machine(),
-        "kernel": platform.release().split("-")[0],
-        "python": platform.python_version(),
-        "clock": Path("/sys/devices/system/clocksource/clocksource0/current_clocksource").read_text().strip(),
-        "load_average_at_start": f"{os.getloadavg()[0]:.2f}",
-    }
-
-
 def measure(bench: Bench, *, rounds: int, seconds: float) -> int:
     """Runs the rounds, but begins none that would end too late. Returns how many were run."""
     start = time.monotonic()
@@ -335,7 +266,7 @@ def main() -> None:
     described = machine()
     stolen_before, ticks_before = stolen()
     with tempfile.TemporaryDirectory() as folder, network() as net:
-        build(Path(folder))
+        build(Path(folder), SOURCES)
         bench = Bench(Path(folder), net, quick=options.quick)
         rounds = measure(bench, rounds=1 if options.quick else 5, seconds=150)
     stolen_after, ticks_after = stolen()

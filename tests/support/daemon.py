@@ -86,6 +86,10 @@ class Daemon:
         except AssertionError as late:
             raise AssertionError(f"{late}\n{dict(self.metrics())}\n{self.output()}") from late
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def reload(self) -> None:
         self._process.send_signal(signal.SIGHUP)
 

@@ -52,6 +52,10 @@ class OpenVSwitch:
     def delete_port(self, bridge: str, name: str) -> None:
         self.vsctl("del-port", bridge, name)
 
+    def appctl(self, *arguments: str) -> str:
+        """Run ovs-appctl against ovs-vswitchd."""
+        return self.host.run("ovs-appctl", "-t", f"{self._directory / 'ovs-vswitchd'}.ctl", *arguments)
+
     def close(self) -> None:
         """End both daemons, the one that uses the database first."""
         with ExitStack() as stack:

@@ -31,6 +31,11 @@ class Process:
         self._popen.stdin.write(text)
         self._popen.stdin.flush()
 
+    def end_input(self) -> None:
+        """Tell it that nothing more comes."""
+        assert self._popen.stdin is not None
+        self._popen.stdin.close()
+
     def status(self) -> int | None:
         """Its exit status, negative for a signal; None while it runs."""
         return self._popen.poll()

@@ -1,5 +1,5 @@
 // The mirrored traffic: numbered 64-byte frames out of a device by AF_PACKET sendmmsg, through the qdisc, so that
-// egress taps see them. Prints what it sent, and what each frame cost the sending thread.
+// egress taps see them; of one flow, or of many in turn. Prints what it sent, and what each frame cost the sending thread.
 #define _GNU_SOURCE
 #include "common.h"
 
@@ -14,6 +14,10 @@
 
 #define BATCH 64
 #define LARGEST 1514
+#define SOURCE_PORT 34 // its offset
+
+// "Simple IMIX", 7:4:1, evenly mixed.
+static const size_t IMIX[] = {64, 594, 64, 64, 594, 64, 1514, 64, 594, 64, 64, 594};
 
 static int open_socket(const char *device)
 {
@@ -36,12 +40,14 @@ static int64_t due(int64_t start, uint64_t sent, long rate)
 int main(int argc, char **argv)
 {
     if (argc < 2) {
-        fprintf(stderr, "usage: load DEVICE [--ms N] [--rate N] [--size N] [--stream N] [--cpu N]\n");
+        fprintf(stderr, "usage: load DEVICE [--ms N] [--rate N] [--size N | --imix 1] [--flows N] [--stream N] [--cpu N]\n");
         return 2;
     }
     long rate = option(argv, "rate", 0);
     size_t size = (size_t)option(argv, "size", 64);
     uint32_t stream = (uint32_t)option(argv, "stream", 0);
+    long flows = option(argv, "flows", 1);
+    bool imix = option(argv, "imix", 0);
     if (size < 64 || size > LARGEST)
         size = 64;
     unsigned batch = rate == 0 ? BATCH : rate < 100000 ? 1 : 16;
@@ -52,8 +58,9 @@ int main(int argc, char **argv)
     struct iovec parts[BATCH];
     struct mmsghdr messages[BATCH] = {0};
     for (unsigned i = 0; i < BATCH; i++) {
-        write_headers(frames[i], size - ETHERNET_IP_UDP, 1000, 2000);
-        parts[i] = (struct iovec){frames[i], size};
+        size_t length = imix ? IMIX[i % (sizeof(IMIX) / sizeof(*IMIX))] : size;
+        write_headers(frames[i], length - ETHERNET_IP_UDP, 1000, 2000);
+        parts[i] = (struct iovec){frames[i], length};
         messages[i].msg_hdr = (struct msghdr){.msg_iov = &parts[i], .msg_iovlen = 1};
     }
 
@@ -63,8 +70,12 @@ int main(int argc, char **argv)
     while ((now = clock_ns(CLOCK_MONOTONIC)) < end) {
         if (rate)
             sleep_until(due(start, sent, rate));
-        for (unsigned i = 0; i < batch; i++)
+        for (unsigned i = 0; i < batch; i++) {
+            uint64_t port = 1000 + (sent + i) % (uint64_t)flows;
+            frames[i][SOURCE_PORT] = (uint8_t)(port >> 8);
+            frames[i][SOURCE_PORT + 1] = (uint8_t)port;
             number_frame(frames[i], stream, sent + i);
+        }
         int taken = sendmmsg(fd, messages, batch, 0);
         if (taken > 0)
             sent += (unsigned)taken;

@@ -1,0 +1,139 @@
+"""The experiments. Each runs every subject once, one after the other, and adds a row for each to its table.
+
+What the goals compare is taken within one round, so that the drift of the machine's speed falls on both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bench.comparison.subjects import (
+    Run,
+    daemonlogger,
+    mirrord,
+    netsniff_ng,
+    open_vswitch,
+    scapy,
+    tc_mirred,
+    unmirrored,
+)
+from bench.comparison.testbed import Sample, Testbed
+from bench.tables import Table
+
+PACED, SLOW = 200_000, 2_000  # frames a second: below what every subject, or even a script, can take
+UNMIRRORED = "unmirrored"
+TC = "tc mirred + vxlan"
+
+OFF = {"gso": '"off"'}
+ON = {"gso": '"on"'}
+PACKET = {"transmit": '"packet"'}
+SOCKET = {"transmit": '"socket"'}
+
+VXLAN: Mapping[str, tuple[Run, str]] = {
+    TC: (tc_mirred("egress", "source"), "null"),
+    "mirrord, packet, gso on, device segments": (mirrord(**PACKET, **ON), "offload"),
+    "mirrord, packet, gso on, kernel segments": (mirrord(**PACKET, **ON), "null"),
+    "mirrord, packet, gso off": (mirrord(**PACKET, **OFF), "null"),
+    "mirrord, socket, gso on, device segments": (mirrord(**SOCKET, **ON), "offload"),
+    "mirrord, socket, gso on, kernel segments": (mirrord(**SOCKET, **ON), "null"),
+    "mirrord, socket, gso off": (mirrord(**SOCKET, **OFF), "null"),
+}
+DEVICE: Mapping[str, Run] = {
+    "tc mirred": tc_mirred("egress", "source", tunnel=False),
+    "mirrord": mirrord("device"),
+    "daemonlogger": daemonlogger,
+    "netsniff-ng": netsniff_ng,
+}
+BY_WIRE: Mapping[str, tuple[Run, str]] = {
+    TC: (tc_mirred("ingress", "port"), "null"),
+    "mirrord, packet, gso on, device segments": (mirrord(device="port", **PACKET, **ON), "offload"),
+    "mirrord, packet, gso on, kernel segments": (mirrord(device="port", **PACKET, **ON), "null"),
+    "Open vSwitch, userspace datapath": (open_vswitch, "null"),
+}
+SCRIPTS: Mapping[str, Run] = {
+    "mirrord, python": mirrord(dataplane="python", **SOCKET, **OFF),
+    "mirrord, native": mirrord(**SOCKET, **OFF),
+    "scapy": scapy,
+}
+FULL: Mapping[str, tuple[Run, str]] = {
+    name: VXLAN[name]
+    for name in (
+        TC,
+        "mirrord, packet, gso on, device segments",
+        "mirrord, packet, gso on, kernel segments",
+        "mirrord, packet, gso off",
+    )
+}
+LOADS: Mapping[str, tuple[object, ...]] = {
+    "64 bytes, one flow": (),
+    "64 bytes, 64 flows in turn": ("--flows", 64),
+    "IMIX, 64 flows in turn": ("--flows", 64, "--imix", 1),
+}
+
+
+class Experiments:
+    """`tables` by title. A round of everything is `paced`, `devices`, `by_wire`, `scripts` and `full_rate`."""
+
+    def __init__(self, bed: Testbed, milliseconds: int) -> None:
+        self.bed, self.milliseconds = bed, milliseconds
+        self.tables: dict[str, Table] = {}
+
+    def table(self, title: str) -> Table:
+        return self.tables.setdefault(title, Table(title))
+
+    def _measure(self, run: Run, sink: str, *load: object, by_wire: bool = False) -> Sample:
+        with run(self.bed, sink) as copies:
+            return self.bed.measure(copies, "--ms", self.milliseconds, *load, by_wire=by_wire)
+
+    def _row(self, title: str, name: str, sample: Sample, alone: Sample) -> None:
+        self.table(title).add(
+            name,
+            extra_ns_a_frame_in_all=sample.total - alone.total,
+            ns_a_copy_on_the_mirroring_core=sample.mirroring if sample.copies else 0,
+            extra_ns_on_the_senders_core=sample.busy[0] - alone.busy[0],
+            lost_percent=100 * sample.lost / sample.frames if sample.copies else 0,
+        )
+
+    def paced(self) -> None:
+        """To VXLAN, 64 bytes, one flow."""
+        for flows in (1, 64):
+            load = ("--rate", PACED, "--flows", flows)
+            title = f"VXLAN, {PACED} frames/s of 64 bytes, {'one flow' if flows == 1 else f'{flows} flows in turn'}"
+            alone = self._measure(unmirrored, "null", *load)
+            for name, (run, sink) in VXLAN.items():
+                self._row(title, name, self._measure(run, sink, *load), alone)
+
+    def devices(self) -> None:
+        """To a device, as they come."""
+        alone = self._measure(unmirrored, "null", "--rate", PACED)
+        for name, run in DEVICE.items():
+            sample = self._measure(run, "null", "--rate", PACED)
+            self._row(f"To a device, {PACED} frames/s of 64 bytes", name, sample, alone)
+
+    def by_wire(self) -> None:
+        """What comes in by a veth pair, to VXLAN."""
+        alone = self._measure(unmirrored, "null", "--rate", PACED, by_wire=True)
+        for name, (run, sink) in BY_WIRE.items():
+            sample = self._measure(run, sink, "--rate", PACED, by_wire=True)
+            self._row(f"VXLAN, received from a veth pair, {PACED} frames/s of 64 bytes", name, sample, alone)
+
+    def scripts(self) -> None:
+        """The readable ones."""
+        alone = self._measure(unmirrored, "null", "--rate", SLOW)
+        for name, run in SCRIPTS.items():
+            self._row(f"VXLAN, {SLOW} frames/s of 64 bytes", name, self._measure(run, "null", "--rate", SLOW), alone)
+
+    def full_rate(self) -> None:
+        """As fast as the sender can."""
+        for title, load in LOADS.items():
+            alone = self._measure(unmirrored, "null", *load)
+            for name, (run, sink) in {UNMIRRORED: (unmirrored, "null"), **FULL}.items():
+                sample = alone if name == UNMIRRORED else self._measure(run, sink, *load)
+                self.table(f"VXLAN, the sender's full rate, {title}").add(
+                    name,
+                    sender_ns_a_frame=sample.sender,
+                    sent_a_second=1e9 / sample.sender,
+                    extra_ns_a_frame_in_all=sample.total - alone.total,
+                    ns_a_copy_on_the_mirroring_core=sample.mirroring if sample.copies else 0,
+                    lost_frames=sample.lost if sample.copies else 0,
+                )

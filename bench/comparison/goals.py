@@ -1,0 +1,136 @@
+"""What mirrord aims at, each figure worked out round by round from the tables, so that drift falls on both sides."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from bench.comparison.experiments import BY_WIRE, DEVICE, LOADS, PACED, TC, UNMIRRORED
+from bench.tables import Table, number, spread
+
+EXTRA, CORE = "extra_ns_a_frame_in_all", "ns_a_copy_on_the_mirroring_core"
+VXLAN_TITLE = f"VXLAN, {PACED} frames/s of 64 bytes, one flow"
+FULL_TITLE = "VXLAN, the sender's full rate, {}"
+DEVICE_TITLE = f"To a device, {PACED} frames/s of 64 bytes"
+BY_WIRE_TITLE = f"VXLAN, received from a veth pair, {PACED} frames/s of 64 bytes"
+IPERF_TITLE = "iperf3, one TCP stream, mirrored both ways"
+RULES_TITLE = f"A filter's rules, the last one matching, {PACED} frames/s"
+ON_DEVICE, ON_KERNEL = "mirrord, packet, gso on, device segments", "mirrord, packet, gso on, kernel segments"
+OFF = "mirrord, packet, gso off"
+TC_NANOSECONDS = 580  # what tc mirred's frame costs where the goals in nanoseconds were set
+
+Samples = Sequence[float]
+Look = Callable[[str, str, str], Samples]
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """`figure(look)` gives a value for each round; `limit` is the most, or the least if `least`, that is aimed at."""
+
+    words: str
+    limit: float
+    figure: Callable[[Look], Samples]
+    least: bool = False
+
+    def row(self, look: Look) -> str:
+        values = self.figure(look)
+        middle = statistics.median(values)
+        met = middle >= self.limit if self.least else middle <= self.limit
+        sign = ">=" if self.least else "<="
+        return (
+            f"| {self.words} | {sign} {self.limit:g} | {number(middle)} | {spread(list(values)):.0%} |"
+            f" {'met' if met else '**missed**'} |"
+        )
+
+
+def _ratio(title: str, subject: str, other: str, quantity: str) -> Callable[[Look], Samples]:
+    return lambda look: [
+        mine / theirs for mine, theirs in zip(look(title, subject, quantity), look(title, other, quantity), strict=True)
+    ]
+
+
+def _value(title: str, subject: str, quantity: str, factor: float = 1) -> Callable[[Look], Samples]:
+    return lambda look: [factor * value for value in look(title, subject, quantity)]
+
+
+def _normalised(subject: str) -> Callable[[Look], Samples]:
+    """Nanoseconds on the mirroring core, in proportion to what tc mirred's frame cost where the goal was set."""
+    return lambda look: [
+        mine * TC_NANOSECONDS / theirs
+        for mine, theirs in zip(look(VXLAN_TITLE, subject, CORE), look(VXLAN_TITLE, TC, EXTRA), strict=True)
+    ]
+
+
+def _sender(look: Look) -> Samples:
+    title = FULL_TITLE.format("64 bytes, one flow")
+    alone, tc, mine = (look(title, name, "sender_ns_a_frame") for name in (UNMIRRORED, TC, ON_DEVICE))
+    return [(m - a) / (t - a) for a, t, m in zip(alone, tc, mine, strict=True)]
+
+
+def _best(title: str, subject: str, others: Sequence[str]) -> Callable[[Look], Samples]:
+    def ratios(look: Look) -> Samples:
+        rounds = zip(*(look(title, other, CORE) for other in others), strict=True)
+        return [mine / min(row) for mine, row in zip(look(title, subject, CORE), rounds, strict=True)]
+
+    return ratios
+
+
+def _vxlan_against_the_best(look: Look) -> Samples:
+    """The best of what copies to a device, which encapsulates nothing, and of Open vSwitch."""
+    devices = [look(DEVICE_TITLE, name, CORE) for name in DEVICE if name not in ("mirrord", "tc mirred")]
+    switch = [look(BY_WIRE_TITLE, name, CORE) for name in BY_WIRE if name.startswith("Open")]
+    rounds = zip(*devices, *switch, strict=True)
+    return [mine / min(row) for mine, row in zip(look(VXLAN_TITLE, ON_DEVICE, CORE), rounds, strict=True)]
+
+
+GOALS = (
+    *(
+        Goal(f"extra CPU a frame over the machine, against {TC}: {subject}", limit,
+             _ratio(VXLAN_TITLE, subject, TC, EXTRA))
+        for subject, limit in ((ON_DEVICE, 0.5), (ON_KERNEL, 0.75), (OFF, 0.85))
+    ),
+    *(
+        Goal(f"the same at the sender's full rate: {subject}", limit,
+             _ratio(FULL_TITLE.format("64 bytes, one flow"), subject, TC, EXTRA))
+        for subject, limit in ((ON_DEVICE, 0.5), (ON_KERNEL, 0.75), (OFF, 0.85))
+    ),
+    *(
+        Goal(f"CPU a copy on the mirroring core, ns, where tc mirred's costs {TC_NANOSECONDS}: {subject}", limit,
+             _normalised(subject))
+        for subject, limit in ((ON_DEVICE, 110), (ON_KERNEL, 240), (OFF, 320))
+    ),
+    Goal("extra time of a mirrored sender a frame, against that under tc mirred", 0.5, _sender),
+    *(
+        Goal(f"frames lost at the sender's full rate, null sink, gso on: {load}", 0,
+             _value(FULL_TITLE.format(load), ON_DEVICE, "lost_frames"))
+        for load in LOADS
+    ),
+    Goal("CPU a copy on the mirroring core, device destination, against the best of daemonlogger and netsniff-ng", 0.8,
+         _best(DEVICE_TITLE, "mirrord", ("daemonlogger", "netsniff-ng"))),
+    Goal("the same, VXLAN with gso on, against the best of these and Open vSwitch", 0.25, _vxlan_against_the_best),
+    Goal("iperf3's throughput mirrored both ways, against that under tc mirred", 0.95,
+         _ratio(IPERF_TITLE, "mirrord", TC, "gigabits_a_second"), least=True),
+    Goal("extra CPU a frame with 1,000 rules, against 10", 2, _ratio(RULES_TITLE, "1000 rules", "10 rules", EXTRA)),
+    Goal("500 idle sessions: percent of a core, the process", 1,
+         _value("500 idle sessions", "mirrord", "process_percent_of_a_core")),
+    Goal("500 idle sessions: resident megabytes", 200, _value("500 idle sessions", "mirrord", "resident_megabytes")),
+    *(
+        Goal(f"added latency at {rate} frames/s, {words}, ms", limit,
+             _value("Added latency", f"{rate} frames/s, capture auto", quantity))
+        for rate in (10, 10_000)
+        for words, quantity, limit in (("p50", "median_ms", 1), ("p99", "p99_ms", 4))
+    ),
+    Goal("exec to the first mirrored frame, s", 1, _value("Start", "exec to the first copy", "seconds")),
+)  # fmt: skip
+
+
+def goals(tables: Sequence[Table]) -> str:
+    """The table of goals: medians over the rounds, the distance between the quartiles, and whether each is met."""
+    by_title = {table.title: table for table in tables}
+
+    def look(title: str, subject: str, quantity: str) -> Samples:
+        return by_title[title].samples[subject][quantity]
+
+    lines = ["## Goals\n", "| figure | goal | measured | spread | |", "| --- | --- | --- | --- | --- |"]
+    return "\n".join([*lines, *(goal.row(look) for goal in GOALS)]) + "\n"

@@ -1,0 +1,84 @@
+"""Compares mirrord with what else can mirror on a Linux host, and writes the figures to bench/results.
+
+Run as root, on a machine with nothing else to do: `python -m bench.comparison.run [--quick]`. A round runs every
+subject once; the tables show medians over the rounds. `goals.py` says what is aimed at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench.comparison.experiments import Experiments
+from bench.comparison.goals import goals
+from bench.comparison.operation import Operation
+from bench.comparison.plots import draw
+from bench.comparison.testbed import Testbed
+from bench.machine import machine, stolen
+from bench.tables import Table
+from tests.support.topology import Topology
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+def measure(bed: Testbed, *, rounds: int, milliseconds: int) -> list[Table]:
+    """Every table, after so many rounds. What is slow to set up is measured in the first round alone."""
+    experiments, operation = Experiments(bed, milliseconds), Operation(bed, milliseconds)
+    for number in range(rounds):
+        begun = time.monotonic()
+        for experiment in (
+            experiments.paced,
+            experiments.full_rate,
+            experiments.devices,
+            experiments.by_wire,
+            operation.throughput,
+            operation.rules,
+            operation.start,
+            *((experiments.scripts, operation.latency, operation.idle) if number == 0 else ()),
+        ):
+            experiment()
+        print(f"round {number + 1} of {rounds}: {time.monotonic() - begun:.0f} s", file=sys.stderr)
+    return [*experiments.tables.values(), *operation.tables.values()]
+
+
+def report(described: dict[str, str], tables: list[Table]) -> str:
+    """The whole Markdown page."""
+    heading = "# Comparison\n\n" + "".join(f"- {key.replace('_', ' ')}: {value}\n" for key, value in described.items())
+    return "\n".join([heading, goals(tables), *(table.markdown() for table in tables)])
+
+
+def main() -> None:
+    """Builds, measures, writes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one short round")
+    parser.add_argument(
+        "--results", type=Path, default=Path(__file__).parents[1] / "results", help="folder to write to"
+    )
+    options = parser.parse_args()
+    if os.geteuid() != 0:
+        parser.error("must be root: it makes network namespaces")
+    described = machine()
+    stolen_before, ticks_before = stolen()
+    rounds = 1 if options.quick else 5
+    with tempfile.TemporaryDirectory() as folder, Topology() as net:
+        bed = Testbed(net, Path(folder))
+        tables = measure(bed, rounds=rounds, milliseconds=300 if options.quick else 1000)
+    stolen_after, ticks_after = stolen()
+    described["rounds"] = str(rounds)
+    described["stolen_by_the_hypervisor"] = f"{(stolen_after - stolen_before) / (ticks_after - ticks_before):.0%}"
+    text = report(described, tables)
+    options.results.mkdir(parents=True, exist_ok=True)
+    (options.results / "comparison.md").write_text(text)
+    samples = {"machine": described, "samples": {table.title: table.samples for table in tables}}
+    (options.results / "comparison.json").write_text(json.dumps(samples, indent=1) + "\n")
+    draw(tables, options.results)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
