@@ -90,7 +90,7 @@ class Changing:
 def test_a_killed_daemon_comes_back_as_it_was_within_a_second(
     hosts: tuple[Host, Host], sniff: MakeSniffer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One start of five has to be as fast: the others may be the machine's. Coverage is off, it doubles an import's time."""
+    """One start of five has to be as fast. Coverage is off in it: measuring doubles the time that the imports take."""
     for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
         monkeypatch.delenv(name)
     host, collector = hosts
