@@ -8,6 +8,7 @@ for nothing else.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple, get_args
 
@@ -132,7 +133,9 @@ def _expectation(model: type[Model], error: Any) -> str:
     if kind == "missing":
         return f"expected {_EXPECTED[kind]}"
     if kind == "literal_error":
-        return str(unexpected(error["ctx"]["expected"], value))
+        expected = error["ctx"]["expected"]
+        words = re.findall("'([^']*)'", expected)
+        return f"{unexpected(expected, value)}{nearest(str(value), words)}"
     if kind == "value_error":
         return str(error["ctx"]["error"])
     return str(unexpected(_EXPECTED[kind], value)) if kind in _EXPECTED else error["msg"]
