@@ -69,7 +69,7 @@ class Client:
 
     async def doctor(self, mirror: str | None = None) -> list[Object]:
         """What is wrong, with one mirror or with all, and what to do."""
-        return list((await self._ask("GET", "doctor", query={"mirror": mirror}))["findings"])
+        return list((await self._ask("GET", "doctor", query={"mirror": mirror}))["doctor"])
 
     # --- mirrors and sessions ---
 

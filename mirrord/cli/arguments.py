@@ -1,6 +1,6 @@
 """What stands on the command line -> the table that would stand in the TOML; checked by the models before it is sent.
 
-Values stay text: the models read a number from text, and the daemon reads them the same way.
+All values are text here: the models read numbers and flags from it.
 """
 
 from __future__ import annotations
@@ -51,9 +51,17 @@ def pairs(text: str) -> dict[str, Any]:
     return written
 
 
-def pairs_or_device(text: str) -> dict[str, Any] | str:
+def source(text: str) -> dict[str, Any]:
     """As `pairs`; a bare word is a device, or a pattern of devices."""
-    return pairs(text) if "=" in text or "," in text else text
+    return pairs(text) if "=" in text or "," in text else {"type": "device", "device": text}
+
+
+def session(text: str) -> dict[str, Any]:
+    """A whole session, as `pairs`; its source may be a bare word, too."""
+    written = pairs(text)
+    if isinstance(written.get("source"), str):
+        written["source"] = source(written["source"])
+    return written
 
 
 def given(**options: Any) -> dict[str, Any]:
@@ -62,8 +70,8 @@ def given(**options: Any) -> dict[str, Any]:
 
 
 def check(model: type[Model], written: dict[str, Any]) -> dict[str, Any]:
-    """What was written, if the model takes it; else bad usage, with every problem."""
-    problems = examine(model, written, "").problems
+    """What was written, as the model writes it, if it takes it; else bad usage, with every problem."""
+    read, problems = examine(model, written, "")
     if problems:
         raise click.UsageError("\n".join(map(str, problems)))
-    return written
+    return dict(read.model_dump(mode="json", exclude_unset=True))

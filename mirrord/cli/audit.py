@@ -52,7 +52,8 @@ def _show(answer: Any, console: Console) -> None:
         who = one["user"] or f"uid {one['uid']}"
         time = local_time(_read(one["time"]))
         result = coloured(one["result"])
-        row(shown, time, who, one["operation"], one["kind"], one["object"], result, one["message"] or "")
+        name = f"{one['mirror']}/{one['object']}" if one["kind"] == "session" else one["object"]
+        row(shown, time, who, one["operation"], one["kind"], name, result, one["message"] or "")
     console.print(shown)
 
 

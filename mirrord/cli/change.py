@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from mirrord.cli import complete
-from mirrord.cli.arguments import PAIRS, check, given, pairs, read_by
+from mirrord.cli.arguments import PAIRS, check, given, read_by, session
 from mirrord.cli.asker import Asker, say
 from mirrord.model import Mirror
 from mirrord.values import parse_name
@@ -29,7 +29,7 @@ mirror_argument = click.argument("mirror", shell_complete=complete.mirrors)
     "--session",
     "sessions",
     metavar=PAIRS,
-    callback=read_by(pairs),
+    callback=read_by(session),
     multiple=True,
     help="A session to begin with: its keys as in the TOML, dotted where one is a table. May be given again.",
 )
@@ -51,11 +51,10 @@ def create(
     mirrorctl create core --session name=vm2,source.type=device,source.device=tap-vm2,source.perspective=guest,\\
         direction=both,destination.type=device,destination.device=em02
     """  # noqa: D301 (click's \b keeps lines as they are)
-    written = given(description=description, flow_network=flow_network)
-    written |= {"enabled": enable, "sessions": sessions}
-    check(Mirror, written)
+    written = given(description=description, flow_network=flow_network, enabled=enable, sessions=sessions)
+    table = check(Mirror, written)
     done = f"{mirror}: created, " + ("enabled" if enable else f"disabled (mirrorctl enable {mirror} lets it run)")
-    ask(lambda client: client.create_mirror(mirror, written), say(done))
+    ask(lambda client: client.create_mirror(mirror, table), say(done))
 
 
 @click.command("set")

@@ -30,9 +30,9 @@ def doctor(ask: Asker, mirror: str | None) -> None:
 
 def _show(findings: Any, console: Console) -> None:
     for one in findings:
-        console.print(
-            coloured(one["severity"]), f"{one['where']}: {one['problem']}" if one["where"] else one["problem"]
-        )
+        session = "/".join(part for part in (one["mirror"], one["session"]) if part)
+        where = f"{session} on {one['source']}" if one["source"] else session or "host"
+        console.print(coloured(one["severity"]), f"{where}: {one['problem']}", sep=" ")
         console.print(f"    {one['remedy']}")
     if not findings:
         console.print("nothing is wrong")

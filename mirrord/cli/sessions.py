@@ -8,7 +8,7 @@ from typing import Any, get_args
 import click
 
 from mirrord.cli import complete
-from mirrord.cli.arguments import PAIRS, check, given, pairs, pairs_or_device, read_by
+from mirrord.cli.arguments import PAIRS, check, given, pairs, read_by, source
 from mirrord.cli.asker import Asker, say
 from mirrord.cli.change import mirror_argument
 from mirrord.cli.group import Group
@@ -48,7 +48,7 @@ def _options(command: Command) -> Command:
         settings: dict[str, Any] = {"help": HELP[key], "required": field.is_required()}
         words = [word for word in get_args(field.annotation) if isinstance(word, str)]
         if key == "source":
-            settings |= {"metavar": f"{PAIRS}|DEVICE", "callback": read_by(pairs_or_device)}
+            settings |= {"metavar": f"{PAIRS}|DEVICE", "callback": read_by(source)}
         elif key == "destination":
             settings |= {"metavar": PAIRS, "callback": read_by(pairs)}
         elif key == "filter":

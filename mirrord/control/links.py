@@ -206,12 +206,17 @@ def _addresses(netlink: IPRoute, names: Mapping[int, str]) -> Iterable[IPv4Addre
         yield ip_address(f"{text}%{names.get(message['index'], '')}") if scoped else address
 
 
-def _route(netlink: IPRoute, path: Path, mtus: Mapping[int, int]) -> Route | None:
+def ask_route(netlink: IPRoute, path: Path) -> Any:
+    """The kernel's own answer for a path. NetlinkError when there is no route."""
     family = socket.AF_INET if ip_address(path.remote).version == 4 else socket.AF_INET6
     question = {"family": family, "dst": path.remote, "mark": path.mark} | ({"src": path.local} if path.local else {})
     question |= {"oif": path.device} if path.device else {}
+    return next(iter(netlink.route("get", **question)))
+
+
+def _route(netlink: IPRoute, path: Path, mtus: Mapping[int, int]) -> Route | None:
     try:
-        message = next(iter(netlink.route("get", **question)))
+        message = ask_route(netlink, path)
     except NetlinkError:
         return None
     device = message.get_attr("RTA_OIF")

@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 
 from mirrord import __version__
-from mirrord.control import config, logs, plan, report
+from mirrord.control import config, doctor, logs, plan, probes, report
 from mirrord.control.config import Loaded
 from mirrord.control.flow_networks import FlowNetworks
 from mirrord.control.links import Lease, Links, View
@@ -24,7 +24,7 @@ from mirrord.control.metrics import Reload, Row
 from mirrord.control.namespaces import Namespaces
 from mirrord.control.notify import notify, reloading, watchdog_seconds
 from mirrord.control.pipelines import Pipelines
-from mirrord.control.validation import join
+from mirrord.control.validation import join, not_found
 from mirrord.dataplane.counters import Slot
 from mirrord.errors import ConfigError, MirrordError, Refused
 from mirrord.model import Config
@@ -214,11 +214,21 @@ class Service:
             each["running"] = [report.session(r, self._rates) for r in rows if r.entry.key.session == each["name"]]
         return shown
 
+    async def doctor(self, mirror: str | None) -> list[doctor.Finding]:
+        """What is wrong, with this mirror or with all, and what to do. MirrordError `not_found`."""
+        if mirror is not None:
+            self.object("mirrors", mirror)
+        async with self._turn:
+            loaded, view = self.loaded, await self._look(self.loaded.config)
+        rows = self.rows()
+        host = await asyncio.to_thread(probes.look, loaded.config.daemon, view, rows)
+        return doctor.findings(loaded, self.last_reload, view, rows, host, mirror)
+
     def object(self, section: str, name: str) -> dict[str, Any]:
         """A mirror, filter or flow network as configured, and where. MirrordError `not_found`."""
         one = getattr(self.loaded.config, section).get(name)
         if one is None:
-            raise MirrordError("not_found", f"no such {section.removesuffix('s').replace('_', ' ')}: {name}")
+            raise not_found(section.removesuffix("s").replace("_", " "), name, getattr(self.loaded.config, section))
         file = self.loaded.origin(section, name)
         return {"name": name, **one.model_dump(mode="json"), "origin": {"file": file} if file else {"state": True}}
 

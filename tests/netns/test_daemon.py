@@ -189,7 +189,7 @@ def test_mirrorctl_shows_what_is(host: Host, daemon: MakeDaemon, dataplane: str)
     assert "sent_bytes" in ctl(running.socket, "show", "core")
     (mirror,) = json.loads(ctl(running.socket, "--json", "list"))
     assert mirror == json.loads(ctl(running.socket, "--json", "show", "core")) | {"sessions": mirror["sessions"]}
-    assert ctl(running.socket, "show", "cora", status=1) == "mirrorctl: no such mirror: cora\n"
+    assert ctl(running.socket, "show", "cora", status=1) == "mirrorctl: no such mirror: cora; did you mean 'core'?\n"
     assert "Usage" in ctl(running.socket, "show", status=2)
     running.stop()
     assert "cannot be reached" in ctl(running.socket, "status", status=3)
