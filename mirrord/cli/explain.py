@@ -20,8 +20,6 @@ from mirrord.cli.filters import filter_argument
 from mirrord.cli.pcap import CaptureFileError, Packet, packets
 from mirrord.cli.tables import row, table
 from mirrord.cli.words import frame, why
-from mirrord.control import config
-from mirrord.control.selection import in_order
 from mirrord.control.validation import nearest
 from mirrord.dataplane.filter import Rule, Selection, decide
 from mirrord.dataplane.headers import parse
@@ -64,6 +62,8 @@ class Totals:
 @click.pass_obj
 def explain(ask: Asker, filter_: str, file: Path, path: str | None, direction: str) -> None:
     """Tell which rule takes each packet of a capture file, and why the rules before it did not."""
+    from mirrord.control.selection import in_order  # noqa: PLC0415 (as in _from_file)
+
     written = ask.answer(lambda client: client.filter(filter_)) if path is None else _from_file(filter_, path)
     keys = {key: value for key, value in written.items() if key in Filter.model_fields}
     rules = in_order(Filter.model_validate(check(Filter, keys)))
@@ -77,6 +77,8 @@ def explain(ask: Asker, filter_: str, file: Path, path: str | None, direction: s
 
 
 def _from_file(name: str, path: str) -> dict[str, Any]:
+    from mirrord.control import config  # noqa: PLC0415 (it brings the daemon's libraries, which cost others 0.2 s)
+
     try:
         filters = config.load(path).config.filters
     except ConfigError as error:
