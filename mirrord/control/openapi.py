@@ -59,8 +59,7 @@ def document(resources: Iterable[Resource]) -> dict[str, Any]:
 def _operation(one: Resource) -> dict[str, Any]:
     named = re.findall(r"{(\w+)}", one.path)
     parameters = [{"name": name, "in": "path", "required": True, "schema": TEXT} for name in named]
-    for name in QUERIES.get(one.path, ()):
-        parameters.append({"name": name, "in": "query", "schema": QUERY[name]})
+    parameters += [{"name": name, "in": "query", "schema": QUERY[name]} for name in QUERIES.get(one.path, ())]
     if named and one.method != "GET":
         parameters += [{"name": name, "in": "header", "schema": TEXT} for name in CONDITIONS]
     operation: dict[str, Any] = {
