@@ -61,7 +61,10 @@ class Totals:
 )
 @click.pass_obj
 def explain(ask: Asker, filter_: str, file: Path, path: str | None, direction: str) -> None:
-    """Tell which rule takes each packet of a capture file, and why the rules before it did not."""
+    """Tell which rule takes each packet of a capture file, and why the rules before it did not.
+
+    Directions are as the rules name them: those that sessions with this filter see.
+    """
     from mirrord.control.selection import in_order  # noqa: PLC0415 (as in _from_file)
 
     written = ask.answer(lambda client: client.filter(filter_)) if path is None else _from_file(filter_, path)

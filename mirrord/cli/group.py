@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from mirrord.control.validation import nearest
@@ -21,7 +19,3 @@ class Group(click.Group):
         if args and args[0] not in self.commands and not args[0].startswith("-") and not ctx.resilient_parsing:
             ctx.fail(f"no such command: {args[0]}{nearest(args[0], self.commands)}")
         return super().resolve_command(ctx, args)
-
-    def group(self, *args: Any, **kwargs: Any) -> Any:
-        """As click's, of this class."""
-        return super().group(*args, cls=Group, **kwargs)

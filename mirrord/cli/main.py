@@ -22,7 +22,7 @@ Exit status: 0 done, 1 refused or failed, 2 bad usage, 3 the daemon cannot be re
 
 @click.group(cls=Group, epilog=COMPLETION)
 @click.option("--socket", "path", default=Daemon().socket, show_default=True, help="The daemon's control socket.")
-@click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON; an error too, on stderr.")
 @click.version_option(__version__, prog_name="mirrorctl")
 @click.pass_context
 def main(context: click.Context, path: str, *, as_json: bool) -> None:

@@ -18,6 +18,9 @@ from mirrord.model import Session
 ALWAYS = ("source", "destination", "direction")
 """Keys of a session that are shown whatever they say; others when they are not as by default."""
 
+ENDS = {"source": "eth0", "destination": {"type": "device", "device": "eth1"}}
+DEFAULTS = Session.model_validate({"name": "s", **ENDS}).model_dump(mode="json", exclude={"name", *ENDS})
+
 
 @click.command()
 @click.pass_obj
@@ -31,6 +34,10 @@ def status(ask: Asker) -> None:
         )
         for problem in answer["config"]["problems"]:
             console.print(f"last reload refused: {problem}", style="red")
+        if answer["state"]["problem"]:
+            console.print(f"state database: {answer['state']['problem']}", style="red")
+        for one in answer["config"]["set_aside"]:
+            console.print(f"{one['section']}.{one['name']} does not run: {one['reason']}", style="red")
         for warning in answer["config"]["warnings"]:
             console.print(f"warning: {warning}", style="yellow")
         _print_sessions(answer["sessions"], console)
@@ -85,13 +92,11 @@ def reload(ask: Asker) -> None:
 
 def _settings(session: Any) -> str:
     """The session's keys in words, those left out that are as by default."""
-    defaults = {key: field.get_default() for key, field in Session.model_fields.items()}
-    plain = {"0": 0, "": 0}  # how a rate and a share of nothing are shown
-    told = []
-    for key, value in session.items():
-        if key in ALWAYS or (key in defaults and key != "name" and plain.get(value, value) != defaults[key]):
-            told.append(f"{key} {written(value) if isinstance(value, dict) else value}")
-    return "; ".join(told)
+    return "; ".join(
+        f"{key} {written(value) if isinstance(value, dict) else value}"
+        for key, value in session.items()
+        if key in ALWAYS or value != DEFAULTS.get(key, value)
+    )
 
 
 def _print_sessions(sessions: Sequence[Any], console: Console) -> None:

@@ -8,15 +8,23 @@ from datetime import datetime
 from rich.table import Table
 from rich.text import Text
 
-COLOURS = {"up": "green", "waiting": "yellow", "failed": "red", "paused": "yellow", "error": "red", "warning": "yellow"}
+COLOURS = {
+    "up": "green",
+    "waiting": "yellow",
+    "failed": "red",
+    "paused": "yellow",
+    "error": "red",
+    "warning": "yellow",
+    "refused": "red",
+}
 FACTORS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def table(*columns: str) -> Table:
-    """An empty table: columns by two blanks, no lines."""
+    """An empty table: columns by two blanks, no lines. Where a terminal is too narrow, the last column is folded."""
     made = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        made.add_column(column, no_wrap=True)
+        made.add_column(column, no_wrap=column != columns[-1], overflow="fold")
     return made
 
 

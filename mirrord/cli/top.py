@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import termios
 import tty
@@ -21,7 +22,7 @@ from mirrord.cli.tables import coloured, row, scaled, table
 from mirrord.client import AnsweredError, Client, UnreachableError
 
 PERIOD_SECONDS = 1.0  # the daemon works out rates as often
-QUIT = ("q", "Q", "\x04")  # the last is Ctrl-D
+QUIT = set(b"qQ\x04")  # the last is Ctrl-D
 
 
 @click.command()
@@ -81,13 +82,16 @@ async def _watch(path: str) -> None:
 
 @contextmanager
 def _keys(ended: asyncio.Event) -> Iterator[None]:
-    """Have the terminal hand over each key as it is pressed, and set `ended` at the one that quits."""
+    """Have the terminal hand over each key as it is pressed, and set `ended` at one that quits."""
     loop, number = asyncio.get_running_loop(), sys.stdin.fileno()
     before = termios.tcgetattr(number)
 
     def pressed() -> None:
-        key = sys.stdin.read(1)
-        if key in (*QUIT, ""):
+        try:
+            keys = os.read(number, 64)
+        except OSError:  # the terminal has gone
+            keys = b""
+        if not keys or QUIT & set(keys):
             ended.set()
 
     tty.setcbreak(number)

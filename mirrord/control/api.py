@@ -71,7 +71,7 @@ async def _audit(request: web.Request) -> web.Response:
 
 
 async def _doctor(request: web.Request) -> web.Response:
-    found = await request.app[SERVICE].doctor(request.query.get("mirror"))
+    found = await request.app[SERVICE].doctor(request.query.get("mirror"), request.app[CHANGES].store.problem)
     return web.json_response({"doctor": [one._asdict() for one in found]})
 
 

@@ -73,11 +73,21 @@ class Finding(NamedTuple):
 
 
 def findings(
-    loaded: Loaded, reload: Reload, view: View, rows: Sequence[Row], host: Host, mirror: str | None = None
+    loaded: Loaded,
+    reload: Reload,
+    view: View,
+    rows: Sequence[Row],
+    host: Host,
+    *,
+    mirror: str | None = None,
+    state: str = "",
 ) -> list[Finding]:
-    """Everything that is wrong, of one mirror alone if it is named; errors first, the host's before the sessions'."""
+    """Everything that is wrong, of one mirror alone if it is named; errors first, the host's before the sessions'.
+
+    `state` is the state database's own problem.
+    """
     config = loaded.config
-    found = [*_configuration(loaded, reload), *_host(config, host), *_mirror(config, mirror)]
+    found = [*_configuration(loaded, reload, state), *_host(config, host), *_mirror(config, mirror)]
     for row in rows:
         key = row.entry.key
         if mirror in (None, key.mirror) and (session := _session(config, key)):
@@ -106,7 +116,10 @@ def _mirror(config: Config, name: str | None) -> Iterator[Finding]:
 # --- the configuration and the host ---
 
 
-def _configuration(loaded: Loaded, reload: Reload) -> Iterator[Finding]:
+def _configuration(loaded: Loaded, reload: Reload, state: str) -> Iterator[Finding]:
+    if state:
+        remedy = "see to its directory; make again what is missing (mirrorctl list); this is told until the next start"
+        yield Finding(ERROR, "state_database", f"the state database: {state}", remedy)
     for problem in reload.problems:
         remedy = "mend the file (mirrord --check tells all that is wrong), then mirrorctl reload"
         yield Finding(ERROR, "reload_refused", f"the configuration before the last reload runs: {problem}", remedy)

@@ -214,15 +214,18 @@ class Service:
             each["running"] = [report.session(r, self._rates) for r in rows if r.entry.key.session == each["name"]]
         return shown
 
-    async def doctor(self, mirror: str | None) -> list[doctor.Finding]:
-        """What is wrong, with this mirror or with all, and what to do. MirrordError `not_found`."""
+    async def doctor(self, mirror: str | None, state: str) -> list[doctor.Finding]:
+        """What is wrong, with this mirror or with all, and what to do; `state` is the state database's own problem.
+
+        MirrordError `not_found`.
+        """
         if mirror is not None:
             self.object("mirrors", mirror)
         async with self._turn:
             loaded, view = self.loaded, await self._look(self.loaded.config)
         rows = self.rows()
         host = await asyncio.to_thread(probes.look, loaded.config.daemon, view, rows)
-        return doctor.findings(loaded, self.last_reload, view, rows, host, mirror)
+        return doctor.findings(loaded, self.last_reload, view, rows, host, mirror=mirror, state=state)
 
     def object(self, section: str, name: str) -> dict[str, Any]:
         """A mirror, filter or flow network as configured, and where. MirrordError `not_found`."""

@@ -139,6 +139,18 @@ def test_top_is_live_on_a_terminal_and_one_table_elsewhere(running: Daemon) -> N
     assert (once.returncode, "\x1b" in once.stdout) == (0, False)  # no colours where nobody looks
     assert json.loads(ctl(running.socket, "--json", "top"))["sessions"][0]["counters"]["captured_frames"] == 7
 
+    gone = Terminal("--socket", str(running.socket), "top")
+    try:
+        wait_for(lambda: gone.shows("core"), "the table")
+        gone.press(b"x")  # no key that does something
+        running.stop()
+        wait_for(lambda: gone.ended() is not None, "the end")
+        assert (gone.process.returncode, "cannot be reached" in gone.text) == (3, True)
+    finally:
+        gone.close()
+
+
+def test_top_is_quit_by_a_key(running: Daemon) -> None:
     for key in (b"q", b"\x03"):  # the last is Ctrl-C
         before = int(running.metrics().total("mirrord_captured_frames_total"))
         top = Terminal("--socket", str(running.socket), "top")

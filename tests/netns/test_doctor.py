@@ -6,6 +6,7 @@ guest eth0 ---- tap0 [host] up0 ---- up0 [collector]
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,7 @@ def test_destination_devices(net: Topology, hosts: tuple[Host, Host], daemon: Ma
         session("missing", '{ type = "device", device = "out1" }'),
         session("down", '{ type = "device", device = "out0" }'),
         session("glob", '{ type = "device", device = "out0" }').replace("tap0", "nic*"),
+        session("away", '{ type = "device", device = "out0", netns = "nowhere" }'),
         "[mirrors.off]\nenabled = false\n[mirrors.empty]",
     ]
     running = daemon(host, "".join(mirrors), up=False)
@@ -158,7 +160,11 @@ def test_destination_devices(net: Topology, hosts: tuple[Host, Host], daemon: Ma
     assert doctor.only("device_missing", "glob", status=1)[0] == "no device matches nic*"
     assert doctor.only("disabled", "off", status=0)[1] == "mirrorctl enable off"
     doctor.only("no_sessions", "empty", status=0)
-    # All at once: errors first.
+    assert "no such network namespace: nowhere" in doctor.only("session_waiting", "away", status=1)[0]
+
+    host.run("tc", "qdisc", "add", "dev", "out0", "root", "tbf", "rate", "8kbit", "burst", "2kb", "limit", "4kb")
+    send(host, "tap0", FRAME, 50)
+    wait_for(lambda: sorted(doctor.codes("down")) == ["send_error", "shaped"], "copies that the queue did not take")
     severities = [one["severity"] for one in json.loads(invoke(running.socket, "--json", "doctor").stdout)]
     assert severities == sorted(severities)
 
@@ -207,6 +213,14 @@ def test_losses_files_and_long_filters(hosts: tuple[Host, Host], daemon: MakeDae
 
 def test_the_daemons_own_door_and_files(hosts: tuple[Host, Host], daemon: MakeDaemon, tmp_path: Path) -> None:
     host, _ = hosts
+    damaged = tmp_path / "damaged.db"
+    damaged.write_bytes(b"SQLite, once" * 100)
+    first = daemon(host, session("m", VXLAN), state=str(damaged))
+    assert "was damaged" in Doctor(first).only("state_database", status=1)[0]
+    assert "state database: was damaged" in invoke(first.socket, "status").stdout
+    first.stop()
+    shutil.rmtree(first.file.parent)
+
     running = daemon(host, session("m", VXLAN), read_only_socket=str(tmp_path / "read.sock"))
     doctor = Doctor(running, tmp_path / "read.sock")
     doctor.nothing()
