@@ -22,11 +22,10 @@ REFUSED, UNREACHABLE = 1, 3
 ADVICE = {
     errno.ENOENT: "there is no socket: is the daemon running (systemctl status mirrord), and is its `socket` this path?"
     " --socket names another",
-    errno.ECONNREFUSED: "a daemon that has ended left this socket: start it (systemctl start mirrord)"
+    errno.ECONNREFUSED: "nothing listens there any more: start the daemon (systemctl start mirrord)"
     " and see why it ended (journalctl -u mirrord)",
     errno.EACCES: "you may not open it: be root or a member of the group that `socket_group` names"
     " (ls -l shows it; a new membership counts from the next login)",
-    errno.ENOTSOCK: "this is not a socket: --socket names another path",
 }
 
 
