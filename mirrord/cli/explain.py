@@ -6,11 +6,9 @@ It asks the same function that defines the meaning of a filter.
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -22,7 +20,7 @@ from mirrord.cli.tables import row, table
 from mirrord.cli.words import frame, why
 from mirrord.control.validation import nearest
 from mirrord.dataplane.filter import Rule, Selection, decide
-from mirrord.dataplane.headers import parse
+from mirrord.dataplane.headers import Headers, parse
 from mirrord.errors import ConfigError
 from mirrord.model import Filter
 
@@ -30,16 +28,79 @@ SHOWN_BEFORE = 10  # rules that did not match, in text; JSON has them all
 UNMATCHED = "unmatched"
 
 
-@dataclass
-class Totals:
-    """What became of all packets."""
+class Explained(NamedTuple):
+    """What is decided about one packet, and by which rule; `before` are the rules that did not match."""
 
-    packets: int = 0
-    accepted: int = 0
-    rejected: int = 0
-    unmatched: int = 0
-    undirected: int = 0  # the file does not tell their direction
-    rules: Counter[int] = field(default_factory=Counter)
+    number: int
+    egress: bool
+    headers: Headers
+    rule: Rule | None
+    before: tuple[Rule, ...]
+
+    @property
+    def direction(self) -> str:
+        return "egress" if self.egress else "ingress"
+
+    @property
+    def action(self) -> str:
+        return UNMATCHED if self.rule is None else action(self.rule)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "packet": self.number,
+            "direction": self.direction,
+            "frame": frame(self.headers),
+            "rule": self.rule and self.rule.priority,
+            "action": self.action,
+            "passed_over": [
+                {"rule": rule.priority, **why(rule, self.headers, egress=self.egress)} for rule in self.before
+            ],
+        }
+
+    def __str__(self) -> str:
+        """One line, with the reasons of the rules just before the decision."""
+        decided = f"rule {self.rule.priority} {self.action}s" if self.rule else UNMATCHED
+        line = f"{self.number:>6} {self.direction:<7} {decided:<18} {frame(self.headers)}"
+        if len(self.before) > SHOWN_BEFORE:
+            line += f"; {len(self.before) - SHOWN_BEFORE} rules before"
+        for rule in self.before[-SHOWN_BEFORE:]:
+            reason = why(rule, self.headers, egress=self.egress)
+            line += f"; rule {rule.priority}: {reason['field']} is {reason['found']}, not {reason['wanted']}"
+        return line
+
+
+class Totals:
+    """What became of all packets; it grows with them."""
+
+    def __init__(self, rules: tuple[Rule, ...]) -> None:
+        self.rules = {rule.priority: 0 for rule in rules}
+        self.actions = {"accept": 0, "reject": 0, UNMATCHED: 0}
+        self.undirected = 0  # the file does not tell their direction
+
+    @property
+    def packets(self) -> int:
+        return sum(self.actions.values())
+
+    def count(self, rule: Rule | None, *, undirected: bool) -> None:
+        self.actions[UNMATCHED if rule is None else action(rule)] += 1
+        self.undirected += undirected
+        if rule is not None:
+            self.rules[rule.priority] += 1
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "packets": self.packets,
+            "accepted": self.actions["accept"],
+            "rejected": self.actions["reject"],
+            "unmatched": self.actions[UNMATCHED],
+            "undirected": self.undirected,
+            "rules": self.rules,
+        }
+
+
+def action(rule: Rule) -> str:
+    """What the rule does with what it matches."""
+    return "accept" if rule.accept else "reject"
 
 
 @click.command()
@@ -70,11 +131,11 @@ def explain(ask: Asker, filter_: str, file: Path, path: str | None, direction: s
     written = ask.answer(lambda client: client.filter(filter_)) if path is None else _from_file(filter_, path)
     keys = {key: value for key, value in written.items() if key in Filter.model_fields}
     rules = in_order(Filter.model_validate(check(Filter, keys)))
-    totals = Totals()
+    totals = Totals(rules)
     told = _explained(_packets(file), rules, totals, undirected=direction == "egress")
     if ask.as_json:
-        each = list(told)
-        ask.show({"packets": each, "totals": _totals(rules, totals)}, lambda *_: None)
+        each = [one.as_json() for one in told]
+        ask.show({"packets": each, "totals": totals.as_json()}, lambda *_: None)
     else:
         _print(told, rules, totals, direction)
 
@@ -104,64 +165,31 @@ def _packets(path: Path) -> Iterator[Packet]:
 
 def _explained(
     read: Iterator[Packet], rules: tuple[Rule, ...], totals: Totals, *, undirected: bool
-) -> Iterator[dict[str, Any]]:
-    """What is decided about each packet; `totals` grow with it. `undirected`: whether those count as egress."""
-    for packet in read:
+) -> Iterator[Explained]:
+    """What is decided about each packet, counted. `undirected`: whether those without a direction count as egress."""
+    selection, place = Selection(rules=rules), {rule.priority: at for at, rule in enumerate(rules)}
+    for number, packet in enumerate(read, 1):
         egress = undirected if packet.egress is None else packet.egress
         headers = parse(packet.data)
-        decision = decide(Selection(rules=rules), headers, egress=egress)
-        totals.packets += 1
-        totals.undirected += packet.egress is None
-        if decision.rule is None:
-            totals.unmatched += 1
-        else:
-            totals.rules[decision.rule.priority] += 1
-            totals.accepted += decision.accept
-            totals.rejected += not decision.accept
-        before = (rule for rule in rules if decision.rule is None or rule.priority < decision.rule.priority)
-        yield {
-            "packet": totals.packets,
-            "direction": "egress" if egress else "ingress",
-            "frame": frame(headers),
-            "rule": decision.rule and decision.rule.priority,
-            "action": UNMATCHED if decision.rule is None else "accept" if decision.accept else "reject",
-            "passed_over": [{"rule": rule.priority, **why(rule, headers, egress=egress)} for rule in before],
-        }
+        rule = decide(selection, headers, egress=egress).rule
+        totals.count(rule, undirected=packet.egress is None)
+        yield Explained(number, egress, headers, rule, rules if rule is None else rules[: place[rule.priority]])
 
 
-def _totals(rules: tuple[Rule, ...], totals: Totals) -> dict[str, Any]:
-    return {
-        "packets": totals.packets,
-        "accepted": totals.accepted,
-        "rejected": totals.rejected,
-        "unmatched": totals.unmatched,
-        "undirected": totals.undirected,
-        "rules": {rule.priority: totals.rules[rule.priority] for rule in rules},
-    }
-
-
-def _print(told: Iterator[dict[str, Any]], rules: tuple[Rule, ...], totals: Totals, direction: str) -> None:
+def _print(told: Iterator[Explained], rules: tuple[Rule, ...], totals: Totals, direction: str) -> None:
     """A line for each packet, as it is read; then the totals, of what could be read."""
     try:
         for one in told:
-            decided = f"rule {one['rule']} {one['action']}s" if one["rule"] else UNMATCHED
-            click.echo(f"{one['packet']:>6} {one['direction']:<7} {decided:<18} {one['frame']}{_reasons(one)}")
+            click.echo(str(one))
     finally:
+        accepted, rejected, unmatched = totals.actions.values()
         click.echo(
-            f"\n{totals.packets} packets: {totals.accepted} accepted, {totals.rejected} rejected,"
-            f" {totals.unmatched} matched by no rule and so not copied"
+            f"\n{totals.packets} packets: {accepted} accepted, {rejected} rejected,"
+            f" {unmatched} matched by no rule and so not copied"
         )
         if totals.undirected:
             click.echo(f"{totals.undirected} without a direction in the file, taken for {direction} (--direction)")
         shown = table("RULE", "ACTION", "PACKETS")
         for rule in rules:
-            row(shown, rule.priority, "accept" if rule.accept else "reject", totals.rules[rule.priority])
+            row(shown, rule.priority, action(rule), totals.rules[rule.priority])
         console().print(shown)
-
-
-def _reasons(one: dict[str, Any]) -> str:
-    """Why the rules before did not match, those just before the decision."""
-    before = one["passed_over"]
-    told = [f"rule {each['rule']}: {each['field']} is {each['found']}, not {each['wanted']}" for each in before]
-    more = [f"{len(told) - SHOWN_BEFORE} rules before"] if len(told) > SHOWN_BEFORE else []
-    return "".join(f"; {text}" for text in (*more, *told[-SHOWN_BEFORE:]))

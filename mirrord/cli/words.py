@@ -58,6 +58,8 @@ def _address(headers: Headers, address: bytes) -> str:
 def frame(headers: Headers) -> str:
     """A frame in words: tags, protocol, the two ends."""
     tags = [f"vlan {tag.vid}" for tag in headers.tags]
+    if not headers.source:
+        return "no Ethernet header"
     if headers.family == 0:
         ends = [address.hex(":") for address in (headers.source, headers.destination)]
         return " ".join([*tags, _family(headers), " > ".join(ends)])

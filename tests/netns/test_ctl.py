@@ -7,8 +7,12 @@ import os
 import pty
 import select
 import subprocess
+from pathlib import Path
 
 import pytest
+from scapy.layers.inet import IP, TCP
+from scapy.layers.l2 import Ether
+from scapy.utils import wrpcap
 
 from tests.conftest import MakeDaemon
 from tests.support.ctl import COMMAND, ROOT, ctl, run
@@ -71,6 +75,16 @@ def test_filters_and_flow_networks(running: Daemon) -> None:
         row = ctl(running.socket, "network", *command).splitlines()[1].split()
         assert row == ["capture", "em02", "192.0.2.10-192.0.2.20/24", "192.0.2.1", "state"]
     assert ctl(running.socket, "network", "delete", "capture") == "capture: deleted\n"
+
+
+def test_the_daemons_filter_is_explained(running: Daemon, tmp_path: Path) -> None:
+    ether = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
+    web = ether / IP(src="10.1.0.1", dst="10.1.0.2") / TCP(sport=1000, dport=80)
+    wrpcap(str(tmp_path / "two.pcap"), [web, Ether(FRAME)])
+    lines = ctl(running.socket, "explain", "web", "--pcap", str(tmp_path / "two.pcap")).splitlines()
+    assert lines[0].split() == ["1", "ingress", "rule", "1", "accepts", "tcp", "10.1.0.1:1000", ">", "10.1.0.2:80"]
+    assert lines[1].endswith("udp 10.1.0.1:1000 > 10.1.0.2:2000; rule 1: protocol is udp, not tcp")
+    assert "no such filter" in ctl(running.socket, "explain", "wob", "--pcap", str(tmp_path / "two.pcap"), status=1)
 
 
 def complete(line: str, shell: str = "bash") -> list[str]:
