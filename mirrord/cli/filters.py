@@ -29,7 +29,7 @@ def list_(ask: Asker) -> None:
     """List the filters."""
 
     def show(answer: Any, console: Console) -> None:
-        shown = table("FILTER", "RULES", "DEFINED IN")
+        shown = table("FILTER", "RULES", "ORIGIN")
         for each in answer:
             row(shown, each["name"], len(each["rules"]), origin(each))
         console.print(shown)
@@ -44,7 +44,7 @@ def show(ask: Asker, filter_: str) -> None:
     """Show a filter's rules, in the order in which they are tried."""
 
     def show(answer: Any, console: Console) -> None:
-        console.print(f"{answer['name']}, defined in {origin(answer)}")
+        console.print(f"{answer['name']}, origin {origin(answer)}")
         shown = table("PRIORITY", "DIRECTION", "ACTION", "MATCH")
         for rule in sorted(answer["rules"], key=lambda rule: rule["priority"]):
             match = {key: value for key, value in rule.items() if key not in ("priority", "direction", "action")}

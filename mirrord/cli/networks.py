@@ -61,7 +61,7 @@ def delete(ask: Asker, network: str) -> None:
 
 
 def _show(networks: Any, console: Console) -> None:
-    shown = table("NETWORK", "DEVICE", "ADDRESSES", "GATEWAY", "DEFINED IN")
+    shown = table("NETWORK", "DEVICE", "ADDRESSES", "GATEWAY", "ORIGIN")
     for each in networks:
         row(shown, each["name"], each["device"], each["addresses"], each["gateway"] or "", origin(each))
     console.print(shown)

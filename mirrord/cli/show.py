@@ -51,7 +51,7 @@ def list_(ask: Asker) -> None:
     """List the mirrors."""
 
     def show(answer: Any, console: Console) -> None:
-        shown = table("MIRROR", "ENABLED", "SESSIONS", "UP", "DEFINED IN", "DESCRIPTION")
+        shown = table("MIRROR", "ENABLED", "SESSIONS", "UP", "ORIGIN", "DESCRIPTION")
         for mirror in answer:
             running = [source for session in mirror["sessions"] for source in session["running"]]
             up = f"{sum(source['state'] == 'up' for source in running)}/{len(running)}"
@@ -71,7 +71,7 @@ def show(ask: Asker, mirror: str) -> None:
     def show(answer: Any, console: Console) -> None:
         enabled = "enabled" if answer["enabled"] else "disabled"
         network = f", flow network {answer['flow_network']}" if answer["flow_network"] else ""
-        console.print(f"{answer['name']}: {enabled}{network}, defined in {origin(answer)}. {answer['description']}")
+        console.print(f"{answer['name']}: {enabled}{network}, origin {origin(answer)}. {answer['description']}")
         for session in answer["sessions"]:
             console.print(f"{session['name']}: {_settings(session)}")
         sources = [source for session in answer["sessions"] for source in session["running"]]
@@ -129,7 +129,8 @@ def _print_counters(source: Any, console: Console) -> None:
     for name, value in source["counters"].items():
         if isinstance(value, dict):
             for label, count in value.items():
-                row(shown, f"{name} {label}", count)
+                if count:
+                    row(shown, f"{name} {label}", count)
         else:
             row(shown, name, value)
     console.print(shown)

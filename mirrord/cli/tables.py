@@ -65,6 +65,6 @@ def local_time(time: datetime) -> str:
 
 
 def origin(shown: dict[str, object]) -> str:
-    """Where an object is defined: in a file, or in the state database."""
+    """Where an object comes from: a file, or somebody made it at run time."""
     where = shown.get("origin")
-    return str(where["file"]) if isinstance(where, dict) and "file" in where else "state"
+    return str(where["file"]) if isinstance(where, dict) and "file" in where else "run time"

@@ -67,13 +67,14 @@ def test_filters_and_flow_networks(running: Daemon) -> None:
     shown = json.loads(ctl(running.socket, "--json", "filter", "show", "web"))
     assert made["rules"] == [shown["rules"][1]]
     assert [one["name"] for one in json.loads(ctl(running.socket, "--json", "filter", "list"))] == ["web", "copy"]
+    assert json.loads(ctl(running.socket, "filter", "show", "--json", "copy")) == made
     assert ctl(running.socket, "filter", "delete", "copy") == "copy: deleted\n"
 
     network = ("--device", "em02", "--addresses", "192.0.2.10-192.0.2.20/24", "--gateway", "192.0.2.1")
     assert ctl(running.socket, "network", "create", "capture", *network) == "capture: created\n"
     for command in (("list",), ("show", "capture")):
         row = ctl(running.socket, "network", *command).splitlines()[1].split()
-        assert row == ["capture", "em02", "192.0.2.10-192.0.2.20/24", "192.0.2.1", "state"]
+        assert row == ["capture", "em02", "192.0.2.10-192.0.2.20/24", "192.0.2.1", "run", "time"]
     assert ctl(running.socket, "network", "delete", "capture") == "capture: deleted\n"
 
 
