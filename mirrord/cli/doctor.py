@@ -10,7 +10,16 @@ from rich.console import Console
 
 from mirrord.cli import complete
 from mirrord.cli.asker import REFUSED, Asker
+from mirrord.cli.clock import synchronised
 from mirrord.cli.tables import coloured
+
+CLOCK = {
+    "severity": "warning",
+    "code": "clock",
+    "problem": "the clock is not synchronised: time stamps cannot be compared with those of other hosts",
+    "remedy": "run chrony, systemd-timesyncd or ptp4l",
+    **dict.fromkeys(("mirror", "session", "source"), ""),
+}
 
 
 @click.command()
@@ -23,6 +32,8 @@ def doctor(ask: Asker, mirror: str | None) -> None:
     Exit status: 1 when there is an error, 0 when there are warnings at most.
     """
     findings = ask.answer(lambda client: client.doctor(mirror))
+    if not synchronised():
+        findings.append(CLOCK)
     ask.show(findings, _show)
     if any(one["severity"] == "error" for one in findings):
         sys.exit(REFUSED)

@@ -137,9 +137,6 @@ def _host(config: Config, host: Host) -> Iterator[Finding]:
     for name, effect in FEATURES.items():
         if name in host.lacking:
             yield Finding(WARNING, "no_kernel_feature", f"the kernel lacks {name}", effect)
-    if not host.synchronised:
-        problem = "the clock is not synchronised: time stamps cannot be compared with other hosts'"
-        yield Finding(WARNING, "clock", problem, "run chrony, systemd-timesyncd or ptp4l")
     yield from _door(config, host)
 
 
@@ -321,8 +318,8 @@ def _coarse(session: Session, row: Row, host: Host) -> Iterator[Finding]:
         problem = (
             f"filter {session.filter} is too long for the kernel: a coarser one runs, and frames are matched again"
         )
-        room = f"sysctl net.core.optmem_max={4 * host.optmem_max} (it is {host.optmem_max})"
-        remedy = f"{room}, then disable and enable the mirror; or a shorter filter"
+        known = f" (it is {host.optmem_max})" if host.optmem_max else ""
+        remedy = f"shorten it; a larger net.core.optmem_max{known} may help, once the mirror is disabled and enabled"
         yield Finding(WARNING, "coarse_filter", problem, remedy)
 
 

@@ -1,4 +1,4 @@
-"""What `doctor` has to look at the host for: next hops, kernel features, the clock, space for files, the socket.
+"""What `doctor` has to look at the host for: next hops, kernel features, space for files, the socket.
 
 Each probe asks the kernel and changes nothing. All of it blocks, for milliseconds: call it on a thread, and not on an
 event loop's, since pyroute2 drives one of its own.
@@ -6,7 +6,6 @@ event loop's, since pyroute2 drives one of its own.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import grp
 import os
@@ -33,8 +32,6 @@ from mirrord.dataplane.netns import inside
 from mirrord.model import Daemon
 
 UDP_SEGMENT = 103  # linux/udp.h, 4.18
-TIME_ERROR = 5  # what adjtimex(2) answers while the clock is not synchronised
-TIMEX_BYTES = 208  # struct timex of linux/timex.h on 64 bits; more than it has on 32
 RTM_NEWNEIGH, NLM_F_REQUEST, NLM_F_ACK, NLMSG_ERROR = 28, 1, 4, 2  # linux/rtnetlink.h, linux/netlink.h
 NDA_DST, NDA_FLAGS_EXT = 1, 15  # linux/neighbour.h
 NO_DEVICE = 0x7FFFFFFF  # an index that no device has
@@ -71,8 +68,7 @@ class Host:
 
     native_missing: str = ""
     lacking: frozenset[str] = frozenset()  # of FEATURES
-    synchronised: bool = True
-    optmem_max: int = 0  # net.core.optmem_max, bytes
+    optmem_max: int = 0  # net.core.optmem_max, bytes; 0 where the network namespace does not show it
     door: Door | None = None  # None: the control socket's file is gone
     hops: Mapping[Path, Hop] = field(default_factory=dict)  # of tunnels' paths that have a route
     coarse: frozenset[Key] = frozenset()  # whose filter the kernel cannot run as it is
@@ -87,8 +83,7 @@ def look(daemon: Daemon, view: View, rows: Sequence[Row]) -> Host:
     return Host(
         native_missing=native.missing,
         lacking=frozenset(name for name, there in FEATURES.items() if not there()),
-        synchronised=_synchronised(),
-        optmem_max=int(FilePath("/proc/sys/net/core/optmem_max").read_text()),
+        optmem_max=_optmem_max(),
         door=_door(daemon.socket),
         hops=_all_hops(view),
         coarse=frozenset(key for key, one in captures.items() if isinstance(one, CapturePlan) and _is_coarse(one)),
@@ -143,10 +138,10 @@ def _is_coarse(plan: CapturePlan) -> bool:
 # --- the rest of the host ---
 
 
-def _synchronised() -> bool:
-    """Whether something keeps the clock (adjtimex(2), which sets nothing when it is given no modes)."""
-    libc = ctypes.CDLL(None)
-    return bool(libc.adjtimex(ctypes.create_string_buffer(TIMEX_BYTES)) != TIME_ERROR)
+def _optmem_max() -> int:
+    with suppress(OSError):
+        return int(FilePath("/proc/sys/net/core/optmem_max").read_text())
+    return 0
 
 
 def _door(path: str) -> Door | None:

@@ -1,4 +1,4 @@
-"""What doctor says of a host that no test can make: an old kernel, a clock on its own, no compiled core."""
+"""What doctor says of a host that no test can make: an old kernel, no compiled core."""
 
 from __future__ import annotations
 
@@ -26,8 +26,6 @@ def test_each_lack_of_the_host_is_a_warning() -> None:
     ((code, problem),) = found(Host(door=GOOD, native_missing="no such file"))
     assert (code, problem.endswith(": no such file")) == ("no_native_core", True)
     assert found(Host(door=GOOD, native_missing="no such file"), dataplane="python") == []
-    ((code, _),) = found(Host(door=GOOD, synchronised=False))
-    assert code == "clock"
     lacking = found(Host(door=GOOD, lacking=frozenset(probes.FEATURES)))
     assert lacking == [("no_kernel_feature", f"the kernel lacks {name}") for name in probes.FEATURES]
     ((code, problem),) = found(Host(door=GOOD), socket_group="mirrord")
