@@ -190,7 +190,9 @@ def _source(session: Session, row: Row, view: View) -> Iterator[Finding]:
             yield from _no_source(name, session.source.netns, view)
         return
     if link.qdisc in SHAPERS:
-        yield _shaped(link, "source", "what is sent there waits before it is copied", session.source)
+        yield _shaped(
+            link, "source", "what is sent there waits before it is copied", getattr(session.source, "netns", None)
+        )
 
 
 def _no_source(name: str, netns: str | None, view: View) -> Iterator[Finding]:
@@ -208,17 +210,23 @@ def _no_source(name: str, netns: str | None, view: View) -> Iterator[Finding]:
 
 
 def _down(link: Link, role: str, netns: str | None) -> Finding:
-    return Finding(ERROR, "device_down", f"{role} device {link.name} is down", f"{_ip(netns)} link set {link.name} up")
+    return Finding(
+        ERROR, "device_down", f"{role} device {link.name} is down", f"{_tool('ip', netns)} link set {link.name} up"
+    )
 
 
-def _ip(netns: str | None) -> str:
-    return "ip" if netns is None else f"ip -n {netns}"
+def _tool(name: str, netns: str | None) -> str:
+    """A tool of iproute2, where the device is."""
+    if netns is None:
+        return name
+    if netns.startswith("/"):
+        return f"nsenter --net={netns} {name}"
+    return f"nsenter -t {netns} -n {name}" if netns.isdecimal() else f"{name} -n {netns}"
 
 
-def _shaped(link: Link, role: str, effect: str, end: object) -> Finding:
-    inside = "" if getattr(end, "netns", None) is None else f" in {getattr(end, 'netns', '')}"
-    problem = f"{role} device {link.name}{inside} is shaped ({link.qdisc}): {effect}"
-    remedy = f"tc qdisc delete dev {link.name} root, or use a device without QoS"
+def _shaped(link: Link, role: str, effect: str, netns: str | None) -> Finding:
+    problem = f"{role} device {link.name} is shaped ({link.qdisc}): {effect}"
+    remedy = f"{_tool('tc', netns)} qdisc delete dev {link.name} root, or use a device without QoS"
     return Finding(WARNING, "shaped", problem, remedy)
 
 
@@ -240,9 +248,11 @@ def _device(to: DeviceDestination, view: View) -> Iterator[Finding]:
         yield Finding(severity, "default_route", problem, "use another device, or a tunnel")
     if link.learning:
         problem = f"destination device {link.name} is a port of a bridge that learns addresses: copies mislead it"
-        yield Finding(WARNING, "learning_bridge", problem, f"bridge link set dev {link.name} learning off")
+        yield Finding(
+            WARNING, "learning_bridge", problem, f"{_tool('bridge', to.netns)} link set dev {link.name} learning off"
+        )
     if link.qdisc in SHAPERS:
-        yield _shaped(link, "destination", "copies wait or are lost there", to)
+        yield _shaped(link, "destination", "copies wait or are lost there", to.netns)
 
 
 def _tunnel(config: Config, mirror: str, to: TunnelDestination, view: View, host: Host) -> Iterator[Finding]:
@@ -254,21 +264,18 @@ def _tunnel(config: Config, mirror: str, to: TunnelDestination, view: View, host
     route = view.routes.get(way)
     if route is None:
         problem = f"there is no route to {way.remote}" + (f" from {way.local}" if way.local else "")
-        remedy = f"{_ip(to.netns)} route add {way.remote} via GATEWAY (or dev DEVICE)"
+        remedy = f"{_tool('ip', to.netns)} route add {way.remote} via GATEWAY; a device that is down has no routes"
         yield Finding(ERROR, "no_route", problem, remedy)
         return
     for link in view.links.values():
-        if link.index == route.device and not link.up:
-            yield _down(link, "outgoing", to.netns)
         if link.index == route.device and link.qdisc in SHAPERS:
-            yield _shaped(link, "outgoing", "copies wait or are lost there", to)
+            yield _shaped(link, "outgoing", "copies wait or are lost there", to.netns)
     hop = host.hops.get(way)
     if hop and hop.state in ("incomplete", "failed"):
         what = "the remote" if hop.address == way.remote else f"the next hop to {way.remote},"
         problem = f"{what} {hop.address} does not answer on {hop.device}: its MAC address is not known"
-        remedy = (
-            f"see that it is up and in that network; {_ip(to.netns)} neighbour show dev {hop.device} tells the state"
-        )
+        ask = f"{_tool('ip', to.netns)} neighbour show dev {hop.device}"
+        remedy = f"see that it is up and in that network; {ask} tells the state"
         yield Finding(ERROR, "next_hop", problem, remedy)
 
 
@@ -293,7 +300,8 @@ def _mtu(config: Config, session: Session, row: Row, view: View) -> Iterator[Fin
         f"frames of {source.name} have up to {full} bytes, so their copies need an MTU of {mtu + short}, but that of"
         f" {name} or of the path behind it is {mtu}: those longer than {plan.forward.frame_limit} bytes are {fate}"
     )
-    remedy = f"ip link set {name} mtu {mtu + short}, and the same all the way; or snaplen = {plan.forward.frame_limit}"
+    raised = f"{_tool('ip', getattr(session.destination, 'netns', None))} link set {name} mtu {mtu + short}"
+    remedy = f"{raised}, and the same all the way; or snaplen = {plan.forward.frame_limit}"
     yield Finding(WARNING, "mtu", problem, remedy)
 
 

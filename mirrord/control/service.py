@@ -219,10 +219,10 @@ class Service:
 
         MirrordError `not_found`.
         """
-        if mirror is not None:
-            self.object("mirrors", mirror)
         async with self._turn:
             loaded, view = self.loaded, await self._look(self.loaded.config)
+        if mirror is not None and mirror not in loaded.config.mirrors:
+            raise not_found("mirror", mirror, loaded.config.mirrors)
         rows = self.rows()
         host = await asyncio.to_thread(probes.look, loaded.config.daemon, view, rows)
         return doctor.findings(loaded, self.last_reload, view, rows, host, mirror=mirror, state=state)

@@ -141,6 +141,7 @@ def test_destination_devices(net: Topology, hosts: tuple[Host, Host], daemon: Ma
         session("down", '{ type = "device", device = "out0" }'),
         session("glob", '{ type = "device", device = "out0" }').replace("tap0", "nic*"),
         session("away", '{ type = "device", device = "out0", netns = "nowhere" }'),
+        session("there", f'{{ type = "device", device = "out0", netns = "{collector.name}" }}'),
         "[mirrors.off]\nenabled = false\n[mirrors.empty]",
     ]
     running = daemon(host, "".join(mirrors), up=False)
@@ -157,6 +158,9 @@ def test_destination_devices(net: Topology, hosts: tuple[Host, Host], daemon: Ma
     assert problem == "destination device out0 is down"
     mend(host, remedy)
     doctor.nothing("down")
+    collector.ip("link set out0 down")
+    mend(collector, doctor.only("device_down", "there", status=1)[1])
+    doctor.nothing("there")
     assert doctor.only("device_missing", "glob", status=1)[0] == "no device matches nic*"
     assert doctor.only("disabled", "off", status=0)[1] == "mirrorctl enable off"
     doctor.only("no_sessions", "empty", status=0)
