@@ -206,17 +206,12 @@ def _addresses(netlink: IPRoute, names: Mapping[int, str]) -> Iterable[IPv4Addre
         yield ip_address(f"{text}%{names.get(message['index'], '')}") if scoped else address
 
 
-def ask_route(netlink: IPRoute, path: Path) -> Any:
-    """The kernel's own answer for a path. NetlinkError when there is no route."""
+def _route(netlink: IPRoute, path: Path, mtus: Mapping[int, int]) -> Route | None:
     family = socket.AF_INET if ip_address(path.remote).version == 4 else socket.AF_INET6
     question = {"family": family, "dst": path.remote, "mark": path.mark} | ({"src": path.local} if path.local else {})
     question |= {"oif": path.device} if path.device else {}
-    return next(iter(netlink.route("get", **question)))
-
-
-def _route(netlink: IPRoute, path: Path, mtus: Mapping[int, int]) -> Route | None:
     try:
-        message = ask_route(netlink, path)
+        message = next(iter(netlink.route("get", **question)))
     except NetlinkError:
         return None
     device = message.get_attr("RTA_OIF")

@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from ipaddress import ip_address
 from pathlib import Path as FilePath
 from typing import NamedTuple
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from mirrord.control.links import Path, View, ask_route
+from mirrord.control.links import Path, View
 from mirrord.control.metrics import Row
 from mirrord.control.plan import Key
 from mirrord.dataplane import bpf, native
@@ -173,6 +174,13 @@ def _all_hops(view: View) -> dict[Path, Hop]:
     return hops
 
 
+def _question(path: Path) -> dict[str, object]:
+    """What to ask the kernel's routing about a path."""
+    asked = {"dst": path.remote, "src": path.local, "oif": path.device}
+    family = socket.AF_INET if ip_address(path.remote).version == 4 else socket.AF_INET6
+    return {"family": family, "mark": path.mark} | {key: value for key, value in asked.items() if value}
+
+
 def _hops(paths: Iterable[Path]) -> dict[Path, Hop]:
     found = {}
     with IPRoute() as netlink:
@@ -183,7 +191,7 @@ def _hops(paths: Iterable[Path]) -> dict[Path, Hop]:
         }
         for path in paths:
             with suppress(NetlinkError):
-                message = ask_route(netlink, path)
+                message = next(iter(netlink.route("get", **_question(path))))
                 device, via = message.get_attr("RTA_OIF"), message.get_attr("RTA_VIA")
                 address = message.get_attr("RTA_GATEWAY") or (via and via["addr"]) or path.remote
                 found[path] = Hop(names.get(device, ""), address, neighbours.get((device, address), ""))
