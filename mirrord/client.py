@@ -2,66 +2,170 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Self
 from urllib.parse import quote
 
 import aiohttp
 
 TIMEOUT_SECONDS = 30
+ONLY_NEW = {"If-None-Match": "*"}  # RFC 9110 13.1.2: refuse to replace
+
+Object = dict[str, Any]
 
 
 class UnreachableError(Exception):
-    """No daemon answers on the socket."""
+    """No daemon answers on the socket; `errno` is the kernel's word for why, 0 if it is not the kernel's."""
+
+    def __init__(self, message: str, errno: int = 0) -> None:
+        super().__init__(message)
+        self.errno = errno
+
+    def as_json(self) -> Object:
+        return {"code": "unreachable", "message": str(self), "path": ""}
 
 
 class AnsweredError(Exception):
-    """The daemon refused: its message, with the stable `code`."""
+    """The daemon refused: its message, with the stable `code`, and the `path` of what is meant in the object."""
 
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
+    def __init__(self, code: str, message: str, path: str) -> None:
+        super().__init__(message if not path or path in message else f"{path}: {message}")
+        self.code, self.message, self.path = code, message, path
+
+    def as_json(self) -> Object:
+        return {"code": self.code, "message": self.message, "path": self.path}
 
 
 class Client:
     """A connection to the daemon's socket, as an async context manager. Answers are the API's JSON.
 
-    Every call raises UnreachableError or AnsweredError.
+    Objects are as in the TOML, with their name. Every call raises UnreachableError or AnsweredError.
     """
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, path: str, seconds: float = TIMEOUT_SECONDS) -> None:
+        self._path, self._seconds = path, seconds
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.UnixConnector(self._path), timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
-        )
+        timeout = aiohttp.ClientTimeout(total=self._seconds)
+        self._session = aiohttp.ClientSession(connector=aiohttp.UnixConnector(self._path), timeout=timeout)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
-    async def status(self) -> Any:
+    # --- the daemon ---
+
+    async def status(self) -> Object:
         """The daemon and every session."""
-        return await self._ask("GET", "status")
+        return dict(await self._ask("GET", "status"))
 
-    async def mirrors(self) -> Any:
-        """Every mirror with its sessions."""
-        return (await self._ask("GET", "mirrors"))["mirrors"]
-
-    async def mirror(self, name: str) -> Any:
-        """One mirror with its sessions."""
-        return await self._ask("GET", f"mirrors/{quote(name, safe='')}")
-
-    async def reload(self) -> Any:
+    async def reload(self) -> Object:
         """Have the daemon read its configuration again."""
-        return await self._ask("POST", "reload")
+        return dict(await self._ask("POST", "reload"))
 
-    async def _ask(self, method: str, resource: str) -> Any:
+    async def audit(self, mirror: str | None = None, since: str | None = None) -> list[Object]:
+        """Who did what, oldest first; of one mirror alone, and since an RFC 3339 time, if given."""
+        return list((await self._ask("GET", "audit", query={"mirror": mirror, "since": since}))["audit"])
+
+    async def doctor(self, mirror: str | None = None) -> list[Object]:
+        """What is wrong, with one mirror or with all, and what to do."""
+        return list((await self._ask("GET", "doctor", query={"mirror": mirror}))["doctor"])
+
+    # --- mirrors and sessions ---
+
+    async def mirrors(self) -> list[Object]:
+        """Every mirror with its sessions."""
+        return list((await self._ask("GET", "mirrors"))["mirrors"])
+
+    async def mirror(self, name: str) -> Object:
+        """One mirror with its sessions."""
+        return dict(await self._ask("GET", _at("mirrors", name)))
+
+    async def create_mirror(self, name: str, mirror: Object) -> Object:
+        """Make a mirror; code `exists` when there is one of that name."""
+        return dict(await self._ask("PUT", _at("mirrors", name), mirror, headers=ONLY_NEW))
+
+    async def change_mirror(self, name: str, changes: Object) -> Object:
+        """Change a mirror's own keys (RFC 7396); `name` renames it."""
+        return dict(await self._ask("PATCH", _at("mirrors", name), changes))
+
+    async def enable_mirror(self, name: str) -> Object:
+        """Have its sessions run."""
+        return dict(await self._ask("POST", _at("mirrors", name, "enable")))
+
+    async def disable_mirror(self, name: str) -> Object:
+        """Have its sessions run no more."""
+        return dict(await self._ask("POST", _at("mirrors", name, "disable")))
+
+    async def delete_mirror(self, name: str) -> None:
+        """Delete it with its sessions."""
+        await self._ask("DELETE", _at("mirrors", name))
+
+    async def add_session(self, mirror: str, session: Object) -> Object:
+        """Add a session; it has its `name` in it."""
+        return dict(await self._ask("POST", _at("mirrors", mirror, "sessions"), session))
+
+    async def delete_session(self, mirror: str, session: str) -> None:
+        """Delete one session."""
+        await self._ask("DELETE", _at("mirrors", mirror, "sessions", session))
+
+    # --- filters and flow networks ---
+
+    async def filters(self) -> list[Object]:
+        """Every filter with its rules."""
+        return list((await self._ask("GET", "filters"))["filters"])
+
+    async def filter(self, name: str) -> Object:
+        """One filter with its rules."""
+        return dict(await self._ask("GET", _at("filters", name)))
+
+    async def create_filter(self, name: str, filter_: Object) -> Object:
+        """Make a filter; code `exists` when there is one of that name."""
+        return dict(await self._ask("PUT", _at("filters", name), filter_, headers=ONLY_NEW))
+
+    async def delete_filter(self, name: str) -> None:
+        """Delete a filter; code `in_use` when a session has it."""
+        await self._ask("DELETE", _at("filters", name))
+
+    async def flow_networks(self) -> list[Object]:
+        """Every flow network."""
+        return list((await self._ask("GET", "flow_networks"))["flow_networks"])
+
+    async def flow_network(self, name: str) -> Object:
+        """One flow network."""
+        return dict(await self._ask("GET", _at("flow_networks", name)))
+
+    async def create_flow_network(self, name: str, network: Object) -> Object:
+        """Make a flow network; code `exists` when there is one of that name."""
+        return dict(await self._ask("PUT", _at("flow_networks", name), network, headers=ONLY_NEW))
+
+    async def delete_flow_network(self, name: str) -> None:
+        """Delete a flow network; code `in_use` when a mirror has it."""
+        await self._ask("DELETE", _at("flow_networks", name))
+
+    async def _ask(
+        self,
+        method: str,
+        resource: str,
+        body: Object | None = None,
+        *,
+        query: Mapping[str, str | None] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        params = {key: value for key, value in (query or {}).items() if value is not None}
+        url = f"http://mirrord/v1/{resource}"
         try:
-            async with self._session.request(method, f"http://mirrord/v1/{resource}") as response:
-                answer = await response.json()
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise UnreachableError(f"{self._path}: {getattr(error, 'strerror', None) or error}") from error
+            async with self._session.request(method, url, params=params, headers=headers, json=body) as response:
+                answer: Any = None if response.status == 204 else await response.json()
+        except TimeoutError as error:
+            raise UnreachableError(f"{self._path}: no answer within {self._seconds:g} s") from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            words = getattr(error, "strerror", None) or error
+            raise UnreachableError(f"{self._path}: {words}", getattr(error, "errno", None) or 0) from error
         if response.status >= 400:  # RFC 9110: an error
-            raise AnsweredError(answer["error"]["code"], answer["error"]["message"])
+            raise AnsweredError(**answer["error"])
         return answer
+
+
+def _at(*parts: str) -> str:
+    return "/".join(quote(part, safe="") for part in parts)

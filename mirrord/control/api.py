@@ -20,6 +20,7 @@ from mirrord.control.openapi import Resource
 from mirrord.control.peers import Caller, peer
 from mirrord.control.requests import MAX_BODY, STATUS, condition, json_object, limit, since
 from mirrord.control.service import Service
+from mirrord.control.validation import not_found
 from mirrord.errors import MirrordError
 
 log = structlog.get_logger(subsystem="api")
@@ -68,6 +69,11 @@ async def _audit(request: web.Request) -> web.Response:
     asked = query.get("mirror"), since(query.get("since")), limit(query.get("limit"))
     rows = await asyncio.to_thread(store.audit, *asked)
     return web.json_response({"audit": rows})
+
+
+async def _doctor(request: web.Request) -> web.Response:
+    found = await request.app[SERVICE].doctor(request.query.get("mirror"), request.app[CHANGES].store.problem)
+    return web.json_response({"doctor": [one._asdict() for one in found]})
 
 
 async def _openapi(_: web.Request) -> web.Response:
@@ -145,6 +151,7 @@ RESOURCES = [
     Resource("GET", "/v1/status", _status, "The daemon and every session.", "Status"),
     Resource("POST", "/v1/reload", _reload, "Take over the files as they are now."),
     Resource("GET", "/v1/audit", _audit, "Who did what; oldest first.", "Deed[]"),
+    Resource("GET", "/v1/doctor", _doctor, "What is wrong, and what to do; errors first.", "Finding[]"),
     Resource("GET", "/v1/openapi.json", _openapi, "This description."),
     Resource("GET", "/v1/mirrors", _list("mirrors"), "Every mirror.", "Mirror[]"),
     Resource("GET", MIRROR, _get("mirror"), "One mirror.", "Mirror"),
@@ -195,7 +202,7 @@ def _shown(request: web.Request, target: Target, loaded: Loaded, status: int = 2
     if target.kind == "session":
         session = next((one for one in found["sessions"] if one["name"] == target.name), None)
         if session is None:
-            raise MirrordError("not_found", f"no such session: {target.name}")
+            raise not_found("session", target.name, [one["name"] for one in found["sessions"]])
         found = {**session, "origin": found["origin"]}
     tag = changes.tag(loaded, target) or ""
     return web.json_response(found, status=status, headers={"ETag": tag})

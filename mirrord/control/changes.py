@@ -18,7 +18,7 @@ from mirrord.control.peers import Caller
 from mirrord.control.refusals import Declared
 from mirrord.control.service import Service
 from mirrord.control.store import Deed, Store, Write
-from mirrord.control.validation import join
+from mirrord.control.validation import join, not_found
 from mirrord.errors import ConfigError, MirrordError, Problem, Refused
 from mirrord.values import unexpected
 
@@ -101,7 +101,7 @@ class Changes:
         operation = "change" if changes.get("name", target.name) == target.name else "rename"
 
         def edit(old: Any) -> Any:
-            return tidy(merge(_there(target, old), changes))
+            return tidy(merge(self._there(target, old), changes))
 
         return await self._change(caller, operation, target, changes, edit, condition)
 
@@ -109,7 +109,7 @@ class Changes:
         """Enable or disable a mirror."""
 
         def edit(old: Any) -> Any:
-            return {**_there(target, old), "enabled": enabled}
+            return {**self._there(target, old), "enabled": enabled}
 
         operation = "enable" if enabled else "disable"
         return await self._change(caller, operation, target, {"enabled": enabled}, edit, condition)
@@ -118,7 +118,7 @@ class Changes:
         """Delete an object. `in_use` while another one names it."""
 
         def edit(old: Any) -> Any:
-            _there(target, old)
+            self._there(target, old)
             _refuse_if_used(self._service.loaded, target)
 
         return await self._change(caller, "delete", target, None, edit, condition)
@@ -132,6 +132,11 @@ class Changes:
             await asyncio.to_thread(self.store.note, deed.refused(error))
             raise
         await asyncio.to_thread(self.store.note, deed)
+
+    def _there(self, target: Target, old: Any) -> Any:
+        if old is None:
+            raise not_found(WORDS[target.kind], target.name, _peers(self._service.loaded, target))
+        return old
 
     async def _change(
         self,
@@ -171,12 +176,19 @@ def written(loaded: Loaded, target: Target) -> Any:
     made = loaded.made[target.section].get(target.holder)
     if target.kind == "session":
         if made is None:
-            raise MirrordError("not_found", f"no such mirror: {target.mirror}")
+            raise not_found("mirror", target.mirror, loaded.config.mirrors)
         return next((one for one in made.get("sessions", ()) if one["name"] == target.name), None)
     if made is None:
         same = (one.written for one in loaded.set_aside if (one.section, one.name) == (target.section, target.name))
         made = next(same, None)
     return None if made is None else {"name": target.name, **made}
+
+
+def _peers(loaded: Loaded, target: Target) -> list[str]:
+    """The names among which the target's is looked for."""
+    if target.kind != "session":
+        return list(getattr(loaded.config, target.section))
+    return [session.name for session in loaded.config.mirrors[target.mirror].sessions]
 
 
 def shown(loaded: Loaded, target: Target) -> dict[str, Any] | None:
@@ -196,12 +208,6 @@ def tag(loaded: Loaded, target: Target) -> str | None:
     if found is None:
         return None
     return f'"{hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:32]}"'
-
-
-def _there(target: Target, old: Any) -> Any:
-    if old is None:
-        raise MirrordError("not_found", f"no such {WORDS[target.kind]}: {target.name}")
-    return old
 
 
 def _refuse_if_of_a_file(loaded: Loaded, target: Target) -> None:

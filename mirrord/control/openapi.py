@@ -23,11 +23,12 @@ ORIGIN = {
     "readOnly": True,
 }
 CONDITIONS = ("If-Match", "If-None-Match")
-QUERIES: dict[str, dict[str, Any]] = {
+QUERY: dict[str, dict[str, Any]] = {
     "mirror": TEXT,
     "since": {"type": "string", "description": "A time of RFC 3339, or seconds of the epoch."},
     "limit": {"type": "integer", "minimum": 1, "maximum": MAX_ROWS, "default": 1000},
 }
+QUERIES = {"/v1/audit": ("mirror", "since", "limit"), "/v1/doctor": ("mirror",)}
 
 
 class Resource(NamedTuple):
@@ -58,8 +59,7 @@ def document(resources: Iterable[Resource]) -> dict[str, Any]:
 def _operation(one: Resource) -> dict[str, Any]:
     named = re.findall(r"{(\w+)}", one.path)
     parameters = [{"name": name, "in": "path", "required": True, "schema": TEXT} for name in named]
-    if one.path.endswith("/audit"):
-        parameters += [{"name": name, "in": "query", "schema": schema} for name, schema in QUERIES.items()]
+    parameters += [{"name": name, "in": "query", "schema": QUERY[name]} for name in QUERIES.get(one.path, ())]
     if named and one.method != "GET" and not one.path.endswith("/sessions"):
         parameters += [{"name": name, "in": "header", "schema": TEXT} for name in CONDITIONS]
     operation: dict[str, Any] = {
@@ -109,7 +109,7 @@ def schemas() -> dict[str, Any]:
     found["Session"]["properties"] |= {"running": running}
     for name in ("Mirror", "Session"):
         found[f"{name}Patch"] = _patch(found[name])
-    return found | {"Error": _error(), "Deed": _deed(), "Status": {"type": "object"}}
+    return found | {"Error": _error(), "Deed": _deed(), "Finding": _finding(), "Status": {"type": "object"}}
 
 
 def _patch(schema: dict[str, Any]) -> dict[str, Any]:
@@ -130,6 +130,11 @@ def _deed() -> dict[str, Any]:
         | {"operation": {"enum": OPERATIONS}, "kind": {"enum": KINDS}, "object": TEXT, "mirror": TEXT}
         | {"old": anything, "new": anything, "result": {"enum": ["done", "refused"]}, "code": TEXT, "message": TEXT}
     )
+
+
+def _finding() -> dict[str, Any]:
+    words = ("code", "problem", "remedy", "mirror", "session", "source")
+    return _object({"severity": {"enum": ["error", "warning"]}} | dict.fromkeys(words, TEXT))
 
 
 def _object(properties: dict[str, Any]) -> dict[str, Any]:

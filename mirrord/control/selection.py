@@ -25,8 +25,7 @@ def selection(config: model.Config, session: model.Session, device: str, tunnels
     bridge = source if isinstance(source, model.BridgeSource) else None
     rules = None
     if session.filter is not None:
-        ordered = sorted(config.filters[session.filter].rules, key=lambda rule: rule.priority)
-        rules = tuple(_rule(rule, guest=guest) for rule in ordered)
+        rules = in_order(config.filters[session.filter], guest=guest)
     return Selection(
         direction=bridged(bridge, device) if bridge else _direction(session.direction, guest=guest),
         rules=rules,
@@ -53,6 +52,11 @@ def _tunnels_of(session: model.Session) -> Iterator[Guard]:
         if isinstance(address, IPv4Address | IPv6Address):
             port = getattr(end, "port", None)
             yield Guard(address, IPPROTO_GRE if port is None else IPPROTO_UDP, port)
+
+
+def in_order(words: model.Filter, *, guest: bool = False) -> tuple[Rule, ...]:
+    """A filter's rules in the order in which they are tried."""
+    return tuple(_rule(rule, guest=guest) for rule in sorted(words.rules, key=lambda rule: rule.priority))
 
 
 def _direction(name: str, *, guest: bool) -> Direction:

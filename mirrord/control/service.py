@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 
 from mirrord import __version__
-from mirrord.control import config, logs, plan, report
+from mirrord.control import config, doctor, logs, plan, probes, report
 from mirrord.control.config import Loaded
 from mirrord.control.flow_networks import FlowNetworks
 from mirrord.control.links import Lease, Links, View
@@ -24,7 +24,7 @@ from mirrord.control.metrics import Reload, Row
 from mirrord.control.namespaces import Namespaces
 from mirrord.control.notify import notify, reloading, watchdog_seconds
 from mirrord.control.pipelines import Pipelines
-from mirrord.control.validation import join
+from mirrord.control.validation import join, not_found
 from mirrord.dataplane.counters import Slot
 from mirrord.errors import ConfigError, MirrordError, Refused
 from mirrord.model import Config
@@ -214,12 +214,25 @@ class Service:
             each["running"] = [report.session(r, self._rates) for r in rows if r.entry.key.session == each["name"]]
         return shown
 
+    async def doctor(self, mirror: str | None, state: str) -> list[doctor.Finding]:
+        """What is wrong, with this mirror or with all, and what to do; `state` is the state database's own problem.
+
+        MirrordError `not_found`.
+        """
+        async with self._turn:
+            loaded, view = self.loaded, await self._look(self.loaded.config)
+        if mirror is not None and mirror not in loaded.config.mirrors:
+            raise not_found("mirror", mirror, loaded.config.mirrors)
+        rows = self.rows()
+        host = await asyncio.to_thread(probes.look, loaded.config.daemon, view, rows)
+        return doctor.findings(loaded, self.last_reload, view, rows, host, mirror=mirror, state=state)
+
     def object(self, section: str, name: str, loaded: Loaded | None = None) -> dict[str, Any]:
         """A mirror, filter or flow network as configured, and where. MirrordError `not_found`."""
         loaded = loaded or self.loaded
         one = getattr(loaded.config, section).get(name)
         if one is None:
-            raise MirrordError("not_found", f"no such {section.removesuffix('s').replace('_', ' ')}: {name}")
+            raise not_found(section.removesuffix("s").replace("_", " "), name, getattr(loaded.config, section))
         file = loaded.origin(section, name)
         return {"name": name, **one.model_dump(mode="json"), "origin": {"file": file} if file else {"state": True}}
 

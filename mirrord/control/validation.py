@@ -8,12 +8,13 @@ for nothing else.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple, get_args
 
 from pydantic import ValidationError
 
-from mirrord.errors import Problem
+from mirrord.errors import MirrordError, Problem
 from mirrord.model import ContradictionError, Destination, Filter, Mirror, Model, Rule, Session, Source, repeated
 from mirrord.values import unexpected
 
@@ -56,6 +57,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Hint at the known name that looks most like this one; "" if none does."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def not_found(kind: str, name: str, known: Iterable[str]) -> MirrordError:
+    """The error for an object that is not there, with a hint at the one that may be meant."""
+    return MirrordError("not_found", f"no such {kind}: {name}{nearest(name, known)}")
 
 
 def join(path: str, *parts: int | str) -> str:
@@ -132,7 +138,9 @@ def _expectation(model: type[Model], error: Any) -> str:
     if kind == "missing":
         return f"expected {_EXPECTED[kind]}"
     if kind == "literal_error":
-        return str(unexpected(error["ctx"]["expected"], value))
+        expected = error["ctx"]["expected"]
+        words = re.findall("'([^']*)'", expected)
+        return f"{unexpected(expected, value)}{nearest(str(value), words)}"
     if kind == "value_error":
         return str(error["ctx"]["error"])
     return str(unexpected(_EXPECTED[kind], value)) if kind in _EXPECTED else error["msg"]

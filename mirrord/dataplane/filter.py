@@ -111,7 +111,7 @@ def _alone(selection: Selection, headers: Headers, *, egress: bool, mark: int) -
     if selection.rules is None:
         return Decision(accept=True, reason=Reason.NO_FILTER)
     for rule in sorted(selection.rules, key=lambda rule: rule.priority):
-        if rule.direction & direction and _matches(rule, headers):
+        if rule.direction & direction and mismatch(rule, headers) is None:
             return Decision(rule.accept, Reason.RULE, rule=rule)
     return Decision(accept=False, reason=Reason.UNMATCHED)
 
@@ -133,17 +133,25 @@ def _guarded(guard: Guard, headers: Headers) -> bool:
     return guard.port is None or headers.transport is None or headers.destination_port == guard.port
 
 
-def _matches(rule: Rule, headers: Headers) -> bool:
-    return (
-        rule.family in (None, headers.family)
-        and rule.protocol in (None, headers.protocol)
-        and rule.vlan in (None, _vlan(headers))
-        and rule.ethertype in (None, headers.ethertype)
-        and _within(rule.sources, headers.family, headers.source)
-        and _within(rule.destinations, headers.family, headers.destination)
-        and _between(rule.source_ports, headers.source_port)
-        and _between(rule.destination_ports, headers.destination_port)
-    )
+def mismatch(rule: Rule, headers: Headers) -> str | None:
+    """The first field of the rule that this frame does not meet; None: it meets all. The direction is not asked."""
+    if rule.family not in (None, headers.family):
+        return "family"
+    if rule.protocol not in (None, headers.protocol):
+        return "protocol"
+    if rule.vlan not in (None, _vlan(headers)):
+        return "vlan"
+    if rule.ethertype not in (None, headers.ethertype):
+        return "ethertype"
+    if not _within(rule.sources, headers.family, headers.source):
+        return "source"
+    if not _within(rule.destinations, headers.family, headers.destination):
+        return "destination"
+    if not _between(rule.source_ports, headers.source_port):
+        return "source_ports"
+    if not _between(rule.destination_ports, headers.destination_port):
+        return "destination_ports"
+    return None
 
 
 def _within(networks: tuple[IPv4Network | IPv6Network, ...], family: int, address: bytes) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import MakeDaemon, MakeSniffer
+from tests.support.ctl import ctl
 from tests.support.daemon import ROOT, Daemon
 from tests.support.send import send, udp_frame
 from tests.support.topology import Host, Topology
@@ -48,16 +49,6 @@ def host(net: Topology) -> Host:
     host.ip(f"neighbour replace 192.0.2.2 lladdr {collector.mac('up0')} dev up0")
     net.link(host, "tap0", guest, "eth0")
     return host
-
-
-def ctl(daemon: Daemon, *arguments: str, status: int = 0) -> str:
-    """What mirrorctl prints when it ends with this exit status."""
-    done = subprocess.run(
-        [sys.executable, "-m", "mirrord.cli", "--socket", str(daemon.socket), *arguments],
-        capture_output=True, text=True, timeout=30, check=False, cwd=ROOT,
-    )  # fmt: skip
-    assert done.returncode == status, done
-    return done.stdout if status == 0 else done.stderr
 
 
 def state(daemon: Daemon, name: str) -> tuple[str, str]:
@@ -137,7 +128,7 @@ def test_a_reload_touches_only_what_changed(host: Host, daemon: MakeDaemon) -> N
     wait_for(lambda: running.metrics().total("mirrord_config_last_reload_successful") == 0, "the reload refused")
     for problem in ("unknown key", "expected at least one rule"):
         assert problem in running.output()
-        assert problem in ctl(running, "reload", status=1)
+        assert problem in ctl(running.socket, "reload", status=1)
     assert [state(running, name) for name in "ab"] == [("up", "")] * 2
 
     running.file.write_text(good.replace('source = "up0"', 'source = "up0"\nring_size = "1MiB"'))
@@ -187,21 +178,21 @@ def test_mirrorctl_shows_what_is(host: Host, daemon: MakeDaemon, dataplane: str)
     running = daemon(host, '[mirrors.core]\ndescription = "the guest"\n' + session("a", "tap0", 7))
     send(host, "tap0", FRAME, 10)
     running.settle(10)
-    status = json.loads(ctl(running, "--json", "status"))
+    status = json.loads(ctl(running.socket, "--json", "status"))
     assert (status["dataplane"], status["config"]["problems"]) == (dataplane, [])
     (shown,) = status["sessions"]
     assert (shown["mirror"], shown["session"], shown["source"], shown["state"]) == ("core", "a", "tap0", "up")
     assert shown["counters"]["mirrored_frames"] == 10
     assert shown["counters"]["read_frames"] == {"ingress": 0, "egress": 10}
-    assert "vxlan 192.0.2.2 port 4789 vni 7" in ctl(running, "status")
-    assert "the guest" in ctl(running, "list")
-    assert "sent_bytes" in ctl(running, "show", "core")
-    (mirror,) = json.loads(ctl(running, "--json", "list"))
-    assert mirror == json.loads(ctl(running, "--json", "show", "core")) | {"sessions": mirror["sessions"]}
-    assert ctl(running, "show", "cora", status=1) == "mirrorctl: no such mirror: cora\n"
-    assert "Usage" in ctl(running, "show", status=2)
+    assert "vxlan 192.0.2.2 port 4789 vni 7" in ctl(running.socket, "status")
+    assert "the guest" in ctl(running.socket, "list")
+    assert "sent_bytes" in ctl(running.socket, "show", "core")
+    (mirror,) = json.loads(ctl(running.socket, "--json", "list"))
+    assert mirror == json.loads(ctl(running.socket, "--json", "show", "core")) | {"sessions": mirror["sessions"]}
+    assert ctl(running.socket, "show", "cora", status=1) == "mirrorctl: no such mirror: cora; did you mean 'core'?\n"
+    assert "Usage" in ctl(running.socket, "show", status=2)
     running.stop()
-    assert "cannot be reached" in ctl(running, "status", status=3)
+    assert "cannot be reached" in ctl(running.socket, "status", status=3)
 
 
 def test_errors_of_the_api_have_their_form(host: Host, daemon: MakeDaemon) -> None:
@@ -284,7 +275,7 @@ def test_the_socket_that_a_killed_daemon_left_is_taken_over(host: Host, daemon: 
     assert first.socket.exists()
     second = Daemon(host, _made(tmp_path / "second"), session("a", "tap0", 1), socket=str(first.socket))
     second.socket = first.socket
-    assert json.loads(ctl(second, "--json", "status"))["pid"] != os.getpid()
+    assert json.loads(ctl(second.socket, "--json", "status"))["pid"] != os.getpid()
     assert second.stop()[0] == 0
 
 

@@ -1,0 +1,5 @@
+"""`python -m mirrord.cli`."""
+
+from mirrord.cli.main import main
+
+main(prog_name="mirrorctl")

@@ -1,0 +1,77 @@
+"""What stands on the command line -> the table that would stand in the TOML; checked by the models before it is sent.
+
+All values are text here: the models read numbers and flags from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from mirrord.control.validation import examine
+from mirrord.model import Model
+
+Callback = Callable[[click.Context, click.Parameter, Any], Any]
+PAIRS = "k=v,..."
+
+
+def read_by(parse: Callable[[str], Any]) -> Callback:
+    """A parameter's callback: what it holds, read by this function, whose ValueError is told as bad usage."""
+
+    def read(_: click.Context, __: click.Parameter, value: Any) -> Any:
+        try:
+            if isinstance(value, tuple):  # of an option that may be given again
+                return [parse(one) for one in value]
+            return None if value is None else parse(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from error
+
+    return read
+
+
+def pairs(text: str) -> dict[str, Any]:
+    """`key=value,...` as a table. A key given again makes a list, a dotted key a table within the table."""
+    written: dict[str, Any] = {}
+    for part in text.split(","):
+        key, equals, value = part.partition("=")
+        if not (key and equals):
+            raise ValueError(f"expected key=value, not {part!r}")
+        *outer, last = key.split(".")
+        table = written
+        for name in outer:
+            table = table.setdefault(name, {})
+            if not isinstance(table, dict):
+                raise ValueError(f"{name} has a value already, so it has no {last!r}")  # noqa: TRY004 (the text is wrong, no type)
+        there = table.get(last)
+        if isinstance(there, dict):
+            raise ValueError(f"{last} is a table already, so it is not {value!r}")  # noqa: TRY004 (the same)
+        table[last] = value if there is None else [*(there if isinstance(there, list) else [there]), value]
+    return written
+
+
+def source(text: str) -> dict[str, Any]:
+    """As `pairs`; a bare word is a device, or a pattern of devices."""
+    return pairs(text) if "=" in text or "," in text else {"type": "device", "device": text}
+
+
+def session(text: str) -> dict[str, Any]:
+    """A whole session, as `pairs`; its source may be a bare word, too."""
+    written = pairs(text)
+    if isinstance(written.get("source"), str):
+        written["source"] = source(written["source"])
+    return written
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that the command line has, by name."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def check(model: type[Model], written: dict[str, Any]) -> dict[str, Any]:
+    """What was written, as the model writes it, if it takes it; else bad usage, with every problem."""
+    read, problems = examine(model, written, "")
+    if problems:
+        raise click.UsageError("\n".join(map(str, problems)))
+    return dict(read.model_dump(mode="json", exclude_unset=True))

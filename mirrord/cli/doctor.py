@@ -1,0 +1,49 @@
+"""What is wrong and what to do, as the daemon sees it; and what to look at when no daemon answers."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+from rich.console import Console
+
+from mirrord.cli import complete
+from mirrord.cli.asker import REFUSED, Asker
+from mirrord.cli.clock import synchronised
+from mirrord.cli.tables import coloured
+
+CLOCK = {
+    "severity": "warning",
+    "code": "clock",
+    "problem": "the clock is not synchronised: time stamps cannot be compared with those of other hosts",
+    "remedy": "run chrony, systemd-timesyncd or ptp4l",
+    **dict.fromkeys(("mirror", "session", "source"), ""),
+}
+
+
+@click.command()
+@click.argument("mirror", required=False, shell_complete=complete.mirrors)
+@click.pass_obj
+def doctor(ask: Asker, mirror: str | None) -> None:
+    """Find what is wrong, with one mirror or with all, and tell what to do.
+
+    Looks at links, routes, next hops, MTU, shaping, rings, counters, the clock, files and the kernel's features.
+    Exit status: 1 when there is an error, 0 when there are warnings at most.
+    """
+    findings = ask.answer(lambda client: client.doctor(mirror))
+    if not synchronised():
+        findings.append(CLOCK)
+    ask.show(findings, _show)
+    if any(one["severity"] == "error" for one in findings):
+        sys.exit(REFUSED)
+
+
+def _show(findings: Any, console: Console) -> None:
+    for one in findings:
+        session = "/".join(part for part in (one["mirror"], one["session"]) if part)
+        where = f"{session} on {one['source']}" if one["source"] else session or "host"
+        console.print(coloured(one["severity"]), f"{where}: {one['problem']}", sep=" ")
+        console.print(f"    {one['remedy']}")
+    if not findings:
+        console.print("nothing is wrong")

@@ -1,0 +1,51 @@
+"""The command line as a whole: the options before the command, and every command."""
+
+from __future__ import annotations
+
+import click
+
+from mirrord import __version__
+from mirrord.cli import audit, change, doctor, explain, filters, networks, sessions, show, top
+from mirrord.cli.asker import Asker
+from mirrord.cli.group import Group
+from mirrord.model import Daemon
+
+COMPLETION = """\b
+Completion of commands, options and names, in the shell's own start-up file:
+  bash  eval "$(_MIRRORCTL_COMPLETE=bash_source mirrorctl)"
+  zsh   eval "$(_MIRRORCTL_COMPLETE=zsh_source mirrorctl)"
+  fish  _MIRRORCTL_COMPLETE=fish_source mirrorctl | source
+
+\b
+Exit status: 0 done, 1 refused or failed, 2 bad usage, 3 the daemon cannot be reached."""
+
+
+@click.group(cls=Group, epilog=COMPLETION)
+@click.option("--socket", "path", default=Daemon().socket, show_default=True, help="The daemon's control socket.")
+@click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON; an error too, on stderr.")
+@click.version_option(__version__, prog_name="mirrorctl")
+@click.pass_context
+def main(context: click.Context, path: str, *, as_json: bool) -> None:
+    """Look at mirrord and change what it mirrors."""
+    context.obj = Asker(path, as_json)
+
+
+for command in (
+    show.status,
+    show.list_,
+    show.show,
+    change.create,
+    change.set_,
+    change.enable,
+    change.disable,
+    change.delete,
+    sessions.session,
+    filters.filter_,
+    networks.network,
+    audit.audit,
+    top.top,
+    doctor.doctor,
+    explain.explain,
+    show.reload,
+):
+    main.add_command(command)

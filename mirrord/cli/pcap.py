@@ -1,0 +1,136 @@
+"""Packets of a capture file, pcap or pcapng, one after the other; of Ethernet alone.
+
+draft-ietf-opsawg-pcap; draft-ietf-opsawg-pcapng: 3.1 blocks, 3.5 options, 4.1-4.4 sections, interfaces, packets,
+and A.1 the old packet block.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
+
+from mirrord.dataplane.pcapng import (
+    BYTE_ORDER,
+    INBOUND,
+    INTERFACE,
+    LINKTYPE_ETHERNET,
+    OPTION_END,
+    OUTBOUND,
+    PACKET,
+    PACKET_FLAGS,
+    SECTION,
+)
+
+OLD_PACKET, SIMPLE_PACKET = 2, 3
+PCAP_MAGICS = (0xA1B2C3D4, 0xA1B23C4D)  # stamps in microseconds, in nanoseconds
+LONGEST = 64 << 20  # bytes of a block or packet: more is taken for damage
+
+
+class Packet(NamedTuple):
+    """What was captured of a frame; `egress` is None where the file does not tell."""
+
+    data: bytes
+    egress: bool | None = None
+
+
+class CaptureFileError(Exception):
+    """The file is no capture file of Ethernet frames, or it is damaged; the text says where."""
+
+
+def packets(file: BinaryIO) -> Iterator[Packet]:
+    """Every packet of the file. Raises CaptureFileError, after the packets that could be read."""
+    number = 0
+    try:
+        for packet in _read(file):
+            number += 1
+            yield packet
+    except CaptureFileError as error:
+        raise CaptureFileError(f"after packet {number}: {error}" if number else str(error)) from error
+
+
+def _read(file: BinaryIO) -> Iterator[Packet]:
+    start = file.read(4)
+    for order in "<>":
+        if start == struct.pack(f"{order}I", SECTION):
+            return _pcapng(file)
+        if start in [struct.pack(f"{order}I", magic) for magic in PCAP_MAGICS]:
+            return _pcap(file, order)
+    raise CaptureFileError("this is neither pcap nor pcapng")
+
+
+def _pcap(file: BinaryIO, order: str) -> Iterator[Packet]:
+    header = _exactly(file, 20)
+    _require_ethernet(struct.unpack_from(f"{order}I", header, 16)[0] & 0xFFFF)  # above it: the length of an FCS
+    while head := file.read(16):
+        captured = struct.unpack_from(f"{order}8xI", _whole(head, 16))[0]
+        yield Packet(_exactly(file, captured))
+
+
+def _pcapng(file: BinaryIO) -> Iterator[Packet]:
+    snaplens: list[int] = []
+    for kind, body, order in _blocks(file):
+        if kind == SECTION:
+            snaplens = []
+        elif kind == INTERFACE:
+            linktype, snaplen = struct.unpack_from(f"{order}H2xI", _whole(body, 8))
+            _require_ethernet(linktype)
+            snaplens.append(snaplen)
+        elif kind in (PACKET, OLD_PACKET):
+            captured = struct.unpack_from(f"{order}12xI", _whole(body, 20))[0]
+            data = _whole(body[20:], captured)[:captured]
+            yield Packet(data, _egress(body[20 + captured + -captured % 4 :], order))
+        elif kind == SIMPLE_PACKET:
+            original = struct.unpack_from(f"{order}I", _whole(body, 4))[0]
+            limit = snaplens[0] if snaplens else 0
+            captured = min(original, limit) if limit else original
+            yield Packet(_whole(body[4:], captured)[:captured])
+
+
+def _blocks(file: BinaryIO) -> Iterator[tuple[int, bytes, str]]:
+    """Each block's type, body and byte order; the first four bytes of the file have been read."""
+    order, word = "<", struct.pack("<I", SECTION)  # reads the same in both orders
+    while word:
+        kind = struct.unpack(f"{order}I", _whole(word, 4))[0]
+        head = _exactly(file, 8 if kind == SECTION else 4)
+        if kind == SECTION:
+            order = {struct.pack(f"{one}I", BYTE_ORDER): one for one in "<>"}.get(head[4:], "")
+            if not order:
+                raise CaptureFileError("a section without a byte order")
+        length = struct.unpack_from(f"{order}I", head)[0]
+        rest = length - 4 - len(head)
+        if length % 4 or rest < 4:
+            raise CaptureFileError(f"a block of {length} bytes")
+        yield kind, _exactly(file, rest)[:-4], order
+        word = file.read(4)
+
+
+def _egress(options: bytes, order: str) -> bool | None:
+    """The direction that a packet block's flags tell, if it has them."""
+    at = 0
+    while at + 4 <= len(options):
+        code, length = struct.unpack_from(f"{order}HH", options, at)
+        if code == PACKET_FLAGS and at + 8 <= len(options):
+            flags = struct.unpack_from(f"{order}I", options, at + 4)[0]
+            return {INBOUND: False, OUTBOUND: True}.get(flags & 3)
+        if code == OPTION_END:
+            break
+        at += 4 + length + -length % 4
+    return None
+
+
+def _require_ethernet(linktype: int) -> None:
+    if linktype != LINKTYPE_ETHERNET:
+        raise CaptureFileError(f"its packets are not Ethernet frames (link type {linktype}): capture on one device")
+
+
+def _exactly(file: BinaryIO, length: int) -> bytes:
+    if length > LONGEST:
+        raise CaptureFileError(f"a packet or block that claims {length} bytes")
+    return _whole(file.read(length), length)
+
+
+def _whole(read: bytes, length: int) -> bytes:
+    if len(read) < length:
+        raise CaptureFileError("the file ends in the middle of something")
+    return read
