@@ -152,19 +152,19 @@ class Links:
         self._news = News(everything=True)
         self._picture: _Picture | None = None  # that thread's
 
-    async def read(self, paths: Iterable[Path], *, afresh: bool = False) -> View:
-        """The network as it is now, with the routes of these paths. `afresh`: whatever was known before.
-
-        OSError when the kernel does not answer.
-        """
+    async def read(self, paths: Iterable[Path]) -> View:
+        """The network as it is now, with the routes of these paths. OSError when the kernel does not answer."""
         self._hear()
         news, self._news = self._news, News()
-        news.everything |= afresh
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._read, news, frozenset(paths))
         except BaseException:
-            self._news.everything = True
+            self.doubt()
             raise
+
+    def doubt(self) -> None:
+        """Have the next reading ask about everything."""
+        self._news.everything = True
 
     def watch(self, changed: Callable[[], None]) -> None:
         """Call `changed` in the running loop whenever devices, addresses or routes changed."""

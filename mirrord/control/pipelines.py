@@ -23,6 +23,9 @@ from mirrord.dataplane.worker import Pipeline, PipelinePlan, Worker
 
 log = structlog.get_logger(subsystem="pipelines")
 
+REMEMBERED = 1000
+"""Of how many devices that a pattern brought in and that are gone the totals are kept, should they come again."""
+
 
 class Pipelines:
     """`apply` and `stop` block, up to a second for each pipeline that ends; the rest answers at once, on any thread."""
@@ -69,6 +72,7 @@ class Pipelines:
         self._keep_reserved()
         with self._lock:
             self._entries = dict(entries)
+            self._forget()
 
     def rows(self) -> list[Row]:
         """Every planned session and source, in the plan's order."""
@@ -131,8 +135,16 @@ class Pipelines:
         worker.remove(pipeline)
         with self._lock:
             del self._running[key], self._plans[key]
-            self._past[key] = self._total(key, pipeline.counters.snapshot())
+            total = self._total(key, pipeline.counters.snapshot())
+            self._past.pop(key, None)  # to the end of those remembered
+            self._past[key] = total
         log.info("session down", **_names(key), **({"reason": reason} if reason else {}))
+
+    def _forget(self) -> None:
+        """Names that never come again, as of containers' devices, would fill the memory."""
+        gone = [key for key in self._past if key not in self._entries]
+        for key in gone[:-REMEMBERED]:
+            del self._past[key]
 
     def _end_failed(self) -> None:
         failed = [(key, pipeline.failure) for key, (pipeline, _) in self._running.items() if pipeline.failure]

@@ -24,6 +24,7 @@ from mirrord.control.metrics import Reload, Row
 from mirrord.control.namespaces import Namespaces
 from mirrord.control.notify import notify, reloading, watchdog_seconds
 from mirrord.control.pipelines import Pipelines
+from mirrord.control.selection import Selections
 from mirrord.dataplane.counters import Slot
 from mirrord.errors import ConfigError, MirrordError
 from mirrord.model import Config
@@ -33,7 +34,12 @@ log = structlog.get_logger(subsystem="service")
 TICK_SECONDS = 1.0
 RETRY_SECONDS = 5.0
 REREAD_SECONDS = 60.0
-"""How often the host is read though nothing was heard of it: the kernel does not tell when a learnt path MTU ends."""
+"""How often all of the host is read though nothing was heard of it: the kernel does not tell of everything, not of a
+queueing discipline nor when a learnt path MTU ends."""
+
+PAUSE_SECONDS = 0.02, 0.1
+"""The least and the longest pause between two turns, so that a burst of events costs a third of a processor at most. A
+device that comes up is mirrored one pause and two turns later at the latest."""
 
 AT_START = ("socket", "socket_group", "read_only_socket", "read_only_group", "metrics", "state", "dataplane", "nice")
 """Keys of [daemon] that are read at start only."""
@@ -52,6 +58,7 @@ class Service:
         self._rates: report.Rates = {}
         self._flow_networks = FlowNetworks(self._changed.set)
         self._leases: dict[str, Lease] = {}
+        self._selections = Selections(loaded.config)
 
     async def start(self) -> None:
         """Bring up what the configuration asks for and the host allows."""
@@ -60,13 +67,14 @@ class Service:
         await self._refresh(self.loaded)
 
     async def follow(self) -> None:
-        """Follow the host's changes. A burst of them costs the network's reader a third of its time at most."""
+        """Follow the host's changes, those of a burst together."""
+        least, longest = PAUSE_SECONDS
         while True:
             await self._changed.wait()
             self._changed.clear()
             begun = time.monotonic()
             await self._refresh()
-            await asyncio.sleep(2 * (time.monotonic() - begun))
+            await asyncio.sleep(min(max(2 * (time.monotonic() - begun), least), longest))
 
     async def tick(self) -> None:
         """Work out rates, look for what nobody tells of, and feed the watchdog while every worker makes progress."""
@@ -78,8 +86,11 @@ class Service:
             now, rows = time.monotonic(), self.rows()
             self._pipelines.log_troubles()
             self._rates = report.rates(before, rows, now - looked)
-            if _too_large(rows) > _too_large(before) or now - reread >= REREAD_SECONDS or self._links.moved():
+            if now - reread >= REREAD_SECONDS:
                 reread = now
+                self._links.doubt()
+                self._changed.set()
+            if _too_large(rows) > _too_large(before) or self._links.moved():
                 self._changed.set()
             before, looked = rows, now
             if now - retried >= RETRY_SECONDS and self._pipelines.failing():
@@ -124,7 +135,9 @@ class Service:
     async def _refresh(self, new: Loaded | None = None) -> None:
         async with self._turn:
             loaded = new or self.loaded
-            entries = plan.make(loaded.config, await self._look(loaded.config))
+            if loaded.config is not self._selections.config:
+                self._selections = Selections(loaded.config)
+            entries = plan.make(loaded.config, await self._look(loaded.config), self._selections)
             await asyncio.to_thread(self._pipelines.apply, entries)
             await self._flow_networks.give_back()
             if new:
