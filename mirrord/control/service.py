@@ -38,8 +38,8 @@ REREAD_SECONDS = 60.0
 queueing discipline nor when a learnt path MTU ends."""
 
 PAUSE_SECONDS = 0.02, 0.1
-"""The least and the longest pause between two turns, so that a burst of events costs a third of a processor at most. A
-device that comes up is mirrored one pause and two turns later at the latest."""
+"""The least and the longest pause between two turns, so that to look and to plan costs a third of a processor at most
+in a burst of events. A device that comes up is mirrored one pause and two turns later at the latest."""
 
 AT_START = ("socket", "socket_group", "read_only_socket", "read_only_group", "metrics", "state", "dataplane", "nice")
 """Keys of [daemon] that are read at start only."""
@@ -72,9 +72,8 @@ class Service:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            begun = time.monotonic()
-            await self._refresh()
-            await asyncio.sleep(min(max(2 * (time.monotonic() - begun), least), longest))
+            spent = await self._refresh()
+            await asyncio.sleep(min(max(2 * spent, least), longest))
 
     async def tick(self) -> None:
         """Work out rates, look for what nobody tells of, and feed the watchdog while every worker makes progress."""
@@ -132,18 +131,22 @@ class Service:
             await self._flow_networks.close()
             await self._links.close()
 
-    async def _refresh(self, new: Loaded | None = None) -> None:
+    async def _refresh(self, new: Loaded | None = None) -> float:
+        """One turn; the seconds that it took to look and to plan: to act is mostly to wait for the kernel."""
         async with self._turn:
+            begun = time.monotonic()
             loaded = new or self.loaded
             if loaded.config is not self._selections.config:
                 self._selections = Selections(loaded.config)
             entries = plan.make(loaded.config, await self._look(loaded.config), self._selections)
+            spent = time.monotonic() - begun
             await asyncio.to_thread(self._pipelines.apply, entries)
             await self._flow_networks.give_back()
             if new:
                 for warning in new.warnings:
                     log.warning(str(warning))
             self.loaded = loaded
+            return spent
 
     async def _look(self, wanted: Config) -> View:
         """The host as it is now, with the addresses that flow networks have taken."""
