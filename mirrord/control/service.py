@@ -11,14 +11,14 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from mirrord import __version__
 from mirrord.control import config, logs, plan, report
 from mirrord.control.config import Loaded
-from mirrord.control.flow_networks import FlowNetworks
+from mirrord.control.held import all_held
 from mirrord.control.links import Lease, Links, View
 from mirrord.control.metrics import Reload, Row
 from mirrord.control.namespaces import Namespaces
@@ -28,6 +28,9 @@ from mirrord.control.selection import Selections
 from mirrord.dataplane.counters import Slot
 from mirrord.errors import ConfigError, MirrordError
 from mirrord.model import Config
+
+if TYPE_CHECKING:
+    from mirrord.control.flow_networks import FlowNetworks
 
 log = structlog.get_logger(subsystem="service")
 
@@ -56,7 +59,7 @@ class Service:
         self._turn = asyncio.Lock()
         self._changed = asyncio.Event()
         self._rates: report.Rates = {}
-        self._flow_networks = FlowNetworks(self._changed.set)
+        self._flow_networks: FlowNetworks | None = None
         self._leases: dict[str, Lease] = {}
         self._selections = Selections(loaded.config)
 
@@ -64,6 +67,8 @@ class Service:
         """Bring up what the configuration asks for and the host allows."""
         self._links.watch(self._changed.set)
         await asyncio.to_thread(self._pipelines.clean_up)
+        if await asyncio.to_thread(all_held):
+            self._lend()
         await self._refresh(self.loaded)
 
     async def follow(self) -> None:
@@ -128,7 +133,8 @@ class Service:
         """End every pipeline without losing a frame on its way."""
         async with self._turn:
             await asyncio.to_thread(self._pipelines.stop)
-            await self._flow_networks.close()
+            if self._flow_networks:
+                await self._flow_networks.close()
             await self._links.close()
 
     async def _refresh(self, new: Loaded | None = None) -> float:
@@ -141,7 +147,8 @@ class Service:
             entries = plan.make(loaded.config, await self._look(loaded.config), self._selections)
             spent = time.monotonic() - begun
             await asyncio.to_thread(self._pipelines.apply, entries)
-            await self._flow_networks.give_back()
+            if self._flow_networks:
+                await self._flow_networks.give_back()
             if new:
                 for warning in new.warnings:
                     log.warning(str(warning))
@@ -152,11 +159,21 @@ class Service:
         """The host as it is now, with the addresses that flow networks have taken."""
         names = plan.namespaces(wanted)
         view = await self._links.read(plan.paths(wanted, self._leases), names)
-        leases = await self._flow_networks.leases(wanted, view)
+        if not (wanted.flow_networks or self._flow_networks):
+            return view
+        leases = await self._lend().leases(wanted, view)
         if leases != self._leases:
             self._leases = leases
             view = await self._links.read(plan.paths(wanted, leases), names)
         return replace(view, leases=leases)
+
+    def _lend(self) -> FlowNetworks:
+        """The flow networks. What they need of pyroute2 takes 0.2 s to import: not for who has none."""
+        if self._flow_networks is None:
+            from mirrord.control.flow_networks import FlowNetworks  # noqa: PLC0415 (see above)
+
+            self._flow_networks = FlowNetworks(self._changed.set)
+        return self._flow_networks
 
     # --- what it says about itself ---
 
