@@ -7,6 +7,7 @@ device is re-created or a session changes.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -22,6 +23,9 @@ from mirrord.dataplane.transmit import DevicePlan
 from mirrord.dataplane.worker import Pipeline, PipelinePlan, Worker
 
 log = structlog.get_logger(subsystem="pipelines")
+
+GONE = {errno.ENODEV, errno.ENXIO, errno.ENETDOWN}
+"""What it takes to open a device that went since the host was looked at: there is news of it already."""
 
 REMEMBERED = 1000
 """Of how many devices that a pattern brought in and that are gone the totals are kept, should they come again."""
@@ -39,7 +43,7 @@ class Pipelines:
         self._running: dict[Key, tuple[Pipeline, Worker]] = {}
         self._plans: dict[Key, PipelinePlan] = {}  # as made, for the next difference
         self._past: dict[Key, tuple[int, ...]] = {}
-        self._errors: dict[Key, str] = {}
+        self._errors: dict[Key, tuple[str, str]] = {}  # of what should run and does not: its state, and why
         self._troubles: dict[Key, str] = {}  # of transmits, as logged; they mend themselves
 
     def clean_up(self) -> None:
@@ -117,11 +121,12 @@ class Pipelines:
                 self._reservations.hold(plan.transmit.index, plan.transmit.mark)
             pipeline = Pipeline(plan, native=self._native)
         except OSError as error:
-            reason = error.strerror or str(error)
-            if self._errors.get(key) != reason:
-                log.error("session failed", **_names(key), reason=reason)  # noqa: TRY400 (the host's word, no traceback)
+            state, reason = "waiting" if error.errno in GONE else "failed", error.strerror or str(error)
+            if self._errors.get(key) != (state, reason):
+                say = log.error if state == "failed" else log.info
+                say(f"session {state}", **_names(key), reason=reason)
             with self._lock:
-                self._errors[key] = reason
+                self._errors[key] = state, reason
             return
         worker = self._least_busy()
         worker.add(pipeline)
@@ -151,7 +156,7 @@ class Pipelines:
         for key, failure in failed:
             self._remove(key, failure)
             with self._lock:
-                self._errors[key] = failure
+                self._errors[key] = "failed", failure
 
     def _keep_reserved(self) -> None:
         """Give back the devices that no running session reserves."""
@@ -174,7 +179,7 @@ class Pipelines:
         counters = self._past.get(key, (0,) * SLOTS)
         if key not in self._running:
             if error := self._errors.get(key):
-                return Row(entry, "failed", error, counters)
+                return Row(entry, *error, counters)
             if entry.pipeline is not None:
                 return Row(entry, "waiting", "about to start or to end", counters)
             return Row(entry, entry.state, entry.reason, counters)

@@ -40,9 +40,9 @@ REREAD_SECONDS = 60.0
 """How often all of the host is read though nothing was heard of it: the kernel does not tell of everything, not of a
 queueing discipline nor when a learnt path MTU ends."""
 
-PAUSE_SECONDS = 0.02, 0.1
-"""The least and the longest pause between two turns, so that to look and to plan costs a third of a processor at most
-in a burst of events. A device that comes up is mirrored one pause and two turns later at the latest."""
+TURN_SECONDS = 0.02, 0.1
+"""The least and the longest time from one turn to the next in a burst of events; in between, three times what it takes
+to look and to plan, for a third of a processor. A device that comes up is mirrored two turns later at the latest."""
 
 AT_START = ("socket", "socket_group", "read_only_socket", "read_only_group", "metrics", "state", "dataplane", "nice")
 """Keys of [daemon] that are read at start only."""
@@ -73,12 +73,13 @@ class Service:
 
     async def follow(self) -> None:
         """Follow the host's changes, those of a burst together."""
-        least, longest = PAUSE_SECONDS
+        least, longest = TURN_SECONDS
         while True:
             await self._changed.wait()
             self._changed.clear()
+            begun = time.monotonic()
             spent = await self._refresh()
-            await asyncio.sleep(min(max(2 * spent, least), longest))
+            await asyncio.sleep(begun + min(max(3 * spent, least), longest) - time.monotonic())
 
     async def tick(self) -> None:
         """Work out rates, look for what nobody tells of, and feed the watchdog while every worker makes progress."""

@@ -22,7 +22,7 @@ from tests.support.wait import wait_for
 
 pytestmark = pytest.mark.alone
 
-TURNS = {"python": 25, "native": 100}
+TURNS = {"python": 10, "native": 100}
 SOON = 0.1  # seconds from link up to the first copy
 
 
@@ -63,7 +63,7 @@ def test_a_tap_made_again_and_again_is_mirrored_at_once(uplink: Uplink, daemon: 
     times += [turn(uplink, number) for number in range(6, 6 + TURNS[dataplane])]
     assert max(times) < SOON, sorted(times)
     after = holdings(running)
-    assert after[0] - before[0] < 5  # a scrape may still be closing; a leak would be of 20 at least
+    assert after[0] - before[0] < 5  # a scrape may still be closing; a leak would be of a descriptor a turn
     assert after[1] == before[1]
     assert after[2] - before[2] < 4096
     captured = running.metrics().total("mirrord_captured_frames_total")
@@ -142,6 +142,7 @@ def test_a_device_moved_away_and_back_at_once_is_mirrored_on(net: Topology, upli
     wait_for(mirrored, "the device mirrored again")
 
 
+@pytest.mark.parametrize("dataplane", ["native"])
 def test_a_storm_of_devices_costs_little_and_loses_nothing(net: Topology, uplink: Uplink, daemon: MakeDaemon) -> None:
     host, guest = uplink.host, net.host("guest")
     net.link(host, "nic", guest, "eth0")
@@ -156,7 +157,7 @@ def test_a_storm_of_devices_costs_little_and_loses_nothing(net: Topology, uplink
     sending.join()
     after, seconds = running.metrics(), time.monotonic() - begun
     cpu = after.total("process_cpu_seconds_total") - before.total("process_cpu_seconds_total")
-    assert cpu / seconds < 0.4
+    assert cpu / seconds < 0.2
     assert running.settle(captured=2000).total("mirrord_mirrored_frames_total", source="nic") == 2000
     assert reasons(running, "s") == ["", "no such device: x*"]
 
