@@ -118,6 +118,10 @@ class View:
     netns: Netns | None = None  # None: the daemon's own
     namespaces: Mapping[str, View] = field(default_factory=dict)  # the others, as the configuration names them
     barred: Mapping[str, str] = field(default_factory=dict)  # namespaces that are there and cannot be entered, and why
+    by_index: Mapping[int, Link] = field(init=False, repr=False, compare=False)  # the links again
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_index", {link.index: link for link in self.links.values()})
 
     def inside(self, name: str | None) -> View:
         """What is in this namespace; None: in the daemon's. AbsentError, Refused where it cannot be had."""
