@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
@@ -26,6 +27,8 @@ log = structlog.get_logger(subsystem="pipelines")
 
 GONE = {errno.ENODEV, errno.ENXIO, errno.ENETDOWN}
 """What it takes to open a device that went since the host was looked at: there is news of it already."""
+
+OPENERS = 8
 
 REMEMBERED = 1000
 """Of how many devices that a pattern brought in and that are gone the totals are kept, should they come again."""
@@ -62,7 +65,8 @@ class Pipelines:
             self._log_changes(entries)
             self._entries |= entries  # what ends is shown until it has
             self._errors = {key: error for key, error in self._errors.items() if key in wanted}
-        for action in diff(dict(self._plans), wanted):
+        actions = diff(dict(self._plans), wanted)
+        for action in actions:
             match action:
                 case Remove(key):
                     self._remove(key)
@@ -71,8 +75,7 @@ class Pipelines:
                     worker.replace(pipeline, plan)
                     self._plans[key] = plan
                     log.info("session changed", **_names(key), frame_limit=plan.forward.frame_limit)
-                case Add(key, plan):
-                    self._add(key, plan)
+        self._add_all([action for action in actions if isinstance(action, Add)])
         self._keep_reserved()
         with self._lock:
             self._entries = dict(entries)
@@ -115,19 +118,35 @@ class Pipelines:
             worker.stop()
         self._workers.clear()
 
-    def _add(self, key: Key, plan: PipelinePlan) -> None:
-        try:
-            if isinstance(plan.transmit, DevicePlan) and plan.transmit.reserved:
-                self._reservations.hold(plan.transmit.index, plan.transmit.mark)
-            pipeline = Pipeline(plan, native=self._native)
-        except OSError as error:
-            state, reason = "waiting" if error.errno in GONE else "failed", error.strerror or str(error)
-            if self._errors.get(key) != (state, reason):
-                say = log.error if state == "failed" else log.info
-                say(f"session {state}", **_names(key), reason=reason)
-            with self._lock:
-                self._errors[key] = state, reason
+    def _add_all(self, adds: Sequence[Add]) -> None:
+        """Open several at a time: it is waiting for the kernel, mostly."""
+        if not adds:
             return
+        with ThreadPoolExecutor(min(len(adds), OPENERS), thread_name_prefix="opener") as openers:
+            for add, opened in zip(adds, openers.map(self._open, adds), strict=True):
+                if isinstance(opened, OSError):
+                    self._note(add.key, opened)
+                else:
+                    self._add(add.key, add.pipeline, opened)
+
+    def _open(self, add: Add) -> Pipeline | OSError:
+        way = add.pipeline.transmit
+        try:
+            if isinstance(way, DevicePlan) and way.reserved:
+                self._reservations.hold(way.index, way.mark)
+            return Pipeline(add.pipeline, native=self._native)
+        except OSError as error:
+            return error
+
+    def _note(self, key: Key, error: OSError) -> None:
+        state, reason = "waiting" if error.errno in GONE else "failed", error.strerror or str(error)
+        if self._errors.get(key) != (state, reason):
+            say = log.error if state == "failed" else log.info
+            say(f"session {state}", **_names(key), reason=reason)
+        with self._lock:
+            self._errors[key] = state, reason
+
+    def _add(self, key: Key, plan: PipelinePlan, pipeline: Pipeline) -> None:
         worker = self._least_busy()
         worker.add(pipeline)
         with self._lock:

@@ -15,6 +15,7 @@ import errno
 import socket
 import struct
 import sys
+import threading
 from collections.abc import Collection
 from contextlib import suppress
 from typing import NamedTuple
@@ -80,6 +81,7 @@ class Reservations:
 
     def __init__(self) -> None:
         self._held: set[int] = set()
+        self._lock = threading.Lock()
         self._netlink = _Netlink()
 
     def take_away_leftovers(self) -> list[int]:
@@ -91,9 +93,15 @@ class Reservations:
         return left
 
     def hold(self, index: int, mark: int) -> None:
-        """Reserve a device for frames with this mark, if it is not reserved yet. OSError when that cannot be had."""
-        if index in self._held:
-            return
+        """Reserve a device for frames with this mark, if it is not reserved yet; on any thread.
+
+        OSError when that cannot be had.
+        """
+        with self._lock:
+            if index not in self._held:
+                self._hold(index, mark)
+
+    def _hold(self, index: int, mark: int) -> None:
         hooks = (one.kind for one in self._netlink.qdiscs() if (one.device, one.parent) == (index, TC_H_CLSACT))
         kind = next(hooks, "")
         if kind not in ("", "clsact"):  # its egress classifiers would end up on its ingress
