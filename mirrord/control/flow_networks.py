@@ -142,7 +142,7 @@ class FlowNetworks:
                     found[name] = held
                     self._kept.add(held)
                     if place in usable:
-                        self._put_routes(place)
+                        self._restore_routes(place)
                     break
         return found
 
@@ -162,6 +162,12 @@ class FlowNetworks:
         if held.priority == TAKEN:
             arp.announce(place.network.device, held.address)
         log.info("address taken", device=place.network.device, address=str(held.address))
+
+    def _restore_routes(self, place: Place) -> None:
+        try:
+            self._put_routes(place)
+        except NetlinkError as error:  # the device went since the host was looked at: there is news of it
+            log.info("cannot restore the routes", device=place.network.device, reason=error.args[-1])
 
     def _put_routes(self, place: Place) -> None:
         gateway = str(place.network.gateway or "")

@@ -1,7 +1,7 @@
 """rtnetlink as bytes: requests and their answers, what the kernel announces, and attributes by number.
 
-pyroute2 decodes every attribute of every message. Of 500 devices that takes 280 ms, and 15 ms to pick the few that are
-wanted, which is what follows the host many times a second can afford.
+pyroute2 makes an object of every attribute of every message: of 500 devices in 280 ms, where to pick the few attributes
+that are wanted takes a twelfth of it. What follows the host many times a second cannot afford more.
 
 rtnetlink(7), https://docs.kernel.org/userspace-api/netlink/intro.html
 """

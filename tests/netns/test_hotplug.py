@@ -5,6 +5,7 @@ guest ---- tap0, nic [host] up0 ---- up0 [collector]
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -37,9 +38,9 @@ def uplink(net: Topology) -> Iterator[Uplink]:
         yield uplink
 
 
-def holdings(daemon: Daemon) -> tuple[int, int, int]:
-    """Descriptors, threads, and KiB of memory that the daemon has while its session waits."""
-    wait_for(lambda: reasons(daemon, "s") == ["no such device: tap0"], "the session waiting")
+def holdings(daemon: Daemon, reason: str) -> tuple[int, int, int]:
+    """Descriptors, threads, and KiB of memory that the daemon has while its session waits for this reason."""
+    wait_for(lambda: reasons(daemon, "s") == [reason], "the session waiting")
     process = Path("/proc", str(daemon.pid))
     (resident,) = [line.split()[1] for line in (process / "status").read_text().splitlines() if "VmRSS" in line]
     return len(list((process / "fd").iterdir())), len(list((process / "task").iterdir())), int(resident)
@@ -59,10 +60,10 @@ def turn(uplink: Uplink, number: int) -> float:
 def test_a_tap_made_again_and_again_is_mirrored_at_once(uplink: Uplink, daemon: MakeDaemon, dataplane: str) -> None:
     running = daemon(uplink.host, session("s", '"tap0"', 1), up=False)
     times = [turn(uplink, number) for number in range(1, 6)]
-    before = holdings(running)
+    before = holdings(running, "no such device: tap0")
     times += [turn(uplink, number) for number in range(6, 6 + TURNS[dataplane])]
     assert max(times) < SOON, sorted(times)
-    after = holdings(running)
+    after = holdings(running, "no such device: tap0")
     assert after[0] - before[0] < 5  # a scrape may still be closing; a leak would be of a descriptor a turn
     assert after[1] == before[1]
     assert after[2] - before[2] < 4096
@@ -140,6 +141,31 @@ def test_a_device_moved_away_and_back_at_once_is_mirrored_on(net: Topology, upli
         return frame(1) in uplink.copies(0.01)
 
     wait_for(mirrored, "the device mirrored again")
+
+
+@pytest.mark.parametrize("dataplane", ["native"])
+def test_a_container_made_again_and_again_is_mirrored_at_once(uplink: Uplink, daemon: MakeDaemon) -> None:
+    """The namespace and its device are others each time; the device has another name, too."""
+    host, name = uplink.host, f"{uplink.host.name}-container"
+    source = f'{{ type = "device", device = "eth*", netns = "{name}" }}'
+    running = daemon(host, session("s", source, 1), up=False)
+    kept = []
+    for number in range(1, 4):
+        subprocess.run(["ip", "netns", "add", name], check=True)
+        try:
+            host.ip(f"link add name guest up type veth peer name eth{number} netns {name}")
+            subprocess.run(["ip", "-n", name, "link", "set", f"eth{number}", "up"], check=True)
+            up = time.monotonic()
+            while frame(number) not in uplink.copies(0.001):
+                assert time.monotonic() - up < 10, f"container {number} is not mirrored"
+                send(host, "guest", frame(number))
+            assert time.monotonic() - up < SOON
+        finally:
+            subprocess.run(["ip", "netns", "delete", name], check=True)
+        kept.append(holdings(running, f"no such network namespace: {name}"))
+        wait_for(lambda: "guest" not in host.ip("link show"), "the namespace let go")
+    assert kept[-1][0] - kept[0][0] < 2
+    assert kept[-1][1] == kept[0][1]
 
 
 @pytest.mark.parametrize("dataplane", ["native"])
