@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from tests.support.daemon import Daemon
+from tests.support.huawei import CONFIGURATION, connect, lan
 from tests.support.metrics import Metrics
 from tests.support.sniffer import Sniffer
 from tests.support.topology import Topology
@@ -19,28 +20,6 @@ PICTURE = """\
   client 192.168.0.161 ----+
   source 192.168.0.230 ----+---- one network; mirrord runs on the source
   collector 192.168.0.164 -+
-"""
-
-CONFIGURATION = """\
-[[filters.web_in.rules]]
-priority = 1
-direction = "ingress"
-action = "accept"
-protocol = "tcp"
-source = "192.168.0.161/32"
-destination = "192.168.0.230/32"
-destination_ports = "1234"
-
-[mirrors.demo]
-description = "what the client sends to port 1234"
-enabled = true
-
-[[mirrors.demo.sessions]]
-name = "source"
-direction = "ingress"
-source = { type = "device", device = "eth0" }
-filter = "web_in"
-destination = { type = "vxlan", remote = "192.168.0.164", vni = 1 }
 """
 
 OWN = """\
@@ -73,8 +52,7 @@ def main() -> None:
     with Topology() as net, tempfile.TemporaryDirectory(prefix="mirrord-demo-") as temporary:
         heading("Three hosts (network namespaces)")
         print(PICTURE)
-        client, source, collector = net.host("client"), net.host("source"), net.host("collector")
-        net.lan({client: "192.168.0.161/24", source: "192.168.0.230/24", collector: "192.168.0.164/24"})
+        client, source, collector = lan(net)
 
         heading("mirrord on the source, with this configuration")
         print(CONFIGURATION)
@@ -84,9 +62,7 @@ def main() -> None:
 
         heading("The client talks to ports 1234 and 1235 of the source, and pings it")
         for port in (1234, 1235):
-            server = source.spawn("nc", "-l", str(port))
-            wait_for(lambda port=port: f":{port} " in source.run("ss", "-ltn"), f"nc listens on {port}")  # type: ignore[misc]
-            caller = client.spawn("nc", "192.168.0.230", str(port))
+            caller, server = connect(client, source, port)
             for text in ("hello\n", "12345\n"):
                 caller.write(text)
                 wait_for(lambda text=text, server=server: server.output().endswith(text), "the text arrives")  # type: ignore[misc]

@@ -159,9 +159,8 @@ def _tunnel(
     forward = replace(forward, frame_limit=limit, overhead=ETH_HEADER + headers)
     if route:
         warnings = _too_long(source, forward, f"the path MTU to {way.remote}, {route.mtu}")
-        for link in view.links.values():
-            if link.index == route.device:
-                warnings += shaping(link, "outgoing")
+        if route.device in view.by_index:
+            warnings += shaping(view.by_index[route.device], "outgoing")
     else:
         warnings = [f"no route to {way.remote}"]
     plan = TunnelPlan(

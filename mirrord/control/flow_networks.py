@@ -25,6 +25,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from mirrord.control import arp
+from mirrord.control.held import TABLES, Held, all_held
 from mirrord.control.leases import device
 from mirrord.control.links import ROUTE_PROTOCOL, AbsentError, Lease, View
 from mirrord.errors import Refused
@@ -34,7 +35,6 @@ log = structlog.get_logger(subsystem="flow_networks")
 
 T = TypeVar("T")
 RETRY_SECONDS = 5.0
-TABLES = 0x6D000000  # and the device's index: the table of its routes
 TAKEN, FOUND = 1000, 1001  # a rule's priority: was the address added by us, or there before and not ours to take away
 IFA_F_NOPREFIXROUTE = 0x200  # linux/if_addr.h
 RTN_UNICAST, RTN_UNREACHABLE = 1, 7  # rtnetlink(7)
@@ -54,18 +54,6 @@ class Place(NamedTuple):
         """Whether the device has this address, one of the network's."""
         first, last = int(self.network.addresses.first), int(self.network.addresses.last)
         return first <= int(address) <= last and there.get(address) == self.device_index
-
-
-class Held(NamedTuple):
-    """An address in use: what its rule says."""
-
-    address: IPv4Address
-    table: int
-    priority: int
-
-    @property
-    def device_index(self) -> int:
-        return self.table - TABLES
 
 
 class FlowNetworks:
@@ -146,7 +134,7 @@ class FlowNetworks:
         self._kept = set()
         if not places:
             return {}
-        rules, there = self._rules(), self._host_addresses()
+        rules, there = all_held(), self._host_addresses()
         found: dict[str, Held] = {}
         for name, place in places.items():
             for held in rules:
@@ -154,7 +142,7 @@ class FlowNetworks:
                     found[name] = held
                     self._kept.add(held)
                     if place in usable:
-                        self._put_routes(place)
+                        self._restore_routes(place)
                     break
         return found
 
@@ -175,6 +163,12 @@ class FlowNetworks:
             arp.announce(place.network.device, held.address)
         log.info("address taken", device=place.network.device, address=str(held.address))
 
+    def _restore_routes(self, place: Place) -> None:
+        try:
+            self._put_routes(place)
+        except NetlinkError as error:  # the device went since the host was looked at: there is news of it
+            log.info("cannot restore the routes", device=place.network.device, reason=error.args[-1])
+
     def _put_routes(self, place: Place) -> None:
         gateway = str(place.network.gateway or "")
         network = str(place.network.addresses.network)
@@ -193,7 +187,7 @@ class FlowNetworks:
                 self._ip.route("add", **route)
 
     def _release(self) -> None:
-        for held in self._rules() - self._kept:
+        for held in all_held() - self._kept:
             if held.priority == TAKEN:
                 self._remove_address(held)
             if not any(other.table == held.table for other in self._kept):
@@ -211,21 +205,6 @@ class FlowNetworks:
             if message.get_attr("IFA_LOCAL") == address:
                 with suppress(NetlinkError):  # gone by itself
                     self._ip.addr("del", index=held.device_index, address=address, prefixlen=message["prefixlen"])
-
-    def _rules(self) -> set[Held]:
-        try:
-            rules = list(self._ip.get_rules(family=socket.AF_INET))
-        except NetlinkError:  # a kernel without policy routing: nothing can have been taken
-            return set()
-        return {
-            Held(
-                IPv4Address(message.get_attr("FRA_SRC")),
-                message.get_attr("FRA_TABLE"),
-                message.get_attr("FRA_PRIORITY"),
-            )
-            for message in rules
-            if message.get_attr("FRA_PROTOCOL") == ROUTE_PROTOCOL and message.get_attr("FRA_SRC")
-        }
 
     def _routes(self, table: int) -> list[Any]:
         return list(self._ip.get_routes(family=socket.AF_INET, table=table))

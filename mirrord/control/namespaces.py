@@ -51,6 +51,12 @@ class Namespaces:
         self._changed = changed
         self._host.watch(changed)
 
+    def doubt(self) -> None:
+        """Have the next reading ask about everything."""
+        self._host.doubt()
+        for _, links in self._others.values():
+            links.doubt()
+
     def moved(self) -> bool:
         """Whether a namespace asked for has come, gone or been replaced."""
         return any(_find(name) != self._others.get(name, (None,))[0] for name in self._wanted)

@@ -9,8 +9,9 @@ The filters alone decide. A session keeps what it accepts also while it waits, a
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
+from itertools import takewhile
 
+from mirrord.control.sources import matches
 from mirrord.model import DeviceSource, Mirror, Model, Session, Source
 
 LAST = 65536  # behind every priority that can be given
@@ -20,11 +21,11 @@ TOLD_APART_BY = ("device", "vlan", "path", "remote", "port", "vni", "key", "ersp
 
 
 def before(mirror: Mirror, session: Session, device: str) -> list[Session]:
-    """The sessions that come before this one on a device of its source, in their order."""
+    """Those of a mirror's sessions that come before one of them on a device of its source, in their order."""
     ordered = sorted(mirror.sessions, key=lambda one: one.priority or LAST)  # stable: else as written
     return [
         one
-        for one in ordered[: ordered.index(session)]
+        for one in takewhile(lambda one: one is not session, ordered)
         if _shares(one.source, session.source, device)
         and (mirror.overlap == "first" or _same_end(one.destination, session.destination))
     ]
@@ -32,7 +33,7 @@ def before(mirror: Mirror, session: Session, device: str) -> list[Session]:
 
 def _shares(one: Source, other: Source, device: str) -> bool:
     if isinstance(one, DeviceSource) and isinstance(other, DeviceSource):
-        return one.netns == other.netns and any(fnmatchcase(device, pattern) for pattern in one.device)
+        return one.netns == other.netns and any(matches(device, pattern) for pattern in one.device)
     if isinstance(one, DeviceSource) or isinstance(other, DeviceSource):
         return False
     return one.model_copy(update={"vlan": None}) == other.model_copy(update={"vlan": None})

@@ -7,10 +7,12 @@ device is re-created or a session changes.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
@@ -22,6 +24,14 @@ from mirrord.dataplane.transmit import DevicePlan
 from mirrord.dataplane.worker import Pipeline, PipelinePlan, Worker
 
 log = structlog.get_logger(subsystem="pipelines")
+
+GONE = {errno.ENODEV, errno.ENXIO, errno.ENETDOWN}
+"""What it takes to open a device that went since the host was looked at: there is news of it already."""
+
+OPENERS = 8
+
+REMEMBERED = 1000
+"""Of how many devices that a pattern brought in and that are gone the totals are kept, should they come again."""
 
 
 class Pipelines:
@@ -36,7 +46,7 @@ class Pipelines:
         self._running: dict[Key, tuple[Pipeline, Worker]] = {}
         self._plans: dict[Key, PipelinePlan] = {}  # as made, for the next difference
         self._past: dict[Key, tuple[int, ...]] = {}
-        self._errors: dict[Key, str] = {}
+        self._errors: dict[Key, tuple[str, str]] = {}  # of what should run and does not: its state, and why
         self._troubles: dict[Key, str] = {}  # of transmits, as logged; they mend themselves
 
     def clean_up(self) -> None:
@@ -55,7 +65,8 @@ class Pipelines:
             self._log_changes(entries)
             self._entries |= entries  # what ends is shown until it has
             self._errors = {key: error for key, error in self._errors.items() if key in wanted}
-        for action in diff(dict(self._plans), wanted):
+        actions = diff(dict(self._plans), wanted)
+        for action in actions:
             match action:
                 case Remove(key):
                     self._remove(key)
@@ -64,13 +75,13 @@ class Pipelines:
                     worker.replace(pipeline, plan)
                     self._plans[key] = plan
                     log.info("session changed", **_names(key), frame_limit=plan.forward.frame_limit)
-                case Add(key, plan):
-                    self._add(key, plan)
                 case Rename(old, new):
                     self._rename(old, new)
+        self._add_all([action for action in actions if isinstance(action, Add)])
         self._keep_reserved()
         with self._lock:
             self._entries = dict(entries)
+            self._forget()
 
     def rows(self) -> list[Row]:
         """Every planned session and source, in the plan's order."""
@@ -109,18 +120,35 @@ class Pipelines:
             worker.stop()
         self._workers.clear()
 
-    def _add(self, key: Key, plan: PipelinePlan) -> None:
-        try:
-            if isinstance(plan.transmit, DevicePlan) and plan.transmit.reserved:
-                self._reservations.hold(plan.transmit.index, plan.transmit.mark)
-            pipeline = Pipeline(plan, native=self._native)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            if self._errors.get(key) != reason:
-                log.error("session failed", **_names(key), reason=reason)  # noqa: TRY400 (the host's word, no traceback)
-            with self._lock:
-                self._errors[key] = reason
+    def _add_all(self, adds: Sequence[Add]) -> None:
+        """Open several at a time: it is waiting for the kernel, mostly."""
+        if not adds:
             return
+        with ThreadPoolExecutor(min(len(adds), OPENERS), thread_name_prefix="opener") as openers:
+            for add, opened in zip(adds, openers.map(self._open, adds), strict=True):
+                if isinstance(opened, OSError):
+                    self._note(add.key, opened)
+                else:
+                    self._add(add.key, add.pipeline, opened)
+
+    def _open(self, add: Add) -> Pipeline | OSError:
+        way = add.pipeline.transmit
+        try:
+            if isinstance(way, DevicePlan) and way.reserved:
+                self._reservations.hold(way.index, way.mark)
+            return Pipeline(add.pipeline, native=self._native)
+        except OSError as error:
+            return error
+
+    def _note(self, key: Key, error: OSError) -> None:
+        state, reason = "waiting" if error.errno in GONE else "failed", error.strerror or str(error)
+        if self._errors.get(key) != (state, reason):
+            say = log.error if state == "failed" else log.info
+            say(f"session {state}", **_names(key), reason=reason)
+        with self._lock:
+            self._errors[key] = state, reason
+
+    def _add(self, key: Key, plan: PipelinePlan, pipeline: Pipeline) -> None:
         worker = self._least_busy()
         worker.add(pipeline)
         with self._lock:
@@ -133,7 +161,9 @@ class Pipelines:
         worker.remove(pipeline)
         with self._lock:
             del self._running[key], self._plans[key]
-            self._past[key] = self._total(key, pipeline.counters.snapshot())
+            total = self._total(key, pipeline.counters.snapshot())
+            self._past.pop(key, None)  # to the end of those remembered
+            self._past[key] = total
         log.info("session down", **_names(key), **({"reason": reason} if reason else {}))
 
     def _rename(self, old: Key, new: Key) -> None:
@@ -146,12 +176,18 @@ class Pipelines:
             self._entries.pop(old, None)
         log.info("session renamed", **_names(new), before=f"{old.mirror}/{old.session}")
 
+    def _forget(self) -> None:
+        """Names that never come again, as of containers' devices, would fill the memory."""
+        gone = [key for key in self._past if key not in self._entries]
+        for key in gone[:-REMEMBERED]:
+            del self._past[key]
+
     def _end_failed(self) -> None:
         failed = [(key, pipeline.failure) for key, (pipeline, _) in self._running.items() if pipeline.failure]
         for key, failure in failed:
             self._remove(key, failure)
             with self._lock:
-                self._errors[key] = failure
+                self._errors[key] = "failed", failure
 
     def _keep_reserved(self) -> None:
         """Give back the devices that no running session reserves."""
@@ -174,7 +210,7 @@ class Pipelines:
         counters = self._past.get(key, (0,) * SLOTS)
         if key not in self._running:
             if error := self._errors.get(key):
-                return Row(entry, "failed", error, counters)
+                return Row(entry, *error, counters)
             if entry.pipeline is not None:
                 return Row(entry, "waiting", "about to start or to end", counters)
             return Row(entry, entry.state, entry.reason, counters)

@@ -15,10 +15,9 @@ from mirrord.control.destinations import describe, path, shaping, way_out
 from mirrord.control.leases import lease
 from mirrord.control.links import AbsentError, Lease, Link, Path, View
 from mirrord.control.listeners import listen_plan
-from mirrord.control.overlap import before
-from mirrord.control.selection import guards, selection
+from mirrord.control.selection import Selections
 from mirrord.dataplane.capture import CapturePlan
-from mirrord.dataplane.filter import Guard, Selection
+from mirrord.dataplane.filter import Selection
 from mirrord.dataplane.listen import ListenPlan
 from mirrord.dataplane.transmit import TunnelPlan
 from mirrord.dataplane.worker import PipelinePlan
@@ -74,19 +73,22 @@ def namespaces(config: Config) -> frozenset[str]:
     return frozenset(name for end in ends if (name := getattr(end, "netns", None)) is not None)
 
 
-def make(config: Config, view: View) -> dict[Key, Entry]:
-    """The entries of every enabled mirror."""
-    tunnels = guards(config)
-    return {
-        (key := Key(name, session.name, device)): _entry(config, key, session, view, tunnels)
+def make(config: Config, view: View, selections: Selections | None = None) -> dict[Key, Entry]:
+    """The entries of every enabled mirror. `selections` are this configuration's, of the last time."""
+    if selections is None or selections.config is not config:
+        selections = Selections(config)
+    entries = {
+        (key := Key(name, session.name, device)): _entry(config, key, session, view, selections)
         for name, mirror in config.mirrors.items()
         if mirror.enabled
         for session in mirror.sessions
         for device in sources.devices(session, view)
     }
+    selections.keep(entries)
+    return entries
 
 
-def _entry(config: Config, key: Key, session: Session, view: View, tunnels: tuple[Guard, ...]) -> Entry:
+def _entry(config: Config, key: Key, session: Session, view: View, selections: Selections) -> Entry:
     guest = isinstance(session.source, DeviceSource) and session.source.perspective == "guest"
     entry = Entry(key, "up", guest=guest, about=_about(session))
     try:
@@ -96,10 +98,7 @@ def _entry(config: Config, key: Key, session: Session, view: View, tunnels: tupl
         return replace(entry, state="waiting", reason=str(absent))
     except Refused as refused:
         return replace(entry, state="failed", reason=str(refused))
-    others = before(config.mirrors[key.mirror], session, source.name)
-    selected = selection(config, session, source.name, tunnels)
-    earlier = tuple(selection(config, one, source.name, tunnels) for one in others)
-    capture = _capture(config, session, source, view, replace(selected, before=earlier))
+    capture = _capture(config, session, source, view, selections.of(key.mirror, session, source.name))
     warnings = (*shaping(source, "source"), *way.warnings)
     return replace(entry, pipeline=PipelinePlan(capture, way.forward, way.transmit), warnings=warnings)
 

@@ -12,20 +12,18 @@ tc-bpf(8); linux/rtnetlink.h, linux/pkt_sched.h, linux/pkt_cls.h
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import struct
 import sys
-from collections.abc import Collection, Iterator
+import threading
+from collections.abc import Collection
 from contextlib import suppress
 from typing import NamedTuple
 
+from mirrord.control.rtnetlink import NLM_F_CREATE, NLM_F_EXCL, Rtnetlink, attribute, attributes, text
 from mirrord.dataplane import assembler as op
 from mirrord.dataplane.assembler import Instruction, pack
 
-NLMSG_ERROR, NLMSG_DONE = 2, 3
-NLM_F_REQUEST, NLM_F_ACK, NLM_F_EXCL, NLM_F_DUMP, NLM_F_CREATE = 1, 4, 0x200, 0x300, 0x400
-NLA_TYPE_MASK = 0x3FFF
 RTM_NEWQDISC, RTM_DELQDISC, RTM_GETQDISC = 36, 37, 38
 RTM_NEWTFILTER, RTM_DELTFILTER, RTM_GETTFILTER = 44, 45, 46
 TCA_KIND, TCA_OPTIONS = 1, 2
@@ -42,9 +40,7 @@ INFO = FIRST << 16 | socket.htons(3)  # ETH_P_ALL
 
 DROP_ALL = pack((Instruction(op.RET, k=TC_ACT_SHOT),))
 
-_MESSAGE = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _TC = struct.Struct("=BxxxiIII")  # family, ifindex, handle, parent, info
-_ATTRIBUTE = struct.Struct("=HH")  # length, type
 
 
 def drop_unmarked(mark: int) -> bytes:
@@ -85,6 +81,7 @@ class Reservations:
 
     def __init__(self) -> None:
         self._held: set[int] = set()
+        self._lock = threading.Lock()
         self._netlink = _Netlink()
 
     def take_away_leftovers(self) -> list[int]:
@@ -96,9 +93,15 @@ class Reservations:
         return left
 
     def hold(self, index: int, mark: int) -> None:
-        """Reserve a device for frames with this mark, if it is not reserved yet. OSError when that cannot be had."""
-        if index in self._held:
-            return
+        """Reserve a device for frames with this mark, if it is not reserved yet; on any thread.
+
+        OSError when that cannot be had.
+        """
+        with self._lock:
+            if index not in self._held:
+                self._hold(index, mark)
+
+    def _hold(self, index: int, mark: int) -> None:
         hooks = (one.kind for one in self._netlink.qdiscs() if (one.device, one.parent) == (index, TC_H_CLSACT))
         kind = next(hooks, "")
         if kind not in ("", "clsact"):  # its egress classifiers would end up on its ingress
@@ -136,89 +139,48 @@ class Reservations:
             self._netlink.remove_classifier(one)
 
 
-class _Netlink:
-    """One request and its answer at a time. OSError with the kernel's errno."""
-
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
-        self._sequence = 0
-
-    def close(self) -> None:
-        self._socket.close()
+class _Netlink(Rtnetlink):
+    """What is asked of it."""
 
     def qdiscs(self) -> list[_Found]:
         """Those of every device."""
-        return self._ask(RTM_GETQDISC, NLM_F_DUMP, _TC.pack(0, 0, 0, 0, 0))
+        return [_found(body) for body in self.dump(RTM_GETQDISC, _TC.pack(0, 0, 0, 0, 0))]
 
     def classifiers(self, index: int) -> list[_Found]:
         """Those at both hooks of a device that has a clsact qdisc."""
         asked = (_TC.pack(0, index, 0, parent, 0) for parent in (INGRESS, EGRESS))
-        return [one for body in asked for one in self._ask(RTM_GETTFILTER, NLM_F_DUMP, body) if one.handle]
+        found = [_found(body) for question in asked for body in self.dump(RTM_GETTFILTER, question)]
+        return [one for one in found if one.handle]
 
     def add_clsact(self, index: int) -> None:
-        body = _TC.pack(0, index, CLSACT_HANDLE, TC_H_CLSACT, 0) + _attribute(TCA_KIND, b"clsact\0")
-        self._ask(RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL, body)
+        body = _TC.pack(0, index, CLSACT_HANDLE, TC_H_CLSACT, 0) + attribute(TCA_KIND, b"clsact\0")
+        self.ask(RTM_NEWQDISC, body, NLM_F_CREATE | NLM_F_EXCL)
 
     def remove_clsact(self, index: int) -> None:
-        self._ask(RTM_DELQDISC, 0, _TC.pack(0, index, CLSACT_HANDLE, TC_H_CLSACT, 0))
+        self.ask(RTM_DELQDISC, _TC.pack(0, index, CLSACT_HANDLE, TC_H_CLSACT, 0))
 
     def add_classifier(self, index: int, parent: int, handle: int, code: bytes) -> None:
         options = (
-            _attribute(TCA_BPF_OPS_LEN, struct.pack("=H", len(code) // len(DROP_ALL)))
-            + _attribute(TCA_BPF_OPS, code)
-            + _attribute(TCA_BPF_FLAGS, struct.pack("=I", TCA_BPF_FLAG_ACT_DIRECT))
+            attribute(TCA_BPF_OPS_LEN, struct.pack("=H", len(code) // len(DROP_ALL)))
+            + attribute(TCA_BPF_OPS, code)
+            + attribute(TCA_BPF_FLAGS, struct.pack("=I", TCA_BPF_FLAG_ACT_DIRECT))
         )
-        body = _attribute(TCA_KIND, b"bpf\0") + _attribute(TCA_OPTIONS, options)
-        self._ask(RTM_NEWTFILTER, NLM_F_CREATE | NLM_F_EXCL, _TC.pack(0, index, handle, parent, INFO) + body)
+        body = attribute(TCA_KIND, b"bpf\0") + attribute(TCA_OPTIONS, options)
+        self.ask(RTM_NEWTFILTER, _TC.pack(0, index, handle, parent, INFO) + body, NLM_F_CREATE | NLM_F_EXCL)
 
     def remove_classifier(self, one: _Found) -> None:
-        body = _TC.pack(0, one.device, one.handle, one.parent, one.info) + _attribute(TCA_KIND, b"bpf\0")
-        self._ask(RTM_DELTFILTER, 0, body)
-
-    def _ask(self, kind: int, flags: int, body: bytes) -> list[_Found]:
-        self._sequence += 1
-        flags |= NLM_F_REQUEST | NLM_F_ACK
-        self._socket.send(_MESSAGE.pack(_MESSAGE.size + len(body), kind, flags, self._sequence, 0) + body)
-        found: list[_Found] = []
-        while True:
-            data = self._socket.recv(1 << 20)
-            while data:
-                length, kind, _flags, _sequence, _port = _MESSAGE.unpack_from(data)
-                payload, data = data[_MESSAGE.size : length], data[_aligned(length) :]
-                if kind == NLMSG_DONE:
-                    return found
-                if kind == NLMSG_ERROR:
-                    number = -int.from_bytes(payload[:4], sys.byteorder, signed=True)
-                    if number:
-                        raise OSError(number, os.strerror(number))
-                    return found
-                found.append(_found(payload))
+        body = _TC.pack(0, one.device, one.handle, one.parent, one.info) + attribute(TCA_KIND, b"bpf\0")
+        self.ask(RTM_DELTFILTER, body)
 
 
 def _found(payload: bytes) -> _Found:
     _family, index, handle, parent, info = _TC.unpack_from(payload)
-    attributes = dict(_attributes(payload[_TC.size :]))
-    kind = attributes.get(TCA_KIND, b"").rstrip(b"\0").decode()
-    options = dict(_attributes(attributes.get(TCA_OPTIONS, b""))) if kind == "bpf" else {}
+    found = attributes(payload, _TC.size)
+    kind = text(found.get(TCA_KIND))
+    options = attributes(found.get(TCA_OPTIONS, b"")) if kind == "bpf" else {}
     return _Found(index, handle, parent, info, kind, options.get(TCA_BPF_OPS, b""))
 
 
 def _mark(code: bytes) -> int:
     """The operand of the second instruction."""
     return int.from_bytes(code[12:16], sys.byteorder)
-
-
-def _attribute(kind: int, value: bytes) -> bytes:
-    length = _ATTRIBUTE.size + len(value)
-    return _ATTRIBUTE.pack(length, kind) + value + bytes(_aligned(length) - length)
-
-
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    while len(data) >= _ATTRIBUTE.size:
-        length, kind = _ATTRIBUTE.unpack_from(data)
-        yield kind & NLA_TYPE_MASK, data[_ATTRIBUTE.size : length]
-        data = data[_aligned(max(length, _ATTRIBUTE.size)) :]
-
-
-def _aligned(length: int) -> int:
-    return length + 3 & ~3

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
 from mirrord import model
+from mirrord.control.overlap import before
 from mirrord.control.sources import bridged
 from mirrord.dataplane.filter import Direction, Guard, Rule, Selection
 from mirrord.dataplane.headers import IPPROTO_GRE, IPPROTO_UDP
@@ -16,6 +18,31 @@ TURNED = {
     Direction.EGRESS: Direction.INGRESS,
     Direction.BOTH: Direction.BOTH,
 }
+
+
+class Selections:
+    """What a configuration's sessions take of each device: worked out once, since the host has no part in it.
+
+    A key is a mirror's, a session's and a device's name.
+    """
+
+    def __init__(self, config: model.Config) -> None:
+        self.config = config
+        self._guards = guards(config)
+        self._known: dict[tuple[str, str, str], Selection] = {}
+
+    def of(self, mirror: str, session: model.Session, device: str) -> Selection:
+        """What this session of this mirror takes, and what those before it have taken already."""
+        key = mirror, session.name, device
+        if key not in self._known:
+            others = before(self.config.mirrors[mirror], session, device)
+            earlier = tuple(selection(self.config, one, device, self._guards) for one in others)
+            self._known[key] = replace(selection(self.config, session, device, self._guards), before=earlier)
+        return self._known[key]
+
+    def keep(self, keys: Container[tuple[str, str, str]]) -> None:
+        """Forget about all others: devices that are gone for good."""
+        self._known = {key: one for key, one in self._known.items() if key in keys}
 
 
 def selection(config: model.Config, session: model.Session, device: str, tunnels: tuple[Guard, ...]) -> Selection:

@@ -11,30 +11,39 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from mirrord import __version__
 from mirrord.control import config, doctor, logs, plan, probes, report
 from mirrord.control.config import Loaded
-from mirrord.control.flow_networks import FlowNetworks
+from mirrord.control.held import all_held
 from mirrord.control.links import Lease, Links, View
 from mirrord.control.metrics import Reload, Row
 from mirrord.control.namespaces import Namespaces
 from mirrord.control.notify import notify, reloading, watchdog_seconds
 from mirrord.control.pipelines import Pipelines
+from mirrord.control.selection import Selections
 from mirrord.control.validation import join, not_found
 from mirrord.dataplane.counters import Slot
 from mirrord.errors import ConfigError, MirrordError, Refused
 from mirrord.model import Config
+
+if TYPE_CHECKING:
+    from mirrord.control.flow_networks import FlowNetworks
 
 log = structlog.get_logger(subsystem="service")
 
 TICK_SECONDS = 1.0
 RETRY_SECONDS = 5.0
 REREAD_SECONDS = 60.0
-"""How often the host is read though nothing was heard of it: the kernel does not tell when a learnt path MTU ends."""
+"""How often all of the host is read though nothing was heard of it: the kernel does not tell of everything, not of a
+queueing discipline nor when a learnt path MTU ends."""
+
+TURN_SECONDS = 0.02, 0.1
+"""The least and the longest time from one turn to the next in a burst of events; in between, three times what it takes
+to look and to plan, for a third of a processor. A device that comes up is mirrored two turns later at the latest."""
 
 AT_START = ("socket", "socket_group", "read_only_socket", "read_only_group", "metrics", "state", "dataplane", "nice")
 """Keys of [daemon] that are read at start only."""
@@ -53,23 +62,27 @@ class Service:
         self._turn = asyncio.Lock()
         self._changed = asyncio.Event()
         self._rates: report.Rates = {}
-        self._flow_networks = FlowNetworks(self._changed.set)
+        self._flow_networks: FlowNetworks | None = None
         self._leases: dict[str, Lease] = {}
+        self._selections = Selections(loaded.config)
 
     async def start(self) -> None:
         """Bring up what the configuration asks for and the host allows."""
         self._links.watch(self._changed.set)
         await asyncio.to_thread(self._pipelines.clean_up)
+        if await asyncio.to_thread(all_held):
+            self._lend()
         await self._refresh(self.loaded)
 
     async def follow(self) -> None:
-        """Follow the host's changes. A burst of them costs the network's reader a third of its time at most."""
+        """Follow the host's changes, those of a burst together."""
+        least, longest = TURN_SECONDS
         while True:
             await self._changed.wait()
             self._changed.clear()
             begun = time.monotonic()
-            await self._refresh()
-            await asyncio.sleep(2 * (time.monotonic() - begun))
+            spent = await self._refresh()
+            await asyncio.sleep(begun + min(max(3 * spent, least), longest) - time.monotonic())
 
     async def tick(self) -> None:
         """Work out rates, look for what nobody tells of, and feed the watchdog while every worker makes progress."""
@@ -81,8 +94,11 @@ class Service:
             now, rows = time.monotonic(), self.rows()
             self._pipelines.log_troubles()
             self._rates = report.rates(before, rows, now - looked)
-            if _too_large(rows) > _too_large(before) or now - reread >= REREAD_SECONDS or self._links.moved():
+            if now - reread >= REREAD_SECONDS:
                 reread = now
+                self._links.doubt()
+                self._changed.set()
+            if _too_large(rows) > _too_large(before) or self._links.moved():
                 self._changed.set()
             before, looked = rows, now
             if now - retried >= RETRY_SECONDS and self._pipelines.failing():
@@ -137,18 +153,25 @@ class Service:
         """End every pipeline without losing a frame on its way."""
         async with self._turn:
             await asyncio.to_thread(self._pipelines.stop)
-            await self._flow_networks.close()
+            if self._flow_networks:
+                await self._flow_networks.close()
             await self._links.close()
 
-    async def _refresh(self, new: Loaded | None = None, keep: Callable[[], None] | None = None) -> None:
+    async def _refresh(self, new: Loaded | None = None, keep: Callable[[], None] | None = None) -> float:
+        """One turn; the seconds that it took to look and to plan: to act is mostly to wait for the kernel."""
         async with self._turn:
+            begun = time.monotonic()
             loaded = new or self.loaded
-            entries = plan.make(loaded.config, await self._look(loaded.config))
+            if loaded.config is not self._selections.config:
+                self._selections = Selections(loaded.config)
+            entries = plan.make(loaded.config, await self._look(loaded.config), self._selections)
+            spent = time.monotonic() - begun
             if keep:
                 self._refuse_failing(entries)
                 await asyncio.to_thread(keep)
             await asyncio.to_thread(self._pipelines.apply, entries)
-            await self._flow_networks.give_back()
+            if self._flow_networks:
+                await self._flow_networks.give_back()
             if new:
                 known = self.loaded.warnings if keep else ()
                 for warning in new.warnings:
@@ -157,6 +180,7 @@ class Service:
                 for one in () if keep else new.set_aside:
                     log.error("set aside, does not run", section=one.section, name=one.name, reason=one.reason)
             self.loaded = loaded
+            return spent
 
     def _refuse_failing(self, entries: Mapping[plan.Key, plan.Entry]) -> None:
         """Refused when the host forbids a session, and did not forbid it before."""
@@ -170,11 +194,21 @@ class Service:
         """The host as it is now, with the addresses that flow networks have taken."""
         names = plan.namespaces(wanted)
         view = await self._links.read(plan.paths(wanted, self._leases), names)
-        leases = await self._flow_networks.leases(wanted, view)
+        if not (wanted.flow_networks or self._flow_networks):
+            return view
+        leases = await self._lend().leases(wanted, view)
         if leases != self._leases:
             self._leases = leases
             view = await self._links.read(plan.paths(wanted, leases), names)
         return replace(view, leases=leases)
+
+    def _lend(self) -> FlowNetworks:
+        """The flow networks. What they need of pyroute2 takes 0.2 s to import: not for who has none."""
+        if self._flow_networks is None:
+            from mirrord.control.flow_networks import FlowNetworks  # noqa: PLC0415 (see above)
+
+            self._flow_networks = FlowNetworks(self._changed.set)
+        return self._flow_networks
 
     # --- what it says about itself ---
 

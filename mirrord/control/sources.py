@@ -38,8 +38,13 @@ def devices(session: Session, view: View) -> Iterator[str]:
         if not GLOB.search(pattern):
             yield pattern
             continue
-        matches = sorted(name for name in view.links if fnmatchcase(name, pattern) and name != target)
-        yield from matches or [pattern]
+        found = sorted(name for name in view.links if fnmatchcase(name, pattern) and name != target)
+        yield from found or [pattern]
+
+
+def matches(device: str, pattern: str) -> bool:
+    """Whether a source's name or pattern means this device; a name is told from a pattern faster than it matches."""
+    return device == pattern or (GLOB.search(pattern) is not None and fnmatchcase(device, pattern))
 
 
 def find(session: Session, name: str, view: View) -> Link:

@@ -12,7 +12,9 @@ Kernel: Documentation/networking/packet_mmap.rst, include/uapi/linux/if_packet.h
 
 from __future__ import annotations
 
+import ctypes
 import mmap
+import os
 import socket
 import struct
 from dataclasses import dataclass, replace
@@ -71,6 +73,7 @@ _PACKET_TYPE = 48 + 10  # sll_pkttype of the sockaddr_ll behind a tpacket3_hdr
 _AUXDATA = struct.Struct("=IIIHHHH")  # status, len, snaplen, mac, net, tci, tpid (struct tpacket_auxdata)
 _TIMESPEC = struct.Struct("@ll")
 _STATISTICS = struct.Struct("=II")
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +142,11 @@ class Capture:
         self.block_count = max(-(-self.plan.ring_size // BLOCK_SIZE), MINIMUM_BLOCKS)
         frames = self.block_count * (BLOCK_SIZE // NOMINAL_FRAME)
         request = (BLOCK_SIZE, self.block_count, NOMINAL_FRAME, frames, RETIRE_MILLISECONDS, 0, 0)
-        self.socket.setsockopt(SOL_PACKET, PACKET_RX_RING, struct.pack("=7I", *request))
+        ring = struct.pack("=7I", *request)
+        # Not socket.setsockopt, which would hold up every thread of Python while the kernel takes its 10 ms for this.
+        if _libc.setsockopt(self.socket.fileno(), SOL_PACKET, PACKET_RX_RING, ring, len(ring)):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
         self.ring = mmap.mmap(self.socket.fileno(), self.block_count * BLOCK_SIZE)
 
     def fileno(self) -> int:

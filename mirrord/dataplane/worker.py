@@ -238,6 +238,7 @@ class Worker:
                     continue
                 pipeline = self._by_descriptor[descriptor]
                 if event & select.EPOLLERR:
+                    pipeline.update()  # first count what was captured before: what comes after clears the error
                     pipeline.note_error()
                 pipeline.run()
             if self.progress >= look_at:

@@ -12,46 +12,22 @@ import re
 import pytest
 
 from tests.conftest import MakeDaemon, MakeSniffer
+from tests.support.huawei import CONFIGURATION, connect, lan
 from tests.support.sniffer import Sniffer
 from tests.support.topology import Host, Topology
 from tests.support.wait import wait_for
 
-CONFIGURATION = """
-[[filters.web_in.rules]]
-priority = 1
-direction = "ingress"
-action = "accept"
-protocol = "tcp"
-source = "192.168.0.161/32"
-destination = "192.168.0.230/32"
-destination_ports = "1234"
-
-[mirrors.core]
-enabled = true
-
-[[mirrors.core.sessions]]
-name = "source"
-direction = "ingress"
-source = { type = "device", device = "eth0" }
-filter = "web_in"
-destination = { type = "vxlan", remote = "192.168.0.164", vni = 1 }
-"""
 OUTER = 50  # Ethernet, IPv4, UDP and VXLAN headers: RFC 7348, section 5
 
 
 @pytest.fixture
 def hosts(net: Topology) -> tuple[Host, Host, Host]:
-    client, source, collector = net.host("client"), net.host("source"), net.host("collector")
-    addresses = {client: "192.168.0.161/24", source: "192.168.0.230/24", collector: "192.168.0.164/24"}
-    net.lan(addresses, offloads=False)  # a frame's bytes are final when it is captured
-    return client, source, collector
+    return lan(net, offloads=False)  # a frame's bytes are final when it is captured
 
 
 def converse(client: Host, source: Host, port: int) -> None:
     """The client says 12345 to a port of the source, and gets an answer."""
-    server = source.spawn("nc", "-l", str(port))
-    wait_for(lambda: f":{port} " in source.run("ss", "-ltn"), "nc listens")
-    caller = client.spawn("nc", "192.168.0.230", str(port))
+    caller, server = connect(client, source, port)
     caller.write("12345\n")
     wait_for(lambda: server.output() == "12345\n", "nc has received 12345")
     server.write("answer\n")
