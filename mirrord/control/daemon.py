@@ -143,7 +143,7 @@ class Doors:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._api = web.AppRunner(api.application(service), access_log=None, shutdown_timeout=CLOSE_SECONDS)
-        counts = metrics.Counts(service.rows, service.last_reload, service.dataplane)
+        counts = metrics.Counts(service.rows, service.last_reload, service.dataplane, service.rule_counts)
         self._metrics = web.AppRunner(metrics.application(counts), access_log=None, shutdown_timeout=CLOSE_SECONDS)
         self._server: asyncio.Server | None = None
         self._path: Path | None = None

@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import structlog
 
@@ -22,6 +23,9 @@ from mirrord.dataplane.transmit import DevicePlan
 from mirrord.dataplane.worker import Pipeline, PipelinePlan, Worker
 
 log = structlog.get_logger(subsystem="pipelines")
+
+RuleCounts = dict[tuple[str, int], int]
+"""Frames by a rule's filter and priority."""
 
 
 class Pipelines:
@@ -36,6 +40,7 @@ class Pipelines:
         self._running: dict[Key, tuple[Pipeline, Worker]] = {}
         self._plans: dict[Key, PipelinePlan] = {}  # as made, for the next difference
         self._past: dict[Key, tuple[int, ...]] = {}
+        self._past_rules: dict[Key, RuleCounts] = {}
         self._errors: dict[Key, str] = {}
         self._troubles: dict[Key, str] = {}  # of transmits, as logged; they mend themselves
 
@@ -73,7 +78,15 @@ class Pipelines:
     def rows(self) -> list[Row]:
         """Every planned session and source, in the plan's order."""
         with self._lock:
-            return [self._row(entry) for entry in self._entries.values()]
+            return [replace(self._row(entry), rules=self._rules(entry)) for entry in self._entries.values()]
+
+    def rule_counts(self) -> RuleCounts:
+        """The frames that each counted rule matched, of every session there is or was: a sum that only grows."""
+        with self._lock:
+            total: RuleCounts = {}
+            for key in self._past_rules.keys() | self._running.keys():
+                total = _sum(total, self._rule_counts(key))
+            return total
 
     def failing(self) -> bool:
         """Whether something that should run does not."""
@@ -130,6 +143,7 @@ class Pipelines:
         pipeline, worker = self._running[key]
         worker.remove(pipeline)
         with self._lock:
+            self._past_rules[key] = self._rule_counts(key)
             del self._running[key], self._plans[key]
             self._past[key] = self._total(key, pipeline.counters.snapshot())
         log.info("session down", **_names(key), **({"reason": reason} if reason else {}))
@@ -170,6 +184,15 @@ class Pipelines:
         failure = pipeline.failure or pipeline.transmit.failure
         return Row(entry, "failed" if failure else "up", failure, self._total(key, pipeline.counters.snapshot()))
 
+    def _rules(self, entry: Entry) -> dict[int, int]:
+        """What the rules of the session's filter matched, by priority; none where they are not counted."""
+        counted = entry.pipeline.count_rules_of if entry.pipeline is not None else dict(entry.about).get("filter")
+        return {rule: count for (name, rule), count in self._rule_counts(entry.key).items() if name == counted}
+
+    def _rule_counts(self, key: Key) -> RuleCounts:
+        now = self._running[key][0].rule_counters.snapshot() if key in self._running else {}
+        return _sum(self._past_rules.get(key, {}), now)
+
     def _total(self, key: Key, current: tuple[int, ...]) -> tuple[int, ...]:
         past = self._past.get(key)
         return tuple(map(sum, zip(past, current, strict=True))) if past else current
@@ -183,6 +206,10 @@ class Pipelines:
             if entry.pipeline is None and (before is None or before.reason != entry.reason):
                 say = log.error if entry.state == "failed" else log.info
                 say(f"session {entry.state}", **_names(key), reason=entry.reason)
+
+
+def _sum(counts: RuleCounts, more: RuleCounts) -> RuleCounts:
+    return counts | {rule: counts.get(rule, 0) + count for rule, count in more.items()}
 
 
 def _worker_name(n: int) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -147,6 +147,10 @@ class Service:
     def rows(self) -> Sequence[Row]:
         """Every planned session and source."""
         return self._pipelines.rows()
+
+    def rule_counts(self) -> Mapping[tuple[str, int], int]:
+        """Frames by the filter and priority of the rule that accepted them."""
+        return self._pipelines.rule_counts()
 
     def status(self) -> dict[str, Any]:
         """The daemon and every session."""

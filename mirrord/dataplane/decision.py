@@ -25,7 +25,7 @@ ACCEPT = WORD
 FEW = 4
 """So many alternatives are asked one after another, and a group of its own has at least twice as many branches."""
 
-WORTH_A_CUT = 0.7
+WORTH_A_CUT = 0.8
 """A cut must bring the squares of what is left in its halves below this share: it bounds what is in both of them."""
 
 _BEST = Cell.START  # the headers have been read

@@ -114,6 +114,9 @@ struct plan {
 	int32_t overhead;	/* may be less than 0 */
 	struct sock_filter *exact;	/* or NULL */
 	uint32_t exact_length;
+	uint64_t *matches;	/* frames by the rule that accepted them, or NULL */
+	uint32_t match_count;
+	void *matches_owner;	/* plan.c's */
 };
 
 /* What changes from frame to frame. */
