@@ -187,6 +187,7 @@ static inline void put_be32(uint8_t *at, uint32_t number)
 /* headers.c */
 void parse(const struct frame *frame, struct headers *headers);
 uint64_t flow_hash(const struct headers *headers);
+bool is_ipv6_option(int protocol);	/* headers.py: IPV6_OPTIONS */
 
 /* checksum.c */
 uint32_t ones_sum(const uint8_t *data, size_t length);
