@@ -164,7 +164,8 @@ class Doors:
     def __init__(self, service: Service, changes: Changes) -> None:
         self._changing = api.application(service, changes)
         self._reading = api.application(service, changes, read_only=True)
-        self._metrics = metrics.application(metrics.Counts(service.rows, service.last_reload, service.dataplane))
+        counts = metrics.Counts(service.rows, service.last_reload, service.dataplane, service.rule_counts)
+        self._metrics = metrics.application(counts)
         self._runners: list[web.AppRunner] = []
         self._servers: list[asyncio.Server] = []
         self._paths: list[Path] = []

@@ -5,7 +5,7 @@ Nothing is kept here: a scrape reads the slots that the workers write, so a metr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -35,6 +35,7 @@ class Row:
     state: str
     reason: str
     counters: Sequence[int]  # by Slot
+    rules: Mapping[int, int] = field(default_factory=dict)  # frames by priority; of accept rules that are counted
 
 
 @dataclass(slots=True)
@@ -69,12 +70,19 @@ REASONS = {
 class Counts(Collector):
     """Every series about sessions, the build and the last reload."""
 
-    def __init__(self, rows: Callable[[], Sequence[Row]], reload: Reload, dataplane: str) -> None:
-        self._rows, self._reload, self._dataplane = rows, reload, dataplane
+    def __init__(
+        self,
+        rows: Callable[[], Sequence[Row]],
+        reload: Reload,
+        dataplane: str,
+        rules: Callable[[], Mapping[tuple[str, int], int]] = dict,
+    ) -> None:
+        self._rows, self._reload, self._dataplane, self._rules = rows, reload, dataplane, rules
 
     def collect(self) -> Iterator[Metric]:
         rows = self._rows()
         yield from _counters(rows)
+        yield _rule_matches(self._rules())
         yield _latency(rows)
         yield from _sessions(rows)
         yield InfoMetricFamily(
@@ -117,6 +125,14 @@ def _counters(rows: Sequence[Row]) -> Iterator[Metric]:
             for reason in reasons:
                 family.add_metric([*_labels(row), reason], row.counters[Slot[f"{kind}_{reason}"]])
         yield family
+
+
+def _rule_matches(rules: Mapping[tuple[str, int], int]) -> Metric:
+    text = "Frames that an accept rule was the first to match, of all sessions with count_rules; before sampling."
+    family = CounterMetricFamily("mirrord_rule_matched_frames", text, labels=("filter", "rule"))
+    for (name, priority), count in sorted(rules.items()):
+        family.add_metric([name, str(priority)], count)
+    return family
 
 
 def _latency(rows: Sequence[Row]) -> Metric:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import structlog
 
@@ -32,6 +33,8 @@ OPENERS = 8
 
 REMEMBERED = 1000
 """Of how many devices that a pattern brought in and that are gone the totals are kept, should they come again."""
+RuleCounts = dict[tuple[str, int], int]
+"""Frames by a rule's filter and priority."""
 
 
 class Pipelines:
@@ -46,6 +49,8 @@ class Pipelines:
         self._running: dict[Key, tuple[Pipeline, Worker]] = {}
         self._plans: dict[Key, PipelinePlan] = {}  # as made, for the next difference
         self._past: dict[Key, tuple[int, ...]] = {}
+        self._past_rules: dict[Key, RuleCounts] = {}
+        self._forgotten_rules: RuleCounts = {}  # of sessions whose names are not remembered any more
         self._errors: dict[Key, tuple[str, str]] = {}  # of what should run and does not: its state, and why
         self._troubles: dict[Key, str] = {}  # of transmits, as logged; they mend themselves
 
@@ -86,7 +91,15 @@ class Pipelines:
     def rows(self) -> list[Row]:
         """Every planned session and source, in the plan's order."""
         with self._lock:
-            return [self._row(entry) for entry in self._entries.values()]
+            return [replace(self._row(entry), rules=self._rules(entry)) for entry in self._entries.values()]
+
+    def rule_counts(self) -> RuleCounts:
+        """The frames that each counted rule matched, of every session there is or was: a sum that only grows."""
+        with self._lock:
+            total = self._forgotten_rules
+            for key in self._past_rules.keys() | self._running.keys():
+                total = _sum(total, self._rule_counts(key))
+            return total
 
     def failing(self) -> bool:
         """Whether something that should run does not."""
@@ -160,6 +173,7 @@ class Pipelines:
         pipeline, worker = self._running[key]
         worker.remove(pipeline)
         with self._lock:
+            self._past_rules[key] = self._rule_counts(key)
             del self._running[key], self._plans[key]
             total = self._total(key, pipeline.counters.snapshot())
             self._past.pop(key, None)  # to the end of those remembered
@@ -173,6 +187,7 @@ class Pipelines:
             counted = self._past.pop(old, None)
             if counted:
                 self._past[new] = self._total(new, counted)
+            self._past_rules[new] = _sum(self._past_rules.get(new, {}), self._past_rules.pop(old, {}))
             self._entries.pop(old, None)
         log.info("session renamed", **_names(new), before=f"{old.mirror}/{old.session}")
 
@@ -181,6 +196,7 @@ class Pipelines:
         gone = [key for key in self._past if key not in self._entries]
         for key in gone[:-REMEMBERED]:
             del self._past[key]
+            self._forgotten_rules = _sum(self._forgotten_rules, self._past_rules.pop(key, {}))
 
     def _end_failed(self) -> None:
         failed = [(key, pipeline.failure) for key, (pipeline, _) in self._running.items() if pipeline.failure]
@@ -218,6 +234,15 @@ class Pipelines:
         failure = pipeline.failure or pipeline.transmit.failure
         return Row(entry, "failed" if failure else "up", failure, self._total(key, pipeline.counters.snapshot()))
 
+    def _rules(self, entry: Entry) -> dict[int, int]:
+        """What the rules of the session's filter matched, by priority; none where they are not counted."""
+        counted = entry.pipeline.count_rules_of if entry.pipeline is not None else dict(entry.about).get("filter")
+        return {rule: count for (name, rule), count in self._rule_counts(entry.key).items() if name == counted}
+
+    def _rule_counts(self, key: Key) -> RuleCounts:
+        now = self._running[key][0].rule_counters.snapshot() if key in self._running else {}
+        return _sum(self._past_rules.get(key, {}), now)
+
     def _total(self, key: Key, current: tuple[int, ...]) -> tuple[int, ...]:
         past = self._past.get(key)
         return tuple(map(sum, zip(past, current, strict=True))) if past else current
@@ -231,6 +256,10 @@ class Pipelines:
             if entry.pipeline is None and (before is None or before.reason != entry.reason):
                 say = log.error if entry.state == "failed" else log.info
                 say(f"session {entry.state}", **_names(key), reason=entry.reason)
+
+
+def _sum(counts: RuleCounts, more: RuleCounts) -> RuleCounts:
+    return counts | {rule: counts.get(rule, 0) + count for rule, count in more.items()}
 
 
 def _worker_name(n: int) -> str:

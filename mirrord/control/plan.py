@@ -100,7 +100,9 @@ def _entry(config: Config, key: Key, session: Session, view: View, selections: S
         return replace(entry, state="failed", reason=str(refused))
     capture = _capture(config, session, source, view, selections.of(key.mirror, session, source.name))
     warnings = (*shaping(source, "source"), *way.warnings)
-    return replace(entry, pipeline=PipelinePlan(capture, way.forward, way.transmit), warnings=warnings)
+    counted = session.filter if session.count_rules else None
+    pipeline = PipelinePlan(capture, way.forward, way.transmit, counted or "")
+    return replace(entry, pipeline=pipeline, warnings=warnings)
 
 
 def _capture(
@@ -219,5 +221,6 @@ def _on_its_way(before: PipelinePlan, plan: PipelinePlan) -> PipelinePlan:
 
 
 def _as(before: PipelinePlan, plan: PipelinePlan) -> PipelinePlan:
-    """What runs, with the selection and the forward step of the plan."""
-    return replace(before, capture=replace(before.capture, selection=plan.capture.selection), forward=plan.forward)
+    """What runs, with the selection and the forward step of the plan, and what it counts."""
+    capture = replace(before.capture, selection=plan.capture.selection)
+    return replace(before, capture=capture, forward=plan.forward, count_rules_of=plan.count_rules_of)

@@ -25,6 +25,7 @@ def session(row: Row, rates: Rates) -> dict[str, Any]:
         "frames_per_second": round(frames, 1),
         "bits_per_second": round(bits, 1),
         "counters": counters(row),
+        **({"rules": {str(rule): count for rule, count in row.rules.items()}} if row.rules else {}),
     }
 
 

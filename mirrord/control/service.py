@@ -216,6 +216,10 @@ class Service:
         """Every planned session and source."""
         return self._pipelines.rows()
 
+    def rule_counts(self) -> Mapping[tuple[str, int], int]:
+        """Frames by the filter and priority of the rule that accepted them."""
+        return self._pipelines.rule_counts()
+
     def status(self) -> dict[str, Any]:
         """The daemon and every session."""
         return {

@@ -24,7 +24,6 @@ RUNS: dict[type[Model], dict[str, tuple[Callable[[Any], bool], str]]] = {
         "addresses": (lambda addresses: addresses.first.version == 4, "IPv6 flow networks"),
     },
     Session: {
-        "count_rules": (lambda count: not count, "counters for each rule"),
         "workers": (_only(1), "more than one worker"),
         "transmit": (_only("auto", "socket"), '"packet"'),
         "gso": (_only("auto", "off"), '"on"'),

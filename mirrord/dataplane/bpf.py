@@ -3,54 +3,34 @@
 A program asks in this order: mark, direction, the source's tags, then guards, the selections that come before, and
 rules. Before these, bpf_headers has it read what they need of the headers into the scratch cells, once.
 
-A guard or rule becomes branches: clauses that must all hold, and what to return then. A clause is a list of
-alternatives, an alternative a list of ranges of cells. What is absent (no tag, no port) is NONE, which no range holds.
-Consecutive branches that begin with the same clauses share their tests.
+Here a guard or a rule becomes branches, see decision.py, which puts them into a program.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
-import itertools
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import NamedTuple
 
 from mirrord.dataplane import assembler as op
 from mirrord.dataplane.assembler import WORD, Assembler, Label, Program
 from mirrord.dataplane.bpf_headers import LATER, OF_ANY_FRAME, Cell, read_headers, read_outer_vlan
+from mirrord.dataplane.decision import ACCEPT, Alternative, Branch, Clause, Range, ask, decide
 from mirrord.dataplane.filter import Direction, Guard, Rule, Selection
 
-ACCEPT = WORD
 REJECT_ALL: Program = (op.Instruction(op.RET, k=0),)
-
 
 MAX_INSTRUCTIONS = 4096  # linux/bpf_common.h, BPF_MAXINSNS
 _SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 _MAX_COARSE_RULES = 32
-_NOWHERE: Mapping[int, Label] = {}
 
 
-class _Range(NamedTuple):
-    cell: int
-    low: int
-    high: int
-
-
-_Alternative = tuple[_Range, ...]
-_Clause = tuple[_Alternative, ...]
-
-
-class _Branch(NamedTuple):
-    families: tuple[int, ...]  # whose headers it looks into
-    clauses: tuple[_Clause, ...]
-    result: int
-
-
+@lru_cache(maxsize=64)
 def compile_selection(selection: Selection, *, numbered: bool = False) -> Program:
     """The program that gives 0 for a frame not captured, 0xFFFFFFFF (keep all of it) for one that is.
 
@@ -60,7 +40,7 @@ def compile_selection(selection: Selection, *, numbered: bool = False) -> Progra
     asm, reject = Assembler(), Label()
     _mark(asm, selection, reject)
     if selection.direction != Direction.BOTH:
-        _clause(asm, _direction(selection.direction), reject)
+        ask(asm, _direction(selection.direction), reject)
     before = [_remaining(one, selection) for one in selection.before if one.direction & selection.direction]
     guards, rules = _guards(selection), _rules(selection, numbered=numbered)
     branches = [*guards, *rules, *(branch for one in before for branch in _guards(one) + _rules(one))]
@@ -70,11 +50,12 @@ def compile_selection(selection: Selection, *, numbered: bool = False) -> Progra
     _vlans(asm, selection, reject)
     ipv4, ipv6 = ([branch for branch in branches if family in branch.families] for family in (4, 6))
     read_headers(asm, cells & OF_ANY_FRAME, _cells(ipv4) - OF_ANY_FRAME, _cells(ipv6) - OF_ANY_FRAME)
-    _branches(asm, guards, 0)
+    unguarded = Label()
+    decide(asm, guards, unguarded)
+    asm.place(unguarded)
     for one in before:
         _before(asm, one, selection.direction, reject)
-    _branches(asm, rules, 0)
-    asm.emit(op.RET, ACCEPT if selection.rules is None else 0)
+    decide(asm, rules, ACCEPT if selection.rules is None else 0)
     asm.place(reject)
     asm.emit(op.RET, 0)
     return asm.program()
@@ -95,17 +76,16 @@ def _before(asm: Assembler, one: Selection, direction: Direction, reject: Label)
     rest = Label()
     _mark(asm, one, rest)
     if one.direction != direction:
-        _clause(asm, _direction(one.direction), rest)
+        ask(asm, _direction(one.direction), rest)
     _vlans(asm, one, rest)
     ends = {0: rest, ACCEPT: reject}
-    _branches(asm, _guards(one) + _rules(one), 0, ends)
-    asm.goto(ends[ACCEPT if one.rules is None else 0])
+    decide(asm, _guards(one) + _rules(one), ends[ACCEPT if one.rules is None else 0], ends)
     asm.place(rest)
 
 
 def _vlans(asm: Assembler, selection: Selection, reject: Label) -> None:
     if selection.vlans is not None:
-        _clause(asm, tuple((_Range(Cell.VLAN, low, high),) for low, high in _runs(selection.vlans)), reject)
+        ask(asm, tuple((Range(Cell.VLAN, low, high),) for low, high in _runs(selection.vlans)), reject)
 
 
 def _mark(asm: Assembler, selection: Selection, reject: Label) -> None:
@@ -115,29 +95,30 @@ def _mark(asm: Assembler, selection: Selection, reject: Label) -> None:
         asm.jump(op.JEQ, selection.mark, true=reject)
 
 
-def _cells(branches: list[_Branch]) -> set[int]:
+def _cells(branches: list[Branch]) -> set[int]:
     return {test.cell for branch in branches for clause in branch.clauses for ranges in clause for test in ranges}
 
 
 # What guards and rules ask
 
 
-def _guards(selection: Selection) -> list[_Branch]:
-    return [_guard(guard) for guard in selection.guards]
+def _guards(selection: Selection) -> list[Branch]:
+    return [branch for guard in selection.guards for branch in _guard(guard)]
 
 
-def _guard(guard: Guard) -> _Branch:
+def _guard(guard: Guard) -> list[Branch]:
     version, address = guard.address.version, guard.address
-    clauses: list[_Clause] = [_equal(Cell.FAMILY, version), _equal(Cell.PROTOCOL, guard.protocol)]
-    if not address.is_unspecified:
-        clauses.append((_address(Cell.SOURCE, address), _address(Cell.DESTINATION, address)))
+    clauses = [_equal(Cell.FAMILY, version), _equal(Cell.PROTOCOL, guard.protocol)]
     if guard.port is not None:
         clauses.append((*_equal(Cell.DESTINATION_PORT, guard.port), *_equal(Cell.DESTINATION_PORT, LATER)))
-    return _Branch((version,), tuple(clauses), 0)
+    ends: list[list[Clause]] = [[]]
+    if not address.is_unspecified:
+        ends = [[(_address(cell, address),)] for cell in (Cell.SOURCE, Cell.DESTINATION)]
+    return [Branch((version,), (*clauses, *end), 0) for end in ends]
 
 
-def _rules(selection: Selection, *, numbered: bool = False) -> list[_Branch]:
-    branches: list[_Branch] = []
+def _rules(selection: Selection, *, numbered: bool = False) -> list[Branch]:
+    branches: list[Branch] = []
     for number, rule in sorted(enumerate(selection.rules or (), start=1), key=lambda item: item[1].priority):
         if rule.direction & selection.direction:
             result = 0 if not rule.accept else number if numbered else ACCEPT
@@ -157,8 +138,8 @@ def _families(rule: Rule) -> list[tuple[int, ...]]:
     return [(4, 6)] if rule.protocol is not None or ported else [()]
 
 
-def _rule(rule: Rule, direction: Direction, families: tuple[int, ...], result: int) -> _Branch:
-    clauses: list[_Clause] = []
+def _rule(rule: Rule, direction: Direction, families: tuple[int, ...], result: int) -> Branch:
+    clauses: list[Clause] = []
     if len(families) == 1:
         clauses.append(_equal(Cell.FAMILY, families[0]))
     if rule.protocol is not None:
@@ -175,30 +156,30 @@ def _rule(rule: Rule, direction: Direction, families: tuple[int, ...], result: i
             clauses += [clause] if clause else []
     for cell, ports in ((Cell.SOURCE_PORT, rule.source_ports), (Cell.DESTINATION_PORT, rule.destination_ports)):
         if ports:
-            clauses.append(tuple((_Range(cell, low, high),) for low, high in ports))
-    return _Branch(families, tuple(clauses), result)
+            clauses.append(tuple((Range(cell, low, high),) for low, high in ports))
+    return Branch(families, tuple(clauses), result)
 
 
-def _equal(cell: int, value: int) -> _Clause:
-    return ((_Range(cell, value, value),),)
+def _equal(cell: int, value: int) -> Clause:
+    return ((Range(cell, value, value),),)
 
 
-def _direction(direction: Direction) -> _Clause:
+def _direction(direction: Direction) -> Clause:
     if direction == Direction.EGRESS:
         return _equal(Cell.DIRECTION, op.PACKET_OUTGOING)
-    before = _Range(Cell.DIRECTION, 0, op.PACKET_OUTGOING - 1)
-    return ((before,), (_Range(Cell.DIRECTION, op.PACKET_OUTGOING + 1, WORD),))
+    before = Range(Cell.DIRECTION, 0, op.PACKET_OUTGOING - 1)
+    return ((before,), (Range(Cell.DIRECTION, op.PACKET_OUTGOING + 1, WORD),))
 
 
-def _address(cell: int, address: IPv4Address | IPv6Address) -> _Alternative:
+def _address(cell: int, address: IPv4Address | IPv6Address) -> Alternative:
     packed = address.packed
     words = [int.from_bytes(packed[at : at + 4], "big") for at in range(0, len(packed), 4)]
-    return tuple(_Range(cell + n, word, word) for n, word in enumerate(words))
+    return tuple(Range(cell + n, word, word) for n, word in enumerate(words))
 
 
-def _network(cell: int, network: IPv4Network | IPv6Network) -> _Alternative:
+def _network(cell: int, network: IPv4Network | IPv6Network) -> Alternative:
     first, last = _address(cell, network.network_address), _address(cell, network.broadcast_address)
-    ranges = (_Range(low.cell, low.low, high.low) for low, high in zip(first, last, strict=True))
+    ranges = (Range(low.cell, low.low, high.low) for low, high in zip(first, last, strict=True))
     return tuple(test for test in ranges if (test.low, test.high) != (0, WORD))
 
 
@@ -213,60 +194,6 @@ def _runs(numbers: frozenset[int]) -> list[tuple[int, int]]:
     return runs
 
 
-# Asking
-
-
-def _branches(asm: Assembler, branches: list[_Branch], depth: int, ends: Mapping[int, Label] = _NOWHERE) -> None:
-    """Try each branch in turn; those that share their next clause, in one go. Falls through where none holds.
-
-    A branch that holds ends the program with its result, or goes on where `ends` says.
-    """
-    for clause, group in itertools.groupby(branches, lambda branch: branch.clauses[depth : depth + 1]):
-        sharing = list(group)
-        if not clause:  # the first has nothing left to ask: no other gets its turn
-            result = sharing[0].result
-            if result in ends:
-                asm.goto(ends[result])
-            else:
-                asm.emit(op.RET, result)
-            return
-        other = Label()
-        _clause(asm, clause[0], other)
-        _branches(asm, sharing, depth + 1, ends)
-        asm.place(other)
-
-
-def _clause(asm: Assembler, clause: _Clause, otherwise: Label) -> None:
-    """Falls through where one of the alternatives holds."""
-    holds, loaded = Label(), None
-    for n, alternative in enumerate(clause, start=1):
-        last = n == len(clause)
-        following = otherwise if last else Label()
-        for m, test in enumerate(alternative, start=1):
-            if test.cell != loaded:
-                asm.emit(*((op.LD_W_ABS, op.PKTTYPE) if test.cell == Cell.DIRECTION else (op.LD_MEM, test.cell)))
-                loaded = test.cell
-            _range(asm, test, None if last or m < len(alternative) else holds, following)
-        if len({test.cell for test in alternative}) > 1:
-            loaded = None  # it may have failed at any of them
-        if not last:
-            asm.place(following)
-    if not clause:
-        asm.goto(otherwise)
-    asm.place(holds)
-
-
-def _range(asm: Assembler, test: _Range, holds: Label | None, otherwise: Label) -> None:
-    if test.low == test.high:
-        asm.jump(op.JEQ, test.low, true=holds, false=otherwise)
-    elif test.high == WORD:
-        asm.jump(op.JGE, test.low, true=holds, false=otherwise)
-    else:
-        if test.low:
-            asm.jump(op.JGE, test.low, false=otherwise)
-        asm.jump(op.JGT, test.high, true=otherwise, false=holds)
-
-
 # Having the kernel run it
 
 
@@ -276,7 +203,7 @@ def attach(sock: socket.socket, selection: Selection) -> bool:
     False: by a coarser one, because the program is longer than the kernel takes; who reads the socket must match
     exactly. Besides MAX_INSTRUCTIONS, net.core.optmem_max bounds it (ENOMEM). OSError where size is not the question.
     """
-    for candidate in dict.fromkeys((selection, replace(selection, before=()), coarsen(selection), _bare(selection))):
+    for candidate in dict.fromkeys((selection, *_coarser(selection))):
         if attach_program(sock, compile_selection(candidate)):
             return candidate is selection
     raise OSError(errno.ENOMEM, "net.core.optmem_max leaves no room for any socket filter")
@@ -287,20 +214,29 @@ def attach_reject_all(sock: socket.socket) -> None:
     _attach(sock, REJECT_ALL)
 
 
-def coarsen(selection: Selection) -> Selection:
-    """Give a selection of few rules that accepts all that this one does and more.
+def _coarser(selection: Selection) -> Iterator[Selection]:
+    """What may be attached in its place, the most exact first."""
+    yield replace(selection, before=())
+    yield coarsen(selection, addresses=True)
+    yield coarsen(selection)
+    yield _bare(selection)
 
-    Addresses and ports go, and so does what comes before: to leave out too little is safe.
+
+def coarsen(selection: Selection, *, addresses: bool = False) -> Selection:
+    """Give a selection of fewer rules that accepts all that this one does and more.
+
+    Ports go, and addresses where they are not to be kept, and what comes before: to leave out too little is safe.
     """
     rules = None
     if selection.rules is not None:
         accepting = [rule for rule in selection.rules if rule.accept]
-        rules = tuple(dict.fromkeys(_widen(rule, families) for rule in accepting for families in _families(rule)))
-        rules = rules if len(rules) <= _MAX_COARSE_RULES else None
+        widened = (_widen(rule, families, addresses=addresses) for rule in accepting for families in _families(rule))
+        rules = tuple(dict.fromkeys(widened))
+        rules = rules if addresses or len(rules) <= _MAX_COARSE_RULES else None
     return replace(selection, rules=rules, before=())
 
 
-def _widen(rule: Rule, families: tuple[int, ...]) -> Rule:
+def _widen(rule: Rule, families: tuple[int, ...], *, addresses: bool) -> Rule:
     family = families[0] if len(families) == 1 else None
     return Rule(
         priority=0,
@@ -308,6 +244,8 @@ def _widen(rule: Rule, families: tuple[int, ...]) -> Rule:
         direction=rule.direction,
         family=family,
         protocol=rule.protocol,
+        sources=rule.sources if addresses else (),
+        destinations=rule.destinations if addresses else (),
         vlan=rule.vlan,
         ethertype=rule.ethertype,
     )

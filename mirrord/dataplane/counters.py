@@ -9,6 +9,10 @@ from __future__ import annotations
 import enum
 import errno
 from array import array
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mirrord.dataplane.filter import Rule
 
 
 class Slot(enum.IntEnum):
@@ -84,3 +88,37 @@ class Counters:
         ends = [Slot.mirrored, *(Slot[f"skipped_{reason}"] for reason in SKIPPED)]
         ends += [Slot[f"dropped_{reason}"] for reason in DROPPED]
         return self.row[Slot.captured] - sum(self.row[slot] for slot in ends)
+
+
+_Counted = tuple[dict[tuple[str, int], int], tuple[tuple[str, int] | None, ...], "array[int]"]
+"""What earlier rules counted, the filter and priority of each rule now (None: it rejects), and their counts."""
+
+
+class RuleCounters:
+    """How many captured frames each accept rule of a pipeline's filters was the first to match.
+
+    Counted in the forward step, before sampling, rate limit and whatever else a frame may end by. One writer, the
+    worker, and any number of readers.
+    """
+
+    def __init__(self) -> None:
+        self._now: _Counted = ({}, (), array("Q"))  # changed as one, under the eyes of readers
+
+    @property
+    def row(self) -> array[int]:
+        """By a rule's place in the selection: the memory itself, for the native core to write to."""
+        return self._now[2]
+
+    def begin(self, name: str, rules: tuple[Rule, ...]) -> None:
+        """Count the rules of this filter from now on; what was counted before stays. Between two turns only."""
+        names = tuple((name, rule.priority) if rule.accept else None for rule in rules)
+        self._now = self.snapshot(), names, array("Q", bytes(8 * len(rules)))
+
+    def snapshot(self) -> dict[tuple[str, int], int]:
+        """Frames by filter and priority."""
+        past, names, row = self._now
+        counted = dict(past)
+        for name, count in zip(names, row, strict=True):
+            if name is not None:
+                counted[name] = counted.get(name, 0) + count
+        return counted

@@ -4,21 +4,24 @@ It is pure: a captured frame goes in, and out come the packets to send, or the r
 clock (a frame's capture time is the only time there is) and knows no socket. Its state is the token bucket of a rate
 limit, and a sequence number.
 
-The steps, in order: exact match (where the kernel ran a coarse filter), sampling, the frame as the wire carried it,
-VLAN tag off and on, snaplen, path MTU, rate limit, header.
+The steps, in order: exact match (where the kernel ran a coarse filter, or rules are counted), sampling, the frame as
+the wire carried it, VLAN tag off and on, snaplen, path MTU, rate limit, header.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.encap import Facts, Template
-from mirrord.dataplane.filter import Selection, accepts
+from mirrord.dataplane.filter import Selection, decide
 from mirrord.dataplane.frame import ADDRESSES, TAG, Frame, rebuild
-from mirrord.dataplane.headers import ETH_HEADER, TPIDS, flow_hash, parse
+from mirrord.dataplane.headers import ETH_HEADER, TPIDS, Headers, flow_hash, parse
 from mirrord.dataplane.segment import MalformedError
+
+if TYPE_CHECKING:
+    from array import array
 
 SOURCE_PORTS = 49152
 """The first of the 16384 dynamic ports (RFC 6335 6) that RFC 7348 5 wants for the outer source port."""
@@ -49,7 +52,7 @@ class ForwardPlan:
     strip_tag: bool = False  # take the outermost VLAN tag off
     push_tag: int = 0  # put an 802.1Q tag of this id on; 0: none
     overhead: int = 0  # what counts as sent beside header and frame: the kernel's headers; less what does not count
-    exact: Selection | None = None  # match it here, since the kernel ran a coarser filter
+    exact: Selection | None = None  # match it here: the kernel ran a coarser filter, or rules are counted
 
 
 class Copy(NamedTuple):
@@ -76,10 +79,10 @@ class Outcome(NamedTuple):
 
 
 class Forward:
-    """The step for one pipeline."""
+    """The step for one pipeline. `matches` counts the frames that each rule of `plan.exact` accepts, by its place."""
 
-    def __init__(self, plan: ForwardPlan) -> None:
-        self.plan = plan
+    def __init__(self, plan: ForwardPlan, matches: array[int] | None = None) -> None:
+        self.plan, self.matches = plan, matches
         self._tokens = _depth(plan.rate_limit)
         self._filled = 0
         self._sequence = 0
@@ -87,7 +90,7 @@ class Forward:
     def __call__(self, frame: Frame) -> Outcome:
         plan = self.plan
         headers = parse(frame.data, frame.tag)
-        if plan.exact is not None and not accepts(plan.exact, headers, egress=frame.egress):
+        if plan.exact is not None and not self._accepts(plan.exact, headers, egress=frame.egress):
             return Outcome(reason=Slot.skipped_unmatched)
         flow = flow_hash(headers)
         if plan.sampling_rate > 1 and (flow & 0xFFFFFFFF) % plan.sampling_rate:
@@ -118,6 +121,12 @@ class Forward:
             self._sequence += 1
         fragmented = sum(over) if plan.on_mtu_exceeded == "fragment" else 0
         return Outcome(tuple(copies), None, sum(cut), int(len(copies) > 1), fragmented)
+
+    def _accepts(self, exact: Selection, headers: Headers, *, egress: bool) -> bool:
+        decision = decide(exact, headers, egress=egress)
+        if decision.accept and self.matches and exact.rules and decision.rule:
+            self.matches[exact.rules.index(decision.rule)] += 1
+        return decision.accept
 
     def _retagged(self, data: bytes) -> bytes:
         if self.plan.strip_tag and len(data) >= ADDRESSES + TAG and data[12:14] in _TPIDS:

@@ -81,5 +81,7 @@ def interpret(program: Program, data: bytes, tag: Tag | None = None, *, egress: 
                 at += jt if a & k else jf
             case op.RET:
                 return k
+            case op.RET_A:
+                return a
             case _:
                 raise ValueError(f"not an instruction of a filter: {code:#x}")

@@ -20,12 +20,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mirrord.dataplane.capture import BLOCK_SIZE, Capture, CapturePlan
-from mirrord.dataplane.counters import Counters, Slot
+from mirrord.dataplane.counters import Counters, RuleCounters, Slot
 from mirrord.dataplane.file import FilePlan, FileTransmit
 from mirrord.dataplane.forward import Forward, ForwardPlan
 from mirrord.dataplane.frame import TAG
 from mirrord.dataplane.listen import Listener, ListenPlan
-from mirrord.dataplane.native import core, program
+from mirrord.dataplane.native import core, matcher
 from mirrord.dataplane.transmit import DevicePlan, Transmit, TunnelPlan
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class PipelinePlan:
     capture: CapturePlan | ListenPlan
     forward: ForwardPlan
     transmit: DevicePlan | TunnelPlan | FilePlan
+    count_rules_of: str = ""  # the filter that the rules are of, to be counted; "": they are not
 
 
 class Pipeline:
@@ -57,6 +58,7 @@ class Pipeline:
 
     def __init__(self, plan: PipelinePlan, *, native: bool) -> None:
         self.counters = Counters()
+        self.rule_counters = RuleCounters()
         self.failure = ""
         self.transmit = FileTransmit(plan.transmit) if isinstance(plan.transmit, FilePlan) else Transmit(plan.transmit)
         try:
@@ -64,13 +66,13 @@ class Pipeline:
         except BaseException:
             self.transmit.close()
             raise
-        self.plan = replace(plan, forward=self._matched(plan.forward))
-        self._forward = Forward(self.plan.forward)
+        self.plan = self._matched(plan)
+        self._forward = Forward(self.plan.forward, self.rule_counters.row)
         self._native = None
         if native:
             self._native = core.Pipeline(
                 self.plan.forward,
-                program(self.plan.forward),
+                matcher(self.plan.forward, self.rule_counters.row),
                 self.capture.fileno(),
                 self.capture.ring,
                 BLOCK_SIZE,
@@ -80,18 +82,21 @@ class Pipeline:
                 *((self.transmit.output, self.transmit.next_file) if isinstance(self.transmit, FileTransmit) else ()),
             )
 
-    def _matched(self, forward: ForwardPlan) -> ForwardPlan:
-        """The forward step matches what the kernel could not. The mark it cannot see; the coarse filter did."""
+    def _matched(self, plan: PipelinePlan) -> PipelinePlan:
+        """The forward step matches what the kernel could not, and what is counted. The mark only the kernel sees."""
+        forward, selection = plan.forward, self.capture.plan.selection
         if isinstance(self.capture, Listener):
             self.capture.limit = max(forward.frame_limit - (TAG if forward.push_tag else 0), 0)
-        if self.capture.exact:
-            return forward
-        return replace(forward, exact=replace(self.capture.plan.selection, mark_mask=0))
+        self.rule_counters.begin(plan.count_rules_of, selection.rules or () if plan.count_rules_of else ())
+        if self.capture.exact and not plan.count_rules_of:
+            return plan
+        return replace(plan, forward=replace(forward, exact=replace(selection, mark_mask=0)))
 
     def replace(self, plan: PipelinePlan) -> None:
         """Select and forward by a new plan from the next frame on. Ring, counters and the rate limit's bucket stay.
 
-        The plan may differ in its selection and its forward step only. On the worker's thread, see Worker.replace.
+        The plan may differ in its selection, its forward step and what is counted only. On the worker's thread, see
+        Worker.replace.
         """
         try:
             if plan.capture.selection != self.capture.plan.selection:
@@ -99,10 +104,10 @@ class Pipeline:
         except OSError as error:
             self.failure = error.strerror or str(error)
             return
-        self.plan = replace(plan, forward=self._matched(plan.forward))
-        self._forward.plan = self.plan.forward
+        self.plan = self._matched(plan)
+        self._forward.plan, self._forward.matches = self.plan.forward, self.rule_counters.row
         if self._native is not None:
-            self._native.replace(self.plan.forward, program(self.plan.forward))
+            self._native.replace(self.plan.forward, matcher(self.plan.forward, self.rule_counters.row))
 
     def run(self) -> None:
         """Forward what has been captured: at most a few blocks, so that other pipelines get their turn."""

@@ -164,6 +164,7 @@ def test_the_path_mtu_is_followed_without_losing_a_frame(host: Host, daemon: Mak
     running = daemon(host, session("a", "tap0", 1))
     sniffer = sniff(host, "up0", "udp port 4789")
     send(host, "tap0", LONG)
+    running.settle(1)
     host.ip("route change 192.0.2.0/24 dev up0 src 192.0.2.1 mtu 1000")
     wait_for(lambda: "session changed" in running.output(), "the new MTU")
     send(host, "tap0", LONG)

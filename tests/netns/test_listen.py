@@ -293,15 +293,21 @@ def test_a_chain_ends_in_a_file_with_the_nics_own_frames(net: Topology, daemon: 
     to_relay = '{ type = "vxlan", remote = "10.98.0.2", vni = 1 }'
     on_source = daemon(source, session("out", '"nic"', to_relay, 'direction = "ingress"'))
 
-    for frame in FRAMES:
+    flows = [LINK / V4 / UDP(sport=port, dport=2000) for port in range(3001, 3009)]
+    numbered = [[bytes(flow / n.to_bytes(18, "big")) for n in range(25)] for flow in flows]
+    sent = FRAMES + [frame for turn in zip(*numbered, strict=True) for frame in turn]
+    for frame in sent:
         send(source, "nic-peer", frame)
     for mirrord in (on_source, on_relay, on_appliance):
-        metrics = mirrord.settle(captured=len(FRAMES))
-        assert metrics.total("mirrord_mirrored_frames_total") == len(FRAMES)
+        metrics = mirrord.settle(captured=len(sent))
+        assert metrics.total("mirrord_mirrored_frames_total") == len(sent)
         mirrord.stop()
 
     with RawPcapNgReader(str(file)) as reader:
-        assert sorted(data for data, _ in reader) == sorted(FRAMES)  # in order within a flow only
+        written = [data for data, _ in reader]
+    assert sorted(written) == sorted(sent)
+    for flow in numbered:
+        assert [frame for frame in written if frame in flow] == flow, "in order within a flow"
 
 
 def _pair(host: Host, one: str, other: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.forward import Forward, ForwardPlan
 from mirrord.dataplane.frame import VNET, Frame
 from mirrord.dataplane.headers import Tag, flow_hash, parse
-from mirrord.dataplane.native import core, program
+from mirrord.dataplane.native import core, matcher
 
 
 class Result(NamedTuple):
@@ -26,13 +27,13 @@ class Result(NamedTuple):
 Step = Callable[[Frame], Result]
 
 
-def step(plan: ForwardPlan, dataplane: str) -> Step:
-    """A new forward step, whose rate limit's bucket is full."""
-    return _python(plan) if dataplane == "python" else _native(plan)
+def step(plan: ForwardPlan, dataplane: str, matches: array[int] | None = None) -> Step:
+    """A new forward step, whose rate limit's bucket is full; `matches` counts by rule."""
+    return _python(plan, matches) if dataplane == "python" else _native(plan, matches)
 
 
-def _python(plan: ForwardPlan) -> Step:
-    forward = Forward(plan)
+def _python(plan: ForwardPlan, matches: array[int] | None) -> Step:
+    forward = Forward(plan, matches)
 
     def run(frame: Frame) -> Result:
         copies, reason, truncated, segmented, fragmented = forward(frame)
@@ -43,8 +44,8 @@ def _python(plan: ForwardPlan) -> Step:
     return run
 
 
-def _native(plan: ForwardPlan) -> Step:
-    forward = core.Forward(plan, program(plan))
+def _native(plan: ForwardPlan, matches: array[int] | None) -> Step:
+    forward = core.Forward(plan, matcher(plan, matches))
 
     def run(frame: Frame) -> Result:
         tpid, tci = frame.tag or Tag(0, 0)

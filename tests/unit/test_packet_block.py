@@ -13,7 +13,7 @@ from mirrord.dataplane import encap, pcapng
 from mirrord.dataplane.forward import Forward, ForwardPlan
 from mirrord.dataplane.frame import VNET, VNET_GSO_TCPV4, VNET_NEEDS_CSUM, Frame, Vnet
 from mirrord.dataplane.headers import Tag
-from mirrord.dataplane.native import core, program
+from mirrord.dataplane.native import core, matcher
 
 SUPER = Vnet(VNET_NEEDS_CSUM, VNET_GSO_TCPV4, 54, 100, 34, 16)
 IPV4_TCP = bytes.fromhex(
@@ -34,7 +34,7 @@ def native(of: ForwardPlan, frame: Frame) -> list[bytes]:
     tpid, tci = frame.tag or Tag(0, 0)
     vnet = VNET.pack(*frame.vnet)
     arguments = (frame.data, frame.length, frame.egress, frame.tag is not None, tpid, tci, vnet, frame.time)
-    return list(core.Forward(of, program(of))(*arguments)[0])
+    return list(core.Forward(of, matcher(of))(*arguments)[0])
 
 
 @settings(deadline=None)

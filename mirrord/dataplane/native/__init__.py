@@ -10,9 +10,11 @@ from mirrord.dataplane.bpf import compile_selection
 from mirrord.dataplane.counters import Slot
 
 if TYPE_CHECKING:
+    from array import array
+
     from mirrord.dataplane.forward import ForwardPlan
 
-__all__ = ["core", "missing", "program"]
+__all__ = ["core", "matcher", "missing"]
 
 core: Any = None
 missing = ""
@@ -25,6 +27,9 @@ else:
     missing = "" if tuple(slot.name for slot in Slot) == core.SLOTS else "the compiled core is of another version"
 
 
-def program(plan: ForwardPlan) -> bytes | None:
-    """What the core runs where the plan wants an exact match: the selection as BPF, of any length."""
-    return None if plan.exact is None else pack(compile_selection(plan.exact, numbered=True))
+def matcher(plan: ForwardPlan, matches: array[int] | None = None) -> tuple[bytes, array[int] | None] | None:
+    """What the core runs where the plan wants an exact match: the selection as BPF, of any length.
+
+    `matches`: where it counts the frames that each rule accepts, by the rule's place.
+    """
+    return None if plan.exact is None else (pack(compile_selection(plan.exact, numbered=True)), matches)

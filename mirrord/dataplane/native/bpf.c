@@ -102,6 +102,7 @@ int mirrord_bpf_check(const struct sock_filter *program, size_t length)
 		case BPF_ALU | BPF_SUB | BPF_X:
 		case BPF_ALU | BPF_AND | BPF_K:
 		case BPF_RET | BPF_K:
+		case BPF_RET | BPF_A:
 		case BPF_MISC | BPF_TAX:
 			break;
 		default:
@@ -204,6 +205,8 @@ uint32_t mirrord_bpf_run(const struct sock_filter *program, size_t length, const
 			break;
 		case BPF_RET | BPF_K:
 			return k;
+		case BPF_RET | BPF_A:
+			return a;
 		}
 	}
 	return 0;

@@ -114,6 +114,9 @@ struct plan {
 	int32_t overhead;	/* may be less than 0 */
 	struct sock_filter *exact;	/* or NULL */
 	uint32_t exact_length;
+	uint64_t *matches;	/* frames by the rule that accepted them, or NULL */
+	uint32_t match_count;
+	void *matches_owner;	/* plan.c's */
 };
 
 /* What changes from frame to frame. */
@@ -184,6 +187,7 @@ static inline void put_be32(uint8_t *at, uint32_t number)
 /* headers.c */
 void parse(const struct frame *frame, struct headers *headers);
 uint64_t flow_hash(const struct headers *headers);
+bool is_ipv6_option(int protocol);	/* headers.py: IPV6_OPTIONS */
 
 /* checksum.c */
 uint32_t ones_sum(const uint8_t *data, size_t length);

@@ -258,8 +258,12 @@ struct outcome forward(const struct plan *plan, struct state *state, const struc
 						  .egress = frame->egress, .tagged = frame->tagged,
 						  .tci = frame->tci, .tpid = frame->tpid };
 
-		if (!mirrord_bpf_run(plan->exact, plan->exact_length, &view))
+		uint32_t rule = mirrord_bpf_run(plan->exact, plan->exact_length, &view);
+
+		if (!rule)
 			return (struct outcome){ .reason = SKIPPED_UNMATCHED };
+		if (rule <= plan->match_count)
+			plan->matches[rule - 1]++;
 	}
 	uint64_t flow = flow_hash(&headers);
 	if (plan->sampling_rate > 1 && (uint32_t)flow % plan->sampling_rate)

@@ -6,7 +6,7 @@
 
 enum { MAX_EXTENSIONS = 6 };
 
-static bool is_option(int protocol)
+bool is_ipv6_option(int protocol)
 {
 	switch (protocol) {
 	case 0:			/* hop-by-hop */
@@ -23,7 +23,7 @@ static bool is_option(int protocol)
 
 static bool is_extension(int protocol)
 {
-	return is_option(protocol) || protocol == IPPROTO_FRAGMENT || protocol == IPPROTO_AH;
+	return is_ipv6_option(protocol) || protocol == IPPROTO_FRAGMENT || protocol == IPPROTO_AH;
 }
 
 static void parse_ports(const struct frame *frame, struct headers *headers, uint32_t at)

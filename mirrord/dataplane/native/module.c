@@ -17,14 +17,14 @@ typedef struct {
 
 static PyObject *Forward_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
-	PyObject *object, *program;
+	PyObject *object, *matcher;
 
 	(void)keywords;
-	if (!PyArg_ParseTuple(arguments, "OO", &object, &program))
+	if (!PyArg_ParseTuple(arguments, "OO", &object, &matcher))
 		return NULL;
 	allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
 	Forward *self = (Forward *)allocate(type, 0);
-	if (self && !read_plan(object, program, &self->plan)) {
+	if (self && !read_plan(object, matcher, &self->plan)) {
 		Py_DECREF(self);
 		return NULL;
 	}
@@ -38,7 +38,7 @@ static void Forward_dealloc(PyObject *object)
 	PyTypeObject *type = Py_TYPE(object);
 	freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
 
-	free(((Forward *)object)->plan.exact);
+	clear_plan(&((Forward *)object)->plan);
 	release(object);
 	Py_DECREF(type);
 }
@@ -114,7 +114,7 @@ static PyObject *Forward_call(PyObject *object, PyObject *arguments, PyObject *k
 	return PyErr_NoMemory();
 }
 
-PyDoc_STRVAR(forward_doc, "Forward(plan, program)(data, length, egress, tagged, tpid, tci, vnet, time)\n\n"
+PyDoc_STRVAR(forward_doc, "Forward(plan, matcher)(data, length, egress, tagged, tpid, tci, vnet, time)\n\n"
 			  "The forward step on one frame: (copies, flow, reason or -1, truncated, segmented, fragmented).");
 
 static PyType_Slot forward_slots[] = {
@@ -185,12 +185,12 @@ static bool open_output(Pipeline *self, PyObject *output, PyObject *next_file)
 
 static PyObject *Pipeline_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
-	PyObject *plan, *program, *ring, *sockets, *counters, *output = Py_None, *next_file = Py_None;
+	PyObject *plan, *matcher, *ring, *sockets, *counters, *output = Py_None, *next_file = Py_None;
 	int descriptor, ip_header;
 	unsigned int block_size, tunnel;
 
 	(void)keywords;
-	if (!PyArg_ParseTuple(arguments, "OOiOIO!OIp|OO", &plan, &program, &descriptor, &ring, &block_size, &PyTuple_Type,
+	if (!PyArg_ParseTuple(arguments, "OOiOIO!OIp|OO", &plan, &matcher, &descriptor, &ring, &block_size, &PyTuple_Type,
 			      &sockets, &counters, &tunnel, &ip_header, &output, &next_file))
 		return NULL;
 	allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
@@ -198,7 +198,7 @@ static PyObject *Pipeline_new(PyTypeObject *type, PyObject *arguments, PyObject 
 	if (!self)
 		return NULL;
 	struct pipeline *pipeline = &self->pipeline;
-	if (!read_plan(plan, program, &pipeline->plan) || !read_sockets(sockets, &pipeline->transmit) ||
+	if (!read_plan(plan, matcher, &pipeline->plan) || !read_sockets(sockets, &pipeline->transmit) ||
 	    PyObject_GetBuffer(counters, &self->counters, PyBUF_WRITABLE) < 0 ||
 	    (ring != Py_None && PyObject_GetBuffer(ring, &self->ring, PyBUF_WRITABLE) < 0) ||
 	    (output != Py_None && !open_output(self, output, next_file)))
@@ -239,7 +239,7 @@ static void Pipeline_dealloc(PyObject *object)
 	PyBuffer_Release(&self->counters);
 	PyBuffer_Release(&self->output);
 	Py_XDECREF(self->next_file);
-	free(self->pipeline.plan.exact);
+	clear_plan(&self->pipeline.plan);
 	release(object);
 	Py_DECREF(type);
 }
@@ -256,12 +256,16 @@ static PyObject *Pipeline_run(PyObject *object, PyObject *unused)
 static PyObject *Pipeline_replace(PyObject *object, PyObject *arguments)
 {
 	struct pipeline *pipeline = &((Pipeline *)object)->pipeline;
-	PyObject *plan, *program;
+	PyObject *plan, *matcher;
 	struct plan next;
 
-	if (!PyArg_ParseTuple(arguments, "OO", &plan, &program) || !read_plan(plan, program, &next))
+	if (!PyArg_ParseTuple(arguments, "OO", &plan, &matcher))
 		return NULL;
-	free(pipeline->plan.exact);
+	if (!read_plan(plan, matcher, &next)) {
+		clear_plan(&next);
+		return NULL;
+	}
+	clear_plan(&pipeline->plan);
 	pipeline->plan = next;
 	pipeline->transmit.overhead = next.overhead;
 	Py_RETURN_NONE;
@@ -269,11 +273,11 @@ static PyObject *Pipeline_replace(PyObject *object, PyObject *arguments)
 
 static PyMethodDef pipeline_methods[] = {
 	{ "run", Pipeline_run, METH_NOARGS, "Forward what has been captured: at most a few blocks. Without the GIL." },
-	{ "replace", Pipeline_replace, METH_VARARGS, "replace(plan, program): forward by another plan from now on." },
+	{ "replace", Pipeline_replace, METH_VARARGS, "replace(plan, matcher): forward by another plan from now on." },
 	{ NULL, NULL, 0, NULL },
 };
 
-PyDoc_STRVAR(pipeline_doc, "Pipeline(plan, program, descriptor, ring or None, block_size, sockets, counters,\n"
+PyDoc_STRVAR(pipeline_doc, "Pipeline(plan, matcher, descriptor, ring or None, block_size, sockets, counters,\n"
 			   "         tunnel, ip_header, output=None, next_file=None)\n\n"
 			   "The way of frames from one packet socket, or the raw socket where a tunnel ends, to a row of\n"
 			   "sockets, or to a file (output, see file.py; next_file is called when it is full). The caller keeps\n"

@@ -88,36 +88,67 @@ static bool read_on_mtu_exceeded(PyObject *object, struct plan *plan)
 	return true;
 }
 
-/* The program that matches exactly: struct sock_filter after struct sock_filter, or None. */
-static bool read_program(PyObject *program, struct plan *plan)
+/* The program that matches exactly: struct sock_filter after struct sock_filter. */
+static bool read_program(const char *bytes, Py_ssize_t length, struct plan *plan)
 {
-	char *bytes;
-	Py_ssize_t length;
-
-	plan->exact = NULL;
-	plan->exact_length = 0;
-	if (program == Py_None)
-		return true;
-	if (PyBytes_AsStringAndSize(program, &bytes, &length) < 0)
-		return false;
 	size_t count = (size_t)length / sizeof(struct sock_filter);
-	struct sock_filter *copy = malloc((size_t)length + 1);
-	if (!copy) {
+
+	plan->exact = malloc((size_t)length + 1);
+	if (!plan->exact) {
 		PyErr_NoMemory();
 		return false;
 	}
-	memcpy(copy, bytes, (size_t)length);
-	if ((size_t)length % sizeof(struct sock_filter) || mirrord_bpf_check(copy, count) < 0) {
-		free(copy);
+	memcpy(plan->exact, bytes, (size_t)length);
+	plan->exact_length = (uint32_t)count;
+	if ((size_t)length % sizeof(struct sock_filter) || mirrord_bpf_check(plan->exact, count) < 0) {
 		PyErr_SetString(PyExc_ValueError, "not a program that may be run");
 		return false;
 	}
-	plan->exact = copy;
-	plan->exact_length = (uint32_t)count;
 	return true;
 }
 
-bool read_plan(PyObject *object, PyObject *program, struct plan *plan)
+/* Where frames are counted by the rule that accepted them. The memory is Python's, and held. */
+static bool read_matches(PyObject *matches, struct plan *plan)
+{
+	Py_buffer *view = calloc(1, sizeof(*view));
+
+	if (!view) {
+		PyErr_NoMemory();
+		return false;
+	}
+	if (PyObject_GetBuffer(matches, view, PyBUF_WRITABLE) < 0) {
+		free(view);
+		return false;
+	}
+	plan->matches_owner = view;
+	plan->matches = view->buf;
+	plan->match_count = (uint32_t)((size_t)view->len / sizeof(*plan->matches));
+	return true;
+}
+
+static bool read_matcher(PyObject *matcher, struct plan *plan)
+{
+	const char *bytes;
+	Py_ssize_t length;
+	PyObject *matches;
+
+	if (matcher == Py_None)
+		return true;
+	return PyArg_ParseTuple(matcher, "y#O", &bytes, &length, &matches) && read_program(bytes, length, plan) &&
+	       (matches == Py_None || read_matches(matches, plan));
+}
+
+void clear_plan(struct plan *plan)
+{
+	free(plan->exact);
+	plan->exact = NULL;
+	if (plan->matches_owner)
+		PyBuffer_Release(plan->matches_owner);
+	free(plan->matches_owner);
+	plan->matches_owner = NULL;
+}
+
+bool read_plan(PyObject *object, PyObject *matcher, struct plan *plan)
 {
 	uint64_t snaplen, frame_limit, sampling_rate, strip_tag, push_tag;
 
@@ -126,7 +157,7 @@ bool read_plan(PyObject *object, PyObject *program, struct plan *plan)
 	    !read_number(object, "sampling_rate", &sampling_rate) || !read_overhead(object, plan) ||
 	    !read_number(object, "strip_tag", &strip_tag) || !read_number(object, "push_tag", &push_tag) ||
 	    !read_number(object, "rate_limit", &plan->rate_limit) || !read_header(object, plan) ||
-	    !read_patches(object, plan) || !read_on_mtu_exceeded(object, plan) || !read_program(program, plan))
+	    !read_patches(object, plan) || !read_on_mtu_exceeded(object, plan) || !read_matcher(matcher, plan))
 		return false;
 	plan->snaplen = (uint32_t)snaplen;
 	plan->frame_limit = (uint32_t)frame_limit;

@@ -4,8 +4,10 @@
 
 #include "core.h"
 
-/* Read a ForwardPlan, and the program that matches for it (bytes, or None). plan->exact is the caller's to free.
- * False with an exception set. */
-bool read_plan(PyObject *object, PyObject *program, struct plan *plan);
+/* Read a ForwardPlan, and what matches for it: None, or a program (bytes) and where it counts (None, or an array of
+ * 64-bit numbers). False with an exception set. Either way the plan is the caller's to clear. */
+bool read_plan(PyObject *object, PyObject *matcher, struct plan *plan);
+
+void clear_plan(struct plan *plan);
 
 #endif

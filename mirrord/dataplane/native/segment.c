@@ -12,12 +12,6 @@ enum {
 	TCP_FIN = 0x01,
 };
 
-static bool is_option(int protocol)
-{
-	return protocol == 0 || protocol == 43 || protocol == 60 || protocol == 135 || protocol == 139 ||
-	       protocol == 140;
-}
-
 static bool add(struct super_frame *super, enum kind kind, uint32_t at)
 {
 	if (super->layer_count == MAX_LAYERS)
@@ -57,7 +51,7 @@ static bool find_layers(struct super_frame *super, const uint8_t *data, uint32_t
 				return false;
 			protocol = data[at + 6];
 			at += 40;
-			while (is_option(protocol)) {
+			while (is_ipv6_option(protocol)) {
 				if (!HAVE(8))
 					return false;
 				protocol = data[at];
