@@ -18,7 +18,7 @@ import socket
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, NamedTuple
@@ -26,15 +26,20 @@ from typing import Any, NamedTuple
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from mirrord.control.neighbours import Neighbour, Neighbours
+from mirrord.control.obstacles import ROUTE_PROTOCOL, obstacle
+from mirrord.control.offloads import uncut
 from mirrord.dataplane.netns import Netns, enter, inside
+from mirrord.dataplane.transmit import Hop
 from mirrord.errors import Refused
 
 SOL_NETLINK, NETLINK_NO_ENOBUFS = 270, 5  # linux/socket.h, linux/netlink.h; the socket module has no names for these
 IFF_UP = 1  # netdevice(7)
 ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772  # linux/if_arp.h
+ETH_ALEN = 6
 RTN_UNICAST = 1  # rtnetlink(7)
+IFF_NOARP = 0x80
 IFA_F_OPTIMISTIC, IFA_F_TENTATIVE = 0x04, 0x40  # linux/if_addr.h
-ROUTE_PROTOCOL = 109  # of our own rules and routes; not one of linux/rtnetlink.h
 RTEXT_FILTER_SKIP_STATS = 8  # linux/rtnetlink.h
 # rtnetlink(7): RTMGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE, _IPV6_IFADDR, _IPV6_ROUTE
 GROUPS = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400
@@ -57,6 +62,9 @@ class Link:
     master: int = 0  # index of the bridge or bond it belongs to
     learning: bool = False  # a bridge port that learns addresses from what arrives
     qdisc: str = ""
+    lower: int = 0  # index of the device that a VLAN lies on
+    address: bytes = b""
+    resolves: bool = True  # asks for the addresses of next hops
 
 
 class Path(NamedTuple):
@@ -76,6 +84,9 @@ class Route:
     device: int  # index
     mtu: int  # bytes of an IP packet
     source: str = ""  # the address that the kernel sends from
+    hop: Hop | None = None  # where a packet socket has to send
+    obstacle: str = "not looked for"  # why a packet socket must not be used; "" when it may
+    uncut: str = "not looked for"  # who would see a datagram of many segments; "" when nobody can
 
 
 class Lease(NamedTuple):
@@ -124,6 +135,7 @@ class Links:
         self._netlink: IPRoute | None = None
         self._bell.setsockopt(SOL_NETLINK, NETLINK_NO_ENOBUFS, 1)
         self._bell.bind((0, GROUPS))
+        self._neighbours = inside(netns, Neighbours)
 
     async def read(self, paths: Iterable[Path]) -> View:
         """The network as it is now, with the routes of these paths."""
@@ -138,28 +150,81 @@ class Links:
                     pass
             changed()
 
+        def ring_if_news() -> None:
+            if self._neighbours.changed():
+                changed()
+
         asyncio.get_running_loop().add_reader(self._bell.fileno(), ring)
+        asyncio.get_running_loop().add_reader(self._neighbours.bell.fileno(), ring_if_news)
 
     async def close(self) -> None:
         """Stop watching and free the sockets and the thread."""
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._bell.fileno())
         self._bell.close()
+        loop.remove_reader(self._neighbours.bell.fileno())
+        self._neighbours.bell.close()
         if self._netlink is not None:
-            await loop.run_in_executor(self._thread, self._netlink.close)
+            await loop.run_in_executor(self._thread, self._let_go, self._netlink)
         self._thread.shutdown()
 
     def _read(self, paths: frozenset[Path]) -> View:
         if self._netlink is None:
             self._netlink = IPRoute()
         links = [_link(message) for message in self._netlink.get_links(ext_mask=RTEXT_FILTER_SKIP_STATS)]
-        mtus = {link.index: link.mtu for link in links}
+        by_index = {link.index: link for link in links}
+        addresses = frozenset(_addresses(self._netlink, {link.index: link.name for link in links}))
         return View(
             links={link.name: link for link in links},
             default_routes=frozenset(_default_routes(self._netlink)),
-            routes={path: route for path in paths if (route := _route(self._netlink, path, mtus)) is not None},
-            addresses=frozenset(_addresses(self._netlink, {link.index: link.name for link in links})),
+            routes=self._routes(self._netlink, paths, by_index, addresses),
+            addresses=addresses,
         )
+
+    def _routes(
+        self,
+        netlink: IPRoute,
+        paths: Iterable[Path],
+        links: Mapping[int, Link],
+        addresses: Iterable[IPv4Address | IPv6Address],
+    ) -> dict[Path, Route]:
+        routes, hops = {}, set()
+        # Without a link-local address that is ready, the kernel's question would fail, and be repeated after a second.
+        askers = {address.scope_id for address in addresses if isinstance(address, IPv6Address)}
+        hindrance: str | None = None
+        seen: dict[int, str] = {}
+        for path in paths:
+            message = _route(netlink, path)
+            if message is None or (link := links.get(message.get_attr("RTA_OIF"))) is None:
+                continue
+            if hindrance is None:
+                rules = [rule for v in (socket.AF_INET, socket.AF_INET6) for rule in netlink.get_rules(family=v)]
+                hindrance = obstacle(rules)
+            if link.index not in seen:
+                seen[link.index] = uncut(link, links.values())
+            route = Route(
+                device=link.index,
+                mtu=_mtu(message) or link.mtu,
+                source=message.get_attr("RTA_PREFSRC") or "",
+                obstacle=_special(message, link) or hindrance,
+                uncut=seen[link.index],
+            )
+            if not _special(message, link):
+                neighbour = Neighbour(link.index, _gateway(message) or path.remote)
+                may_ask = ip_address(neighbour.address).version == 4 or link.name in askers
+                hops.add(neighbour)
+                address = link.address
+                if link.resolves:
+                    address = self._neighbours.find(netlink, neighbour, may_ask=may_ask)
+                if address:
+                    route = replace(route, hop=Hop(link.name, link.index, link.address, address))
+            routes[path] = route
+        self._neighbours.keep(netlink, hops)
+        return routes
+
+    def _let_go(self, netlink: IPRoute) -> None:
+        self._neighbours.keep(netlink, ())
+        netlink.close()
 
 
 def _netlink_socket() -> socket.socket:
@@ -179,6 +244,9 @@ def _link(message: Any) -> Link:
         master=message.get_attr("IFLA_MASTER") or 0,
         learning=bool(port and port.get_attr("IFLA_BRPORT_LEARNING")),
         qdisc=message.get_attr("IFLA_QDISC") or "",
+        lower=message.get_attr("IFLA_LINK") or 0,
+        address=bytes.fromhex((message.get_attr("IFLA_ADDRESS") or "").replace(":", "")),
+        resolves=not message["flags"] & IFF_NOARP,
     )
 
 
@@ -206,15 +274,35 @@ def _addresses(netlink: IPRoute, names: Mapping[int, str]) -> Iterable[IPv4Addre
         yield ip_address(f"{text}%{names.get(message['index'], '')}") if scoped else address
 
 
-def _route(netlink: IPRoute, path: Path, mtus: Mapping[int, int]) -> Route | None:
+def _route(netlink: IPRoute, path: Path) -> Any:
+    """The kernel's answer; None when there is no route."""
     family = socket.AF_INET if ip_address(path.remote).version == 4 else socket.AF_INET6
     question = {"family": family, "dst": path.remote, "mark": path.mark} | ({"src": path.local} if path.local else {})
     question |= {"oif": path.device} if path.device else {}
     try:
-        message = next(iter(netlink.route("get", **question)))
+        return next(iter(netlink.route("get", **question)))
     except NetlinkError:
         return None
-    device = message.get_attr("RTA_OIF")
+
+
+def _mtu(message: Any) -> int:
+    """What the route, or a router, says; 0 when neither does."""
     metrics = message.get_attr("RTA_METRICS")
-    mtu = (metrics and metrics.get_attr("RTAX_MTU")) or mtus.get(device, 0)
-    return Route(device, mtu, message.get_attr("RTA_PREFSRC") or "")
+    return (metrics and metrics.get_attr("RTAX_MTU")) or 0
+
+
+def _gateway(message: Any) -> str:
+    """The next hop's address; "" when that is the destination itself."""
+    via = message.get_attr("RTA_VIA")
+    return message.get_attr("RTA_GATEWAY") or (via["addr"] if via else "")
+
+
+def _special(message: Any, link: Link) -> str:
+    """Why a packet socket cannot do what the kernel would with this route; "" when it can."""
+    if message["type"] != RTN_UNICAST:
+        return "the route does not leave this host"
+    if not link.ethernet or len(link.address) != ETH_ALEN:
+        return f"{link.name} is not an Ethernet device"
+    if message.get_attr("RTA_ENCAP"):
+        return "the route encapsulates"
+    return ""

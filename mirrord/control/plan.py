@@ -101,7 +101,8 @@ def _entry(config: Config, key: Key, session: Session, view: View, tunnels: tupl
     earlier = tuple(selection(config, one, source.name, tunnels) for one in others)
     capture = _capture(config, session, source, view, replace(selected, before=earlier))
     warnings = (*shaping(source, "source"), *way.warnings)
-    return replace(entry, pipeline=PipelinePlan(capture, way.forward, way.transmit), warnings=warnings)
+    about = tuple({**dict(entry.about), **dict(way.how)}.items())
+    return replace(entry, pipeline=PipelinePlan(capture, way.forward, way.transmit), about=about, warnings=warnings)
 
 
 def _capture(
@@ -136,6 +137,15 @@ def _about(session: Session) -> tuple[tuple[str, str], ...]:
     )
 
 
+def without_gso(entry: Entry) -> Entry:
+    """The same where the data plane joins no copies."""
+    if entry.pipeline is None or not isinstance(entry.pipeline.transmit, TunnelPlan) or not entry.pipeline.transmit.gso:
+        return entry
+    transmit = replace(entry.pipeline.transmit, gso=False)
+    about = {**dict(entry.about), "gso": "off: the native data plane's alone"}
+    return replace(entry, pipeline=replace(entry.pipeline, transmit=transmit), about=tuple(about.items()))
+
+
 # --- what to do about what runs already ---
 
 
@@ -148,7 +158,7 @@ class Remove:
 
 @dataclass(frozen=True, slots=True)
 class Replace:
-    """Change what is selected and how copies are made; the ring and the counters stay."""
+    """Change what is selected, how copies are made and how a tunnel's leave; the ring and the counters stay."""
 
     key: Key
     pipeline: PipelinePlan
@@ -196,5 +206,11 @@ def _on_its_way(before: PipelinePlan, plan: PipelinePlan) -> PipelinePlan:
 
 
 def _as(before: PipelinePlan, plan: PipelinePlan) -> PipelinePlan:
-    """What runs, with the selection and the forward step of the plan."""
-    return replace(before, capture=replace(before.capture, selection=plan.capture.selection), forward=plan.forward)
+    """What runs, with the selection, the forward step and the way of a tunnel that the plan has."""
+    both_tunnels = isinstance(before.transmit, TunnelPlan) and isinstance(plan.transmit, TunnelPlan)
+    return replace(
+        before,
+        capture=replace(before.capture, selection=plan.capture.selection),
+        forward=plan.forward,
+        transmit=plan.transmit if both_tunnels else before.transmit,
+    )

@@ -78,7 +78,8 @@ class Service:
             now, rows = time.monotonic(), self.rows()
             self._pipelines.log_troubles()
             self._rates = report.rates(before, rows, now - looked)
-            if _too_large(rows) > _too_large(before) or now - reread >= REREAD_SECONDS or self._links.moved():
+            told = self._pipelines.told()
+            if _too_large(rows) > _too_large(before) or now - reread >= REREAD_SECONDS or self._links.moved() or told:
                 reread = now
                 self._changed.set()
             before, looked = rows, now

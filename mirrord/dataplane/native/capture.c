@@ -27,7 +27,7 @@ static bool have_memory(void)
 		if (buffers == MAP_FAILED)
 			buffers = NULL;
 	}
-	return batch && buffers;
+	return batch && buffers && have_outgoing();
 }
 
 void forward_one(struct pipeline *pipeline, const struct frame *frame)

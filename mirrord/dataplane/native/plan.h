@@ -8,4 +8,7 @@
  * False with an exception set. */
 bool read_plan(PyObject *object, PyObject *program, struct plan *plan);
 
+/* From the tuple that Transmit.native gives; the same. */
+bool read_transmit(PyObject *description, struct transmit *transmit);
+
 #endif
