@@ -158,7 +158,7 @@ class Remove:
 
 @dataclass(frozen=True, slots=True)
 class Replace:
-    """Change what is selected, how copies are made and how a tunnel's leave; the ring and the counters stay."""
+    """Change what is selected, how copies are made, a tunnel's next hop; the ring and the counters stay."""
 
     key: Key
     pipeline: PipelinePlan
@@ -206,11 +206,9 @@ def _on_its_way(before: PipelinePlan, plan: PipelinePlan) -> PipelinePlan:
 
 
 def _as(before: PipelinePlan, plan: PipelinePlan) -> PipelinePlan:
-    """What runs, with the selection, the forward step and the way of a tunnel that the plan has."""
-    both_tunnels = isinstance(before.transmit, TunnelPlan) and isinstance(plan.transmit, TunnelPlan)
-    return replace(
-        before,
-        capture=replace(before.capture, selection=plan.capture.selection),
-        forward=plan.forward,
-        transmit=plan.transmit if both_tunnels else before.transmit,
-    )
+    """What runs, with the selection, the forward step and a tunnel's next hop of the plan."""
+    transmit = before.transmit
+    if isinstance(transmit, TunnelPlan) and isinstance(plan.transmit, TunnelPlan):
+        transmit = replace(transmit, hop=plan.transmit.hop, gso=plan.transmit.gso)
+    capture = replace(before.capture, selection=plan.capture.selection)
+    return replace(before, capture=capture, forward=plan.forward, transmit=transmit)

@@ -23,7 +23,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, NamedTuple
 
 from mirrord.dataplane import bpf
-from mirrord.dataplane.counters import dropped_by
+from mirrord.dataplane.counters import Slot, dropped_by
 from mirrord.dataplane.forward import SOURCE_PORTS
 from mirrord.dataplane.headers import IPPROTO_UDP
 from mirrord.dataplane.netns import Netns, inside
@@ -32,7 +32,6 @@ from mirrord.dataplane.outer import Outer
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from mirrord.dataplane.counters import Slot
     from mirrord.dataplane.forward import Copy
 
 POOL = 32
@@ -132,10 +131,28 @@ class Transmit:
         else:
             for _ in range(POOL if self.plan.protocol == IPPROTO_UDP else 1):
                 self.sockets.append(_tunnel_socket(self.plan))
-            if self.plan.hop is not None:
-                hop = self.plan.hop
-                self._packet = _packet_socket(DevicePlan(hop.device, hop.index, self.plan.mark), vnet_header=True)
-                self._outer = Outer(self.plan)
+            self._open_packet(self.plan)
+
+    def follow(self, plan: TunnelPlan) -> None:
+        """Take another next hop, or leave that to the kernel; the plan is else the same. The source ports stay."""
+        before = self.plan
+        if plan == before or not isinstance(before, TunnelPlan):
+            return
+        inside(plan.netns, lambda: self._open_packet(plan))
+        if plan.gso != before.gso:
+            for sock in self.sockets:
+                _leave_checksum_out(sock, plan)
+        self.plan = plan
+
+    def _open_packet(self, plan: TunnelPlan) -> None:
+        hop, old = plan.hop, self._packet
+        if hop is None:
+            self._packet = self._outer = None
+        else:
+            self._packet = _packet_socket(DevicePlan(hop.device, hop.index, plan.mark), vnet_header=True)
+            self._outer = Outer(plan)
+        if old is not None:
+            old.close()
 
     def send(self, copies: Iterable[Copy]) -> Sent:
         """Send copies in order, up to the first that is refused."""
@@ -152,6 +169,8 @@ class Transmit:
 
     def lost(self, error: int) -> Slot:
         """What a frame counts as whose copy was refused with this errno."""
+        if self._packet is not None and error in (errno.ENETDOWN, errno.ENXIO):
+            return Slot.dropped_no_route  # what a routed socket calls a device that is down, or gone
         return dropped_by(error)
 
     def tend(self) -> None:
@@ -237,8 +256,7 @@ def _tunnel_socket(plan: TunnelPlan) -> socket.socket:
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, plan.dscp << 2)
             sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, discover)
             sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
-            if udp and not plan.gso:  # GSO needs a checksum
-                sock.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)  # RFC 7348 5: transmitted as zero
+            _leave_checksum_out(sock, plan)
         if udp:
             _bind(sock, plan.local, range(SOURCE_PORTS, 65536))
         elif plan.local:
@@ -248,6 +266,12 @@ def _tunnel_socket(plan: TunnelPlan) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _leave_checksum_out(sock: socket.socket, plan: TunnelPlan) -> None:
+    """Transmit it as zero over IPv4 (RFC 7348 5), but not with GSO, which the kernel then refuses."""
+    if sock.type == socket.SOCK_DGRAM and sock.family == socket.AF_INET:
+        sock.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, int(not plan.gso))
 
 
 def _set_common(sock: socket.socket, mark: int) -> None:

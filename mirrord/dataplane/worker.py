@@ -91,15 +91,14 @@ class Pipeline:
     def replace(self, plan: PipelinePlan) -> None:
         """Select and forward by a new plan from the next frame on. Ring, counters and the rate limit's bucket stay.
 
-        The plan may differ in its selection, its forward step and the way of a tunnel. On the worker's thread, see
+        The plan may differ in its selection, its forward step and a tunnel's next hop. On the worker's thread, see
         Worker.replace.
         """
-        left = None
         try:
             if plan.capture.selection != self.capture.plan.selection:
                 self.capture.select(plan.capture.selection)
-            if isinstance(plan.transmit, TunnelPlan) and plan.transmit != self.plan.transmit:
-                left, self.transmit = self.transmit, Transmit(plan.transmit)
+            if isinstance(self.transmit, Transmit) and isinstance(plan.transmit, TunnelPlan):
+                self.transmit.follow(plan.transmit)
         except OSError as error:
             self.failure = error.strerror or str(error)
             return
@@ -107,8 +106,6 @@ class Pipeline:
         self._forward.plan = self.plan.forward
         if self._native is not None:
             self._native.replace(self.plan.forward, program(self.plan.forward), self.transmit.native())
-        if left is not None:
-            left.close()
 
     def run(self) -> None:
         """Forward what has been captured: at most a few blocks, so that other pipelines get their turn."""

@@ -15,9 +15,12 @@ enum { PATIENCE_MILLISECONDS = 10, ATTEMPTS = 4, REFUSED_ATTEMPTS = 64 };
 
 static const uint64_t FIRST_BOUND = 50000;	/* counters.py: LATENCY_BOUNDS */
 
-static int dropped_by(int error)
+static int dropped_by(const struct transmit *transmit, int error)
 {
 	switch (error) {
+	case ENETDOWN:
+	case ENXIO:	/* what a routed socket calls a device that is down, or gone */
+		return transmit->outer.length ? DROPPED_NO_ROUTE : DROPPED_SEND_ERROR;
 	case ENETUNREACH:
 	case EHOSTUNREACH:
 		return DROPPED_NO_ROUTE;
@@ -158,7 +161,7 @@ static uint32_t count_lost(struct transmit *transmit, struct message *const *row
 	uint32_t next = 0;
 
 	while (next < refused) {
-		transmit->counters[dropped_by(error)]++;
+		transmit->counters[dropped_by(transmit, error)]++;
 		while (!row[next]->last && next + 1 < count && row[next + 1]->lane == row[next]->lane)
 			next++;
 		transmit->failed |= !row[next]->last;
