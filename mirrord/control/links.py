@@ -213,9 +213,9 @@ class Links:
                 neighbour = Neighbour(link.index, _gateway(message) or path.remote)
                 may_ask = ip_address(neighbour.address).version == 4 or link.name in askers
                 hops.add(neighbour)
-                address = link.address
-                if link.resolves:
-                    address = self._neighbours.find(netlink, neighbour, may_ask=may_ask)
+                address = self._neighbours.find(netlink, neighbour, may_ask=may_ask and link.resolves)
+                if not (address or link.resolves):
+                    address = link.address
                 if address:
                     route = replace(route, hop=Hop(link.name, link.index, link.address, address))
             routes[path] = route
