@@ -6,11 +6,6 @@ enum {
 	MOST_PAYLOAD = 65507,	/* of one UDP datagram over IPv4 */
 };
 
-static uint32_t length_of(const struct message *message)
-{
-	return message->head_length + message->tail_length;
-}
-
 void order_by_lane(struct batch *batch, uint32_t first, uint32_t lanes, struct message **row, uint32_t *ends)
 {
 	uint32_t starts[MAX_SOCKETS] = { 0 }, start = 0;

@@ -149,6 +149,11 @@ struct message {
 	uint8_t trailer[MAX_TRAILER];
 };
 
+static inline uint32_t length_of(const struct message *message)
+{
+	return message->head_length + message->tail_length;
+}
+
 /* Copies on their way. flush() empties it; forward() calls it when there is no room. */
 struct batch {
 	struct message messages[BATCH];

@@ -11,7 +11,12 @@
 #include <sys/uio.h>
 #include <time.h>
 
-enum { PATIENCE_MILLISECONDS = 10, ATTEMPTS = 4, REFUSED_ATTEMPTS = 64 };
+enum {
+	PATIENCE_MILLISECONDS = 10,
+	ATTEMPTS = 4,
+	REFUSED_ATTEMPTS = 64,
+	SMALL = 256,	/* bytes of a copy that cost less to put together here than as a vector of the kernel's */
+};
 
 static const uint64_t FIRST_BOUND = 50000;	/* counters.py: LATENCY_BOUNDS */
 
@@ -81,7 +86,7 @@ struct outgoing {
 	struct mmsghdr messages[BATCH];
 	uint32_t copies[BATCH];
 	struct iovec vectors[3 * BATCH];
-	struct outer_head heads[BATCH];
+	uint8_t gathered[BATCH * (sizeof(struct outer_head) + SMALL)] __attribute__((aligned(8)));
 	uint8_t controls[BATCH][CMSG_SPACE(sizeof(uint16_t))] __attribute__((aligned(8)));
 };
 
@@ -107,33 +112,50 @@ static void ask_for_segments(struct msghdr *message, uint8_t *memory, uint16_t s
 	message->msg_controllen = CMSG_SPACE(sizeof(size));
 }
 
+static uint8_t *gather(const struct message *message, uint8_t *at)
+{
+	memcpy(at, message->head, message->head_length);
+	memcpy(at + message->head_length, message->tail, message->tail_length);
+	return at + message->head_length + message->tail_length;
+}
+
+static uint8_t *align(uint8_t *at)
+{
+	return (uint8_t *)(((uintptr_t)at + 7) & ~(uintptr_t)7);
+}
+
 /* Build messages of the row's copies, runs of them where GSO is on, but the first `lone` each on its own. Gives the
  * messages' number. */
 static uint32_t build(struct transmit *transmit, struct message *const *row, uint32_t count, uint32_t lone)
 {
 	struct iovec *vector = outgoing->vectors;
+	uint8_t *at = outgoing->gathered;
 	uint32_t messages = 0;
 
 	for (uint32_t n = 0; n < count; messages++) {
-		uint32_t copies = transmit->gso && n >= lone ? run_length(row + n, count - n) : 1, payload = 0;
-		uint32_t segment = row[n]->head_length + row[n]->tail_length;
+		uint32_t copies = transmit->gso && n >= lone ? run_length(row + n, count - n) : 1, end = n + copies;
+		uint32_t segment = length_of(row[n]), payload = (copies - 1) * segment + length_of(row[end - 1]);
 		struct msghdr *message = &outgoing->messages[messages].msg_hdr;
-		struct outer_head *head = &outgoing->heads[messages];
 
 		*message = (struct msghdr){ .msg_iov = vector };
-		if (transmit->packet >= 0)
-			*vector++ = (struct iovec){ head, sizeof(head->vnet) + transmit->outer.length };
-		outgoing->copies[messages] = copies;
-		for (uint32_t end = n + copies; n < end; n++) {
-			payload += row[n]->head_length + row[n]->tail_length;
+		*vector = (struct iovec){ at, 0 };
+		if (transmit->packet >= 0) {
+			write_outer(&transmit->outer, (void *)at, transmit->ports[row[n]->lane], payload, segment, copies);
+			at += sizeof(struct vnet) + transmit->outer.length;
+		} else if (copies > 1) {
+			ask_for_segments(message, outgoing->controls[messages], (uint16_t)segment);
+		}
+		for (; n < end && segment <= SMALL; n++)
+			at = gather(row[n], at);
+		vector->iov_len = (size_t)(at - (uint8_t *)vector->iov_base);
+		at = align(at);
+		vector += vector->iov_len > 0;
+		for (; n < end; n++) {
 			*vector++ = (struct iovec){ row[n]->head, row[n]->head_length };
 			*vector++ = (struct iovec){ (void *)(uintptr_t)row[n]->tail, row[n]->tail_length };
 		}
 		message->msg_iovlen = (size_t)(vector - message->msg_iov);
-		if (transmit->packet >= 0)
-			write_outer(&transmit->outer, head, transmit->ports[row[n - 1]->lane], payload, segment, copies);
-		else if (copies > 1)
-			ask_for_segments(message, outgoing->controls[messages], (uint16_t)segment);
+		outgoing->copies[messages] = copies;
 	}
 	return messages;
 }
@@ -145,7 +167,7 @@ static void count_sent(const struct transmit *transmit, struct message *const *r
 
 	for (uint32_t n = 0; n < copies; n++) {
 		counters[SENT_PACKETS]++;
-		counters[SENT_BYTES] += row[n]->head_length + row[n]->tail_length + transmit->overhead;
+		counters[SENT_BYTES] += length_of(row[n]) + transmit->overhead;
 		if (row[n]->last) {
 			counters[MIRRORED]++;
 			observe_latency(counters, row[n]->time, now);
