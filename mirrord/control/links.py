@@ -18,7 +18,7 @@ import socket
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, NamedTuple
@@ -188,42 +188,37 @@ class Links:
         links: Mapping[int, Link],
         addresses: Iterable[IPv4Address | IPv6Address],
     ) -> dict[Path, Route]:
-        routes, hops = {}, set()
         # Without a link-local address that is ready, the kernel's question would fail, and be repeated after a second.
         askers = {address.scope_id for address in addresses if isinstance(address, IPv6Address)}
-        hindrance: str | None = None
-        seen: dict[int, str] = {}
+        ways, wanted = {}, {}
         for path in paths:
             message = _route(netlink, path)
             if message is None or (link := links.get(message.get_attr("RTA_OIF"))) is None:
                 continue
-            if hindrance is None:
-                rules = [rule for v in (socket.AF_INET, socket.AF_INET6) for rule in netlink.get_rules(family=v)]
-                hindrance = obstacle(rules)
-            if link.index not in seen:
-                seen[link.index] = uncut(link, links.values())
-            route = Route(
+            hop = Neighbour(link.index, _gateway(message) or path.remote)
+            ways[path] = message, link, hop
+            if not _special(message, link):
+                wanted[hop] = link.resolves and (ip_address(hop.address).version == 4 or link.name in askers)
+        known = self._neighbours.find(netlink, wanted)
+        families = (socket.AF_INET, socket.AF_INET6) if ways else ()
+        hindrance = obstacle(rule for family in families for rule in netlink.get_rules(family=family)) if ways else ""
+        seen = {link.index: uncut(link, links.values()) for _, link, _ in ways.values()}
+        routes = {}
+        for path, (message, link, hop) in ways.items():
+            address = known.get(hop) or (b"" if link.resolves else link.address)
+            special = _special(message, link)
+            routes[path] = Route(
                 device=link.index,
                 mtu=_mtu(message) or link.mtu,
                 source=message.get_attr("RTA_PREFSRC") or "",
-                obstacle=_special(message, link) or hindrance,
+                hop=Hop(link.name, link.index, link.address, address) if address and not special else None,
+                obstacle=special or hindrance,
                 uncut=seen[link.index],
             )
-            if not _special(message, link):
-                neighbour = Neighbour(link.index, _gateway(message) or path.remote)
-                may_ask = ip_address(neighbour.address).version == 4 or link.name in askers
-                hops.add(neighbour)
-                address = self._neighbours.find(netlink, neighbour, may_ask=may_ask and link.resolves)
-                if not (address or link.resolves):
-                    address = link.address
-                if address:
-                    route = replace(route, hop=Hop(link.name, link.index, link.address, address))
-            routes[path] = route
-        self._neighbours.keep(netlink, hops)
         return routes
 
     def _let_go(self, netlink: IPRoute) -> None:
-        self._neighbours.keep(netlink, ())
+        self._neighbours.find(netlink, {})
         netlink.close()
 
 

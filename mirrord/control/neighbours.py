@@ -11,7 +11,7 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any, NamedTuple
@@ -46,29 +46,33 @@ class Neighbours:
         self._known: dict[Neighbour, bytes] = {}  # with what was last told of them; b"": not resolved
         self._managed: set[Neighbour] = set()
 
-    def find(self, netlink: IPRoute, wanted: Neighbour, *, may_ask: bool = True) -> bytes:
-        """The MAC address; b"" when it is not known. A first look takes up to `PATIENCE_SECONDS`, if it may ask."""
-        state, address = _look(netlink, wanted)
-        if not may_ask:
-            return address
-        if not state & (NUD_PERMANENT | NUD_NOARP) and wanted not in self._managed:
-            self._ask(netlink, wanted)
-            state, address = _look(netlink, wanted)
-        deadline = time.monotonic() + (PATIENCE_SECONDS if wanted not in self._known else 0)
-        while not address and time.monotonic() < deadline:
-            time.sleep(POLL_SECONDS)
-            state, address = _look(netlink, wanted)
-        self._known[wanted] = address
-        return address
+    def find(self, netlink: IPRoute, wanted: Mapping[Neighbour, bool]) -> dict[Neighbour, bytes]:
+        """The MAC addresses of all that are wanted, b"" where one is not known; the kernel may forget about all others.
 
-    def keep(self, netlink: IPRoute, wanted: Iterable[Neighbour]) -> None:
-        """Let the kernel forget about all others."""
-        for gone in self._known.keys() - set(wanted):
-            del self._known[gone]
-            if gone in self._managed:
-                self._managed.discard(gone)
-                with suppress(NetlinkError):
-                    netlink.neigh("replace", dst=gone.address, ifindex=gone.device, state=0, flags=NTF_USE)
+        `wanted` tells which the kernel may be asked to resolve. Takes up to `PATIENCE_SECONDS` where some are new.
+        """
+        self._let_go(netlink, self._known.keys() - wanted.keys())
+        found, open_questions = {}, []
+        for one, may_ask in wanted.items():
+            state, found[one] = _look(netlink, one)
+            if may_ask and not state & (NUD_PERMANENT | NUD_NOARP) and one not in self._managed:
+                self._ask(netlink, one)
+                found[one] = _look(netlink, one)[1]
+                if not (found[one] or one in self._known):
+                    open_questions.append(one)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while open_questions and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+            found |= {one: _look(netlink, one)[1] for one in open_questions}
+            open_questions = [one for one in open_questions if not found[one]]
+        self._known = found
+        return found
+
+    def _let_go(self, netlink: IPRoute, gone: Iterable[Neighbour]) -> None:
+        for one in self._managed & set(gone):
+            self._managed.discard(one)
+            with suppress(NetlinkError):
+                netlink.neigh("replace", dst=one.address, ifindex=one.device, state=0, flags=NTF_USE)
 
     def changed(self) -> bool:
         """Empty the bell: whether what it told is news of a next hop."""
