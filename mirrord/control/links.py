@@ -239,7 +239,7 @@ def _link(message: Any) -> Link:
         master=message.get_attr("IFLA_MASTER") or 0,
         learning=bool(port and port.get_attr("IFLA_BRPORT_LEARNING")),
         qdisc=message.get_attr("IFLA_QDISC") or "",
-        lower=message.get_attr("IFLA_LINK") or 0,
+        lower=(message.get_attr("IFLA_LINK") or 0) if info and info.get_attr("IFLA_INFO_KIND") == "vlan" else 0,
         address=bytes.fromhex((message.get_attr("IFLA_ADDRESS") or "").replace(":", "")),
         resolves=not message["flags"] & IFF_NOARP,
     )

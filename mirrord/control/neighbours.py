@@ -25,6 +25,8 @@ NTF_USE, NTF_EXT_MANAGED = 0x01, 0x01
 NUD_PERMANENT, NUD_NOARP = 0x80, 0x40
 NUD_VALID = NUD_PERMANENT | NUD_NOARP | 0x02 | 0x04 | 0x08 | 0x10  # reachable, stale, delay, probe
 NDA_DST, NDA_LLADDR = 1, 2
+SOL_NETLINK, NETLINK_NO_ENOBUFS = 270, 5  # linux/socket.h, linux/netlink.h
+MANY = 64  # messages: a quarter of what a queue holds by default
 PATIENCE_SECONDS = 0.2
 POLL_SECONDS = 0.002
 """How long an answer is waited for when a neighbour is first asked for. Later ones are told of by the bell."""
@@ -42,6 +44,7 @@ class Neighbours:
 
     def __init__(self) -> None:
         self.bell = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
+        self.bell.setsockopt(SOL_NETLINK, NETLINK_NO_ENOBUFS, 1)  # uvloop stops watching a socket that has an error
         self.bell.bind((0, RTMGRP_NEIGH))
         self._known: dict[Neighbour, bytes] = {}  # with what was last told of them; b"": not resolved
         self._managed: set[Neighbour] = set()
@@ -75,25 +78,19 @@ class Neighbours:
                 netlink.neigh("replace", dst=one.address, ifindex=one.device, state=0, flags=NTF_USE)
 
     def changed(self) -> bool:
-        """Empty the bell: whether what it told is news of a next hop."""
-        news = False
+        """Empty the bell: whether what it told is news of a next hop, or so much that some of it may be lost."""
+        news, messages = False, 0
         with suppress(BlockingIOError):
             while True:
-                try:
-                    data = self.bell.recv(1 << 16)
-                except BlockingIOError:
-                    raise
-                except OSError:  # ENOBUFS: more happened than the queue could hold
-                    news = True
-                    continue
-                for kind, neighbour, state, address in _messages(data):
+                messages += 1
+                for kind, neighbour, state, address in _messages(self.bell.recv(1 << 16)):
                     known = self._known.get(neighbour)
                     if known is None:
                         continue
                     if kind == RTM_DELNEIGH:
                         self._managed.discard(neighbour)
                     news |= kind == RTM_DELNEIGH or (address if state & NUD_VALID else b"") != known
-        return news
+        return news or messages > MANY
 
     def _ask(self, netlink: IPRoute, wanted: Neighbour) -> None:
         use: dict[str, Any] = {"dst": wanted.address, "ifindex": wanted.device, "state": 0, "flags": NTF_USE}

@@ -6,13 +6,14 @@ import asyncio
 import ctypes
 import threading
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path as File
 from typing import TypeVar
 
 import pytest
 import uvloop
 
-from mirrord.control.links import Link, Links, Path, Route, View
+from mirrord.control.links import Link, Links, Path, View
 from tests.support.topology import Host, Topology
 
 T = TypeVar("T")
@@ -51,6 +52,10 @@ def view(host: Host, *paths: Path) -> View:
     return inside(host, lambda links: links.read(paths))
 
 
+def told(seen: View) -> dict[Path, tuple[int, int, str]]:
+    return {path: (route.device, route.mtu, route.source) for path, route in seen.routes.items()}
+
+
 def test_devices_are_told_as_they_are(net: Topology) -> None:
     host, other = net.host("a"), net.host("b")
     net.link(host, "eth0", other, "eth0", mtu=1600)
@@ -59,7 +64,9 @@ def test_devices_are_told_as_they_are(net: Topology) -> None:
     host.run("tc", "qdisc", "replace", "dev", "eth0", "root", "tbf", "rate", "1mbit", "burst", "10k", "latency", "1s")
     links = view(host).links
     eth0, br0 = links["eth0"], links["br0"]
-    assert eth0 == Link("eth0", eth0.index, 1600, kind="veth", master=br0.index, learning=True, qdisc="tbf")
+    address = bytes.fromhex(host.mac("eth0").replace(":", ""))
+    bare = Link("eth0", eth0.index, 1600, kind="veth", master=br0.index, learning=True, qdisc="tbf")
+    assert eth0 == replace(bare, address=address)
     assert (br0.kind, br0.up, br0.master) == ("bridge", False, 0)
     host.run("bridge", "link", "set", "dev", "eth0", "learning", "off")
     assert view(host).links["eth0"].learning is False
@@ -87,9 +94,9 @@ def test_a_path_has_the_mtu_of_its_route_or_else_of_its_device(net: Topology) ->
     near, far, nowhere = Path("192.0.2.9", "", MARK), Path("203.0.113.9", "", MARK), Path("233.252.0.9", "", MARK)
     seen = view(host, near, far, nowhere)
     eth0, eth1 = seen.links["eth0"].index, seen.links["eth1"].index
-    assert seen.routes == {near: Route(eth0, 1600, "192.0.2.1"), far: Route(eth0, 1400, "192.0.2.1")}
+    assert told(seen) == {near: (eth0, 1600, "192.0.2.1"), far: (eth0, 1400, "192.0.2.1")}
     host.ip(f"rule add fwmark {MARK:#x} table 7")  # the copies' mark chooses their route
-    assert view(host, far).routes == {far: Route(eth1, 1500, "198.51.100.1")}
+    assert told(view(host, far)) == {far: (eth1, 1500, "198.51.100.1")}
 
 
 def test_a_change_is_heard_even_after_messages_were_lost(net: Topology) -> None:
