@@ -442,6 +442,10 @@ class Session(Model):
             yield "capture", '"ring" does not apply to a tunnel that is received'
         if self.count_rules and self.filter is None:
             yield "count_rules", "needs a filter"
+        if self.transmit == "packet" and self.on_mtu_exceeded == "fragment":
+            yield "transmit", '"packet" cannot fragment, only the kernel can'
+        if self.gso == "on" and getattr(self.destination, "port", None) is None:
+            yield "gso", f'"on" does not apply to a {self.destination.type} destination, which has no UDP'
         if not isinstance(self.destination, TunnelDestination):
             kind = self.destination.type
             if self.transmit == "socket" or (self.transmit == "packet" and kind == "file"):

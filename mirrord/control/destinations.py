@@ -9,6 +9,7 @@ from pathlib import PurePath
 from typing import NamedTuple
 
 from mirrord.control.links import AbsentError, Lease, Link, Path, View
+from mirrord.control.ways import choose
 from mirrord.dataplane import encap
 from mirrord.dataplane.encap import Template
 from mirrord.dataplane.file import FilePlan
@@ -42,6 +43,7 @@ class WayOut(NamedTuple):
     transmit: DevicePlan | TunnelPlan | FilePlan
     forward: ForwardPlan
     warnings: tuple[str, ...] = ()
+    how: tuple[tuple[str, str], ...] = ()  # in words, of a tunnel: by which kind of socket, whether copies are joined
 
 
 def way_out(config: Config, session: Session, source: Link, view: View, lease: Lease | None = None) -> WayOut:
@@ -63,7 +65,7 @@ def way_out(config: Config, session: Session, source: Link, view: View, lease: L
     assert isinstance(session.destination, TunnelDestination)  # the others are refused by the loader
     guest = getattr(session.source, "perspective", "host") == "guest"
     forward = replace(forward, template=_template(session.destination, guest=guest))
-    return _tunnel(config, session.destination, source, view, forward, lease)
+    return _tunnel(config, session, session.destination, source, view, forward, lease)
 
 
 def path(to: TunnelDestination, config: Config, lease: Lease | None) -> Path:
@@ -74,7 +76,7 @@ def path(to: TunnelDestination, config: Config, lease: Lease | None) -> Path:
 
 
 def describe(session: Session) -> tuple[str, str]:
-    """The destination in words, and how copies are handed to the kernel."""
+    """The destination in words, and how copies are handed to the kernel, as far as that needs no look at the host."""
     to = session.destination
     if isinstance(to, DeviceDestination):
         vlan = "" if to.vlan is None else f" vlan {to.vlan}"
@@ -85,7 +87,7 @@ def describe(session: Session) -> tuple[str, str]:
     details = {name: getattr(to, name, None) for name in ("port", "vni", "key", "session_id")}
     kind = f"{to.type} {to.erspan_type}" if isinstance(to, ErspanDestination) else to.type
     words = [kind, str(to.remote), *(f"{name} {value}" for name, value in details.items() if value is not None)]
-    return " ".join(words), "socket"
+    return " ".join(words), session.transmit
 
 
 def shaping(link: Link, role: str) -> list[str]:
@@ -146,7 +148,13 @@ def _file(config: Config, session: Session, to: FileDestination, source: Link, f
 
 
 def _tunnel(
-    config: Config, to: TunnelDestination, source: Link, view: View, forward: ForwardPlan, lease: Lease | None
+    config: Config,
+    session: Session,
+    to: TunnelDestination,
+    source: Link,
+    view: View,
+    forward: ForwardPlan,
+    lease: Lease | None,
 ) -> WayOut:
     way = path(to, config, lease)
     view = view.inside(to.netns)
@@ -163,6 +171,7 @@ def _tunnel(
             warnings += shaping(view.by_index[route.device], "outgoing")
     else:
         warnings = [f"no route to {way.remote}"]
+    how = choose(session, route, way.remote, udp=port is not None)
     plan = TunnelPlan(
         remote=way.remote,
         port=port or 0,
@@ -175,8 +184,10 @@ def _tunnel(
         dscp=to.dscp,
         mark=config.daemon.mark,
         fragment=forward.on_mtu_exceeded == "fragment",
+        hop=how.hop,
+        gso=how.gso,
     )
-    return WayOut(plan, forward, tuple(warnings))
+    return WayOut(plan, forward, tuple(warnings), (("transmit", how.transmit), ("gso", how.joined)))
 
 
 def _template(to: TunnelDestination, *, guest: bool) -> Template:

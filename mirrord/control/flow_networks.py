@@ -27,7 +27,8 @@ from pyroute2.netlink.exceptions import NetlinkError
 from mirrord.control import arp
 from mirrord.control.held import TABLES, Held, all_held
 from mirrord.control.leases import device
-from mirrord.control.links import ROUTE_PROTOCOL, AbsentError, Lease, View
+from mirrord.control.links import AbsentError, Lease, View
+from mirrord.control.obstacles import ROUTE_PROTOCOL
 from mirrord.errors import Refused
 from mirrord.model import Config, FlowNetwork
 

@@ -11,7 +11,7 @@ from contextlib import closing
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
-from mirrord.control.links import ROUTE_PROTOCOL
+from mirrord.control.obstacles import ROUTE_PROTOCOL
 from mirrord.control.rtnetlink import Rtnetlink, attributes, number
 
 TABLES = 0x6D000000  # and the device's index: the table of its routes

@@ -21,27 +21,35 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from itertools import chain
 from typing import NamedTuple
 
+from pyroute2 import IPRoute
+
+from mirrord.control.neighbours import Neighbour, Neighbours
+from mirrord.control.obstacles import ROUTE_PROTOCOL, obstacle
+from mirrord.control.offloads import uncut
 from mirrord.control.rtnetlink import Announcements, Rtnetlink, attribute, attributes, number, text
 from mirrord.dataplane.netns import Netns, enter, inside
+from mirrord.dataplane.transmit import Hop
 from mirrord.errors import Refused
 
 # linux/rtnetlink.h
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
-RTA_DST, RTA_SRC, RTA_OIF, RTA_PREFSRC, RTA_METRICS, RTA_MULTIPATH, RTA_MARK = 1, 2, 4, 7, 8, 9, 16
+RTA_DST, RTA_SRC, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC, RTA_METRICS, RTA_MULTIPATH = 1, 2, 4, 5, 7, 8, 9
+RTA_MARK, RTA_VIA, RTA_ENCAP = 16, 18, 22
 RTAX_MTU = 2
 RTN_UNICAST = 1
-ROUTE_PROTOCOL = 109  # of our own rules and routes; not one of linux/rtnetlink.h
 RTEXT_FILTER_SKIP_STATS = 8
 # RTMGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE, _IPV6_IFADDR, _IPV6_ROUTE, and RTNLGRP_IPV6_RULE, the 19th
 GROUPS = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18
 
 # linux/if_link.h
-IFLA_IFNAME, IFLA_MTU, IFLA_QDISC, IFLA_MASTER, IFLA_LINKINFO, IFLA_EXT_MASK = 3, 4, 6, 10, 18, 29
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_QDISC, IFLA_MASTER = 1, 3, 4, 5, 6, 10
+IFLA_LINKINFO, IFLA_EXT_MASK = 18, 29
 IFLA_INFO_KIND, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 4, 5
 IFLA_BRPORT_LEARNING = 8
-IFF_UP = 1  # netdevice(7)
+IFF_UP, IFF_NOARP = 0x1, 0x80  # netdevice(7)
+ETH_ALEN = 6
 ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772  # linux/if_arp.h
 
 # linux/if_addr.h
@@ -76,6 +84,9 @@ class Link:
     master: int = 0  # index of the bridge or bond it belongs to
     learning: bool = False  # a bridge port that learns addresses from what arrives
     qdisc: str = ""
+    lower: int = 0  # index of the device that a VLAN lies on
+    address: bytes = b""
+    resolves: bool = True  # asks for the addresses of next hops
 
 
 class Path(NamedTuple):
@@ -95,6 +106,9 @@ class Route:
     device: int  # index
     mtu: int  # bytes of an IP packet
     source: str = ""  # the address that the kernel sends from
+    hop: Hop | None = None  # where a packet socket has to send
+    obstacle: str = "not looked for"  # why a packet socket must not be used; "" when it may
+    uncut: str = "not looked for"  # who would see a datagram of many segments; "" when nobody can
 
 
 class Lease(NamedTuple):
@@ -153,6 +167,7 @@ class Links:
         self._announcements = inside(netns, lambda: Announcements(GROUPS))
         move = None if netns is None else partial(enter, netns)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="links", initializer=move)
+        self._neighbours = inside(netns, Neighbours)
         self._news = News(everything=True)
         self._picture: _Picture | None = None  # that thread's
 
@@ -177,13 +192,20 @@ class Links:
             self._hear()
             changed()
 
+        def ring_if_news() -> None:
+            if self._neighbours.changed():
+                changed()
+
         asyncio.get_running_loop().add_reader(self._announcements.fileno(), ring)
+        asyncio.get_running_loop().add_reader(self._neighbours.bell.fileno(), ring_if_news)
 
     async def close(self) -> None:
         """Stop watching and free the sockets and the thread."""
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._announcements.fileno())
         self._announcements.close()
+        loop.remove_reader(self._neighbours.bell.fileno())
+        self._neighbours.bell.close()
         if self._picture is not None:
             await loop.run_in_executor(self._thread, self._picture.close)
         self._thread.shutdown()
@@ -200,21 +222,26 @@ class Links:
 
     def _read(self, news: News, paths: frozenset[Path]) -> View:
         if self._picture is None:
-            self._picture = _Picture()
+            self._picture = _Picture(self._neighbours)
         return self._picture.read(news, paths)
 
 
 class _Picture:
     """What the kernel said last, by one thread. OSError as Rtnetlink."""
 
-    def __init__(self) -> None:
+    def __init__(self, neighbours: Neighbours) -> None:
         self._netlink = Rtnetlink()
+        self._routing: IPRoute | None = None  # for rules and neighbours, once there are ways to look at
+        self._neighbours = neighbours
         self._links: dict[int, Link] = {}  # by index
         self._addresses: dict[int, frozenset[IPv4Address | IPv6Address]] = {}  # by the device's index
         self._default_routes: frozenset[int] = frozenset()
 
     def close(self) -> None:
         self._netlink.close()
+        if self._routing is not None:
+            self._neighbours.find(self._routing, {})
+            self._routing.close()
 
     def read(self, news: News, paths: Collection[Path]) -> View:
         everything = news.everything or len(news.indexes) > AT_ONCE or self._netlink.interrupted
@@ -230,7 +257,7 @@ class _Picture:
         return View(
             links={link.name: link for link in self._links.values()},
             default_routes=self._default_routes,
-            routes={path: route for path in paths if (route := self._route(path)) is not None},
+            routes=self._routes(paths),
             addresses=frozenset(chain.from_iterable(self._addresses.values())),
         )
 
@@ -258,7 +285,41 @@ class _Picture:
             self._links[index] = link
             self._addresses[index] = frozenset(chain.from_iterable(_usable(body, link.name) for body in bodies))
 
-    def _route(self, path: Path) -> Route | None:
+    def _routes(self, paths: Collection[Path]) -> dict[Path, Route]:
+        ways: dict[Path, tuple[_Found, Link, Neighbour]] = {}
+        for path in paths:
+            if (found := self._ask_route(path)) and (link := self._links.get(found.device)):
+                ways[path] = found, link, Neighbour(link.index, found.gateway or path.remote)
+        if not ways:
+            return {}
+        if self._routing is None:
+            self._routing = IPRoute()
+        special = {path: _special(found, link) for path, (found, link, _) in ways.items()}
+        known = self._neighbours.find(
+            self._routing, {hop: self._may_ask(link, hop) for path, (_, link, hop) in ways.items() if not special[path]}
+        )
+        families = (socket.AF_INET, socket.AF_INET6)
+        hindrance = obstacle(rule for family in families for rule in self._routing.get_rules(family=family))
+        seen = {link.index: uncut(link, self._links.values()) for _, link, _ in ways.values()}
+        routes = {}
+        for path, (found, link, hop) in ways.items():
+            address = known.get(hop) or (b"" if link.resolves else link.address)
+            routes[path] = Route(
+                device=link.index,
+                mtu=found.mtu or link.mtu,
+                source=found.source,
+                hop=Hop(link.name, link.index, link.address, address) if address and not special[path] else None,
+                obstacle=special[path] or hindrance,
+                uncut=seen[link.index],
+            )
+        return routes
+
+    def _may_ask(self, link: Link, hop: Neighbour) -> bool:
+        """Without a link-local address that is ready, the kernel's question would fail, and come again after a second."""
+        ready = any(one.version == 6 and one.is_link_local for one in self._addresses.get(link.index, ()))
+        return link.resolves and (ip_address(hop.address).version == 4 or ready)
+
+    def _ask_route(self, path: Path) -> _Found | None:
         remote = ip_address(path.remote)
         family, bits = (socket.AF_INET, 32) if remote.version == 4 else (socket.AF_INET6, 128)
         body = _ROUTE.pack(family, bits, bits if path.local else 0, 0, 0, 0, 0, 0, 0) + attribute(
@@ -274,12 +335,38 @@ class _Picture:
         except OSError:
             return None
         found = attributes(answer, _ROUTE.size)
-        device = number(found.get(RTA_OIF))
-        mtu = number(attributes(found.get(RTA_METRICS, b"")).get(RTAX_MTU))
-        if not mtu and device in self._links:
-            mtu = self._links[device].mtu
+        gateway = found.get(RTA_GATEWAY) or found.get(RTA_VIA, b"")[2:]  # struct rtvia begins with the family
         source = found.get(RTA_PREFSRC)
-        return Route(device, mtu, str(ip_address(source)) if source else "")
+        return _Found(
+            device=number(found.get(RTA_OIF)),
+            mtu=number(attributes(found.get(RTA_METRICS, b"")).get(RTAX_MTU)),
+            source=str(ip_address(source)) if source else "",
+            gateway=str(ip_address(gateway)) if gateway else "",
+            unicast=_ROUTE.unpack_from(answer)[7] == RTN_UNICAST,
+            encapsulates=RTA_ENCAP in found,
+        )
+
+
+class _Found(NamedTuple):
+    """What the kernel says of one route."""
+
+    device: int
+    mtu: int  # what the route, or a router, says; 0 when neither does
+    source: str
+    gateway: str  # "" when the next hop is the destination itself
+    unicast: bool
+    encapsulates: bool
+
+
+def _special(found: _Found, link: Link) -> str:
+    """Why a packet socket cannot do what the kernel would with this route; "" when it can."""
+    if not found.unicast:
+        return "the route does not leave this host"
+    if not link.ethernet or len(link.address) != ETH_ALEN:
+        return f"{link.name} is not an Ethernet device"
+    if found.encapsulates:
+        return "the route encapsulates"
+    return ""
 
 
 def _link_question(index: int = 0) -> bytes:
@@ -303,6 +390,9 @@ def _link(body: bytes) -> Link:
         master=number(found.get(IFLA_MASTER)),
         learning=bool(number(port.get(IFLA_BRPORT_LEARNING))),
         qdisc=text(found.get(IFLA_QDISC)),
+        lower=number(found.get(IFLA_LINK)) if text(info.get(IFLA_INFO_KIND)) == "vlan" else 0,
+        address=found.get(IFLA_ADDRESS, b""),
+        resolves=not flags & IFF_NOARP,
     )
 
 

@@ -18,7 +18,7 @@ from dataclasses import replace
 import structlog
 
 from mirrord.control.metrics import Row
-from mirrord.control.plan import Add, Entry, Key, Remove, Rename, Replace, diff
+from mirrord.control.plan import Add, Entry, Key, Remove, Rename, Replace, diff, without_gso
 from mirrord.control.reserve import Reservations
 from mirrord.dataplane.counters import SLOTS, Slot
 from mirrord.dataplane.transmit import DevicePlan
@@ -53,6 +53,7 @@ class Pipelines:
         self._forgotten_rules: RuleCounts = {}  # of sessions whose names are not remembered any more
         self._errors: dict[Key, tuple[str, str]] = {}  # of what should run and does not: its state, and why
         self._troubles: dict[Key, str] = {}  # of transmits, as logged; they mend themselves
+        self._refused: set[Key] = set()  # as logged: what the kernel refused GSO to
 
     def clean_up(self) -> None:
         """Take away what a daemon that was killed left on the host's devices."""
@@ -65,6 +66,8 @@ class Pipelines:
     def apply(self, entries: Mapping[Key, Entry]) -> None:
         """Make what runs equal to this plan."""
         self._end_failed()
+        if not self._native:
+            entries = {key: without_gso(entry) for key, entry in entries.items()}
         wanted = {key: entry.pipeline for key, entry in entries.items() if entry.pipeline is not None}
         with self._lock:
             self._log_changes(entries)
@@ -110,12 +113,23 @@ class Pipelines:
         """Log which sessions began, or ceased, to have nowhere to put their copies."""
         with self._lock:
             now = {key: pipeline.transmit.failure for key, (pipeline, _) in self._running.items()}
+            refused = {key for key, (pipeline, _) in self._running.items() if pipeline.gso_refused()}
+        for key in refused - self._refused:
+            log.warning("the kernel refuses UDP GSO: copies leave one by one", **_names(key))
+        self._refused = refused
         for key, trouble in now.items():
             if trouble and trouble != self._troubles.get(key):
                 log.error("session failed", **_names(key), reason=trouble)
             elif not trouble and self._troubles.get(key):
                 log.info("session up", **_names(key))
         self._troubles = now
+
+    def told(self) -> bool:
+        """Whether a router has had something to say about copies since this was last asked."""
+        with self._lock:
+            transmits = [pipeline.transmit for pipeline, _ in self._running.values()]
+        told = [transmit.told() for transmit in transmits]  # asked, each of them
+        return any(told)
 
     def stalled(self, seconds: float) -> list[str]:
         """The workers that made no progress for so long."""

@@ -102,7 +102,8 @@ def _entry(config: Config, key: Key, session: Session, view: View, selections: S
     warnings = (*shaping(source, "source"), *way.warnings)
     counted = session.filter if session.count_rules else None
     pipeline = PipelinePlan(capture, way.forward, way.transmit, counted or "")
-    return replace(entry, pipeline=pipeline, warnings=warnings)
+    about = tuple({**dict(entry.about), **dict(way.how)}.items())
+    return replace(entry, pipeline=pipeline, about=about, warnings=warnings)
 
 
 def _capture(
@@ -137,6 +138,15 @@ def _about(session: Session) -> tuple[tuple[str, str], ...]:
     )
 
 
+def without_gso(entry: Entry) -> Entry:
+    """The same where the data plane joins no copies."""
+    if entry.pipeline is None or not isinstance(entry.pipeline.transmit, TunnelPlan) or not entry.pipeline.transmit.gso:
+        return entry
+    transmit = replace(entry.pipeline.transmit, gso=False)
+    about = {**dict(entry.about), "gso": "off: the native data plane's alone"}
+    return replace(entry, pipeline=replace(entry.pipeline, transmit=transmit), about=tuple(about.items()))
+
+
 # --- what to do about what runs already ---
 
 
@@ -149,7 +159,7 @@ class Remove:
 
 @dataclass(frozen=True, slots=True)
 class Replace:
-    """Change what is selected and how copies are made; the ring and the counters stay."""
+    """Change what is selected, how copies are made, a tunnel's next hop; the ring and the counters stay."""
 
     key: Key
     pipeline: PipelinePlan
@@ -221,6 +231,9 @@ def _on_its_way(before: PipelinePlan, plan: PipelinePlan) -> PipelinePlan:
 
 
 def _as(before: PipelinePlan, plan: PipelinePlan) -> PipelinePlan:
-    """What runs, with the selection and the forward step of the plan, and what it counts."""
+    """What runs, with the selection, the forward step and a tunnel's next hop of the plan, and what it counts."""
+    transmit = before.transmit
+    if isinstance(transmit, TunnelPlan) and isinstance(plan.transmit, TunnelPlan):
+        transmit = replace(transmit, hop=plan.transmit.hop, gso=plan.transmit.gso)
     capture = replace(before.capture, selection=plan.capture.selection)
-    return replace(before, capture=capture, forward=plan.forward, count_rules_of=plan.count_rules_of)
+    return replace(before, capture=capture, forward=plan.forward, transmit=transmit, count_rules_of=plan.count_rules_of)

@@ -98,7 +98,7 @@ class Service:
                 reread = now
                 self._links.doubt()
                 self._changed.set()
-            if _too_large(rows) > _too_large(before) or self._links.moved():
+            if _too_large(rows) > _too_large(before) or self._links.moved() or self._pipelines.told():
                 self._changed.set()
             before, looked = rows, now
             if now - retried >= RETRY_SECONDS and self._pipelines.failing():

@@ -106,6 +106,14 @@ class FileTransmit:
             self.close()
             raise OSError(error.errno, f"{plan.path}: {error.strerror}") from error
 
+    def native(self) -> tuple[tuple[int, ...], tuple[int, ...], int, bytes, bool]:
+        """For the native core: no sockets."""
+        return (), (), -1, b"", False
+
+    def told(self) -> bool:
+        """No router has a word about a file."""
+        return False
+
     def send(self, copies: Iterable[Copy]) -> Sent:
         """Append copies in order, up to the first that cannot be."""
         output, accepted = self.output, 0

@@ -1,4 +1,4 @@
-"""Copies out of the host: through a device, or over UDP or raw IP sockets.
+"""Copies out of the host: through a device, over UDP or raw IP sockets, or through a device with outer headers of ours.
 
 A transmit is a row of sockets and what to do with their errors; the native core sends through the same sockets. Every
 socket carries the mark, by which captures know a copy, and takes no frame in.
@@ -6,6 +6,9 @@ socket carries the mark, by which captures know a copy, and takes no frame in.
 A copy counts as sent when the kernel's queue or driver accepted it. Without IP_RECVERR a UDP socket would report
 success for what the queue dropped (ip(7)); with it, an ICMP error about an earlier copy comes back on the next send,
 which is then tried again.
+
+Where the outer headers are ours, the sockets of the row send nothing. They keep the source ports for us, and by them
+the kernel learns the path MTU: what a router says of it is heard only for the sake of a socket.
 """
 
 from __future__ import annotations
@@ -14,20 +17,21 @@ import errno
 import random
 import select
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, NamedTuple
 
 from mirrord.dataplane import bpf
-from mirrord.dataplane.counters import dropped_by
+from mirrord.dataplane.counters import Slot, dropped_by
 from mirrord.dataplane.forward import SOURCE_PORTS
 from mirrord.dataplane.headers import IPPROTO_UDP
 from mirrord.dataplane.netns import Netns, inside
+from mirrord.dataplane.outer import Outer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from mirrord.dataplane.counters import Slot
     from mirrord.dataplane.forward import Copy
 
 POOL = 32
@@ -52,6 +56,7 @@ PMTUDISC_DO = 2
 SO_NO_CHECK = 11
 SO_SNDBUFFORCE = 32
 MSG_ERRQUEUE = 0x2000
+SOL_PACKET, PACKET_VNET_HDR = 263, 15  # linux/socket.h, linux/if_packet.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,16 @@ class DevicePlan:
     mark: int = 0
     netns: Netns | None = None  # where the device is; None: here
     reserved: bool = False  # nothing else passes it meanwhile; the control plane sees to that
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """The next hop of copies whose outer headers are ours. Addresses are of six bytes."""
+
+    device: str
+    index: int
+    source: bytes
+    destination: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +95,8 @@ class TunnelPlan:
     dscp: int = 0
     mark: int = 0
     fragment: bool = False  # let the kernel fragment what exceeds the path MTU
+    hop: Hop | None = None  # leave by a packet socket, with outer headers of ours; None: the kernel routes
+    gso: bool = False  # several copies of a flow in one message; the native plane's alone
 
 
 class Sent(NamedTuple):
@@ -100,6 +117,8 @@ class Transmit:
     def __init__(self, plan: DevicePlan | TunnelPlan) -> None:
         self.plan = plan
         self.sockets: list[socket.socket] = []
+        self._packet: socket.socket | None = None
+        self._outer: Outer | None = None
         try:
             inside(plan.netns, self._open)
         except BaseException:
@@ -112,12 +131,37 @@ class Transmit:
         else:
             for _ in range(POOL if self.plan.protocol == IPPROTO_UDP else 1):
                 self.sockets.append(_tunnel_socket(self.plan))
+            self._open_packet(self.plan)
+
+    def follow(self, plan: TunnelPlan) -> None:
+        """Take another next hop, or leave that to the kernel; the plan is else the same. The source ports stay."""
+        before = self.plan
+        if plan == before or not isinstance(before, TunnelPlan):
+            return
+        inside(plan.netns, lambda: self._open_packet(plan))
+        if plan.gso != before.gso:
+            for sock in self.sockets:
+                _leave_checksum_out(sock, plan)
+        self.plan = plan
+
+    def _open_packet(self, plan: TunnelPlan) -> None:
+        hop, old = plan.hop, self._packet
+        if hop is None:
+            self._packet = self._outer = None
+        else:
+            self._packet = _packet_socket(DevicePlan(hop.device, hop.index, plan.mark), vnet_header=True)
+            self._outer = Outer(plan)
+        if old is not None:
+            old.close()
 
     def send(self, copies: Iterable[Copy]) -> Sent:
         """Send copies in order, up to the first that is refused."""
         accepted = 0
         for copy in copies:
-            error = _send(self.sockets[(copy.flow >> 32) % len(self.sockets)], copy.data)
+            sock, data = self.sockets[(copy.flow >> 32) % len(self.sockets)], copy.data
+            if self._packet is not None and self._outer is not None:
+                sock, data = self._packet, self._outer.wrap(data, _port(sock))
+            error = _send(sock, data)
             if error:
                 return Sent(accepted, error)
             accepted += 1
@@ -125,26 +169,65 @@ class Transmit:
 
     def lost(self, error: int) -> Slot:
         """What a frame counts as whose copy was refused with this errno."""
+        if self._packet is not None and error in (errno.ENETDOWN, errno.ENXIO):
+            return Slot.dropped_no_route  # what a routed socket calls a device that is down, or gone
         return dropped_by(error)
 
     def tend(self) -> None:
         """Between turns there is nothing to do."""
 
+    def native(self) -> tuple[tuple[int, ...], tuple[int, ...], int, bytes, bool]:
+        """For the native core: sockets, their ports, the packet socket or -1, the outer headers, whether GSO is on."""
+        sockets = tuple(sock.fileno() for sock in self.sockets)
+        ports = tuple(map(_port, self.sockets))
+        gso = isinstance(self.plan, TunnelPlan) and self.plan.gso
+        if self._packet is None or self._outer is None:
+            return sockets, ports, -1, b"", gso
+        return sockets, ports, self._packet.fileno(), self._outer.header, gso
+
+    def told(self) -> bool:
+        """Whether an ICMP error has come about what the packet socket sent, since this was last asked.
+
+        On any thread: a transmit that is closed meanwhile was told nothing.
+        """
+        if self._packet is None:
+            return False
+        with suppress(OSError, ValueError):
+            poll = select.poll()
+            for sock in self.sockets:
+                poll.register(sock, 0)
+            ready = {descriptor for descriptor, _ in poll.poll(0)}
+            for sock in self.sockets:
+                if sock.fileno() in ready:
+                    _clear_errors(sock)
+                    sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            return bool(ready)
+        return False
+
     def close(self) -> None:
         for sock in self.sockets:
             sock.close()
+        if self._packet is not None:
+            self._packet.close()
 
 
-def _packet_socket(plan: DevicePlan) -> socket.socket:
+def _packet_socket(plan: DevicePlan, *, vnet_header: bool = False) -> socket.socket:
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)  # protocol 0: receives nothing, packet(7)
     try:
         sock.bind((plan.device, 0))
         _require_index(plan)
         _set_common(sock, plan.mark)
+        if vnet_header:
+            sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _port(sock: socket.socket) -> int:
+    """The local port; 0 of a socket that has none."""
+    return int(sock.getsockname()[1]) if sock.family in (socket.AF_INET, socket.AF_INET6) else 0
 
 
 def _require_index(plan: DevicePlan | TunnelPlan) -> None:
@@ -173,8 +256,7 @@ def _tunnel_socket(plan: TunnelPlan) -> socket.socket:
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, plan.dscp << 2)
             sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, discover)
             sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
-            if udp:
-                sock.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)  # RFC 7348 5: transmitted as zero
+            _leave_checksum_out(sock, plan)
         if udp:
             _bind(sock, plan.local, range(SOURCE_PORTS, 65536))
         elif plan.local:
@@ -184,6 +266,12 @@ def _tunnel_socket(plan: TunnelPlan) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _leave_checksum_out(sock: socket.socket, plan: TunnelPlan) -> None:
+    """Transmit it as zero over IPv4 (RFC 7348 5), but not with GSO, which the kernel then refuses."""
+    if sock.type == socket.SOCK_DGRAM and sock.family == socket.AF_INET:
+        sock.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, int(not plan.gso))
 
 
 def _set_common(sock: socket.socket, mark: int) -> None:

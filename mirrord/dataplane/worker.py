@@ -76,7 +76,7 @@ class Pipeline:
                 self.capture.fileno(),
                 self.capture.ring,
                 BLOCK_SIZE,
-                tuple(sock.fileno() for sock in self.transmit.sockets),
+                self.transmit.native(),
                 self.counters.row,
                 *_listens(self.capture),
                 *((self.transmit.output, self.transmit.next_file) if isinstance(self.transmit, FileTransmit) else ()),
@@ -95,19 +95,23 @@ class Pipeline:
     def replace(self, plan: PipelinePlan) -> None:
         """Select and forward by a new plan from the next frame on. Ring, counters and the rate limit's bucket stay.
 
-        The plan may differ in its selection, its forward step and what is counted only. On the worker's thread, see
-        Worker.replace.
+        The plan may differ in its selection, its forward step, a tunnel's next hop and what is counted. On the
+        worker's thread, see Worker.replace.
         """
         try:
             if plan.capture.selection != self.capture.plan.selection:
                 self.capture.select(plan.capture.selection)
+            if isinstance(self.transmit, Transmit) and isinstance(plan.transmit, TunnelPlan):
+                self.transmit.follow(plan.transmit)
         except OSError as error:
             self.failure = error.strerror or str(error)
             return
         self.plan = self._matched(plan)
         self._forward.plan, self._forward.matches = self.plan.forward, self.rule_counters.row
         if self._native is not None:
-            self._native.replace(self.plan.forward, matcher(self.plan.forward, self.rule_counters.row))
+            self._native.replace(
+                self.plan.forward, matcher(self.plan.forward, self.rule_counters.row), self.transmit.native()
+            )
 
     def run(self) -> None:
         """Forward what has been captured: at most a few blocks, so that other pipelines get their turn."""
@@ -145,6 +149,11 @@ class Pipeline:
         if reason is None:
             counters.observe_latency(time.time_ns() - frame.time)
         counters.add(Slot.mirrored if reason is None else reason)
+
+    def gso_refused(self) -> int:
+        """The errno that the kernel refused GSO with, after which copies leave one by one; or 0."""
+        native = self._native  # which close() takes away, in another thread
+        return 0 if native is None else int(native.gso_refused())
 
     def note_error(self) -> None:
         """Ask the capture what is wrong with it."""

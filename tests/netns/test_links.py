@@ -8,13 +8,14 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path as File
 from typing import TypeVar
 
 import pytest
 import uvloop
 
-from mirrord.control.links import Link, Links, Path, Route, View
+from mirrord.control.links import Link, Links, Path, View
 from tests.support.topology import Host, Topology
 
 T = TypeVar("T")
@@ -53,6 +54,10 @@ def view(host: Host, *paths: Path) -> View:
     return inside(host, lambda links: links.read(paths))
 
 
+def told(seen: View) -> dict[Path, tuple[int, int, str]]:
+    return {path: (route.device, route.mtu, route.source) for path, route in seen.routes.items()}
+
+
 def test_devices_are_told_as_they_are(net: Topology) -> None:
     host, other = net.host("a"), net.host("b")
     net.link(host, "eth0", other, "eth0", mtu=1600)
@@ -61,7 +66,9 @@ def test_devices_are_told_as_they_are(net: Topology) -> None:
     host.run("tc", "qdisc", "replace", "dev", "eth0", "root", "tbf", "rate", "1mbit", "burst", "10k", "latency", "1s")
     links = view(host).links
     eth0, br0 = links["eth0"], links["br0"]
-    assert eth0 == Link("eth0", eth0.index, 1600, kind="veth", master=br0.index, learning=True, qdisc="tbf")
+    address = bytes.fromhex(host.mac("eth0").replace(":", ""))
+    bare = Link("eth0", eth0.index, 1600, kind="veth", master=br0.index, learning=True, qdisc="tbf")
+    assert eth0 == replace(bare, address=address)
     assert (br0.kind, br0.up, br0.master) == ("bridge", False, 0)
     host.run("bridge", "link", "set", "dev", "eth0", "learning", "off")
     assert view(host).links["eth0"].learning is False
@@ -89,9 +96,9 @@ def test_a_path_has_the_mtu_of_its_route_or_else_of_its_device(net: Topology) ->
     near, far, nowhere = Path("192.0.2.9", "", MARK), Path("203.0.113.9", "", MARK), Path("233.252.0.9", "", MARK)
     seen = view(host, near, far, nowhere)
     eth0, eth1 = seen.links["eth0"].index, seen.links["eth1"].index
-    assert seen.routes == {near: Route(eth0, 1600, "192.0.2.1"), far: Route(eth0, 1400, "192.0.2.1")}
+    assert told(seen) == {near: (eth0, 1600, "192.0.2.1"), far: (eth0, 1400, "192.0.2.1")}
     host.ip(f"rule add fwmark {MARK:#x} table 7")  # the copies' mark chooses their route
-    assert view(host, far).routes == {far: Route(eth1, 1500, "198.51.100.1")}
+    assert told(view(host, far)) == {far: (eth1, 1500, "198.51.100.1")}
 
 
 def listed(host: Host) -> tuple[dict[str, tuple[int, int]], set[str]]:
@@ -101,7 +108,7 @@ def listed(host: Host) -> tuple[dict[str, tuple[int, int]], set[str]]:
     return {link["ifname"]: (link["ifindex"], link["mtu"]) for link in links}, set(addresses)
 
 
-def told(seen: View) -> tuple[dict[str, tuple[int, int]], set[str]]:
+def devices_of(seen: View) -> tuple[dict[str, tuple[int, int]], set[str]]:
     return {name: (link.index, link.mtu) for name, link in seen.links.items()}, set(map(str, seen.addresses))
 
 
@@ -123,11 +130,11 @@ def test_what_was_lost_in_a_storm_is_asked_for(net: Topology) -> None:
         sockets = host.run("cat", "/proc/net/netlink").splitlines()[1:]
         assert any(int(line.split()[8]) > 0 for line in sockets), "no message was lost"
         await asyncio.wait_for(changed.wait(), 5)
-        assert told(await links.read([])) == listed(host)
+        assert devices_of(await links.read([])) == listed(host)
         changed.clear()
         host.ip("link set lo mtu 1280")
         await asyncio.wait_for(changed.wait(), 5)
-        assert told(await links.read([])) == listed(host)
+        assert devices_of(await links.read([])) == listed(host)
 
     inside(host, work)
 

@@ -5,6 +5,7 @@ client eth0 ---- nic [source] uplink ---- eth0 [collector]
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter import Selection
 from mirrord.dataplane.forward import ForwardPlan
 from mirrord.dataplane.frame import VNET
-from mirrord.dataplane.transmit import DevicePlan, TunnelPlan
+from mirrord.dataplane.transmit import SO_NO_CHECK, DevicePlan, Hop, TunnelPlan
 from mirrord.dataplane.worker import Pipeline, PipelinePlan
 from tests.support.topology import Host, Topology, acquaint
 from tests.support.wait import wait_for
@@ -27,9 +28,10 @@ from tests.support.wait import wait_for
 LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
 ENDS = IP(src="10.0.0.1", dst="10.0.0.2")
 DATAGRAMS = [bytes(LINK / ENDS / UDP(sport=1000 + n, dport=53) / bytes(200)) for n in range(40)]  # by all sockets
-SEGMENTS = 300  # more than the native core hands over at a time
+SEGMENTS = 600  # more than the native core hands over at a time
 SUPER_FRAME = bytes(LINK / ENDS / TCP(sport=5000, dport=80, flags="PA") / bytes(100 * SEGMENTS))
 COUNT = len(DATAGRAMS) + 1
+MAC = bytes.fromhex("020000000099")
 TCPV4, NEEDS_CSUM = 1, 1  # linux/virtio_net.h
 
 REFUSALS = {
@@ -39,6 +41,7 @@ REFUSALS = {
     "path MTU": ("link set dev uplink mtu 120", Slot.dropped_mtu_exceeded),
     "device down": ("link set dev uplink down", Slot.dropped_no_route),
 }
+PACKET_REFUSALS = {name: REFUSALS[name] for name in ("path MTU", "device down")}
 DEVICE_REFUSALS = {
     "MTU": ("link set dev uplink mtu 120", Slot.dropped_mtu_exceeded),
     "down": ("link set dev uplink down", Slot.dropped_send_error),
@@ -52,16 +55,23 @@ def hosts(net: Topology) -> tuple[Host, Host]:
     net.link(client, "eth0", source, "nic")
     net.link(source, "uplink", collector, "eth0", ("10.99.0.1/24", "10.99.0.2/24"))
     acquaint(source, "uplink", "10.99.0.1", collector, "eth0", "10.99.0.2")
+    source.run("ethtool", "-K", "uplink", "tx-udp-segmentation", "off")  # the device counts what the kernel cut
     return client, source
 
 
 @contextmanager
-def pipeline(source: Host, dataplane: str, *, device: bool) -> Iterator[Pipeline]:
+def pipeline(source: Host, dataplane: str, way: str) -> Iterator[Pipeline]:
+    """By the `device`, a `socket` or a `packet` socket; `joined` copies are the native plane's alone."""
+    hop = Hop("uplink", source.index("uplink"), bytes.fromhex(source.mac("uplink").replace(":", "")), MAC)
+
     def make() -> Pipeline:
         capture = CapturePlan("nic", socket.if_nametoindex("nic"), Selection(), mode="socket")  # all frames at once
-        uplink = DevicePlan("uplink", socket.if_nametoindex("uplink"))
-        transmit = uplink if device else TunnelPlan("10.99.0.2", 4789)
-        forward = ForwardPlan(encap.bare()) if device else ForwardPlan(encap.vxlan(1), overhead=42)
+        transmit: DevicePlan | TunnelPlan = DevicePlan("uplink", socket.if_nametoindex("uplink"))
+        forward = ForwardPlan(encap.bare())
+        if way != "device":
+            packet, gso = hop if "packet" in way else None, "joined" in way and dataplane == "native"
+            transmit = TunnelPlan("10.99.0.2", 4789, local="10.99.0.1", hop=packet, gso=gso)
+            forward = ForwardPlan(encap.vxlan(1), overhead=42)
         return Pipeline(PipelinePlan(capture, forward, transmit), native=dataplane == "native")
 
     made = source.call(make)
@@ -92,11 +102,11 @@ def run(pipeline: Pipeline) -> None:
     wait_for(done, "every frame is accounted for")
 
 
-@pytest.mark.parametrize("device", [False, True], ids=["udp", "device"])
-def test_nothing_refused(hosts: tuple[Host, Host], dataplane: str, device: bool) -> None:
+@pytest.mark.parametrize("way", ["socket", "socket joined", "packet", "packet joined", "device"])
+def test_nothing_refused(hosts: tuple[Host, Host], dataplane: str, way: str) -> None:
     client, source = hosts
     before = source.transmitted("uplink")
-    with pipeline(source, dataplane, device=device) as running:
+    with pipeline(source, dataplane, way) as running:
         send_all(client)
         run(running)
     assert source.transmitted("uplink") - before == len(DATAGRAMS) + SEGMENTS
@@ -105,19 +115,38 @@ def test_nothing_refused(hosts: tuple[Host, Host], dataplane: str, device: bool)
     assert running.counters[Slot.segmented] == 1
 
 
+def test_joined_copies_that_the_kernel_refuses_leave_one_by_one(hosts: tuple[Host, Host]) -> None:
+    client, source = hosts
+    before = source.transmitted("uplink")
+    with pipeline(source, "native", "socket joined") as running:
+        for sock in running.transmit.sockets:
+            sock.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)  # with which the kernel joins nothing: EINVAL, udp.c
+        send_all(client)
+        run(running)
+        assert running.gso_refused() == errno.EINVAL
+    assert source.transmitted("uplink") - before == running.counters[Slot.sent_packets] == len(DATAGRAMS) + SEGMENTS
+    assert running.counters[Slot.captured] == running.counters[Slot.mirrored] == COUNT
+
+
+@pytest.mark.parametrize("way", ["socket", "socket joined"])
 @pytest.mark.parametrize("refusal", REFUSALS)
-def test_refused_by_the_network(hosts: tuple[Host, Host], dataplane: str, refusal: str) -> None:
-    check(hosts, dataplane, *REFUSALS[refusal], device=False)
+def test_refused_by_the_network(hosts: tuple[Host, Host], dataplane: str, refusal: str, way: str) -> None:
+    check(hosts, dataplane, *REFUSALS[refusal], way)
+
+
+@pytest.mark.parametrize("refusal", PACKET_REFUSALS)
+def test_refused_to_a_packet_socket(hosts: tuple[Host, Host], dataplane: str, refusal: str) -> None:
+    check(hosts, dataplane, *REFUSALS[refusal], "packet")
 
 
 @pytest.mark.parametrize("refusal", DEVICE_REFUSALS)
 def test_refused_by_the_device(hosts: tuple[Host, Host], dataplane: str, refusal: str) -> None:
-    check(hosts, dataplane, *DEVICE_REFUSALS[refusal], device=True)
+    check(hosts, dataplane, *DEVICE_REFUSALS[refusal], "device")
 
 
-def check(hosts: tuple[Host, Host], dataplane: str, change: str, slot: Slot, *, device: bool) -> None:
+def check(hosts: tuple[Host, Host], dataplane: str, change: str, slot: Slot, way: str) -> None:
     client, source = hosts
-    with pipeline(source, dataplane, device=device) as running:
+    with pipeline(source, dataplane, way) as running:
         source.ip(change)
         send_all(client)
         run(running)

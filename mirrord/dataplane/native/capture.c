@@ -27,7 +27,7 @@ static bool have_memory(void)
 		if (buffers == MAP_FAILED)
 			buffers = NULL;
 	}
-	return batch && buffers;
+	return batch && buffers && have_outgoing();
 }
 
 void forward_one(struct pipeline *pipeline, const struct frame *frame)
@@ -76,8 +76,11 @@ static void run_block(struct pipeline *pipeline, const struct tpacket_block_desc
 			.time = header->tp_sec * UINT64_C(1000000000) + header->tp_nsec,
 		};
 
-		__builtin_prefetch(at + header->tp_next_offset);
-		__builtin_prefetch(at + header->tp_next_offset + 64);
+		/* The next frame's header and first bytes; and, if it is as long as this one, those of the one after. */
+		for (uint32_t line = 0; line < 192; line += 64) {
+			__builtin_prefetch(at + header->tp_next_offset + line);
+			__builtin_prefetch(at + 2 * header->tp_next_offset + line);
+		}
 		memcpy(&frame.vnet, frame.data - sizeof(frame.vnet), sizeof(frame.vnet));
 		set_tag(&frame, header->tp_status, header->hv1.tp_vlan_tpid, header->hv1.tp_vlan_tci);
 		forward_one(pipeline, &frame);

@@ -25,7 +25,8 @@ enum {
 	PACKET_HEADER = 28,	/* of a pcapng packet block */
 	MAX_SOCKETS = 64,
 	MAX_LAYERS = 10,	/* headers that a segment has fields in */
-	BATCH = 128,		/* messages handed to the kernel at a time */
+	BATCH = 512,		/* copies ordered and handed to the kernel at a time: the more, the longer the runs */
+	MAX_OUTER = 62,		/* Ethernet, IPv6, UDP */
 };
 
 /* counters.py: Slot. module.c gives the names to Python, which compares. */
@@ -137,17 +138,24 @@ struct facts {
 	uint32_t original;	/* bytes that it had */
 };
 
+/* What every copy needs comes first, so that most need two cache lines. */
 struct message {
-	uint8_t head[MAX_TEMPLATE + MAX_HEADERS + TAG];
 	uint32_t head_length;
 	uint32_t tail_length;
 	const uint8_t *tail;	/* in the capture's memory */
-	uint8_t trailer[MAX_TRAILER];
-	uint32_t trailer_length;
 	uint64_t flow;
 	uint64_t time;
 	bool last;		/* of its frame's copies */
+	uint8_t lane;		/* which of the transmit's; send_batch fills it */
+	uint32_t trailer_length;
+	uint8_t head[MAX_TEMPLATE + MAX_HEADERS + TAG];
+	uint8_t trailer[MAX_TRAILER];
 };
+
+static inline uint32_t length_of(const struct message *message)
+{
+	return message->head_length + message->tail_length;
+}
 
 /* Copies on their way. flush() empties it; forward() calls it when there is no room. */
 struct batch {
@@ -236,17 +244,50 @@ uint32_t packet_trailer(const struct facts *facts, uint8_t *trailer);
 struct outcome forward(const struct plan *plan, struct state *state, const struct frame *frame, struct batch *batch);
 __int128 bucket_depth(uint64_t rate);
 
-/* transmit.c */
+/* outer.c: the headers before a copy that leaves by a packet socket; elsewhere they are the kernel's. */
+struct outer {
+	uint8_t header[MAX_OUTER];
+	uint32_t length;	/* 0: none */
+	bool udp;
+	uint16_t id;		/* of the next IPv4 packet */
+	uint32_t ip_sum;	/* of the IPv4 header but for length and id */
+	uint32_t pseudo_sum;	/* of the UDP pseudo-header but for the length */
+};
+
+struct outer_head {
+	struct vnet vnet;
+	uint8_t header[MAX_OUTER];
+};
+
+bool open_outer(struct outer *outer, const uint8_t *header, size_t length);
+/* The headers of `copies` copies in one message, each `segment` bytes long but the last; `payload` bytes in all. */
+void write_outer(struct outer *outer, struct outer_head *head, uint16_t port, uint32_t payload, uint32_t segment,
+		 uint32_t copies);
+
+/* transmit.c: a lane is what copies of one flow leave by: a socket, or a source port of the packet socket. */
 struct transmit {
 	int sockets[MAX_SOCKETS];
-	uint32_t socket_count;
+	uint16_t ports[MAX_SOCKETS];
+	uint32_t lanes;
+	int packet;		/* the packet socket, or -1 */
+	struct outer outer;
+	bool gso;
+	int gso_refused;	/* the errno that GSO was refused with, or 0 */
 	int32_t overhead;
 	bool failed;		/* a copy of the frame at hand was refused */
 	uint64_t *counters;
 };
 
+/* The thread's own working memory, which send_batch needs; false when there is none. */
+bool have_outgoing(void);
 void send_batch(struct batch *batch, void *transmit);
 void observe_latency(uint64_t *counters, uint64_t time, uint64_t now);
+
+/* coalesce.c */
+/* The messages from `first` on in order of their lane; those of one lane, and so of one flow, as they came. */
+void order_by_lane(struct batch *batch, uint32_t first, uint32_t lanes, struct message **row, uint32_t *ends);
+/* How many of the row's first copies may leave as one message: all of one lane and length but a shorter last one. */
+uint32_t run_length(struct message *const *row, uint32_t count);
 
 /* file.c: Output of file.py, which Python reads and writes between two turns and in next(). */
 struct output {

@@ -9,7 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { VECTORS = 3 };	/* of a block */
+enum { VECTORS = 3, MOST_BLOCKS = 1024 / VECTORS };	/* of a block; in one call, by UIO_MAXIOV */
 
 static int64_t block_length(const struct message *message)
 {
@@ -26,13 +26,13 @@ static uint32_t refuse(struct file *file, const struct batch *batch, uint32_t ne
 	return next + !file->failed;
 }
 
-/* How many of the messages from `first` on the file may still take. A file without a packet takes any. */
+/* How many of the messages from `first` on the file may still take in one call. A file without a packet takes any. */
 static uint32_t fitting(const struct output *output, const struct batch *batch, uint32_t first)
 {
 	int64_t written = output->written;
 	uint32_t n = first;
 
-	for (; n < batch->count; n++) {
+	for (; n < batch->count && n - first < MOST_BLOCKS; n++) {
 		int64_t length = block_length(&batch->messages[n]);
 
 		if (output->limit && written > output->start && written + length > output->limit)
@@ -45,7 +45,7 @@ static uint32_t fitting(const struct output *output, const struct batch *batch, 
 /* A write that stops in a block is cut back to the last whole one, so that a reader finds nothing but whole blocks. */
 static uint32_t write_some(struct output *output, const struct message *messages, uint32_t count)
 {
-	struct iovec vectors[BATCH * VECTORS], *vector = vectors;
+	struct iovec vectors[MOST_BLOCKS * VECTORS], *vector = vectors;
 	int64_t length = 0;
 	uint32_t whole = 0;
 

@@ -141,20 +141,6 @@ typedef struct {
 	PyObject *next_file;
 } Pipeline;
 
-static bool read_sockets(PyObject *sockets, struct transmit *transmit)
-{
-	Py_ssize_t count = PyTuple_Size(sockets);
-
-	if (count > MAX_SOCKETS) {
-		PyErr_SetString(PyExc_ValueError, "64 sockets at most");
-		return false;
-	}
-	for (Py_ssize_t n = 0; n < count; n++)
-		transmit->sockets[n] = (int)PyLong_AsLong(PyTuple_GetItem(sockets, n));
-	transmit->socket_count = (uint32_t)count;
-	return !PyErr_Occurred();
-}
-
 /* Called in the middle of a turn, which runs without the GIL. */
 static void call_next_file(void *self)
 {
@@ -185,25 +171,25 @@ static bool open_output(Pipeline *self, PyObject *output, PyObject *next_file)
 
 static PyObject *Pipeline_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
-	PyObject *plan, *matcher, *ring, *sockets, *counters, *output = Py_None, *next_file = Py_None;
+	PyObject *plan, *matcher, *ring, *transmit, *counters, *output = Py_None, *next_file = Py_None;
 	int descriptor, ip_header;
 	unsigned int block_size, tunnel;
 
 	(void)keywords;
-	if (!PyArg_ParseTuple(arguments, "OOiOIO!OIp|OO", &plan, &matcher, &descriptor, &ring, &block_size, &PyTuple_Type,
-			      &sockets, &counters, &tunnel, &ip_header, &output, &next_file))
+	if (!PyArg_ParseTuple(arguments, "OOiOIOOIp|OO", &plan, &matcher, &descriptor, &ring, &block_size,
+			      &transmit, &counters, &tunnel, &ip_header, &output, &next_file))
 		return NULL;
 	allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
 	Pipeline *self = (Pipeline *)allocate(type, 0);
 	if (!self)
 		return NULL;
 	struct pipeline *pipeline = &self->pipeline;
-	if (!read_plan(plan, matcher, &pipeline->plan) || !read_sockets(sockets, &pipeline->transmit) ||
+	if (!read_plan(plan, matcher, &pipeline->plan) || !read_transmit(transmit, &pipeline->transmit) ||
 	    PyObject_GetBuffer(counters, &self->counters, PyBUF_WRITABLE) < 0 ||
 	    (ring != Py_None && PyObject_GetBuffer(ring, &self->ring, PyBUF_WRITABLE) < 0) ||
 	    (output != Py_None && !open_output(self, output, next_file)))
 		goto failed;
-	if (!pipeline->file.output && !pipeline->transmit.socket_count) {
+	if (!pipeline->file.output && !pipeline->transmit.lanes) {
 		PyErr_SetString(PyExc_ValueError, "neither sockets nor an output");
 		goto failed;
 	}
@@ -256,10 +242,11 @@ static PyObject *Pipeline_run(PyObject *object, PyObject *unused)
 static PyObject *Pipeline_replace(PyObject *object, PyObject *arguments)
 {
 	struct pipeline *pipeline = &((Pipeline *)object)->pipeline;
-	PyObject *plan, *matcher;
+	PyObject *plan, *matcher, *transmit;
+	struct transmit way = { .packet = -1 };
 	struct plan next;
 
-	if (!PyArg_ParseTuple(arguments, "OO", &plan, &matcher))
+	if (!PyArg_ParseTuple(arguments, "OOO", &plan, &matcher, &transmit) || !read_transmit(transmit, &way))
 		return NULL;
 	if (!read_plan(plan, matcher, &next)) {
 		clear_plan(&next);
@@ -267,21 +254,33 @@ static PyObject *Pipeline_replace(PyObject *object, PyObject *arguments)
 	}
 	clear_plan(&pipeline->plan);
 	pipeline->plan = next;
-	pipeline->transmit.overhead = next.overhead;
+	way.counters = pipeline->counters;
+	way.overhead = next.overhead;
+	way.outer.id = pipeline->transmit.outer.id;
+	pipeline->transmit = way;
 	Py_RETURN_NONE;
+}
+
+static PyObject *Pipeline_gso_refused(PyObject *object, PyObject *unused)
+{
+	(void)unused;
+	return PyLong_FromLong(((Pipeline *)object)->pipeline.transmit.gso_refused);
 }
 
 static PyMethodDef pipeline_methods[] = {
 	{ "run", Pipeline_run, METH_NOARGS, "Forward what has been captured: at most a few blocks. Without the GIL." },
-	{ "replace", Pipeline_replace, METH_VARARGS, "replace(plan, matcher): forward by another plan from now on." },
+	{ "replace", Pipeline_replace, METH_VARARGS,
+	  "replace(plan, matcher, transmit): forward by another plan, and another way, from now on." },
+	{ "gso_refused", Pipeline_gso_refused, METH_NOARGS,
+	  "The errno that the kernel refused GSO with, after which copies leave one by one; or 0." },
 	{ NULL, NULL, 0, NULL },
 };
 
-PyDoc_STRVAR(pipeline_doc, "Pipeline(plan, matcher, descriptor, ring or None, block_size, sockets, counters,\n"
+PyDoc_STRVAR(pipeline_doc, "Pipeline(plan, matcher, descriptor, ring or None, block_size, transmit, counters,\n"
 			   "         tunnel, ip_header, output=None, next_file=None)\n\n"
-			   "The way of frames from one packet socket, or the raw socket where a tunnel ends, to a row of\n"
-			   "sockets, or to a file (output, see file.py; next_file is called when it is full). The caller keeps\n"
-			   "them open, and lets one thread at a time in.");
+			   "The way of frames from one packet socket, or the raw socket where a tunnel ends, to a\n"
+			   "transmit (see Transmit.native), or to a file (output, see file.py; next_file is called when it is\n"
+			   "full). The caller keeps them open, and lets one thread at a time in.");
 
 static PyType_Slot pipeline_slots[] = {
 	{ Py_tp_doc, (void *)pipeline_doc },

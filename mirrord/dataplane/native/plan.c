@@ -1,4 +1,4 @@
-/* A plan of Python's (forward.py: ForwardPlan) into one of the core's. */
+/* What Python planned (forward.py: ForwardPlan, transmit.py: Transmit.native) into the core's own. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
@@ -164,5 +164,40 @@ bool read_plan(PyObject *object, PyObject *matcher, struct plan *plan)
 	plan->sampling_rate = (uint32_t)sampling_rate;
 	plan->strip_tag = strip_tag;
 	plan->push_tag = (uint32_t)push_tag;
+	return true;
+}
+
+static bool read_lanes(PyObject *sockets, PyObject *ports, struct transmit *transmit)
+{
+	Py_ssize_t count = PyTuple_Size(sockets);
+
+	if (count > MAX_SOCKETS || PyTuple_Size(ports) != count) {
+		PyErr_SetString(PyExc_ValueError, "64 sockets at most, and a port for each");
+		return false;
+	}
+	for (Py_ssize_t n = 0; n < count; n++) {
+		transmit->sockets[n] = (int)PyLong_AsLong(PyTuple_GetItem(sockets, n));
+		transmit->ports[n] = (uint16_t)PyLong_AsUnsignedLong(PyTuple_GetItem(ports, n));
+	}
+	transmit->lanes = (uint32_t)count;
+	return !PyErr_Occurred();
+}
+
+bool read_transmit(PyObject *description, struct transmit *transmit)
+{
+	PyObject *sockets, *ports;
+	const char *outer;
+	Py_ssize_t length;
+	int gso;
+
+	if (!PyArg_ParseTuple(description, "O!O!iy#p", &PyTuple_Type, &sockets, &PyTuple_Type, &ports,
+			      &transmit->packet, &outer, &length, &gso) ||
+	    !read_lanes(sockets, ports, transmit))
+		return false;
+	transmit->gso = gso;
+	if (transmit->packet >= 0 && !open_outer(&transmit->outer, (const uint8_t *)outer, (size_t)length)) {
+		PyErr_SetString(PyExc_ValueError, "not the headers of a packet");
+		return false;
+	}
 	return true;
 }

@@ -1,20 +1,31 @@
-/* Copies out of the host: a batch over a row of sockets, many messages to a system call. */
+/* Copies out of the host: a batch over a row of sockets, or one packet socket, many messages to a system call. */
 #define _GNU_SOURCE
 #include "core.h"
 
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/udp.h>
 #include <poll.h>
+#include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <time.h>
 
-enum { PATIENCE_MILLISECONDS = 10, ATTEMPTS = 4, REFUSED_ATTEMPTS = 64 };
+enum {
+	PATIENCE_MILLISECONDS = 10,
+	ATTEMPTS = 4,
+	REFUSED_ATTEMPTS = 64,
+	SMALL = 256,	/* bytes of a copy that cost less to put together here than as a vector of the kernel's */
+};
 
 static const uint64_t FIRST_BOUND = 50000;	/* counters.py: LATENCY_BOUNDS */
 
-static int dropped_by(int error)
+static int dropped_by(const struct transmit *transmit, int error)
 {
 	switch (error) {
+	case ENETDOWN:
+	case ENXIO:	/* what a routed socket calls a device that is down, or gone */
+		return transmit->outer.length ? DROPPED_NO_ROUTE : DROPPED_SEND_ERROR;
 	case ENETUNREACH:
 	case EHOSTUNREACH:
 		return DROPPED_NO_ROUTE;
@@ -70,77 +81,166 @@ static int send_some(int descriptor, struct mmsghdr *messages, unsigned int coun
 	return -error;
 }
 
-/* The messages from `first` on in order of their socket; those of one socket, and so of one flow, as they came. */
-static void order_by_socket(const struct batch *batch, uint32_t first, uint32_t sockets, uint16_t *order,
-			    uint32_t *ends)
+/* What sendmmsg takes, built from a row of copies; `copies` says how many of them are in each message. */
+struct outgoing {
+	struct mmsghdr messages[BATCH];
+	uint32_t copies[BATCH];
+	struct iovec vectors[3 * BATCH];
+	uint8_t gathered[BATCH * (sizeof(struct outer_head) + SMALL)] __attribute__((aligned(8)));
+	uint8_t controls[BATCH][CMSG_SPACE(sizeof(uint16_t))] __attribute__((aligned(8)));
+};
+
+static _Thread_local struct outgoing *outgoing;
+
+bool have_outgoing(void)
 {
-	uint32_t starts[MAX_SOCKETS] = { 0 }, start = 0;
-
-	for (uint32_t n = first; n < batch->count; n++)
-		starts[(batch->messages[n].flow >> 32) % sockets]++;
-	for (uint32_t n = 0; n < sockets; n++) {
-		uint32_t size = starts[n];
-
-		starts[n] = start;
-		start += size;
-		ends[n] = start;
-	}
-	for (uint32_t n = first; n < batch->count; n++)
-		order[starts[(batch->messages[n].flow >> 32) % sockets]++] = (uint16_t)n;
+	if (!outgoing)
+		outgoing = malloc(sizeof(*outgoing));
+	return outgoing;
 }
 
-/* Send one socket's messages. A frame is mirrored when its last copy was accepted, and lost with the first that was not:
- * the rest of its copies are then not sent. Only the frame that the batch ends in may have copies yet to come. */
-static void send_row(struct transmit *transmit, int descriptor, struct message *const *row, struct mmsghdr *headers,
-		     uint32_t count)
+/* Have the kernel cut the message into datagrams of this size. */
+static void ask_for_segments(struct msghdr *message, uint8_t *memory, uint16_t size)
+{
+	struct cmsghdr *control = (void *)memory;
+
+	control->cmsg_len = CMSG_LEN(sizeof(size));
+	control->cmsg_level = IPPROTO_UDP;
+	control->cmsg_type = UDP_SEGMENT;
+	memcpy(CMSG_DATA(control), &size, sizeof(size));
+	message->msg_control = memory;
+	message->msg_controllen = CMSG_SPACE(sizeof(size));
+}
+
+static uint8_t *gather(const struct message *message, uint8_t *at)
+{
+	memcpy(at, message->head, message->head_length);
+	memcpy(at + message->head_length, message->tail, message->tail_length);
+	return at + message->head_length + message->tail_length;
+}
+
+static uint8_t *align(uint8_t *at)
+{
+	return (uint8_t *)(((uintptr_t)at + 7) & ~(uintptr_t)7);
+}
+
+/* Build messages of the row's copies, runs of them where GSO is on, but the first `lone` each on its own. Gives the
+ * messages' number. */
+static uint32_t build(struct transmit *transmit, struct message *const *row, uint32_t count, uint32_t lone)
+{
+	struct iovec *vector = outgoing->vectors;
+	uint8_t *at = outgoing->gathered;
+	uint32_t messages = 0;
+
+	for (uint32_t n = 0; n < count; messages++) {
+		uint32_t copies = transmit->gso && n >= lone ? run_length(row + n, count - n) : 1, end = n + copies;
+		uint32_t segment = length_of(row[n]), payload = (copies - 1) * segment + length_of(row[end - 1]);
+		struct msghdr *message = &outgoing->messages[messages].msg_hdr;
+
+		*message = (struct msghdr){ .msg_iov = vector };
+		*vector = (struct iovec){ at, 0 };
+		if (transmit->packet >= 0) {
+			write_outer(&transmit->outer, (void *)at, transmit->ports[row[n]->lane], payload, segment, copies);
+			at += sizeof(struct vnet) + transmit->outer.length;
+		} else if (copies > 1) {
+			ask_for_segments(message, outgoing->controls[messages], (uint16_t)segment);
+		}
+		for (; n < end && segment <= SMALL; n++)
+			at = gather(row[n], at);
+		vector->iov_len = (size_t)(at - (uint8_t *)vector->iov_base);
+		at = align(at);
+		vector += vector->iov_len > 0;
+		for (; n < end; n++) {
+			*vector++ = (struct iovec){ row[n]->head, row[n]->head_length };
+			*vector++ = (struct iovec){ (void *)(uintptr_t)row[n]->tail, row[n]->tail_length };
+		}
+		message->msg_iovlen = (size_t)(vector - message->msg_iov);
+		outgoing->copies[messages] = copies;
+	}
+	return messages;
+}
+
+/* These copies were accepted. A frame is mirrored when its last one was. */
+static void count_sent(const struct transmit *transmit, struct message *const *row, uint32_t copies, uint64_t now)
 {
 	uint64_t *counters = transmit->counters;
+
+	for (uint32_t n = 0; n < copies; n++) {
+		counters[SENT_PACKETS]++;
+		counters[SENT_BYTES] += length_of(row[n]) + transmit->overhead;
+		if (row[n]->last) {
+			counters[MIRRORED]++;
+			observe_latency(counters, row[n]->time, now);
+		}
+	}
+}
+
+/* These copies were refused: each frame they belong to is lost, and the rest of its copies is not sent. Only the frame
+ * that the batch ends in may have copies yet to come. Gives the number of copies stepped over. */
+static uint32_t count_lost(struct transmit *transmit, struct message *const *row, uint32_t count, uint32_t refused,
+			   int error)
+{
 	uint32_t next = 0;
 
+	while (next < refused) {
+		transmit->counters[dropped_by(transmit, error)]++;
+		while (!row[next]->last && next + 1 < count && row[next + 1]->lane == row[next]->lane)
+			next++;
+		transmit->failed |= !row[next]->last;
+		next++;
+	}
+	return next;
+}
+
+/* Whether copies that were refused together may be taken one by one: not when there is no room for any. */
+static bool worth_parting(int error)
+{
+	return error != EAGAIN && error != ENOBUFS;
+}
+
+static void send_row(struct transmit *transmit, int descriptor, struct message *const *row, uint32_t count)
+{
+	uint32_t next = 0, lone = 0;	/* copies up to this one leave one by one */
+
 	while (next < count) {
-		int sent = send_some(descriptor, headers + next, count - next);
+		uint32_t messages = build(transmit, row + next, count - next, lone > next ? lone - next : 0);
+		int sent = send_some(descriptor, outgoing->messages, messages);
+		uint32_t copies = outgoing->copies[0];
 		struct timespec clock;
 
 		clock_gettime(CLOCK_REALTIME, &clock);
 		uint64_t now = (uint64_t)clock.tv_sec * 1000000000u + (uint64_t)clock.tv_nsec;
-		for (int n = 0; n < sent; n++, next++) {
-			counters[SENT_PACKETS]++;
-			counters[SENT_BYTES] += row[next]->head_length + row[next]->tail_length + transmit->overhead;
-			if (row[next]->last) {
-				counters[MIRRORED]++;
-				observe_latency(counters, row[next]->time, now);
+		for (int n = 0; n < sent; n++) {
+			count_sent(transmit, row + next, outgoing->copies[n], now);
+			next += outgoing->copies[n];
+		}
+		if (sent > 0)
+			continue;
+		if (copies > 1 && worth_parting(-sent)) {
+			lone = next + copies;
+			if (sent == -EIO || sent == -EINVAL) {
+				transmit->gso = false;
+				transmit->gso_refused = -sent;
 			}
+			continue;
 		}
-		if (sent < 0) {
-			counters[dropped_by(-sent)]++;
-			while (next < count && !row[next]->last)
-				next++;
-			transmit->failed |= next == count;	/* another socket's may have failed before */
-			next++;
-		}
+		next += count_lost(transmit, row + next, count - next, copies, -sent);
 	}
 }
 
 void send_batch(struct batch *batch, void *context)
 {
 	struct transmit *transmit = context;
-	struct mmsghdr headers[BATCH];
-	struct iovec vectors[BATCH][2];
 	struct message *row[BATCH];
-	uint16_t order[BATCH];
 	uint32_t ends[MAX_SOCKETS], first = 0, start = 0;
 
 	while (transmit->failed && first < batch->count)
 		transmit->failed = !batch->messages[first++].last;
-	order_by_socket(batch, first, transmit->socket_count, order, ends);
-	for (uint32_t n = 0; n < batch->count - first; n++) {
-		row[n] = &batch->messages[order[n]];
-		vectors[n][0] = (struct iovec){ row[n]->head, row[n]->head_length };
-		vectors[n][1] = (struct iovec){ (void *)(uintptr_t)row[n]->tail, row[n]->tail_length };
-		headers[n] = (struct mmsghdr){ .msg_hdr = { .msg_iov = vectors[n], .msg_iovlen = 2 } };
-	}
-	for (uint32_t n = 0; n < transmit->socket_count; n++) {
-		send_row(transmit, transmit->sockets[n], row + start, headers + start, ends[n] - start);
+	order_by_lane(batch, first, transmit->lanes, row, ends);
+	if (transmit->packet >= 0)
+		send_row(transmit, transmit->packet, row, batch->count - first);
+	for (uint32_t n = 0; transmit->packet < 0 && n < transmit->lanes; n++) {
+		send_row(transmit, transmit->sockets[n], row + start, ends[n] - start);
 		start = ends[n];
 	}
 	batch->count = 0;
