@@ -62,7 +62,7 @@ class Root:
     @property
     def enter(self) -> Sequence[str]:
         """The words before a command that is to run here."""
-        return ("nsenter", f"--target={self._pid}", "--mount", "--root", "--wd=/", "--")
+        return ("nsenter", f"--target={self._pid}", "--mount", "--root", "--wd", "--")
 
     def run(self, *command: str, seconds: float = 60.0) -> str:
         """What the command prints, errors included; AssertionError shows it when the command fails."""
