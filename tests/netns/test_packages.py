@@ -25,6 +25,8 @@ from tests.support.topology import Topology, acquaint, receive_vxlan
 from tests.support.unit import Unit
 from tests.support.wait import wait_for
 
+pytestmark = pytest.mark.timeout(300)  # it builds everything first
+
 FRAME = udp_frame(("02:00:00:00:00:01", "10.1.0.1", 1000), ("02:00:00:00:00:02", "10.1.0.2", 2000), length=100)
 SESSION = """
 [[mirrors.first.sessions]]
@@ -42,7 +44,7 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     environment = {**os.environ, "DEB_COMPRESSION": "none", "MIRRORD_REQUIRE_NATIVE": "1"}
     command = ["make", "--assume-old=venv", "deb", f"DIST={made}"]
     done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return made

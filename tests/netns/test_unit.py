@@ -103,7 +103,8 @@ def under(directory: Path, hosts: tuple[Host, Host]) -> Iterator[Under]:  # noqa
 
         def make(*files: Path) -> Sequence[str]:
             confine = [sys.executable, str(ROOT / "tests/support/unit.py"), *map(str, files), "--"]
-            return [*root.enter, *Unit(*files).setpriv(USER), *confine]
+            bare = ["env", "--ignore-environment", f"PATH={os.environ['PATH']}"]  # as systemd's; no coverage either
+            return [*root.enter, *bare, *Unit(*files).setpriv(USER), *confine]
 
         yield make
 
