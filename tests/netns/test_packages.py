@@ -108,6 +108,7 @@ def test_the_debian_package_from_install_to_purge(
     root.run("dpkg", "--install", str(deb))
     assert root.run("systemd-analyze", "verify", "--man=no", *units(root)) == ""
     assert (root / "etc/systemd/system/multi-user.target.wants/mirrord.service").is_symlink()
+    assert "complete" in (root / "usr/share/bash-completion/completions/mirrorctl").read_text()
     assert not (root / "etc/systemd/system/sockets.target.wants/mirrord.socket").exists()
 
     (root / "etc/mirrord/conf.d/first.toml").write_text(SESSION)
