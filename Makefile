@@ -4,6 +4,8 @@ PYTHON ?= python3
 export PYTHON
 export MIRRORD_REQUIRE_NATIVE = 1
 
+DIST ?= dist
+
 native = $(wildcard mirrord/dataplane/native/*.[ch])
 ready = .venv/.ready
 
@@ -12,6 +14,8 @@ help:
 	@echo "make demo      a client, a source and a collector: see mirrored packets arrive"
 	@echo "make test      every test"
 	@echo "make lint      ruff, mypy, C warnings"
+	@echo "make wheel     the source archive and the wheel, in dist/"
+	@echo "make deb       the Debian package, in dist/"
 	@echo "make bench     what it costs, measured"
 	@echo "make sanitize  the frame tests, with the native core under ASan and UBSan"
 
@@ -38,6 +42,15 @@ lint: venv
 	.venv/bin/mypy
 	CFLAGS=-Werror .venv/bin/python setup.py -q build_ext --force --build-lib build/lint --build-temp build/lint
 
+wheel: venv
+	rm -f $(DIST)/mirrord-*.whl $(DIST)/mirrord-*.tar.gz
+	.venv/bin/python -m build --outdir $(DIST)
+	PATH=$(CURDIR)/.venv/bin:$$PATH auditwheel repair --wheel-dir $(DIST) $(DIST)/mirrord-*-linux_*.whl # says which glibc it needs
+	rm $(DIST)/mirrord-*-linux_*.whl
+
+deb: wheel
+	packaging/debian/build $(DIST)/mirrord-*.whl $(DIST)
+
 bench: venv
 	@tests/setup bench
 	.venv/bin/python -m bench
@@ -47,6 +60,6 @@ sanitize: venv
 	tests/sanitize
 
 clean:
-	rm -rf .venv build *.egg-info mirrord/dataplane/*.so
+	rm -rf .venv build dist *.egg-info mirrord/dataplane/*.so
 
-.PHONY: help venv demo test lint bench sanitize clean
+.PHONY: help venv demo test lint wheel deb bench sanitize clean

@@ -58,7 +58,7 @@ def daemon(dataplane: str, tmp_path: Path, net: Topology) -> Iterator[MakeDaemon
         def make(host: Host, configuration: str, *, up: bool = True, **settings: Setting) -> Daemon:
             directory = tmp_path / f"mirrord-{host.label}"
             directory.mkdir()
-            made = Daemon(host, directory, configuration, up=up, **{"dataplane": dataplane, **settings})
+            made = Daemon(host, directory, configuration, up=up, under=(), **{"dataplane": dataplane, **settings})
             running.callback(made.stop)
             return made
 

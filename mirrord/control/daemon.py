@@ -21,7 +21,7 @@ import uvloop
 from aiohttp import web
 
 from mirrord import __version__
-from mirrord.control import api, config, logs, metrics
+from mirrord.control import api, config, limits, logs, metrics
 from mirrord.control.activation import READ_ONLY_SOCKET, SOCKET, activated, listen
 from mirrord.control.changes import Changes
 from mirrord.control.links import Links
@@ -64,6 +64,8 @@ def main(path: str, log_format: str, *, check: bool) -> None:
     logs.level(loaded.config.daemon.log_level)
     try:
         require_capabilities()
+        limits.raise_descriptors()
+        limits.require_nice(loaded.config.daemon.nice)
         dataplane = choose_dataplane(loaded.config.daemon.dataplane)
         uvloop.run(run(path, loaded, dataplane))
     except HostError as error:

@@ -315,7 +315,7 @@ class _Picture:
         return routes
 
     def _may_ask(self, link: Link, hop: Neighbour) -> bool:
-        """Without a link-local address that is ready, the kernel's question would fail, and come again after a second."""
+        """Without a link-local address that is ready, the kernel's question would fail, and come a second later."""
         ready = any(one.version == 6 and one.is_link_local for one in self._addresses.get(link.index, ()))
         return link.resolves and (ip_address(hop.address).version == 4 or ready)
 

@@ -1,6 +1,6 @@
 """Sockets of another network namespace: a socket stays where it was opened, whichever thread uses it.
 
-network_namespaces(7), setns(2), which needs CAP_SYS_ADMIN
+network_namespaces(7), setns(2), which needs CAP_SYS_ADMIN; another user's process also needs CAP_SYS_PTRACE (proc(5))
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
+LACKS = "needs {}, which the drop-in netns.conf adds to the systemd unit"
 CLONE_NEWNET = 0x40000000  # linux/sched.h
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -28,14 +29,17 @@ class Netns(NamedTuple):
 
 
 def find(name: str) -> Netns:
-    """The namespace of this name, process id or path. FileNotFoundError when there is none."""
+    """The namespace of this name, process id or path. FileNotFoundError when there is none, PermissionError."""
     if name.startswith("/"):
         path = name
     elif name.isdecimal():
         path = f"/proc/{name}/ns/net"
     else:
         path = f"/run/netns/{name}"
-    return Netns(path, Path(path).stat().st_ino)
+    try:
+        return Netns(path, Path(path).stat().st_ino)
+    except PermissionError as error:
+        raise PermissionError(error.errno, LACKS.format("CAP_SYS_PTRACE"), path) from error
 
 
 def enter(netns: Netns) -> None:
@@ -46,7 +50,8 @@ def enter(netns: Netns) -> None:
             raise OSError(errno.ENOENT, "the network namespace was replaced", netns.path)
         if _libc.setns(descriptor, CLONE_NEWNET):
             number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), netns.path)
+            text = LACKS.format("CAP_SYS_ADMIN") if number == errno.EPERM else os.strerror(number)
+            raise OSError(number, text, netns.path)
     finally:
         os.close(descriptor)
 

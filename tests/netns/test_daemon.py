@@ -219,7 +219,7 @@ def fails(host: Host, file: Path, *before: str) -> list[str]:
     return host.run("sh", "-c", script, str(ROOT), *command, seconds=30).splitlines()
 
 
-def write(directory: Path, text: str = "", **settings: str) -> Path:
+def write(directory: Path, text: str = "", **settings: str | int) -> Path:
     table = {"socket": str(directory / "s.sock"), "state": str(directory / "s.db"), "metrics": "", **settings}
     lines = [f"{key} = {json.dumps(value)}" for key, value in table.items()]
     (directory / "m.toml").write_text("\n".join(["[daemon]", "include = []", *lines, text]))
@@ -234,6 +234,11 @@ def test_what_keeps_it_from_running_is_said_in_one_line(net: Topology, tmp_path:
     ]
     assert fails(host, write(tmp_path), "setpriv", "--bounding-set=-net_raw") == [
         "mirrord: no privilege: needs CAP_NET_RAW; run it as root or by its systemd unit",
+        "exit status 1",
+    ]
+    no_nice = ["prlimit", "--nice=0", "setpriv", "--bounding-set=-sys_nice"]
+    assert fails(host, write(tmp_path, nice=-5), *no_nice) == [
+        "mirrord: daemon.nice: -5 is not allowed: needs CAP_SYS_NICE, or LimitNICE=-5 in the systemd unit",
         "exit status 1",
     ]
     with host.open_socket(socket.AF_INET, socket.SOCK_STREAM) as other:

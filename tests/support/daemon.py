@@ -7,6 +7,7 @@ import json
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.support.metrics import Metrics
@@ -21,11 +22,18 @@ class Daemon:
     """`mirrord -c FILE` in a host. Made: it said READY=1, and every session that it shows is up.
 
     `configuration` is TOML; its [daemon] table is written here: sockets and state in `directory`, and `settings`.
-    With `up` off, sessions may be waiting: the caller looks for itself.
+    With `up` off, sessions may be waiting: the caller looks for itself. `under` are words before the command.
     """
 
     def __init__(
-        self, host: Host, directory: Path, configuration: str, *, up: bool = True, **settings: Setting
+        self,
+        host: Host,
+        directory: Path,
+        configuration: str,
+        *,
+        up: bool = True,
+        under: Sequence[str] = (),
+        **settings: Setting,
     ) -> None:
         self.host = host
         self.file = directory / "mirrord.toml"
@@ -42,9 +50,10 @@ class Daemon:
         self.file.write_text(f"[daemon]\n{table}\n\n{configuration}")
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
             notify.bind(str(directory / "notify.sock"))
+            (directory / "notify.sock").chmod(0o777)  # as systemd's own
             notify.setblocking(False)
             self._process = host.spawn(
-                "env", f"NOTIFY_SOCKET={directory / 'notify.sock'}", "PYTHONUNBUFFERED=1", f"PYTHONPATH={ROOT}",
+                *under, "env", f"NOTIFY_SOCKET={directory / 'notify.sock'}", "PYTHONUNBUFFERED=1", f"PYTHONPATH={ROOT}",
                 sys.executable, "-m", "mirrord.control.daemon", "-c", str(self.file),
                 directory=directory,
             )  # fmt: skip

@@ -1,0 +1,150 @@
+"""What a person installs: the source archive, the wheel and the Debian package, each built as `make deb` builds it.
+
+The package goes into a throw-away root with dpkg, and through its life there: install, first mirrored frame, upgrade,
+removal, purge.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mirrord import __version__
+from tests.conftest import MakeSniffer
+from tests.support.daemon import ROOT
+from tests.support.root import Root
+from tests.support.send import send, udp_frame
+from tests.support.topology import Topology, acquaint, receive_vxlan
+from tests.support.unit import Unit
+from tests.support.wait import wait_for
+
+pytestmark = pytest.mark.timeout(300)  # it builds everything first
+
+FRAME = udp_frame(("02:00:00:00:00:01", "10.1.0.1", 1000), ("02:00:00:00:00:02", "10.1.0.2", 2000), length=100)
+SESSION = """
+[[mirrors.first.sessions]]
+name = "frame"
+source = "nic"
+destination = { type = "vxlan", remote = "192.0.2.2", vni = 1 }
+"""
+UNIT = "lib/systemd/system/mirrord.service"
+
+
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("dist")
+    # The environment that runs the tests is ready; compressing the package takes long, and nothing is learnt from it.
+    environment = {**os.environ, "DEB_COMPRESSION": "none", "MIRRORD_REQUIRE_NATIVE": "1"}
+    command = ["make", "--assume-old=venv", "deb", f"DIST={made}"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return made
+
+
+@pytest.fixture(scope="module")
+def deb(dist: Path) -> Path:
+    (made,) = dist.glob("*.deb")
+    return made
+
+
+@pytest.fixture
+def root(dist: Path) -> Iterator[Root]:
+    with Root(dist) as made:
+        yield made
+
+
+def test_the_wheel_is_for_every_python_and_runs_in_an_environment_of_its_own(dist: Path, tmp_path: Path) -> None:
+    (wheel,) = dist.glob("*.whl")
+    assert wheel.name.startswith(f"mirrord-{__version__}-cp311-abi3-manylinux")
+    with tarfile.open(dist / f"mirrord-{__version__}.tar.gz") as archive:
+        for file in ("mirrord/dataplane/native/core.h", "systemd/mirrord.service", "config/mirrord.toml", "LICENSE"):
+            assert f"mirrord-{__version__}/{file}" in archive.getnames()
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path)], check=True)
+    pip = [sys.executable, "-m", "pip", "--python", str(tmp_path / "bin/python")]  # as pipx, with a pip of its own
+    subprocess.run([*pip, "install", "--quiet", "--no-compile", str(wheel)], check=True)
+    for command in ("mirrord", "mirrorctl"):
+        said = subprocess.run(
+            [tmp_path / "bin" / command, "--version"], capture_output=True, text=True, check=True, cwd=tmp_path
+        ).stdout
+        assert said == f"{command}, version {__version__}\n"
+    loaded = "from mirrord.dataplane import native; print(native.missing or 'native')"
+    said = subprocess.run(
+        [tmp_path / "bin/python", "-I", "-c", loaded], capture_output=True, text=True, check=True
+    ).stdout
+    assert said == "native\n"
+
+
+def upgraded(deb: Path, directory: Path) -> Path:
+    """The package once more, as a later version."""
+    later = directory / "later.deb"
+    unpacked = directory / "unpacked"
+    subprocess.run(["dpkg-deb", "--raw-extract", str(deb), str(unpacked)], check=True)
+    control = (unpacked / "DEBIAN/control").read_text()
+    (unpacked / "DEBIAN/control").write_text(control.replace(f"Version: {__version__}", f"Version: {__version__}+1"))
+    build = ["dpkg-deb", "-Znone", "--root-owner-group", "--build", str(unpacked), str(later)]
+    subprocess.run(build, check=True, stdout=subprocess.DEVNULL)
+    shutil.rmtree(unpacked)
+    return later
+
+
+def test_the_debian_package_from_install_to_purge(
+    deb: Path, dist: Path, root: Root, net: Topology, sniff: MakeSniffer
+) -> None:
+    host, collector = net.host("host"), net.host("collector")
+    net.link(host, "nic", net.host("client"), "eth0")
+    net.link(host, "up0", collector, "eth0", ("192.0.2.1/24", "192.0.2.2/24"), mtu=1600)
+    acquaint(host, "up0", "192.0.2.1", collector, "eth0", "192.0.2.2")
+    receive_vxlan(collector)
+
+    root.run("dpkg", "--install", str(deb))
+    assert root.run("systemd-analyze", "verify", "--man=no", *units(root)) == ""
+    assert (root / "etc/systemd/system/multi-user.target.wants/mirrord.service").is_symlink()
+    assert "complete" in (root / "usr/share/bash-completion/completions/mirrorctl").read_text()
+    assert not (root / "etc/systemd/system/sockets.target.wants/mirrord.socket").exists()
+
+    (root / "etc/mirrord/conf.d/first.toml").write_text(SESSION)
+    with (root / "etc/mirrord/mirrord.toml").open("a") as configuration:
+        configuration.write("# the operator's\n")
+    unit = Unit(root / UNIT)
+    user = int(root.run("id", "-u", "mirrord"))
+    (start,) = unit.settings["ExecStart"]
+    daemon = host.spawn(*root.enter, *unit.setpriv(user), start)
+    wait_for(lambda: "] started " in daemon.output(), "the daemon started", 30)
+    sniffer = sniff(collector, "eth0", "udp port 4789")
+    send(host, "nic", FRAME)
+    wait_for(lambda: '"mirrored_frames": 1' in root.run("mirrorctl", "--json", "status"), "the first mirrored frame")
+    assert sniffer.stop().fields("vxlan.vni", "udp.length") == [["1", "116,66"]]  # 8 + 8 + 100, and 100 - 14 - 20
+
+    (root / "var/lib/mirrord/captures/kept.pcapng").write_bytes(b"kept")
+    root.run("dpkg", "--install", str(upgraded(deb, dist)))
+    assert root.run("dpkg-query", "--show", "--showformat=${Version}", "mirrord") == f"{__version__}+1"
+    assert (root / "etc/mirrord/mirrord.toml").read_text().endswith("# the operator's\n")
+    assert (root / "etc/mirrord/conf.d/first.toml").read_text() == SESSION
+    assert daemon.status() is None
+
+    root.run("dpkg", "--remove", "mirrord")
+    assert daemon.wait(5) == 0, daemon.output()
+    assert not (root / "usr/lib/mirrord").exists()
+    assert (root / "var/lib/mirrord/captures/kept.pcapng").read_bytes() == b"kept"
+    root.run("dpkg", "--purge", "mirrord")
+    assert left(root) == ""
+
+
+def units(root: Root) -> list[str]:
+    directory = root / "lib/systemd/system"
+    return [f"/lib/systemd/system/{file.name}" for file in directory.glob("mirrord*")]
+
+
+def left(root: Root) -> str:
+    """Files whose path has our name in it; dpkg's log and its saved status are the host's own."""
+    places = ["/etc", "/usr", "/var/lib", "/run/mirrord", "/lib/systemd"]
+    return root.run("sh", "-c", f"find {' '.join(places)} -xdev -name '*mirrord*' 2>/dev/null || true")
