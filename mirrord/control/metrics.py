@@ -35,6 +35,13 @@ class Row:
     state: str
     reason: str
     counters: Sequence[int]  # by Slot
+    capture: str = ""  # how frames are captured now, where that is not for the plan to say
+
+    @property
+    def about(self) -> dict[str, str]:
+        """The session in words."""
+        about = dict(self.entry.about)
+        return about | {"capture": self.capture} if self.capture else about
 
 
 @dataclass(slots=True)
@@ -136,7 +143,7 @@ def _sessions(rows: Sequence[Row]) -> Iterator[Metric]:
     info = InfoMetricFamily("mirrord_session", "How a session does, and what it was told to do.", labels=LABELS)
     for row in rows:
         up.add_metric(_labels(row), int(row.state == "up"))
-        info.add_metric(_labels(row), {"state": row.state, "reason": row.reason, **dict(row.entry.about)})
+        info.add_metric(_labels(row), {"state": row.state, "reason": row.reason, **row.about})
     yield up
     yield info
 

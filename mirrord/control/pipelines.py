@@ -168,7 +168,8 @@ class Pipelines:
             return Row(entry, entry.state, entry.reason, counters)
         pipeline = self._running[key][0]
         failure = pipeline.failure or pipeline.transmit.failure
-        return Row(entry, "failed" if failure else "up", failure, self._total(key, pipeline.counters.snapshot()))
+        counters = self._total(key, pipeline.counters.snapshot())
+        return Row(entry, "failed" if failure else "up", failure, counters, pipeline.captures_by)
 
     def _total(self, key: Key, current: tuple[int, ...]) -> tuple[int, ...]:
         past = self._past.get(key)
