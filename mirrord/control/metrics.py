@@ -36,6 +36,13 @@ class Row:
     reason: str
     counters: Sequence[int]  # by Slot
     rules: Mapping[int, int] = field(default_factory=dict)  # frames by priority; of accept rules that are counted
+    capture: str = ""  # how frames are captured now, where that is not for the plan to say
+
+    @property
+    def about(self) -> dict[str, str]:
+        """The session in words."""
+        about = dict(self.entry.about)
+        return about | {"capture": self.capture} if self.capture else about
 
 
 @dataclass(slots=True)
@@ -152,7 +159,7 @@ def _sessions(rows: Sequence[Row]) -> Iterator[Metric]:
     info = InfoMetricFamily("mirrord_session", "How a session does, and what it was told to do.", labels=LABELS)
     for row in rows:
         up.add_metric(_labels(row), int(row.state == "up"))
-        info.add_metric(_labels(row), {"state": row.state, "reason": row.reason, **dict(row.entry.about)})
+        info.add_metric(_labels(row), {"state": row.state, "reason": row.reason, **row.about})
     yield up
     yield info
 

@@ -246,7 +246,9 @@ class Pipelines:
             return Row(entry, entry.state, entry.reason, counters)
         pipeline = self._running[key][0]
         failure = pipeline.failure or pipeline.transmit.failure
-        return Row(entry, "failed" if failure else "up", failure, self._total(key, pipeline.counters.snapshot()))
+        counters = self._total(key, pipeline.counters.snapshot())
+        state = "failed" if failure else "up"
+        return Row(entry, state, failure, counters, capture=pipeline.captures_by)
 
     def _rules(self, entry: Entry) -> dict[int, int]:
         """What the rules of the session's filter matched, by priority; none where they are not counted."""

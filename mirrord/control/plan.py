@@ -124,7 +124,7 @@ def _capture(
 
 
 def _mode(session: Session) -> str:
-    return "socket" if session.capture == "socket" or isinstance(session.source, TunnelSource) else "ring"
+    return "socket" if isinstance(session.source, TunnelSource) else session.capture
 
 
 def _about(session: Session) -> tuple[tuple[str, str], ...]:

@@ -27,7 +27,8 @@ from mirrord.control.links import Path, View
 from mirrord.control.metrics import Row
 from mirrord.control.plan import Key
 from mirrord.dataplane import bpf, native
-from mirrord.dataplane.capture import PACKET_VERSION, SOL_PACKET, TPACKET_V3, CapturePlan
+from mirrord.dataplane.capture import PACKET_VERSION, TPACKET_V3, CapturePlan
+from mirrord.dataplane.fanout import SOL_PACKET
 from mirrord.dataplane.file import FilePlan
 from mirrord.dataplane.netns import inside
 from mirrord.model import Daemon

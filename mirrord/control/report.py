@@ -21,7 +21,7 @@ def session(row: Row, rates: Rates) -> dict[str, Any]:
         "state": row.state,
         "reason": row.reason,
         "warnings": list(row.entry.warnings) if row.state == "up" else [],
-        **dict(row.entry.about),
+        **row.about,
         "frames_per_second": round(frames, 1),
         "bits_per_second": round(bits, 1),
         "counters": counters(row),

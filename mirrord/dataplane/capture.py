@@ -2,10 +2,12 @@
 
 A ring (TPACKET_V3) costs least per frame: the kernel fills blocks of memory that both sides see, and hands over a
 block when it is full or has waited long enough. A plain socket costs more per frame and nothing while idle. Either
-way a frame comes with a vnet header, so that super-frames and unfinished checksums can be told.
+way a frame comes with a vnet header, so that super-frames and unfinished checksums can be told. A capture that may
+move between the two ("auto") begins as a plain socket.
 
 The order of set-up matters. The socket is bound to no protocol until a filter that rejects everything is on it, and
-that one gives way to the real filter only when all else is done: no frame comes before its filter.
+that one gives way to the real filter only when all else is done: no frame comes before its filter. A group is joined in
+between: the kernel takes a socket into one only when it is bound to a protocol.
 
 Kernel: Documentation/networking/packet_mmap.rst, include/uapi/linux/if_packet.h.
 """
@@ -14,13 +16,13 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import os
 import socket
 import struct
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from mirrord.dataplane import bpf
+from mirrord.dataplane.fanout import BY_NUMBER, SOL_PACKET, Group, set_slowly, steer
 from mirrord.dataplane.frame import VNET, Frame, Vnet
 from mirrord.dataplane.headers import Tag
 from mirrord.dataplane.netns import Netns, inside
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
     from mirrord.dataplane.filter import Selection
 
 # linux/if_packet.h; the socket module has no names for these
-SOL_PACKET = 263
 PACKET_ADD_MEMBERSHIP = 1
 PACKET_RX_RING = 5
 PACKET_STATISTICS = 6
@@ -64,6 +65,12 @@ NOMINAL_FRAME = 2048
 LARGEST_FRAME = BLOCK_SIZE
 SOCKET_BATCH = 64
 
+ROOM_TO_MOVE = 4
+"""How many times `ring_size` a plain socket that may become a ring can hold: what comes while the ring is made."""
+
+LARGEST_BUFFER = (1 << 30) - 1
+"""Bytes of a plain socket's buffer: the kernel keeps twice the number, as an int."""
+
 _BLOCK = struct.Struct("=8xIII")  # block_status, num_pkts, offset_to_first_pkt (struct tpacket_block_desc)
 _BLOCK_STATUS = struct.Struct("=I")
 _FRAME = struct.Struct(
@@ -83,7 +90,7 @@ class CapturePlan:
     device: str
     index: int
     selection: Selection
-    mode: str = "ring"  # or "socket"
+    mode: str = "ring"  # or "socket", "auto"
     ring_size: int = 8 << 20
     promiscuous: bool = False
     netns: Netns | None = None  # where the device is; None: here
@@ -100,12 +107,18 @@ class Statistics(NamedTuple):
 class Capture:
     """A bound, filtered packet socket. `exact` tells whether its filter is the whole selection or a coarse one.
 
+    `mode` is "ring" or "socket", whatever the plan leaves open. In a group it is one of the sockets that share the
+    source's frames. One that may move has a group of its own.
+
     Raises OSError: EPERM without CAP_NET_RAW, ENODEV when the device is not there or has another index by now,
     ENOMEM when the ring cannot be had.
     """
 
-    def __init__(self, plan: CapturePlan) -> None:
+    def __init__(self, plan: CapturePlan, *, mode: str = "", group: Group | None = None) -> None:
         self.plan = plan
+        self.mode = mode or ("socket" if plan.mode == "auto" else plan.mode)
+        self._group = Group(BY_NUMBER) if group is None and plan.mode == "auto" else group
+        self._rejecting = False
         self.ring: mmap.mmap | None = None
         self.block_count = 0
         self._block = 0
@@ -121,32 +134,31 @@ class Capture:
 
     def _set_up(self) -> None:
         sock, plan = self.socket, self.plan
-        if plan.mode == "ring":
+        if self.mode == "ring":
             sock.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V3)
         sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
-        if plan.mode == "ring":
+        if self.mode == "ring":
             self._map_ring()
         else:
             sock.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
             sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-            sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, plan.ring_size)
+            size = plan.ring_size * (ROOM_TO_MOVE if plan.mode == "auto" else 1)
+            sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, min(size, LARGEST_BUFFER))
         bpf.attach_reject_all(sock)
         sock.bind((plan.device, ETH_P_ALL))
         if socket.if_nametoindex(plan.device) != plan.index:
             raise OSError(19, "the device was replaced", plan.device)
         if plan.promiscuous:
             sock.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, struct.pack("=iHH8x", plan.index, PACKET_MR_PROMISC, 0))
+        if self._group is not None:
+            self._group.join(sock)
         self.select(plan.selection)
 
     def _map_ring(self) -> None:
         self.block_count = max(-(-self.plan.ring_size // BLOCK_SIZE), MINIMUM_BLOCKS)
         frames = self.block_count * (BLOCK_SIZE // NOMINAL_FRAME)
         request = (BLOCK_SIZE, self.block_count, NOMINAL_FRAME, frames, RETIRE_MILLISECONDS, 0, 0)
-        ring = struct.pack("=7I", *request)
-        # Not socket.setsockopt, which would hold up every thread of Python while the kernel takes its 10 ms for this.
-        if _libc.setsockopt(self.socket.fileno(), SOL_PACKET, PACKET_RX_RING, ring, len(ring)):
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
+        set_slowly(self.socket, PACKET_RX_RING, struct.pack("=7I", *request))
         self.ring = mmap.mmap(self.socket.fileno(), self.block_count * BLOCK_SIZE)
 
     def fileno(self) -> int:
@@ -159,7 +171,29 @@ class Capture:
 
     def reject_all(self) -> None:
         """Take no more frames; those already taken can still be read."""
+        self._rejecting = True
         bpf.attach_reject_all(self.socket)
+
+    def successor(self, mode: str) -> Capture:
+        """Open a capture of the other mode that gets every frame from now on: this one has its last. Takes long.
+
+        Only of a plan whose mode is "auto". Not before what this one came after is closed.
+        """
+        steer(self.socket, 0)  # this one, also when the next joins
+        after = Capture(self.plan, mode=mode, group=self._group)
+        try:
+            steer(self.socket, 1)
+        except OSError:
+            after.close()
+            raise
+        return after
+
+    def follow(self, before: Capture) -> None:
+        """Take over what the one that this came after was told while this was made."""
+        if before._rejecting:
+            self.reject_all()
+        elif before.plan.selection != self.plan.selection:
+            self.select(before.plan.selection)
 
     def statistics(self) -> Statistics:
         """What has been counted since the last call: reading sets the kernel's counters to zero."""

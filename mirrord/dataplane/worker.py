@@ -6,7 +6,10 @@ is told (a pipeline to add or to take out) it does itself, between two rounds, s
 lock.
 
 To take a pipeline out is to reject everything first, then to forward what was already captured, then to close:
-nothing is lost uncounted.
+nothing is lost uncounted. To open and to close a capture takes the kernel milliseconds, so a second thread, the
+worker's helper, does it while frames go on.
+
+A capture that moves ("auto") is forwarded to its end, while its successor holds what comes meanwhile.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import queue
 import select
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -25,6 +29,7 @@ from mirrord.dataplane.file import FilePlan, FileTransmit
 from mirrord.dataplane.forward import Forward, ForwardPlan
 from mirrord.dataplane.frame import TAG
 from mirrord.dataplane.listen import Listener, ListenPlan
+from mirrord.dataplane.load import Load
 from mirrord.dataplane.native import core, matcher
 from mirrord.dataplane.transmit import DevicePlan, Transmit, TunnelPlan
 
@@ -37,7 +42,10 @@ DRAIN_SECONDS = 0.5
 """How long a pipeline that is taken out may go on with what it had captured."""
 
 ROUND_SECONDS = 1.0
-"""The longest wait of a worker, after which it looks at the statistics of every pipeline."""
+"""The longest wait of a worker, after which it looks at every pipeline that may have news."""
+
+RETRY_SECONDS = 10.0
+"""How long after a failure a capture is tried to be moved again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +74,11 @@ class Pipeline:
         except BaseException:
             self.transmit.close()
             raise
+        self.stirred = True  # it ran since it was last looked at
+        self.trouble = ""  # why its capture could not be moved
+        self._successor: Capture | None = None
+        self._stays_until = 0.0
+        self._load = Load(self.counters, time.monotonic())
         self.plan = self._matched(plan)
         self._forward = Forward(self.plan.forward, self.rule_counters.row)
         self._native = None
@@ -106,6 +119,9 @@ class Pipeline:
         except OSError as error:
             self.failure = error.strerror or str(error)
             return
+        self._go_by(plan)
+
+    def _go_by(self, plan: PipelinePlan) -> None:
         self.plan = self._matched(plan)
         self._forward.plan, self._forward.matches = self.plan.forward, self.rule_counters.row
         if self._native is not None:
@@ -115,6 +131,7 @@ class Pipeline:
 
     def run(self) -> None:
         """Forward what has been captured: at most a few blocks, so that other pipelines get their turn."""
+        self.stirred = True
         self.transmit.tend()
         if self._native is not None:
             self._native.run()
@@ -165,9 +182,66 @@ class Pipeline:
         """Whether every captured frame is accounted for."""
         return self.counters.unaccounted() == 0 and not self.capture.waiting()
 
+    def quiet(self) -> bool:
+        """Whether there can be no news: it did not run, and nothing of it acts by time."""
+        return not self.stirred and self.capture.ring is None and not isinstance(self.transmit, FileTransmit)
+
+    # --- a capture that moves ---
+
+    def _movable(self) -> Capture | None:
+        capture = self.capture
+        return capture if isinstance(capture, Capture) and capture.plan.mode == "auto" else None
+
+    @property
+    def captures_by(self) -> str:
+        """Which way of capturing is in use, where the plan leaves it open; "" where it does not."""
+        capture = self._movable()
+        if capture is None:
+            return ""
+        return f"auto ({capture.mode}{f', cannot move: {self.trouble}' if self.trouble else ''})"
+
+    @property
+    def moves_to(self) -> str:
+        """The mode of capture that it is to move to; "" to stay."""
+        capture, now = self._movable(), time.monotonic()
+        if capture is None or self._successor is not None or now < self._stays_until:
+            return ""
+        mode = self._load.fitting(capture.mode, now)
+        return "" if mode == capture.mode else mode
+
+    def prepare(self, mode: str) -> Capture:
+        """Open the capture to move to, which gets all frames from now on. OSError; takes long: not for the worker."""
+        capture = self._movable()
+        assert capture is not None  # moves_to said so
+        return capture.successor(mode)
+
+    def expect(self, successor: Capture) -> None:
+        """The capture gets no more frames, this one does. OSError when it cannot take what the other was told."""
+        self._successor = successor
+        capture = self._movable()
+        assert capture is not None  # moves_to said so
+        successor.follow(capture)
+
+    def stay(self, reason: str) -> None:
+        """The capture could not be moved."""
+        self.trouble, self._stays_until = reason, time.monotonic() + RETRY_SECONDS
+
+    def succeed(self) -> Capture | Listener:
+        """Go on with the successor. Gives the capture that ends, drained, for the caller to close."""
+        assert self._successor is not None  # expected
+        ended, self.capture, self._successor = self.capture, self._successor, None
+        self.trouble = ""
+        self._load.moved(time.monotonic())
+        if self._native is not None:
+            self._native.move(self.capture.fileno(), self.capture.ring, BLOCK_SIZE)
+        self._go_by(self.plan)
+        return ended
+
     def close(self) -> None:
         self._native = None  # it holds on to the ring
         self.capture.close()
+        if self._successor is not None:
+            self._successor.close()
         self.transmit.close()
 
 
@@ -193,6 +267,9 @@ class Worker:
         self._epoll.register(self._bell, select.EPOLLIN)
         self._by_descriptor: dict[int, Pipeline] = {}
         self._draining: dict[Pipeline, tuple[float, threading.Event]] = {}
+        self._awaited: set[Pipeline] = set()  # a successor of their capture is being opened
+        self._succeeding: set[Pipeline] = set()  # it is there; their capture is read to its end
+        self._helper = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-helper")
         self._stopping = False
         self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
 
@@ -220,6 +297,7 @@ class Worker:
             self.remove(pipeline)
         self._order(self._stop)
         self._thread.join()
+        self._helper.shutdown()
         self._epoll.close()
         os.close(self._bell)
 
@@ -229,8 +307,7 @@ class Worker:
 
     def _add(self, pipeline: Pipeline) -> None:
         self.pipelines.append(pipeline)
-        self._by_descriptor[pipeline.capture.fileno()] = pipeline
-        self._epoll.register(pipeline.capture.fileno(), select.EPOLLIN)
+        self._register(pipeline)
 
     def _drain(self, pipeline: Pipeline, done: threading.Event) -> None:
         pipeline.capture.reject_all()
@@ -244,7 +321,7 @@ class Worker:
         if self._nice:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._nice)
         while not self._stopping:
-            events = self._epoll.poll(0.001 if self._draining else ROUND_SECONDS)
+            events = self._epoll.poll(0.001 if self._draining or self._succeeding else ROUND_SECONDS)
             self.progress = time.monotonic()
             for descriptor, event in events:
                 if descriptor == self._bell:
@@ -255,21 +332,84 @@ class Worker:
                     pipeline.update()  # first count what was captured before: what comes after clears the error
                     pipeline.note_error()
                 pipeline.run()
+                self._move(pipeline)
             if self.progress >= look_at:
                 look_at = self.progress + ROUND_SECONDS
-                for pipeline in self.pipelines:
-                    pipeline.update()
+                self._look_round()
             while not self._orders.empty():
                 self._orders.get()()
+            self._finish_succeeding()
             self._finish_drained()
+
+    def _look_round(self) -> None:
+        for pipeline in self.pipelines:
+            if not pipeline.quiet():
+                pipeline.stirred = False
+                pipeline.update()
+                self._move(pipeline)
+
+    def _move(self, pipeline: Pipeline) -> None:
+        """Begin to move its capture, if that is the time."""
+        mode = "" if pipeline in self._awaited or pipeline in self._draining else pipeline.moves_to
+        if mode:
+            self._awaited.add(pipeline)
+            self._helper.submit(self._open_successor, pipeline, mode)
+
+    def _open_successor(self, pipeline: Pipeline, mode: str) -> None:
+        """On the helper's thread, after the one that this capture came after was closed."""
+        try:
+            successor = pipeline.prepare(mode)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            self._order(lambda: self._stay(pipeline, reason))
+        else:
+            self._order(lambda: self._expect(pipeline, successor))
+
+    def _stay(self, pipeline: Pipeline, reason: str) -> None:
+        self._awaited.discard(pipeline)
+        pipeline.stay(reason)
+
+    def _expect(self, pipeline: Pipeline, successor: Capture) -> None:
+        self._awaited.discard(pipeline)
+        self._succeeding.add(pipeline)
+        try:
+            pipeline.expect(successor)
+        except OSError as error:
+            pipeline.failure = error.strerror or str(error)
+
+    def _finish_succeeding(self) -> None:
+        for pipeline in list(self._succeeding):
+            pipeline.update()
+            if not pipeline.drained():
+                continue
+            self._succeeding.discard(pipeline)
+            self._unregister(pipeline)
+            ended = pipeline.succeed()
+            self._register(pipeline)
+            self._helper.submit(ended.close)
+
+    def _register(self, pipeline: Pipeline) -> None:
+        self._by_descriptor[pipeline.capture.fileno()] = pipeline
+        self._epoll.register(pipeline.capture.fileno(), select.EPOLLIN)
+
+    def _unregister(self, pipeline: Pipeline) -> None:
+        del self._by_descriptor[pipeline.capture.fileno()]
+        self._epoll.unregister(pipeline.capture.fileno())
 
     def _finish_drained(self) -> None:
         for pipeline, (deadline, done) in list(self._draining.items()):
+            if pipeline in self._awaited:
+                continue
             pipeline.update()
-            if pipeline.drained() or self.progress >= deadline:
+            drained = pipeline.drained() and pipeline not in self._succeeding
+            if drained or self.progress >= deadline:
                 del self._draining[pipeline]
-                del self._by_descriptor[pipeline.capture.fileno()]
-                self._epoll.unregister(pipeline.capture.fileno())
+                self._succeeding.discard(pipeline)
+                self._unregister(pipeline)
                 self.pipelines.remove(pipeline)
-                pipeline.close()
-                done.set()
+                self._helper.submit(self._close, pipeline, done)
+
+    @staticmethod
+    def _close(pipeline: Pipeline, done: threading.Event) -> None:
+        pipeline.close()
+        done.set()

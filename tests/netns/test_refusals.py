@@ -15,8 +15,9 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
 
 from mirrord.dataplane import encap
-from mirrord.dataplane.capture import PACKET_VNET_HDR, SOL_PACKET, CapturePlan
+from mirrord.dataplane.capture import PACKET_VNET_HDR, CapturePlan
 from mirrord.dataplane.counters import Slot
+from mirrord.dataplane.fanout import SOL_PACKET
 from mirrord.dataplane.filter import Selection
 from mirrord.dataplane.forward import ForwardPlan
 from mirrord.dataplane.frame import VNET

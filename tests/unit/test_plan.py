@@ -56,7 +56,7 @@ def test_a_vxlan_session_becomes_one_pipeline() -> None:
     assert paths(wanted) == {REMOTE}
     guard = Guard(IPv4Address("192.0.2.9"), 17, 4789)
     assert make(wanted, VIEW)[Key("m", "s0", "tap0")].pipeline == PipelinePlan(
-        CapturePlan("tap0", 5, Selection(mark=MARK, mark_mask=MARK, guards=(guard,))),
+        CapturePlan("tap0", 5, Selection(mark=MARK, mark_mask=MARK, guards=(guard,)), mode="auto"),
         # 20 + 8 bytes of IPv4 and UDP and 8 of VXLAN leave 1564 of the path MTU; the outer Ethernet header is 14
         ForwardPlan(encap.vxlan(7), snaplen=96, frame_limit=1564, rate_limit=1_000_000, overhead=42),
         TunnelPlan("192.0.2.9", 4789, mark=MARK),

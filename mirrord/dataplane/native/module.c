@@ -169,6 +169,22 @@ static bool open_output(Pipeline *self, PyObject *output, PyObject *next_file)
 	return true;
 }
 
+/* Read the ring's memory, or the plain socket where there is none. */
+static bool set_ring(Pipeline *self, unsigned int block_size)
+{
+	struct pipeline *pipeline = &self->pipeline;
+
+	if (self->ring.buf && !block_size) {
+		PyErr_SetString(PyExc_ValueError, "memory of the wrong size");
+		return false;
+	}
+	pipeline->ring = self->ring.buf;
+	pipeline->block = 0;
+	pipeline->block_size = block_size;
+	pipeline->block_count = self->ring.buf ? (uint32_t)((size_t)self->ring.len / block_size) : 0;
+	return true;
+}
+
 static PyObject *Pipeline_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
 	PyObject *plan, *matcher, *ring, *transmit, *counters, *output = Py_None, *next_file = Py_None;
@@ -193,10 +209,12 @@ static PyObject *Pipeline_new(PyTypeObject *type, PyObject *arguments, PyObject 
 		PyErr_SetString(PyExc_ValueError, "neither sockets nor an output");
 		goto failed;
 	}
-	if (self->counters.len != SLOTS * (Py_ssize_t)sizeof(uint64_t) || (self->ring.buf && !block_size)) {
+	if (self->counters.len != SLOTS * (Py_ssize_t)sizeof(uint64_t)) {
 		PyErr_SetString(PyExc_ValueError, "memory of the wrong size");
 		goto failed;
 	}
+	if (!set_ring(self, block_size))
+		goto failed;
 	pipeline->descriptor = descriptor;
 	pipeline->tunnel = (enum tunnel)tunnel;
 	pipeline->ip_header = ip_header;
@@ -204,11 +222,6 @@ static PyObject *Pipeline_new(PyTypeObject *type, PyObject *arguments, PyObject 
 	pipeline->transmit.counters = self->counters.buf;
 	pipeline->transmit.overhead = pipeline->plan.overhead;
 	pipeline->state.tokens = bucket_depth(pipeline->plan.rate_limit);
-	if (self->ring.buf) {
-		pipeline->ring = self->ring.buf;
-		pipeline->block_size = block_size;
-		pipeline->block_count = (uint32_t)((size_t)self->ring.len / block_size);
-	}
 	return (PyObject *)self;
 failed:
 	Py_DECREF(self);
@@ -267,12 +280,33 @@ static PyObject *Pipeline_gso_refused(PyObject *object, PyObject *unused)
 	return PyLong_FromLong(((Pipeline *)object)->pipeline.transmit.gso_refused);
 }
 
+static PyObject *Pipeline_move(PyObject *object, PyObject *arguments)
+{
+	Pipeline *self = (Pipeline *)object;
+	PyObject *ring;
+	int descriptor;
+	unsigned int block_size;
+
+	if (!PyArg_ParseTuple(arguments, "iOI", &descriptor, &ring, &block_size))
+		return NULL;
+	PyBuffer_Release(&self->ring);
+	self->ring = (Py_buffer){ 0 };
+	if (ring != Py_None && PyObject_GetBuffer(ring, &self->ring, PyBUF_WRITABLE) < 0)
+		return NULL;
+	self->pipeline.descriptor = descriptor;
+	if (!set_ring(self, block_size))
+		return NULL;
+	Py_RETURN_NONE;
+}
+
 static PyMethodDef pipeline_methods[] = {
 	{ "run", Pipeline_run, METH_NOARGS, "Forward what has been captured: at most a few blocks. Without the GIL." },
 	{ "replace", Pipeline_replace, METH_VARARGS,
 	  "replace(plan, matcher, transmit): forward by another plan, and another way, from now on." },
 	{ "gso_refused", Pipeline_gso_refused, METH_NOARGS,
 	  "The errno that the kernel refused GSO with, after which copies leave one by one; or 0." },
+	{ "move", Pipeline_move, METH_VARARGS,
+	  "move(descriptor, ring or None, block_size): read another packet socket from now on." },
 	{ NULL, NULL, 0, NULL },
 };
 

@@ -1,0 +1,72 @@
+"""How busy a source is, and which way of capturing fits: a plain socket or a ring.
+
+A plain socket costs nothing while idle and hands a lone frame over at once, but a microsecond of the reader's time for
+each frame. A ring costs a timer while idle and up to 4 ms of waiting, and hardly anything for each frame; but it
+has a super-frame's payload copied on the sender's own processor, a plain socket on the reader's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mirrord.dataplane.counters import Slot
+
+if TYPE_CHECKING:
+    from mirrord.dataplane.counters import Counters
+
+BUSY, QUIET = 20_000, 10_000
+"""Frames a second from which a ring is worth it, and below which it is not."""
+
+SMALL, LARGE = 8 << 10, 16 << 10
+"""Bytes of the mean frame: below the first a source is fit for a ring, from the second on it is bulk TCP."""
+
+LOOK_SECONDS = {"socket": 0.02, "ring": 1.0}
+"""How long frames are counted for one judgement: a socket's buffer fills fast, to leave a ring there is time."""
+
+QUIET_SECONDS = 5.0
+"""How long a source must be quiet, or send bulk TCP, before it leaves its ring."""
+
+
+@dataclass(slots=True)
+class _Look:
+    time: float
+    frames: int
+    read: int
+    read_bytes: int
+
+
+class Load:
+    """Judges one source by its pipeline's counters. Times are monotonic, in seconds."""
+
+    def __init__(self, counters: Counters, now: float) -> None:
+        self._counters = counters
+        self._last = self._look(now)
+        self._busy_at = now
+
+    def fitting(self, mode: str, now: float) -> str:
+        """The mode of capture that fits now, where `mode` is in use."""
+        last, elapsed = self._last, now - self._last.time
+        if elapsed < LOOK_SECONDS[mode]:
+            return mode
+        self._last = self._look(now)
+        rate = (self._last.frames - last.frames) / elapsed
+        size = (self._last.read_bytes - last.read_bytes) / max(self._last.read - last.read, 1)
+        if mode == "socket":
+            return "ring" if rate >= BUSY and size < SMALL else mode
+        if rate >= QUIET and size < LARGE:
+            self._busy_at = now
+        return "socket" if now - self._busy_at >= QUIET_SECONDS else mode
+
+    def moved(self, now: float) -> None:
+        """Begin anew: the source is captured in the other mode."""
+        self._last, self._busy_at = self._look(now), now
+
+    def _look(self, now: float) -> _Look:
+        row = self._counters
+        return _Look(
+            time=now,
+            frames=row[Slot.captured],
+            read=row[Slot.read_ingress_frames] + row[Slot.read_egress_frames],
+            read_bytes=row[Slot.read_ingress_bytes] + row[Slot.read_egress_bytes],
+        )

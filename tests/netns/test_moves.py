@@ -1,0 +1,164 @@
+"""A source's capture moves between a plain socket and a ring under traffic: every frame once, each flow in order.
+
+client eth0 ---- nic [source] span ---- eth0 [collector]
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mirrord.dataplane import encap, load
+from mirrord.dataplane.capture import SO_RCVBUFFORCE, CapturePlan
+from mirrord.dataplane.counters import Slot
+from mirrord.dataplane.filter import Selection
+from mirrord.dataplane.forward import ForwardPlan
+from mirrord.dataplane.netns import find
+from mirrord.dataplane.transmit import DevicePlan
+from mirrord.dataplane.worker import Pipeline, PipelinePlan, Worker
+from tests.conftest import MakeDaemon
+from tests.support.daemon import Daemon
+from tests.support.send import flood, udp_frame
+from tests.support.topology import Host, Topology
+from tests.support.wait import wait_for
+
+pytestmark = pytest.mark.alone
+
+MARK = 0x10000000
+PACES = (4000, 400)  # frames a second of each sender, in turn
+TURN_SECONDS = 0.5
+TURNS = 8
+
+
+@pytest.fixture
+def hosts(net: Topology) -> tuple[Host, Host, Host]:
+    client, source, collector = net.host("client"), net.host("source"), net.host("collector")
+    net.link(client, "eth0", source, "nic")
+    net.link(source, "span", collector, "eth0")
+    return client, source, collector
+
+
+def _frame(port: int) -> bytes:
+    """A UDP datagram up to the number that it carries."""
+    whole = udp_frame(("02:00:00:00:00:01", "10.0.0.1", port), ("02:00:00:00:00:02", "10.0.0.2", 9), bytes(4))
+    return whole[:-4]
+
+
+class Sender(threading.Thread):
+    """Numbered frames of two flows, fast and slow by turns."""
+
+    def __init__(self, host: Host, device: str, first_port: int) -> None:
+        super().__init__()
+        self.sent: dict[int, list[int]] = {first_port: [], first_port + 1: []}
+        self._frames = {port: _frame(port) for port in self.sent}
+        self._socket = host.open_socket(socket.AF_PACKET, socket.SOCK_RAW)
+        self._socket.bind((device, 0))
+
+    def run(self) -> None:
+        for turn in range(TURNS):
+            pace, began, sent = PACES[turn % 2], time.monotonic(), 0
+            while (elapsed := time.monotonic() - began) < TURN_SECONDS:
+                for _ in range(int(pace * elapsed) - sent):
+                    self._send_one()
+                sent = int(pace * elapsed)
+                time.sleep(0.001)
+        self._socket.close()
+
+    def _send_one(self) -> None:
+        for port, numbers in self.sent.items():
+            self._socket.send(self._frames[port] + struct.pack("!I", len(numbers)))
+            numbers.append(len(numbers))
+
+
+def received(tap: socket.socket) -> Iterator[tuple[int, int]]:
+    """Flow and number of every frame that the tap holds."""
+    while True:
+        try:
+            frame = tap.recv(2048)
+        except BlockingIOError:
+            return
+        if frame[12:14] == b"\x08\x00":
+            yield struct.unpack_from("!H", frame, 34)[0], struct.unpack_from("!I", frame, 42)[0]
+
+
+def test_each_frame_once_and_each_flow_in_order_however_often_the_capture_moves(
+    hosts: tuple[Host, Host, Host], dataplane: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, source, collector = hosts
+    monkeypatch.setattr(load, "BUSY", 4000)
+    monkeypatch.setattr(load, "QUIET", 3000)
+    monkeypatch.setattr(load, "QUIET_SECONDS", 0.1)
+    monkeypatch.setattr(load, "LOOK_SECONDS", {"socket": 0.05, "ring": 0.05})
+    netns = find(source.name)
+    selection = Selection(mark=MARK, mark_mask=MARK)
+    plan = PipelinePlan(
+        CapturePlan("nic", source.index("nic"), selection, mode="auto", ring_size=64 << 20, netns=netns),
+        ForwardPlan(encap.bare()),
+        DevicePlan("span", source.index("span"), MARK, netns),
+    )
+    pipeline = Pipeline(plan, native=dataplane == "native")
+    worker = Worker("worker", 0)
+    worker.start()
+    worker.add(pipeline)
+    senders = [Sender(client, "eth0", 1000), Sender(source, "nic", 2000)]
+    modes = [pipeline.captures_by]
+    with collector.open_socket(socket.AF_PACKET, socket.SOCK_RAW) as tap:
+        tap.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 29)
+        tap.bind(("eth0", 3))
+        tap.setblocking(False)
+        for sender in senders:
+            sender.start()
+        while any(sender.is_alive() for sender in senders):
+            if pipeline.captures_by != modes[-1]:
+                modes.append(pipeline.captures_by)
+            time.sleep(0.001)
+        worker.remove(pipeline)
+        worker.stop()
+        arrived: dict[int, list[int]] = {}
+        for port, number in received(tap):
+            arrived.setdefault(port, []).append(number)
+
+    sent = {port: numbers for sender in senders for port, numbers in sender.sent.items()}
+    total = sum(map(len, sent.values()))
+    assert arrived == sent
+    assert modes[0] == "auto (socket)"
+    assert len(modes) >= TURNS, modes
+    counters = pipeline.counters
+    assert counters[Slot.captured] == counters[Slot.mirrored] == total
+    assert counters[Slot.read_ingress_frames] == sum(map(len, senders[0].sent.values()))
+
+
+def captures_by(mirrord: Daemon) -> str:
+    return next(dict(labels)["capture"] for name, labels in mirrord.metrics() if name == "mirrord_session_info")
+
+
+def test_a_daemon_takes_a_ring_for_a_busy_source_and_gives_it_back(
+    hosts: tuple[Host, Host, Host], daemon: MakeDaemon, tmp_path: Path
+) -> None:
+    _, source, _ = hosts
+    mirrord = daemon(
+        source,
+        """
+[[mirrors.m.sessions]]
+name = "s"
+source = "nic"
+destination = { type = "device", device = "span" }
+sampling_rate = 1000000
+ring_size = "64MiB"
+""",
+    )
+    frame = udp_frame(("02:00:00:00:00:01", "10.0.0.1", 7), ("02:00:00:00:00:02", "10.0.0.2", 9), length=64)
+    assert captures_by(mirrord) == "auto (socket)"
+    flood(source, "nic", frame, 100_000, tmp_path)
+    wait_for(lambda: captures_by(mirrord) == "auto (ring)", "a ring")
+    wait_for(lambda: captures_by(mirrord) == "auto (socket)", "a plain socket again", 20)
+    flood(source, "nic", frame, 100_000, tmp_path)
+    metrics = mirrord.settle(200_000)
+    assert metrics.total("mirrord_captured_frames_total") == 200_000
+    assert metrics.total("mirrord_dropped_frames_total", reason="ring_full") == 0
