@@ -14,7 +14,7 @@ from tests.support.topology import Host
 from tests.support.wait import wait_for
 
 PORT = 9090
-WINDOW, RATE_WINDOW = "10s", "5s"
+WINDOW, RATE_WINDOW = "6s", "5s"
 
 CONFIGURATION = """
 global:
@@ -30,8 +30,8 @@ scrape_configs:
 
 
 def hastened(text: str) -> str:
-    """Rules or PromQL for who cannot wait: over the last ten seconds, and after three seconds instead of a minute."""
-    text = re.sub(r"for: (\d+)m", lambda found: f"for: {3 * int(found[1])}s", text)
+    """Rules or PromQL for who cannot wait: over the last six seconds, and after two seconds instead of a minute."""
+    text = re.sub(r"for: (\d+)m", lambda found: f"for: {2 * int(found[1])}s", text)
     return re.sub(r"\[\d+[mhd]\]", f"[{WINDOW}]", text)
 
 
