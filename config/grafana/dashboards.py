@@ -70,6 +70,7 @@ COMPLETENESS = {
     "max": 1,
 }
 NONE_IS_WELL = steps(("green", None), ("red", 1))
+RULES = "Of sessions with count_rules, of all mirrors that use the filter."
 STACKED = {"custom": {"stacking": {"mode": "normal"}, "fillOpacity": 40}}
 
 
@@ -170,6 +171,9 @@ def overview() -> list[Panel]:
             "Frames that the host was too slow to take out of the ring.",
         ),
         altered(ALL),
+        graph(
+            "Matched, by rule", {"{{filter}} {{rule}}": rate("rule_matched_frames", HOST, "filter, rule")}, "pps", RULES
+        ),
         table("Sessions that are not up", down, "waiting mends itself when the host changes; failed needs a hand."),
         graph(
             "The daemon's processor time",

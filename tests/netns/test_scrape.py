@@ -28,6 +28,9 @@ CONFIGURATION = """
 [filters.none_of_it]
 rules = [{ priority = 1, action = "reject" }]
 
+[filters.udp]
+rules = [{ priority = 7, action = "accept", protocol = "udp" }]
+
 [[mirrors.core.sessions]]
 name = "both"
 source = "nic"
@@ -39,6 +42,8 @@ snaplen = 200
 name = "narrow"
 source = "nic"
 direction = "egress"
+filter = "udp"
+count_rules = true
 destination = { type = "gre", remote = "10.98.0.2", key = 7 }
 on_mtu_exceeded = "drop"
 capture = "socket"

@@ -35,6 +35,12 @@ def hastened(text: str) -> str:
     return re.sub(r"\[\d+[mhd]\]", f"[{WINDOW}]", text)
 
 
+def filled(expression: str, window: str = WINDOW) -> str:
+    """A dashboard's query as Grafana would send it, with All chosen for each variable."""
+    expression = expression.replace("$__rate_interval", RATE_WINDOW).replace("$__range", window)
+    return re.sub(r"\$(instance|mirror|session)", ".*", expression)
+
+
 class Prometheus:
     """Runs until its host goes, at the latest."""
 
@@ -55,6 +61,11 @@ class Prometheus:
             raise RuntimeError(f"{expression}: {answer['error']}")
         found = answer["data"]["result"]
         return found if answer["data"]["resultType"] == "vector" else [{"metric": {}, "value": found}]
+
+    def query_range(self, expression: str, start: float, end: float) -> list[dict[str, Any]]:
+        """The series of a query, second by second."""
+        span = {"start": str(start), "end": str(end), "step": "1"}
+        return list(self._get("query_range", query=expression, **span)["data"]["result"])
 
     def label_values(self, label: str, match: str) -> set[str]:
         return set(self._get(f"label/{label}/values", **{"match[]": match})["data"])
