@@ -5,26 +5,17 @@ Nothing is kept here: a scrape reads the slots that the workers write, so a metr
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.aiohttp import make_aiohttp_handler
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    InfoMetricFamily,
-    Metric,
-)
-from prometheus_client.registry import Collector
+from prometheus_client import ProcessCollector
 
 from mirrord import __version__
+from mirrord.control.exposition import Family, accepted, labels, render
 from mirrord.control.plan import Entry
 from mirrord.dataplane.counters import DROPPED, LATENCY_BOUNDS, SKIPPED, Slot
-
-LABELS = ("mirror", "session", "source")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +65,7 @@ REASONS = {
 }
 
 
-class Counts(Collector):
+class Counts:
     """Every series about sessions, the build and the last reload."""
 
     def __init__(
@@ -86,89 +77,98 @@ class Counts(Collector):
     ) -> None:
         self._rows, self._reload, self._dataplane, self._rules = rows, reload, dataplane, rules
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> Iterator[Family]:
         rows = self._rows()
-        yield from _counters(rows)
+        heads = [labels(row.entry.key._asdict())[:-1] for row in rows]  # more labels may follow
+        yield from _counters(rows, heads)
         yield _rule_matches(self._rules())
-        yield _latency(rows)
-        yield from _sessions(rows)
-        yield InfoMetricFamily(
-            "mirrord_build",
-            "The running program; dataplane is native or python.",
-            {"version": __version__, "dataplane": self._dataplane},
-        )
-        yield GaugeMetricFamily(
+        yield _latency(rows, heads)
+        up = [f"mirrord_session_up{head}}} {row.state == 'up':d}" for row, head in zip(rows, heads, strict=True)]
+        yield Family("mirrord_session_up", "gauge", "1 running, 0 waiting or failed.", up)
+        about = [
+            {**row.entry.key._asdict(), "state": row.state, "reason": row.reason, **row.about}
+            for row in rows
+        ]
+        yield _info("mirrord_session", "How a session does, and what it was told to do.", *about)
+        build = {"version": __version__, "dataplane": self._dataplane}
+        yield _info("mirrord_build", "The running program; dataplane is native or python.", build)
+        yield _gauge(
             "mirrord_config_last_reload_successful",
             "Whether the last configuration reload was taken over.",
             int(self._reload.successful),
         )
-        yield GaugeMetricFamily(
+        yield _gauge(
             "mirrord_config_last_reload_success_timestamp_seconds",
             "When a configuration was last taken over.",
             self._reload.succeeded_at,
         )
 
 
-def _labels(row: Row) -> list[str]:
-    return list(row.entry.key)
+def _gauge(name: str, text: str, value: float) -> Family:
+    return Family(name, "gauge", text, [f"{name} {value!r}"])
 
 
-def _counters(rows: Sequence[Row]) -> Iterator[Metric]:
+def _info(name: str, text: str, *series: dict[str, str]) -> Family:
+    return Family(name, "info", text, [f"{name}_info{labels(one)} 1" for one in series])
+
+
+def _counters(rows: Sequence[Row], heads: Sequence[str]) -> Iterator[Family]:
+    both = list(zip(rows, heads, strict=True))
     for name, slot, text in SIMPLE:
-        family = CounterMetricFamily(f"mirrord_{name}", text, labels=LABELS)
-        for row in rows:
-            family.add_metric(_labels(row), row.counters[slot])
-        yield family
+        lines = [f"mirrord_{name}_total{head}}} {row.counters[slot]}" for row, head in both]
+        yield Family(f"mirrord_{name}", "counter", text, lines)
     for name, (ingress, egress, text) in READ.items():
-        family = CounterMetricFamily(f"mirrord_{name}", text, labels=(*LABELS, "direction"))
-        for row in rows:
+        lines = []
+        for row, head in both:
             received, sent = (egress, ingress) if row.entry.guest else (ingress, egress)  # as the session sees it
-            family.add_metric([*_labels(row), "ingress"], row.counters[received])
-            family.add_metric([*_labels(row), "egress"], row.counters[sent])
-        yield family
+            lines.append(f'mirrord_{name}_total{head},direction="ingress"}} {row.counters[received]}')
+            lines.append(f'mirrord_{name}_total{head},direction="egress"}} {row.counters[sent]}')
+        yield Family(f"mirrord_{name}", "counter", text, lines)
     for kind, (reasons, text) in REASONS.items():
-        family = CounterMetricFamily(f"mirrord_{kind}_frames", text, labels=(*LABELS, "reason"))
-        for row in rows:
-            for reason in reasons:
-                family.add_metric([*_labels(row), reason], row.counters[Slot[f"{kind}_{reason}"]])
-        yield family
+        slots = [(reason, Slot[f"{kind}_{reason}"]) for reason in reasons]
+        lines = [
+            f'mirrord_{kind}_frames_total{head},reason="{reason}"}} {row.counters[slot]}'
+            for row, head in both
+            for reason, slot in slots
+        ]
+        yield Family(f"mirrord_{kind}_frames", "counter", text, lines)
 
 
-def _rule_matches(rules: Mapping[tuple[str, int], int]) -> Metric:
+def _rule_matches(rules: Mapping[tuple[str, int], int]) -> Family:
+    name = "mirrord_rule_matched_frames"
     text = "Frames that an accept rule was the first to match, of all sessions with count_rules; before sampling."
-    family = CounterMetricFamily("mirrord_rule_matched_frames", text, labels=("filter", "rule"))
-    for (name, priority), count in sorted(rules.items()):
-        family.add_metric([name, str(priority)], count)
-    return family
+    counted = sorted(rules.items())
+    lines = [f"{name}_total{labels({'filter': of, 'rule': str(rule)})} {count}" for (of, rule), count in counted]
+    return Family(name, "counter", text, lines)
 
 
-def _latency(rows: Sequence[Row]) -> Metric:
+def _latency(rows: Sequence[Row], heads: Sequence[str]) -> Family:
+    name = "mirrord_forward_latency_seconds"
     bounds = [*(repr(bound / 1e9) for bound in LATENCY_BOUNDS), "+Inf"]
-    family = HistogramMetricFamily("mirrord_forward_latency_seconds", "Capture time to send.", labels=LABELS)
-    for row in rows:
-        buckets, below = [], 0
+    lines = []
+    for row, head in zip(rows, heads, strict=True):
+        below = 0
         for bound, count in zip(bounds, row.counters[Slot.latency_bucket :], strict=True):
             below += count
-            buckets.append((bound, float(below)))
-        family.add_metric(_labels(row), buckets, row.counters[Slot.latency_sum] / 1e9)
-    return family
-
-
-def _sessions(rows: Sequence[Row]) -> Iterator[Metric]:
-    up = GaugeMetricFamily("mirrord_session_up", "1 running, 0 waiting or failed.", labels=LABELS)
-    info = InfoMetricFamily("mirrord_session", "How a session does, and what it was told to do.", labels=LABELS)
-    for row in rows:
-        up.add_metric(_labels(row), int(row.state == "up"))
-        info.add_metric(_labels(row), {"state": row.state, "reason": row.reason, **row.about})
-    yield up
-    yield info
+            lines.append(f'{name}_bucket{head},le="{bound}"}} {below}')
+        lines.append(f"{name}_count{head}}} {below}")
+        lines.append(f"{name}_sum{head}}} {row.counters[Slot.latency_sum] / 1e9!r}")
+    return Family(name, "histogram", "Capture time to send.", lines)
 
 
 def application(counts: Counts) -> web.Application:
     """The web application that serves `/metrics`, in OpenMetrics to who asks for it."""
-    registry = CollectorRegistry()
-    registry.register(counts)
-    ProcessCollector(registry=registry)
+    process = ProcessCollector(registry=None)
+
+    async def scrape(request: web.Request) -> web.Response:
+        content_type = accepted(",".join(request.headers.getall("Accept", [])))
+        families = [*counts.collect(), *(Family.of(metric) for metric in process.collect())]
+        body = render(families, content_type).encode()
+        headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
+        if "gzip" in request.headers.get("Accept-Encoding", ""):
+            body, headers["Content-Encoding"] = gzip.compress(body, 1), "gzip"  # 1: lines that are much alike
+        return web.Response(body=body, headers=headers)
+
     app = web.Application()
-    app.router.add_get("/metrics", make_aiohttp_handler(registry))
+    app.router.add_get("/metrics", scrape)
     return app

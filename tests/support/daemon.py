@@ -68,19 +68,23 @@ class Daemon:
 
     def metrics(self) -> Metrics:
         """Scrape /metrics from inside the host."""
+        return Metrics.parse(self.scrape())
+
+    def scrape(self, accept: str = "") -> str:
+        """The page /metrics, for this Accept header."""
         address, port = self.address.rsplit(":", 1)
         connection = http.client.HTTPConnection(address, int(port))
         connection.sock = self.host.open_socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
             connection.sock.settimeout(10)
             connection.sock.connect((address, int(port)))
-            connection.request("GET", "/metrics")
+            connection.request("GET", "/metrics", headers={"Accept": accept})
             response = connection.getresponse()
             text = response.read().decode()
             assert response.status == http.client.OK, text
         finally:
             connection.close()
-        return Metrics.parse(text)
+        return text
 
     def settle(self, captured: int, seconds: float = 30.0) -> Metrics:
         """The metrics, once `captured` frames were captured and each is mirrored, skipped or dropped."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from asyncio import create_subprocess_exec
 from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from mirrord import __version__
+from mirrord.control.exposition import OPENMETRICS, TEXT, render
 from mirrord.control.metrics import Counts, Reload, Row, application
 from mirrord.control.plan import Entry, Key
 from mirrord.dataplane.counters import LATENCY_BOUNDS, Counters, Slot
@@ -110,19 +112,14 @@ async def test_the_latency_is_a_histogram_in_seconds() -> None:
     counters = Counters()
     for nanoseconds in (1_000, 50_000, 50_001, 10**9):
         counters.observe_latency(nanoseconds)
-    (family,) = (
-        metric
-        for metric in Counts(
-            lambda: [Row(Entry(HOST, "up"), "up", "", counters.snapshot())], Reload(), "native"
-        ).collect()
-        if metric.name == "mirrord_forward_latency_seconds"
-    )
-    found = {(sample.name.rpartition("_")[2], sample.labels.get("le")): sample.value for sample in family.samples}
-    assert found["bucket", "5e-05"] == 2  # a bucket's bound belongs to it
-    assert found["bucket", "0.0001"] == 3
-    assert found["bucket", repr(LATENCY_BOUNDS[-1] / 1e9)] == 3
-    assert found["bucket", "+Inf"] == found["count", None] == 4
-    assert found["sum", None] == pytest.approx(1.000101001)
+    counts = Counts(lambda: [Row(Entry(HOST, "up"), "up", "", counters.snapshot())], Reload(), "native")
+    found = samples(render(counts.collect(), TEXT))
+    name = "mirrord_forward_latency_seconds"
+    assert found[f"{name}_bucket", labels(HOST, le="5e-05")] == 2  # a bucket's bound belongs to it
+    assert found[f"{name}_bucket", labels(HOST, le="0.0001")] == 3
+    assert found[f"{name}_bucket", labels(HOST, le=repr(LATENCY_BOUNDS[-1] / 1e9))] == 3
+    assert found[f"{name}_bucket", labels(HOST, le="+Inf")] == found[f"{name}_count", labels(HOST)] == 4
+    assert found[f"{name}_sum", labels(HOST)] == pytest.approx(1.000101001)
 
 
 async def test_promtool_finds_nothing_to_say(address: str) -> None:
@@ -131,7 +128,47 @@ async def test_promtool_finds_nothing_to_say(address: str) -> None:
     assert (said, process.returncode) == (b"", 0)
 
 
-async def test_who_asks_for_openmetrics_gets_it(address: str) -> None:
-    text = await scrape(address, "application/openmetrics-text; version=1.0.0")
-    families = parse_openmetrics(text)  # type: ignore[no-untyped-call]
-    assert {family.name for family in families} >= {"mirrord_captured_frames", "mirrord_session"}
+@pytest.mark.parametrize(
+    ("accept", "form"),
+    [
+        # what Prometheus 2.42 and 3.0 send, and what a browser, curl and a client of a version to come might
+        ("application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1", OPENMETRICS),
+        (
+            "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,text/plain;version=1.0.0;q=0.4",
+            OPENMETRICS,
+        ),
+        ("text/html,application/xhtml+xml,*/*;q=0.8", TEXT),
+        ("*/*", TEXT),
+        ("", TEXT),
+        ("application/openmetrics-text;version=9.0.0, text/plain;version=0.0.4", TEXT),
+    ],
+)
+async def test_who_asks_for_openmetrics_gets_it(address: str, accept: str, form: str) -> None:
+    async with ClientSession() as session, session.get(address, headers={"Accept": accept}) as response:
+        text = await response.text()
+        assert response.headers["Content-Type"] == form
+    if form == OPENMETRICS:
+        families = list(parse_openmetrics(text))  # type: ignore[no-untyped-call]
+        names = {sample.name for family in families for sample in family.samples}
+        assert not [name for name in names if name.endswith("_created")]  # Prometheus would keep each as a series
+        plain = samples(await scrape(address))
+        assert {(one.name, frozenset(one.labels.items())) for family in families for one in family.samples} == set(
+            plain
+        )
+
+
+async def test_a_label_may_hold_anything() -> None:
+    text = 'a "file" called\n\\x é'
+    row = Row(Entry(Key("m", "s", text), "failed"), "failed", text, Counters().snapshot())
+    page = render(Counts(lambda: [row], Reload(), "native").collect(), OPENMETRICS)
+    (info,) = [family for family in parse_openmetrics(page) if family.name == "mirrord_session"]  # type: ignore[no-untyped-call]
+    assert info.samples[0].labels["source"] == info.samples[0].labels["reason"] == text
+
+
+async def test_a_scrape_is_compressed_for_who_takes_it(address: str) -> None:
+    async with ClientSession(auto_decompress=False) as session:
+        async with session.get(address, headers={"Accept-Encoding": "gzip"}) as response:
+            assert response.headers["Content-Encoding"] == "gzip"
+            assert b"mirrord_build_info" in gzip.decompress(await response.read())
+        async with session.get(address, headers={"Accept-Encoding": "identity"}) as response:
+            assert "Content-Encoding" not in response.headers

@@ -1,0 +1,301 @@
+"""Writes the dashboards beside this file: `python config/grafana/dashboards.py`. The JSON is what Grafana imports.
+
+A panel is a title, what it draws, and its queries; everything else is the same for all. Every query is run by
+tests/netns/test_watching.py against a Prometheus that reads a real daemon.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+DIRECTORY = Path(__file__).parent
+COLUMNS = 24  # of Grafana's grid
+Panel = dict[str, Any]
+Queries = dict[str, str]  # legend -> PromQL
+
+HOST = 'instance=~"$instance"'
+ALL = f'{HOST},mirror=~"$mirror"'
+ONE = f'{ALL},session=~"$session"'
+
+
+def rate(series: str, labels: str, by: str = "") -> str:
+    name, _, more = series.partition("{")
+    chosen = f"{labels},{more.rstrip('}')}" if more else labels
+    summed = f"sum by ({by})" if by else "sum"
+    return f"{summed} (rate(mirrord_{name}_total{{{chosen}}}[$__rate_interval]))"
+
+
+def complete(labels: str, by: str = "", over: str = "$__rate_interval") -> str:
+    """The share of frames that were not lost; what was skipped on purpose is not lost. No frames, no answer."""
+    summed = f"sum by ({by})" if by else "sum"
+    dropped = f"{summed} (increase(mirrord_dropped_frames_total{{{labels}}}[{over}]))"
+    captured = f"{summed} (increase(mirrord_captured_frames_total{{{labels}}}[{over}]))"
+    return f"1 - {dropped} / {captured}"
+
+
+def panel(
+    kind: str, title: str, width: int, queries: Queries, unit: str = "short", text: str = "", **more: Any
+) -> Panel:
+    return {
+        "type": kind,
+        "title": title,
+        "description": text,
+        "width": width,
+        "height": 4 if kind == "stat" else 8,
+        "datasource": {"type": "prometheus", "uid": "${datasource}"},
+        "fieldConfig": {"defaults": {"unit": unit, **more.pop("defaults", {})}, "overrides": []},
+        "options": more.pop("options", {}),
+        "targets": [
+            {
+                "refId": chr(ord("A") + n),
+                "expr": expression,
+                "legendFormat": legend,
+                "datasource": {"type": "prometheus", "uid": "${datasource}"},
+                **more,
+            }
+            for n, (legend, expression) in enumerate(queries.items())
+        ],
+    }
+
+
+def steps(*thresholds: tuple[str, float | None]) -> dict[str, Any]:
+    return {"thresholds": {"mode": "absolute", "steps": [{"color": color, "value": at} for color, at in thresholds]}}
+
+
+COMPLETENESS = {
+    **steps(("red", None), ("orange", 0.99), ("green", 0.9999)),
+    "decimals": 3,
+    "max": 1,
+}
+NONE_IS_WELL = steps(("green", None), ("red", 1))
+RULES = "Of sessions with count_rules, of all mirrors that use the filter."
+STACKED = {"custom": {"stacking": {"mode": "normal"}, "fillOpacity": 40}}
+
+
+def stat(
+    title: str, expression: str, unit: str, text: str, defaults: dict[str, Any] | None = None, width: int = 4
+) -> Panel:
+    return panel("stat", title, width, {"": expression}, unit, text, defaults=defaults or {}, instant=True)
+
+
+def graph(title: str, queries: Queries, unit: str = "short", text: str = "", *, stacked: bool = False) -> Panel:
+    return panel("timeseries", title, 12, queries, unit, text, defaults=STACKED if stacked else {})
+
+
+def heat_map(labels: str) -> Panel:
+    buckets = f"sum by (le) (increase(mirrord_forward_latency_seconds_bucket{{{labels}}}[$__rate_interval]))"
+    text = "From the capture of a frame to the sending of its copy."
+    options = {"calculate": False, "yAxis": {"unit": "s"}}
+    return panel("heatmap", "Latency", 12, {"{{le}}": buckets}, "s", text, options=options, format="heatmap")
+
+
+def table(title: str, expression: str, text: str) -> Panel:
+    hidden = dict.fromkeys(("Time", "Value", "__name__", "job"), True)
+    made = panel("table", title, 24, {"": expression}, "short", text, instant=True, format="table")
+    return made | {"transformations": [{"id": "organize", "options": {"excludeByName": hidden}}]}
+
+
+def fates(labels: str) -> Panel:
+    queries = {
+        "captured": rate("captured_frames", labels),
+        "mirrored": rate("mirrored_frames", labels),
+        "skipped": rate("skipped_frames", labels),
+        "dropped": rate("dropped_frames", labels),
+    }
+    return graph("What becomes of frames", queries, "pps", "captured = mirrored + skipped + dropped")
+
+
+def causes(labels: str) -> list[Panel]:
+    return [
+        graph("Lost, by cause", {"{{reason}}": rate("dropped_frames", labels, "reason")}, "pps", stacked=True),
+        graph(
+            "Skipped on purpose, by cause",
+            {"{{reason}}": rate("skipped_frames", labels, "reason")},
+            "pps",
+            stacked=True,
+        ),
+    ]
+
+
+def altered(labels: str) -> Panel:
+    queries = {name: rate(f"{name}_frames", labels) for name in ("truncated", "segmented", "fragmented")}
+    return graph("Altered", queries, "pps", "Copies cut, super-frames split, copies sent in IP fragments.")
+
+
+def overview() -> list[Panel]:
+    of = "{{mirror}}/{{session}} {{source}}"
+    key = "mirror, session, source"
+    ours = "and on (instance) mirrord_build_info"  # of the processes that Prometheus knows
+    down = f'mirrord_session_info{{{ALL},state!="up"}}'
+    return [
+        stat(
+            "Complete",
+            complete(ALL, over="$__range"),
+            "percentunit",
+            "Of the frames captured, those not lost.",
+            COMPLETENESS,
+        ),
+        stat(
+            "Frames lost", f"sum (increase(mirrord_dropped_frames_total{{{ALL}}}[$__range]))", "short", "", NONE_IS_WELL
+        ),
+        stat("Skipped on purpose", f"sum (increase(mirrord_skipped_frames_total{{{ALL}}}[$__range]))", "short", ""),
+        stat("Sessions up", f"sum (mirrord_session_up{{{ALL}}})", "short", ""),
+        stat("Sessions not up", f"sum (mirrord_session_up{{{ALL}}} == bool 0)", "short", "", NONE_IS_WELL),
+        stat(
+            "Last reload refused",
+            f"sum (mirrord_config_last_reload_successful{{{HOST}}} == bool 0)",
+            "short",
+            "",
+            NONE_IS_WELL,
+        ),
+        graph(
+            "Complete, by mirror", {"{{mirror}}": complete(ALL, "mirror")}, "percentunit", "1 where no frame was lost."
+        ),
+        fates(ALL),
+        *causes(ALL),
+        graph("Sent, by mirror", {"{{mirror}}": rate("sent_bytes", ALL, "mirror") + " * 8"}, "bps"),
+        heat_map(ALL),
+        graph("Top sessions, sent", {of: f"topk(10, {rate('sent_bytes', ALL, key)} * 8)"}, "bps"),
+        graph(
+            "Top sessions, lost",
+            {of: f"topk(10, {rate('dropped_frames', ALL, key)} > 0)"},
+            "pps",
+            "Those that lose any.",
+        ),
+        graph(
+            "Ring full, by session",
+            {of: rate('dropped_frames{reason="ring_full"}', ALL, key)},
+            "pps",
+            "Frames that the host was too slow to take out of the ring.",
+        ),
+        altered(ALL),
+        graph(
+            "Matched, by rule", {"{{filter}} {{rule}}": rate("rule_matched_frames", HOST, "filter, rule")}, "pps", RULES
+        ),
+        table("Sessions that are not up", down, "waiting mends itself when the host changes; failed needs a hand."),
+        graph(
+            "The daemon's processor time",
+            {"{{instance}}": f"rate(process_cpu_seconds_total{{{HOST}}}[$__rate_interval]) {ours}"},
+            "percentunit",
+            "1 is one core.",
+        ),
+        graph(
+            "The daemon's memory",
+            {"{{instance}}": f"process_resident_memory_bytes{{{HOST}}} {ours}"},
+            "bytes",
+        ),
+        table("Daemons", f"mirrord_build_info{{{HOST}}}", "The python data plane is the slow one."),
+    ]
+
+
+def session() -> list[Panel]:
+    quantiles = {
+        f"{share:.0%}": f"histogram_quantile({share},"
+        f" sum by (le) (rate(mirrord_forward_latency_seconds_bucket{{{ONE}}}[$__rate_interval])))"
+        for share in (0.5, 0.99)
+    }
+    return [
+        stat(
+            "Complete",
+            complete(ONE, over="$__range"),
+            "percentunit",
+            "Of the frames captured, those not lost.",
+            COMPLETENESS,
+            6,
+        ),
+        stat(
+            "Frames lost",
+            f"sum (increase(mirrord_dropped_frames_total{{{ONE}}}[$__range]))",
+            "short",
+            "",
+            NONE_IS_WELL,
+            6,
+        ),
+        stat("Sources up", f"sum (mirrord_session_up{{{ONE}}})", "short", "", width=6),
+        stat("Sources not up", f"sum (mirrord_session_up{{{ONE}}} == bool 0)", "short", "", NONE_IS_WELL, 6),
+        table("Sources", f"mirrord_session_info{{{ONE}}}", "What the session was told to do, and how it does."),
+        graph(
+            "Complete, by source", {"{{source}}": complete(ONE, "source")}, "percentunit", "1 where no frame was lost."
+        ),
+        fates(ONE),
+        *causes(ONE),
+        graph("Read, by direction", {"{{direction}}": rate("read_frames", ONE, "direction")}, "pps"),
+        graph(
+            "Read and sent",
+            {"read": rate("read_bytes", ONE) + " * 8", "sent": rate("sent_bytes", ONE) + " * 8"},
+            "bps",
+            "Sent has the outer headers, too.",
+        ),
+        heat_map(ONE),
+        graph("Latency, half and 99 of 100 frames", quantiles, "s"),
+        altered(ONE),
+        graph("Copies", {"sent": rate("sent_packets", ONE)}, "pps", "A super-frame becomes several."),
+    ]
+
+
+def variable(name: str, query: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "type": "query",
+        "datasource": {"type": "prometheus", "uid": "${datasource}"},
+        "query": {"query": query, "refId": name},
+        "refresh": 2,  # whenever the time range changes
+        "multi": True,
+        "includeAll": True,
+        "allValue": ".*",
+        "current": {"text": ["All"], "value": ["$__all"]},
+        "sort": 1,
+    }
+
+
+def dashboard(title: str, uid: str, panels: list[Panel], names: tuple[str, ...]) -> dict[str, Any]:
+    queries = {
+        "instance": "label_values(mirrord_build_info, instance)",
+        "mirror": f"label_values(mirrord_session_up{{{HOST}}}, mirror)",
+        "session": f"label_values(mirrord_session_up{{{ALL}}}, session)",
+    }
+    sources = {"name": "datasource", "type": "datasource", "query": "prometheus", "current": {}}
+    return {
+        "title": title,
+        "uid": uid,
+        "tags": ["mirrord"],
+        "schemaVersion": 38,
+        "editable": True,
+        "refresh": "30s",
+        "time": {"from": "now-1h", "to": "now"},
+        "links": [
+            {"type": "dashboards", "tags": ["mirrord"], "title": "mirrord", "keepTime": True, "includeVars": True}
+        ],
+        "templating": {"list": [sources, *(variable(name, queries[name]) for name in names)]},
+        "panels": laid_out(panels),
+    }
+
+
+def laid_out(panels: list[Panel]) -> list[Panel]:
+    """Panels in rows from left to right, each with its place on the grid."""
+    placed, x, y, tallest = [], 0, 0, 0
+    for n, one in enumerate(panels, 1):
+        width, height = one.pop("width"), one.pop("height")
+        if x + width > COLUMNS:
+            x, y, tallest = 0, y + tallest, 0
+        placed.append({"id": n, "gridPos": {"x": x, "y": y, "w": width, "h": height}, **one})
+        x, tallest = x + width, max(tallest, height)
+    return placed
+
+
+def files() -> dict[str, str]:
+    """What each file beside this one is to hold."""
+    made = {
+        "mirrord.json": dashboard("mirrord", "mirrord", overview(), ("instance", "mirror")),
+        "mirrord-session.json": dashboard(
+            "mirrord: one session", "mirrord-session", session(), ("instance", "mirror", "session")
+        ),
+    }
+    return {name: json.dumps(one, indent=1) + "\n" for name, one in made.items()}
+
+
+if __name__ == "__main__":
+    for name, text in files().items():
+        (DIRECTORY / name).write_text(text)
