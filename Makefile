@@ -12,6 +12,7 @@ help:
 	@echo "make demo      a client, a source and a collector: see mirrored packets arrive"
 	@echo "make test      every test"
 	@echo "make lint      ruff, mypy, C warnings"
+	@echo "make docs      the configuration reference and man pages, out of the code"
 	@echo "make bench     what it costs, measured"
 	@echo "make sanitize  the frame tests, with the native core under ASan and UBSan"
 
@@ -38,6 +39,9 @@ lint: venv
 	.venv/bin/mypy
 	CFLAGS=-Werror .venv/bin/python setup.py -q build_ext --force --build-lib build/lint --build-temp build/lint
 
+docs: venv
+	.venv/bin/python -m docs.generate
+
 bench: venv
 	@tests/setup bench
 	.venv/bin/python -m bench
@@ -49,4 +53,4 @@ sanitize: venv
 clean:
 	rm -rf .venv build *.egg-info mirrord/dataplane/*.so
 
-.PHONY: help venv demo test lint bench sanitize clean
+.PHONY: help venv demo test lint docs bench sanitize clean
