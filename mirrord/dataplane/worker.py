@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import queue
 import select
+import signal
 import threading
 import time
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from mirrord.dataplane.forward import Forward, ForwardPlan
 from mirrord.dataplane.frame import TAG
 from mirrord.dataplane.listen import Listener, ListenPlan
 from mirrord.dataplane.native import core, program
+from mirrord.dataplane.stream import StreamPlan, StreamTransmit
 from mirrord.dataplane.transmit import DevicePlan, Transmit, TunnelPlan
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ class PipelinePlan:
 
     capture: CapturePlan | ListenPlan
     forward: ForwardPlan
-    transmit: DevicePlan | TunnelPlan | FilePlan
+    transmit: DevicePlan | TunnelPlan | FilePlan | StreamPlan
 
 
 class Pipeline:
@@ -58,7 +60,7 @@ class Pipeline:
     def __init__(self, plan: PipelinePlan, *, native: bool) -> None:
         self.counters = Counters()
         self.failure = ""
-        self.transmit = FileTransmit(plan.transmit) if isinstance(plan.transmit, FilePlan) else Transmit(plan.transmit)
+        self.transmit = _way_out(plan.transmit)
         try:
             self.capture = _open(plan.capture)
         except BaseException:
@@ -77,7 +79,7 @@ class Pipeline:
                 tuple(sock.fileno() for sock in self.transmit.sockets),
                 self.counters.row,
                 *_listens(self.capture),
-                *((self.transmit.output, self.transmit.next_file) if isinstance(self.transmit, FileTransmit) else ()),
+                *(() if isinstance(self.transmit, Transmit) else (self.transmit.output, self.transmit.next_file)),
             )
 
     def _matched(self, forward: ForwardPlan) -> ForwardPlan:
@@ -157,6 +159,16 @@ class Pipeline:
         self.transmit.close()
 
 
+def _way_out(plan: DevicePlan | TunnelPlan | FilePlan | StreamPlan) -> Transmit | FileTransmit | StreamTransmit:
+    match plan:
+        case FilePlan():
+            return FileTransmit(plan)
+        case StreamPlan():
+            return StreamTransmit(plan)
+        case _:
+            return Transmit(plan)
+
+
 def _open(plan: CapturePlan | ListenPlan) -> Capture | Listener:
     return Listener(plan) if isinstance(plan, ListenPlan) else Capture(plan)
 
@@ -227,6 +239,7 @@ class Worker:
 
     def _loop(self) -> None:
         look_at = self.progress
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # no system call here is to be interrupted
         if self._nice:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._nice)
         while not self._stopping:
