@@ -16,6 +16,7 @@ help:
 	@echo "make lint      ruff, mypy, C warnings"
 	@echo "make wheel     the source archive and the wheel, in dist/"
 	@echo "make deb       the Debian package, in dist/"
+	@echo "make docs      the configuration reference and man pages, out of the code"
 	@echo "make bench     what it costs, measured"
 	@echo "make sanitize  the frame tests, with the native core under ASan and UBSan"
 
@@ -51,6 +52,9 @@ wheel: venv
 deb: wheel
 	packaging/debian/build $(DIST)/mirrord-*.whl $(DIST)
 
+docs: venv
+	.venv/bin/python -m docs.generate
+
 bench: venv
 	@tests/setup bench
 	.venv/bin/python -m bench
@@ -62,4 +66,4 @@ sanitize: venv
 clean:
 	rm -rf .venv build dist *.egg-info mirrord/dataplane/*.so
 
-.PHONY: help venv demo test lint wheel deb bench sanitize clean
+.PHONY: help venv demo test lint wheel deb docs bench sanitize clean

@@ -85,10 +85,7 @@ class Counts:
         yield _latency(rows, heads)
         up = [f"mirrord_session_up{head}}} {row.state == 'up':d}" for row, head in zip(rows, heads, strict=True)]
         yield Family("mirrord_session_up", "gauge", "1 running, 0 waiting or failed.", up)
-        about = [
-            {**row.entry.key._asdict(), "state": row.state, "reason": row.reason, **row.about}
-            for row in rows
-        ]
+        about = [{**row.entry.key._asdict(), "state": row.state, "reason": row.reason, **row.about} for row in rows]
         yield _info("mirrord_session", "How a session does, and what it was told to do.", *about)
         build = {"version": __version__, "dataplane": self._dataplane}
         yield _info("mirrord_build", "The running program; dataplane is native or python.", build)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import queue
 import select
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,7 @@ from mirrord.dataplane.frame import TAG
 from mirrord.dataplane.listen import Listener, ListenPlan
 from mirrord.dataplane.load import Load
 from mirrord.dataplane.native import core, matcher
+from mirrord.dataplane.stream import StreamPlan, StreamTransmit
 from mirrord.dataplane.transmit import DevicePlan, Transmit, TunnelPlan
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ class PipelinePlan:
 
     capture: CapturePlan | ListenPlan
     forward: ForwardPlan
-    transmit: DevicePlan | TunnelPlan | FilePlan
+    transmit: DevicePlan | TunnelPlan | FilePlan | StreamPlan
     count_rules_of: str = ""  # the filter that the rules are of, to be counted; "": they are not
 
 
@@ -68,7 +70,7 @@ class Pipeline:
         self.counters = Counters()
         self.rule_counters = RuleCounters()
         self.failure = ""
-        self.transmit = FileTransmit(plan.transmit) if isinstance(plan.transmit, FilePlan) else Transmit(plan.transmit)
+        self.transmit = _way_out(plan.transmit)
         try:
             self.capture = _open(plan.capture)
         except BaseException:
@@ -92,7 +94,7 @@ class Pipeline:
                 self.transmit.native(),
                 self.counters.row,
                 *_listens(self.capture),
-                *((self.transmit.output, self.transmit.next_file) if isinstance(self.transmit, FileTransmit) else ()),
+                *(() if isinstance(self.transmit, Transmit) else (self.transmit.output, self.transmit.next_file)),
             )
 
     def _matched(self, plan: PipelinePlan) -> PipelinePlan:
@@ -245,6 +247,16 @@ class Pipeline:
         self.transmit.close()
 
 
+def _way_out(plan: DevicePlan | TunnelPlan | FilePlan | StreamPlan) -> Transmit | FileTransmit | StreamTransmit:
+    match plan:
+        case FilePlan():
+            return FileTransmit(plan)
+        case StreamPlan():
+            return StreamTransmit(plan)
+        case _:
+            return Transmit(plan)
+
+
 def _open(plan: CapturePlan | ListenPlan) -> Capture | Listener:
     return Listener(plan) if isinstance(plan, ListenPlan) else Capture(plan)
 
@@ -318,6 +330,7 @@ class Worker:
 
     def _loop(self) -> None:
         look_at = self.progress
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # no system call here is to be interrupted
         if self._nice:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._nice)
         while not self._stopping:

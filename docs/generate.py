@@ -1,0 +1,194 @@
+"""Writes what can be told from the code: the configuration reference, as a page and as mirrord.toml(5).
+
+`make docs` runs it; a test holds what is committed against it, so that the reference cannot drift from the models.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import TypeAdapter
+
+from mirrord import model
+
+HERE = Path(__file__).parent
+
+TABLES: tuple[tuple[str, tuple[type[model.Model], ...]], ...] = (
+    ("[daemon]", (model.Daemon,)),
+    ("[flow_networks.NAME]", (model.FlowNetwork,)),
+    ("[filters.NAME]", (model.Filter,)),
+    ("A rule of a filter", (model.Rule,)),
+    ("[mirrors.NAME]", (model.Mirror,)),
+    ("[[mirrors.NAME.sessions]]", (model.Session,)),
+    ('source = { type = "device" }', (model.DeviceSource,)),
+    ('source = { type = "bridge" }', (model.BridgeSource,)),
+    ('source = { type = "vxlan" }', (model.VxlanSource, model.TunnelSource)),
+    ('source = { type = "gre" }', (model.GreSource, model.TunnelSource)),
+    ('source = { type = "erspan" }', (model.ErspanSource, model.TunnelSource)),
+    ('destination = { type = "device" }', (model.DeviceDestination,)),
+    ('destination = { type = "vxlan" }', (model.VxlanDestination, model.TunnelDestination)),
+    ('destination = { type = "geneve" }', (model.GeneveDestination, model.TunnelDestination)),
+    ('destination = { type = "gre" }', (model.GreDestination, model.TunnelDestination)),
+    ('destination = { type = "erspan" }', (model.ErspanDestination, model.TunnelDestination)),
+    ('destination = { type = "file" }', (model.FileDestination,)),
+)  # fmt: skip
+"""Each table of a file, and the models that describe its keys."""
+
+TYPES = {
+    "Addresses": "address or range, with prefix length",
+    "AnyAddress": "IPv4 or IPv6 address",
+    "Description": "one line of text",
+    "Destination": "a table, see below",
+    "Device": "device",
+    "Devices": "device, glob or a list",
+    "Group": "name of a group",
+    "Listen": "address:port",
+    "Name": "name",
+    "NetworkList": "network or a list",
+    "Netns": "name, process id or path",
+    "Networks": "network or a list",
+    "OptionalSocket": "path",
+    "Path": "path",
+    "Pattern": "pattern of paths",
+    "Percentage": 'a share such as "80%"',
+    "Ports": '"80", "1000-2000" or a list',
+    "Protocol": "name or number",
+    "Rate": 'rate such as "200Mbit"',
+    "RingSize": 'size such as "8MiB"',
+    "Rule": "a list of tables, see below",
+    "Session": "a list of tables, see below",
+    "Size": 'size such as "100MB"',
+    "Socket": "path",
+    "Source": "a device's name or a table, see below",
+    "VlanIds": "1 to 4094, or a list",
+}
+"""The words for each kind of value that is written as text. A new kind needs new words."""
+
+PREFACE = """\
+The file is TOML, by default /etc/mirrord/mirrord.toml; `include` names others that add to it. Unknown keys are errors.
+`mirrord --check -c FILE` tells every error with its file, its dotted path and what was expected.
+
+Sizes are bytes: B, kB, MB, GB (powers of 1000), KiB, MiB, GiB (of 1024). Rates are bits a second in tc's units: bit,
+Kbit, Mbit, Gbit; bps and its like are bytes. Numbers may be hexadecimal. A name has up to 63 letters, digits, `_`, `.`
+and `-`. Addresses are IPv4 or IPv6.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key of a table, in words."""
+
+    name: str
+    kind: str
+    default: str
+    meaning: str
+
+
+def keys(described: type[model.Model], *parts: type[model.Model]) -> Iterator[Key]:
+    """The keys of a model, those that it has of its own first."""
+    texts = {name: text for part in (*parts, described) for name, text in _texts(part).items()}
+    schema = described.model_json_schema()["properties"]
+    for name in sorted(described.model_fields, key=lambda name: name not in _texts(described)):
+        yield Key(name, _kind(schema[name], _alias(described, name)), _default(described, name), texts[name])
+
+
+def _texts(described: type[model.Model]) -> dict[str, str]:
+    """The text below each field of a class."""
+    body = ast.parse(inspect.getsource(described)).body[0]
+    assert isinstance(body, ast.ClassDef)
+    return {
+        field.target.id: " ".join(text.value.value.split())
+        for field, text in zip(body.body, body.body[1:], strict=False)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+        and isinstance(text.value.value, str)
+    }
+
+
+def _alias(described: type[model.Model], name: str) -> str:
+    """The name of the annotation's type: RingSize of `RingSize | None`."""
+    owner = next(one for one in described.__mro__ if name in inspect.get_annotations(one))
+    return re.sub(r"^tuple\[(\w+), \.\.\.\]", r"\1", str(inspect.get_annotations(owner)[name])).partition(" | ")[0]
+
+
+def _kind(schema: dict[str, Any], alias: str) -> str:
+    chosen = next((one for one in schema.get("anyOf", ()) if one.get("type") != "null"), schema)
+    if alias in TYPES:
+        return TYPES[alias]
+    if "const" in chosen:
+        return json.dumps(chosen["const"])
+    if "enum" in chosen:
+        return ", ".join(map(json.dumps, chosen["enum"]))
+    if chosen.get("type") == "boolean":
+        return "true, false"
+    return f"{chosen['minimum']} to {chosen['maximum']}"
+
+
+def _default(described: type[model.Model], name: str) -> str:
+    field = described.model_fields[name]
+    if field.is_required():
+        return "required"
+    if field.default_factory is not None or field.default is None:
+        return ""
+    metadata = [*field.metadata, None]  # Annotated wants at least one
+    annotation: Any = Annotated[field.annotation, *metadata]
+    shown = TypeAdapter(annotation).dump_python(field.default, mode="json")
+    return hex(shown) if type(shown) is int and shown > 0xFFFF else json.dumps(shown)
+
+
+def page() -> str:
+    """docs/configuration.md."""
+    lines = ["# Configuration reference", ""]
+    lines += ["<!-- Written by docs/generate.py from the models: change those. -->", ""]
+    lines += [*PREFACE.splitlines(), ""]
+    for title, (described, *parts) in TABLES:
+        lines += [f"## `{title}`" if "[" in title or "{" in title else f"## {title}", ""]
+        lines += ["| key | value | default | meaning |", "| --- | --- | --- | --- |"]
+        for key in keys(described, *parts):
+            default = f"`{key.default}`" if key.default not in ("", "required") else key.default
+            lines.append(f"| `{key.name}` | {key.kind} | {default} | {key.meaning} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def manual() -> str:
+    """mirrord.toml(5), in the macros of man(7)."""
+    lines = ['.\\" Written by docs/generate.py from the models: change those.']
+    lines += ['.TH MIRRORD.TOML 5 "" mirrord "File formats"', ".SH NAME", "mirrord.toml \\- configuration of mirrord"]
+    lines += [".SH DESCRIPTION", *(_roff(line) or ".PP" for line in PREFACE.splitlines())]
+    for title, (described, *parts) in TABLES:
+        lines.append(f".SH {_roff(title.upper() if title[0].isalpha() and '{' not in title else title)}")
+        for key in keys(described, *parts):
+            default = {"": "", "required": ", required"}.get(key.default, f", default {key.default}")
+            lines += [".TP", f".B {key.name}", f"{_roff(key.kind + default)}.", ".br", _roff(key.meaning)]
+    lines += [".SH SEE ALSO", ".BR mirrord (8),", ".BR mirrorctl (1)", ""]
+    return "\n".join(lines)
+
+
+def _roff(text: str) -> str:
+    """A line of text as roff takes it."""
+    plain = text.replace("\\", "\\e").replace("`", "").replace("-", "\\-")
+    return f"\\&{plain}" if plain[:1] in ".'" else plain
+
+
+PAGES = {HERE / "configuration.md": page, HERE / "man" / "mirrord.toml.5": manual}
+"""Each file that is written, and what makes its text."""
+
+
+def main() -> None:
+    for file, text in PAGES.items():
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""The vocabulary: what a configuration, a state database and the API may say. No I/O, nothing about the host.
+
+Every model is frozen, refuses unknown keys and contradictions, and gives back the same vocabulary with
+`model_dump(mode="json")`, which validates again to an equal model. What depends on more than one object (a name that
+must exist, two users of one device) is in control/refusals.py.
+
+The text below a field is what the configuration reference says of it.
+"""
+
+from mirrord.model.base import ContradictionError, Model, repeated
+from mirrord.model.daemon import Daemon
+from mirrord.model.destinations import (
+    Destination,
+    DeviceDestination,
+    ErspanDestination,
+    FileDestination,
+    GeneveDestination,
+    GreDestination,
+    TunnelDestination,
+    VxlanDestination,
+)
+from mirrord.model.filters import Filter, Rule
+from mirrord.model.mirrors import Config, FlowNetwork, Mirror, Session
+from mirrord.model.sources import (
+    BridgeSource,
+    DeviceSource,
+    ErspanSource,
+    GreSource,
+    Source,
+    TunnelSource,
+    VxlanSource,
+)
+
+__all__ = [
+    "BridgeSource",
+    "Config",
+    "ContradictionError",
+    "Daemon",
+    "Destination",
+    "DeviceDestination",
+    "DeviceSource",
+    "ErspanDestination",
+    "ErspanSource",
+    "FileDestination",
+    "Filter",
+    "FlowNetwork",
+    "GeneveDestination",
+    "GreDestination",
+    "GreSource",
+    "Mirror",
+    "Model",
+    "Rule",
+    "Session",
+    "Source",
+    "TunnelDestination",
+    "TunnelSource",
+    "VxlanDestination",
+    "VxlanSource",
+    "repeated",
+]

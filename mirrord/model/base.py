@@ -1,0 +1,62 @@
+"""What all models share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, model_validator
+
+from mirrord.values import Between
+
+DirectionName = Literal["ingress", "egress", "both"]
+Port = Annotated[int, Between(1, 65535)]
+Vni = Annotated[int, Between(0, (1 << 24) - 1)]
+GreKey = Annotated[int, Between(0, (1 << 32) - 1)]
+ErspanSession = Annotated[int, Between(0, 1023)]
+Mark = Annotated[int, Between(1, (1 << 32) - 1)]
+Count = Annotated[int, Between(0, (1 << 31) - 1)]
+
+
+class ContradictionError(ValueError):
+    """Keys of one object that exclude each other: (key, why) for each."""
+
+    def __init__(self, found: list[tuple[str, str]]) -> None:
+        super().__init__("; ".join(f"{key}: {why}" for key, why in found))
+        self.found = found
+
+
+def repeated(key: str, part: str, values: Iterable[object]) -> Iterator[tuple[str, str]]:
+    """Contradictions in a list under `key`, whose items have these values of `part`, which must be unique."""
+    for value, times in Counter(values).items():
+        if times > 1:
+            yield key, f"{part} {value!r} is used more than once"
+
+
+class Model(BaseModel):
+    """What all models share."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
+        """Each key that does not go with another one, and why."""
+        yield from ()
+
+    @model_validator(mode="after")
+    def _refuse_contradictions(self) -> Model:
+        if found := list(self._contradictions()):
+            raise ContradictionError(found)
+        return self
+
+
+def type_of(side: str) -> Discriminator:
+    """Choose a model by `type`. The tag names the side, too, so that it is told from a key in an error's location."""
+
+    def tag(value: object) -> str | None:
+        if isinstance(value, str):
+            return f"<device {side}>" if side == "source" else None
+        kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+        return None if kind is None else f"<{kind} {side}>"
+
+    return Discriminator(tag)

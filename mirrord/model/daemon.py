@@ -1,0 +1,50 @@
+"""The process: its sockets, files and marks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from mirrord.model.base import Mark, Model
+from mirrord.values import Between, Endpoint, Group, Listen, OptionalSocket, Path, Pattern, RingSize, Socket
+
+
+class Daemon(Model):
+    """The process: its sockets, files and marks."""
+
+    socket: Socket = "/run/mirrord/mirrord.sock"
+    """The control API: HTTP and JSON on a unix socket of mode 0660."""
+    socket_group: Group = ""
+    """The group that may read and change by `socket`; empty: the daemon's own."""
+    read_only_socket: OptionalSocket = ""
+    """A second socket that answers GET alone; empty: none."""
+    read_only_group: Group = ""
+    """The group that may read by `read_only_socket`."""
+    metrics: Listen = Endpoint("127.0.0.1", 9817)
+    """Where Prometheus reads `/metrics`; empty turns it off."""
+    state: Path = "/var/lib/mirrord/state.db"
+    """SQLite: what was made at run time, and the audit log."""
+    include: tuple[Pattern, ...] = ("/etc/mirrord/conf.d/*.toml",)
+    """Files that add to this one. An object, or a key of [daemon], may be defined in one file only."""
+    capture_directories: tuple[Path, ...] = ("/var/lib/mirrord/captures",)
+    """File destinations may lie in these only."""
+    mark: Mark = 0x10000000
+    """SO_MARK of every copy. A frame that has it is never mirrored again."""
+    mark_mask: Mark = 0x10000000
+    """The bits of the mark that say so."""
+    dataplane: Literal["auto", "native", "python"] = "auto"
+    """Who moves the frames: the compiled core, the Python reference, or the first where it can be had."""
+    ring_size: RingSize = 8 << 20
+    """Memory of the capture ring of a busy source; a session may set its own."""
+    nice: Annotated[int, Between(-20, 19)] = 0
+    """Priority of the workers for the scheduler, as in nice(2)."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least severe messages that are logged."""
+
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
+        if self.mark & ~self.mark_mask:
+            yield "mark", f"{self.mark:#x} has bits outside mark_mask {self.mark_mask:#x}: no frame would match"
+        if self.read_only_group and not self.read_only_socket:
+            yield "read_only_group", "there is no read_only_socket for it"
+        if self.socket == self.read_only_socket:
+            yield "read_only_socket", "must be another path than socket"

@@ -1,0 +1,165 @@
+"""Where copies go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, Tag
+
+from mirrord.model.base import Count, ErspanSession, GreKey, Model, Port, Vni, type_of
+from mirrord.values import Address, AnyAddress, Between, Device, Flag, Netns, Path, Size, VlanId
+
+
+def _default_original_vlan(data: dict[str, Any]) -> Literal["strip", "keep"]:
+    return "keep" if data.get("vlan") is None else "strip"
+
+
+class DeviceDestination(Model):
+    """SPAN, or RSPAN with `vlan`. `original_vlan` is what becomes of a frame's outermost tag.
+
+    By default it is "strip" where `vlan` takes the tag's place or the source selected by `vlan`, else "keep".
+    """
+
+    type: Literal["device"] = "device"
+    """SPAN: out of another device; with `vlan`, RSPAN."""
+    device: Device
+    """The device that copies leave by."""
+    vlan: VlanId | None = None
+    """RSPAN: the id of the tag that is put on."""
+    original_vlan: Literal["strip", "keep"] = Field(default_factory=_default_original_vlan)
+    """What becomes of the frame's outermost tag. By default `strip` where `vlan` takes its place or the source was
+    selected by `vlan`, else `keep`."""
+    netns: Netns | None = None
+    """The network namespace that the device is in, as in a source."""
+    normal_io: Flag = True
+    """`false`: all other traffic of the device, both ways, is dropped while the session runs."""
+    allow_default_route: Flag = False
+    """Take a device that holds one of this host's default routes, which is refused otherwise."""
+
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
+        if self.netns is not None and not self.normal_io:
+            yield "normal_io", "a device in another network namespace cannot be reserved"
+
+
+class TunnelDestination(Model):
+    """What every encapsulation in IP takes."""
+
+    remote: AnyAddress
+    """The collector's address."""
+    local: AnyAddress | None = None
+    """The copies' source address; left out: the kernel's choice, or the flow network's."""
+    dscp: Annotated[int, Between(0, 63)] = 0
+    """DSCP of the outer header."""
+    ttl: Annotated[int, Between(1, 255)] = 64
+    """TTL or hop limit of the outer header."""
+    netns: Netns | None = None
+    """The network namespace whose routes are used, as in a source."""
+
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
+        if _nowhere(self.remote):
+            yield "remote", f"{self.remote} is not the address of a host"
+        if self.remote.version == 6 and self.remote.is_link_local:
+            yield "remote", f"{self.remote} is link-local: no route leads to it, only a device"
+        if self.local is None:
+            return
+        if self.local.version != self.remote.version:
+            yield "local", f"{self.local} is IPv{self.local.version}, but remote is IPv{self.remote.version}"
+        if _nowhere(self.local) or self.local.is_multicast:
+            yield "local", f"{self.local} is not the address of a host"
+
+
+class VxlanDestination(TunnelDestination):
+    """RFC 7348."""
+
+    type: Literal["vxlan"] = "vxlan"
+    """VXLAN (RFC 7348). The flow's hash is in the UDP source port."""
+    vni: Vni
+    """VXLAN network identifier."""
+    port: Port = 4789
+    """UDP port of the collector."""
+    shared_vni: Flag = False
+    """Allow another session to send to the same remote, port and VNI."""
+
+
+class GeneveDestination(TunnelDestination):
+    """RFC 8926."""
+
+    type: Literal["geneve"] = "geneve"
+    """Geneve (RFC 8926), without options."""
+    vni: Vni
+    """Virtual network identifier."""
+    port: Port = 6081
+    """UDP port of the collector."""
+
+
+class GreDestination(TunnelDestination):
+    """Transparent Ethernet bridging, RFC 1701 protocol 0x6558; RFC 2784, 2890."""
+
+    type: Literal["gre"] = "gre"
+    """GRE with the whole frame in it (transparent Ethernet bridging, 0x6558; RFC 2784, 2890)."""
+    key: GreKey | None = None
+    """The key; left out: a header without one."""
+
+
+class ErspanDestination(TunnelDestination):
+    """ERSPAN, draft-foschiano-erspan. Type I has no header, so no place for a session id."""
+
+    type: Literal["erspan"] = "erspan"
+    """ERSPAN (draft-foschiano-erspan)."""
+    erspan_type: Literal["I", "II", "III"]
+    """I is GRE alone; II has session, VLAN and sequence; III a time stamp and the direction as well."""
+    session_id: ErspanSession | None = None
+    """Required but for type I, which cannot carry it."""
+    cos: Annotated[int, Between(0, 7)] = 0
+    """Class of service. Types II and III."""
+    index: Annotated[int, Between(0, (1 << 20) - 1)] = 0
+    """Port index. Type II."""
+    hardware_id: Annotated[int, Between(0, 63)] = 0
+    """Id of the ERSPAN engine. Type III."""
+    sgt: Annotated[int, Between(0, 65535)] = 0
+    """Security group tag. Type III."""
+
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
+        yield from super()._contradictions()
+        if self.session_id is None and self.erspan_type != "I":
+            yield "session_id", f"required by type {self.erspan_type}"
+        carried = {"I": (), "II": ("cos", "index"), "III": ("cos", "hardware_id", "sgt")}[self.erspan_type]
+        for key in ("cos", "index", "hardware_id", "sgt"):
+            if getattr(self, key) and key not in carried:
+                yield key, f"type {self.erspan_type} does not carry it"
+
+
+class FileDestination(Model):
+    """pcapng files; 0 never rotates, and `keep = 0` keeps them all."""
+
+    type: Literal["file"] = "file"
+    """pcapng files with nanosecond stamps."""
+    path: Path
+    """Below one of `daemon.capture_directories`. A finished file has the time of its last packet in its name."""
+    rotate_size: Size = 0
+    """Begin a new file at this size; 0: never."""
+    rotate_seconds: Count = 0
+    """Begin a new file after so long; 0: never."""
+    keep: Count = 0
+    """How many files there are at most, the oldest gives way; 0: all are kept."""
+
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
+        if self.keep and not (self.rotate_size or self.rotate_seconds):
+            yield "keep", "needs rotate_size or rotate_seconds: one file is never replaced"
+
+
+Destination = Annotated[
+    Annotated[DeviceDestination, Tag("<device destination>")]
+    | Annotated[VxlanDestination, Tag("<vxlan destination>")]
+    | Annotated[GeneveDestination, Tag("<geneve destination>")]
+    | Annotated[GreDestination, Tag("<gre destination>")]
+    | Annotated[ErspanDestination, Tag("<erspan destination>")]
+    | Annotated[FileDestination, Tag("<file destination>")],
+    type_of("destination"),
+]
+
+
+def _nowhere(address: Address) -> bool:
+    return address.is_unspecified or address == IPv4Address("255.255.255.255")

@@ -1,0 +1,86 @@
+"""Filters and their rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from mirrord.model.base import DirectionName, Model, repeated
+from mirrord.values import Between, Networks, Ports, Protocol, VlanId, show_protocol
+
+ICMP, TCP, UDP, ICMPV6, SCTP = 1, 6, 17, 58, 132
+ETHERTYPE_FAMILIES = {0x0800: 4, 0x86DD: 6}
+
+
+class Rule(Model):
+    """One line of a filter; a key that is None matches anything."""
+
+    priority: Annotated[int, Between(1, 65535)]
+    """Rules are tried in ascending priority. Unique in its filter."""
+    action: Literal["accept", "reject"]
+    """Copy what matches, or leave it out."""
+    direction: DirectionName = "both"
+    """Matches frames of this direction, in the session's perspective."""
+    family: Literal["ipv4", "ipv6"] | None = None
+    """Matches IPv4 or IPv6."""
+    protocol: Protocol | None = None
+    """IP protocol, by name or number."""
+    source: Networks | None = None
+    """A network or a list of networks that the source address is in."""
+    destination: Networks | None = None
+    """The same of the destination address."""
+    source_ports: Ports | None = None
+    """A port, a range or a list of both; with protocol tcp, udp or sctp. Never matches a later fragment."""
+    destination_ports: Ports | None = None
+    """The same of the destination port."""
+    vlan: VlanId | None = None
+    """The id of the outermost VLAN tag."""
+    ethertype: Annotated[int, Between(0x0600, 0xFFFF)] | None = None  # below 0x0600 it is a length, IEEE 802.3 3.2.6
+    """The ethertype behind the VLAN tags."""
+
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
+        for key in ("source_ports", "destination_ports"):
+            if getattr(self, key) is None or self.protocol in (TCP, UDP, SCTP):
+                continue
+            if self.protocol is None:
+                yield key, "ports need a protocol: name tcp, udp or sctp"
+            else:
+                yield key, f"protocol {show_protocol(self.protocol)} has no ports; only tcp, udp and sctp have"
+        yield from self._families()
+
+    def _families(self) -> Iterator[tuple[str, str]]:
+        """Keys that leave no IP version for the ones before them."""
+        possible, because = {4, 6}, ""
+        for key, versions in self._versions():
+            if not possible & versions:
+                yield key, f"IPv{min(versions)} only, but {because} is IPv{min(possible)} only: no frame can match"
+                return
+            if not possible <= versions:
+                possible, because = possible & versions, key
+        keys = ("family", "protocol", "source", "destination")
+        used = next((key for key in keys if getattr(self, key) is not None), None)
+        if used and self.ethertype is not None and self.ethertype not in ETHERTYPE_FAMILIES:
+            yield "ethertype", f"{self.ethertype:#06x} is not IP, but {used} asks for IP: no frame can match"
+
+    def _versions(self) -> Iterator[tuple[str, set[int]]]:
+        if self.family is not None:
+            yield "family", {int(self.family[-1])}
+        for key, networks in (("source", self.source), ("destination", self.destination)):
+            if networks is not None:
+                yield key, {network.version for network in networks}
+        if self.protocol in (ICMP, ICMPV6):
+            yield "protocol", {4 if self.protocol == ICMP else 6}
+        if self.ethertype in ETHERTYPE_FAMILIES:
+            yield "ethertype", {ETHERTYPE_FAMILIES[self.ethertype]}
+
+
+class Filter(Model):
+    """Rules, tried in ascending priority; the first match decides."""
+
+    rules: tuple[Rule, ...]
+    """At least one. The first that matches decides; a frame that none matches is not copied."""
+
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
+        if not self.rules:
+            yield "rules", "expected at least one rule: a filter without rules copies nothing"
+        yield from repeated("rules", "priority", [rule.priority for rule in self.rules])

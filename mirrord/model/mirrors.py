@@ -1,0 +1,142 @@
+"""Mirrors, their sessions, flow networks, and all of them together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from mirrord.model.base import Count, DirectionName, Model, repeated
+from mirrord.model.daemon import Daemon
+from mirrord.model.destinations import Destination, DeviceDestination, TunnelDestination
+from mirrord.model.filters import Filter
+from mirrord.model.sources import BridgeSource, Source, TunnelSource
+from mirrord.values import Addresses, AnyAddress, Between, Description, Device, Flag, Name, Percentage, Rate, RingSize
+
+
+def _default_direction(data: dict[str, Any]) -> DirectionName:
+    return "ingress" if isinstance(data.get("source"), TunnelSource) else "both"
+
+
+class Session(Model):
+    """Source, direction and filter to a destination. `direction` is "both" by default, "ingress" from a tunnel."""
+
+    name: Name
+    """Unique in its mirror."""
+    priority: Annotated[int, Between(1, 65535)] | None = None
+    """For `overlap = "first"`: the lowest number is asked first."""
+    source: Source
+    """Where frames come from."""
+    direction: DirectionName = Field(default_factory=_default_direction)
+    """`ingress` is what the source receives, `egress` what it sends. By default `both`, from a tunnel `ingress`."""
+    filter: Name | None = None
+    """The name of a filter; left out: every frame."""
+    destination: Destination
+    """Where copies go."""
+    snaplen: Count = 0
+    """Bytes of the mirrored frame that are kept; 0: all. Outer headers are not counted."""
+    sampling_rate: Annotated[int, Between(1, (1 << 31) - 1)] = 1
+    """One in n flows, by a symmetric flow hash: whole conversations, both directions."""
+    rate_limit: Rate = 0
+    """Bound on the sent bits a second, outer headers included, in tc's units; 0: none."""
+    on_mtu_exceeded: Literal["truncate", "fragment", "drop"] = "truncate"
+    """What becomes of a copy larger than the path MTU."""
+    count_rules: Flag = False
+    """Count what each accept rule matched."""
+    mirror_tunnels: Flag = False
+    """Also mirror tunnel packets to or from configured destinations and listeners. They may be copies."""
+    capture: Literal["auto", "ring", "socket"] = "auto"
+    """How frames are read: a ring, a plain socket, or what fits the load."""
+    ring_size: RingSize | None = None  # None: the daemon's
+    """Memory of this session's ring; left out: `daemon.ring_size`."""
+    workers: Annotated[int, Between(1, 256)] = 1
+    """Threads for one busy source. Each flow stays in order."""
+    transmit: Literal["auto", "packet", "socket"] = "auto"
+    """How copies leave: `packet` (AF_PACKET, headers made by mirrord), `socket` (the kernel routes), or what fits
+    the device. `mirrorctl show` says which, and why."""
+    gso: Literal["auto", "on", "off"] = "auto"
+    """Send runs of equal copies as one message. `auto`: where the device or kernel segments before anyone can look."""
+    pause_above: Percentage = 0
+    """Pause while the destination's link is busier than this share of its speed; empty: never."""
+
+    @field_validator("destination")
+    @classmethod
+    def _strip_what_selected(cls, value: Model, info: ValidationInfo) -> Model:
+        """Write the default out that depends on the source, so that what is shown says what is done."""
+        selected = getattr(info.data.get("source"), "vlan", None) is not None
+        if selected and isinstance(value, DeviceDestination) and "original_vlan" not in value.model_fields_set:
+            return value.model_copy(update={"original_vlan": "strip"})
+        return value
+
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
+        if isinstance(self.source, BridgeSource) and self.direction != "both":
+            yield "direction", 'must be "both" for a bridge'
+        if isinstance(self.source, TunnelSource) and self.direction != "ingress":
+            yield "direction", 'must be "ingress" for a tunnel that is received'
+        if isinstance(self.source, TunnelSource) and self.capture == "ring":
+            yield "capture", '"ring" does not apply to a tunnel that is received'
+        if self.count_rules and self.filter is None:
+            yield "count_rules", "needs a filter"
+        if self.transmit == "packet" and self.on_mtu_exceeded == "fragment":
+            yield "transmit", '"packet" cannot fragment, only the kernel can'
+        if self.gso == "on" and getattr(self.destination, "port", None) is None:
+            yield "gso", f'"on" does not apply to a {self.destination.type} destination, which has no UDP'
+        if not isinstance(self.destination, TunnelDestination):
+            kind = self.destination.type
+            if self.transmit == "socket" or (self.transmit == "packet" and kind == "file"):
+                yield "transmit", f'"{self.transmit}" does not apply to a {kind} destination'
+            if self.on_mtu_exceeded == "fragment":
+                yield "on_mtu_exceeded", f"a {kind} destination has no IP header to fragment by"
+
+
+class Mirror(Model):
+    """A named group of sessions that is enabled, disabled and deleted together."""
+
+    description: Description = ""
+    """For people."""
+    flow_network: Name | None = None
+    """Have all copies leave by this flow network."""
+    enabled: Flag = True
+    """Whether its sessions run."""
+    overlap: Literal["all", "first"] = "all"
+    """`all`: every session that matches a frame copies it. `first`: only the first of them by priority."""
+    sessions: tuple[Session, ...] = ()
+    """What it consists of."""
+
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
+        yield from repeated("sessions", "name", [session.name for session in self.sessions])
+        if self.overlap == "first":
+            yield from repeated("sessions", "priority", [one.priority for one in self.sessions if one.priority])
+
+
+class FlowNetwork(Model):
+    """A device, addresses and a gateway set aside for copies."""
+
+    device: Device
+    """The device that copies leave by, bound to it. Nothing else in the configuration may use it."""
+    addresses: Addresses
+    """One address with its prefix length, or a range from which a free one is taken."""
+    gateway: AnyAddress | None = None
+    """The next hop to collectors that are not on the link."""
+
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
+        if self.gateway is None or self.gateway.is_link_local:
+            return
+        if self.gateway not in self.addresses.network:
+            yield "gateway", f"{self.gateway} is not in {self.addresses.network}"
+        elif int(self.addresses.first) <= int(self.gateway) <= int(self.addresses.last):
+            yield "gateway", f"{self.gateway} is one of the addresses"
+
+
+class Config(Model):
+    """All that files, or the state database, say."""
+
+    daemon: Daemon = Daemon()
+    """The process."""
+    flow_networks: dict[Name, FlowNetwork] = Field(default_factory=dict)
+    """By name."""
+    filters: dict[Name, Filter] = Field(default_factory=dict)
+    """By name."""
+    mirrors: dict[Name, Mirror] = Field(default_factory=dict)
+    """By name."""

@@ -1,0 +1,100 @@
+"""Where frames come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Tag, model_validator
+
+from mirrord.model.base import ErspanSession, GreKey, Model, Port, Vni, type_of
+from mirrord.values import AnyAddress, Device, Devices, Flag, Netns, NetworkList, VlanIds
+
+
+class DeviceSource(Model):
+    """NICs by name or glob; in TOML a bare string is short for it."""
+
+    type: Literal["device"] = "device"
+    """A network device. A bare string is short for this with `device`."""
+    device: Devices
+    """A name, a glob (every device that matches, now or later), or a list of both."""
+    vlan: VlanIds | None = None
+    """Only frames whose outermost tag has this id, or one of these."""
+    netns: Netns | None = None
+    """The network namespace that the device is in: a name, the id of a process in it, or a path."""
+    perspective: Literal["host", "guest"] = "host"
+    """`guest`: the device is the host's end of a VM's or container's NIC, so directions turn around."""
+    promiscuous: Flag = False
+    """Have the NIC take frames for other addresses, too, while the session runs."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: object) -> object:
+        return {"device": value} if isinstance(value, str) else value
+
+
+class BridgeSource(Model):
+    """Every frame that enters or leaves a bridge, once: ingress from a port, egress from the host itself.
+
+    What the bridge says for itself (spanning tree, queriers) and what is sent out of a port past it is neither.
+    """
+
+    type: Literal["bridge"] = "bridge"
+    """Every frame that enters or leaves a bridge, once. Needs `direction = "both"`."""
+    bridge: Device
+    """The bridge's device."""
+    vlan: VlanIds | None = None
+    """Only frames whose outermost tag has this id, or one of these."""
+
+
+class TunnelSource(Model):
+    """The receiving end of a tunnel; `allow` lists the peers, empty: any."""
+
+    local: AnyAddress
+    """The address of this host that the tunnel ends at; 0.0.0.0 or :: for any."""
+    allow: NetworkList = ()
+    """Networks that the senders may be in; empty: any."""
+
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
+        for network in self.allow:
+            if network.version != self.local.version:
+                yield "allow", f"{network} is IPv{network.version}, but local is IPv{self.local.version}"
+
+
+class VxlanSource(TunnelSource):
+    """RFC 7348; without `vni`, every VNI."""
+
+    type: Literal["vxlan"] = "vxlan"
+    """VXLAN (RFC 7348), received."""
+    port: Port = 4789
+    """UDP port that is listened on."""
+    vni: Vni | None = None
+    """Only this VNI; left out: every one."""
+
+
+class GreSource(TunnelSource):
+    """RFC 2784, 2890; without `key`, with any key and none."""
+
+    type: Literal["gre"] = "gre"
+    """GRE with Ethernet in it (RFC 2784, 2890), received."""
+    key: GreKey | None = None
+    """Only this key; left out: any, and none."""
+
+
+class ErspanSource(TunnelSource):
+    """ERSPAN I, II and III; without `session_id`, every one."""
+
+    type: Literal["erspan"] = "erspan"
+    """ERSPAN I, II and III, received."""
+    session_id: ErspanSession | None = None
+    """Only this session; left out: every one."""
+
+
+Source = Annotated[
+    Annotated[DeviceSource, Tag("<device source>")]
+    | Annotated[BridgeSource, Tag("<bridge source>")]
+    | Annotated[VxlanSource, Tag("<vxlan source>")]
+    | Annotated[GreSource, Tag("<gre source>")]
+    | Annotated[ErspanSource, Tag("<erspan source>")],
+    type_of("source"),
+]
