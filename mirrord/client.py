@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Self
 from urllib.parse import quote
 
@@ -42,7 +42,7 @@ class Client:
     Objects are as in the TOML, with their name. Every call raises UnreachableError or AnsweredError.
     """
 
-    def __init__(self, path: str, seconds: float = TIMEOUT_SECONDS) -> None:
+    def __init__(self, path: str, seconds: float | None = TIMEOUT_SECONDS) -> None:
         self._path, self._seconds = path, seconds
 
     async def __aenter__(self) -> Self:
@@ -109,6 +109,19 @@ class Client:
         """Delete one session."""
         await self._ask("DELETE", _at("mirrors", mirror, "sessions", session))
 
+    async def capture(self, mirror: str, session: str, source: str | None = None) -> AsyncIterator[bytes]:
+        """A live pcapng of what the session mirrors; `source` names the device where it has several."""
+        url = f"http://mirrord/v1/{_at('mirrors', mirror, 'sessions', session, 'capture')}"
+        try:
+            async with self._session.get(url, params={} if source is None else {"source": source}) as response:
+                if response.status >= 400:  # RFC 9110: an error
+                    raise AnsweredError(**(await response.json())["error"])
+                async for chunk in response.content.iter_any():
+                    yield chunk
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            words = getattr(error, "strerror", None) or error
+            raise UnreachableError(f"{self._path}: {words}", getattr(error, "errno", None) or 0) from error
+
     # --- filters and flow networks ---
 
     async def filters(self) -> list[Object]:
@@ -158,7 +171,7 @@ class Client:
             async with self._session.request(method, url, params=params, headers=headers, json=body) as response:
                 answer: Any = None if response.status == 204 else await response.json()
         except TimeoutError as error:
-            raise UnreachableError(f"{self._path}: no answer within {self._seconds:g} s") from error
+            raise UnreachableError(f"{self._path}: no answer within {self._seconds} s") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             words = getattr(error, "strerror", None) or error
             raise UnreachableError(f"{self._path}: {words}", getattr(error, "errno", None) or 0) from error

@@ -27,6 +27,12 @@ def sessions(context: click.Context, _: click.Parameter, begun: str) -> list[str
     return _starting(begun, _names(mirror["sessions"] if mirror else []))
 
 
+def captured(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
+    """Sessions as MIRROR/SESSION."""
+    mirrors = _ask(context, Client.mirrors) or ()
+    return _starting(begun, [f"{mirror['name']}/{one['name']}" for mirror in mirrors for one in mirror["sessions"]])
+
+
 def filters(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
     """The filters' names."""
     return _starting(begun, _names(_ask(context, Client.filters)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from mirrord import __version__
-from mirrord.cli import audit, change, doctor, explain, filters, networks, sessions, show, top
+from mirrord.cli import audit, capture, change, doctor, explain, filters, networks, sessions, show, top
 from mirrord.cli.asker import Asker
 from mirrord.cli.group import Group
 from mirrord.model import Daemon
@@ -46,6 +46,7 @@ for command in (
     top.top,
     doctor.doctor,
     explain.explain,
+    capture.capture,
     show.reload,
 ):
     main.add_command(command)

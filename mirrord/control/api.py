@@ -43,6 +43,7 @@ def application(service: Service, changed_by: Changes, *, read_only: bool = Fals
     for one in RESOURCES:
         changing = one.method != "GET"
         app.router.add_route(one.method, one.path, _refuse_change if read_only and changing else one.handler)
+    app.router.add_get(f"{SESSION}/capture", _capture)
     return app
 
 
@@ -177,6 +178,23 @@ RESOURCES = [
     ),
     Resource("DELETE", NETWORK, _delete("flow_network"), "Delete a flow network that nothing uses.", statuses=(204,)),
 ]
+
+
+# --- what is no JSON ---
+
+
+async def _capture(request: web.Request) -> web.StreamResponse:
+    """A live pcapng, until its reader goes."""
+    names = request.match_info
+    live = await request.app[SERVICE].live(names["mirror"], names["session"], request.query.get("source"))
+    try:
+        response = web.StreamResponse(headers={"Content-Type": "application/x-pcapng"})
+        await response.prepare(request)
+        async for chunk in live.read(lambda: request.transport is None or request.transport.is_closing()):
+            await response.write(chunk)
+        return response
+    finally:
+        await asyncio.shield(asyncio.to_thread(live.close))
 
 
 # --- what they share ---

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 
 from mirrord.control.plan import Key
@@ -11,6 +13,9 @@ from mirrord.dataplane import encap
 from mirrord.dataplane.forward import ForwardPlan
 from mirrord.dataplane.stream import StreamPlan
 from mirrord.dataplane.worker import Pipeline, PipelinePlan, Worker
+
+LOOK_SECONDS = 0.5
+"""How often it is asked whether the reader is still there, when nothing comes."""
 
 PIPE_SIZE = 1 << 20  # what an unprivileged process may ask for at most, pipe(7)
 
@@ -41,10 +46,31 @@ class Live:
         self._worker.start()
         self._worker.add(self._pipeline)
 
+    async def read(self, gone: Callable[[], bool]) -> AsyncIterator[bytes]:
+        """The stream as it comes, until the source cannot be captured any more, or the reader is `gone`."""
+        loop = asyncio.get_running_loop()
+        os.set_blocking(self.descriptor, False)
+        while not gone() and not self._pipeline.failure:
+            ready = loop.create_future()
+            loop.add_reader(self.descriptor, _settle, ready)
+            try:
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await ready
+            except TimeoutError:
+                continue
+            finally:
+                loop.remove_reader(self.descriptor)
+            yield os.read(self.descriptor, PIPE_SIZE)
+
     def close(self) -> None:
         """Stop. Nobody may read any more: a write that waits for the reader has to end."""
         os.close(self.descriptor)
         self._worker.stop()
+
+
+def _settle(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
 
 
 def _as_packets(forward: ForwardPlan) -> ForwardPlan:

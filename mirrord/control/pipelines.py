@@ -17,12 +17,14 @@ from dataclasses import replace
 
 import structlog
 
+from mirrord.control.live import Live
 from mirrord.control.metrics import Row
 from mirrord.control.plan import Add, Entry, Key, Remove, Rename, Replace, diff, without_gso
 from mirrord.control.reserve import Reservations
 from mirrord.dataplane.counters import SLOTS, Slot
 from mirrord.dataplane.transmit import DevicePlan
 from mirrord.dataplane.worker import Pipeline, PipelinePlan, Worker
+from mirrord.errors import Refused
 
 log = structlog.get_logger(subsystem="pipelines")
 
@@ -103,6 +105,14 @@ class Pipelines:
             for key in self._past_rules.keys() | self._running.keys():
                 total = _sum(total, self._rule_counts(key))
             return total
+
+    def live(self, key: Key) -> Live:
+        """A live look at what this session mirrors. MirrordError when it does not run; OSError. Blocks."""
+        with self._lock:
+            plan = self._plans.get(key)
+        if plan is None:
+            raise Refused(f"session {key.session} does not run on {key.source}")
+        return Live(key, plan, native=self._native)
 
     def failing(self) -> bool:
         """Whether something that should run does not."""

@@ -20,6 +20,7 @@ from mirrord.control import config, doctor, logs, plan, probes, report
 from mirrord.control.config import Loaded
 from mirrord.control.held import all_held
 from mirrord.control.links import Lease, Links, View
+from mirrord.control.live import Live
 from mirrord.control.metrics import Reload, Row
 from mirrord.control.namespaces import Namespaces
 from mirrord.control.notify import notify, reloading, watchdog_seconds
@@ -215,6 +216,23 @@ class Service:
     def rows(self) -> Sequence[Row]:
         """Every planned session and source."""
         return self._pipelines.rows()
+
+    async def live(self, mirror: str, session: str, source: str | None) -> Live:
+        """A live look at what a session mirrors on one device. MirrordError, also when it is not said which device."""
+        sessions = [one["name"] for one in self.mirror(mirror)["sessions"]]
+        if session not in sessions:
+            raise not_found("session", session, sessions)
+        keys = {row.entry.key.source: row.entry.key for row in self.rows() if row.entry.key[:2] == (mirror, session)}
+        if source is None and len(keys) == 1:
+            source = next(iter(keys))
+        if source is None:
+            raise Refused(f"name one of its sources: {', '.join(keys)}" if keys else "the mirror is disabled", "source")
+        if source not in keys:
+            raise not_found("source", source, keys)
+        try:
+            return await asyncio.to_thread(self._pipelines.live, keys[source])
+        except OSError as error:
+            raise Refused(f"{source} cannot be captured: {error.strerror}") from error
 
     def rule_counts(self) -> Mapping[tuple[str, int], int]:
         """Frames by the filter and priority of the rule that accepted them."""

@@ -1,0 +1,97 @@
+"""capture: a live pcapng of what a session mirrors, to a file or down a pipe."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import struct
+import sys
+import time
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+
+from mirrord.cli import complete
+from mirrord.cli.asker import Asker
+from mirrord.client import AnsweredError, Client, UnreachableError
+
+PACKET = 6  # draft-ietf-opsawg-pcapng 4.3
+BLOCK = struct.Struct("<II")  # type and length
+TELL_SECONDS = 1.0
+
+
+@click.command()
+@click.argument("session", metavar="MIRROR/SESSION", shell_complete=complete.captured)
+@click.option(
+    "-w", "output", metavar="FILE|-", default="-", show_default=True, help="Where to write; -: standard output."
+)
+@click.option("--source", metavar="DEVICE", help="Which source device, where the session has several.")
+@click.pass_obj
+def capture(ask: Asker, session: str, output: str, source: str | None) -> None:
+    """Write what a session mirrors, live, as pcapng; the session does not notice.
+
+    Into Wireshark: mirrorctl capture web/vm2 -w - | wireshark -k -i -
+    """
+    mirror, slash, name = session.partition("/")
+    if not slash:
+        raise click.BadParameter(f"expected MIRROR/SESSION, not {session!r}", param_hint="MIRROR/SESSION")
+    if output == "-" and sys.stdout.isatty():
+        raise click.BadParameter("standard output is a terminal: name a file, or pipe it on", param_hint="-w")
+    try:
+        with contextlib.nullcontext(sys.stdout.buffer) if output == "-" else Path(output).open("wb") as file:
+            asyncio.run(_copy(ask, (mirror, name, source), file))
+    except KeyboardInterrupt:
+        pass
+    except (UnreachableError, AnsweredError) as error:
+        ask.fail(error)
+    except BrokenPipeError:  # who read it has seen enough
+        sys.stderr.close()
+    except OSError as error:
+        click.echo(f"mirrorctl: {output}: {error.strerror}", err=True)
+        sys.exit(1)
+
+
+async def _copy(ask: Asker, session: tuple[str, str, str | None], file: BinaryIO) -> None:
+    progress = Progress()
+    async with Client(ask.path, seconds=None) as client:
+        try:
+            async for chunk in client.capture(*session):
+                file.write(chunk)
+                file.flush()
+                progress.add(chunk)
+        finally:
+            progress.end()
+
+
+class Progress:
+    """A line on the terminal that says how much has come. None where standard error is no terminal, but at the end."""
+
+    def __init__(self) -> None:
+        self._packets = self._bytes = 0
+        self._skip = 0  # bytes until the next block begins
+        self._rest = b""
+        self._begun = self._told = time.monotonic()
+
+    def add(self, chunk: bytes) -> None:
+        """Count what came."""
+        self._bytes += len(chunk)
+        data = self._rest + chunk
+        at = self._skip
+        while at + BLOCK.size <= len(data):
+            kind, length = BLOCK.unpack_from(data, at)
+            self._packets += kind == PACKET
+            at += length
+        self._skip, self._rest = max(at - len(data), 0), data[at:]
+        now = time.monotonic()
+        if sys.stderr.isatty() and now - self._told >= TELL_SECONDS:
+            self._told = now
+            click.echo(f"\r{self}", err=True, nl=False)
+
+    def end(self) -> None:
+        """Say how much it was."""
+        click.echo(f"\r{self}" if sys.stderr.isatty() else str(self), err=True)
+
+    def __str__(self) -> str:
+        seconds = time.monotonic() - self._begun
+        return f"{self._packets} packets, {self._bytes} bytes in {seconds:.0f} s"

@@ -1,0 +1,140 @@
+"""`mirrorctl capture`: a live stream that tshark reads from a pipe, while the session goes on.
+
+client eth0 ---- nic [source] up ---- eth0 collector
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
+
+from tests.conftest import MakeDaemon
+from tests.support.ctl import COMMAND, ctl
+from tests.support.daemon import Daemon
+from tests.support.send import send
+from tests.support.topology import Host, Topology, acquaint
+from tests.support.wait import wait_for
+
+CONFIGURATION = """
+[mirrors.core]
+[[mirrors.core.sessions]]
+name = "vm2"
+source = "nic"
+snaplen = 60
+destination = { type = "vxlan", remote = "10.1.0.2", vni = 7 }
+"""
+FRAMES = [
+    bytes(
+        Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
+        / IP(src="10.0.0.1", dst="10.0.0.2")
+        / UDP(sport=1000, dport=2000 + n)
+        / bytes(40)
+    )
+    for n in range(20)
+]
+
+
+@pytest.fixture
+def client(net: Topology) -> Host:
+    return net.host("client")
+
+
+@pytest.fixture
+def mirrord(net: Topology, daemon: MakeDaemon, client: Host) -> Daemon:
+    source, collector = net.host("source"), net.host("collector")
+    net.link(client, "eth0", source, "nic", ("10.0.0.1/24", "10.0.0.2/24"))
+    net.link(source, "up", collector, "eth0", ("10.1.0.1/24", "10.1.0.2/24"), mtu=1600)
+    acquaint(client, "eth0", "10.0.0.1", source, "nic", "10.0.0.2")
+    acquaint(source, "up", "10.1.0.1", collector, "eth0", "10.1.0.2")
+    return daemon(source, CONFIGURATION)
+
+
+def begun(file: Path) -> bool:
+    """The stream's headers have come: it captures."""
+    return file.exists() and file.stat().st_size > 0
+
+
+def test_tshark_reads_it_live_from_a_pipe(mirrord: Daemon, client: Host, tmp_path: Path) -> None:
+    capture = subprocess.Popen(
+        [*COMMAND, "--socket", str(mirrord.socket), "capture", "core/vm2", "-w", "-"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    seen = tmp_path / "seen"
+    with seen.open("w") as file:
+        fields = [word for name in ("udp.dstport", "frame.len", "frame.cap_len") for word in ("-e", name)]
+        tshark = subprocess.Popen(
+            ["tshark", "-n", "-l", "-i", "-", "-Y", "udp", "-T", "fields", *fields],
+            stdin=capture.stdout,
+            stdout=file,
+            stderr=subprocess.PIPE,
+        )
+    assert capture.stdout is not None
+    capture.stdout.close()
+    try:
+        lines: list[str] = []
+
+        def reads() -> bool:
+            """The first frames may come before the stream does: they are sent until one is seen."""
+            send(client, "eth0", FRAMES[0])
+            lines[:] = seen.read_text().splitlines()
+            return bool(lines)
+
+        wait_for(reads, "tshark sees a frame")
+        for frame in FRAMES[1:]:
+            send(client, "eth0", frame)
+        wait_for(lambda: f"{2019}\t" in seen.read_text(), "the last frame")
+    finally:
+        capture.send_signal(signal.SIGINT)
+        _, said = capture.communicate(timeout=10)
+        tshark.communicate(timeout=10)
+
+    rows = [line.split("\t") for line in seen.read_text().splitlines()]
+    later = [row for row in rows if row[0] != "2000"]
+    assert later == [[str(2000 + n), str(len(FRAMES[0])), "60"] for n in range(1, 20)]
+    assert capture.returncode == 0
+    assert b" packets, " in said
+    metrics = mirrord.settle(len(rows))
+    assert metrics.total("mirrord_captured_frames_total") >= len(rows)
+    assert metrics.total("mirrord_dropped_frames_total") == 0
+
+
+def test_it_is_written_to_a_file_and_leaves_nothing_behind(mirrord: Daemon, client: Host, tmp_path: Path) -> None:
+    def descriptors() -> int:
+        return len(list(Path(f"/proc/{mirrord.pid}/fd").iterdir()))
+
+    before, file = descriptors(), tmp_path / "live.pcapng"
+    command = [*COMMAND, "--socket", str(mirrord.socket), "capture", "core/vm2", "-w", str(file)]
+    capture = subprocess.Popen(command, stderr=subprocess.PIPE)
+    wait_for(lambda: begun(file), "the capture begins")
+
+    for frame in FRAMES:
+        send(client, "eth0", frame)
+
+    def read() -> str:
+        return subprocess.run(
+            ["tshark", "-n", "-r", str(file), "-Y", "udp", "-T", "fields", "-e", "udp.dstport"],
+            capture_output=True, text=True, check=False,
+        ).stdout  # fmt: skip
+
+    wait_for(lambda: "2019" in read(), "the last frame in the file")
+    capture.send_signal(signal.SIGINT)
+    _, said = capture.communicate(timeout=10)
+    assert read().split() == [str(2000 + n) for n in range(20)]
+    assert b"20 packets, " in said
+    wait_for(lambda: descriptors() <= before, "the daemon has closed what it opened")
+
+
+def test_what_cannot_be_captured_is_told(mirrord: Daemon) -> None:
+    def refused(status: int, *arguments: str) -> str:
+        return ctl(mirrord.socket, "capture", *arguments, status=status)
+
+    assert "expected MIRROR/SESSION" in refused(2, "core")
+    assert "no such session: vm3" in refused(1, "core/vm3", "-w", "/dev/null")
+    assert "no such source: nic2" in refused(1, "core/vm2", "--source", "nic2", "-w", "/dev/null")
+    assert "/nowhere/live.pcapng: No such file or directory" in refused(1, "core/vm2", "-w", "/nowhere/live.pcapng")
