@@ -37,6 +37,9 @@ source = "nic"
 direction = "both"
 destination = { type = "vxlan", remote = "10.99.0.2", vni = 1 }
 snaplen = 200
+capture = "ring"
+transmit = "socket"
+gso = "off"
 
 [[mirrors.core.sessions]]
 name = "narrow"
@@ -47,12 +50,15 @@ count_rules = true
 destination = { type = "gre", remote = "10.98.0.2", key = 7 }
 on_mtu_exceeded = "drop"
 capture = "socket"
+transmit = "socket"
+gso = "off"
 
 [[mirrors.guest.sessions]]
 name = "vm"
 source = { type = "device", device = "tap0", perspective = "guest" }
 direction = "ingress"
 filter = "none_of_it"
+capture = "ring"
 destination = { type = "device", device = "nic" }
 """
 
