@@ -440,6 +440,10 @@ class Session(Model):
             yield "direction", 'must be "ingress" for a tunnel that is received'
         if isinstance(self.source, TunnelSource) and self.capture == "ring":
             yield "capture", '"ring" does not apply to a tunnel that is received'
+        if self.workers > 1 and isinstance(self.source, TunnelSource):
+            yield "workers", "a tunnel that is received has one socket, which one worker reads"
+        if self.workers > 1 and isinstance(self.destination, FileDestination):
+            yield "workers", "a file is written by one worker, in the order that frames were captured"
         if self.count_rules and self.filter is None:
             yield "count_rules", "needs a filter"
         if not isinstance(self.destination, TunnelDestination):

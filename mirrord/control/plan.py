@@ -101,7 +101,7 @@ def _entry(config: Config, key: Key, session: Session, view: View, tunnels: tupl
     earlier = tuple(selection(config, one, source.name, tunnels) for one in others)
     capture = _capture(config, session, source, view, replace(selected, before=earlier))
     warnings = (*shaping(source, "source"), *way.warnings)
-    return replace(entry, pipeline=PipelinePlan(capture, way.forward, way.transmit), warnings=warnings)
+    return replace(entry, pipeline=PipelinePlan(capture, way.forward, way.transmit, session.workers), warnings=warnings)
 
 
 def _capture(
@@ -115,7 +115,7 @@ def _capture(
         index=source.index,
         netns=view.inside(session.source.netns).netns if isinstance(session.source, DeviceSource) else None,
         selection=selected,
-        mode=_mode(session),
+        mode="ring" if session.capture == "auto" and session.workers > 1 else _mode(session),
         ring_size=size,
         promiscuous=isinstance(session.source, DeviceSource) and session.source.promiscuous,
     )
@@ -131,7 +131,7 @@ def _about(session: Session) -> tuple[tuple[str, str], ...]:
         ("direction", session.direction),
         ("destination", destination),
         ("filter", session.filter or ""),
-        ("capture", _mode(session)),
+        ("capture", "auto (ring)" if session.capture == "auto" and session.workers > 1 else _mode(session)),
         ("transmit", transmit),
     )
 

@@ -29,7 +29,6 @@ RUNS: dict[type[Model], dict[str, tuple[Callable[[Any], bool], str]]] = {
     },
     Session: {
         "count_rules": (lambda count: not count, "counters for each rule"),
-        "workers": (_only(1), "more than one worker"),
         "transmit": (_only("auto", "socket"), '"packet"'),
         "gso": (_only("auto", "off"), '"on"'),
         "pause_above": (_only(0), "the circuit breaker"),

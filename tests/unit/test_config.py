@@ -395,7 +395,6 @@ def test_a_model_that_never_was_a_file_is_refused_alike() -> None:
 @pytest.mark.parametrize(
     ("line", "key"),
     [
-        (f'source = "a"\n{VXLAN}\nworkers = 2', "workers"),
         (f'source = "a"\n{VXLAN}\ntransmit = "packet"', "transmit"),
         (f'source = "a"\n{VXLAN}\ngso = "on"', "gso"),
         (f'source = "a"\n{VXLAN}\npause_above = "80%"', "pause_above"),
