@@ -23,7 +23,7 @@ from mirrord.control.plan import Add, Entry, Key, Remove, Rename, Replace, diff,
 from mirrord.control.reserve import Reservations
 from mirrord.dataplane.counters import SLOTS, Slot
 from mirrord.dataplane.transmit import DevicePlan
-from mirrord.dataplane.worker import Pipeline, PipelinePlan, Worker
+from mirrord.dataplane.worker import Pipeline, PipelinePlan, Worker, open_pipelines
 from mirrord.errors import Refused
 
 log = structlog.get_logger(subsystem="pipelines")
@@ -49,6 +49,7 @@ class Pipelines:
         self._lock = threading.Lock()  # of all below: a total moves from a pipeline to the past in one step
         self._entries: dict[Key, Entry] = {}
         self._running: dict[Key, tuple[Pipeline, Worker]] = {}
+        self._beside: dict[Key, list[tuple[Pipeline, Worker]]] = {}  # that divide a source with the one that runs
         self._plans: dict[Key, PipelinePlan] = {}  # as made, for the next difference
         self._past: dict[Key, tuple[int, ...]] = {}
         self._past_rules: dict[Key, RuleCounts] = {}
@@ -81,8 +82,8 @@ class Pipelines:
                 case Remove(key):
                     self._remove(key)
                 case Replace(key, plan):
-                    pipeline, worker = self._running[key]
-                    worker.replace(pipeline, plan)
+                    for pipeline, worker in self._of(key):
+                        worker.replace(pipeline, plan)
                     self._plans[key] = plan
                     log.info("session changed", **_names(key), frame_limit=plan.forward.frame_limit)
                 case Rename(old, new):
@@ -117,7 +118,7 @@ class Pipelines:
     def failing(self) -> bool:
         """Whether something that should run does not."""
         with self._lock:
-            return bool(self._errors) or any(pipeline.failure for pipeline, _ in self._running.values())
+            return bool(self._errors) or any(self._failure(key) for key in self._running)
 
     def log_troubles(self) -> None:
         """Log which sessions began, or ceased, to have nowhere to put their copies."""
@@ -168,12 +169,12 @@ class Pipelines:
                 else:
                     self._add(add.key, add.pipeline, opened)
 
-    def _open(self, add: Add) -> Pipeline | OSError:
+    def _open(self, add: Add) -> list[Pipeline] | OSError:
         way = add.pipeline.transmit
         try:
             if isinstance(way, DevicePlan) and way.reserved:
                 self._reservations.hold(way.index, way.mark)
-            return Pipeline(add.pipeline, native=self._native)
+            return open_pipelines(add.pipeline, native=self._native)
         except OSError as error:
             return error
 
@@ -185,32 +186,38 @@ class Pipelines:
         with self._lock:
             self._errors[key] = state, reason
 
-    def _add(self, key: Key, plan: PipelinePlan, pipeline: Pipeline) -> None:
-        worker = self._least_busy()
-        worker.add(pipeline)
+    def _add(self, key: Key, plan: PipelinePlan, pipelines: Sequence[Pipeline]) -> None:
+        workers: list[Worker] = []
+        for _ in pipelines:
+            workers.append(self._least_busy(workers))
         with self._lock:
-            self._running[key], self._plans[key] = (pipeline, worker), plan
+            self._running[key], *self._beside[key] = zip(pipelines, workers, strict=True)
+            self._plans[key] = plan
             self._errors.pop(key, None)
-        log.info("session up", **_names(key), worker=_worker_name(self._workers.index(worker)))
+        for pipeline, worker in self._of(key):
+            worker.add(pipeline)
+        log.info("session up", **_names(key), worker=", ".join(_worker_name(self._workers.index(w)) for w in workers))
 
     def _remove(self, key: Key, reason: str = "") -> None:
-        pipeline, worker = self._running[key]
-        worker.remove(pipeline)
+        for pipeline, worker in self._of(key):
+            worker.remove(pipeline)
         with self._lock:
-            self._past_rules[key] = self._rule_counts(key)
-            del self._running[key], self._plans[key]
-            total = self._total(key, pipeline.counters.snapshot())
+            self._past_rules[key], total = self._rule_counts(key), self._total(key)
+            del self._running[key], self._beside[key], self._plans[key]
             self._past.pop(key, None)  # to the end of those remembered
             self._past[key] = total
+            self._past[key] = self._total(key)
+            del self._running[key], self._beside[key], self._plans[key]
         log.info("session down", **_names(key), **({"reason": reason} if reason else {}))
 
     def _rename(self, old: Key, new: Key) -> None:
         """What was counted goes along."""
         with self._lock:
-            self._running[new], self._plans[new] = self._running.pop(old), self._plans.pop(old)
-            counted = self._past.pop(old, None)
+            self._running[new], self._beside[new] = self._running.pop(old), self._beside.pop(old)
+            self._plans[new] = self._plans.pop(old)
+            counted = [total for key in (old, new) if (total := self._past.pop(key, None))]
             if counted:
-                self._past[new] = self._total(new, counted)
+                self._past[new] = tuple(map(sum, zip(*counted, strict=True)))
             self._past_rules[new] = _sum(self._past_rules.get(new, {}), self._past_rules.pop(old, {}))
             self._entries.pop(old, None)
         log.info("session renamed", **_names(new), before=f"{old.mirror}/{old.session}")
@@ -223,7 +230,7 @@ class Pipelines:
             self._forgotten_rules = _sum(self._forgotten_rules, self._past_rules.pop(key, {}))
 
     def _end_failed(self) -> None:
-        failed = [(key, pipeline.failure) for key, (pipeline, _) in self._running.items() if pipeline.failure]
+        failed = [(key, failure) for key in self._running if (failure := self._failure(key))]
         for key, failure in failed:
             self._remove(key, failure)
             with self._lock:
@@ -234,9 +241,19 @@ class Pipelines:
         ways = [plan.transmit for plan in self._plans.values()]
         self._reservations.keep({way.index for way in ways if isinstance(way, DevicePlan) and way.reserved})
 
-    def _least_busy(self) -> Worker:
-        """An idle worker, a new one while there are processors for it, or else the one with the fewest pipelines."""
-        loads = [(sum(1 for _, of in self._running.values() if of is worker), worker) for worker in self._workers]
+    def _of(self, key: Key) -> list[tuple[Pipeline, Worker]]:
+        return [self._running[key], *self._beside[key]]
+
+    def _failure(self, key: Key) -> str:
+        return next((pipeline.failure for pipeline, _ in self._of(key) if pipeline.failure), "")
+
+    def _least_busy(self, apart: Sequence[Worker] = ()) -> Worker:
+        """An idle worker, a new one while there are processors for it, or else the one with the fewest pipelines.
+
+        None of those in `apart`: another one is made if need be.
+        """
+        used = [worker for key in self._running for _, worker in self._of(key)]
+        loads = [(used.count(worker), worker) for worker in self._workers if worker not in apart]
         load, worker = min(loads, key=lambda pair: pair[0], default=(1, None))
         if worker is not None and (load == 0 or len(self._workers) >= len(os.sched_getaffinity(0))):
             return worker
@@ -255,8 +272,8 @@ class Pipelines:
                 return Row(entry, "waiting", "about to start or to end", counters)
             return Row(entry, entry.state, entry.reason, counters)
         pipeline = self._running[key][0]
-        failure = pipeline.failure or pipeline.transmit.failure
-        counters = self._total(key, pipeline.counters.snapshot())
+        failure = self._failure(key) or pipeline.transmit.failure
+        counters = self._total(key)
         state = "failed" if failure else "up"
         return Row(entry, state, failure, counters, capture=pipeline.captures_by)
 
@@ -266,12 +283,17 @@ class Pipelines:
         return {rule: count for (name, rule), count in self._rule_counts(entry.key).items() if name == counted}
 
     def _rule_counts(self, key: Key) -> RuleCounts:
-        now = self._running[key][0].rule_counters.snapshot() if key in self._running else {}
-        return _sum(self._past_rules.get(key, {}), now)
+        total = self._past_rules.get(key, {})
+        for pipeline, _ in self._of(key) if key in self._running else ():
+            total = _sum(total, pipeline.rule_counters.snapshot())
+        return total
 
-    def _total(self, key: Key, current: tuple[int, ...]) -> tuple[int, ...]:
-        past = self._past.get(key)
-        return tuple(map(sum, zip(past, current, strict=True))) if past else current
+    def _total(self, key: Key) -> tuple[int, ...]:
+        """What was counted so far, of a pipeline that runs."""
+        counted = [pipeline.counters.snapshot() for pipeline, _ in self._of(key)]
+        if key in self._past:
+            counted.append(self._past[key])
+        return counted[0] if len(counted) == 1 else tuple(map(sum, zip(*counted, strict=True)))
 
     def _log_changes(self, entries: Mapping[Key, Entry]) -> None:
         for key, entry in entries.items():

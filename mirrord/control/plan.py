@@ -101,7 +101,7 @@ def _entry(config: Config, key: Key, session: Session, view: View, selections: S
     capture = _capture(config, session, source, view, selections.of(key.mirror, session, source.name))
     warnings = (*shaping(source, "source"), *way.warnings)
     counted = session.filter if session.count_rules else None
-    pipeline = PipelinePlan(capture, way.forward, way.transmit, counted or "")
+    pipeline = PipelinePlan(capture, way.forward, way.transmit, counted or "", session.workers)
     about = tuple({**dict(entry.about), **dict(way.how)}.items())
     return replace(entry, pipeline=pipeline, about=about, warnings=warnings)
 
@@ -117,7 +117,7 @@ def _capture(
         index=source.index,
         netns=view.inside(session.source.netns).netns if isinstance(session.source, DeviceSource) else None,
         selection=selected,
-        mode=_mode(session),
+        mode="ring" if session.capture == "auto" and session.workers > 1 else _mode(session),
         ring_size=size,
         promiscuous=isinstance(session.source, DeviceSource) and session.source.promiscuous,
     )
@@ -133,7 +133,7 @@ def _about(session: Session) -> tuple[tuple[str, str], ...]:
         ("direction", session.direction),
         ("destination", destination),
         ("filter", session.filter or ""),
-        ("capture", _mode(session)),
+        ("capture", "auto (ring)" if session.capture == "auto" and session.workers > 1 else _mode(session)),
         ("transmit", transmit),
     )
 

@@ -24,7 +24,6 @@ RUNS: dict[type[Model], dict[str, tuple[Callable[[Any], bool], str]]] = {
         "addresses": (lambda addresses: addresses.first.version == 4, "IPv6 flow networks"),
     },
     Session: {
-        "workers": (_only(1), "more than one worker"),
         "pause_above": (_only(0), "the circuit breaker"),
     },
 }

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from mirrord.dataplane import bpf
-from mirrord.dataplane.fanout import BY_NUMBER, SOL_PACKET, Group, set_slowly, steer
+from mirrord.dataplane.fanout import BY_FLOW, BY_NUMBER, SOL_PACKET, Group, set_slowly, steer
 from mirrord.dataplane.frame import VNET, Frame, Vnet
 from mirrord.dataplane.headers import Tag
 from mirrord.dataplane.netns import Netns, inside
@@ -107,8 +107,8 @@ class Statistics(NamedTuple):
 class Capture:
     """A bound, filtered packet socket. `exact` tells whether its filter is the whole selection or a coarse one.
 
-    `mode` is "ring" or "socket", whatever the plan leaves open. In a group it is one of the sockets that share the
-    source's frames. One that may move has a group of its own.
+    `mode` is "ring" or "socket", whatever the plan leaves open. In a group BY_FLOW it takes nothing before it is told
+    to `select`. One that may move has a group of its own.
 
     Raises OSError: EPERM without CAP_NET_RAW, ENODEV when the device is not there or has another index by now,
     ENOMEM when the ring cannot be had.
@@ -152,7 +152,9 @@ class Capture:
             sock.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, struct.pack("=iHH8x", plan.index, PACKET_MR_PROMISC, 0))
         if self._group is not None:
             self._group.join(sock)
-        self.select(plan.selection)
+        self.exact = True
+        if self._group is None or self._group.kind != BY_FLOW:
+            self.select(plan.selection)
 
     def _map_ring(self) -> None:
         self.block_count = max(-(-self.plan.ring_size // BLOCK_SIZE), MINIMUM_BLOCKS)

@@ -37,15 +37,15 @@ class Group:
     """A group without sockets yet; the kernel gives it an id that no other has when the first one joins."""
 
     def __init__(self, kind: int) -> None:
-        self._kind = kind
+        self.kind = kind
         self._id: int | None = None
 
     def join(self, sock: socket.socket) -> None:
         """Take a socket in, after it was bound to a device and to all protocols. OSError as setsockopt."""
         if self._id is not None:
-            sock.setsockopt(SOL_PACKET, PACKET_FANOUT, _OPTION.pack(self._id | self._kind << 16))
+            sock.setsockopt(SOL_PACKET, PACKET_FANOUT, _OPTION.pack(self._id | self.kind << 16))
             return
-        sock.setsockopt(SOL_PACKET, PACKET_FANOUT, _OPTION.pack((self._kind | _UNIQUE_ID) << 16))
+        sock.setsockopt(SOL_PACKET, PACKET_FANOUT, _OPTION.pack((self.kind | _UNIQUE_ID) << 16))
         self._id = _OPTION.unpack(sock.getsockopt(SOL_PACKET, PACKET_FANOUT, _OPTION.size))[0] & 0xFFFF
 
 

@@ -4,13 +4,15 @@ It is pure: a captured frame goes in, and out come the packets to send, or the r
 clock (a frame's capture time is the only time there is) and knows no socket. Its state is the token bucket of a rate
 limit, and a sequence number.
 
-The steps, in order: exact match (where the kernel ran a coarse filter, or rules are counted), sampling, the frame as
-the wire carried it, VLAN tag off and on, snaplen, path MTU, rate limit, header.
+The steps, in order: exact match (where the kernel ran a coarse filter, or rules are counted), pause, sampling, the
+frame as the wire carried it, VLAN tag off and on, snaplen, path MTU, rate limit, header.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
+from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
 from mirrord.dataplane.counters import Slot
@@ -52,6 +54,7 @@ class ForwardPlan:
     strip_tag: bool = False  # take the outermost VLAN tag off
     push_tag: int = 0  # put an 802.1Q tag of this id on; 0: none
     overhead: int = 0  # what counts as sent beside header and frame: the kernel's headers; less what does not count
+    paused: bool = False  # make no copies for now
     exact: Selection | None = None  # match it here: the kernel ran a coarser filter, or rules are counted
 
 
@@ -78,20 +81,30 @@ class Outcome(NamedTuple):
     fragmented: int = 0  # copies that leave in more than one IP fragment
 
 
+@dataclass(slots=True)
+class State:
+    """What changes from frame to frame. Pipelines of one session and source share it, each on a thread of its own."""
+
+    tokens: int
+    filled: int = 0
+    sequence: count[int] = field(default_factory=count)
+    lock: Lock = field(default_factory=Lock)  # of the bucket
+
+
 class Forward:
     """The step for one pipeline. `matches` counts the frames that each rule of `plan.exact` accepts, by its place."""
 
     def __init__(self, plan: ForwardPlan, matches: array[int] | None = None) -> None:
         self.plan, self.matches = plan, matches
-        self._tokens = _depth(plan.rate_limit)
-        self._filled = 0
-        self._sequence = 0
+        self.state = State(_depth(plan.rate_limit))
 
     def __call__(self, frame: Frame) -> Outcome:
         plan = self.plan
         headers = parse(frame.data, frame.tag)
         if plan.exact is not None and not self._accepts(plan.exact, headers, egress=frame.egress):
             return Outcome(reason=Slot.skipped_unmatched)
+        if plan.paused:
+            return Outcome(reason=Slot.skipped_paused)
         flow = flow_hash(headers)
         if plan.sampling_rate > 1 and (flow & 0xFFFFFFFF) % plan.sampling_rate:
             return Outcome(reason=Slot.skipped_sampled_out)
@@ -116,9 +129,8 @@ class Forward:
         copies = []
         for data, before, truncated in zip(kept, frames, cut, strict=True):
             original = len(before) + max(frame.length - len(frame.data), 0)
-            facts = Facts(self._sequence, vlan, truncated, frame.egress, frame.time, len(data), original)
+            facts = Facts(next(self.state.sequence), vlan, truncated, frame.egress, frame.time, len(data), original)
             copies.append(Copy(plan.template.fill(facts) + data, flow, plan.template.trailer(facts)))
-            self._sequence += 1
         fragmented = sum(over) if plan.on_mtu_exceeded == "fragment" else 0
         return Outcome(tuple(copies), None, sum(cut), int(len(copies) > 1), fragmented)
 
@@ -146,14 +158,16 @@ class Forward:
 
     def _take(self, size: int, time: int) -> bool:
         """Take a frame's bytes out of the bucket: allowed while it is not empty, so that it may fall below zero."""
-        rate, elapsed = self.plan.rate_limit, time - self._filled
-        self._tokens = min(self._tokens + max(elapsed, 0) * rate, _depth(rate))
-        if elapsed > 0 or elapsed < -CLOCK_STEP_NANOSECONDS:
-            self._filled = time
-        if self._tokens <= 0:
-            return False
-        self._tokens -= size * _BYTE
-        return True
+        state, rate = self.state, self.plan.rate_limit
+        with state.lock:
+            elapsed = time - state.filled
+            state.tokens = min(state.tokens + max(elapsed, 0) * rate, _depth(rate))
+            if elapsed > 0 or elapsed < -CLOCK_STEP_NANOSECONDS:
+                state.filled = time
+            if state.tokens <= 0:
+                return False
+            state.tokens -= size * _BYTE
+            return True
 
 
 def _depth(rate: int) -> int:

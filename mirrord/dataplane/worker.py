@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from mirrord.dataplane.capture import BLOCK_SIZE, Capture, CapturePlan
 from mirrord.dataplane.counters import Counters, RuleCounters, Slot
+from mirrord.dataplane.fanout import BY_FLOW, Group
 from mirrord.dataplane.file import FilePlan, FileTransmit
 from mirrord.dataplane.forward import Forward, ForwardPlan
 from mirrord.dataplane.frame import TAG
@@ -58,21 +59,27 @@ class PipelinePlan:
     forward: ForwardPlan
     transmit: DevicePlan | TunnelPlan | FilePlan | StreamPlan
     count_rules_of: str = ""  # the filter that the rules are of, to be counted; "": they are not
+    workers: int = 1  # threads, which divide the source by flow
 
 
 class Pipeline:
     """An open pipeline. `failure` says why no frames come ("" while they may).
 
+    Where the plan has several workers it is one of several that divide the source: `beside` another one, whose rate
+    limit and sequence numbers it shares. They take frames when all are open and each was told to `begin`, so that a
+    flow comes to the same one from its first frame on.
+
     Raises OSError, as Capture and Transmit do, when it cannot be opened.
     """
 
-    def __init__(self, plan: PipelinePlan, *, native: bool) -> None:
+    def __init__(self, plan: PipelinePlan, *, native: bool, beside: Pipeline | None = None) -> None:
+        self.group: Group | None = beside.group if beside else Group(BY_FLOW) if plan.workers > 1 else None
         self.counters = Counters()
         self.rule_counters = RuleCounters()
         self.failure = ""
         self.transmit = _way_out(plan.transmit)
         try:
-            self.capture = _open(plan.capture)
+            self.capture = _open(plan.capture, self.group)
         except BaseException:
             self.transmit.close()
             raise
@@ -96,6 +103,18 @@ class Pipeline:
                 *_listens(self.capture),
                 *(() if isinstance(self.transmit, Transmit) else (self.transmit.output, self.transmit.next_file)),
             )
+        if beside is not None:
+            self._share(beside)
+
+    def _share(self, beside: Pipeline) -> None:
+        self._forward.state = beside._forward.state
+        if self._native is not None:
+            self._native.share(beside._native)
+
+    def begin(self) -> None:
+        """Take frames, now that all that divide the source are there. OSError when the filter cannot be had."""
+        self.capture.select(self.capture.plan.selection)
+        self._go_by(self.plan)
 
     def _matched(self, plan: PipelinePlan) -> PipelinePlan:
         """The forward step matches what the kernel could not, and what is counted. The mark only the kernel sees."""
@@ -236,11 +255,14 @@ class Pipeline:
         self._load.moved(time.monotonic())
         if self._native is not None:
             self._native.move(self.capture.fileno(), self.capture.ring, BLOCK_SIZE)
-        self._go_by(self.plan)
+        if self.capture.exact != ended.exact:
+            self._go_by(self.plan)
         return ended
 
     def close(self) -> None:
-        self._native = None  # it holds on to the ring
+        if self._native is not None:
+            self._native.move(-1, None, BLOCK_SIZE)  # it holds on to the ring, and others may on to it
+            self._native = None
         self.capture.close()
         if self._successor is not None:
             self._successor.close()
@@ -257,8 +279,24 @@ def _way_out(plan: DevicePlan | TunnelPlan | FilePlan | StreamPlan) -> Transmit 
             return Transmit(plan)
 
 
-def _open(plan: CapturePlan | ListenPlan) -> Capture | Listener:
-    return Listener(plan) if isinstance(plan, ListenPlan) else Capture(plan)
+def open_pipelines(plan: PipelinePlan, *, native: bool) -> list[Pipeline]:
+    """As many pipelines as the plan has workers, ready to run. OSError when one cannot be opened: then none is."""
+    pipelines: list[Pipeline] = []
+    try:
+        while len(pipelines) < plan.workers:
+            pipelines.append(Pipeline(plan, native=native, beside=pipelines[0] if pipelines else None))
+        if plan.workers > 1:
+            for pipeline in pipelines:
+                pipeline.begin()
+    except BaseException:
+        for pipeline in pipelines:
+            pipeline.close()
+        raise
+    return pipelines
+
+
+def _open(plan: CapturePlan | ListenPlan, group: Group | None) -> Capture | Listener:
+    return Listener(plan) if isinstance(plan, ListenPlan) else Capture(plan, group=group)
 
 
 def _listens(capture: Capture | Listener) -> tuple[int, bool]:
@@ -424,5 +462,7 @@ class Worker:
 
     @staticmethod
     def _close(pipeline: Pipeline, done: threading.Event) -> None:
-        pipeline.close()
-        done.set()
+        try:
+            pipeline.close()
+        finally:
+            done.set()

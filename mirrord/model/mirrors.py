@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from mirrord.model.base import Count, DirectionName, Model, repeated
 from mirrord.model.daemon import Daemon
-from mirrord.model.destinations import Destination, DeviceDestination, TunnelDestination
+from mirrord.model.destinations import Destination, DeviceDestination, FileDestination, TunnelDestination
 from mirrord.model.filters import Filter
 from mirrord.model.sources import BridgeSource, Source, TunnelSource
 from mirrord.values import Addresses, AnyAddress, Between, Description, Device, Flag, Name, Percentage, Rate, RingSize
@@ -76,6 +76,10 @@ class Session(Model):
             yield "direction", 'must be "ingress" for a tunnel that is received'
         if isinstance(self.source, TunnelSource) and self.capture == "ring":
             yield "capture", '"ring" does not apply to a tunnel that is received'
+        if self.workers > 1 and isinstance(self.source, TunnelSource):
+            yield "workers", "a tunnel that is received has one socket, which one worker reads"
+        if self.workers > 1 and isinstance(self.destination, FileDestination):
+            yield "workers", "a file is written by one worker, in the order that frames were captured"
         if self.count_rules and self.filter is None:
             yield "count_rules", "needs a filter"
         if self.transmit == "packet" and self.on_mtu_exceeded == "fragment":

@@ -9,13 +9,12 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from mirrord.dataplane import encap, load
-from mirrord.dataplane.capture import SO_RCVBUFFORCE, CapturePlan
+from mirrord.dataplane.capture import CapturePlan
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter import Selection
 from mirrord.dataplane.forward import ForwardPlan
@@ -24,6 +23,7 @@ from mirrord.dataplane.transmit import DevicePlan
 from mirrord.dataplane.worker import Pipeline, PipelinePlan, Worker
 from tests.conftest import MakeDaemon
 from tests.support.daemon import Daemon
+from tests.support.receiver import Receiver
 from tests.support.send import flood, udp_frame
 from tests.support.topology import Host, Topology
 from tests.support.wait import wait_for
@@ -76,17 +76,6 @@ class Sender(threading.Thread):
             numbers.append(len(numbers))
 
 
-def received(tap: socket.socket) -> Iterator[tuple[int, int]]:
-    """Flow and number of every frame that the tap holds."""
-    while True:
-        try:
-            frame = tap.recv(2048)
-        except BlockingIOError:
-            return
-        if frame[12:14] == b"\x08\x00":
-            yield struct.unpack_from("!H", frame, 34)[0], struct.unpack_from("!I", frame, 42)[0]
-
-
 def test_each_frame_once_and_each_flow_in_order_however_often_the_capture_moves(
     hosts: tuple[Host, Host, Host], dataplane: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,10 +97,7 @@ def test_each_frame_once_and_each_flow_in_order_however_often_the_capture_moves(
     worker.add(pipeline)
     senders = [Sender(client, "eth0", 1000), Sender(source, "nic", 2000)]
     modes = [pipeline.captures_by]
-    with collector.open_socket(socket.AF_PACKET, socket.SOCK_RAW) as tap:
-        tap.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 29)
-        tap.bind(("eth0", 3))
-        tap.setblocking(False)
+    with Receiver(collector, "eth0") as receiver:
         for sender in senders:
             sender.start()
         while any(sender.is_alive() for sender in senders):
@@ -121,7 +107,8 @@ def test_each_frame_once_and_each_flow_in_order_however_often_the_capture_moves(
         worker.remove(pipeline)
         worker.stop()
         arrived: dict[int, list[int]] = {}
-        for port, number in received(tap):
+        for frame in receiver.frames(0x0800):
+            (port,), (number,) = struct.unpack_from("!H", frame, 34), struct.unpack_from("!I", frame, 42)
             arrived.setdefault(port, []).append(number)
 
     sent = {port: numbers for sender in senders for port, numbers in sender.sent.items()}

@@ -396,7 +396,6 @@ def test_a_model_that_never_was_a_file_is_refused_alike() -> None:
 @pytest.mark.parametrize(
     ("line", "key"),
     [
-        (f'source = "a"\n{VXLAN}\nworkers = 2', "workers"),
         (f'source = "a"\n{VXLAN}\npause_above = "80%"', "pause_above"),
     ],
 )

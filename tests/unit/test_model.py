@@ -153,6 +153,8 @@ def session(**keys: object) -> dict[str, object]:
         (Session, session(sampling_rate=0), "sampling_rate"),
         (Session, session(snaplen=-1), "snaplen"),
         (Session, session(workers=0), "workers"),
+        (Session, session(source={"type": "gre", "local": "::1"}, workers=2), "one socket, which one worker reads"),
+        (Session, session(destination={"type": "file", "path": "/a"}, workers=2), "written by one worker"),
         (Session, session(count_rules=True), "needs a filter"),
         (Session, session(destination={"type": "device", "device": "b"}, transmit="socket"), "does not apply"),
         (Session, session(destination={"type": "device", "device": "b"}, on_mtu_exceeded="fragment"), "no IP header"),

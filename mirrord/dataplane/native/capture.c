@@ -36,7 +36,7 @@ void forward_one(struct pipeline *pipeline, const struct frame *frame)
 
 	counters[frame->egress ? READ_EGRESS_FRAMES : READ_INGRESS_FRAMES]++;
 	counters[frame->egress ? READ_EGRESS_BYTES : READ_INGRESS_BYTES] += frame->length;
-	struct outcome outcome = forward(&pipeline->plan, &pipeline->state, frame, batch);
+	struct outcome outcome = forward(&pipeline->plan, pipeline->state, frame, batch);
 	counters[TRUNCATED] += outcome.truncated;
 	counters[SEGMENTED] += outcome.segmented;
 	counters[FRAGMENTED] += outcome.fragmented;

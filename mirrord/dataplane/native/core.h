@@ -105,6 +105,7 @@ struct plan {
 	uint32_t header_length;
 	struct patch patches[MAX_PATCHES];
 	uint32_t patch_count;
+	bool paused;
 	bool strip_tag;
 	uint32_t push_tag;	/* or 0 */
 	uint32_t snaplen;
@@ -120,8 +121,10 @@ struct plan {
 	void *matches_owner;	/* plan.c's */
 };
 
-/* What changes from frame to frame. */
+/* What changes from frame to frame. Pipelines of one session and source share it, each on a thread of its own. */
 struct state {
+	bool shared;
+	bool locked;		/* the bucket, while it is shared */
 	__int128 tokens;	/* 64 bits are too few from 461 Gbit/s on */
 	uint64_t filled;
 	uint32_t sequence;
@@ -311,7 +314,8 @@ void write_batch(struct batch *batch, void *file);
 /* capture.c */
 struct pipeline {
 	struct plan plan;
-	struct state state;
+	struct state own;
+	struct state *state;	/* its own, or another's */
 	struct transmit transmit;
 	struct file file;	/* in its place, when it has an output */
 	uint64_t *counters;

@@ -3,6 +3,7 @@
 
 #include <linux/if_ether.h>
 #include <linux/virtio_net.h>
+#include <sched.h>
 
 enum { GSO_UDP_L4 = 5 };	/* VIRTIO_NET_HDR_GSO_UDP_L4, in kernel headers since 6.2 */
 
@@ -29,8 +30,21 @@ __int128 bucket_depth(uint64_t rate)
 	return depth > least ? depth : least;
 }
 
+/* Held for some additions: a thread that waits for it need not sleep. */
+static void lock(struct state *state)
+{
+	while (state->shared && __atomic_test_and_set(&state->locked, __ATOMIC_ACQUIRE))
+		sched_yield();
+}
+
+static void unlock(struct state *state)
+{
+	if (state->shared)
+		__atomic_clear(&state->locked, __ATOMIC_RELEASE);
+}
+
 /* A bucket may fall below zero, so that a copy of any size passes while it is not empty. */
-static bool take(const struct plan *plan, struct state *state, uint64_t size, uint64_t time)
+static bool take_locked(const struct plan *plan, struct state *state, uint64_t size, uint64_t time)
 {
 	uint64_t elapsed = time > state->filled ? time - state->filled : 0;
 	__int128 tokens = state->tokens + (__int128)elapsed * plan->rate_limit;
@@ -43,6 +57,19 @@ static bool take(const struct plan *plan, struct state *state, uint64_t size, ui
 		return false;
 	state->tokens -= (__int128)size * BYTE;
 	return true;
+}
+
+static bool take(const struct plan *plan, struct state *state, uint64_t size, uint64_t time)
+{
+	lock(state);
+	bool taken = take_locked(plan, state, size, time);
+	unlock(state);
+	return taken;
+}
+
+static uint32_t next_sequence(struct state *state)
+{
+	return state->shared ? __atomic_fetch_add(&state->sequence, 1, __ATOMIC_RELAXED) : state->sequence++;
 }
 
 /* How much of a frame of this length is kept; sets the flags of what was done to it. */
@@ -78,7 +105,7 @@ static void emit(const struct plan *plan, struct state *state, struct facts *fac
 {
 	uint32_t from_head = kept < head_length ? kept : head_length;
 
-	facts->sequence = state->sequence++;
+	facts->sequence = next_sequence(state);
 	facts->kept = kept;
 	fill(plan, facts, message);
 	memcpy(message->head + plan->header_length, head, from_head);
@@ -265,6 +292,8 @@ struct outcome forward(const struct plan *plan, struct state *state, const struc
 		if (rule <= plan->match_count)
 			plan->matches[rule - 1]++;
 	}
+	if (plan->paused)
+		return (struct outcome){ .reason = SKIPPED_PAUSED };
 	uint64_t flow = flow_hash(&headers);
 	if (plan->sampling_rate > 1 && (uint32_t)flow % plan->sampling_rate)
 		return (struct outcome){ .reason = SKIPPED_SAMPLED_OUT };

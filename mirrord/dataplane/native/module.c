@@ -139,6 +139,7 @@ typedef struct {
 	struct pipeline pipeline;
 	Py_buffer ring, counters, output;
 	PyObject *next_file;
+	PyObject *beside;	/* whose state it shares, or NULL */
 } Pipeline;
 
 /* Called in the middle of a turn, which runs without the GIL. */
@@ -221,7 +222,8 @@ static PyObject *Pipeline_new(PyTypeObject *type, PyObject *arguments, PyObject 
 	pipeline->counters = self->counters.buf;
 	pipeline->transmit.counters = self->counters.buf;
 	pipeline->transmit.overhead = pipeline->plan.overhead;
-	pipeline->state.tokens = bucket_depth(pipeline->plan.rate_limit);
+	pipeline->own.tokens = bucket_depth(pipeline->plan.rate_limit);
+	pipeline->state = &pipeline->own;
 	return (PyObject *)self;
 failed:
 	Py_DECREF(self);
@@ -238,6 +240,7 @@ static void Pipeline_dealloc(PyObject *object)
 	PyBuffer_Release(&self->counters);
 	PyBuffer_Release(&self->output);
 	Py_XDECREF(self->next_file);
+	Py_XDECREF(self->beside);
 	clear_plan(&self->pipeline.plan);
 	release(object);
 	Py_DECREF(type);
@@ -299,6 +302,20 @@ static PyObject *Pipeline_move(PyObject *object, PyObject *arguments)
 	Py_RETURN_NONE;
 }
 
+static PyObject *Pipeline_share(PyObject *object, PyObject *other)
+{
+	Pipeline *self = (Pipeline *)object;
+
+	if (!Py_IS_TYPE(other, Py_TYPE(object)) || self->beside) {
+		PyErr_SetString(PyExc_TypeError, "shares once, with another pipeline");
+		return NULL;
+	}
+	self->beside = Py_NewRef(other);
+	self->pipeline.state = ((Pipeline *)other)->pipeline.state;
+	self->pipeline.state->shared = true;
+	Py_RETURN_NONE;
+}
+
 static PyMethodDef pipeline_methods[] = {
 	{ "run", Pipeline_run, METH_NOARGS, "Forward what has been captured: at most a few blocks. Without the GIL." },
 	{ "replace", Pipeline_replace, METH_VARARGS,
@@ -307,6 +324,8 @@ static PyMethodDef pipeline_methods[] = {
 	  "The errno that the kernel refused GSO with, after which copies leave one by one; or 0." },
 	{ "move", Pipeline_move, METH_VARARGS,
 	  "move(descriptor, ring or None, block_size): read another packet socket from now on." },
+	{ "share", Pipeline_share, METH_O,
+	  "share(pipeline): use its rate limit's bucket and its sequence numbers. Before either runs." },
 	{ NULL, NULL, 0, NULL },
 };
 

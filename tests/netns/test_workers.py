@@ -1,0 +1,105 @@
+"""Several workers divide a busy source by flow: each flow in order, one set of counters, one rate limit.
+
+client eth0 ---- nic [source] uplink ---- eth0 [collector] vxlan0
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import MakeDaemon
+from tests.support.receiver import Receiver
+from tests.support.send import udp_frame
+from tests.support.topology import Host, Topology, acquaint, receive_vxlan
+
+pytestmark = pytest.mark.alone
+
+WORKERS, FLOWS, EACH = 4, 32, 300
+CLIENT, SERVER = ("02:00:00:00:00:01", "10.0.0.1"), ("02:00:00:00:00:02", "10.0.0.2")
+PAYLOAD = 400
+
+
+@pytest.fixture
+def hosts(net: Topology) -> tuple[Host, Host, Host]:
+    client, source, collector = net.host("client"), net.host("source"), net.host("collector")
+    net.link(client, "eth0", source, "nic")
+    net.link(source, "uplink", collector, "eth0", ("10.99.0.1/24", "10.99.0.2/24"), mtu=1600)
+    acquaint(source, "uplink", "10.99.0.1", collector, "eth0", "10.99.0.2")
+    receive_vxlan(collector, vni=1)
+    return client, source, collector
+
+
+def configuration(more: str = "") -> str:
+    return f"""
+[[mirrors.m.sessions]]
+name = "s"
+source = "nic"
+destination = {{ type = "vxlan", remote = "10.99.0.2", vni = 1 }}
+ring_size = "64MiB"
+workers = {WORKERS}
+{more}
+"""
+
+
+def busy_threads(pid: int) -> int:
+    """Threads of the process, its first one not counted, that had to wait for something new over and over."""
+    tasks = [task for task in Path(f"/proc/{pid}/task").iterdir() if task.name != str(pid)]
+    waits = [(task / "status").read_text().split("\nvoluntary_ctxt_switches:")[1].split()[0] for task in tasks]
+    return sum(int(count) > 20 for count in waits)
+
+
+def converse(client: Host, source: Host) -> float:
+    """Send both directions of each flow in turn, numbered. Gives the seconds that it took."""
+    with (
+        client.open_socket(socket.AF_PACKET, socket.SOCK_RAW) as there,
+        source.open_socket(socket.AF_PACKET, socket.SOCK_RAW) as back,
+    ):
+        there.bind(("eth0", 0))
+        back.bind(("nic", 0))
+        asks, answers = [], []
+        for flow in range(FLOWS):
+            us, them = (*CLIENT, 1000 + flow), (*SERVER, 9)
+            asks.append(udp_frame(us, them, bytes(PAYLOAD))[:-PAYLOAD])
+            answers.append(udp_frame(them, us, bytes(PAYLOAD))[:-PAYLOAD])
+        began = time.monotonic()
+        for number in range(EACH):
+            for flow in range(FLOWS):
+                there.send(asks[flow] + struct.pack("!II", flow, 2 * number).ljust(PAYLOAD))
+                back.send(answers[flow] + struct.pack("!II", flow, 2 * number + 1).ljust(PAYLOAD))
+        return time.monotonic() - began
+
+
+def test_both_directions_of_each_flow_arrive_in_order(hosts: tuple[Host, Host, Host], daemon: MakeDaemon) -> None:
+    client, source, collector = hosts
+    mirrord = daemon(source, configuration())
+    with Receiver(collector, "vxlan0") as receiver:
+        converse(client, source)
+        metrics = mirrord.settle(2 * FLOWS * EACH)
+        arrived: dict[int, list[int]] = {flow: [] for flow in range(FLOWS)}
+        for frame in receiver.frames(0x0800):
+            flow, number = struct.unpack_from("!II", frame, 42)
+            arrived[flow].append(number)
+
+    assert arrived == {flow: list(range(2 * EACH)) for flow in range(FLOWS)}
+    assert metrics.total("mirrord_captured_frames_total") == 2 * FLOWS * EACH
+    assert metrics.total("mirrord_mirrored_frames_total") == 2 * FLOWS * EACH
+    for direction in ("ingress", "egress"):
+        assert metrics.total("mirrord_read_frames_total", direction=direction) == FLOWS * EACH
+    assert len(metrics.select("mirrord_captured_frames_total")) == 1
+    assert busy_threads(mirrord.pid) >= WORKERS
+
+
+def test_the_rate_limit_holds_for_all_workers_together(hosts: tuple[Host, Host, Host], daemon: MakeDaemon) -> None:
+    client, source, _ = hosts
+    rate = 4_000_000  # bits a second; its bucket holds 64 KiB, and may fall below zero by a copy for each worker
+    mirrord = daemon(source, configuration(f'rate_limit = "{rate}"'))
+    seconds = converse(client, source)
+    metrics = mirrord.settle(2 * FLOWS * EACH)
+    most = 65536 + rate / 8 * seconds + 4 * 600
+    assert most * 0.9 < metrics.total("mirrord_sent_bytes_total") <= most
+    assert metrics.total("mirrord_skipped_frames_total", reason="rate_limited") > 0
