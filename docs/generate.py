@@ -1,4 +1,4 @@
-"""Writes what can be told from the code: the configuration reference, as a page and as mirrord.toml(5).
+"""Writes what can be told from the code: the configuration reference, as a page and as mirrord.toml(5); mirrorctl(1).
 
 `make docs` runs it; a test holds what is committed against it, so that the reference cannot drift from the models.
 """
@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import click
 from pydantic import TypeAdapter
 
 from mirrord import model
+from mirrord.cli.main import main as mirrorctl
 
 HERE = Path(__file__).parent
 
@@ -174,13 +176,59 @@ def manual() -> str:
     return "\n".join(lines)
 
 
+def commands() -> str:
+    """mirrorctl(1): what each command's --help says."""
+    lines = ['.\\" Written by docs/generate.py from the commands: change those.']
+    lines += [
+        '.TH MIRRORCTL 1 "" mirrord "User commands"',
+        ".SH NAME",
+        "mirrorctl \\- look at mirrord and change what it",
+    ]
+    lines += ["mirrors", ".SH SYNOPSIS", ".B mirrorctl", "[OPTIONS] COMMAND [ARGS]...", ".SH OPTIONS"]
+    root = click.Context(mirrorctl, info_name="mirrorctl")
+    lines += _options(root)
+    lines.append(".SH COMMANDS")
+    for context in _leaves(root):
+        usage = " ".join(context.command.collect_usage_pieces(context))
+        lines += [f".SS {_roff(context.command_path.removeprefix('mirrorctl ')).strip()} {_roff(usage)}"]
+        for paragraph in inspect.cleandoc(context.command.help or "").split("\n\n"):
+            as_it_is = paragraph.startswith("\b")  # click's mark
+            words = [_roff(line) for line in paragraph.removeprefix("\b\n").splitlines()]
+            lines += [".PP", ".nf", *words, ".fi"] if as_it_is else [".PP", *words]
+        lines += _options(context)
+    lines += [".SH EXIT STATUS", "0 done, 1 refused or failed, 2 bad usage, 3 the daemon cannot be reached."]
+    lines += [".SH SEE ALSO", ".BR mirrord (8),", ".BR mirrord.toml (5)", ""]
+    return "\n".join(lines)
+
+
+def _leaves(context: click.Context) -> Iterator[click.Context]:
+    if not isinstance(context.command, click.Group):
+        yield context
+        return
+    for name in context.command.list_commands(context):
+        command = context.command.get_command(context, name)
+        assert command is not None  # it was listed
+        yield from _leaves(click.Context(command, info_name=name, parent=context))
+
+
+def _options(context: click.Context) -> Iterator[str]:
+    for one in context.command.params:
+        record = one.get_help_record(context)
+        if record is not None and isinstance(one, click.Option):
+            yield from (".TP", f".B {_roff(record[0])}", _roff(record[1]))
+
+
 def _roff(text: str) -> str:
     """A line of text as roff takes it."""
     plain = text.replace("\\", "\\e").replace("`", "").replace("-", "\\-")
     return f"\\&{plain}" if plain[:1] in ".'" else plain
 
 
-PAGES = {HERE / "configuration.md": page, HERE / "man" / "mirrord.toml.5": manual}
+PAGES = {
+    HERE / "configuration.md": page,
+    HERE / "man" / "mirrord.toml.5": manual,
+    HERE / "man" / "mirrorctl.1": commands,
+}
 """Each file that is written, and what makes its text."""
 
 

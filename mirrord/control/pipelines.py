@@ -206,8 +206,6 @@ class Pipelines:
             del self._running[key], self._beside[key], self._plans[key]
             self._past.pop(key, None)  # to the end of those remembered
             self._past[key] = total
-            self._past[key] = self._total(key)
-            del self._running[key], self._beside[key], self._plans[key]
         log.info("session down", **_names(key), **({"reason": reason} if reason else {}))
 
     def _rename(self, old: Key, new: Key) -> None:
