@@ -17,9 +17,10 @@ from dataclasses import replace
 
 import structlog
 
+from mirrord.control.breaker import Verdict
 from mirrord.control.live import Live
 from mirrord.control.metrics import Row
-from mirrord.control.plan import Add, Entry, Key, Remove, Rename, Replace, diff, without_gso
+from mirrord.control.plan import Add, Entry, Key, Limit, Remove, Rename, Replace, diff, without_gso
 from mirrord.control.reserve import Reservations
 from mirrord.dataplane.counters import SLOTS, Slot
 from mirrord.dataplane.transmit import DevicePlan
@@ -51,6 +52,7 @@ class Pipelines:
         self._running: dict[Key, tuple[Pipeline, Worker]] = {}
         self._beside: dict[Key, list[tuple[Pipeline, Worker]]] = {}  # that divide a source with the one that runs
         self._plans: dict[Key, PipelinePlan] = {}  # as made, for the next difference
+        self._verdicts: dict[Key, Verdict] = {}  # of the circuit breaker
         self._past: dict[Key, tuple[int, ...]] = {}
         self._past_rules: dict[Key, RuleCounts] = {}
         self._forgotten_rules: RuleCounts = {}  # of sessions whose names are not remembered any more
@@ -83,7 +85,7 @@ class Pipelines:
                     self._remove(key)
                 case Replace(key, plan):
                     for pipeline, worker in self._of(key):
-                        worker.replace(pipeline, plan)
+                        worker.replace(pipeline, self._paused(key, plan))
                     self._plans[key] = plan
                     log.info("session changed", **_names(key), frame_limit=plan.forward.frame_limit)
                 case Rename(old, new):
@@ -93,6 +95,27 @@ class Pipelines:
         with self._lock:
             self._entries = dict(entries)
             self._forget()
+
+    def judge(self, verdicts: Mapping[Key, Verdict]) -> None:
+        """Pause what the circuit breaker says, and have go on what it says no more. Not while plans are applied."""
+        with self._lock:
+            before, self._verdicts = self._verdicts, dict(verdicts)
+        for key in self._running.keys() & (before.keys() | verdicts.keys()):
+            was, now = before.get(key, Verdict()), verdicts.get(key, Verdict())
+            if was.reason != now.reason:
+                log.warning(now.reason or "the link has room again", **_names(key), paused=now.paused)
+            if was.paused != now.paused:
+                for pipeline, worker in self._of(key):
+                    worker.replace(pipeline, self._paused(key, self._plans[key]))
+
+    def limits(self) -> dict[Key, Limit]:
+        """The circuit breaker's limits of what runs."""
+        with self._lock:
+            return {key: entry.limit for key, entry in self._entries.items() if entry.limit and key in self._running}
+
+    def _paused(self, key: Key, plan: PipelinePlan) -> PipelinePlan:
+        paused = key in self._verdicts and self._verdicts[key].paused
+        return replace(plan, forward=replace(plan.forward, paused=True)) if paused else plan
 
     def rows(self) -> list[Row]:
         """Every planned session and source, in the plan's order."""
@@ -123,8 +146,8 @@ class Pipelines:
     def log_troubles(self) -> None:
         """Log which sessions began, or ceased, to have nowhere to put their copies."""
         with self._lock:
-            now = {key: pipeline.transmit.failure for key, (pipeline, _) in self._running.items()}
-            refused = {key for key, (pipeline, _) in self._running.items() if pipeline.gso_refused()}
+            now = {key: self._trouble(key) for key in self._running}
+            refused = {key for key in self._running if any(pipeline.gso_refused() for pipeline, _ in self._of(key))}
         for key in refused - self._refused:
             log.warning("the kernel refuses UDP GSO: copies leave one by one", **_names(key))
         self._refused = refused
@@ -138,7 +161,7 @@ class Pipelines:
     def told(self) -> bool:
         """Whether a router has had something to say about copies since this was last asked."""
         with self._lock:
-            transmits = [pipeline.transmit for pipeline, _ in self._running.values()]
+            transmits = [pipeline.transmit for key in self._running for pipeline, _ in self._of(key)]
         told = [transmit.told() for transmit in transmits]  # asked, each of them
         return any(told)
 
@@ -174,7 +197,7 @@ class Pipelines:
         try:
             if isinstance(way, DevicePlan) and way.reserved:
                 self._reservations.hold(way.index, way.mark)
-            return open_pipelines(add.pipeline, native=self._native)
+            return open_pipelines(self._paused(add.key, add.pipeline), native=self._native)
         except OSError as error:
             return error
 
@@ -213,6 +236,8 @@ class Pipelines:
         with self._lock:
             self._running[new], self._beside[new] = self._running.pop(old), self._beside.pop(old)
             self._plans[new] = self._plans.pop(old)
+            if verdict := self._verdicts.pop(old, None):
+                self._verdicts[new] = verdict
             counted = [total for key in (old, new) if (total := self._past.pop(key, None))]
             if counted:
                 self._past[new] = tuple(map(sum, zip(*counted, strict=True)))
@@ -245,6 +270,11 @@ class Pipelines:
     def _failure(self, key: Key) -> str:
         return next((pipeline.failure for pipeline, _ in self._of(key) if pipeline.failure), "")
 
+    def _trouble(self, key: Key) -> str:
+        """Of the way out; "" for none."""
+        failures = (pipeline.transmit.failure for pipeline, _ in self._of(key))
+        return next((failure for failure in failures if failure), "")
+
     def _least_busy(self, apart: Sequence[Worker] = ()) -> Worker:
         """An idle worker, a new one while there are processors for it, or else the one with the fewest pipelines.
 
@@ -270,10 +300,11 @@ class Pipelines:
                 return Row(entry, "waiting", "about to start or to end", counters)
             return Row(entry, entry.state, entry.reason, counters)
         pipeline = self._running[key][0]
-        failure = self._failure(key) or pipeline.transmit.failure
+        failure = self._failure(key) or self._trouble(key)
+        verdict = self._verdicts.get(key, Verdict())
         counters = self._total(key)
-        state = "failed" if failure else "up"
-        return Row(entry, state, failure, counters, capture=pipeline.captures_by)
+        state = "failed" if failure else "paused" if verdict.paused else "up"
+        return Row(entry, state, failure or verdict.reason, counters, capture=pipeline.captures_by)
 
     def _rules(self, entry: Entry) -> dict[int, int]:
         """What the rules of the session's filter matched, by priority; none where they are not counted."""

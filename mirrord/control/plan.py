@@ -19,10 +19,19 @@ from mirrord.control.selection import Selections
 from mirrord.dataplane.capture import CapturePlan
 from mirrord.dataplane.filter import Selection
 from mirrord.dataplane.listen import ListenPlan
+from mirrord.dataplane.netns import Netns
 from mirrord.dataplane.transmit import TunnelPlan
 from mirrord.dataplane.worker import PipelinePlan
 from mirrord.errors import Refused
-from mirrord.model import Config, DeviceSource, Session, TunnelDestination, TunnelSource
+from mirrord.model import (
+    Config,
+    DeviceDestination,
+    DeviceSource,
+    FileDestination,
+    Session,
+    TunnelDestination,
+    TunnelSource,
+)
 
 NO_LEASES: Mapping[str, Lease] = {}
 
@@ -36,6 +45,15 @@ class Key(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Limit:
+    """How busy the link may be that copies leave by, in percent of its speed, before their session pauses."""
+
+    device: str
+    netns: Netns | None
+    share: int
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """What one session wants of one source device, and whether the host allows it."""
 
@@ -46,6 +64,7 @@ class Entry:
     guest: bool = False  # ingress and egress are the guest's
     about: tuple[tuple[str, str], ...] = ()  # the session in words, for status and metrics
     warnings: tuple[str, ...] = ()
+    limit: Limit | None = None
 
 
 # --- what should run ---
@@ -93,7 +112,8 @@ def _entry(config: Config, key: Key, session: Session, view: View, selections: S
     entry = Entry(key, "up", guest=guest, about=_about(session))
     try:
         source = sources.find(session, key.source, view)
-        way = way_out(config, session, source, view, lease(config, key.mirror, view))
+        leased = lease(config, key.mirror, view)
+        way = way_out(config, session, source, view, leased)
     except AbsentError as absent:
         return replace(entry, state="waiting", reason=str(absent))
     except Refused as refused:
@@ -102,8 +122,23 @@ def _entry(config: Config, key: Key, session: Session, view: View, selections: S
     warnings = (*shaping(source, "source"), *way.warnings)
     counted = session.filter if session.count_rules else None
     pipeline = PipelinePlan(capture, way.forward, way.transmit, counted or "", session.workers)
+    limit = _limit(config, session, view, leased)
     about = tuple({**dict(entry.about), **dict(way.how)}.items())
-    return replace(entry, pipeline=pipeline, about=about, warnings=warnings)
+    return replace(entry, pipeline=pipeline, about=about, warnings=warnings, limit=limit)
+
+
+def _limit(config: Config, session: Session, view: View, leased: Lease | None) -> Limit | None:
+    """The circuit breaker's; None without one, or without a route."""
+    to = session.destination
+    if not session.pause_above or isinstance(to, FileDestination):
+        return None
+    there = view.inside(to.netns)
+    if isinstance(to, DeviceDestination):
+        return Limit(to.device, there.netns, session.pause_above)
+    assert isinstance(to, TunnelDestination)  # there are no others
+    route = there.routes.get(path(to, config, leased))
+    names = [link.name for link in there.links.values() if route is not None and link.index == route.device]
+    return Limit(names[0], there.netns, session.pause_above) if names else None
 
 
 def _capture(

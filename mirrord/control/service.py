@@ -17,6 +17,7 @@ import structlog
 
 from mirrord import __version__
 from mirrord.control import config, doctor, logs, plan, probes, report
+from mirrord.control.breaker import Breaker
 from mirrord.control.config import Loaded
 from mirrord.control.held import all_held
 from mirrord.control.links import Lease, Links, View
@@ -62,6 +63,7 @@ class Service:
         """Whoever changes the configuration holds it, from reading the old one to running the new one."""
         self._turn = asyncio.Lock()
         self._changed = asyncio.Event()
+        self._breaker = Breaker()
         self._rates: report.Rates = {}
         self._flow_networks: FlowNetworks | None = None
         self._leases: dict[str, Lease] = {}
@@ -94,6 +96,7 @@ class Service:
             await asyncio.sleep(TICK_SECONDS)
             now, rows = time.monotonic(), self.rows()
             self._pipelines.log_troubles()
+            await self._break(now)
             self._rates = report.rates(before, rows, now - looked)
             if now - reread >= REREAD_SECONDS:
                 reread = now
@@ -111,6 +114,13 @@ class Service:
                     log.error("worker makes no progress", workers=stalled)
                 else:
                     notify("WATCHDOG=1")
+
+    async def _break(self, now: float) -> None:
+        """Pause what copies onto a link that is too busy. Not while pipelines change: they are looked at later."""
+        if self._turn.locked():
+            return
+        async with self._turn:
+            self._pipelines.judge(await self._breaker.look(self._pipelines.limits(), now))
 
     async def reload(self) -> None:
         """Take over the configuration files as they are now. ConfigError, with every problem: the old one stays."""

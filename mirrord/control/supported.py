@@ -14,17 +14,9 @@ from mirrord.control.validation import join
 from mirrord.errors import Problem
 from mirrord.model import FlowNetwork, Model, Session
 
-
-def _only(*values: object) -> Callable[[Any], bool]:
-    return lambda value: value in values
-
-
 RUNS: dict[type[Model], dict[str, tuple[Callable[[Any], bool], str]]] = {
     FlowNetwork: {
         "addresses": (lambda addresses: addresses.first.version == 4, "IPv6 flow networks"),
-    },
-    Session: {
-        "pause_above": (_only(0), "the circuit breaker"),
     },
 }
 

@@ -90,6 +90,8 @@ class Session(Model):
             kind = self.destination.type
             if self.transmit == "socket" or (self.transmit == "packet" and kind == "file"):
                 yield "transmit", f'"{self.transmit}" does not apply to a {kind} destination'
+            if self.pause_above and kind == "file":
+                yield "pause_above", "a file destination has no link"
             if self.on_mtu_exceeded == "fragment":
                 yield "on_mtu_exceeded", f"a {kind} destination has no IP header to fragment by"
 

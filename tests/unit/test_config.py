@@ -393,13 +393,7 @@ def test_a_model_that_never_was_a_file_is_refused_alike() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("line", "key"),
-    [
-        (f'source = "a"\n{VXLAN}\npause_above = "80%"', "pause_above"),
-    ],
-)
-def test_what_does_not_run_yet_is_refused_by_name(tmp_path: Path, line: str, key: str) -> None:
-    (told,) = problems(write(tmp_path, sessions(line)))
-    assert told[1] == f"mirrors.m.sessions[0].{key}"
+def test_what_does_not_run_yet_is_refused_by_name(tmp_path: Path) -> None:
+    (told,) = problems(write(tmp_path, '[flow_networks.n]\ndevice = "a"\naddresses = "2001:db8::1/64"\n'))
+    assert told[1] == "flow_networks.n.addresses"
     assert told[2].startswith("not supported yet: ")

@@ -153,6 +153,7 @@ def session(**keys: object) -> dict[str, object]:
         (Session, session(sampling_rate=0), "sampling_rate"),
         (Session, session(snaplen=-1), "snaplen"),
         (Session, session(workers=0), "workers"),
+        (Session, session(destination={"type": "file", "path": "/a"}, pause_above="80%"), "has no link"),
         (Session, session(source={"type": "gre", "local": "::1"}, workers=2), "one socket, which one worker reads"),
         (Session, session(destination={"type": "file", "path": "/a"}, workers=2), "written by one worker"),
         (Session, session(count_rules=True), "needs a filter"),
@@ -281,7 +282,7 @@ SESSIONS = keys(
     rate_limit=RATES,
     ring_size=SIZES,
     pause_above=st.sampled_from(["", "80%"]),
-)
+).filter(lambda one: one["destination"]["type"] != "file" or not one.get("pause_above"))
 CONFIGS = keys(
     {},
     flow_networks=st.dictionaries(
