@@ -35,13 +35,14 @@ from mirrord.errors import Refused
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
+RTM_NEWQDISC, RTM_DELQDISC = 36, 37
 RTA_DST, RTA_SRC, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC, RTA_METRICS, RTA_MULTIPATH = 1, 2, 4, 5, 7, 8, 9
 RTA_MARK, RTA_VIA, RTA_ENCAP = 16, 18, 22
 RTAX_MTU = 2
 RTN_UNICAST = 1
 RTEXT_FILTER_SKIP_STATS = 8
-# RTMGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE, _IPV6_IFADDR, _IPV6_ROUTE, and RTNLGRP_IPV6_RULE, the 19th
-GROUPS = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18
+# RTMGRP_LINK, _TC, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE, _IPV6_IFADDR, _IPV6_ROUTE, and RTNLGRP_IPV6_RULE, the 19th
+GROUPS = 0x1 | 0x8 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18
 
 # linux/if_link.h
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_QDISC, IFLA_MASTER = 1, 3, 4, 5, 6, 10
@@ -60,8 +61,11 @@ _LINK = struct.Struct("=BxHiII")  # family, type, index, flags, change (struct i
 _ADDRESS = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index (struct ifaddrmsg)
 _ROUTE = struct.Struct("=8BI")  # family, lengths of destination and source, tos, table, protocol, scope, type, flags
 _NEXT_HOP = struct.Struct("=HBBi")  # length, flags, weight, index (struct rtnexthop)
-_INDEX = struct.Struct("=4xi")  # where links and addresses both have the device's index
+_INDEX = struct.Struct("=4xi")  # where links, addresses and struct tcmsg have the device's index
 _NUMBER = struct.Struct("=I")
+
+OF_A_DEVICE = {RTM_NEWLINK, RTM_DELLINK, RTM_NEWADDR, RTM_DELADDR, RTM_NEWQDISC, RTM_DELQDISC}
+"""Announcements that name a device; that another queueing discipline is in place, its own do not tell."""
 
 AT_ONCE = 100
 """To ask about more devices than this one by one costs as much as to ask about all of a large host's."""
@@ -213,7 +217,7 @@ class Links:
     def _hear(self) -> None:
         news = self._news
         for kind, _flags, _sequence, body in self._announcements.read():
-            if kind in (RTM_NEWLINK, RTM_DELLINK, RTM_NEWADDR, RTM_DELADDR):
+            if kind in OF_A_DEVICE:
                 news.indexes.add(_INDEX.unpack_from(body)[0])
             # The kernel says nothing of an IPv4 route that goes with an address.
             if kind == RTM_DELADDR or (kind in (RTM_NEWROUTE, RTM_DELROUTE) and not body[1]):

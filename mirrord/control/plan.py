@@ -246,7 +246,7 @@ def _renamed(old: Mapping[Key, PipelinePlan], actions: list[Action]) -> list[Act
     rest: list[Action] = []
     for action in actions:
         if isinstance(action, Add) and action.key not in old:
-            same = next((key for key in going if old[key] == action.pipeline), None)
+            same = next((one for one in going if one.source == action.key.source and old[one] == action.pipeline), None)
             if same is not None:
                 going.remove(same)
                 renames.append(Rename(same, action.key))
