@@ -120,7 +120,8 @@ class Pipelines:
     def rows(self) -> list[Row]:
         """Every planned session and source, in the plan's order."""
         with self._lock:
-            return [replace(self._row(entry), rules=self._rules(entry)) for entry in self._entries.values()]
+            rows = [(self._row(entry), self._rules(entry)) for entry in self._entries.values()]
+            return [replace(row, rules=rules) if rules else row for row, rules in rows]
 
     def rule_counts(self) -> RuleCounts:
         """The frames that each counted rule matched, of every session there is or was: a sum that only grows."""
@@ -309,6 +310,8 @@ class Pipelines:
     def _rules(self, entry: Entry) -> dict[int, int]:
         """What the rules of the session's filter matched, by priority; none where they are not counted."""
         counted = entry.pipeline.count_rules_of if entry.pipeline is not None else dict(entry.about).get("filter")
+        if not counted:
+            return {}
         return {rule: count for (name, rule), count in self._rule_counts(entry.key).items() if name == counted}
 
     def _rule_counts(self, key: Key) -> RuleCounts:

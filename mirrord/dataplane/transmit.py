@@ -117,6 +117,7 @@ class Transmit:
     def __init__(self, plan: DevicePlan | TunnelPlan) -> None:
         self.plan = plan
         self.sockets: list[socket.socket] = []
+        self._errors: select.epoll | None = None  # of sockets that send nothing: for one that does, it costs each time
         self._packet: socket.socket | None = None
         self._outer: Outer | None = None
         try:
@@ -153,6 +154,16 @@ class Transmit:
             self._outer = Outer(plan)
         if old is not None:
             old.close()
+        self._watch_errors()
+
+    def _watch_errors(self) -> None:
+        old, self._errors = self._errors, None
+        if old is not None:
+            old.close()
+        if self._packet is not None:
+            self._errors = select.epoll()
+            for sock in self.sockets:
+                self._errors.register(sock, 0)  # errors are told of unasked
 
     def send(self, copies: Iterable[Copy]) -> Sent:
         """Send copies in order, up to the first that is refused."""
@@ -190,14 +201,12 @@ class Transmit:
 
         On any thread: a transmit that is closed meanwhile was told nothing.
         """
-        if self._packet is None:
+        errors = self._errors
+        if errors is None:
             return False
         with suppress(OSError, ValueError):
-            poll = select.poll()
-            for sock in self.sockets:
-                poll.register(sock, 0)
-            ready = {descriptor for descriptor, _ in poll.poll(0)}
-            for sock in self.sockets:
+            ready = {descriptor for descriptor, _ in errors.poll(0)}
+            for sock in self.sockets if ready else ():
                 if sock.fileno() in ready:
                     _clear_errors(sock)
                     sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -207,6 +216,8 @@ class Transmit:
     def close(self) -> None:
         for sock in self.sockets:
             sock.close()
+        if self._errors is not None:
+            self._errors.close()
         if self._packet is not None:
             self._packet.close()
 
