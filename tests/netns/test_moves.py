@@ -31,7 +31,7 @@ from tests.support.wait import wait_for
 pytestmark = pytest.mark.alone
 
 MARK = 0x10000000
-PACES = (4000, 400)  # frames a second of each sender, in turn
+PACES = (1000, 100)  # frames a second of each sender, in turn
 TURN_SECONDS = 0.5
 TURNS = 8
 
@@ -80,8 +80,8 @@ def test_each_frame_once_and_each_flow_in_order_however_often_the_capture_moves(
     hosts: tuple[Host, Host, Host], dataplane: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, source, collector = hosts
-    monkeypatch.setattr(load, "BUSY", 4000)
-    monkeypatch.setattr(load, "QUIET", 3000)
+    monkeypatch.setattr(load, "BUSY", 1000)
+    monkeypatch.setattr(load, "QUIET", 750)
     monkeypatch.setattr(load, "QUIET_SECONDS", 0.1)
     monkeypatch.setattr(load, "LOOK_SECONDS", {"socket": 0.05, "ring": 0.05})
     netns = find(source.name)
