@@ -11,8 +11,9 @@ from contextlib import suppress
 from mirrord.control.plan import Key
 from mirrord.dataplane import encap
 from mirrord.dataplane.forward import ForwardPlan
+from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
 from mirrord.dataplane.stream import StreamPlan
-from mirrord.dataplane.worker import Pipeline, PipelinePlan, Worker
+from mirrord.dataplane.worker import Worker
 
 LOOK_SECONDS = 0.5
 """How often it is asked whether the reader is still there, when nothing comes."""

@@ -23,8 +23,9 @@ from mirrord.control.metrics import Row
 from mirrord.control.plan import Add, Entry, Key, Limit, Remove, Rename, Replace, diff, without_gso
 from mirrord.control.reserve import Reservations
 from mirrord.dataplane.counters import SLOTS, Slot
+from mirrord.dataplane.pipeline import Pipeline, PipelinePlan, open_pipelines
 from mirrord.dataplane.transmit import DevicePlan
-from mirrord.dataplane.worker import Pipeline, PipelinePlan, Worker, open_pipelines
+from mirrord.dataplane.worker import Worker
 from mirrord.errors import Refused
 
 log = structlog.get_logger(subsystem="pipelines")

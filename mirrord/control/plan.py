@@ -20,8 +20,8 @@ from mirrord.dataplane.capture import CapturePlan
 from mirrord.dataplane.filter import Selection
 from mirrord.dataplane.listen import ListenPlan
 from mirrord.dataplane.netns import Netns
+from mirrord.dataplane.pipeline import PipelinePlan
 from mirrord.dataplane.transmit import TunnelPlan
-from mirrord.dataplane.worker import PipelinePlan
 from mirrord.errors import Refused
 from mirrord.model import (
     Config,

@@ -19,8 +19,9 @@ from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter import Selection
 from mirrord.dataplane.forward import ForwardPlan
 from mirrord.dataplane.netns import find
+from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
 from mirrord.dataplane.transmit import DevicePlan
-from mirrord.dataplane.worker import Pipeline, PipelinePlan, Worker
+from mirrord.dataplane.worker import Worker
 from tests.conftest import MakeDaemon
 from tests.support.daemon import Daemon
 from tests.support.receiver import Receiver

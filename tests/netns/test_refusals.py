@@ -21,8 +21,8 @@ from mirrord.dataplane.fanout import SOL_PACKET
 from mirrord.dataplane.filter import Selection
 from mirrord.dataplane.forward import ForwardPlan
 from mirrord.dataplane.frame import VNET
+from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
 from mirrord.dataplane.transmit import SO_NO_CHECK, DevicePlan, Hop, TunnelPlan
-from mirrord.dataplane.worker import Pipeline, PipelinePlan
 from tests.support.topology import Host, Topology, acquaint
 from tests.support.wait import wait_for
 

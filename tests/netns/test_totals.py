@@ -14,8 +14,8 @@ from mirrord.dataplane.capture import CapturePlan
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter import Direction, Selection
 from mirrord.dataplane.forward import ForwardPlan
+from mirrord.dataplane.pipeline import PipelinePlan
 from mirrord.dataplane.transmit import DevicePlan
-from mirrord.dataplane.worker import PipelinePlan
 from tests.support.topology import Topology
 from tests.support.wait import wait_for
 

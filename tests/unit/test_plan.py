@@ -19,8 +19,8 @@ from mirrord.dataplane.file import FilePlan
 from mirrord.dataplane.filter import Direction, Guard, Selection
 from mirrord.dataplane.forward import ForwardPlan
 from mirrord.dataplane.listen import ListenPlan
+from mirrord.dataplane.pipeline import PipelinePlan
 from mirrord.dataplane.transmit import DevicePlan, TunnelPlan
-from mirrord.dataplane.worker import PipelinePlan
 from mirrord.model import Config
 
 MARK = 0x10000000
