@@ -46,7 +46,9 @@ class WayOut(NamedTuple):
     how: tuple[tuple[str, str], ...] = ()  # in words, of a tunnel: by which kind of socket, whether copies are joined
 
 
-def way_out(config: Config, session: Session, source: Link, view: View, lease: Lease | None = None) -> WayOut:
+def way_out(
+    config: Config, session: Session, source: Link, view: View, lease: Lease | None = None, *, native: bool = True
+) -> WayOut:
     """The way out of frames captured on `source`; a tunnel's leads by the mirror's flow network, if that has one.
 
     Raises AbsentError for what the host may have later, Refused for what would do harm.
@@ -65,7 +67,7 @@ def way_out(config: Config, session: Session, source: Link, view: View, lease: L
     assert isinstance(session.destination, TunnelDestination)  # the others are refused by the loader
     guest = getattr(session.source, "perspective", "host") == "guest"
     forward = replace(forward, template=_template(session.destination, guest=guest))
-    return _tunnel(config, session, session.destination, source, view, forward, lease)
+    return _tunnel(config, session, session.destination, source, view, forward, lease, native=native)
 
 
 def path(to: TunnelDestination, config: Config, lease: Lease | None) -> Path:
@@ -155,6 +157,8 @@ def _tunnel(
     view: View,
     forward: ForwardPlan,
     lease: Lease | None,
+    *,
+    native: bool,
 ) -> WayOut:
     way = path(to, config, lease)
     view = view.inside(to.netns)
@@ -171,7 +175,7 @@ def _tunnel(
             warnings += shaping(view.by_index[route.device], "outgoing")
     else:
         warnings = [f"no route to {way.remote}"]
-    how = choose(session, route, way.remote, udp=port is not None)
+    how = choose(session, route, way.remote, udp=port is not None, native=native)
     plan = TunnelPlan(
         remote=way.remote,
         port=port or 0,

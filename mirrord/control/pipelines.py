@@ -20,7 +20,7 @@ import structlog
 from mirrord.control.breaker import Verdict
 from mirrord.control.live import Live
 from mirrord.control.metrics import Row
-from mirrord.control.plan import Add, Entry, Key, Limit, Remove, Rename, Replace, diff, without_gso
+from mirrord.control.plan import Add, Entry, Key, Limit, Remove, Rename, Replace, diff
 from mirrord.control.reserve import Reservations
 from mirrord.dataplane.counters import SLOTS, Slot
 from mirrord.dataplane.pipeline import Pipeline, PipelinePlan, open_pipelines
@@ -72,8 +72,6 @@ class Pipelines:
     def apply(self, entries: Mapping[Key, Entry]) -> None:
         """Make what runs equal to this plan."""
         self._end_failed()
-        if not self._native:
-            entries = {key: without_gso(entry) for key, entry in entries.items()}
         wanted = {key: entry.pipeline for key, entry in entries.items() if entry.pipeline is not None}
         with self._lock:
             self._log_changes(entries)

@@ -92,12 +92,15 @@ def namespaces(config: Config) -> frozenset[str]:
     return frozenset(name for end in ends if (name := getattr(end, "netns", None)) is not None)
 
 
-def make(config: Config, view: View, selections: Selections | None = None) -> dict[Key, Entry]:
-    """The entries of every enabled mirror. `selections` are this configuration's, of the last time."""
+def make(config: Config, view: View, selections: Selections | None = None, *, native: bool = True) -> dict[Key, Entry]:
+    """The entries of every enabled mirror, for the native data plane or the reference.
+
+    `selections` are this configuration's, of the last time.
+    """
     if selections is None or selections.config is not config:
         selections = Selections(config)
     entries = {
-        (key := Key(name, session.name, device)): _entry(config, key, session, view, selections)
+        (key := Key(name, session.name, device)): _entry(config, key, session, view, selections, native=native)
         for name, mirror in config.mirrors.items()
         if mirror.enabled
         for session in mirror.sessions
@@ -107,13 +110,13 @@ def make(config: Config, view: View, selections: Selections | None = None) -> di
     return entries
 
 
-def _entry(config: Config, key: Key, session: Session, view: View, selections: Selections) -> Entry:
+def _entry(config: Config, key: Key, session: Session, view: View, selections: Selections, *, native: bool) -> Entry:
     guest = isinstance(session.source, DeviceSource) and session.source.perspective == "guest"
     entry = Entry(key, "up", guest=guest, about=_about(session))
     try:
         source = sources.find(session, key.source, view)
         leased = lease(config, key.mirror, view)
-        way = way_out(config, session, source, view, leased)
+        way = way_out(config, session, source, view, leased, native=native)
     except AbsentError as absent:
         return replace(entry, state="waiting", reason=str(absent))
     except Refused as refused:
@@ -171,15 +174,6 @@ def _about(session: Session) -> tuple[tuple[str, str], ...]:
         ("capture", "auto (ring)" if session.capture == "auto" and session.workers > 1 else _mode(session)),
         ("transmit", transmit),
     )
-
-
-def without_gso(entry: Entry) -> Entry:
-    """The same where the data plane joins no copies."""
-    if entry.pipeline is None or not isinstance(entry.pipeline.transmit, TunnelPlan) or not entry.pipeline.transmit.gso:
-        return entry
-    transmit = replace(entry.pipeline.transmit, gso=False)
-    about = {**dict(entry.about), "gso": "off: the native data plane's alone"}
-    return replace(entry, pipeline=replace(entry.pipeline, transmit=transmit), about=tuple(about.items()))
 
 
 # --- what to do about what runs already ---

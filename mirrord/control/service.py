@@ -175,7 +175,8 @@ class Service:
             loaded = new or self.loaded
             if loaded.config is not self._selections.config:
                 self._selections = Selections(loaded.config)
-            entries = plan.make(loaded.config, await self._look(loaded.config), self._selections)
+            view = await self._look(loaded.config)
+            entries = plan.make(loaded.config, view, self._selections, native=self.dataplane == "native")
             spent = time.monotonic() - begun
             if keep:
                 self._refuse_failing(entries)

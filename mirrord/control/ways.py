@@ -8,6 +8,9 @@ from mirrord.control.links import AbsentError, Route
 from mirrord.dataplane.transmit import Hop
 from mirrord.model import Session
 
+SLOWER = "the Python data plane is slower with outer headers of its own"
+"""Microseconds a copy, for what takes the kernel a part of one: it pays only where the native core joins copies."""
+
 
 class Way(NamedTuple):
     """What the data plane is to do, and the same in words, with the reason where there is one."""
@@ -18,14 +21,17 @@ class Way(NamedTuple):
     joined: str = "off"
 
 
-def choose(session: Session, route: Route | None, remote: str, *, udp: bool) -> Way:
-    """The way that a session asks for, or that suits its route. AbsentError where it cannot be had yet."""
-    hop, transmit = _hop(session, route, remote)
-    against = _against_gso(session, route, udp=udp)
+def choose(session: Session, route: Route | None, remote: str, *, udp: bool, native: bool) -> Way:
+    """The way that a session asks for, or that suits its route and the data plane.
+
+    AbsentError where it cannot be had yet.
+    """
+    hop, transmit = _hop(session, route, remote, native=native)
+    against = _against_gso(session, route, udp=udp, native=native)
     return Way(hop, not against, transmit, f"off: {against}" if against else "on")
 
 
-def _hop(session: Session, route: Route | None, remote: str) -> tuple[Hop | None, str]:
+def _hop(session: Session, route: Route | None, remote: str, *, native: bool) -> tuple[Hop | None, str]:
     hop = route.hop if route else None
     if session.transmit == "socket":
         return None, "socket"
@@ -41,10 +47,12 @@ def _hop(session: Session, route: Route | None, remote: str) -> tuple[Hop | None
         return None, "socket: no route"
     if route.obstacle:
         return None, f"socket: {route.obstacle}"
+    if not native:
+        return None, f"socket: {SLOWER}"
     return hop, "packet" if hop else "socket: the next hop does not answer"
 
 
-def _against_gso(session: Session, route: Route | None, *, udp: bool) -> str:
+def _against_gso(session: Session, route: Route | None, *, udp: bool, native: bool) -> str:
     """Why copies are not joined; "" when they are."""
     if session.gso == "off":
         return "as configured"
@@ -52,6 +60,8 @@ def _against_gso(session: Session, route: Route | None, *, udp: bool) -> str:
         return "only UDP has it"
     if session.on_mtu_exceeded == "fragment":
         return "the kernel is to fragment"
+    if not native:
+        return "the native data plane's alone"
     if session.gso == "on":
         return ""
     return route.uncut if route else "no route"

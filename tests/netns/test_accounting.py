@@ -17,12 +17,11 @@ pytestmark = pytest.mark.alone
 
 COUNT = 100_000
 RATE = {"python": 5_000, "native": 50_000}  # frames a second that each data plane carries on a busy machine
-TRANSMIT = {"python": "socket", "native": "auto"}  # to make outer headers, too, is more than the reference can carry
 RING = {"python": "64MiB", "native": "8MiB"}  # the reference may be held up by a busy machine
 FRAME = bytes.fromhex("020000000002 020000000001 88b6").ljust(64, b"\0")  # see test_loops
 
 
-def configuration(direction: str, ring_size: str, transmit: str = "auto") -> str:
+def configuration(direction: str, ring_size: str) -> str:
     return f"""
 [mirrors.m]
 enabled = true
@@ -33,7 +32,6 @@ direction = "{direction}"
 source = {{ type = "device", device = "nic" }}
 destination = {{ type = "vxlan", remote = "10.99.0.2", vni = 1 }}
 ring_size = "{ring_size}"
-transmit = "{transmit}"
 capture = "ring"
 """
 
@@ -50,7 +48,7 @@ def hosts(net: Topology) -> tuple[Host, Host, Host]:
 
 def test_a_paced_stream_loses_nothing(hosts: tuple[Host, Host, Host], daemon: MakeDaemon, dataplane: str) -> None:
     client, source, collector = hosts
-    mirrord = daemon(source, configuration("ingress", RING[dataplane], TRANSMIT[dataplane]))
+    mirrord = daemon(source, configuration("ingress", RING[dataplane]))
 
     send(client, "eth0", FRAME, COUNT, RATE[dataplane])
     metrics = mirrord.settle(captured=COUNT)
