@@ -76,7 +76,7 @@ class Pipeline:
                 self.transmit.native(),
                 self.counters.row,
                 *_listens(self.capture),
-                *(() if isinstance(self.transmit, Transmit) else (self.transmit.output, self.transmit.next_file)),
+                *_goes_on(self.transmit),
             )
         if beside is not None:
             self._share(beside)
@@ -215,6 +215,11 @@ def _way_out(plan: DevicePlan | TunnelPlan | FilePlan | StreamPlan) -> Transmit 
             return StreamTransmit(plan)
         case _:
             return Transmit(plan)
+
+
+def _goes_on(transmit: Transmit | FileTransmit | StreamTransmit) -> tuple[object, object]:
+    """For the native core: the file's memory, None for no file, and what to call for the next file or lane."""
+    return (None, transmit.lanes.native) if isinstance(transmit, Transmit) else (transmit.output, transmit.next_file)
 
 
 def open_pipelines(plan: PipelinePlan, *, native: bool) -> list[Pipeline]:

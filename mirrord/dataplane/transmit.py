@@ -1,13 +1,13 @@
 """Copies out of the host: through a device, over UDP or raw IP sockets, or through a device with outer headers of ours.
 
-A transmit is a row of sockets and what to do with their errors; the native core sends through the same sockets. Every
+A transmit is a row of lanes and what to do with their errors; the native core sends through the same sockets. Every
 socket carries the mark, by which captures know a copy, and takes no frame in.
 
 A copy counts as sent when the kernel's queue or driver accepted it. Without IP_RECVERR a UDP socket would report
 success for what the queue dropped (ip(7)); with it, an ICMP error about an earlier copy comes back on the next send,
 which is then tried again.
 
-Where the outer headers are ours, the sockets of the row send nothing. They keep the source ports for us, and by them
+Where the outer headers are ours, the sockets of the lanes send nothing. They keep the source ports for us, and by them
 the kernel learns the path MTU: what a router says of it is heard only for the sake of a socket.
 """
 
@@ -26,6 +26,7 @@ from mirrord.dataplane import bpf
 from mirrord.dataplane.counters import Slot, dropped_by
 from mirrord.dataplane.forward import SOURCE_PORTS
 from mirrord.dataplane.headers import IPPROTO_UDP
+from mirrord.dataplane.lanes import Lanes
 from mirrord.dataplane.netns import Netns, inside
 from mirrord.dataplane.outer import Outer
 
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 
     from mirrord.dataplane.forward import Copy
 
-POOL = 32
-"""UDP sockets of a destination, each with a source port of its own: flows are spread over them by their hash."""
+LANES = 32
+"""Source ports of a UDP destination: flows are spread over them by their hash."""
 
 PATIENCE_MILLISECONDS = 10
 """How long a full send buffer is waited for before the copy counts as lost: the ring holds what comes meanwhile."""
@@ -107,7 +108,7 @@ class Sent(NamedTuple):
 
 
 class Transmit:
-    """Where the copies of a session leave. `sockets` is the row that a flow's hash chooses from.
+    """Where the copies of a session leave. `lanes` is the row that a flow's hash chooses from.
 
     Raises OSError when a socket cannot be had: EPERM without CAP_NET_ADMIN for the mark, ENODEV, ENETUNREACH, ...
     """
@@ -116,23 +117,26 @@ class Transmit:
 
     def __init__(self, plan: DevicePlan | TunnelPlan) -> None:
         self.plan = plan
-        self.sockets: list[socket.socket] = []
         self._errors: select.epoll | None = None  # of sockets that send nothing: for one that does, it costs each time
         self._packet: socket.socket | None = None
         self._outer: Outer | None = None
+        udp = isinstance(plan, TunnelPlan) and plan.protocol == IPPROTO_UDP
+        self.lanes = Lanes(LANES if udp else 1, self._make_socket)
         try:
-            inside(plan.netns, self._open)
+            if isinstance(plan, TunnelPlan):
+                inside(plan.netns, lambda: self._open_packet(plan))
         except BaseException:
             self.close()
             raise
 
-    def _open(self) -> None:
-        if isinstance(self.plan, DevicePlan):
-            self.sockets.append(_packet_socket(self.plan))
-        else:
-            for _ in range(POOL if self.plan.protocol == IPPROTO_UDP else 1):
-                self.sockets.append(_tunnel_socket(self.plan))
-            self._open_packet(self.plan)
+    def _make_socket(self) -> socket.socket:
+        plan = self.plan
+        if isinstance(plan, DevicePlan):
+            return inside(plan.netns, lambda: _packet_socket(plan))
+        sock = inside(plan.netns, lambda: _tunnel_socket(plan))
+        if self._errors is not None:
+            self._errors.register(sock, 0)
+        return sock
 
     def follow(self, plan: TunnelPlan) -> None:
         """Take another next hop, or leave that to the kernel; the plan is else the same. The source ports stay."""
@@ -141,8 +145,8 @@ class Transmit:
             return
         inside(plan.netns, lambda: self._open_packet(plan))
         if plan.gso != before.gso:
-            for sock in self.sockets:
-                _leave_checksum_out(sock, plan)
+            for lane in self.lanes.opened:
+                _leave_checksum_out(lane.socket, plan)
         self.plan = plan
 
     def _open_packet(self, plan: TunnelPlan) -> None:
@@ -162,16 +166,16 @@ class Transmit:
             old.close()
         if self._packet is not None:
             self._errors = select.epoll()
-            for sock in self.sockets:
-                self._errors.register(sock, 0)  # errors are told of unasked
+            for lane in self.lanes.opened:
+                self._errors.register(lane.socket, 0)  # errors are told of unasked
 
     def send(self, copies: Iterable[Copy]) -> Sent:
         """Send copies in order, up to the first that is refused."""
         accepted = 0
         for copy in copies:
-            sock, data = self.sockets[(copy.flow >> 32) % len(self.sockets)], copy.data
+            (sock, port), data = self.lanes[(copy.flow >> 32) % len(self.lanes)], copy.data
             if self._packet is not None and self._outer is not None:
-                sock, data = self._packet, self._outer.wrap(data, _port(sock))
+                sock, data = self._packet, self._outer.wrap(data, port)
             error = _send(sock, data)
             if error:
                 return Sent(accepted, error)
@@ -189,8 +193,7 @@ class Transmit:
 
     def native(self) -> tuple[tuple[int, ...], tuple[int, ...], int, bytes, bool]:
         """For the native core: sockets, their ports, the packet socket or -1, the outer headers, whether GSO is on."""
-        sockets = tuple(sock.fileno() for sock in self.sockets)
-        ports = tuple(map(_port, self.sockets))
+        sockets, ports = zip(*self.lanes.row(), strict=True)
         gso = isinstance(self.plan, TunnelPlan) and self.plan.gso
         if self._packet is None or self._outer is None:
             return sockets, ports, -1, b"", gso
@@ -206,7 +209,7 @@ class Transmit:
             return False
         with suppress(OSError, ValueError):
             ready = {descriptor for descriptor, _ in errors.poll(0)}
-            for sock in self.sockets if ready else ():
+            for sock, _port in self.lanes.opened if ready else ():
                 if sock.fileno() in ready:
                     _clear_errors(sock)
                     sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -214,8 +217,7 @@ class Transmit:
         return False
 
     def close(self) -> None:
-        for sock in self.sockets:
-            sock.close()
+        self.lanes.close()
         if self._errors is not None:
             self._errors.close()
         if self._packet is not None:
@@ -234,11 +236,6 @@ def _packet_socket(plan: DevicePlan, *, vnet_header: bool = False) -> socket.soc
         sock.close()
         raise
     return sock
-
-
-def _port(sock: socket.socket) -> int:
-    """The local port; 0 of a socket that has none."""
-    return int(sock.getsockname()[1]) if sock.family in (socket.AF_INET, socket.AF_INET6) else 0
 
 
 def _require_index(plan: DevicePlan | TunnelPlan) -> None:

@@ -108,6 +108,9 @@ def test_it_is_written_to_a_file_and_leaves_nothing_behind(mirrord: Daemon, clie
     def descriptors() -> int:
         return len(list(Path(f"/proc/{mirrord.pid}/fd").iterdir()))
 
+    for frame in FRAMES:
+        send(client, "eth0", frame)
+    mirrord.settle(len(FRAMES))  # the session itself has opened what it needs for them
     before, file = descriptors(), tmp_path / "live.pcapng"
     command = [*COMMAND, "--socket", str(mirrord.socket), "capture", "core/vm2", "-w", str(file)]
     capture = subprocess.Popen(command, stderr=subprocess.PIPE)

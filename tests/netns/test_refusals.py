@@ -22,7 +22,7 @@ from mirrord.dataplane.filter import Selection
 from mirrord.dataplane.forward import ForwardPlan
 from mirrord.dataplane.frame import VNET
 from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
-from mirrord.dataplane.transmit import SO_NO_CHECK, DevicePlan, Hop, TunnelPlan
+from mirrord.dataplane.transmit import LANES, SO_NO_CHECK, DevicePlan, Hop, Transmit, TunnelPlan
 from tests.support.topology import Host, Topology, acquaint
 from tests.support.wait import wait_for
 
@@ -120,8 +120,9 @@ def test_joined_copies_that_the_kernel_refuses_leave_one_by_one(hosts: tuple[Hos
     client, source = hosts
     before = source.transmitted("uplink")
     with pipeline(source, "native", "socket joined") as running:
-        for sock in running.transmit.sockets:
-            sock.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)  # with which the kernel joins nothing: EINVAL, udp.c
+        assert isinstance(running.transmit, Transmit)
+        for lane in map(running.transmit.lanes.__getitem__, range(LANES)):
+            lane.socket.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)  # the kernel joins nothing then: EINVAL, udp.c
         send_all(client)
         run(running)
         assert running.gso_refused() == errno.EINVAL

@@ -272,6 +272,8 @@ struct transmit {
 	int sockets[MAX_SOCKETS];
 	uint16_t ports[MAX_SOCKETS];
 	uint32_t lanes;
+	void (*open_lane)(void *context, uint32_t lane);	/* gives a lane that has none its socket and port */
+	void *context;
 	int packet;		/* the packet socket, or -1 */
 	struct outer outer;
 	bool gso;

@@ -138,7 +138,7 @@ typedef struct {
 	PyObject_HEAD
 	struct pipeline pipeline;
 	Py_buffer ring, counters, output;
-	PyObject *next_file;
+	PyObject *callback;	/* gives the next file, or a lane its socket */
 	PyObject *beside;	/* whose state it shares, or NULL */
 } Pipeline;
 
@@ -146,17 +146,29 @@ typedef struct {
 static void call_next_file(void *self)
 {
 	PyGILState_STATE state = PyGILState_Ensure();
-	PyObject *done = PyObject_CallNoArgs(((Pipeline *)self)->next_file);
+	PyObject *done = PyObject_CallNoArgs(((Pipeline *)self)->callback);
 
 	if (!done) {
-		PyErr_WriteUnraisable(((Pipeline *)self)->next_file);
+		PyErr_WriteUnraisable(((Pipeline *)self)->callback);
 		((Pipeline *)self)->pipeline.file.output->error = EIO;
 	}
 	Py_XDECREF(done);
 	PyGILState_Release(state);
 }
 
-static bool open_output(Pipeline *self, PyObject *output, PyObject *next_file)
+static void call_open_lane(void *self, uint32_t lane)
+{
+	PyGILState_STATE state = PyGILState_Ensure();
+	struct transmit *transmit = &((Pipeline *)self)->pipeline.transmit;
+	PyObject *opened = PyObject_CallFunction(((Pipeline *)self)->callback, "I", lane);
+
+	if (!opened || !PyArg_ParseTuple(opened, "iH", &transmit->sockets[lane], &transmit->ports[lane]))
+		PyErr_WriteUnraisable(((Pipeline *)self)->callback);
+	Py_XDECREF(opened);
+	PyGILState_Release(state);
+}
+
+static bool open_output(Pipeline *self, PyObject *output)
 {
 	if (PyObject_GetBuffer(output, &self->output, PyBUF_WRITABLE) < 0)
 		return false;
@@ -164,7 +176,6 @@ static bool open_output(Pipeline *self, PyObject *output, PyObject *next_file)
 		PyErr_SetString(PyExc_ValueError, "memory of the wrong size");
 		return false;
 	}
-	self->next_file = Py_NewRef(next_file);
 	self->pipeline.file = (struct file){ .output = self->output.buf, .counters = self->counters.buf,
 					     .next = call_next_file, .context = self };
 	return true;
@@ -188,13 +199,13 @@ static bool set_ring(Pipeline *self, unsigned int block_size)
 
 static PyObject *Pipeline_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
-	PyObject *plan, *matcher, *ring, *transmit, *counters, *output = Py_None, *next_file = Py_None;
+	PyObject *plan, *matcher, *ring, *transmit, *counters, *output, *callback;
 	int descriptor, ip_header;
 	unsigned int block_size, tunnel;
 
 	(void)keywords;
-	if (!PyArg_ParseTuple(arguments, "OOiOIOOIp|OO", &plan, &matcher, &descriptor, &ring, &block_size,
-			      &transmit, &counters, &tunnel, &ip_header, &output, &next_file))
+	if (!PyArg_ParseTuple(arguments, "OOiOIOOIpOO", &plan, &matcher, &descriptor, &ring, &block_size,
+			      &transmit, &counters, &tunnel, &ip_header, &output, &callback))
 		return NULL;
 	allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
 	Pipeline *self = (Pipeline *)allocate(type, 0);
@@ -204,7 +215,7 @@ static PyObject *Pipeline_new(PyTypeObject *type, PyObject *arguments, PyObject 
 	if (!read_plan(plan, matcher, &pipeline->plan) || !read_transmit(transmit, &pipeline->transmit) ||
 	    PyObject_GetBuffer(counters, &self->counters, PyBUF_WRITABLE) < 0 ||
 	    (ring != Py_None && PyObject_GetBuffer(ring, &self->ring, PyBUF_WRITABLE) < 0) ||
-	    (output != Py_None && !open_output(self, output, next_file)))
+	    (output != Py_None && !open_output(self, output)))
 		goto failed;
 	if (!pipeline->file.output && !pipeline->transmit.lanes) {
 		PyErr_SetString(PyExc_ValueError, "neither sockets nor an output");
@@ -220,6 +231,9 @@ static PyObject *Pipeline_new(PyTypeObject *type, PyObject *arguments, PyObject 
 	pipeline->tunnel = (enum tunnel)tunnel;
 	pipeline->ip_header = ip_header;
 	pipeline->counters = self->counters.buf;
+	self->callback = Py_NewRef(callback);
+	pipeline->transmit.open_lane = call_open_lane;
+	pipeline->transmit.context = self;
 	pipeline->transmit.counters = self->counters.buf;
 	pipeline->transmit.overhead = pipeline->plan.overhead;
 	pipeline->own.tokens = bucket_depth(pipeline->plan.rate_limit);
@@ -239,7 +253,7 @@ static void Pipeline_dealloc(PyObject *object)
 	PyBuffer_Release(&self->ring);
 	PyBuffer_Release(&self->counters);
 	PyBuffer_Release(&self->output);
-	Py_XDECREF(self->next_file);
+	Py_XDECREF(self->callback);
 	Py_XDECREF(self->beside);
 	clear_plan(&self->pipeline.plan);
 	release(object);
@@ -270,6 +284,8 @@ static PyObject *Pipeline_replace(PyObject *object, PyObject *arguments)
 	}
 	clear_plan(&pipeline->plan);
 	pipeline->plan = next;
+	way.open_lane = pipeline->transmit.open_lane;
+	way.context = pipeline->transmit.context;
 	way.counters = pipeline->counters;
 	way.overhead = next.overhead;
 	way.outer.id = pipeline->transmit.outer.id;
@@ -330,10 +346,11 @@ static PyMethodDef pipeline_methods[] = {
 };
 
 PyDoc_STRVAR(pipeline_doc, "Pipeline(plan, matcher, descriptor, ring or None, block_size, transmit, counters,\n"
-			   "         tunnel, ip_header, output=None, next_file=None)\n\n"
+			   "         tunnel, ip_header, output or None, callback)\n\n"
 			   "The way of frames from one packet socket, or the raw socket where a tunnel ends, to a\n"
-			   "transmit (see Transmit.native), or to a file (output, see file.py; next_file is called when it is\n"
-			   "full). The caller keeps them open, and lets one thread at a time in.");
+			   "transmit (see Transmit.native; callback(n) opens a lane, see lanes.py), or to a file (output, see\n"
+			   "file.py; callback() is called when it is full). The caller keeps them open, and lets one thread at a\n"
+			   "time in.");
 
 static PyType_Slot pipeline_slots[] = {
 	{ Py_tp_doc, (void *)pipeline_doc },

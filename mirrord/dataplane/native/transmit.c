@@ -228,6 +228,14 @@ static void send_row(struct transmit *transmit, int descriptor, struct message *
 	}
 }
 
+/* Lanes that have copies for the first time get their sockets. */
+static void open_lanes(struct transmit *transmit, const uint32_t *ends)
+{
+	for (uint32_t n = 0; n < transmit->lanes; n++)
+		if (transmit->sockets[n] < 0 && ends[n] > (n ? ends[n - 1] : 0))
+			transmit->open_lane(transmit->context, n);
+}
+
 void send_batch(struct batch *batch, void *context)
 {
 	struct transmit *transmit = context;
@@ -237,6 +245,7 @@ void send_batch(struct batch *batch, void *context)
 	while (transmit->failed && first < batch->count)
 		transmit->failed = !batch->messages[first++].last;
 	order_by_lane(batch, first, transmit->lanes, row, ends);
+	open_lanes(transmit, ends);
 	if (transmit->packet >= 0)
 		send_row(transmit, transmit->packet, row, batch->count - first);
 	for (uint32_t n = 0; transmit->packet < 0 && n < transmit->lanes; n++) {

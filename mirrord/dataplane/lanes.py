@@ -1,0 +1,75 @@
+"""The lanes of a way out: sockets that flows are spread over by their hash, each with a source port of its own.
+
+A lane's socket is opened when the first flow comes to it. Most sessions of a host with hundreds of them are quiet, and
+a socket that nothing leaves by is a descriptor and memory of the kernel's for nothing. One is opened at once: what the
+host refuses is to be known before a frame comes.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NOT_OPEN = -1, 0
+"""What the native core takes for a lane without a socket: no descriptor, no port."""
+
+
+class Lane(NamedTuple):
+    """A socket and its local port, 0 where it has none."""
+
+    socket: socket.socket
+    port: int
+
+
+class Lanes:
+    """`count` lanes. `opened` are those with a socket. One thread at a time opens them; any may read `opened`.
+
+    Raises OSError when not even one socket can be had.
+    """
+
+    def __init__(self, count: int, make: Callable[[], socket.socket]) -> None:
+        self._make = make
+        self._row: list[Lane | None] = [None] * count
+        first = self._open()
+        self.opened = [first]
+        self._spare: Lane | None = first
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    def __getitem__(self, number: int) -> Lane:
+        """A lane, ready to send. Where no socket can be had any more, flows share one that there is."""
+        lane = self._row[number]
+        if lane is None:
+            lane = self._row[number] = self._spare or self._another(number)
+            self._spare = None
+        return lane
+
+    def native(self, number: int) -> tuple[int, int]:
+        """A lane, ready to send, for the native core: its descriptor and port."""
+        lane = self[number]
+        return lane.socket.fileno(), lane.port
+
+    def row(self) -> list[tuple[int, int]]:
+        """All of them for the native core, as they are."""
+        return [NOT_OPEN if lane is None else (lane.socket.fileno(), lane.port) for lane in self._row]
+
+    def _another(self, number: int) -> Lane:
+        try:
+            lane = self._open()
+        except OSError:
+            return self.opened[number % len(self.opened)]
+        self.opened.append(lane)
+        return lane
+
+    def _open(self) -> Lane:
+        sock = self._make()
+        has_port = sock.family in (socket.AF_INET, socket.AF_INET6)
+        return Lane(sock, int(sock.getsockname()[1]) if has_port else 0)
+
+    def close(self) -> None:
+        for lane in self.opened:
+            lane.socket.close()
