@@ -9,6 +9,7 @@ from pathlib import PurePath
 from typing import NamedTuple
 
 from mirrord.control.links import AbsentError, Lease, Link, Path, View
+from mirrord.control.offloads import takes_ring
 from mirrord.control.ways import choose
 from mirrord.dataplane import encap
 from mirrord.dataplane.encap import Template
@@ -122,7 +123,14 @@ def _device(config: Config, to: DeviceDestination, source: Link, view: View, for
             f"{link.name} is a port of a bridge that learns addresses: copies would mislead it;"
             f" `bridge link set dev {link.name} learning off` has it learn no more"
         )
-    plan = DevicePlan(link.name, link.index, config.daemon.mark, view.netns, reserved=not to.normal_io)
+    plan = DevicePlan(
+        link.name,
+        link.index,
+        config.daemon.mark,
+        view.netns,
+        reserved=not to.normal_io,
+        takes_ring=to.netns is None and takes_ring(link),
+    )
     return WayOut(plan, forward, tuple(warnings))
 
 

@@ -25,7 +25,7 @@ from pyroute2 import IPRoute
 
 from mirrord.control.neighbours import Neighbour, Neighbours
 from mirrord.control.obstacles import ROUTE_PROTOCOL, obstacle
-from mirrord.control.offloads import uncut
+from mirrord.control.offloads import takes_ring, uncut
 from mirrord.control.rtnetlink import Announcements, Rtnetlink, attribute, attributes, number, text
 from mirrord.dataplane.netns import Netns, enter, inside
 from mirrord.dataplane.transmit import Hop
@@ -312,7 +312,9 @@ class _Picture:
                 device=link.index,
                 mtu=found.mtu or link.mtu,
                 source=found.source,
-                hop=Hop(link.name, link.index, link.address, address) if address and not special[path] else None,
+                hop=Hop(link.name, link.index, link.address, address, takes_ring(link))
+                if address and not special[path]
+                else None,
                 obstacle=special[path] or hindrance,
                 uncut=seen[link.index],
             )

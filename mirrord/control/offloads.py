@@ -29,6 +29,11 @@ LEADING_ON = ("bond", "bridge", "team", "vlan")
 PARAVIRTUAL = (b"virtio_net", b"vmxnet3", b"hv_netvsc", b"xennet", b"vif")  # another host's kernel is the far side
 
 
+def takes_ring(link: Link) -> bool:
+    """Whether the device takes packets out of a TX ring as they are; for another stack the kernel copies them."""
+    return link.kind in SEGMENTING and _driver(link.name) not in PARAVIRTUAL
+
+
 def uncut(link: Link, links: Iterable[Link]) -> str:
     """Who would see a datagram of many segments that leaves by this device; "" when nobody can."""
     if not _feature(link.name):
@@ -36,7 +41,7 @@ def uncut(link: Link, links: Iterable[Link]) -> str:
     if link.kind in LEADING_ON:
         lower = [one for one in links if one.master == link.index or one.index == link.lower]
         return next((words for one in lower if (words := uncut(one, links))), "")
-    if link.kind in SEGMENTING and _driver(link.name) not in PARAVIRTUAL:
+    if takes_ring(link):
         return ""
     return f"the far side of {link.name} would see copies joined"
 

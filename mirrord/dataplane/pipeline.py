@@ -22,6 +22,7 @@ from mirrord.dataplane.moving import Moving
 from mirrord.dataplane.native import core, matcher
 from mirrord.dataplane.stream import StreamPlan, StreamTransmit
 from mirrord.dataplane.transmit import DevicePlan, Transmit, TunnelPlan
+from mirrord.dataplane.tx_ring import TxRing
 
 if TYPE_CHECKING:
     from mirrord.dataplane.frame import Frame
@@ -80,6 +81,7 @@ class Pipeline:
             )
         if beside is not None:
             self._share(beside)
+        self.leave_by(self.new_tx_ring())
 
     def _share(self, beside: Pipeline) -> None:
         self._forward.state = beside._forward.state
@@ -196,6 +198,22 @@ class Pipeline:
         if self.capture.exact != ended.exact:
             self._go_by(self.plan)
         return ended
+
+    def new_tx_ring(self) -> TxRing | None:
+        """A TX ring for what leaves here, where frames come by a ring, too: then they are many. Takes long.
+
+        The native plane's alone. None also where the copies have no use for one, or there is no memory.
+        """
+        busy = self._native is not None and isinstance(self.capture, Capture) and self.capture.ring is not None
+        return self.transmit.new_ring() if busy and isinstance(self.transmit, Transmit) else None
+
+    def leave_by(self, ring: TxRing | None) -> TxRing | None:
+        """Send copies from this ring from now on, or from none. Gives the one before, for the caller to close."""
+        if not isinstance(self.transmit, Transmit):
+            return None
+        before, self.transmit.ring = self.transmit.ring, ring
+        self._go_by(self.plan)
+        return before
 
     def close(self) -> None:
         if self._native is not None:

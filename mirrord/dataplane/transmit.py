@@ -29,6 +29,7 @@ from mirrord.dataplane.headers import IPPROTO_UDP
 from mirrord.dataplane.lanes import Lanes
 from mirrord.dataplane.netns import Netns, inside
 from mirrord.dataplane.outer import Outer
+from mirrord.dataplane.tx_ring import TxRing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -69,6 +70,7 @@ class DevicePlan:
     mark: int = 0
     netns: Netns | None = None  # where the device is; None: here
     reserved: bool = False  # nothing else passes it meanwhile; the control plane sees to that
+    takes_ring: bool = False  # a TX ring pays: the device takes packets out of its memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ class Hop:
     index: int
     source: bytes
     destination: bytes
+    takes_ring: bool = False  # as of a DevicePlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +123,7 @@ class Transmit:
         self._errors: select.epoll | None = None  # of sockets that send nothing: for one that does, it costs each time
         self._packet: socket.socket | None = None
         self._outer: Outer | None = None
+        self.ring: TxRing | None = None  # the native core sends by it what leaves one by one
         udp = isinstance(plan, TunnelPlan) and plan.protocol == IPPROTO_UDP
         self.lanes = Lanes(LANES if udp else 1, self._make_socket)
         try:
@@ -150,11 +154,11 @@ class Transmit:
         self.plan = plan
 
     def _open_packet(self, plan: TunnelPlan) -> None:
-        hop, old = plan.hop, self._packet
-        if hop is None:
+        device, old = _device_of(plan), self._packet
+        if device is None:
             self._packet = self._outer = None
         else:
-            self._packet = _packet_socket(DevicePlan(hop.device, hop.index, plan.mark), vnet_header=True)
+            self._packet = _packet_socket(device, vnet_header=True)
             self._outer = Outer(plan)
         if old is not None:
             old.close()
@@ -191,13 +195,28 @@ class Transmit:
     def tend(self) -> None:
         """Between turns there is nothing to do."""
 
-    def native(self) -> tuple[tuple[int, ...], tuple[int, ...], int, bytes, bool]:
-        """For the native core: sockets, their ports, the packet socket or -1, the outer headers, whether GSO is on."""
+    def new_ring(self) -> TxRing | None:
+        """A TX ring to send from, for `ring`; None where there is no use for one, or no memory. Takes long."""
+        device = _device_of(self.plan)
+        if device is None or not device.takes_ring or (isinstance(self.plan, TunnelPlan) and self.plan.gso):
+            return None
+        vnet_header = self._packet is not None
+        with suppress(OSError):
+            return inside(device.netns, lambda: TxRing(_packet_socket(device, vnet_header=vnet_header), device))
+        return None
+
+    def native(self) -> tuple[object, ...]:
+        """For the native core: sockets, their ports, the packet socket or -1, the outer headers, whether GSO is on, and
+        the TX ring: its descriptor or -1, its memory or None, and the size of a slot.
+        """
         sockets, ports = zip(*self.lanes.row(), strict=True)
         gso = isinstance(self.plan, TunnelPlan) and self.plan.gso
+        slots: tuple[object, ...] = (-1, None, 0)
+        if self.ring is not None and self.ring.device == _device_of(self.plan):  # the route may lead elsewhere by now
+            slots = (self.ring.socket.fileno(), self.ring.memory, self.ring.slot_size)
         if self._packet is None or self._outer is None:
-            return sockets, ports, -1, b"", gso
-        return sockets, ports, self._packet.fileno(), self._outer.header, gso
+            return sockets, ports, -1, b"", gso, *slots
+        return sockets, ports, self._packet.fileno(), self._outer.header, gso, *slots
 
     def told(self) -> bool:
         """Whether an ICMP error has come about what the packet socket sent, since this was last asked.
@@ -222,6 +241,17 @@ class Transmit:
             self._errors.close()
         if self._packet is not None:
             self._packet.close()
+        if self.ring is not None:
+            self.ring.close()
+
+
+def _device_of(plan: DevicePlan | TunnelPlan) -> DevicePlan | None:
+    """What a packet socket is to be bound to; None where the kernel routes."""
+    if isinstance(plan, DevicePlan):
+        return plan
+    if plan.hop is None:
+        return None
+    return DevicePlan(plan.hop.device, plan.hop.index, plan.mark, plan.netns, takes_ring=plan.hop.takes_ring)
 
 
 def _packet_socket(plan: DevicePlan, *, vnet_header: bool = False) -> socket.socket:

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mirrord.dataplane.capture import Capture
+    from mirrord.dataplane.listen import Listener
     from mirrord.dataplane.moving import Moving
     from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
+    from mirrord.dataplane.tx_ring import TxRing
 
 DRAIN_SECONDS = 0.5
 """How long a pipeline that is taken out may go on with what it had captured."""
@@ -169,7 +171,18 @@ class Worker:
             self._unregister(pipeline)
             ended = pipeline.succeed()
             self._register(pipeline)
-            self._helper.submit(ended.close)
+            self._helper.submit(self._after_moving, pipeline, ended)
+
+    def _after_moving(self, pipeline: Pipeline, ended: Capture | Listener) -> None:
+        """On the helper's thread: the copies' way out follows the capture's."""
+        ended.close()
+        ring = pipeline.new_tx_ring()
+        self._order(lambda: self._leave_by(pipeline, ring))
+
+    def _leave_by(self, pipeline: Pipeline, ring: TxRing | None) -> None:
+        unused = pipeline.leave_by(ring) if pipeline in self.pipelines else ring
+        if unused is not None:
+            self._helper.submit(unused.close)
 
     def _register(self, pipeline: Pipeline) -> None:
         self._by_descriptor[pipeline.capture.fileno()] = pipeline

@@ -267,6 +267,14 @@ bool open_outer(struct outer *outer, const uint8_t *header, size_t length);
 void write_outer(struct outer *outer, struct outer_head *head, uint16_t port, uint32_t payload, uint32_t segment,
 		 uint32_t copies);
 
+/* tx_ring.c */
+struct tx_ring {
+	int descriptor;
+	uint8_t *memory;	/* or NULL: there is none */
+	uint32_t slots, slot_size;
+	uint32_t next;		/* slot to be filled */
+};
+
 /* transmit.c: a lane is what copies of one flow leave by: a socket, or a source port of the packet socket. */
 struct transmit {
 	int sockets[MAX_SOCKETS];
@@ -275,6 +283,7 @@ struct transmit {
 	void (*open_lane)(void *context, uint32_t lane);	/* gives a lane that has none its socket and port */
 	void *context;
 	int packet;		/* the packet socket, or -1 */
+	struct tx_ring ring;	/* of another packet socket for the same device */
 	struct outer outer;
 	bool gso;
 	int gso_refused;	/* the errno that GSO was refused with, or 0 */
@@ -287,6 +296,12 @@ struct transmit {
 bool have_outgoing(void);
 void send_batch(struct batch *batch, void *transmit);
 void observe_latency(uint64_t *counters, uint64_t time, uint64_t now);
+uint8_t *gather(const struct message *message, uint8_t *at);
+
+/* tx_ring.c */
+bool fits_slot(const struct tx_ring *ring, const struct message *message);
+/* How many of the row's first copies were accepted, the first of which fits; or minus the errno it was refused with. */
+int send_by_ring(struct transmit *transmit, struct message *const *row, uint32_t count);
 
 /* coalesce.c */
 /* The messages from `first` on in order of their lane; those of one lane, and so of one flow, as they came. */

@@ -137,7 +137,7 @@ static PyType_Spec forward_spec = {
 typedef struct {
 	PyObject_HEAD
 	struct pipeline pipeline;
-	Py_buffer ring, counters, output;
+	Py_buffer ring, counters, output, tx_ring;
 	PyObject *callback;	/* gives the next file, or a lane its socket */
 	PyObject *beside;	/* whose state it shares, or NULL */
 } Pipeline;
@@ -212,7 +212,7 @@ static PyObject *Pipeline_new(PyTypeObject *type, PyObject *arguments, PyObject 
 	if (!self)
 		return NULL;
 	struct pipeline *pipeline = &self->pipeline;
-	if (!read_plan(plan, matcher, &pipeline->plan) || !read_transmit(transmit, &pipeline->transmit) ||
+	if (!read_plan(plan, matcher, &pipeline->plan) || !read_transmit(transmit, &pipeline->transmit, &self->tx_ring) ||
 	    PyObject_GetBuffer(counters, &self->counters, PyBUF_WRITABLE) < 0 ||
 	    (ring != Py_None && PyObject_GetBuffer(ring, &self->ring, PyBUF_WRITABLE) < 0) ||
 	    (output != Py_None && !open_output(self, output)))
@@ -253,6 +253,7 @@ static void Pipeline_dealloc(PyObject *object)
 	PyBuffer_Release(&self->ring);
 	PyBuffer_Release(&self->counters);
 	PyBuffer_Release(&self->output);
+	PyBuffer_Release(&self->tx_ring);
 	Py_XDECREF(self->callback);
 	Py_XDECREF(self->beside);
 	clear_plan(&self->pipeline.plan);
@@ -271,17 +272,23 @@ static PyObject *Pipeline_run(PyObject *object, PyObject *unused)
 
 static PyObject *Pipeline_replace(PyObject *object, PyObject *arguments)
 {
-	struct pipeline *pipeline = &((Pipeline *)object)->pipeline;
+	Pipeline *self = (Pipeline *)object;
+	struct pipeline *pipeline = &self->pipeline;
 	PyObject *plan, *matcher, *transmit;
 	struct transmit way = { .packet = -1 };
-	struct plan next;
+	struct plan next = { 0 };
+	Py_buffer tx_ring = { 0 };
 
-	if (!PyArg_ParseTuple(arguments, "OOO", &plan, &matcher, &transmit) || !read_transmit(transmit, &way))
-		return NULL;
-	if (!read_plan(plan, matcher, &next)) {
+	if (!PyArg_ParseTuple(arguments, "OOO", &plan, &matcher, &transmit) ||
+	    !read_transmit(transmit, &way, &tx_ring) || !read_plan(plan, matcher, &next)) {
+		PyBuffer_Release(&tx_ring);
 		clear_plan(&next);
 		return NULL;
 	}
+	if (tx_ring.obj == self->tx_ring.obj)
+		way.ring.next = pipeline->transmit.ring.next;
+	PyBuffer_Release(&self->tx_ring);
+	self->tx_ring = tx_ring;
 	clear_plan(&pipeline->plan);
 	pipeline->plan = next;
 	way.open_lane = pipeline->transmit.open_lane;

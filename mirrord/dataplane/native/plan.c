@@ -184,16 +184,30 @@ static bool read_lanes(PyObject *sockets, PyObject *ports, struct transmit *tran
 	return !PyErr_Occurred();
 }
 
-bool read_transmit(PyObject *description, struct transmit *transmit)
+static bool read_ring(PyObject *memory, struct tx_ring *ring, Py_buffer *view)
 {
-	PyObject *sockets, *ports;
+	if (memory == Py_None)
+		return true;
+	if (PyObject_GetBuffer(memory, view, PyBUF_WRITABLE) < 0)
+		return false;
+	ring->memory = view->buf;
+	ring->slots = ring->slot_size ? (uint32_t)((size_t)view->len / ring->slot_size) : 0;
+	if (!ring->slots)
+		PyErr_SetString(PyExc_ValueError, "a TX ring without slots");
+	return ring->slots;
+}
+
+bool read_transmit(PyObject *description, struct transmit *transmit, Py_buffer *ring)
+{
+	PyObject *sockets, *ports, *memory;
 	const char *outer;
 	Py_ssize_t length;
 	int gso;
 
-	if (!PyArg_ParseTuple(description, "O!O!iy#p", &PyTuple_Type, &sockets, &PyTuple_Type, &ports,
-			      &transmit->packet, &outer, &length, &gso) ||
-	    !read_lanes(sockets, ports, transmit))
+	if (!PyArg_ParseTuple(description, "O!O!iy#piOI", &PyTuple_Type, &sockets, &PyTuple_Type, &ports,
+			      &transmit->packet, &outer, &length, &gso, &transmit->ring.descriptor, &memory,
+			      &transmit->ring.slot_size) ||
+	    !read_lanes(sockets, ports, transmit) || !read_ring(memory, &transmit->ring, ring))
 		return false;
 	transmit->gso = gso;
 	if (transmit->packet >= 0 && !open_outer(&transmit->outer, (const uint8_t *)outer, (size_t)length)) {

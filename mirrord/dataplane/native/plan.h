@@ -10,7 +10,7 @@ bool read_plan(PyObject *object, PyObject *matcher, struct plan *plan);
 
 void clear_plan(struct plan *plan);
 
-/* From the tuple that Transmit.native gives; the same. */
-bool read_transmit(PyObject *description, struct transmit *transmit);
+/* From the tuple that Transmit.native gives; the same. `ring` holds the TX ring's memory, the caller's to release. */
+bool read_transmit(PyObject *description, struct transmit *transmit, Py_buffer *ring);
 
 #endif

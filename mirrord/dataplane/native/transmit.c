@@ -112,7 +112,7 @@ static void ask_for_segments(struct msghdr *message, uint8_t *memory, uint16_t s
 	message->msg_controllen = CMSG_SPACE(sizeof(size));
 }
 
-static uint8_t *gather(const struct message *message, uint8_t *at)
+uint8_t *gather(const struct message *message, uint8_t *at)
 {
 	memcpy(at, message->head, message->head_length);
 	memcpy(at + message->head_length, message->tail, message->tail_length);
@@ -161,9 +161,13 @@ static uint32_t build(struct transmit *transmit, struct message *const *row, uin
 }
 
 /* These copies were accepted. A frame is mirrored when its last one was. */
-static void count_sent(const struct transmit *transmit, struct message *const *row, uint32_t copies, uint64_t now)
+static void count_sent(const struct transmit *transmit, struct message *const *row, uint32_t copies)
 {
 	uint64_t *counters = transmit->counters;
+	struct timespec clock;
+
+	clock_gettime(CLOCK_REALTIME, &clock);
+	uint64_t now = (uint64_t)clock.tv_sec * 1000000000u + (uint64_t)clock.tv_nsec;
 
 	for (uint32_t n = 0; n < copies; n++) {
 		counters[SENT_PACKETS]++;
@@ -198,33 +202,45 @@ static bool worth_parting(int error)
 	return error != EAGAIN && error != ENOBUFS;
 }
 
+/* How many of the row's first copies were accepted; or minus the errno that the first message was refused with, which
+ * holds `*together` copies. The first `lone` copies leave one by one. */
+static int give(struct transmit *transmit, int descriptor, struct message *const *row, uint32_t count, uint32_t lone,
+		uint32_t *together)
+{
+	*together = 1;
+	if (transmit->ring.memory && !transmit->gso && fits_slot(&transmit->ring, row[0]))
+		return send_by_ring(transmit, row, count);
+	int sent = send_some(descriptor, outgoing->messages, build(transmit, row, count, lone));
+	int accepted = sent < 0 ? sent : 0;
+
+	*together = outgoing->copies[0];
+	for (int n = 0; n < sent; n++)
+		accepted += (int)outgoing->copies[n];
+	return accepted;
+}
+
 static void send_row(struct transmit *transmit, int descriptor, struct message *const *row, uint32_t count)
 {
 	uint32_t next = 0, lone = 0;	/* copies up to this one leave one by one */
 
 	while (next < count) {
-		uint32_t messages = build(transmit, row + next, count - next, lone > next ? lone - next : 0);
-		int sent = send_some(descriptor, outgoing->messages, messages);
-		uint32_t copies = outgoing->copies[0];
-		struct timespec clock;
+		uint32_t copies;
+		int accepted = give(transmit, descriptor, row + next, count - next, lone > next ? lone - next : 0, &copies);
 
-		clock_gettime(CLOCK_REALTIME, &clock);
-		uint64_t now = (uint64_t)clock.tv_sec * 1000000000u + (uint64_t)clock.tv_nsec;
-		for (int n = 0; n < sent; n++) {
-			count_sent(transmit, row + next, outgoing->copies[n], now);
-			next += outgoing->copies[n];
-		}
-		if (sent > 0)
+		if (accepted > 0) {
+			count_sent(transmit, row + next, (uint32_t)accepted);
+			next += (uint32_t)accepted;
 			continue;
-		if (copies > 1 && worth_parting(-sent)) {
+		}
+		if (copies > 1 && worth_parting(-accepted)) {
 			lone = next + copies;
-			if (sent == -EIO || sent == -EINVAL) {
+			if (accepted == -EIO || accepted == -EINVAL) {
 				transmit->gso = false;
-				transmit->gso_refused = -sent;
+				transmit->gso_refused = -accepted;
 			}
 			continue;
 		}
-		next += count_lost(transmit, row + next, count - next, copies, -sent);
+		next += count_lost(transmit, row + next, count - next, copies, -accepted);
 	}
 }
 
