@@ -6,8 +6,6 @@ import logging
 import sys
 
 import structlog
-from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.web import RequestPayloadError
 
 LEVELS = logging.getLevelNamesMapping()
 
@@ -34,12 +32,6 @@ def configure(form: str) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
-    logging.getLogger("aiohttp.server").addFilter(_not_of_a_client)
-
-
-def _not_of_a_client(record: logging.LogRecord) -> bool:
-    """Whether it is more than a client's broken HTTP, of which the client is told."""
-    return not (record.exc_info and isinstance(record.exc_info[1], (HttpProcessingError, RequestPayloadError)))
 
 
 def level(name: str) -> None:
