@@ -6,13 +6,12 @@ import errno
 import socket
 from pathlib import Path
 
-import structlog
-
 from mirrord.control.activation import READ_ONLY_SOCKET, SOCKET, activated, listen
+from mirrord.control.logs import logger
 from mirrord.errors import HostError
 from mirrord.model import Daemon
 
-log = structlog.get_logger(subsystem="daemon")
+log = logger("daemon")
 
 
 class Addresses:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-import structlog
 import uvloop
 
 from mirrord import __version__
@@ -22,6 +21,7 @@ from mirrord.control import config, limits, logs
 from mirrord.control.addresses import Addresses
 from mirrord.control.changes import Changes
 from mirrord.control.links import Links
+from mirrord.control.logs import logger
 from mirrord.control.notify import notify
 from mirrord.control.peers import myself
 from mirrord.control.pipelines import Pipelines
@@ -33,7 +33,7 @@ from mirrord.errors import ConfigError, HostError
 if TYPE_CHECKING:
     from mirrord.control.doors import Doors
 
-log = structlog.get_logger(subsystem="daemon")
+log = logger("daemon")
 
 # linux/capability.h; the first is for SO_MARK and promiscuity, the second for AF_PACKET
 CAPABILITIES = {12: "CAP_NET_ADMIN", 13: "CAP_NET_RAW"}

@@ -4,10 +4,33 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
-import structlog
+
+@contextmanager
+def _hidden(module: str) -> Iterator[None]:
+    """Have nobody find this module, unless somebody has already."""
+    known = module in sys.modules
+    sys.modules.setdefault(module, None)  # type: ignore[arg-type]  # as the import system has it: there is none
+    try:
+        yield
+    finally:
+        if not known:
+            del sys.modules[module]
+
+
+# Where structlog finds rich it shows tracebacks by it, in boxes; and rich is a sixth of the time to the first copy.
+with _hidden("rich"):
+    import structlog
 
 LEVELS = logging.getLevelNamesMapping()
+
+
+def logger(subsystem: str) -> Any:
+    """The log of a part of the daemon."""
+    return structlog.get_logger(subsystem=subsystem)
 
 
 def configure(form: str) -> None:

@@ -13,8 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from mirrord import __version__
 from mirrord.control import config, doctor, logs, plan, probes, report
 from mirrord.control.breaker import Breaker
@@ -22,6 +20,7 @@ from mirrord.control.config import Loaded
 from mirrord.control.held import all_held
 from mirrord.control.links import Lease, Links, View
 from mirrord.control.live import Live
+from mirrord.control.logs import logger
 from mirrord.control.metrics import Reload, Row
 from mirrord.control.namespaces import Namespaces
 from mirrord.control.notify import notify, reloading, watchdog_seconds
@@ -35,7 +34,7 @@ from mirrord.model import Config
 if TYPE_CHECKING:
     from mirrord.control.flow_networks import FlowNetworks
 
-log = structlog.get_logger(subsystem="service")
+log = logger("service")
 
 TICK_SECONDS = 1.0
 RETRY_SECONDS = 5.0
