@@ -135,6 +135,8 @@ async def open_doors(service: Service, changes: Changes, addresses: Addresses) -
 def remember(loaded: config.Loaded, store: Store) -> config.Loaded:
     """The configuration with what was made at run time, as far as that still goes with the files."""
     made = [config.SetAside(section, name, written, "") for section, name, written in store.objects()]
+    if not made:
+        return loaded
     everything = {
         section: {one.name: one.written for one in made if one.section == section} for section in config.SECTIONS
     }
