@@ -10,12 +10,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import structlog
 from aiohttp import web
 
 from mirrord.control import changes, openapi
 from mirrord.control.changes import Changes, Target
 from mirrord.control.config import Loaded
+from mirrord.control.logs import logger
 from mirrord.control.openapi import Resource
 from mirrord.control.peers import Caller, peer
 from mirrord.control.requests import MAX_BODY, STATUS, condition, json_object, limit, since
@@ -23,7 +23,7 @@ from mirrord.control.service import Service
 from mirrord.control.validation import not_found
 from mirrord.errors import MirrordError
 
-log = structlog.get_logger(subsystem="api")
+log = logger("api")
 
 SERVICE = web.AppKey("service", Service)
 CHANGES = web.AppKey("changes", Changes)

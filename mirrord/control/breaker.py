@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
-import structlog
-
 from mirrord.control.link_load import Sample, sample
+from mirrord.control.logs import logger
 from mirrord.control.plan import Key, Limit
 from mirrord.dataplane.netns import Netns, inside
 
-log = structlog.get_logger(subsystem="breaker")
+log = logger("breaker")
 
 RESUME_BELOW = 0.8
 """The part of the limit that the link must be below for the session to go on."""

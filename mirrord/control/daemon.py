@@ -7,24 +7,21 @@ wrong. What went wrong is one line on stderr, or one for each problem of a confi
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import signal
-import socket
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-import structlog
 import uvloop
-from aiohttp import web
 
 from mirrord import __version__
-from mirrord.control import api, config, limits, logs, metrics
-from mirrord.control.activation import READ_ONLY_SOCKET, SOCKET, activated, listen
+from mirrord.control import config, limits, logs
+from mirrord.control.addresses import Addresses
 from mirrord.control.changes import Changes
 from mirrord.control.links import Links
+from mirrord.control.logs import logger
 from mirrord.control.notify import notify
 from mirrord.control.peers import myself
 from mirrord.control.pipelines import Pipelines
@@ -32,14 +29,14 @@ from mirrord.control.service import Service
 from mirrord.control.store import Store
 from mirrord.dataplane import native
 from mirrord.errors import ConfigError, HostError
-from mirrord.model import Daemon
 
-log = structlog.get_logger(subsystem="daemon")
+if TYPE_CHECKING:
+    from mirrord.control.doors import Doors
+
+log = logger("daemon")
 
 # linux/capability.h; the first is for SO_MARK and promiscuity, the second for AF_PACKET
 CAPABILITIES = {12: "CAP_NET_ADMIN", 13: "CAP_NET_RAW"}
-MAX_CONNECTIONS = 64  # on each socket of the control API: descriptors are for the mirrors
-CLOSE_SECONDS = 1.0  # how long an open connection may hold up the end
 SWITCH_SECONDS = 0.0005
 """How long the control plane may keep a worker waiting for the interpreter: Python's own 5 ms shows in the latency."""
 
@@ -109,22 +106,37 @@ async def run(path: str, loaded: config.Loaded, dataplane: str) -> None:
     store = Store(loaded.config.daemon.state)
     service = Service(path, remember(loaded, store), Links(), pipelines, dataplane)
     changes = Changes(service, store)
-    doors = Doors(service, changes)
+    addresses = Addresses()
+    doors: Doors | None = None
     try:
-        await doors.open(loaded.config.daemon)
+        addresses.take(loaded.config.daemon)
         await service.start()
+        doors = await open_doors(service, changes, addresses)
         await serve(service, changes, stop)
     finally:
         notify("STOPPING=1")
         await service.stop()
-        await doors.close()
+        if doors is not None:
+            await doors.close()
+        addresses.close()
         store.close()
     log.info("stopped")
+
+
+async def open_doors(service: Service, changes: Changes, addresses: Addresses) -> Doors:
+    """Answer who asks, now that the sessions run: what it takes for that is as long to import as all the rest."""
+    from mirrord.control.doors import Doors  # noqa: PLC0415 (see above)
+
+    doors = Doors(service, changes)
+    await doors.open(addresses)
+    return doors
 
 
 def remember(loaded: config.Loaded, store: Store) -> config.Loaded:
     """The configuration with what was made at run time, as far as that still goes with the files."""
     made = [config.SetAside(section, name, written, "") for section, name, written in store.objects()]
+    if not made:
+        return loaded
     everything = {
         section: {one.name: one.written for one in made if one.section == section} for section in config.SECTIONS
     }
@@ -161,88 +173,6 @@ async def reload(changes: Changes) -> None:
         await changes.reload(myself())
     except ConfigError:
         log.warning("the old configuration stays")
-
-
-class Doors:
-    """The control API's sockets and the metrics' port."""
-
-    def __init__(self, service: Service, changes: Changes) -> None:
-        self._changing = api.application(service, changes)
-        self._reading = api.application(service, changes, read_only=True)
-        counts = metrics.Counts(service.rows, service.last_reload, service.dataplane, service.rule_counts)
-        self._metrics = metrics.application(counts)
-        self._runners: list[web.AppRunner] = []
-        self._servers: list[asyncio.Server] = []
-        self._paths: list[Path] = []
-
-    async def open(self, daemon: Daemon) -> None:
-        """Listen on all. HostError when an address is taken or not to be had."""
-        passed = activated()
-        await self._open(self._changing, passed.pop(SOCKET, None), "socket", daemon.socket, daemon.socket_group)
-        reader = passed.pop(READ_ONLY_SOCKET, None)
-        if reader or daemon.read_only_socket:
-            path, group = daemon.read_only_socket, daemon.read_only_group
-            await self._open(self._reading, reader, "read_only_socket", path, group)
-        for name, unknown in passed.items():
-            log.warning("closed a socket that the service manager passed under an unknown name", name=name)
-            unknown.close()
-        runner = await self._runner(self._metrics)
-        if daemon.metrics:
-            host, port = daemon.metrics
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            try:
-                tcp = socket.create_server((host, port), family=family)
-            except OSError as error:
-                raise taken("daemon.metrics", f"{host} port {port}", error, "the port is in use") from error
-            await web.SockSite(runner, tcp).start()
-
-    async def _open(self, app: web.Application, passed: socket.socket | None, key: str, path: str, group: str) -> None:
-        """Answer on a socket that was passed, or bind one, which is taken away at the end."""
-        listener = passed
-        if listener is None:
-            try:
-                listener = listen(Path(path), group)
-            except OSError as error:
-                raise taken(f"daemon.{key}", path, error, "another mirrord listens there") from error
-            self._paths.append(Path(path))
-        runner = await self._runner(app)
-        assert runner.server is not None  # set up above
-        server = await asyncio.get_running_loop().create_unix_server(crowded(runner.server), sock=listener)
-        self._servers.append(server)
-
-    async def _runner(self, app: web.Application) -> web.AppRunner:
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=CLOSE_SECONDS)
-        self._runners.append(runner)
-        await runner.setup()
-        return runner
-
-    async def close(self) -> None:
-        """Stop listening, let what is being answered finish, and take the sockets away."""
-        for server in self._servers:
-            server.close()
-        for runner in self._runners:
-            await runner.cleanup()
-        for path in self._paths:
-            path.unlink(missing_ok=True)
-
-
-def crowded(server: web.Server) -> Callable[[], asyncio.Protocol]:
-    """The server's next connection; one too many ends the oldest, so that who hangs on keeps nobody out."""
-
-    def connect() -> asyncio.Protocol:
-        there = [one for one in server.connections if one.transport is not None]
-        for one in there[: len(there) - MAX_CONNECTIONS + 1]:
-            one.force_close()
-        return server()
-
-    return connect
-
-
-def taken(path: str, address: object, error: OSError, text: str) -> HostError:
-    """Why the address cannot be had; `text` when another has it."""
-    if error.errno == errno.EADDRINUSE:
-        return HostError("address_in_use", f"{address}: {text}", path)
-    return HostError("no_address", f"{address}: {error.strerror or error}", path)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ from contextlib import suppress
 from ipaddress import IPv4Address, ip_address
 from typing import Any, NamedTuple, TypeVar
 
-import structlog
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
@@ -28,11 +27,12 @@ from mirrord.control import arp
 from mirrord.control.held import TABLES, Held, all_held
 from mirrord.control.leases import device
 from mirrord.control.links import AbsentError, Lease, View
+from mirrord.control.logs import logger
 from mirrord.control.obstacles import ROUTE_PROTOCOL
 from mirrord.errors import Refused
 from mirrord.model import Config, FlowNetwork
 
-log = structlog.get_logger(subsystem="flow_networks")
+log = logger("flow_networks")
 
 T = TypeVar("T")
 RETRY_SECONDS = 5.0

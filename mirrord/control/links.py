@@ -21,8 +21,6 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from itertools import chain
 from typing import NamedTuple
 
-from pyroute2 import IPRoute
-
 from mirrord.control.neighbours import Neighbour, Neighbours
 from mirrord.control.obstacles import ROUTE_PROTOCOL, obstacle
 from mirrord.control.offloads import takes_ring, uncut
@@ -110,6 +108,7 @@ class Route:
     device: int  # index
     mtu: int  # bytes of an IP packet
     source: str = ""  # the address that the kernel sends from
+    gateway: str = ""  # "" when the next hop is the destination itself
     hop: Hop | None = None  # where a packet socket has to send
     obstacle: str = "not looked for"  # why a packet socket must not be used; "" when it may
     uncut: str = "not looked for"  # who would see a datagram of many segments; "" when nobody can
@@ -235,17 +234,14 @@ class _Picture:
 
     def __init__(self, neighbours: Neighbours) -> None:
         self._netlink = Rtnetlink()
-        self._routing: IPRoute | None = None  # for rules and neighbours, once there are ways to look at
         self._neighbours = neighbours
         self._links: dict[int, Link] = {}  # by index
         self._addresses: dict[int, frozenset[IPv4Address | IPv6Address]] = {}  # by the device's index
         self._default_routes: frozenset[int] = frozenset()
 
     def close(self) -> None:
+        self._neighbours.find(self._netlink, {})
         self._netlink.close()
-        if self._routing is not None:
-            self._neighbours.find(self._routing, {})
-            self._routing.close()
 
     def read(self, news: News, paths: Collection[Path]) -> View:
         everything = news.everything or len(news.indexes) > AT_ONCE or self._netlink.interrupted
@@ -296,14 +292,11 @@ class _Picture:
                 ways[path] = found, link, Neighbour(link.index, found.gateway or path.remote)
         if not ways:
             return {}
-        if self._routing is None:
-            self._routing = IPRoute()
         special = {path: _special(found, link) for path, (found, link, _) in ways.items()}
         known = self._neighbours.find(
-            self._routing, {hop: self._may_ask(link, hop) for path, (_, link, hop) in ways.items() if not special[path]}
+            self._netlink, {hop: self._may_ask(link, hop) for path, (_, link, hop) in ways.items() if not special[path]}
         )
-        families = (socket.AF_INET, socket.AF_INET6)
-        hindrance = obstacle(rule for family in families for rule in self._routing.get_rules(family=family))
+        hindrance = obstacle(self._netlink)
         seen = {link.index: uncut(link, self._links.values()) for _, link, _ in ways.values()}
         routes = {}
         for path, (found, link, hop) in ways.items():
@@ -312,6 +305,7 @@ class _Picture:
                 device=link.index,
                 mtu=found.mtu or link.mtu,
                 source=found.source,
+                gateway=found.gateway,
                 hop=Hop(link.name, link.index, link.address, address, takes_ring(link))
                 if address and not special[path]
                 else None,

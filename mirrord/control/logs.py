@@ -4,12 +4,33 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
-import structlog
-from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.web import RequestPayloadError
+
+@contextmanager
+def _hidden(module: str) -> Iterator[None]:
+    """Have nobody find this module, unless somebody has already."""
+    known = module in sys.modules
+    sys.modules.setdefault(module, None)  # type: ignore[arg-type]  # as the import system has it: there is none
+    try:
+        yield
+    finally:
+        if not known:
+            del sys.modules[module]
+
+
+# Where structlog finds rich it shows tracebacks by it, in boxes; and rich is a sixth of the time to the first copy.
+with _hidden("rich"):
+    import structlog
 
 LEVELS = logging.getLevelNamesMapping()
+
+
+def logger(subsystem: str) -> Any:
+    """The log of a part of the daemon."""
+    return structlog.get_logger(subsystem=subsystem)
 
 
 def configure(form: str) -> None:
@@ -34,12 +55,6 @@ def configure(form: str) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
-    logging.getLogger("aiohttp.server").addFilter(_not_of_a_client)
-
-
-def _not_of_a_client(record: logging.LogRecord) -> bool:
-    """Whether it is more than a client's broken HTTP, of which the client is told."""
-    return not (record.exc_info and isinstance(record.exc_info[1], (HttpProcessingError, RequestPayloadError)))
 
 
 def level(name: str) -> None:

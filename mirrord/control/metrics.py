@@ -5,15 +5,11 @@ Nothing is kept here: a scrape reads the slots that the workers write, so a metr
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from aiohttp import web
-from prometheus_client import ProcessCollector
-
 from mirrord import __version__
-from mirrord.control.exposition import Family, accepted, labels, render
+from mirrord.control.exposition import Family, labels
 from mirrord.control.plan import Entry
 from mirrord.dataplane.counters import DROPPED, LATENCY_BOUNDS, SKIPPED, Slot
 
@@ -151,21 +147,3 @@ def _latency(rows: Sequence[Row], heads: Sequence[str]) -> Family:
         lines.append(f"{name}_count{head}}} {below}")
         lines.append(f"{name}_sum{head}}} {row.counters[Slot.latency_sum] / 1e9!r}")
     return Family(name, "histogram", "Capture time to send.", lines)
-
-
-def application(counts: Counts) -> web.Application:
-    """The web application that serves `/metrics`, in OpenMetrics to who asks for it."""
-    process = ProcessCollector(registry=None)
-
-    async def scrape(request: web.Request) -> web.Response:
-        content_type = accepted(",".join(request.headers.getall("Accept", [])))
-        families = [*counts.collect(), *(Family.of(metric) for metric in process.collect())]
-        body = render(families, content_type).encode()
-        headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
-        if "gzip" in request.headers.get("Accept-Encoding", ""):
-            body, headers["Content-Encoding"] = gzip.compress(body, 1), "gzip"  # 1: lines that are much alike
-        return web.Response(body=body, headers=headers)
-
-    app = web.Application()
-    app.router.add_get("/metrics", scrape)
-    return app

@@ -14,22 +14,30 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from ipaddress import ip_address
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
+from mirrord.control.rtnetlink import (
+    NLM_F_CREATE,
+    NLM_F_REPLACE,
+    Announcements,
+    Rtnetlink,
+    attribute,
+    attributes,
+    number,
+)
 
 RTMGRP_NEIGH = 0x4
-RTM_NEWNEIGH, RTM_DELNEIGH = 28, 29
+RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 NTF_USE, NTF_EXT_MANAGED = 0x01, 0x01
 NUD_PERMANENT, NUD_NOARP = 0x80, 0x40
 NUD_VALID = NUD_PERMANENT | NUD_NOARP | 0x02 | 0x04 | 0x08 | 0x10  # reachable, stale, delay, probe
-NDA_DST, NDA_LLADDR = 1, 2
-SOL_NETLINK, NETLINK_NO_ENOBUFS = 270, 5  # linux/socket.h, linux/netlink.h
-MANY = 64  # messages: a quarter of what a queue holds by default
+NDA_DST, NDA_LLADDR, NDA_FLAGS_EXT = 1, 2, 15
 PATIENCE_SECONDS = 0.2
 POLL_SECONDS = 0.002
 """How long an answer is waited for when a neighbour is first asked for. Later ones are told of by the bell."""
+
+_NEIGHBOUR = struct.Struct("=BxxxiHBB")  # family, index, state, flags, type (struct ndmsg)
+_NUMBER = struct.Struct("=I")
 
 
 class Neighbour(NamedTuple):
@@ -39,17 +47,23 @@ class Neighbour(NamedTuple):
     address: str
 
 
+class Known(NamedTuple):
+    """What the kernel knows of a neighbour."""
+
+    state: int = 0  # NUD_...
+    address: bytes = b""  # MAC; b"" when the state does not let it be used
+    managed: bool = False  # the kernel keeps it fresh
+
+
 class Neighbours:
-    """Reads with the netlink socket that it is given. Its bell is its own, of the network namespace it was made in."""
+    """Asks by the netlink socket that it is given. Its bell is its own, of the network namespace it was made in."""
 
     def __init__(self) -> None:
-        self.bell = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
-        self.bell.setsockopt(SOL_NETLINK, NETLINK_NO_ENOBUFS, 1)  # uvloop stops watching a socket that has an error
-        self.bell.bind((0, RTMGRP_NEIGH))
+        self.bell = Announcements(RTMGRP_NEIGH)
         self._known: dict[Neighbour, bytes] = {}  # with what was last told of them; b"": not resolved
         self._managed: set[Neighbour] = set()
 
-    def find(self, netlink: IPRoute, wanted: Mapping[Neighbour, bool]) -> dict[Neighbour, bytes]:
+    def find(self, netlink: Rtnetlink, wanted: Mapping[Neighbour, bool]) -> dict[Neighbour, bytes]:
         """The MAC addresses of all that are wanted, b"" where one is not known; the kernel may forget about all others.
 
         `wanted` tells which the kernel may be asked to resolve. Takes up to `PATIENCE_SECONDS` where some are new.
@@ -57,73 +71,77 @@ class Neighbours:
         self._let_go(netlink, self._known.keys() - wanted.keys())
         found, open_questions = {}, []
         for one, may_ask in wanted.items():
-            state, found[one] = _look(netlink, one)
-            if may_ask and not state & (NUD_PERMANENT | NUD_NOARP) and one not in self._managed:
-                self._ask(netlink, one)
-                found[one] = _look(netlink, one)[1]
-                if not (found[one] or one in self._known):
+            known = _look(netlink, one)
+            if may_ask and not known.state & (NUD_PERMANENT | NUD_NOARP) and one not in self._managed:
+                known = self._ask(netlink, one)
+                if not (known.address or one in self._known):
                     open_questions.append(one)
+            found[one] = known.address
         deadline = time.monotonic() + PATIENCE_SECONDS
         while open_questions and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
-            found |= {one: _look(netlink, one)[1] for one in open_questions}
+            found |= {one: _look(netlink, one).address for one in open_questions}
             open_questions = [one for one in open_questions if not found[one]]
         self._known = found
         return found
 
-    def _let_go(self, netlink: IPRoute, gone: Iterable[Neighbour]) -> None:
+    def changed(self) -> bool:
+        """Empty the bell: whether what it told is news of a next hop, or some of it was lost."""
+        news = False
+        for kind, _flags, _sequence, body in self.bell.read():
+            neighbour, told = _parse(body)
+            if neighbour in self._known:
+                if kind == RTM_DELNEIGH:
+                    self._managed.discard(neighbour)
+                news |= kind == RTM_DELNEIGH or told.address != self._known[neighbour]
+        return self.bell.overrun() or news
+
+    def _let_go(self, netlink: Rtnetlink, gone: Iterable[Neighbour]) -> None:
         for one in self._managed & set(gone):
             self._managed.discard(one)
-            with suppress(NetlinkError):
-                netlink.neigh("replace", dst=one.address, ifindex=one.device, state=0, flags=NTF_USE)
+            with suppress(OSError):
+                netlink.ask(RTM_NEWNEIGH, _question(one, NTF_USE), NLM_F_CREATE | NLM_F_REPLACE)
 
-    def changed(self) -> bool:
-        """Empty the bell: whether what it told is news of a next hop, or so much that some of it may be lost."""
-        news, messages = False, 0
-        with suppress(BlockingIOError):
-            while True:
-                messages += 1
-                for kind, neighbour, state, address in _messages(self.bell.recv(1 << 16)):
-                    known = self._known.get(neighbour)
-                    if known is None:
-                        continue
-                    if kind == RTM_DELNEIGH:
-                        self._managed.discard(neighbour)
-                    news |= kind == RTM_DELNEIGH or (address if state & NUD_VALID else b"") != known
-        return news or messages > MANY
-
-    def _ask(self, netlink: IPRoute, wanted: Neighbour) -> None:
-        use: dict[str, Any] = {"dst": wanted.address, "ifindex": wanted.device, "state": 0, "flags": NTF_USE}
-        with suppress(NetlinkError):
-            netlink.neigh("replace", **use, flags_ext=NTF_EXT_MANAGED)
-            message = next(iter(netlink.neigh("get", dst=wanted.address, ifindex=wanted.device)), None)
-            if message is not None and (message.get_attr("NDA_FLAGS_EXT") or 0) & NTF_EXT_MANAGED:
-                self._managed.add(wanted)
+    def _ask(self, netlink: Rtnetlink, wanted: Neighbour) -> Known:
+        """Have the kernel resolve it; what is known right after."""
+        body = _question(wanted, NTF_USE) + attribute(NDA_FLAGS_EXT, _NUMBER.pack(NTF_EXT_MANAGED))
+        with suppress(OSError):
+            netlink.ask(RTM_NEWNEIGH, body, NLM_F_CREATE | NLM_F_REPLACE)
+        known = _look(netlink, wanted)
+        if known.managed:
+            self._managed.add(wanted)
+        return known
 
 
-def _look(netlink: IPRoute, wanted: Neighbour) -> tuple[int, bytes]:
-    """The neighbour's state, and its address when that state lets it be used."""
+def states(netlink: Rtnetlink) -> dict[Neighbour, int]:
+    """NUD_... of every neighbour that the kernel has. OSError as Rtnetlink."""
+    told = map(_parse, netlink.dump(RTM_GETNEIGH, _NEIGHBOUR.pack(socket.AF_UNSPEC, 0, 0, 0, 0)))
+    return {neighbour: known.state for neighbour, known in told if neighbour is not None}
+
+
+def _look(netlink: Rtnetlink, wanted: Neighbour) -> Known:
     try:
-        message = next(iter(netlink.neigh("get", dst=wanted.address, ifindex=wanted.device)))
-    except (NetlinkError, StopIteration):
-        return 0, b""
-    text = message.get_attr("NDA_LLADDR") if message["state"] & NUD_VALID else None
-    return message["state"], bytes.fromhex(text.replace(":", "")) if text else b""
+        (body,) = netlink.ask(RTM_GETNEIGH, _question(wanted))
+    except OSError:  # it has none
+        return Known()
+    return _parse(body)[1]
 
 
-def _messages(data: bytes) -> Iterable[tuple[int, Neighbour, int, bytes]]:
-    while len(data) >= 28:
-        length, kind = struct.unpack_from("=IH", data)
-        index, state = struct.unpack_from("=iH", data, 20)
-        attributes, found = data[28:length], {}
-        while len(attributes) >= 4:
-            size, name = struct.unpack_from("=HH", attributes)
-            if size < 4:
-                break
-            found[name] = attributes[4:size]
-            attributes = attributes[(size + 3) & ~3 :]
-        if kind in (RTM_NEWNEIGH, RTM_DELNEIGH) and len(found.get(NDA_DST, b"")) in (4, 16):
-            yield kind, Neighbour(index, str(ip_address(found[NDA_DST]))), state, found.get(NDA_LLADDR, b"")
-        data = data[(length + 3) & ~3 :]
-        if length < 16:
-            return
+def _question(wanted: Neighbour, flags: int = 0) -> bytes:
+    address = ip_address(wanted.address)
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    return _NEIGHBOUR.pack(family, wanted.device, 0, flags, 0) + attribute(NDA_DST, address.packed)
+
+
+def _parse(body: bytes) -> tuple[Neighbour | None, Known]:
+    """A message's neighbour, None for one that is no IP address's (a bridge's own table), and what it tells of it."""
+    family, index, state, _flags, _type = _NEIGHBOUR.unpack_from(body)
+    found = attributes(body, _NEIGHBOUR.size)
+    known = Known(
+        state,
+        found.get(NDA_LLADDR, b"") if state & NUD_VALID else b"",
+        bool(number(found.get(NDA_FLAGS_EXT)) & NTF_EXT_MANAGED),
+    )
+    if family not in (socket.AF_INET, socket.AF_INET6) or NDA_DST not in found:
+        return None, known
+    return Neighbour(index, str(ip_address(found[NDA_DST]))), known

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+
+from mirrord.control.rtnetlink import Rtnetlink, attributes, number
 
 ROUTE_PROTOCOL = 109  # of our own rules and routes; not one of linux/rtnetlink.h
 NETLINK_XFRM, NETLINK_NETFILTER = 6, 12  # linux/netlink.h
 NLM_F_REQUEST, NLM_F_DUMP = 0x01, 0x300
 NLMSG_ERROR, NLMSG_DONE = 2, 3
-NLA_TYPE_MASK = 0x3FFF
 XFRM_MSG_GETPOLICY, XFRM_POLICY_OUT = 0x15, 1
 POLICY_ID_LENGTH, POLICY_DIRECTION = 64, 160  # of struct xfrm_userpolicy_id; in struct xfrm_userpolicy_info
 NFT_MSG_GETCHAIN, NFTA_CHAIN_HOOK, NFTA_HOOK_HOOKNUM = 10 << 8 | 4, 4, 1
@@ -27,22 +27,26 @@ NFGENMSG_LENGTH = 4
 OUTPUT_HOOKS = (3, 4)  # NF_INET_LOCAL_OUT, NF_INET_POST_ROUTING
 INET_FAMILIES = (1, 2, 10)  # NFPROTO_INET, _IPV4, _IPV6
 LEGACY_TABLES = ("ip_tables_names", "ip6_tables_names")
+RTM_GETRULE = 34
+FRA_FWMASK, FRA_UID_RANGE, FRA_PROTOCOL, FRA_IP_PROTO, FRA_SPORT_RANGE, FRA_DPORT_RANGE = 16, 20, 21, 22, 23, 24
 SELECTORS = {
-    "FRA_FWMARK": "mark",
-    "FRA_IP_PROTO": "protocol",
-    "FRA_SPORT_RANGE": "source port",
-    "FRA_DPORT_RANGE": "destination port",
-    "FRA_UID_RANGE": "user",
+    FRA_FWMASK: "mark",
+    FRA_IP_PROTO: "protocol",
+    FRA_SPORT_RANGE: "source port",
+    FRA_DPORT_RANGE: "destination port",
+    FRA_UID_RANGE: "user",
 }
+"""linux/fib_rules.h; a rule has those by which it selects."""
+
+_RULE = struct.Struct("=B11x")  # family (struct fib_rule_hdr)
 BUFFER = 1 << 16
 
 
-def obstacle(rules: Iterable[Any]) -> str:
-    """The first obstacle found, in words; "" when there is none. `rules` are rtnetlink's."""
-    for rule in rules:
-        for name, words in SELECTORS.items():
-            value = rule.get_attr(name)
-            if rule.get_attr("FRA_PROTOCOL") != ROUTE_PROTOCOL and value not in (None, 0):
+def obstacle(netlink: Rtnetlink) -> str:
+    """The first obstacle found, in words; "" when there is none."""
+    for rule in _rules(netlink):
+        for selector, words in SELECTORS.items():
+            if selector in rule and number(rule.get(FRA_PROTOCOL)) != ROUTE_PROTOCOL:
                 return f"a routing rule looks at the {words}"
     with suppress(OSError):  # a kernel without IPsec
         if any(data[POLICY_DIRECTION] == XFRM_POLICY_OUT for data in _policies()):
@@ -57,6 +61,14 @@ def obstacle(rules: Iterable[Any]) -> str:
     return ""
 
 
+def _rules(netlink: Rtnetlink) -> Iterator[dict[int, bytes]]:
+    """The routing rules of both families, by attribute."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with suppress(OSError):  # a kernel without them
+            for body in netlink.dump(RTM_GETRULE, _RULE.pack(family)):
+                yield attributes(body, _RULE.size)
+
+
 def _policies() -> Iterator[bytes]:
     for data in _dump(NETLINK_XFRM, XFRM_MSG_GETPOLICY, bytes(POLICY_ID_LENGTH)):
         if len(data) > POLICY_DIRECTION:
@@ -65,22 +77,11 @@ def _policies() -> Iterator[bytes]:
 
 def _on_output(chain: bytes) -> bool:
     """Whether a chain's message, from its nfgenmsg on, is of a base chain that sees what this host sends."""
-    hook = _attributes(chain[NFGENMSG_LENGTH:]).get(NFTA_CHAIN_HOOK)
+    hook = attributes(chain[NFGENMSG_LENGTH:]).get(NFTA_CHAIN_HOOK)
     if hook is None or chain[0] not in INET_FAMILIES:
         return False
-    number = _attributes(hook).get(NFTA_HOOK_HOOKNUM)
-    return number is not None and int.from_bytes(number, "big") in OUTPUT_HOOKS
-
-
-def _attributes(data: bytes) -> dict[int, bytes]:
-    found = {}
-    while len(data) >= 4:
-        length, kind = struct.unpack_from("=HH", data)
-        if length < 4:
-            break
-        found[kind & NLA_TYPE_MASK] = data[4:length]
-        data = data[(length + 3) & ~3 :]
-    return found
+    place = attributes(hook).get(NFTA_HOOK_HOOKNUM)
+    return place is not None and int.from_bytes(place, "big") in OUTPUT_HOOKS
 
 
 def _dump(protocol: int, kind: int, payload: bytes) -> Iterator[bytes]:

@@ -15,10 +15,9 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-import structlog
-
 from mirrord.control.breaker import Verdict
 from mirrord.control.live import Live
+from mirrord.control.logs import logger
 from mirrord.control.metrics import Row
 from mirrord.control.plan import Add, Entry, Key, Limit, Remove, Rename, Replace, diff
 from mirrord.control.reserve import Reservations
@@ -28,7 +27,7 @@ from mirrord.dataplane.transmit import DevicePlan
 from mirrord.dataplane.worker import Worker
 from mirrord.errors import Refused
 
-log = structlog.get_logger(subsystem="pipelines")
+log = logger("pipelines")
 
 GONE = {errno.ENODEV, errno.ENXIO, errno.ENETDOWN}
 """What it takes to open a device that went since the host was looked at: there is news of it already."""

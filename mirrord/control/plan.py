@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from mirrord.control import sources
-from mirrord.control.destinations import describe, path, shaping, way_out
+from mirrord.control.destinations import path, shaping, way_out
 from mirrord.control.leases import lease
 from mirrord.control.links import AbsentError, Lease, Link, Path, View
 from mirrord.control.listeners import listen_plan
@@ -112,22 +112,22 @@ def make(config: Config, view: View, selections: Selections | None = None, *, na
 
 def _entry(config: Config, key: Key, session: Session, view: View, selections: Selections, *, native: bool) -> Entry:
     guest = isinstance(session.source, DeviceSource) and session.source.perspective == "guest"
-    entry = Entry(key, "up", guest=guest, about=_about(session))
+    about = selections.about(key.mirror, session)
     try:
         source = sources.find(session, key.source, view)
         leased = lease(config, key.mirror, view)
         way = way_out(config, session, source, view, leased, native=native)
     except AbsentError as absent:
-        return replace(entry, state="waiting", reason=str(absent))
+        return Entry(key, "waiting", str(absent), guest=guest, about=about)
     except Refused as refused:
-        return replace(entry, state="failed", reason=str(refused))
+        return Entry(key, "failed", str(refused), guest=guest, about=about)
     capture = _capture(config, session, source, view, selections.of(key.mirror, session, source.name))
     warnings = (*shaping(source, "source"), *way.warnings)
     counted = session.filter if session.count_rules else None
     pipeline = PipelinePlan(capture, way.forward, way.transmit, counted or "", session.workers)
     limit = _limit(config, session, view, leased)
-    about = tuple({**dict(entry.about), **dict(way.how)}.items())
-    return replace(entry, pipeline=pipeline, about=about, warnings=warnings, limit=limit)
+    about = tuple({**dict(about), **dict(way.how)}.items())
+    return Entry(key, "up", "", pipeline, guest, about, warnings, limit)
 
 
 def _limit(config: Config, session: Session, view: View, leased: Lease | None) -> Limit | None:
@@ -155,24 +155,9 @@ def _capture(
         index=source.index,
         netns=view.inside(session.source.netns).netns if isinstance(session.source, DeviceSource) else None,
         selection=selected,
-        mode="ring" if session.capture == "auto" and session.workers > 1 else _mode(session),
+        mode="ring" if session.capture == "auto" and session.workers > 1 else session.capture,
         ring_size=size,
         promiscuous=isinstance(session.source, DeviceSource) and session.source.promiscuous,
-    )
-
-
-def _mode(session: Session) -> str:
-    return "socket" if isinstance(session.source, TunnelSource) else session.capture
-
-
-def _about(session: Session) -> tuple[tuple[str, str], ...]:
-    destination, transmit = describe(session)
-    return (
-        ("direction", session.direction),
-        ("destination", destination),
-        ("filter", session.filter or ""),
-        ("capture", "auto (ring)" if session.capture == "auto" and session.workers > 1 else _mode(session)),
-        ("transmit", transmit),
     )
 
 

@@ -1,7 +1,6 @@
 """What `doctor` has to look at the host for: next hops, kernel features, space for files, the socket.
 
-Each probe asks the kernel and changes nothing. All of it blocks, for milliseconds: call it on a thread, and not on an
-event loop's, since pyroute2 drives one of its own.
+Each probe asks the kernel and changes nothing. All of it blocks, for milliseconds: call it on a thread.
 """
 
 from __future__ import annotations
@@ -12,20 +11,19 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from ipaddress import ip_address
 from pathlib import Path as FilePath
 from typing import NamedTuple
 
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
+from mirrord.control import neighbours
 from mirrord.control.links import Path, View
 from mirrord.control.metrics import Row
+from mirrord.control.neighbours import Neighbour
 from mirrord.control.plan import Key
+from mirrord.control.rtnetlink import Rtnetlink
 from mirrord.dataplane import bpf, native
 from mirrord.dataplane.capture import PACKET_VERSION, TPACKET_V3, CapturePlan
 from mirrord.dataplane.fanout import SOL_PACKET
@@ -171,29 +169,14 @@ def _all_hops(view: View) -> dict[Path, Hop]:
     for place in (view, *view.namespaces.values()):
         if place.routes:
             with suppress(OSError):  # the namespace has gone meanwhile
-                hops.update(inside(place.netns, partial(_hops, place.routes)))
+                states = inside(place.netns, _states)
+                for path, route in place.routes.items():
+                    hop = Neighbour(route.device, route.gateway or path.remote)
+                    state = NEIGHBOUR_STATES.get(states.get(hop, 0), "")
+                    hops[path] = Hop(place.by_index[route.device].name, hop.address, state)
     return hops
 
 
-def _question(path: Path) -> dict[str, object]:
-    """What to ask the kernel's routing about a path."""
-    asked = {"dst": path.remote, "src": path.local, "oif": path.device}
-    family = socket.AF_INET if ip_address(path.remote).version == 4 else socket.AF_INET6
-    return {"family": family, "mark": path.mark} | {key: value for key, value in asked.items() if value}
-
-
-def _hops(paths: Iterable[Path]) -> dict[Path, Hop]:
-    found = {}
-    with IPRoute() as netlink:
-        names = {message["index"]: message.get_attr("IFLA_IFNAME") for message in netlink.get_links()}
-        neighbours = {
-            (message["ifindex"], message.get_attr("NDA_DST")): NEIGHBOUR_STATES.get(message["state"], "")
-            for message in netlink.get_neighbours()
-        }
-        for path in paths:
-            with suppress(NetlinkError):
-                message = next(iter(netlink.route("get", **_question(path))))
-                device, via = message.get_attr("RTA_OIF"), message.get_attr("RTA_VIA")
-                address = message.get_attr("RTA_GATEWAY") or (via and via["addr"]) or path.remote
-                found[path] = Hop(names.get(device, ""), address, neighbours.get((device, address), ""))
-    return found
+def _states() -> Mapping[Neighbour, int]:
+    with closing(Rtnetlink()) as netlink:
+        return neighbours.states(netlink)

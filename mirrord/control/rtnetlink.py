@@ -18,7 +18,8 @@ from typing import NamedTuple
 SOL_NETLINK, NETLINK_NO_ENOBUFS, NETLINK_GET_STRICT_CHK = 270, 5, 12  # linux/socket.h, linux/netlink.h
 SO_MEMINFO, SK_MEMINFO_DROPS = 55, 8  # asm-generic/socket.h, linux/sock_diag.h
 NLMSG_ERROR, NLMSG_DONE = 2, 3  # linux/netlink.h
-NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_DUMP, NLM_F_CREATE = 1, 4, 0x10, 0x200, 0x300, 0x400
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR = 1, 4, 0x10
+NLM_F_REPLACE, NLM_F_EXCL, NLM_F_DUMP, NLM_F_CREATE = 0x100, 0x200, 0x300, 0x400
 NLA_TYPE_MASK = 0x3FFF
 
 RECEIVE = 1 << 17  # bytes; the kernel's own limit for a part of a dump is 32 KiB

@@ -7,6 +7,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
 from mirrord import model
+from mirrord.control.destinations import describe
 from mirrord.control.overlap import before
 from mirrord.control.sources import bridged
 from mirrord.dataplane.filter import Direction, Guard, Rule, Selection
@@ -21,7 +22,7 @@ TURNED = {
 
 
 class Selections:
-    """What a configuration's sessions take of each device: worked out once, since the host has no part in it.
+    """What a configuration's sessions take of each device, and what they are: worked out once, without the host.
 
     A key is a mirror's, a session's and a device's name.
     """
@@ -30,6 +31,7 @@ class Selections:
         self.config = config
         self._guards = guards(config)
         self._known: dict[tuple[str, str, str], Selection] = {}
+        self._about: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {}
 
     def of(self, mirror: str, session: model.Session, device: str) -> Selection:
         """What this session of this mirror takes, and what those before it have taken already."""
@@ -39,6 +41,13 @@ class Selections:
             earlier = tuple(selection(self.config, one, device, self._guards) for one in others)
             self._known[key] = replace(selection(self.config, session, device, self._guards), before=earlier)
         return self._known[key]
+
+    def about(self, mirror: str, session: model.Session) -> tuple[tuple[str, str], ...]:
+        """What this session of this mirror is, in words."""
+        key = mirror, session.name
+        if key not in self._about:
+            self._about[key] = tuple(_words(session))
+        return self._about[key]
 
     def keep(self, keys: Container[tuple[str, str, str]]) -> None:
         """Forget about all others: devices that are gone for good."""
@@ -84,6 +93,16 @@ def _tunnels_of(session: model.Session) -> Iterator[Guard]:
 def in_order(words: model.Filter, *, guest: bool = False) -> tuple[Rule, ...]:
     """A filter's rules in the order in which they are tried."""
     return tuple(_rule(rule, guest=guest) for rule in sorted(words.rules, key=lambda rule: rule.priority))
+
+
+def _words(session: model.Session) -> Iterator[tuple[str, str]]:
+    destination, transmit = describe(session)
+    capture: str = "auto (ring)" if session.capture == "auto" and session.workers > 1 else session.capture
+    yield "direction", session.direction
+    yield "destination", destination
+    yield "filter", session.filter or ""
+    yield "capture", "socket" if isinstance(session.source, model.TunnelSource) else capture
+    yield "transmit", transmit
 
 
 def _direction(name: str, *, guest: bool) -> Direction:

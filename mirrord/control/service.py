@@ -13,8 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from mirrord import __version__
 from mirrord.control import config, doctor, logs, plan, probes, report
 from mirrord.control.breaker import Breaker
@@ -22,6 +20,7 @@ from mirrord.control.config import Loaded
 from mirrord.control.held import all_held
 from mirrord.control.links import Lease, Links, View
 from mirrord.control.live import Live
+from mirrord.control.logs import logger
 from mirrord.control.metrics import Reload, Row
 from mirrord.control.namespaces import Namespaces
 from mirrord.control.notify import notify, reloading, watchdog_seconds
@@ -35,7 +34,7 @@ from mirrord.model import Config
 if TYPE_CHECKING:
     from mirrord.control.flow_networks import FlowNetworks
 
-log = structlog.get_logger(subsystem="service")
+log = logger("service")
 
 TICK_SECONDS = 1.0
 RETRY_SECONDS = 5.0
@@ -44,8 +43,14 @@ REREAD_SECONDS = 60.0
 queueing discipline nor when a learnt path MTU ends."""
 
 TURN_SECONDS = 0.02, 0.1
-"""The least and the longest time from one turn to the next in a burst of events; in between, three times what it takes
-to look and to plan, for a third of a processor. A device that comes up is mirrored two turns later at the latest."""
+"""The least and the longest time from one turn to the next in a storm of events; in between, three times what it takes
+to look and to plan, for a third of a processor."""
+
+TOGETHER_SECONDS = 0.002
+"""How long a turn waits for what comes together, as a device that is made and then set up."""
+
+AHEAD_SECONDS = 0.2
+"""How much of the time between turns may be saved up while nothing happens: no turn of a short burst has to wait."""
 
 AT_START = ("socket", "socket_group", "read_only_socket", "read_only_group", "metrics", "state", "dataplane", "nice")
 """Keys of [daemon] that are read at start only."""
@@ -80,12 +85,15 @@ class Service:
     async def follow(self) -> None:
         """Follow the host's changes, those of a burst together."""
         least, longest = TURN_SECONDS
+        due = 0.0
         while True:
             await self._changed.wait()
+            await asyncio.sleep(TOGETHER_SECONDS)
             self._changed.clear()
-            begun = time.monotonic()
+            due = max(due, time.monotonic())
             spent = await self._refresh()
-            await asyncio.sleep(begun + min(max(3 * spent, least), longest) - time.monotonic())
+            due += min(max(3 * spent, least), longest)
+            await asyncio.sleep(due - AHEAD_SECONDS - time.monotonic())
 
     async def tick(self) -> None:
         """Work out rates, look for what nobody tells of, and feed the watchdog while every worker makes progress."""

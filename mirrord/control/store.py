@@ -17,13 +17,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import structlog
-
 from mirrord.control.config import SECTIONS
+from mirrord.control.logs import logger
 from mirrord.control.peers import Caller
 from mirrord.errors import MirrordError
 
-log = structlog.get_logger(subsystem="store")
+log = logger("store")
 
 MAX_ROWS, MAX_BYTES = 10_000, 32 << 20
 """How much of the audit log is kept: of what was done, and of what was refused, each."""

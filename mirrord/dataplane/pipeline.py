@@ -215,6 +215,11 @@ class Pipeline:
         self._go_by(self.plan)
         return before
 
+    @property
+    def exclusive(self) -> bool:
+        """Whether it holds what can be held only once: an address that is listened at, a file that is written."""
+        return not (isinstance(self.capture, Capture) and isinstance(self.transmit, Transmit))
+
     def close(self) -> None:
         if self._native is not None:
             self._native.move(-1, None, BLOCK_SIZE)  # it holds on to the ring, and others may on to it

@@ -1,6 +1,6 @@
 """Requests that openapi.json describes, with something wrong in most of them: told so, and nothing else happens.
 
-`--requests 10000` runs as many; without it as many as fit between other tests.
+`--requests 10000 --timeout 0` runs as many, in some minutes; without it as many as fit between other tests.
 
 guest eth0 ---- tap0 [host] up0 ---- up0 collector
 """

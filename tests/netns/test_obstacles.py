@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from pyroute2 import IPRoute
+from contextlib import closing
+
 from pyroute2.nftables.main import NFTables
 
 from mirrord.control.obstacles import obstacle
+from mirrord.control.rtnetlink import Rtnetlink
 from tests.support.topology import Host, Topology
 
 POLICY = (
@@ -16,8 +18,8 @@ IPV4, ACCEPT = 2, 1  # linux/netfilter.h: NFPROTO_IPV4, NF_ACCEPT
 
 def found(host: Host) -> str:
     def look() -> str:
-        with IPRoute() as netlink:
-            return obstacle(netlink.get_rules())
+        with closing(Rtnetlink()) as netlink:
+            return obstacle(netlink)
 
     return host.call(look)
 

@@ -1,0 +1,29 @@
+"""The page `/metrics`."""
+
+from __future__ import annotations
+
+import gzip
+
+from aiohttp import web
+from prometheus_client import ProcessCollector
+
+from mirrord.control.exposition import Family, accepted, render
+from mirrord.control.metrics import Counts
+
+
+def application(counts: Counts) -> web.Application:
+    """The web application that serves `/metrics`, in OpenMetrics to who asks for it."""
+    process = ProcessCollector(registry=None)
+
+    async def scrape(request: web.Request) -> web.Response:
+        content_type = accepted(",".join(request.headers.getall("Accept", [])))
+        families = [*counts.collect(), *(Family.of(metric) for metric in process.collect())]
+        body = render(families, content_type).encode()
+        headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
+        if "gzip" in request.headers.get("Accept-Encoding", ""):
+            body, headers["Content-Encoding"] = gzip.compress(body, 1), "gzip"  # 1: lines that are much alike
+        return web.Response(body=body, headers=headers)
+
+    app = web.Application()
+    app.router.add_get("/metrics", scrape)
+    return app
