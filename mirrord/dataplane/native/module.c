@@ -13,6 +13,7 @@ typedef struct {
 	PyObject_HEAD
 	struct plan plan;
 	struct state state;
+	uint32_t sequence;
 } Forward;
 
 static PyObject *Forward_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
@@ -28,8 +29,10 @@ static PyObject *Forward_new(PyTypeObject *type, PyObject *arguments, PyObject *
 		Py_DECREF(self);
 		return NULL;
 	}
-	if (self)
+	if (self) {
 		self->state.tokens = bucket_depth(self->plan.rate_limit);
+		self->state.sequence = &self->sequence;
+	}
 	return (PyObject *)self;
 }
 
@@ -137,7 +140,7 @@ static PyType_Spec forward_spec = {
 typedef struct {
 	PyObject_HEAD
 	struct pipeline pipeline;
-	Py_buffer ring, counters, output;
+	Py_buffer ring, counters, sequence, output;
 	PyObject *next_file;
 	PyObject *beside;	/* whose state it shares, or NULL */
 } Pipeline;
@@ -188,13 +191,13 @@ static bool set_ring(Pipeline *self, unsigned int block_size)
 
 static PyObject *Pipeline_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
-	PyObject *plan, *matcher, *ring, *transmit, *counters, *output = Py_None, *next_file = Py_None;
+	PyObject *plan, *matcher, *ring, *transmit, *counters, *sequence, *output = Py_None, *next_file = Py_None;
 	int descriptor, ip_header;
 	unsigned int block_size, tunnel;
 
 	(void)keywords;
-	if (!PyArg_ParseTuple(arguments, "OOiOIOOIp|OO", &plan, &matcher, &descriptor, &ring, &block_size,
-			      &transmit, &counters, &tunnel, &ip_header, &output, &next_file))
+	if (!PyArg_ParseTuple(arguments, "OOiOIOOOIp|OO", &plan, &matcher, &descriptor, &ring, &block_size,
+			      &transmit, &counters, &sequence, &tunnel, &ip_header, &output, &next_file))
 		return NULL;
 	allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
 	Pipeline *self = (Pipeline *)allocate(type, 0);
@@ -203,6 +206,7 @@ static PyObject *Pipeline_new(PyTypeObject *type, PyObject *arguments, PyObject 
 	struct pipeline *pipeline = &self->pipeline;
 	if (!read_plan(plan, matcher, &pipeline->plan) || !read_transmit(transmit, &pipeline->transmit) ||
 	    PyObject_GetBuffer(counters, &self->counters, PyBUF_WRITABLE) < 0 ||
+	    PyObject_GetBuffer(sequence, &self->sequence, PyBUF_WRITABLE) < 0 ||
 	    (ring != Py_None && PyObject_GetBuffer(ring, &self->ring, PyBUF_WRITABLE) < 0) ||
 	    (output != Py_None && !open_output(self, output, next_file)))
 		goto failed;
@@ -210,7 +214,7 @@ static PyObject *Pipeline_new(PyTypeObject *type, PyObject *arguments, PyObject 
 		PyErr_SetString(PyExc_ValueError, "neither sockets nor an output");
 		goto failed;
 	}
-	if (self->counters.len != SLOTS * (Py_ssize_t)sizeof(uint64_t)) {
+	if (self->counters.len != SLOTS * (Py_ssize_t)sizeof(uint64_t) || self->sequence.len != sizeof(uint32_t)) {
 		PyErr_SetString(PyExc_ValueError, "memory of the wrong size");
 		goto failed;
 	}
@@ -223,6 +227,7 @@ static PyObject *Pipeline_new(PyTypeObject *type, PyObject *arguments, PyObject 
 	pipeline->transmit.counters = self->counters.buf;
 	pipeline->transmit.overhead = pipeline->plan.overhead;
 	pipeline->own.tokens = bucket_depth(pipeline->plan.rate_limit);
+	pipeline->own.sequence = self->sequence.buf;
 	pipeline->state = &pipeline->own;
 	return (PyObject *)self;
 failed:
@@ -238,6 +243,7 @@ static void Pipeline_dealloc(PyObject *object)
 
 	PyBuffer_Release(&self->ring);
 	PyBuffer_Release(&self->counters);
+	PyBuffer_Release(&self->sequence);
 	PyBuffer_Release(&self->output);
 	Py_XDECREF(self->next_file);
 	Py_XDECREF(self->beside);
@@ -325,12 +331,12 @@ static PyMethodDef pipeline_methods[] = {
 	{ "move", Pipeline_move, METH_VARARGS,
 	  "move(descriptor, ring or None, block_size): read another packet socket from now on." },
 	{ "share", Pipeline_share, METH_O,
-	  "share(pipeline): use its rate limit's bucket and its sequence numbers. Before either runs." },
+	  "share(pipeline): use its rate limit's bucket. Before either runs." },
 	{ NULL, NULL, 0, NULL },
 };
 
 PyDoc_STRVAR(pipeline_doc, "Pipeline(plan, matcher, descriptor, ring or None, block_size, transmit, counters,\n"
-			   "         tunnel, ip_header, output=None, next_file=None)\n\n"
+			   "         sequence, tunnel, ip_header, output=None, next_file=None)\n\n"
 			   "The way of frames from one packet socket, or the raw socket where a tunnel ends, to a\n"
 			   "transmit (see Transmit.native), or to a file (output, see file.py; next_file is called when it is\n"
 			   "full). The caller keeps them open, and lets one thread at a time in.");
