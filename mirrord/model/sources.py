@@ -51,7 +51,8 @@ class TunnelSource(Model):
     """The receiving end of a tunnel; `allow` lists the peers, empty: any."""
 
     local: AnyAddress
-    """The address of this host that the tunnel ends at; 0.0.0.0 or :: for any."""
+    """The address of this host that the tunnel ends at; 0.0.0.0 or :: for any that no other source of this type (and
+    port) names: what comes to such an address is that source's alone, even where it does not want it."""
     allow: NetworkList = ()
     """Networks that the senders may be in; empty: any."""
 
