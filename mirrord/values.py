@@ -255,9 +255,14 @@ def parse_address_range(value: object) -> AddressRange:
         raise unexpected(expected, value) from None
     if found.last not in network or int(found.first) > int(found.last):
         raise unexpected(f"a range that ascends within {network}", value)
-    reserved = {network.network_address, network.broadcast_address}
-    if network.version == 4 and network.num_addresses > 2 and reserved & {found.first, found.last}:
-        raise unexpected(f"addresses that a host may have: not the first or the last of {network}", value)
+    # RFC 1122 3.2.1.3; RFC 4291 2.6.1, from which RFC 6164 5.1 excepts links of two.
+    reserved, which = {network.network_address}, "the first"
+    if network.version == 4:
+        reserved, which = {*reserved, network.broadcast_address}, "the first or the last"
+    if network.num_addresses > 2 and reserved & {found.first, found.last}:
+        raise unexpected(f"addresses that a host may have: not {which} of {network}", value)
+    if network.version == 6 and network.is_link_local:
+        raise unexpected("addresses that a collector may see copies come from, not link-local ones", value)
     return found
 
 

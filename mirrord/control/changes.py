@@ -84,7 +84,8 @@ class Changes:
 
     async def put(self, caller: Caller, target: Target, written: Any, condition: Condition) -> Done:
         """Make an object, or put another one in its place."""
-        return await self._change(caller, "", target, written, lambda _: _named(target, written), condition)
+        operation = "create" if "*" in condition.none_match else ""  # what is there is not to be replaced
+        return await self._change(caller, operation, target, written, lambda _: _named(target, written), condition)
 
     async def make(self, caller: Caller, target: Target, written: Any) -> Done:
         """Make an object. `refused` when there is one of that name."""

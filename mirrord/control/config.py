@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mirrord.control.refusals import Declared, Use, refusals, unknown_names, warnings
-from mirrord.control.supported import unsupported
 from mirrord.control.validation import examine, join, nearest, parts
 from mirrord.errors import ConfigError, Problem
 from mirrord.model import Config, Daemon, Filter, FlowNetwork, Mirror, Model
@@ -183,7 +182,7 @@ class _Combination:
 
     def combined(self) -> Loaded:
         objects, declared = self._examine()
-        self.problems += self._located([*unknown_names(declared), *unsupported(declared)])
+        self.problems += self._located(list(unknown_names(declared)))
         forbidden = self._located(refusals(declared))
         if self.problems or forbidden:
             code = "invalid_config" if self.problems else "refused"

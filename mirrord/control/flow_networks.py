@@ -4,41 +4,42 @@ Copies leave by the device and only by it: their sockets are bound to it and to 
 from the address to a table with the network and its gateway, where the host's other routes are not looked at. Nor do
 those routes change: the address brings none of its own.
 
+Before an IPv4 address is taken, ARP tells whether it is free. An IPv6 address is taken, and the kernel tells: it probes
+every address that is added (RFC 4862 5.4) and uses none before, so that probes of ours would only repeat its own.
+
 The kernel keeps the record. The rule, with our protocol number, is there before the address and after it, so what was
 taken is found again after a crash: used on, or given back. One mirrord in a network namespace may have flow networks.
 
-ip-rule(8), rtnetlink(7)
+ip-rule(8)
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from ipaddress import IPv4Address, ip_address
-from typing import Any, NamedTuple, TypeVar
-
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
+from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple, TypeVar
 
 from mirrord.control import arp
 from mirrord.control.held import TABLES, Held, all_held
 from mirrord.control.leases import device
 from mirrord.control.links import AbsentError, Lease, View
 from mirrord.control.logs import logger
-from mirrord.control.obstacles import ROUTE_PROTOCOL
+from mirrord.control.taking import Placed, Taking
 from mirrord.errors import Refused
 from mirrord.model import Config, FlowNetwork
+from mirrord.values import Address
 
 log = logger("flow_networks")
 
 T = TypeVar("T")
+Kind = TypeVar("Kind", IPv4Address, IPv6Address)
 RETRY_SECONDS = 5.0
+PROBED_SECONDS = 0.1
+"""How often the kernel is asked whether it has probed an address. It takes one to two seconds by default."""
 TAKEN, FOUND = 1000, 1001  # a rule's priority: was the address added by us, or there before and not ours to take away
-IFA_F_NOPREFIXROUTE = 0x200  # linux/if_addr.h
-RTN_UNICAST, RTN_UNREACHABLE = 1, 7  # rtnetlink(7)
 
 
 class Place(NamedTuple):
@@ -51,10 +52,13 @@ class Place(NamedTuple):
     def table(self) -> int:
         return TABLES + self.device_index
 
-    def has(self, address: IPv4Address, there: Mapping[IPv4Address, int]) -> bool:
-        """Whether the device has this address, one of the network's."""
-        first, last = int(self.network.addresses.first), int(self.network.addresses.last)
-        return first <= int(address) <= last and there.get(address) == self.device_index
+    def has(self, address: Address, there: Mapping[Address, Placed]) -> bool:
+        """Whether the device has this address, one of the network's, and no other host does."""
+        first, last = self.network.addresses.first, self.network.addresses.last
+        placed = there.get(address)
+        if placed is None or placed.device_index != self.device_index or placed.duplicate:
+            return False
+        return address.version == first.version and int(first) <= int(address) <= int(last)
 
 
 class FlowNetworks:
@@ -63,8 +67,8 @@ class FlowNetworks:
     def __init__(self, changed: Callable[[], None]) -> None:
         self._changed = changed
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="flow_networks")
-        self._netlink: IPRoute | None = None
-        self._kept: set[Held] = set()  # by that thread only
+        self._kernel = Taking()  # by that thread only, as what follows
+        self._kept: set[Held] = set()
         self._searches: dict[Place, asyncio.Task[None]] = {}
         self._reasons: dict[Place, str] = {}
 
@@ -112,146 +116,113 @@ class FlowNetworks:
         addresses, name = place.network.addresses, place.network.device
         while True:
             try:
-                there = await self._run(self._host_addresses)
-                own = next((address for address in there if place.has(address, there)), None)
-                address = own or await asyncio.to_thread(arp.first_free, name, _candidates(place, there))
-                if address is not None:
-                    held = Held(address, place.table, FOUND if own else TAKEN)
-                    await self._run(lambda: self._take(place, held))  # noqa: B023 (awaited at once)
+                if await self._find(place):
                     self._reasons.pop(place, None)
                     return self._changed()
                 reason = f"no address of {addresses} is free on {name}"
-            except (OSError, NetlinkError) as error:
-                reason = f"no address on {name}: {error.args[-1]}"
+            except OSError as error:
+                reason = f"no address on {name}: {error.strerror or error}"
             if self._reasons.get(place) != reason:
                 self._reasons[place] = reason
                 self._changed()
             await asyncio.sleep(RETRY_SECONDS)
 
+    async def _find(self, place: Place) -> bool:
+        """Take the network's address that the device has already, or else the first that is free, if there is one."""
+        there = await self._run(self._kernel.addresses)
+        own = next((address for address in there if place.has(address, there)), None)
+        if own is not None:
+            return await self._take(place, await self._run(lambda: self._held(place, own)))
+        first, last, _ = place.network.addresses
+        if isinstance(first, IPv4Address):
+            free = await asyncio.to_thread(arp.first_free, place.network.device, _candidates(first, last, there))
+            return free is not None and await self._take(place, Held(free, place.table, TAKEN))
+        for candidate in _candidates(first, last, there):
+            if await self._take(place, Held(candidate, place.table, TAKEN)):
+                return True
+        return False
+
+    async def _take(self, place: Place, held: Held) -> bool:
+        """Whether the address could be taken: no other host has it."""
+        await self._run(lambda: self._put(place, held))
+        while placed := await self._run(lambda: self._kernel.addresses(held.device_index).get(held.address)):
+            if placed.duplicate:
+                break
+            if placed.ready:
+                log.info("address taken", device=place.network.device, address=str(held.address))
+                return True
+            await asyncio.sleep(PROBED_SECONDS)
+        await self._run(lambda: self._give_back(held))
+        return False
+
     # --- by the thread ---
 
     def _keep(self, places: Mapping[str, Place], usable: set[Place]) -> dict[str, Held]:
-        """What is in place already; routes that went with a device that was down are put back."""
+        """What can be used already; routes that went with a device that was down are put back."""
         self._kept = set()
         if not places:
             return {}
-        rules, there = all_held(), self._host_addresses()
+        rules, there = all_held(), self._kernel.addresses()
         found: dict[str, Held] = {}
         for name, place in places.items():
             for held in rules:
                 if held.table == place.table and place.has(held.address, there):
-                    found[name] = held
                     self._kept.add(held)
+                    if there[held.address].ready:
+                        found[name] = held
                     if place in usable:
-                        self._restore_routes(place)
+                        self._restore_routes(place, held)
                     break
         return found
 
-    def _take(self, place: Place, held: Held) -> None:
+    def _held(self, place: Place, address: Address) -> Held:
+        """The address as its rule has it, after a crash; without one it is not ours to take away."""
+        known = (held for held in self._kept if (held.address, held.table) == (address, place.table))
+        return next(known, Held(address, place.table, FOUND))
+
+    def _put(self, place: Place, held: Held) -> None:
+        """Put all in place. What is there already was put there by a take that a crash interrupted."""
         self._kept.add(held)
-        with suppress_exists():
-            self._ip.rule(
-                "add", src=str(held.address), src_len=32, table=held.table, priority=held.priority,
-                protocol=ROUTE_PROTOCOL,
-            )  # fmt: skip
-        if held.priority == TAKEN:
-            self._ip.addr(
-                "add", index=held.device_index, address=str(held.address),
-                prefixlen=place.network.addresses.prefix_length, flags=IFA_F_NOPREFIXROUTE,
-            )  # fmt: skip
-        self._put_routes(place)
-        if held.priority == TAKEN:
-            arp.announce(place.network.device, held.address)
-        log.info("address taken", device=place.network.device, address=str(held.address))
-
-    def _restore_routes(self, place: Place) -> None:
         try:
-            self._put_routes(place)
-        except NetlinkError as error:  # the device went since the host was looked at: there is news of it
-            log.info("cannot restore the routes", device=place.network.device, reason=error.args[-1])
+            with suppress(FileExistsError):
+                self._kernel.add_rule(held)
+            if held.priority == TAKEN:
+                with suppress(FileExistsError):
+                    self._kernel.add_address(held, place.network.addresses.prefix_length)
+            self._kernel.put_routes(held, place.network.addresses.network, place.network.gateway)
+        except OSError:
+            self._give_back(held)
+            raise
+        if held.priority == TAKEN and isinstance(held.address, IPv4Address):
+            arp.announce(place.network.device, held.address)
 
-    def _put_routes(self, place: Place) -> None:
-        gateway = str(place.network.gateway or "")
-        network = str(place.network.addresses.network)
-        wanted = {(network, "", RTN_UNICAST), ("", gateway, RTN_UNICAST if gateway else RTN_UNREACHABLE)}
-        if wanted == {_route_facts(message) for message in self._routes(place.table)}:
-            return
-        self._ip.flush_routes(table=place.table, family=socket.AF_INET)
-        for destination, via, kind in sorted(wanted, reverse=True):
-            route: dict[str, Any] = {"dst": destination or "0.0.0.0/0", "table": place.table, "proto": ROUTE_PROTOCOL}
-            if kind == RTN_UNREACHABLE:
-                route["type"] = "unreachable"
-            else:
-                route["oif"] = place.device_index
-                route |= {"gateway": via} if via else {"scope": "link"}
-            with suppress_exists():
-                self._ip.route("add", **route)
+    def _restore_routes(self, place: Place, held: Held) -> None:
+        try:
+            self._kernel.put_routes(held, place.network.addresses.network, place.network.gateway)
+        except OSError as error:  # the device went since the host was looked at: there is news of it
+            log.info("cannot restore the routes", device=place.network.device, reason=error.strerror)
 
     def _release(self) -> None:
         for held in all_held() - self._kept:
-            if held.priority == TAKEN:
-                self._remove_address(held)
-            if not any(other.table == held.table for other in self._kept):
-                self._ip.flush_routes(table=held.table, family=socket.AF_INET)
-            with suppress(NetlinkError):
-                self._ip.rule(
-                    "del", src=str(held.address), src_len=32, table=held.table, priority=held.priority,
-                    protocol=ROUTE_PROTOCOL,
-                )  # fmt: skip
+            self._give_back(held)
             log.info("address given back", address=str(held.address))
 
-    def _remove_address(self, held: Held) -> None:
-        address = str(held.address)
-        for message in self._ip.get_addr(family=socket.AF_INET, index=held.device_index):
-            if message.get_attr("IFA_LOCAL") == address:
-                with suppress(NetlinkError):  # gone by itself
-                    self._ip.addr("del", index=held.device_index, address=address, prefixlen=message["prefixlen"])
-
-    def _routes(self, table: int) -> list[Any]:
-        return list(self._ip.get_routes(family=socket.AF_INET, table=table))
-
-    def _host_addresses(self) -> dict[IPv4Address, int]:
-        """Every address of this host, and the index of its device."""
-        return {
-            IPv4Address(message.get_attr("IFA_LOCAL")): message["index"]
-            for message in self._ip.get_addr(family=socket.AF_INET)
-        }
+    def _give_back(self, held: Held) -> None:
+        self._kept.discard(held)
+        if held.priority == TAKEN:
+            self._kernel.remove_address(held)
+        if not any((other.table, other.family) == (held.table, held.family) for other in self._kept):
+            self._kernel.flush_routes(held)
+        self._kernel.remove_rule(held)
 
     def _end(self) -> None:
         self._kept = set()
         self._release()
-        self._ip.close()
-
-    @property
-    def _ip(self) -> IPRoute:
-        if self._netlink is None:
-            self._netlink = IPRoute()
-        return self._netlink
+        self._kernel.close()
 
 
-def suppress_exists() -> suppress:
-    """Whatever is there already was put there by a take that a crash interrupted."""
-    return suppress(FileExistsError)
-
-
-def _candidates(place: Place, there: Mapping[IPv4Address, int]) -> Iterator[IPv4Address]:
-    """The network's addresses that this host does not have; not the network's own nor its broadcast address."""
-    addresses = place.network.addresses
-    for number in range(int(addresses.first), int(addresses.last) + 1):
-        address = ip_address(number)
-        assert isinstance(address, IPv4Address)  # IPv6 is refused by the loader
-        reserved = addresses.prefix_length < 31 and address in (
-            addresses.network.network_address,
-            addresses.network.broadcast_address,
-        )
-        if not reserved and address not in there:
-            yield address
-
-
-def _route_facts(message: Any) -> tuple[str, str, int]:
-    destination = message.get_attr("RTA_DST")
-    return (
-        f"{destination}/{message['dst_len']}" if destination else "",
-        message.get_attr("RTA_GATEWAY") or "",
-        message["type"],
-    )
+def _candidates(first: Kind, last: Address, there: Mapping[Address, Placed]) -> Iterator[Kind]:
+    """The network's addresses that this host does not have."""
+    for n in range(int(last) - int(first) + 1):
+        if first + n not in there:
+            yield first + n

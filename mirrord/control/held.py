@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import socket
 import struct
-from contextlib import closing
-from ipaddress import IPv4Address
+from contextlib import closing, suppress
+from ipaddress import ip_address
 from typing import NamedTuple
 
 from mirrord.control.obstacles import ROUTE_PROTOCOL
 from mirrord.control.rtnetlink import Rtnetlink, attributes, number
+from mirrord.values import Address
 
 TABLES = 0x6D000000  # and the device's index: the table of its routes
 RTM_GETRULE = 34
@@ -23,25 +24,34 @@ _RULE = struct.Struct("=B11x")  # family (struct fib_rule_hdr)
 class Held(NamedTuple):
     """An address in use: what its rule says."""
 
-    address: IPv4Address
+    address: Address
     table: int
     priority: int
+
+    @property
+    def family(self) -> int:
+        return family(self.address)
 
     @property
     def device_index(self) -> int:
         return self.table - TABLES
 
 
+def family(address: Address) -> int:
+    """AF_INET or AF_INET6."""
+    return socket.AF_INET if address.version == 4 else socket.AF_INET6
+
+
 def all_held() -> set[Held]:
     """Every address that has been taken in this network namespace, also by a daemon that was killed."""
+    bodies: list[bytes] = []
     with closing(Rtnetlink()) as netlink:
-        try:
-            bodies = netlink.dump(RTM_GETRULE, _RULE.pack(socket.AF_INET))
-        except OSError:  # a kernel without policy routing: nothing can have been taken
-            return set()
+        for one in (socket.AF_INET, socket.AF_INET6):
+            with suppress(OSError):  # a kernel without this family, or policy routing: nothing can have been taken
+                bodies += netlink.dump(RTM_GETRULE, _RULE.pack(one))
     rules = (attributes(body, _RULE.size) for body in bodies)
     return {
-        Held(IPv4Address(rule[FRA_SRC]), number(rule.get(FRA_TABLE)), number(rule.get(FRA_PRIORITY)))
+        Held(ip_address(rule[FRA_SRC]), number(rule.get(FRA_TABLE)), number(rule.get(FRA_PRIORITY)))
         for rule in rules
         if number(rule.get(FRA_PROTOCOL)) == ROUTE_PROTOCOL and FRA_SRC in rule
     }

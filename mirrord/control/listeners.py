@@ -7,6 +7,7 @@ from mirrord.dataplane.decap import Tunnel
 from mirrord.dataplane.filter import Selection
 from mirrord.dataplane.listen import ListenPlan
 from mirrord.model import (
+    Config,
     ErspanDestination,
     ErspanSource,
     GreDestination,
@@ -16,6 +17,7 @@ from mirrord.model import (
     VxlanDestination,
     VxlanSource,
 )
+from mirrord.values import Address
 
 
 def label(source: TunnelSource) -> str:
@@ -35,10 +37,28 @@ def end(source: TunnelSource, view: View) -> Link:
     return Link(label(source), index=0, mtu=0)
 
 
-def listen_plan(source: TunnelSource, selection: Selection, buffer_size: int) -> ListenPlan:
+def listen_plan(config: Config, source: TunnelSource, selection: Selection, buffer_size: int) -> ListenPlan:
     """What the data plane is to take."""
     tunnel, port, ident = _ends(source)
-    return ListenPlan(tunnel, source.local, selection, port, ident, source.allow, buffer_size)
+    elsewhere = _named(config, source) if source.local.is_unspecified else ()
+    return ListenPlan(tunnel, source.local, selection, port, ident, source.allow, elsewhere, buffer_size)
+
+
+def _named(config: Config, source: TunnelSource) -> tuple[Address, ...]:
+    """The addresses for which sources of the same tunnel and port are there: what comes to them is theirs.
+
+    So does the kernel choose among UDP sockets, whatever the VNI, key or session id of what comes.
+    """
+    sources = [session.source for mirror in config.mirrors.values() if mirror.enabled for session in mirror.sessions]
+    found = {
+        one.local
+        for one in sources
+        if isinstance(one, TunnelSource)
+        and one.local.version == source.local.version
+        and not one.local.is_unspecified
+        and _ends(one)[:2] == _ends(source)[:2]
+    }
+    return tuple(sorted(found))
 
 
 def reaches(destination: TunnelDestination, source: TunnelSource) -> bool:

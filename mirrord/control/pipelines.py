@@ -22,6 +22,7 @@ from mirrord.control.metrics import Row
 from mirrord.control.plan import Add, Entry, Key, Limit, Remove, Rename, Replace, diff
 from mirrord.control.reserve import Reservations
 from mirrord.dataplane.counters import SLOTS, Slot
+from mirrord.dataplane.forward import Numbering
 from mirrord.dataplane.pipeline import Pipeline, PipelinePlan, open_pipelines
 from mirrord.dataplane.transmit import DevicePlan
 from mirrord.dataplane.worker import Worker
@@ -53,6 +54,7 @@ class Pipelines:
         self._beside: dict[Key, list[tuple[Pipeline, Worker]]] = {}  # that divide a source with the one that runs
         self._plans: dict[Key, PipelinePlan] = {}  # as made, for the next difference
         self._verdicts: dict[Key, Verdict] = {}  # of the circuit breaker
+        self._numberings: dict[tuple[str, str], Numbering] = {}  # by mirror and session: all its sources' copies
         self._past: dict[Key, tuple[int, ...]] = {}
         self._past_rules: dict[Key, RuleCounts] = {}
         self._forgotten_rules: RuleCounts = {}  # of sessions whose names are not remembered any more
@@ -93,6 +95,8 @@ class Pipelines:
         with self._lock:
             self._entries = dict(entries)
             self._forget()
+        sessions = {key[:2] for key in entries}
+        self._numberings = {name: one for name, one in self._numberings.items() if name in sessions}
 
     def judge(self, verdicts: Mapping[Key, Verdict]) -> None:
         """Pause what the circuit breaker says, and have go on what it says no more. Not while plans are applied."""
@@ -184,6 +188,8 @@ class Pipelines:
         """Open several at a time: it is waiting for the kernel, mostly."""
         if not adds:
             return
+        for add in adds:
+            self._numberings.setdefault(add.key[:2], Numbering())
         with ThreadPoolExecutor(min(len(adds), OPENERS), thread_name_prefix="opener") as openers:
             for add, opened in zip(adds, openers.map(self._open, adds), strict=True):
                 if isinstance(opened, OSError):
@@ -196,7 +202,8 @@ class Pipelines:
         try:
             if isinstance(way, DevicePlan) and way.reserved:
                 self._reservations.hold(way.index, way.mark)
-            return open_pipelines(self._paused(add.key, add.pipeline), native=self._native)
+            numbering = self._numberings[add.key[:2]]
+            return open_pipelines(self._paused(add.key, add.pipeline), numbering, native=self._native)
         except OSError as error:
             return error
 
@@ -242,6 +249,8 @@ class Pipelines:
                 self._past[new] = tuple(map(sum, zip(*counted, strict=True)))
             self._past_rules[new] = _sum(self._past_rules.get(new, {}), self._past_rules.pop(old, {}))
             self._entries.pop(old, None)
+        if numbering := self._numberings.pop(old[:2], None):
+            self._numberings[new[:2]] = numbering
         log.info("session renamed", **_names(new), before=f"{old.mirror}/{old.session}")
 
     def _forget(self) -> None:

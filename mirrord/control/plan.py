@@ -149,7 +149,7 @@ def _capture(
 ) -> CapturePlan | ListenPlan:
     size = session.ring_size if session.ring_size is not None else config.daemon.ring_size
     if isinstance(session.source, TunnelSource):
-        return listen_plan(session.source, selected, size)
+        return listen_plan(config, session.source, selected, size)
     return CapturePlan(
         device=source.name,
         index=source.index,

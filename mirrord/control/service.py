@@ -11,12 +11,13 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mirrord import __version__
 from mirrord.control import config, doctor, logs, plan, probes, report
 from mirrord.control.breaker import Breaker
 from mirrord.control.config import Loaded
+from mirrord.control.flow_networks import FlowNetworks
 from mirrord.control.held import all_held
 from mirrord.control.links import Lease, Links, View
 from mirrord.control.live import Live
@@ -30,9 +31,6 @@ from mirrord.control.validation import join, not_found
 from mirrord.dataplane.counters import Slot
 from mirrord.errors import ConfigError, MirrordError, Refused
 from mirrord.model import Config
-
-if TYPE_CHECKING:
-    from mirrord.control.flow_networks import FlowNetworks
 
 log = logger("service")
 
@@ -223,10 +221,7 @@ class Service:
         return replace(view, leases=leases)
 
     def _lend(self) -> FlowNetworks:
-        """The flow networks. What they need of pyroute2 takes 0.2 s to import: not for who has none."""
         if self._flow_networks is None:
-            from mirrord.control.flow_networks import FlowNetworks  # noqa: PLC0415 (see above)
-
             self._flow_networks = FlowNetworks(self._changed.set)
         return self._flow_networks
 

@@ -2,7 +2,7 @@
 
 It is pure: a captured frame goes in, and out come the packets to send, or the reason why there are none. It reads no
 clock (a frame's capture time is the only time there is) and knows no socket. Its state is the token bucket of a rate
-limit, and a sequence number.
+limit, and the session's sequence numbers.
 
 The steps, in order: exact match (where the kernel ran a coarse filter, or rules are counted), pause, sampling, the
 frame as the wire carried it, VLAN tag off and on, snaplen, path MTU, rate limit, header.
@@ -10,10 +10,11 @@ frame as the wire carried it, VLAN tag off and on, snaplen, path MTU, rate limit
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field
 from itertools import count
 from threading import Lock
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.encap import Facts, Template
@@ -21,9 +22,6 @@ from mirrord.dataplane.filter import Selection, decide
 from mirrord.dataplane.frame import ADDRESSES, TAG, Frame, rebuild
 from mirrord.dataplane.headers import ETH_HEADER, TPIDS, Headers, flow_hash, parse
 from mirrord.dataplane.segment import MalformedError
-
-if TYPE_CHECKING:
-    from array import array
 
 SOURCE_PORTS = 49152
 """The first of the 16384 dynamic ports (RFC 6335 6) that RFC 7348 5 wants for the outer source port."""
@@ -87,15 +85,25 @@ class State:
 
     tokens: int
     filled: int = 0
-    sequence: count[int] = field(default_factory=count)
     lock: Lock = field(default_factory=Lock)  # of the bucket
+
+
+class Numbering:
+    """Numbers for the copies of one session, one up with each, whichever of its pipelines makes it."""
+
+    def __init__(self) -> None:
+        self.numbers = count()
+        self.row = array("I", [0])  # the native core's next one
 
 
 class Forward:
     """The step for one pipeline. `matches` counts the frames that each rule of `plan.exact` accepts, by its place."""
 
-    def __init__(self, plan: ForwardPlan, matches: array[int] | None = None) -> None:
+    def __init__(
+        self, plan: ForwardPlan, matches: array[int] | None = None, numbering: Numbering | None = None
+    ) -> None:
         self.plan, self.matches = plan, matches
+        self._numbers = (numbering or Numbering()).numbers
         self.state = State(_depth(plan.rate_limit))
 
     def __call__(self, frame: Frame) -> Outcome:
@@ -129,7 +137,7 @@ class Forward:
         copies = []
         for data, before, truncated in zip(kept, frames, cut, strict=True):
             original = len(before) + max(frame.length - len(frame.data), 0)
-            facts = Facts(next(self.state.sequence), vlan, truncated, frame.egress, frame.time, len(data), original)
+            facts = Facts(next(self._numbers), vlan, truncated, frame.egress, frame.time, len(data), original)
             copies.append(Copy(plan.template.fill(facts) + data, flow, plan.template.trailer(facts)))
         fragmented = sum(over) if plan.on_mtu_exceeded == "fragment" else 0
         return Outcome(tuple(copies), None, sum(cut), int(len(copies) > 1), fragmented)

@@ -15,6 +15,7 @@ import errno
 import socket
 import struct
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TYPE_CHECKING
@@ -27,7 +28,7 @@ from mirrord.dataplane.headers import IPPROTO_GRE, IPPROTO_UDP
 from mirrord.dataplane.listen_filter import compile_listener
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from mirrord.dataplane.filter import Selection
 
@@ -46,6 +47,7 @@ class ListenPlan:
     port: int = 0  # UDP only
     ident: int | None = None  # VNI, key, or session id; None: any
     allow: tuple[IPv4Network | IPv6Network, ...] = ()  # the senders; empty: any
+    elsewhere: tuple[IPv4Address | IPv6Address, ...] = ()  # what comes to these is other listeners'
     buffer_size: int = 8 << 20  # bytes
 
 
@@ -59,7 +61,8 @@ class _Holders:
     def take(self, local: str, port: int, family: int) -> None:
         with self._lock:
             sock, users = self._held.get((local, port), (None, 0))
-            self._held[local, port] = sock or _held(local, port, family), users + 1
+            beside = [one for (_, other), (one, _) in self._held.items() if other == port and one.family == family]
+            self._held[local, port] = sock or _held(local, port, family, beside), users + 1
 
     def give_back(self, local: str, port: int) -> None:
         with self._lock:
@@ -73,13 +76,15 @@ class _Holders:
 _holders = _Holders()
 
 
-def _held(local: str, port: int, family: int) -> socket.socket:
+def _held(local: str, port: int, family: int, beside: Sequence[socket.socket]) -> socket.socket:
+    """A socket of the port; `beside` are ours of other addresses, of which one may be any."""
     sock = socket.socket(family, socket.SOCK_DGRAM)
     try:
         bpf.attach_reject_all(sock)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind((local, port))
+        with _reusing([sock, *beside] if beside else []):
+            sock.bind((local, port))
     except OSError as error:
         sock.close()
         if error.errno == errno.EADDRINUSE:
@@ -87,6 +92,18 @@ def _held(local: str, port: int, family: int) -> socket.socket:
             raise OSError(errno.EADDRINUSE, why) from error
         raise
     return sock
+
+
+@contextmanager
+def _reusing(sockets: Sequence[socket.socket]) -> Iterator[None]:
+    """Let these share a port; at no other time, so that another process's is told from ours."""
+    for sock in sockets:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        yield
+    finally:
+        for sock in sockets:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
 
 
 class Listener:
@@ -128,7 +145,7 @@ class Listener:
         sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, plan.buffer_size)
         self._forget_early()
-        program = compile_listener(plan.tunnel, plan.local.version, plan.port, plan.ident, plan.allow)
+        program = compile_listener(plan.tunnel, plan.local.version, plan.port, plan.ident, plan.allow, plan.elsewhere)
         if not bpf.attach_program(sock, program):
             raise OSError(errno.ENOMEM, "the list of allowed peers is longer than net.core.optmem_max admits")
 

@@ -7,7 +7,7 @@ so that it is counted as malformed.
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network, IPv6Network, collapse_addresses
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collapse_addresses
 from typing import TYPE_CHECKING
 
 from mirrord.dataplane import assembler as op
@@ -32,9 +32,17 @@ ERSPAN_SESSION = 0x03FF
 
 
 def compile_listener(
-    tunnel: Tunnel, version: int, port: int, ident: int | None, allow: Sequence[IPv4Network | IPv6Network]
+    tunnel: Tunnel,
+    version: int,
+    port: int,
+    ident: int | None,
+    allow: Sequence[IPv4Network | IPv6Network],
+    elsewhere: Sequence[IPv4Address | IPv6Address] = (),
 ) -> Program:
-    """The program for packets of IP `version`. `ident` is the VNI, key or session id; None: any, and none at all."""
+    """The program for packets of IP `version`. `ident` is the VNI, key or session id; None: any, and none at all.
+
+    `allow` lists the senders, if not all; `elsewhere` addresses of this host that are other listeners'.
+    """
     asm, reject, accept = Assembler(), Label(), Label()
     asm.emit(op.LDX_IMM, 0)
     if version == 4:
@@ -42,6 +50,8 @@ def compile_listener(
         asm.emit(op.AND, 15)
         asm.emit(op.LSH, 2)
         asm.emit(op.TAX)
+    for address in elsewhere:
+        _not_to(asm, address, reject)
     if allow:
         _allowed(asm, allow, reject)
     if tunnel is Tunnel.VXLAN:
@@ -53,6 +63,19 @@ def compile_listener(
     asm.place(reject)
     asm.emit(op.RET, 0)
     return asm.program()
+
+
+def _not_to(asm: Assembler, address: IPv4Address | IPv6Address, reject: Label) -> None:
+    other, destination = Label(), NETWORK_HEADER + (16 if address.version == 4 else 24)
+    *words, last = range(0, address.max_prefixlen // 8, 4)
+    for at in (*words, last):
+        asm.emit(op.LD_W_ABS, destination + at)
+        word = int.from_bytes(address.packed[at : at + 4], "big")
+        if at == last:
+            asm.jump(op.JEQ, word, true=reject)
+        else:
+            asm.jump(op.JEQ, word, false=other)
+    asm.place(other)
 
 
 def _allowed(asm: Assembler, allow: Sequence[IPv4Network | IPv6Network], reject: Label) -> None:

@@ -15,7 +15,7 @@ from mirrord.dataplane.capture import BLOCK_SIZE, Capture, CapturePlan
 from mirrord.dataplane.counters import Counters, RuleCounters, Slot
 from mirrord.dataplane.fanout import BY_FLOW, Group
 from mirrord.dataplane.file import FilePlan, FileTransmit
-from mirrord.dataplane.forward import Forward, ForwardPlan
+from mirrord.dataplane.forward import Forward, ForwardPlan, Numbering
 from mirrord.dataplane.frame import TAG
 from mirrord.dataplane.listen import Listener, ListenPlan
 from mirrord.dataplane.moving import Moving
@@ -43,13 +43,20 @@ class Pipeline:
     """An open pipeline. `failure` says why no frames come ("" while they may).
 
     Where the plan has several workers it is one of several that divide the source: `beside` another one, whose rate
-    limit and sequence numbers it shares. They take frames when all are open and each was told to `begin`, so that a
-    flow comes to the same one from its first frame on.
+    limit it shares. They take frames when all are open and each was told to `begin`, so that a flow comes to the same
+    one from its first frame on.
 
     Raises OSError, as Capture and Transmit do, when it cannot be opened.
     """
 
-    def __init__(self, plan: PipelinePlan, *, native: bool, beside: Pipeline | None = None) -> None:
+    def __init__(
+        self,
+        plan: PipelinePlan,
+        *,
+        native: bool,
+        beside: Pipeline | None = None,
+        numbering: Numbering | None = None,
+    ) -> None:
         self.group: Group | None = beside.group if beside else Group(BY_FLOW) if plan.workers > 1 else None
         self.counters = Counters()
         self.rule_counters = RuleCounters()
@@ -65,7 +72,8 @@ class Pipeline:
         if isinstance(self.capture, Capture) and self.capture.plan.mode == "auto":
             self.moving = Moving(self.capture, self.counters)
         self.plan = self._matched(plan)
-        self._forward = Forward(self.plan.forward, self.rule_counters.row)
+        numbering = numbering or Numbering()
+        self._forward = Forward(self.plan.forward, self.rule_counters.row, numbering)
         self._native = None
         if native:
             self._native = core.Pipeline(
@@ -76,6 +84,7 @@ class Pipeline:
                 BLOCK_SIZE,
                 self.transmit.native(),
                 self.counters.row,
+                numbering.row,
                 *_listens(self.capture),
                 *_goes_on(self.transmit),
             )
@@ -245,12 +254,16 @@ def _goes_on(transmit: Transmit | FileTransmit | StreamTransmit) -> tuple[object
     return (None, transmit.lanes.native) if isinstance(transmit, Transmit) else (transmit.output, transmit.next_file)
 
 
-def open_pipelines(plan: PipelinePlan, *, native: bool) -> list[Pipeline]:
-    """As many pipelines as the plan has workers, ready to run. OSError when one cannot be opened: then none is."""
+def open_pipelines(plan: PipelinePlan, numbering: Numbering, *, native: bool) -> list[Pipeline]:
+    """As many pipelines as the plan has workers, ready to run; their copies take numbers from `numbering`.
+
+    OSError when one cannot be opened: then none is.
+    """
     pipelines: list[Pipeline] = []
     try:
         while len(pipelines) < plan.workers:
-            pipelines.append(Pipeline(plan, native=native, beside=pipelines[0] if pipelines else None))
+            first = pipelines[0] if pipelines else None
+            pipelines.append(Pipeline(plan, native=native, beside=first, numbering=numbering))
         if plan.workers > 1:
             for pipeline in pipelines:
                 pipeline.begin()

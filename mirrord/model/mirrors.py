@@ -122,12 +122,15 @@ class FlowNetwork(Model):
     device: Device
     """The device that copies leave by, bound to it. Nothing else in the configuration may use it."""
     addresses: Addresses
-    """One address with its prefix length, or a range from which a free one is taken."""
+    """One address with its prefix length, or a range from which a free one is taken. IPv4 ones are probed by ARP; IPv6
+    ones by the kernel, unless its settings for the device forbid it (accept_dad, dad_transmits)."""
     gateway: AnyAddress | None = None
     """The next hop to collectors that are not on the link."""
 
     def _contradictions(self) -> Iterator[tuple[str, str]]:
-        if self.gateway is None or self.gateway.is_link_local:
+        if self.gateway is None:
+            return
+        if self.gateway.version == self.addresses.network.version and self.gateway.is_link_local:
             return
         if self.gateway not in self.addresses.network:
             yield "gateway", f"{self.gateway} is not in {self.addresses.network}"

@@ -51,7 +51,8 @@ class TunnelSource(Model):
     """The receiving end of a tunnel; `allow` lists the peers, empty: any."""
 
     local: AnyAddress
-    """The address of this host that the tunnel ends at; 0.0.0.0 or :: for any."""
+    """The address of this host that the tunnel ends at; 0.0.0.0 or :: for any that no other source of this type (and
+    port) names: what comes to such an address is that source's alone, even where it does not want it."""
     allow: NetworkList = ()
     """Networks that the senders may be in; empty: any."""
 
@@ -85,7 +86,9 @@ class ErspanSource(TunnelSource):
     """ERSPAN I, II and III; without `session_id`, every one."""
 
     type: Literal["erspan"] = "erspan"
-    """ERSPAN I, II and III, received."""
+    """ERSPAN I, II and III, received. The frame alone goes on. What the sender's header says of it (VLAN, COS,
+    truncated, time, direction) is dropped: a destination of any type tells of the frame as it came here, and a tag that
+    the sender took off cannot be put back from an id alone."""
     session_id: ErspanSession | None = None
     """Only this session; left out: every one."""
 

@@ -190,7 +190,10 @@ def test_every_other_error_has_its_code_and_text(host: Host, daemon: MakeDaemon)
         assert (answer.status, answer.code) == (status, code), answer
         assert answer.message.startswith(message), answer
         assert "Traceback" not in running.output()
-    assert [row["object"] for row in api.audit() if row["result"] == "done"] == ["mine", "x"]
+    rows = api.audit()
+    assert [row["object"] for row in rows if row["result"] == "done"] == ["mine", "x"]
+    of_mirror_x = {row["code"]: row["operation"] for row in rows if (row["kind"], row["object"]) == ("mirror", "x")}
+    assert (of_mirror_x["exists"], of_mirror_x["stale"]) == ("create", "replace")
 
 
 def test_two_clients_that_read_the_same_cannot_both_change_it(host: Host, daemon: MakeDaemon) -> None:

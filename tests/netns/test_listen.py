@@ -6,7 +6,7 @@ sender eth0 ---- eth0 [appliance] mon0 ---- mon1
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,7 @@ def gre(*layers: Any) -> Any:
     return packet
 
 
-SENDERS = {
+SENDERS: dict[str, tuple[str, Callable[[bytes], Any]]] = {
     "vxlan": ('{ type = "vxlan", local = "10.99.0.2", vni = 7 }', lambda frame: vxlan(7, frame)),
     "vxlan6": (
         '{ type = "vxlan", local = "2001:db8:99::2", vni = 7, allow = ["2001:db8:99::/64"] }',
@@ -161,6 +161,42 @@ def test_sessions_share_a_port_by_vni_and_allow_confines_the_peers(bench: Bench,
     assert metrics.total("mirrord_captured_frames_total", session="all") == len(sent)
     assert metrics.total("mirrord_captured_frames_total", session="seven", source="vxlan:10.99.0.2:4789") == 2
     assert sorted(bench.captured(mirrord, 7)) == sorted([*map(marked, range(5)), marked(0), marked(2)])
+
+
+def test_what_comes_to_an_address_that_a_source_names_is_its_alone(bench: Bench, daemon: MakeDaemon) -> None:
+    bench.appliance.ip("address add 10.99.0.3/24 dev eth0")
+    any_address = (
+        session("vxlan", '{ type = "vxlan", local = "0.0.0.0" }')
+        + session("vxlan6", '{ type = "vxlan", local = "::" }')
+        + session("gre", '{ type = "gre", local = "0.0.0.0" }')
+    )
+    named = (
+        session("vxlan", '{ type = "vxlan", local = "10.99.0.2", vni = 7 }')
+        + session("vxlan6", '{ type = "vxlan", local = "2001:db8:99::2" }')
+        + session("gre", '{ type = "gre", local = "10.99.0.2" }')
+    ).replace("mirrors.m.", "mirrors.named.")
+    mirrord = daemon(bench.appliance, any_address + "[mirrors.named]\nenabled = true\n" + named)
+    other = vxlan(7, marked(1))
+    other.dst = "10.99.0.3"
+    packets = [
+        *(vxlan(7, marked(0)), other, vxlan(8, marked(2))),  # the last is nobody's
+        *(SENDERS["vxlan6"][1](marked(3)), gre(GRE(proto=0x6558), marked(4))),
+    ]
+    bench.send(packets)
+    metrics = mirrord.settle(captured=4)
+    taken = {
+        (mirror, one): metrics.total("mirrord_captured_frames_total", mirror=mirror, session=one)
+        for mirror in ("m", "named")
+        for one in ("vxlan", "vxlan6", "gre")
+    }
+    assert taken == dict.fromkeys(taken, 1) | {("m", "vxlan6"): 0, ("m", "gre"): 0}
+
+    mirrord.file.write_text(mirrord.file.read_text().replace("enabled = true", "enabled = false"))
+    mirrord.reload()
+    wait_for(lambda: "reloaded" in mirrord.output(), "the reload")
+    bench.send(packets)
+    assert mirrord.settle(captured=6).total("mirrord_captured_frames_total", mirror="m") == 6
+    assert sorted(bench.captured(mirrord, 6)) == sorted(map(marked, (0, 1, 3, 4, 0, 1, 2, 3, 4)))
 
 
 def test_fragments_of_a_tunnel_are_put_together(net: Topology, sniff: MakeSniffer, daemon: MakeDaemon) -> None:

@@ -391,9 +391,3 @@ def test_a_model_that_never_was_a_file_is_refused_alike() -> None:
         'mirrors."x.y".sessions[0].filter',
         'mirrors."x.y".sessions[0].destination.device',
     ]
-
-
-def test_what_does_not_run_yet_is_refused_by_name(tmp_path: Path) -> None:
-    (told,) = problems(write(tmp_path, '[flow_networks.n]\ndevice = "a"\naddresses = "2001:db8::1/64"\n'))
-    assert told[1] == "flow_networks.n.addresses"
-    assert told[2].startswith("not supported yet: ")

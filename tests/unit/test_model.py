@@ -174,6 +174,7 @@ def session(**keys: object) -> dict[str, object]:
         (model.FileDestination, {"path": "/a", "keep": 3}, "rotate"),
         (FlowNetwork, {"device": "a", "addresses": "192.0.2.9/24", "gateway": "192.0.3.1"}, "not in 192.0.2.0/24"),
         (FlowNetwork, {"device": "a", "addresses": "192.0.2.9/24", "gateway": "192.0.2.9"}, "one of the addresses"),
+        (FlowNetwork, {"device": "a", "addresses": "192.0.2.9/24", "gateway": "fe80::1"}, "not in 192.0.2.0/24"),
         (Daemon, {"mark": 0x30000000}, "outside mark_mask"),
         (Daemon, {"nice": 20}, "from -20 to 19"),
         (Mirror, {"sessions": [session(), session()]}, "name 'a' is used more than once"),

@@ -355,7 +355,7 @@ def test_a_tunnel_is_listened_for_where_the_host_has_its_address() -> None:
     # The mark is the outer packet's; the guard looks at the frames inside.
     guarded = Selection(Direction.INGRESS, mark=MARK, mark_mask=MARK, guards=(Guard(local, 17, 4789),))
     assert entry.pipeline.capture == ListenPlan(
-        Tunnel.VXLAN, local, guarded, 4789, 7, (IPv4Network("198.51.100.0/24"),), 1 << 20
+        Tunnel.VXLAN, local, guarded, 4789, 7, (IPv4Network("198.51.100.0/24"),), buffer_size=1 << 20
     )
     six = config('source = { type = "gre", local = "::" }\ndestination = { type = "device", device = "em0" }')
     assert [(key.source, entry.state) for key, entry in make(six, VIEW).items()] == [("gre:[::]", "up")]

@@ -123,6 +123,8 @@ def test_a_range_of_addresses() -> None:
         "192.168.29.0/24",
         "192.168.29.10-192.168.29.255/24",
         "192.168.29.10/33",
+        "2001:db8::-2001:db8::9/64",  # the routers' (RFC 4291 2.6.1)
+        "fe80::5/64",
     ],
 )
 def test_a_range_that_no_link_can_have(written: str) -> None:

@@ -127,12 +127,12 @@ struct state {
 	bool locked;		/* the bucket, while it is shared */
 	__int128 tokens;	/* 64 bits are too few from 461 Gbit/s on */
 	uint64_t filled;
-	uint32_t sequence;
+	uint32_t *sequence;	/* of the session's next copy that has one; its other sources count there too */
 };
 
 /* What the fields are made from. */
 struct facts {
-	uint32_t sequence;
+	uint32_t *sequence;	/* counted up where the header has one */
 	int vlan;		/* or NONE */
 	bool truncated;
 	bool egress;

@@ -22,7 +22,7 @@ void fill(const struct plan *plan, const struct facts *facts, struct message *me
 
 		switch (patch->field) {
 		case SEQUENCE:
-			or_be32(at, facts->sequence);
+			or_be32(at, __atomic_fetch_add(facts->sequence, 1, __ATOMIC_RELAXED));
 			break;
 		case ERSPAN_II:
 			or_be32(at, vlan << 16 | (facts->vlan == NONE ? 0 : ERSPAN_TAGGED << 11) |

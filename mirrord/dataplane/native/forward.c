@@ -67,11 +67,6 @@ static bool take(const struct plan *plan, struct state *state, uint64_t size, ui
 	return taken;
 }
 
-static uint32_t next_sequence(struct state *state)
-{
-	return state->shared ? __atomic_fetch_add(&state->sequence, 1, __ATOMIC_RELAXED) : state->sequence++;
-}
-
 /* How much of a frame of this length is kept; sets the flags of what was done to it. */
 static uint32_t kept_length(const struct plan *plan, uint32_t length, bool tagged, struct outcome *outcome)
 {
@@ -100,12 +95,11 @@ static struct message *next_message(struct batch *batch)
 	return &batch->messages[batch->count++];
 }
 
-static void emit(const struct plan *plan, struct state *state, struct facts *facts, struct message *message,
-		 const uint8_t *head, uint32_t head_length, const uint8_t *tail, uint32_t tail_length, uint32_t kept)
+static void emit(const struct plan *plan, struct facts *facts, struct message *message, const uint8_t *head,
+		 uint32_t head_length, const uint8_t *tail, uint32_t tail_length, uint32_t kept)
 {
 	uint32_t from_head = kept < head_length ? kept : head_length;
 
-	facts->sequence = next_sequence(state);
 	facts->kept = kept;
 	fill(plan, facts, message);
 	memcpy(message->head + plan->header_length, head, from_head);
@@ -208,7 +202,7 @@ static struct outcome forward_whole(const struct plan *plan, struct state *state
 	bool cut = frame->captured < frame->length;
 	outcome.truncated = facts->truncated = kept < length || cut;
 	facts->original = length + (cut ? frame->length - frame->captured : 0);
-	emit(plan, state, facts, message, piece.head, piece.head_length, piece.tail, piece.tail_length, kept);
+	emit(plan, facts, message, piece.head, piece.head_length, piece.tail, piece.tail_length, kept);
 	message->flow = flow;
 	message->time = frame->time;
 	message->last = true;
@@ -267,7 +261,7 @@ static struct outcome forward_super(const struct plan *plan, struct state *state
 		message->last = n == super.count - 1;
 		facts->truncated = message->last ? kept_rest < rest : kept_full < full;
 		facts->original = message->last ? rest : full;
-		emit(plan, state, facts, message, head, super.head_length, payload, length,
+		emit(plan, facts, message, head, super.head_length, payload, length,
 		     message->last ? kept_rest : kept_full);
 		message->flow = flow;
 		message->time = frame->time;
@@ -302,7 +296,8 @@ struct outcome forward(const struct plan *plan, struct state *state, const struc
 	bool super = frame->vnet.gso_type != VIRTIO_NET_HDR_GSO_NONE;
 	if (frame->captured < frame->length && (super || frame->vnet.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM))
 		return (struct outcome){ .reason = DROPPED_MALFORMED };
-	struct facts facts = { .vlan = headers.vlan, .egress = frame->egress, .time = frame->time };
+	struct facts facts = { .sequence = state->sequence, .vlan = headers.vlan, .egress = frame->egress,
+			       .time = frame->time };
 	if (super)
 		return forward_super(plan, state, frame, batch, flow, &facts, headers.transport);
 	return forward_whole(plan, state, frame, batch, flow, &facts);

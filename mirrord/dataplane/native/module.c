@@ -13,6 +13,7 @@ typedef struct {
 	PyObject_HEAD
 	struct plan plan;
 	struct state state;
+	uint32_t sequence;
 } Forward;
 
 static PyObject *Forward_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
@@ -28,8 +29,10 @@ static PyObject *Forward_new(PyTypeObject *type, PyObject *arguments, PyObject *
 		Py_DECREF(self);
 		return NULL;
 	}
-	if (self)
+	if (self) {
 		self->state.tokens = bucket_depth(self->plan.rate_limit);
+		self->state.sequence = &self->sequence;
+	}
 	return (PyObject *)self;
 }
 
@@ -137,7 +140,7 @@ static PyType_Spec forward_spec = {
 typedef struct {
 	PyObject_HEAD
 	struct pipeline pipeline;
-	Py_buffer ring, counters, output, tx_ring;
+	Py_buffer ring, counters, sequence, output, tx_ring;
 	PyObject *callback;	/* gives the next file, or a lane its socket */
 	PyObject *beside;	/* whose state it shares, or NULL */
 } Pipeline;
@@ -199,13 +202,13 @@ static bool set_ring(Pipeline *self, unsigned int block_size)
 
 static PyObject *Pipeline_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
-	PyObject *plan, *matcher, *ring, *transmit, *counters, *output, *callback;
+	PyObject *plan, *matcher, *ring, *transmit, *counters, *sequence, *output, *callback;
 	int descriptor, ip_header;
 	unsigned int block_size, tunnel;
 
 	(void)keywords;
-	if (!PyArg_ParseTuple(arguments, "OOiOIOOIpOO", &plan, &matcher, &descriptor, &ring, &block_size,
-			      &transmit, &counters, &tunnel, &ip_header, &output, &callback))
+	if (!PyArg_ParseTuple(arguments, "OOiOIOOOIpOO", &plan, &matcher, &descriptor, &ring, &block_size,
+			      &transmit, &counters, &sequence, &tunnel, &ip_header, &output, &callback))
 		return NULL;
 	allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
 	Pipeline *self = (Pipeline *)allocate(type, 0);
@@ -214,6 +217,7 @@ static PyObject *Pipeline_new(PyTypeObject *type, PyObject *arguments, PyObject 
 	struct pipeline *pipeline = &self->pipeline;
 	if (!read_plan(plan, matcher, &pipeline->plan) || !read_transmit(transmit, &pipeline->transmit, &self->tx_ring) ||
 	    PyObject_GetBuffer(counters, &self->counters, PyBUF_WRITABLE) < 0 ||
+	    PyObject_GetBuffer(sequence, &self->sequence, PyBUF_WRITABLE) < 0 ||
 	    (ring != Py_None && PyObject_GetBuffer(ring, &self->ring, PyBUF_WRITABLE) < 0) ||
 	    (output != Py_None && !open_output(self, output)))
 		goto failed;
@@ -221,7 +225,7 @@ static PyObject *Pipeline_new(PyTypeObject *type, PyObject *arguments, PyObject 
 		PyErr_SetString(PyExc_ValueError, "neither sockets nor an output");
 		goto failed;
 	}
-	if (self->counters.len != SLOTS * (Py_ssize_t)sizeof(uint64_t)) {
+	if (self->counters.len != SLOTS * (Py_ssize_t)sizeof(uint64_t) || self->sequence.len != sizeof(uint32_t)) {
 		PyErr_SetString(PyExc_ValueError, "memory of the wrong size");
 		goto failed;
 	}
@@ -237,6 +241,7 @@ static PyObject *Pipeline_new(PyTypeObject *type, PyObject *arguments, PyObject 
 	pipeline->transmit.counters = self->counters.buf;
 	pipeline->transmit.overhead = pipeline->plan.overhead;
 	pipeline->own.tokens = bucket_depth(pipeline->plan.rate_limit);
+	pipeline->own.sequence = self->sequence.buf;
 	pipeline->state = &pipeline->own;
 	return (PyObject *)self;
 failed:
@@ -252,6 +257,7 @@ static void Pipeline_dealloc(PyObject *object)
 
 	PyBuffer_Release(&self->ring);
 	PyBuffer_Release(&self->counters);
+	PyBuffer_Release(&self->sequence);
 	PyBuffer_Release(&self->output);
 	PyBuffer_Release(&self->tx_ring);
 	Py_XDECREF(self->callback);
@@ -348,12 +354,12 @@ static PyMethodDef pipeline_methods[] = {
 	{ "move", Pipeline_move, METH_VARARGS,
 	  "move(descriptor, ring or None, block_size): read another packet socket from now on." },
 	{ "share", Pipeline_share, METH_O,
-	  "share(pipeline): use its rate limit's bucket and its sequence numbers. Before either runs." },
+	  "share(pipeline): use its rate limit's bucket. Before either runs." },
 	{ NULL, NULL, 0, NULL },
 };
 
 PyDoc_STRVAR(pipeline_doc, "Pipeline(plan, matcher, descriptor, ring or None, block_size, transmit, counters,\n"
-			   "         tunnel, ip_header, output or None, callback)\n\n"
+			   "         sequence, tunnel, ip_header, output or None, callback)\n\n"
 			   "The way of frames from one packet socket, or the raw socket where a tunnel ends, to a\n"
 			   "transmit (see Transmit.native; callback(n) opens a lane, see lanes.py), or to a file (output, see\n"
 			   "file.py; callback() is called when it is full). The caller keeps them open, and lets one thread at a\n"
