@@ -33,6 +33,7 @@ from mirrord.dataplane.frame import TAG
 from mirrord.dataplane.listen import Listener, ListenPlan
 from mirrord.dataplane.load import Load
 from mirrord.dataplane.native import core, matcher
+from mirrord.dataplane.peak import Peak
 from mirrord.dataplane.stream import StreamPlan, StreamTransmit
 from mirrord.dataplane.transmit import DevicePlan, Transmit, TunnelPlan
 
@@ -77,6 +78,7 @@ class Pipeline:
         self.counters = Counters()
         self.rule_counters = RuleCounters()
         self.failure = ""
+        self._ring_fill = Peak()
         self.transmit = _way_out(plan.transmit)
         try:
             self.capture = _open(plan.capture, self.group)
@@ -153,6 +155,8 @@ class Pipeline:
     def run(self) -> None:
         """Forward what has been captured: at most a few blocks, so that other pipelines get their turn."""
         self.stirred = True
+        if self._in_ring is not None:
+            self._ring_fill.see(self._in_ring.fill(), time.monotonic())
         self.transmit.tend()
         if self._native is not None:
             self._native.run()
@@ -206,6 +210,16 @@ class Pipeline:
     def quiet(self) -> bool:
         """Whether there can be no news: it did not run, and nothing of it acts by time."""
         return not self.stirred and self.capture.ring is None and not isinstance(self.transmit, FileTransmit)
+
+    @property
+    def _in_ring(self) -> Capture | None:
+        capture = self.capture
+        return capture if isinstance(capture, Capture) and capture.mode == "ring" else None
+
+    @property
+    def ring_fill(self) -> float | None:
+        """The largest share of the ring's blocks that waited lately when it was their turn; None without a ring."""
+        return None if self._in_ring is None else self._ring_fill.last(time.monotonic())
 
     # --- a capture that moves ---
 
