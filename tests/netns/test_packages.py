@@ -127,7 +127,11 @@ def test_the_debian_package_from_install_to_purge(
     def audit() -> list[dict[str, object]]:
         return list(json.loads(root.run("mirrorctl", "--json", "audit")))
 
+    (root / "var/lib/mirrord").mkdir()
+    (root / "var/lib/mirrord/before").touch()  # as root's, who tried it from a checkout
     in_a_shell(install)
+    user = int(root.run("id", "-u", "mirrord"))
+    assert (root / "var/lib/mirrord/before").stat().st_uid == user
     assert root.run("systemd-analyze", "verify", "--man=no", *units(root)) == ""
     assert (root / "etc/systemd/system/multi-user.target.wants/mirrord.service").is_symlink()
     assert "complete" in (root / "usr/share/bash-completion/completions/mirrorctl").read_text()
@@ -153,7 +157,6 @@ def test_the_debian_package_from_install_to_purge(
     assert daemon.stop() == 0, daemon.output()
 
     unit = Unit(root / UNIT)  # systemd's part is taken by this test: the service goes on with what root's daemon left
-    user = int(root.run("id", "-u", "mirrord"))
     daemon = host.spawn(*root.enter, *unit.setpriv(user), *unit.settings["ExecStart"])
     wait_for(lambda: "] started " in daemon.output(), "the daemon started", 30)
     send(host, "eth0", FRAME)
