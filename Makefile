@@ -16,7 +16,7 @@ help:
 	@echo "make lint      ruff, mypy, C warnings"
 	@echo "make wheel     the source archive and the wheel, in dist/"
 	@echo "make deb       the Debian package, in dist/"
-	@echo "make pristine  the Debian package in a minimal Debian 12, which it downloads"
+	@echo "make pristine  the Debian package in a minimal Debian 12, which it fetches"
 	@echo "make docs      the configuration reference and man pages, out of the code"
 	@echo "make bench     what it costs, measured"
 	@echo "make sanitize  the frame tests, with the native core under ASan and UBSan"
