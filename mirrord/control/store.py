@@ -166,6 +166,7 @@ class Store:
     def _open(self) -> None:
         with suppress(FileExistsError):
             _begin(self.path)
+        self.path.touch()  # PermissionError: now, and not at the first change
         self._connection = connection = sqlite3.connect(
             self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
