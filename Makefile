@@ -16,6 +16,7 @@ help:
 	@echo "make lint      ruff, mypy, C warnings"
 	@echo "make wheel     the source archive and the wheel, in dist/"
 	@echo "make deb       the Debian package, in dist/"
+	@echo "make pristine  the Debian package in a minimal Debian 12, which it fetches"
 	@echo "make docs      the configuration reference and man pages, out of the code"
 	@echo "make bench     what it costs, measured"
 	@echo "make sanitize  the frame tests, with the native core under ASan and UBSan"
@@ -52,6 +53,10 @@ wheel: venv
 deb: wheel
 	packaging/debian/build $(DIST)/mirrord-*.whl $(DIST)
 
+pristine: venv
+	@tests/setup pristine
+	.venv/bin/python -m pytest tests/netns/test_packages.py -k debian --pristine build/bookworm
+
 docs: venv
 	.venv/bin/python -m docs.generate
 
@@ -66,4 +71,4 @@ sanitize: venv
 clean:
 	rm -rf .venv build dist *.egg-info mirrord/dataplane/*.so
 
-.PHONY: help venv demo test lint wheel deb docs bench sanitize clean
+.PHONY: help venv demo test lint wheel deb pristine docs bench sanitize clean

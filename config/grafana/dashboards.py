@@ -71,6 +71,7 @@ COMPLETENESS = {
 }
 NONE_IS_WELL = steps(("green", None), ("red", 1))
 RULES = "Of sessions with count_rules, of all mirrors that use the filter."
+FILL = "The most that waited to be read lately. At 1 frames are lost. A source that is quiet has no ring."
 STACKED = {"custom": {"stacking": {"mode": "normal"}, "fillOpacity": 40}}
 
 
@@ -165,6 +166,12 @@ def overview() -> list[Panel]:
             "Those that lose any.",
         ),
         graph(
+            "Ring fill, by session",
+            {of: f"topk(10, mirrord_ring_fill_ratio{{{ALL}}})"},
+            "percentunit",
+            FILL,
+        ),
+        graph(
             "Ring full, by session",
             {of: rate('dropped_frames{reason="ring_full"}', ALL, key)},
             "pps",
@@ -227,6 +234,12 @@ def session() -> list[Panel]:
             {"read": rate("read_bytes", ONE) + " * 8", "sent": rate("sent_bytes", ONE) + " * 8"},
             "bps",
             "Sent has the outer headers, too.",
+        ),
+        graph(
+            "Ring fill",
+            {"{{source}}": f"mirrord_ring_fill_ratio{{{ONE}}}"},
+            "percentunit",
+            FILL,
         ),
         heat_map(ONE),
         graph("Latency, half and 99 of 100 frames", quantiles, "s"),

@@ -29,10 +29,14 @@ SOON_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a session is to pause, and what there is to say; "" for nothing."""
+    """Whether a session is to pause, and what there is to say; "" for nothing.
+
+    The reason is a label in the metrics, so it says the same at each pause. `percent` is what the link sent at.
+    """
 
     paused: bool = False
     reason: str = ""
+    percent: int = 0
 
 
 class _Watch:
@@ -64,8 +68,8 @@ class _Watch:
         again = self._changed_at and now - self._changed_at < SOON_SECONDS
         self._hold = min(2 * self._hold, LONGEST_SECONDS) if again else LEAST_SECONDS
         self._changed_at = now
-        device, limit = self.limit.device, self.limit.share
-        return Verdict(paused=True, reason=f"{device} sent at {share:.0f} % of its speed (pause_above = {limit}%)")
+        reason = f"{self.limit.device} sends at more than {self.limit.share}% of its speed (pause_above)"
+        return Verdict(paused=True, reason=reason, percent=round(share))
 
 
 class Breaker:

@@ -24,6 +24,7 @@ class Row:
     counters: Sequence[int]  # by Slot
     rules: Mapping[int, int] = field(default_factory=dict)  # frames by priority; of accept rules that are counted
     capture: str = ""  # how frames are captured now, where that is not for the plan to say
+    ring_fill: float | None = None  # None where there is no ring
 
     @property
     def about(self) -> dict[str, str]:
@@ -81,7 +82,11 @@ class Counts:
         yield _latency(rows, heads)
         up = [f"mirrord_session_up{head}}} {row.state == 'up':d}" for row, head in zip(rows, heads, strict=True)]
         yield Family("mirrord_session_up", "gauge", "1 running, 0 waiting or failed.", up)
-        about = [{**row.entry.key._asdict(), "state": row.state, "reason": row.reason, **row.about} for row in rows]
+        yield _ring_fill(rows, heads)
+        about = [
+            {**row.entry.key._asdict(), "state": row.state, "reason": row.reason, **dict(row.entry.about)}
+            for row in rows
+        ]
         yield _info("mirrord_session", "How a session does, and what it was told to do.", *about)
         build = {"version": __version__, "dataplane": self._dataplane}
         yield _info("mirrord_build", "The running program; dataplane is native or python.", build)
@@ -147,3 +152,11 @@ def _latency(rows: Sequence[Row], heads: Sequence[str]) -> Family:
         lines.append(f"{name}_count{head}}} {below}")
         lines.append(f"{name}_sum{head}}} {row.counters[Slot.latency_sum] / 1e9!r}")
     return Family(name, "histogram", "Capture time to send.", lines)
+
+
+def _ring_fill(rows: Sequence[Row], heads: Sequence[str]) -> Family:
+    name = "mirrord_ring_fill_ratio"
+    text = "The largest share of a ring's blocks that waited to be read, in the last 15 to 30 seconds."
+    both = zip(rows, heads, strict=True)
+    lines = [f"{name}{head}}} {row.ring_fill!r}" for row, head in both if row.ring_fill is not None]
+    return Family(name, "gauge", text, lines)

@@ -105,7 +105,9 @@ class Pipelines:
         for key in self._running.keys() & (before.keys() | verdicts.keys()):
             was, now = before.get(key, Verdict()), verdicts.get(key, Verdict())
             if was.reason != now.reason:
-                log.warning(now.reason or "the link has room again", **_names(key), paused=now.paused)
+                log.warning(
+                    now.reason or "the link has room again", **_names(key), paused=now.paused, percent=now.percent
+                )
             if was.paused != now.paused:
                 for pipeline, worker in self._of(key):
                     worker.replace(pipeline, self._paused(key, self._plans[key]))
@@ -312,7 +314,11 @@ class Pipelines:
         verdict = self._verdicts.get(key, Verdict())
         counters = self._total(key)
         state = "failed" if failure else "paused" if verdict.paused else "up"
-        return Row(entry, state, failure or verdict.reason, counters, capture=pipeline.captures_by)
+        filled = [fill for pipeline, _ in self._of(key) if (fill := pipeline.ring_fill) is not None]
+        return Row(
+            entry, state, failure or verdict.reason, counters,
+            capture=pipeline.captures_by, ring_fill=max(filled, default=None),
+        )  # fmt: skip
 
     def _rules(self, entry: Entry) -> dict[int, int]:
         """What the rules of the session's filter matched, by priority; none where they are not counted."""

@@ -53,7 +53,7 @@ def find(session: Session, name: str, view: View) -> Link:
         return end(session.source, view)
     link = view.inside(_netns(session)).links.get(name)
     if link is None:
-        raise AbsentError(f"no such device: {name}")
+        raise AbsentError(f"no device matches {name}" if GLOB.search(name) else f"no such device: {name}")
     if isinstance(session.source, BridgeSource) and name == session.source.bridge and link.kind != "bridge":
         raise Refused(f"{name} is not a bridge")
     if not link.ethernet:

@@ -8,6 +8,7 @@ refused with the reason. Calls block, and may come from any thread.
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import threading
 import time
@@ -162,7 +163,9 @@ class Store:
             self._open()
 
     def _open(self) -> None:
-        self.path.touch(0o640)  # SQLite gives -wal and -shm the same mode
+        with suppress(FileExistsError):
+            _begin(self.path)
+        self.path.touch()  # PermissionError: now, and not at the first change
         self._connection = connection = sqlite3.connect(
             self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
@@ -215,6 +218,21 @@ class Store:
                 " WINDOW newest AS (PARTITION BY result ORDER BY id DESC)) WHERE place > ? OR bytes > ?)",
                 (MAX_ROWS, MAX_BYTES),
             )
+
+
+def _begin(path: Path) -> None:
+    """Make the file, for SQLite to give -wal and -shm the same mode and owner. FileExistsError.
+
+    What root begins is the directory's owner's: the service, which runs as a user of its own, can go on with it.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+    try:
+        if os.geteuid() == 0:
+            place = path.parent.stat()
+            with suppress(PermissionError):  # of a root without CAP_CHOWN
+                os.fchown(descriptor, place.st_uid, place.st_gid)
+    finally:
+        os.close(descriptor)
 
 
 def _insert(connection: sqlite3.Connection, deed: Deed) -> None:

@@ -73,6 +73,7 @@ LARGEST_BUFFER = (1 << 30) - 1
 
 _BLOCK = struct.Struct("=8xIII")  # block_status, num_pkts, offset_to_first_pkt (struct tpacket_block_desc)
 _BLOCK_STATUS = struct.Struct("=I")
+_STATUS_AT = 8
 _FRAME = struct.Struct(
     "=IIIIIIHH4xIH"
 )  # tpacket3_hdr: next_offset, sec, nsec, snaplen, len, status, mac, net, tci, tpid
@@ -120,6 +121,7 @@ class Capture:
         self._group = Group(BY_NUMBER) if group is None and plan.mode == "auto" else group
         self._rejecting = False
         self.ring: mmap.mmap | None = None
+        self._statuses = memoryview(b"")  # the first word of each block's state, in the ring's memory
         self.block_count = 0
         self._block = 0
         inside(plan.netns, self._open)
@@ -162,6 +164,7 @@ class Capture:
         request = (BLOCK_SIZE, self.block_count, NOMINAL_FRAME, frames, RETIRE_MILLISECONDS, 0, 0)
         set_slowly(self.socket, PACKET_RX_RING, struct.pack("=7I", *request))
         self.ring = mmap.mmap(self.socket.fileno(), self.block_count * BLOCK_SIZE)
+        self._statuses = memoryview(self.ring).cast("I")[_STATUS_AT // 4 :: BLOCK_SIZE // 4]
 
     def fileno(self) -> int:
         return self.socket.fileno()
@@ -170,6 +173,11 @@ class Capture:
         """Take other frames from now on; none is missed that both selections want. OSError when there is no room."""
         self.exact = bpf.attach(self.socket, selection)
         self.plan = replace(self.plan, selection=selection)
+
+    def fill(self) -> float:
+        """The share of the ring's blocks that wait to be read; 0 without a ring."""
+        statuses = self._statuses.tolist()
+        return 1 - statuses.count(TP_STATUS_KERNEL) / len(statuses) if statuses else 0.0
 
     def reject_all(self) -> None:
         """Take no more frames; those already taken can still be read."""
@@ -230,7 +238,7 @@ class Capture:
                 time=seconds * 1_000_000_000 + nanoseconds,
             )
             at += step
-        _BLOCK_STATUS.pack_into(ring, base + 8, TP_STATUS_KERNEL)
+        _BLOCK_STATUS.pack_into(ring, base + _STATUS_AT, TP_STATUS_KERNEL)
         self._block = (self._block + 1) % self.block_count
 
     def _read_socket(self) -> Iterator[Frame]:
@@ -256,6 +264,7 @@ class Capture:
             )
 
     def close(self) -> None:
+        self._statuses.release()
         if self.ring is not None:
             self.ring.close()
         self.socket.close()

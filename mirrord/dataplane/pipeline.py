@@ -20,6 +20,7 @@ from mirrord.dataplane.frame import TAG
 from mirrord.dataplane.listen import Listener, ListenPlan
 from mirrord.dataplane.moving import Moving
 from mirrord.dataplane.native import core, matcher
+from mirrord.dataplane.peak import Peak
 from mirrord.dataplane.stream import StreamPlan, StreamTransmit
 from mirrord.dataplane.transmit import DevicePlan, Transmit, TunnelPlan
 from mirrord.dataplane.tx_ring import TxRing
@@ -61,6 +62,7 @@ class Pipeline:
         self.counters = Counters()
         self.rule_counters = RuleCounters()
         self.failure = ""
+        self._ring_fill = Peak()
         self.transmit = _way_out(plan.transmit)
         try:
             self.capture = _open(plan.capture, self.group)
@@ -139,6 +141,8 @@ class Pipeline:
     def run(self) -> None:
         """Forward what has been captured: at most a few blocks, so that other pipelines get their turn."""
         self.stirred = True
+        if self._in_ring is not None:
+            self._ring_fill.see(self._in_ring.fill(), time.monotonic())
         self.transmit.tend()
         if self._native is not None:
             self._native.run()
@@ -194,6 +198,16 @@ class Pipeline:
         return not self.stirred and self.capture.ring is None and not isinstance(self.transmit, FileTransmit)
 
     @property
+    def _in_ring(self) -> Capture | None:
+        capture = self.capture
+        return capture if isinstance(capture, Capture) and capture.mode == "ring" else None
+
+    @property
+    def ring_fill(self) -> float | None:
+        """The largest share of the ring's blocks that waited lately when it was their turn; None without a ring."""
+        return None if self._in_ring is None else self._ring_fill.last(time.monotonic())
+
+    @property
     def captures_by(self) -> str:
         """Which way of capturing is in use, where the plan leaves it open; "" where it does not."""
         return "" if self.moving is None else str(self.moving)
@@ -213,7 +227,7 @@ class Pipeline:
 
         The native plane's alone. None also where the copies have no use for one, or there is no memory.
         """
-        busy = self._native is not None and isinstance(self.capture, Capture) and self.capture.ring is not None
+        busy = self._native is not None and self._in_ring is not None
         return self.transmit.new_ring() if busy and isinstance(self.transmit, Transmit) else None
 
     def leave_by(self, ring: TxRing | None) -> TxRing | None:

@@ -85,3 +85,4 @@ def test_a_flood_into_a_tiny_ring_is_accounted_for(
     assert metrics.total("mirrord_mirrored_frames_total") == source.counter("uplink", "tx", "packets")
     if frozen:
         assert ring_full > 0
+        assert metrics.total("mirrord_ring_fill_ratio") == 1

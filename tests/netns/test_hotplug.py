@@ -131,7 +131,7 @@ def test_a_source_follows_its_name(net: Topology, uplink: Uplink, daemon: MakeDa
     )
     host.ip("link set tap0 up")
     assert host.index("tap0") == index  # kept on its way
-    waits("there", "no such device: tap*")
+    waits("there", "no device matches tap*")
     mirrors("tap0-guest", "here")
 
 
@@ -199,7 +199,7 @@ def test_a_storm_of_devices_costs_little_and_loses_nothing(net: Topology, uplink
     cpu = after.total("process_cpu_seconds_total") - before.total("process_cpu_seconds_total")
     assert cpu / seconds < 0.2
     assert running.settle(captured=2000).total("mirrord_mirrored_frames_total", source="nic") == 2000
-    assert reasons(running, "s") == ["", "no such device: x*"]
+    assert reasons(running, "s") == ["", "no device matches x*"]
 
 
 def reasons(daemon: Daemon, session: str) -> list[str]:

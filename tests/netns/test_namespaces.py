@@ -90,7 +90,7 @@ def test_a_namespace_is_waited_for_and_let_go(net: Topology, collector: Host, da
     for turn in (1, 2):  # the second time another namespace has the name
         subprocess.run(["ip", "netns", "add", name], check=True)
         try:
-            wait_for(lambda: reasons(mirrord) == ["no such device: eth*"], "the namespace entered")
+            wait_for(lambda: reasons(mirrord) == ["no device matches eth*"], "the namespace entered")
             client.ip(f"link add name c{turn} type veth peer name eth0 netns {name}")
             client.ip(f"link set c{turn} up")
             subprocess.run(["ip", "-n", name, "link", "set", "eth0", "up"], check=True)

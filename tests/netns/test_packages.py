@@ -1,12 +1,15 @@
 """What a person installs: the source archive, the wheel and the Debian package, each built as `make deb` builds it.
 
-The package goes into a throw-away root with dpkg, and through its life there: install, first mirrored frame, upgrade,
-removal, purge.
+The package goes into a throw-away root as README tells, and through its life there: install, first mirrored frame,
+upgrade, removal, purge. The root is this machine's own system, or with `--pristine` (`make pristine`) a minimal
+Debian 12.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,18 +31,15 @@ from tests.support.wait import wait_for
 pytestmark = pytest.mark.timeout(300)  # it builds everything first
 
 FRAME = udp_frame(("02:00:00:00:00:01", "10.1.0.1", 1000), ("02:00:00:00:00:02", "10.1.0.2", 2000), length=100)
-SESSION = """
-[[mirrors.first.sessions]]
-name = "frame"
-source = "nic"
-destination = { type = "vxlan", remote = "192.0.2.2", vni = 1 }
-"""
+COPY = "116,66"  # 8 + 8 + 100, and 100 - 14 - 20
+README = (ROOT / "README.md").read_text()
 UNIT = "lib/systemd/system/mirrord.service"
 
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("dist")
+    made = tmp_path_factory.mktemp("packages") / "dist"
+    made.mkdir()
     # The environment that runs the tests is ready; compressing the package takes long, and nothing is learnt from it.
     environment = {**os.environ, "DEB_COMPRESSION": "none", "MIRRORD_REQUIRE_NATIVE": "1"}
     command = ["make", "--assume-old=venv", "deb", f"DIST={made}"]
@@ -57,8 +57,9 @@ def deb(dist: Path) -> Path:
 
 
 @pytest.fixture
-def root(dist: Path) -> Iterator[Root]:
-    with Root(dist) as made:
+def root(dist: Path, request: pytest.FixtureRequest) -> Iterator[Root]:
+    system: Path = request.config.getoption("--pristine") or Path("/")
+    with Root(dist, system=system.resolve()) as made:
         yield made
 
 
@@ -96,45 +97,79 @@ def upgraded(deb: Path, directory: Path) -> Path:
     return later
 
 
+def told(section: str) -> list[str]:
+    """The commands that README gives in a section, one by one."""
+    text = README.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    return [re.sub(r"\s+#.*", "", line).strip() for line in text.splitlines() if line.startswith("    ")]
+
+
 def test_the_debian_package_from_install_to_purge(
     deb: Path, dist: Path, root: Root, net: Topology, sniff: MakeSniffer
 ) -> None:
     host, collector = net.host("host"), net.host("collector")
-    net.link(host, "nic", net.host("client"), "eth0")
-    net.link(host, "up0", collector, "eth0", ("192.0.2.1/24", "192.0.2.2/24"), mtu=1600)
-    acquaint(host, "up0", "192.0.2.1", collector, "eth0", "192.0.2.2")
+    net.link(host, "eth0", net.host("client"), "eth0")
+    net.link(host, "up0", collector, "eth0", ("192.0.2.1/24", "192.0.2.10/24"), mtu=1600)
+    acquaint(host, "up0", "192.0.2.1", collector, "eth0", "192.0.2.10")
     receive_vxlan(collector)
+    sniffer = sniff(collector, "eth0", "udp port 4789")
+    _, install, configure, _, _, start, status = told("Install")
+    (first,) = re.findall(r"^```toml\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 
-    root.run("dpkg", "--install", str(deb))
+    def in_a_shell(command: str) -> str:
+        return root.run("sh", "-c", f"cd {dist.parent} && {command}")
+
+    def mirrored() -> int:
+        return sum(
+            one["counters"]["mirrored_frames"]
+            for one in json.loads(root.run("mirrorctl", "--json", "status"))["sessions"]
+        )
+
+    def audit() -> list[dict[str, object]]:
+        return list(json.loads(root.run("mirrorctl", "--json", "audit")))
+
+    (root / "var/lib/mirrord").mkdir()
+    (root / "var/lib/mirrord/before").touch()  # as root's, who tried it from a checkout
+    in_a_shell(install)
+    user = int(root.run("id", "-u", "mirrord"))
+    assert (root / "var/lib/mirrord/before").stat().st_uid == user
     assert root.run("systemd-analyze", "verify", "--man=no", *units(root)) == ""
     assert (root / "etc/systemd/system/multi-user.target.wants/mirrord.service").is_symlink()
     assert "complete" in (root / "usr/share/bash-completion/completions/mirrorctl").read_text()
     assert not (root / "etc/systemd/system/sockets.target.wants/mirrord.socket").exists()
+    (root / str(dist.parent / "mirror.toml")).write_text(first)
+    in_a_shell(configure)
+    daemon = host.spawn(*root.enter, *start.removesuffix("&").split())
+    wait_for(lambda: "] started " in daemon.output(), "the daemon started", 30)
+    assert "eth0" in in_a_shell(status)
+    send(host, "eth0", FRAME)
+    wait_for(lambda: mirrored() == 1, "the first mirrored frame")
 
-    (root / "etc/mirrord/conf.d/first.toml").write_text(SESSION)
+    root.run("mirrorctl", "create", "later", "--enable")
+    root.run("mirrorctl", "session", "add", "later", "nic", "--source", "eth0",
+             "--destination", "type=vxlan,remote=192.0.2.10,vni=2")  # fmt: skip
+    done = audit()
     with (root / "etc/mirrord/mirrord.toml").open("a") as configuration:
         configuration.write("# the operator's\n")
-    unit = Unit(root / UNIT)
-    user = int(root.run("id", "-u", "mirrord"))
-    (start,) = unit.settings["ExecStart"]
-    daemon = host.spawn(*root.enter, *unit.setpriv(user), start)
-    wait_for(lambda: "] started " in daemon.output(), "the daemon started", 30)
-    sniffer = sniff(collector, "eth0", "udp port 4789")
-    send(host, "nic", FRAME)
-    wait_for(lambda: '"mirrored_frames": 1' in root.run("mirrorctl", "--json", "status"), "the first mirrored frame")
-    assert sniffer.stop().fields("vxlan.vni", "udp.length") == [["1", "116,66"]]  # 8 + 8 + 100, and 100 - 14 - 20
-
     (root / "var/lib/mirrord/captures/kept.pcapng").write_bytes(b"kept")
     root.run("dpkg", "--install", str(upgraded(deb, dist)))
     assert root.run("dpkg-query", "--show", "--showformat=${Version}", "mirrord") == f"{__version__}+1"
     assert (root / "etc/mirrord/mirrord.toml").read_text().endswith("# the operator's\n")
-    assert (root / "etc/mirrord/conf.d/first.toml").read_text() == SESSION
-    assert daemon.status() is None
+    assert daemon.stop() == 0, daemon.output()
+
+    unit = Unit(root / UNIT)  # systemd's part is taken by this test: the service goes on with what root's daemon left
+    daemon = host.spawn(*root.enter, *unit.setpriv(user), *unit.settings["ExecStart"])
+    wait_for(lambda: "] started " in daemon.output(), "the daemon started", 30)
+    send(host, "eth0", FRAME)
+    wait_for(lambda: mirrored() == 2, "a frame in both sessions")
+    assert audit()[-len(done) :] == done
+    assert sorted(sniffer.stop().fields("vxlan.vni", "udp.length")) == [["1", COPY], ["1", COPY], ["2", COPY]]
 
     root.run("dpkg", "--remove", "mirrord")
     assert daemon.wait(5) == 0, daemon.output()
     assert not (root / "usr/lib/mirrord").exists()
     assert (root / "var/lib/mirrord/captures/kept.pcapng").read_bytes() == b"kept"
+    assert (root / "var/lib/mirrord/state.db").exists()
+    assert (root / "etc/mirrord/conf.d/mirror.toml").read_text() == first
     root.run("dpkg", "--purge", "mirrord")
     assert left(root) == ""
 

@@ -35,6 +35,7 @@ name = "s"
 direction = "{"egress" if mirror == "flooded" else "ingress"}"
 source = "{mirror}"
 destination = {destination}
+capture = "{"ring" if mirror == "flooded" else "auto"}"
 ring_size = "{"1MiB" if mirror == "flooded" else "8MiB"}"
 {SAMPLED if mirror == "well" else ""}
 """

@@ -1,4 +1,4 @@
-"""A throw-away root: the host's files, to be changed at will; what was changed is forgotten with it."""
+"""A throw-away root: the files of the host or of another system, to be changed at will; the changes go with it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,16 @@ from tests.support.process import Process
 from tests.support.wait import wait_for
 
 _MAKE = """
+system=$1
+shift
 mount -t tmpfs -o mode=755 tmpfs "$0"
 mkdir "$0/upper" "$0/work" "$0/root"
-mount -t overlay overlay -o "lowerdir=/,upperdir=$0/upper,workdir=$0/work" "$0/root"
+mount -t overlay overlay -o "lowerdir=$system,upperdir=$0/upper,workdir=$0/work" "$0/root"
 for each in proc sys dev run/netns; do
-    if [ -e "/$each" ]; then mount --rbind "/$each" "$0/root/$each"; fi
+    if [ -e "/$each" ]; then
+        mkdir -p "$0/root/$each"
+        mount --rbind "/$each" "$0/root/$each"
+    fi
 done
 for each; do
     mkdir -p "$0/root$each"
@@ -31,11 +36,13 @@ exec chroot "$0/root" sh -c 'echo made; exec sleep infinity'
 class Root:
     """`with Root() as root`: commands by `root.run(...)`, files by `root / "etc/passwd"`.
 
-    It shares the host's processes, devices and network. `shared` directories are the host's own, not copies.
+    It shares the host's processes, devices and network. `shared` directories are the host's own, not copies. `system`
+    is the directory with the files to begin with.
     """
 
-    def __init__(self, *shared: Path) -> None:
+    def __init__(self, *shared: Path, system: Path = Path("/")) -> None:
         self._shared = shared
+        self._system = system
         self._stack = ExitStack()
         self._pid = 0
 
@@ -43,7 +50,7 @@ class Root:
         place = mkdtemp(prefix="mirrord-root-")
         self._stack.callback(Path(place).rmdir)
         isolated = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", _MAKE, place]
-        process = Process([*isolated, *map(str, self._shared)])
+        process = Process([*isolated, str(self._system), *map(str, self._shared)])
         self._stack.callback(process.close)
         wait_for(lambda: process.status() is not None or "made" in process.output(), "a root")
         assert process.status() is None, process.output()
@@ -64,7 +71,7 @@ class Root:
         """The words before a command that is to run here."""
         return ("nsenter", f"--target={self._pid}", "--mount", "--root", "--wd", "--")
 
-    def run(self, *command: str, seconds: float = 60.0) -> str:
+    def run(self, *command: str, seconds: float = 300.0) -> str:
         """What the command prints, errors included; AssertionError shows it when the command fails."""
         done = subprocess.run(
             [*self.enter, *command],

@@ -1,0 +1,31 @@
+"""How full a ring is, against frames that each close a block of it: alone, they wait for the reader in one each.
+
+eth0 [other] ---- nic [source]
+"""
+
+from __future__ import annotations
+
+from mirrord.dataplane.capture import BLOCK_SIZE, Capture, CapturePlan
+from mirrord.dataplane.filter import Selection
+from mirrord.dataplane.netns import find
+from tests.support.send import send, udp_frame
+from tests.support.topology import Topology
+from tests.support.wait import wait_for
+
+FRAME = udp_frame(("02:00:00:00:00:01", "10.0.0.1", 7), ("02:00:00:00:00:02", "10.0.0.2", 9), length=64)
+
+
+def test_blocks_that_wait_are_told_until_they_are_read(net: Topology) -> None:
+    other, source = net.host("other"), net.host("source")
+    net.link(other, "eth0", source, "nic")
+    plan = CapturePlan("nic", source.index("nic"), Selection(), ring_size=4 * BLOCK_SIZE, netns=find(source.name))
+    capture = Capture(plan)
+    try:
+        assert capture.fill() == 0
+        for fill in (0.25, 0.5, 0.75):
+            send(other, "eth0", FRAME)
+            wait_for(lambda fill=fill: capture.fill() == fill, "the kernel closed the block")  # type: ignore[misc]
+        assert len(list(capture.read())) == 1
+        assert capture.fill() == 0.5
+    finally:
+        capture.close()
