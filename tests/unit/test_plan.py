@@ -72,7 +72,7 @@ def test_over_ipv6_the_headers_are_longer() -> None:
 
 def test_a_device_session_sends_the_bare_frame() -> None:
     pipeline = running(make(config('source = "tap0"\ndestination = { type = "device", device = "em0" }'), VIEW))
-    assert pipeline.transmit == DevicePlan("em0", 6, MARK)
+    assert pipeline.transmit == DevicePlan("em0", 6, MARK, takes_ring=True)
     assert pipeline.forward == ForwardPlan(template=encap.bare(), frame_limit=1514)
 
 
@@ -194,7 +194,7 @@ def test_what_cannot_run_says_why(session: str, view: View, state: str, reason: 
 
 def test_a_default_route_device_is_taken_when_that_is_meant() -> None:
     wanted = config('source = "tap0"\ndestination = { type = "device", device = "up0", allow_default_route = true }')
-    assert running(make(wanted, VIEW)).transmit == DevicePlan("up0", 7, MARK)
+    assert running(make(wanted, VIEW)).transmit == DevicePlan("up0", 7, MARK, takes_ring=True)
 
 
 def test_a_pattern_takes_every_device_that_matches() -> None:
