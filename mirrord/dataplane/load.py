@@ -36,6 +36,11 @@ class _Look:
     read_bytes: int
 
 
+def calls_for_ring(rate: float, size: float) -> bool:
+    """Whether a source of so many frames a second, of so many bytes on average, is worth a ring."""
+    return rate >= BUSY and size < SMALL
+
+
 class Load:
     """Judges one source by its pipeline's counters. Times are monotonic, in seconds."""
 
@@ -53,7 +58,7 @@ class Load:
         rate = (self._last.frames - last.frames) / elapsed
         size = (self._last.read_bytes - last.read_bytes) / max(self._last.read - last.read, 1)
         if mode == "socket":
-            return "ring" if rate >= BUSY and size < SMALL else mode
+            return "ring" if calls_for_ring(rate, size) else mode
         if rate >= QUIET and size < LARGE:
             self._busy_at = now
         return "socket" if now - self._busy_at >= QUIET_SECONDS else mode
