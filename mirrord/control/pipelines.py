@@ -11,16 +11,18 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from mirrord.control.breaker import Verdict
+from mirrord.control.busy import Place, busy
 from mirrord.control.live import Live
 from mirrord.control.logs import logger
 from mirrord.control.metrics import Row
 from mirrord.control.plan import Add, Entry, Key, Limit, Remove, Rename, Replace, diff
 from mirrord.control.reserve import Reservations
+from mirrord.dataplane.capture import CapturePlan
 from mirrord.dataplane.counters import SLOTS, Slot
 from mirrord.dataplane.forward import Numbering
 from mirrord.dataplane.pipeline import Pipeline, PipelinePlan, open_pipelines
@@ -192,20 +194,23 @@ class Pipelines:
             return
         for add in adds:
             self._numberings.setdefault(add.key[:2], Numbering())
+        sources = [capture for add in adds if isinstance(capture := add.pipeline.capture, CapturePlan)]
+        places = busy(sources)
         with ThreadPoolExecutor(min(len(adds), OPENERS), thread_name_prefix="opener") as openers:
-            for add, opened in zip(adds, openers.map(self._open, adds), strict=True):
+            for add, opened in zip(adds, openers.map(lambda add: self._open(add, places), adds), strict=True):
                 if isinstance(opened, OSError):
                     self._note(add.key, opened)
                 else:
                     self._add(add.key, add.pipeline, opened)
 
-    def _open(self, add: Add) -> list[Pipeline] | OSError:
-        way = add.pipeline.transmit
+    def _open(self, add: Add, busy_places: Collection[Place]) -> list[Pipeline] | OSError:
+        way, source = add.pipeline.transmit, add.pipeline.capture
+        rings = isinstance(source, CapturePlan) and (source.netns, source.device) in busy_places
         try:
             if isinstance(way, DevicePlan) and way.reserved:
                 self._reservations.hold(way.index, way.mark)
             numbering = self._numberings[add.key[:2]]
-            return open_pipelines(self._paused(add.key, add.pipeline), numbering, native=self._native)
+            return open_pipelines(self._paused(add.key, add.pipeline), numbering, native=self._native, busy=rings)
         except OSError as error:
             return error
 

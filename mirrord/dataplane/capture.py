@@ -3,7 +3,7 @@
 A ring (TPACKET_V3) costs least per frame: the kernel fills blocks of memory that both sides see, and hands over a
 block when it is full or has waited long enough. A plain socket costs more per frame and nothing while idle. Either
 way a frame comes with a vnet header, so that super-frames and unfinished checksums can be told. A capture that may
-move between the two ("auto") begins as a plain socket.
+move between the two ("auto") begins as a plain socket unless it is told otherwise.
 
 The order of set-up matters. The socket is bound to no protocol until a filter that rejects everything is on it, and
 that one gives way to the real filter only when all else is done: no frame comes before its filter. A group is joined in

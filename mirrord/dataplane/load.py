@@ -24,6 +24,9 @@ SMALL, LARGE = 8 << 10, 16 << 10
 LOOK_SECONDS = {"socket": 0.02, "ring": 1.0}
 """How long frames are counted for one judgement: a socket's buffer fills fast, to leave a ring there is time."""
 
+LEAST_SECONDS = 1e-6
+"""What a clock may not tell from nothing."""
+
 QUIET_SECONDS = 5.0
 """How long a source must be quiet, or send bulk TCP, before it leaves its ring."""
 
@@ -36,6 +39,11 @@ class _Look:
     read_bytes: int
 
 
+def calls_for_ring(rate: float, size: float) -> bool:
+    """Whether a source of so many frames a second, of so many bytes on average, is worth a ring."""
+    return rate >= BUSY and size < SMALL
+
+
 class Load:
     """Judges one source by its pipeline's counters. Times are monotonic, in seconds."""
 
@@ -46,17 +54,21 @@ class Load:
 
     def fitting(self, mode: str, now: float) -> str:
         """The mode of capture that fits now, where `mode` is in use."""
-        last, elapsed = self._last, now - self._last.time
-        if elapsed < LOOK_SECONDS[mode]:
+        last, elapsed = self._last, max(now - self._last.time, LEAST_SECONDS)
+        if elapsed < LOOK_SECONDS[mode] and not (mode == "socket" and self._outran(last)):
             return mode
         self._last = self._look(now)
         rate = (self._last.frames - last.frames) / elapsed
         size = (self._last.read_bytes - last.read_bytes) / max(self._last.read - last.read, 1)
         if mode == "socket":
-            return "ring" if rate >= BUSY and size < SMALL else mode
+            return "ring" if calls_for_ring(rate, size) else mode
         if rate >= QUIET and size < LARGE:
             self._busy_at = now
         return "socket" if now - self._busy_at >= QUIET_SECONDS else mode
+
+    def _outran(self, last: _Look) -> bool:
+        """Whether so many frames came already that it is busy whatever follows: its buffer may not last so long."""
+        return self._counters[Slot.captured] - last.frames >= BUSY * LOOK_SECONDS["socket"]
 
     def moved(self, now: float) -> None:
         """Begin anew: the source is captured in the other mode."""

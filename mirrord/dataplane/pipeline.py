@@ -47,6 +47,8 @@ class Pipeline:
     limit it shares. They take frames when all are open and each was told to `begin`, so that a flow comes to the same
     one from its first frame on.
 
+    A capture that may move begins as a ring when the source is known to be `busy`, else as a plain socket.
+
     Raises OSError, as Capture and Transmit do, when it cannot be opened.
     """
 
@@ -57,6 +59,7 @@ class Pipeline:
         native: bool,
         beside: Pipeline | None = None,
         numbering: Numbering | None = None,
+        busy: bool = False,
     ) -> None:
         self.group: Group | None = beside.group if beside else Group(BY_FLOW) if plan.workers > 1 else None
         self.counters = Counters()
@@ -65,7 +68,7 @@ class Pipeline:
         self._ring_fill = Peak()
         self.transmit = _way_out(plan.transmit)
         try:
-            self.capture = _open(plan.capture, self.group)
+            self.capture = _open(plan.capture, self.group, busy=busy)
         except BaseException:
             self.transmit.close()
             raise
@@ -268,8 +271,9 @@ def _goes_on(transmit: Transmit | FileTransmit | StreamTransmit) -> tuple[object
     return (None, transmit.lanes.native) if isinstance(transmit, Transmit) else (transmit.output, transmit.next_file)
 
 
-def open_pipelines(plan: PipelinePlan, numbering: Numbering, *, native: bool) -> list[Pipeline]:
-    """As many pipelines as the plan has workers, ready to run; their copies take numbers from `numbering`.
+def open_pipelines(plan: PipelinePlan, numbering: Numbering, *, native: bool, busy: bool = False) -> list[Pipeline]:
+    """As many pipelines as the plan has workers, ready to run; their copies take numbers from `numbering`. `busy` as
+    of Pipeline.
 
     OSError when one cannot be opened: then none is.
     """
@@ -277,7 +281,7 @@ def open_pipelines(plan: PipelinePlan, numbering: Numbering, *, native: bool) ->
     try:
         while len(pipelines) < plan.workers:
             first = pipelines[0] if pipelines else None
-            pipelines.append(Pipeline(plan, native=native, beside=first, numbering=numbering))
+            pipelines.append(Pipeline(plan, native=native, beside=first, numbering=numbering, busy=busy))
         if plan.workers > 1:
             for pipeline in pipelines:
                 pipeline.begin()
@@ -288,8 +292,10 @@ def open_pipelines(plan: PipelinePlan, numbering: Numbering, *, native: bool) ->
     return pipelines
 
 
-def _open(plan: CapturePlan | ListenPlan, group: Group | None) -> Capture | Listener:
-    return Listener(plan) if isinstance(plan, ListenPlan) else Capture(plan, group=group)
+def _open(plan: CapturePlan | ListenPlan, group: Group | None, *, busy: bool) -> Capture | Listener:
+    if isinstance(plan, ListenPlan):
+        return Listener(plan)
+    return Capture(plan, mode="ring" if busy and plan.mode == "auto" else "", group=group)
 
 
 def _listens(capture: Capture | Listener) -> tuple[int, bool]:

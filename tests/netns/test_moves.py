@@ -25,7 +25,7 @@ from mirrord.dataplane.worker import Worker
 from tests.conftest import MakeDaemon
 from tests.support.daemon import Daemon
 from tests.support.receiver import Receiver
-from tests.support.send import flood, udp_frame
+from tests.support.send import flood, sending, udp_frame
 from tests.support.topology import Host, Topology
 from tests.support.wait import wait_for
 
@@ -154,3 +154,20 @@ ring_size = "64MiB"
     metrics = mirrord.settle(200_000)
     assert metrics.total("mirrord_captured_frames_total") == 200_000
     assert metrics.total("mirrord_dropped_frames_total", reason="ring_full") == 0
+
+
+def test_a_source_that_is_busy_already_begins_with_a_ring(hosts: tuple[Host, Host, Host], daemon: MakeDaemon) -> None:
+    client, source, _ = hosts
+    frame = udp_frame(("02:00:00:00:00:01", "10.0.0.1", 7), ("02:00:00:00:00:02", "10.0.0.2", 9), length=64)
+    with sending(client, "eth0", frame, 3 * load.BUSY):
+        wait_for(lambda: source.counter("nic", "rx", "packets") > load.BUSY, "a busy source")
+        session = """
+[[mirrors.m.sessions]]
+name = "{name}"
+source = "{name}"
+direction = "egress"  # of which there is nothing: none of them ever moves to a ring
+destination = {{ type = "device", device = "lo" }}
+"""
+        mirrord = daemon(source, "".join(session.format(name=name) for name in ("nic", "span")))
+        rings = [dict(labels)["session"] for _, labels in mirrord.metrics().select("mirrord_ring_fill_ratio")]
+        assert rings == ["nic"]

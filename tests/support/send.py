@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import re
 import socket
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from scapy.layers.inet import IP, UDP
@@ -28,6 +31,24 @@ def send(host: Host, device: str, frame: bytes, count: int = 1, rate: float = 0)
             sent = due
             if sent < count:
                 time.sleep(_BATCH_SECONDS)
+
+
+@contextmanager
+def sending(host: Host, device: str, frame: bytes, rate: int) -> Iterator[None]:
+    """Send a frame over and over, so many a second, until the block ends or a little longer."""
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.is_set():
+            send(host, device, frame, rate // 10, rate)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _send_one(out: socket.socket, frame: bytes) -> None:
