@@ -120,6 +120,7 @@ class Capture:
         self.mode = mode or ("socket" if plan.mode == "auto" else plan.mode)
         self._group = Group(BY_NUMBER) if group is None and plan.mode == "auto" else group
         self._rejecting = False
+        self._error = 0  # what a reading came upon
         self.ring: mmap.mmap | None = None
         self._statuses = memoryview(b"")  # the first word of each block's state, in the ring's memory
         self.block_count = 0
@@ -215,7 +216,8 @@ class Capture:
 
     def error(self) -> int:
         """The socket's pending errno, and clear it: ENETDOWN when the device went down or away, else 0."""
-        return self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        error, self._error = self._error, 0
+        return error or self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
     def read(self) -> Iterator[Frame]:
         """The frames that are there now: at most one block of a ring, or one batch of a plain socket."""
@@ -246,6 +248,9 @@ class Capture:
             try:
                 data, ancillary, _flags, address = self.socket.recvmsg(VNET.size + LARGEST_FRAME, 256)
             except BlockingIOError:
+                return
+            except OSError as error:  # the device went down since the socket was found ready; this is told once
+                self._error = error.errno or 0
                 return
             state = length = tci = tpid = time = 0
             for level, kind, value in ancillary:

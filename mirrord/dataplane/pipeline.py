@@ -153,6 +153,8 @@ class Pipeline:
             for frame in self.capture.read():
                 self._forward_one(frame)
         self.update()
+        if self._native is None:
+            self.note_error()  # the reading may have come upon one
 
     def update(self) -> None:
         """Bring the count of captured frames up to date. After the last frame was read it is exact."""

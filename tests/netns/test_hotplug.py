@@ -5,15 +5,20 @@ guest ---- tap0, nic [host] up0 ---- up0 [collector]
 
 from __future__ import annotations
 
+import errno
 import statistics
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from mirrord.dataplane.capture import Capture, CapturePlan
+from mirrord.dataplane.filter import Selection
+from mirrord.dataplane.netns import find
 from tests.conftest import MakeDaemon
 from tests.support.daemon import Daemon
 from tests.support.send import send, udp_frame
@@ -154,6 +159,17 @@ def test_a_device_moved_away_and_back_at_once_is_mirrored_on(net: Topology, upli
         return frame(1) in uplink.copies(0.01)
 
     wait_for(mirrored, "the device mirrored again")
+
+
+def test_a_device_that_goes_down_while_it_is_read_is_an_end_and_no_crash(net: Topology) -> None:
+    host = net.host("host")
+    net.link(host, "nic", net.host("guest"), "eth0")
+    plan = CapturePlan("nic", host.index("nic"), Selection(), mode="socket", netns=find(host.name))
+    with closing(Capture(plan)) as capture:
+        host.ip("link set nic down")
+        assert list(capture.read()) == []
+        assert capture.error() == errno.ENETDOWN
+        assert capture.error() == 0
 
 
 @pytest.mark.parametrize("dataplane", ["native"])
