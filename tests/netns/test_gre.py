@@ -16,8 +16,6 @@ from tests.support.send import flood, send, udp_frame
 from tests.support.topology import Host, Topology, acquaint
 from tests.support.wait import wait_for
 
-pytestmark = pytest.mark.alone
-
 ADDRESSES = {4: ("10.99.0.1", "10.99.0.2", 24), 6: ("2001:db8:99::1", "2001:db8:99::2", 64)}
 IP_HEADER = {4: 20, 6: 40}
 MTU = 1400
