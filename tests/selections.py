@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import replace
+from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import Any
 
@@ -85,27 +86,32 @@ def _ranges() -> st.SearchStrategy[tuple[tuple[int, int], ...]]:
     return st.lists(pair, min_size=1, max_size=3).map(tuple)
 
 
+# Making a strategy takes longer than drawing from it: each is made once.
+_NETWORKS = st.lists(_networks(IPV4) | _networks(IPV6), min_size=1, max_size=3).map(tuple)
+_FIELDS: dict[str, st.SearchStrategy[Any]] = {
+    "sources": _NETWORKS,
+    "destination_ports": _ranges(),
+    "destinations": _NETWORKS,
+    "source_ports": _ranges(),
+    "protocol": st.sampled_from(PROTOCOLS),
+    "family": st.sampled_from([4, 6]),
+    "direction": st.sampled_from([Direction.INGRESS, Direction.EGRESS]),
+    "vlan": st.sampled_from(VLANS),
+    "ethertype": st.sampled_from(ETHERTYPES),
+}
+_NAMES = st.lists(st.sampled_from(list(_FIELDS)), min_size=1, max_size=3, unique=True)
+_PRIORITIES = st.integers(1, 65535)
+_NONE, _SOME_VLANS = st.none(), st.frozensets(st.sampled_from(VLANS))
+
+
 @st.composite
 def rules(draw: st.DrawFn) -> Rule:
     """One rule; at most three of its fields ask anything, so that many frames match."""
-    networks = st.lists(_networks(IPV4) | _networks(IPV6), min_size=1, max_size=3).map(tuple)
-    fields: dict[str, st.SearchStrategy[Any]] = {
-        "sources": networks,
-        "destination_ports": _ranges(),
-        "destinations": networks,
-        "source_ports": _ranges(),
-        "protocol": st.sampled_from(PROTOCOLS),
-        "family": st.sampled_from([4, 6]),
-        "direction": st.sampled_from([Direction.INGRESS, Direction.EGRESS]),
-        "vlan": st.sampled_from(VLANS),
-        "ethertype": st.sampled_from(ETHERTYPES),
-    }
-    names = draw(st.lists(st.sampled_from(list(fields)), min_size=1, max_size=3, unique=True))
-    return Rule(
-        priority=draw(st.integers(1, 65535)), accept=draw(st.booleans()), **{name: draw(fields[name]) for name in names}
-    )
+    asked = {name: draw(_FIELDS[name]) for name in draw(_NAMES)}
+    return Rule(priority=draw(_PRIORITIES), accept=draw(st.booleans()), **asked)
 
 
+@cache
 def guards() -> st.SearchStrategy[Guard]:
     """A tunnel guard, sometimes for any address."""
     addresses = st.sampled_from([*IPV4, *IPV6, IPv4Address(0), IPv6Address(0)])
@@ -113,19 +119,21 @@ def guards() -> st.SearchStrategy[Guard]:
     return udp | st.builds(Guard, addresses, st.just(47))
 
 
+@cache
 def selections() -> st.SearchStrategy[Selection]:
     """A whole selection, sometimes with others before it; the mark, when there is one, is MARK."""
-    before = st.sampled_from([0, 0, 1, 2]).flatmap(lambda n: st.lists(_alone(), min_size=n, max_size=n)).map(tuple)
+    before = st.one_of(st.just(()), st.just(()), st.tuples(_alone()), st.tuples(_alone(), _alone()))
     return st.builds(lambda one, others: replace(one, before=others), _alone(), before)
 
 
+@cache
 def _alone() -> st.SearchStrategy[Selection]:
     some = st.lists(rules(), min_size=1, max_size=8, unique_by=lambda rule: rule.priority).map(tuple)
     return st.builds(
         Selection,
         direction=st.sampled_from([Direction.BOTH] * 6 + [Direction.INGRESS, Direction.EGRESS]),
-        rules=st.sampled_from(range(6)).flatmap(lambda n: some if n else st.none()),
-        vlans=st.sampled_from(range(6)).flatmap(lambda n: st.none() if n else st.frozensets(st.sampled_from(VLANS))),
+        rules=st.sampled_from(range(6)).flatmap(lambda n: some if n else _NONE),
+        vlans=st.sampled_from(range(6)).flatmap(lambda n: _NONE if n else _SOME_VLANS),
         mark=st.just(MARK),
         mark_mask=st.sampled_from([0, MARK]),
         guards=st.lists(guards(), max_size=2).map(tuple),

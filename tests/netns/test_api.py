@@ -24,6 +24,7 @@ from tests.support.api import Api
 from tests.support.daemon import ROOT, Daemon
 from tests.support.send import send, udp_frame
 from tests.support.topology import Host, Topology
+from tests.support.uplink import tapped
 from tests.support.wait import wait_for
 
 FRAME = udp_frame(("02:00:00:00:00:01", "10.1.0.1", 1000), ("02:00:00:00:00:02", "10.1.0.2", 2000), length=100)
@@ -49,11 +50,7 @@ def dataplane() -> str:
 
 @pytest.fixture
 def host(net: Topology) -> Host:
-    host, collector, guest = net.host("host"), net.host("collector"), net.host("guest")
-    net.link(host, "up0", collector, "up0", ("192.0.2.1/24", "192.0.2.2/24"), mtu=1600)
-    host.ip(f"neighbour replace 192.0.2.2 lladdr {collector.mac('up0')} dev up0")
-    net.link(host, "tap0", guest, "eth0")
-    return host
+    return tapped(net)[0]
 
 
 def vxlan(source: str, vni: int, **more: Any) -> dict[str, Any]:

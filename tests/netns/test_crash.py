@@ -21,6 +21,7 @@ from tests.support.api import Api
 from tests.support.daemon import Daemon
 from tests.support.send import send, udp_frame
 from tests.support.topology import Host, Topology
+from tests.support.uplink import tapped
 from tests.support.wait import wait_for
 
 pytestmark = pytest.mark.alone
@@ -36,11 +37,7 @@ def mirror(vni: int) -> dict[str, Any]:
 
 @pytest.fixture
 def hosts(net: Topology) -> tuple[Host, Host]:
-    host, collector, guest = net.host("host"), net.host("collector"), net.host("guest")
-    net.link(host, "up0", collector, "up0", ("192.0.2.1/24", "192.0.2.2/24"), mtu=1600)
-    host.ip(f"neighbour replace 192.0.2.2 lladdr {collector.mac('up0')} dev up0")
-    net.link(host, "tap0", guest, "eth0")
-    return host, collector
+    return tapped(net)
 
 
 def objects(api: Api) -> list[Any]:

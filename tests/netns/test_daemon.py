@@ -17,6 +17,7 @@ from tests.support.ctl import ctl
 from tests.support.daemon import ROOT, Daemon
 from tests.support.send import send, udp_frame
 from tests.support.topology import Host, Topology
+from tests.support.uplink import tapped
 from tests.support.wait import wait_for
 
 MARK = 0x10000000
@@ -44,11 +45,7 @@ def dataplane() -> str:
 @pytest.fixture
 def host(net: Topology) -> Host:
     """A host whose `up0` leads to a collector's `up0`, and whose `tap0` leads to a guest."""
-    host, collector, guest = net.host("host"), net.host("collector"), net.host("guest")
-    net.link(host, "up0", collector, "up0", ("192.0.2.1/24", "192.0.2.2/24"), mtu=1600)
-    host.ip(f"neighbour replace 192.0.2.2 lladdr {collector.mac('up0')} dev up0")
-    net.link(host, "tap0", guest, "eth0")
-    return host
+    return tapped(net)[0]
 
 
 def state(daemon: Daemon, name: str) -> tuple[str, str]:

@@ -14,8 +14,6 @@ from tests.support.send import send, udp_frame
 from tests.support.topology import Host, Topology, acquaint
 from tests.support.wait import wait_for
 
-pytestmark = pytest.mark.alone
-
 FRAME = udp_frame(("02:00:00:00:00:01", "10.1.0.1", 1000), ("02:00:00:00:00:02", "10.1.0.2", 2000), length=100)
 VXLAN = '{ type = "vxlan", remote = "10.99.0.2", vni = 1 }'
 SPAN = '{ type = "device", device = "uplink" }'
@@ -69,6 +67,7 @@ def test_a_collector_that_does_not_listen_costs_no_copy(
     assert len(answers.stop().frames()) > 100
 
 
+@pytest.mark.alone
 def test_a_collector_that_is_not_there_yet_stalls_nothing(
     hosts: tuple[Host, Host, Host], daemon: MakeDaemon, sniff: MakeSniffer
 ) -> None:

@@ -27,8 +27,6 @@ from tests.support.send import flood, send
 from tests.support.topology import Host, Topology, acquaint
 from tests.support.wait import wait_for
 
-pytestmark = pytest.mark.alone
-
 SO_TIMESTAMPNS = 35  # asm-generic/socket.h
 FRAME = bytes.fromhex("020000000002 020000000001 88b6").ljust(512, b"\0")  # see test_loops
 BLOCK = 28 + len(FRAME) + 16  # of a packet: draft-ietf-opsawg-pcapng 4.3, with flags as its only option

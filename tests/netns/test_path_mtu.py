@@ -15,8 +15,6 @@ from tests.support.send import send, udp_frame
 from tests.support.topology import Host, Topology, acquaint, receive_vxlan
 from tests.support.wait import wait_for
 
-pytestmark = pytest.mark.alone
-
 
 class Underlay(NamedTuple):
     """What lies between daemon and collector."""

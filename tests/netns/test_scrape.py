@@ -20,8 +20,6 @@ from tests.support.send import send, udp_frame
 from tests.support.topology import Topology, acquaint
 from tests.support.wait import wait_for
 
-pytestmark = pytest.mark.alone
-
 GOLDEN = Path(__file__).with_name("scrape.txt")
 ENDS = ("02:00:00:00:00:01", "10.1.0.1", 1000), ("02:00:00:00:00:02", "10.1.0.2", 2000)
 CONFIGURATION = """
@@ -107,6 +105,7 @@ ring_size = "{"1MiB" if n else "64MiB"}"
     )
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("dataplane", ["native"])
 def test_500_sessions_are_scraped_at_once_and_no_frame_waits_for_it(net: Topology, daemon: MakeDaemon) -> None:
     source, other = net.host("source"), net.host("other")

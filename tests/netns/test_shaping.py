@@ -22,8 +22,7 @@ from tests.support.send import send, udp_frame
 from tests.support.topology import Host, Topology, acquaint, receive_vxlan
 from tests.support.wait import wait_for
 
-pytestmark = pytest.mark.alone
-
+BUCKET = 64 << 10  # bytes that may leave at once
 OUTER = 14 + 20 + 8 + 8  # Ethernet, IPv4, UDP, VXLAN
 CLIENT, SERVER = "02:00:00:00:00:01", "02:00:00:00:00:02"
 
@@ -77,7 +76,7 @@ def conversations(count: int) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _quick(source: tuple[str, str, int], destination: tuple[str, str, int]) -> bytes:
-    """As udp_frame, without a checksum in the IP header: 20,000 of them are wanted."""
+    """As udp_frame, without a checksum in the IP header: 8,000 of them are wanted."""
     (source_mac, source_address, source_port), (mac, address, port) = source, destination
     ethernet = bytes.fromhex(mac.replace(":", "") + source_mac.replace(":", "") + "0800")
     addresses = socket.inet_aton(source_address) + socket.inet_aton(address)
@@ -108,7 +107,7 @@ def test_sampling_keeps_whole_conversations(
     hosts: tuple[Host, Host, Host], daemon: MakeDaemon, sniff: MakeSniffer
 ) -> None:
     client, source, collector = hosts
-    flows, pieces = list(conversations(10_000)), list(datagrams(800))
+    flows, pieces = list(conversations(4_000)), list(datagrams(400))
     sniffer = sniff(collector, "vxlan0")
     mirrord = daemon(source, configuration("sampling_rate = 8"))
     _send_all(client, "eth0", [request for request, _ in flows] + [piece for one in pieces for piece in one])
@@ -142,11 +141,12 @@ def _send_all(host: Host, device: str, frames: list[bytes], rate: float = 8_000)
             out.send(frame)
 
 
+@pytest.mark.alone
 def test_a_rate_limit_is_kept_and_the_rest_is_counted(
     hosts: tuple[Host, Host, Host], daemon: MakeDaemon, dataplane: str
 ) -> None:
     """A 500 Mbit flood against a limit of 50 Mbit; the Python plane cannot read that much, it gets a fifth of both."""
-    limit, offered, seconds = (50, 500, 10) if dataplane == "native" else (10, 100, 8)
+    limit, offered, seconds = (50, 500, 5) if dataplane == "native" else (10, 100, 5)
     _, source, collector = hosts
     mirrord = daemon(source, configuration(f'direction = "egress"\nrate_limit = "{limit}Mbit"'))
     frame = udp_frame((CLIENT, "10.0.0.1", 1), (SERVER, "10.0.0.2", 2), length=1400)
@@ -158,7 +158,8 @@ def test_a_rate_limit_is_kept_and_the_rest_is_counted(
 
     assert metrics.total("mirrord_captured_frames_total") == count
     sent = metrics.total("mirrord_sent_bytes_total")
-    assert sent == pytest.approx(limit * 1_000_000 / 8 * taken, rel=0.02)
+    allowed = limit * 1_000_000 / 8 * taken
+    assert 0.98 * allowed <= sent <= 1.01 * allowed + BUCKET
     assert collector.counter("eth0", "rx", "bytes") - octets == sent
     assert collector.counter("eth0", "rx", "packets") - packets == metrics.total("mirrord_sent_packets_total")
     mirrored, skipped = (metrics.total(f"mirrord_{name}_frames_total") for name in ("mirrored", "skipped"))

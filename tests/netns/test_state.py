@@ -15,6 +15,7 @@ import pytest
 from tests.support.api import Api
 from tests.support.daemon import Daemon
 from tests.support.topology import Host, Topology
+from tests.support.uplink import tapped
 
 FILE = """
 [mirrors.core]
@@ -33,11 +34,7 @@ def mirror(vni: int, **more: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def host(net: Topology) -> Host:
-    host, collector, guest = net.host("host"), net.host("collector"), net.host("guest")
-    net.link(host, "up0", collector, "up0", ("192.0.2.1/24", "192.0.2.2/24"), mtu=1600)
-    host.ip(f"neighbour replace 192.0.2.2 lladdr {collector.mac('up0')} dev up0")
-    net.link(host, "tap0", guest, "eth0")
-    return host
+    return tapped(net)[0]
 
 
 @pytest.fixture

@@ -26,8 +26,6 @@ from tests.support.wire import (
     wrong,
 )
 
-pytestmark = pytest.mark.alone
-
 CONTENT = random.Random(7).randbytes(1_500_000)
 
 

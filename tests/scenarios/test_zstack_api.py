@@ -8,12 +8,10 @@ from __future__ import annotations
 import getpass
 import os
 
-import pytest
-
 from tests.conftest import MakeDaemon, MakeSniffer
 from tests.support.api import Api
-from tests.support.topology import Host, Topology
-from tests.support.watched import Watched
+from tests.support.topology import Topology
+from tests.support.watched import EVERY_OPERATION, Watched, machines
 
 SESSION = {
     "name": "nic",
@@ -23,17 +21,8 @@ SESSION = {
 }
 
 
-@pytest.fixture
-def machines(net: Topology) -> tuple[Host, Host, Host]:
-    """The host, VM-1 and VM-2, which pings the host."""
-    host, vm1, vm2 = net.host("host"), net.host("vm1"), net.host("vm2")
-    net.link(vm2, "eth0", host, "tap-vm2", ("10.1.225.37/24", "10.1.225.124/24"))
-    net.link(vm1, "eth1", host, "tap-vm1")
-    return host, vm1, vm2
-
-
-def test_every_operation(machines: tuple[Host, Host, Host], sniff: MakeSniffer, daemon: MakeDaemon) -> None:
-    host, vm1, vm2 = machines
+def test_every_operation(net: Topology, sniff: MakeSniffer, daemon: MakeDaemon) -> None:
+    host, vm1, vm2 = machines(net)
     mirrord = daemon(host, "", up=False)
     api = Api(mirrord.socket)
     watched = Watched(vm2, sniff(vm1, "eth1", "icmp"))
@@ -63,19 +52,7 @@ def test_every_operation(machines: tuple[Host, Host, Host], sniff: MakeSniffer, 
     assert api("GET", "mirrors").body["mirrors"] == [api("GET", "mirrors/core").body]
 
     rows = api.audit()
-    assert [(row["operation"], row["kind"], row["object"], row["mirror"]) for row in rows] == [
-        ("create", "mirror", "vm-2", "vm-2"),
-        ("create", "session", "nic", "vm-2"),
-        ("enable", "mirror", "vm-2", "vm-2"),
-        ("change", "mirror", "vm-2", "vm-2"),
-        ("rename", "mirror", "vm-2", "vm-2"),
-        ("disable", "mirror", "core", "core"),
-        ("enable", "mirror", "core", "core"),
-        ("delete", "session", "nic", "core"),
-        ("create", "session", "nic", "core"),
-        ("delete", "mirror", "core", "core"),
-        ("create", "mirror", "core", "core"),
-    ]
+    assert [(row["operation"], row["kind"], row["object"], row["mirror"]) for row in rows] == EVERY_OPERATION
     who = {(row["uid"], row["gid"], row["pid"], row["user"], row["result"]) for row in rows}
     assert who == {(os.getuid(), os.getgid(), os.getpid(), getpass.getuser(), "done")}
     assert (rows[0]["old"], rows[0]["new"]) == (None, {"name": "vm-2", "description": "VM-2", "enabled": False})

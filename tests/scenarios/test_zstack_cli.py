@@ -14,8 +14,8 @@ import pytest
 
 from tests.conftest import MakeDaemon, MakeSniffer
 from tests.support.ctl import ctl
-from tests.support.topology import Host, Topology
-from tests.support.watched import Watched
+from tests.support.topology import Topology
+from tests.support.watched import EVERY_OPERATION, Watched, machines
 
 SOURCE = "type=device,device=tap-vm2,perspective=guest"
 ENDS = ("--direction", "both", "--source", SOURCE, "--destination", "type=device,device=tap-vm1")
@@ -30,15 +30,6 @@ enabled = false
 
 
 @pytest.fixture
-def machines(net: Topology) -> tuple[Host, Host, Host]:
-    """The host, VM-1 and VM-2, which pings the host."""
-    host, vm1, vm2 = net.host("host"), net.host("vm1"), net.host("vm2")
-    net.link(vm2, "eth0", host, "tap-vm2", ("10.1.225.37/24", "10.1.225.124/24"))
-    net.link(vm1, "eth1", host, "tap-vm1")
-    return host, vm1, vm2
-
-
-@pytest.fixture
 def dataplane() -> str:
     """One is enough: how frames go is not the question."""
     return "native"
@@ -48,8 +39,8 @@ def answer(socket: Path, *arguments: str, status: int = 0) -> Any:
     return json.loads(ctl(socket, "--json", *arguments, status=status))
 
 
-def test_every_operation(machines: tuple[Host, Host, Host], sniff: MakeSniffer, daemon: MakeDaemon) -> None:
-    host, vm1, vm2 = machines
+def test_every_operation(net: Topology, sniff: MakeSniffer, daemon: MakeDaemon) -> None:
+    host, vm1, vm2 = machines(net)
     socket = daemon(host, FILE, up=False).socket
     watched = Watched(vm2, sniff(vm1, "eth1", "icmp"))
 
@@ -80,19 +71,7 @@ def test_every_operation(machines: tuple[Host, Host, Host], sniff: MakeSniffer, 
     watched.ping(mirrored=True)
 
     rows = answer(socket, "audit")
-    assert [(row["operation"], row["kind"], row["object"], row["mirror"]) for row in rows] == [
-        ("create", "mirror", "vm-2", "vm-2"),
-        ("create", "session", "nic", "vm-2"),
-        ("enable", "mirror", "vm-2", "vm-2"),
-        ("change", "mirror", "vm-2", "vm-2"),
-        ("rename", "mirror", "vm-2", "vm-2"),
-        ("disable", "mirror", "core", "core"),
-        ("enable", "mirror", "core", "core"),
-        ("delete", "session", "nic", "core"),
-        ("create", "session", "nic", "core"),
-        ("delete", "mirror", "core", "core"),
-        ("create", "mirror", "core", "core"),
-    ]
+    assert [(row["operation"], row["kind"], row["object"], row["mirror"]) for row in rows] == EVERY_OPERATION
     assert {(row["user"], row["result"]) for row in rows} == {(getpass.getuser(), "done")}
     assert answer(socket, "audit", "--mirror", "core", "--since", "1h") == rows[4:]
     assert answer(socket, "audit", "--mirror", "core", "--since", "2200-01-01T00:00:00Z") == []
@@ -100,8 +79,8 @@ def test_every_operation(machines: tuple[Host, Host, Host], sniff: MakeSniffer, 
     assert columns == [getpass.getuser(), "create", "mirror", "core", "done"]
 
 
-def test_each_refusal_has_its_status_and_says_what_to_do(machines: tuple[Host, Host, Host], daemon: MakeDaemon) -> None:
-    host, _, _ = machines
+def test_each_refusal_has_its_status_and_says_what_to_do(net: Topology, daemon: MakeDaemon) -> None:
+    host, _, _ = machines(net)
     running = daemon(host, FILE, up=False)
     socket = running.socket
     ctl(socket, "create", "core")

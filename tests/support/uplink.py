@@ -9,10 +9,19 @@ import select
 import socket
 from typing import Self
 
-from tests.support.topology import Topology, acquaint
+from tests.support.topology import Host, Topology, acquaint
 
 REMOTE = "192.0.2.2"
 _VXLAN_HEADER = 8  # RFC 7348 5
+
+
+def tapped(net: Topology) -> tuple[Host, Host]:
+    """A host whose `up0` leads to a collector's `up0`, and whose `tap0` leads to a guest; and the collector."""
+    host, collector, guest = net.host("host"), net.host("collector"), net.host("guest")
+    net.link(host, "up0", collector, "up0", ("192.0.2.1/24", f"{REMOTE}/24"), mtu=1600)
+    host.ip(f"neighbour replace {REMOTE} lladdr {collector.mac('up0')} dev up0")
+    net.link(host, "tap0", guest, "eth0")
+    return host, collector
 
 
 class Uplink:

@@ -1,9 +1,34 @@
-"""A guest's pings, and what of them reaches who watches it."""
+"""A guest's pings, and what of them reaches who watches it; and what the audit log tells of every operation.
+
+VM-2 eth0 ---- tap-vm2 [host] tap-vm1 ---- eth1 VM-1
+"""
 
 from __future__ import annotations
 
 from tests.support.sniffer import Sniffer
-from tests.support.topology import Host
+from tests.support.topology import Host, Topology
+
+EVERY_OPERATION = [  # operation, kind, object, mirror: document 004's, as the two tests of it do them
+    ("create", "mirror", "vm-2", "vm-2"),
+    ("create", "session", "nic", "vm-2"),
+    ("enable", "mirror", "vm-2", "vm-2"),
+    ("change", "mirror", "vm-2", "vm-2"),
+    ("rename", "mirror", "vm-2", "vm-2"),
+    ("disable", "mirror", "core", "core"),
+    ("enable", "mirror", "core", "core"),
+    ("delete", "session", "nic", "core"),
+    ("create", "session", "nic", "core"),
+    ("delete", "mirror", "core", "core"),
+    ("create", "mirror", "core", "core"),
+]
+
+
+def machines(net: Topology) -> tuple[Host, Host, Host]:
+    """The host, VM-1 and VM-2, which pings the host."""
+    host, vm1, vm2 = net.host("host"), net.host("vm1"), net.host("vm2")
+    net.link(vm2, "eth0", host, "tap-vm2", ("10.1.225.37/24", "10.1.225.124/24"))
+    net.link(vm1, "eth1", host, "tap-vm1")
+    return host, vm1, vm2
 
 
 class Watched:

@@ -27,6 +27,7 @@ from tests.selections import IPV4, MARK, frames, guards, rules, selections
 
 NATIVE = Path(__file__).parents[2] / "mirrord" / "dataplane" / "native"
 CLONE_NEWNET = 0x40000000  # linux/sched.h
+# no_cover: measuring takes longer than these tests do, and the others run every line that they run.
 SHARED = settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 METADATA = st.tuples(
@@ -92,6 +93,7 @@ def pair() -> Iterator[Pair]:
     opened.close()
 
 
+@pytest.mark.no_cover
 @SHARED
 @given(selection=selections(), sent=st.lists(frames(), min_size=1, max_size=8))
 def test_kernel_runs_what_the_matcher_means(pair: Pair, selection: Selection, sent: list[bytes]) -> None:
@@ -100,6 +102,7 @@ def test_kernel_runs_what_the_matcher_means(pair: Pair, selection: Selection, se
         assert pair.passes(data) == accepts(selection, parse(data), egress=False), data.hex()
 
 
+@pytest.mark.no_cover
 @SHARED
 @given(selection=selections(), sent=st.lists(st.tuples(frames(), METADATA), min_size=1, max_size=8))
 def test_interpreters_run_what_the_matcher_means(
@@ -118,6 +121,7 @@ def test_interpreters_run_what_the_matcher_means(
             assert native.run(program, data, tag, egress=egress, mark=mark) == expected, data.hex()
 
 
+@pytest.mark.no_cover
 @SHARED
 @given(rule=rules(), guard=guards(), data=frames())
 def test_one_rule_or_guard_at_a_time(pair: Pair, rule: Rule, guard: Guard, data: bytes) -> None:
@@ -127,6 +131,7 @@ def test_one_rule_or_guard_at_a_time(pair: Pair, rule: Rule, guard: Guard, data:
         assert pair.passes(data) == accepts(selection, parse(data), egress=False), data.hex()
 
 
+@pytest.mark.no_cover
 @SHARED
 @given(selection=selections(), data=frames(), metadata=METADATA)
 def test_coarse_selection_accepts_whatever_the_exact_one_does(
@@ -298,6 +303,7 @@ def test_jumps_past_255_instructions(pair: Pair, native: Native) -> None:
             assert bool(native.run(program, data, None, egress=False, mark=0)) == expected
 
 
+@pytest.mark.no_cover
 def test_what_the_kernel_refuses_runs_coarsely_there_and_exactly_here(pair: Pair, native: Native) -> None:
     selection = _many(2000)
     assert not attach(pair.far, selection)
@@ -312,6 +318,7 @@ def test_what_the_kernel_refuses_runs_coarsely_there_and_exactly_here(pair: Pair
     assert not pair.passes(unwanted[:23] + b"\x06" + unwanted[24:])  # TCP: not even coarsely
 
 
+@pytest.mark.no_cover
 def test_what_comes_before_is_left_out_where_it_does_not_fit(pair: Pair) -> None:
     selection = Selection(rules=(Rule(1, accept=True, protocol=17),), before=(_many(2000),))
     data = _udp("10.9.9.9", "10.7.207.1", 1999)
@@ -387,6 +394,7 @@ def test_native_check_refuses(native: Native, program: Program) -> None:
     assert native.run(program, bytes(64), None, egress=False, mark=0) is None
 
 
+@pytest.mark.no_cover
 @SHARED
 @given(
     program=st.lists(
