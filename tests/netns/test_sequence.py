@@ -15,7 +15,6 @@ name = "s"
 direction = "ingress"
 source = { type = "device", device = ["nic0", "nic1"] }
 destination = { type = "erspan", erspan_type = "II", session_id = 5, remote = "10.99.0.2" }
-ring_size = "1MiB"
 workers = 2
 """
 FLOWS = 8
