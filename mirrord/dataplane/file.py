@@ -106,9 +106,9 @@ class FileTransmit:
             self.close()
             raise OSError(error.errno, f"{plan.path}: {error.strerror}") from error
 
-    def native(self) -> tuple[tuple[int, ...], tuple[int, ...], int, bytes, bool]:
-        """For the native core: no sockets."""
-        return (), (), -1, b"", False
+    def native(self) -> tuple[object, ...]:
+        """For the native core: no sockets, no TX ring."""
+        return (), (), -1, b"", False, -1, None, 0
 
     def told(self) -> bool:
         """No router has a word about a file."""

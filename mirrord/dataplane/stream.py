@@ -75,9 +75,9 @@ class StreamTransmit:
         """No router has a word about a pipe."""
         return False
 
-    def native(self) -> tuple[tuple[int, ...], tuple[int, ...], int, bytes, bool]:
-        """For the native core: no sockets."""
-        return (), (), -1, b"", False
+    def native(self) -> tuple[object, ...]:
+        """For the native core: no sockets, no TX ring."""
+        return (), (), -1, b"", False, -1, None, 0
 
     def next_file(self) -> None:
         """There is none: a stream has no bound."""
