@@ -19,7 +19,8 @@ from scapy.layers.l2 import Ether
 
 from tests.conftest import MakeDaemon, MakeSniffer
 from tests.support.send import send, udp_frame
-from tests.support.topology import Host, Topology, acquaint, receive_vxlan
+from tests.support.source import source_and_collector
+from tests.support.topology import Host, Topology
 from tests.support.wait import wait_for
 
 BUCKET = 64 << 10  # bytes that may leave at once
@@ -29,12 +30,7 @@ CLIENT, SERVER = "02:00:00:00:00:01", "02:00:00:00:00:02"
 
 @pytest.fixture
 def hosts(net: Topology) -> tuple[Host, Host, Host]:
-    client, source, collector = net.host("client"), net.host("source"), net.host("collector")
-    net.link(client, "eth0", source, "nic")
-    net.link(source, "uplink", collector, "eth0", ("10.99.0.1/24", "10.99.0.2/24"), mtu=1600)
-    acquaint(source, "uplink", "10.99.0.1", collector, "eth0", "10.99.0.2")
-    receive_vxlan(collector, vni=1)
-    return client, source, collector
+    return source_and_collector(net)
 
 
 def configuration(more: str) -> str:

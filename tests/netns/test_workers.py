@@ -14,7 +14,8 @@ import pytest
 from tests.conftest import MakeDaemon
 from tests.support.receiver import Receiver
 from tests.support.send import udp_frame
-from tests.support.topology import Host, Topology, acquaint, receive_vxlan
+from tests.support.source import source_and_collector
+from tests.support.topology import Host, Topology
 
 WORKERS, FLOWS, EACH = 4, 32, 300
 CLIENT, SERVER = ("02:00:00:00:00:01", "10.0.0.1"), ("02:00:00:00:00:02", "10.0.0.2")
@@ -23,12 +24,7 @@ PAYLOAD = 400
 
 @pytest.fixture
 def hosts(net: Topology) -> tuple[Host, Host, Host]:
-    client, source, collector = net.host("client"), net.host("source"), net.host("collector")
-    net.link(client, "eth0", source, "nic")
-    net.link(source, "uplink", collector, "eth0", ("10.99.0.1/24", "10.99.0.2/24"), mtu=1600)
-    acquaint(source, "uplink", "10.99.0.1", collector, "eth0", "10.99.0.2")
-    receive_vxlan(collector, vni=1)
-    return client, source, collector
+    return source_and_collector(net)
 
 
 def configuration(more: str = "") -> str:

@@ -57,14 +57,14 @@ class Daemon:
                 sys.executable, "-m", "mirrord.control.daemon", "-c", str(self.file),
                 directory=directory,
             )  # fmt: skip
-            wait_for(lambda: self._ready(notify), "READY=1 from the daemon", 20)
+            wait_for(lambda: self._ready(notify), "READY=1 from the daemon", 60)
         (directory / "notify.sock").unlink()
         if up:
             self.wait_up()
 
     def wait_up(self) -> None:
         """Wait until every session is running."""
-        wait_for(lambda: _all_up(self.metrics()), "every session up", 10)
+        wait_for(lambda: _all_up(self.metrics()), "every session up", 30)
 
     def metrics(self) -> Metrics:
         """Scrape /metrics from inside the host."""
