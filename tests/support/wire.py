@@ -93,11 +93,17 @@ class Wire:
         self._truth = sniff(self.server, "eth0")
         configuration = session("eth0", direction or "egress") if inside else session("guest", direction or "ingress")
         self._daemon = daemon(source, configuration)
-        self._before = self.client.transmitted("eth0")
+        self._ahead = wait_for(self._count_ahead, "a moment without a frame")
+
+    def _count_ahead(self) -> tuple[int] | None:
+        """How many frames were captured more than the client has sent since: hosts talk of their own accord, too."""
+        sent = self.client.transmitted("eth0")
+        captured = int(self._daemon.metrics().total("mirrord_captured_frames_total"))
+        return (captured - sent,) if self.client.transmitted("eth0") == sent else None
 
     def finish(self) -> tuple[Recording, Recording, Metrics]:
         """The frames that the wire carried, the copies' own (out of VXLAN), and the last metrics."""
-        metrics = drain(self._daemon, self.client.transmitted("eth0") - self._before)
+        metrics = drain(self._daemon, self.client.transmitted("eth0") + self._ahead[0])
         return self._truth.stop(), decapsulated(self._copies.stop()), metrics
 
 
