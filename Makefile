@@ -34,7 +34,7 @@ demo: venv
 
 test: venv
 	@tests/setup test
-	.venv/bin/python -m pytest -n 3 --dist loadgroup -m "not alone" --cov --cov-report= --cov-fail-under=0 $(PYTEST_ARGS) \
+	.venv/bin/python -m pytest -n 3 --dist worksteal -m "not alone" --cov --cov-report= --cov-fail-under=0 $(PYTEST_ARGS) \
 		|| [ $$? = 5 ] # none was chosen
 	.venv/bin/python -m pytest -m alone --cov --cov-append --cov-report=term $(PYTEST_ARGS) || [ $$? = 5 ]
 

@@ -7,6 +7,7 @@ Debian 12.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -28,7 +29,7 @@ from tests.support.topology import Topology, acquaint, receive_vxlan
 from tests.support.unit import Unit
 from tests.support.wait import wait_for
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("packages")]  # it builds everything first
+pytestmark = pytest.mark.timeout(300)  # it builds everything first
 
 FRAME = udp_frame(("02:00:00:00:00:01", "10.1.0.1", 1000), ("02:00:00:00:00:02", "10.1.0.2", 2000), length=100)
 COPY = "116,66"  # 8 + 8 + 100, and 100 - 14 - 20
@@ -38,7 +39,18 @@ UNIT = "lib/systemd/system/mirrord.service"
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("packages") / "dist"
+    """Built by the first that asks, where tests run in several processes; the others wait."""
+    several = "PYTEST_XDIST_WORKER" in os.environ
+    base = tmp_path_factory.getbasetemp()
+    made = (base.parent if several else base) / "packages"
+    with made.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            _build(made)
+    return made
+
+
+def _build(made: Path) -> None:
     made.mkdir()
     # The environment that runs the tests is ready; compressing the package takes long, and nothing is learnt from it.
     environment = {**os.environ, "DEB_COMPRESSION": "none", "MIRRORD_REQUIRE_NATIVE": "1"}
@@ -47,7 +59,6 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    return made
 
 
 @pytest.fixture(scope="module")
