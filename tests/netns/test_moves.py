@@ -156,10 +156,12 @@ ring_size = "64MiB"
     assert metrics.total("mirrord_dropped_frames_total", reason="ring_full") == 0
 
 
-def test_a_source_that_is_busy_already_begins_with_a_ring(hosts: tuple[Host, Host, Host], daemon: MakeDaemon) -> None:
+def test_a_source_that_is_busy_already_begins_with_a_ring(
+    hosts: tuple[Host, Host, Host], daemon: MakeDaemon, tmp_path: Path
+) -> None:
     client, source, _ = hosts
     frame = udp_frame(("02:00:00:00:00:01", "10.0.0.1", 7), ("02:00:00:00:00:02", "10.0.0.2", 9), length=64)
-    with sending(client, "eth0", frame, 3 * load.BUSY):
+    with sending(client, "eth0", frame, tmp_path):
         wait_for(lambda: source.counter("nic", "rx", "packets") > load.BUSY, "a busy source")
         session = """
 [[mirrors.m.sessions]]

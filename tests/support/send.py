@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import re
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,21 +33,13 @@ def send(host: Host, device: str, frame: bytes, count: int = 1, rate: float = 0)
 
 
 @contextmanager
-def sending(host: Host, device: str, frame: bytes, rate: int) -> Iterator[None]:
-    """Send a frame over and over, so many a second, until the block ends or a little longer."""
-    over = threading.Event()
-
-    def work() -> None:
-        while not over.is_set():
-            send(host, device, frame, rate // 10, rate)
-
-    thread = threading.Thread(target=work)
-    thread.start()
+def sending(host: Host, device: str, frame: bytes, directory: Path) -> Iterator[None]:
+    """Send a frame over and over, as fast as one core can, until the block ends."""
+    process = host.spawn(*_trafgen(device, frame, directory), directory=directory)
     try:
         yield
     finally:
-        over.set()
-        thread.join()
+        process.close()
 
 
 def _send_one(out: socket.socket, frame: bytes) -> None:
@@ -61,17 +52,19 @@ def _send_one(out: socket.socket, frame: bytes) -> None:
 
 def flood(host: Host, device: str, frame: bytes, count: int, directory: Path) -> None:
     """Send a frame `count` times as fast as one core can: trafgen, through the qdisc, where the taps see it."""
-    description = directory / "flood.cfg"
-    description.write_text("{ " + ", ".join(str(byte) for byte in frame) + " }\n")
     before = host.transmitted(device)
-    said = host.run(
-        "trafgen", "--qdisc-path", "--no-sock-mem", "--notouch-irq", "--dev", device, "--conf", str(description),
-        "--num", str(count), "--cpus", "1",
-    )  # fmt: skip
+    said = host.run(*_trafgen(device, frame, directory), "--num", str(count))
     outgoing = re.search(r"(\d+) packets outgoing", said)
     assert outgoing, said
     assert int(outgoing[1]) == count, said
     assert host.transmitted(device) - before >= count, said
+
+
+def _trafgen(device: str, frame: bytes, directory: Path) -> tuple[str, ...]:
+    description = directory / "flood.cfg"
+    description.write_text("{ " + ", ".join(str(byte) for byte in frame) + " }\n")
+    options = ("--qdisc-path", "--no-sock-mem", "--notouch-irq", "--cpus", "1")
+    return ("trafgen", *options, "--dev", device, "--conf", str(description))
 
 
 def udp_frame(
