@@ -83,7 +83,7 @@ class Experiments:
 
     def _measure(self, run: Run, sink: str, *load: object, by_wire: bool = False) -> Sample:
         with run(self.bed, sink) as copies:
-            return self.bed.measure(copies, "--ms", self.milliseconds, *load, by_wire=by_wire)
+            return self.bed.measure(copies.made, "--ms", self.milliseconds, *load, by_wire=by_wire)
 
     def _row(self, title: str, name: str, sample: Sample, alone: Sample) -> None:
         self.table(title).add(

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from bench.comparison import streams
 from bench.comparison.experiments import BY_WIRE, DEVICE, LOADS, PACED, TC, UNMIRRORED
 from bench.tables import Table, number, spread
 
@@ -14,7 +15,6 @@ VXLAN_TITLE = f"VXLAN, {PACED} frames/s of 64 bytes, one flow"
 FULL_TITLE = "VXLAN, the sender's full rate, {}"
 DEVICE_TITLE = f"To a device, {PACED} frames/s of 64 bytes"
 BY_WIRE_TITLE = f"VXLAN, received from a veth pair, {PACED} frames/s of 64 bytes"
-IPERF_TITLE = "iperf3, one TCP stream, mirrored both ways"
 RULES_TITLE = f"A filter's rules, the last one matching, {PACED} frames/s"
 ON_DEVICE, ON_KERNEL = "mirrord, packet, gso on, device segments", "mirrord, packet, gso on, kernel segments"
 OFF = "mirrord, packet, gso off"
@@ -110,7 +110,8 @@ GOALS = (
          _best(DEVICE_TITLE, "mirrord", ("daemonlogger", "netsniff-ng"))),
     Goal("the same, VXLAN with gso on, against the best of these and Open vSwitch", 0.25, _vxlan_against_the_best),
     Goal("iperf3's throughput mirrored both ways, against that under tc mirred", 0.95,
-         _ratio(IPERF_TITLE, "mirrord", TC, "gigabits_a_second"), least=True),
+         _ratio(streams.FULL, "mirrord", TC, "gigabits_a_second"), least=True),
+    Goal("the same: percent of its frames lost", 0, _value(streams.FULL, "mirrord", "lost_percent")),
     Goal("extra CPU a frame with 1,000 rules, against 10", 2, _ratio(RULES_TITLE, "1000 rules", "10 rules", EXTRA)),
     Goal("500 idle sessions: percent of a core, the process", 1,
          _value("500 idle sessions", "mirrord", "process_percent_of_a_core")),

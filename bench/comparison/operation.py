@@ -1,25 +1,21 @@
-"""What a copy's price does not tell: throughput, rules, idle sessions, latency, start."""
+"""What a copy's price does not tell: rules, idle sessions, latency, start."""
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import struct
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from scapy.utils import RawPcapReader
 
-from bench.comparison.experiments import OFF, ON, PACED, PACKET, TC, UNMIRRORED
-from bench.comparison.subjects import Copies, Run, daemon, mirred, mirrord, session, tc_mirred, unmirrored
-from bench.comparison.testbed import MIRRORING, Testbed
+from bench.comparison.experiments import OFF, PACED
+from bench.comparison.subjects import Run, daemon, mirrord, session
+from bench.comparison.testbed import Testbed
 from bench.tables import Table
 from tests.support.sniffer import Recording, Sniffer
-from tests.support.wait import wait_for
 
 SESSIONS = 500
 NUMBER = struct.Struct("=IIQ")  # traffic/common.c: magic, stream, sequence
@@ -35,36 +31,13 @@ class Operation:
     def table(self, title: str) -> Table:
         return self.tables.setdefault(title, Table(title))
 
-    def throughput(self) -> None:
-        """iperf3 through the veth pair, mirrored both ways, everything on every core."""
-        subjects: dict[str, tuple[Run, str]] = {
-            UNMIRRORED: (unmirrored, "null"),
-            TC: (both_ways, "null"),
-            "mirrord": (mirrord(device="port", direction='"both"'), "null"),
-            "mirrord, packet, gso on, device segments": (
-                mirrord(device="port", direction='"both"', **PACKET, **ON),
-                "offload",
-            ),
-        }
-        with every_core():
-            server = self.bed.far.spawn("iperf3", "--server", "--interval", "0")
-            wait_for(lambda: ":5201 " in self.bed.far.run("ss", "-ltn"), "iperf3 listens")
-            seconds = max(self.milliseconds / 250, 2)
-            for name, (run, sink) in subjects.items():
-                with run(self.bed, sink):
-                    words = ["iperf3", "--json", "--client", self.bed.far_address, "--time", f"{seconds:.0f}"]
-                    told = json.loads(self.bed.host.run(*words))
-                gigabits = told["end"]["sum_received"]["bits_per_second"] / 1e9
-                self.table("iperf3, one TCP stream, mirrored both ways").add(name, gigabits_a_second=gigabits)
-            server.close()
-
     def rules(self) -> None:
         """A filter whose last rule takes every frame."""
         load = ("--ms", self.milliseconds, "--rate", PACED)
         alone = self.bed.measure(lambda: 0, *load)
         for count in (1, 10, 100, 1000):
             with filtered(count)(self.bed, "null") as copies:
-                sample = self.bed.measure(copies, *load)
+                sample = self.bed.measure(copies.made, *load)
             self.table(f"A filter's rules, the last one matching, {PACED} frames/s").add(
                 f"{count} rules",
                 extra_ns_a_frame_in_all=sample.total - alone.total,
@@ -87,9 +60,6 @@ class Operation:
                     time.sleep(IDLE_SECONDS)
                     spent = processor_seconds(running.pid) - before
                     every = sum(busy()) / 1e9
-                with self.bed.soak() as busy:
-                    time.sleep(0.1)
-                    busy()
                 self.table(f"{SESSIONS} idle sessions").add(
                     "mirrord",
                     process_percent_of_a_core=100 * spent / IDLE_SECONDS,
@@ -135,14 +105,6 @@ class Operation:
         self.table("Start").add("exec to the first copy", seconds=(first - begun) / 1e9)
 
 
-@contextmanager
-def both_ways(bed: Testbed, sink: str) -> Iterator[Copies]:
-    """Kernel mirroring on both hooks of the veth pair's end."""
-    with tc_mirred("ingress", "port")(bed, sink) as copies:
-        mirred(bed, "port", "egress", "vxlan0")
-        yield copies
-
-
 def filtered(count: int) -> Run:
     """A daemon with a filter of so many rules; only the last takes the load's frames."""
     rules = [
@@ -152,15 +114,6 @@ def filtered(count: int) -> Run:
     ]
     rules.append(f'{{ priority = {count}, action = "accept", protocol = "udp", destination_ports = "2000" }}')
     return mirrord(filter='"many"', preface="[filters.many]\nrules = [\n" + ",\n".join(rules) + "\n]\n")
-
-
-@contextmanager
-def every_core() -> Iterator[None]:
-    os.sched_setaffinity(0, range(os.cpu_count() or 1))
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, {MIRRORING})
 
 
 def stamps(captured: Recording) -> dict[int, int]:

@@ -18,6 +18,7 @@ from bench.comparison.experiments import Experiments
 from bench.comparison.goals import goals
 from bench.comparison.operation import Operation
 from bench.comparison.plots import draw
+from bench.comparison.streams import Streams
 from bench.comparison.testbed import Testbed
 from bench.machine import machine, stolen
 from bench.tables import Table
@@ -29,6 +30,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 def measure(bed: Testbed, *, rounds: int, milliseconds: int) -> list[Table]:
     """Every table, after so many rounds. What is slow to set up is measured in the first round alone."""
     experiments, operation = Experiments(bed, milliseconds), Operation(bed, milliseconds)
+    streams = Streams(bed, milliseconds)
     for number in range(rounds):
         begun = time.monotonic()
         for experiment in (
@@ -36,14 +38,14 @@ def measure(bed: Testbed, *, rounds: int, milliseconds: int) -> list[Table]:
             experiments.full_rate,
             experiments.devices,
             experiments.by_wire,
-            operation.throughput,
+            streams.run,
             operation.rules,
             operation.start,
             *((experiments.scripts, operation.latency, operation.idle) if number == 0 else ()),
         ):
             experiment()
         print(f"round {number + 1} of {rounds}: {time.monotonic() - begun:.0f} s", file=sys.stderr)
-    return [*experiments.tables.values(), *operation.tables.values()]
+    return [*experiments.tables.values(), *streams.tables.values(), *operation.tables.values()]
 
 
 def report(described: dict[str, str], tables: list[Table]) -> str:

@@ -1,4 +1,4 @@
-"""What is compared: each subject mirrors while its `with` block runs, and tells how many copies it made."""
+"""What is compared: each subject mirrors while its `with` block runs, and tells of its copies."""
 
 from __future__ import annotations
 
@@ -11,18 +11,27 @@ from pathlib import Path
 
 from bench.comparison.testbed import NEIGHBOUR, Testbed
 from tests.support.daemon import Daemon
+from tests.support.metrics import Metrics
 from tests.support.ovs import OpenVSwitch
 from tests.support.process import Process
 from tests.support.wait import wait_for
 
-Copies = Callable[[], int]
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """What a running subject has done so far. What only mirrord counts is 0 for the others."""
+
+    made: Callable[[], int]
+    lost_percent: Callable[[], float] = lambda: 0.0
+
+
 Run = Callable[[Testbed, str], AbstractContextManager[Copies]]
 VNI = 7
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """`run(bed, sink)` is a context manager that yields the count of copies made so far."""
+    """`run(bed, sink)` is a context manager that yields what tells of its copies."""
 
     name: str
     run: Run
@@ -34,7 +43,7 @@ class Subject:
 def unmirrored(bed: Testbed, sink: str) -> Iterator[Copies]:
     """Nothing: what the traffic costs by itself."""
     del bed, sink
-    yield lambda: 0
+    yield Copies(lambda: 0)
 
 
 # --- mirrord ---
@@ -53,9 +62,18 @@ def mirrord(
         }[destination]
         lines = [f"{key} = {value}" for key, value in keys.items()]
         with daemon(bed, preface + session(device, way, *lines), dataplane=dataplane) as running:
-            yield lambda: int(running.metrics().total("mirrord_sent_packets_total"))
+            yield Copies(
+                lambda: int(running.metrics().total("mirrord_sent_packets_total")),
+                lambda: lost_percent(running.metrics()),
+            )
 
     return run
+
+
+def lost_percent(metrics: Metrics) -> float:
+    """Of the frames that passed the filter, those that were dropped."""
+    captured = metrics.total("mirrord_captured_frames_total")
+    return 100 * metrics.total("mirrord_dropped_frames_total") / max(captured, 1)
 
 
 def session(device: str, destination: str, *lines: str, name: str = "one") -> str:
@@ -101,7 +119,7 @@ def tc_mirred(hook: str, device: str, *, tunnel: bool = True) -> Run:
         bed.host.run("tc", "qdisc", "add", "dev", device, "clsact")
         mirred(bed, device, hook, target)
         try:
-            yield lambda: bed.arrived(sink)
+            yield Copies(lambda: bed.arrived(sink))
         finally:
             bed.host.run("tc", "qdisc", "delete", "dev", device, "clsact")
             if tunnel:
@@ -128,7 +146,7 @@ def program(*command: str) -> Run:
         process = bed.host.spawn(*words, directory=bed.folder)
         try:
             wait_until_it_copies(bed, sink, process=process)
-            yield lambda: bed.arrived(sink)
+            yield Copies(lambda: bed.arrived(sink))
         finally:
             process.close()
 
@@ -177,7 +195,7 @@ def open_vswitch(bed: Testbed, sink: str) -> Iterator[Copies]:
             switch.vsctl("set", "bridge", "watched", *MIRROR)
             switch.appctl("tnl/arp/set", "out", bed.remote(sink), NEIGHBOUR)
             wait_until_it_copies(bed, sink, by_wire=True)
-            yield lambda: bed.arrived(sink)
+            yield Copies(lambda: bed.arrived(sink))
         finally:
             switch.vsctl("del-br", "watched", "--", "del-br", "out")
             switch.close()
