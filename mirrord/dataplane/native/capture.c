@@ -121,9 +121,9 @@ void read_control(struct frame *frame, struct msghdr *message)
 	}
 }
 
-int receive(int descriptor, struct received *received)
+int receive(int descriptor, struct received *received, int most)
 {
-	for (int n = 0; n < SOCKET_BATCH; n++) {
+	for (int n = 0; n < most; n++) {
 		received->vectors[n] = (struct iovec){ buffers + (size_t)n * LARGEST_FRAME, LARGEST_FRAME };
 		received->messages[n].msg_hdr = (struct msghdr){
 			.msg_name = &received->addresses[n], .msg_namelen = sizeof(received->addresses[n]),
@@ -131,13 +131,15 @@ int receive(int descriptor, struct received *received)
 			.msg_control = received->controls[n], .msg_controllen = sizeof(received->controls[n]),
 		};
 	}
-	return recvmmsg(descriptor, received->messages, SOCKET_BATCH, MSG_DONTWAIT, NULL);
+	return recvmmsg(descriptor, received->messages, (unsigned int)most, MSG_DONTWAIT, NULL);
 }
 
-static void run_socket(struct pipeline *pipeline)
+/* Forward what there is, `most` frames at most; false when that was all. */
+static bool run_frames(struct pipeline *pipeline, int most)
 {
 	struct received received;
-	int count = receive(pipeline->descriptor, &received);
+	int count = receive(pipeline->descriptor, &received, most);
+	uint64_t bytes = 0;
 
 	for (int n = 0; n < count; n++) {
 		const uint8_t *data = received.vectors[n].iov_base;
@@ -151,7 +153,19 @@ static void run_socket(struct pipeline *pipeline)
 		memcpy(&frame.vnet, data, sizeof(frame.vnet));
 		read_control(&frame, &received.messages[n].msg_hdr);
 		forward_one(pipeline, &frame);
+		bytes += frame.captured;
 	}
+	if (count > 0)
+		pipeline->large = bytes >= (uint64_t)count * LARGE;
+	return count == most;
+}
+
+static void run_socket(struct pipeline *pipeline)
+{
+	int most = pipeline->large ? LARGE_BATCH : SOCKET_BATCH;
+
+	for (int left = SOCKET_BATCH; left > 0 && run_frames(pipeline, most); left -= most)
+		batch->flush(batch, batch->context);	/* its messages point to what the next frames lie in */
 }
 
 void run_pipeline(struct pipeline *pipeline)

@@ -339,6 +339,7 @@ struct pipeline {
 	int descriptor;
 	uint8_t *ring;		/* or NULL: a plain socket */
 	uint32_t block_size, block_count, block;
+	bool large;		/* a plain socket's frames were, lately */
 	enum tunnel tunnel;	/* that a raw IP socket is the end of, or NO_TUNNEL */
 	bool ip_header;		/* its packets begin with one */
 };

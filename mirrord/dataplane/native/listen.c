@@ -8,7 +8,7 @@ void run_listener(struct pipeline *pipeline)
 	const struct plan *plan = &pipeline->plan;
 	uint32_t pushed = plan->push_tag ? TAG : 0;
 	uint32_t limit = plan->frame_limit > pushed ? plan->frame_limit - pushed : 0;
-	int count = receive(pipeline->descriptor, &received);
+	int count = receive(pipeline->descriptor, &received, SOCKET_BATCH);
 
 	for (int n = 0; n < count; n++) {
 		const uint8_t *packet = received.vectors[n].iov_base;
