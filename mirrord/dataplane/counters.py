@@ -61,6 +61,14 @@ def dropped_by(error: int) -> Slot:
     return Slot.dropped_send_error
 
 
+_ENDS = (
+    Slot.mirrored,
+    *(Slot[f"skipped_{reason}"] for reason in SKIPPED),
+    *(Slot[f"dropped_{reason}"] for reason in DROPPED),
+)
+"""What becomes of a captured frame, each one thing."""
+
+
 class Counters:
     """One row of slots. `row` is the memory itself, for the native core to write to."""
 
@@ -85,9 +93,8 @@ class Counters:
 
     def unaccounted(self) -> int:
         """Frames captured and not yet mirrored, skipped or dropped: 0 at rest, whatever happened."""
-        ends = [Slot.mirrored, *(Slot[f"skipped_{reason}"] for reason in SKIPPED)]
-        ends += [Slot[f"dropped_{reason}"] for reason in DROPPED]
-        return self.row[Slot.captured] - sum(self.row[slot] for slot in ends)
+        row = self.row
+        return row[Slot.captured] - sum([row[slot] for slot in _ENDS])
 
 
 _Counted = tuple[dict[tuple[str, int], int], tuple[tuple[str, int] | None, ...], "array[int]"]

@@ -141,8 +141,11 @@ class Pipeline:
                 self.plan.forward, matcher(self.plan.forward, self.rule_counters.row), self.transmit.native()
             )
 
-    def run(self) -> None:
-        """Forward what has been captured: at most a few blocks, so that other pipelines get their turn."""
+    def run(self) -> bool:
+        """Forward what has been captured: at most a few blocks, so that other pipelines get their turn.
+
+        Tells whether there is more.
+        """
         self.stirred = True
         if self._in_ring is not None:
             self._ring_fill.see(self._in_ring.fill(), time.monotonic())
@@ -155,6 +158,7 @@ class Pipeline:
         self.update()
         if self._native is None:
             self.note_error()  # the reading may have come upon one
+        return self.counters.unaccounted() > 0
 
     def update(self) -> None:
         """Bring the count of captured frames up to date. After the last frame was read it is exact."""

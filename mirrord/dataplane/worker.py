@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 DRAIN_SECONDS = 0.5
 """How long a pipeline that is taken out may go on with what it had captured."""
 
+SHORTEST_ROUND_SECONDS = 0.0005
+"""A frame that comes sooner after the last round waits for company: to wake up costs more than a frame does. One that
+comes after a quiet moment does not wait, nor do any while a pipeline lags behind."""
+
 ROUND_SECONDS = 1.0
 """The longest wait of a worker, after which it looks at every pipeline that may have news."""
 
@@ -101,12 +105,16 @@ class Worker:
         self._stopping = True
 
     def _loop(self) -> None:
-        look_at = self.progress
+        look_at, more = self.progress, False
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # no system call here is to be interrupted
         if self._nice:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._nice)
         while not self._stopping:
             events = self._epoll.poll(0.001 if self._draining or self._succeeding else ROUND_SECONDS)
+            early = self.progress + SHORTEST_ROUND_SECONDS - time.monotonic()
+            if early > 0 and not more:
+                time.sleep(early)
+            more = False
             self.progress = time.monotonic()
             for descriptor, event in events:
                 if descriptor == self._bell:
@@ -116,7 +124,7 @@ class Worker:
                 if event & select.EPOLLERR:
                     pipeline.update()  # first count what was captured before: what comes after clears the error
                     pipeline.note_error()
-                pipeline.run()
+                more |= pipeline.run()
                 self._move(pipeline)
             if self.progress >= look_at:
                 look_at = self.progress + ROUND_SECONDS
