@@ -42,7 +42,7 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built by the first that asks, where tests run in several processes; the others wait."""
     several = "PYTEST_XDIST_WORKER" in os.environ
     base = tmp_path_factory.getbasetemp()
-    made = (base.parent if several else base) / "packages"
+    made = (base.parent if several else base) / "dist"  # as README has it
     with made.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not made.exists():
