@@ -7,6 +7,7 @@ wrong. What went wrong is one line on stderr, or one for each problem of a confi
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -158,6 +159,7 @@ async def serve(service: Service, changes: Changes, stop: asyncio.Event) -> None
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up)
     log.info("started", version=__version__, dataplane=service.dataplane, path=service.path, pid=os.getpid())
     notify("READY=1")
+    gc.freeze()  # what the start made stays: a full collection would look at it again, with 500 sessions for 50 ms
     told = asyncio.create_task(stop.wait())
     tasks = [told, asyncio.create_task(service.follow()), asyncio.create_task(service.tick())]
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -129,6 +129,14 @@ class Pipelines:
             rows = [(self._row(entry), self._rules(entry)) for entry in self._entries.values()]
             return [replace(row, rules=rules) if rules else row for row, rules in rows]
 
+    def counters(self) -> dict[Key, tuple[int, ...]]:
+        """What every planned session and source has counted."""
+        with self._lock:
+            return {
+                key: self._total(key) if key in self._running else self._past.get(key, (0,) * SLOTS)
+                for key in self._entries
+            }
+
     def rule_counts(self) -> RuleCounts:
         """The frames that each counted rule matched, of every session there is or was: a sum that only grows."""
         with self._lock:

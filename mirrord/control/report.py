@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mirrord.control.metrics import READ, REASONS, SIMPLE, Row
 from mirrord.control.plan import Key
 from mirrord.dataplane.counters import Slot
+
+Counted = Mapping[Key, Sequence[int]]
+"""The counters, by Slot, of sessions and sources."""
 
 Rates = dict[Key, tuple[float, float]]
 """Mirrored frames and sent bits a second."""
@@ -40,14 +43,13 @@ def counters(row: Row) -> dict[str, Any]:
     return counts
 
 
-def rates(before: Iterable[Row], after: Iterable[Row], seconds: float) -> Rates:
-    """How fast each row counted between two looks at it."""
-    old = {row.entry.key: row.counters for row in before}
+def rates(before: Counted, after: Counted, seconds: float) -> Rates:
+    """How fast each session and source counted between two looks at it."""
     return {
-        row.entry.key: (
-            (row.counters[Slot.mirrored] - counted[Slot.mirrored]) / seconds,
-            (row.counters[Slot.sent_bytes] - counted[Slot.sent_bytes]) * 8 / seconds,
+        key: (
+            (counters[Slot.mirrored] - counted[Slot.mirrored]) / seconds,
+            (counters[Slot.sent_bytes] - counted[Slot.sent_bytes]) * 8 / seconds,
         )
-        for row in after
-        if (counted := old.get(row.entry.key)) is not None
+        for key, counters in after.items()
+        if (counted := before.get(key)) is not None
     }

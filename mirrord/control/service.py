@@ -95,22 +95,22 @@ class Service:
 
     async def tick(self) -> None:
         """Work out rates, look for what nobody tells of, and feed the watchdog while every worker makes progress."""
-        before, looked = self.rows(), time.monotonic()
+        before, looked = self._pipelines.counters(), time.monotonic()
         retried = reread = looked
         patience = watchdog_seconds() / 2
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            now, rows = time.monotonic(), self.rows()
+            now, counted = time.monotonic(), self._pipelines.counters()
             self._pipelines.log_troubles()
             await self._break(now)
-            self._rates = report.rates(before, rows, now - looked)
+            self._rates = report.rates(before, counted, now - looked)
             if now - reread >= REREAD_SECONDS:
                 reread = now
                 self._links.doubt()
                 self._changed.set()
-            if _too_large(rows) > _too_large(before) or self._links.moved() or self._pipelines.told():
+            if _too_large(counted) > _too_large(before) or self._links.moved() or self._pipelines.told():
                 self._changed.set()
-            before, looked = rows, now
+            before, looked = counted, now
             if now - retried >= RETRY_SECONDS and self._pipelines.failing():
                 retried = now
                 self._changed.set()
@@ -307,6 +307,6 @@ class Service:
         return {"name": name, **one.model_dump(mode="json"), "origin": {"file": file} if file else {"state": True}}
 
 
-def _too_large(rows: Sequence[Row]) -> int:
+def _too_large(counted: report.Counted) -> int:
     """Copies lost to a path MTU: when there are more of them, a router may have told the kernel of a smaller one."""
-    return sum(row.counters[Slot.dropped_mtu_exceeded] for row in rows)
+    return sum(counters[Slot.dropped_mtu_exceeded] for counters in counted.values())
