@@ -244,7 +244,8 @@ class Pipeline:
         if not isinstance(self.transmit, Transmit):
             return None
         before, self.transmit.ring = self.transmit.ring, ring
-        self._go_by(self.plan)
+        if ring is not before:
+            self._go_by(self.plan)
         return before
 
     @property
