@@ -27,9 +27,8 @@ destination = { type = "device", device = "sensor" }
 def bridge(net: Topology) -> tuple[Host, Host]:
     """The host and its sensor."""
     host, sensor = net.host("host"), net.host("sensor")
-    host.ip("link add name br0 type bridge")
+    host.add_bridge("br0")
     host.ip("address add 10.0.0.254/24 dev br0")
-    host.ip("link set dev br0 up")
     net.link(host, "sensor", sensor, "eth0")
     return host, sensor
 

@@ -19,12 +19,9 @@ def test_a_port_is_mirrored_to_a_gre_port_until_the_mirror_is_cleared(
 ) -> None:
     """ns1 tap1 ---- p1 [switch: br0] p2 ---- tap2 ns2, and eth0 of the switch leads to 10.95.30.43."""
     switch, ns1, ns2, world = net.host("switch"), net.host("ns1"), net.host("ns2"), net.host("world")
-    switch.ip("link add name br0 type bridge")
-    switch.ip("link set dev br0 up")
     net.link(ns1, "tap1", switch, "p1", ("10.10.10.11/24", ""))
     net.link(ns2, "tap2", switch, "p2", ("10.10.10.12/24", ""))
-    for port in ("p1", "p2"):
-        switch.ip(f"link set dev {port} master br0")
+    switch.add_bridge("br0", "p1", "p2")
     net.link(switch, "eth0", world, "eth0", ("10.0.2.15/24", "10.0.2.2/24"))
     world.ip("address add 10.95.30.43/32 dev lo")
     switch.ip("route add default via 10.0.2.2")
@@ -70,13 +67,10 @@ def test_a_port_is_mirrored_in_one_direction(
     net: Topology, sniff: MakeSniffer, daemon: MakeDaemon, direction: str, expected: str
 ) -> None:
     switch, ns1, ns2, ns3 = net.host("switch"), net.host("ns1"), net.host("ns2"), net.host("ns3")
-    switch.ip("link add name br0 type bridge")
-    switch.ip("link set dev br0 up")
     net.link(ns1, "tap1", switch, "p1", ("10.10.10.11/24", ""))
     net.link(ns2, "tap2", switch, "p2", ("10.10.10.12/24", ""))
     net.link(ns3, "tap3", switch, "p3")
-    for port in ("p1", "p2"):
-        switch.ip(f"link set dev {port} master br0")
+    switch.add_bridge("br0", "p1", "p2")
     received = sniff(ns3, "tap3")
     mirrord = daemon(
         switch,

@@ -36,8 +36,7 @@ destination = { type = "device", device = "p3" }
 def switch(net: Topology, label: str) -> Host:
     """A host with a bridge `br0`."""
     host = net.host(label)
-    host.ip("link add name br0 type bridge")
-    host.ip("link set dev br0 up")
+    host.add_bridge("br0")
     return host
 
 

@@ -91,13 +91,10 @@ def test_t2_sees_the_whole_ping_of_t1_and_keeps_its_own_network(
     net: Topology, sniff: MakeSniffer, daemon: MakeDaemon
 ) -> None:
     host, t1, t2, world = net.host("host"), net.host("t1"), net.host("t2"), net.host("world")
-    host.ip("link add name br0 type bridge")
-    host.ip("link set dev br0 up")
     net.link(t1, "ens160", host, "p1", ("10.95.48.150/24", ""))
     net.link(t2, "ens160", host, "p2", ("10.95.48.151/24", ""))
     net.link(world, "eth0", host, "uplink", ("10.95.48.1/24", ""))
-    for port in ("p1", "p2", "uplink"):
-        host.ip(f"link set dev {port} master br0")
+    host.add_bridge("br0", "p1", "p2", "uplink")
     world.ip("address add 114.114.114.114/32 dev lo")
     t1.ip("route add default via 10.95.48.1")
     received = sniff(t2, "ens160", "icmp and host 114.114.114.114")

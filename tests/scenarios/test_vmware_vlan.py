@@ -48,10 +48,8 @@ def guest(net: Topology, host: Host, name: str, port: str, address: str) -> Host
 def bridge(net: Topology, name: str) -> Host:
     """A host with a bridge, and a gateway behind its uplink."""
     host, gateway = net.host(name), net.host("gateway")
-    host.ip("link add name br0 type bridge")
-    host.ip("link set dev br0 up")
     net.link(gateway, "eth0", host, "uplink", ("10.95.48.1/24", ""))
-    host.ip("link set dev uplink master br0")
+    host.add_bridge("br0", "uplink")
     return host
 
 

@@ -33,13 +33,10 @@ destination = {{ type = "device", device = "tap-vm1" }}
 def machines(net: Topology) -> tuple[Host, Host, Host]:
     """The host, VM-1 and VM-2; what VM-2 pings is at 10.1.225.124."""
     host, vm1, vm2, dhcp = net.host("host"), net.host("vm1"), net.host("vm2"), net.host("dhcp")
-    host.ip("link add name br0 type bridge")
-    host.ip("link set dev br0 up")
     net.link(vm2, "eth0", host, "tap-vm2", ("10.1.225.37/24", ""))
     net.link(dhcp, "eth0", host, "tap-dhcp", ("10.1.225.124/24", ""))
     net.link(vm1, "eth1", host, "tap-vm1")
-    for port in ("tap-vm2", "tap-dhcp"):
-        host.ip(f"link set dev {port} master br0")
+    host.add_bridge("br0", "tap-vm2", "tap-dhcp")
     return host, vm1, vm2
 
 
@@ -95,10 +92,7 @@ def test_across_two_hosts_over_a_flow_network(net: Topology, sniff: MakeSniffer,
     net.link(one, "em02", two, "em02", ("", "192.168.29.30/24"), mtu=1600)
     net.link(vm1, "eth1", two, "tap-vm1")
     receive_vxlan(two, vni=100)
-    two.ip("link add name br0 type bridge")
-    two.ip("link set dev br0 up")
-    for port in ("vxlan0", "tap-vm1"):
-        two.ip(f"link set dev {port} master br0")
+    two.add_bridge("br0", "vxlan0", "tap-vm1")
     two.run("bridge", "link", "set", "dev", "vxlan0", "learning", "off")  # both ends of each frame come from there
     original, received = sniff(vm2, "eth0", "icmp"), sniff(vm1, "eth1", "icmp")
     outer = sniff(two, "em02", "udp")

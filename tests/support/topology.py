@@ -57,6 +57,13 @@ class Host:
         """Run `ip` here with these arguments, split at blanks."""
         return _run(["ip", "-n", self.name, *arguments.split()])
 
+    def add_bridge(self, name: str, *ports: str) -> None:
+        """A bridge, up, with these devices as its ports."""
+        self.ip(f"link add name {name} type bridge")
+        self.ip(f"link set dev {name} up")
+        for port in ports:
+            self.ip(f"link set dev {port} master {name}")
+
     def mac(self, device: str) -> str:
         return str(self._link(device)["address"])
 
@@ -148,11 +155,9 @@ class Topology:
     def lan(self, addresses: dict[Host, str], mtu: int = 1500, *, offloads: bool = True) -> Host:
         """A switch (returned) with the hosts' `eth0` plugged in; its ports are named as the hosts."""
         switch = self.host("switch")
-        switch.ip("link add br0 type bridge")
-        switch.ip("link set br0 up")
         for host, address in addresses.items():
             self.link(host, "eth0", switch, host.label, (address, ""), mtu, offloads=offloads)
-            switch.ip(f"link set dev {host.label} master br0")
+        switch.add_bridge("br0", *(host.label for host in addresses))
         return switch
 
 

@@ -74,10 +74,7 @@ class Wire:
         bridge, collector = net.host("bridge"), net.host("collector")
         net.link(self.client, "eth0", bridge, "guest", macs=(MACS[0], ""))
         net.link(bridge, "wire", self.server, "eth0", macs=("", MACS[1]), offloads=False)
-        bridge.ip("link add br0 type bridge")
-        bridge.ip("link set br0 up")
-        for port in ("guest", "wire"):
-            bridge.ip(f"link set dev {port} master br0")
+        bridge.add_bridge("br0", "guest", "wire")
         for n, host in enumerate((self.client, self.server)):
             if overlay:
                 host.ip(f"address add {UNDERLAY[n]}/24 dev eth0")
