@@ -11,7 +11,8 @@ import pytest
 
 from tests.conftest import MakeDaemon
 from tests.support.send import flood, send
-from tests.support.topology import Host, Topology, acquaint, receive_vxlan
+from tests.support.source import session, source_and_collector
+from tests.support.topology import Host, Topology
 
 COUNT = 100_000  # into a ring that has room for a tenth of them
 PACED = {"python": 25_000, "native": 100_000}  # for some seconds
@@ -21,28 +22,12 @@ FRAME = bytes.fromhex("020000000002 020000000001 88b6").ljust(64, b"\0")  # see 
 
 
 def configuration(direction: str, ring_size: str) -> str:
-    return f"""
-[mirrors.m]
-enabled = true
-
-[[mirrors.m.sessions]]
-name = "s"
-direction = "{direction}"
-source = {{ type = "device", device = "nic" }}
-destination = {{ type = "vxlan", remote = "10.99.0.2", vni = 1 }}
-ring_size = "{ring_size}"
-capture = "ring"
-"""
+    return session(f'direction = "{direction}"\nring_size = "{ring_size}"\ncapture = "ring"')
 
 
 @pytest.fixture
 def hosts(net: Topology) -> tuple[Host, Host, Host]:
-    client, source, collector = net.host("client"), net.host("source"), net.host("collector")
-    net.link(client, "eth0", source, "nic")
-    net.link(source, "uplink", collector, "eth0", ("10.99.0.1/24", "10.99.0.2/24"))
-    acquaint(source, "uplink", "10.99.0.1", collector, "eth0", "10.99.0.2")
-    receive_vxlan(collector, vni=1)
-    return client, source, collector
+    return source_and_collector(net)
 
 
 @pytest.mark.alone

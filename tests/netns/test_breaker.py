@@ -12,6 +12,7 @@ import pytest
 from tests.conftest import MakeDaemon
 from tests.support.daemon import Daemon
 from tests.support.send import send, udp_frame
+from tests.support.source import session, source_and_collector
 from tests.support.topology import Host, Topology
 from tests.support.wait import wait_for
 
@@ -28,21 +29,12 @@ def about(mirrord: Daemon) -> dict[str, str]:
 
 @pytest.fixture
 def hosts(net: Topology) -> tuple[Host, Host, Host]:
-    client, source, collector = net.host("client"), net.host("source"), net.host("collector")
-    net.link(client, "eth0", source, "nic")
-    net.link(source, "uplink", collector, "eth0")
-    return client, source, collector
+    return source_and_collector(net)
 
 
 def configuration(device: str) -> str:
-    return f"""
-[[mirrors.m.sessions]]
-name = "s"
-source = "nic"
-direction = "ingress"
-destination = {{ type = "device", device = "{device}" }}
-pause_above = "1%"
-"""
+    destination = f'{{ type = "device", device = "{device}" }}'
+    return session('direction = "ingress"\npause_above = "1%"', destination)
 
 
 def test_a_session_pauses_while_its_link_is_busy_and_goes_on(

@@ -11,31 +11,20 @@ import pytest
 
 from tests.conftest import MakeDaemon, MakeSniffer
 from tests.support.send import send, udp_frame
+from tests.support.source import SPAN, VXLAN, session, source_and_collector
 from tests.support.topology import Host, Topology, acquaint
 from tests.support.wait import wait_for
 
 FRAME = udp_frame(("02:00:00:00:00:01", "10.1.0.1", 1000), ("02:00:00:00:00:02", "10.1.0.2", 2000), length=100)
-VXLAN = '{ type = "vxlan", remote = "10.99.0.2", vni = 1 }'
-SPAN = '{ type = "device", device = "uplink" }'
 
 
 def configuration(destination: str) -> str:
-    return f"""
-[[mirrors.m.sessions]]
-name = "s"
-direction = "ingress"
-source = "nic"
-destination = {destination}
-ring_size = "64MiB"
-"""
+    return session('direction = "ingress"\nring_size = "64MiB"', destination)
 
 
 @pytest.fixture
 def hosts(net: Topology) -> tuple[Host, Host, Host]:
-    client, source, collector = net.host("client"), net.host("source"), net.host("collector")
-    net.link(client, "eth0", source, "nic")
-    net.link(source, "uplink", collector, "eth0", ("10.99.0.1/24", "10.99.0.2/24"), mtu=1600)
-    return client, source, collector
+    return source_and_collector(net)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +109,6 @@ def test_a_way_out_that_goes_down_and_comes_up_again(
 
 def test_an_uplink_that_gets_another_address_is_followed(hosts: tuple[Host, Host, Host], daemon: MakeDaemon) -> None:
     client, source, collector = hosts
-    acquaint(source, "uplink", "10.99.0.1", collector, "eth0", "10.99.0.2")
     mirrord = daemon(source, configuration(VXLAN))
     send(client, "eth0", FRAME, 10)
     mirrord.settle(10)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import MakeDaemon
-from tests.support.topology import Topology, acquaint
+from tests.support.source import source_and_collector
+from tests.support.topology import Topology
 from tests.support.wait import wait_for
 
 SESSIONS = 100
@@ -36,10 +37,7 @@ def waits(pid: int) -> int:
 
 @pytest.mark.parametrize("dataplane", ["native"])  # they differ in nothing that costs without frames
 def test_idle_sessions_cost_next_to_nothing(net: Topology, daemon: MakeDaemon) -> None:
-    client, source, collector = net.host("client"), net.host("source"), net.host("collector")
-    net.link(client, "eth0", source, "nic")
-    net.link(source, "uplink", collector, "eth0", ("10.99.0.1/24", "10.99.0.2/24"), mtu=1600)
-    acquaint(source, "uplink", "10.99.0.1", collector, "eth0", "10.99.0.2")
+    _, source, _ = source_and_collector(net)
     ways = ["packet", "socket"] * (SESSIONS // 2)
     mirrord = daemon(source, "".join(SESSION.format(number=n, transmit=way) for n, way in enumerate(ways)))
     assert not mirrord.metrics().select("mirrord_ring_fill_ratio")

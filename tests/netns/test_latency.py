@@ -1,6 +1,6 @@
 """How long a lone frame takes through a quiet session, told by the kernel's stamps on both sides: one clock.
 
-client eth0 ---- nic [source] uplink ---- eth0 [collector]
+client eth0 ---- nic [source] uplink ---- eth0 [collector] vxlan0
 """
 
 from __future__ import annotations
@@ -12,17 +12,11 @@ import pytest
 from tests.conftest import MakeDaemon, MakeSniffer
 from tests.support.send import send, udp_frame
 from tests.support.sniffer import Sniffer
-from tests.support.topology import Topology, acquaint, receive_vxlan
+from tests.support.source import session, source_and_collector
+from tests.support.topology import Topology
 
 pytestmark = pytest.mark.alone
 
-CONFIGURATION = """
-[[mirrors.m.sessions]]
-name = "s"
-direction = "ingress"
-source = "nic"
-destination = { type = "vxlan", remote = "10.99.0.2", vni = 1 }
-"""
 COUNT = 50
 STAMP = 2e-6  # how exact a stamp in a capture file is, twice
 
@@ -30,13 +24,9 @@ STAMP = 2e-6  # how exact a stamp in a capture file is, twice
 def test_a_lone_frame_is_soon_forwarded_and_the_histogram_says_so(
     net: Topology, daemon: MakeDaemon, sniff: MakeSniffer
 ) -> None:
-    client, source, collector = net.host("client"), net.host("source"), net.host("collector")
-    net.link(client, "eth0", source, "nic")
-    net.link(source, "uplink", collector, "eth0", ("10.99.0.1/24", "10.99.0.2/24"), mtu=1600)
-    acquaint(source, "uplink", "10.99.0.1", collector, "eth0", "10.99.0.2")
-    receive_vxlan(collector, vni=1)
+    client, source, collector = source_and_collector(net)
     captured, sent, arrived = sniff(source, "nic"), sniff(source, "uplink"), sniff(collector, "eth0")
-    mirrord = daemon(source, CONFIGURATION)
+    mirrord = daemon(source, session('direction = "ingress"'))
 
     for port in range(1, 1 + COUNT):
         frame = udp_frame(("02:00:00:00:00:01", "10.1.0.1", port), ("02:00:00:00:00:02", "10.1.0.2", 2000), bytes(50))

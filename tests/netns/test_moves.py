@@ -1,6 +1,6 @@
 """A source's capture moves between a plain socket and a ring under traffic: every frame once, each flow in order.
 
-client eth0 ---- nic [source] span ---- eth0 [collector]
+client eth0 ---- nic [source] uplink ---- eth0 [collector]
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from tests.conftest import MakeDaemon
 from tests.support.daemon import Daemon
 from tests.support.receiver import Receiver
 from tests.support.send import flood, sending, udp_frame
+from tests.support.source import SPAN, session, source_and_collector
 from tests.support.topology import Host, Topology
 from tests.support.wait import wait_for
 
@@ -39,10 +40,7 @@ TURNS = 8
 
 @pytest.fixture
 def hosts(net: Topology) -> tuple[Host, Host, Host]:
-    client, source, collector = net.host("client"), net.host("source"), net.host("collector")
-    net.link(client, "eth0", source, "nic")
-    net.link(source, "span", collector, "eth0")
-    return client, source, collector
+    return source_and_collector(net)
 
 
 def _frame(port: int) -> bytes:
@@ -90,7 +88,7 @@ def test_each_frame_once_and_each_flow_in_order_however_often_the_capture_moves(
     plan = PipelinePlan(
         CapturePlan("nic", source.index("nic"), selection, mode="auto", ring_size=64 << 20, netns=netns),
         ForwardPlan(encap.bare()),
-        DevicePlan("span", source.index("span"), MARK, netns),
+        DevicePlan("uplink", source.index("uplink"), MARK, netns),
     )
     pipeline = Pipeline(plan, native=dataplane == "native")
     worker = Worker("worker", 0)
@@ -134,17 +132,7 @@ def test_a_daemon_takes_a_ring_for_a_busy_source_and_gives_it_back(
     hosts: tuple[Host, Host, Host], daemon: MakeDaemon, tmp_path: Path
 ) -> None:
     _, source, _ = hosts
-    mirrord = daemon(
-        source,
-        """
-[[mirrors.m.sessions]]
-name = "s"
-source = "nic"
-destination = { type = "device", device = "span" }
-sampling_rate = 1000000
-ring_size = "64MiB"
-""",
-    )
+    mirrord = daemon(source, session('sampling_rate = 1000000\nring_size = "64MiB"', SPAN))
     frame = udp_frame(("02:00:00:00:00:01", "10.0.0.1", 7), ("02:00:00:00:00:02", "10.0.0.2", 9), length=64)
     assert not has_ring(mirrord)
     flood(source, "nic", frame, 100_000, tmp_path)
@@ -163,13 +151,13 @@ def test_a_source_that_is_busy_already_begins_with_a_ring(
     frame = udp_frame(("02:00:00:00:00:01", "10.0.0.1", 7), ("02:00:00:00:00:02", "10.0.0.2", 9), length=64)
     with sending(client, "eth0", frame, tmp_path):
         wait_for(lambda: source.counter("nic", "rx", "packets") > load.BUSY, "a busy source")
-        session = """
+        each = """
 [[mirrors.m.sessions]]
 name = "{name}"
 source = "{name}"
 direction = "egress"  # of which there is nothing: none of them ever moves to a ring
 destination = {{ type = "device", device = "lo" }}
 """
-        mirrord = daemon(source, "".join(session.format(name=name) for name in ("nic", "span")))
+        mirrord = daemon(source, "".join(each.format(name=name) for name in ("nic", "uplink")))
         rings = [dict(labels)["session"] for _, labels in mirrord.metrics().select("mirrord_ring_fill_ratio")]
         assert rings == ["nic"]

@@ -17,6 +17,7 @@ import pytest
 from mirrord import __version__
 from tests.conftest import MakeDaemon
 from tests.support.send import send, udp_frame
+from tests.support.source import source_and_collector
 from tests.support.topology import Topology, acquaint
 from tests.support.wait import wait_for
 
@@ -66,11 +67,8 @@ def test_the_page_is_the_golden_one(net: Topology, daemon: MakeDaemon, dataplane
 
     `both` cuts the long ones to 200 bytes; `narrow` sees only them, and a path MTU of 250 carries none of them.
     """
-    client, source, collector = net.host("client"), net.host("source"), net.host("collector")
-    net.link(client, "eth0", source, "nic")
-    net.link(source, "uplink", collector, "eth0", ("10.99.0.1/24", "10.99.0.2/24"), mtu=1600)
+    client, source, collector = source_and_collector(net)
     net.link(source, "narrow", collector, "eth1", ("10.98.0.1/24", "10.98.0.2/24"), mtu=250)
-    acquaint(source, "uplink", "10.99.0.1", collector, "eth0", "10.99.0.2")
     acquaint(source, "narrow", "10.98.0.1", collector, "eth1", "10.98.0.2")
     mirrord = daemon(source, CONFIGURATION, up=False)
     wait_for(lambda: mirrord.metrics().total("mirrord_session_up", mirror="core") == 2, "both sessions up")

@@ -19,7 +19,7 @@ from scapy.layers.l2 import Ether
 
 from tests.conftest import MakeDaemon, MakeSniffer
 from tests.support.send import send, udp_frame
-from tests.support.source import source_and_collector
+from tests.support.source import session, source_and_collector
 from tests.support.topology import Host, Topology
 from tests.support.wait import wait_for
 
@@ -34,14 +34,7 @@ def hosts(net: Topology) -> tuple[Host, Host, Host]:
 
 
 def configuration(more: str) -> str:
-    return f"""
-[[mirrors.m.sessions]]
-name = "s"
-source = "nic"
-destination = {{ type = "vxlan", remote = "10.99.0.2", vni = 1 }}
-ring_size = "64MiB"
-{more}
-"""
+    return session(f'ring_size = "64MiB"\n{more}')
 
 
 def test_snaplen_counts_the_mirrored_frame_alone(

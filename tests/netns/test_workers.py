@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import MakeDaemon
 from tests.support.receiver import Receiver
 from tests.support.send import udp_frame
-from tests.support.source import source_and_collector
+from tests.support.source import session, source_and_collector
 from tests.support.topology import Host, Topology
 
 WORKERS, FLOWS, EACH = 4, 32, 300
@@ -28,15 +28,7 @@ def hosts(net: Topology) -> tuple[Host, Host, Host]:
 
 
 def configuration(more: str = "") -> str:
-    return f"""
-[[mirrors.m.sessions]]
-name = "s"
-source = "nic"
-destination = {{ type = "vxlan", remote = "10.99.0.2", vni = 1 }}
-ring_size = "64MiB"
-workers = {WORKERS}
-{more}
-"""
+    return session(f'ring_size = "64MiB"\nworkers = {WORKERS}\n{more}')
 
 
 def waiting(host: Host) -> list[int]:
