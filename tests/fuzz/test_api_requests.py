@@ -26,25 +26,9 @@ from tests.support.api import Api
 from tests.support.daemon import Daemon
 from tests.support.send import send, udp_frame
 from tests.support.topology import Topology
+from tests.support.uplink import CORE, mirror, tapped
 
 FRAME = udp_frame(("02:00:00:00:00:01", "10.1.0.1", 1000), ("02:00:00:00:00:02", "10.1.0.2", 2000), length=100)
-FILE = """
-[filters.all]
-rules = [{ priority = 1, action = "accept" }]
-
-[mirrors.core]
-
-[[mirrors.core.sessions]]
-name = "a"
-source = "tap0"
-direction = "egress"
-filter = "all"
-destination = { type = "vxlan", remote = "192.0.2.2", vni = 1 }
-"""
-KEPT = {
-    "sessions": [{"name": "s", "source": "tap0", "destination": {"type": "vxlan", "remote": "192.0.2.2", "vni": 2}}]
-}
-
 CHUNKED = (
     b"PUT /v1/mirrors/x HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
 )
@@ -170,13 +154,10 @@ def dataplane() -> str:
 @pytest.fixture
 def running(net: Topology, daemon: MakeDaemon, tmp_path: Path) -> Iterator[tuple[Daemon, Connection]]:
     """A daemon that mirrors by a file's mirror and by one made at run time; both count on afterwards."""
-    host, collector, guest = net.host("host"), net.host("collector"), net.host("guest")
-    net.link(host, "up0", collector, "up0", ("192.0.2.1/24", "192.0.2.2/24"), mtu=1600)
-    host.ip(f"neighbour replace 192.0.2.2 lladdr {collector.mac('up0')} dev up0")
-    net.link(host, "tap0", guest, "eth0")
-    mirrord = daemon(host, FILE, capture_directories=[str(tmp_path)])
+    host, _ = tapped(net)
+    mirrord = daemon(host, CORE, capture_directories=[str(tmp_path)])
     api = Api(mirrord.socket)
-    assert api("PUT", "mirrors/kept", KEPT).status == 201
+    assert api("PUT", "mirrors/kept", mirror("tap0", 2)).status == 201
     send(host, "tap0", FRAME, 100)
     before = [api("GET", f"mirrors/{name}").headers["ETag"] for name in ("core", "kept")]
     connection = Connection(mirrord.socket)

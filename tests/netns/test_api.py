@@ -24,22 +24,10 @@ from tests.support.api import Api
 from tests.support.daemon import ROOT, Daemon
 from tests.support.send import send, udp_frame
 from tests.support.topology import Host, Topology
-from tests.support.uplink import tapped
+from tests.support.uplink import CORE, mirror, tapped
 from tests.support.wait import wait_for
 
 FRAME = udp_frame(("02:00:00:00:00:01", "10.1.0.1", 1000), ("02:00:00:00:00:02", "10.1.0.2", 2000), length=100)
-FILE = """
-[filters.all]
-rules = [{ priority = 1, action = "accept" }]
-
-[mirrors.core]
-
-[[mirrors.core.sessions]]
-name = "a"
-source = "tap0"
-direction = "egress"
-destination = { type = "vxlan", remote = "192.0.2.2", vni = 1 }
-"""
 
 
 @pytest.fixture
@@ -51,12 +39,6 @@ def dataplane() -> str:
 @pytest.fixture
 def host(net: Topology) -> Host:
     return tapped(net)[0]
-
-
-def vxlan(source: str, vni: int, **more: Any) -> dict[str, Any]:
-    """A mirror with one session."""
-    destination = {"type": "vxlan", "remote": "192.0.2.2", "vni": vni}
-    return {"sessions": [{"name": "s", "source": source, "destination": destination, **more}]}
 
 
 def span(source: str, destination: str) -> dict[str, Any]:
@@ -81,7 +63,7 @@ REFUSED = [
     ),
     ("flow_networks/m", NETWORK, "flow_networks.m.device: 'set-aside0' is already set aside by flow_networks.n"),
     (
-        "mirrors/x", vxlan("set-aside0", 7),
+        "mirrors/x", mirror("set-aside0", 7),
         "mirrors.x.sessions[0].source: 'set-aside0' is set aside for copies by flow_networks.n",
     ),
     (
@@ -89,7 +71,7 @@ REFUSED = [
         "mirrors.x.sessions[0].destination.device: 'set-aside0' is set aside for copies by flow_networks.n",
     ),
     (
-        "mirrors/x", vxlan("up0", 1),
+        "mirrors/x", mirror("up0", 1),
         (
             "mirrors.x.sessions[0].destination.vni: mirrors.core.sessions[0] sends to the same remote, port and VNI;"
             " set shared_vni = true in both if that is meant"
@@ -106,7 +88,7 @@ REFUSED = [
 
 
 def test_what_section_2_refuses_changes_nothing(host: Host, daemon: MakeDaemon) -> None:
-    running = daemon(host, FILE)
+    running = daemon(host, CORE)
     api = Api(running.socket)
     host.ip("route add default via 192.0.2.2")
     for resource, body in THERE:
@@ -138,11 +120,11 @@ def test_what_section_2_refuses_changes_nothing(host: Host, daemon: MakeDaemon) 
 
 
 def test_every_other_error_has_its_code_and_text(host: Host, daemon: MakeDaemon) -> None:
-    running = daemon(host, FILE)
+    running = daemon(host, CORE)
     api = Api(running.socket)
     rules = {"rules": [{"priority": 1, "action": "accept"}]}
     assert api("PUT", "filters/mine", rules).status == 201
-    assert api("PUT", "mirrors/x", vxlan("up0", 2, filter="mine")).status == 201
+    assert api("PUT", "mirrors/x", mirror("up0", 2, filter="mine")).status == 201
     where = f"is defined in {running.file}: change it there, then reload"
     text = {"Content_Type": "text/plain"}
     for method, resource, body, headers, status, code, message in [
@@ -174,7 +156,7 @@ def test_every_other_error_has_its_code_and_text(host: Host, daemon: MakeDaemon)
         ("PUT", "mirrors/a%20b", {}, {}, 422, "invalid_config", "mirrors.a b: expected a name: 1 to 63 letters"),
         ("PATCH", "mirrors/x", {"name": None}, {}, 422, "invalid_config", "mirrors.x.name: expected a name"),
         (
-            "PUT", "mirrors/x", vxlan("up0", 1 << 24, filter="mien"), {}, 422, "invalid_config",
+            "PUT", "mirrors/x", mirror("up0", 1 << 24, filter="mien"), {}, 422, "invalid_config",
             (
                 "mirrors.x.sessions[0].destination.vni: expected a whole number from 0 to 16777215, not 16777216\n"
                 "mirrors.x.sessions[0].filter: there is no filter 'mien'; did you mean 'mine'?"
@@ -194,7 +176,7 @@ def test_every_other_error_has_its_code_and_text(host: Host, daemon: MakeDaemon)
 
 
 def test_two_clients_that_read_the_same_cannot_both_change_it(host: Host, daemon: MakeDaemon) -> None:
-    api = Api(daemon(host, FILE).socket)
+    api = Api(daemon(host, CORE).socket)
     assert api("PUT", "mirrors/x", {"description": "0"}).status == 201
     with ThreadPoolExecutor(2) as clients:
         for turn in range(10):
@@ -214,10 +196,10 @@ def test_two_clients_that_read_the_same_cannot_both_change_it(host: Host, daemon
 
 
 def test_what_is_shown_may_be_sent_back(host: Host, daemon: MakeDaemon) -> None:
-    api = Api(daemon(host, FILE).socket)
+    api = Api(daemon(host, CORE).socket)
     assert api("PUT", "filters/f", {"rules": [{"priority": 1, "action": "accept"}]}).status == 201
     assert api("PUT", "flow_networks/n", NETWORK).status == 201
-    assert api("PUT", "mirrors/x", vxlan("up0", 2, filter="f", rate_limit="5Mbit")).status == 201
+    assert api("PUT", "mirrors/x", mirror("up0", 2, filter="f", rate_limit="5Mbit")).status == 201
     for resource in ("filters/f", "flow_networks/n", "mirrors/x", "mirrors/x/sessions/s"):
         shown = api("GET", resource)
         again = api("PUT", resource, shown.body, If_Match=shown.headers["ETag"])
@@ -232,7 +214,7 @@ def test_what_is_shown_may_be_sent_back(host: Host, daemon: MakeDaemon) -> None:
 def test_a_session_goes_on_under_another_name(host: Host, daemon: MakeDaemon) -> None:
     running = daemon(host, "", up=False)
     api = Api(running.socket)
-    assert api("PUT", "mirrors/a", vxlan("tap0", 2, direction="egress")).status == 201
+    assert api("PUT", "mirrors/a", mirror("tap0", 2, direction="egress")).status == 201
     sending = threading.Thread(target=send, args=(host, "tap0", FRAME, 2000, 4000))
     sending.start()
     for before, after in zip("abcd", "bcde", strict=True):
@@ -250,10 +232,10 @@ def reload(running: Daemon, api: Api, text: str) -> int:
 
 
 def test_what_a_file_defines_goes_before_what_was_made(host: Host, daemon: MakeDaemon) -> None:
-    running = daemon(host, FILE)
+    running = daemon(host, CORE)
     api = Api(running.socket)
     text = running.file.read_text()
-    assert api("PUT", "mirrors/x", vxlan("tap0", 2, direction="egress", filter="all")).status == 201
+    assert api("PUT", "mirrors/x", mirror("tap0", 2, direction="egress", filter="all")).status == 201
     send(host, "tap0", FRAME, 10)
     wait_for(lambda: running.metrics().total("mirrord_mirrored_frames_total", mirror="x") == 10, "10 frames mirrored")
 
@@ -288,7 +270,7 @@ def test_what_a_file_defines_goes_before_what_was_made(host: Host, daemon: MakeD
 
 def test_the_read_only_socket_serves_get_alone(host: Host, daemon: MakeDaemon, tmp_path: Path) -> None:
     group = grp.getgrgid(os.getgid()).gr_name
-    running = daemon(host, FILE, read_only_socket=str(tmp_path / "read.sock"), read_only_group=group)
+    running = daemon(host, CORE, read_only_socket=str(tmp_path / "read.sock"), read_only_group=group)
     reader = Api(tmp_path / "read.sock")
     assert oct(reader.path.stat().st_mode & 0o777) == "0o660"
     before = reader("GET", "mirrors").body
@@ -308,7 +290,7 @@ def test_the_read_only_socket_serves_get_alone(host: Host, daemon: MakeDaemon, t
 
 def test_who_hangs_on_keeps_nobody_out(host: Host, daemon: MakeDaemon) -> None:
     """Clients that never finish a request, more of them than there is room for; others are answered at once."""
-    running = daemon(host, FILE)
+    running = daemon(host, CORE)
     api = Api(running.socket)
     with ExitStack() as hanging:
         for n in range(100):
@@ -331,7 +313,7 @@ def test_sockets_that_systemd_opened_are_taken_over(host: Host, tmp_path: Path) 
     change, read = tmp_path / "change.sock", tmp_path / "read.sock"
     file = tmp_path / "mirrord.toml"
     file.write_text(
-        f'[daemon]\ninclude = []\nmetrics = ""\nstate = "{tmp_path}/s.db"\nsocket = "/nowhere/s.sock"\n{FILE}'
+        f'[daemon]\ninclude = []\nmetrics = ""\nstate = "{tmp_path}/s.db"\nsocket = "/nowhere/s.sock"\n{CORE}'
     )
     process = host.spawn(
         "systemd-socket-activate", "--fdname=mirrord.sock:mirrord-read-only.sock", f"--listen={change}",

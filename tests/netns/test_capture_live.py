@@ -10,13 +10,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from scapy.layers.inet import IP, UDP
-from scapy.layers.l2 import Ether
 
 from tests.conftest import MakeDaemon
 from tests.support.ctl import COMMAND, ctl
 from tests.support.daemon import Daemon
-from tests.support.send import send
+from tests.support.send import send, udp_frame
 from tests.support.topology import Host, Topology, acquaint
 from tests.support.wait import wait_for
 
@@ -29,12 +27,7 @@ snaplen = 60
 destination = { type = "vxlan", remote = "10.1.0.2", vni = 7 }
 """
 FRAMES = [
-    bytes(
-        Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
-        / IP(src="10.0.0.1", dst="10.0.0.2")
-        / UDP(sport=1000, dport=2000 + n)
-        / bytes(40)
-    )
+    udp_frame(("02:00:00:00:00:01", "10.0.0.1", 1000), ("02:00:00:00:00:02", "10.0.0.2", 2000 + n), bytes(40))
     for n in range(20)
 ]
 

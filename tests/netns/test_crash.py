@@ -21,18 +21,13 @@ from tests.support.api import Api
 from tests.support.daemon import Daemon
 from tests.support.send import send, udp_frame
 from tests.support.topology import Host, Topology
-from tests.support.uplink import tapped
+from tests.support.uplink import mirror, tapped
 from tests.support.wait import wait_for
 
 pytestmark = pytest.mark.alone
 
 FRAME = udp_frame(("02:00:00:00:00:01", "10.1.0.1", 1000), ("02:00:00:00:00:02", "10.1.0.2", 2000), length=100)
 SESSIONS = 4
-
-
-def mirror(vni: int) -> dict[str, Any]:
-    destination = {"type": "vxlan", "remote": "192.0.2.2", "vni": vni}
-    return {"sessions": [{"name": "s", "source": "tap0", "direction": "egress", "destination": destination}]}
 
 
 @pytest.fixture
@@ -94,7 +89,7 @@ def test_a_killed_daemon_comes_back_as_it_was_within_a_second(
     daemon = Daemon(host, tmp_path, "", up=False, dataplane="native")
     api = Api(daemon.socket)
     for vni in range(SESSIONS):
-        assert api("PUT", f"mirrors/m{vni}", mirror(vni)).status == 201
+        assert api("PUT", f"mirrors/m{vni}", mirror("tap0", vni, direction="egress")).status == 201
     before = objects(api)
     times: list[float] = []
     while len(times) < 5 and min(times, default=1.0) >= 1.0:

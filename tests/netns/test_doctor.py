@@ -17,7 +17,8 @@ from tests.conftest import MakeDaemon
 from tests.support.ctl import invoke
 from tests.support.daemon import Daemon
 from tests.support.send import send, udp_frame
-from tests.support.topology import Host, Topology, acquaint
+from tests.support.topology import Host, Topology
+from tests.support.uplink import tapped
 from tests.support.wait import wait_for
 
 FRAME = udp_frame(("02:00:00:00:00:01", "10.1.0.1", 1000), ("02:00:00:00:00:02", "10.1.0.2", 2000), length=1000)
@@ -44,11 +45,7 @@ def dataplane() -> str:
 @pytest.fixture
 def hosts(net: Topology) -> tuple[Host, Host]:
     """The host and the collector."""
-    host, guest, collector = net.host("host"), net.host("guest"), net.host("collector")
-    net.link(host, "tap0", guest, "eth0")
-    net.link(host, "up0", collector, "up0", ("192.0.2.1/24", "192.0.2.2/24"), mtu=1600)
-    acquaint(host, "up0", "192.0.2.1", collector, "up0", "192.0.2.2")
-    return host, collector
+    return tapped(net)
 
 
 class Doctor:

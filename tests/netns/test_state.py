@@ -8,28 +8,13 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.support.api import Api
 from tests.support.daemon import Daemon
 from tests.support.topology import Host, Topology
-from tests.support.uplink import tapped
-
-FILE = """
-[mirrors.core]
-
-[[mirrors.core.sessions]]
-name = "a"
-source = "tap0"
-destination = { type = "vxlan", remote = "192.0.2.2", vni = 1 }
-"""
-
-
-def mirror(vni: int, **more: Any) -> dict[str, Any]:
-    destination = {"type": "vxlan", "remote": "192.0.2.2", "vni": vni}
-    return {"sessions": [{"name": "s", "source": "tap0", "destination": destination, **more}]}
+from tests.support.uplink import CORE, mirror, tapped
 
 
 @pytest.fixture
@@ -53,16 +38,16 @@ def running(api: Api) -> list[tuple[str, str]]:
 
 def test_a_damaged_database_costs_what_was_made_and_no_more(host: Host, tmp_path: Path) -> None:
     (tmp_path / "state.db").write_bytes(b"no database at all" * 1000)
-    daemon = Daemon(host, tmp_path, FILE)
+    daemon = Daemon(host, tmp_path, CORE)
     api = Api(daemon.socket)
     state = api("GET", "status").body["state"]
     assert state["path"] == str(tmp_path / "state.db")
     (aside,) = tmp_path.glob("state.db.damaged-*")
     assert str(aside) in state["problem"]
     assert str(aside) in daemon.output()
-    assert api("PUT", "mirrors/x", mirror(2)).status == 201
+    assert api("PUT", "mirrors/x", mirror("tap0", 2)).status == 201
     assert daemon.stop()[0] == 0
-    daemon = Daemon(host, tmp_path, FILE)
+    daemon = Daemon(host, tmp_path, CORE)
     assert running(api) == [("core", "up"), ("x", "up")]
     assert api("GET", "status").body["state"]["problem"] == ""
     assert daemon.stop()[0] == 0
@@ -72,12 +57,12 @@ def test_what_no_longer_goes_with_the_files_is_set_aside(host: Host, tmp_path: P
     filters = '[filters.f]\nrules = [{ priority = 1, action = "accept" }]\n'
     daemon = Daemon(host, tmp_path, filters, up=False)
     api = Api(daemon.socket)
-    assert api("PUT", "mirrors/x", mirror(1)).status == 201
-    assert api("PUT", "mirrors/y", mirror(2, filter="f")).status == 201
-    assert api("PUT", "mirrors/z", mirror(3)).status == 201
+    assert api("PUT", "mirrors/x", mirror("tap0", 1)).status == 201
+    assert api("PUT", "mirrors/y", mirror("tap0", 2, filter="f")).status == 201
+    assert api("PUT", "mirrors/z", mirror("tap0", 3)).status == 201
     assert daemon.stop()[0] == 0
 
-    daemon = Daemon(host, tmp_path, FILE)
+    daemon = Daemon(host, tmp_path, CORE)
     assert running(api) == [("core", "up"), ("z", "up")]
     aside = {one["name"]: one["reason"] for one in api("GET", "status").body["config"]["set_aside"]}
     assert aside.keys() == {"x", "y"}
@@ -95,18 +80,18 @@ def test_what_no_longer_goes_with_the_files_is_set_aside(host: Host, tmp_path: P
 
 
 def test_a_full_disk_refuses_a_change_and_nothing_else(host: Host, tmp_path: Path, small: Path) -> None:
-    daemon = Daemon(host, tmp_path, FILE, state=str(small / "state.db"))
+    daemon = Daemon(host, tmp_path, CORE, state=str(small / "state.db"))
     api = Api(daemon.socket)
     before = api("GET", "mirrors").body
     filler = small / "filler"
     with pytest.raises(OSError, match="No space left"):
         filler.write_bytes(bytes(2 << 20))
-    answer = api("PUT", "mirrors/x", {**mirror(2), "description": "x" * 1000})
+    answer = api("PUT", "mirrors/x", {**mirror("tap0", 2), "description": "x" * 1000})
     assert (answer.status, answer.code) == (507, "not_stored")
     assert answer.message == f"{small}/state.db: database or disk is full; nothing was changed"
     assert api("GET", "mirrors").body == before
     assert running(api) == [("core", "up")]
     filler.unlink()
-    assert api("PUT", "mirrors/x", mirror(2)).status == 201
+    assert api("PUT", "mirrors/x", mirror("tap0", 2)).status == 201
     assert running(api) == [("core", "up"), ("x", "up")]
     assert daemon.stop()[0] == 0
