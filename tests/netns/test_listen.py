@@ -169,34 +169,40 @@ def test_what_comes_to_an_address_that_a_source_names_is_its_alone(bench: Bench,
         session("vxlan", '{ type = "vxlan", local = "0.0.0.0" }')
         + session("vxlan6", '{ type = "vxlan", local = "::" }')
         + session("gre", '{ type = "gre", local = "0.0.0.0" }')
+        + session("erspan", '{ type = "erspan", local = "0.0.0.0" }')
     )
     named = (
         session("vxlan", '{ type = "vxlan", local = "10.99.0.2", vni = 7 }')
         + session("vxlan6", '{ type = "vxlan", local = "2001:db8:99::2" }')
         + session("gre", '{ type = "gre", local = "10.99.0.2" }')
+        + session("erspan", '{ type = "erspan", local = "10.99.0.2" }')
     ).replace("mirrors.m.", "mirrors.named.")
     mirrord = daemon(bench.appliance, any_address + "[mirrors.named]\nenabled = true\n" + named)
-    other = vxlan(7, marked(1))
-    other.dst = "10.99.0.3"
-    packets = [
-        *(vxlan(7, marked(0)), other, vxlan(8, marked(2))),  # the last is nobody's
-        *(SENDERS["vxlan6"][1](marked(3)), gre(GRE(proto=0x6558), marked(4))),
+    to_named = [
+        *(vxlan(7, marked(0)), SENDERS["vxlan6"][1](marked(1))),
+        *(gre(GRE(proto=0x6558), marked(2)), gre(GRE(proto=0x88BE), marked(3))),
     ]
+    to_another = [vxlan(7, marked(4)), gre(GRE(proto=0x6558), marked(5)), gre(GRE(proto=0x88BE), marked(6))]
+    for packet in to_another:
+        packet.dst = "10.99.0.3"
+    to_nobody = vxlan(8, marked(7))
+    packets = [*to_named, *to_another, to_nobody]
     bench.send(packets)
-    metrics = mirrord.settle(captured=4)
+    metrics = mirrord.settle(captured=7)
     taken = {
         (mirror, one): metrics.total("mirrord_captured_frames_total", mirror=mirror, session=one)
         for mirror in ("m", "named")
-        for one in ("vxlan", "vxlan6", "gre")
+        for one in ("vxlan", "vxlan6", "gre", "erspan")
     }
-    assert taken == dict.fromkeys(taken, 1) | {("m", "vxlan6"): 0, ("m", "gre"): 0}
+    assert taken == dict.fromkeys(taken, 1) | {("m", "vxlan6"): 0}
 
     mirrord.file.write_text(mirrord.file.read_text().replace("enabled = true", "enabled = false"))
     mirrord.reload()
     wait_for(lambda: "reloaded" in mirrord.output(), "the reload")
     bench.send(packets)
-    assert mirrord.settle(captured=6).total("mirrord_captured_frames_total", mirror="m") == 6
-    assert sorted(bench.captured(mirrord, 6)) == sorted(map(marked, (0, 1, 3, 4, 0, 1, 2, 3, 4)))
+    taken_by_any = 3 + len(packets)
+    assert mirrord.settle(captured=taken_by_any).total("mirrord_captured_frames_total", mirror="m") == taken_by_any
+    assert sorted(bench.captured(mirrord, taken_by_any)) == sorted(map(marked, [*range(7), *range(8)]))
 
 
 def test_fragments_of_a_tunnel_are_put_together(net: Topology, sniff: MakeSniffer, daemon: MakeDaemon) -> None:
