@@ -257,8 +257,7 @@ class Capture:
                 if (level, kind) == (SOL_PACKET, PACKET_AUXDATA):
                     state, length, _, _, _, tci, tpid = _AUXDATA.unpack(value)
                 elif (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPNS):
-                    seconds, nanoseconds = _TIMESPEC.unpack(value)
-                    time = seconds * 1_000_000_000 + nanoseconds
+                    time = stamp(value)
             yield Frame(
                 data=data[VNET.size :],
                 length=length,
@@ -273,6 +272,12 @@ class Capture:
         if self.ring is not None:
             self.ring.close()
         self.socket.close()
+
+
+def stamp(timespec: bytes) -> int:
+    """Nanoseconds since 1970, of what comes with a packet by SO_TIMESTAMPNS."""
+    seconds, nanoseconds = _TIMESPEC.unpack(timespec)
+    return int(seconds * 1_000_000_000 + nanoseconds)
 
 
 def _tag(state: int, tpid: int, tci: int) -> Tag | None:

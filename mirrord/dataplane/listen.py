@@ -21,7 +21,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TYPE_CHECKING
 
 from mirrord.dataplane import bpf
-from mirrord.dataplane.capture import LARGEST_FRAME, SO_RCVBUFFORCE, SO_TIMESTAMPNS, SOCKET_BATCH, Statistics
+from mirrord.dataplane.capture import LARGEST_FRAME, SO_RCVBUFFORCE, SO_TIMESTAMPNS, SOCKET_BATCH, Statistics, stamp
 from mirrord.dataplane.decap import Tunnel, decapsulate, unfinished
 from mirrord.dataplane.frame import Frame
 from mirrord.dataplane.headers import IPPROTO_GRE, IPPROTO_UDP
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 SO_MEMINFO = 55  # asm-generic/socket.h
 _MEMINFO = struct.Struct("=9I")  # bytes that wait, ..., packets dropped
-_TIMESPEC = struct.Struct("@ll")
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +201,7 @@ class Listener:
             time = 0
             for level, kind, value in ancillary:
                 if (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPNS):
-                    seconds, nanoseconds = _TIMESPEC.unpack(value)
-                    time = seconds * 1_000_000_000 + nanoseconds
+                    time = stamp(value)
             yield Frame(data, len(data), vnet=unfinished(data, self.limit), time=time)
 
     def _memory(self) -> tuple[int, int]:
