@@ -24,11 +24,10 @@ from mirrord.control.openapi import document
 from tests.conftest import MakeDaemon
 from tests.support.api import Api
 from tests.support.daemon import Daemon
-from tests.support.send import send, udp_frame
+from tests.support.send import FRAME, send
 from tests.support.topology import Topology
 from tests.support.uplink import CORE, mirror, tapped
 
-FRAME = udp_frame(("02:00:00:00:00:01", "10.1.0.1", 1000), ("02:00:00:00:00:02", "10.1.0.2", 2000), length=100)
 CHUNKED = (
     b"PUT /v1/mirrors/x HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
 )

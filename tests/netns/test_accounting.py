@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import MakeDaemon
-from tests.support.send import flood, send
+from tests.support.send import UNANSWERED, flood, send
 from tests.support.source import session, source_and_collector
 from tests.support.topology import Host, Topology
 
@@ -18,7 +18,6 @@ COUNT = 100_000  # into a ring that has room for a tenth of them
 PACED = {"python": 25_000, "native": 100_000}  # for some seconds
 RATE = {"python": 5_000, "native": 50_000}  # frames a second that each data plane carries on a busy machine
 RING = {"python": "64MiB", "native": "8MiB"}  # the reference may be held up by a busy machine
-FRAME = bytes.fromhex("020000000002 020000000001 88b6").ljust(64, b"\0")  # see test_loops
 
 
 def configuration(direction: str, ring_size: str) -> str:
@@ -36,7 +35,7 @@ def test_a_paced_stream_loses_nothing(hosts: tuple[Host, Host, Host], daemon: Ma
     mirrord = daemon(source, configuration("ingress", RING[dataplane]))
 
     count = PACED[dataplane]
-    send(client, "eth0", FRAME, count, RATE[dataplane])
+    send(client, "eth0", UNANSWERED, count, RATE[dataplane])
     metrics = mirrord.settle(captured=count)
     mirrord.stop()
 
@@ -46,7 +45,7 @@ def test_a_paced_stream_loses_nothing(hosts: tuple[Host, Host, Host], daemon: Ma
     assert metrics.total("mirrord_mirrored_frames_total") == count
     assert metrics.total("mirrord_dropped_frames_total") == metrics.total("mirrord_skipped_frames_total") == 0
     assert collector.counter("vxlan0", "rx", "packets") == count
-    assert collector.counter("vxlan0", "rx", "bytes") == count * (len(FRAME) - 14)  # the kernel counts from layer 3
+    assert collector.counter("vxlan0", "rx", "bytes") == count * (len(UNANSWERED) - 14)  # it counts from layer 3
 
 
 @pytest.mark.parametrize("frozen", [False, True], ids=["running", "frozen"])
@@ -58,7 +57,7 @@ def test_a_flood_into_a_tiny_ring_is_accounted_for(
 
     if frozen:
         mirrord.freeze()
-    flood(source, "nic", FRAME, COUNT, tmp_path)
+    flood(source, "nic", UNANSWERED, COUNT, tmp_path)
     if frozen:
         mirrord.thaw()
     metrics = mirrord.settle(captured=COUNT)

@@ -22,12 +22,10 @@ import pytest
 from tests.conftest import MakeDaemon
 from tests.support.api import Api
 from tests.support.daemon import ROOT, Daemon
-from tests.support.send import send, udp_frame
+from tests.support.send import FRAME, send
 from tests.support.topology import Host, Topology
 from tests.support.uplink import CORE, mirror, tapped
 from tests.support.wait import wait_for
-
-FRAME = udp_frame(("02:00:00:00:00:01", "10.1.0.1", 1000), ("02:00:00:00:00:02", "10.1.0.2", 2000), length=100)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 
 from tests.conftest import MakeDaemon
 from tests.support.daemon import Daemon
-from tests.support.send import udp_frame
+from tests.support.send import FRAME
 from tests.support.topology import Host, Topology
 from tests.support.uplink import Uplink, session
 from tests.support.wait import wait_for
@@ -27,8 +27,6 @@ SESSIONS = 50
 RATE = {"python": 1000, "native": 10_000}  # frames a second, over all sessions
 TELL_THE_TIME = ("sh", "-c", 'cat /proc/uptime; exec "$@"', "sh")
 """Words before a command: print the seconds since the machine's start, and become the command."""
-
-FRAME = udp_frame(("02:00:00:00:00:01", "10.1.0.1", 1000), ("02:00:00:00:00:02", "10.1.0.2", 2000), length=100)
 
 
 @pytest.fixture

@@ -19,14 +19,13 @@ import pytest
 from tests.conftest import MakeSniffer
 from tests.support.api import Api
 from tests.support.daemon import Daemon
-from tests.support.send import send, udp_frame
+from tests.support.send import FRAME, send
 from tests.support.topology import Host, Topology
 from tests.support.uplink import mirror, tapped
 from tests.support.wait import wait_for
 
 pytestmark = pytest.mark.alone
 
-FRAME = udp_frame(("02:00:00:00:00:01", "10.1.0.1", 1000), ("02:00:00:00:00:02", "10.1.0.2", 2000), length=100)
 SESSIONS = 4
 
 

@@ -17,11 +17,10 @@ from scapy.utils import wrpcap
 from tests.conftest import MakeDaemon
 from tests.support.ctl import COMMAND, ROOT, ctl, run
 from tests.support.daemon import Daemon
-from tests.support.send import send, udp_frame
+from tests.support.send import FRAME, send
 from tests.support.topology import Topology
 from tests.support.wait import wait_for
 
-FRAME = udp_frame(("02:00:00:00:00:01", "10.1.0.1", 1000), ("02:00:00:00:00:02", "10.1.0.2", 2000), length=100)
 CONFIG = """
 [filters.web]
 rules = [

@@ -15,14 +15,13 @@ import pytest
 from tests.conftest import MakeDaemon, MakeSniffer
 from tests.support.ctl import ctl
 from tests.support.daemon import ROOT, Daemon
-from tests.support.send import send, udp_frame
+from tests.support.send import ENDS, FRAME, send, udp_frame
 from tests.support.topology import Host, Topology
 from tests.support.uplink import tapped
 from tests.support.wait import wait_for
 
 MARK = 0x10000000
-FRAME = udp_frame(("02:00:00:00:00:01", "10.1.0.1", 1000), ("02:00:00:00:00:02", "10.1.0.2", 2000), length=100)
-LONG = udp_frame(("02:00:00:00:00:01", "10.1.0.1", 1000), ("02:00:00:00:00:02", "10.1.0.2", 2000), length=1400)
+LONG = udp_frame(*ENDS, length=1400)
 
 
 def session(name: str, source: str, vni: int, more: str = "") -> str:

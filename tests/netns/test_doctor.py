@@ -16,12 +16,12 @@ import pytest
 from tests.conftest import MakeDaemon
 from tests.support.ctl import invoke
 from tests.support.daemon import Daemon
-from tests.support.send import send, udp_frame
+from tests.support.send import ENDS, send, udp_frame
 from tests.support.topology import Host, Topology
 from tests.support.uplink import tapped
 from tests.support.wait import wait_for
 
-FRAME = udp_frame(("02:00:00:00:00:01", "10.1.0.1", 1000), ("02:00:00:00:00:02", "10.1.0.2", 2000), length=1000)
+FRAME = udp_frame(*ENDS, length=1000)
 VXLAN = '{ type = "vxlan", remote = "192.0.2.2", vni = 1 }'
 
 

@@ -23,12 +23,12 @@ from tests.conftest import MakeDaemon, MakeSniffer
 from tests.support.captures import about, count, count_cut_short, fields
 from tests.support.daemon import Daemon
 from tests.support.metrics import Metrics
-from tests.support.send import flood, send
+from tests.support.send import UNANSWERED, flood, send
 from tests.support.topology import Host, Topology, acquaint
 from tests.support.wait import wait_for
 
 SO_TIMESTAMPNS = 35  # asm-generic/socket.h
-FRAME = bytes.fromhex("020000000002 020000000001 88b6").ljust(512, b"\0")  # see test_loops
+FRAME = UNANSWERED.ljust(512, b"\0")
 BLOCK = 28 + len(FRAME) + 16  # of a packet: draft-ietf-opsawg-pcapng 4.3, with flags as its only option
 LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
 FLOW = IP(src="10.0.0.1", dst="10.0.0.2") / UDP(sport=1000, dport=2000)

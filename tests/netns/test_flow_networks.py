@@ -14,12 +14,10 @@ import pytest
 from tests.conftest import MakeDaemon, MakeSniffer
 from tests.support.daemon import Daemon
 from tests.support.metrics import Metrics
-from tests.support.send import send, udp_frame
+from tests.support.send import FRAME, send
 from tests.support.sniffer import Sniffer
 from tests.support.topology import Host, Topology
 from tests.support.wait import wait_for
-
-FRAME = udp_frame(("02:00:00:00:00:01", "10.1.0.1", 1000), ("02:00:00:00:00:02", "10.1.0.2", 2000), length=100)
 
 
 class Plan(NamedTuple):

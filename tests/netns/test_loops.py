@@ -12,12 +12,8 @@ import pytest
 
 from mirrord.dataplane import bpf
 from tests.conftest import MakeDaemon
-from tests.support.send import flood, send
+from tests.support.send import UNANSWERED, flood, send
 from tests.support.topology import Host, Topology, acquaint, receive_vxlan
-
-# IEEE 802 Local Experimental Ethertype 2 (RFC 9542, appendix B.2): no host answers it.
-FRAME = bytes.fromhex("020000000002 020000000001 88b6").ljust(64, b"\0")
-
 
 DESTINATIONS = {"vxlan": 'type = "vxlan", vni = 1', "gre": 'type = "gre", key = 1'}
 
@@ -67,7 +63,7 @@ def test_a_flood_on_the_nic_that_copies_leave_by_makes_as_many_copies(
     mirrord = daemon(source, configuration(kind, "10.99.0.2"))
     before = source.transmitted("eth0")
 
-    flood(source, "eth0", FRAME, count, tmp_path)
+    flood(source, "eth0", UNANSWERED, count, tmp_path)
     metrics = mirrord.settle(captured=count, seconds=60)
     mirrord.stop()
 
@@ -91,7 +87,7 @@ def test_two_hosts_that_mirror_their_uplinks_to_each_other_do_not_amplify(
     on_a, on_b = daemon(a, configuration(kind, "10.99.0.2")), daemon(b, configuration(kind, "10.99.0.1"))
     before_a, before_b = a.transmitted("eth0"), b.transmitted("eth0")
 
-    send(a, "eth0", FRAME, count, rate=1_000)
+    send(a, "eth0", UNANSWERED, count, rate=1_000)
     for mirrord in (on_a, on_b):
         metrics = mirrord.settle(captured=count)
         mirrord.stop()

@@ -12,11 +12,9 @@ import pytest
 
 from tests.conftest import MakeDaemon, MakeSniffer
 from tests.support.daemon import Daemon
-from tests.support.send import send, udp_frame
+from tests.support.send import FRAME, send
 from tests.support.topology import Host, Topology, receive_vxlan
 from tests.support.wait import wait_for
-
-FRAME = udp_frame(("02:00:00:00:00:01", "10.1.0.1", 1000), ("02:00:00:00:00:02", "10.1.0.2", 2000), length=100)
 
 
 def configuration(source: str, destination: str) -> str:

@@ -24,14 +24,13 @@ from mirrord import __version__
 from tests.conftest import MakeSniffer
 from tests.support.daemon import ROOT
 from tests.support.root import Root
-from tests.support.send import send, udp_frame
+from tests.support.send import FRAME, send
 from tests.support.topology import Topology, acquaint, receive_vxlan
 from tests.support.unit import Unit
 from tests.support.wait import wait_for
 
 pytestmark = pytest.mark.timeout(300)  # it builds everything first
 
-FRAME = udp_frame(("02:00:00:00:00:01", "10.1.0.1", 1000), ("02:00:00:00:00:02", "10.1.0.2", 2000), length=100)
 COPY = "116,66"  # 8 + 8 + 100, and 100 - 14 - 20
 README = (ROOT / "README.md").read_text()
 UNIT = "lib/systemd/system/mirrord.service"

@@ -12,12 +12,10 @@ import pytest
 
 from tests.conftest import MakeDaemon, MakeSniffer
 from tests.support.daemon import Daemon
-from tests.support.send import send
+from tests.support.send import UNANSWERED, send
 from tests.support.topology import Host, Topology, acquaint
 from tests.support.wait import wait_for
 
-# IEEE 802 Local Experimental Ethertype 2 (RFC 9542, appendix B.2): no host answers it.
-FRAME = bytes.fromhex("020000000002 020000000001 88b6").ljust(64, b"\0")
 OTHER = bytes.fromhex("020000000002 020000000003 88b6").ljust(64, b"\1")
 PASS_ALL = "1,6 0 0 4294967295"  # classic BPF: return TC_ACT_UNSPEC
 
@@ -75,7 +73,7 @@ def test_other_traffic_is_dropped_both_ways_while_the_session_runs(
     send(host, "out0", OTHER, 3)
     send(sensor, "eth0", OTHER, 4)
     wait_for(lambda: dropped(host, "out0") - before >= 7, "both sides' frames dropped")
-    send(host, "tap0", FRAME, 5)
+    send(host, "tap0", UNANSWERED, 5)
     received.wait_lines(5)
     assert not reachable(host, 0)
 
@@ -89,7 +87,7 @@ def test_other_traffic_is_dropped_both_ways_while_the_session_runs(
     assert reachable(host, 0)
     assert hooks(host, "out0") == ""
     copies = [frame for frame in received.stop().frames() if frame != OTHER]
-    assert copies == [FRAME] * 5
+    assert copies == [UNANSWERED] * 5
     assert len(received.frames()) == 5 + 4  # and the four that the sensor sent
 
 

@@ -16,13 +16,12 @@ import pytest
 
 from mirrord import __version__
 from tests.conftest import MakeDaemon
-from tests.support.send import send, udp_frame
+from tests.support.send import ENDS, send, udp_frame
 from tests.support.source import source_and_collector
 from tests.support.topology import Topology, acquaint
 from tests.support.wait import wait_for
 
 GOLDEN = Path(__file__).with_name("scrape.txt")
-ENDS = ("02:00:00:00:00:01", "10.1.0.1", 1000), ("02:00:00:00:00:02", "10.1.0.2", 2000)
 CONFIGURATION = """
 [filters.none_of_it]
 rules = [{ priority = 1, action = "reject" }]

@@ -19,14 +19,13 @@ from tests.conftest import MakeSniffer
 from tests.support.captures import count
 from tests.support.daemon import ROOT, Daemon
 from tests.support.root import Root
-from tests.support.send import send, udp_frame
+from tests.support.send import FRAME, send
 from tests.support.topology import Host, Topology, acquaint, receive_vxlan
 from tests.support.unit import Unit
 from tests.support.wait import wait_for
 
 UNIT, DROP_IN = ROOT / "systemd" / "mirrord.service", ROOT / "systemd" / "netns.conf"
 USER = 64009  # nobody's: Debian gives 60000-64999 to packages, on demand
-FRAME = udp_frame(("02:00:00:00:00:01", "10.1.0.1", 1000), ("02:00:00:00:00:02", "10.1.0.2", 2000), length=100)
 FRAMES = 50
 SESSIONS = """
 [flow_networks.f]

@@ -15,7 +15,7 @@ from typing import Self
 
 from tests.support.daemon import ROOT, Daemon
 from tests.support.prometheus import Prometheus
-from tests.support.send import flood, send, udp_frame
+from tests.support.send import ENDS, UNANSWERED, flood, send, udp_frame
 from tests.support.topology import Host, Topology, acquaint, receive_vxlan
 from tests.support.wait import wait_for
 
@@ -23,8 +23,7 @@ RULES = ROOT / "config/prometheus/mirrord.rules.yml"
 FILTER = '[filters.udp]\nrules = [{ priority = 1, action = "accept", protocol = "udp" }]\n'
 SAMPLED = 'sampling_rate = 2\nfilter = "udp"\ncount_rules = true'
 MIRRORS = ("well", "flooded", "lost", "gone", "disk")
-FRAME = udp_frame(("02:00:00:00:00:01", "10.1.0.1", 1000), ("02:00:00:00:00:02", "10.1.0.2", 2000), length=1000)
-SHORT = bytes.fromhex("020000000002 020000000001 88b6").ljust(64, b"\0")  # see test_loops
+FRAME = udp_frame(*ENDS, length=1000)
 
 
 def configuration(captures: Path) -> str:
@@ -138,7 +137,7 @@ def _flood(daemon: Daemon, source: Host, directory: Path) -> None:
     """A burst that the ring has no room for, since the daemon stands still."""
     daemon.freeze()
     try:
-        flood(source, "flooded", SHORT, 20_000, directory)
+        flood(source, "flooded", UNANSWERED, 20_000, directory)
     finally:
         daemon.thaw()
     time.sleep(2)

@@ -1,4 +1,4 @@
-"""Senders of Ethernet frames, exact in number: every frame passes the egress taps of the device that it leaves by."""
+"""Ethernet frames and who sends them, exact in number: every one passes the egress taps of the device it leaves by."""
 
 from __future__ import annotations
 
@@ -16,6 +16,24 @@ from scapy.layers.l2 import Ether
 from tests.support.topology import Host
 
 _BATCH_SECONDS = 0.002
+
+
+def udp_frame(
+    source: tuple[str, str, int], destination: tuple[str, str, int], payload: bytes = b"", *, length: int = 0
+) -> bytes:
+    """A UDP datagram in its Ethernet frame, between two (MAC, IPv4 address, port), padded to `length` bytes."""
+    (source_mac, source_address, source_port), (mac, address, port) = source, destination
+    payload = payload.ljust(max(0, length - 42), b"\0")
+    layers = Ether(src=source_mac, dst=mac) / IP(src=source_address, dst=address) / UDP(sport=source_port, dport=port)
+    return bytes(layers / payload)
+
+
+ENDS = ("02:00:00:00:00:01", "10.1.0.1", 1000), ("02:00:00:00:00:02", "10.1.0.2", 2000)
+FRAME = udp_frame(*ENDS, length=100)
+"""A datagram of 100 bytes, for a test that does not mind which."""
+
+UNANSWERED = bytes.fromhex("020000000002 020000000001 88b6").ljust(64, b"\0")
+"""IEEE 802 Local Experimental Ethertype 2 (RFC 9542, appendix B.2): no host answers it."""
 
 
 def send(host: Host, device: str, frame: bytes, count: int = 1, rate: float = 0) -> None:
@@ -65,13 +83,3 @@ def _trafgen(device: str, frame: bytes, directory: Path) -> tuple[str, ...]:
     description.write_text("{ " + ", ".join(str(byte) for byte in frame) + " }\n")
     options = ("--qdisc-path", "--no-sock-mem", "--notouch-irq", "--cpus", "1")
     return ("trafgen", *options, "--dev", device, "--conf", str(description))
-
-
-def udp_frame(
-    source: tuple[str, str, int], destination: tuple[str, str, int], payload: bytes = b"", *, length: int = 0
-) -> bytes:
-    """A UDP datagram in its Ethernet frame, between two (MAC, IPv4 address, port), padded to `length` bytes."""
-    (source_mac, source_address, source_port), (mac, address, port) = source, destination
-    payload = payload.ljust(max(0, length - 42), b"\0")
-    layers = Ether(src=source_mac, dst=mac) / IP(src=source_address, dst=address) / UDP(sport=source_port, dport=port)
-    return bytes(layers / payload)
