@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import MakeDaemon, MakeSniffer
 from tests.support.send import FRAME, send
-from tests.support.source import SPAN, VXLAN, session, source_and_collector
+from tests.support.source import OVER_IPV4, OVER_IPV6, SPAN, VXLAN, Underlay, linked, session, source_and_collector
 from tests.support.topology import Host, Topology, acquaint
 from tests.support.wait import wait_for
 
@@ -26,23 +26,15 @@ def hosts(net: Topology) -> tuple[Host, Host, Host]:
 
 
 @pytest.mark.parametrize(
-    ("near", "far", "length", "counter"),
-    [
-        ("10.99.0.1", "10.99.0.2", "24", "UdpNoPorts"),
-        ("2001:db8:99::1", "2001:db8:99::2", "64 nodad", "Udp6NoPorts"),
-    ],
-    ids=["ipv4", "ipv6"],
+    ("underlay", "counter"), [(OVER_IPV4, "UdpNoPorts"), (OVER_IPV6, "Udp6NoPorts")], ids=["ipv4", "ipv6"]
 )
 def test_a_collector_that_does_not_listen_costs_no_copy(
-    net: Topology, daemon: MakeDaemon, sniff: MakeSniffer, near: str, far: str, length: str, counter: str
+    net: Topology, daemon: MakeDaemon, sniff: MakeSniffer, underlay: Underlay, counter: str
 ) -> None:
-    client, source, collector = net.host("client"), net.host("source", ipv6=True), net.host("collector", ipv6=True)
-    net.link(client, "eth0", source, "nic")
-    net.link(source, "uplink", collector, "eth0", (f"{near}/{length}", f"{far}/{length}"), mtu=1600)
-    acquaint(source, "uplink", near, collector, "eth0", far)
+    client, source, collector = linked(net, underlay)
     collector.run("sysctl", "-qw", "net.ipv4.icmp_ratelimit=0", "net.ipv6.icmp.ratelimit=0")
     answers = sniff(source, "uplink", "icmp[icmptype] == icmp-unreach or icmp6[icmp6type] == icmp6-destinationunreach")
-    mirrord = daemon(source, configuration(VXLAN.replace("10.99.0.2", far)))
+    mirrord = daemon(source, configuration(VXLAN.replace("10.99.0.2", underlay.collector)))
     send(client, "eth0", FRAME, 300, rate=200)
     send(client, "eth0", FRAME, 2000, rate=4000)
     metrics = mirrord.settle(2300)

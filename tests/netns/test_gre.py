@@ -13,23 +13,15 @@ import pytest
 
 from tests.conftest import MakeDaemon, MakeSniffer
 from tests.support.send import flood, send, udp_frame
-from tests.support.topology import Host, Topology, acquaint
+from tests.support.source import OVER_IPV4, OVER_IPV6, Underlay, linked
+from tests.support.topology import Topology
 from tests.support.wait import wait_for
 
-ADDRESSES = {4: ("10.99.0.1", "10.99.0.2", 24), 6: ("2001:db8:99::1", "2001:db8:99::2", 64)}
-IP_HEADER = {4: 20, 6: 40}
 MTU = 1400
-DESTINATIONS = {4: ('type = "gre", key = 5', 8), 6: ('type = "erspan", erspan_type = "III", session_id = 5', 8 + 12)}
-
-
-def build(net: Topology, version: int) -> tuple[Host, Host, Host]:
-    client, source, collector = net.host("client"), net.host("source", ipv6=True), net.host("collector", ipv6=True)
-    net.link(client, "eth0", source, "nic")
-    near, far, length = ADDRESSES[version]
-    nodad = " nodad" if version == 6 else ""
-    net.link(source, "uplink", collector, "eth0", (f"{near}/{length}{nodad}", f"{far}/{length}{nodad}"), mtu=MTU)
-    acquaint(source, "uplink", near, collector, "eth0", far)
-    return client, source, collector
+DESTINATIONS = {
+    OVER_IPV4: ('type = "gre", key = 5', 8),
+    OVER_IPV6: ('type = "erspan", erspan_type = "III", session_id = 5', 8 + 12),
+}
 
 
 def frame(length: int) -> bytes:
@@ -37,15 +29,15 @@ def frame(length: int) -> bytes:
     return made[:42] + bytes(n % 251 for n in range(length - 42))
 
 
-@pytest.mark.parametrize("version", [4, 6], ids=["gre-ipv4", "erspan-ipv6"])
+@pytest.mark.parametrize("underlay", [OVER_IPV4, OVER_IPV6], ids=["gre-ipv4", "erspan-ipv6"])
 @pytest.mark.parametrize("on_mtu_exceeded", ["truncate", "fragment", "drop"])
 def test_the_path_mtu_is_kept_to_the_byte(
-    net: Topology, sniff: MakeSniffer, daemon: MakeDaemon, version: int, on_mtu_exceeded: str
+    net: Topology, sniff: MakeSniffer, daemon: MakeDaemon, underlay: Underlay, on_mtu_exceeded: str
 ) -> None:
-    client, source, collector = build(net, version)
-    destination, header = DESTINATIONS[version]
-    remote, limit = ADDRESSES[version][1], MTU - IP_HEADER[version] - header
-    outer = sniff(collector, "eth0", f"src host {ADDRESSES[version][0]} and not icmp6")
+    client, source, collector = linked(net, underlay, MTU)
+    destination, header = DESTINATIONS[underlay]
+    limit = MTU - underlay.ip_header - header
+    outer = sniff(collector, "eth0", f"src host {underlay.source} and not icmp6")
     mirrord = daemon(
         source,
         f"""
@@ -53,12 +45,12 @@ def test_the_path_mtu_is_kept_to_the_byte(
 name = "s"
 direction = "ingress"
 source = "nic"
-destination = {{ {destination}, remote = "{remote}" }}
+destination = {{ {destination}, remote = "{underlay.collector}" }}
 on_mtu_exceeded = "{on_mtu_exceeded}"
 """,
     )
     frames = [frame(60), frame(limit), frame(limit + 1), frame(1514)]
-    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    family = socket.AF_INET if underlay is OVER_IPV4 else socket.AF_INET6
     with collector.open_socket(family, socket.SOCK_RAW, socket.IPPROTO_GRE) as taker:
         taker.settimeout(5)
         for one in frames:
@@ -69,7 +61,8 @@ on_mtu_exceeded = "{on_mtu_exceeded}"
             "fragment": frames,
             "drop": [one for one in frames if len(one) <= limit],
         }[on_mtu_exceeded]
-        skipped = header + (IP_HEADER[4] if version == 4 else 0)  # raw(7) gives the IPv4 header, too; ipv6(7) does not
+        # raw(7) gives the IPv4 header, too; ipv6(7) does not
+        skipped = header + (underlay.ip_header if underlay is OVER_IPV4 else 0)
         assert [taker.recv(65536)[skipped:] for _ in expected] == expected
     mirrord.stop()
 
@@ -78,7 +71,7 @@ on_mtu_exceeded = "{on_mtu_exceeded}"
         assert len(sizes) == len(frames) + 2
         assert sizes[-1] <= MTU
     else:
-        assert sizes == sorted(IP_HEADER[version] + header + len(one) for one in expected)
+        assert sizes == sorted(underlay.ip_header + header + len(one) for one in expected)
         assert sizes[-1] == MTU
     altered = {
         "truncate": metrics.total("mirrord_truncated_frames_total"),
@@ -92,7 +85,7 @@ def test_a_gap_in_the_sequence_is_a_copy_that_was_lost(
     net: Topology, sniff: MakeSniffer, daemon: MakeDaemon, dataplane: str, tmp_path: Path
 ) -> None:
     count = {"python": 2_500, "native": 10_000}[dataplane]
-    client, source, collector = build(net, 4)
+    client, source, collector = linked(net, mtu=MTU)
     outer = sniff(collector, "eth0", "proto gre", snaplen=64)
     mirrord = daemon(
         source,

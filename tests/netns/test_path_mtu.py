@@ -5,39 +5,17 @@ client eth0 ---- nic [source] uplink ---- eth0 [collector] vxlan0
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import pytest
 
 from tests.conftest import MakeDaemon, MakeSniffer
 from tests.support.daemon import Daemon
 from tests.support.send import send, udp_frame
-from tests.support.topology import Host, Topology, acquaint, receive_vxlan
+from tests.support.source import OVER_IPV4, OVER_IPV6, Underlay, linked
+from tests.support.topology import Host, Topology, receive_vxlan
 from tests.support.wait import wait_for
 
 
-class Underlay(NamedTuple):
-    """What lies between daemon and collector."""
-
-    source: str
-    collector: str
-    length: int
-    ip_header: int
-
-    @property
-    def addresses(self) -> tuple[str, str]:
-        return f"{self.source}/{self.length} {self.nodad}", f"{self.collector}/{self.length} {self.nodad}"
-
-    @property
-    def nodad(self) -> str:
-        return "nodad" if ":" in self.source else ""
-
-
-V4 = Underlay("10.99.0.1", "10.99.0.2", 24, 20)
-V6 = Underlay("2001:db8:99::1", "2001:db8:99::2", 64, 40)
-
-
-@pytest.fixture(params=[V4, V6], ids=["ipv4", "ipv6"])
+@pytest.fixture(params=[OVER_IPV4, OVER_IPV6], ids=["ipv4", "ipv6"])
 def underlay(request: pytest.FixtureRequest) -> Underlay:
     assert isinstance(request.param, Underlay)
     return request.param
@@ -60,10 +38,7 @@ def frame(length: int, port: int) -> bytes:
 
 
 def build(net: Topology, underlay: Underlay) -> tuple[Host, Host, Host]:
-    client, source, collector = net.host("client"), net.host("source", ipv6=True), net.host("collector", ipv6=True)
-    net.link(client, "eth0", source, "nic")
-    net.link(source, "uplink", collector, "eth0", underlay.addresses, mtu=1600)
-    acquaint(source, "uplink", underlay.source, collector, "eth0", underlay.collector)
+    client, source, collector = linked(net, underlay)
     receive_vxlan(collector, vni=7, local=underlay.collector)
     return client, source, collector
 
@@ -123,7 +98,7 @@ def test_the_path_mtu_is_kept_and_followed(
         assert [packet[14 + underlay.ip_header + 16 :] for packet in outer.frames("udp port 4789")] == expected
     elif on_mtu_exceeded == "fragment":
         assert inner.stop().frames() == [one for one, _ in sent]
-        fragments = "ip.flags.mf == 1 || ip.frag_offset > 0" if underlay is V4 else "ipv6.fraghdr.offset"
+        fragments = "ip.flags.mf == 1 || ip.frag_offset > 0" if underlay is OVER_IPV4 else "ipv6.fraghdr.offset"
         lengths = [int(row[0]) - 14 for row in outer.stop().fields("frame.len", expression=fragments)]
         assert len(lengths) == 2 * 4
         assert max(lengths) <= 1400
@@ -137,7 +112,7 @@ def test_the_path_mtu_is_kept_and_followed(
 def test_a_device_takes_its_own_mtu_and_no_more(
     net: Topology, daemon: MakeDaemon, sniff: MakeSniffer, on_mtu_exceeded: str
 ) -> None:
-    client, source, _ = build(net, V4)
+    client, source, _ = build(net, OVER_IPV4)
     source.ip("link set uplink mtu 1000")
     sniffer = sniff(source, "uplink", "udp port 2000")
     span = '{ type = "device", device = "uplink" }'
@@ -154,9 +129,9 @@ def test_a_device_takes_its_own_mtu_and_no_more(
 
 
 def test_a_start_with_too_small_a_path_mtu_is_warned_of(net: Topology, daemon: MakeDaemon) -> None:
-    _, source, _ = build(net, V4)
+    _, source, _ = build(net, OVER_IPV4)
     source.ip("link set uplink mtu 1500")
-    output = daemon(source, configuration(V4.collector, "truncate")).stop()[1]
+    output = daemon(source, configuration(OVER_IPV4.collector, "truncate")).stop()[1]
     (warning,) = [line for line in output.splitlines() if "warning" in line]
     assert "the path MTU to 10.99.0.2, 1500, carries frames of 1464 bytes, but those of nic have up to 1514" in warning
     assert "mirror=m session=s source=nic" in warning

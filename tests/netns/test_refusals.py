@@ -23,7 +23,8 @@ from mirrord.dataplane.forward import ForwardPlan
 from mirrord.dataplane.frame import VNET
 from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
 from mirrord.dataplane.transmit import LANES, SO_NO_CHECK, DevicePlan, Hop, Transmit, TunnelPlan
-from tests.support.topology import Host, Topology, acquaint
+from tests.support.source import linked
+from tests.support.topology import Host, Topology
 from tests.support.wait import wait_for
 
 LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
@@ -52,10 +53,7 @@ DEVICE_REFUSALS = {
 
 @pytest.fixture
 def hosts(net: Topology) -> tuple[Host, Host]:
-    client, source, collector = net.host("client"), net.host("source"), net.host("collector")
-    net.link(client, "eth0", source, "nic")
-    net.link(source, "uplink", collector, "eth0", ("10.99.0.1/24", "10.99.0.2/24"))
-    acquaint(source, "uplink", "10.99.0.1", collector, "eth0", "10.99.0.2")
+    client, source, _ = linked(net, mtu=1500)
     source.run("ethtool", "-K", "uplink", "tx-udp-segmentation", "off")  # the device counts what the kernel cut
     return client, source
 

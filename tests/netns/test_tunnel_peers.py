@@ -16,6 +16,7 @@ from scapy.layers.l2 import ARP, Dot1Q, Ether
 from tests.conftest import MakeDaemon, MakeOpenVSwitch, MakeSniffer
 from tests.support.send import send
 from tests.support.sniffer import Sniffer
+from tests.support.source import OVER_IPV4, OVER_IPV6, Underlay
 from tests.support.topology import Host, Topology, acquaint
 
 LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
@@ -34,16 +35,6 @@ FRAMES = [
 SNAPLEN = 1000  # of the ERSPAN sessions: only the last frame is cut
 VLANS = ["0", "0", "0", "111", "0", "0"]
 TRUNCATED = ["0", "0", "0", "0", "0", "1"]
-
-
-class Underlay(NamedTuple):
-    source: str
-    collector: str
-    length: int
-    header: int
-
-
-UNDERLAYS = {4: Underlay("10.99.0.1", "10.99.0.2", 24, 20), 6: Underlay("2001:db8:99::1", "2001:db8:99::2", 64, 40)}
 
 
 class Tunnel(NamedTuple):
@@ -176,7 +167,7 @@ def told(outer: Sniffer, chosen: str, names: list[str]) -> dict[str, list[str]]:
     return {name: [row[n].split(",")[0] for row in rows] for n, name in enumerate(names)}
 
 
-@pytest.mark.parametrize("version", [4, 6], ids=["ipv4", "ipv6"])
+@pytest.mark.parametrize("underlay", [OVER_IPV4, OVER_IPV6], ids=["ipv4", "ipv6"])
 @pytest.mark.parametrize("tunnels", [PLAIN, ERSPAN], ids=["gre-geneve-vxlan", "erspan"])  # OVS takes gre or erspan
 def test_open_vswitch_takes_every_copy(
     net: Topology,
@@ -184,9 +175,8 @@ def test_open_vswitch_takes_every_copy(
     daemon: MakeDaemon,
     ovs: MakeOpenVSwitch,
     tunnels: dict[str, Tunnel],
-    version: int,
+    underlay: Underlay,
 ) -> None:
-    underlay = UNDERLAYS[version]
     client, source, collector = connect(net, underlay)
     switch = ovs(collector)
     switch.add_bridge("phy", "eth0")
@@ -205,16 +195,19 @@ def test_open_vswitch_takes_every_copy(
     mirrord.stop()
     outer.stop()
 
-    outermost = {4: {"ip.ttl": "33", "ip.dsfield.dscp": "10"}, 6: {"ipv6.hlim": "33", "ipv6.tclass.dscp": "10"}}
+    outermost = {
+        OVER_IPV4: {"ip.ttl": "33", "ip.dsfield.dscp": "10"},
+        OVER_IPV6: {"ipv6.hlim": "33", "ipv6.tclass.dscp": "10"},
+    }
     for name, tunnel in tunnels.items():
         kept = [frame[:SNAPLEN] if tunnel.kind == "erspan" else frame for frame in FRAMES]
         assert sorted(inner[name].stop().frames()) == sorted(kept), name
-        fields = outermost[version] | tunnel.fields
+        fields = outermost[underlay] | tunnel.fields
         expected = {field: [value] * len(kept) if isinstance(value, str) else value for field, value in fields.items()}
         assert told(outer, tunnel.chosen, list(expected)) == expected, name
         labels = {"mirror": "m", "session": name}
         assert metrics.total("mirrord_mirrored_frames_total", **labels) == len(kept)
-        headers = 14 + underlay.header + tunnel.overhead
+        headers = 14 + underlay.ip_header + tunnel.overhead
         assert metrics.total("mirrord_sent_bytes_total", **labels) == sum(headers + len(frame) for frame in kept)
         assert metrics.total("mirrord_truncated_frames_total", **labels) == int(tunnel.kind == "erspan")
     assert sum(map(len, outer.frames())) == metrics.total("mirrord_sent_bytes_total")
@@ -223,7 +216,7 @@ def test_open_vswitch_takes_every_copy(
 def test_erspan_i_is_gre_alone_and_iii_tells_time_and_direction(
     net: Topology, sniff: MakeSniffer, daemon: MakeDaemon
 ) -> None:
-    underlay = UNDERLAYS[4]
+    underlay = OVER_IPV4
     client, source, collector = connect(net, underlay)
     give(collector, "eth0", underlay.collector, underlay.length)
     acquaint(source, "uplink", underlay.source, collector, "eth0", underlay.collector)
