@@ -145,7 +145,7 @@ def _mix(value: int) -> int:
 
 def _endpoint(address: bytes, port: int) -> int:
     number = int.from_bytes(address, "big")
-    return _mix((number >> 64) * 0x9E3779B97F4A7C15 + (number & _MASK) + (port << 48) & _MASK)
+    return (number >> 64) * 0x9E3779B97F4A7C15 + (number & _MASK) + (port << 48) & _MASK
 
 
 def flow_hash(headers: Headers) -> int:
@@ -157,7 +157,7 @@ def flow_hash(headers: Headers) -> int:
     """
     ported = headers.source_port is not None and not headers.fragment
     kind = headers.ethertype if headers.family == 0 else 0x10000 if headers.protocol is None else headers.protocol
-    ends = _endpoint(headers.source, headers.source_port or 0 if ported else 0) + _endpoint(
-        headers.destination, headers.destination_port or 0 if ported else 0
-    )
-    return _mix(ends + (kind << 32) & _MASK)
+    source = _endpoint(headers.source, headers.source_port or 0 if ported else 0)
+    destination = _endpoint(headers.destination, headers.destination_port or 0 if ported else 0)
+    less, more = sorted((source, destination))
+    return _mix(less * 0xC2B2AE3D27D4EB4F + more + (kind << 32) & _MASK)

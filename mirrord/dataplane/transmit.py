@@ -177,7 +177,7 @@ class Transmit:
         """Send copies in order, up to the first that is refused."""
         accepted = 0
         for copy in copies:
-            (sock, port), data = self.lanes[(copy.flow >> 32) % len(self.lanes)], copy.data
+            (sock, port), data = self.lanes[(copy.flow >> 32) * len(self.lanes) >> 32], copy.data
             if self._packet is not None and self._outer is not None:
                 sock, data = self._packet, self._outer.wrap(data, port)
             error = _send(sock, data)

@@ -36,12 +36,9 @@ void forward_one(struct pipeline *pipeline, const struct frame *frame)
 
 	counters[frame->egress ? READ_EGRESS_FRAMES : READ_INGRESS_FRAMES]++;
 	counters[frame->egress ? READ_EGRESS_BYTES : READ_INGRESS_BYTES] += frame->length;
-	struct outcome outcome = forward(&pipeline->plan, pipeline->state, frame, batch);
-	counters[TRUNCATED] += outcome.truncated;
-	counters[SEGMENTED] += outcome.segmented;
-	counters[FRAGMENTED] += outcome.fragmented;
-	if (outcome.reason != NO_REASON)
-		counters[outcome.reason]++;
+	int reason = forward(&pipeline->plan, pipeline->state, frame, batch, counters);
+	if (reason != NO_REASON)
+		counters[reason]++;
 }
 
 static void set_tag(struct frame *frame, uint32_t status, uint32_t tpid, uint32_t tci)

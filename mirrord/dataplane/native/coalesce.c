@@ -13,7 +13,7 @@ void order_by_lane(struct batch *batch, uint32_t first, uint32_t lanes, struct m
 	for (uint32_t n = first; n < batch->count; n++) {
 		struct message *message = &batch->messages[n];
 
-		message->lane = (uint8_t)((uint32_t)(message->flow >> 32) % lanes);
+		message->lane = (uint8_t)((message->flow >> 32) * lanes >> 32);
 		starts[message->lane]++;
 	}
 	for (uint32_t n = 0; n < lanes; n++) {

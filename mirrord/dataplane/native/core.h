@@ -6,6 +6,7 @@
 #ifndef MIRRORD_CORE_H
 #define MIRRORD_CORE_H
 
+#include <endian.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -121,6 +122,11 @@ struct plan {
 	void *matches_owner;	/* plan.c's */
 };
 
+static inline bool retags(const struct plan *plan)
+{
+	return plan->strip_tag || plan->push_tag;
+}
+
 /* What changes from frame to frame. Pipelines of one session and source share it, each on a thread of its own. */
 struct state {
 	bool shared;
@@ -141,16 +147,20 @@ struct facts {
 	uint32_t original;	/* bytes that it had */
 };
 
-/* What every copy needs comes first, so that most need two cache lines. */
 struct message {
+	const uint8_t *head;	/* in the plan, where all copies have the same, or in the message's room */
+	const uint8_t *tail;	/* in the capture's memory */
 	uint32_t head_length;
 	uint32_t tail_length;
-	const uint8_t *tail;	/* in the capture's memory */
 	uint64_t flow;
 	uint64_t time;
-	bool last;		/* of its frame's copies */
+	uint8_t trailer_length;	/* bytes of the room's trailer */
 	uint8_t lane;		/* which of the transmit's; send_batch fills it */
-	uint32_t trailer_length;
+	bool last;		/* of its frame's copies */
+};
+
+/* What of a message is its own. */
+struct room {
 	uint8_t head[MAX_TEMPLATE + MAX_HEADERS + TAG];
 	uint8_t trailer[MAX_TRAILER];
 };
@@ -160,39 +170,57 @@ static inline uint32_t length_of(const struct message *message)
 	return message->head_length + message->tail_length;
 }
 
-/* Copies on their way. flush() empties it; forward() calls it when there is no room. */
+/* Copies on their way. flush() empties it; forward() calls it when it is full. Most messages use no room of their own, so
+ * the rooms stand apart. */
 struct batch {
 	struct message messages[BATCH];
 	uint32_t count;
 	void (*flush)(struct batch *batch, void *context);
 	void *context;
+	struct room rooms[BATCH];
 };
 
-struct outcome {
-	int reason;		/* a slot, or NO_REASON when copies were made */
-	uint32_t truncated, segmented, fragmented;
-};
+static inline struct room *room_of(struct batch *batch, const struct message *message)
+{
+	return &batch->rooms[message - batch->messages];
+}
 
 static inline uint16_t be16(const uint8_t *at)
 {
-	return (uint16_t)(at[0] << 8 | at[1]);
+	uint16_t number;
+
+	memcpy(&number, at, sizeof(number));
+	return be16toh(number);
 }
 
 static inline uint32_t be32(const uint8_t *at)
 {
-	return (uint32_t)be16(at) << 16 | be16(at + 2);
+	uint32_t number;
+
+	memcpy(&number, at, sizeof(number));
+	return be32toh(number);
+}
+
+static inline uint64_t be64(const uint8_t *at)
+{
+	uint64_t number;
+
+	memcpy(&number, at, sizeof(number));
+	return be64toh(number);
 }
 
 static inline void put_be16(uint8_t *at, uint32_t number)
 {
-	at[0] = (uint8_t)(number >> 8);
-	at[1] = (uint8_t)number;
+	uint16_t be_number = htobe16((uint16_t)number);
+
+	memcpy(at, &be_number, sizeof(be_number));
 }
 
 static inline void put_be32(uint8_t *at, uint32_t number)
 {
-	put_be16(at, number >> 16);
-	put_be16(at + 2, number);
+	uint32_t be_number = htobe32(number);
+
+	memcpy(at, &be_number, sizeof(be_number));
 }
 
 /* headers.c */
@@ -235,16 +263,18 @@ bool decapsulate(enum tunnel tunnel, struct frame *frame, const uint8_t *packet,
 /* Tell in the frame's vnet header what its sender left to a device; split a TCP frame longer than limit, if not 0. */
 void unfinished(struct frame *frame, uint32_t limit);
 
-/* encap.c */
-void fill(const struct plan *plan, const struct facts *facts, struct message *message);
+/* encap.c: gives the trailer's length. */
+uint32_t fill(const struct plan *plan, const struct facts *facts, struct room *room);
 
 /* pcapng.c */
 void packet_header(const struct facts *facts, uint8_t *header);
 /* Gives the trailer's length. */
 uint32_t packet_trailer(const struct facts *facts, uint8_t *trailer);
 
-/* forward.c */
-struct outcome forward(const struct plan *plan, struct state *state, const struct frame *frame, struct batch *batch);
+/* forward.c: gives NO_REASON when copies were made, whose TRUNCATED, SEGMENTED and FRAGMENTED are counted; or the slot of
+ * why there are none. */
+int forward(const struct plan *plan, struct state *state, const struct frame *frame, struct batch *batch,
+	    uint64_t *counters);
 __int128 bucket_depth(uint64_t rate);
 
 /* outer.c: the headers before a copy that leaves by a packet socket; elsewhere they are the kernel's. */

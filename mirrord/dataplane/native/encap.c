@@ -11,13 +11,14 @@ static void or_be32(uint8_t *at, uint32_t bits)
 	put_be32(at, be32(at) | bits);
 }
 
-void fill(const struct plan *plan, const struct facts *facts, struct message *message)
+uint32_t fill(const struct plan *plan, const struct facts *facts, struct room *room)
 {
-	message->trailer_length = 0;
-	memcpy(message->head, plan->header, plan->header_length);
+	uint32_t trailer_length = 0;
+
+	memcpy(room->head, plan->header, plan->header_length);
 	for (uint32_t n = 0; n < plan->patch_count; n++) {
 		const struct patch *patch = &plan->patches[n];
-		uint8_t *at = message->head + patch->at;
+		uint8_t *at = room->head + patch->at;
 		uint32_t vlan = facts->vlan == NONE ? 0 : (uint32_t)facts->vlan;
 
 		switch (patch->field) {
@@ -35,8 +36,9 @@ void fill(const struct plan *plan, const struct facts *facts, struct message *me
 			break;
 		case PACKET_BLOCK:
 			packet_header(facts, at);
-			message->trailer_length = packet_trailer(facts, message->trailer);
+			trailer_length = packet_trailer(facts, room->trailer);
 			break;
 		}
 	}
+	return trailer_length;
 }

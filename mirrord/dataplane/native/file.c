@@ -43,8 +43,9 @@ static uint32_t fitting(const struct output *output, const struct batch *batch, 
 }
 
 /* A write that stops in a block is cut back to the last whole one, so that a reader finds nothing but whole blocks. */
-static uint32_t write_some(struct output *output, const struct message *messages, uint32_t count)
+static uint32_t write_some(struct output *output, struct batch *batch, uint32_t first, uint32_t count)
 {
+	const struct message *messages = &batch->messages[first];
 	struct iovec vectors[MOST_BLOCKS * VECTORS], *vector = vectors;
 	int64_t length = 0;
 	uint32_t whole = 0;
@@ -56,7 +57,7 @@ static uint32_t write_some(struct output *output, const struct message *messages
 
 		*vector++ = (struct iovec){ (void *)(uintptr_t)message->head, message->head_length };
 		*vector++ = (struct iovec){ (void *)(uintptr_t)message->tail, message->tail_length };
-		*vector++ = (struct iovec){ (void *)(uintptr_t)message->trailer, message->trailer_length };
+		*vector++ = (struct iovec){ room_of(batch, message)->trailer, message->trailer_length };
 		length += block_length(message);
 	}
 	ssize_t done = writev((int)output->descriptor, vectors, (int)(count * VECTORS));
@@ -104,7 +105,7 @@ void write_batch(struct batch *batch, void *context)
 			file->next(file->context);
 			continue;
 		}
-		uint32_t written = write_some(output, &batch->messages[next], count);
+		uint32_t written = write_some(output, batch, next, count);
 		count_written(file, &batch->messages[next], written);
 		next += written;
 		if (written < count || count == 0)

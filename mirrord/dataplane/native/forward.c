@@ -67,25 +67,23 @@ static bool take(const struct plan *plan, struct state *state, uint64_t size, ui
 	return taken;
 }
 
-/* How much of a frame of this length is kept; sets the flags of what was done to it. */
-static uint32_t kept_length(const struct plan *plan, uint32_t length, bool tagged, struct outcome *outcome)
+/* How much is kept of a frame of this length that begins at `start`; and whether the path takes less than that. */
+static uint32_t kept_length(const struct plan *plan, const uint8_t *start, uint32_t length, bool *exceeds)
 {
-	/* A tag that was pushed is no part of the mirrored frame. */
-	uint32_t snaplen = plan->snaplen ? plan->snaplen + (plan->push_tag ? TAG : 0) : length;
-	uint32_t kept = snaplen < length ? snaplen : length;
-	uint32_t limit = plan->frame_limit;
+	uint32_t kept = length, limit = plan->frame_limit;
 
-	if (limit && tagged && !plan->header_length)
-		limit += TAG;	/* a device takes one 802.1Q tag over its MTU */
-	if (limit && kept > limit) {
-		if (plan->on_mtu_exceeded == DROP)
-			outcome->reason = DROPPED_MTU_EXCEEDED;
-		else if (plan->on_mtu_exceeded == TRUNCATE)
-			kept = limit;
-		else
-			outcome->fragmented++;
+	if (plan->snaplen) {
+		/* A tag that was pushed is no part of the mirrored frame. */
+		uint32_t snaplen = plan->snaplen + (plan->push_tag ? TAG : 0);
+
+		kept = snaplen < length ? snaplen : length;
 	}
-	return kept;
+	*exceeds = limit && kept > limit;
+	if (*exceeds && !plan->header_length && be16(start + ETH_ADDRESSES) == ETH_P_8021Q) {
+		limit += TAG;	/* a device takes one 802.1Q tag over its MTU */
+		*exceeds = kept > limit;
+	}
+	return *exceeds && plan->on_mtu_exceeded == TRUNCATE ? limit : kept;
 }
 
 static struct message *next_message(struct batch *batch)
@@ -95,17 +93,28 @@ static struct message *next_message(struct batch *batch)
 	return &batch->messages[batch->count++];
 }
 
-static void emit(const struct plan *plan, struct facts *facts, struct message *message, const uint8_t *head,
-		 uint32_t head_length, const uint8_t *tail, uint32_t tail_length, uint32_t kept)
+/* The first facts->kept bytes of head and tail, behind the plan's header. */
+static inline struct message *emit(const struct plan *plan, const struct facts *facts, struct batch *batch, const uint8_t *head,
+			    uint32_t head_length, const uint8_t *tail, uint32_t tail_length)
 {
-	uint32_t from_head = kept < head_length ? kept : head_length;
+	struct message *message = next_message(batch);
+	uint32_t from_head = facts->kept < head_length ? facts->kept : head_length;
+	uint32_t from_tail = facts->kept - from_head;
 
-	facts->kept = kept;
-	fill(plan, facts, message);
-	memcpy(message->head + plan->header_length, head, from_head);
+	message->head = plan->header;
 	message->head_length = plan->header_length + from_head;
+	message->trailer_length = 0;
+	if (plan->patch_count || from_head) {
+		struct room *room = room_of(batch, message);
+
+		message->trailer_length = (uint8_t)fill(plan, facts, room);
+		memcpy(room->head + plan->header_length, head, from_head);
+		message->head = room->head;
+	}
 	message->tail = tail;
-	message->tail_length = kept - from_head < tail_length ? kept - from_head : tail_length;
+	message->tail_length = from_tail < tail_length ? from_tail : tail_length;
+	message->time = facts->time;
+	return message;
 }
 
 static bool is_tag(const uint8_t *at)
@@ -155,6 +164,12 @@ static void complete_checksum(struct piece *piece, uint32_t start, uint32_t fiel
 static bool whole(const struct plan *plan, struct piece *piece, const struct frame *frame)
 {
 	bool unfinished = frame->vnet.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM;
+
+	piece->head_length = 0;
+	piece->tail = frame->data;
+	piece->tail_length = frame->captured;
+	if (!frame->tagged && !unfinished && !retags(plan))
+		return true;
 	uint32_t shift = frame->tagged ? TAG : 0, length = frame->captured + shift;
 	uint32_t start = frame->vnet.csum_start + shift, field = start + frame->vnet.csum_offset;
 	uint32_t width = frame->vnet.csum_offset == SCTP_CHECKSUM ? 4 : 2;
@@ -163,7 +178,7 @@ static bool whole(const struct plan *plan, struct piece *piece, const struct fra
 	if (piece->head_length > length || piece->head_length > MAX_HEADERS)
 		return false;
 	/* What is rewritten holds the ethertype, also when a tag has been taken off in front of it. */
-	if ((unfinished || plan->strip_tag || plan->push_tag) && piece->head_length < ETH_HEADER + TAG)
+	if ((unfinished || retags(plan)) && piece->head_length < ETH_HEADER + TAG)
 		piece->head_length = length < ETH_HEADER + TAG ? length : ETH_HEADER + TAG;
 	if (shift) {
 		memcpy(piece->head, frame->data, ETH_ADDRESSES);
@@ -178,43 +193,42 @@ static bool whole(const struct plan *plan, struct piece *piece, const struct fra
 	piece->tail_length = length - piece->head_length;
 	if (unfinished)
 		complete_checksum(piece, start, field);
-	if (plan->strip_tag || plan->push_tag)
+	if (retags(plan))
 		piece->head_length = retag(plan, piece->head, piece->head_length);
 	return true;
 }
 
-static struct outcome forward_whole(const struct plan *plan, struct state *state, const struct frame *frame,
-				    struct batch *batch, uint64_t flow, struct facts *facts)
+static int forward_whole(const struct plan *plan, struct state *state, const struct frame *frame, struct batch *batch,
+			 uint64_t flow, struct facts *facts, uint64_t *counters)
 {
-	struct outcome outcome = { .reason = NO_REASON };
 	struct piece piece;
+	bool exceeds;
 
 	if (!whole(plan, &piece, frame))
-		return (struct outcome){ .reason = DROPPED_MALFORMED };
+		return DROPPED_MALFORMED;
 	uint32_t length = piece.head_length + piece.tail_length;
-	bool tagged = be16((piece.head_length ? piece.head : frame->data) + ETH_ADDRESSES) == ETH_P_8021Q;
-	uint32_t kept = kept_length(plan, length, tagged, &outcome);
-	if (outcome.reason != NO_REASON)
-		return (struct outcome){ .reason = outcome.reason };
-	if (plan->rate_limit && !take(plan, state, kept + plan->header_length + plan->overhead, frame->time))
-		return (struct outcome){ .reason = SKIPPED_RATE_LIMITED };
-	struct message *message = next_message(batch);
-	bool cut = frame->captured < frame->length;
-	outcome.truncated = facts->truncated = kept < length || cut;
-	facts->original = length + (cut ? frame->length - frame->captured : 0);
-	emit(plan, facts, message, piece.head, piece.head_length, piece.tail, piece.tail_length, kept);
+	uint32_t cut = frame->captured < frame->length ? frame->length - frame->captured : 0;
+	facts->kept = kept_length(plan, piece.head_length ? piece.head : piece.tail, length, &exceeds);
+	facts->original = length + cut;
+	facts->truncated = facts->kept < facts->original;
+	if (exceeds && plan->on_mtu_exceeded == DROP)
+		return DROPPED_MTU_EXCEEDED;
+	if (plan->rate_limit && !take(plan, state, facts->kept + plan->header_length + plan->overhead, frame->time))
+		return SKIPPED_RATE_LIMITED;
+	struct message *message = emit(plan, facts, batch, piece.head, piece.head_length, piece.tail, piece.tail_length);
 	message->flow = flow;
-	message->time = frame->time;
 	message->last = true;
-	return outcome;
+	counters[TRUNCATED] += facts->truncated;
+	counters[FRAGMENTED] += exceeds && plan->on_mtu_exceeded == FRAGMENT;
+	return NO_REASON;
 }
 
-static struct outcome forward_super(const struct plan *plan, struct state *state, const struct frame *frame,
-				    struct batch *batch, uint64_t flow, struct facts *facts, int transport)
+static int forward_super(const struct plan *plan, struct state *state, const struct frame *frame, struct batch *batch,
+			 uint64_t flow, struct facts *facts, int transport, uint64_t *counters)
 {
-	struct outcome outcome = { .reason = NO_REASON };
 	struct super_frame super;
 	enum kind kind;
+	bool full_exceeds = false, rest_exceeds;
 
 	switch (frame->vnet.gso_type & ~VIRTIO_NET_HDR_GSO_ECN) {
 	case VIRTIO_NET_HDR_GSO_TCPV4:
@@ -225,51 +239,50 @@ static struct outcome forward_super(const struct plan *plan, struct state *state
 		kind = UDP;
 		break;
 	default:
-		return (struct outcome){ .reason = DROPPED_MALFORMED };
+		return DROPPED_MALFORMED;
 	}
 	if (frame->vnet.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM)
 		transport = frame->vnet.csum_start;
 	if (transport == NONE || !open_super_frame(&super, frame, (uint32_t)transport, kind))
-		return (struct outcome){ .reason = DROPPED_MALFORMED };
+		return DROPPED_MALFORMED;
 
-	uint32_t before = super.head_length;
+	uint32_t before = super.head_length, others = super.count - 1;
 	super.head_length = retag(plan, super.head, before);
 	for (uint32_t n = 0; n < super.layer_count; n++)
 		super.layers[n].at += super.head_length - before;
-	bool tagged = be16(super.head + ETH_ADDRESSES) == ETH_P_8021Q;
 	uint32_t full = super.head_length + super.gso_size;
-	uint32_t rest = super.head_length + super.payload_length - (super.count - 1) * super.gso_size;
-	struct outcome of_full = { .reason = NO_REASON };
-	uint32_t kept_rest = kept_length(plan, rest, tagged, &outcome);
-	uint32_t kept_full = super.count > 1 ? kept_length(plan, full, tagged, &of_full) : 0;
-	if (outcome.reason != NO_REASON || of_full.reason != NO_REASON)
-		return (struct outcome){ .reason = DROPPED_MTU_EXCEEDED };
-	uint64_t size = (uint64_t)(super.count - 1) * kept_full + kept_rest +
+	uint32_t rest = super.head_length + super.payload_length - others * super.gso_size;
+	uint32_t kept_rest = kept_length(plan, super.head, rest, &rest_exceeds);
+	uint32_t kept_full = others ? kept_length(plan, super.head, full, &full_exceeds) : 0;
+	if ((full_exceeds || rest_exceeds) && plan->on_mtu_exceeded == DROP)
+		return DROPPED_MTU_EXCEEDED;
+	uint64_t size = (uint64_t)others * kept_full + kept_rest +
 			(uint64_t)super.count * (plan->header_length + plan->overhead);
 	if (plan->rate_limit && !take(plan, state, size, frame->time))
-		return (struct outcome){ .reason = SKIPPED_RATE_LIMITED };
-	outcome.fragmented += of_full.fragmented * (super.count - 1);
-	outcome.truncated = (kept_rest < rest) + (super.count > 1 && kept_full < full ? super.count - 1 : 0);
-	outcome.segmented = super.count > 1;
+		return SKIPPED_RATE_LIMITED;
 	for (uint32_t n = 0; n < super.count; n++) {
-		struct message *message = next_message(batch);
 		uint8_t head[MAX_HEADERS + TAG];
 		const uint8_t *payload;
 		uint32_t length;
+		bool last = n == others;
 
 		write_segment(&super, n, head, &payload, &length);
-		message->last = n == super.count - 1;
-		facts->truncated = message->last ? kept_rest < rest : kept_full < full;
-		facts->original = message->last ? rest : full;
-		emit(plan, facts, message, head, super.head_length, payload, length,
-		     message->last ? kept_rest : kept_full);
+		facts->kept = last ? kept_rest : kept_full;
+		facts->original = last ? rest : full;
+		facts->truncated = facts->kept < facts->original;
+		struct message *message = emit(plan, facts, batch, head, super.head_length, payload, length);
 		message->flow = flow;
-		message->time = frame->time;
+		message->last = last;
+		counters[TRUNCATED] += facts->truncated;
 	}
-	return outcome;
+	counters[SEGMENTED] += others > 0;
+	if (plan->on_mtu_exceeded == FRAGMENT)
+		counters[FRAGMENTED] += (uint64_t)full_exceeds * others + rest_exceeds;
+	return NO_REASON;
 }
 
-struct outcome forward(const struct plan *plan, struct state *state, const struct frame *frame, struct batch *batch)
+int forward(const struct plan *plan, struct state *state, const struct frame *frame, struct batch *batch,
+	    uint64_t *counters)
 {
 	struct headers headers;
 
@@ -282,23 +295,23 @@ struct outcome forward(const struct plan *plan, struct state *state, const struc
 		uint32_t rule = mirrord_bpf_run(plan->exact, plan->exact_length, &view);
 
 		if (!rule)
-			return (struct outcome){ .reason = SKIPPED_UNMATCHED };
+			return SKIPPED_UNMATCHED;
 		if (rule <= plan->match_count)
 			plan->matches[rule - 1]++;
 	}
 	if (plan->paused)
-		return (struct outcome){ .reason = SKIPPED_PAUSED };
+		return SKIPPED_PAUSED;
 	uint64_t flow = flow_hash(&headers);
 	if (plan->sampling_rate > 1 && (uint32_t)flow % plan->sampling_rate)
-		return (struct outcome){ .reason = SKIPPED_SAMPLED_OUT };
+		return SKIPPED_SAMPLED_OUT;
 	if (frame->captured < ETH_HEADER)
-		return (struct outcome){ .reason = DROPPED_MALFORMED };
+		return DROPPED_MALFORMED;
 	bool super = frame->vnet.gso_type != VIRTIO_NET_HDR_GSO_NONE;
 	if (frame->captured < frame->length && (super || frame->vnet.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM))
-		return (struct outcome){ .reason = DROPPED_MALFORMED };
+		return DROPPED_MALFORMED;
 	struct facts facts = { .sequence = state->sequence, .vlan = headers.vlan, .egress = frame->egress,
 			       .time = frame->time };
 	if (super)
-		return forward_super(plan, state, frame, batch, flow, &facts, headers.transport);
-	return forward_whole(plan, state, frame, batch, flow, &facts);
+		return forward_super(plan, state, frame, batch, flow, &facts, headers.transport, counters);
+	return forward_whole(plan, state, frame, batch, flow, &facts, counters);
 }

@@ -54,7 +54,7 @@ static void collect(struct batch *batch, void *list)
 		PyObject *head = PyBytes_FromStringAndSize((const char *)message->head, message->head_length);
 		PyObject *tail = PyBytes_FromStringAndSize((const char *)message->tail, message->tail_length);
 
-		PyObject *trailer = PyBytes_FromStringAndSize((const char *)message->trailer, message->trailer_length);
+		PyObject *trailer = PyBytes_FromStringAndSize((const char *)room_of(batch, message)->trailer, message->trailer_length);
 
 		if (head && tail)
 			PyBytes_Concat(&head, tail);
@@ -90,7 +90,7 @@ static PyObject *Forward_call(PyObject *object, PyObject *arguments, PyObject *k
 	uint8_t *exact = malloc(length ? (size_t)length : 1);
 	struct batch *batch = malloc(sizeof(*batch));
 	PyObject *copies = PyList_New(0);
-	struct outcome outcome = { 0 };
+	uint64_t counters[SLOTS] = { 0 };
 	if (exact && batch && copies) {
 		struct headers headers;
 		struct frame frame = { .data = exact, .captured = (uint32_t)length, .length = wire_length,
@@ -102,14 +102,14 @@ static PyObject *Forward_call(PyObject *object, PyObject *arguments, PyObject *k
 		batch->count = 0;
 		batch->flush = collect;
 		batch->context = copies;
-		outcome = forward(&self->plan, &self->state, &frame, batch);
+		int reason = forward(&self->plan, &self->state, &frame, batch, counters);
 		collect(batch, copies);
 		parse(&frame, &headers);
 		unsigned long long flow = flow_hash(&headers);	/* before the memory goes that the addresses lie in */
 		free(exact);
 		free(batch);
-		return Py_BuildValue("NKiIII", copies, flow, outcome.reason, outcome.truncated, outcome.segmented,
-				     outcome.fragmented);
+		return Py_BuildValue("NKiIII", copies, flow, reason, (unsigned int)counters[TRUNCATED],
+				     (unsigned int)counters[SEGMENTED], (unsigned int)counters[FRAGMENTED]);
 	}
 	free(exact);
 	free(batch);

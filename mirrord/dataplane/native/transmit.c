@@ -18,7 +18,7 @@ enum {
 	SMALL = 256,	/* bytes of a copy that cost less to put together here than as a vector of the kernel's */
 };
 
-static const uint64_t FIRST_BOUND = 50000;	/* counters.py: LATENCY_BOUNDS */
+enum { FIRST_BOUND = 50000 };	/* counters.py: LATENCY_BOUNDS; each is twice the one before */
 
 static int dropped_by(const struct transmit *transmit, int error)
 {
@@ -38,15 +38,12 @@ static int dropped_by(const struct transmit *transmit, int error)
 
 void observe_latency(uint64_t *counters, uint64_t time, uint64_t now)
 {
-	uint64_t taken = now > time ? now - time : 0, bound = FIRST_BOUND;
-	int bucket = 0;
+	uint64_t taken = now > time ? now - time : 0;
+	uint64_t bounds = taken > FIRST_BOUND ? (taken - 1) / FIRST_BOUND : 0;
+	int bucket = bounds ? 64 - __builtin_clzll(bounds) : 0;
 
-	while (bucket < LATENCY_BOUNDS && taken > bound) {
-		bound <<= 1;
-		bucket++;
-	}
 	counters[LATENCY_SUM] += taken;
-	counters[LATENCY_BUCKET + bucket]++;
+	counters[LATENCY_BUCKET + (bucket < LATENCY_BOUNDS ? bucket : LATENCY_BOUNDS)]++;
 }
 
 /* Empty the error queue: what it holds was about copies that are gone. */
@@ -151,7 +148,7 @@ static uint32_t build(struct transmit *transmit, struct message *const *row, uin
 		at = align(at);
 		vector += vector->iov_len > 0;
 		for (; n < end; n++) {
-			*vector++ = (struct iovec){ row[n]->head, row[n]->head_length };
+			*vector++ = (struct iovec){ (void *)(uintptr_t)row[n]->head, row[n]->head_length };
 			*vector++ = (struct iovec){ (void *)(uintptr_t)row[n]->tail, row[n]->tail_length };
 		}
 		message->msg_iovlen = (size_t)(vector - message->msg_iov);
@@ -167,16 +164,17 @@ static void count_sent(const struct transmit *transmit, struct message *const *r
 	struct timespec clock;
 
 	clock_gettime(CLOCK_REALTIME, &clock);
-	uint64_t now = (uint64_t)clock.tv_sec * 1000000000u + (uint64_t)clock.tv_nsec;
+	uint64_t now = (uint64_t)clock.tv_sec * 1000000000u + (uint64_t)clock.tv_nsec, bytes = 0, frames = 0;
 
 	for (uint32_t n = 0; n < copies; n++) {
-		counters[SENT_PACKETS]++;
-		counters[SENT_BYTES] += length_of(row[n]) + transmit->overhead;
-		if (row[n]->last) {
-			counters[MIRRORED]++;
+		bytes += length_of(row[n]) + transmit->overhead;
+		frames += row[n]->last;
+		if (row[n]->last)
 			observe_latency(counters, row[n]->time, now);
-		}
 	}
+	counters[SENT_PACKETS] += copies;
+	counters[SENT_BYTES] += bytes;
+	counters[MIRRORED] += frames;
 }
 
 /* These copies were refused: each frame they belong to is lost, and the rest of its copies is not sent. Only the frame
