@@ -54,9 +54,10 @@ class Load:
 
     def fitting(self, mode: str, now: float) -> str:
         """The mode of capture that fits now, where `mode` is in use."""
-        last, elapsed = self._last, max(now - self._last.time, LEAST_SECONDS)
-        if elapsed < LOOK_SECONDS[mode] and not (mode == "socket" and self._outran(last)):
+        last = self._last
+        if now - last.time < LOOK_SECONDS[mode] and not (mode == "socket" and self._outran(last)):
             return mode
+        elapsed = max(now - last.time, LEAST_SECONDS)
         self._last = self._look(now)
         rate = (self._last.frames - last.frames) / elapsed
         size = (self._last.read_bytes - last.read_bytes) / max(self._last.read - last.read, 1)

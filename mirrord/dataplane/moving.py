@@ -32,9 +32,8 @@ class Moving:
     def __str__(self) -> str:
         return f"auto ({self._capture.mode}{f', cannot move: {self._trouble}' if self._trouble else ''})"
 
-    def wanted(self) -> str:
-        """The mode of capture that it is to move to; "" to stay."""
-        now = time.monotonic()
+    def wanted(self, now: float) -> str:
+        """The mode of capture that it is to move to; "" to stay. `now` is monotonic."""
         if self.successor is not None or now < self._stays_until:
             return ""
         mode = self._load.fitting(self._capture.mode, now)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mirrord.dataplane.capture import BLOCK_SIZE, Capture, CapturePlan
 from mirrord.dataplane.counters import Counters, RuleCounters, Slot
@@ -147,18 +147,33 @@ class Pipeline:
         Tells whether there is more.
         """
         self.stirred = True
+        self.transmit.tend()
+        return self._run_reference() if self._native is None else self._run_native(self._native)
+
+    def _run_native(self, native: Any) -> bool:
+        before = self.counters[Slot.captured]
+        more = bool(native.run())
+        if isinstance(self.capture, Listener):
+            self.update()
+        elif self.failure and self.counters[Slot.captured] > before:
+            self.failure = ""
+        return more
+
+    def _run_reference(self) -> bool:
         if self._in_ring is not None:
             self._ring_fill.see(self._in_ring.fill(), time.monotonic())
-        self.transmit.tend()
-        if self._native is not None:
-            self._native.run()
-        else:
-            for frame in self.capture.read():
-                self._forward_one(frame)
+        for frame in self.capture.read():
+            self._forward_one(frame)
         self.update()
-        if self._native is None:
-            self.note_error()  # the reading may have come upon one
+        self.note_error()  # the reading may have come upon one
         return self.counters.unaccounted() > 0
+
+    def look(self) -> None:
+        """See to what may have happened without a frame, from time to time."""
+        self.stirred = False
+        if self._native is not None and self._in_ring is not None:
+            self._ring_fill.see(self._native.most_waiting(True) / self._in_ring.block_count, time.monotonic())
+        self.update()
 
     def update(self) -> None:
         """Bring the count of captured frames up to date. After the last frame was read it is exact."""
@@ -214,7 +229,11 @@ class Pipeline:
     @property
     def ring_fill(self) -> float | None:
         """The largest share of the ring's blocks that waited lately when it was their turn; None without a ring."""
-        return None if self._in_ring is None else self._ring_fill.last(time.monotonic())
+        capture, native = self._in_ring, self._native  # which close() takes away, in another thread
+        if capture is None:
+            return None
+        lately = 0.0 if native is None else native.most_waiting(False) / capture.block_count
+        return max(self._ring_fill.last(time.monotonic()), lately)
 
     @property
     def captures_by(self) -> str:

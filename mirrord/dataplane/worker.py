@@ -111,11 +111,12 @@ class Worker:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._nice)
         while not self._stopping:
             events = self._epoll.poll(0.001 if self._draining or self._succeeding else ROUND_SECONDS)
-            early = self.progress + SHORTEST_ROUND_SECONDS - time.monotonic()
+            now = time.monotonic()
+            early = self.progress + SHORTEST_ROUND_SECONDS - now
             if early > 0 and not more:
                 time.sleep(early)
-            more = False
-            self.progress = time.monotonic()
+                now = time.monotonic()
+            self.progress, more = now, False
             for descriptor, event in events:
                 if descriptor == self._bell:
                     os.eventfd_read(self._bell)
@@ -126,19 +127,20 @@ class Worker:
                     pipeline.note_error()
                 more |= pipeline.run()
                 self._move(pipeline)
-            if self.progress >= look_at:
-                look_at = self.progress + ROUND_SECONDS
+            if now >= look_at:
+                look_at = now + ROUND_SECONDS
                 self._look_round()
             while not self._orders.empty():
                 self._orders.get()()
-            self._finish_succeeding()
-            self._finish_drained()
+            if self._succeeding:
+                self._finish_succeeding()
+            if self._draining:
+                self._finish_drained()
 
     def _look_round(self) -> None:
         for pipeline in self.pipelines:
             if not pipeline.quiet():
-                pipeline.stirred = False
-                pipeline.update()
+                pipeline.look()
                 self._move(pipeline)
 
     def _move(self, pipeline: Pipeline) -> None:
@@ -146,7 +148,7 @@ class Worker:
         moving = pipeline.moving
         if moving is None or pipeline in self._awaited or pipeline in self._draining:
             return
-        mode = moving.wanted()
+        mode = moving.wanted(self.progress)
         if mode:
             self._awaited.add(pipeline)
             self._helper.submit(self._open_successor, pipeline, moving, mode)

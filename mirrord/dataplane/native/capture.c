@@ -14,23 +14,23 @@ enum {
 };
 
 /* Working memory of a thread: a batch is always empty between two calls. Pages that no frame reached cost nothing. */
-static _Thread_local struct batch *batch;
+static _Thread_local struct batch *working;
 static _Thread_local uint8_t *buffers;
 
 static bool have_memory(void)
 {
-	if (!batch)
-		batch = malloc(sizeof(*batch));
+	if (!working)
+		working = malloc(sizeof(*working));
 	if (!buffers) {
 		buffers = mmap(NULL, (size_t)SOCKET_BATCH * LARGEST_FRAME, PROT_READ | PROT_WRITE,
 			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 		if (buffers == MAP_FAILED)
 			buffers = NULL;
 	}
-	return batch && buffers && have_outgoing();
+	return working && buffers && have_outgoing();
 }
 
-void forward_one(struct pipeline *pipeline, const struct frame *frame)
+void forward_one(struct pipeline *pipeline, struct batch *batch, const struct frame *frame)
 {
 	uint64_t *counters = pipeline->counters;
 
@@ -58,7 +58,7 @@ static void give_to_kernel(struct tpacket_block_desc *block)
 	__atomic_store_n(&block->hdr.bh1.block_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
 }
 
-static void run_block(struct pipeline *pipeline, const struct tpacket_block_desc *block)
+static void run_block(struct pipeline *pipeline, struct batch *batch, const struct tpacket_block_desc *block)
 {
 	const uint8_t *at = (const uint8_t *)block + block->hdr.bh1.offset_to_first_pkt;
 
@@ -80,20 +80,35 @@ static void run_block(struct pipeline *pipeline, const struct tpacket_block_desc
 		}
 		memcpy(&frame.vnet, frame.data - sizeof(frame.vnet), sizeof(frame.vnet));
 		set_tag(&frame, header->tp_status, header->hv1.tp_vlan_tpid, header->hv1.tp_vlan_tci);
-		forward_one(pipeline, &frame);
+		forward_one(pipeline, batch, &frame);
 		at += header->tp_next_offset;
 	}
 }
 
-static void run_ring(struct pipeline *pipeline)
+static struct tpacket_block_desc *block_of(const struct pipeline *pipeline, uint32_t n)
 {
+	return (void *)(pipeline->ring + (size_t)((pipeline->block + n) % pipeline->block_count) * pipeline->block_size);
+}
+
+static void see_waiting(struct pipeline *pipeline)
+{
+	uint32_t waiting = 0;
+
+	while (waiting < pipeline->block_count && user_may_read(block_of(pipeline, waiting)))
+		waiting++;
+	if (waiting > pipeline->most_waiting)
+		pipeline->most_waiting = waiting;
+}
+
+static void run_ring(struct pipeline *pipeline, struct batch *batch)
+{
+	see_waiting(pipeline);
 	for (int n = 0; n < BLOCKS_A_TURN; n++) {
-		struct tpacket_block_desc *block =
-			(void *)(pipeline->ring + (size_t)pipeline->block * pipeline->block_size);
+		struct tpacket_block_desc *block = block_of(pipeline, 0);
 
 		if (!user_may_read(block))
 			break;
-		run_block(pipeline, block);
+		run_block(pipeline, batch, block);
 		batch->flush(batch, batch->context);	/* its messages point into the block */
 		give_to_kernel(block);
 		pipeline->block = (pipeline->block + 1) % pipeline->block_count;
@@ -132,7 +147,7 @@ int receive(int descriptor, struct received *received, int most)
 }
 
 /* Forward what there is, `most` frames at most; false when that was all. */
-static bool run_frames(struct pipeline *pipeline, int most)
+static bool run_frames(struct pipeline *pipeline, struct batch *batch, int most)
 {
 	struct received received;
 	int count = receive(pipeline->descriptor, &received, most);
@@ -149,7 +164,7 @@ static bool run_frames(struct pipeline *pipeline, int most)
 
 		memcpy(&frame.vnet, data, sizeof(frame.vnet));
 		read_control(&frame, &received.messages[n].msg_hdr);
-		forward_one(pipeline, &frame);
+		forward_one(pipeline, batch, &frame);
 		bytes += frame.captured;
 	}
 	if (count > 0)
@@ -157,26 +172,51 @@ static bool run_frames(struct pipeline *pipeline, int most)
 	return count == most;
 }
 
-static void run_socket(struct pipeline *pipeline)
+static void run_socket(struct pipeline *pipeline, struct batch *batch)
 {
 	int most = pipeline->large ? LARGE_BATCH : SOCKET_BATCH;
 
-	for (int left = SOCKET_BATCH; left > 0 && run_frames(pipeline, most); left -= most)
+	for (int left = SOCKET_BATCH; left > 0 && run_frames(pipeline, batch, most); left -= most)
 		batch->flush(batch, batch->context);	/* its messages point to what the next frames lie in */
 }
 
-void run_pipeline(struct pipeline *pipeline)
+/* Count what the kernel captured since it was last asked, by which it begins anew: packet(7), PACKET_STATISTICS. */
+static void count_captured(struct pipeline *pipeline)
+{
+	struct tpacket_stats statistics = { 0 };
+	socklen_t length = sizeof(statistics);
+
+	if (getsockopt(pipeline->descriptor, SOL_PACKET, PACKET_STATISTICS, &statistics, &length) < 0)
+		return;
+	pipeline->counters[CAPTURED] += statistics.tp_packets;
+	pipeline->counters[DROPPED_RING_FULL] += statistics.tp_drops;
+}
+
+static uint64_t accounted(const uint64_t *counters)
+{
+	uint64_t sum = counters[MIRRORED];
+
+	for (int slot = SKIPPED_SAMPLED_OUT; slot <= DROPPED_WRITE_ERROR; slot++)
+		sum += counters[slot];
+	return sum;
+}
+
+bool run_pipeline(struct pipeline *pipeline)
 {
 	if (!have_memory())
-		return;
+		return false;
+	struct batch *batch = working;
 	batch->count = 0;
 	batch->flush = pipeline->file.output ? write_batch : send_batch;
 	batch->context = pipeline->file.output ? (void *)&pipeline->file : &pipeline->transmit;
 	if (pipeline->ring)
-		run_ring(pipeline);
+		run_ring(pipeline, batch);
 	else if (pipeline->tunnel)
-		run_listener(pipeline);
+		run_listener(pipeline, batch);
 	else
-		run_socket(pipeline);
+		run_socket(pipeline, batch);
 	batch->flush(batch, batch->context);
+	if (!pipeline->tunnel)
+		count_captured(pipeline);
+	return pipeline->counters[CAPTURED] > accounted(pipeline->counters);
 }

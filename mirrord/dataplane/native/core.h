@@ -369,16 +369,18 @@ struct pipeline {
 	int descriptor;
 	uint8_t *ring;		/* or NULL: a plain socket */
 	uint32_t block_size, block_count, block;
+	uint32_t most_waiting;	/* blocks, whenever it was run since somebody asked */
 	bool large;		/* a plain socket's frames were, lately */
 	enum tunnel tunnel;	/* that a raw IP socket is the end of, or NO_TUNNEL */
 	bool ip_header;		/* its packets begin with one */
 };
 
-void forward_one(struct pipeline *pipeline, const struct frame *frame);
+void forward_one(struct pipeline *pipeline, struct batch *batch, const struct frame *frame);
 
-void run_pipeline(struct pipeline *pipeline);
+/* Forward what has been captured: at most a few blocks. Tells whether there is more, as far as is counted. */
+bool run_pipeline(struct pipeline *pipeline);
 
 /* listen.c */
-void run_listener(struct pipeline *pipeline);
+void run_listener(struct pipeline *pipeline, struct batch *batch);
 
 #endif

@@ -2,7 +2,7 @@
 #define _GNU_SOURCE
 #include "receive.h"
 
-void run_listener(struct pipeline *pipeline)
+void run_listener(struct pipeline *pipeline, struct batch *batch)
 {
 	struct received received;
 	const struct plan *plan = &pipeline->plan;
@@ -23,6 +23,6 @@ void run_listener(struct pipeline *pipeline)
 		}
 		unfinished(&frame, limit);
 		read_control(&frame, &received.messages[n].msg_hdr);
-		forward_one(pipeline, &frame);
+		forward_one(pipeline, batch, &frame);
 	}
 }

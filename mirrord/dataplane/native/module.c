@@ -269,11 +269,23 @@ static void Pipeline_dealloc(PyObject *object)
 
 static PyObject *Pipeline_run(PyObject *object, PyObject *unused)
 {
+	bool more;
+
 	(void)unused;
 	Py_BEGIN_ALLOW_THREADS
-	run_pipeline(&((Pipeline *)object)->pipeline);
+	more = run_pipeline(&((Pipeline *)object)->pipeline);
 	Py_END_ALLOW_THREADS
-	Py_RETURN_NONE;
+	return PyBool_FromLong(more);
+}
+
+static PyObject *Pipeline_most_waiting(PyObject *object, PyObject *forget)
+{
+	struct pipeline *pipeline = &((Pipeline *)object)->pipeline;
+	uint32_t blocks = pipeline->most_waiting;
+
+	if (forget == Py_True)
+		pipeline->most_waiting = 0;
+	return PyLong_FromUnsignedLong(blocks);
 }
 
 static PyObject *Pipeline_replace(PyObject *object, PyObject *arguments)
@@ -346,7 +358,10 @@ static PyObject *Pipeline_share(PyObject *object, PyObject *other)
 }
 
 static PyMethodDef pipeline_methods[] = {
-	{ "run", Pipeline_run, METH_NOARGS, "Forward what has been captured: at most a few blocks. Without the GIL." },
+	{ "run", Pipeline_run, METH_NOARGS,
+	  "Forward what has been captured: at most a few blocks. Tells whether there is more. Without the GIL." },
+	{ "most_waiting", Pipeline_most_waiting, METH_O,
+	  "most_waiting(forget): the most blocks of the ring that waited when it was run, since they were forgotten." },
 	{ "replace", Pipeline_replace, METH_VARARGS,
 	  "replace(plan, matcher, transmit): forward by another plan, and another way, from now on." },
 	{ "gso_refused", Pipeline_gso_refused, METH_NOARGS,
