@@ -28,6 +28,7 @@ enum {
 	MAX_LAYERS = 10,	/* headers that a segment has fields in */
 	BATCH = 512,		/* copies ordered and handed to the kernel at a time: the more, the longer the runs */
 	MAX_OUTER = 62,		/* Ethernet, IPv6, UDP */
+	SMALL = 256,		/* bytes of a copy that costs less to copy than to refer to */
 };
 
 /* counters.py: Slot. module.c gives the names to Python, which compares. */

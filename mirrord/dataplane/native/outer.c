@@ -76,6 +76,7 @@ void write_outer(struct outer *outer, struct outer_head *head, uint16_t port, ui
 	if (copies > 1) {
 		head->vnet.gso_type = GSO_UDP_L4;
 		head->vnet.gso_size = (uint16_t)segment;
-		head->vnet.header_length = (uint16_t)outer->length;
 	}
+	/* What the kernel puts in one piece, where it need not look after pages: cheaper for small copies. */
+	head->vnet.header_length = (uint16_t)(outer->length + (segment <= SMALL ? payload : 0));
 }

@@ -15,7 +15,6 @@ enum {
 	PATIENCE_MILLISECONDS = 10,
 	ATTEMPTS = 4,
 	REFUSED_ATTEMPTS = 64,
-	SMALL = 256,	/* bytes of a copy that cost less to put together here than as a vector of the kernel's */
 };
 
 enum { FIRST_BOUND = 50000 };	/* counters.py: LATENCY_BOUNDS; each is twice the one before */
