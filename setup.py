@@ -22,7 +22,7 @@ native = Extension(
     depends=sorted(map(str, directory.glob("*.h"))),
     define_macros=[("Py_LIMITED_API", "0x030B0000")],  # the first with Py_buffer
     py_limited_api=True,
-    extra_compile_args=["-std=gnu11", "-Wall", "-Wextra", *(SANITIZE if sanitize else OPTIMIZE)],
+    extra_compile_args=["-std=gnu11", "-fvisibility=hidden", "-Wall", "-Wextra", *(SANITIZE if sanitize else OPTIMIZE)],
     extra_link_args=["-fsanitize=address,undefined"] if sanitize else [],
     optional=os.environ.get("MIRRORD_REQUIRE_NATIVE") != "1",
 )

@@ -19,6 +19,9 @@ enum {
 	ETH_ADDRESSES = 12,
 	TAG = 4,
 	MAX_TAGS = 2,
+	IPV4_HEADER = 20,	/* without options */
+	UDP_HEADER = 8,
+	GSO_UDP_L4 = 5,		/* VIRTIO_NET_HDR_GSO_UDP_L4, in kernel headers since 6.2 */
 	MAX_HEADERS = 256,	/* bytes of headers rewritten in front of a segment */
 	MAX_TEMPLATE = 128,
 	MAX_PATCHES = 4,
@@ -28,6 +31,7 @@ enum {
 	MAX_LAYERS = 10,	/* headers that a segment has fields in */
 	BATCH = 512,		/* copies ordered and handed to the kernel at a time: the more, the longer the runs */
 	MAX_OUTER = 62,		/* Ethernet, IPv6, UDP */
+	PATIENCE_MILLISECONDS = 10,	/* of a send that finds no room */
 	SMALL = 256,		/* bytes of a copy that costs less to copy than to refer to */
 };
 

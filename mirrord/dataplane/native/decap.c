@@ -5,7 +5,6 @@
 #include <netinet/in.h>
 
 enum {
-	UDP_HEADER = 8,
 	VXLAN_HEADER = 8,
 	VXLAN_VALID = 0x08,
 	GRE_HEADER = 4,

@@ -5,8 +5,6 @@
 #include <linux/virtio_net.h>
 #include <sched.h>
 
-enum { GSO_UDP_L4 = 5 };	/* VIRTIO_NET_HDR_GSO_UDP_L4, in kernel headers since 6.2 */
-
 /* Where SCTP's checksum is in its header. No other protocol has one there, so it tells SCTP in tunnels too. */
 enum { SCTP_CHECKSUM = 8 };
 

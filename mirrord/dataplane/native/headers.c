@@ -4,7 +4,7 @@
 #include <linux/if_ether.h>
 #include <netinet/in.h>
 
-enum { IPV4_HEADER = 20, MAX_EXTENSIONS = 6 };
+enum { MAX_EXTENSIONS = 6 };
 
 bool is_ipv6_option(int protocol)
 {

@@ -6,10 +6,7 @@
 #include <netinet/in.h>
 
 enum {
-	GSO_UDP_L4 = 5,		/* VIRTIO_NET_HDR_GSO_UDP_L4, in kernel headers since 6.2 */
-	IPV4_HEADER = 20,
 	IPV6_HEADER = 40,
-	UDP_HEADER = 8,
 	UDP_CHECKSUM = 6,
 };
 

@@ -22,7 +22,7 @@ static uint32_t padding(uint32_t length)
 	return -length % 4;
 }
 
-static uint32_t block_length(uint32_t captured)
+static uint32_t packet_block_length(uint32_t captured)
 {
 	return PACKET_HEADER + captured + padding(captured) + OPTIONS;
 }
@@ -30,7 +30,7 @@ static uint32_t block_length(uint32_t captured)
 void packet_header(const struct facts *facts, uint8_t *header)
 {
 	put_le32(header, PACKET);
-	put_le32(header + 4, block_length(facts->kept));
+	put_le32(header + 4, packet_block_length(facts->kept));
 	put_le32(header + 8, 0);
 	put_le32(header + 12, (uint32_t)(facts->time >> 32));
 	put_le32(header + 16, (uint32_t)facts->time);
@@ -46,6 +46,6 @@ uint32_t packet_trailer(const struct facts *facts, uint8_t *trailer)
 	memset(trailer, 0, before + OPTIONS);
 	put_le32(options, FLAGS | 4u << 16);
 	put_le32(options + 4, facts->egress ? OUTBOUND : INBOUND);
-	put_le32(options + 12, block_length(facts->kept));
+	put_le32(options + 12, packet_block_length(facts->kept));
 	return before + OPTIONS;
 }

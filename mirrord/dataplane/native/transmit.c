@@ -12,7 +12,6 @@
 #include <time.h>
 
 enum {
-	PATIENCE_MILLISECONDS = 10,
 	ATTEMPTS = 4,
 	REFUSED_ATTEMPTS = 64,
 };

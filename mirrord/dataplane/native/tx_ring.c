@@ -11,7 +11,6 @@
 
 enum {
 	DATA = TPACKET2_HDRLEN - sizeof(struct sockaddr_ll),	/* where the kernel looks for the packet in a slot */
-	PATIENCE_MILLISECONDS = 10,
 };
 
 static struct tpacket2_hdr *slot(const struct tx_ring *ring, uint32_t n)
