@@ -4,7 +4,7 @@
 
 #include <stdlib.h>
 
-#include "plan.h"
+#include "module.h"
 
 static bool read_number(PyObject *object, const char *name, uint64_t *number)
 {

@@ -1,10 +1,10 @@
-/* Between module.c and plan.c. Python.h comes before it. */
-#ifndef MIRRORD_PLAN_H
-#define MIRRORD_PLAN_H
+/* Between module.c and what it is put together from. Python.h comes before it. */
+#ifndef MIRRORD_MODULE_H
+#define MIRRORD_MODULE_H
 
 #include "core.h"
 
-/* Read a ForwardPlan, and what matches for it: None, or a program (bytes) and where it counts (None, or an array of
+/* plan.c: read a ForwardPlan, and what matches for it: None, or a program (bytes) and where it counts (None, or an array of
  * 64-bit numbers). False with an exception set. Either way the plan is the caller's to clear. */
 bool read_plan(PyObject *object, PyObject *matcher, struct plan *plan);
 
@@ -12,5 +12,9 @@ void clear_plan(struct plan *plan);
 
 /* From the tuple that Transmit.native gives; the same. `ring` holds the TX ring's memory, the caller's to release. */
 bool read_transmit(PyObject *description, struct transmit *transmit, Py_buffer *ring);
+
+/* single.c */
+extern PyType_Spec forward_spec;
+PyObject *decapsulate_one(PyObject *module, PyObject *arguments);
 
 #endif
