@@ -50,7 +50,13 @@ def unmirrored(bed: Testbed, sink: str) -> Iterator[Copies]:
 
 
 def mirrord(
-    destination: str = "vxlan", *, dataplane: str = "native", device: str = "source", preface: str = "", **keys: str
+    destination: str = "vxlan",
+    *,
+    dataplane: str = "native",
+    device: str = "source",
+    preface: str = "",
+    nice: int = 0,
+    **keys: str,
 ) -> Run:
     """A daemon with one session. `keys` are the session's; `preface` is what the configuration begins with."""
 
@@ -61,7 +67,7 @@ def mirrord(
             "device": f'type = "device", device = "{sink}"',
         }[destination]
         lines = [f"{key} = {value}" for key, value in keys.items()]
-        with daemon(bed, preface + session(device, way, *lines), dataplane=dataplane) as running:
+        with daemon(bed, preface + session(device, way, *lines), dataplane=dataplane, nice=nice) as running:
             yield Copies(
                 lambda: int(running.metrics().total("mirrord_sent_packets_total")),
                 lambda: lost_percent(running.metrics()),
@@ -93,9 +99,9 @@ def session(device: str, destination: str, *lines: str, name: str = "one") -> st
 
 
 @contextmanager
-def daemon(bed: Testbed, configuration: str, dataplane: str = "native") -> Iterator[Daemon]:
+def daemon(bed: Testbed, configuration: str, dataplane: str = "native", nice: int = 0) -> Iterator[Daemon]:
     with tempfile.TemporaryDirectory() as folder:
-        running = Daemon(bed.host, Path(folder), configuration, dataplane=dataplane)
+        running = Daemon(bed.host, Path(folder), configuration, dataplane=dataplane, nice=nice)
         try:
             yield running
         finally:

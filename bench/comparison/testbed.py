@@ -1,8 +1,9 @@
 """The network of the comparison: what is mirrored, where copies go, and the measuring of one run.
 
 `source` is a null device whose egress is mirrored; `port` is one end of a veth pair, whose ingress is mirrored where a
-subject sees nothing else. Copies go to `null` (the kernel segments GSO copies, as for a NIC without the offload) or
-to `offload` (a null device that says it segments itself). The mirrored traffic is sent on core 0, every subject runs on
+subject sees nothing else. Copies go to `null` (the kernel segments UDP GSO copies, as for a NIC without that offload),
+to `offload` (a null device that says it segments them itself) or to `bare` (where it segments what is in a tunnel too,
+which is all that kernel mirroring makes). The mirrored traffic is sent on core 0, every subject runs on
 core 1, where the bench itself sleeps meanwhile.
 """
 
@@ -23,7 +24,9 @@ from tests.support.wait import wait_for
 
 SENDING, MIRRORING = 0, 1
 NEIGHBOUR = "02:00:00:00:00:02"  # no device has it, so nothing answers
-SINKS = ("null", "offload")
+SINKS = ("null", "offload", "bare")
+UDP_SEGMENTATION = ("tx-udp-segmentation", "off")
+TUNNEL_SEGMENTATION = ("tx-udp_tnl-segmentation", "off", "tx-udp_tnl-csum-segmentation", "off")
 SETTLE_SECONDS = 0.05  # until what waits in a ring has left: several retire times
 
 
@@ -66,7 +69,8 @@ class Testbed:
         net.link(self.far, "wire", self.host, "port", (f"{self.far_address}/24", "10.78.0.1/24"))
         for device in ("source", *SINKS):
             self.host.ip(f"link set {device} up")
-        self.host.run("ethtool", "-K", "null", "tx-udp-segmentation", "off")
+        self.host.run("ethtool", "-K", "null", *UDP_SEGMENTATION)
+        self.host.run("ethtool", "-K", "bare", *UDP_SEGMENTATION, *TUNNEL_SEGMENTATION)
         for number, sink in enumerate(SINKS):
             self.host.ip(f"address add 10.77.{number}.1/24 dev {sink}")
             self.host.ip(f"neighbour add {self.remote(sink)} lladdr {NEIGHBOUR} dev {sink}")
