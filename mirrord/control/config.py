@@ -210,7 +210,7 @@ class _Combination:
                     objects[section][name] = usable[path] = one
                 if model is Mirror and isinstance(written, dict):
                     sessions = parts(Mirror, written, path)
-                    usable |= {at: session for at, _, session in sessions if session is not None}
+                    usable |= {at: session.model for at, _, session in sessions if session.model is not None}
                     uses += _uses(path, "flow_network", written)
                     uses += [use for at, session, _ in sessions for use in _uses(at, "filter", session)]
         names = {section: frozenset(self.written[section]) for section in ("flow_networks", "filters")}

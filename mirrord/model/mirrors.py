@@ -69,7 +69,7 @@ class Session(Model):
             return value.model_copy(update={"original_vlan": "strip"})
         return value
 
-    def _contradictions(self) -> Iterator[tuple[str, str]]:
+    def _contradictions(self) -> Iterator[tuple[str, ...]]:
         if isinstance(self.source, BridgeSource) and self.direction != "both":
             yield "direction", 'must be "both" for a bridge'
         if isinstance(self.source, TunnelSource) and self.direction != "ingress":
@@ -81,7 +81,7 @@ class Session(Model):
         if self.workers > 1 and isinstance(self.destination, FileDestination):
             yield "workers", "a file is written by one worker, in the order that frames were captured"
         if self.count_rules and self.filter is None:
-            yield "count_rules", "needs a filter"
+            yield "count_rules", "needs a filter", "filter"
         if self.transmit == "packet" and self.on_mtu_exceeded == "fragment":
             yield "transmit", '"packet" cannot fragment, only the kernel can'
         if self.gso == "on" and getattr(self.destination, "port", None) is None:
@@ -110,7 +110,7 @@ class Mirror(Model):
     sessions: tuple[Session, ...] = ()
     """What it consists of."""
 
-    def _contradictions(self) -> Iterator[tuple[str, str]]:
+    def _contradictions(self) -> Iterator[tuple[str, ...]]:
         yield from repeated("sessions", "name", [session.name for session in self.sessions])
         if self.overlap == "first":
             yield from repeated("sessions", "priority", [one.priority for one in self.sessions if one.priority])
@@ -127,7 +127,7 @@ class FlowNetwork(Model):
     gateway: AnyAddress | None = None
     """The next hop to collectors that are not on the link."""
 
-    def _contradictions(self) -> Iterator[tuple[str, str]]:
+    def _contradictions(self) -> Iterator[tuple[str, ...]]:
         if self.gateway is None:
             return
         if self.gateway.version == self.addresses.network.version and self.gateway.is_link_local:
