@@ -26,7 +26,7 @@ from mirrord.dataplane.capture import CapturePlan
 from mirrord.dataplane.counters import SLOTS, Slot
 from mirrord.dataplane.forward import Numbering
 from mirrord.dataplane.pipeline import Pipeline, PipelinePlan, open_pipelines
-from mirrord.dataplane.transmit import DevicePlan
+from mirrord.dataplane.transmit import DevicePlan, TunnelPlan
 from mirrord.dataplane.worker import Worker
 from mirrord.errors import Refused
 
@@ -207,7 +207,7 @@ class Pipelines:
         with ThreadPoolExecutor(min(len(adds), OPENERS), thread_name_prefix="opener") as openers:
             for add, opened in zip(adds, openers.map(lambda add: self._open(add, places), adds), strict=True):
                 if isinstance(opened, OSError):
-                    self._note(add.key, opened)
+                    self._note(add.key, opened, add.pipeline.transmit)
                 else:
                     self._add(add.key, add.pipeline, opened)
 
@@ -222,8 +222,12 @@ class Pipelines:
         except OSError as error:
             return error
 
-    def _note(self, key: Key, error: OSError) -> None:
+    def _note(self, key: Key, error: OSError, way: object) -> None:
         state, reason = "waiting" if error.errno in GONE else "failed", error.strerror or str(error)
+        if isinstance(way, TunnelPlan) and error.errno == errno.EADDRNOTAVAIL:
+            state, reason = "waiting", f"{way.local} is not an address of this host: no copies can be sent from it"
+        elif isinstance(way, TunnelPlan) and error.errno == errno.EACCES:
+            reason = f"{way.remote} is a broadcast address: the remote has to be one host"
         if self._errors.get(key) != (state, reason):
             say = log.error if state == "failed" else log.info
             say(f"session {state}", **_names(key), reason=reason)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from mirrord.control import sources
 from mirrord.control.destinations import path, shaping, way_out
-from mirrord.control.leases import lease
+from mirrord.control.leases import lease, refuse_if_set_aside
 from mirrord.control.links import AbsentError, Lease, Link, Path, View
 from mirrord.control.listeners import listen_plan
 from mirrord.control.selection import Selections
@@ -24,6 +24,7 @@ from mirrord.dataplane.pipeline import PipelinePlan
 from mirrord.dataplane.transmit import TunnelPlan
 from mirrord.errors import Refused
 from mirrord.model import (
+    BridgeSource,
     Config,
     DeviceDestination,
     DeviceSource,
@@ -115,6 +116,8 @@ def _entry(config: Config, key: Key, session: Session, view: View, selections: S
     about = selections.about(key.mirror, session)
     try:
         source = sources.find(session, key.source, view)
+        if isinstance(session.source, BridgeSource):  # what a session names itself, the loader has refused
+            refuse_if_set_aside(config, source.name, f"it is a port of {session.source.bridge}")
         leased = lease(config, key.mirror, view)
         way = way_out(config, session, source, view, leased, native=native)
     except AbsentError as absent:
