@@ -87,10 +87,12 @@ class Changes:
         operation = "create" if "*" in condition.none_match else ""  # what is there is not to be replaced
         return await self._change(caller, operation, target, written, lambda _: _named(target, written), condition)
 
-    async def make(self, caller: Caller, target: Target, written: Any) -> Done:
-        """Make an object. `refused` when there is one of that name."""
+    async def add(self, caller: Caller, target: Target, written: Any, condition: Condition) -> Done:
+        """Add a session to its mirror, of which the condition is. `refused` when there is one of that name."""
+        mirror = Target("mirror", target.mirror)
 
         def edit(old: Any) -> Any:
+            condition.check(mirror, tag(self._service.loaded, mirror))
             if old is not None:
                 raise Refused(f"{target} exists already")
             return _named(target, written)

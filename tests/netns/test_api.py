@@ -140,6 +140,10 @@ def test_every_other_error_has_its_code_and_text(host: Host, daemon: MakeDaemon)
         ("DELETE", "filters/mine", None, {}, 409, "in_use", "filter 'mine' is used at mirrors.x.sessions[0].filter"),
         ("PUT", "mirrors/x", {}, {"If_None_Match": "*"}, 412, "exists", "mirror 'x' exists already"),
         ("PUT", "mirrors/x", {}, {"If_Match": '"0"'}, 412, "stale", "mirror 'x' was changed meanwhile: read it again"),
+        (
+            "POST", "mirrors/x/sessions", {"name": "t"}, {"If_Match": '"0"'}, 412, "stale",
+            "mirror 'x' was changed meanwhile: read it again",
+        ),
         ("DELETE", "mirrors/y", None, {"If_Match": "*"}, 412, "stale", "mirror 'y' does not exist: read it again"),
         ("PUT", "mirrors/x", {}, {"If_Match": "0"}, 400, "bad_request", "If-Match: expected entity tags such as"),
         ("PUT", "mirrors/x", b"{", {}, 400, "bad_request", "the body is not JSON: "),
@@ -151,7 +155,7 @@ def test_every_other_error_has_its_code_and_text(host: Host, daemon: MakeDaemon)
         ("PUT", "mirrors/x", b" " * (1 << 20) + b"{}", {}, 413, "too_large", "the body has more than 1048576 bytes"),
         ("PUT", "mirrors/x", {"colour": 1}, {}, 422, "invalid_config", "mirrors.x.colour: unknown key"),
         ("PUT", "mirrors/x", {"name": "y"}, {}, 422, "invalid_config", "mirrors.x.name: expected 'x', as in"),
-        ("PUT", "mirrors/a%20b", {}, {}, 422, "invalid_config", "mirrors.a b: expected a name: 1 to 63 letters"),
+        ("PUT", "mirrors/a%20b", {}, {}, 422, "invalid_config", 'mirrors."a b": expected a name: 1 to 63'),
         ("PATCH", "mirrors/x", {"name": None}, {}, 422, "invalid_config", "mirrors.x.name: expected a name"),
         (
             "PUT", "mirrors/x", mirror("up0", 1 << 24, filter="mien"), {}, 422, "invalid_config",
@@ -206,6 +210,10 @@ def test_what_is_shown_may_be_sent_back(host: Host, daemon: MakeDaemon) -> None:
     assert (patched.body["rate_limit"], patched.body["destination"]["vni"], patched.body["name"]) == ("0", 3, "t")
     assert api("GET", "mirrors/x/sessions").body["sessions"][0]["destination"]["remote"] == "192.0.2.2"
     assert api("GET", "mirrors/x/sessions/s").status == 404
+    sessions = api("GET", "mirrors/x/sessions")
+    added = {"name": "u", "source": "up0", "destination": {"type": "vxlan", "remote": "192.0.2.2", "vni": 4}}
+    answers = [api("POST", "mirrors/x/sessions", added, If_Match=sessions.headers["ETag"]) for _ in range(2)]
+    assert [answer.status for answer in answers] == [201, 412]  # the first has changed the mirror
 
 
 @pytest.mark.parametrize("dataplane", ["python", "native"])
