@@ -14,6 +14,8 @@ from mirrord.model.filters import Filter
 from mirrord.model.sources import BridgeSource, Source, TunnelSource
 from mirrord.values import Addresses, AnyAddress, Between, Description, Device, Flag, Name, Percentage, Rate, RingSize
 
+ETH_HEADER = 14  # bytes, IEEE 802.3 3.2
+
 
 def _default_direction(data: dict[str, Any]) -> DirectionName:
     return "ingress" if isinstance(data.get("source"), TunnelSource) else "both"
@@ -35,7 +37,7 @@ class Session(Model):
     destination: Destination
     """Where copies go."""
     snaplen: Count = 0
-    """Bytes of the mirrored frame that are kept; 0: all. Outer headers are not counted."""
+    """Bytes of the mirrored frame that are kept; 0: all. Outer headers are not counted. To a device, at least 14."""
     sampling_rate: Annotated[int, Between(1, (1 << 31) - 1)] = 1
     """One in n flows, by a symmetric flow hash: whole conversations, both directions."""
     rate_limit: Rate = 0
@@ -86,6 +88,8 @@ class Session(Model):
             yield "transmit", '"packet" cannot fragment, only the kernel can'
         if self.gso == "on" and getattr(self.destination, "port", None) is None:
             yield "gso", f'"on" does not apply to a {self.destination.type} destination, which has no UDP'
+        if isinstance(self.destination, DeviceDestination) and 0 < self.snaplen < ETH_HEADER:
+            yield "snaplen", f"a device takes no frame shorter than its Ethernet header, {ETH_HEADER} bytes"
         if not isinstance(self.destination, TunnelDestination):
             kind = self.destination.type
             if self.transmit == "socket" or (self.transmit == "packet" and kind == "file"):
