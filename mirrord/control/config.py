@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import glob
 import os.path
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mirrord.control import toml
 from mirrord.control.refusals import Declared, Use, refusals, unknown_names, warnings
 from mirrord.control.validation import examine, join, nearest, parts
 from mirrord.errors import ConfigError, Problem
@@ -119,8 +119,7 @@ class _Reader:
 
     def _read(self, path: str) -> dict[str, Any]:
         try:
-            with Path(path).open("rb") as file:
-                return tomllib.load(file)
+            return toml.loads(Path(path).read_bytes().decode())
         except OSError as error:
             self._problem(path, "", f"cannot be read: {error.strerror}")
         except UnicodeDecodeError as error:

@@ -76,8 +76,7 @@ pause_above = ""
 
 def write(directory: Path, text: str, name: str = "mirrord.toml") -> str:
     path = directory / name
-    # tomllib reads inline tables on one line only; the design's block breaks them for the reader.
-    path.write_text(text.replace('"tcp",\n    source', '"tcp", source'))
+    path.write_text(text)
     return str(path)
 
 
@@ -237,6 +236,28 @@ def test_a_contradiction_is_told_beside_a_wrong_value_and_not_because_of_it(tmp_
         "mirrors.m.sessions[1].source.allow",
         "mirrors.m.sessions[1].source.vni",
     }
+
+
+def test_an_inline_table_may_have_several_lines_as_in_toml_1_1(tmp_path: Path) -> None:
+    text = (
+        ALONE
+        + """[filters.f]
+        rules = [
+          { priority = 1, action = "accept", # { in a comment, "
+            source = [
+              "192.0.2.0/24", '2001:db8::/32',
+            ], vlan = 7,
+          },
+        ]
+        [mirrors.m]
+        description = "{ # no, table"
+        """
+    )
+    path = write(tmp_path, text)
+    config = load(path).config
+    assert (config.filters["f"].rules[0].vlan, config.mirrors["m"].description) == (7, "{ # no, table")
+    line = len(text.splitlines())
+    assert f"line {line}, " in problems(write(tmp_path, text + "!"))[0][2]
 
 
 def test_a_problem_is_one_line_whatever_a_key_is(tmp_path: Path) -> None:
