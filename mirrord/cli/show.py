@@ -11,7 +11,7 @@ from rich.text import Text
 
 from mirrord.cli.asker import Asker
 from mirrord.cli.change import mirror_argument
-from mirrord.cli.tables import coloured, origin, row, scaled, table, written
+from mirrord.cli.tables import coloured, origin, row, scaled, table, word, written
 from mirrord.client import Client
 from mirrord.model import Session
 
@@ -95,7 +95,7 @@ def reload(ask: Asker) -> None:
 def _settings(session: Any) -> str:
     """The session's keys in words, those left out that are as by default."""
     return "; ".join(
-        f"{key} {written(value) if isinstance(value, dict) else value}"
+        f"{key} {written(value) if isinstance(value, dict) else word(value)}"
         for key, value in session.items()
         if key in ALWAYS or value != DEFAULTS.get(key, value)
     )

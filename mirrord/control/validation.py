@@ -135,7 +135,7 @@ def _of_parts(model: type[Model], written: dict[str, object], path: str) -> tupl
     """What can be used of a model's parts, and every problem in them."""
     key, _, unique = PARTS[model]
     found = [(item, examined) for _, item, examined in parts(model, written, path)]
-    values = [item.get(unique) for item, _ in found if isinstance(item, dict)]
+    values = [getattr(one.model, unique, item.get(unique)) for item, one in found if isinstance(item, dict)]
     known = [value for value in values if isinstance(value, (str, int))]
     problems = [problem for _, examined in found for problem in examined.problems]
     problems += [Problem(join(path, at), why) for at, why in repeated(key, unique, known)]
