@@ -142,10 +142,11 @@ class Service:
         try:
             new = config.restore(config.read(self.path), self.loaded.made, self.loaded.set_aside)
         except ConfigError as error:
-            self.last_reload.successful, self.last_reload.problems = False, [str(problem) for problem in error.problems]
+            located = [one if one.file else one._replace(file="made at run time") for one in error.problems]
+            self.last_reload.successful, self.last_reload.problems = False, [str(problem) for problem in located]
             for problem in self.last_reload.problems:
                 log.error("reload refused", problem=problem)  # noqa: TRY400 (the file's fault, no traceback)
-            raise ConfigError(error.problems) from None
+            raise ConfigError(located) from None
         for key, value in self._begun.items():
             if getattr(new.config.daemon, key) != value:
                 log.warning("takes effect at the next start", key=f"daemon.{key}")

@@ -110,7 +110,8 @@ class Mirror(Model):
     enabled: Flag = True
     """Whether its sessions run."""
     overlap: Literal["all", "first"] = "all"
-    """`all`: every session that matches a frame copies it. `first`: only the first of them by priority."""
+    """`all`: every session that matches a frame copies it, of several with equal destinations the first alone. `first`:
+    only the first of them by priority."""
     sessions: tuple[Session, ...] = ()
     """What it consists of."""
 

@@ -246,7 +246,7 @@ def test_what_a_file_defines_goes_before_what_was_made(host: Host, daemon: MakeD
     wait_for(lambda: running.metrics().total("mirrord_mirrored_frames_total", mirror="x") == 10, "10 frames mirrored")
 
     assert reload(running, api, text.replace("filters.all", "filters.other")) == 422
-    assert "mirrors.x.sessions[0].filter: there is no filter 'all'" in api.audit()[-1]["message"]
+    assert "made at run time: mirrors.x.sessions[0].filter: there is no filter 'all'" in api.audit()[-1]["message"]
     same = """
         [mirrors.x]
         description = "of the file"
