@@ -121,7 +121,7 @@ def test_every_other_error_has_its_code_and_text(host: Host, daemon: MakeDaemon)
     running = daemon(host, CORE)
     api = Api(running.socket)
     rules = {"rules": [{"priority": 1, "action": "accept"}]}
-    assert api("PUT", "filters/mine", rules).status == 201
+    assert api("PUT", "filters/mine", rules, Content_Type="").status == 201  # nothing else than JSON goes in
     assert api("PUT", "mirrors/x", mirror("up0", 2, filter="mine")).status == 201
     where = f"is defined in {running.file}: change it there, then reload"
     text = {"Content_Type": "text/plain"}
