@@ -225,7 +225,9 @@ class Pipelines:
     def _note(self, key: Key, error: OSError, way: object) -> None:
         state, reason = "waiting" if error.errno in GONE else "failed", error.strerror or str(error)
         if isinstance(way, TunnelPlan) and error.errno == errno.EADDRNOTAVAIL:
-            state, reason = "waiting", f"{way.local} is not an address of this host: no copies can be sent from it"
+            state, reason = "waiting", f"this host has no address to send to {way.remote} from"
+            if way.local:
+                reason = f"{way.local} is not an address of this host: no copies can be sent from it"
         elif isinstance(way, TunnelPlan) and error.errno == errno.EACCES:
             reason = f"{way.remote} is a broadcast address: the remote has to be one host"
         if self._errors.get(key) != (state, reason):

@@ -12,7 +12,6 @@ from tests.support.api import Api
 from tests.support.daemon import Daemon
 from tests.support.send import send, udp_frame
 from tests.support.topology import Topology, receive_vxlan
-from tests.support.wait import wait_for
 
 CONFIGURATION = """
 [[mirrors.m.sessions]]
@@ -91,10 +90,14 @@ def test_who_cannot_send_says_why_and_waits_for_its_address(net: Topology, daemo
     assert told(mirrord) == ("waiting", why)
     source.ip("address add 10.99.0.7/24 dev uplink")
     mirrord.wait_up()
-    mirrord.file.write_text(mirrord.file.read_text().replace("10.99.0.2", "10.99.0.255"))
-    mirrord.reload()
-    why = "10.99.0.255 is a broadcast address: the remote has to be one host"
-    wait_for(lambda: told(mirrord) == ("failed", why), "the reason")
+    text = mirrord.file.read_text()
+    for remote, state, why in (
+        ("10.99.0.255", "failed", "10.99.0.255 is a broadcast address: the remote has to be one host"),
+        ("2001:db8::2", "waiting", "this host has no address to send to 2001:db8::2 from"),
+    ):
+        mirrord.file.write_text(text.replace("10.99.0.2", remote).replace('local = "10.99.0.7", ', ""))
+        assert Api(mirrord.socket)("POST", "reload").status == 200
+        assert told(mirrord) == (state, why)
 
 
 def told(mirrord: Daemon) -> tuple[str, str]:

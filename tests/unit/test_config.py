@@ -381,6 +381,11 @@ SPAN = 'source = "%s"\ndestination = { type = "device", device = "%s" }'
             "closes a cycle of copies with mirrors.m.sessions[0]",
         ),
         (
+            sessions(*[f'source = "{one}"\n{VXLAN.replace("vxlan", "geneve")}' for one in "ab"]),
+            "mirrors.m.sessions[1].destination.vni",
+            "mirrors.m.sessions[0] sends to the same remote, port and VNI; choose another",
+        ),
+        (
             sessions(f'source = "a"\n{VXLAN}', f'source = "b"\n{VXLAN}'),
             "mirrors.m.sessions[1].destination.vni",
             (
