@@ -266,6 +266,8 @@ def parse_address_range(value: object) -> AddressRange:
         reserved, which = {*reserved, network.broadcast_address}, "the first or the last"
     if network.num_addresses > 2 and reserved & {found.first, found.last}:
         raise unexpected(f"addresses that a host may have: not {which} of {network}", value)
+    if network.is_multicast or network.is_loopback:
+        raise unexpected("addresses that copies may come from: neither multicast nor loopback ones", value)
     if network.version == 6 and network.is_link_local:
         raise unexpected("addresses that a collector may see copies come from, not link-local ones", value)
     return found

@@ -155,6 +155,7 @@ def test_every_other_error_has_its_code_and_text(host: Host, daemon: MakeDaemon)
         ("PUT", "mirrors/x", b" " * (1 << 20) + b"{}", {}, 413, "too_large", "the body has more than 1048576 bytes"),
         ("PUT", "mirrors/x", {"colour": 1}, {}, 422, "invalid_config", "mirrors.x.colour: unknown key"),
         ("PUT", "mirrors/x", {"name": "y"}, {}, 422, "invalid_config", "mirrors.x.name: expected 'x', as in"),
+        ("PUT", "mirrors/x/sessions/s", {"name": "y"}, {}, 422, "invalid_config", "mirrors.x.sessions.s.name: "),
         ("PUT", "mirrors/a%20b", {}, {}, 422, "invalid_config", 'mirrors."a b": expected a name: 1 to 63'),
         ("PATCH", "mirrors/x", {"name": None}, {}, 422, "invalid_config", "mirrors.x.name: expected a name"),
         (

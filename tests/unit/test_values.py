@@ -129,6 +129,8 @@ def test_a_range_of_addresses() -> None:
         "192.168.29.10/33",
         "2001:db8::-2001:db8::9/64",  # the routers' (RFC 4291 2.6.1)
         "fe80::5/64",
+        "224.0.0.5/24",
+        "127.0.0.5-127.0.0.9/8",
     ],
 )
 def test_a_range_that_no_link_can_have(written: str) -> None:
