@@ -224,12 +224,8 @@ class Pipelines:
 
     def _note(self, key: Key, error: OSError, way: object) -> None:
         state, reason = "waiting" if error.errno in GONE else "failed", error.strerror or str(error)
-        if isinstance(way, TunnelPlan) and error.errno == errno.EADDRNOTAVAIL:
-            state, reason = "waiting", f"this host has no address to send to {way.remote} from"
-            if way.local:
-                reason = f"{way.local} is not an address of this host: no copies can be sent from it"
-        elif isinstance(way, TunnelPlan) and error.errno == errno.EACCES:
-            reason = f"{way.remote} is a broadcast address: the remote has to be one host"
+        if isinstance(way, TunnelPlan):
+            state, reason = _in_words(error.errno, way) or (state, reason)
         if self._errors.get(key) != (state, reason):
             say = log.error if state == "failed" else log.info
             say(f"session {state}", **_names(key), reason=reason)
@@ -376,6 +372,21 @@ def _sum(counts: RuleCounts, more: RuleCounts) -> RuleCounts:
 
 def _worker_name(n: int) -> str:
     return f"worker-{n}"
+
+
+def _in_words(error: int | None, way: TunnelPlan) -> tuple[str, str] | None:
+    """The state of a session that the kernel let not send to its remote, and why; None where it is something else."""
+    match error:
+        case errno.ENETUNREACH | errno.EHOSTUNREACH:
+            return "waiting", f"no route to {way.remote}"
+        case errno.EADDRNOTAVAIL if way.local:
+            return "waiting", f"{way.local} is not an address of this host: no copies can be sent from it"
+        case errno.EADDRNOTAVAIL:
+            return "waiting", f"this host has no address to send to {way.remote} from"
+        case errno.EACCES:
+            return "failed", f"{way.remote} is a broadcast address, or a route prohibits sending there"
+        case _:
+            return None
 
 
 def _names(key: Key) -> dict[str, str]:

@@ -92,7 +92,8 @@ def test_who_cannot_send_says_why_and_waits_for_its_address(net: Topology, daemo
     mirrord.wait_up()
     text = mirrord.file.read_text()
     for remote, state, why in (
-        ("10.99.0.255", "failed", "10.99.0.255 is a broadcast address: the remote has to be one host"),
+        ("10.99.0.255", "failed", "10.99.0.255 is a broadcast address, or a route prohibits sending there"),
+        ("203.0.113.9", "waiting", "no route to 203.0.113.9"),
         ("2001:db8::2", "waiting", "this host has no address to send to 2001:db8::2 from"),
     ):
         mirrord.file.write_text(text.replace("10.99.0.2", remote).replace('local = "10.99.0.7", ', ""))
