@@ -126,6 +126,8 @@ class _Reader:
             self._problem(path, "", f"expected UTF-8, not byte {error.object[error.start]:#x} at {error.start}")
         except ValueError as error:  # TOMLDecodeError, or a number too long for int()
             self._problem(path, "", f"expected TOML: {error}")
+        except RecursionError:
+            self._problem(path, "", "expected tables and lists that are not nested so deeply")
         self.files.complete = False
         return {}
 

@@ -298,6 +298,11 @@ def test_what_is_of_another_kind_altogether(tmp_path: Path, text: str, at: str) 
     assert at in paths(write(tmp_path, text))
 
 
+def test_what_is_nested_without_end_is_told(tmp_path: Path) -> None:
+    path = write(tmp_path, "a = " + "[" * 5000 + "]" * 5000)
+    assert problems(path) == [("mirrord.toml", "", "expected tables and lists that are not nested so deeply")]
+
+
 WORDS = st.sampled_from(
     sorted({*Mirror.model_fields, *Session.model_fields, "type", "device", "remote", "vxlan", "gre"})
 )
