@@ -192,15 +192,20 @@ Percentage = Annotated[int, Written(_percentage, lambda share: f"{share}%" if sh
 
 
 def parse_address(value: object) -> Address:
-    """Return the address that a text is; a number is none."""
+    """Return the address that a text is; a number is none. Each has one way to be written, so that equals are seen."""
     if isinstance(value, (IPv4Address, IPv6Address)):
         return value
     try:
-        if isinstance(value, str):  # ip_address would take a number, too
-            return ip_address(value)
+        address = ip_address(value) if isinstance(value, str) else None  # it would take a number, too
     except ValueError:
-        pass
-    raise unexpected("an IPv4 or IPv6 address", value)
+        address = None
+    if address is None:
+        raise unexpected("an IPv4 or IPv6 address", value)
+    if isinstance(address, IPv6Address) and address.ipv4_mapped:
+        raise unexpected(f"an IPv4 address written as such, {address.ipv4_mapped}", value)
+    if isinstance(address, IPv6Address) and address.scope_id and not address.is_link_local:
+        raise unexpected("a zone behind a link-local address only", value)
+    return address
 
 
 def parse_network(value: object) -> Network:
@@ -261,6 +266,8 @@ def parse_address_range(value: object) -> AddressRange:
         reserved, which = {*reserved, network.broadcast_address}, "the first or the last"
     if network.num_addresses > 2 and reserved & {found.first, found.last}:
         raise unexpected(f"addresses that a host may have: not {which} of {network}", value)
+    if network.is_multicast or network.is_loopback:
+        raise unexpected("addresses that copies may come from: neither multicast nor loopback ones", value)
     if network.version == 6 and network.is_link_local:
         raise unexpected("addresses that a collector may see copies come from, not link-local ones", value)
     return found
@@ -288,6 +295,7 @@ PROTOCOLS = {
     "gre": 47,
     "esp": 50,
     "ah": 51,
+    "ipv6-icmp": 58,
     "icmpv6": 58,
     "ospf": 89,
     "pim": 103,
@@ -295,7 +303,10 @@ PROTOCOLS = {
     "sctp": 132,
     "udplite": 136,
 }
-"""Names for IP protocol numbers (IANA, Assigned Internet Protocol Numbers); the same on every host."""
+"""Names for IP protocol numbers (IANA, Assigned Internet Protocol Numbers); the same on every host.
+
+Of two for one number the last is shown.
+"""
 
 _NAMES = {number: name for name, number in PROTOCOLS.items()}
 

@@ -15,6 +15,7 @@ import click
 from mirrord.cli import complete
 from mirrord.cli.asker import Asker
 from mirrord.client import AnsweredError, Client, UnreachableError
+from mirrord.control.validation import nearest
 
 PACKET = 6  # draft-ietf-opsawg-pcapng 4.3
 BLOCK = struct.Struct("<II")  # type and length
@@ -22,7 +23,7 @@ TELL_SECONDS = 1.0
 
 
 @click.command()
-@click.argument("session", metavar="MIRROR/SESSION", shell_complete=complete.captured)
+@click.argument("session", metavar="[MIRROR/]SESSION", shell_complete=complete.captured)
 @click.option(
     "-w", "output", metavar="FILE|-", default="-", show_default=True, help="Where to write; -: standard output."
 )
@@ -31,11 +32,13 @@ TELL_SECONDS = 1.0
 def capture(ask: Asker, session: str, output: str, source: str | None) -> None:
     """Write what a session mirrors, live, as pcapng; the session does not notice.
 
+    Its mirror need not be named where no other has a session of that name.
+
     Into Wireshark: mirrorctl capture web/vm2 -w - | wireshark -k -i -
     """
     mirror, slash, name = session.partition("/")
     if not slash:
-        raise click.BadParameter(f"expected MIRROR/SESSION, not {session!r}", param_hint="MIRROR/SESSION")
+        mirror, name = _mirror_of(ask, session), session
     if output == "-" and sys.stdout.isatty():
         raise click.BadParameter("standard output is a terminal: name a file, or pipe it on", param_hint="-w")
     try:
@@ -50,6 +53,18 @@ def capture(ask: Asker, session: str, output: str, source: str | None) -> None:
     except OSError as error:
         click.echo(f"mirrorctl: {output}: {error.strerror}", err=True)
         sys.exit(1)
+
+
+def _mirror_of(ask: Asker, session: str) -> str:
+    """The mirror that a session of this name is in; exit 1 where there is none, 2 where there are several."""
+    names = [(mirror["name"], one["name"]) for mirror in ask.answer(Client.mirrors) for one in mirror["sessions"]]
+    found = [mirror for mirror, name in names if name == session]
+    if not found:
+        ask.fail(AnsweredError("not_found", f"no such session: {session}{nearest(session, [n for _, n in names])}", ""))
+    if len(found) > 1:
+        which = " or ".join(f"{mirror}/{session}" for mirror in found)
+        raise click.BadParameter(f"several mirrors have it: expected {which}", param_hint="SESSION")
+    return str(found[0])
 
 
 async def _copy(ask: Asker, session: tuple[str, str, str | None], file: BinaryIO) -> None:

@@ -20,7 +20,12 @@ Completion of commands, options and names, in the shell's own start-up file:
 Exit status: 0 done, 1 refused or failed, 2 bad usage, 3 the daemon cannot be reached."""
 
 
-@click.group(cls=Group, epilog=COMPLETION)
+def _normal(word: str) -> str:
+    """An option's name; with the underscores of the TOML it means the same."""
+    return word.replace("_", "-")
+
+
+@click.group(cls=Group, epilog=COMPLETION, context_settings={"token_normalize_func": _normal})
 @click.option("--socket", "path", default=Daemon().socket, show_default=True, help="The daemon's control socket.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON; an error too, on stderr.")
 @click.version_option(__version__, prog_name="mirrorctl")

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from mirrord.cli.asker import Asker
 from mirrord.cli.change import mirror_argument
-from mirrord.cli.tables import coloured, origin, row, scaled, table, written
+from mirrord.cli.tables import coloured, origin, row, scaled, table, word, written
 from mirrord.client import Client
 from mirrord.model import Session
 
@@ -48,15 +48,17 @@ def status(ask: Asker) -> None:
 @click.command("list")
 @click.pass_obj
 def list_(ask: Asker) -> None:
-    """List the mirrors."""
+    """List the mirrors, with the number of their sessions and what these have mirrored and lost."""
 
     def show(answer: Any, console: Console) -> None:
-        shown = table("MIRROR", "ENABLED", "SESSIONS", "UP", "ORIGIN", "DESCRIPTION")
+        shown = table("MIRROR", "ENABLED", "SESSIONS", "UP", "MIRRORED", "DROPPED", "ORIGIN", "DESCRIPTION")
         for mirror in answer:
             running = [source for session in mirror["sessions"] for source in session["running"]]
             up = f"{sum(source['state'] == 'up' for source in running)}/{len(running)}"
             enabled = "yes" if mirror["enabled"] else "no"
-            row(shown, mirror["name"], enabled, len(mirror["sessions"]), up, origin(mirror), mirror["description"])
+            mirrored = sum(source["counters"]["mirrored_frames"] for source in running)
+            counts = len(mirror["sessions"]), up, mirrored, _dropped(running)
+            row(shown, mirror["name"], enabled, *counts, origin(mirror), mirror["description"])
         console.print(shown)
 
     ask(Client.mirrors, show)
@@ -93,7 +95,7 @@ def reload(ask: Asker) -> None:
 def _settings(session: Any) -> str:
     """The session's keys in words, those left out that are as by default."""
     return "; ".join(
-        f"{key} {written(value) if isinstance(value, dict) else value}"
+        f"{key} {written(value) if isinstance(value, dict) else word(value)}"
         for key, value in session.items()
         if key in ALWAYS or value != DEFAULTS.get(key, value)
     )
@@ -102,8 +104,6 @@ def _settings(session: Any) -> str:
 def _print_sessions(sessions: Sequence[Any], console: Console) -> None:
     shown = table("MIRROR", "SESSION", "SOURCE", "DESTINATION", "STATE", "FRAMES/S", "BITS/S", "MIRRORED", "DROPPED")
     for session in sessions:
-        counters = session["counters"]
-        dropped = sum(counters["dropped_frames"].values())
         row(
             shown,
             session["mirror"],
@@ -113,14 +113,20 @@ def _print_sessions(sessions: Sequence[Any], console: Console) -> None:
             coloured(session["state"]),
             scaled(session["frames_per_second"]),
             scaled(session["bits_per_second"]),
-            counters["mirrored_frames"],
-            Text(str(dropped), "red" if dropped else ""),
+            session["counters"]["mirrored_frames"],
+            _dropped([session]),
         )
     console.print(shown)
     for session in sessions:
         for remark in filter(None, [session["reason"], *session["warnings"]]):
             where = f"{session['mirror']}/{session['session']} on {session['source']}"
             console.print(f"{where}: {session['state']}: {remark}")
+
+
+def _dropped(sources: Sequence[Any]) -> Text:
+    """How many frames were lost, in red if there are any."""
+    dropped = sum(count for source in sources for count in source["counters"]["dropped_frames"].values())
+    return Text(str(dropped), "red" if dropped else "")
 
 
 def _print_counters(source: Any, console: Console) -> None:

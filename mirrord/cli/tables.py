@@ -51,11 +51,12 @@ def written(shown: dict[str, object]) -> str:
     found = []
     for key, value in shown.items():
         if value is not None:
-            found += [f"{key}={_word(one)}" for one in (value if isinstance(value, list) else [value])]
+            found += [f"{key}={word(one)}" for one in (value if isinstance(value, list) else [value])]
     return ",".join(found)
 
 
-def _word(value: object) -> str:
+def word(value: object) -> str:
+    """A value as the command line takes it."""
     return value if isinstance(value, str) else json.dumps(value)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from mirrord.control import changes, openapi
-from mirrord.control.changes import Changes, Target
+from mirrord.control.changes import Changes, Condition, Target
 from mirrord.control.config import Loaded
 from mirrord.control.logs import logger
 from mirrord.control.openapi import Resource
@@ -96,7 +96,8 @@ def _list(section: str) -> Handler:
 
 async def _sessions(request: web.Request) -> web.Response:
     mirror = request.app[SERVICE].mirror(request.match_info["mirror"])
-    return web.json_response({"sessions": mirror["sessions"]})
+    tag = changes.tag(request.app[SERVICE].loaded, _target(request, "mirror")) or ""
+    return web.json_response({"sessions": mirror["sessions"]}, headers={"ETag": tag})
 
 
 def _get(kind: str) -> Handler:
@@ -142,9 +143,9 @@ def _enable(*, enabled: bool) -> Handler:
 
 
 async def _add_session(request: web.Request) -> web.Response:
-    written = await json_object(request)
+    written, match = await json_object(request), condition(request).match
     target = Target("session", str(written.get("name", "")), request.match_info["mirror"])
-    done = await request.app[CHANGES].make(_caller(request), target, written)
+    done = await request.app[CHANGES].add(_caller(request), target, written, Condition(match))
     return _shown(request, done.target, done.loaded, 201)
 
 

@@ -42,6 +42,12 @@ class Target(NamedTuple):
         """The object of the section that it is, or is a part of."""
         return self.mirror if self.kind == "session" else self.name
 
+    @property
+    def path(self) -> str:
+        """Where it is, for an error; a session by its name, since it may have no index yet."""
+        path = join(self.section, self.holder)
+        return join(path, "sessions", self.name) if self.kind == "session" else path
+
     def __str__(self) -> str:
         return f"{WORDS[self.kind]} {self.name!r}"
 
@@ -87,10 +93,12 @@ class Changes:
         operation = "create" if "*" in condition.none_match else ""  # what is there is not to be replaced
         return await self._change(caller, operation, target, written, lambda _: _named(target, written), condition)
 
-    async def make(self, caller: Caller, target: Target, written: Any) -> Done:
-        """Make an object. `refused` when there is one of that name."""
+    async def add(self, caller: Caller, target: Target, written: Any, condition: Condition) -> Done:
+        """Add a session to its mirror, of which the condition is. `refused` when there is one of that name."""
+        mirror = Target("mirror", target.mirror)
 
         def edit(old: Any) -> Any:
+            condition.check(mirror, tag(self._service.loaded, mirror))
             if old is not None:
                 raise Refused(f"{target} exists already")
             return _named(target, written)
@@ -255,12 +263,11 @@ def tidy(written: Any) -> Any:
 
 
 def _named(target: Target, written: Any) -> Any:
-    path = join(target.section, target.holder)
     if not isinstance(written, dict):
-        raise ConfigError([Problem(path, str(unexpected("an object", written)))])
+        raise ConfigError([Problem(target.path, str(unexpected("an object", written)))])
     if written.get("name", target.name) != target.name:
         expected = unexpected(f"{target.name!r}, as in the address", written["name"])
-        raise ConfigError([Problem(join(path, "name"), str(expected))])
+        raise ConfigError([Problem(join(target.path, "name"), str(expected))])
     return tidy({"name": target.name, **written})
 
 
@@ -295,12 +302,11 @@ def _new_name(loaded: Loaded, target: Target, new: Any) -> str:
     if new is None:
         return target.name
     name = new.get("name")
-    path = join(target.section, target.holder)
     if not isinstance(name, str):
-        raise ConfigError([Problem(join(path, "name"), str(unexpected("a name", name)))])
+        raise ConfigError([Problem(join(target.path, "name"), str(unexpected("a name", name)))])
     other = target._replace(name=name)
     if name != target.name and (shown(loaded, other) or written(loaded, other)):
-        raise Refused(f"{other} exists already", path)
+        raise Refused(f"{other} exists already", target.path)
     return name
 
 

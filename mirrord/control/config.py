@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import glob
 import os.path
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mirrord.control import toml
 from mirrord.control.refusals import Declared, Use, refusals, unknown_names, warnings
 from mirrord.control.validation import examine, join, nearest, parts
 from mirrord.errors import ConfigError, Problem
@@ -119,14 +119,15 @@ class _Reader:
 
     def _read(self, path: str) -> dict[str, Any]:
         try:
-            with Path(path).open("rb") as file:
-                return tomllib.load(file)
+            return toml.loads(Path(path).read_bytes().decode())
         except OSError as error:
             self._problem(path, "", f"cannot be read: {error.strerror}")
         except UnicodeDecodeError as error:
             self._problem(path, "", f"expected UTF-8, not byte {error.object[error.start]:#x} at {error.start}")
         except ValueError as error:  # TOMLDecodeError, or a number too long for int()
             self._problem(path, "", f"expected TOML: {error}")
+        except RecursionError:
+            self._problem(path, "", "expected tables and lists that are not nested so deeply")
         self.files.complete = False
         return {}
 
@@ -210,7 +211,7 @@ class _Combination:
                     objects[section][name] = usable[path] = one
                 if model is Mirror and isinstance(written, dict):
                     sessions = parts(Mirror, written, path)
-                    usable |= {at: session for at, _, session in sessions if session is not None}
+                    usable |= {at: session.model for at, _, session in sessions if session.model is not None}
                     uses += _uses(path, "flow_network", written)
                     uses += [use for at, session, _ in sessions for use in _uses(at, "filter", session)]
         names = {section: frozenset(self.written[section]) for section in ("flow_networks", "filters")}

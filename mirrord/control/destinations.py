@@ -8,6 +8,7 @@ from ipaddress import ip_address
 from pathlib import PurePath
 from typing import NamedTuple
 
+from mirrord.control.leases import refuse_if_set_aside
 from mirrord.control.links import AbsentError, Lease, Link, Path, View
 from mirrord.control.offloads import takes_ring
 from mirrord.control.ways import choose
@@ -177,6 +178,8 @@ def _tunnel(
     route = view.routes.get(way)
     limit = max(min(route.mtu, IP_LONGEST[version]) - headers - len(template.header), ETH_HEADER) if route else 0
     forward = replace(forward, frame_limit=limit, overhead=ETH_HEADER + headers)
+    if route and route.device in view.by_index and lease is None and to.netns is None:
+        refuse_if_set_aside(config, view.by_index[route.device].name, f"the route to {way.remote} leads by it")
     if route:
         warnings = _too_long(source, forward, f"the path MTU to {way.remote}, {route.mtu}")
         if route.device in view.by_index:

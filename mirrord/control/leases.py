@@ -22,6 +22,13 @@ def lease(config: Config, mirror: str, view: View) -> Lease | None:
     return found
 
 
+def refuse_if_set_aside(config: Config, used: str, what: str) -> None:
+    """Refused when a flow network has set this device aside; `what` says what else it would be used for."""
+    for name, network in config.flow_networks.items():
+        if network.device == used:
+            raise Refused(f"{used} is set aside for the copies of flow network {name!r} alone, but {what}")
+
+
 def device(network: FlowNetwork, view: View) -> Link:
     """The network's device. AbsentError, Refused as `lease`."""
     link = view.links.get(network.device)

@@ -132,7 +132,7 @@ class View:
     routes: Mapping[Path, Route] = field(default_factory=dict)  # of the paths asked for; without those that have none
     addresses: frozenset[IPv4Address | IPv6Address] = frozenset()  # that can be used; link-local ones name their device
     leases: Mapping[str, Lease] = field(default_factory=dict)  # of the flow networks, by name
-    netns: Netns | None = None  # None: the daemon's own
+    netns: Netns | None = None  # None: the daemon's own, by whatever name
     namespaces: Mapping[str, View] = field(default_factory=dict)  # the others, as the configuration names them
     barred: Mapping[str, str] = field(default_factory=dict)  # namespaces that are there and cannot be entered, and why
     by_index: Mapping[int, Link] = field(init=False, repr=False, compare=False)  # the links again

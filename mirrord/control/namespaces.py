@@ -21,6 +21,7 @@ class Namespaces:
 
     def __init__(self, host: Links) -> None:
         self._host = host
+        self._own = netns.find("/proc/self/ns/net")
         self._others: dict[str, tuple[Netns, Links]] = {}
         self._wanted: frozenset[str] = frozenset()
         self._changed: Callable[[], None] = lambda: None
@@ -43,7 +44,7 @@ class Namespaces:
             except OSError as error:
                 barred[name] = error.strerror or str(error)
             else:
-                views[name] = replace(read, netns=place)
+                views[name] = replace(read, netns=place if place.inode != self._own.inode else None)
         return replace(view, namespaces=views, barred=barred)
 
     def watch(self, changed: Callable[[], None]) -> None:

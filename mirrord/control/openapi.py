@@ -60,8 +60,9 @@ def _operation(one: Resource) -> dict[str, Any]:
     named = re.findall(r"{(\w+)}", one.path)
     parameters = [{"name": name, "in": "path", "required": True, "schema": TEXT} for name in named]
     parameters += [{"name": name, "in": "query", "schema": QUERY[name]} for name in QUERIES.get(one.path, ())]
-    if named and one.method != "GET" and not one.path.endswith("/sessions"):
-        parameters += [{"name": name, "in": "header", "schema": TEXT} for name in CONDITIONS]
+    if named and one.method != "GET":
+        conditions = CONDITIONS[:1] if one.path.endswith("/sessions") else CONDITIONS  # the first: of the mirror
+        parameters += [{"name": name, "in": "header", "schema": TEXT} for name in conditions]
     operation: dict[str, Any] = {
         "summary": one.summary,
         "parameters": parameters,

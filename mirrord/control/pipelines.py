@@ -26,7 +26,7 @@ from mirrord.dataplane.capture import CapturePlan
 from mirrord.dataplane.counters import SLOTS, Slot
 from mirrord.dataplane.forward import Numbering
 from mirrord.dataplane.pipeline import Pipeline, PipelinePlan, open_pipelines
-from mirrord.dataplane.transmit import DevicePlan
+from mirrord.dataplane.transmit import DevicePlan, TunnelPlan
 from mirrord.dataplane.worker import Worker
 from mirrord.errors import Refused
 
@@ -207,7 +207,7 @@ class Pipelines:
         with ThreadPoolExecutor(min(len(adds), OPENERS), thread_name_prefix="opener") as openers:
             for add, opened in zip(adds, openers.map(lambda add: self._open(add, places), adds), strict=True):
                 if isinstance(opened, OSError):
-                    self._note(add.key, opened)
+                    self._note(add.key, opened, add.pipeline.transmit)
                 else:
                     self._add(add.key, add.pipeline, opened)
 
@@ -222,8 +222,10 @@ class Pipelines:
         except OSError as error:
             return error
 
-    def _note(self, key: Key, error: OSError) -> None:
+    def _note(self, key: Key, error: OSError, way: object) -> None:
         state, reason = "waiting" if error.errno in GONE else "failed", error.strerror or str(error)
+        if isinstance(way, TunnelPlan):
+            state, reason = _in_words(error.errno, way) or (state, reason)
         if self._errors.get(key) != (state, reason):
             say = log.error if state == "failed" else log.info
             say(f"session {state}", **_names(key), reason=reason)
@@ -370,6 +372,21 @@ def _sum(counts: RuleCounts, more: RuleCounts) -> RuleCounts:
 
 def _worker_name(n: int) -> str:
     return f"worker-{n}"
+
+
+def _in_words(error: int | None, way: TunnelPlan) -> tuple[str, str] | None:
+    """The state of a session that the kernel let not send to its remote, and why; None where it is something else."""
+    match error:
+        case errno.ENETUNREACH | errno.EHOSTUNREACH:
+            return "waiting", f"no route to {way.remote}"
+        case errno.EADDRNOTAVAIL if way.local:
+            return "waiting", f"{way.local} is not an address of this host: no copies can be sent from it"
+        case errno.EADDRNOTAVAIL:
+            return "waiting", f"this host has no address to send to {way.remote} from"
+        case errno.EACCES:
+            return "failed", f"{way.remote} is a broadcast address, or a route prohibits sending there"
+        case _:
+            return None
 
 
 def _names(key: Key) -> dict[str, str]:

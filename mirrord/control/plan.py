@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from mirrord.control import sources
 from mirrord.control.destinations import path, shaping, way_out
-from mirrord.control.leases import lease
+from mirrord.control.leases import lease, refuse_if_set_aside
 from mirrord.control.links import AbsentError, Lease, Link, Path, View
 from mirrord.control.listeners import listen_plan
 from mirrord.control.selection import Selections
@@ -24,6 +24,7 @@ from mirrord.dataplane.pipeline import PipelinePlan
 from mirrord.dataplane.transmit import TunnelPlan
 from mirrord.errors import Refused
 from mirrord.model import (
+    BridgeSource,
     Config,
     DeviceDestination,
     DeviceSource,
@@ -115,6 +116,9 @@ def _entry(config: Config, key: Key, session: Session, view: View, selections: S
     about = selections.about(key.mirror, session)
     try:
         source = sources.find(session, key.source, view)
+        if isinstance(session.source, BridgeSource):  # what a session names itself, the loader has refused
+            refuse_if_set_aside(config, source.name, f"it is a port of {session.source.bridge}")
+        _refuse_the_source(session, source, view)
         leased = lease(config, key.mirror, view)
         way = way_out(config, session, source, view, leased, native=native)
     except AbsentError as absent:
@@ -128,6 +132,15 @@ def _entry(config: Config, key: Key, session: Session, view: View, selections: S
     limit = _limit(config, session, view, leased)
     about = tuple({**dict(about), **dict(way.how)}.items())
     return Entry(key, "up", "", pipeline, guest, about, warnings, limit)
+
+
+def _refuse_the_source(session: Session, source: Link, view: View) -> None:
+    """Refused when copies would leave by the source itself: two names of its namespace pass the loader."""
+    to = session.destination
+    if isinstance(session.source, DeviceSource) and isinstance(to, DeviceDestination) and to.device == source.name:
+        here, there = (view.inside(name).netns for name in (session.source.netns, to.netns))
+        if (here and here.inode) == (there and there.inode):
+            raise Refused(f"{to.device} in {to.netns or 'this network namespace'} is also the source")
 
 
 def _limit(config: Config, session: Session, view: View, leased: Lease | None) -> Limit | None:

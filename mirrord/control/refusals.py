@@ -215,15 +215,17 @@ def _chosen_otherwise(declared: Declared) -> Iterator[Problem]:
 
 
 def _shared_vnis(declared: Declared) -> Iterator[Problem]:
-    first: dict[tuple[object, ...], tuple[str, bool]] = {}
+    first: dict[tuple[object, ...], tuple[str, bool | None]] = {}
     for path, session in declared.sessions():
         end = session.destination
         if not isinstance(end, (VxlanDestination, GeneveDestination)):
             continue
-        shared = isinstance(end, VxlanDestination) and end.shared_vni
+        shared = end.shared_vni if isinstance(end, VxlanDestination) else None  # None: it has no such key
         other, also_shared = first.setdefault((end.netns, end.remote, end.port, end.vni), (path, shared))
         if other != path and not (shared and also_shared):
-            why = f"{other} sends to the same remote, port and VNI; set shared_vni = true in both if that is meant"
+            lacking = None in (shared, also_shared)
+            remedy = "choose another" if lacking else "set shared_vni = true in both if that is meant"
+            why = f"{other} sends to the same remote, port and VNI; {remedy}"
             yield Problem(join(path, "destination", "vni"), why)
 
 

@@ -15,6 +15,7 @@ from mirrord.control.changes import Condition
 from mirrord.errors import MirrordError
 
 MAX_BODY = 1 << 20  # bytes: a filter of 4,000 rules
+MAX_DEPTH = 32  # a mirror has five: itself, its sessions, one of them, its source, the devices
 BODY_SECONDS = 10.0
 MAX_ROWS = 20_000  # more than the audit log holds
 JSON = {"application/json", "application/merge-patch+json"}  # RFC 8259, RFC 7396
@@ -39,8 +40,8 @@ STATUS = {
 
 
 async def json_object(request: web.Request) -> dict[str, Any]:
-    """The body. MirrordError when it is late, too large, or no JSON object."""
-    if request.content_type not in JSON:
+    """The body. MirrordError when it is late, too large, or no JSON object. Who does not say what it is, means JSON."""
+    if request.headers.get("Content-Type") and request.content_type not in JSON:
         message = f"expected Content-Type: application/json, not {request.content_type}"
         raise MirrordError("unsupported_media_type", message)
     try:
@@ -59,7 +60,18 @@ async def json_object(request: web.Request) -> dict[str, Any]:
         raise MirrordError("bad_request", f"the body is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise MirrordError("bad_request", "the body is not a JSON object")
+    if _deeper_than(MAX_DEPTH, value):
+        raise MirrordError("bad_request", f"the body has more than {MAX_DEPTH} objects and lists within each other")
     return value
+
+
+def _deeper_than(depth: int, value: Any) -> bool:
+    """Whether more objects and lists than this are within each other."""
+    level = [value]
+    for _ in range(depth):
+        inner = (one.values() if isinstance(one, dict) else one for one in level)
+        level = [part for parts in inner for part in parts if isinstance(part, (dict, list))]
+    return bool(level)
 
 
 def _no_number(name: str) -> NoReturn:

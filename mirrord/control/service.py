@@ -59,6 +59,7 @@ class Service:
 
     def __init__(self, path: str, loaded: Loaded, links: Links, pipelines: Pipelines, dataplane: str) -> None:
         self.path, self.loaded, self.dataplane = path, loaded, dataplane
+        self._begun = {key: getattr(loaded.config.daemon, key) for key in AT_START}
         self.last_reload = Reload(succeeded_at=time.time())
         self._links, self._pipelines = Namespaces(links), pipelines
         self._started = time.time()
@@ -141,12 +142,13 @@ class Service:
         try:
             new = config.restore(config.read(self.path), self.loaded.made, self.loaded.set_aside)
         except ConfigError as error:
-            self.last_reload.successful, self.last_reload.problems = False, [str(problem) for problem in error.problems]
+            located = [one if one.file else one._replace(file="made at run time") for one in error.problems]
+            self.last_reload.successful, self.last_reload.problems = False, [str(problem) for problem in located]
             for problem in self.last_reload.problems:
                 log.error("reload refused", problem=problem)  # noqa: TRY400 (the file's fault, no traceback)
-            raise ConfigError(error.problems) from None
-        for key in AT_START:
-            if getattr(new.config.daemon, key) != getattr(self.loaded.config.daemon, key):
+            raise ConfigError(located) from None
+        for key, value in self._begun.items():
+            if getattr(new.config.daemon, key) != value:
                 log.warning("takes effect at the next start", key=f"daemon.{key}")
         logs.level(new.config.daemon.log_level)
         await self._refresh(new)
@@ -293,8 +295,9 @@ class Service:
             loaded, view = self.loaded, await self._look(self.loaded.config)
         if mirror is not None and mirror not in loaded.config.mirrors:
             raise not_found("mirror", mirror, loaded.config.mirrors)
-        rows = self.rows()
-        host = await asyncio.to_thread(probes.look, loaded.config.daemon, view, rows)
+        rows, runs = self.rows(), loaded.config.daemon.model_copy(update=self._begun)
+        loaded = loaded._replace(config=loaded.config.model_copy(update={"daemon": runs}))
+        host = await asyncio.to_thread(probes.look, runs, view, rows)
         return doctor.findings(loaded, self.last_reload, view, rows, host, mirror=mirror, state=state)
 
     def object(self, section: str, name: str, loaded: Loaded | None = None) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """From what somebody wrote to a model, or to every problem in it, each with a dotted path and what was expected.
 
-Pydantic reports all the fields that are wrong at once, but how objects go together can be judged only on models. So of
-an object with problems the keys that are right are read once more: what they make is good enough for those checks, and
-for nothing else.
+Pydantic reports all the fields that are wrong at once, but how keys and objects go together can be judged only on
+models. So of an object with problems the keys that are right are read once more: what they make is good enough for
+those checks, and for nothing else.
 """
 
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple, get_args
@@ -15,7 +16,18 @@ from typing import Any, NamedTuple, get_args
 from pydantic import ValidationError
 
 from mirrord.errors import MirrordError, Problem
-from mirrord.model import ContradictionError, Destination, Filter, Mirror, Model, Rule, Session, Source, repeated
+from mirrord.model import (
+    Contradiction,
+    ContradictionError,
+    Destination,
+    Filter,
+    Mirror,
+    Model,
+    Rule,
+    Session,
+    Source,
+    repeated,
+)
 from mirrord.values import unexpected
 
 
@@ -37,6 +49,20 @@ for _union in (Source, Destination):
     for _member in get_args(get_args(_union)[0]):
         _model, _tag = get_args(_member)
         _TAGGED[_tag.tag] = _model
+
+_NEUTRAL: dict[int | str, object] = {
+    "action": "accept",
+    "destination": {"type": "vxlan", "remote": "192.0.2.1", "vni": 0},
+    "device": "a",
+    "name": "a",
+    "path": "/a",
+    "priority": 1,
+    "source": "a",
+    "vni": 0,
+}
+"""In place of a required key that is wrong: what contradicts nothing."""
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+")  # toml.io/en/v1.0.0#keys
 
 _EXPECTED = {
     "missing": "a value: this key is required",
@@ -65,12 +91,12 @@ def not_found(kind: str, name: str, known: Iterable[str]) -> MirrordError:
 
 
 def join(path: str, *parts: int | str) -> str:
-    """Extend a dotted path by keys and indices. A key with a dot in it is quoted, as in TOML."""
+    """Extend a dotted path by keys and indices. A key that TOML wants in quotes is quoted, and stays on one line."""
     for part in parts:
         if isinstance(part, int):
             path += f"[{part}]"
         else:
-            key = f'"{part}"' if "." in part else part
+            key = part if _BARE.fullmatch(part) else json.dumps(part, ensure_ascii=False)
             path += f".{key}" if path else key
     return path
 
@@ -81,26 +107,56 @@ def examine(model: type[Model], written: object, path: str) -> Examined:
     problems = [problem for error in errors for problem in _problems(model, error, path)]
     if not errors or not isinstance(written, dict):
         return Examined(whole, problems)
-    wrong = {key for error in errors for key in _keys(error)}
-    rest = {key: value for key, value in written.items() if key not in wrong}
-    if model in PARTS:
-        key, _, unique = PARTS[model]
-        found = parts(model, written, path)
-        rest[key] = [part for _, _, part in found if part is not None]
-        values = [item.get(unique) for _, item, _ in found if isinstance(item, dict)]
-        known = [value for value in values if isinstance(value, (str, int))]
-        problems += [Problem(join(path, at), why) for at, why in repeated(key, unique, known)]
-    return Examined(_read(model, rest)[0], list(dict.fromkeys(problems)))
+    rest, listed = dict(written), ""
+    if model in PARTS and isinstance(written.get(PARTS[model].key), list):
+        listed = PARTS[model].key
+        rest[listed], more = _of_parts(model, written, path)
+        problems += more
+    if model is Session:
+        problems += [one for side in ("source", "destination") for one in _of_end(written, side, path)]
+    usable, wrong = None, set[int | str]()
+    while blamed := {key for error in errors for key in _keys(error)} - wrong:
+        wrong |= blamed
+        right = {key: value for key, value in rest.items() if key not in wrong or key == listed}
+        usable = _read(model, right)[0]
+        required = {key for key, field in model.model_fields.items() if field.is_required()}
+        neutral = {key: value for key, value in _NEUTRAL.items() if key in required & wrong}
+        errors = _read(model, {**neutral, **right})[1]
+        problems += [
+            Problem(join(path, one.key), one.why)
+            for error in errors
+            for one in _contradictions(error)
+            if not error["loc"] and one.lacks not in wrong
+        ]
+    return Examined(usable, list(dict.fromkeys(problems)))
 
 
-def parts(model: type[Model], written: dict[str, object], path: str) -> list[tuple[str, object, Any]]:
-    """List the rules of a filter or the sessions of a mirror: the path, what was written, what is usable of it."""
+def _of_parts(model: type[Model], written: dict[str, object], path: str) -> tuple[list[Any], list[Problem]]:
+    """What can be used of a model's parts, and every problem in them."""
+    key, _, unique = PARTS[model]
+    found = [(item, examined) for _, item, examined in parts(model, written, path)]
+    values = [getattr(one.model, unique, item.get(unique)) for item, one in found if isinstance(item, dict)]
+    known = [value for value in values if isinstance(value, (str, int))]
+    problems = [problem for _, examined in found for problem in examined.problems]
+    problems += [Problem(join(path, at), why) for at, why in repeated(key, unique, known)]
+    return [examined.model for _, examined in found if examined.model is not None], problems
+
+
+def _of_end(written: dict[str, object], side: str, path: str) -> list[Problem]:
+    """Every problem in a session's source or destination, if it tells which type it is."""
+    end = written.get(side)
+    model = _TAGGED.get(f"<{end.get('type')} {side}>") if isinstance(end, dict) else None
+    return [] if model is None else examine(model, end, join(path, side)).problems
+
+
+def parts(model: type[Model], written: dict[str, object], path: str) -> list[tuple[str, object, Examined]]:
+    """List the rules of a filter or the sessions of a mirror: the path, what was written, what became of it."""
     key, part, _ = PARTS[model]
     items = written.get(key)
     if not isinstance(items, list):
         return []
     paths = [join(path, key, index) for index in range(len(items))]
-    return [(at, item, examine(part, item, at).model) for at, item in zip(paths, items, strict=True)]
+    return [(at, item, examine(part, item, at)) for at, item in zip(paths, items, strict=True)]
 
 
 def _read(model: type[Model], written: object) -> tuple[Model | None, list[Any]]:
@@ -111,21 +167,21 @@ def _read(model: type[Model], written: object) -> tuple[Model | None, list[Any]]
         return None, [one for one in error.errors() if one["type"] != "default_factory_not_called"]
 
 
-def _contradictions(error: Any) -> list[tuple[str, str]]:
+def _contradictions(error: Any) -> list[Contradiction]:
     cause = error.get("ctx", {}).get("error")
     return cause.found if isinstance(cause, ContradictionError) else []
 
 
 def _keys(error: Any) -> list[int | str]:
     """Which keys of the object itself are to blame."""
-    return list(error["loc"][:1]) or [key for key, _ in _contradictions(error)]
+    return list(error["loc"][:1]) or [one.key for one in _contradictions(error)]
 
 
 def _problems(model: type[Model], error: Any, path: str) -> list[Problem]:
     at = join(path, *(part for part in error["loc"] if part not in _TAGGED))
     found = _contradictions(error)
     if found:
-        return [Problem(join(at, key), why) for key, why in found]
+        return [Problem(join(at, one.key), one.why) for one in found]
     if error["type"].startswith("union_tag"):
         return [_no_such_type(error, at)]
     return [Problem(at, _expectation(model, error))]

@@ -7,7 +7,7 @@ must exist, two users of one device) is in control/refusals.py.
 The text below a field is what the configuration reference says of it.
 """
 
-from mirrord.model.base import ContradictionError, Model, repeated
+from mirrord.model.base import Contradiction, ContradictionError, Model, repeated
 from mirrord.model.daemon import Daemon
 from mirrord.model.destinations import (
     Destination,
@@ -34,6 +34,7 @@ from mirrord.model.sources import (
 __all__ = [
     "BridgeSource",
     "Config",
+    "Contradiction",
     "ContradictionError",
     "Daemon",
     "Destination",

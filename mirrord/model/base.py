@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 # No package that happens to be there has a say in what is valid; and not to look for one saves 10 ms at each start.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
@@ -23,12 +23,20 @@ Mark = Annotated[int, Between(1, (1 << 32) - 1)]
 Count = Annotated[int, Between(0, (1 << 31) - 1)]
 
 
-class ContradictionError(ValueError):
-    """Keys of one object that exclude each other: (key, why) for each."""
+class Contradiction(NamedTuple):
+    """A key that does not go with another one; `lacks` is the key without which it does not go."""
 
-    def __init__(self, found: list[tuple[str, str]]) -> None:
-        super().__init__("; ".join(f"{key}: {why}" for key, why in found))
-        self.found = found
+    key: str
+    why: str
+    lacks: str = ""
+
+
+class ContradictionError(ValueError):
+    """Keys of one object that exclude each other."""
+
+    def __init__(self, found: Iterable[tuple[str, ...]]) -> None:
+        self.found = [Contradiction(*one) for one in found]
+        super().__init__("; ".join(f"{one.key}: {one.why}" for one in self.found))
 
 
 def repeated(key: str, part: str, values: Iterable[object]) -> Iterator[tuple[str, str]]:
@@ -43,8 +51,8 @@ class Model(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    def _contradictions(self) -> Iterator[tuple[str, str]]:
-        """Each key that does not go with another one, and why."""
+    def _contradictions(self) -> Iterator[tuple[str, ...]]:
+        """The parts of each Contradiction."""
         yield from ()
 
     @model_validator(mode="after")

@@ -41,10 +41,11 @@ class Daemon(Model):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe messages that are logged."""
 
-    def _contradictions(self) -> Iterator[tuple[str, str]]:
+    def _contradictions(self) -> Iterator[tuple[str, ...]]:
         if self.mark & ~self.mark_mask:
-            yield "mark", f"{self.mark:#x} has bits outside mark_mask {self.mark_mask:#x}: no frame would match"
+            why = f"{self.mark:#x} has bits outside mark_mask {self.mark_mask:#x}: no frame would match"
+            yield "mark", why, "mark_mask"
         if self.read_only_group and not self.read_only_socket:
-            yield "read_only_group", "there is no read_only_socket for it"
+            yield "read_only_group", "there is no read_only_socket for it", "read_only_socket"
         if self.socket == self.read_only_socket:
             yield "read_only_socket", "must be another path than socket"

@@ -38,7 +38,7 @@ class DeviceDestination(Model):
     allow_default_route: Flag = False
     """Take a device that holds one of this host's default routes, which is refused otherwise."""
 
-    def _contradictions(self) -> Iterator[tuple[str, str]]:
+    def _contradictions(self) -> Iterator[tuple[str, ...]]:
         if self.netns is not None and not self.normal_io:
             yield "normal_io", "a device in another network namespace cannot be reserved"
 
@@ -57,7 +57,7 @@ class TunnelDestination(Model):
     netns: Netns | None = None
     """The network namespace whose routes are used, as in a source."""
 
-    def _contradictions(self) -> Iterator[tuple[str, str]]:
+    def _contradictions(self) -> Iterator[tuple[str, ...]]:
         if _nowhere(self.remote):
             yield "remote", f"{self.remote} is not the address of a host"
         if self.remote.version == 6 and self.remote.is_link_local:
@@ -121,10 +121,10 @@ class ErspanDestination(TunnelDestination):
     sgt: Annotated[int, Between(0, 65535)] = 0
     """Security group tag. Type III."""
 
-    def _contradictions(self) -> Iterator[tuple[str, str]]:
+    def _contradictions(self) -> Iterator[tuple[str, ...]]:
         yield from super()._contradictions()
         if self.session_id is None and self.erspan_type != "I":
-            yield "session_id", f"required by type {self.erspan_type}"
+            yield "session_id", f"required by type {self.erspan_type}", "session_id"
         carried = {"I": (), "II": ("cos", "index"), "III": ("cos", "hardware_id", "sgt")}[self.erspan_type]
         for key in ("cos", "index", "hardware_id", "sgt"):
             if getattr(self, key) and key not in carried:
@@ -145,7 +145,7 @@ class FileDestination(Model):
     keep: Count = 0
     """How many files there are at most, the oldest gives way; 0: all are kept."""
 
-    def _contradictions(self) -> Iterator[tuple[str, str]]:
+    def _contradictions(self) -> Iterator[tuple[str, ...]]:
         if self.keep and not (self.rotate_size or self.rotate_seconds):
             yield "keep", "needs rotate_size or rotate_seconds: one file is never replaced"
 

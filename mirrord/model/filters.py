@@ -38,12 +38,12 @@ class Rule(Model):
     ethertype: Annotated[int, Between(0x0600, 0xFFFF)] | None = None  # below 0x0600 it is a length, IEEE 802.3 3.2.6
     """The ethertype behind the VLAN tags."""
 
-    def _contradictions(self) -> Iterator[tuple[str, str]]:
+    def _contradictions(self) -> Iterator[tuple[str, ...]]:
         for key in ("source_ports", "destination_ports"):
             if getattr(self, key) is None or self.protocol in (TCP, UDP, SCTP):
                 continue
             if self.protocol is None:
-                yield key, "ports need a protocol: name tcp, udp or sctp"
+                yield key, "ports need a protocol: name tcp, udp or sctp", "protocol"
             else:
                 yield key, f"protocol {show_protocol(self.protocol)} has no ports; only tcp, udp and sctp have"
         yield from self._families()
@@ -80,7 +80,7 @@ class Filter(Model):
     rules: tuple[Rule, ...]
     """At least one. The first that matches decides; a frame that none matches is not copied."""
 
-    def _contradictions(self) -> Iterator[tuple[str, str]]:
+    def _contradictions(self) -> Iterator[tuple[str, ...]]:
         if not self.rules:
-            yield "rules", "expected at least one rule: a filter without rules copies nothing"
+            yield "rules", "expected at least one rule: a filter without rules copies nothing", "rules"
         yield from repeated("rules", "priority", [rule.priority for rule in self.rules])

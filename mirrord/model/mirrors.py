@@ -14,6 +14,8 @@ from mirrord.model.filters import Filter
 from mirrord.model.sources import BridgeSource, Source, TunnelSource
 from mirrord.values import Addresses, AnyAddress, Between, Description, Device, Flag, Name, Percentage, Rate, RingSize
 
+ETH_HEADER = 14  # bytes, IEEE 802.3 3.2
+
 
 def _default_direction(data: dict[str, Any]) -> DirectionName:
     return "ingress" if isinstance(data.get("source"), TunnelSource) else "both"
@@ -35,7 +37,7 @@ class Session(Model):
     destination: Destination
     """Where copies go."""
     snaplen: Count = 0
-    """Bytes of the mirrored frame that are kept; 0: all. Outer headers are not counted."""
+    """Bytes of the mirrored frame that are kept; 0: all. Outer headers are not counted. To a device, at least 14."""
     sampling_rate: Annotated[int, Between(1, (1 << 31) - 1)] = 1
     """One in n flows, by a symmetric flow hash: whole conversations, both directions."""
     rate_limit: Rate = 0
@@ -69,7 +71,7 @@ class Session(Model):
             return value.model_copy(update={"original_vlan": "strip"})
         return value
 
-    def _contradictions(self) -> Iterator[tuple[str, str]]:
+    def _contradictions(self) -> Iterator[tuple[str, ...]]:
         if isinstance(self.source, BridgeSource) and self.direction != "both":
             yield "direction", 'must be "both" for a bridge'
         if isinstance(self.source, TunnelSource) and self.direction != "ingress":
@@ -81,11 +83,13 @@ class Session(Model):
         if self.workers > 1 and isinstance(self.destination, FileDestination):
             yield "workers", "a file is written by one worker, in the order that frames were captured"
         if self.count_rules and self.filter is None:
-            yield "count_rules", "needs a filter"
+            yield "count_rules", "needs a filter", "filter"
         if self.transmit == "packet" and self.on_mtu_exceeded == "fragment":
             yield "transmit", '"packet" cannot fragment, only the kernel can'
         if self.gso == "on" and getattr(self.destination, "port", None) is None:
             yield "gso", f'"on" does not apply to a {self.destination.type} destination, which has no UDP'
+        if isinstance(self.destination, DeviceDestination) and 0 < self.snaplen < ETH_HEADER:
+            yield "snaplen", f"a device takes no frame shorter than its Ethernet header, {ETH_HEADER} bytes"
         if not isinstance(self.destination, TunnelDestination):
             kind = self.destination.type
             if self.transmit == "socket" or (self.transmit == "packet" and kind == "file"):
@@ -106,11 +110,12 @@ class Mirror(Model):
     enabled: Flag = True
     """Whether its sessions run."""
     overlap: Literal["all", "first"] = "all"
-    """`all`: every session that matches a frame copies it. `first`: only the first of them by priority."""
+    """`all`: every session that matches a frame copies it, of several with equal destinations the first alone. `first`:
+    only the first of them by priority."""
     sessions: tuple[Session, ...] = ()
     """What it consists of."""
 
-    def _contradictions(self) -> Iterator[tuple[str, str]]:
+    def _contradictions(self) -> Iterator[tuple[str, ...]]:
         yield from repeated("sessions", "name", [session.name for session in self.sessions])
         if self.overlap == "first":
             yield from repeated("sessions", "priority", [one.priority for one in self.sessions if one.priority])
@@ -127,7 +132,7 @@ class FlowNetwork(Model):
     gateway: AnyAddress | None = None
     """The next hop to collectors that are not on the link."""
 
-    def _contradictions(self) -> Iterator[tuple[str, str]]:
+    def _contradictions(self) -> Iterator[tuple[str, ...]]:
         if self.gateway is None:
             return
         if self.gateway.version == self.addresses.network.version and self.gateway.is_link_local:

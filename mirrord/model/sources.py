@@ -56,7 +56,7 @@ class TunnelSource(Model):
     allow: NetworkList = ()
     """Networks that the senders may be in; empty: any."""
 
-    def _contradictions(self) -> Iterator[tuple[str, str]]:
+    def _contradictions(self) -> Iterator[tuple[str, ...]]:
         for network in self.allow:
             if network.version != self.local.version:
                 yield "allow", f"{network} is IPv{network.version}, but local is IPv{self.local.version}"

@@ -121,7 +121,7 @@ def test_every_other_error_has_its_code_and_text(host: Host, daemon: MakeDaemon)
     running = daemon(host, CORE)
     api = Api(running.socket)
     rules = {"rules": [{"priority": 1, "action": "accept"}]}
-    assert api("PUT", "filters/mine", rules).status == 201
+    assert api("PUT", "filters/mine", rules, Content_Type="").status == 201  # nothing else than JSON goes in
     assert api("PUT", "mirrors/x", mirror("up0", 2, filter="mine")).status == 201
     where = f"is defined in {running.file}: change it there, then reload"
     text = {"Content_Type": "text/plain"}
@@ -140,18 +140,25 @@ def test_every_other_error_has_its_code_and_text(host: Host, daemon: MakeDaemon)
         ("DELETE", "filters/mine", None, {}, 409, "in_use", "filter 'mine' is used at mirrors.x.sessions[0].filter"),
         ("PUT", "mirrors/x", {}, {"If_None_Match": "*"}, 412, "exists", "mirror 'x' exists already"),
         ("PUT", "mirrors/x", {}, {"If_Match": '"0"'}, 412, "stale", "mirror 'x' was changed meanwhile: read it again"),
+        (
+            "POST", "mirrors/x/sessions", {"name": "t"}, {"If_Match": '"0"'}, 412, "stale",
+            "mirror 'x' was changed meanwhile: read it again",
+        ),
         ("DELETE", "mirrors/y", None, {"If_Match": "*"}, 412, "stale", "mirror 'y' does not exist: read it again"),
         ("PUT", "mirrors/x", {}, {"If_Match": "0"}, 400, "bad_request", "If-Match: expected entity tags such as"),
         ("PUT", "mirrors/x", b"{", {}, 400, "bad_request", "the body is not JSON: "),
         ("PUT", "mirrors/x", b'{"description": NaN}', {}, 400, "bad_request", "the body is not JSON: NaN"),
         ("PUT", "mirrors/x", b"[" * 100_000, {}, 400, "bad_request", "the body is not JSON: "),
+        ("PUT", "mirrors/x", b'{"a":' * 970 + b"1" + b"}" * 970, {}, 400, "bad_request", "the body has more than 32 "),
+        ("PUT", "mirrors/x", b'{"a":' * 32 + b"1" + b"}" * 32, {}, 422, "invalid_config", "mirrors.x.a: unknown key"),
         ("PUT", "mirrors/x", b'{"description": "\\ud800"}', {}, 400, "bad_request", "the body is not JSON: "),
         ("PUT", "mirrors/x", b"[]", {}, 400, "bad_request", "the body is not a JSON object"),
         ("PUT", "mirrors/x", b"{}", text, 415, "unsupported_media_type", "expected Content-Type: application/json"),
         ("PUT", "mirrors/x", b" " * (1 << 20) + b"{}", {}, 413, "too_large", "the body has more than 1048576 bytes"),
         ("PUT", "mirrors/x", {"colour": 1}, {}, 422, "invalid_config", "mirrors.x.colour: unknown key"),
         ("PUT", "mirrors/x", {"name": "y"}, {}, 422, "invalid_config", "mirrors.x.name: expected 'x', as in"),
-        ("PUT", "mirrors/a%20b", {}, {}, 422, "invalid_config", "mirrors.a b: expected a name: 1 to 63 letters"),
+        ("PUT", "mirrors/x/sessions/s", {"name": "y"}, {}, 422, "invalid_config", "mirrors.x.sessions.s.name: "),
+        ("PUT", "mirrors/a%20b", {}, {}, 422, "invalid_config", 'mirrors."a b": expected a name: 1 to 63'),
         ("PATCH", "mirrors/x", {"name": None}, {}, 422, "invalid_config", "mirrors.x.name: expected a name"),
         (
             "PUT", "mirrors/x", mirror("up0", 1 << 24, filter="mien"), {}, 422, "invalid_config",
@@ -206,6 +213,10 @@ def test_what_is_shown_may_be_sent_back(host: Host, daemon: MakeDaemon) -> None:
     assert (patched.body["rate_limit"], patched.body["destination"]["vni"], patched.body["name"]) == ("0", 3, "t")
     assert api("GET", "mirrors/x/sessions").body["sessions"][0]["destination"]["remote"] == "192.0.2.2"
     assert api("GET", "mirrors/x/sessions/s").status == 404
+    sessions = api("GET", "mirrors/x/sessions")
+    added = {"name": "u", "source": "up0", "destination": {"type": "vxlan", "remote": "192.0.2.2", "vni": 4}}
+    answers = [api("POST", "mirrors/x/sessions", added, If_Match=sessions.headers["ETag"]) for _ in range(2)]
+    assert [answer.status for answer in answers] == [201, 412]  # the first has changed the mirror
 
 
 @pytest.mark.parametrize("dataplane", ["python", "native"])
@@ -238,7 +249,7 @@ def test_what_a_file_defines_goes_before_what_was_made(host: Host, daemon: MakeD
     wait_for(lambda: running.metrics().total("mirrord_mirrored_frames_total", mirror="x") == 10, "10 frames mirrored")
 
     assert reload(running, api, text.replace("filters.all", "filters.other")) == 422
-    assert "mirrors.x.sessions[0].filter: there is no filter 'all'" in api.audit()[-1]["message"]
+    assert "made at run time: mirrors.x.sessions[0].filter: there is no filter 'all'" in api.audit()[-1]["message"]
     same = """
         [mirrors.x]
         description = "of the file"

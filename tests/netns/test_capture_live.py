@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import MakeDaemon
+from tests.support.api import Api
 from tests.support.ctl import COMMAND, ctl
 from tests.support.daemon import Daemon
 from tests.support.send import send, udp_frame
@@ -105,7 +106,15 @@ def test_it_is_written_to_a_file_and_leaves_nothing_behind(mirrord: Daemon, clie
         send(client, "eth0", frame)
     mirrord.settle(len(FRAMES))  # the session itself has opened what it needs for them
     before, file = descriptors(), tmp_path / "live.pcapng"
-    command = [*COMMAND, "--socket", str(mirrord.socket), "capture", "core/vm2", "-w", str(file)]
+    command = [
+        *COMMAND,
+        "--socket",
+        str(mirrord.socket),
+        "capture",
+        "vm2",
+        "-w",
+        str(file),
+    ]  # core's: none other has one
     capture = subprocess.Popen(command, stderr=subprocess.PIPE)
     wait_for(lambda: begun(file), "the capture begins")
 
@@ -130,7 +139,13 @@ def test_what_cannot_be_captured_is_told(mirrord: Daemon) -> None:
     def refused(status: int, *arguments: str) -> str:
         return ctl(mirrord.socket, "capture", *arguments, status=status)
 
-    assert "expected MIRROR/SESSION" in refused(2, "core")
+    assert "no such session: vm1; did you mean 'vm2'?" in refused(1, "vm1", "-w", "/dev/null")
+    vm2 = {"source": "nic", "destination": {"type": "file", "path": "/var/lib/mirrord/captures/vm2.pcapng"}}
+    assert (
+        Api(mirrord.socket)("PUT", "mirrors/idle", {"enabled": False, "sessions": [{"name": "vm2", **vm2}]}).status
+        == 201
+    )
+    assert "expected core/vm2 or idle/vm2" in refused(2, "vm2", "-w", "/dev/null")
     assert "no such session: vm3" in refused(1, "core/vm3", "-w", "/dev/null")
     assert "no such source: nic2" in refused(1, "core/vm2", "--source", "nic2", "-w", "/dev/null")
     assert "/nowhere/live.pcapng: No such file or directory" in refused(1, "core/vm2", "-w", "/nowhere/live.pcapng")

@@ -35,6 +35,7 @@ name = "nic"
 source = "tap0"
 direction = "egress"
 destination = { type = "device", device = "out0" }
+mirror_tunnels = true
 """
 
 
@@ -54,6 +55,7 @@ def running(net: Topology, daemon: MakeDaemon) -> Daemon:
 
 
 def test_filters_and_flow_networks(running: Daemon) -> None:
+    assert "; mirror_tunnels true" in ctl(running.socket, "show", "core")  # in the words of the TOML
     lines = [line.split() for line in ctl(running.socket, "filter", "show", "web").splitlines()]
     assert lines[1:] == [
         ["PRIORITY", "DIRECTION", "ACTION", "MATCH"],

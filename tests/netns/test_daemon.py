@@ -182,7 +182,9 @@ def test_mirrorctl_shows_what_is(host: Host, daemon: MakeDaemon, dataplane: str)
     assert shown["counters"]["mirrored_frames"] == 10
     assert shown["counters"]["read_frames"] == {"ingress": 0, "egress": 10}
     assert "vxlan 192.0.2.2 port 4789 vni 7" in ctl(running.socket, "status")
-    assert "the guest" in ctl(running.socket, "list")
+    head, row = (line.split() for line in ctl(running.socket, "list").splitlines())
+    assert (head[4:6], row[:6]) == (["MIRRORED", "DROPPED"], ["core", "yes", "1", "1/1", "10", "0"])
+    assert row[-2:] == ["the", "guest"]
     assert "sent_bytes" in ctl(running.socket, "show", "core")
     (mirror,) = json.loads(ctl(running.socket, "--json", "list"))
     assert mirror == json.loads(ctl(running.socket, "--json", "show", "core")) | {"sessions": mirror["sessions"]}

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import MakeDaemon
-from tests.support.ctl import invoke
+from tests.support.ctl import ctl, invoke
 from tests.support.daemon import Daemon
 from tests.support.send import ENDS, send, udp_frame
 from tests.support.topology import Host, Topology
@@ -235,9 +235,11 @@ def test_the_daemons_own_door_and_files(hosts: tuple[Host, Host], daemon: MakeDa
     running.reload()
     problem, _ = doctor.only("reload_refused", status=1)
     assert "mirrors.m.sessions[0].source" in problem
-    running.file.write_text(written)
-    running.reload()
-    doctor.nothing()
+    for text in (written.replace(str(running.socket), str(tmp_path / "later.sock")), written):
+        running.file.write_text(text)
+        ctl(running.socket, "reload")
+        doctor.nothing()  # the socket is where it was when the daemon started
+    assert running.output().count("takes effect at the next start") == 1
     running.socket.unlink()
     doctor.only("socket_gone", status=1)
     advice = invoke(running.socket, "doctor")

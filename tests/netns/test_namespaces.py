@@ -79,6 +79,27 @@ def test_a_device_in_another_namespace_is_sent_to(net: Topology, sniff: MakeSnif
 
 
 @pytest.mark.parametrize("dataplane", ["native"])
+def test_a_source_is_no_destination_by_any_name_of_its_namespace(net: Topology, daemon: MakeDaemon) -> None:
+    host, client = net.host("host"), net.host("client")
+    net.link(client, "eth0", host, "nic")
+    path = f"/run/netns/{client.name}"
+    toml = "".join(
+        f"""
+[[mirrors.m.sessions]]
+name = "{name}"
+source = {source}
+destination = {{ type = "device", device = "{device}", netns = "{netns}" }}
+"""
+        for name, source, device, netns in (
+            ("own", '"nic"', "nic", host.name),
+            ("other", f'{{ type = "device", device = "eth0", netns = "{client.name}" }}', "eth0", path),
+        )
+    )
+    mirrord = daemon(host, toml, up=False)
+    assert reasons(mirrord) == [f"nic in {host.name} is also the source", f"eth0 in {path} is also the source"]
+
+
+@pytest.mark.parametrize("dataplane", ["native"])
 def test_a_namespace_is_waited_for_and_let_go(net: Topology, collector: Host, daemon: MakeDaemon) -> None:
     host, client = net.host("host"), net.host("client")
     net.link(host, "up0", collector, "eth0", ("10.99.0.1/24", "10.99.0.2/24"), mtu=1600)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import pytest
 
 from tests.conftest import MakeDaemon, MakeSniffer
+from tests.support.api import Api
+from tests.support.daemon import Daemon
 from tests.support.send import send, udp_frame
 from tests.support.topology import Topology, receive_vxlan
 
@@ -76,3 +78,29 @@ def test_outer_headers_are_as_configured_and_the_kernel_takes_them(
     sizes = [len(packet) for packet in outer.frames()]
     assert metrics.total("mirrord_sent_bytes_total") == sum(sizes)
     assert sizes == [len(frame) + (14 + 40 if v6 else 14 + 20) + 8 + 8 for frame in FRAMES]
+
+
+@pytest.mark.parametrize("dataplane", ["native"])
+def test_who_cannot_send_says_why_and_waits_for_its_address(net: Topology, daemon: MakeDaemon) -> None:
+    source, collector = net.host("source"), net.host("collector")
+    net.link(source, "uplink", collector, "eth0", ("10.99.0.1/24", "10.99.0.2/24"))
+    toml = CONFIGURATION.replace("nic", "uplink")
+    mirrord = daemon(source, toml.format(remote="10.99.0.2", local="10.99.0.7"), up=False)
+    why = "10.99.0.7 is not an address of this host: no copies can be sent from it"
+    assert told(mirrord) == ("waiting", why)
+    source.ip("address add 10.99.0.7/24 dev uplink")
+    mirrord.wait_up()
+    text = mirrord.file.read_text()
+    for remote, state, why in (
+        ("10.99.0.255", "failed", "10.99.0.255 is a broadcast address, or a route prohibits sending there"),
+        ("203.0.113.9", "waiting", "no route to 203.0.113.9"),
+        ("2001:db8::2", "waiting", "this host has no address to send to 2001:db8::2 from"),
+    ):
+        mirrord.file.write_text(text.replace("10.99.0.2", remote).replace('local = "10.99.0.7", ', ""))
+        assert Api(mirrord.socket)("POST", "reload").status == 200
+        assert told(mirrord) == (state, why)
+
+
+def told(mirrord: Daemon) -> tuple[str, str]:
+    (session,) = Api(mirrord.socket)("GET", "status").body["sessions"]
+    return session["state"], session["reason"]

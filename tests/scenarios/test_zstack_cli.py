@@ -103,6 +103,7 @@ def test_each_refusal_has_its_status_and_says_what_to_do(net: Topology, daemon: 
         (("--jsn", "list"), 2, "--json"),
         (("session", "add", "core", "two", *ENDS, "--snaplen", "-1"), 2, "snaplen: expected a whole number"),
         (("session", "add", "core", "two", *ENDS, "--direction", "ingres"), 2, "did you mean 'ingress'?"),
+        (("session", "add", "core", "two", *ENDS, "--on_mtu_exceeded", "dorp"), 2, "did you mean 'drop'?"),
         (("session", "add", "core", "two", "--source", "a,b", *ENDS[4:]), 2, "expected key=value, not 'a'"),
         (("session", "add", "core", "two", *ENDS[:4], "--destination", "type=vxla"), 2, "did you mean 'vxlan'?"),
         (("session", "add", "core", "two", *ENDS[:4], "--destination", "type=gre,remot=::1"), 2, "'remote'?"),

@@ -76,8 +76,7 @@ pause_above = ""
 
 def write(directory: Path, text: str, name: str = "mirrord.toml") -> str:
     path = directory / name
-    # tomllib reads inline tables on one line only; the design's block breaks them for the reader.
-    path.write_text(text.replace('"tcp",\n    source', '"tcp", source'))
+    path.write_text(text)
     return str(path)
 
 
@@ -169,7 +168,7 @@ def test_every_problem_is_told_with_file_path_and_expectation(tmp_path: Path) ->
             ("mirrord.toml", "filters.web.rules[0].source"),
             ("mirrord.toml", "filters.web.rules[1].destination_ports"),
             ("mirrord.toml", "mirror"),
-            ("mirrord.toml", "mirrors.a b"),
+            ("mirrord.toml", 'mirrors."a b"'),
             ("mirrord.toml", "mirrors.core.enabled"),
             ("mirrord.toml", "mirrors.core.sessions"),
             ("mirrord.toml", "mirrors.core.sessions[0].destination.vni"),
@@ -187,6 +186,95 @@ def test_every_problem_is_told_with_file_path_and_expectation(tmp_path: Path) ->
     assert "did you mean 'vxlan'?" in why["mirrord.toml", "mirrors.core.sessions[0].source.type"]
     assert "0 to 16777215, not 16777216" in why["mirrord.toml", "mirrors.core.sessions[0].destination.vni"]
     assert "'accept' or 'reject', not 'acept'" in why["mirrord.toml", "filters.web.rules[0].action"]
+
+
+def test_a_contradiction_is_told_beside_a_wrong_value_and_not_because_of_it(tmp_path: Path) -> None:
+    text = """
+        [daemon]
+        include = []
+        mark = 0x20000000
+        mark_mask = "all"
+        [filters.f]
+        rules = [
+          { priority = 0, action = "accept", protocol = "icmp", source_ports = "80" },
+          { priority = 2, action = "maybe", source = "192.0.2.1", destination = "2001:db8::1" },
+          { priority = 3, action = "accept", protocol = "tpc", source_ports = "80" },
+        ]
+        [filters.g]
+        rules = [{}]
+        [filters.h]
+        rules = [{ priority = 1, action = "accept" }, { priority = "1", action = "reject" }]
+        [[mirrors.m.sessions]]
+        name = ""
+        source = { type = "bridge", bridge = "br0" }
+        direction = "ingress"
+        filter = 5
+        count_rules = true
+        destination = { type = "erspan", remote = "192.0.2.1", erspan_type = "II", ttl = 0, local = "::1" }
+        [[mirrors.m.sessions]]
+        name = "t"
+        source = { type = "vxlan", local = "192.0.2.1", vni = -1, allow = "::/0" }
+        destination = { type = "file", path = "a", keep = 2 }
+        count_rules = true
+    """
+    told = [at for _, at, _ in problems(write(tmp_path, text))]
+    assert sorted(told) == [
+        "daemon.mark_mask",
+        "filters.f.rules[0].priority",
+        "filters.f.rules[0].source_ports",
+        "filters.f.rules[1].action",
+        "filters.f.rules[1].destination",
+        "filters.f.rules[2].protocol",
+        "filters.g.rules[0].action",
+        "filters.g.rules[0].priority",
+        "filters.h.rules",
+        "mirrors.m.sessions[0].destination.local",
+        "mirrors.m.sessions[0].destination.session_id",
+        "mirrors.m.sessions[0].destination.ttl",
+        "mirrors.m.sessions[0].direction",
+        "mirrors.m.sessions[0].filter",
+        "mirrors.m.sessions[0].name",
+        "mirrors.m.sessions[1].count_rules",
+        "mirrors.m.sessions[1].destination.keep",
+        "mirrors.m.sessions[1].destination.path",
+        "mirrors.m.sessions[1].source.allow",
+        "mirrors.m.sessions[1].source.vni",
+    ]
+
+
+def test_an_inline_table_may_have_several_lines_as_in_toml_1_1(tmp_path: Path) -> None:
+    text = (
+        ALONE
+        + """[filters.f]
+        rules = [
+          { priority = 1, action = "accept", # { in a comment, "
+            source = [
+              "192.0.2.0/24", '2001:db8::/32',
+            ], vlan = 7,
+          },
+        ]
+        [mirrors.m]
+        description = "{ # no, table"
+        """
+    )
+    path = write(tmp_path, text)
+    config = load(path).config
+    assert (config.filters["f"].rules[0].vlan, config.mirrors["m"].description) == (7, "{ # no, table")
+    line = len(text.splitlines())
+    assert f"line {line}, " in problems(write(tmp_path, text + "!"))[0][2]
+
+
+def test_a_problem_is_one_line_whatever_a_key_is(tmp_path: Path) -> None:
+    path = write(tmp_path, ALONE + '[filters."a\\nb"]\nrules = 1\n[filters.""]\n"\\u001b[2J" = 1\n')
+    told = problems(path)
+    assert {at for _, at, _ in told} == {
+        'filters."a\\nb"',
+        'filters."a\\nb".rules',
+        'filters.""',
+        'filters."".rules',
+        'filters.""."\\u001b[2J"',
+    }
+    assert not any("\n" in part or "\x1b" in part for problem in told for part in problem)
 
 
 @pytest.mark.parametrize(
@@ -208,6 +296,11 @@ def test_every_problem_is_told_with_file_path_and_expectation(tmp_path: Path) ->
 )
 def test_what_is_of_another_kind_altogether(tmp_path: Path, text: str, at: str) -> None:
     assert at in paths(write(tmp_path, text))
+
+
+def test_what_is_nested_without_end_is_told(tmp_path: Path) -> None:
+    path = write(tmp_path, "a = " + "[" * 5000 + "]" * 5000)
+    assert problems(path) == [("mirrord.toml", "", "expected tables and lists that are not nested so deeply")]
 
 
 WORDS = st.sampled_from(
@@ -291,6 +384,11 @@ SPAN = 'source = "%s"\ndestination = { type = "device", device = "%s" }'
             ),
             "mirrors.m.sessions[1].destination.remote",
             "closes a cycle of copies with mirrors.m.sessions[0]",
+        ),
+        (
+            sessions(*[f'source = "{one}"\n{VXLAN.replace("vxlan", "geneve")}' for one in "ab"]),
+            "mirrors.m.sessions[1].destination.vni",
+            "mirrors.m.sessions[0] sends to the same remote, port and VNI; choose another",
         ),
         (
             sessions(f'source = "a"\n{VXLAN}', f'source = "b"\n{VXLAN}'),

@@ -166,6 +166,7 @@ def session(**keys: object) -> dict[str, object]:
         (Session, session(destination=VXLAN | {"local": "fd00::1"}), "remote is IPv4"),
         (Session, session(destination=VXLAN | {"remote": "0.0.0.0"}), "not the address of a host"),
         (Session, session(destination=VXLAN | {"remote": "fe80::1"}), "link-local: no route leads to it"),
+        (Session, session(destination={"type": "device", "device": "b"}, snaplen=13), "no frame shorter than"),
         (Session, session(destination="eth1"), "destination"),
         (model.VxlanSource, {"local": "192.0.2.1", "allow": ["fd00::/8"]}, "local is IPv4"),
         (model.ErspanDestination, {"remote": "::1", "erspan_type": "II"}, "required by type II"),

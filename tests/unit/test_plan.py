@@ -21,7 +21,7 @@ from mirrord.dataplane.forward import ForwardPlan
 from mirrord.dataplane.listen import ListenPlan
 from mirrord.dataplane.pipeline import PipelinePlan
 from mirrord.dataplane.transmit import DevicePlan, TunnelPlan
-from mirrord.model import Config
+from mirrord.model import Config, FlowNetwork
 
 MARK = 0x10000000
 TAP, EM, UP = Link("tap0", 5, 1500), Link("em0", 6, 1500), Link("up0", 7, 1600)
@@ -61,6 +61,27 @@ def test_a_vxlan_session_becomes_one_pipeline() -> None:
         ForwardPlan(encap.vxlan(7), snaplen=96, frame_limit=1564, rate_limit=1_000_000, overhead=42),
         TunnelPlan("192.0.2.9", 4789, mark=MARK),
     )
+
+
+def test_a_device_that_is_set_aside_for_copies_is_used_for_nothing_else() -> None:
+    bridge, port = Link("br0", 8, 1500, kind="bridge"), Link("tap1", 9, 1500, master=8)
+    view = replace(VIEW, links={one.name: one for one in (TAP, EM, UP, bridge, port)})
+    wanted = config(
+        f'source = "tap0"\n{TO_VXLAN}',
+        'source = { type = "bridge", bridge = "br0" }\ndestination = { type = "device", device = "em0" }',
+    )
+    written = {
+        "a": {"device": "up0", "addresses": "192.0.2.1/24"},
+        "b": {"device": "tap1", "addresses": "192.0.2.1/24"},
+    }
+    networks = {name: FlowNetwork.model_validate(one) for name, one in written.items()}
+    entries = make(wanted.model_copy(update={"flow_networks": networks}), view)
+    aside = "is set aside for the copies of flow network"
+    assert {key.source: (entry.state, entry.reason) for key, entry in entries.items()} == {
+        "tap0": ("failed", f"up0 {aside} 'a' alone, but the route to 192.0.2.9 leads by it"),
+        "br0": ("up", ""),
+        "tap1": ("failed", f"tap1 {aside} 'b' alone, but it is a port of br0"),
+    }
 
 
 def test_over_ipv6_the_headers_are_longer() -> None:

@@ -65,6 +65,8 @@ def test_read(kind: Any, written: object, meant: object) -> None:
         (values.Networks, 167772160),
         (values.Networks, "fe80::1%eth0"),
         (values.AnyAddress, 1),
+        (values.AnyAddress, "::ffff:192.0.2.1"),
+        (values.AnyAddress, "2001:db8::1%eth0"),
         (values.Ports, "65536"),
         (values.Ports, "2000-1000"),
         (values.Ports, True),
@@ -103,6 +105,8 @@ def test_refused_with_what_was_expected(kind: Any, written: object) -> None:
 def test_protocols_are_those_of_the_c_library() -> None:
     for name in ("icmp", "igmp", "tcp", "udp", "ipv6", "gre", "esp", "ah", "icmpv6", "pim", "sctp"):
         assert read(values.Protocol, name) == getattr(socket, f"IPPROTO_{name.upper()}")
+    assert read(values.Protocol, "ipv6-icmp") == socket.IPPROTO_ICMPV6
+    assert values.show_protocol(socket.IPPROTO_ICMPV6) == "icmpv6"
 
 
 def test_a_range_of_addresses() -> None:
@@ -125,6 +129,8 @@ def test_a_range_of_addresses() -> None:
         "192.168.29.10/33",
         "2001:db8::-2001:db8::9/64",  # the routers' (RFC 4291 2.6.1)
         "fe80::5/64",
+        "224.0.0.5/24",
+        "127.0.0.5-127.0.0.9/8",
     ],
 )
 def test_a_range_that_no_link_can_have(written: str) -> None:
