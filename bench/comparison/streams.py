@@ -36,7 +36,7 @@ SUBJECTS: dict[str, tuple[Run, str]] = {
     TC: (both_ways, "null"),
     "mirrord": (mirrord(device="port", direction='"both"'), "null"),
     "mirrord, packet, gso on, device segments": (mirrord(device="port", direction='"both"', **PACKET, **ON), "offload"),
-    "mirrord, nice = 10": (mirrord(device="port", direction='"both"', nice=10), "null"),
+    "mirrord, nice = 10": (mirrord("vxlan", 10, device="port", direction='"both"'), "null"),
     f"{TC}, device segments no tunnel": (both_ways, "bare"),
     "mirrord, device segments no tunnel": (mirrord(device="port", direction='"both"'), "bare"),
 }

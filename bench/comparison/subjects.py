@@ -51,11 +51,12 @@ def unmirrored(bed: Testbed, sink: str) -> Iterator[Copies]:
 
 def mirrord(
     destination: str = "vxlan",
+    nice: int = 0,
+    /,
     *,
     dataplane: str = "native",
     device: str = "source",
     preface: str = "",
-    nice: int = 0,
     **keys: str,
 ) -> Run:
     """A daemon with one session. `keys` are the session's; `preface` is what the configuration begins with."""
