@@ -53,6 +53,7 @@ class Headers(NamedTuple):
     source: bytes = b""
     destination: bytes = b""
     fragment: bool = False  # any fragment, the first one too
+    divided: int | None = None  # what the fragments of a datagram say that they are parts of: in IPv6 it may be an option
     transport: int | None = None  # offset of the transport header; None in a later fragment
     source_port: int | None = None
     destination_port: int | None = None
@@ -83,12 +84,14 @@ def _ipv4(data: bytes, link: Headers) -> Headers:
     if length < 20 or len(data) < at + length:
         return link
     offset = int.from_bytes(data[at + 6 : at + 8], "big")
+    fragment = offset & 0x3FFF != 0  # more fragments, or an offset
     headers = link._replace(
         family=4,
         protocol=data[at + 9],
         source=data[at + 12 : at + 16],
         destination=data[at + 16 : at + 20],
-        fragment=offset & 0x3FFF != 0,  # more fragments, or an offset
+        fragment=fragment,
+        divided=data[at + 9] if fragment else None,
     )
     return headers if offset & 0x1FFF else _ports(data, headers, at + length)
 
@@ -106,7 +109,8 @@ def _ipv6(data: bytes, link: Headers) -> Headers:
             return headers
         if following == IPV6_FRAGMENT:
             offset = int.from_bytes(data[at + 2 : at + 4], "big")
-            headers = headers._replace(fragment=offset & 0xFFF9 != 0)
+            if offset & 0xFFF9:
+                headers = headers._replace(fragment=True, divided=data[at])
             later = offset & 0xFFF8 != 0
             length = 8
         elif following == IPV6_AUTHENTICATION:
@@ -132,6 +136,7 @@ def _ports(data: bytes, headers: Headers, at: int) -> Headers:
 
 
 _MASK = (1 << 64) - 1
+_UNKNOWN = 0x10000  # no protocol
 
 
 def _mix(value: int) -> int:
@@ -148,6 +153,14 @@ def _endpoint(address: bytes, port: int) -> int:
     return (number >> 64) * 0x9E3779B97F4A7C15 + (number & _MASK) + (port << 48) & _MASK
 
 
+def _kind(headers: Headers) -> int:
+    if headers.divided is not None:
+        return headers.divided
+    if headers.family == 0:
+        return headers.ethertype
+    return _UNKNOWN if headers.protocol is None else headers.protocol
+
+
 def flow_hash(headers: Headers) -> int:
     """The 64-bit hash of a frame's flow, the same for both directions of a conversation.
 
@@ -156,8 +169,7 @@ def flow_hash(headers: Headers) -> int:
     port the high one, so that neither thins out the other.
     """
     ported = headers.source_port is not None and not headers.fragment
-    kind = headers.ethertype if headers.family == 0 else 0x10000 if headers.protocol is None else headers.protocol
     source = _endpoint(headers.source, headers.source_port or 0 if ported else 0)
     destination = _endpoint(headers.destination, headers.destination_port or 0 if ported else 0)
     less, more = sorted((source, destination))
-    return _mix(less * 0xC2B2AE3D27D4EB4F + more + (kind << 32) & _MASK)
+    return _mix(less * 0xC2B2AE3D27D4EB4F + more + (_kind(headers) << 32) & _MASK)

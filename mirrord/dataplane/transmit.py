@@ -286,11 +286,13 @@ def _tunnel_socket(plan: TunnelPlan) -> socket.socket:
         discover = PMTUDISC_DONT if plan.fragment else PMTUDISC_DO
         if v6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, plan.ttl)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, plan.ttl)
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, plan.dscp << 2)
             sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, discover)
             sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
         else:
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, plan.ttl)
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, plan.ttl)
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, plan.dscp << 2)
             sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, discover)
             sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)

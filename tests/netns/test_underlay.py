@@ -80,6 +80,26 @@ def test_outer_headers_are_as_configured_and_the_kernel_takes_them(
     assert sizes == [len(frame) + (14 + 40 if v6 else 14 + 20) + 8 + 8 for frame in FRAMES]
 
 
+@pytest.mark.parametrize(
+    ("own", "group", "hops"), [("10.99.0.1/24", "239.1.1.7", "ip.ttl"), ("2001:db8::1/64 nodad", "ff05::7", "ipv6.hlim")]
+)
+def test_copies_to_a_group_travel_as_far_as_configured(
+    net: Topology, daemon: MakeDaemon, sniff: MakeSniffer, own: str, group: str, hops: str
+) -> None:
+    client, source, collector = net.host("client"), net.host("source", ipv6=True), net.host("collector", ipv6=True)
+    net.link(client, "eth0", source, "nic")
+    net.link(source, "uplink", collector, "eth0", (own, ""), mtu=1600)
+    if ":" not in group:
+        source.ip("route add 239.0.0.0/8 dev uplink")
+    outer = sniff(collector, "eth0", f"udp port 4789 and dst host {group}")
+    mirrord = daemon(source, CONFIGURATION.format(remote=group, local=own.split("/")[0]))
+    for frame in FRAMES:
+        send(client, "eth0", frame)
+    mirrord.settle(len(FRAMES))
+    outer.stop()
+    assert [row[0].split(",")[0] for row in outer.fields(hops)] == ["9"] * len(FRAMES)
+
+
 @pytest.mark.parametrize("dataplane", ["native"])
 def test_who_cannot_send_says_why_and_waits_for_its_address(net: Topology, daemon: MakeDaemon) -> None:
     source, collector = net.host("source"), net.host("collector")

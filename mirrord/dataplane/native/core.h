@@ -92,6 +92,7 @@ struct headers {
 	uint16_t ethertype;
 	uint8_t family;		/* 4, 6, or 0 */
 	bool fragment;
+	uint8_t divided;	/* of a fragment: what all fragments of the datagram say that they are parts of */
 	int vlan;		/* the outermost tag's id, or NONE */
 	int protocol;		/* or NONE */
 	int transport;		/* offset, or NONE */

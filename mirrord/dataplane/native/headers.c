@@ -56,6 +56,7 @@ static void parse_ipv4(const struct frame *frame, struct headers *headers, uint3
 	headers->destination = ip + 16;
 	headers->address_length = 4;
 	headers->fragment = (offset & 0x3FFF) != 0;
+	headers->divided = ip[9];
 	if (!(offset & 0x1FFF))
 		parse_ports(frame, headers, at + length);
 }
@@ -81,7 +82,10 @@ static void parse_ipv6(const struct frame *frame, struct headers *headers, uint3
 		const uint8_t *extension = frame->data + at;
 		if (following == IPPROTO_FRAGMENT) {
 			uint16_t offset = be16(extension + 2);
-			headers->fragment = (offset & 0xFFF9) != 0;
+			if (offset & 0xFFF9) {
+				headers->fragment = true;
+				headers->divided = extension[0];
+			}
 			later = (offset & 0xFFF8) != 0;
 			length = 8;
 		} else if (following == IPPROTO_AH) {
@@ -170,7 +174,8 @@ static inline uint64_t endpoint(const uint8_t *address, uint32_t length, uint64_
 uint64_t flow_hash(const struct headers *headers)
 {
 	bool ported = headers->source_port != NONE && !headers->fragment;
-	uint64_t kind = headers->family == 0	     ? headers->ethertype
+	uint64_t kind = headers->fragment		     ? headers->divided
+			: headers->family == 0	     ? headers->ethertype
 			: headers->protocol == NONE ? 0x10000
 						     : (uint64_t)headers->protocol;
 	uint64_t source = endpoint(headers->source, headers->address_length, ported ? (uint64_t)headers->source_port : 0);
