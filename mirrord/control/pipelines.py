@@ -247,6 +247,8 @@ class Pipelines:
     def _remove(self, key: Key, reason: str = "") -> None:
         for pipeline, worker in self._of(key):
             worker.remove(pipeline)
+            left = max(pipeline.counters.unaccounted(), 0)  # its worker is done with it
+            pipeline.counters.add(Slot.dropped_ring_full, left)
         with self._lock:
             self._past_rules[key], total = self._rule_counts(key), self._total(key)
             del self._running[key], self._beside[key], self._plans[key]

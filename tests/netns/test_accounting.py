@@ -13,10 +13,12 @@ from tests.conftest import MakeDaemon
 from tests.support.send import UNANSWERED, flood, send
 from tests.support.source import session, source_and_collector
 from tests.support.topology import Host, Topology
+from tests.support.wait import wait_for
 
 COUNT = 100_000  # into a ring that has room for a tenth of them
 PACED = {"python": 25_000, "native": 100_000}  # for some seconds
 RATE = {"python": 5_000, "native": 50_000}  # frames a second that each data plane carries on a busy machine
+BACKLOG = 30_000  # the reference takes more than the half second that a session has to end in
 RING = {"python": "64MiB", "native": "8MiB"}  # the reference may be held up by a busy machine
 
 
@@ -71,3 +73,22 @@ def test_a_flood_into_a_tiny_ring_is_accounted_for(
     if frozen:
         assert ring_full > 0
         assert metrics.total("mirrord_ring_fill_ratio") == 1
+
+
+def test_what_a_session_had_no_time_for_when_it_ended_is_counted(
+    hosts: tuple[Host, Host, Host], daemon: MakeDaemon, tmp_path: Path
+) -> None:
+    _, source, _ = hosts
+    mirrord = daemon(source, configuration("egress", "16MiB"))
+
+    mirrord.freeze()
+    flood(source, "nic", UNANSWERED, BACKLOG, tmp_path)
+    mirrord.file.write_text(mirrord.file.read_text().replace("16MiB", "15MiB"))  # the one ends, another begins
+    mirrord.reload()
+    mirrord.thaw()
+    wait_for(lambda: "] reloaded " in mirrord.output(), "the other session")
+    metrics = mirrord.settle(captured=BACKLOG)
+    mirrord.stop()
+
+    assert metrics.total("mirrord_captured_frames_total") == BACKLOG
+    assert metrics.total("mirrord_mirrored_frames_total") == source.counter("uplink", "tx", "packets")
