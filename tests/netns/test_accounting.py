@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import MakeDaemon
-from tests.support.send import UNANSWERED, flood, send
+from tests.support.send import UNANSWERED, flood, send, udp_frame
 from tests.support.source import session, source_and_collector
 from tests.support.topology import Host, Topology
 from tests.support.wait import wait_for
@@ -18,12 +18,30 @@ from tests.support.wait import wait_for
 COUNT = 100_000  # into a ring that has room for a tenth of them
 PACED = {"python": 25_000, "native": 100_000}  # for some seconds
 RATE = {"python": 5_000, "native": 50_000}  # frames a second that each data plane carries on a busy machine
-BACKLOG = 30_000  # the reference takes more than the half second that a session has to end in
+BACKLOG = 25_000  # the reference takes more than the half second that a session has to end in
 RING = {"python": "64MiB", "native": "8MiB"}  # the reference may be held up by a busy machine
 
 
 def configuration(direction: str, ring_size: str) -> str:
     return session(f'direction = "{direction}"\nring_size = "{ring_size}"\ncapture = "ring"')
+
+
+BACKLOGGED = """
+[[mirrors.m.sessions]]
+name = "outer"
+direction = "ingress"
+source = "nic"
+destination = { type = "vxlan", remote = "10.99.0.2", vni = 1 }
+capture = "ring"
+ring_size = "16MiB"
+mirror_tunnels = true
+
+[[mirrors.m.sessions]]
+name = "inner"
+source = { type = "vxlan", local = "10.1.0.1", vni = 7 }
+destination = { type = "vxlan", remote = "10.99.0.2", vni = 2 }
+ring_size = "16MiB"
+"""
 
 
 @pytest.fixture
@@ -78,17 +96,26 @@ def test_a_flood_into_a_tiny_ring_is_accounted_for(
 def test_what_a_session_had_no_time_for_when_it_ended_is_counted(
     hosts: tuple[Host, Host, Host], daemon: MakeDaemon, tmp_path: Path
 ) -> None:
-    _, source, _ = hosts
-    mirrord = daemon(source, configuration("egress", "16MiB"))
+    """The frames that are in VXLAN to the source, and what is in them; both sessions end with a backlog."""
+    client, source, _ = hosts
+    source.ip("address add 10.1.0.1/24 dev nic")
+    sent = udp_frame(
+        ("02:00:00:00:00:01", "10.1.0.2", 1000),
+        (source.mac("nic"), "10.1.0.1", 4789),
+        bytes.fromhex("0800000000000700") + UNANSWERED,  # RFC 7348, section 5
+    )
+    mirrord = daemon(source, BACKLOGGED)
 
     mirrord.freeze()
-    flood(source, "nic", UNANSWERED, BACKLOG, tmp_path)
-    mirrord.file.write_text(mirrord.file.read_text().replace("16MiB", "15MiB"))  # the one ends, another begins
+    flood(client, "eth0", sent, BACKLOG, tmp_path)
+    mirrord.file.write_text(mirrord.file.read_text().replace("16MiB", "15MiB"))  # they end, and others begin
     mirrord.reload()
     mirrord.thaw()
-    wait_for(lambda: "] reloaded " in mirrord.output(), "the other session")
-    metrics = mirrord.settle(captured=BACKLOG)
+    wait_for(lambda: "] reloaded " in mirrord.output(), "the other sessions")
+    delivered = source.counter("nic", "rx", "packets")
+    metrics = mirrord.settle(captured=2 * delivered)
     mirrord.stop()
 
-    assert metrics.total("mirrord_captured_frames_total") == BACKLOG
+    assert metrics.total("mirrord_captured_frames_total", session="outer") == delivered
+    assert metrics.total("mirrord_captured_frames_total", session="inner") == delivered
     assert metrics.total("mirrord_mirrored_frames_total") == source.counter("uplink", "tx", "packets")
