@@ -43,9 +43,17 @@ SWITCH_SECONDS = 0.0005
 
 
 @click.command()
-@click.option("-c", "--config", "path", default=config.DEFAULT_PATH, show_default=True)
+@click.option(
+    "-c", "--config", "path", metavar="FILE", default=config.DEFAULT_PATH, show_default=True, help="The configuration."
+)
 @click.option("--check", is_flag=True, help="Validate the configuration and exit.")
-@click.option("--log-format", type=click.Choice(["console", "json"]), default="console", show_default=True)
+@click.option(
+    "--log-format",
+    type=click.Choice(["console", "json"]),
+    default="console",
+    show_default=True,
+    help="How the log is written to standard error.",
+)
 @click.version_option(__version__, prog_name="mirrord")
 def main(path: str, log_format: str, *, check: bool) -> None:
     """Copy the traffic of network interfaces to where it can be looked at."""
