@@ -317,6 +317,15 @@ def test_who_hangs_on_keeps_nobody_out(host: Host, daemon: MakeDaemon) -> None:
         assert sockets < 100
 
 
+def test_who_hangs_on_to_the_metrics_keeps_nobody_out(host: Host, daemon: MakeDaemon) -> None:
+    running = daemon(host, CORE)
+    with ExitStack() as hanging:
+        for _ in range(100):
+            client = hanging.enter_context(host.open_socket(socket.AF_INET, socket.SOCK_STREAM))
+            client.connect(("127.0.0.1", 9817))
+        assert running.metrics().total("process_open_fds") < 100
+
+
 def test_sockets_that_systemd_opened_are_taken_over(host: Host, tmp_path: Path) -> None:
     """By systemd's own systemd-socket-activate, which starts the daemon at the first connection."""
     change, read = tmp_path / "change.sock", tmp_path / "read.sock"
