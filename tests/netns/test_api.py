@@ -277,6 +277,17 @@ def test_what_a_file_defines_goes_before_what_was_made(host: Host, daemon: MakeD
     assert by_signal == ("reload", "daemon", "done", api("GET", "status").body["pid"])
 
 
+def test_head_is_get_without_the_body(host: Host, daemon: MakeDaemon) -> None:
+    """RFC 9110, section 9.3.2; but what has no end has no head."""
+    running = daemon(host, CORE)
+    api = Api(running.socket)
+    for resource in ("filters/all", "openapi.json", "mirrors/none"):
+        head, got = api("HEAD", resource), api("GET", resource)
+        assert (head.status, head.headers) == (got.status, got.headers | {"Date": head.headers["Date"]})
+        assert head.body is None
+    assert api("HEAD", "mirrors/core/sessions/a/capture").status == 405
+
+
 def test_the_read_only_socket_serves_get_alone(host: Host, daemon: MakeDaemon, tmp_path: Path) -> None:
     group = grp.getgrgid(os.getgid()).gr_name
     running = daemon(host, CORE, read_only_socket=str(tmp_path / "read.sock"), read_only_group=group)
