@@ -47,9 +47,8 @@ class Doors:
         self._runners.append(runner)
         await runner.setup()
         assert runner.server is not None  # set up above
-        loop, connect = asyncio.get_running_loop(), _crowded(runner.server)
-        unix = listener.family == socket.AF_UNIX
-        server = await (loop.create_unix_server if unix else loop.create_server)(connect, sock=listener)
+        # Not create_unix_server: from Python 3.13 on it removes the socket's file, which may be systemd's.
+        server = await asyncio.get_running_loop().create_server(_crowded(runner.server), sock=listener)
         self._servers.append(server)
 
     async def close(self) -> None:
