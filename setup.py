@@ -6,12 +6,17 @@ undefined-behaviour sanitizers.
 """
 
 import os
+import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
 
 OPTIMIZE = ["-O3"]
 SANITIZE = ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+
+macros = [("Py_LIMITED_API", "0x030B0000")]  # the first with Py_buffer
+if sys.version_info >= (3, 13):  # these headers know no PY_SSIZE_T_CLEAN, without which older Pythons refuse "y#"
+    macros += [(name, f"_{name}_SizeT") for name in ("PyArg_ParseTuple", "Py_BuildValue")]
 
 sanitize = os.environ.get("MIRRORD_SANITIZE") == "1"
 directory = Path("mirrord/dataplane/native")
@@ -20,7 +25,7 @@ native = Extension(
     "mirrord.dataplane._native",
     sources,
     depends=sorted(map(str, directory.glob("*.h"))),
-    define_macros=[("Py_LIMITED_API", "0x030B0000")],  # the first with Py_buffer
+    define_macros=macros,
     py_limited_api=True,
     extra_compile_args=["-std=gnu11", "-fvisibility=hidden", "-Wall", "-Wextra", *(SANITIZE if sanitize else OPTIMIZE)],
     extra_link_args=["-fsanitize=address,undefined"] if sanitize else [],

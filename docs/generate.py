@@ -78,8 +78,8 @@ The file is TOML, by default /etc/mirrord/mirrord.toml; `include` names others t
 `mirrord --check -c FILE` tells every error with its file, its dotted path and what was expected.
 
 Sizes are bytes: B, kB, MB, GB (powers of 1000), KiB, MiB, GiB (of 1024). Rates are bits a second in tc's units: bit,
-Kbit, Mbit, Gbit; bps and its like are bytes. Numbers may be hexadecimal. A name has up to 63 letters, digits, `_`, `.`
-and `-`. Addresses are IPv4 or IPv6.
+Kbit, Mbit, Gbit; bps and its like are bytes. Numbers may be hexadecimal. A name has up to 63 letters (of any
+script; TOML wants quotes around others than a to z), digits, `_`, `.` and `-`. Addresses are IPv4 or IPv6.
 """
 
 

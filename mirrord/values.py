@@ -380,7 +380,7 @@ Listen = Annotated[Endpoint | None, Written(_listen, _show_listen, TEXT)]
 
 # Names and paths.
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+_NAME = re.compile(r"[^\W_][\w.-]{0,62}")  # letters of any script
 GLOB = re.compile(r"[*?\[\]]")
 
 

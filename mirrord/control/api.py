@@ -41,9 +41,11 @@ def application(service: Service, changed_by: Changes, *, read_only: bool = Fals
     app = web.Application(middlewares=[_errors], client_max_size=MAX_BODY)
     app[SERVICE], app[CHANGES] = service, changed_by
     for one in RESOURCES:
-        changing = one.method != "GET"
-        app.router.add_route(one.method, one.path, _refuse_change if read_only and changing else one.handler)
-    app.router.add_get(f"{SESSION}/capture", _capture)
+        if one.method == "GET":
+            app.router.add_get(one.path, one.handler)  # and HEAD: RFC 9110, section 9.1
+        else:
+            app.router.add_route(one.method, one.path, _refuse_change if read_only else one.handler)
+    app.router.add_get(f"{SESSION}/capture", _capture, allow_head=False)
     return app
 
 

@@ -43,9 +43,17 @@ SWITCH_SECONDS = 0.0005
 
 
 @click.command()
-@click.option("-c", "--config", "path", default=config.DEFAULT_PATH, show_default=True)
+@click.option(
+    "-c", "--config", "path", metavar="FILE", default=config.DEFAULT_PATH, show_default=True, help="The configuration."
+)
 @click.option("--check", is_flag=True, help="Validate the configuration and exit.")
-@click.option("--log-format", type=click.Choice(["console", "json"]), default="console", show_default=True)
+@click.option(
+    "--log-format",
+    type=click.Choice(["console", "json"]),
+    default="console",
+    show_default=True,
+    help="How the log is written to standard error.",
+)
 @click.version_option(__version__, prog_name="mirrord")
 def main(path: str, log_format: str, *, check: bool) -> None:
     """Copy the traffic of network interfaces to where it can be looked at."""
@@ -99,8 +107,9 @@ def choose_dataplane(wanted: str) -> str:
 
 async def run(path: str, loaded: config.Loaded, dataplane: str) -> None:
     """Run until SIGTERM or SIGINT. HostError when an address is taken."""
-    stop = asyncio.Event()
+    stop, early = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, early.set)  # else it would end what is not running yet
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     pipelines = Pipelines(native=dataplane == "native", nice=loaded.config.daemon.nice)
@@ -113,7 +122,7 @@ async def run(path: str, loaded: config.Loaded, dataplane: str) -> None:
         addresses.take(loaded.config.daemon)
         await service.start()
         doors = await open_doors(service, changes, addresses)
-        await serve(service, changes, stop)
+        await serve(service, changes, stop, early)
     finally:
         notify("STOPPING=1")
         await service.stop()
@@ -147,8 +156,8 @@ def remember(loaded: config.Loaded, store: Store) -> config.Loaded:
         return config.restore(loaded.files, config.NOTHING, made)
 
 
-async def serve(service: Service, changes: Changes, stop: asyncio.Event) -> None:
-    """Keep the service going until told to stop; what ends it otherwise is raised."""
+async def serve(service: Service, changes: Changes, stop: asyncio.Event, early: asyncio.Event) -> None:
+    """Keep the service going until told to stop; what ends it otherwise is raised. `early`: reload at once."""
     reloads: set[asyncio.Task[None]] = set()
 
     def hang_up() -> None:
@@ -157,6 +166,8 @@ async def serve(service: Service, changes: Changes, stop: asyncio.Event) -> None
         task.add_done_callback(reloads.discard)
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up)
+    if early.is_set():
+        hang_up()
     log.info("started", version=__version__, dataplane=service.dataplane, path=service.path, pid=os.getpid())
     notify("READY=1")
     gc.freeze()  # what the start made stays: a full collection would look at it again, with 500 sessions for 50 ms

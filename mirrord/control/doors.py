@@ -16,7 +16,7 @@ from mirrord.control.changes import Changes
 from mirrord.control.metrics import Counts
 from mirrord.control.service import Service
 
-MAX_CONNECTIONS = 64  # on each socket of the control API: descriptors are for the mirrors
+MAX_CONNECTIONS = 64  # at each door: descriptors are for the mirrors
 CLOSE_SECONDS = 1.0  # how long an open connection may hold up the end
 
 
@@ -34,24 +34,22 @@ class Doors:
 
     async def open(self, addresses: Addresses) -> None:
         """Answer on all."""
-        for app, listener in (self._changing, addresses.changing), (self._reading, addresses.reading):
+        for app, listener in (
+            (self._changing, addresses.changing),
+            (self._reading, addresses.reading),
+            (self._metrics, addresses.metrics),
+        ):
             if listener is not None:
                 await self._open(app, listener)
-        runner = await self._runner(self._metrics)
-        if addresses.metrics is not None:
-            await web.SockSite(runner, addresses.metrics).start()
 
     async def _open(self, app: web.Application, listener: socket.socket) -> None:
-        runner = await self._runner(app)
-        assert runner.server is not None  # set up above
-        server = await asyncio.get_running_loop().create_unix_server(_crowded(runner.server), sock=listener)
-        self._servers.append(server)
-
-    async def _runner(self, app: web.Application) -> web.AppRunner:
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=CLOSE_SECONDS)
         self._runners.append(runner)
         await runner.setup()
-        return runner
+        assert runner.server is not None  # set up above
+        # Not create_unix_server: from Python 3.13 on it removes the socket's file, which may be systemd's.
+        server = await asyncio.get_running_loop().create_server(_crowded(runner.server), sock=listener)
+        self._servers.append(server)
 
     async def close(self) -> None:
         """Stop answering, and let what is being answered finish."""

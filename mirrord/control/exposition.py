@@ -11,7 +11,7 @@ https://prometheus.io/docs/instrumenting/exposition_formats/, https://prometheus
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -52,14 +52,24 @@ def labels(values: Mapping[str, str]) -> str:
 
 def accepted(accept: str) -> str:
     """The content type for who sent this Accept header: OpenMetrics if asked for, in a version that is known here."""
-    for offer in accept.split(","):
-        kind, *parameters = (part.strip().lower() for part in offer.split(";"))
-        version = next(
-            (value for name, _, value in (one.partition("=") for one in parameters) if name == "version"), ""
-        )
-        if kind == "application/openmetrics-text" and version in ("", "1.0.0"):
+    for kind, parameters in _offers(accept):
+        if kind == "application/openmetrics-text" and parameters.get("version", "1.0.0") == "1.0.0":
             return OPENMETRICS
     return TEXT
+
+
+def compressed(accept_encoding: str) -> bool:
+    """Whether who sent this Accept-Encoding header takes gzip."""
+    return any(coding in ("gzip", "x-gzip") for coding, _ in _offers(accept_encoding))
+
+
+def _offers(header: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """What a client takes, with its parameters; without what it refuses by a weight of 0 (RFC 9110, section 12.4.2)."""
+    for offer in header.split(","):
+        kind, *rest = (part.strip().lower() for part in offer.split(";"))
+        parameters = {name: value.strip('"') for name, _, value in (one.partition("=") for one in rest)}
+        if parameters.get("q", "1").strip("0") not in ("", "."):
+            yield kind, parameters
 
 
 def render(families: Iterable[Family], content_type: str) -> str:

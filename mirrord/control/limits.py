@@ -16,7 +16,12 @@ def raise_descriptors() -> None:
 
 
 def require_nice(nice: int) -> None:
-    """HostError when the workers may not have this priority (setpriority(2)). Tried by a thread that ends here."""
+    """HostError when the workers may not have this priority (setpriority(2)). Tried by a thread that ends here.
+
+    0 asks for nothing: the workers have the process's own.
+    """
+    if not nice:
+        return
     with ThreadPoolExecutor(max_workers=1) as thread:
         try:
             thread.submit(os.setpriority, os.PRIO_PROCESS, 0, nice).result()

@@ -25,6 +25,7 @@ from mirrord.control.reserve import Reservations
 from mirrord.dataplane.capture import CapturePlan
 from mirrord.dataplane.counters import SLOTS, Slot
 from mirrord.dataplane.forward import Numbering
+from mirrord.dataplane.listen import Listener
 from mirrord.dataplane.pipeline import Pipeline, PipelinePlan, open_pipelines
 from mirrord.dataplane.transmit import DevicePlan, TunnelPlan
 from mirrord.dataplane.worker import Worker
@@ -247,6 +248,7 @@ class Pipelines:
     def _remove(self, key: Key, reason: str = "") -> None:
         for pipeline, worker in self._of(key):
             worker.remove(pipeline)
+            _count_left(pipeline)
         with self._lock:
             self._past_rules[key], total = self._rule_counts(key), self._total(key)
             del self._running[key], self._beside[key], self._plans[key]
@@ -368,6 +370,13 @@ class Pipelines:
 
 def _sum(counts: RuleCounts, more: RuleCounts) -> RuleCounts:
     return counts | {rule: counts.get(rule, 0) + count for rule, count in more.items()}
+
+
+def _count_left(pipeline: Pipeline) -> None:
+    """Count as lost what a pipeline that has ended had captured and not got to. Its worker is done with it."""
+    if isinstance(pipeline.capture, Listener):
+        pipeline.counters.add(Slot.captured, pipeline.capture.unread)
+    pipeline.counters.add(Slot.dropped_ring_full, max(pipeline.counters.unaccounted(), 0))
 
 
 def _worker_name(n: int) -> str:

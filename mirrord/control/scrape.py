@@ -7,7 +7,7 @@ import gzip
 from aiohttp import web
 from prometheus_client import ProcessCollector
 
-from mirrord.control.exposition import Family, accepted, render
+from mirrord.control.exposition import Family, accepted, compressed, render
 from mirrord.control.metrics import Counts
 
 
@@ -20,7 +20,7 @@ def application(counts: Counts) -> web.Application:
         families = [*counts.collect(), *(Family.of(metric) for metric in process.collect())]
         body = render(families, content_type).encode()
         headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
-        if "gzip" in request.headers.get("Accept-Encoding", ""):
+        if compressed(",".join(request.headers.getall("Accept-Encoding", []))):
             body, headers["Content-Encoding"] = gzip.compress(body, 1), "gzip"  # 1: lines that are much alike
         return web.Response(body=body, headers=headers)
 

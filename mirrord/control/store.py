@@ -91,6 +91,7 @@ class Store:
         try:
             self._open_or_set_aside()
         except (sqlite3.Error, OSError) as error:
+            self.close()
             self._report(f"cannot be used: {_reason(error)}")
 
     def objects(self) -> Iterator[tuple[str, str, Any]]:

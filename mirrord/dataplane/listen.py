@@ -15,7 +15,7 @@ import errno
 import socket
 import struct
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TYPE_CHECKING
@@ -108,7 +108,8 @@ def _reusing(sockets: Sequence[socket.socket]) -> Iterator[None]:
 class Listener:
     """A session's end of a tunnel. It selects nothing of what is inside; `exact` says so, as a Capture's does.
 
-    `limit` is the longest frame that can go on: a merged one that is longer is marked to be split.
+    `limit` is the longest frame that can go on: a merged one that is longer is marked to be split. `unread` is how many
+    packets waited when it was closed, which `statistics` did not count.
 
     Raises OSError: EPERM without CAP_NET_RAW, EADDRNOTAVAIL when the host does not have the address, EADDRINUSE, in
     words, when something else receives on the port.
@@ -119,7 +120,7 @@ class Listener:
 
     def __init__(self, plan: ListenPlan) -> None:
         self.plan = plan
-        self.limit = 0
+        self.limit = self.unread = 0
         self._read = self._malformed = self._dropped = 0
         family = socket.AF_INET if plan.local.version == 4 else socket.AF_INET6
         protocol = IPPROTO_UDP if plan.tunnel is Tunnel.VXLAN else IPPROTO_GRE
@@ -150,12 +151,17 @@ class Listener:
 
     def _forget_early(self) -> None:
         """Throw away what came between the socket's making and its first filter."""
-        while True:
-            try:
-                self.socket.recv(1)
-            except BlockingIOError:
-                break
+        self._throw_away()
         self._dropped = self._memory()[1]
+
+    def _throw_away(self) -> int:
+        """Empty the socket's buffer, and tell how many packets that was."""
+        thrown_away = 0
+        with suppress(BlockingIOError):
+            while True:
+                self.socket.recv(1)
+                thrown_away += 1
+        return thrown_away
 
     def fileno(self) -> int:
         return self.socket.fileno()
@@ -215,5 +221,6 @@ class Listener:
             _holders.give_back(str(self.plan.local), self.plan.port)
 
     def close(self) -> None:
+        self.unread = self._throw_away()
         self.socket.close()
         self._let_go()

@@ -37,7 +37,7 @@ class Daemon(Model):
     ring_size: RingSize = 8 << 20
     """Memory of the capture ring of a busy source; a session may set its own."""
     nice: Annotated[int, Between(-20, 19)] = 0
-    """Priority of the workers for the scheduler, as in nice(2)."""
+    """Priority of the workers for the scheduler, as in nice(2); 0: the process's own."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe messages that are logged."""
 

@@ -10,18 +10,38 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import MakeDaemon
-from tests.support.send import UNANSWERED, flood, send
+from tests.support.send import UNANSWERED, flood, send, udp_frame
 from tests.support.source import session, source_and_collector
 from tests.support.topology import Host, Topology
+from tests.support.wait import wait_for
 
 COUNT = 100_000  # into a ring that has room for a tenth of them
 PACED = {"python": 25_000, "native": 100_000}  # for some seconds
 RATE = {"python": 5_000, "native": 50_000}  # frames a second that each data plane carries on a busy machine
+BACKLOG = 25_000  # the reference takes more than the half second that a session has to end in
 RING = {"python": "64MiB", "native": "8MiB"}  # the reference may be held up by a busy machine
 
 
 def configuration(direction: str, ring_size: str) -> str:
     return session(f'direction = "{direction}"\nring_size = "{ring_size}"\ncapture = "ring"')
+
+
+BACKLOGGED = """
+[[mirrors.m.sessions]]
+name = "outer"
+direction = "ingress"
+source = "nic"
+destination = { type = "vxlan", remote = "10.99.0.2", vni = 1 }
+capture = "ring"
+ring_size = "16MiB"
+mirror_tunnels = true
+
+[[mirrors.m.sessions]]
+name = "inner"
+source = { type = "vxlan", local = "10.1.0.1", vni = 7 }
+destination = { type = "vxlan", remote = "10.99.0.2", vni = 2 }
+ring_size = "16MiB"
+"""
 
 
 @pytest.fixture
@@ -71,3 +91,31 @@ def test_a_flood_into_a_tiny_ring_is_accounted_for(
     if frozen:
         assert ring_full > 0
         assert metrics.total("mirrord_ring_fill_ratio") == 1
+
+
+def test_what_a_session_had_no_time_for_when_it_ended_is_counted(
+    hosts: tuple[Host, Host, Host], daemon: MakeDaemon, tmp_path: Path
+) -> None:
+    """The frames that are in VXLAN to the source, and what is in them; both sessions end with a backlog."""
+    client, source, _ = hosts
+    source.ip("address add 10.1.0.1/24 dev nic")
+    sent = udp_frame(
+        ("02:00:00:00:00:01", "10.1.0.2", 1000),
+        (source.mac("nic"), "10.1.0.1", 4789),
+        bytes.fromhex("0800000000000700") + UNANSWERED,  # RFC 7348, section 5
+    )
+    mirrord = daemon(source, BACKLOGGED)
+
+    mirrord.freeze()
+    flood(client, "eth0", sent, BACKLOG, tmp_path)
+    mirrord.file.write_text(mirrord.file.read_text().replace("16MiB", "15MiB"))  # they end, and others begin
+    mirrord.reload()
+    mirrord.thaw()
+    wait_for(lambda: "] reloaded " in mirrord.output(), "the other sessions")
+    delivered = source.counter("nic", "rx", "packets")
+    metrics = mirrord.settle(captured=2 * delivered)
+    mirrord.stop()
+
+    assert metrics.total("mirrord_captured_frames_total", session="outer") == delivered
+    assert metrics.total("mirrord_captured_frames_total", session="inner") == delivered
+    assert metrics.total("mirrord_mirrored_frames_total") == source.counter("uplink", "tx", "packets")

@@ -277,6 +277,17 @@ def test_what_a_file_defines_goes_before_what_was_made(host: Host, daemon: MakeD
     assert by_signal == ("reload", "daemon", "done", api("GET", "status").body["pid"])
 
 
+def test_head_is_get_without_the_body(host: Host, daemon: MakeDaemon) -> None:
+    """RFC 9110, section 9.3.2; but what has no end has no head."""
+    running = daemon(host, CORE)
+    api = Api(running.socket)
+    for resource in ("filters/all", "openapi.json", "mirrors/none"):
+        head, got = api("HEAD", resource), api("GET", resource)
+        assert (head.status, head.headers) == (got.status, got.headers | {"Date": head.headers["Date"]})
+        assert head.body is None
+    assert api("HEAD", "mirrors/core/sessions/a/capture").status == 405
+
+
 def test_the_read_only_socket_serves_get_alone(host: Host, daemon: MakeDaemon, tmp_path: Path) -> None:
     group = grp.getgrgid(os.getgid()).gr_name
     running = daemon(host, CORE, read_only_socket=str(tmp_path / "read.sock"), read_only_group=group)
@@ -315,6 +326,15 @@ def test_who_hangs_on_keeps_nobody_out(host: Host, daemon: MakeDaemon) -> None:
         assert time.monotonic() - begun < 5  # the body of the others may take 10 s
         sockets = len(list(Path(f"/proc/{api('GET', 'status').body['pid']}/fd").iterdir()))
         assert sockets < 100
+
+
+def test_who_hangs_on_to_the_metrics_keeps_nobody_out(host: Host, daemon: MakeDaemon) -> None:
+    running = daemon(host, CORE)
+    with ExitStack() as hanging:
+        for _ in range(100):
+            client = hanging.enter_context(host.open_socket(socket.AF_INET, socket.SOCK_STREAM))
+            client.connect(("127.0.0.1", 9817))
+        assert running.metrics().total("process_open_fds") < 100
 
 
 def test_sockets_that_systemd_opened_are_taken_over(host: Host, tmp_path: Path) -> None:

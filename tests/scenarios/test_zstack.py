@@ -10,6 +10,7 @@ from __future__ import annotations
 import pytest
 
 from tests.conftest import MakeDaemon, MakeSniffer
+from tests.support.ctl import ctl
 from tests.support.topology import Host, Topology, receive_vxlan
 
 ECHO_REQUEST, ECHO_REPLY = "icmp[0] == 8", "icmp[0] == 0"
@@ -69,17 +70,17 @@ def test_directions_are_the_guests(
 
 
 ACROSS = """
-[flow_networks.mirror]
+[flow_networks."流量网络"]
 device = "em02"
 addresses = "192.168.29.10-192.168.29.20/24"
 gateway = "192.168.29.1"
 
-[mirrors.vm-2]
-flow_network = "mirror"
+[mirrors."端口镜像"]
+flow_network = "流量网络"
 enabled = true
 
-[[mirrors.vm-2.sessions]]
-name = "nic"
+[[mirrors."端口镜像".sessions]]
+name = "会话"
 source = { type = "device", device = "tap-vm2", perspective = "guest" }
 destination = { type = "vxlan", remote = "192.168.29.30", vni = 100 }
 """
@@ -99,6 +100,11 @@ def test_across_two_hosts_over_a_flow_network(net: Topology, sniff: MakeSniffer,
     mirrord = daemon(one, ACROSS)
     vm2.run("ping", "-c", "5", "-i", "0.2", "10.1.225.124")
     received.wait_lines(10)
+    assert "flow network 流量网络" in ctl(mirrord.socket, "show", "端口镜像")
+    assert mirrord.metrics().total("mirrord_session_up", mirror="端口镜像", session="会话") == 1
+    ctl(mirrord.socket, "create", "核心")
+    assert ctl(mirrord.socket, "set", "核心", "--name", "核心业务") == "核心: renamed to 核心业务\n"
+    assert ctl(mirrord.socket, "delete", "核心业务") == "核心业务: deleted\n"
     mirrord.stop()
 
     lines = received.stop().lines()

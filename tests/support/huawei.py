@@ -38,7 +38,10 @@ def lan(net: Topology, *, offloads: bool = True) -> tuple[Host, Host, Host]:
 
 
 def connect(client: Host, source: Host, port: int) -> tuple[Process, Process]:
-    """An nc on the client, and the one on the source that it talks to, which ends with the connection."""
-    server = source.spawn("nc", "-l", str(port))
+    """An nc on the client, and the one on the source that it talks to, which ends with the connection.
+
+    Debian has two, and where both are installed `nc` may be the one that takes other options.
+    """
+    server = source.spawn("nc.openbsd", "-l", str(port))
     wait_for(lambda: f":{port} " in source.run("ss", "-ltn"), f"nc listens on {port}")
-    return client.spawn("nc", "192.168.0.230", str(port)), server
+    return client.spawn("nc.openbsd", "192.168.0.230", str(port)), server

@@ -6,10 +6,12 @@ import re
 import subprocess
 from pathlib import Path
 
+import click
 import pytest
 
 from docs.generate import PAGES as GENERATED
 from mirrord.control import config
+from mirrord.control.daemon import main as mirrord
 
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -53,3 +55,13 @@ def test_a_manual_page_is_clean(page: Path) -> None:
     )
 
     assert done.stderr == ""
+
+
+def test_the_daemons_page_has_its_options() -> None:
+    text = (ROOT / "docs" / "man" / "mirrord.8").read_text().replace("\\-", "-")
+    page = text.partition(".SH OPTIONS\n")[2].partition("\n.SH ")[0]
+    told = {
+        option for line in re.findall(r"^\.TP\n(.*)", page, re.MULTILINE) for option in re.findall(r"--?[a-z-]+", line)
+    }
+    options = [option for param in mirrord.get_params(click.Context(mirrord)) for option in param.opts]
+    assert told == set(options)

@@ -142,6 +142,11 @@ async def test_promtool_finds_nothing_to_say(address: str) -> None:
         ("*/*", TEXT),
         ("", TEXT),
         ("application/openmetrics-text;version=9.0.0, text/plain;version=0.0.4", TEXT),
+        (
+            "application/openmetrics-text;version=1.0.0;q=0, text/plain",
+            TEXT,
+        ),  # RFC 9110, section 12.4.2: not acceptable
+        ("application/openmetrics-text;version=1.0.0;q=0.01", OPENMETRICS),
     ],
 )
 async def test_who_asks_for_openmetrics_gets_it(address: str, accept: str, form: str) -> None:
@@ -166,10 +171,19 @@ async def test_a_label_may_hold_anything() -> None:
     assert info.samples[0].labels["source"] == info.samples[0].labels["reason"] == text
 
 
-async def test_a_scrape_is_compressed_for_who_takes_it(address: str) -> None:
-    async with ClientSession(auto_decompress=False) as session:
-        async with session.get(address, headers={"Accept-Encoding": "gzip"}) as response:
-            assert response.headers["Content-Encoding"] == "gzip"
-            assert b"mirrord_build_info" in gzip.decompress(await response.read())
-        async with session.get(address, headers={"Accept-Encoding": "identity"}) as response:
-            assert "Content-Encoding" not in response.headers
+@pytest.mark.parametrize(
+    ("accepted", "zipped"),
+    [
+        ("gzip", True),
+        ("deflate, GZIP;q=0.1", True),  # RFC 9110, section 8.4.1: codings are case-insensitive
+        ("identity", False),
+        ("gzip;q=0", False),  # section 12.4.2: not acceptable
+        ("deflate, gzip; q=0.000", False),
+    ],
+)
+async def test_a_scrape_is_compressed_for_who_takes_it(address: str, accepted: str, zipped: bool) -> None:
+    headers = {"Accept-Encoding": accepted}
+    async with ClientSession(auto_decompress=False) as session, session.get(address, headers=headers) as response:
+        assert response.headers.get("Content-Encoding") == ("gzip" if zipped else None)
+        body = await response.read()
+    assert b"mirrord_build_info" in (gzip.decompress(body) if zipped else body)

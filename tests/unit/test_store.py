@@ -52,6 +52,7 @@ def test_objects_and_rows_come_back(tmp_path: Path) -> None:
         "uid": 1000, "gid": 100, "pid": 4711, "user": "anna", "old": None, "new": MIRROR,
     }  # fmt: skip
     assert rows[3]["code"] == "not_stored"
+    again.close()
 
 
 def test_a_change_and_its_row_are_kept_together_or_not_at_all(tmp_path: Path) -> None:
@@ -63,6 +64,7 @@ def test_a_change_and_its_row_are_kept_together_or_not_at_all(tmp_path: Path) ->
     assert list(first.objects()) == [("mirrors", "a", MIRROR)]
     first.note(deed("c"))  # is no error: it is in the log
     assert len(first.audit()) == 1
+    first.close()
 
 
 def overwrite(path: Path) -> None:
@@ -98,7 +100,9 @@ def test_a_damaged_database_is_set_aside(tmp_path: Path, damage: Callable[[Path]
     assert not made.audit()
     made.write([Write("mirrors", "b", {})], deed("b"))
     made.close()
-    assert list(Store(str(path)).objects()) == [("mirrors", "b", {})]
+    again = Store(str(path))
+    assert list(again.objects()) == [("mirrors", "b", {})]
+    again.close()
 
 
 def test_one_that_cannot_be_used_is_left_alone(tmp_path: Path) -> None:
@@ -121,6 +125,18 @@ def test_one_that_cannot_be_used_is_left_alone(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == [tmp_path / "file", newer]
 
 
+def test_one_that_another_program_holds_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "BUSY_SECONDS", 0.1)
+    path = tmp_path / "state.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        made = Store(str(path))
+        assert made.problem == "cannot be used: database is locked"
+        assert not list(made.objects())
+        with pytest.raises(NotStoredError, match="cannot be used: database is locked; nothing was changed"):
+            made.write([Write("mirrors", "b", {})], deed("b"))
+
+
 def test_an_upgrade_keeps_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(tmp_path / "state.db").close()
     more = "ALTER TABLE objects ADD COLUMN colour TEXT NOT NULL DEFAULT 'red';"
@@ -129,6 +145,7 @@ def test_an_upgrade_keeps_what_is_there(tmp_path: Path, monkeypatch: pytest.Monk
     assert (made.problem, list(made.objects())) == ("", [("mirrors", "a", MIRROR)])
     assert sql(tmp_path / "state.db", "PRAGMA user_version") == [(2,)]
     assert sql(tmp_path / "state.db", "SELECT name, colour FROM objects") == [("a", "red")]
+    made.close()
 
 
 def test_the_audit_log_is_bounded_by_rows_and_by_bytes(tmp_path: Path) -> None:
@@ -149,3 +166,4 @@ def test_the_audit_log_is_bounded_by_rows_and_by_bytes(tmp_path: Path) -> None:
         made.note(deed("z", new=large if n < 40 else None)._replace(result="refused"))
     kept = (store.PRUNE_EVERY - 40) + store.MAX_BYTES // 1_000_000
     assert sql(path, count) == [("done", 1), ("refused", kept)]
+    made.close()
