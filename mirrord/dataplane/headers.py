@@ -53,7 +53,7 @@ class Headers(NamedTuple):
     source: bytes = b""
     destination: bytes = b""
     fragment: bool = False  # any fragment, the first one too
-    divided: int | None = None  # what the fragments of a datagram say that they are parts of: in IPv6 it may be an option
+    divided: int | None = None  # what a datagram's fragments all say that they are parts of; in IPv6, perhaps an option
     transport: int | None = None  # offset of the transport header; None in a later fragment
     source_port: int | None = None
     destination_port: int | None = None

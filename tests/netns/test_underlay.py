@@ -81,7 +81,8 @@ def test_outer_headers_are_as_configured_and_the_kernel_takes_them(
 
 
 @pytest.mark.parametrize(
-    ("own", "group", "hops"), [("10.99.0.1/24", "239.1.1.7", "ip.ttl"), ("2001:db8::1/64 nodad", "ff05::7", "ipv6.hlim")]
+    ("own", "group", "hops"),
+    [("10.99.0.1/24", "239.1.1.7", "ip.ttl"), ("2001:db8::1/64 nodad", "ff05::7", "ipv6.hlim")],
 )
 def test_copies_to_a_group_travel_as_far_as_configured(
     net: Topology, daemon: MakeDaemon, sniff: MakeSniffer, own: str, group: str, hops: str
@@ -92,7 +93,7 @@ def test_copies_to_a_group_travel_as_far_as_configured(
     if ":" not in group:
         source.ip("route add 239.0.0.0/8 dev uplink")
     outer = sniff(collector, "eth0", f"udp port 4789 and dst host {group}")
-    mirrord = daemon(source, CONFIGURATION.format(remote=group, local=own.split("/")[0]))
+    mirrord = daemon(source, CONFIGURATION.format(remote=group, local=own.split("/", maxsplit=1)[0]))
     for frame in FRAMES:
         send(client, "eth0", frame)
     mirrord.settle(len(FRAMES))
