@@ -267,6 +267,23 @@ class Pipeline:
             self._go_by(self.plan)
         return before
 
+    def reject_all(self) -> None:
+        """Take no more frames; those already taken can still be forwarded."""
+        self.capture.reject_all()
+        if self._successor is not None:
+            self._successor.reject_all()
+
+    def give_up(self) -> None:
+        """Count also what a capture took that this one was to move to: it is not read any more."""
+        if self._successor is not None:
+            captured, ring_full, _ = self._successor.statistics()
+            self.counters.add(Slot.captured, captured)
+            self.counters.add(Slot.dropped_ring_full, ring_full)
+
+    @property
+    def _successor(self) -> Capture | None:
+        return None if self.moving is None else self.moving.successor
+
     @property
     def exclusive(self) -> bool:
         """Whether it holds what can be held only once: an address that is listened at, a file that is written."""
@@ -277,8 +294,8 @@ class Pipeline:
             self._native.move(-1, None, BLOCK_SIZE)  # it holds on to the ring, and others may on to it
             self._native = None
         self.capture.close()
-        if self.moving is not None and self.moving.successor is not None:
-            self.moving.successor.close()
+        if self._successor is not None:
+            self._successor.close()
         self.transmit.close()
 
 

@@ -98,7 +98,7 @@ class Worker:
         self._register(pipeline)
 
     def _drain(self, pipeline: Pipeline, done: threading.Event) -> None:
-        pipeline.capture.reject_all()
+        pipeline.reject_all()
         self._draining[pipeline] = (time.monotonic() + DRAIN_SECONDS, done)
 
     def _stop(self) -> None:
@@ -212,6 +212,7 @@ class Worker:
             pipeline.update()
             drained = pipeline.drained() and pipeline not in self._succeeding
             if drained or self.progress >= deadline:
+                pipeline.give_up()
                 del self._draining[pipeline]
                 self._succeeding.discard(pipeline)
                 self._unregister(pipeline)

@@ -25,7 +25,7 @@ from mirrord.dataplane.worker import Worker
 from tests.conftest import MakeDaemon
 from tests.support.daemon import Daemon
 from tests.support.receiver import Receiver
-from tests.support.send import flood, sending, udp_frame
+from tests.support.send import flood, send, sending, udp_frame
 from tests.support.source import SPAN, session, source_and_collector
 from tests.support.topology import Host, Topology
 from tests.support.wait import wait_for
@@ -47,6 +47,16 @@ def _frame(port: int) -> bytes:
     """A UDP datagram up to the number that it carries."""
     whole = udp_frame(("02:00:00:00:00:01", "10.0.0.1", port), ("02:00:00:00:00:02", "10.0.0.2", 9), bytes(4))
     return whole[:-4]
+
+
+def _plan(source: Host) -> PipelinePlan:
+    netns = find(source.name)
+    selection = Selection(mark=MARK, mark_mask=MARK)
+    return PipelinePlan(
+        CapturePlan("nic", source.index("nic"), selection, mode="auto", ring_size=64 << 20, netns=netns),
+        ForwardPlan(encap.bare()),
+        DevicePlan("uplink", source.index("uplink"), MARK, netns),
+    )
 
 
 class Sender(threading.Thread):
@@ -83,14 +93,7 @@ def test_each_frame_once_and_each_flow_in_order_however_often_the_capture_moves(
     monkeypatch.setattr(load, "QUIET", 750)
     monkeypatch.setattr(load, "QUIET_SECONDS", 0.1)
     monkeypatch.setattr(load, "LOOK_SECONDS", {"socket": 0.05, "ring": 0.05})
-    netns = find(source.name)
-    selection = Selection(mark=MARK, mark_mask=MARK)
-    plan = PipelinePlan(
-        CapturePlan("nic", source.index("nic"), selection, mode="auto", ring_size=64 << 20, netns=netns),
-        ForwardPlan(encap.bare()),
-        DevicePlan("uplink", source.index("uplink"), MARK, netns),
-    )
-    pipeline = Pipeline(plan, native=dataplane == "native")
+    pipeline = Pipeline(_plan(source), native=dataplane == "native")
     worker = Worker("worker", 0)
     worker.start()
     worker.add(pipeline)
@@ -119,6 +122,24 @@ def test_each_frame_once_and_each_flow_in_order_however_often_the_capture_moves(
     counters = pipeline.counters
     assert counters[Slot.captured] == counters[Slot.mirrored] == total
     assert counters[Slot.read_ingress_frames] == sum(map(len, senders[0].sent.values()))
+
+
+def test_what_waits_where_a_capture_was_to_move_to_is_counted_when_it_ends_before(
+    hosts: tuple[Host, Host, Host], dataplane: str
+) -> None:
+    client, source, _ = hosts
+    pipeline = Pipeline(_plan(source), native=dataplane == "native")
+    try:
+        assert pipeline.moving is not None
+        pipeline.moving.expect(pipeline.moving.prepare("ring"))
+        for _ in range(10):
+            send(client, "eth0", _frame(7))
+        pipeline.reject_all()
+        send(client, "eth0", _frame(7))
+        pipeline.give_up()
+        assert pipeline.counters[Slot.captured] == pipeline.counters.unaccounted() == 10
+    finally:
+        pipeline.close()
 
 
 def has_ring(mirrord: Daemon) -> bool:
