@@ -151,7 +151,7 @@ class Pipeline:
         return self._run_reference() if self._native is None else self._run_native(self._native)
 
     def _run_native(self, native: Any) -> bool:
-        before = self.counters[Slot.captured]
+        before = self.counters[Slot.captured] if self.failure else 0
         more = bool(native.run())
         if isinstance(self.capture, Listener):
             self.update()
