@@ -126,7 +126,7 @@ def explain(ask: Asker, filter_: str, file: Path, path: str | None, direction: s
 
     Directions are as the rules name them: those that sessions with this filter see.
     """
-    from mirrord.control.selection import in_order  # noqa: PLC0415 (as in _from_file)
+    from mirrord.control.planning.selection import in_order  # noqa: PLC0415 (as in _from_file)
 
     written = ask.answer(lambda client: client.filter(filter_)) if path is None else _from_file(filter_, path)
     keys = {key: value for key, value in written.items() if key in Filter.model_fields}

@@ -1,1 +1,1 @@
-"""What decides: configuration, plan, links, metrics and the daemon that holds them together."""
+"""What decides: configuration, changes, pipelines, metrics and the daemon that holds them together."""

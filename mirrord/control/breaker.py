@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from mirrord.control.link_load import Sample, sample
+from mirrord.control.host.link_load import Sample, sample
 from mirrord.control.logs import logger
-from mirrord.control.plan import Key, Limit
+from mirrord.control.planning.plan import Key, Limit
 from mirrord.dataplane.netns import Netns, inside
 
 log = logger("breaker")

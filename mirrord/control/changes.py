@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from mirrord.control.config import Loaded, Objects, combine
-from mirrord.control.peers import Caller
+from mirrord.control.http.peers import Caller
 from mirrord.control.refusals import Declared
 from mirrord.control.service import Service
 from mirrord.control.store import Deed, Store, Write

@@ -19,12 +19,12 @@ import uvloop
 
 from mirrord import __version__
 from mirrord.control import config, limits, logs
-from mirrord.control.addresses import Addresses
 from mirrord.control.changes import Changes
-from mirrord.control.links import Links
+from mirrord.control.host.links import Links
+from mirrord.control.http.addresses import Addresses
+from mirrord.control.http.peers import myself
 from mirrord.control.logs import logger
 from mirrord.control.notify import notify
-from mirrord.control.peers import myself
 from mirrord.control.pipelines import Pipelines
 from mirrord.control.service import Service
 from mirrord.control.store import Store
@@ -32,7 +32,7 @@ from mirrord.dataplane import native
 from mirrord.errors import ConfigError, HostError
 
 if TYPE_CHECKING:
-    from mirrord.control.doors import Doors
+    from mirrord.control.http.doors import Doors
 
 log = logger("daemon")
 
@@ -135,7 +135,7 @@ async def run(path: str, loaded: config.Loaded, dataplane: str) -> None:
 
 async def open_doors(service: Service, changes: Changes, addresses: Addresses) -> Doors:
     """Answer who asks, now that the sessions run: what it takes for that is as long to import as all the rest."""
-    from mirrord.control.doors import Doors  # noqa: PLC0415 (see above)
+    from mirrord.control.http.doors import Doors  # noqa: PLC0415 (see above)
 
     doors = Doors(service, changes)
     await doors.open(addresses)

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from mirrord.control import sources
 from mirrord.control.config import Loaded
-from mirrord.control.destinations import SHAPERS, path
-from mirrord.control.leases import lease
-from mirrord.control.links import AbsentError, Link, View
+from mirrord.control.host.links import AbsentError, Link, View
 from mirrord.control.metrics import Reload, Row
-from mirrord.control.plan import Key
+from mirrord.control.planning import sources
+from mirrord.control.planning.destinations import SHAPERS, path
+from mirrord.control.planning.leases import lease
+from mirrord.control.planning.plan import Key
 from mirrord.control.probes import Host
 from mirrord.control.validation import nearest
 from mirrord.dataplane.counters import DROPPED, Slot

@@ -22,12 +22,12 @@ from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple, TypeVar
 
-from mirrord.control import arp
-from mirrord.control.held import TABLES, Held, all_held
-from mirrord.control.leases import device
-from mirrord.control.links import AbsentError, Lease, View
+from mirrord.control.host import arp
+from mirrord.control.host.held import TABLES, Held, all_held
+from mirrord.control.host.links import AbsentError, Lease, View
+from mirrord.control.host.taking import Placed, Taking
 from mirrord.control.logs import logger
-from mirrord.control.taking import Placed, Taking
+from mirrord.control.planning.leases import device
 from mirrord.errors import Refused
 from mirrord.model import Config, FlowNetwork
 from mirrord.values import Address

@@ -8,7 +8,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 
-from mirrord.control.plan import Key
+from mirrord.control.planning.plan import Key
 from mirrord.dataplane import encap
 from mirrord.dataplane.forward import ForwardPlan
 from mirrord.dataplane.pipeline import Pipeline, PipelinePlan

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from mirrord import __version__
 from mirrord.control.exposition import Family, labels
-from mirrord.control.plan import Entry
+from mirrord.control.planning.plan import Entry
 from mirrord.dataplane.counters import DROPPED, LATENCY_BOUNDS, SKIPPED, Slot
 
 

@@ -16,12 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from mirrord.control.breaker import Verdict
-from mirrord.control.busy import Place, busy
+from mirrord.control.host.busy import Place, busy
+from mirrord.control.host.reserve import Reservations
 from mirrord.control.live import Live
 from mirrord.control.logs import logger
 from mirrord.control.metrics import Row
-from mirrord.control.plan import Add, Entry, Key, Limit, Remove, Rename, Replace, diff
-from mirrord.control.reserve import Reservations
+from mirrord.control.planning.plan import Add, Entry, Key, Limit, Remove, Rename, Replace, diff
 from mirrord.dataplane.capture import CapturePlan
 from mirrord.dataplane.counters import SLOTS, Slot
 from mirrord.dataplane.forward import Numbering

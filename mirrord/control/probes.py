@@ -18,12 +18,12 @@ from functools import partial
 from pathlib import Path as FilePath
 from typing import NamedTuple
 
-from mirrord.control import neighbours
-from mirrord.control.links import Path, View
+from mirrord.control.host import neighbours
+from mirrord.control.host.links import Path, View
+from mirrord.control.host.neighbours import Neighbour
+from mirrord.control.host.rtnetlink import Rtnetlink
 from mirrord.control.metrics import Row
-from mirrord.control.neighbours import Neighbour
-from mirrord.control.plan import Key
-from mirrord.control.rtnetlink import Rtnetlink
+from mirrord.control.planning.plan import Key
 from mirrord.dataplane import bpf, native
 from mirrord.dataplane.capture import PACKET_VERSION, TPACKET_V3, CapturePlan
 from mirrord.dataplane.fanout import SOL_PACKET

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from mirrord.control.listeners import reaches
+from mirrord.control.planning.listeners import reaches
 from mirrord.control.validation import join, nearest
 from mirrord.errors import Problem
 from mirrord.model import (

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mirrord.control.metrics import READ, REASONS, SIMPLE, Row
-from mirrord.control.plan import Key
+from mirrord.control.planning.plan import Key
 from mirrord.dataplane.counters import Slot
 
 Counted = Mapping[Key, Sequence[int]]

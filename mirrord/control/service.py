@@ -14,19 +14,20 @@ from dataclasses import replace
 from typing import Any
 
 from mirrord import __version__
-from mirrord.control import config, doctor, logs, plan, probes, report
+from mirrord.control import config, doctor, logs, probes, report
 from mirrord.control.breaker import Breaker
 from mirrord.control.config import Loaded
 from mirrord.control.flow_networks import FlowNetworks
-from mirrord.control.held import all_held
-from mirrord.control.links import Lease, Links, View
+from mirrord.control.host.held import all_held
+from mirrord.control.host.links import Lease, Links, View
+from mirrord.control.host.namespaces import Namespaces
 from mirrord.control.live import Live
 from mirrord.control.logs import logger
 from mirrord.control.metrics import Reload, Row
-from mirrord.control.namespaces import Namespaces
 from mirrord.control.notify import notify, reloading, watchdog_seconds
 from mirrord.control.pipelines import Pipelines
-from mirrord.control.selection import Selections
+from mirrord.control.planning import plan
+from mirrord.control.planning.selection import Selections
 from mirrord.control.validation import join, not_found
 from mirrord.dataplane.counters import Slot
 from mirrord.errors import ConfigError, MirrordError, Refused

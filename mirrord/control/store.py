@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mirrord.control.config import SECTIONS
+from mirrord.control.http.peers import Caller
 from mirrord.control.logs import logger
-from mirrord.control.peers import Caller
 from mirrord.errors import MirrordError
 
 log = logger("store")

@@ -19,8 +19,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from mirrord.control.api import RESOURCES
-from mirrord.control.openapi import document
+from mirrord.control.http.api import RESOURCES
+from mirrord.control.http.openapi import document
 from tests.conftest import MakeDaemon
 from tests.support.api import Api
 from tests.support.daemon import Daemon

@@ -16,7 +16,7 @@ from typing import TypeVar
 import pytest
 import uvloop
 
-from mirrord.control.links import Link, Links, Path, View
+from mirrord.control.host.links import Link, Links, Path, View
 from tests.support.topology import Host, Topology
 
 T = TypeVar("T")

@@ -6,8 +6,8 @@ from contextlib import closing
 
 from pyroute2.nftables.main import NFTables
 
-from mirrord.control.obstacles import obstacle
-from mirrord.control.rtnetlink import Rtnetlink
+from mirrord.control.host.obstacles import obstacle
+from mirrord.control.host.rtnetlink import Rtnetlink
 from tests.support.topology import Host, Topology
 
 POLICY = (

@@ -8,7 +8,7 @@ import pytest
 
 from mirrord.control import pipelines
 from mirrord.control.pipelines import Pipelines
-from mirrord.control.plan import Entry, Key
+from mirrord.control.planning.plan import Entry, Key
 from mirrord.dataplane import encap
 from mirrord.dataplane.capture import CapturePlan
 from mirrord.dataplane.counters import Slot

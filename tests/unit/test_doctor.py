@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mirrord.control import doctor, probes
 from mirrord.control.config import Files, Loaded
-from mirrord.control.links import View
+from mirrord.control.host.links import View
 from mirrord.control.metrics import Reload
 from mirrord.control.probes import Door, Host
 from mirrord.model import Config, Daemon

@@ -14,9 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from mirrord import __version__
 from mirrord.control.exposition import OPENMETRICS, TEXT, render
+from mirrord.control.http.scrape import application
 from mirrord.control.metrics import Counts, Reload, Row
-from mirrord.control.plan import Entry, Key
-from mirrord.control.scrape import application
+from mirrord.control.planning.plan import Entry, Key
 from mirrord.dataplane.counters import LATENCY_BOUNDS, Counters, Slot
 
 HOST, GUEST = Key("core", "host", "eth0"), Key("core", "guest", "tap0")

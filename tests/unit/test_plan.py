@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirrord.control.links import Link, Path, Route, View
-from mirrord.control.plan import Add, Entry, Key, Remove, Rename, Replace, diff, make, paths
+from mirrord.control.host.links import Link, Path, Route, View
+from mirrord.control.planning.plan import Add, Entry, Key, Remove, Rename, Replace, diff, make, paths
 from mirrord.dataplane import encap
 from mirrord.dataplane.capture import CapturePlan
 from mirrord.dataplane.decap import Tunnel

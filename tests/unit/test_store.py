@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mirrord.control import store
-from mirrord.control.peers import Caller
+from mirrord.control.http.peers import Caller
 from mirrord.control.store import Deed, NotStoredError, Store, Write
 
 CALLER = Caller(1000, 100, 4711, "anna")

@@ -11,15 +11,15 @@ from contextlib import suppress
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from mirrord.control.held import (
+from mirrord.control.host.held import (
     FRA_PRIORITY,
     FRA_PROTOCOL,
     FRA_SRC,
     FRA_TABLE,
     Held,
 )
-from mirrord.control.obstacles import ROUTE_PROTOCOL
-from mirrord.control.rtnetlink import (
+from mirrord.control.host.obstacles import ROUTE_PROTOCOL
+from mirrord.control.host.rtnetlink import (
     NLM_F_CREATE,
     NLM_F_EXCL,
     Rtnetlink,

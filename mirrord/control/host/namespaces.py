@@ -11,7 +11,7 @@ from concurrent.futures import BrokenExecutor
 from contextlib import suppress
 from dataclasses import replace
 
-from mirrord.control.links import Links, Path, View
+from mirrord.control.host.links import Links, Path, View
 from mirrord.dataplane import netns
 from mirrord.dataplane.netns import Netns
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from mirrord.control import api, scrape
-from mirrord.control.addresses import Addresses
 from mirrord.control.changes import Changes
+from mirrord.control.http import api, scrape
+from mirrord.control.http.addresses import Addresses
 from mirrord.control.metrics import Counts
 from mirrord.control.service import Service
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from mirrord.control.rtnetlink import Rtnetlink, attributes, number
+from mirrord.control.host.rtnetlink import Rtnetlink, attributes, number
 
 ROUTE_PROTOCOL = 109  # of our own rules and routes; not one of linux/rtnetlink.h
 NETLINK_XFRM, NETLINK_NETFILTER = 6, 12  # linux/netlink.h

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
-from mirrord.control.links import AbsentError, Link, View
-from mirrord.control.listeners import end, label
+from mirrord.control.host.links import AbsentError, Link, View
+from mirrord.control.planning.listeners import end, label
 from mirrord.dataplane.filter import Direction
 from mirrord.errors import Refused
 from mirrord.model import BridgeSource, DeviceDestination, DeviceSource, Session, TunnelSource

@@ -10,7 +10,7 @@ from aiohttp import web
 from pydantic.json_schema import models_json_schema
 
 from mirrord import __version__
-from mirrord.control.requests import MAX_ROWS, STATUS
+from mirrord.control.http.requests import MAX_ROWS, STATUS
 from mirrord.model import Filter, FlowNetwork, Mirror, Session
 
 TEXT = {"type": "string"}

@@ -12,13 +12,14 @@ from typing import Any
 
 from aiohttp import web
 
-from mirrord.control import changes, openapi
+from mirrord.control import changes
 from mirrord.control.changes import Changes, Condition, Target
 from mirrord.control.config import Loaded
+from mirrord.control.http import openapi
+from mirrord.control.http.openapi import Resource
+from mirrord.control.http.peers import Caller, peer
+from mirrord.control.http.requests import MAX_BODY, STATUS, condition, json_object, limit, since
 from mirrord.control.logs import logger
-from mirrord.control.openapi import Resource
-from mirrord.control.peers import Caller, peer
-from mirrord.control.requests import MAX_BODY, STATUS, condition, json_object, limit, since
 from mirrord.control.service import Service
 from mirrord.control.validation import not_found
 from mirrord.errors import MirrordError

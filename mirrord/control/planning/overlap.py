@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from itertools import takewhile
 
-from mirrord.control.sources import matches
+from mirrord.control.planning.sources import matches
 from mirrord.model import DeviceSource, Mirror, Model, Session, Source
 
 LAST = 65536  # behind every priority that can be given

@@ -11,8 +11,8 @@ from contextlib import closing, suppress
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from mirrord.control.obstacles import ROUTE_PROTOCOL
-from mirrord.control.rtnetlink import Rtnetlink, attributes, number
+from mirrord.control.host.obstacles import ROUTE_PROTOCOL
+from mirrord.control.host.rtnetlink import Rtnetlink, attributes, number
 from mirrord.values import Address
 
 TABLES = 0x6D000000  # and the device's index: the table of its routes

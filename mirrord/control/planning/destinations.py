@@ -8,10 +8,10 @@ from ipaddress import ip_address
 from pathlib import PurePath
 from typing import NamedTuple
 
-from mirrord.control.leases import refuse_if_set_aside
-from mirrord.control.links import AbsentError, Lease, Link, Path, View
-from mirrord.control.offloads import takes_ring
-from mirrord.control.ways import choose
+from mirrord.control.host.links import AbsentError, Lease, Link, Path, View
+from mirrord.control.host.offloads import takes_ring
+from mirrord.control.planning.leases import refuse_if_set_aside
+from mirrord.control.planning.ways import choose
 from mirrord.dataplane import encap
 from mirrord.dataplane.encap import Template
 from mirrord.dataplane.file import FilePlan

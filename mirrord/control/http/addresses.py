@@ -6,7 +6,7 @@ import errno
 import socket
 from pathlib import Path
 
-from mirrord.control.activation import READ_ONLY_SOCKET, SOCKET, activated, listen
+from mirrord.control.http.activation import READ_ONLY_SOCKET, SOCKET, activated, listen
 from mirrord.control.logs import logger
 from mirrord.errors import HostError
 from mirrord.model import Daemon

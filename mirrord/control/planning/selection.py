@@ -7,9 +7,9 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
 from mirrord import model
-from mirrord.control.destinations import describe
-from mirrord.control.overlap import before
-from mirrord.control.sources import bridged
+from mirrord.control.planning.destinations import describe
+from mirrord.control.planning.overlap import before
+from mirrord.control.planning.sources import bridged
 from mirrord.dataplane.filter import Direction, Guard, Rule, Selection
 from mirrord.dataplane.headers import IPPROTO_GRE, IPPROTO_UDP
 

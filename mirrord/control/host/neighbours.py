@@ -16,7 +16,7 @@ from contextlib import suppress
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from mirrord.control.rtnetlink import (
+from mirrord.control.host.rtnetlink import (
     NLM_F_CREATE,
     NLM_F_REPLACE,
     Announcements,

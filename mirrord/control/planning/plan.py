@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from mirrord.control import sources
-from mirrord.control.destinations import path, shaping, way_out
-from mirrord.control.leases import lease, refuse_if_set_aside
-from mirrord.control.links import AbsentError, Lease, Link, Path, View
-from mirrord.control.listeners import listen_plan
-from mirrord.control.selection import Selections
+from mirrord.control.host.links import AbsentError, Lease, Link, Path, View
+from mirrord.control.planning import sources
+from mirrord.control.planning.destinations import path, shaping, way_out
+from mirrord.control.planning.leases import lease, refuse_if_set_aside
+from mirrord.control.planning.listeners import listen_plan
+from mirrord.control.planning.selection import Selections
 from mirrord.dataplane.capture import CapturePlan
 from mirrord.dataplane.filter import Selection
 from mirrord.dataplane.listen import ListenPlan

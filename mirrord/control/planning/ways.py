@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from mirrord.control.links import AbsentError, Route
+from mirrord.control.host.links import AbsentError, Route
 from mirrord.dataplane.transmit import Hop
 from mirrord.model import Session
 

@@ -21,10 +21,10 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from itertools import chain
 from typing import NamedTuple
 
-from mirrord.control.neighbours import Neighbour, Neighbours
-from mirrord.control.obstacles import ROUTE_PROTOCOL, obstacle
-from mirrord.control.offloads import takes_ring, uncut
-from mirrord.control.rtnetlink import Announcements, Rtnetlink, attribute, attributes, number, text
+from mirrord.control.host.neighbours import Neighbour, Neighbours
+from mirrord.control.host.obstacles import ROUTE_PROTOCOL, obstacle
+from mirrord.control.host.offloads import takes_ring, uncut
+from mirrord.control.host.rtnetlink import Announcements, Rtnetlink, attribute, attributes, number, text
 from mirrord.dataplane.netns import Netns, enter, inside
 from mirrord.dataplane.transmit import Hop
 from mirrord.errors import Refused

@@ -20,7 +20,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from typing import NamedTuple
 
-from mirrord.control.rtnetlink import NLM_F_CREATE, NLM_F_EXCL, Rtnetlink, attribute, attributes, text
+from mirrord.control.host.rtnetlink import NLM_F_CREATE, NLM_F_EXCL, Rtnetlink, attribute, attributes, text
 from mirrord.dataplane import assembler as op
 from mirrord.dataplane.assembler import Instruction, pack
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mirrord.control.links import AbsentError, Link, View
+from mirrord.control.host.links import AbsentError, Link, View
 from mirrord.dataplane.decap import Tunnel
 from mirrord.dataplane.filter import Selection
 from mirrord.dataplane.listen import ListenPlan

@@ -1,0 +1,1 @@
+"""What the host's network is, as the kernel tells it, and what is changed in it."""
