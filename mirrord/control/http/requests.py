@@ -56,13 +56,19 @@ async def json_object(request: web.Request) -> dict[str, Any]:
     try:
         value = json.loads(body.decode(), parse_constant=_no_number, object_pairs_hook=_once)
         json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise _too_deep() from None
+    except ValueError as error:
         raise MirrordError("bad_request", f"the body is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise MirrordError("bad_request", "the body is not a JSON object")
     if _deeper_than(MAX_DEPTH, value):
-        raise MirrordError("bad_request", f"the body has more than {MAX_DEPTH} objects and lists within each other")
+        raise _too_deep()
     return value
+
+
+def _too_deep() -> MirrordError:
+    return MirrordError("bad_request", f"the body has more than {MAX_DEPTH} objects and lists within each other")
 
 
 def _deeper_than(depth: int, value: Any) -> bool:
