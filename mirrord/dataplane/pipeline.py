@@ -79,9 +79,10 @@ class Pipeline:
         self.plan = self._matched(plan)
         numbering = numbering or Numbering()
         self._forward = Forward(self.plan.forward, self.rule_counters.row, numbering)
-        self._native = None
+        self.native: Any = None  # the core's part, which closing takes away, in another thread
+        self._captured = 0  # frames, when that was last looked at
         if native:
-            self._native = core.Pipeline(
+            self.native = core.Pipeline(
                 self.plan.forward,
                 matcher(self.plan.forward, self.rule_counters.row),
                 self.capture.fileno(),
@@ -99,8 +100,8 @@ class Pipeline:
 
     def _share(self, beside: Pipeline) -> None:
         self._forward.state = beside._forward.state
-        if self._native is not None:
-            self._native.share(beside._native)
+        if self.native is not None:
+            self.native.share(beside.native)
 
     def begin(self) -> None:
         """Take frames, now that all that divide the source are there. OSError when the filter cannot be had."""
@@ -136,8 +137,8 @@ class Pipeline:
     def _go_by(self, plan: PipelinePlan) -> None:
         self.plan = self._matched(plan)
         self._forward.plan, self._forward.matches = self.plan.forward, self.rule_counters.row
-        if self._native is not None:
-            self._native.replace(
+        if self.native is not None:
+            self.native.replace(
                 self.plan.forward, matcher(self.plan.forward, self.rule_counters.row), self.transmit.native()
             )
 
@@ -146,20 +147,30 @@ class Pipeline:
 
         Tells whether there is more.
         """
-        self.stirred = True
-        self.transmit.tend()
-        return self._run_reference() if self._native is None else self._run_native(self._native)
-
-    def _run_native(self, native: Any) -> bool:
-        before = self.counters[Slot.captured] if self.failure else 0
-        more = bool(native.run())
-        if isinstance(self.capture, Listener):
-            self.update()
-        elif self.failure and self.counters[Slot.captured] > before:
-            self.failure = ""
+        if self.native is None:
+            return self._run_reference()
+        more = bool(self.native.run())
+        self.ran()
         return more
 
+    def ran(self) -> None:
+        """See to what follows from its core's having run."""
+        self.stirred = True
+        if isinstance(self.capture, Listener):
+            self.update()
+        else:
+            self._see_frames()
+            self.transmit.tend()
+
+    def _see_frames(self) -> None:
+        """Where there are more frames than before, nothing keeps them away any more."""
+        captured = self.counters[Slot.captured]
+        if captured != self._captured:
+            self._captured, self.failure = captured, ""
+
     def _run_reference(self) -> bool:
+        self.stirred = True
+        self.transmit.tend()
         if self._in_ring is not None:
             self._ring_fill.see(self._in_ring.fill(), time.monotonic())
         for frame in self.capture.read():
@@ -171,19 +182,18 @@ class Pipeline:
     def look(self) -> None:
         """See to what may have happened without a frame, from time to time."""
         self.stirred = False
-        if self._native is not None and self._in_ring is not None:
-            self._ring_fill.see(self._native.most_waiting(True) / self._in_ring.block_count, time.monotonic())
+        if self.native is not None and self._in_ring is not None:
+            self._ring_fill.see(self.native.most_waiting(True) / self._in_ring.block_count, time.monotonic())
         self.update()
 
     def update(self) -> None:
         """Bring the count of captured frames up to date. After the last frame was read it is exact."""
         self.transmit.tend()
         captured, ring_full, malformed = self.capture.statistics()
-        if captured:
-            self.failure = ""
         self.counters.add(Slot.captured, captured)
         self.counters.add(Slot.dropped_ring_full, ring_full)
         self.counters.add(Slot.dropped_malformed, malformed)
+        self._see_frames()
 
     def _forward_one(self, frame: Frame) -> None:
         counters = self.counters
@@ -204,7 +214,7 @@ class Pipeline:
 
     def gso_refused(self) -> int:
         """The errno that the kernel refused GSO with, after which copies leave one by one; or 0."""
-        native = self._native  # which close() takes away, in another thread
+        native = self.native
         return 0 if native is None else int(native.gso_refused())
 
     def note_error(self) -> None:
@@ -229,7 +239,7 @@ class Pipeline:
     @property
     def ring_fill(self) -> float | None:
         """The largest share of the ring's blocks that waited lately when it was their turn; None without a ring."""
-        capture, native = self._in_ring, self._native  # which close() takes away, in another thread
+        capture, native = self._in_ring, self.native
         if capture is None:
             return None
         lately = 0.0 if native is None else native.most_waiting(False) / capture.block_count
@@ -244,8 +254,8 @@ class Pipeline:
         """Go on with the capture that this one moves to. Gives the one that ends, drained, for the caller to close."""
         assert self.moving is not None  # it moves
         ended, self.capture = self.capture, self.moving.succeed()
-        if self._native is not None:
-            self._native.move(self.capture.fileno(), self.capture.ring, BLOCK_SIZE)
+        if self.native is not None:
+            self.native.move(self.capture.fileno(), self.capture.ring, BLOCK_SIZE)
         if self.capture.exact != ended.exact:
             self._go_by(self.plan)
         return ended
@@ -255,7 +265,7 @@ class Pipeline:
 
         The native plane's alone. None also where the copies have no use for one, or there is no memory.
         """
-        busy = self._native is not None and self._in_ring is not None
+        busy = self.native is not None and self._in_ring is not None
         return self.transmit.new_ring() if busy and isinstance(self.transmit, Transmit) else None
 
     def leave_by(self, ring: TxRing | None) -> TxRing | None:
@@ -290,9 +300,9 @@ class Pipeline:
         return not (isinstance(self.capture, Capture) and isinstance(self.transmit, Transmit))
 
     def close(self) -> None:
-        if self._native is not None:
-            self._native.move(-1, None, BLOCK_SIZE)  # it holds on to the ring, and others may on to it
-            self._native = None
+        if self.native is not None:
+            self.native.move(-1, None, BLOCK_SIZE)  # it holds on to the ring, and others may on to it
+            self.native = None
         self.capture.close()
         if self._successor is not None:
             self._successor.close()

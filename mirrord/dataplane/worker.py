@@ -19,6 +19,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from mirrord.dataplane.rounds import rounds
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -30,10 +32,6 @@ if TYPE_CHECKING:
 
 DRAIN_SECONDS = 0.5
 """How long a pipeline that is taken out may go on with what it had captured."""
-
-SHORTEST_ROUND_SECONDS = 0.0005
-"""A frame that comes sooner after the last round waits for company: to wake up costs more than a frame does. One that
-comes after a quiet moment does not wait, nor do any while a pipeline lags behind."""
 
 ROUND_SECONDS = 1.0
 """The longest wait of a worker, after which it looks at every pipeline that may have news."""
@@ -48,8 +46,8 @@ class Worker:
         self._nice = nice
         self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._epoll = select.epoll()
-        self._epoll.register(self._bell, select.EPOLLIN)
+        self._rounds = rounds()
+        self._rounds.register(self._bell, None)
         self._by_descriptor: dict[int, Pipeline] = {}
         self._draining: dict[Pipeline, tuple[float, threading.Event]] = {}
         self._awaited: set[Pipeline] = set()  # a successor of their capture is being opened
@@ -86,7 +84,7 @@ class Worker:
         self._order(self._stop)
         self._thread.join()
         self._helper.shutdown()
-        self._epoll.close()
+        self._rounds.close()
         os.close(self._bell)
 
     def _order(self, order: Callable[[], None]) -> None:
@@ -110,14 +108,10 @@ class Worker:
         if self._nice:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._nice)
         while not self._stopping:
-            events = self._epoll.poll(0.001 if self._draining or self._succeeding else ROUND_SECONDS)
+            news = self._rounds.wait(0.001 if self._draining or self._succeeding else ROUND_SECONDS, more)
             now = time.monotonic()
-            early = self.progress + SHORTEST_ROUND_SECONDS - now
-            if early > 0 and not more:
-                time.sleep(early)
-                now = time.monotonic()
             self.progress, more = now, False
-            for descriptor, event in events:
+            for descriptor, event, ran in news:
                 if descriptor == self._bell:
                     os.eventfd_read(self._bell)
                     continue
@@ -125,7 +119,10 @@ class Worker:
                 if event & select.EPOLLERR:
                     pipeline.update()  # first count what was captured before: what comes after clears the error
                     pipeline.note_error()
-                more |= pipeline.run()
+                if ran:
+                    pipeline.ran()
+                else:
+                    more |= pipeline.run()
                 self._move(pipeline)
             if now >= look_at:
                 look_at = now + ROUND_SECONDS
@@ -199,11 +196,11 @@ class Worker:
 
     def _register(self, pipeline: Pipeline) -> None:
         self._by_descriptor[pipeline.capture.fileno()] = pipeline
-        self._epoll.register(pipeline.capture.fileno(), select.EPOLLIN)
+        self._rounds.register(pipeline.capture.fileno(), pipeline.native)
 
     def _unregister(self, pipeline: Pipeline) -> None:
         del self._by_descriptor[pipeline.capture.fileno()]
-        self._epoll.unregister(pipeline.capture.fileno())
+        self._rounds.unregister(pipeline.capture.fileno())
 
     def _finish_drained(self) -> None:
         for pipeline, (deadline, done) in list(self._draining.items()):

@@ -201,10 +201,10 @@ static uint64_t accounted(const uint64_t *counters)
 	return sum;
 }
 
-bool run_pipeline(struct pipeline *pipeline)
+uint64_t run_pipeline(struct pipeline *pipeline)
 {
 	if (!have_memory())
-		return false;
+		return 0;
 	struct batch *batch = working;
 	batch->count = 0;
 	batch->flush = pipeline->file.output ? write_batch : send_batch;
@@ -218,5 +218,6 @@ bool run_pipeline(struct pipeline *pipeline)
 	batch->flush(batch, batch->context);
 	if (!pipeline->tunnel)
 		count_captured(pipeline);
-	return pipeline->counters[CAPTURED] > accounted(pipeline->counters);
+	uint64_t captured = pipeline->counters[CAPTURED], done = accounted(pipeline->counters);
+	return captured > done ? captured - done : 0;
 }

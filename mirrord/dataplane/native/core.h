@@ -383,8 +383,8 @@ struct pipeline {
 
 void forward_one(struct pipeline *pipeline, struct batch *batch, const struct frame *frame);
 
-/* Forward what has been captured: at most a few blocks. Tells whether there is more, as far as is counted. */
-bool run_pipeline(struct pipeline *pipeline);
+/* Forward what has been captured: at most a few blocks. Gives how many frames are left, as far as is counted. */
+uint64_t run_pipeline(struct pipeline *pipeline);
 
 /* listen.c */
 void run_listener(struct pipeline *pipeline, struct batch *batch);

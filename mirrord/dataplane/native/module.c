@@ -136,13 +136,22 @@ static void Pipeline_dealloc(PyObject *object)
 	Py_DECREF(type);
 }
 
+struct pipeline *pipeline_in(PyObject *object)
+{
+	if (PyType_GetSlot(Py_TYPE(object), Py_tp_dealloc) != (void *)Pipeline_dealloc) {
+		PyErr_SetString(PyExc_TypeError, "not a pipeline");
+		return NULL;
+	}
+	return &((Pipeline *)object)->pipeline;
+}
+
 static PyObject *Pipeline_run(PyObject *object, PyObject *unused)
 {
 	bool more;
 
 	(void)unused;
 	Py_BEGIN_ALLOW_THREADS
-	more = run_pipeline(&((Pipeline *)object)->pipeline);
+	more = run_pipeline(&((Pipeline *)object)->pipeline) > 0;
 	Py_END_ALLOW_THREADS
 	return PyBool_FromLong(more);
 }
@@ -307,7 +316,7 @@ static bool add_type(PyObject *module, PyType_Spec *spec, const char *name)
 static int execute(PyObject *module)
 {
 	return add_slots(module) && add_type(module, &forward_spec, "Forward") &&
-	       add_type(module, &pipeline_spec, "Pipeline") ? 0 : -1;
+	       add_type(module, &pipeline_spec, "Pipeline") && add_type(module, &rounds_spec, "Rounds") ? 0 : -1;
 }
 
 static PyModuleDef_Slot module_slots[] = {

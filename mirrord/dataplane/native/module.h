@@ -13,6 +13,12 @@ void clear_plan(struct plan *plan);
 /* From the tuple that Transmit.native gives; the same. `ring` holds the TX ring's memory, the caller's to release. */
 bool read_transmit(PyObject *description, struct transmit *transmit, Py_buffer *ring);
 
+/* module.c: what a Pipeline of Python's stands for. NULL with an exception set for anything else. */
+struct pipeline *pipeline_in(PyObject *object);
+
+/* rounds.c */
+extern PyType_Spec rounds_spec;
+
 /* single.c */
 extern PyType_Spec forward_spec;
 PyObject *decapsulate_one(PyObject *module, PyObject *arguments);

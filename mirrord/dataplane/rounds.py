@@ -1,0 +1,64 @@
+"""The rounds of a worker: to wait until some of its pipelines have frames, and then a little more.
+
+The native core's Rounds has the same methods, and runs pipelines of its own plane itself, round after round: Python is
+told of them in the end, not each time. This one runs none: it is for where there is no core.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from typing import Any, NamedTuple
+
+from mirrord.dataplane.native import core
+
+SHORTEST_ROUND_SECONDS = 0.0005
+"""A frame that comes sooner after the last round waits for company: to wake up costs more than a frame does. One that
+comes after a quiet moment does not wait, nor do any while a pipeline lags behind.
+
+The core goes round by itself for 20 ms at most: so often a pipeline may have to be looked at, see load.LOOK_SECONDS.
+"""
+
+
+class News(NamedTuple):
+    """What a wait found out about a descriptor: EPOLLIN, EPOLLERR, ..., and whether its pipeline ran already."""
+
+    descriptor: int
+    events: int
+    ran: bool
+
+
+class Rounds:
+    """Waits for descriptors."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._last = 0.0
+
+    def register(self, descriptor: int, pipeline: Any) -> None:
+        """Wait for this descriptor, too. `pipeline`: the core's, which it may run; or None."""
+        del pipeline
+        self._epoll.register(descriptor, select.EPOLLIN)
+
+    def unregister(self, descriptor: int) -> None:
+        """Wait for it no more. Before it is closed."""
+        self._epoll.unregister(descriptor)
+
+    def wait(self, seconds: float, lagging: bool) -> list[News]:
+        """Wait at most so long until there is something to do; `lagging`: there was more than the last round took."""
+        events = self._epoll.poll(seconds)
+        early = self._last + SHORTEST_ROUND_SECONDS - time.monotonic()
+        if events and early > 0 and not lagging:
+            time.sleep(early)
+        self._last = time.monotonic()
+        return [News(descriptor, event, False) for descriptor, event in events]
+
+    def close(self) -> None:
+        """Wait no more."""
+        self._epoll.close()
+
+
+def rounds() -> Rounds:
+    """The core's, if it is there."""
+    made: Rounds = Rounds() if core is None else core.Rounds()
+    return made
