@@ -47,10 +47,11 @@ class Rounds:
     def wait(self, seconds: float, lagging: bool) -> list[News]:
         """Wait at most so long until there is something to do; `lagging`: there was more than the last round took."""
         events = self._epoll.poll(seconds)
-        early = self._last + SHORTEST_ROUND_SECONDS - time.monotonic()
-        if events and early > 0 and not lagging:
-            time.sleep(early)
-        self._last = time.monotonic()
+        if events:
+            early = self._last + SHORTEST_ROUND_SECONDS - time.monotonic()
+            if early > 0 and not lagging:
+                time.sleep(early)
+            self._last = time.monotonic()
         return [News(descriptor, event, False) for descriptor, event in events]
 
     def close(self) -> None:

@@ -91,9 +91,11 @@ static struct message *next_message(struct batch *batch)
 	return &batch->messages[batch->count++];
 }
 
-/* The first facts->kept bytes of head and tail, behind the plan's header. */
-static inline struct message *emit(const struct plan *plan, const struct facts *facts, struct batch *batch, const uint8_t *head,
-			    uint32_t head_length, const uint8_t *tail, uint32_t tail_length)
+/* The first facts->kept bytes of head and tail, behind the plan's header. Most copies need nothing written: the header
+ * is the plan's, as it is, and all of the frame is tail. */
+static inline struct message *emit(const struct plan *plan, const struct facts *facts, struct batch *batch,
+				   const uint8_t *head, uint32_t head_length, const uint8_t *tail,
+				   uint32_t tail_length)
 {
 	struct message *message = next_message(batch);
 	uint32_t from_head = facts->kept < head_length ? facts->kept : head_length;
