@@ -5,7 +5,7 @@ What the goals compare is taken within one round, so that the drift of the machi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from bench.comparison.subjects import (
     Run,
@@ -85,54 +85,63 @@ class Experiments:
         with run(self.bed, sink) as copies:
             return self.bed.measure(copies.made, "--ms", self.milliseconds, *load, by_wire=by_wire)
 
-    def _row(self, title: str, name: str, sample: Sample, alone: Sample) -> None:
-        self.table(title).add(
-            name,
-            extra_ns_a_frame_in_all=sample.total - alone.total,
-            ns_a_copy_on_the_mirroring_core=sample.mirroring if sample.copies else 0,
-            extra_ns_on_the_senders_core=sample.busy[0] - alone.busy[0],
-            lost_percent=100 * sample.lost / sample.frames if sample.copies else 0,
-        )
+    def _between(
+        self, subjects: Mapping[str, tuple[Run, str]], *load: object, by_wire: bool = False
+    ) -> Iterator[tuple[str, Sample, Sample]]:
+        """Each subject under this load, between two runs of the same load unmirrored; and these two, as one.
+
+        The machine's speed drifts within seconds: what a mirror adds can be told only from what is beside it.
+        """
+        before = self._measure(unmirrored, "null", *load, by_wire=by_wire)
+        for name, (run, sink) in subjects.items():
+            sample = self._measure(run, sink, *load, by_wire=by_wire)
+            after = self._measure(unmirrored, "null", *load, by_wire=by_wire)
+            yield name, sample, before.mean(after)
+            before = after
+
+    def _rows(self, title: str, subjects: Mapping[str, tuple[Run, str]], *load: object, by_wire: bool = False) -> None:
+        for name, sample, alone in self._between(subjects, *load, by_wire=by_wire):
+            self.table(title).add(
+                name,
+                ns_a_frame_in_all=sample.total,
+                unmirrored_ns_a_frame=alone.total,
+                extra_ns_a_frame_in_all=sample.total - alone.total,
+                ns_a_copy_on_the_mirroring_core=sample.mirroring if sample.copies else 0,
+                extra_ns_on_the_senders_core=sample.busy[0] - alone.busy[0],
+                lost_percent=100 * sample.lost / sample.frames if sample.copies else 0,
+            )
 
     def paced(self) -> None:
         """To VXLAN, 64 bytes, one flow."""
         for flows in (1, 64):
-            load = ("--rate", PACED, "--flows", flows)
             title = f"VXLAN, {PACED} frames/s of 64 bytes, {'one flow' if flows == 1 else f'{flows} flows in turn'}"
-            alone = self._measure(unmirrored, "null", *load)
-            for name, (run, sink) in VXLAN.items():
-                self._row(title, name, self._measure(run, sink, *load), alone)
+            self._rows(title, VXLAN, "--rate", PACED, "--flows", flows)
 
     def devices(self) -> None:
         """To a device, as they come."""
-        alone = self._measure(unmirrored, "null", "--rate", PACED)
-        for name, run in DEVICE.items():
-            sample = self._measure(run, "null", "--rate", PACED)
-            self._row(f"To a device, {PACED} frames/s of 64 bytes", name, sample, alone)
+        subjects = {name: (run, "null") for name, run in DEVICE.items()}
+        self._rows(f"To a device, {PACED} frames/s of 64 bytes", subjects, "--rate", PACED)
 
     def by_wire(self) -> None:
         """What comes in by a veth pair, to VXLAN."""
-        alone = self._measure(unmirrored, "null", "--rate", PACED, by_wire=True)
-        for name, (run, sink) in BY_WIRE.items():
-            sample = self._measure(run, sink, "--rate", PACED, by_wire=True)
-            self._row(f"VXLAN, received from a veth pair, {PACED} frames/s of 64 bytes", name, sample, alone)
+        title = f"VXLAN, received from a veth pair, {PACED} frames/s of 64 bytes"
+        self._rows(title, BY_WIRE, "--rate", PACED, by_wire=True)
 
     def scripts(self) -> None:
         """The readable ones."""
-        alone = self._measure(unmirrored, "null", "--rate", SLOW)
-        for name, run in SCRIPTS.items():
-            self._row(f"VXLAN, {SLOW} frames/s of 64 bytes", name, self._measure(run, "null", "--rate", SLOW), alone)
+        subjects = {name: (run, "null") for name, run in SCRIPTS.items()}
+        self._rows(f"VXLAN, {SLOW} frames/s of 64 bytes", subjects, "--rate", SLOW)
 
     def full_rate(self) -> None:
         """As fast as the sender can."""
         for title, load in LOADS.items():
-            alone = self._measure(unmirrored, "null", *load)
-            for name, (run, sink) in {UNMIRRORED: (unmirrored, "null"), **FULL}.items():
-                sample = alone if name == UNMIRRORED else self._measure(run, sink, *load)
+            for name, sample, alone in self._between({UNMIRRORED: (unmirrored, "null"), **FULL}, *load):
                 self.table(f"VXLAN, the sender's full rate, {title}").add(
                     name,
                     sender_ns_a_frame=sample.sender,
                     sent_a_second=1e9 / sample.sender,
+                    ns_a_frame_in_all=sample.total,
+                    unmirrored_ns_a_frame=alone.total,
                     extra_ns_a_frame_in_all=sample.total - alone.total,
                     ns_a_copy_on_the_mirroring_core=sample.mirroring if sample.copies else 0,
                     lost_frames=sample.lost if sample.copies else 0,

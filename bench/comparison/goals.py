@@ -1,4 +1,9 @@
-"""What mirrord aims at, each figure worked out round by round from the tables, so that drift falls on both sides."""
+"""What mirrord aims at, each figure worked out from the tables.
+
+What else runs on the host of a shared machine only ever adds to the time that something takes, at times as much again.
+So the goals about time compare the least of all rounds with the least; beside it stands the median of the rounds, each
+by itself. The other goals are judged by that.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,7 @@ from bench.comparison.experiments import BY_WIRE, DEVICE, LOADS, PACED, TC, UNMI
 from bench.tables import Table, number, spread
 
 EXTRA, CORE = "extra_ns_a_frame_in_all", "ns_a_copy_on_the_mirroring_core"
+ALL, ALONE = "ns_a_frame_in_all", "unmirrored_ns_a_frame"  # their difference is EXTRA
 VXLAN_TITLE = f"VXLAN, {PACED} frames/s of 64 bytes, one flow"
 FULL_TITLE = "VXLAN, the sender's full rate, {}"
 DEVICE_TITLE = f"To a device, {PACED} frames/s of 64 bytes"
@@ -26,27 +32,32 @@ Look = Callable[[str, str, str], Samples]
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """`figure(look)` gives a value for each round; `limit` is the most, or the least if `least`, that is aimed at."""
+    """`figure(look)` gives a value for each round; `limit` is the most, or the least if `least`, that is aimed at.
+
+    `undisturbed`: it is about time, and judged by what was measured where the least came between.
+    """
 
     words: str
     limit: float
     figure: Callable[[Look], Samples]
     least: bool = False
+    undisturbed: bool = False
 
-    def row(self, look: Look) -> str:
-        values = self.figure(look)
-        middle = statistics.median(values)
-        met = middle >= self.limit if self.least else middle <= self.limit
+    def row(self, by_round: Look, undisturbed: Look) -> str:
+        values = self.figure(by_round)
+        median = statistics.median(values)
+        (value,) = self.figure(undisturbed) if self.undisturbed else (median,)
+        met = value >= self.limit if self.least else value <= self.limit
         sign = ">=" if self.least else "<="
-        return (
-            f"| {self.words} | {sign} {self.limit:g} | {number(middle)} | {spread(list(values)):.0%} |"
-            f" {'met' if met else '**missed**'} |"
-        )
+        figures = f"{number(value)} | {number(median)} | {spread(list(values)):.0%}"
+        return f"| {self.words} | {sign} {self.limit:g} | {figures} | {'met' if met else '**missed**'} |"
 
 
-def _ratio(title: str, subject: str, other: str, quantity: str) -> Callable[[Look], Samples]:
+def _ratio(title: str, subject: str, other: str, quantity: str, its: str = "") -> Callable[[Look], Samples]:
+    """Of a subject's quantity to the other's; `its`: of another quantity."""
     return lambda look: [
-        mine / theirs for mine, theirs in zip(look(title, subject, quantity), look(title, other, quantity), strict=True)
+        mine / theirs
+        for mine, theirs in zip(look(title, subject, quantity), look(title, other, its or quantity), strict=True)
     ]
 
 
@@ -56,10 +67,8 @@ def _value(title: str, subject: str, quantity: str, factor: float = 1) -> Callab
 
 def _normalised(subject: str) -> Callable[[Look], Samples]:
     """Nanoseconds on the mirroring core, in proportion to what tc mirred's frame cost where the goal was set."""
-    return lambda look: [
-        mine * TC_NANOSECONDS / theirs
-        for mine, theirs in zip(look(VXLAN_TITLE, subject, CORE), look(VXLAN_TITLE, TC, EXTRA), strict=True)
-    ]
+    mine = _ratio(VXLAN_TITLE, subject, TC, CORE, EXTRA)
+    return lambda look: [TC_NANOSECONDS * ratio for ratio in mine(look)]
 
 
 def _sender(look: Look) -> Samples:
@@ -87,28 +96,29 @@ def _vxlan_against_the_best(look: Look) -> Samples:
 GOALS = (
     *(
         Goal(f"extra CPU a frame over the machine, against {TC}: {subject}", limit,
-             _ratio(VXLAN_TITLE, subject, TC, EXTRA))
+             _ratio(VXLAN_TITLE, subject, TC, EXTRA), undisturbed=True)
         for subject, limit in ((ON_DEVICE, 0.5), (ON_KERNEL, 0.75), (OFF, 0.85))
     ),
     *(
         Goal(f"the same at the sender's full rate: {subject}", limit,
-             _ratio(FULL_TITLE.format("64 bytes, one flow"), subject, TC, EXTRA))
+             _ratio(FULL_TITLE.format("64 bytes, one flow"), subject, TC, EXTRA), undisturbed=True)
         for subject, limit in ((ON_DEVICE, 0.5), (ON_KERNEL, 0.75), (OFF, 0.85))
     ),
     *(
         Goal(f"CPU a copy on the mirroring core, ns, where tc mirred's costs {TC_NANOSECONDS}: {subject}", limit,
-             _normalised(subject))
+             _normalised(subject), undisturbed=True)
         for subject, limit in ((ON_DEVICE, 110), (ON_KERNEL, 240), (OFF, 320))
     ),
-    Goal("extra time of a mirrored sender a frame, against that under tc mirred", 0.5, _sender),
+    Goal("extra time of a mirrored sender a frame, against that under tc mirred", 0.5, _sender, undisturbed=True),
     *(
         Goal(f"frames lost at the sender's full rate, null sink, gso on: {load}", 0,
              _value(FULL_TITLE.format(load), ON_DEVICE, "lost_frames"))
         for load in LOADS
     ),
     Goal("CPU a copy on the mirroring core, device destination, against the best of daemonlogger and netsniff-ng", 0.8,
-         _best(DEVICE_TITLE, "mirrord", ("daemonlogger", "netsniff-ng"))),
-    Goal("the same, VXLAN with gso on, against the best of these and Open vSwitch", 0.25, _vxlan_against_the_best),
+         _best(DEVICE_TITLE, "mirrord", ("daemonlogger", "netsniff-ng")), undisturbed=True),
+    Goal("the same, VXLAN with gso on, against the best of these and Open vSwitch", 0.25, _vxlan_against_the_best,
+         undisturbed=True),
     Goal("iperf3's throughput mirrored both ways, against that under tc mirred", 0.95,
          _ratio(streams.FULL, "mirrord", TC, "gigabits_a_second"), least=True),
     Goal("the same: percent of its frames lost", 0, _value(streams.FULL, "mirrord", "lost_percent")),
@@ -127,11 +137,17 @@ GOALS = (
 
 
 def goals(tables: Sequence[Table]) -> str:
-    """The table of goals: medians over the rounds, the distance between the quartiles, and whether each is met."""
+    """The table of goals: what was measured, the rounds' median, the distance of their quartiles, and the verdict."""
     by_title = {table.title: table for table in tables}
 
-    def look(title: str, subject: str, quantity: str) -> Samples:
+    def by_round(title: str, subject: str, quantity: str) -> Samples:
         return by_title[title].samples[subject][quantity]
 
-    lines = ["## Goals\n", "| figure | goal | measured | spread | |", "| --- | --- | --- | --- | --- |"]
-    return "\n".join([*lines, *(goal.row(look) for goal in GOALS)]) + "\n"
+    def undisturbed(title: str, subject: str, quantity: str) -> Samples:
+        if quantity != EXTRA:
+            return [min(by_round(title, subject, quantity))]
+        alone = min(value for row in by_title[title].samples.values() for value in row[ALONE])
+        return [min(by_round(title, subject, ALL)) - alone]
+
+    lines = ["## Goals\n", "| figure | goal | measured | median of rounds | spread | |", "| --- " * 6 + "|"]
+    return "\n".join([*lines, *(goal.row(by_round, undisturbed) for goal in GOALS)]) + "\n"

@@ -69,7 +69,7 @@ def main() -> None:
     rounds = 1 if options.quick else 5
     with tempfile.TemporaryDirectory() as folder, Topology() as net:
         bed = Testbed(net, Path(folder))
-        tables = measure(bed, rounds=rounds, milliseconds=300 if options.quick else 1000)
+        tables = measure(bed, rounds=rounds, milliseconds=300 if options.quick else 600)
     stolen_after, ticks_after = stolen()
     described["rounds"] = str(rounds)
     described["stolen_by_the_hypervisor"] = f"{(stolen_after - stolen_before) / (ticks_after - ticks_before):.0%}"

@@ -53,6 +53,11 @@ class Sample:
     def lost(self) -> int:
         return self.frames - self.copies
 
+    def mean(self, other: Sample) -> Sample:
+        """Of two runs of the same load, each of which counts the same."""
+        busy = tuple((mine + its) / 2 for mine, its in zip(self.busy, other.busy, strict=True))
+        return Sample(self.frames, self.copies, (self.sender + other.sender) / 2, busy)
+
 
 class Testbed:
     """Namespaces, devices and programs, gone at the end: `with Topology() as net: bed = Testbed(net, folder)`."""
