@@ -16,7 +16,8 @@ SHORTEST_ROUND_SECONDS = 0.0005
 """A frame that comes sooner after the last round waits for company: to wake up costs more than a frame does. One that
 comes after a quiet moment does not wait, nor do any while a pipeline lags behind.
 
-The core goes round by itself for 20 ms at most: so often a pipeline may have to be looked at, see load.LOOK_SECONDS.
+While frames come, the core goes round by itself for 20 ms at a time: so often a pipeline may have to be looked at, see
+load.LOOK_SECONDS. Of a frame without a follower Python is told when the wait is over.
 """
 
 

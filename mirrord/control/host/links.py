@@ -150,6 +150,15 @@ class View:
             raise AbsentError(f"no such network namespace: {name}")
         return self.namespaces[name]
 
+    def ethernet(self, name: str) -> Link:
+        """A device that frames can leave by. AbsentError when it may come later, Refused when it is of another kind."""
+        link = self.links.get(name)
+        if link is None:
+            raise AbsentError(f"no such device: {name}")
+        if not link.ethernet:
+            raise Refused(f"{name} is not an Ethernet device")
+        return link
+
 
 @dataclass(slots=True)
 class News:

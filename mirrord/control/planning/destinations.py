@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from pathlib import PurePath
 from typing import NamedTuple
 
-from mirrord.control.host.links import AbsentError, Lease, Link, Path, View
+from mirrord.control.host.links import Lease, Link, Path, View
 from mirrord.control.host.offloads import takes_ring
 from mirrord.control.planning.leases import refuse_if_set_aside
 from mirrord.control.planning.ways import choose
@@ -101,11 +101,7 @@ def shaping(link: Link, role: str) -> list[str]:
 
 def _device(config: Config, to: DeviceDestination, source: Link, view: View, forward: ForwardPlan) -> WayOut:
     view = view.inside(to.netns)
-    link = view.links.get(to.device)
-    if link is None:
-        raise AbsentError(f"no such device: {to.device}")
-    if not link.ethernet:
-        raise Refused(f"{to.device} is not an Ethernet device")
+    link = view.ethernet(to.device)
     if link.index in view.default_routes:
         if not to.allow_default_route:
             raise Refused(

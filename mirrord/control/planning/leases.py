@@ -31,11 +31,7 @@ def refuse_if_set_aside(config: Config, used: str, what: str) -> None:
 
 def device(network: FlowNetwork, view: View) -> Link:
     """The network's device. AbsentError, Refused as `lease`."""
-    link = view.links.get(network.device)
-    if link is None:
-        raise AbsentError(f"no such device: {network.device}")
-    if not link.ethernet:
-        raise Refused(f"{network.device} is not an Ethernet device")
+    link = view.ethernet(network.device)
     if link.index in view.default_routes:
         raise Refused(f"{network.device} holds a default route of this host, it cannot be set aside for copies")
     if not link.up:
