@@ -141,6 +141,7 @@ def test_super_frames_are_split(hosts: tuple[Host, Host], daemon: MakeDaemon, ca
                 left -= len(receiver.recv(left))
             thread.join()
             receiver.close()
+    wait_for(lambda: mirrord.metrics().total("mirrord_sent_bytes_total") > size, "the stream is in the file")
     metrics = mirrord.settle(captured=1)
     mirrord.stop()
     assert metrics.total("mirrord_segmented_frames_total") > 0
