@@ -24,7 +24,7 @@ from mirrord.dataplane.assembler import PACKET_OUTGOING
 from mirrord.dataplane.bpf import attach
 from mirrord.dataplane.filter import Direction, Reason, Rule, Selection, decide
 from mirrord.dataplane.headers import Tag, parse
-from tests.selections import MARK, frames, selections
+from tests.support.selections import MARK, frames, selections
 
 CLONE_NEWNET = 0x40000000  # linux/sched.h
 ETH_P_ALL = 3

@@ -23,7 +23,7 @@ from mirrord.dataplane.bpf import attach, attach_reject_all, coarsen, compile_se
 from mirrord.dataplane.filter import Direction, Guard, Rule, Selection, accepts, decide
 from mirrord.dataplane.headers import Tag, parse
 from mirrord.dataplane.interpreter import interpret
-from tests.selections import IPV4, MARK, frames, guards, rules, selections
+from tests.support.selections import IPV4, MARK, frames, guards, rules, selections
 
 NATIVE = Path(__file__).parents[2] / "mirrord" / "dataplane" / "native"
 CLONE_NEWNET = 0x40000000  # linux/sched.h

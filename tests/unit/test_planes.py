@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mirrord.dataplane import encap
 from mirrord.dataplane.forward import ForwardPlan
 from mirrord.dataplane.frame import Frame
-from tests.frames import captured, mutated, plans, super_frames
+from tests.support.frames import captured, mutated, plans, super_frames
 from tests.support.planes import step
 
 NOW = 1_700_000_000_000_000_000

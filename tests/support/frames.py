@@ -1,7 +1,7 @@
 """Hypothesis strategies: captured frames with what the kernel tells beside them, sound and unsound, and forward plans.
 
 A super-frame here is built as the kernel would hold it: headers of any stack of tunnels, the vnet header that fits, and
-a payload of many segments. Addresses and ports are those of `tests.selections`, so that rules do hit.
+a payload of many segments. Addresses and ports are those of `tests.support.selections`, so that rules do hit.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mirrord.dataplane import encap
 from mirrord.dataplane.forward import ForwardPlan
 from mirrord.dataplane.frame import Frame, Vnet
 from mirrord.dataplane.headers import Tag
-from tests.selections import IPV4, IPV6, PORTS, VLANS, frames, selections
+from tests.support.selections import IPV4, IPV6, PORTS, VLANS, frames, selections
 
 MACS = bytes.fromhex("020000000002020000000001")
 TCP, UDP = 6, 17
