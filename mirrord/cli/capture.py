@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import struct
 import sys
 import time
@@ -32,7 +33,7 @@ TELL_SECONDS = 1.0
 def capture(ask: Asker, session: str, output: str, source: str | None) -> None:
     """Write what a session mirrors, live, as pcapng; the session does not notice.
 
-    Its mirror need not be named where no other has a session of that name.
+    Its mirror need not be named where no other has a session of that name. Ctrl-C, SIGINT or SIGTERM ends it.
 
     Into Wireshark: mirrorctl capture web/vm2 -w - | wireshark -k -i -
     """
@@ -44,7 +45,7 @@ def capture(ask: Asker, session: str, output: str, source: str | None) -> None:
     try:
         with contextlib.nullcontext(sys.stdout.buffer) if output == "-" else Path(output).open("wb") as file:
             asyncio.run(_copy(ask, (mirror, name, source), file))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         pass
     except (UnreachableError, AnsweredError) as error:
         ask.fail(error)
@@ -68,7 +69,10 @@ def _mirror_of(ask: Asker, session: str) -> str:
 
 
 async def _copy(ask: Asker, session: tuple[str, str, str | None], file: BinaryIO) -> None:
-    progress = Progress()
+    progress, task = Progress(), asyncio.current_task()
+    assert task
+    for number in (signal.SIGINT, signal.SIGTERM):  # a script's shell has what it begins beside itself ignore the first
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     async with Client(ask.path, seconds=None) as client:
         try:
             async for chunk in client.capture(*session):

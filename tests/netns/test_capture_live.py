@@ -98,7 +98,10 @@ def test_tshark_reads_it_live_from_a_pipe(mirrord: Daemon, client: Host, tmp_pat
     assert metrics.total("mirrord_dropped_frames_total") == 0
 
 
-def test_it_is_written_to_a_file_and_leaves_nothing_behind(mirrord: Daemon, client: Host, tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_it_is_written_to_a_file_and_leaves_nothing_behind(
+    mirrord: Daemon, client: Host, tmp_path: Path, end: signal.Signals
+) -> None:
     def descriptors() -> int:
         return len(list(Path(f"/proc/{mirrord.pid}/fd").iterdir()))
 
@@ -115,6 +118,7 @@ def test_it_is_written_to_a_file_and_leaves_nothing_behind(mirrord: Daemon, clie
         "-w",
         str(file),
     ]  # core's: none other has one
+    command = ["env", "--ignore-signal=INT", *command]  # as a script's shell does with what it begins beside itself
     capture = subprocess.Popen(command, stderr=subprocess.PIPE)
     wait_for(lambda: begun(file), "the capture begins")
 
@@ -128,8 +132,9 @@ def test_it_is_written_to_a_file_and_leaves_nothing_behind(mirrord: Daemon, clie
         ).stdout  # fmt: skip
 
     wait_for(lambda: "2019" in read(), "the last frame in the file")
-    capture.send_signal(signal.SIGINT)
+    capture.send_signal(end)
     _, said = capture.communicate(timeout=10)
+    assert capture.returncode == 0
     assert read().split() == [str(2000 + n) for n in range(20)]
     assert b"20 packets, " in said
     wait_for(lambda: descriptors() <= before, "the daemon has closed what it opened")

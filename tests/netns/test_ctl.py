@@ -117,7 +117,8 @@ class Terminal:
     def __init__(self, *arguments: str) -> None:
         self._screen, end = pty.openpty()
         self.process = subprocess.Popen(
-            ["setsid", "--ctty", *COMMAND, *arguments], stdin=end, stdout=end, stderr=end, cwd=ROOT,
+            ["env", "--default-signal=INT", "setsid", "--ctty", *COMMAND, *arguments],
+            stdin=end, stdout=end, stderr=end, cwd=ROOT,
             env={**os.environ, "TERM": "xterm", "COLUMNS": "160", "LINES": "40"},
         )  # fmt: skip
         os.close(end)

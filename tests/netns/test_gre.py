@@ -101,7 +101,7 @@ ring_size = "64MiB"
 
     send(client, "eth0", frame(60), count, rate={"python": 5_000, "native": 20_000}[dataplane])
     mirrord.settle(captured=count)
-    source.run("tc", "qdisc", "add", "dev", "uplink", "root", "tbf", "rate", "1mbit", "burst", "2k", "limit", "20k")
+    source.run("tc", "qdisc", "add", "dev", "uplink", "root", "tbf", "rate", "100kbit", "burst", "2k", "limit", "20k")
     flood(client, "eth0", frame(60), count, tmp_path)
     metrics = mirrord.settle(captured=2 * count)
     mirrord.stop()
