@@ -1,7 +1,7 @@
 """How busy a source is, and which way of capturing fits: a plain socket or a ring.
 
 A plain socket costs nothing while idle and hands a lone frame over at once, but a microsecond of the reader's time for
-each frame. A ring costs a timer while idle and up to 4 ms of waiting, and hardly anything for each frame; but it
+each frame. A ring costs a timer while idle and up to 8 ms of waiting, and hardly anything for each frame; but it
 has a super-frame's payload copied on the sender's own processor, a plain socket on the reader's.
 """
 
