@@ -1,7 +1,7 @@
 """Compares mirrord with what else can mirror on a Linux host, and writes the figures to bench/results.
 
-Run as root, on a machine with nothing else to do: `python -m bench.comparison.run [--quick]`. A round runs every
-subject once; the tables show medians over the rounds. `goals.py` says what is aimed at.
+Run as root, on a machine with nothing else to do: `python -m bench.comparison.run [--quick | --rounds N]`. A round runs
+every subject once; the tables show medians over the rounds. `goals.py` says what is aimed at.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ def report(described: dict[str, str], tables: list[Table]) -> str:
 def main() -> None:
     """Builds, measures, writes."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one short round")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--quick", action="store_true", help="one short round")
+    length.add_argument("--rounds", type=int, default=5, help="the more, the less what else runs there tells")
     parser.add_argument(
         "--results", type=Path, default=Path(__file__).parents[1] / "results", help="folder to write to"
     )
@@ -66,7 +68,7 @@ def main() -> None:
         parser.error("must be root: it makes network namespaces")
     described = machine()
     stolen_before, ticks_before = stolen()
-    rounds = 1 if options.quick else 5
+    rounds = 1 if options.quick else options.rounds
     with tempfile.TemporaryDirectory() as folder, Topology() as net:
         bed = Testbed(net, Path(folder))
         tables = measure(bed, rounds=rounds, milliseconds=300 if options.quick else 600)
