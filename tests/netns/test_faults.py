@@ -55,7 +55,7 @@ def test_a_collector_that_is_not_there_yet_stalls_nothing(
     send(client, "eth0", FRAME, 1000, rate=250)  # four seconds: past the kernel's three questions for the address
     begun = time.monotonic()
     metrics = mirrord.settle(1000)
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 5  # had each waited for room, 10 ms or more, it would be 6 s behind
     dropped = metrics.total("mirrord_dropped_frames_total")
     assert dropped == metrics.total("mirrord_dropped_frames_total", reason="no_route")
     assert metrics.total("mirrord_captured_frames_total") == 1000
