@@ -31,8 +31,8 @@ pytestmark = pytest.mark.alone
 
 SOON = 0.1  # seconds from link up to the first copy: what is promised
 LATE = 0.5
-"""What no turn but one may exceed. The promise is of mirrord's own work, which the median tells: a shared machine's
-processor may do something else for a while, or all of the machine stand still."""
+"""What no turn may exceed. The promise is of mirrord's own work, which the median tells: a shared machine's processor
+may do something else for a while."""
 
 
 def frame(number: int) -> bytes:
@@ -80,7 +80,7 @@ def test_a_tap_made_again_and_again_is_mirrored_at_once(
     before = holdings(running, "no such device: tap0")
     times += [turn(uplink, number) for number in range(6, 6 + pytestconfig.getoption("taps"))]
     assert statistics.median(times) < SOON, sorted(times)
-    assert sorted(times)[-2] < LATE, sorted(times)
+    assert max(times) < LATE, sorted(times)
     after = holdings(running, "no such device: tap0")
     assert after[0] - before[0] < 5  # a scrape may still be closing; a leak would be of a descriptor a turn
     assert after[1] == before[1]

@@ -29,3 +29,17 @@ def test_blocks_that_wait_are_told_until_they_are_read(net: Topology) -> None:
         assert capture.fill() == 0.5
     finally:
         capture.close()
+
+
+def test_a_busy_sources_ring_keeps_a_block_longer(net: Topology) -> None:
+    source = net.host("source")
+    net.link(net.host("other"), "eth0", source, "nic")
+    index, netns = source.index("nic"), find(source.name)
+    for mode, milliseconds in (("ring", 4), ("auto", 8)):
+        capture = Capture(CapturePlan("nic", index, Selection(), mode=mode, netns=netns), mode="ring")
+        try:
+            assert f"blk_nr:16,frm_size:2048,frm_nr:4096,tmo:{milliseconds}" in source.run(
+                "ss", "--packet", "--extended"
+            )
+        finally:
+            capture.close()
