@@ -1,11 +1,11 @@
-"""The threads that run pipelines.
+"""The threads that run taps.
 
-A worker is a thread that waits for all of its pipelines at once and runs those that have frames. What it is told (a
-pipeline to add or to take out) it does itself, between two rounds.
+A worker is a thread that waits for all of its taps at once and runs those that have frames. What it is told (a tap to
+add, a pipeline to join one or to leave it) it does itself, between two rounds.
 
-To take a pipeline out is to reject everything first, then to forward what was already captured, then to close:
-nothing is lost uncounted. To open and to close a capture takes the kernel milliseconds, so a second thread, the
-worker's helper, does it while frames go on.
+To take a pipeline out is to take no more frames for it first, then to forward what was already captured, then to close:
+nothing is lost uncounted. The last one of a tap takes the tap along. To open and to close a capture takes the kernel
+milliseconds, so a second thread, the worker's helper, does it while frames go on.
 """
 
 from __future__ import annotations
@@ -17,41 +17,44 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mirrord.dataplane.rounds import rounds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from mirrord.dataplane.capture.listener import Listener
     from mirrord.dataplane.capture.mode_switch import ModeSwitch
     from mirrord.dataplane.capture.packet_socket import Capture
     from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
+    from mirrord.dataplane.tap import Tap
     from mirrord.dataplane.transmit.tx_ring import TxRing
 
 DRAIN_SECONDS = 0.5
-"""How long a pipeline that is taken out may go on with what it had captured."""
+"""How long a pipeline that is taken out may go on with what was captured for it."""
 
 ROUND_SECONDS = 1.0
-"""The longest wait of a worker, after which it looks at every pipeline that may have news."""
+"""The longest wait of a worker, after which it looks at every tap that may have news."""
 
 
 class Worker:
-    """A thread that runs pipelines. `progress` is the monotonic time of its last round, for a watchdog."""
+    """A thread that runs taps. `progress` is the monotonic time of its last round, for a watchdog."""
 
     def __init__(self, name: str, nice: int = 0) -> None:
-        self.pipelines: list[Pipeline] = []
+        self.taps: list[Tap] = []
         self.progress = time.monotonic()
         self._nice = nice
         self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._rounds = rounds()
         self._rounds.register(self._bell, None)
-        self._by_descriptor: dict[int, Pipeline] = {}
+        self._by_descriptor: dict[int, Tap] = {}
         self._draining: dict[Pipeline, tuple[float, threading.Event]] = {}
-        self._awaited: set[Pipeline] = set()  # a successor of their capture is being opened
-        self._succeeding: set[Pipeline] = set()  # it is there; their capture is read to its end
+        self._changing: set[Tap] = set()  # their members came or went a moment ago
+        self._awaited: set[Tap] = set()  # a successor of their capture is being opened
+        self._succeeding: set[Tap] = set()  # it is there; their capture is read to its end
         self._helper = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-helper")
         self._stopping = False
         self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
@@ -59,28 +62,41 @@ class Worker:
     def start(self) -> None:
         self._thread.start()
 
-    def add(self, pipeline: Pipeline) -> None:
-        """Run this pipeline from now on."""
-        self._order(lambda: self._add(pipeline))
+    def add(self, tap: Tap) -> None:
+        """Run this tap from now on."""
+        self._order(lambda: self._add(tap))
 
-    def replace(self, pipeline: Pipeline, plan: PipelinePlan) -> None:
-        """Have a pipeline go on by another plan, soon."""
-        self._order(lambda: pipeline.replace(plan))
-
-    def remove(self, pipeline: Pipeline) -> None:
-        """Capture no more, forward what was captured, close. Returns when that is done, within a second.
-
-        Or when everything is counted, where nobody else can want what is still to be closed.
-        """
+    def join(self, tap: Tap, pipelines: Sequence[Pipeline]) -> None:
+        """Have these pipelines get frames of a tap that runs. Returns when they do, or failed: then each says why."""
+        tap.foresee(joining=pipelines)
         done = threading.Event()
-        self._order(lambda: self._drain(pipeline, done))
+        self._order(lambda: self._join(tap, pipelines, done))
         while not done.wait(DRAIN_SECONDS) and self._thread.is_alive():
             pass
 
+    def replace(self, pipeline: Pipeline, plan: PipelinePlan) -> None:
+        """Have a pipeline go on by another plan, soon."""
+        if pipeline.tap is not None:
+            pipeline.tap.foresee(changed={pipeline: plan.capture.selection})
+        self._order(lambda: self._replace(pipeline, plan))
+
+    def remove(self, *pipelines: Pipeline) -> None:
+        """Take no more for them, forward what was captured, close. Returns when that is done, within a second.
+
+        Or when everything is counted, where nobody else can want what is still to be closed.
+        """
+        done = {pipeline: threading.Event() for pipeline in pipelines}
+        for tap in {pipeline.tap for pipeline in pipelines if pipeline.tap is not None}:
+            tap.foresee(leaving=pipelines)
+        if done:
+            self._order(lambda: self._drain(done))
+        for event in done.values():
+            while not event.wait(DRAIN_SECONDS) and self._thread.is_alive():
+                pass
+
     def stop(self) -> None:
         """Remove every pipeline and end the thread."""
-        for pipeline in list(self.pipelines):
-            self.remove(pipeline)
+        self.remove(*(pipeline for tap in list(self.taps) for pipeline in tap.pipelines))
         self._order(self._stop)
         self._thread.join()
         self._helper.shutdown()
@@ -91,13 +107,45 @@ class Worker:
         self._orders.put(order)
         os.eventfd_write(self._bell, 1)
 
-    def _add(self, pipeline: Pipeline) -> None:
-        self.pipelines.append(pipeline)
-        self._register(pipeline)
+    def _add(self, tap: Tap) -> None:
+        self.taps.append(tap)
+        self._register(tap)
 
-    def _drain(self, pipeline: Pipeline, done: threading.Event) -> None:
-        pipeline.reject_all()
-        self._draining[pipeline] = (time.monotonic() + DRAIN_SECONDS, done)
+    def _join(self, tap: Tap, pipelines: Sequence[Pipeline], done: threading.Event) -> None:
+        try:
+            tap.join(pipelines)
+        except OSError as error:
+            for pipeline in pipelines:
+                pipeline.fail(error)
+        else:
+            self._changing.add(tap)
+            if tap.mode == "ring":
+                self._helper.submit(self._give_rings, pipelines)
+        finally:
+            done.set()
+
+    def _replace(self, pipeline: Pipeline, plan: PipelinePlan) -> None:
+        tap = pipeline.tap
+        if tap is None or pipeline not in tap.pipelines:
+            return
+        try:
+            tap.replace(pipeline, plan)
+        except OSError as error:
+            pipeline.fail(error)
+        self._changing.add(tap)
+
+    def _drain(self, done: dict[Pipeline, threading.Event]) -> None:
+        deadline = time.monotonic() + DRAIN_SECONDS
+        leaving: dict[Tap, list[Pipeline]] = {}
+        for pipeline, event in done.items():
+            if pipeline.tap is None or pipeline not in pipeline.tap.pipelines:  # it could not join
+                self._helper.submit(self._close, None, pipeline, event)
+                continue
+            leaving.setdefault(pipeline.tap, []).append(pipeline)
+            self._draining[pipeline] = deadline, event
+        for tap, pipelines in leaving.items():
+            tap.leave(pipelines)
+            self._changing.add(tap)
 
     def _stop(self) -> None:
         self._stopping = True
@@ -108,22 +156,23 @@ class Worker:
         if self._nice:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._nice)
         while not self._stopping:
-            news = self._rounds.wait(0.001 if self._draining or self._succeeding else ROUND_SECONDS, more)
+            pressing = self._draining or self._succeeding or self._changing
+            news = self._rounds.wait(0.001 if pressing else ROUND_SECONDS, more)
             now = time.monotonic()
             self.progress, more = now, False
             for descriptor, event, ran in news:
                 if descriptor == self._bell:
                     os.eventfd_read(self._bell)
                     continue
-                pipeline = self._by_descriptor[descriptor]
+                tap = self._by_descriptor[descriptor]
                 if event & select.EPOLLERR:
-                    pipeline.update()  # first count what was captured before: what comes after clears the error
-                    pipeline.note_error()
+                    tap.update()  # first count what was captured before: what comes after clears the error
+                    tap.note_error()
                 if ran:
-                    pipeline.ran()
+                    tap.ran()
                 else:
-                    more |= pipeline.run()
-                self._move(pipeline)
+                    more |= tap.run()
+                self._move(tap)
             if now >= look_at:
                 look_at = now + ROUND_SECONDS
                 self._look_round()
@@ -133,94 +182,120 @@ class Worker:
                 self._finish_succeeding()
             if self._draining:
                 self._finish_drained()
+            if self._changing:
+                self._tend_changing()
 
     def _look_round(self) -> None:
-        for pipeline in self.pipelines:
-            if not pipeline.quiet():
-                pipeline.look()
-                self._move(pipeline)
+        for tap in self.taps:
+            if not tap.quiet():
+                tap.look()
+                self._move(tap)
 
-    def _move(self, pipeline: Pipeline) -> None:
+    def _tend_changing(self) -> None:
+        for tap in list(self._changing):
+            tap.tend(time.monotonic())
+            if not tap.changing:
+                self._changing.discard(tap)
+
+    def _move(self, tap: Tap) -> None:
         """Begin to move its capture, if that is the time."""
-        mode_switch = pipeline.mode_switch
-        if mode_switch is None or pipeline in self._awaited or pipeline in self._draining:
+        moving = tap.mode_switch
+        if moving is None or tap in self._awaited or any(pipeline in self._draining for pipeline in tap.pipelines):
             return
-        mode = mode_switch.wanted(self.progress)
+        mode = moving.wanted(self.progress)
         if mode:
-            self._awaited.add(pipeline)
-            self._helper.submit(self._open_successor, pipeline, mode_switch, mode)
+            self._awaited.add(tap)
+            self._helper.submit(self._open_successor, tap, moving, mode)
 
-    def _open_successor(self, pipeline: Pipeline, mode_switch: ModeSwitch, mode: str) -> None:
+    def _open_successor(self, tap: Tap, moving: ModeSwitch, mode: str) -> None:
         """On the helper's thread, after the one that this capture came after was closed."""
         try:
-            successor = mode_switch.prepare(mode)
+            successor = moving.prepare(mode)
         except OSError as error:
             reason = error.strerror or str(error)
-            self._order(lambda: self._stay(pipeline, mode_switch, reason))
+            self._order(lambda: self._stay(tap, moving, reason))
         else:
-            self._order(lambda: self._expect(pipeline, mode_switch, successor))
+            self._order(lambda: self._expect(tap, moving, successor))
 
-    def _stay(self, pipeline: Pipeline, mode_switch: ModeSwitch, reason: str) -> None:
-        self._awaited.discard(pipeline)
-        mode_switch.stay(reason)
+    def _stay(self, tap: Tap, moving: ModeSwitch, reason: str) -> None:
+        self._awaited.discard(tap)
+        moving.stay(reason)
 
-    def _expect(self, pipeline: Pipeline, mode_switch: ModeSwitch, successor: Capture) -> None:
-        self._awaited.discard(pipeline)
-        self._succeeding.add(pipeline)
+    def _expect(self, tap: Tap, moving: ModeSwitch, successor: Capture) -> None:
+        self._awaited.discard(tap)
+        self._succeeding.add(tap)
         try:
-            mode_switch.expect(successor)
+            moving.expect(successor)
         except OSError as error:
-            pipeline.failure = error.strerror or str(error)
+            tap.failure = error.strerror or str(error)
 
     def _finish_succeeding(self) -> None:
-        for pipeline in list(self._succeeding):
-            pipeline.update()
-            if not pipeline.drained():
+        for tap in list(self._succeeding):
+            tap.update()
+            if not tap.drained():
                 continue
-            self._succeeding.discard(pipeline)
-            self._unregister(pipeline)
-            ended = pipeline.succeed()
-            self._register(pipeline)
-            self._helper.submit(self._after_moving, pipeline, ended)
+            self._succeeding.discard(tap)
+            self._unregister(tap)
+            ended = tap.succeed()
+            self._register(tap)
+            self._helper.submit(self._after_moving, tap, ended)
 
-    def _after_moving(self, pipeline: Pipeline, ended: Capture | Listener) -> None:
+    def _after_moving(self, tap: Tap, ended: Capture | Listener) -> None:
         """On the helper's thread: the copies' way out follows the capture's."""
         ended.close()
-        ring = pipeline.new_tx_ring()
-        self._order(lambda: self._leave_by(pipeline, ring))
+        self._give_rings(tap.pipelines)
+
+    def _give_rings(self, pipelines: Sequence[Pipeline]) -> None:
+        for pipeline in pipelines:
+            ring = pipeline.new_tx_ring()
+            self._order(partial(self._leave_by, pipeline, ring))
 
     def _leave_by(self, pipeline: Pipeline, ring: TxRing | None) -> None:
-        unused = pipeline.leave_by(ring) if pipeline in self.pipelines else ring
+        runs = pipeline.tap is not None and pipeline in pipeline.tap.pipelines
+        unused = pipeline.leave_by(ring) if runs else ring
         if unused is not None:
             self._helper.submit(unused.close)
 
-    def _register(self, pipeline: Pipeline) -> None:
-        self._by_descriptor[pipeline.capture.fileno()] = pipeline
-        self._rounds.register(pipeline.capture.fileno(), pipeline.native)
+    def _register(self, tap: Tap) -> None:
+        self._by_descriptor[tap.capture.fileno()] = tap
+        self._rounds.register(tap.capture.fileno(), tap.native)
 
-    def _unregister(self, pipeline: Pipeline) -> None:
-        del self._by_descriptor[pipeline.capture.fileno()]
-        self._rounds.unregister(pipeline.capture.fileno())
+    def _unregister(self, tap: Tap) -> None:
+        del self._by_descriptor[tap.capture.fileno()]
+        self._rounds.unregister(tap.capture.fileno())
 
     def _finish_drained(self) -> None:
-        for pipeline, (deadline, done) in list(self._draining.items()):
-            if pipeline in self._awaited:
+        finished: dict[Tap, list[Pipeline]] = {}
+        for pipeline, (deadline, _) in self._draining.items():
+            tap = pipeline.tap
+            assert tap is not None  # it has joined one
+            if tap.has_left(pipeline) or self.progress >= deadline:
+                finished.setdefault(tap, []).append(pipeline)
+        for tap, pipelines in finished.items():
+            last = len(pipelines) == len(tap.pipelines)
+            if last and tap in self._awaited:
                 continue
-            pipeline.update()
-            drained = pipeline.drained() and pipeline not in self._succeeding
-            if drained or self.progress >= deadline:
-                pipeline.give_up()
-                del self._draining[pipeline]
-                self._succeeding.discard(pipeline)
-                self._unregister(pipeline)
-                self.pipelines.remove(pipeline)
-                if not pipeline.exclusive:
+            tap.drop(pipelines)
+            if last:
+                self._forget(tap)
+            for pipeline in pipelines:
+                _, done = self._draining.pop(pipeline)
+                if not pipeline.exclusive and not tap.exclusive:
                     done.set()  # to close two packet sockets takes the kernel 30 ms
-                self._helper.submit(self._close, pipeline, done)
+                self._helper.submit(self._close, tap if last else None, pipeline, done)
+
+    def _forget(self, tap: Tap) -> None:
+        self._succeeding.discard(tap)
+        self._changing.discard(tap)
+        self._unregister(tap)
+        self.taps.remove(tap)
 
     @staticmethod
-    def _close(pipeline: Pipeline, done: threading.Event) -> None:
+    def _close(tap: Tap | None, pipeline: Pipeline, done: threading.Event) -> None:
         try:
+            if tap is not None and not tap.closed:
+                tap.close()
+                pipeline.lose(tap.unread)
             pipeline.close()
         finally:
             done.set()

@@ -12,6 +12,7 @@ from mirrord.control.planning.plan import Key
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.forward.step import ForwardPlan
 from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
+from mirrord.dataplane.tap import Tap
 from mirrord.dataplane.transmit.stream import StreamPlan
 from mirrord.dataplane.worker import Worker
 
@@ -40,12 +41,17 @@ class Live:
                 ),
                 native=native,
             )
+            try:
+                tap = Tap([self._pipeline], native=native)
+            except OSError:
+                self._pipeline.close()
+                raise
         except OSError:
             os.close(self.descriptor)
             raise
         self._worker = Worker("live")
         self._worker.start()
-        self._worker.add(self._pipeline)
+        self._worker.add(tap)
 
     async def read(self, gone: Callable[[], bool]) -> AsyncIterator[bytes]:
         """The stream as it comes, until the source cannot be captured any more, or the reader is `gone`."""

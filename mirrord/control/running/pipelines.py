@@ -8,21 +8,19 @@ device is re-created or a session changes.
 from __future__ import annotations
 
 import errno
-import os
 import threading
-import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from mirrord.control.host.device_rate import Place, busy
+from mirrord.control.host.device_rate import busy
 from mirrord.control.host.reserve import Reservations
 from mirrord.control.logs import logger
 from mirrord.control.planning.plan import Add, Entry, Key, Limit, Remove, Rename, Replace, diff
 from mirrord.control.reporting.metrics import Row
 from mirrord.control.running.breaker import Verdict
 from mirrord.control.running.live import Live
-from mirrord.dataplane.capture.listener import Listener
+from mirrord.control.running.taps import OPENERS, Taps
 from mirrord.dataplane.capture.packet_socket import CapturePlan
 from mirrord.dataplane.counters import SLOTS, Slot
 from mirrord.dataplane.forward.step import Numbering
@@ -36,8 +34,6 @@ log = logger("pipelines")
 GONE = {errno.ENODEV, errno.ENXIO, errno.ENETDOWN}
 """What it takes to open a device that went since the host was looked at: there is news of it already."""
 
-OPENERS = 8
-
 REMEMBERED = 1000
 """Of how many devices that a pattern brought in and that are gone the totals are kept, should they come again."""
 RuleCounts = dict[tuple[str, int], int]
@@ -48,9 +44,9 @@ class Pipelines:
     """`apply` and `stop` block, up to a second for each pipeline that ends; the rest answers at once, on any thread."""
 
     def __init__(self, *, native: bool, nice: int = 0) -> None:
-        self._native, self._nice = native, nice
+        self._native = native
         self._reservations = Reservations()
-        self._workers: list[Worker] = []
+        self._taps = Taps(native=native, nice=nice)
         self._lock = threading.Lock()  # of all below: a total moves from a pipeline to the past in one step
         self._entries: dict[Key, Entry] = {}
         self._running: dict[Key, tuple[Pipeline, Worker]] = {}
@@ -82,10 +78,9 @@ class Pipelines:
             self._entries |= entries  # what ends is shown until it has
             self._errors = {key: error for key, error in self._errors.items() if key in wanted}
         actions = diff(dict(self._plans), wanted)
+        self._remove_all({action.key: "" for action in actions if isinstance(action, Remove)})
         for action in actions:
             match action:
-                case Remove(key):
-                    self._remove(key)
                 case Replace(key, plan):
                     for pipeline, worker in self._of(key):
                         worker.replace(pipeline, self._paused(key, plan))
@@ -183,19 +178,19 @@ class Pipelines:
 
     def stalled(self, seconds: float) -> list[str]:
         """The workers that made no progress for so long."""
-        now = time.monotonic()
-        return [_worker_name(n) for n, worker in enumerate(self._workers) if now - worker.progress > seconds]
+        return self._taps.stalled(seconds)
+
+    def lost(self) -> dict[str, int]:
+        """Frames that sources' rings had no room for, by source: each once, whoever it was for."""
+        return self._taps.lost()
 
     def stop(self) -> None:
         """End every pipeline, nothing lost on the way out, log the totals and stop the workers."""
-        for key in list(self._running):
-            self._remove(key)
+        self._remove_all(dict.fromkeys(self._running, ""))
         self._reservations.close()
         for row in self.rows():
             log.info("total", **_names(row.entry.key), **_totals(row.counters))
-        for worker in self._workers:
-            worker.stop()
-        self._workers.clear()
+        self._taps.stop()
 
     def _add_all(self, adds: Sequence[Add]) -> None:
         """Open several at a time: it is waiting for the kernel, mostly."""
@@ -206,20 +201,27 @@ class Pipelines:
         sources = [capture for add in adds if isinstance(capture := add.pipeline.capture, CapturePlan)]
         places = busy(sources)
         with ThreadPoolExecutor(min(len(adds), OPENERS), thread_name_prefix="opener") as openers:
-            for add, opened in zip(adds, openers.map(lambda add: self._open(add, places), adds), strict=True):
-                if isinstance(opened, OSError):
-                    self._note(add.key, opened, add.pipeline.transmit)
-                else:
-                    self._add(add.key, add.pipeline, opened)
+            made = dict(zip((add.key for add in adds), openers.map(self._open, adds), strict=True))
+        opened = {key: pipelines for key, pipelines in made.items() if not isinstance(pipelines, OSError)}
+        workers = self._taps.place(opened, places)
+        for add in adds:
+            pipelines, placed = made[add.key], workers.get(add.key)
+            if isinstance(pipelines, OSError):
+                self._note(add.key, pipelines, add.pipeline.transmit)
+            elif placed is None or isinstance(placed, OSError):
+                for pipeline in pipelines:
+                    pipeline.close()
+                self._note(add.key, placed or OSError(), add.pipeline.transmit)
+            else:
+                self._add(add.key, add.pipeline, list(zip(pipelines, placed, strict=True)))
 
-    def _open(self, add: Add, busy_places: Collection[Place]) -> list[Pipeline] | OSError:
-        way, source = add.pipeline.transmit, add.pipeline.capture
-        rings = isinstance(source, CapturePlan) and (source.netns, source.device) in busy_places
+    def _open(self, add: Add) -> list[Pipeline] | OSError:
+        way = add.pipeline.transmit
         try:
             if isinstance(way, DevicePlan) and way.reserved:
                 self._reservations.hold(way.index, way.mark)
             numbering = self._numberings[add.key[:2]]
-            return open_pipelines(self._paused(add.key, add.pipeline), numbering, native=self._native, busy=rings)
+            return open_pipelines(self._paused(add.key, add.pipeline), numbering, native=self._native)
         except OSError as error:
             return error
 
@@ -233,28 +235,23 @@ class Pipelines:
         with self._lock:
             self._errors[key] = state, reason
 
-    def _add(self, key: Key, plan: PipelinePlan, pipelines: Sequence[Pipeline]) -> None:
-        workers: list[Worker] = []
-        for _ in pipelines:
-            workers.append(self._least_busy(workers))
+    def _add(self, key: Key, plan: PipelinePlan, pipelines: Sequence[tuple[Pipeline, Worker]]) -> None:
         with self._lock:
-            self._running[key], *self._beside[key] = zip(pipelines, workers, strict=True)
+            self._running[key], *self._beside[key] = pipelines
             self._plans[key] = plan
             self._errors.pop(key, None)
-        for pipeline, worker in self._of(key):
-            worker.add(pipeline)
-        log.info("session up", **_names(key), worker=", ".join(_worker_name(self._workers.index(w)) for w in workers))
+        log.info("session up", **_names(key), worker=", ".join(self._taps.name(worker) for _, worker in pipelines))
 
-    def _remove(self, key: Key, reason: str = "") -> None:
-        for pipeline, worker in self._of(key):
-            worker.remove(pipeline)
-            _count_left(pipeline)
-        with self._lock:
-            self._past_rules[key], total = self._rule_counts(key), self._total(key)
-            del self._running[key], self._beside[key], self._plans[key]
-            self._past.pop(key, None)  # to the end of those remembered
-            self._past[key] = total
-        log.info("session down", **_names(key), **({"reason": reason} if reason else {}))
+    def _remove_all(self, reasons: Mapping[Key, str]) -> None:
+        """End pipelines; why, where that is not for the plan to say."""
+        self._taps.remove({key: self._of(key) for key in reasons})
+        for key, reason in reasons.items():
+            with self._lock:
+                self._past_rules[key], total = self._rule_counts(key), self._total(key)
+                del self._running[key], self._beside[key], self._plans[key]
+                self._past.pop(key, None)  # to the end of those remembered
+                self._past[key] = total
+            log.info("session down", **_names(key), **({"reason": reason} if reason else {}))
 
     def _rename(self, old: Key, new: Key) -> None:
         """What was counted goes along."""
@@ -280,11 +277,10 @@ class Pipelines:
             self._forgotten_rules = _sum(self._forgotten_rules, self._past_rules.pop(key, {}))
 
     def _end_failed(self) -> None:
-        failed = [(key, failure) for key in self._running if (failure := self._failure(key))]
-        for key, failure in failed:
-            self._remove(key, failure)
-            with self._lock:
-                self._errors[key] = "failed", failure
+        failed = {key: failure for key in self._running if (failure := self._failure(key))}
+        self._remove_all(failed)
+        with self._lock:
+            self._errors |= {key: ("failed", failure) for key, failure in failed.items()}
 
     def _keep_reserved(self) -> None:
         """Give back the devices that no running session reserves."""
@@ -302,21 +298,6 @@ class Pipelines:
         failures = (pipeline.transmit.failure for pipeline, _ in self._of(key))
         return next((failure for failure in failures if failure), "")
 
-    def _least_busy(self, apart: Sequence[Worker] = ()) -> Worker:
-        """An idle worker, a new one while there are processors for it, or else the one with the fewest pipelines.
-
-        None of those in `apart`: another one is made if need be.
-        """
-        used = [worker for key in self._running for _, worker in self._of(key)]
-        loads = [(used.count(worker), worker) for worker in self._workers if worker not in apart]
-        load, worker = min(loads, key=lambda pair: pair[0], default=(1, None))
-        if worker is not None and (load == 0 or len(self._workers) >= len(os.sched_getaffinity(0))):
-            return worker
-        worker = Worker(_worker_name(len(self._workers)), self._nice)
-        worker.start()
-        self._workers.append(worker)
-        return worker
-
     def _row(self, entry: Entry) -> Row:
         key = entry.key
         counters = self._past.get(key, (0,) * SLOTS)
@@ -326,15 +307,15 @@ class Pipelines:
             if entry.pipeline is not None:
                 return Row(entry, "waiting", "about to start or to end", counters)
             return Row(entry, entry.state, entry.reason, counters)
-        pipeline = self._running[key][0]
         failure = self._failure(key) or self._trouble(key)
         verdict = self._verdicts.get(key, Verdict())
         counters = self._total(key)
         state = "failed" if failure else "paused" if verdict.paused else "up"
-        filled = [fill for pipeline, _ in self._of(key) if (fill := pipeline.ring_fill) is not None]
+        taps = [pipeline.tap for pipeline, _ in self._of(key) if pipeline.tap is not None]
+        filled = [fill for tap in taps if (fill := tap.ring_fill) is not None]
         return Row(
             entry, state, failure or verdict.reason, counters,
-            capture=pipeline.captures_by, ring_fill=max(filled, default=None),
+            capture=taps[0].captures_by if taps else "", ring_fill=max(filled, default=None),
         )  # fmt: skip
 
     def _rules(self, entry: Entry) -> dict[int, int]:
@@ -370,17 +351,6 @@ class Pipelines:
 
 def _sum(counts: RuleCounts, more: RuleCounts) -> RuleCounts:
     return counts | {rule: counts.get(rule, 0) + count for rule, count in more.items()}
-
-
-def _count_left(pipeline: Pipeline) -> None:
-    """Count as lost what a pipeline that has ended had captured and not got to. Its worker is done with it."""
-    if isinstance(pipeline.capture, Listener):
-        pipeline.counters.add(Slot.captured, pipeline.capture.unread)
-    pipeline.counters.add(Slot.dropped_ring_full, max(pipeline.counters.unaccounted(), 0))
-
-
-def _worker_name(n: int) -> str:
-    return f"worker-{n}"
 
 
 def _in_words(error: int | None, way: TunnelPlan) -> tuple[str, str] | None:

@@ -277,10 +277,19 @@ void packet_header(const struct facts *facts, uint8_t *header);
 /* Gives the trailer's length. */
 uint32_t packet_trailer(const struct facts *facts, uint8_t *trailer);
 
-/* forward/step.c: gives NO_REASON when copies were made, whose TRUNCATED, SEGMENTED and FRAGMENTED are counted; or the slot of
- * why there are none. */
-int forward(const struct plan *plan, struct state *state, const struct frame *frame, struct batch *batch,
-	    uint64_t *counters);
+/* What every session that wants a frame asks of it, found out once. */
+struct parsed {
+	struct headers headers;
+	uint64_t flow;
+	bool hashed;		/* the flow is known */
+};
+
+/* forward/step.c: whether the plan's exact program, where it has one, wants the frame; its rule is counted. */
+bool wants(const struct plan *plan, const struct frame *frame);
+/* Gives NO_REASON when copies were made, whose TRUNCATED, SEGMENTED and FRAGMENTED are counted; or the slot of why there are
+ * none. The frame is wanted. */
+int forward(const struct plan *plan, struct state *state, const struct frame *frame, struct parsed *parsed,
+	    struct batch *batch, uint64_t *counters);
 __int128 bucket_depth(uint64_t rate);
 
 /* transmit/outer.c: the headers before a copy that leaves by a packet socket; elsewhere they are the kernel's. */
@@ -364,7 +373,7 @@ struct file {
 
 void write_batch(struct batch *batch, void *file);
 
-/* capture/packet_socket.c */
+/* pipeline.py: where the frames of a session go that it wants of a source. */
 struct pipeline {
 	struct plan plan;
 	struct state own;
@@ -372,6 +381,15 @@ struct pipeline {
 	struct transmit transmit;
 	struct file file;	/* in its place, when it has an output */
 	uint64_t *counters;
+	bool shares;		/* its source: what it does not match is another's, and not counted */
+	uint64_t since;		/* what was captured before is not its, nanoseconds since 1970 */
+};
+
+/* tap.py: Seen, what a tap counts itself. */
+enum seen { SEEN_TAKEN, SEEN_LOST, SEEN_READ, SEEN_READ_BYTES, SEENS };
+
+/* A source that is captured, and who wants its frames. */
+struct tap {
 	int descriptor;
 	uint8_t *ring;		/* or NULL: a plain socket */
 	uint32_t block_size, block_count, block;
@@ -379,14 +397,32 @@ struct pipeline {
 	bool large;		/* a plain socket's frames were, lately */
 	enum tunnel tunnel;	/* that a raw IP socket is the end of, or NO_TUNNEL */
 	bool ip_header;		/* its packets begin with one */
+	uint64_t *seen;
+	struct pipeline **members;
+	uint32_t count;
+	struct sock_filter *program;	/* or NULL; gives the number of a set of members */
+	uint32_t program_length;
+	uint32_t *sets;		/* where each set begins in candidates, and behind the last one, where it ends */
+	uint32_t set_count;
+	uint32_t *candidates;	/* a member's place, twice, and one where it wants the frame for certain */
+	uint16_t *theirs;	/* STAGED for each member: its frames of those at hand, in the same way */
+	uint16_t *their_count;
 };
 
-void forward_one(struct pipeline *pipeline, struct batch *batch, const struct frame *frame);
+enum { STAGED = 256 };	/* frames given out at a time: what is known of them stays in the processor's cache */
 
-/* Forward what has been captured: at most a few blocks. Gives how many frames are left, as far as is counted. */
-uint64_t run_pipeline(struct pipeline *pipeline);
+/* Forward what has been captured: at most a few blocks. Tells whether there was more than one turn takes. */
+bool run_tap(struct tap *tap);
+
+/* capture/packet_socket.c */
+bool run_socket_or_ring(struct tap *tap, struct batch *batch);
 
 /* capture/listener.c */
-void run_listener(struct pipeline *pipeline, struct batch *batch);
+bool run_listener(struct tap *tap, struct batch *batch);
+
+/* tap.c: a frame was read; its data stay until settle(). */
+void hand_over(struct tap *tap, struct batch *batch, const struct frame *frame);
+/* All of the frames that were taken have to be sent now: what they lie in is to be used again. */
+void settle(struct tap *tap, struct batch *batch);
 
 #endif

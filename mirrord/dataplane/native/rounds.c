@@ -1,4 +1,4 @@
-/* A worker's wait for its pipelines' frames, and the rounds in which it runs those that have some. See rounds.py. */
+/* A worker's wait for its taps' frames, and the rounds in which it runs those that have some. See rounds.py. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
@@ -10,7 +10,7 @@
 #include "module.h"
 
 enum {
-	MANY = 64,	/* descriptors told of at a time; frames that a plain socket lags by */
+	MANY = 64,	/* descriptors told of at a time */
 	SECOND = 1000000000,
 };
 
@@ -20,7 +20,7 @@ typedef struct {
 	PyObject_HEAD
 	int epoll;
 	uint64_t last;	/* when the last round began */
-	bool lagging;	/* a pipeline had more than its turn took */
+	bool lagging;	/* a tap had more than its turn took */
 } Rounds;
 
 /* What a wait found out about one descriptor. */
@@ -32,7 +32,7 @@ struct news {
 
 struct wait {
 	struct news news[MANY];
-	struct pipeline *pipelines[MANY];	/* or NULL: Python's to look after */
+	struct tap *taps[MANY];	/* or NULL: Python's to look after */
 	int count;
 	bool pressing;
 };
@@ -45,24 +45,24 @@ static uint64_t now(void)
 	return (uint64_t)clock.tv_sec * SECOND + (uint64_t)clock.tv_nsec;
 }
 
-/* What is watched is a pipeline by its address, which is even, or a descriptor, twice and one. */
-static struct pipeline *pipeline_of(const struct epoll_event *event)
+/* What is watched is a tap by its address, which is even, or a descriptor, twice and one. */
+static struct tap *tap_of(const struct epoll_event *event)
 {
 	return event->data.u64 & 1 ? NULL : (void *)(uintptr_t)event->data.u64;
 }
 
 static struct news *news_of(struct wait *wait, const struct epoll_event *event)
 {
-	struct pipeline *pipeline = pipeline_of(event);
+	struct tap *tap = tap_of(event);
 	int n = 0;
 
-	while (n < wait->count && (!pipeline || wait->pipelines[n] != pipeline))
+	while (n < wait->count && (!tap || wait->taps[n] != tap))
 		n++;
 	if (n == wait->count) {
-		int descriptor = pipeline ? pipeline->descriptor : (int)(event->data.u64 >> 1);
+		int descriptor = tap ? tap->descriptor : (int)(event->data.u64 >> 1);
 
 		wait->news[n] = (struct news){ .descriptor = descriptor };
-		wait->pipelines[n] = pipeline;
+		wait->taps[n] = tap;
 		wait->count++;
 	}
 	return &wait->news[n];
@@ -82,18 +82,18 @@ static void run_round(Rounds *self, struct wait *wait, const struct epoll_event 
 	self->last = time;
 	self->lagging = false;
 	for (int n = 0; n < count; n++) {
-		struct pipeline *pipeline = pipeline_of(&events[n]);
+		struct tap *tap = tap_of(&events[n]);
 		struct news *news = news_of(wait, &events[n]);
 
 		news->events |= events[n].events;
-		if (!pipeline || events[n].events & EPOLLERR) {
+		if (!tap || events[n].events & EPOLLERR) {
 			wait->pressing = true;
 			continue;
 		}
 		news->ran = true;
-		uint64_t left = run_pipeline(pipeline);
-		self->lagging |= left > 0;
-		wait->pressing |= left >= MANY && !pipeline->ring;	/* it may have to move to one */
+		bool more = run_tap(tap);
+		self->lagging |= more;
+		wait->pressing |= more && !tap->ring;	/* it may have to move to one */
 	}
 }
 
@@ -142,12 +142,12 @@ static PyObject *Rounds_register(PyObject *object, PyObject *arguments)
 {
 	Rounds *self = (Rounds *)object;
 	struct epoll_event event = { .events = EPOLLIN };
-	PyObject *pipeline;
+	PyObject *tap;
 	int descriptor;
 
-	if (!PyArg_ParseTuple(arguments, "iO", &descriptor, &pipeline))
+	if (!PyArg_ParseTuple(arguments, "iO", &descriptor, &tap))
 		return NULL;
-	event.data.u64 = pipeline == Py_None ? (uint64_t)descriptor << 1 | 1 : (uint64_t)(uintptr_t)pipeline_in(pipeline);
+	event.data.u64 = tap == Py_None ? (uint64_t)descriptor << 1 | 1 : (uint64_t)(uintptr_t)tap_in(tap);
 	if (PyErr_Occurred())
 		return NULL;
 	if (epoll_ctl(self->epoll, EPOLL_CTL_ADD, descriptor, &event) < 0)
@@ -205,7 +205,7 @@ static void Rounds_dealloc(PyObject *object)
 }
 
 static PyMethodDef rounds_methods[] = {
-	{ "register", Rounds_register, METH_VARARGS, "register(descriptor, Pipeline or None)" },
+	{ "register", Rounds_register, METH_VARARGS, "register(descriptor, Tap or None)" },
 	{ "unregister", Rounds_unregister, METH_O, "unregister(descriptor)" },
 	{ "wait", Rounds_wait, METH_VARARGS, "wait(seconds, lagging): [(descriptor, events, ran)]. Without the GIL." },
 	{ "close", Rounds_close, METH_NOARGS, "Wait no more." },

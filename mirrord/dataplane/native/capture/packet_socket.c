@@ -1,4 +1,4 @@
-/* Frames out of a ring or a plain socket, through the forward step, into batches. */
+/* Frames out of a ring or a plain socket, to whoever wants them. */
 #define _GNU_SOURCE
 #include "capture/receive.h"
 
@@ -13,32 +13,18 @@ enum {
 	LARGEST_FRAME = 512 << 10,
 };
 
-/* Working memory of a thread: a batch is always empty between two calls. Pages that no frame reached cost nothing. */
-static _Thread_local struct batch *working;
+/* What a plain socket's messages are read into. Pages that no frame reached cost nothing. */
 static _Thread_local uint8_t *buffers;
 
-static bool have_memory(void)
+bool have_buffers(void)
 {
-	if (!working)
-		working = malloc(sizeof(*working));
 	if (!buffers) {
 		buffers = mmap(NULL, (size_t)SOCKET_BATCH * LARGEST_FRAME, PROT_READ | PROT_WRITE,
 			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 		if (buffers == MAP_FAILED)
 			buffers = NULL;
 	}
-	return working && buffers && have_outgoing();
-}
-
-void forward_one(struct pipeline *pipeline, struct batch *batch, const struct frame *frame)
-{
-	uint64_t *counters = pipeline->counters;
-
-	counters[frame->egress ? READ_EGRESS_FRAMES : READ_INGRESS_FRAMES]++;
-	counters[frame->egress ? READ_EGRESS_BYTES : READ_INGRESS_BYTES] += frame->length;
-	int reason = forward(&pipeline->plan, pipeline->state, frame, batch, counters);
-	if (reason != NO_REASON)
-		counters[reason]++;
+	return buffers;
 }
 
 static void set_tag(struct frame *frame, uint32_t status, uint32_t tpid, uint32_t tci)
@@ -58,7 +44,7 @@ static void give_to_kernel(struct tpacket_block_desc *block)
 	__atomic_store_n(&block->hdr.bh1.block_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
 }
 
-static void run_block(struct pipeline *pipeline, struct batch *batch, const struct tpacket_block_desc *block)
+static void run_block(struct tap *tap, struct batch *batch, const struct tpacket_block_desc *block)
 {
 	const uint8_t *at = (const uint8_t *)block + block->hdr.bh1.offset_to_first_pkt;
 
@@ -80,39 +66,40 @@ static void run_block(struct pipeline *pipeline, struct batch *batch, const stru
 		}
 		memcpy(&frame.vnet, frame.data - sizeof(frame.vnet), sizeof(frame.vnet));
 		set_tag(&frame, header->tp_status, header->hv1.tp_vlan_tpid, header->hv1.tp_vlan_tci);
-		forward_one(pipeline, batch, &frame);
+		hand_over(tap, batch, &frame);
 		at += header->tp_next_offset;
 	}
 }
 
-static struct tpacket_block_desc *block_of(const struct pipeline *pipeline, uint32_t n)
+static struct tpacket_block_desc *block_of(const struct tap *tap, uint32_t n)
 {
-	return (void *)(pipeline->ring + (size_t)((pipeline->block + n) % pipeline->block_count) * pipeline->block_size);
+	return (void *)(tap->ring + (size_t)((tap->block + n) % tap->block_count) * tap->block_size);
 }
 
-static void see_waiting(struct pipeline *pipeline)
+static void see_waiting(struct tap *tap)
 {
 	uint32_t waiting = 0;
 
-	while (waiting < pipeline->block_count && user_may_read(block_of(pipeline, waiting)))
+	while (waiting < tap->block_count && user_may_read(block_of(tap, waiting)))
 		waiting++;
-	if (waiting > pipeline->most_waiting)
-		pipeline->most_waiting = waiting;
+	if (waiting > tap->most_waiting)
+		tap->most_waiting = waiting;
 }
 
-static void run_ring(struct pipeline *pipeline, struct batch *batch)
+static bool run_ring(struct tap *tap, struct batch *batch)
 {
-	see_waiting(pipeline);
+	see_waiting(tap);
 	for (int n = 0; n < BLOCKS_A_TURN; n++) {
-		struct tpacket_block_desc *block = block_of(pipeline, 0);
+		struct tpacket_block_desc *block = block_of(tap, 0);
 
 		if (!user_may_read(block))
-			break;
-		run_block(pipeline, batch, block);
-		batch->flush(batch, batch->context);	/* its messages point into the block */
+			return false;
+		run_block(tap, batch, block);
+		settle(tap, batch);	/* its messages point into the block */
 		give_to_kernel(block);
-		pipeline->block = (pipeline->block + 1) % pipeline->block_count;
+		tap->block = (tap->block + 1) % tap->block_count;
 	}
+	return user_may_read(block_of(tap, 0));
 }
 
 void read_control(struct frame *frame, struct msghdr *message)
@@ -147,10 +134,10 @@ int receive(int descriptor, struct received *received, int most)
 }
 
 /* Forward what there is, `most` frames at most; false when that was all. */
-static bool run_frames(struct pipeline *pipeline, struct batch *batch, int most)
+static bool run_frames(struct tap *tap, struct batch *batch, int most)
 {
 	struct received received;
-	int count = receive(pipeline->descriptor, &received, most);
+	int count = receive(tap->descriptor, &received, most);
 	uint64_t bytes = 0;
 
 	for (int n = 0; n < count; n++) {
@@ -164,60 +151,27 @@ static bool run_frames(struct pipeline *pipeline, struct batch *batch, int most)
 
 		memcpy(&frame.vnet, data, sizeof(frame.vnet));
 		read_control(&frame, &received.messages[n].msg_hdr);
-		forward_one(pipeline, batch, &frame);
+		hand_over(tap, batch, &frame);
 		bytes += frame.captured;
 	}
 	if (count > 0)
-		pipeline->large = bytes >= (uint64_t)count * LARGE;
+		tap->large = bytes >= (uint64_t)count * LARGE;
 	return count == most;
 }
 
-static void run_socket(struct pipeline *pipeline, struct batch *batch)
+static bool run_socket(struct tap *tap, struct batch *batch)
 {
-	int most = pipeline->large ? LARGE_BATCH : SOCKET_BATCH;
+	int most = tap->large ? LARGE_BATCH : SOCKET_BATCH;
 
-	for (int left = SOCKET_BATCH; left > 0 && run_frames(pipeline, batch, most); left -= most)
-		batch->flush(batch, batch->context);	/* its messages point to what the next frames lie in */
+	for (int left = SOCKET_BATCH; left > 0; left -= most) {
+		if (!run_frames(tap, batch, most))
+			return false;
+		settle(tap, batch);	/* its messages point to what the next frames lie in */
+	}
+	return true;
 }
 
-/* Count what the kernel captured since it was last asked, by which it begins anew: packet(7), PACKET_STATISTICS. */
-static void count_captured(struct pipeline *pipeline)
+bool run_socket_or_ring(struct tap *tap, struct batch *batch)
 {
-	struct tpacket_stats statistics = { 0 };
-	socklen_t length = sizeof(statistics);
-
-	if (getsockopt(pipeline->descriptor, SOL_PACKET, PACKET_STATISTICS, &statistics, &length) < 0)
-		return;
-	pipeline->counters[CAPTURED] += statistics.tp_packets;
-	pipeline->counters[DROPPED_RING_FULL] += statistics.tp_drops;
-}
-
-static uint64_t accounted(const uint64_t *counters)
-{
-	uint64_t sum = counters[MIRRORED];
-
-	for (int slot = SKIPPED_SAMPLED_OUT; slot <= DROPPED_WRITE_ERROR; slot++)
-		sum += counters[slot];
-	return sum;
-}
-
-uint64_t run_pipeline(struct pipeline *pipeline)
-{
-	if (!have_memory())
-		return 0;
-	struct batch *batch = working;
-	batch->count = 0;
-	batch->flush = pipeline->file.output ? write_batch : send_batch;
-	batch->context = pipeline->file.output ? (void *)&pipeline->file : &pipeline->transmit;
-	if (pipeline->ring)
-		run_ring(pipeline, batch);
-	else if (pipeline->tunnel)
-		run_listener(pipeline, batch);
-	else
-		run_socket(pipeline, batch);
-	batch->flush(batch, batch->context);
-	if (!pipeline->tunnel)
-		count_captured(pipeline);
-	uint64_t captured = pipeline->counters[CAPTURED], done = accounted(pipeline->counters);
-	return captured > done ? captured - done : 0;
+	return tap->ring ? run_ring(tap, batch) : run_socket(tap, batch);
 }

@@ -20,6 +20,8 @@ struct received {
 	uint8_t controls[SOCKET_BATCH][128] __attribute__((aligned(8)));
 };
 
+/* The thread's own memory, which receive() needs; false when there is none. */
+bool have_buffers(void);
 /* Take at most `most` messages, SOCKET_BATCH or fewer; gives how many there were, or -1. */
 int receive(int descriptor, struct received *received, int most);
 void read_control(struct frame *frame, struct msghdr *message);

@@ -1,0 +1,437 @@
+"""A tap: one source that is captured once, and the pipelines of all sessions that want its frames.
+
+How it works. Sessions whose sources are the same device, in the same network namespace, and that ask for the same way
+of capturing (`capture`, `ring_size`, `workers`, promiscuous) join the same tap, whatever their directions, filters,
+tags and destinations. The tap has one packet socket, whose filter in the kernel takes what any of them wants: a frame
+that nobody wants costs the sender one program, however many sessions there are; what several want is copied once.
+A frame is read and parsed once. A second program gives the set of members that may want it (several.compile_sets); each
+of these, in the order of joining, matches it exactly where that is not certain, and makes and sends its copies. A
+block of frames goes to one member after the other, so that each fills its own messages. The Python plane, which
+defines the meaning, asks each member.
+
+Why not a socket for each set of sessions that a frame may belong to (PACKET_FANOUT_CBPF): the kernel then runs the
+same union as the fanout's program and keeps a ring for each set, and there can be many sets. One ring is read in order
+and takes one filter.
+
+What a member counts. What it is alone with, the kernel matched for it: then its frames need no second look. Where
+there are several, a frame is captured and read for a member when it matches; what matches nobody is nobody's. A frame
+that the ring had no room for may have been anybody's: it counts as captured and as `ring_full` for every member, and
+once for the source (`mirrord_capture_lost_frames_total`). So captured = mirrored + skipped + dropped for each of them,
+and what is not known is never counted as mirrored.
+
+Members come and go while frames do. The filter is replaced on the live socket, and each has in it what all others want,
+so that they lose nothing. A member that comes gets no frame from before; one that goes gets all that was taken
+until then: what waits is counted (`taken` less `lost` by the kernel, `read` here), and it goes when so many frames have
+been read. As long as frames may wait that were taken for another, the one member that is left matches exactly, too.
+
+A tunnel's end is not shared: each session has a socket of its own there, see listener.py.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from mirrord.dataplane.capture.fanout import BY_FLOW, Group
+from mirrord.dataplane.capture.listener import Listener, ListenPlan
+from mirrord.dataplane.capture.mode_switch import ModeSwitch
+from mirrord.dataplane.capture.packet_socket import BLOCK_SIZE, Capture, CapturePlan
+from mirrord.dataplane.counters import Seen, Slot
+from mirrord.dataplane.filter.assembler import pack
+from mirrord.dataplane.filter.bpf import compile_selection
+from mirrord.dataplane.filter.several import compile_selections, compile_sets
+from mirrord.dataplane.frame.wire import TAG
+from mirrord.dataplane.native import core
+from mirrord.dataplane.peak import Peak
+from mirrord.dataplane.pipeline import Match, Pipeline
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+    from mirrord.dataplane.filter.rules import Selection
+    from mirrord.dataplane.pipeline import PipelinePlan
+
+GRACE_SECONDS = 0.02
+"""How long after a change of the filter a frame may still come that the one before took: one that was under way."""
+
+
+@dataclass(slots=True)
+class _Member:
+    pipeline: Pipeline
+    since: int = 0  # nanoseconds since 1970: what was captured before is not its
+    leaves: bool = False
+    leaves_at: int | None = None  # when so many frames have been read
+
+
+class Tap:
+    """An open source and who wants its frames. `failure` says why no frames come ("" while they may).
+
+    Where the source is divided by several workers it is one of several taps in the same `group`. They take frames when
+    all are open and each was told to `begin`, so that a flow comes to the same one from its first frame on.
+
+    A capture that may move begins as a ring when the source is known to be `busy`, else as a plain socket.
+
+    Raises OSError, as Capture does, when it cannot be opened.
+    """
+
+    def __init__(
+        self, pipelines: Sequence[Pipeline], *, native: bool, busy: bool = False, group: Group | None = None
+    ) -> None:
+        self.plan = pipelines[0].plan.capture
+        self.failure = ""
+        self.closed = False
+        self.seen = Seen()
+        self.stirred = True  # it ran since it was last looked at
+        self._ring_fill = Peak()
+        self._seen_taken = 0  # frames, when that was last looked at
+        self._members = [_Member(pipeline) for pipeline in pipelines]
+        self._mixed = len(pipelines) > 1  # frames may wait that were taken for another
+        self._changed_at = 0.0
+        self._settles_at: int | None = None  # when so many frames have been read
+        self._ahead = 0, 0  # frames, taken and lost, where the capture moves to: not yet in `seen`
+        self._begins_later = group is not None and group.kind == BY_FLOW
+        self.capture = _open(self.plan, self._selections(), group, busy=busy)
+        self.mode_switch: ModeSwitch | None = None
+        if isinstance(self.capture, Capture) and self.capture.plan.mode == "auto":
+            self.mode_switch = ModeSwitch(self.capture, self.seen)
+        self.native: Any = None
+        if native:
+            self.native = core.Tap(
+                self.capture.fileno(), self.capture.ring, BLOCK_SIZE, self.seen.row, *_listens(self.capture)
+            )
+        for pipeline in pipelines:
+            pipeline.tap = self
+            pipeline.leave_by(pipeline.new_tx_ring())
+        self._tell()
+
+    def begin(self) -> None:
+        """Take frames, now that all that divide the source are there. OSError when the filter cannot be had."""
+        if self._begins_later:
+            self.capture.select(*self._selections())
+            self._tell()
+
+    # --- members ---
+
+    @property
+    def pipelines(self) -> list[Pipeline]:
+        """Those that get its frames."""
+        return [member.pipeline for member in self._members]
+
+    @property
+    def changing(self) -> bool:
+        """Whether a member came or went so lately that there is something left to do, see `tend`."""
+        return self._changed_at > 0
+
+    def join(self, pipelines: Iterable[Pipeline]) -> None:
+        """Have these get what they want from now on. OSError when they cannot; then the others go on."""
+        self.update()  # what was lost before is not theirs
+        joining = [_Member(pipeline, time.time_ns()) for pipeline in pipelines]
+        self._select(also=joining)
+        for member in joining:
+            member.pipeline.tap = self
+        self._members += joining
+        self._changed()
+
+    def leave(self, pipelines: Iterable[Pipeline]) -> None:
+        """Take no more frames for these; those already taken they still get, until `drop`."""
+        for pipeline in pipelines:
+            self._member(pipeline).leaves = True
+        if all(member.leaves for member in self._members):
+            self._reject_all()
+        else:
+            with suppress(OSError):  # then it takes more than is wanted any more
+                self._select()
+            self._changed()
+
+    def has_left(self, pipeline: Pipeline) -> bool:
+        """Whether one that leaves has got all that was taken for it."""
+        member = self._member(pipeline)
+        if self._successor is not None:
+            return False
+        self.update()
+        if all(one.leaves for one in self._members):
+            return self.drained()
+        if member.leaves_at is None:
+            member.leaves_at = self.seen.taken - self.seen.lost
+        return self.seen.read >= member.leaves_at
+
+    def drop(self, pipelines: Iterable[Pipeline]) -> None:
+        """Give these no more. What was taken for them perhaps, and was not read, they count as lost."""
+        self.update()
+        if self._successor is not None:
+            captured, lost, _ = self._successor.statistics()
+            self._ahead = self._ahead[0] + captured, self._ahead[1] + lost
+        waiting = self.seen.waiting if isinstance(self.capture, Capture) else 0
+        for pipeline in pipelines:
+            member = self._member(pipeline)
+            left = waiting if member.leaves_at is None else min(waiting, max(member.leaves_at - self.seen.read, 0))
+            pipeline.lose(left + self._ahead[0])
+            self._members.remove(member)
+        if self._members:
+            self._changed()
+        else:
+            self.seen.count_taken(self._ahead[0], waiting + self._ahead[0])
+
+    def foresee(
+        self,
+        *,
+        joining: Sequence[Pipeline] = (),
+        leaving: Collection[Pipeline] = (),
+        changed: Mapping[Pipeline, Selection] = MappingProxyType({}),
+    ) -> None:
+        """Make the programs that will be wanted when members come, go, or want something else: they are kept till then.
+
+        It may take long: not for the thread that runs the tap.
+        """
+        if not isinstance(self.plan, CapturePlan):
+            return
+        left = [pipeline for pipeline in (*self.pipelines, *joining) if pipeline not in leaving]
+        wanted = [changed.get(pipeline, pipeline.selection) for pipeline in left]
+        if wanted:
+            compile_selections(tuple(dict.fromkeys(wanted)))
+            compile_sets(tuple(wanted))
+        for selection in (*(pipeline.selection for pipeline in joining), *changed.values()):
+            compile_selection(replace(selection, mark_mask=0), numbered=True)
+
+    def replace(self, pipeline: Pipeline, plan: PipelinePlan) -> None:
+        """Have a member go on by a new plan from the next frame on, see Pipeline.follow. Its counters and the rate
+        limit's bucket stay, and so does what the others get. OSError: it goes on with what it was given before.
+        """
+        before = pipeline.plan
+        pipeline.follow(plan)
+        if plan.capture.selection == before.capture.selection:
+            self._tell(pipeline)
+            return
+        try:
+            self._select()
+        except OSError:
+            pipeline.plan = before
+            raise
+        if len(self._members) == 1 and not self._mixed:
+            self._tell(pipeline)
+        else:
+            self._changed(pipeline)
+
+    def _member(self, pipeline: Pipeline) -> _Member:
+        return next(member for member in self._members if member.pipeline is pipeline)
+
+    def _selections(self, also: Sequence[_Member] = ()) -> tuple[Selection, ...]:
+        wanted = [member.pipeline.selection for member in (*self._members, *also) if not member.leaves]
+        return tuple(dict.fromkeys(wanted))
+
+    def _select(self, also: Sequence[_Member] = ()) -> None:
+        selections = self._selections(also)
+        for capture in (self.capture, self._successor):
+            if capture is not None and not (isinstance(capture, Capture) and capture.selections == selections):
+                capture.select(*selections)
+
+    def _changed(self, pipeline: Pipeline | None = None) -> None:
+        self._mixed, self._changed_at, self._settles_at = True, time.monotonic(), None
+        self._tell(pipeline)
+
+    def _tell(self, changed: Pipeline | None = None) -> None:
+        """Have members match what they have to; one of them may have changed."""
+        shares = self._mixed or len(self._members) > 1
+        for pipeline in self.pipelines:
+            how = Match(exact=self.capture.exact and not shares, shares=shares)
+            if pipeline is changed or pipeline.matches != how:
+                pipeline.match(how)
+        if isinstance(self.capture, Listener):
+            forward = self._members[0].pipeline.plan.forward
+            self.capture.limit = max(forward.frame_limit - (TAG if forward.push_tag else 0), 0)
+        if self.native is not None:
+            program, sets = compile_sets(tuple(pipeline.selection for pipeline in self.pipelines))
+            members = tuple((member.pipeline.native, member.since) for member in self._members)
+            self.native.have(members, pack(program), sets)
+
+    def tend(self, now: float) -> None:
+        """See whether all that was taken before the last change of members has been read. `now` is monotonic."""
+        if not self.changing or now - self._changed_at < GRACE_SECONDS or self._successor is not None:
+            return
+        self.update()
+        if self._settles_at is None:
+            self._settles_at = self.seen.taken - self.seen.lost
+        if self.seen.read >= self._settles_at:
+            self._changed_at, self._settles_at = 0.0, None
+            self._mixed = False
+            for member in self._members:
+                member.since = 0
+            self._tell()
+
+    # --- frames ---
+
+    def run(self) -> bool:
+        """Forward what has been captured: at most a few blocks, so that other taps get their turn.
+
+        Tells whether there is more.
+        """
+        if self.native is None:
+            return self._run_reference()
+        more = bool(self.native.run())
+        self.ran()
+        return more
+
+    def ran(self) -> None:
+        """See to what follows from its core's having run."""
+        self.stirred = True
+        self.update()
+
+    def _run_reference(self) -> bool:
+        self.stirred = True
+        for pipeline in self.pipelines:
+            pipeline.transmit.tend()
+        if self._in_ring is not None:
+            self._ring_fill.see(self._in_ring.fill(), time.monotonic())
+        members = list(self._members)
+        for frame in self.capture.read():
+            self.seen.count_read(frame.length)
+            for member in members:
+                if frame.time >= member.since:
+                    member.pipeline.forward(frame)
+        self.update()
+        self.note_error()  # the reading may have come upon one
+        return self.seen.waiting > 0
+
+    def look(self) -> None:
+        """See to what may have happened without a frame, from time to time."""
+        self.stirred = False
+        if self.native is not None and self._in_ring is not None:
+            self._ring_fill.see(self.native.most_waiting(True) / self._in_ring.block_count, time.monotonic())
+        self.update()
+
+    def update(self) -> None:
+        """Bring up to date what was lost, and what was taken. After the last frame was read it is exact."""
+        captured, lost, malformed = self.capture.statistics()
+        self._count_taken(captured, lost)
+        for pipeline in self.pipelines:
+            pipeline.transmit.tend()
+            if malformed:
+                pipeline.lose(malformed, Slot.dropped_malformed)
+        if (
+            self.seen.taken + self.seen.read != self._seen_taken
+        ):  # where there are more, nothing keeps them away any more
+            self._seen_taken, self.failure = self.seen.taken + self.seen.read, ""
+
+    def _count_taken(self, taken: int, lost: int) -> None:
+        self.seen.count_taken(taken, lost)
+        for pipeline in self.pipelines if lost else ():
+            pipeline.lose(lost)
+
+    def note_error(self) -> None:
+        """Ask the capture what is wrong with it."""
+        error = self.capture.error()
+        if error:
+            self.failure = os.strerror(error)
+
+    def drained(self) -> bool:
+        """Whether every frame that was taken has been read, and so is accounted for."""
+        return not self.capture.waiting() if isinstance(self.capture, Listener) else self.seen.waiting == 0
+
+    def quiet(self) -> bool:
+        """Whether there can be no news: it did not run, and nothing of it acts by time."""
+        acts = any(pipeline.exclusive for pipeline in self.pipelines)
+        return not self.stirred and self.capture.ring is None and not acts
+
+    # --- the capture ---
+
+    @property
+    def mode(self) -> str:
+        """How frames are captured now: "ring" or "socket"."""
+        return "socket" if self._in_ring is None else "ring"
+
+    @property
+    def _in_ring(self) -> Capture | None:
+        capture = self.capture
+        return capture if isinstance(capture, Capture) and capture.mode == "ring" else None
+
+    @property
+    def ring_fill(self) -> float | None:
+        """The largest share of the ring's blocks that waited lately when it was their turn; None without a ring."""
+        capture, native = self._in_ring, self.native
+        if capture is None:
+            return None
+        lately = 0.0 if native is None else native.most_waiting(False) / capture.block_count
+        return max(self._ring_fill.last(time.monotonic()), lately)
+
+    @property
+    def captures_by(self) -> str:
+        """Which way of capturing is in use, where the plan leaves it open; "" where it does not."""
+        return "" if self.mode_switch is None else str(self.mode_switch)
+
+    def succeed(self) -> Capture | Listener:
+        """Go on with the capture that this one moves to. Gives the one that ends, drained, for the caller to close."""
+        assert self.mode_switch is not None  # it moves
+        ended, self.capture = self.capture, self.mode_switch.succeed()
+        (taken, lost), self._ahead = self._ahead, (0, 0)
+        self._count_taken(taken, lost)
+        if self.native is not None:
+            self.native.move(self.capture.fileno(), self.capture.ring, BLOCK_SIZE)
+        if self.capture.exact != ended.exact:
+            self._tell()
+        return ended
+
+    def _reject_all(self) -> None:
+        self.capture.reject_all()
+        if self._successor is not None:
+            self._successor.reject_all()
+
+    @property
+    def _successor(self) -> Capture | None:
+        return None if self.mode_switch is None else self.mode_switch.successor
+
+    @property
+    def unread(self) -> int:
+        """What was taken and thrown away when it was closed, and is not counted."""
+        return self.capture.unread if isinstance(self.capture, Listener) else 0
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether it holds what can be held only once: an address that is listened at."""
+        return isinstance(self.capture, Listener)
+
+    def close(self) -> None:
+        """Let go of the source. Its members, if it has any, are the caller's to close."""
+        if self.native is not None:
+            self.native.move(-1, None, BLOCK_SIZE)  # it holds on to the ring, and others may on to it
+            self.native = None
+        self.closed = True
+        self.capture.close()
+        if self._successor is not None:
+            self._successor.close()
+
+
+def open_taps(pipelines: Sequence[Sequence[Pipeline]], *, native: bool, busy: bool = False) -> list[Tap]:
+    """Open a source for sessions' pipelines: as many taps as each session has pipelines, the nth for all the nth ones.
+
+    OSError when one cannot be opened: then none is.
+    """
+    taps: list[Tap] = []
+    columns = list(zip(*pipelines, strict=True))
+    group = Group(BY_FLOW) if len(columns) > 1 else None
+    try:
+        for column in columns:
+            taps.append(Tap(column, native=native, busy=busy, group=group))  # noqa: PERF401 (each is to be closed)
+        for tap in taps:
+            tap.begin()
+    except BaseException:
+        for tap in taps:
+            tap.close()
+        raise
+    return taps
+
+
+def _open(
+    plan: CapturePlan | ListenPlan, selections: tuple[Selection, ...], group: Group | None, *, busy: bool
+) -> Capture | Listener:
+    if isinstance(plan, ListenPlan):
+        return Listener(plan)
+    return Capture(plan, selections, mode="ring" if busy and plan.mode == "auto" else "", group=group)
+
+
+def _listens(capture: Capture | Listener) -> tuple[int, bool]:
+    """For the native core: the tunnel, 0 for none, and whether its packets begin with an IP header."""
+    return (capture.plan.tunnel, capture.plan.local.version == 4) if isinstance(capture, Listener) else (0, False)
