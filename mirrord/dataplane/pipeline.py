@@ -102,6 +102,11 @@ class Pipeline:
         """Why no frames come ("" while they may)."""
         return self._trouble or (self.tap.failure if self.tap is not None else "")
 
+    @property
+    def read(self) -> int:
+        """Frames that it got so far."""
+        return self.counters[Slot.read_ingress_frames] + self.counters[Slot.read_egress_frames]
+
     def fail(self, error: OSError) -> None:
         """It cannot have what it was told to have."""
         self._trouble = error.strerror or str(error)

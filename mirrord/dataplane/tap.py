@@ -24,6 +24,12 @@ so that they lose nothing. A member that comes gets no frame from before; one th
 until then: what waits is counted (`taken` less `lost` by the kernel, `read` here), and it goes when so many frames have
 been read. As long as frames may wait that were taken for another, the one member that is left matches exactly, too.
 
+Sessions of very unequal rates part. Where one is so busy that it takes a ring (load.BUSY), those with less than a tenth
+of its frames would lose theirs whenever it floods the ring: so the busy ones go on with a capture of their own. It is
+opened beside; a moment later a time is set: what the kernel stamped before, they take from here, and the rest from
+there, once all of the former has been read. The stamp is the frame's own and the same at both, so each frame is one or
+the other. They do not come together again until a session is begun anew.
+
 A tunnel's end is not shared: each session has a socket of its own there, see listener.py.
 """
 
@@ -36,6 +42,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from mirrord.dataplane.capture import load
 from mirrord.dataplane.capture.fanout import BY_FLOW, Group
 from mirrord.dataplane.capture.listener import Listener, ListenPlan
 from mirrord.dataplane.capture.mode_switch import ModeSwitch
@@ -58,13 +65,29 @@ if TYPE_CHECKING:
 GRACE_SECONDS = 0.02
 """How long after a change of the filter a frame may still come that the one before took: one that was under way."""
 
+UNEQUAL = 10
+"""How many times the frames of another a busy member must get for the two to part."""
+
+FOR_EVER = (1 << 64) - 1
+
 
 @dataclass(slots=True)
 class _Member:
     pipeline: Pipeline
     since: int = 0  # nanoseconds since 1970: what was captured before is not its
+    until: int = FOR_EVER  # the same of what was not captured before: it goes on elsewhere
     leaves: bool = False
+    parted: bool = False  # it gets nothing that is still to be taken
     leaves_at: int | None = None  # when so many frames have been read
+
+
+@dataclass(slots=True)
+class Aside:
+    """A capture for members that part from their tap, and the time from which on what was captured is theirs there."""
+
+    capture: Capture
+    pipelines: tuple[Pipeline, ...]
+    border: int = 0  # nanoseconds since 1970
 
 
 class Tap:
@@ -73,28 +96,39 @@ class Tap:
     Where the source is divided by several workers it is one of several taps in the same `group`. They take frames when
     all are open and each was told to `begin`, so that a flow comes to the same one from its first frame on.
 
-    A capture that may move begins as a ring when the source is known to be `busy`, else as a plain socket.
+    A capture that may move begins as a ring when the source is known to be `busy`, else as a plain socket. With `aside`
+    the pipelines part from another tap, which they are members of no more.
 
     Raises OSError, as Capture does, when it cannot be opened.
     """
 
     def __init__(
-        self, pipelines: Sequence[Pipeline], *, native: bool, busy: bool = False, group: Group | None = None
+        self,
+        pipelines: Sequence[Pipeline],
+        *,
+        native: bool,
+        busy: bool = False,
+        group: Group | None = None,
+        aside: Aside | None = None,
     ) -> None:
         self.plan = pipelines[0].plan.capture
+        self.source = self.plan.device if isinstance(self.plan, CapturePlan) else ""  # a name for it
         self.failure = ""
         self.closed = False
         self.seen = Seen()
         self.stirred = True  # it ran since it was last looked at
         self._ring_fill = Peak()
         self._seen_taken = 0  # frames, when that was last looked at
-        self._members = [_Member(pipeline) for pipeline in pipelines]
-        self._mixed = len(pipelines) > 1  # frames may wait that were taken for another
+        self._members = [_Member(pipeline, aside.border if aside else 0) for pipeline in pipelines]
+        self._mixed = len(pipelines) > 1 or aside is not None  # frames may wait that were taken for another
         self._changed_at = 0.0
         self._settles_at: int | None = None  # when so many frames have been read
         self._ahead = 0, 0  # frames, taken and lost, where the capture moves to: not yet in `seen`
         self._begins_later = group is not None and group.kind == BY_FLOW
-        self.capture = _open(self.plan, self._selections(), group, busy=busy)
+        self._parted_at: float | None = None  # when some were told to go on elsewhere
+        self._parts_at: int | None = None  # when so many frames have been read
+        self._rates_at, self._got = time.monotonic(), dict.fromkeys(pipelines, 0)
+        self.capture = aside.capture if aside else _open(self.plan, self._selections(), group, busy=busy)
         self.mode_switch: ModeSwitch | None = None
         if isinstance(self.capture, Capture) and self.capture.plan.mode == "auto":
             self.mode_switch = ModeSwitch(self.capture, self.seen)
@@ -105,8 +139,12 @@ class Tap:
             )
         for pipeline in pipelines:
             pipeline.tap = self
-            pipeline.leave_by(pipeline.new_tx_ring())
-        self._tell()
+            if aside is None:
+                pipeline.leave_by(pipeline.new_tx_ring())
+        if aside is None:
+            self._tell()
+        else:
+            self._changed()
 
     def begin(self) -> None:
         """Take frames, now that all that divide the source are there. OSError when the filter cannot be had."""
@@ -216,11 +254,78 @@ class Tap:
         else:
             self._changed(pipeline)
 
+    # --- members that part ---
+
+    def outgrown(self, now: float) -> list[Pipeline]:
+        """The members that are so busy that they are to part from the others; none, mostly. `now` is monotonic.
+
+        To be asked often: it compares what they got since it was asked before.
+        """
+        elapsed = now - self._rates_at
+        if len(self._members) < 2 or elapsed < load.LOOK_SECONDS["socket"] or self._begins_later:
+            return []
+        before, self._got = self._got, {one: one.read for one in self.pipelines}
+        self._rates_at = now
+        if self._got.keys() - before.keys() or self.changing or self._successor is not None:
+            return []
+        got = {one: count - before[one] for one, count in self._got.items()}
+        most = max(got.values())
+        if most < load.BUSY * elapsed:
+            return []
+        busy = [one for one, count in got.items() if count * UNEQUAL > most]
+        return busy if len(busy) < len(got) else []
+
+    def open_aside(self, pipelines: Sequence[Pipeline]) -> Aside:
+        """Open a capture for members to part with. OSError; takes long: not for the thread that runs the tap."""
+        assert isinstance(self.plan, CapturePlan)  # what is listened to is one member's
+        selections = tuple(dict.fromkeys(pipeline.selection for pipeline in pipelines))
+        self.foresee(leaving=pipelines)
+        compile_sets(tuple(pipeline.selection for pipeline in pipelines))
+        mode = "ring" if self.plan.mode == "auto" else self.plan.mode
+        capture = Capture(self.plan, selections, mode=mode, stamped=True)
+        time.sleep(GRACE_SECONDS)  # until the kernel stamps frames, and its filter has seen all that come
+        return Aside(capture, tuple(pipelines))
+
+    def part(self, aside: Aside) -> bool:
+        """Have members go on with another capture. False where what it was opened for is not so any more."""
+        members = [member for member in self._members if member.pipeline in aside.pipelines]
+        wanted = tuple(dict.fromkeys(member.pipeline.selection for member in members))
+        fits = len(members) == len(aside.pipelines) < len(self._members) and wanted == aside.capture.selections
+        if not fits or any(member.leaves for member in self._members) or self._successor is not None:
+            return False
+        aside.border = time.time_ns()
+        for member in members:
+            member.until = aside.border
+        self._parted_at, self._parts_at = time.monotonic(), None
+        self._tell()
+        return True
+
+    def has_parted(self, now: float) -> bool:
+        """Whether all has been read that those who part take from here; then they are members no more."""
+        assert self._parted_at is not None  # some part
+        if now - self._parted_at < GRACE_SECONDS:
+            return False
+        if self._parts_at is None:
+            for member in self._members:
+                member.parted = member.until < FOR_EVER
+            with suppress(OSError):  # then it takes more than is wanted any more
+                self._select()
+            self.update()
+            self._parts_at = self.seen.taken - self.seen.lost
+        if self.seen.read < self._parts_at:
+            return False
+        self.update()
+        self._members = [member for member in self._members if not member.parted]
+        self._parted_at = None
+        self._changed()
+        return True
+
     def _member(self, pipeline: Pipeline) -> _Member:
         return next(member for member in self._members if member.pipeline is pipeline)
 
     def _selections(self, also: Sequence[_Member] = ()) -> tuple[Selection, ...]:
-        wanted = [member.pipeline.selection for member in (*self._members, *also) if not member.leaves]
+        members = [member for member in (*self._members, *also) if not (member.leaves or member.parted)]
+        wanted = [member.pipeline.selection for member in members]
         return tuple(dict.fromkeys(wanted))
 
     def _select(self, also: Sequence[_Member] = ()) -> None:
@@ -245,7 +350,7 @@ class Tap:
             self.capture.limit = max(forward.frame_limit - (TAG if forward.push_tag else 0), 0)
         if self.native is not None:
             program, sets = compile_sets(tuple(pipeline.selection for pipeline in self.pipelines))
-            members = tuple((member.pipeline.native, member.since) for member in self._members)
+            members = tuple((member.pipeline.native, member.since, member.until) for member in self._members)
             self.native.have(members, pack(program), sets)
 
     def tend(self, now: float) -> None:
@@ -290,7 +395,7 @@ class Tap:
         for frame in self.capture.read():
             self.seen.count_read(frame.length)
             for member in members:
-                if frame.time >= member.since:
+                if member.since <= frame.time < member.until:
                     member.pipeline.forward(frame)
         self.update()
         self.note_error()  # the reading may have come upon one

@@ -21,6 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mirrord.dataplane.rounds import rounds
+from mirrord.dataplane.tap import Aside, Tap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from mirrord.dataplane.capture.mode_switch import ModeSwitch
     from mirrord.dataplane.capture.packet_socket import Capture
     from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
-    from mirrord.dataplane.tap import Tap
     from mirrord.dataplane.transmit.tx_ring import TxRing
 
 DRAIN_SECONDS = 0.5
@@ -45,6 +45,7 @@ class Worker:
     def __init__(self, name: str, nice: int = 0) -> None:
         self.taps: list[Tap] = []
         self.progress = time.monotonic()
+        self.lost: dict[str, int] = {}  # frames, by source, of taps that have ended
         self._nice = nice
         self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -55,6 +56,8 @@ class Worker:
         self._changing: set[Tap] = set()  # their members came or went a moment ago
         self._awaited: set[Tap] = set()  # a successor of their capture is being opened
         self._succeeding: set[Tap] = set()  # it is there; their capture is read to its end
+        self._parting: dict[Tap, Aside] = {}  # some of its members go on with a capture of their own
+        self._postponed: dict[Tap, list[Callable[[], None]]] = {}  # orders about one that parts
         self._helper = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-helper")
         self._stopping = False
         self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
@@ -111,7 +114,16 @@ class Worker:
         self.taps.append(tap)
         self._register(tap)
 
+    def _later(self, tap: Tap, order: Callable[[], None]) -> bool:
+        """Whether the tap is at something that the order has to wait for."""
+        if tap in self._parting:
+            self._postponed.setdefault(tap, []).append(order)
+            return True
+        return False
+
     def _join(self, tap: Tap, pipelines: Sequence[Pipeline], done: threading.Event) -> None:
+        if self._later(tap, lambda: self._join(tap, pipelines, done)):
+            return
         try:
             tap.join(pipelines)
         except OSError as error:
@@ -126,7 +138,7 @@ class Worker:
 
     def _replace(self, pipeline: Pipeline, plan: PipelinePlan) -> None:
         tap = pipeline.tap
-        if tap is None or pipeline not in tap.pipelines:
+        if tap is None or pipeline not in tap.pipelines or self._later(tap, lambda: self._replace(pipeline, plan)):
             return
         try:
             tap.replace(pipeline, plan)
@@ -141,8 +153,9 @@ class Worker:
             if pipeline.tap is None or pipeline not in pipeline.tap.pipelines:  # it could not join
                 self._helper.submit(self._close, None, pipeline, event)
                 continue
-            leaving.setdefault(pipeline.tap, []).append(pipeline)
-            self._draining[pipeline] = deadline, event
+            if not self._later(pipeline.tap, partial(self._drain, {pipeline: event})):
+                leaving.setdefault(pipeline.tap, []).append(pipeline)
+                self._draining[pipeline] = deadline, event
         for tap, pipelines in leaving.items():
             tap.leave(pipelines)
             self._changing.add(tap)
@@ -156,7 +169,7 @@ class Worker:
         if self._nice:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._nice)
         while not self._stopping:
-            pressing = self._draining or self._succeeding or self._changing
+            pressing = self._draining or self._succeeding or self._changing or self._parting
             news = self._rounds.wait(0.001 if pressing else ROUND_SECONDS, more)
             now = time.monotonic()
             self.progress, more = now, False
@@ -180,6 +193,8 @@ class Worker:
                 self._orders.get()()
             if self._succeeding:
                 self._finish_succeeding()
+            if self._parting:
+                self._finish_parting()
             if self._draining:
                 self._finish_drained()
             if self._changing:
@@ -198,12 +213,17 @@ class Worker:
                 self._changing.discard(tap)
 
     def _move(self, tap: Tap) -> None:
-        """Begin to move its capture, if that is the time."""
-        moving = tap.mode_switch
-        if moving is None or tap in self._awaited or any(pipeline in self._draining for pipeline in tap.pipelines):
+        """Begin to move its capture, or to part its members, if that is the time."""
+        settled = tap not in self._awaited and tap not in self._parting
+        if not settled or any(pipeline in self._draining for pipeline in tap.pipelines):
             return
-        mode = moving.wanted(self.progress)
-        if mode:
+        if busy := tap.outgrown(self.progress):
+            self._awaited.add(tap)
+            self._helper.submit(self._open_aside, tap, busy)
+            return
+        moving = tap.mode_switch
+        mode = "" if moving is None else moving.wanted(self.progress)
+        if moving is not None and mode:
             self._awaited.add(tap)
             self._helper.submit(self._open_successor, tap, moving, mode)
 
@@ -228,6 +248,36 @@ class Worker:
             moving.expect(successor)
         except OSError as error:
             tap.failure = error.strerror or str(error)
+
+    def _open_aside(self, tap: Tap, busy: Sequence[Pipeline]) -> None:
+        """On the helper's thread."""
+        try:
+            aside = tap.open_aside(busy)
+        except OSError:  # they stay together
+            self._order(lambda: self._awaited.discard(tap))
+        else:
+            self._order(lambda: self._part(tap, aside))
+
+    def _part(self, tap: Tap, aside: Aside) -> None:
+        self._awaited.discard(tap)
+        if tap in self.taps and tap.part(aside):
+            self._parting[tap] = aside
+        else:
+            self._helper.submit(aside.capture.close)
+
+    def _finish_parting(self) -> None:
+        for tap, aside in list(self._parting.items()):
+            if not tap.has_parted(time.monotonic()):
+                continue
+            del self._parting[tap]
+            made = Tap(aside.pipelines, native=tap.native is not None, aside=aside)
+            made.source = tap.source
+            self._add(made)
+            self._changing |= {tap, made}
+            if made.mode == "ring":
+                self._helper.submit(self._give_rings, aside.pipelines)
+            for order in self._postponed.pop(tap, []):
+                order()
 
     def _finish_succeeding(self) -> None:
         for tap in list(self._succeeding):
@@ -288,6 +338,7 @@ class Worker:
         self._succeeding.discard(tap)
         self._changing.discard(tap)
         self._unregister(tap)
+        self.lost = {**self.lost, tap.source: self.lost.get(tap.source, 0) + tap.seen.lost}
         self.taps.remove(tap)
 
     @staticmethod

@@ -41,6 +41,7 @@ from tests.support.selections import frames, selections
 from tests.support.send import send, udp_frame
 from tests.support.source import linked
 from tests.support.topology import Host, Topology
+from tests.support.wait import wait_for
 
 MARK = 0x10000000
 CLIENT, SERVER = ("02:00:00:00:00:01", "10.0.0.1"), ("02:00:00:00:00:02", "10.0.0.2")
@@ -118,6 +119,11 @@ class Wanted:
         """What was written, as another reader of pcapng sees it."""
         data = os.read(self.descriptor, 1 << 20)
         return [packet for packet, _ in RawPcapNgReader(io.BytesIO(data))]
+
+    def all_copies(self) -> list[bytes]:
+        """What was written until the pipeline was closed."""
+        with os.fdopen(self.descriptor, "rb") as stream:
+            return [packet for packet, _ in RawPcapNgReader(stream)]
 
 
 def wanted(plan: CapturePlan, selection: Selection, forward: ForwardPlan, dataplane: str) -> Wanted:
@@ -284,3 +290,60 @@ def test_those_that_stay_get_every_frame_while_others_come_and_go(
     assert {guest.failure for guest in gone} == {""}
     assert {guest.counters.unaccounted() for guest in gone} == {0}
     assert tap.seen.lost == 0
+
+
+# --- sessions of very unequal rates ---
+
+
+@pytest.mark.parametrize("capture", ["auto", "ring", "socket"])
+def test_a_flooded_session_parts_from_the_others_and_then_costs_them_nothing(
+    hosts: tuple[Host, Host, Host], dataplane: str, monkeypatch: pytest.MonkeyPatch, capture: str
+) -> None:
+    client, source, _ = hosts
+    monkeypatch.setattr(load, "BUSY", 1000)
+    netns, native = find(source.name), dataplane == "native"
+    plan = CapturePlan("nic", source.index("nic"), Selection(), mode=capture, ring_size=1 << 20, netns=netns)
+    flooded, quiet = (wanted(plan, on_port(port), ForwardPlan(encap.packet_block()), dataplane) for port in (80, 81))
+    tap, worker = Tap([flooded.pipeline, quiet.pipeline], native=native), Worker("worker")
+    worker.start()
+    worker.add(tap)
+    sent = {80: 0, 81: 0}
+
+    def feed(port: int, count: int) -> None:
+        frame = udp_frame((*CLIENT, 9), (*SERVER, port), bytes(4))[:-4]
+        with client.open_socket(socket.AF_PACKET, socket.SOCK_RAW) as out:
+            out.bind(("eth0", 0))
+            for _ in range(count):
+                out.send(frame + struct.pack("!I", sent[port]))
+                sent[port] += 1
+
+    def parted() -> bool:
+        feed(80, 100)
+        feed(81, 1)
+        return len(worker.taps) == 2
+
+    written: dict[int, list[bytes]] = {}
+    readers = [
+        threading.Thread(target=lambda one=one, port=port: written.update({port: one.all_copies()}))
+        for port, one in ((80, flooded), (81, quiet))
+    ]
+    for reader in readers:
+        reader.start()
+    wait_for(parted, "a capture of its own for the busy one")
+    wait_for(lambda: not any(one.changing for one in worker.taps), "all that was taken together is read")
+    assert tap.pipelines == [quiet.pipeline]
+    before = tap.seen.taken
+    feed(81, 10)
+    feed(80, 2000)
+    worker.remove(flooded.pipeline, quiet.pipeline)
+    worker.stop()
+    for reader in readers:
+        reader.join()
+    assert tap.seen.taken == before + 10  # the flood is not even looked at
+    for port, one in ((80, flooded), (81, quiet)):
+        counters = one.pipeline.counters
+        numbers = [struct.unpack("!I", frame[42:46])[0] for frame in written[port]]
+        assert counters[Slot.captured] == sent[port]
+        assert counters[Slot.mirrored] == len(numbers) == sent[port] - counters[Slot.dropped_ring_full]
+        assert numbers == sorted(set(numbers))
+    assert quiet.pipeline.counters[Slot.dropped_ring_full] == 0

@@ -7,7 +7,6 @@ divided by n workers shares n of them, each on a thread of its own.
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,12 +18,10 @@ from mirrord.dataplane.capture.packet_socket import CapturePlan
 from mirrord.dataplane.filter.rules import Selection
 from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
 from mirrord.dataplane.tap import Tap, open_taps
+from mirrord.dataplane.transmit.file import FilePlan
 from mirrord.dataplane.worker import Worker
 
 OPENERS = 8
-
-REMEMBERED = 1000
-"""Of how many sources that are captured no more it is still told what they had lost."""
 
 _ANY = Selection()
 
@@ -38,10 +35,7 @@ class Taps:
     def __init__(self, *, native: bool, nice: int = 0) -> None:
         self._native, self._nice = native, nice
         self.workers: list[Worker] = []
-        self._lock = threading.Lock()
         self._taps: dict[Shared, list[tuple[Tap, Worker]]] = {}
-        self._sources: dict[Shared, str] = {}
-        self._past: dict[str, int] = {}  # frames lost, by source, of taps that have ended
 
     def place(
         self, opened: Mapping[Key, Sequence[Pipeline]], busy: Collection[Place]
@@ -76,22 +70,17 @@ class Taps:
                 leaving.setdefault(worker, []).append(pipeline)
         for worker, several in leaving.items():
             worker.remove(*several)
-        with self._lock:
-            for shared in [shared for shared, taps in self._taps.items() if not taps[0][0].pipelines]:
-                lost, source = sum(tap.seen.lost for tap, _ in self._taps.pop(shared)), self._sources.pop(shared)
-                if lost:
-                    self._past[source] = self._past.pop(source, 0) + lost
-            for source in list(self._past)[:-REMEMBERED]:
-                del self._past[source]
+        for shared in [shared for shared, taps in self._taps.items() if not taps[0][0].pipelines]:
+            del self._taps[shared]
 
     def lost(self) -> dict[str, int]:
         """Frames that there was no room for, by source: each once, whoever it was for."""
-        with self._lock:
-            counted = dict(self._past)
-            for shared, taps in self._taps.items():
-                source = self._sources[shared]
-                counted[source] = counted.get(source, 0) + sum(tap.seen.lost for tap, _ in taps)
-            return counted
+        counted: dict[str, int] = {}
+        for worker in list(self.workers):
+            running = [(tap.source, tap.seen.lost) for tap in list(worker.taps)]
+            for source, lost in (*worker.lost.items(), *running):
+                counted[source] = counted.get(source, 0) + lost
+        return counted
 
     def stalled(self, seconds: float) -> list[str]:
         """The workers that made no progress for so long."""
@@ -121,9 +110,8 @@ class Taps:
         for tap in taps:
             worker = self._least_busy(workers)
             workers.append(worker)
-            with self._lock:
-                self._taps.setdefault(shared, []).append((tap, worker))
-                self._sources[shared] = key.source
+            tap.source = key.source
+            self._taps.setdefault(shared, []).append((tap, worker))
             worker.add(tap)
         return workers
 
@@ -147,8 +135,8 @@ class Taps:
 
 
 def _shared(key: Key, plan: PipelinePlan) -> Shared:
-    """A tunnel's end is one session's alone."""
-    if not isinstance(plan.capture, CapturePlan):
+    """A tunnel's end is one session's alone; so is the source of one that waits for a disk."""
+    if not isinstance(plan.capture, CapturePlan) or isinstance(plan.transmit, FilePlan):
         return (key,)
     return replace(plan.capture, selection=_ANY), plan.workers
 

@@ -110,7 +110,8 @@ class Statistics(NamedTuple):
 class Capture:
     """A bound, filtered packet socket, which takes what any of its `selections` wants: the plan's, or those given.
 
-    `exact` tells whether its filter takes that and nothing else, or is a coarse one.
+    `exact` tells whether its filter takes that and nothing else, or is a coarse one. With `stamped` the kernel stamps a
+    frame once for all that capture it; else a ring may stamp it anew.
 
     `mode` is "ring" or "socket", whatever the plan leaves open. In a group BY_FLOW it takes nothing before it is told
     to `select`. One that may move has a group of its own.
@@ -126,8 +127,10 @@ class Capture:
         *,
         mode: str = "",
         group: Group | None = None,
+        stamped: bool = False,
     ) -> None:
         self.plan = plan
+        self._stamped = stamped
         self.selections = selections or (plan.selection,)
         self.mode = mode or ("socket" if plan.mode == "auto" else plan.mode)
         self._group = Group(BY_NUMBER) if group is None and plan.mode == "auto" else group
@@ -153,6 +156,8 @@ class Capture:
             sock.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V3)
         sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
         if self.mode == "ring":
+            if self._stamped:
+                sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
             self._map_ring()
         else:
             sock.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)

@@ -382,7 +382,7 @@ struct pipeline {
 	struct file file;	/* in its place, when it has an output */
 	uint64_t *counters;
 	bool shares;		/* its source: what it does not match is another's, and not counted */
-	uint64_t since;		/* what was captured before is not its, nanoseconds since 1970 */
+	uint64_t since, until;	/* what was captured before, or from then on, is not its; nanoseconds since 1970 */
 };
 
 /* tap.py: Seen, what a tap counts itself. */

@@ -36,7 +36,8 @@ static void forward_one(struct pipeline *pipeline, struct batch *batch, const st
 {
 	uint64_t *counters = pipeline->counters;
 	const struct plan *plan = &pipeline->plan;
-	bool wanted = frame->time >= pipeline->since && ((certain && !plan->matches) || wants(plan, frame));
+	bool timely = frame->time >= pipeline->since && frame->time < pipeline->until;
+	bool wanted = timely && ((certain && !plan->matches) || wants(plan, frame));
 
 	if (!wanted && pipeline->shares)
 		return;

@@ -135,17 +135,19 @@ static PyObject *Tap_move(PyObject *object, PyObject *arguments)
 	Py_RETURN_NONE;
 }
 
-/* One member: a pipeline, and since when it is one. */
+/* One member: a pipeline, since when it is one, and until when. */
 static struct pipeline *read_member(PyObject *item)
 {
 	PyObject *object;
-	unsigned long long since;
+	unsigned long long since, until;
 
-	if (!PyArg_ParseTuple(item, "OK", &object, &since))
+	if (!PyArg_ParseTuple(item, "OKK", &object, &since, &until))
 		return NULL;
 	struct pipeline *pipeline = pipeline_in(object);
-	if (pipeline)
+	if (pipeline) {
 		pipeline->since = since;
+		pipeline->until = until;
+	}
 	return pipeline;
 }
 
@@ -259,8 +261,8 @@ static PyMethodDef tap_methods[] = {
 	{ "move", Tap_move, METH_VARARGS,
 	  "move(descriptor, ring or None, block_size): read another packet socket from now on." },
 	{ "have", Tap_have, METH_VARARGS,
-	  "have(((pipeline, since), ...), program, sets): give frames to these from now on; what was captured before\n"
-	  "`since`, in nanoseconds since 1970, is not theirs. The program gives the number of a set of those that may want\n"
+	  "have(((pipeline, since, until), ...), program, sets): give frames to these from now on; what was captured before\n"
+	  "`since`, or not before `until`, in nanoseconds since 1970, is not theirs. The program gives the number of a set of those that may want\n"
 	  "a frame, each ((place, certain), ...); with one pipeline it is not run." },
 	{ NULL, NULL, 0, NULL },
 };
