@@ -106,6 +106,10 @@ def test_a_nic_that_is_plugged_in_is_followed_and_libvirt_may_go_away(
     wait_for(lambda: set(mirrored(mirrord)) == there, "both NICs are mirrored")
     tap = hypervisor.device("VM-2", VM2)
     captured, passed = mirrored(mirrord)[tap], seen(host, tap)
+    listed = {one["device"]: one for one in json.loads(ctl(mirrord.socket, "--json", "sources"))}
+    assert (listed[tap]["guest"]["name"], listed[tap]["guest"]["mac"]) == ("VM-2", VM2)
+    assert (listed[tap]["mirrored_by"], listed["br0"]["mirrored_by"]) == (["vm-2/nic"], [])
+    assert listed[hypervisor.device("VM-1", VM1[1])]["guest"]["nic"] == 1
     ping = host.spawn("ping", "-q", "-i", "0.01", "-c", "400", ADDRESS)
     hypervisor.stop_daemon()
     wait_for(lambda: "libvirt" in ctl(mirrord.socket, "doctor"), "doctor tells of libvirt")

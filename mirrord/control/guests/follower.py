@@ -32,6 +32,8 @@ class Follower(ABC):
 
     def __init__(self, name: str, changed: Callable[[], None]) -> None:
         self.name, self.answer, self._changed = name, Answer(problem=f"{name} has not answered yet"), changed
+        self.silent = True
+        """Whether nothing is known yet, not even that it cannot be asked."""
         self._news = asyncio.Event()
         self._task = asyncio.create_task(self._follow())
 
@@ -94,6 +96,7 @@ class Follower(ABC):
                 self._tell(Answer(await self.look()))
 
     def _tell(self, answer: Answer) -> None:
+        self.silent = False
         if answer == self.answer:
             return
         if answer.problem and answer.problem != self.answer.problem:

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection
+from contextlib import suppress
+from pathlib import Path
 
 from mirrord.control.guests.follower import Follower
 from mirrord.control.guests.inventory import Inventory, Place
 from mirrord.control.guests.libvirt import Libvirt
+
+LOOK_SECONDS = 2.0
+
+USUAL = {
+    Place("vm", "qemu:///system"): Path("/run/libvirt/libvirt-sock-ro"),
+    Place("container", "podman"): Path("/run/podman/podman.sock"),
+    Place("container", "docker"): Path("/run/docker.sock"),
+}
+"""Managers that are asked what could be mirrored where their sockets are there."""
+
+
+def usual() -> list[Place]:
+    """Those of the usual managers that this host has."""
+    return [place for place, path in USUAL.items() if path.exists()]
 
 
 class Managers:
@@ -22,8 +39,23 @@ class Managers:
             await self._followers.pop(place).close()
         for place in places:
             if place not in self._followers:
-                self._followers[place] = self._follow(place)
+                self._followers[place] = self._follow(place, self._changed)
         return {place: self._followers[place].answer for place in places}
+
+    async def look(self, places: Collection[Place]) -> Inventory:
+        """What these tell, and those that are followed already; each new one is asked once, for at most two seconds."""
+        told = asyncio.Event()
+        asked = {place: self._follow(place, told.set) for place in places if place not in self._followers}
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
+                    while any(follower.silent for follower in asked.values()):
+                        await told.wait()
+                        told.clear()
+            return {place: follower.answer for place, follower in (self._followers | asked).items()}
+        finally:
+            for follower in asked.values():
+                await follower.close()
 
     def nudge(self) -> None:
         """Have each of them looked at again: a device came or went that its events may not tell of, or not in time."""
@@ -34,10 +66,10 @@ class Managers:
         """Follow no more."""
         await self.inventory(())
 
-    def _follow(self, place: Place) -> Follower:
+    def _follow(self, place: Place, changed: Callable[[], None]) -> Follower:
         if place.kind == "vm":
-            return Libvirt(place.address, self._changed)
+            return Libvirt(place.address, changed)
         # aiohttp takes as long to import as all the rest of the start, and most hosts ask no engine
         from mirrord.control.guests.engines import SOCKETS, Engine  # noqa: PLC0415
 
-        return Engine(SOCKETS.get(place.address, place.address), self._changed)
+        return Engine(SOCKETS.get(place.address, place.address), changed)
