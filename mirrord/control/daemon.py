@@ -113,7 +113,9 @@ async def run(path: str, loaded: config.Loaded, dataplane: str) -> None:
     loop.add_signal_handler(signal.SIGHUP, early.set)  # else it would end what is not running yet
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    pipelines = Pipelines(native=dataplane == "native", nice=loaded.config.daemon.nice)
+    pipelines = Pipelines(
+        native=dataplane == "native", nice=loaded.config.daemon.nice, latency=loaded.config.daemon.latency / 1e9
+    )
     store = Store(loaded.config.daemon.state)
     service = Service(path, remember(loaded, store), Links(), pipelines, dataplane)
     changes = Changes(service, store)

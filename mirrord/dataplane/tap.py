@@ -116,7 +116,7 @@ class Tap:
         self.failure = ""
         self.closed = False
         self.seen = Seen()
-        self.stirred = True  # it ran since it was last looked at
+        self._looked_at = -1  # frames read, when it was last looked at
         self._ring_fill = Peak()
         self._seen_taken = 0  # frames, when that was last looked at
         self._members = [_Member(pipeline, aside.border if aside else 0) for pipeline in pipelines]
@@ -382,11 +382,9 @@ class Tap:
 
     def ran(self) -> None:
         """See to what follows from its core's having run."""
-        self.stirred = True
         self.update()
 
     def _run_reference(self) -> bool:
-        self.stirred = True
         for pipeline in self.pipelines:
             pipeline.transmit.tend()
         if self._in_ring is not None:
@@ -403,7 +401,7 @@ class Tap:
 
     def look(self) -> None:
         """See to what may have happened without a frame, from time to time."""
-        self.stirred = False
+        self._looked_at = self.seen.read
         if self.native is not None and self._in_ring is not None:
             self._ring_fill.see(self.native.most_waiting(True) / self._in_ring.block_count, time.monotonic())
         self.update()
@@ -439,7 +437,7 @@ class Tap:
     def quiet(self) -> bool:
         """Whether there can be no news: it did not run, and nothing of it acts by time."""
         acts = any(pipeline.exclusive for pipeline in self.pipelines)
-        return not self.stirred and self.capture.ring is None and not acts
+        return self.seen.read == self._looked_at and self.capture.ring is None and not acts
 
     # --- the capture ---
 

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mirrord.dataplane.rounds import rounds
+from mirrord.dataplane.rounds import LATENCY_SECONDS, rounds
 from mirrord.dataplane.tap import Aside, Tap
 
 if TYPE_CHECKING:
@@ -42,14 +42,14 @@ ROUND_SECONDS = 1.0
 class Worker:
     """A thread that runs taps. `progress` is the monotonic time of its last round, for a watchdog."""
 
-    def __init__(self, name: str, nice: int = 0) -> None:
+    def __init__(self, name: str, nice: int = 0, latency: float = LATENCY_SECONDS) -> None:
         self.taps: list[Tap] = []
         self.progress = time.monotonic()
         self.lost: dict[str, int] = {}  # frames, by source, of taps that have ended
         self._nice = nice
         self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._rounds = rounds()
+        self._rounds = rounds(latency)
         self._rounds.register(self._bell, None)
         self._by_descriptor: dict[int, Tap] = {}
         self._draining: dict[Pipeline, tuple[float, threading.Event]] = {}

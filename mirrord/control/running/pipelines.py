@@ -25,6 +25,7 @@ from mirrord.dataplane.capture.packet_socket import CapturePlan
 from mirrord.dataplane.counters import SLOTS, Slot
 from mirrord.dataplane.forward.step import Numbering
 from mirrord.dataplane.pipeline import Pipeline, PipelinePlan, open_pipelines
+from mirrord.dataplane.rounds import LATENCY_SECONDS
 from mirrord.dataplane.transmit.sockets import DevicePlan, TunnelPlan
 from mirrord.dataplane.worker import Worker
 from mirrord.errors import Refused
@@ -43,10 +44,10 @@ RuleCounts = dict[tuple[str, int], int]
 class Pipelines:
     """`apply` and `stop` block, up to a second for each pipeline that ends; the rest answers at once, on any thread."""
 
-    def __init__(self, *, native: bool, nice: int = 0) -> None:
+    def __init__(self, *, native: bool, nice: int = 0, latency: float = LATENCY_SECONDS) -> None:
         self._native = native
         self._reservations = Reservations()
-        self._taps = Taps(native=native, nice=nice)
+        self._taps = Taps(native=native, nice=nice, latency=latency)
         self._lock = threading.Lock()  # of all below: a total moves from a pipeline to the past in one step
         self._entries: dict[Key, Entry] = {}
         self._running: dict[Key, tuple[Pipeline, Worker]] = {}

@@ -17,6 +17,7 @@ from mirrord.control.planning.plan import Key
 from mirrord.dataplane.capture.packet_socket import CapturePlan
 from mirrord.dataplane.filter.rules import Selection
 from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
+from mirrord.dataplane.rounds import LATENCY_SECONDS
 from mirrord.dataplane.tap import Tap, open_taps
 from mirrord.dataplane.transmit.file import FilePlan
 from mirrord.dataplane.worker import Worker
@@ -32,8 +33,8 @@ Shared = tuple[object, ...]
 class Taps:
     """`place` and `remove` block, as Pipelines' calls do; the rest answers at once, on any thread."""
 
-    def __init__(self, *, native: bool, nice: int = 0) -> None:
-        self._native, self._nice = native, nice
+    def __init__(self, *, native: bool, nice: int = 0, latency: float = LATENCY_SECONDS) -> None:
+        self._native, self._nice, self._latency = native, nice, latency
         self.workers: list[Worker] = []
         self._taps: dict[Shared, list[tuple[Tap, Worker]]] = {}
 
@@ -128,7 +129,7 @@ class Taps:
         load, found = min(free, key=lambda pair: pair[0], default=(1, None))
         if found is not None and (load == 0 or len(self.workers) >= len(os.sched_getaffinity(0))):
             return found
-        made = Worker(_name(len(self.workers)), self._nice)
+        made = Worker(_name(len(self.workers)), self._nice, self._latency)
         made.start()
         self.workers.append(made)
         return made

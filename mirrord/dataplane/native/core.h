@@ -398,6 +398,8 @@ struct tap {
 	enum tunnel tunnel;	/* that a raw IP socket is the end of, or NO_TUNNEL */
 	bool ip_header;		/* its packets begin with one */
 	uint64_t *seen;
+	uint64_t told;		/* of the frames read, when Python was last told of it */
+	bool eager;		/* a member acts by time: Python is told each time */
 	struct pipeline **members;
 	uint32_t count;
 	struct sock_filter *program;	/* or NULL; gives the number of a set of members */

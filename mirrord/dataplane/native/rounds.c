@@ -11,15 +11,20 @@
 
 enum {
 	MANY = 64,	/* descriptors told of at a time */
+	READY = 512,	/* descriptors looked after in one round */
+	ENOUGH = 200,	/* frames of a tap after which Python has to see whether they are too many */
 	SECOND = 1000000000,
 };
 
-static const uint64_t SHORTEST_ROUND = 500000, LONGEST_AWAY = 20000000;	/* nanoseconds; rounds.py tells why */
+/* Nanoseconds; rounds.py tells why. */
+static const uint64_t SHORTEST_ROUND = 500000, FOR_EACH = 20000, LONGEST_AWAY = 20000000;
 
 typedef struct {
 	PyObject_HEAD
 	int epoll;
 	uint64_t last;	/* when the last round began */
+	uint64_t pause;	/* how long after it the next one begins, at the soonest */
+	uint64_t latency;	/* the longest pause */
 	bool lagging;	/* a tap had more than its turn took */
 } Rounds;
 
@@ -51,6 +56,7 @@ static struct tap *tap_of(const struct epoll_event *event)
 	return event->data.u64 & 1 ? NULL : (void *)(uintptr_t)event->data.u64;
 }
 
+/* NULL where there is no room to tell of more: what is ready and untold is ready again. */
 static struct news *news_of(struct wait *wait, const struct epoll_event *event)
 {
 	struct tap *tap = tap_of(event);
@@ -58,6 +64,8 @@ static struct news *news_of(struct wait *wait, const struct epoll_event *event)
 
 	while (n < wait->count && (!tap || wait->taps[n] != tap))
 		n++;
+	if (n == MANY)
+		return NULL;
 	if (n == wait->count) {
 		int descriptor = tap ? tap->descriptor : (int)(event->data.u64 >> 1);
 
@@ -68,10 +76,38 @@ static struct news *news_of(struct wait *wait, const struct epoll_event *event)
 	return &wait->news[n];
 }
 
+/* Whether Python has to look at a tap that ran: it may be busier than its capture is made for, or time matters to it. */
+static bool worth_telling(const struct tap *tap, bool more)
+{
+	return tap->eager || (more && !tap->ring) || tap->seen[SEEN_READ] - tap->told >= ENOUGH;
+}
+
+static void tell(struct wait *wait, const struct epoll_event *event, bool ran)
+{
+	struct news *news = news_of(wait, event);
+
+	if (!news)
+		return;
+	news->events |= event->events;
+	news->ran |= ran;
+	if (ran)
+		tap_of(event)->told = tap_of(event)->seen[SEEN_READ];
+}
+
+/* The more taps had frames, the longer the next round waits for more of each. */
+static void set_pause(Rounds *self, int count)
+{
+	uint64_t pause = (uint64_t)count * FOR_EACH;
+
+	if (pause < SHORTEST_ROUND)
+		pause = SHORTEST_ROUND;
+	self->pause = pause < self->latency ? pause : self->latency;
+}
+
 /* One round: run what has frames and no error. */
 static void run_round(Rounds *self, struct wait *wait, const struct epoll_event *events, int count)
 {
-	uint64_t early = self->last + SHORTEST_ROUND, time = now();
+	uint64_t early = self->last + self->pause, time = now();
 
 	if (time < early && !self->lagging) {
 		struct timespec end = { (time_t)(early / SECOND), (long)(early % SECOND) };
@@ -83,35 +119,36 @@ static void run_round(Rounds *self, struct wait *wait, const struct epoll_event 
 	self->lagging = false;
 	for (int n = 0; n < count; n++) {
 		struct tap *tap = tap_of(&events[n]);
-		struct news *news = news_of(wait, &events[n]);
 
-		news->events |= events[n].events;
 		if (!tap || events[n].events & EPOLLERR) {
 			wait->pressing = true;
+			tell(wait, &events[n], false);
 			continue;
 		}
-		news->ran = true;
 		bool more = run_tap(tap);
 		self->lagging |= more;
 		wait->pressing |= more && !tap->ring;	/* it may have to move to one */
+		if (worth_telling(tap, more))
+			tell(wait, &events[n], true);
 	}
+	set_pause(self, count);
 }
 
 static void go_round(Rounds *self, struct wait *wait, uint64_t until)
 {
-	struct epoll_event events[MANY];
+	struct epoll_event events[READY];
 	uint64_t time = now(), first = 0;
 
 	do {
 		uint64_t left = time < until ? until - time : 0;
-		int count = epoll_wait(self->epoll, events, MANY - wait->count, (int)((left + 999999) / 1000000));
+		int count = epoll_wait(self->epoll, events, READY, (int)((left + 999999) / 1000000));
 
 		if (count <= 0)
 			return;
 		run_round(self, wait, events, count);
 		time = self->last;
-		first = first ? first : time;
-	} while (!wait->pressing && wait->count < MANY && time < until && time - first < LONGEST_AWAY);
+		first = first || !wait->count ? first : time;
+	} while (!wait->pressing && time < until && (!first || time - first < LONGEST_AWAY));
 }
 
 static PyObject *Rounds_wait(PyObject *object, PyObject *arguments)
@@ -179,13 +216,17 @@ static PyObject *Rounds_close(PyObject *object, PyObject *unused)
 
 static PyObject *Rounds_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
+	double latency;
+
 	(void)keywords;
-	if (!PyArg_ParseTuple(arguments, ""))
+	if (!PyArg_ParseTuple(arguments, "d", &latency))
 		return NULL;
 	allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
 	Rounds *self = (Rounds *)allocate(type, 0);
 	if (!self)
 		return NULL;
+	self->latency = (uint64_t)(latency * SECOND);
+	set_pause(self, 0);
 	self->epoll = epoll_create1(EPOLL_CLOEXEC);
 	if (self->epoll < 0) {
 		PyErr_SetFromErrno(PyExc_OSError);
@@ -213,7 +254,7 @@ static PyMethodDef rounds_methods[] = {
 };
 
 static PyType_Slot rounds_slots[] = {
-	{ Py_tp_doc, "Rounds(): see rounds.py, whose Rounds does the same in Python." },
+	{ Py_tp_doc, "Rounds(latency): see rounds.py, whose Rounds does the same in Python." },
 	{ Py_tp_new, Rounds_new },
 	{ Py_tp_dealloc, Rounds_dealloc },
 	{ Py_tp_methods, rounds_methods },

@@ -240,6 +240,9 @@ static PyObject *Tap_have(PyObject *object, PyObject *arguments)
 	}
 	clear_members(&self->tap);
 	self->tap.members = next.members;
+	self->tap.eager = false;
+	for (uint32_t n = 0; n < next.count; n++)
+		self->tap.eager |= next.members[n]->file.output != NULL;
 	self->tap.count = next.count;
 	self->tap.program = next.program;
 	self->tap.program_length = next.program_length;

@@ -11,6 +11,7 @@
 enum {
 	BLOCKS_A_TURN = 4,	/* then other pipelines have theirs */
 	LARGEST_FRAME = 512 << 10,
+	FIRST_BATCH = 8,
 };
 
 /* What a plain socket's messages are read into. Pages that no frame reached cost nothing. */
@@ -159,11 +160,12 @@ static bool run_frames(struct tap *tap, struct batch *batch, int most)
 	return count == most;
 }
 
+/* A few at first: most sources have little to give at a time, and to be ready for many takes time. */
 static bool run_socket(struct tap *tap, struct batch *batch)
 {
-	int most = tap->large ? LARGE_BATCH : SOCKET_BATCH;
+	int most = tap->large ? LARGE_BATCH : FIRST_BATCH;
 
-	for (int left = SOCKET_BATCH; left > 0; left -= most) {
+	for (int left = SOCKET_BATCH; left > 0; left -= most, most = tap->large ? LARGE_BATCH : left) {
 		if (!run_frames(tap, batch, most))
 			return false;
 		settle(tap, batch);	/* its messages point to what the next frames lie in */
