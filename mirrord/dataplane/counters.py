@@ -89,7 +89,13 @@ class Counters:
         self.add(Slot.latency_bucket + bucket)
 
     def snapshot(self) -> tuple[int, ...]:
-        return tuple(self.row)
+        """The slots now. What is accounted for was captured, whether or not the kernel's count of that is in yet.
+
+        A worker asks for that count after it has counted a batch's frames, and may do so while the slots are read:
+        without this they would tell of more frames mirrored than captured. No slot ever goes backwards.
+        """
+        row = tuple(self.row)
+        return (max(row[Slot.captured], sum([row[slot] for slot in _ENDS])), *row[1:])
 
     def unaccounted(self) -> int:
         """Frames captured and not yet mirrored, skipped or dropped: 0 at rest, whatever happened."""

@@ -79,6 +79,23 @@ class Output(ctypes.Structure):
     )
 
 
+def write_all(descriptor: int, block: bytes) -> tuple[int, int]:
+    """Write a block, however often that is interrupted (write(2): a short count is no failure yet).
+
+    How many bytes were written, and the errno for why not all of them, or 0.
+    """
+    done = 0
+    while done < len(block):
+        try:
+            some = os.write(descriptor, block[done:] if done else block)
+        except OSError as error:
+            return done, error.errno or errno.EIO
+        if not some:
+            return done, errno.ENOSPC
+        done += some
+    return done, 0
+
+
 class FileTransmit:
     """Where the copies of a session go that has a file. `failure` says why nothing is written ("" while it is).
 
@@ -134,15 +151,10 @@ class FileTransmit:
 
     def _append(self, block: bytes) -> None:
         output = self.output
-        try:
-            done = os.write(output.descriptor, block)
-        except OSError as error:
-            output.error = error.errno or errno.EIO
-        else:
-            if done == len(block):
-                output.written += done
-                return
-            output.error = errno.ENOSPC
+        _, output.error = write_all(output.descriptor, block)
+        if not output.error:
+            output.written += len(block)
+            return
         with contextlib.suppress(OSError):
             os.ftruncate(output.descriptor, output.written)
 
