@@ -350,6 +350,8 @@ def test_a_broken_file_may_define_what_another_one_names(tmp_path: Path) -> None
 
 VXLAN = 'destination = { type = "vxlan", remote = "192.0.2.2", vni = 1 }'
 RELAY = 'source = { type = "%s", local = "%s" }\ndestination = { type = "%s", remote = "%s" }'
+TO_FILE = """source = { type = "device", device = ["%s"] }
+destination = { type = "file", path = "/var/lib/mirrord/captures/%s" }"""
 SPAN = 'source = "%s"\ndestination = { type = "device", device = "%s" }'
 
 
@@ -405,6 +407,21 @@ SPAN = 'source = "%s"\ndestination = { type = "device", device = "%s" }'
                 "expected a file in one of capture_directories (/var/lib/mirrord/captures), "
                 "not '/var/lib/mirrord/captures2/x'"
             ),
+        ),
+        (
+            sessions(*[TO_FILE % one for one in (("tap*", "a.pcapng"), ("b", "a-tap1.pcapng"))]),
+            "mirrors.m.sessions[1].destination.path",
+            "mirrors.m.sessions[0] writes the same file for its source tap1",
+        ),
+        (
+            sessions(*[TO_FILE % one for one in (("b", "a-tap1"), ('c", "tap1', "a"))]),
+            "mirrors.m.sessions[0].destination.path",
+            "mirrors.m.sessions[1] writes the same file for its source tap1",
+        ),
+        (
+            sessions(*[TO_FILE % one for one in (("b", "a.x"), ("c", "a-20310101T000000.000000000Z.x"))]),
+            "mirrors.m.sessions[1].destination.path",
+            "mirrors.m.sessions[0] may give a finished file of /var/lib/mirrord/captures/a.x this name",
         ),
         (
             sessions(

@@ -116,6 +116,23 @@ def test_each_device_of_a_pattern_has_a_file_of_its_own() -> None:
     assert to_file('"tap*"').name == "a/b-tap0.pcapng"
 
 
+def test_a_file_that_two_would_write_is_written_by_the_first() -> None:
+    """Which devices a bridge has, no configuration tells."""
+    bridge, port = Link("br0", 8, 1500, kind="bridge"), Link("tap1", 9, 1500, master=8)
+    view = replace(VIEW, links={one.name: one for one in (TAP, bridge, port)})
+    to = "destination = { type = 'file', path = '/var/lib/mirrord/captures/%s' }"
+    sources = ('{ type = "bridge", bridge = "br0" }', '"tap0"', '"tap0"')
+    files = ("a.x", "a-tap1.x", "a-tap2.x")
+    entries = make(config(*[f"source = {one}\n{to % file}" for one, file in zip(sources, files, strict=True)]), view)
+    why = "/var/lib/mirrord/captures/a-tap1.x: session 's0' of mirror 'm' on tap1 writes this file"
+    assert {(key.session, key.source): (entry.state, entry.reason) for key, entry in entries.items()} == {
+        ("s0", "br0"): ("up", ""),
+        ("s0", "tap1"): ("up", ""),
+        ("s1", "tap0"): ("failed", why),
+        ("s2", "tap0"): ("up", ""),
+    }
+
+
 def test_a_guest_sees_directions_the_other_way_round() -> None:
     wanted = Config.model_validate(
         tomllib.loads(f"""

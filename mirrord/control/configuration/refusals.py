@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from mirrord.control.configuration.validation import join, nearest
+from mirrord.control.planning.files import device_in, has_one_file, unfinished
 from mirrord.control.planning.listeners import reaches
 from mirrord.errors import Problem
 from mirrord.model import (
@@ -230,7 +231,9 @@ def _shared_vnis(declared: Declared) -> Iterator[Problem]:
 
 
 def _files(declared: Declared) -> Iterator[Problem]:
+    """Files that two sessions would write, and files in places that are not for them."""
     first: dict[str, str] = {}
+    patterns: list[tuple[str, str, tuple[str, ...]]] = []
     for path, session in declared.sessions():
         if not isinstance(session.destination, FileDestination):
             continue
@@ -240,3 +243,20 @@ def _files(declared: Declared) -> Iterator[Problem]:
             yield Problem(at, f"expected a file in one of capture_directories ({', '.join(directories)}), not {file!r}")
         if first.setdefault(file, path) != path:
             yield Problem(at, f"{first[file]} writes the same file")
+        if not has_one_file(session):
+            patterns.append((path, file, _devices_anywhere(session)))
+    several = {path for path, _, _ in patterns}
+    for file, path in first.items():
+        at = join(path, "destination", "path")
+        if path not in several:
+            for other, of, devices in patterns:
+                device = device_in(of, file)
+                if device and any(fnmatchcase(device, one) for one in devices):
+                    yield Problem(at, f"{other} writes the same file for its source {device}")
+        if (of := unfinished(file)) in first:
+            yield Problem(at, f"{first[of]} may give a finished file of {of} this name")
+
+
+def _devices_anywhere(session: Session) -> tuple[str, ...]:
+    """Names and globs of the source's devices, wherever they are. A bridge's ports nobody knows beforehand."""
+    return session.source.device if isinstance(session.source, DeviceSource) else ()

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from mirrord.control.host.links import Lease, Link, Path, View
 from mirrord.control.host.offloads import takes_ring
+from mirrord.control.planning.files import file_of
 from mirrord.control.planning.leases import refuse_if_set_aside
 from mirrord.control.planning.transmit_choice import choose
 from mirrord.dataplane.forward import encap
@@ -22,14 +23,12 @@ from mirrord.errors import Refused
 from mirrord.model import (
     Config,
     DeviceDestination,
-    DeviceSource,
     ErspanDestination,
     FileDestination,
     GeneveDestination,
     GreDestination,
     Session,
     TunnelDestination,
-    TunnelSource,
     VxlanDestination,
 )
 
@@ -133,10 +132,7 @@ def _device(config: Config, to: DeviceDestination, source: Link, view: View, for
 
 def _file(config: Config, session: Session, to: FileDestination, source: Link, forward: ForwardPlan) -> WayOut:
     """Blocks of a file; where the session may have more than one source device, a file for each of them."""
-    file = PurePath(os.path.normpath(to.path))
-    one = isinstance(session.source, DeviceSource) and list(session.source.device) == [source.name]
-    if not (one or isinstance(session.source, TunnelSource)):
-        file = file.with_stem(f"{file.stem}-{source.name}")
+    file = file_of(session, to.path, source.name)
     directories = [PurePath(os.path.normpath(one)) for one in config.daemon.capture_directories]
     directory = next(one for one in directories if one in file.parents)  # the loader refuses any other
     mirror = next(name for name, mirror in config.mirrors.items() if session in mirror.sessions)

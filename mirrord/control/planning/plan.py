@@ -21,6 +21,7 @@ from mirrord.dataplane.capture.packet_socket import CapturePlan
 from mirrord.dataplane.filter.rules import Selection
 from mirrord.dataplane.netns import Netns
 from mirrord.dataplane.pipeline import PipelinePlan
+from mirrord.dataplane.transmit.file import FilePlan
 from mirrord.dataplane.transmit.sockets import TunnelPlan
 from mirrord.errors import Refused
 from mirrord.model import (
@@ -108,6 +109,19 @@ def make(config: Config, view: View, selections: Selections | None = None, *, na
         for device in sources.devices(session, view)
     }
     selections.keep(entries)
+    return _each_file_once(entries)
+
+
+def _each_file_once(entries: dict[Key, Entry]) -> dict[Key, Entry]:
+    """The entries, of which those fail whose file another one writes: devices' names make files' names."""
+    writers: dict[str, Key] = {}
+    for key, entry in entries.items():
+        way = entry.pipeline.transmit if entry.pipeline is not None else None
+        if isinstance(way, FilePlan) and writers.setdefault(way.path, key) != key:
+            other = writers[way.path]
+            who = f"session {other.session!r} of mirror {other.mirror!r} on {other.source}"
+            reason = f"{way.path}: {who} writes this file"
+            entries[key] = replace(entry, state="failed", reason=reason, pipeline=None, warnings=(), limit=None)
     return entries
 
 

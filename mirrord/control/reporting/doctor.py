@@ -17,7 +17,7 @@ from mirrord.control.planning.destinations import SHAPERS, path
 from mirrord.control.planning.leases import lease
 from mirrord.control.planning.plan import Key
 from mirrord.control.reporting.metrics import Reload, Row
-from mirrord.control.reporting.probes import Host
+from mirrord.control.reporting.probes import Host, Kept
 from mirrord.dataplane.capture.listener import ListenPlan
 from mirrord.dataplane.counters import DROPPED, Slot
 from mirrord.dataplane.frame.headers import ETH_HEADER
@@ -170,6 +170,7 @@ def _about(config: Config, session: Session, row: Row, view: View, host: Host) -
     yield from _coarse(session, row, host)
     if isinstance(session.destination, FileDestination):
         yield from _space(row, host)
+        yield from _kept(row, host)
     yield from _ring(row)
     for reason in DROPPED[1:]:
         yield from _loss(row, reason)
@@ -341,6 +342,18 @@ def _space(row: Row, host: Host) -> Iterator[Finding]:
         left = f"{space.free >> 20} MiB of {space.total >> 20} MiB are free"
         problem = f"the file system of {transmit.directory} is nearly full: {left}"
         yield Finding(severity, "space", problem, "make room, or bound the files by rotate_size and keep")
+
+
+def _kept(row: Row, host: Host) -> Iterator[Finding]:
+    kept = host.kept.get(row.entry.key, Kept())
+    if kept.ahead:
+        problem = f"{kept.ahead} is dated after the clock's time now: the clock was wrong then, or it is now"
+        remedy = "see that it is synchronised (timedatectl); files give way in the order of their writing all the same"
+        yield Finding(WARNING, "files_dated_ahead", problem, remedy)
+    if kept.unlisted:
+        problem = f"finished files that keep does not count, and mirrord never deletes: {kept.unlisted}"
+        remedy = "delete what nobody needs; they were written without keep, by another program or an older mirrord"
+        yield Finding(WARNING, "files_not_counted", problem, remedy)
 
 
 # --- what was lost ---
