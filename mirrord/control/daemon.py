@@ -11,6 +11,7 @@ import gc
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ from mirrord.control.logs import logger
 from mirrord.control.notify import notify
 from mirrord.control.running.pipelines import Pipelines
 from mirrord.control.service import Service
-from mirrord.control.store import Store
+from mirrord.control.store import LOOK_SECONDS, Store
 from mirrord.dataplane import native
 from mirrord.errors import ConfigError, HostError
 
@@ -173,12 +174,20 @@ async def serve(service: Service, changes: Changes, stop: asyncio.Event, early: 
     notify("READY=1")
     gc.freeze()  # what the start made stays: a full collection would look at it again, with 500 sessions for 50 ms
     told = asyncio.create_task(stop.wait())
-    tasks = [told, asyncio.create_task(service.follow()), asyncio.create_task(service.tick())]
+    tasks = [told, *map(asyncio.create_task, (service.follow(), service.tick(), watch(changes.store)))]
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in (*tasks, *reloads):
         task.cancel()
     for task in done:
         task.result()
+
+
+async def watch(store: Store) -> None:
+    """See from time to time that the state database is still there."""
+    while True:
+        await asyncio.sleep(LOOK_SECONDS)
+        with suppress(RuntimeError):  # no thread can be had now
+            await asyncio.to_thread(store.look)
 
 
 async def reload(changes: Changes) -> None:
