@@ -31,7 +31,7 @@ from mirrord.control.running.pipelines import Pipelines
 from mirrord.control.service import Service
 from mirrord.control.store import LOOK_SECONDS, Store
 from mirrord.dataplane import native
-from mirrord.errors import ConfigError, HostError
+from mirrord.errors import ConfigError, HostError, MirrordError, of_host
 
 if TYPE_CHECKING:
     from mirrord.control.http.server import Server
@@ -40,6 +40,8 @@ log = logger("daemon")
 
 # linux/capability.h; the first is for SO_MARK and promiscuity, the second for AF_PACKET
 CAPABILITIES = {12: "CAP_NET_ADMIN", 13: "CAP_NET_RAW"}
+THREADS = 6
+"""For what blocks: to apply a plan, to keep a change, to look at the host."""
 SWITCH_SECONDS = 0.0005
 """How long the control plane may keep a worker waiting for the interpreter: Python's own 5 ms shows in the latency."""
 
@@ -79,9 +81,12 @@ def main(path: str, log_format: str, *, check: bool) -> None:
         dataplane = choose_dataplane(loaded.config.daemon.dataplane)
         sys.setswitchinterval(SWITCH_SECONDS)
         uvloop.run(run(path, loaded, dataplane))
-    except HostError as error:
-        click.echo(f"mirrord: {error}", err=True)
-        sys.exit(error.exit_status)
+    except (HostError, OSError, RuntimeError) as error:
+        host = error if isinstance(error, HostError) else of_host(error)
+        if host is None:
+            raise
+        click.echo(f"mirrord: {host}", err=True)
+        sys.exit(host.exit_status)
 
 
 def require_capabilities() -> None:
@@ -114,6 +119,7 @@ async def run(path: str, loaded: config.Loaded, dataplane: str) -> None:
     loop.add_signal_handler(signal.SIGHUP, early.set)  # else it would end what is not running yet
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.set_default_executor(limits.started(THREADS, "control"))
     pipelines = Pipelines(native=dataplane == "native", nice=loaded.config.daemon.nice)
     store = Store(loaded.config.daemon.state)
     service = Service(path, remember(loaded, store), Links(), pipelines, dataplane)
@@ -191,10 +197,10 @@ async def watch(store: Store) -> None:
 
 
 async def reload(changes: Changes) -> None:
-    """Reload on a signal: every problem has been logged, and the old configuration runs on."""
+    """Reload on a signal: what is wrong has been logged, and the old configuration runs on."""
     try:
         await changes.reload(myself())
-    except ConfigError:
+    except MirrordError:
         log.warning("the old configuration stays")
 
 

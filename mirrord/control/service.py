@@ -32,7 +32,7 @@ from mirrord.control.running.flow_networks import FlowNetworks
 from mirrord.control.running.live import Live
 from mirrord.control.running.pipelines import Pipelines
 from mirrord.dataplane.counters import Slot
-from mirrord.errors import ConfigError, MirrordError, Refused
+from mirrord.errors import ConfigError, MirrordError, Refused, of_host
 from mirrord.model import Config
 
 log = logger("service")
@@ -72,6 +72,7 @@ class Service:
         self._changed = asyncio.Event()
         self._breaker = Breaker()
         self._rates: report.Rates = {}
+        self._lacks = ""  # what the host did not have for the last turn, as logged
         self._flow_networks: FlowNetworks | None = None
         self._leases: dict[str, Lease] = {}
         self._selections = Selections(loaded.config)
@@ -93,9 +94,27 @@ class Service:
             await asyncio.sleep(TOGETHER_SECONDS)
             self._changed.clear()
             due = max(due, time.monotonic())
-            spent = await self._refresh()
+            spent = await self._try_again()
             due += min(max(3 * spent, least), longest)
             await asyncio.sleep(due - AHEAD_SECONDS - time.monotonic())
+
+    async def _try_again(self) -> float:
+        """A turn; where the host lacks something for it now, there is another one soon."""
+        try:
+            spent = await self._refresh()
+        except (OSError, RuntimeError) as error:
+            host = of_host(error)
+            if host is None:
+                raise
+            self._put_off(host)
+            return 0.0
+        self._lacks = ""
+        return spent
+
+    def _put_off(self, host: MirrordError) -> None:
+        if self._lacks != host.message:
+            log.error("cannot follow the host: tried again", reason=host.message)
+        self._lacks = host.message
 
     async def tick(self) -> None:
         """Work out rates, look for what nobody tells of, and feed the watchdog while every worker makes progress."""
@@ -115,7 +134,7 @@ class Service:
             if _too_large(counted) > _too_large(before) or self._links.moved() or self._pipelines.told():
                 self._changed.set()
             before, looked = counted, now
-            if now - retried >= RETRY_SECONDS and self._pipelines.failing():
+            if now - retried >= RETRY_SECONDS and (self._lacks or self._pipelines.failing()):
                 retried = now
                 self._changed.set()
             if patience:
@@ -154,7 +173,16 @@ class Service:
             if getattr(new.config.daemon, key) != value:
                 log.warning("takes effect at the next start", key=f"daemon.{key}")
         logs.level(new.config.daemon.log_level)
-        await self._refresh(new)
+        try:
+            await self._refresh(new)
+        except (OSError, RuntimeError) as error:
+            host = of_host(error)
+            if host is None:
+                raise
+            self.last_reload.successful, self.last_reload.problems = False, [host.message]
+            log.error("reload failed", reason=host.message)  # noqa: TRY400 (no bug, no traceback)
+            self._changed.set()  # what of it was applied is not wanted
+            raise host from error
         self.last_reload.successful, self.last_reload.problems = True, []
         self.last_reload.succeeded_at = time.time()
         log.info("reloaded", path=self.path)
@@ -167,7 +195,7 @@ class Service:
         """
         try:
             await self._refresh(new, keep)
-        except MirrordError:
+        except (MirrordError, OSError, RuntimeError):
             self._changed.set()  # what was looked at for it, flow networks above all, is not wanted any more
             raise
 
@@ -192,7 +220,7 @@ class Service:
             if keep:
                 self._refuse_failing(entries)
                 await asyncio.to_thread(keep)
-            await asyncio.to_thread(self._pipelines.apply, entries)
+            await self._apply(entries, kept=keep is not None)
             if self._flow_networks:
                 await self._flow_networks.give_back()
             if new:
@@ -204,6 +232,16 @@ class Service:
                     log.error("set aside, does not run", section=one.section, name=one.name, reason=one.reason)
             self.loaded = loaded
             return spent
+
+    async def _apply(self, entries: Mapping[plan.Key, plan.Entry], *, kept: bool) -> None:
+        """Apply a plan. What is kept already is in force: what the host lacks for it is tried again."""
+        try:
+            await asyncio.to_thread(self._pipelines.apply, entries)
+        except (OSError, RuntimeError) as error:
+            host = of_host(error)
+            if host is None or not kept:
+                raise
+            self._put_off(host)
 
     def _refuse_failing(self, entries: Mapping[plan.Key, plan.Entry]) -> None:
         """Refused when the host forbids a session, and did not forbid it before."""

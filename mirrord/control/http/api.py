@@ -22,7 +22,7 @@ from mirrord.control.http.peers import Caller, peer
 from mirrord.control.http.requests import MAX_BODY, STATUS, condition, json_object, limit, since
 from mirrord.control.logs import logger
 from mirrord.control.service import Service
-from mirrord.errors import MirrordError
+from mirrord.errors import MirrordError, of_host
 
 log = logger("api")
 
@@ -241,7 +241,11 @@ async def _errors(request: web.Request, handler: Handler) -> Any:
         code = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(error.status, "bad_request")
         headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
         return _error(error.status, code, f"{request.method} {request.path}: {error.reason}", "", headers)
-    except Exception:
+    except Exception as error:
+        host = of_host(error)
+        if host is not None:
+            log.error("cannot answer", method=request.method, path=request.path, reason=host.message)  # noqa: TRY400 (no bug)
+            return _error(STATUS[host.code], host.code, host.message, "")
         log.exception("a bug", method=request.method, path=request.path)
         return _error(STATUS["internal"], "internal", "a bug in mirrord: its log tells more", "")
 

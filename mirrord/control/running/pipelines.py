@@ -12,11 +12,11 @@ import os
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from mirrord.control.host.device_rate import Place, busy
 from mirrord.control.host.reserve import Reservations
+from mirrord.control.limits import started
 from mirrord.control.logs import logger
 from mirrord.control.planning.plan import Add, Entry, Key, Limit, Remove, Rename, Replace, diff
 from mirrord.control.reporting.metrics import Row
@@ -49,6 +49,7 @@ class Pipelines:
 
     def __init__(self, *, native: bool, nice: int = 0) -> None:
         self._native, self._nice = native, nice
+        self._openers = started(OPENERS, "opener")
         self._reservations = Reservations()
         self._workers: list[Worker] = []
         self._lock = threading.Lock()  # of all below: a total moves from a pipeline to the past in one step
@@ -196,6 +197,7 @@ class Pipelines:
         for worker in self._workers:
             worker.stop()
         self._workers.clear()
+        self._openers.shutdown()
 
     def _add_all(self, adds: Sequence[Add]) -> None:
         """Open several at a time: it is waiting for the kernel, mostly."""
@@ -205,12 +207,11 @@ class Pipelines:
             self._numberings.setdefault(add.key[:2], Numbering())
         sources = [capture for add in adds if isinstance(capture := add.pipeline.capture, CapturePlan)]
         places = busy(sources)
-        with ThreadPoolExecutor(min(len(adds), OPENERS), thread_name_prefix="opener") as openers:
-            for add, opened in zip(adds, openers.map(lambda add: self._open(add, places), adds), strict=True):
-                if isinstance(opened, OSError):
-                    self._note(add.key, opened, add.pipeline.transmit)
-                else:
-                    self._add(add.key, add.pipeline, opened)
+        for add, opened in zip(adds, self._openers.map(lambda add: self._open(add, places), adds), strict=True):
+            if isinstance(opened, OSError):
+                self._note(add.key, opened, add.pipeline.transmit)
+            else:
+                self._add(add.key, add.pipeline, opened)
 
     def _open(self, add: Add, busy_places: Collection[Place]) -> list[Pipeline] | OSError:
         way, source = add.pipeline.transmit, add.pipeline.capture
