@@ -33,7 +33,7 @@ from mirrord.control.running.live import Live
 from mirrord.control.running.pipelines import Pipelines
 from mirrord.dataplane.counters import Slot
 from mirrord.errors import ConfigError, MirrordError, Refused, of_host
-from mirrord.model import Config
+from mirrord.model import Config, Filter, Mirror, Session
 
 log = logger("service")
 
@@ -276,7 +276,9 @@ class Service:
 
     async def live(self, mirror: str, session: str, source: str | None) -> Live:
         """A live look at what a session mirrors on one device. MirrordError, also when it is not said which device."""
-        sessions = [one["name"] for one in self.mirror(mirror)["sessions"]]
+        if mirror not in self.loaded.config.mirrors:
+            raise not_found("mirror", mirror, self.loaded.config.mirrors)
+        sessions = [one.name for one in self.loaded.config.mirrors[mirror].sessions]
         if session not in sessions:
             raise not_found("session", session, sessions)
         keys = {row.entry.key.source: row.entry.key for row in self.rows() if row.entry.key[:2] == (mirror, session)}
@@ -296,7 +298,7 @@ class Service:
         return self._pipelines.rule_counts()
 
     def status(self) -> dict[str, Any]:
-        """The daemon and every session."""
+        """The daemon and every session, which are an iterator."""
         return {
             "version": __version__,
             "pid": os.getpid(),
@@ -312,20 +314,21 @@ class Service:
                     {"section": one.section, "name": one.name, "reason": one.reason} for one in self.loaded.set_aside
                 ],
             },
-            "sessions": [report.session(row, self._rates) for row in self.rows()],
+            "sessions": (
+                report.session(row, self._rates)
+                for mirror in self._pipelines.mirrors()
+                for row in self._pipelines.rows(mirror)
+            ),
         }
-
-    def mirrors(self) -> list[dict[str, Any]]:
-        """Every mirror, as configured, each session with how it does on each of its source devices."""
-        return [self.mirror(name) for name in self.loaded.config.mirrors]
 
     def mirror(self, name: str, loaded: Loaded | None = None) -> dict[str, Any]:
         """One mirror, of a configuration that ran if not of the one that does. MirrordError `not_found`."""
-        shown = self.object("mirrors", name, loaded)
-        rows = [row for row in self.rows() if row.entry.key.mirror == name]
-        for each in shown["sessions"]:
-            each["running"] = [report.session(r, self._rates) for r in rows if r.entry.key.session == each["name"]]
-        return shown
+        return self.object("mirrors", name, loaded)
+
+    def _session(self, mirror: str, one: Session) -> dict[str, Any]:
+        """A session as configured, and how it does on each of its source devices."""
+        running = (report.session(row, self._rates) for row in self._pipelines.rows(mirror, one.name))
+        return {**one.model_dump(mode="json"), "running": running}
 
     async def doctor(self, mirror: str | None, state: str) -> list[doctor.Finding]:
         """What is wrong, with this mirror or with all, and what to do; `state` is the state database's own problem.
@@ -342,13 +345,20 @@ class Service:
         return doctor.findings(loaded, self.last_reload, view, rows, host, mirror=mirror, state=state)
 
     def object(self, section: str, name: str, loaded: Loaded | None = None) -> dict[str, Any]:
-        """A mirror, filter or flow network as configured, and where. MirrordError `not_found`."""
+        """A mirror, filter or flow network as configured, and where: a mirror's sessions, each with how it does, and a
+        filter's rules are iterators. MirrordError `not_found`.
+        """
         loaded = loaded or self.loaded
         one = getattr(loaded.config, section).get(name)
         if one is None:
             raise not_found(section.removesuffix("s").replace("_", " "), name, getattr(loaded.config, section))
         file = loaded.origin(section, name)
-        return {"name": name, **one.model_dump(mode="json"), "origin": {"file": file} if file else {"state": True}}
+        shown = {"name": name, **one.model_dump(mode="json", exclude={"rules", "sessions"})}
+        if isinstance(one, Mirror):
+            shown["sessions"] = (self._session(name, session) for session in one.sessions)
+        if isinstance(one, Filter):
+            shown["rules"] = (rule.model_dump(mode="json") for rule in one.rules)
+        return {**shown, "origin": {"file": file} if file else {"state": True}}
 
 
 def _too_large(counted: report.Counted) -> int:

@@ -24,7 +24,7 @@ from mirrord.control import state_files
 from mirrord.control.http.peers import Caller
 from mirrord.control.logs import logger
 from mirrord.control.state_files import InUseError, Salvaged, StateLock
-from mirrord.errors import MirrordError
+from mirrord.errors import HostError, MirrordError
 
 log = logger("store")
 
@@ -169,19 +169,34 @@ class Store:
                 self._recover(f"was {'replaced' if found else 'deleted'} while mirrord ran")
 
     def audit(self, mirror: str | None = None, since: float = 0.0, limit: int = 1000) -> list[dict[str, Any]]:
+        """The rows that audit_ids tells of, all at once."""
+        return list(self.audit_rows(self.audit_ids(mirror, since, limit)))
+
+    def audit_ids(self, mirror: str | None = None, since: float = 0.0, limit: int = 1000) -> list[int]:
         """The newest rows since a time in seconds of the epoch, oldest first; of a mirror by any name it had or has."""
         query = (
-            "SELECT * FROM (SELECT * FROM audit WHERE time >= :since AND (:mirror IS NULL OR mirror = :mirror"
-            " OR (operation = 'rename' AND kind = 'mirror' AND json_extract(new, '$.name') = :mirror))"
-            " ORDER BY id DESC LIMIT :limit) ORDER BY id"
+            "SELECT id FROM audit WHERE time >= :since AND (:mirror IS NULL OR mirror = :mirror"
+            " OR (operation = 'rename' AND kind = 'mirror' AND json_valid(new)"
+            " AND json_extract(new, '$.name') = :mirror)) ORDER BY id DESC LIMIT :limit"
         )
+        rows = self._ask(query, {"since": since, "mirror": mirror, "limit": limit})
+        return [row["id"] for row in reversed(rows)]
+
+    def audit_rows(self, ids: Iterable[int]) -> Iterator[dict[str, Any]]:
+        """These rows, each read when it is its turn: all of them may be more than there is memory for."""
+        for one in ids:
+            yield from map(_shown, self._ask("SELECT * FROM audit WHERE id = :id", {"id": one}))
+
+    def _ask(self, query: str, values: dict[str, Any]) -> list[dict[str, Any]]:
         with self._lock:
             if self._connection is None:
                 return []
-            cursor = self._connection.execute(query, {"since": since, "mirror": mirror, "limit": limit})
-            names = [column[0] for column in cursor.description]
-            rows = [dict(zip(names, row, strict=True)) for row in cursor]
-        return [_shown(row) for row in rows]
+            try:
+                cursor = self._connection.execute(query, values)
+                names = [column[0] for column in cursor.description]
+                return [dict(zip(names, row, strict=True)) for row in cursor]
+            except sqlite3.Error as error:
+                raise HostError("host_error", f"{self.path}: {_reason(error)}", "daemon.state") from error
 
     def close(self) -> None:
         with self._lock:

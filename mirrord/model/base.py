@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import Annotated, Literal, NamedTuple
 
 # No package that happens to be there has a say in what is valid; and not to look for one saves 10 ms at each start.
@@ -37,6 +37,12 @@ class ContradictionError(ValueError):
     def __init__(self, found: Iterable[tuple[str, ...]]) -> None:
         self.found = [Contradiction(*one) for one in found]
         super().__init__("; ".join(f"{one.key}: {one.why}" for one in self.found))
+
+
+def too_many(key: str, values: Sized, most: int) -> Iterator[tuple[str, str]]:
+    """A contradiction where a list under `key` is longer than what a daemon can hold of it."""
+    if len(values) > most:
+        yield key, f"expected at most {most}, not {len(values)}"
 
 
 def repeated(key: str, part: str, values: Iterable[object]) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from mirrord.model.base import Count, DirectionName, Model, repeated
+from mirrord.model.base import Count, DirectionName, Model, repeated, too_many
 from mirrord.model.daemon import Daemon
 from mirrord.model.destinations import Destination, DeviceDestination, FileDestination, TunnelDestination
 from mirrord.model.filters import Filter
@@ -15,6 +15,7 @@ from mirrord.model.sources import BridgeSource, Source, TunnelSource
 from mirrord.values import Addresses, AnyAddress, Between, Description, Device, Flag, Name, Percentage, Rate, RingSize
 
 ETH_HEADER = 14  # bytes, IEEE 802.3 3.2
+MOST_SESSIONS = 4096  # of a mirror
 
 
 def _default_direction(data: dict[str, Any]) -> DirectionName:
@@ -116,6 +117,7 @@ class Mirror(Model):
     """What it consists of."""
 
     def _contradictions(self) -> Iterator[tuple[str, ...]]:
+        yield from too_many("sessions", self.sessions, MOST_SESSIONS)
         yield from repeated("sessions", "name", [session.name for session in self.sessions])
         if self.overlap == "first":
             yield from repeated("sessions", "priority", [one.priority for one in self.sessions if one.priority])

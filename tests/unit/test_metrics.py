@@ -114,7 +114,7 @@ async def test_the_latency_is_a_histogram_in_seconds() -> None:
     for nanoseconds in (1_000, 50_000, 50_001, 10**9):
         counters.observe_latency(nanoseconds)
     counts = Counts(lambda: [Row(Entry(HOST, "up"), "up", "", counters.snapshot())], Reload(), "native")
-    found = samples(render(counts.collect(), TEXT))
+    found = samples("".join(render(counts.collect(), TEXT)))
     name = "mirrord_forward_latency_seconds"
     assert found[f"{name}_bucket", labels(HOST, le="5e-05")] == 2  # a bucket's bound belongs to it
     assert found[f"{name}_bucket", labels(HOST, le="0.0001")] == 3
@@ -166,7 +166,7 @@ async def test_who_asks_for_openmetrics_gets_it(address: str, accept: str, form:
 async def test_a_label_may_hold_anything() -> None:
     text = 'a "file" called\n\\x é'
     row = Row(Entry(Key("m", "s", text), "failed"), "failed", text, Counters().snapshot())
-    page = render(Counts(lambda: [row], Reload(), "native").collect(), OPENMETRICS)
+    page = "".join(render(Counts(lambda: [row], Reload(), "native").collect(), OPENMETRICS))
     (info,) = [family for family in parse_openmetrics(page) if family.name == "mirrord_session"]  # type: ignore[no-untyped-call]
     assert info.samples[0].labels["source"] == info.samples[0].labels["reason"] == text
 

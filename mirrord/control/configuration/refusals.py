@@ -6,6 +6,7 @@ Sessions that are disabled count as well: enabling one is not the moment to find
 from __future__ import annotations
 
 import os.path
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -27,12 +28,16 @@ from mirrord.model import (
     Filter,
     FlowNetwork,
     GeneveDestination,
+    Mirror,
     Model,
     Session,
     TunnelDestination,
     TunnelSource,
     VxlanDestination,
 )
+
+MOST_OBJECTS = 4096  # of a kind
+MOST_SESSIONS, MOST_RULES = 10_000, 100_000  # altogether: what a daemon has the memory for
 
 
 class Use(NamedTuple):
@@ -86,6 +91,7 @@ def refusals(declared: Declared) -> list[Problem]:
         *_chosen_otherwise(declared),
         *_shared_vnis(declared),
         *_files(declared),
+        *_too_many(declared),
     ]
 
 
@@ -260,3 +266,18 @@ def _files(declared: Declared) -> Iterator[Problem]:
 def _devices_anywhere(session: Session) -> tuple[str, ...]:
     """Names and globs of the source's devices, wherever they are. A bridge's ports nobody knows beforehand."""
     return session.source.device if isinstance(session.source, DeviceSource) else ()
+
+
+def _too_many(declared: Declared) -> Iterator[Problem]:
+    """More than a daemon is made for; each costs memory, also where it does not run."""
+    count = Counter(type(one) for one in declared.objects.values())
+    rules = sum(len(one.rules) for one in declared.objects.values() if isinstance(one, Filter))
+    for path, what, found, most in (
+        ("mirrors", "mirrors", count[Mirror], MOST_OBJECTS),
+        ("filters", "filters", count[Filter], MOST_OBJECTS),
+        ("flow_networks", "flow networks", count[FlowNetwork], MOST_OBJECTS),
+        ("mirrors", "sessions altogether", count[Session], MOST_SESSIONS),
+        ("filters", "rules altogether", rules, MOST_RULES),
+    ):
+        if found > most:
+            yield Problem(path, f"expected at most {most} {what}, not {found}")

@@ -125,11 +125,17 @@ class Pipelines:
         paused = key in self._verdicts and self._verdicts[key].paused
         return replace(plan, forward=replace(plan.forward, paused=True)) if paused else plan
 
-    def rows(self) -> list[Row]:
-        """Every planned session and source, in the plan's order."""
+    def rows(self, *names: str) -> list[Row]:
+        """Every planned session and source, in the plan's order; those of a mirror, or of a mirror's session."""
         with self._lock:
-            rows = [(self._row(entry), self._rules(entry)) for entry in self._entries.values()]
+            entries = [entry for key, entry in self._entries.items() if key[: len(names)] == names]
+            rows = [(self._row(entry), self._rules(entry)) for entry in entries]
             return [replace(row, rules=rules) if rules else row for row, rules in rows]
+
+    def mirrors(self) -> list[str]:
+        """The names of the planned sessions' mirrors."""
+        with self._lock:
+            return list(dict.fromkeys(key.mirror for key in self._entries))
 
     def counters(self) -> dict[Key, tuple[int, ...]]:
         """What every planned session and source has counted."""
