@@ -79,7 +79,7 @@ class Filter(Model):
     """Rules, tried in ascending priority; the first match decides."""
 
     rules: tuple[Rule, ...]
-    """At least one. The first that matches decides; a frame that none matches is not copied."""
+    """At least one, at most 10,000. The first that matches decides; a frame that none matches is not copied."""
 
     def _contradictions(self) -> Iterator[tuple[str, ...]]:
         if not self.rules:

@@ -114,7 +114,7 @@ class Mirror(Model):
     """`all`: every session that matches a frame copies it, of several with equal destinations the first alone. `first`:
     only the first of them by priority."""
     sessions: tuple[Session, ...] = ()
-    """What it consists of."""
+    """What it consists of; at most 4,096, and 10,000 of all mirrors together."""
 
     def _contradictions(self) -> Iterator[tuple[str, ...]]:
         yield from too_many("sessions", self.sessions, MOST_SESSIONS)
