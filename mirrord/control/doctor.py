@@ -49,6 +49,10 @@ LOSSES = {  # by the reason of a drop: what happened, what to do
         "there was no way to the destination",
         "look at `ip route get` of the remote, and whether the next hop answers (ip neighbour)",
     ),
+    "link_down": (
+        "the device that copies leave by was down or had no carrier",
+        "look at `ip link`, the cable, and the other end of the device",
+    ),
     "malformed": (
         "it could not be made what the wire carried, or a tunnel held no frame",
         "capture some of the source's traffic (tcpdump -w) and look at it; the sender may be broken",
@@ -215,6 +219,15 @@ def _down(link: Link, role: str, netns: str | None) -> Finding:
     )
 
 
+def _dead(link: Link, role: str, netns: str | None) -> Iterator[Finding]:
+    """Of a device that copies leave by."""
+    if not link.up:
+        yield _down(link, role, netns)
+    elif not link.carrier:
+        problem = f"{role} device {link.name} has no carrier: what is sent by it goes nowhere"
+        yield Finding(ERROR, "no_carrier", problem, "see to its cable, or to what is at its other end")
+
+
 def _tool(name: str, netns: str | None) -> str:
     """A tool of iproute2, where the device is."""
     if netns is None:
@@ -240,8 +253,7 @@ def _device(to: DeviceDestination, view: View) -> Iterator[Finding]:
         problem = f"destination device {to.device} is missing{nearest(to.device, view.links)}"
         yield Finding(ERROR, "device_missing", problem, "create it, or change the session")
         return
-    if not link.up:
-        yield _down(link, "destination", to.netns)
+    yield from _dead(link, "destination", to.netns)
     if link.index in view.default_routes:
         problem = f"destination device {link.name} holds a default route: copies go out among this host's own traffic"
         severity = WARNING if to.allow_default_route else ERROR
@@ -263,13 +275,17 @@ def _tunnel(config: Config, mirror: str, to: TunnelDestination, view: View, host
         return  # the session's own reason tells it
     route = view.routes.get(way)
     if route is None:
-        problem = f"there is no route to {way.remote}" + (f" from {way.local}" if way.local else "")
+        why = view.unreached.get(way, f"no route to {way.remote}")
+        problem = f"there is {why}" if why.startswith("no route") else why
         remedy = f"{_tool('ip', to.netns)} route add {way.remote} via GATEWAY; a device that is down has no routes"
         yield Finding(ERROR, "no_route", problem, remedy)
         return
-    for link in view.links.values():
-        if link.index == route.device and link.qdisc in SHAPERS:
-            yield _shaped(link, "outgoing", "copies wait or are lost there", to.netns)
+    link = view.by_index.get(route.device)
+    if link is not None and link.qdisc in SHAPERS:
+        yield _shaped(link, "outgoing", "copies wait or are lost there", to.netns)
+    if link is not None and not (link.up and link.carrier):
+        yield from _dead(link, "outgoing", to.netns)
+        return
     hop = host.hops.get(way)
     if hop and hop.state in ("incomplete", "failed"):
         what = "the remote" if hop.address == way.remote else f"the next hop to {way.remote},"

@@ -122,7 +122,9 @@ class Pipelines:
 
     def _paused(self, key: Key, plan: PipelinePlan) -> PipelinePlan:
         paused = key in self._verdicts and self._verdicts[key].paused
-        return replace(plan, forward=replace(plan.forward, paused=True)) if paused else plan
+        if not paused or plan.forward.blocked is not None:  # copies that cannot leave are lost, paused or not
+            return plan
+        return replace(plan, forward=replace(plan.forward, blocked=Slot.skipped_paused))
 
     def rows(self) -> list[Row]:
         """Every planned session and source, in the plan's order."""
@@ -227,6 +229,8 @@ class Pipelines:
         state, reason = "waiting" if error.errno in GONE else "failed", error.strerror or str(error)
         if isinstance(way, TunnelPlan):
             state, reason = _in_words(error.errno, way) or (state, reason)
+            if error.errno in (errno.EACCES, errno.EINVAL):  # what routes answer that lead nowhere
+                reason = self._entries[key].trouble or reason
         if self._errors.get(key) != (state, reason):
             say = log.error if state == "failed" else log.info
             say(f"session {state}", **_names(key), reason=reason)
@@ -300,7 +304,8 @@ class Pipelines:
     def _trouble(self, key: Key) -> str:
         """Of the way out; "" for none."""
         failures = (pipeline.transmit.failure for pipeline, _ in self._of(key))
-        return next((failure for failure in failures if failure), "")
+        entry = self._entries.get(key)
+        return next((failure for failure in failures if failure), entry.trouble if entry else "")
 
     def _least_busy(self, apart: Sequence[Worker] = ()) -> Worker:
         """An idle worker, a new one while there are processors for it, or else the one with the fewest pipelines.

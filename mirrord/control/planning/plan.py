@@ -66,6 +66,7 @@ class Entry:
     about: tuple[tuple[str, str], ...] = ()  # the session in words, for status and metrics
     warnings: tuple[str, ...] = ()
     limit: Limit | None = None
+    trouble: str = ""  # why no copy gets anywhere for now, though the pipeline runs
 
 
 # --- what should run ---
@@ -131,7 +132,7 @@ def _entry(config: Config, key: Key, session: Session, view: View, selections: S
     pipeline = PipelinePlan(capture, way.forward, way.transmit, counted or "", session.workers)
     limit = _limit(config, session, view, leased)
     about = tuple({**dict(about), **dict(way.how)}.items())
-    return Entry(key, "up", "", pipeline, guest, about, warnings, limit)
+    return Entry(key, "up", "", pipeline, guest, about, warnings, limit, way.trouble)
 
 
 def _refuse_the_source(session: Session, source: Link, view: View) -> None:
