@@ -7,13 +7,14 @@ not be, what they should be.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from ipaddress import ip_address
 from typing import NamedTuple
 
 from mirrord.control.config import Loaded
 from mirrord.control.host.links import AbsentError, Link, View
 from mirrord.control.metrics import Reload, Row
 from mirrord.control.planning import sources
-from mirrord.control.planning.destinations import SHAPERS, path
+from mirrord.control.planning.destinations import IP_LONGEST, SHAPERS, path
 from mirrord.control.planning.leases import lease
 from mirrord.control.planning.plan import Key
 from mirrord.control.probes import Host
@@ -29,6 +30,7 @@ from mirrord.values import GLOB, show_size
 ERROR, WARNING = "error", "warning"
 GRAVE = 1000  # one frame in so many lost is an error
 LOW, EMPTY = 10, 100  # one part in so many of a file system free: a warning, an error
+UNBOUNDED = 1 << 31  # an MTU that no device has
 GREATER = 4  # times the ring that was too small
 
 FEATURES = {
@@ -170,6 +172,10 @@ def _about(config: Config, session: Session, row: Row, view: View, host: Host) -
     if row.state != "up" and not any(one.severity == ERROR for one in found):
         found.append(Finding(ERROR, f"session_{row.state}", f"it is {row.state}: {row.reason}", _remedy(row)))
     yield from found
+    for note in row.entry.notes:
+        yield Finding(
+            WARNING, "left_out", note, "nothing, if that is meant; else narrow the pattern, or see to the device"
+        )
     yield from _mtu(config, session, row, view)
     yield from _coarse(session, row, host)
     if isinstance(session.destination, FileDestination):
@@ -310,27 +316,42 @@ def _mtu(config: Config, session: Session, row: Row, view: View) -> Iterator[Fin
     short = full - plan.forward.frame_limit
     if outlet is None or short <= 0:
         return
-    name, mtu = outlet
+    name, mtu, most = outlet
     fate = {"truncate": "truncated", "fragment": "fragmented", "drop": "dropped"}[session.on_mtu_exceeded]
     problem = (
         f"frames of {source.name} have up to {full} bytes, so their copies need an MTU of {mtu + short}, but that of"
         f" {name} or of the path behind it is {mtu}: those longer than {plan.forward.frame_limit} bytes are {fate}"
     )
-    raised = f"{_tool('ip', getattr(session.destination, 'netns', None))} link set {name} mtu {mtu + short}"
-    remedy = f"{raised}, and the same all the way; or snaplen = {plan.forward.frame_limit}"
+    remedies = []
+    if mtu < most:
+        there = _tool("ip", getattr(session.destination, "netns", None))
+        remedies.append(f"{there} link set {name} mtu {min(mtu + short, most)}, and the same all the way")
+    if mtu + short > most:
+        problem += f"; there is no MTU of more than {most} there"
+        here, longest = _tool("ip", getattr(session.source, "netns", None)), plan.forward.frame_limit + most - mtu
+        remedies.append(f"{here} link set {source.name} mtu {longest - ETH_HEADER}, so that it has no longer ones")
+    remedy = f"{'; and '.join(remedies)}; or snaplen = {plan.forward.frame_limit}"
     yield Finding(WARNING, "mtu", problem, remedy)
 
 
-def _outlet(config: Config, mirror: str, session: Session, view: View) -> tuple[str, int] | None:
-    """The device by which copies leave, and the MTU that counts there. AbsentError, Refused where there is none."""
+def _outlet(config: Config, mirror: str, session: Session, view: View) -> tuple[str, int, int] | None:
+    """The device by which copies leave, the MTU that counts there, and the largest that is possible.
+
+    AbsentError, Refused where there is none.
+    """
     to = session.destination
     if isinstance(to, DeviceDestination):
-        return to.device, view.inside(to.netns).links[to.device].mtu
+        link = view.inside(to.netns).ethernet(to.device)
+        return link.name, link.mtu, link.most_mtu or UNBOUNDED
     if not isinstance(to, TunnelDestination):
         return None
     view, way = view.inside(to.netns), path(to, config, lease(config, mirror, view))
     route = view.routes.get(way)
-    return (_name(view, route.device), route.mtu) if route else None
+    if route is None:
+        return None
+    leaves_by, longest = view.by_index.get(route.device), IP_LONGEST[ip_address(way.remote).version]
+    most = min((leaves_by.most_mtu if leaves_by else 0) or UNBOUNDED, longest)
+    return _name(view, route.device), min(route.mtu, longest), most
 
 
 def _name(view: View, index: int) -> str:

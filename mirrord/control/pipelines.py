@@ -365,8 +365,8 @@ class Pipelines:
     def _log_changes(self, entries: Mapping[Key, Entry]) -> None:
         for key, entry in entries.items():
             before = self._entries.get(key)
-            for warning in entry.warnings:
-                if before is None or warning not in before.warnings:
+            for warning in (*entry.warnings, *entry.notes):
+                if before is None or warning not in (*before.warnings, *before.notes):
                     log.warning(warning, **_names(key))
             if entry.pipeline is None and (before is None or before.reason != entry.reason):
                 say = log.error if entry.state == "failed" else log.info

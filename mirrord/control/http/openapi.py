@@ -104,7 +104,7 @@ def schemas() -> dict[str, Any]:
     for name in ("Mirror", "Filter", "FlowNetwork", "Session"):
         found[name]["properties"] |= {"origin": ORIGIN}
     for schema in found.values():
-        if "type" in schema["properties"]:
+        if schema["properties"].get("type", {}).get("const", "device") != "device":
             schema["required"] = ["type", *schema["required"]]  # it tells one source, or destination, from another
     running = {"type": "array", "items": {"type": "object"}, "readOnly": True}
     found["Session"]["properties"] |= {"running": running}

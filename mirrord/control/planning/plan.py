@@ -17,7 +17,7 @@ from mirrord.control.planning.leases import lease, refuse_if_set_aside
 from mirrord.control.planning.listeners import listen_plan
 from mirrord.control.planning.selection import Selections
 from mirrord.dataplane.capture import CapturePlan
-from mirrord.dataplane.filter import Selection
+from mirrord.dataplane.filter import Direction, Selection
 from mirrord.dataplane.listen import ListenPlan
 from mirrord.dataplane.netns import Netns
 from mirrord.dataplane.pipeline import PipelinePlan
@@ -66,6 +66,7 @@ class Entry:
     about: tuple[tuple[str, str], ...] = ()  # the session in words, for status and metrics
     warnings: tuple[str, ...] = ()
     limit: Limit | None = None
+    notes: tuple[str, ...] = ()  # of the session, with the first of its sources
     trouble: str = ""  # why no copy gets anywhere for now, though the pipeline runs
 
 
@@ -101,13 +102,15 @@ def make(config: Config, view: View, selections: Selections | None = None, *, na
     """
     if selections is None or selections.config is not config:
         selections = Selections(config)
-    entries = {
-        (key := Key(name, session.name, device)): _entry(config, key, session, view, selections, native=native)
-        for name, mirror in config.mirrors.items()
-        if mirror.enabled
-        for session in mirror.sessions
-        for device in sources.devices(session, view)
-    }
+    entries = {}
+    for name, mirror in config.mirrors.items():
+        for session in mirror.sessions if mirror.enabled else ():
+            notes = tuple(sources.left_out(session, view))
+            for device in sources.devices(session, view):
+                key = Key(name, session.name, device)
+                entry = _entry(config, key, session, view, selections, native=native)
+                entries[key] = replace(entry, notes=notes) if notes else entry
+                notes = ()  # said once
     selections.keep(entries)
     return entries
 
@@ -132,7 +135,7 @@ def _entry(config: Config, key: Key, session: Session, view: View, selections: S
     pipeline = PipelinePlan(capture, way.forward, way.transmit, counted or "", session.workers)
     limit = _limit(config, session, view, leased)
     about = tuple({**dict(about), **dict(way.how)}.items())
-    return Entry(key, "up", "", pipeline, guest, about, warnings, limit, way.trouble)
+    return Entry(key, "up", "", pipeline, guest, about, warnings, limit, trouble=way.trouble)
 
 
 def _refuse_the_source(session: Session, source: Link, view: View) -> None:
@@ -168,7 +171,7 @@ def _capture(
         device=source.name,
         index=source.index,
         netns=view.inside(session.source.netns).netns if isinstance(session.source, DeviceSource) else None,
-        selection=selected,
+        selection=replace(selected, direction=Direction.INGRESS) if source.loopback else selected,
         mode="ring" if session.capture == "auto" and session.workers > 1 else session.capture,
         ring_size=size,
         promiscuous=isinstance(session.source, DeviceSource) and session.source.promiscuous,
