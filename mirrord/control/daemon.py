@@ -26,6 +26,7 @@ from mirrord.control.http.peers import myself
 from mirrord.control.logs import logger
 from mirrord.control.notify import notify
 from mirrord.control.pipelines import Pipelines
+from mirrord.control.privileges import Privileges
 from mirrord.control.service import Service
 from mirrord.control.store import Store
 from mirrord.dataplane import native
@@ -114,12 +115,14 @@ async def run(path: str, loaded: config.Loaded, dataplane: str) -> None:
         loop.add_signal_handler(number, stop.set)
     pipelines = Pipelines(native=dataplane == "native", nice=loaded.config.daemon.nice)
     store = Store(loaded.config.daemon.state)
-    service = Service(path, remember(loaded, store), Links(), pipelines, dataplane)
+    privileges = Privileges()
+    service = Service(path, remember(loaded, store), Links(), pipelines, dataplane, privileges)
     changes = Changes(service, store)
     addresses = Addresses()
     doors: Doors | None = None
     try:
         addresses.take(loaded.config.daemon)
+        privileges.settle(path, service.loaded)  # there is one thread so far: all others have what it keeps
         await service.start()
         doors = await open_doors(service, changes, addresses)
         await serve(service, changes, stop, early)
