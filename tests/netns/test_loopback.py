@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import socket
 
+import pytest
+
 from tests.conftest import MakeDaemon, MakeSniffer
 from tests.support.api import Api
 from tests.support.ctl import invoke
@@ -50,6 +52,7 @@ def test_each_frame_is_mirrored_once(net: Topology, daemon: MakeDaemon, sniff: M
     assert "is captured as it receives" in refused.body["error"]["message"]
 
 
+@pytest.mark.parametrize("dataplane", ["native"])
 def test_what_doctor_advises_can_be_done(net: Topology, daemon: MakeDaemon) -> None:
     host, _ = uplinked(net)
     mirrord = daemon(host, CONFIGURATION)

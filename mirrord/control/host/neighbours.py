@@ -36,8 +36,8 @@ PATIENCE_SECONDS = 0.2
 POLL_SECONDS = 0.002
 """How long an answer is waited for when a neighbour is first asked for. Later ones are told of by the bell."""
 SILENCE_SECONDS = 1.0
-"""How long a neighbour may be without an address before what is sent to it counts as lost: the kernel holds some of it
-back meanwhile. One that it keeps fresh never fails, it stays incomplete, and what is held back is discarded unsaid."""
+"""How long a neighbour may be without an address before what is sent to it counts as lost: the kernel takes it, holds
+some of it back, and discards the rest unsaid. One that it keeps fresh is asked for ever, and never counts as failed."""
 
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")  # family, index, state, flags, type (struct ndmsg)
 _NUMBER = struct.Struct("=I")
