@@ -16,9 +16,9 @@ from glob import has_magic
 from pathlib import Path
 from typing import NamedTuple
 
-from mirrord.control.config import Loaded
+from mirrord.control.configuration.config import Loaded
+from mirrord.control.configuration.validation import join
 from mirrord.control.logs import logger
-from mirrord.control.validation import join
 from mirrord.errors import Problem
 from mirrord.model import Config, FileDestination, TunnelSource
 

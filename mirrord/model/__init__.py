@@ -2,7 +2,7 @@
 
 Every model is frozen, refuses unknown keys and contradictions, and gives back the same vocabulary with
 `model_dump(mode="json")`, which validates again to an equal model. What depends on more than one object (a name that
-must exist, two users of one device) is in control/refusals.py.
+must exist, two users of one device) is in control/configuration/refusals.py.
 
 The text below a field is what the configuration reference says of it.
 """
@@ -16,24 +16,30 @@ from mirrord.model.destinations import (
     FileDestination,
     GeneveDestination,
     GreDestination,
+    SpanDestination,
     TunnelDestination,
+    VmDestination,
     VxlanDestination,
 )
 from mirrord.model.filters import Filter, Rule
 from mirrord.model.mirrors import Config, FlowNetwork, Mirror, Session
 from mirrord.model.sources import (
     BridgeSource,
+    ContainerSource,
     DeviceSource,
     ErspanSource,
     GreSource,
+    GuestSource,
     Source,
     TunnelSource,
+    VmSource,
     VxlanSource,
 )
 
 __all__ = [
     "BridgeSource",
     "Config",
+    "ContainerSource",
     "Contradiction",
     "ContradictionError",
     "Daemon",
@@ -48,13 +54,17 @@ __all__ = [
     "GeneveDestination",
     "GreDestination",
     "GreSource",
+    "GuestSource",
     "Mirror",
     "Model",
     "Rule",
     "Session",
     "Source",
+    "SpanDestination",
     "TunnelDestination",
     "TunnelSource",
+    "VmDestination",
+    "VmSource",
     "VxlanDestination",
     "VxlanSource",
     "repeated",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from mirrord import model
-from mirrord.control.validation import examine
+from mirrord.control.configuration.validation import examine
 from mirrord.model import Config, Daemon, FlowNetwork, Mirror, Model, Rule, Session
 
 # The keys and defaults of the design, section 2. REQUIRED and OPTIONAL (no value) are how it marks the others.

@@ -105,12 +105,19 @@ def schemas() -> dict[str, Any]:
         found[name]["properties"] |= {"origin": ORIGIN}
     for schema in found.values():
         if schema["properties"].get("type", {}).get("const", "device") != "device":
-            schema["required"] = ["type", *schema["required"]]  # it tells one source, or destination, from another
+            # it tells one source, or destination, from another
+            schema["required"] = ["type", *schema.get("required", ())]
     running = {"type": "array", "items": {"type": "object"}, "readOnly": True}
     found["Session"]["properties"] |= {"running": running}
     for name in ("Mirror", "Session"):
         found[f"{name}Patch"] = _patch(found[name])
-    return found | {"Error": _error(), "Deed": _deed(), "Finding": _finding(), "Status": {"type": "object"}}
+    return found | {
+        "Error": _error(),
+        "AuditRecord": _audit_record(),
+        "Finding": _finding(),
+        "MirrorSource": _source(),
+        "Status": {"type": "object"},
+    }
 
 
 def _patch(schema: dict[str, Any]) -> dict[str, Any]:
@@ -124,12 +131,23 @@ def _error() -> dict[str, Any]:
     return _object({"error": _object(keys)})
 
 
-def _deed() -> dict[str, Any]:
+def _audit_record() -> dict[str, Any]:
     number, anything = {"type": "integer"}, {"type": ["object", "null"]}
     return _object(
         {"time": {"type": "string", "format": "date-time"}, "uid": number, "gid": number, "pid": number, "user": TEXT}
         | {"operation": {"enum": OPERATIONS}, "kind": {"enum": KINDS}, "object": TEXT, "mirror": TEXT}
         | {"old": anything, "new": anything, "result": {"enum": ["done", "refused"]}, "code": TEXT, "message": TEXT}
+    )
+
+
+def _source() -> dict[str, Any]:
+    number, index = {"type": "number"}, {"type": "integer"}
+    words = ("type", "name", "id", "nic_name", "mac", "manager")
+    guest = _object(dict.fromkeys(words, TEXT) | {"runs": {"type": "boolean"}, "nic": index})
+    return _object(
+        dict.fromkeys(("device", "kind", "state", "master"), TEXT)
+        | {"guest": {"anyOf": [guest, {"type": "null"}]}, "mirrored_by": {"type": "array", "items": TEXT}}
+        | {"frames_per_second": number, "bits_per_second": number}
     )
 
 

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 
 from mirrord.control.host.links import AbsentError, Link, View
 from mirrord.control.planning.listeners import end, label
-from mirrord.dataplane.filter import Direction
+from mirrord.dataplane.filter.rules import Direction
 from mirrord.errors import Refused
 from mirrord.model import BridgeSource, DeviceDestination, DeviceSource, Session, TunnelSource
 from mirrord.values import GLOB
@@ -33,6 +33,7 @@ def devices(session: Session, view: View) -> Iterator[str]:
     if isinstance(session.source, TunnelSource):
         yield label(session.source)
         return
+    assert isinstance(session.source, DeviceSource)  # guests have been resolved to devices
     for pattern in session.source.device:
         if not GLOB.search(pattern):
             yield pattern
