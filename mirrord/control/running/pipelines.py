@@ -307,6 +307,11 @@ class Pipelines:
         entry = self._entries.get(key)
         return next((failure for failure in failures if failure), entry.trouble if entry else "")
 
+    def _resumes(self, key: Key) -> str:
+        """That copies are about to be made again: a worker has not heard of it yet, and still counts frames as lost."""
+        blocked = {pipeline.plan.forward.blocked for pipeline, _ in self._of(key)}
+        return "about to go on" if blocked - {None, Slot.skipped_paused} else ""
+
     def _least_busy(self, apart: Sequence[Worker] = ()) -> Worker:
         """An idle worker, a new one while there are processors for it, or else the one with the fewest pipelines.
 
@@ -332,7 +337,7 @@ class Pipelines:
                 return Row(entry, "waiting", "about to start or to end", counters)
             return Row(entry, entry.state, entry.reason, counters)
         pipeline = self._running[key][0]
-        failure = self._failure(key) or self._trouble(key)
+        failure = self._failure(key) or self._trouble(key) or self._resumes(key)
         verdict = self._verdicts.get(key, Verdict())
         counters = self._total(key)
         state = "failed" if failure else "paused" if verdict.paused else "up"
