@@ -27,6 +27,7 @@ from mirrord.control.http.peers import myself
 from mirrord.control.http.sockets import Addresses
 from mirrord.control.logs import logger
 from mirrord.control.notify import notify
+from mirrord.control.privileges import Privileges
 from mirrord.control.running.pipelines import Pipelines
 from mirrord.control.service import Service
 from mirrord.control.store import LOOK_SECONDS, Store
@@ -122,12 +123,14 @@ async def run(path: str, loaded: config.Loaded, dataplane: str) -> None:
     loop.set_default_executor(limits.started(THREADS, "control"))
     pipelines = Pipelines(native=dataplane == "native", nice=loaded.config.daemon.nice)
     store = Store(loaded.config.daemon.state)
-    service = Service(path, remember(loaded, store), Links(), pipelines, dataplane)
+    privileges = Privileges()
+    service = Service(path, remember(loaded, store), Links(), pipelines, dataplane, privileges)
     changes = Changes(service, store)
     addresses = Addresses()
     server: Server | None = None
     try:
         addresses.take(loaded.config.daemon)
+        privileges.settle(path, service.loaded)  # there is one thread so far: all others have what it keeps
         await service.start()
         server = await open_server(service, changes, addresses)
         await serve(service, changes, stop, early)

@@ -29,6 +29,7 @@ from mirrord.control.notify import notify, reloading, watchdog_seconds
 from mirrord.control.planning import guests, plan
 from mirrord.control.planning.guests import Resolved
 from mirrord.control.planning.selection import Selections
+from mirrord.control.privileges import Privileges, held
 from mirrord.control.reporting import doctor, probes, report
 from mirrord.control.reporting import guests as guest_findings
 from mirrord.control.reporting.metrics import Reload, Row
@@ -69,7 +70,16 @@ AT_START = ("socket", "socket_group", "read_only_socket", "read_only_group", "me
 class Service:
     """The daemon without its server. Call `start`, then keep `follow` and `tick` running until `stop`."""
 
-    def __init__(self, path: str, loaded: Loaded, links: Links, pipelines: Pipelines, dataplane: str) -> None:
+    def __init__(
+        self,
+        path: str,
+        loaded: Loaded,
+        links: Links,
+        pipelines: Pipelines,
+        dataplane: str,
+        privileges: Privileges,
+    ) -> None:
+        self._privileges = privileges
         self.path, self.loaded, self.dataplane = path, loaded, dataplane
         self._begun = {key: getattr(loaded.config.daemon, key) for key in AT_START}
         self.last_reload = Reload(succeeded_at=time.time())
@@ -176,12 +186,13 @@ class Service:
     async def _reload(self) -> None:
         try:
             new = config.restore(config.read(self.path), self.loaded.made, self.loaded.set_aside)
+            self._refuse_lacking(new)
         except ConfigError as error:
             located = [one if one.file else one._replace(file="made at run time") for one in error.problems]
             self.last_reload.successful, self.last_reload.problems = False, [str(problem) for problem in located]
             for problem in self.last_reload.problems:
                 log.error("reload refused", problem=problem)  # noqa: TRY400 (the file's fault, no traceback)
-            raise ConfigError(located) from None
+            raise ConfigError(located, error.code) from None
         for key, value in self._begun.items():
             if getattr(new.config.daemon, key) != value:
                 log.warning("takes effect at the next start", key=f"daemon.{key}")
@@ -204,13 +215,20 @@ class Service:
         """Run a changed configuration; for who holds `changing`.
 
         `keep` is called, on a thread, when it is known what is to run and before anything is touched: if it raises, all
-        stays as it was. Refused: the host does not allow a session that the change begins.
+        stays as it was. Refused: the host does not allow a session that the change begins. ConfigError: it needs a
+        capability that was given up.
         """
+        self._refuse_lacking(new)
         try:
             await self._refresh(new, keep)
         except (MirrordError, OSError, RuntimeError):
             self._changed.set()  # what was looked at for it, flow networks above all, is not wanted any more
             raise
+
+    def _refuse_lacking(self, new: Loaded) -> None:
+        """ConfigError when it needs a capability that was given up."""
+        if problems := self._privileges.lacking(self.path, self.loaded, new):
+            raise ConfigError(problems, "refused")
 
     async def stop(self) -> None:
         """End every pipeline without losing a frame on its way."""
@@ -330,6 +348,7 @@ class Service:
             "pid": os.getpid(),
             "dataplane": self.dataplane,
             "started_at": self._started,
+            "capabilities": sorted(held()),
             "config": {
                 "path": self.path,
                 "last_reload_successful": self.last_reload.successful,

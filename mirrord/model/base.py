@@ -68,13 +68,18 @@ class Model(BaseModel):
         return self
 
 
+def kind_of(written: dict[str, object]) -> object:
+    """What a source's or destination's `type` is: left out beside a `device`, "device"; None where nothing tells."""
+    return written.get("type", "device" if "device" in written else None)
+
+
 def type_of(side: str) -> Discriminator:
     """Choose a model by `type`. The tag names the side, too, so that it is told from a key in an error's location."""
 
     def tag(value: object) -> str | None:
         if isinstance(value, str):
             return f"<device {side}>" if side == "source" else None
-        kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+        kind = kind_of(value) if isinstance(value, dict) else getattr(value, "type", None)
         return None if kind is None else f"<{kind} {side}>"
 
     return Discriminator(tag)

@@ -32,7 +32,8 @@ class Session(Model):
     source: Source
     """Where frames come from."""
     direction: DirectionName = Field(default_factory=_default_direction)
-    """`ingress` is what the source receives, `egress` what it sends. By default `both`, from a tunnel `ingress`."""
+    """`ingress` is what the source receives, `egress` what it sends. By default `both`, from a tunnel `ingress`.
+    `lo` receives each frame that it sends: it is captured as ingress, once, and `both` means that."""
     filter: Name | None = None
     """The name of a filter; left out: every frame."""
     destination: Destination

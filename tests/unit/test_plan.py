@@ -14,6 +14,7 @@ from mirrord.control.host.links import Link, Path, Route, View
 from mirrord.control.planning.plan import Add, Entry, Key, Remove, Rename, Replace, diff, make, paths
 from mirrord.dataplane.capture.listener import ListenPlan
 from mirrord.dataplane.capture.packet_socket import CapturePlan
+from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.rules import Direction, Guard, Selection
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.forward.decap import Tunnel
@@ -311,18 +312,29 @@ def test_frames_too_long_for_the_way_out_are_warned_of() -> None:
 
 
 def test_shaping_a_learning_bridge_and_a_missing_route_are_warned_of() -> None:
-    view = View(links={"tap0": replace(TAP, qdisc="tbf"), "em0": replace(EM, learning=True, up=False)})
+    view = View(links={"tap0": replace(TAP, qdisc="tbf"), "em0": replace(EM, learning=True)})
     assert only(make(config('source = "tap0"\ndestination = { type = "device", device = "em0" }'), view)).warnings == (
         "source device tap0 is shaped (tbf)",
-        "destination device is down: em0",
         (
             "em0 is a port of a bridge that learns addresses: copies would mislead it;"
             " `bridge link set dev em0 learning off` has it learn no more"
         ),
     )
     entry = only(make(config(f'source = "em0"\n{TO_VXLAN}'), replace(VIEW, routes={})))
-    assert entry.warnings == ("no route to 192.0.2.9",)
+    assert entry.trouble == "no route to 192.0.2.9"
     assert entry.pipeline is not None  # it counts what it cannot send
+    assert entry.pipeline.forward.blocked == Slot.dropped_no_route
+
+
+@pytest.mark.parametrize(("up", "carrier"), [(False, False), (True, False)])
+def test_what_a_dead_device_is_given_counts_as_lost(*, up: bool, carrier: bool) -> None:
+    dead = {one.name: replace(one, up=up, carrier=carrier) for one in (EM, UP)}
+    view = replace(VIEW, links={"tap0": TAP, **dead})
+    for destination in ('destination = { type = "device", device = "em0" }', TO_VXLAN):
+        entry = only(make(config(f'source = "tap0"\n{destination}'), view))
+        assert entry.trouble
+        assert entry.pipeline is not None
+        assert entry.pipeline.forward.blocked == Slot.dropped_link_down
 
 
 plans = st.builds(

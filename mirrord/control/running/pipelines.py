@@ -123,7 +123,9 @@ class Pipelines:
 
     def _paused(self, key: Key, plan: PipelinePlan) -> PipelinePlan:
         paused = key in self._verdicts and self._verdicts[key].paused
-        return replace(plan, forward=replace(plan.forward, paused=True)) if paused else plan
+        if not paused or plan.forward.blocked is not None:  # copies that cannot leave are lost, paused or not
+            return plan
+        return replace(plan, forward=replace(plan.forward, blocked=Slot.skipped_paused))
 
     def rows(self, *names: str) -> list[Row]:
         """Every planned session and source, in the plan's order; those of a mirror, or of a mirror's session."""
@@ -234,6 +236,8 @@ class Pipelines:
         state, reason = "waiting" if error.errno in GONE else "failed", error.strerror or str(error)
         if isinstance(way, TunnelPlan):
             state, reason = _in_words(error.errno, way) or (state, reason)
+            if error.errno in (errno.EACCES, errno.EINVAL):  # what routes answer that lead nowhere
+                reason = self._entries[key].trouble or reason
         if self._errors.get(key) != (state, reason):
             say = log.error if state == "failed" else log.info
             say(f"session {state}", **_names(key), reason=reason)
@@ -307,7 +311,13 @@ class Pipelines:
     def _trouble(self, key: Key) -> str:
         """Of the way out; "" for none."""
         failures = (pipeline.transmit.failure for pipeline, _ in self._of(key))
-        return next((failure for failure in failures if failure), "")
+        entry = self._entries.get(key)
+        return next((failure for failure in failures if failure), entry.trouble if entry else "")
+
+    def _resumes(self, key: Key) -> str:
+        """That copies are about to be made again: a worker has not heard of it yet, and still counts frames as lost."""
+        blocked = {pipeline.plan.forward.blocked for pipeline, _ in self._of(key)}
+        return "about to go on" if blocked - {None, Slot.skipped_paused} else ""
 
     def _least_busy(self, apart: Sequence[Worker] = ()) -> Worker:
         """An idle worker, a new one while there are processors for it, or else the one with the fewest pipelines.
@@ -334,7 +344,7 @@ class Pipelines:
                 return Row(entry, "waiting", "about to start or to end", counters)
             return Row(entry, entry.state, entry.reason, counters)
         pipeline = self._running[key][0]
-        failure = self._failure(key) or self._trouble(key)
+        failure = self._failure(key) or self._trouble(key) or self._resumes(key)
         verdict = self._verdicts.get(key, Verdict())
         counters = self._total(key)
         state = "failed" if failure else "paused" if verdict.paused else "up"
@@ -367,8 +377,8 @@ class Pipelines:
     def _log_changes(self, entries: Mapping[Key, Entry]) -> None:
         for key, entry in entries.items():
             before = self._entries.get(key)
-            for warning in entry.warnings:
-                if before is None or warning not in before.warnings:
+            for warning in (*entry.warnings, *entry.notes):
+                if before is None or warning not in (*before.warnings, *before.notes):
                     log.warning(warning, **_names(key))
             if entry.pipeline is None and (before is None or before.reason != entry.reason):
                 say = log.error if entry.state == "failed" else log.info

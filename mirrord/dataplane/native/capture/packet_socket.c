@@ -196,7 +196,7 @@ static uint64_t accounted(const uint64_t *counters)
 {
 	uint64_t sum = counters[MIRRORED];
 
-	for (int slot = SKIPPED_SAMPLED_OUT; slot <= DROPPED_WRITE_ERROR; slot++)
+	for (int slot = SKIPPED_SAMPLED_OUT; slot <= DROPPED_LINK_DOWN; slot++)
 		sum += counters[slot];
 	return sum;
 }

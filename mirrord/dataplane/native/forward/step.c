@@ -299,8 +299,8 @@ int forward(const struct plan *plan, struct state *state, const struct frame *fr
 		if (rule <= plan->match_count)
 			plan->matches[rule - 1]++;
 	}
-	if (plan->paused)
-		return SKIPPED_PAUSED;
+	if (plan->blocked != NO_REASON)
+		return plan->blocked;
 	uint64_t flow = flow_hash(&headers);
 	if (plan->sampling_rate > 1 && (uint32_t)flow % plan->sampling_rate)
 		return SKIPPED_SAMPLED_OUT;
