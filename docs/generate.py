@@ -148,7 +148,7 @@ def _kind(schema: dict[str, Any], alias: str) -> str:
 
 def _default(described: type[model.Model], name: str) -> str:
     field = described.model_fields[name]
-    if field.is_required():
+    if field.is_required() or (name == "type" and field.default != "device"):  # base.kind_of
         return "required"
     if field.default_factory is not None or field.default is None:
         return ""

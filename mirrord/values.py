@@ -77,6 +77,9 @@ TEXT_OR_LIST: dict[str, Any] = {"anyOf": [TEXT, {"type": "array", "items": TEXT}
 NUMBER_OR_LIST: dict[str, Any] = {"anyOf": [{"type": "integer"}, {"type": "array", "items": {"type": "integer"}}]}
 
 
+MOST_VALUES = 4096  # in a list
+
+
 def one_or_more(parse: Callable[[object], T]) -> Callable[[object], tuple[T, ...]]:
     """Read one value or a list of them. An empty list is refused: it could mean everything or nothing."""
 
@@ -85,6 +88,8 @@ def one_or_more(parse: Callable[[object], T]) -> Callable[[object], tuple[T, ...
             return (parse(value),)
         if not value:
             raise unexpected("at least one value", value)
+        if len(value) > MOST_VALUES:
+            raise ValueError(f"expected at most {MOST_VALUES} values, not {len(value)}")
         return tuple(parse(item) for item in value)
 
     return parse_all
@@ -434,9 +439,14 @@ def _device_or_glob(value: object) -> str:
     return value
 
 
+LONGEST_PATH = 4095  # linux/limits.h, PATH_MAX, which counts the byte that ends it
+
+
 def _path(value: object) -> str:
     if not isinstance(value, str) or not value.startswith("/") or "\0" in value or ".." in value.split("/"):
         raise unexpected('an absolute path without ".."', value)
+    if len(value.encode()) > LONGEST_PATH:
+        raise unexpected(f"a path of at most {LONGEST_PATH} bytes", value)
     return value
 
 

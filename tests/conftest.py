@@ -89,3 +89,4 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--requests", type=int, default=700, help="how many malformed requests the API is sent")
     parser.addoption("--taps", type=int, default=30, help="how many times the tap is made that is mirrored")
     parser.addoption("--pristine", type=Path, help="a Debian 12 with nothing added, to install the package into")
+    parser.addoption("--booted", type=Path, help="a Debian 12 with systemd, to be booted with the package in it")

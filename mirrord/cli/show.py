@@ -32,6 +32,7 @@ def status(ask: Asker) -> None:
             f"mirrord {answer['version']}, pid {answer['pid']}, {answer['dataplane']} data plane,"
             f" {answer['config']['path']}"
         )
+        console.print(f"capabilities: {', '.join(answer['capabilities'])}")
         for problem in answer["config"]["problems"]:
             console.print(f"last reload refused: {problem}", style="red")
         if answer["state"]["problem"]:

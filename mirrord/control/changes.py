@@ -19,7 +19,7 @@ from mirrord.control.configuration.validation import join, not_found
 from mirrord.control.http.peers import Caller
 from mirrord.control.service import Service
 from mirrord.control.store import AuditRecord, Store, Write
-from mirrord.errors import ConfigError, MirrordError, Problem, Refused
+from mirrord.errors import ConfigError, MirrordError, Problem, Refused, of_host
 from mirrord.values import unexpected
 
 SECTION = {"mirror": "mirrors", "session": "mirrors", "filter": "filters", "flow_network": "flow_networks"}
@@ -133,11 +133,11 @@ class Changes:
         return await self._change(caller, "delete", target, None, edit, condition)
 
     async def reload(self, caller: Caller) -> None:
-        """Take over the files as they are now. ConfigError: the old configuration runs on."""
+        """Take over the files as they are now. ConfigError, HostError: the old configuration runs on."""
         record = AuditRecord(caller, "reload", "daemon")
         try:
             await self._service.reload()
-        except ConfigError as error:
+        except MirrordError as error:
             await asyncio.to_thread(self.store.note, record.refused(error))
             raise
         await asyncio.to_thread(self.store.note, record)
@@ -173,6 +173,12 @@ class Changes:
             except MirrordError as error:
                 await asyncio.to_thread(self.store.note, record.refused(error))
                 raise
+            except (OSError, RuntimeError, MemoryError) as error:
+                host = of_host(error)
+                if host is None:
+                    raise
+                await asyncio.to_thread(self.store.note, record.refused(host))
+                raise host from error
         name = target.name if new is None else new["name"]
         return Done(target._replace(name=name), old is None, after)
 

@@ -29,6 +29,7 @@ from mirrord.control.notify import notify, reloading, watchdog_seconds
 from mirrord.control.planning import guests, plan
 from mirrord.control.planning.guests import Resolved
 from mirrord.control.planning.selection import Selections
+from mirrord.control.privileges import Privileges, held
 from mirrord.control.reporting import doctor, probes, report
 from mirrord.control.reporting import guests as guest_findings
 from mirrord.control.reporting.metrics import Reload, Row
@@ -38,8 +39,8 @@ from mirrord.control.running.flow_networks import FlowNetworks
 from mirrord.control.running.live import Live
 from mirrord.control.running.pipelines import Pipelines
 from mirrord.dataplane.counters import Slot
-from mirrord.errors import ConfigError, MirrordError, Refused
-from mirrord.model import Config
+from mirrord.errors import ConfigError, MirrordError, Refused, of_host
+from mirrord.model import Config, Filter, Mirror, Session
 
 log = logger("service")
 
@@ -69,7 +70,16 @@ AT_START = ("socket", "socket_group", "read_only_socket", "read_only_group", "me
 class Service:
     """The daemon without its server. Call `start`, then keep `follow` and `tick` running until `stop`."""
 
-    def __init__(self, path: str, loaded: Loaded, links: Links, pipelines: Pipelines, dataplane: str) -> None:
+    def __init__(
+        self,
+        path: str,
+        loaded: Loaded,
+        links: Links,
+        pipelines: Pipelines,
+        dataplane: str,
+        privileges: Privileges,
+    ) -> None:
+        self._privileges = privileges
         self.path, self.loaded, self.dataplane = path, loaded, dataplane
         self._begun = {key: getattr(loaded.config.daemon, key) for key in AT_START}
         self.last_reload = Reload(succeeded_at=time.time())
@@ -81,6 +91,7 @@ class Service:
         self._changed = asyncio.Event()
         self._breaker = Breaker()
         self._rates: report.Rates = {}
+        self._lacks = ""  # what the host did not have for the last turn, as logged
         self._flow_networks: FlowNetworks | None = None
         self._leases: dict[str, Lease] = {}
         self._managers = Managers(self._changed.set)
@@ -106,9 +117,27 @@ class Service:
             await asyncio.sleep(TOGETHER_SECONDS)
             self._changed.clear()
             due = max(due, time.monotonic())
-            spent = await self._refresh()
+            spent = await self._try_again()
             due += min(max(3 * spent, least), longest)
             await asyncio.sleep(due - AHEAD_SECONDS - time.monotonic())
+
+    async def _try_again(self) -> float:
+        """A turn; where the host lacks something for it now, there is another one soon."""
+        try:
+            spent = await self._refresh()
+        except (OSError, RuntimeError) as error:
+            host = of_host(error)
+            if host is None:
+                raise
+            self._put_off(host)
+            return 0.0
+        self._lacks = ""
+        return spent
+
+    def _put_off(self, host: MirrordError) -> None:
+        if self._lacks != host.message:
+            log.error("cannot follow the host: tried again", reason=host.message)
+        self._lacks = host.message
 
     async def tick(self) -> None:
         """Work out rates, look for what nobody tells of, and feed the watchdog while every worker makes progress."""
@@ -128,7 +157,7 @@ class Service:
             if _too_large(counted) > _too_large(before) or self._links.moved() or self._pipelines.told():
                 self._changed.set()
             before, looked = counted, now
-            if now - retried >= RETRY_SECONDS and self._pipelines.failing():
+            if now - retried >= RETRY_SECONDS and (self._lacks or self._pipelines.failing()):
                 retried = now
                 self._changed.set()
             if patience:
@@ -157,17 +186,27 @@ class Service:
     async def _reload(self) -> None:
         try:
             new = config.restore(config.read(self.path), self.loaded.made, self.loaded.set_aside)
+            self._refuse_lacking(new)
         except ConfigError as error:
             located = [one if one.file else one._replace(file="made at run time") for one in error.problems]
             self.last_reload.successful, self.last_reload.problems = False, [str(problem) for problem in located]
             for problem in self.last_reload.problems:
                 log.error("reload refused", problem=problem)  # noqa: TRY400 (the file's fault, no traceback)
-            raise ConfigError(located) from None
+            raise ConfigError(located, error.code) from None
         for key, value in self._begun.items():
             if getattr(new.config.daemon, key) != value:
                 log.warning("takes effect at the next start", key=f"daemon.{key}")
         logs.level(new.config.daemon.log_level)
-        await self._refresh(new)
+        try:
+            await self._refresh(new)
+        except (OSError, RuntimeError) as error:
+            host = of_host(error)
+            if host is None:
+                raise
+            self.last_reload.successful, self.last_reload.problems = False, [host.message]
+            log.error("reload failed", reason=host.message)  # noqa: TRY400 (no bug, no traceback)
+            self._changed.set()  # what of it was applied is not wanted
+            raise host from error
         self.last_reload.successful, self.last_reload.problems = True, []
         self.last_reload.succeeded_at = time.time()
         log.info("reloaded", path=self.path)
@@ -176,13 +215,20 @@ class Service:
         """Run a changed configuration; for who holds `changing`.
 
         `keep` is called, on a thread, when it is known what is to run and before anything is touched: if it raises, all
-        stays as it was. Refused: the host does not allow a session that the change begins.
+        stays as it was. Refused: the host does not allow a session that the change begins. ConfigError: it needs a
+        capability that was given up.
         """
+        self._refuse_lacking(new)
         try:
             await self._refresh(new, keep)
-        except MirrordError:
+        except (MirrordError, OSError, RuntimeError):
             self._changed.set()  # what was looked at for it, flow networks above all, is not wanted any more
             raise
+
+    def _refuse_lacking(self, new: Loaded) -> None:
+        """ConfigError when it needs a capability that was given up."""
+        if problems := self._privileges.lacking(self.path, self.loaded, new):
+            raise ConfigError(problems, "refused")
 
     async def stop(self) -> None:
         """End every pipeline without losing a frame on its way."""
@@ -207,7 +253,7 @@ class Service:
             if keep:
                 self._refuse_failing(entries)
                 await asyncio.to_thread(keep)
-            await asyncio.to_thread(self._pipelines.apply, entries)
+            await self._apply(entries, kept=keep is not None)
             if self._flow_networks:
                 await self._flow_networks.give_back()
             if new:
@@ -219,6 +265,16 @@ class Service:
                     log.error("set aside, does not run", section=one.section, name=one.name, reason=one.reason)
             self.loaded = loaded
             return spent
+
+    async def _apply(self, entries: Mapping[plan.Key, plan.Entry], *, kept: bool) -> None:
+        """Apply a plan. What is kept already is in force: what the host lacks for it is tried again."""
+        try:
+            await asyncio.to_thread(self._pipelines.apply, entries)
+        except (OSError, RuntimeError) as error:
+            host = of_host(error)
+            if host is None or not kept:
+                raise
+            self._put_off(host)
 
     def _refuse_failing(self, entries: Mapping[plan.Key, plan.Entry]) -> None:
         """Refused when the host forbids a session, and did not forbid it before."""
@@ -264,7 +320,9 @@ class Service:
 
     async def live(self, mirror: str, session: str, source: str | None) -> Live:
         """A live look at what a session mirrors on one device. MirrordError, also when it is not said which device."""
-        sessions = [one["name"] for one in self.mirror(mirror)["sessions"]]
+        if mirror not in self.loaded.config.mirrors:
+            raise not_found("mirror", mirror, self.loaded.config.mirrors)
+        sessions = [one.name for one in self.loaded.config.mirrors[mirror].sessions]
         if session not in sessions:
             raise not_found("session", session, sessions)
         keys = {row.entry.key.source: row.entry.key for row in self.rows() if row.entry.key[:2] == (mirror, session)}
@@ -288,12 +346,13 @@ class Service:
         return self._pipelines.lost()
 
     def status(self) -> dict[str, Any]:
-        """The daemon and every session."""
+        """The daemon and every session, which are an iterator."""
         return {
             "version": __version__,
             "pid": os.getpid(),
             "dataplane": self.dataplane,
             "started_at": self._started,
+            "capabilities": sorted(held()),
             "config": {
                 "path": self.path,
                 "last_reload_successful": self.last_reload.successful,
@@ -304,20 +363,21 @@ class Service:
                     {"section": one.section, "name": one.name, "reason": one.reason} for one in self.loaded.set_aside
                 ],
             },
-            "sessions": [report.session(row, self._rates) for row in self.rows()],
+            "sessions": (
+                report.session(row, self._rates)
+                for mirror in self._pipelines.mirrors()
+                for row in self._pipelines.rows(mirror)
+            ),
         }
-
-    def mirrors(self) -> list[dict[str, Any]]:
-        """Every mirror, as configured, each session with how it does on each of its source devices."""
-        return [self.mirror(name) for name in self.loaded.config.mirrors]
 
     def mirror(self, name: str, loaded: Loaded | None = None) -> dict[str, Any]:
         """One mirror, of a configuration that ran if not of the one that does. MirrordError `not_found`."""
-        shown = self.object("mirrors", name, loaded)
-        rows = [row for row in self.rows() if row.entry.key.mirror == name]
-        for each in shown["sessions"]:
-            each["running"] = [report.session(r, self._rates) for r in rows if r.entry.key.session == each["name"]]
-        return shown
+        return self.object("mirrors", name, loaded)
+
+    def _session(self, mirror: str, one: Session) -> dict[str, Any]:
+        """A session as configured, and how it does on each of its source devices."""
+        running = (report.session(row, self._rates) for row in self._pipelines.rows(mirror, one.name))
+        return {**one.model_dump(mode="json"), "running": running}
 
     async def doctor(self, mirror: str | None, state: str) -> list[doctor.Finding]:
         """What is wrong, with this mirror or with all, and what to do; `state` is the state database's own problem.
@@ -343,13 +403,20 @@ class Service:
         return sources(view, inventory, self.rows(), rates)
 
     def object(self, section: str, name: str, loaded: Loaded | None = None) -> dict[str, Any]:
-        """A mirror, filter or flow network as configured, and where. MirrordError `not_found`."""
+        """A mirror, filter or flow network as configured, and where: a mirror's sessions, each with how it does, and a
+        filter's rules are iterators. MirrordError `not_found`.
+        """
         loaded = loaded or self.loaded
         one = getattr(loaded.config, section).get(name)
         if one is None:
             raise not_found(section.removesuffix("s").replace("_", " "), name, getattr(loaded.config, section))
         file = loaded.origin(section, name)
-        return {"name": name, **one.model_dump(mode="json"), "origin": {"file": file} if file else {"state": True}}
+        shown = {"name": name, **one.model_dump(mode="json", exclude={"rules", "sessions"})}
+        if isinstance(one, Mirror):
+            shown["sessions"] = (self._session(name, session) for session in one.sessions)
+        if isinstance(one, Filter):
+            shown["rules"] = (rule.model_dump(mode="json") for rule in one.rules)
+        return {**shown, "origin": {"file": file} if file else {"state": True}}
 
 
 def _too_large(counted: report.Counted) -> int:

@@ -163,7 +163,8 @@ class FileDestination(Model):
     rotate_seconds: Count = 0
     """Begin a new file after so long; 0: never."""
     keep: Count = 0
-    """How many files there are at most, the oldest gives way; 0: all are kept."""
+    """How many files there are at most, the one written first gives way; 0: all are kept. Their order is in a list
+    beside them, `.NAME.files`; a file that is not in it is never deleted."""
 
     def _contradictions(self) -> Iterator[tuple[str, ...]]:
         if self.keep and not (self.rotate_size or self.rotate_seconds):

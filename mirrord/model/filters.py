@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from mirrord.model.base import DirectionName, Model, repeated
+from mirrord.model.base import DirectionName, Model, repeated, too_many
 from mirrord.values import Between, Networks, Ports, Protocol, VlanId, show_protocol
 
 ICMP, TCP, UDP, ICMPV6, SCTP = 1, 6, 17, 58, 132
+MOST_RULES = 10_000  # of a filter
 ETHERTYPE_FAMILIES = {0x0800: 4, 0x86DD: 6}
 
 
@@ -78,9 +79,10 @@ class Filter(Model):
     """Rules, tried in ascending priority; the first match decides."""
 
     rules: tuple[Rule, ...]
-    """At least one. The first that matches decides; a frame that none matches is not copied."""
+    """At least one, at most 10,000. The first that matches decides; a frame that none matches is not copied."""
 
     def _contradictions(self) -> Iterator[tuple[str, ...]]:
         if not self.rules:
             yield "rules", "expected at least one rule: a filter without rules copies nothing", "rules"
+        yield from too_many("rules", self.rules, MOST_RULES)
         yield from repeated("rules", "priority", [rule.priority for rule in self.rules])

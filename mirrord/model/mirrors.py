@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from mirrord.model.base import Count, DirectionName, Model, repeated
+from mirrord.model.base import Count, DirectionName, Model, repeated, too_many
 from mirrord.model.daemon import Daemon
 from mirrord.model.destinations import Destination, FileDestination, SpanDestination, TunnelDestination
 from mirrord.model.filters import Filter
@@ -15,6 +15,7 @@ from mirrord.model.sources import BridgeSource, Source, TunnelSource
 from mirrord.values import Addresses, AnyAddress, Between, Description, Device, Flag, Name, Percentage, Rate, RingSize
 
 ETH_HEADER = 14  # bytes, IEEE 802.3 3.2
+MOST_SESSIONS = 4096  # of a mirror
 
 
 def _default_direction(data: dict[str, Any]) -> DirectionName:
@@ -31,7 +32,8 @@ class Session(Model):
     source: Source
     """Where frames come from."""
     direction: DirectionName = Field(default_factory=_default_direction)
-    """`ingress` is what the source receives, `egress` what it sends. By default `both`, from a tunnel `ingress`."""
+    """`ingress` is what the source receives, `egress` what it sends. By default `both`, from a tunnel `ingress`.
+    `lo` receives each frame that it sends: it is captured as ingress, once, and `both` means that."""
     filter: Name | None = None
     """The name of a filter; left out: every frame."""
     destination: Destination
@@ -113,9 +115,10 @@ class Mirror(Model):
     """`all`: every session that matches a frame copies it, of several with equal destinations the first alone. `first`:
     only the first of them by priority."""
     sessions: tuple[Session, ...] = ()
-    """What it consists of."""
+    """What it consists of; at most 4,096, and 10,000 of all mirrors together."""
 
     def _contradictions(self) -> Iterator[tuple[str, ...]]:
+        yield from too_many("sessions", self.sessions, MOST_SESSIONS)
         yield from repeated("sessions", "name", [session.name for session in self.sessions])
         if self.overlap == "first":
             yield from repeated("sessions", "priority", [one.priority for one in self.sessions if one.priority])

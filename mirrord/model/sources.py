@@ -30,7 +30,8 @@ class DeviceSource(Model):
     type: Literal["device"] = "device"
     """A network device. A bare string is short for this with `device`."""
     device: Devices
-    """A name, a glob (every device that matches, now or later), or a list of both."""
+    """A name, a glob (every device that matches, now or later), or a list of both. A glob leaves out what cannot be
+    captured, with a note in `status`."""
     vlan: VlanIds | None = None
     """Only frames whose outermost tag has this id, or one of these."""
     netns: Netns | None = None

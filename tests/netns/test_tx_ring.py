@@ -112,8 +112,10 @@ def test_a_device_that_goes_down_and_comes_back(hosts: tuple[Host, Host], daemon
     mirrord = start(daemon, source, TO_DEVICE, dataplane)
     source.ip("link set out down")
     send(client, "eth0", frame(0, 100), 10)
-    assert mirrord.settle(10).total("mirrord_dropped_frames_total", reason="send_error") == 10
+    assert mirrord.settle(10).total("mirrord_dropped_frames_total", reason="link_down") == 10
+    wait_for(lambda: mirrord.metrics().total("mirrord_session_up") == 0, "the session says so")
     source.ip("link set out up")
+    mirrord.wait_up()
     send(client, "eth0", frame(1, 100), 600)
     assert mirrord.settle(610).total("mirrord_mirrored_frames_total") == 600
 

@@ -10,6 +10,7 @@ import struct
 
 from hypothesis import strategies as st
 
+from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.forward.step import ForwardPlan
 from mirrord.dataplane.frame.headers import Tag
@@ -177,4 +178,5 @@ def plans() -> st.SearchStrategy[ForwardPlan]:
         push_tag=st.sampled_from([0, 0, 111]),
         overhead=st.sampled_from([0, 42, 40_000]),  # the last empties a bucket with two frames
         exact=st.none() | st.none() | selections(),
+        blocked=st.sampled_from([*[None] * 8, Slot.skipped_paused, Slot.dropped_link_down]),
     )

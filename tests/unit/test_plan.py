@@ -14,6 +14,7 @@ from mirrord.control.host.links import Link, Path, Route, View
 from mirrord.control.planning.plan import Add, Entry, Key, Remove, Rename, Replace, diff, make, paths
 from mirrord.dataplane.capture.listener import ListenPlan
 from mirrord.dataplane.capture.packet_socket import CapturePlan
+from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.rules import Direction, Guard, Selection
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.forward.decap import Tunnel
@@ -114,6 +115,23 @@ def test_a_file_session_writes_blocks() -> None:
 
 def test_each_device_of_a_pattern_has_a_file_of_its_own() -> None:
     assert to_file('"tap*"').name == "a/b-tap0.pcapng"
+
+
+def test_a_file_that_two_would_write_is_written_by_the_first() -> None:
+    """Which devices a bridge has, no configuration tells."""
+    bridge, port = Link("br0", 8, 1500, kind="bridge"), Link("tap1", 9, 1500, master=8)
+    view = replace(VIEW, links={one.name: one for one in (TAP, bridge, port)})
+    to = "destination = { type = 'file', path = '/var/lib/mirrord/captures/%s' }"
+    sources = ('{ type = "bridge", bridge = "br0" }', '"tap0"', '"tap0"')
+    files = ("a.x", "a-tap1.x", "a-tap2.x")
+    entries = make(config(*[f"source = {one}\n{to % file}" for one, file in zip(sources, files, strict=True)]), view)
+    why = "/var/lib/mirrord/captures/a-tap1.x: session 's0' of mirror 'm' on tap1 writes this file"
+    assert {(key.session, key.source): (entry.state, entry.reason) for key, entry in entries.items()} == {
+        ("s0", "br0"): ("up", ""),
+        ("s0", "tap1"): ("up", ""),
+        ("s1", "tap0"): ("failed", why),
+        ("s2", "tap0"): ("up", ""),
+    }
 
 
 def test_a_guest_sees_directions_the_other_way_round() -> None:
@@ -294,18 +312,29 @@ def test_frames_too_long_for_the_way_out_are_warned_of() -> None:
 
 
 def test_shaping_a_learning_bridge_and_a_missing_route_are_warned_of() -> None:
-    view = View(links={"tap0": replace(TAP, qdisc="tbf"), "em0": replace(EM, learning=True, up=False)})
+    view = View(links={"tap0": replace(TAP, qdisc="tbf"), "em0": replace(EM, learning=True)})
     assert only(make(config('source = "tap0"\ndestination = { type = "device", device = "em0" }'), view)).warnings == (
         "source device tap0 is shaped (tbf)",
-        "destination device is down: em0",
         (
             "em0 is a port of a bridge that learns addresses: copies would mislead it;"
             " `bridge link set dev em0 learning off` has it learn no more"
         ),
     )
     entry = only(make(config(f'source = "em0"\n{TO_VXLAN}'), replace(VIEW, routes={})))
-    assert entry.warnings == ("no route to 192.0.2.9",)
+    assert entry.trouble == "no route to 192.0.2.9"
     assert entry.pipeline is not None  # it counts what it cannot send
+    assert entry.pipeline.forward.blocked == Slot.dropped_no_route
+
+
+@pytest.mark.parametrize(("up", "carrier"), [(False, False), (True, False)])
+def test_what_a_dead_device_is_given_counts_as_lost(*, up: bool, carrier: bool) -> None:
+    dead = {one.name: replace(one, up=up, carrier=carrier) for one in (EM, UP)}
+    view = replace(VIEW, links={"tap0": TAP, **dead})
+    for destination in ('destination = { type = "device", device = "em0" }', TO_VXLAN):
+        entry = only(make(config(f'source = "tap0"\n{destination}'), view))
+        assert entry.trouble
+        assert entry.pipeline is not None
+        assert entry.pipeline.forward.blocked == Slot.dropped_link_down
 
 
 plans = st.builds(

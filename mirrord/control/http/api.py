@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from itertools import islice
 from typing import Any
 
 from aiohttp import web
@@ -17,12 +18,13 @@ from mirrord.control.changes import Changes, Condition, Target
 from mirrord.control.configuration.config import Loaded
 from mirrord.control.configuration.validation import not_found
 from mirrord.control.http import openapi
+from mirrord.control.http.answers import json_response
 from mirrord.control.http.openapi import Resource
 from mirrord.control.http.peers import Caller, peer
 from mirrord.control.http.requests import MAX_BODY, STATUS, condition, json_object, limit, since
 from mirrord.control.logs import logger
 from mirrord.control.service import Service
-from mirrord.errors import MirrordError
+from mirrord.errors import MirrordError, of_host
 
 log = logger("api")
 
@@ -50,72 +52,72 @@ def application(service: Service, changed_by: Changes, *, read_only: bool = Fals
     return app
 
 
-async def _refuse_change(request: web.Request) -> web.Response:
+async def _refuse_change(request: web.Request) -> web.StreamResponse:
     raise MirrordError("method_not_allowed", f"{request.method} {request.path}: this socket serves GET alone")
 
 
 # --- the daemon ---
 
 
-async def _status(request: web.Request) -> web.Response:
+async def _status(request: web.Request) -> web.StreamResponse:
     store = request.app[CHANGES].store
     state = {"path": str(store.path), "problem": store.problem}
-    return web.json_response({**request.app[SERVICE].status(), "state": state})
+    return json_response({**request.app[SERVICE].status(), "state": state})
 
 
-async def _reload(request: web.Request) -> web.Response:
+async def _reload(request: web.Request) -> web.StreamResponse:
     await request.app[CHANGES].reload(_caller(request))
-    return web.json_response({"reloaded": request.app[SERVICE].path})
+    return json_response({"reloaded": request.app[SERVICE].path})
 
 
-async def _audit(request: web.Request) -> web.Response:
+async def _audit(request: web.Request) -> web.StreamResponse:
     store, query = request.app[CHANGES].store, request.query
     asked = query.get("mirror"), since(query.get("since")), limit(query.get("limit"))
-    rows = await asyncio.to_thread(store.audit, *asked)
-    return web.json_response({"audit": rows})
+    rows = store.audit_rows(await asyncio.to_thread(store.audit_ids, *asked))
+    return json_response({"audit": rows})
 
 
-async def _doctor(request: web.Request) -> web.Response:
+async def _doctor(request: web.Request) -> web.StreamResponse:
     found = await request.app[SERVICE].doctor(request.query.get("mirror"), request.app[CHANGES].store.problem)
-    return web.json_response({"doctor": [one._asdict() for one in found]})
+    return json_response({"doctor": (one._asdict() for one in found)})
 
 
-async def _sources(request: web.Request) -> web.Response:
-    return web.json_response({"sources": await request.app[SERVICE].sources()})
+async def _sources(request: web.Request) -> web.StreamResponse:
+    return json_response({"sources": iter(await request.app[SERVICE].sources())})
 
 
-async def _openapi(_: web.Request) -> web.Response:
-    return web.json_response(openapi.document(RESOURCES))
+async def _openapi(_: web.Request) -> web.StreamResponse:
+    return json_response(openapi.document(RESOURCES))
 
 
 # --- objects ---
 
 
 def _list(section: str) -> Handler:
-    async def handler(request: web.Request) -> web.Response:
+    async def handler(request: web.Request) -> web.StreamResponse:
         service = request.app[SERVICE]
         names = getattr(service.loaded.config, section)
         one = service.mirror if section == "mirrors" else lambda name: service.object(section, name)
-        return web.json_response({section: [one(name) for name in names]})
+        return json_response({section: map(one, list(names))})
 
     return handler
 
 
-async def _sessions(request: web.Request) -> web.Response:
+async def _sessions(request: web.Request) -> web.StreamResponse:
     mirror = request.app[SERVICE].mirror(request.match_info["mirror"])
     tag = changes.tag(request.app[SERVICE].loaded, _target(request, "mirror")) or ""
-    return web.json_response({"sessions": mirror["sessions"]}, headers={"ETag": tag})
+    return json_response({"sessions": mirror["sessions"]}, headers={"ETag": tag})
 
 
 def _get(kind: str) -> Handler:
-    async def handler(request: web.Request) -> web.Response:
+    async def handler(request: web.Request) -> web.StreamResponse:
         return _shown(request, _target(request, kind), request.app[SERVICE].loaded)
 
     return handler
 
 
 def _put(kind: str) -> Handler:
-    async def handler(request: web.Request) -> web.Response:
+    async def handler(request: web.Request) -> web.StreamResponse:
         written, conditions = await json_object(request), condition(request)
         done = await request.app[CHANGES].put(_caller(request), _target(request, kind), written, conditions)
         return _shown(request, done.target, done.loaded, 201 if done.made else 200)
@@ -124,7 +126,7 @@ def _put(kind: str) -> Handler:
 
 
 def _patch(kind: str) -> Handler:
-    async def handler(request: web.Request) -> web.Response:
+    async def handler(request: web.Request) -> web.StreamResponse:
         patch, conditions = await json_object(request), condition(request)
         done = await request.app[CHANGES].patch(_caller(request), _target(request, kind), patch, conditions)
         return _shown(request, done.target, done.loaded)
@@ -133,7 +135,7 @@ def _patch(kind: str) -> Handler:
 
 
 def _delete(kind: str) -> Handler:
-    async def handler(request: web.Request) -> web.Response:
+    async def handler(request: web.Request) -> web.StreamResponse:
         await request.app[CHANGES].delete(_caller(request), _target(request, kind), condition(request))
         return web.Response(status=204)
 
@@ -141,7 +143,7 @@ def _delete(kind: str) -> Handler:
 
 
 def _enable(*, enabled: bool) -> Handler:
-    async def handler(request: web.Request) -> web.Response:
+    async def handler(request: web.Request) -> web.StreamResponse:
         target = _target(request, "mirror")
         done = await request.app[CHANGES].enable(_caller(request), target, condition(request), enabled=enabled)
         return _shown(request, done.target, done.loaded)
@@ -149,7 +151,7 @@ def _enable(*, enabled: bool) -> Handler:
     return handler
 
 
-async def _add_session(request: web.Request) -> web.Response:
+async def _add_session(request: web.Request) -> web.StreamResponse:
     written, match = await json_object(request), condition(request).match
     target = Target("session", str(written.get("name", "")), request.match_info["mirror"])
     done = await request.app[CHANGES].add(_caller(request), target, written, Condition(match))
@@ -219,7 +221,7 @@ def _target(request: web.Request, kind: str) -> Target:
     return Target(kind, request.match_info[kind], mirror)
 
 
-def _shown(request: web.Request, target: Target, loaded: Loaded, status: int = 200) -> web.Response:
+def _shown(request: web.Request, target: Target, loaded: Loaded, status: int = 200) -> web.StreamResponse:
     """An object of a configuration, and its entity tag. MirrordError `not_found`."""
     service = request.app[SERVICE]
     if target.section == "mirrors":
@@ -227,12 +229,12 @@ def _shown(request: web.Request, target: Target, loaded: Loaded, status: int = 2
     else:
         found = service.object(target.section, target.name, loaded)
     if target.kind == "session":
-        session = next((one for one in found["sessions"] if one["name"] == target.name), None)
-        if session is None:
-            raise not_found("session", target.name, [one["name"] for one in found["sessions"]])
-        found = {**session, "origin": found["origin"]}
+        names = [one.name for one in loaded.config.mirrors[target.holder].sessions]
+        if target.name not in names:
+            raise not_found("session", target.name, names)
+        found = {**next(islice(found["sessions"], names.index(target.name), None)), "origin": found["origin"]}
     tag = changes.tag(loaded, target) or ""
-    return web.json_response(found, status=status, headers={"ETag": tag})
+    return json_response(found, status=status, headers={"ETag": tag})
 
 
 @web.middleware
@@ -246,11 +248,17 @@ async def _errors(request: web.Request, handler: Handler) -> Any:
         code = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(error.status, "bad_request")
         headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
         return _error(error.status, code, f"{request.method} {request.path}: {error.reason}", "", headers)
-    except Exception:
+    except Exception as error:
+        host = of_host(error)
+        if host is not None:
+            log.error("cannot answer", method=request.method, path=request.path, reason=host.message)  # noqa: TRY400 (no bug)
+            return _error(STATUS[host.code], host.code, host.message, "")
         log.exception("a bug", method=request.method, path=request.path)
         return _error(STATUS["internal"], "internal", "a bug in mirrord: its log tells more", "")
 
 
-def _error(status: int, code: str, message: str, path: str, headers: dict[str, str] | None = None) -> web.Response:
+def _error(
+    status: int, code: str, message: str, path: str, headers: dict[str, str] | None = None
+) -> web.StreamResponse:
     error = {"code": code, "message": message, "path": path}
-    return web.json_response({"error": error}, status=status, headers=headers)
+    return json_response({"error": error}, status=status, headers=headers)

@@ -104,7 +104,7 @@ def schemas() -> dict[str, Any]:
     for name in ("Mirror", "Filter", "FlowNetwork", "Session"):
         found[name]["properties"] |= {"origin": ORIGIN}
     for schema in found.values():
-        if "type" in schema["properties"]:
+        if schema["properties"].get("type", {}).get("const", "device") != "device":
             # it tells one source, or destination, from another
             schema["required"] = ["type", *schema.get("required", ())]
     running = {"type": "array", "items": {"type": "object"}, "readOnly": True}

@@ -19,9 +19,10 @@ from mirrord.control.planning.listeners import listen_plan
 from mirrord.control.planning.selection import Selections
 from mirrord.dataplane.capture.listener import ListenPlan
 from mirrord.dataplane.capture.packet_socket import CapturePlan
-from mirrord.dataplane.filter.rules import Selection
+from mirrord.dataplane.filter.rules import Direction, Selection
 from mirrord.dataplane.netns import Netns
 from mirrord.dataplane.pipeline import PipelinePlan
+from mirrord.dataplane.transmit.file import FilePlan
 from mirrord.dataplane.transmit.sockets import TunnelPlan
 from mirrord.errors import Refused
 from mirrord.model import (
@@ -67,6 +68,8 @@ class Entry:
     about: tuple[tuple[str, str], ...] = ()  # the session in words, for status and metrics
     warnings: tuple[str, ...] = ()
     limit: Limit | None = None
+    notes: tuple[str, ...] = ()  # of the session, with the first of its sources
+    trouble: str = ""  # why no copy gets anywhere for now, though the pipeline runs
 
 
 # --- what should run ---
@@ -113,6 +116,19 @@ def make(
         for entry in _entries(resolved, name, session, view, selections, native=native)
     }
     selections.keep(entries)
+    return _each_file_once(entries)
+
+
+def _each_file_once(entries: dict[Key, Entry]) -> dict[Key, Entry]:
+    """The entries, of which those fail whose file another one writes: devices' names make files' names."""
+    writers: dict[str, Key] = {}
+    for key, entry in entries.items():
+        way = entry.pipeline.transmit if entry.pipeline is not None else None
+        if isinstance(way, FilePlan) and writers.setdefault(way.path, key) != key:
+            other = writers[way.path]
+            who = f"session {other.session!r} of mirror {other.mirror!r} on {other.source}"
+            reason = f"{way.path}: {who} writes this file"
+            entries[key] = replace(entry, state="failed", reason=reason, pipeline=None, warnings=(), limit=None)
     return entries
 
 
@@ -123,10 +139,13 @@ def _entries(
     for absent in resolved.absent.get((mirror, session.name), ()):
         words = tuple({**about, **resolved.about(mirror, session.name, "")}.items())
         yield Entry(Key(mirror, session.name, absent.label), absent.state, absent.reason, guest=True, about=words)
+    notes = tuple(sources.left_out(session, view))
     for device in sources.devices(session, view) if (mirror, session.name) not in resolved.absent else ():
         words = tuple({**about, **resolved.about(mirror, session.name, device)}.items())
         key = Key(mirror, session.name, device)
-        yield _entry(resolved.config, key, session, view, selections, words, native=native)
+        entry = _entry(resolved.config, key, session, view, selections, words, native=native)
+        yield replace(entry, notes=notes) if notes else entry
+        notes = ()  # said once
 
 
 def _entry(
@@ -157,7 +176,7 @@ def _entry(
     pipeline = PipelinePlan(capture, way.forward, way.transmit, counted or "", session.workers)
     limit = _limit(config, session, view, leased)
     about = tuple({**dict(about), **dict(way.how)}.items())
-    return Entry(key, "up", "", pipeline, guest, about, warnings, limit)
+    return Entry(key, "up", "", pipeline, guest, about, warnings, limit, trouble=way.trouble)
 
 
 def _refuse_the_source(session: Session, source: Link, view: View) -> None:
@@ -193,7 +212,7 @@ def _capture(
         device=source.name,
         index=source.index,
         netns=view.inside(session.source.netns).netns if isinstance(session.source, DeviceSource) else None,
-        selection=selected,
+        selection=replace(selected, direction=Direction.INGRESS) if source.loopback else selected,
         mode="ring" if session.capture == "auto" and session.workers > 1 else session.capture,
         ring_size=size,
         promiscuous=isinstance(session.source, DeviceSource) and session.source.promiscuous,

@@ -10,11 +10,11 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from mirrord.control.host.device_rate import busy
 from mirrord.control.host.reserve import Reservations
+from mirrord.control.limits import started
 from mirrord.control.logs import logger
 from mirrord.control.planning.plan import Add, Entry, Key, Limit, Remove, Rename, Replace, diff
 from mirrord.control.reporting.metrics import Row
@@ -46,6 +46,7 @@ class Pipelines:
 
     def __init__(self, *, native: bool, nice: int = 0, latency: float = LATENCY_SECONDS) -> None:
         self._native = native
+        self._openers = started(OPENERS, "opener")
         self._reservations = Reservations()
         self._taps = Taps(native=native, nice=nice, latency=latency)
         self._lock = threading.Lock()  # of all below: a total moves from a pipeline to the past in one step
@@ -118,13 +119,21 @@ class Pipelines:
 
     def _paused(self, key: Key, plan: PipelinePlan) -> PipelinePlan:
         paused = key in self._verdicts and self._verdicts[key].paused
-        return replace(plan, forward=replace(plan.forward, paused=True)) if paused else plan
+        if not paused or plan.forward.blocked is not None:  # copies that cannot leave are lost, paused or not
+            return plan
+        return replace(plan, forward=replace(plan.forward, blocked=Slot.skipped_paused))
 
-    def rows(self) -> list[Row]:
-        """Every planned session and source, in the plan's order."""
+    def rows(self, *names: str) -> list[Row]:
+        """Every planned session and source, in the plan's order; those of a mirror, or of a mirror's session."""
         with self._lock:
-            rows = [(self._row(entry), self._rules(entry)) for entry in self._entries.values()]
+            entries = [entry for key, entry in self._entries.items() if key[: len(names)] == names]
+            rows = [(self._row(entry), self._rules(entry)) for entry in entries]
             return [replace(row, rules=rules) if rules else row for row, rules in rows]
+
+    def mirrors(self) -> list[str]:
+        """The names of the planned sessions' mirrors."""
+        with self._lock:
+            return list(dict.fromkeys(key.mirror for key in self._entries))
 
     def counters(self) -> dict[Key, tuple[int, ...]]:
         """What every planned session and source has counted."""
@@ -192,6 +201,7 @@ class Pipelines:
         for row in self.rows():
             log.info("total", **_names(row.entry.key), **_totals(row.counters))
         self._taps.stop()
+        self._openers.shutdown()
 
     def _add_all(self, adds: Sequence[Add]) -> None:
         """Open several at a time: it is waiting for the kernel, mostly."""
@@ -201,8 +211,7 @@ class Pipelines:
             self._numberings.setdefault(add.key[:2], Numbering())
         sources = [capture for add in adds if isinstance(capture := add.pipeline.capture, CapturePlan)]
         places = busy(sources)
-        with ThreadPoolExecutor(min(len(adds), OPENERS), thread_name_prefix="opener") as openers:
-            made = dict(zip((add.key for add in adds), openers.map(self._open, adds), strict=True))
+        made = dict(zip((add.key for add in adds), self._openers.map(self._open, adds), strict=True))
         opened = {key: pipelines for key, pipelines in made.items() if not isinstance(pipelines, OSError)}
         workers = self._taps.place(opened, places)
         for add in adds:
@@ -230,6 +239,8 @@ class Pipelines:
         state, reason = "waiting" if error.errno in GONE else "failed", error.strerror or str(error)
         if isinstance(way, TunnelPlan):
             state, reason = _in_words(error.errno, way) or (state, reason)
+            if error.errno in (errno.EACCES, errno.EINVAL):  # what routes answer that lead nowhere
+                reason = self._entries[key].trouble or reason
         if self._errors.get(key) != (state, reason):
             say = log.error if state == "failed" else log.info
             say(f"session {state}", **_names(key), reason=reason)
@@ -297,7 +308,13 @@ class Pipelines:
     def _trouble(self, key: Key) -> str:
         """Of the way out; "" for none."""
         failures = (pipeline.transmit.failure for pipeline, _ in self._of(key))
-        return next((failure for failure in failures if failure), "")
+        entry = self._entries.get(key)
+        return next((failure for failure in failures if failure), entry.trouble if entry else "")
+
+    def _resumes(self, key: Key) -> str:
+        """That copies are about to be made again: a worker has not heard of it yet, and still counts frames as lost."""
+        blocked = {pipeline.plan.forward.blocked for pipeline, _ in self._of(key)}
+        return "about to go on" if blocked - {None, Slot.skipped_paused} else ""
 
     def _row(self, entry: Entry) -> Row:
         key = entry.key
@@ -308,7 +325,7 @@ class Pipelines:
             if entry.pipeline is not None:
                 return Row(entry, "waiting", "about to start or to end", counters)
             return Row(entry, entry.state, entry.reason, counters)
-        failure = self._failure(key) or self._trouble(key)
+        failure = self._failure(key) or self._trouble(key) or self._resumes(key)
         verdict = self._verdicts.get(key, Verdict())
         counters = self._total(key)
         state = "failed" if failure else "paused" if verdict.paused else "up"
@@ -342,8 +359,8 @@ class Pipelines:
     def _log_changes(self, entries: Mapping[Key, Entry]) -> None:
         for key, entry in entries.items():
             before = self._entries.get(key)
-            for warning in entry.warnings:
-                if before is None or warning not in before.warnings:
+            for warning in (*entry.warnings, *entry.notes):
+                if before is None or warning not in (*before.warnings, *before.notes):
                     log.warning(warning, **_names(key))
             if entry.pipeline is None and (before is None or before.reason != entry.reason):
                 say = log.error if entry.state == "failed" else log.info

@@ -4,8 +4,8 @@ It is pure: a captured frame goes in, and out come the packets to send, or the r
 clock (a frame's capture time is the only time there is) and knows no socket. Its state is the token bucket of a rate
 limit, and the session's sequence numbers.
 
-The steps, in order: exact match (where the kernel ran a coarse filter, or rules are counted), pause, sampling, the
-frame as the wire carried it, VLAN tag off and on, snaplen, path MTU, rate limit, header.
+The steps, in order: exact match (where the kernel ran a coarse filter, or rules are counted), whether copies are made
+at all, sampling, the frame as the wire carried it, VLAN tag off and on, snaplen, path MTU, rate limit, header.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class ForwardPlan:
     strip_tag: bool = False  # take the outermost VLAN tag off
     push_tag: int = 0  # put an 802.1Q tag of this id on; 0: none
     overhead: int = 0  # what counts as sent beside header and frame: the kernel's headers; less what does not count
-    paused: bool = False  # make no copies for now
+    blocked: Slot | None = None  # make no copies for now: what each frame counts as instead
     exact: Selection | None = None  # match it here: the kernel ran a coarser filter, or rules are counted
 
 
@@ -111,8 +111,8 @@ class Forward:
         headers = parse(frame.data, frame.tag)
         if plan.exact is not None and not self._accepts(plan.exact, headers, egress=frame.egress):
             return Outcome(reason=Slot.skipped_unmatched)
-        if plan.paused:
-            return Outcome(reason=Slot.skipped_paused)
+        if plan.blocked is not None:
+            return Outcome(reason=plan.blocked)
         flow = flow_hash(headers)
         if plan.sampling_rate > 1 and (flow & 0xFFFFFFFF) % plan.sampling_rate:
             return Outcome(reason=Slot.skipped_sampled_out)

@@ -55,6 +55,7 @@ enum slot {
 	DROPPED_NO_ROUTE,
 	DROPPED_MALFORMED,
 	DROPPED_WRITE_ERROR,
+	DROPPED_LINK_DOWN,
 	TRUNCATED,
 	SEGMENTED,
 	FRAGMENTED,
@@ -112,7 +113,7 @@ struct plan {
 	uint32_t header_length;
 	struct patch patches[MAX_PATCHES];
 	uint32_t patch_count;
-	bool paused;
+	int blocked;		/* the slot that each frame counts in for now, no copies being made; or NO_REASON */
 	bool strip_tag;
 	uint32_t push_tag;	/* or 0 */
 	uint32_t snaplen;

@@ -28,6 +28,18 @@ static bool read_overhead(PyObject *object, struct plan *plan)
 	return !PyErr_Occurred();
 }
 
+/* A slot, or None. */
+static bool read_blocked(PyObject *object, struct plan *plan)
+{
+	PyObject *value = PyObject_GetAttrString(object, "blocked");
+
+	if (!value)
+		return false;
+	plan->blocked = value == Py_None ? NO_REASON : (int)PyLong_AsLong(value);
+	Py_DECREF(value);
+	return !PyErr_Occurred();
+}
+
 static bool read_header(PyObject *object, struct plan *plan)
 {
 	PyObject *template = PyObject_GetAttrString(object, "template");
@@ -147,16 +159,16 @@ void clear_plan(struct plan *plan)
 
 bool read_plan(PyObject *object, PyObject *matcher, struct plan *plan)
 {
-	uint64_t paused, snaplen, frame_limit, sampling_rate, strip_tag, push_tag;
+	uint64_t snaplen, frame_limit, sampling_rate, strip_tag, push_tag;
 
 	memset(plan, 0, sizeof(*plan));
-	if (!read_number(object, "paused", &paused) || !read_number(object, "snaplen", &snaplen) || !read_number(object, "frame_limit", &frame_limit) ||
+	if (!read_blocked(object, plan) || !read_number(object, "snaplen", &snaplen) ||
+	    !read_number(object, "frame_limit", &frame_limit) ||
 	    !read_number(object, "sampling_rate", &sampling_rate) || !read_overhead(object, plan) ||
 	    !read_number(object, "strip_tag", &strip_tag) || !read_number(object, "push_tag", &push_tag) ||
 	    !read_number(object, "rate_limit", &plan->rate_limit) || !read_header(object, plan) ||
 	    !read_patches(object, plan) || !read_on_mtu_exceeded(object, plan) || !read_matcher(matcher, plan))
 		return false;
-	plan->paused = paused;
 	plan->snaplen = (uint32_t)snaplen;
 	plan->frame_limit = (uint32_t)frame_limit;
 	plan->sampling_rate = (uint32_t)sampling_rate;

@@ -190,6 +190,8 @@ class Transmit:
         """What a frame counts as whose copy was refused with this errno."""
         if self._packet is not None and error in (errno.ENETDOWN, errno.ENXIO):
             return Slot.dropped_no_route  # what a routed socket calls a device that is down, or gone
+        if self._packet is None and isinstance(self.plan, TunnelPlan) and error == errno.EINVAL:
+            return Slot.dropped_no_route  # what a blackhole route answers, ip-route(8)
         return dropped_by(error)
 
     def tend(self) -> None:

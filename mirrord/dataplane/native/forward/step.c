@@ -297,8 +297,8 @@ bool wants(const struct plan *plan, const struct frame *frame)
 int forward(const struct plan *plan, struct state *state, const struct frame *frame, struct parsed *parsed,
 	    struct batch *batch, uint64_t *counters)
 {
-	if (plan->paused)
-		return SKIPPED_PAUSED;
+	if (plan->blocked != NO_REASON)
+		return plan->blocked;
 	if (!parsed->hashed)
 		parsed->flow = flow_hash(&parsed->headers);
 	parsed->hashed = true;

@@ -23,9 +23,12 @@ static int dropped_by(const struct transmit *transmit, int error)
 	switch (error) {
 	case ENETDOWN:
 	case ENXIO:	/* what a routed socket calls a device that is down, or gone */
-		return transmit->outer.length ? DROPPED_NO_ROUTE : DROPPED_SEND_ERROR;
+		return transmit->outer.length ? DROPPED_NO_ROUTE : DROPPED_LINK_DOWN;
+	case EINVAL:	/* what a blackhole route answers; a device has no routes, and its copies no overhead */
+		return transmit->overhead && !transmit->outer.length ? DROPPED_NO_ROUTE : DROPPED_SEND_ERROR;
 	case ENETUNREACH:
 	case EHOSTUNREACH:
+	case EACCES:	/* a route that prohibits */
 		return DROPPED_NO_ROUTE;
 	case EMSGSIZE:
 		return DROPPED_MTU_EXCEEDED;
