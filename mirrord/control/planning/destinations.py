@@ -197,6 +197,7 @@ def _tunnel(
         fragment=forward.on_mtu_exceeded == "fragment",
         hop=how.hop,
         gso=how.gso,
+        overtakes=session.gso == "on",
     )
     return WayOut(plan, forward, tuple(warnings), (("transmit", how.transmit), ("gso", how.joined)))
 

@@ -29,7 +29,7 @@ enum {
 	PACKET_HEADER = 28,	/* of a pcapng packet block */
 	MAX_SOCKETS = 64,
 	MAX_LAYERS = 10,	/* headers that a segment has fields in */
-	BATCH = 512,		/* copies ordered and handed to the kernel at a time: the more, the longer the runs */
+	BATCH = 512,		/* copies handed to the kernel at a time, and how far one may overtake where it may */
 	MAX_OUTER = 62,		/* Ethernet, IPv6, UDP */
 	PATIENCE_MILLISECONDS = 10,	/* of a send that finds no room */
 	SMALL = 256,		/* bytes of a copy that costs less to copy than to refer to */
@@ -322,6 +322,7 @@ struct transmit {
 	struct tx_ring ring;	/* of another packet socket for the same device */
 	struct outer outer;
 	bool gso;
+	bool overtakes;		/* with gso: copies of different lanes may leave in any order */
 	int gso_refused;	/* the errno that GSO was refused with, or 0 */
 	int32_t overhead;
 	bool failed;		/* a copy of the frame at hand was refused */
@@ -340,8 +341,11 @@ bool fits_slot(const struct tx_ring *ring, const struct message *message);
 int send_by_ring(struct transmit *transmit, struct message *const *row, uint32_t count);
 
 /* coalesce.c */
-/* The messages from `first` on in order of their lane; those of one lane, and so of one flow, as they came. */
-void order_by_lane(struct batch *batch, uint32_t first, uint32_t lanes, struct message **row, uint32_t *ends);
+/* The messages from `first` on as they are to leave: as they came, or by lane, where one may overtake another's. Gives their
+ * number. */
+uint32_t order(struct batch *batch, uint32_t first, uint32_t lanes, bool by_lane, struct message **row);
+/* How many of the row's first copies are of one lane. */
+uint32_t lane_length(struct message *const *row, uint32_t count);
 /* How many of the row's first copies may leave as one message: all of one lane and length but a shorter last one. */
 uint32_t run_length(struct message *const *row, uint32_t count);
 

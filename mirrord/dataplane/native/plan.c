@@ -202,14 +202,15 @@ bool read_transmit(PyObject *description, struct transmit *transmit, Py_buffer *
 	PyObject *sockets, *ports, *memory;
 	const char *outer;
 	Py_ssize_t length;
-	int gso;
+	int gso, overtakes;
 
-	if (!PyArg_ParseTuple(description, "O!O!iy#piOI", &PyTuple_Type, &sockets, &PyTuple_Type, &ports,
-			      &transmit->packet, &outer, &length, &gso, &transmit->ring.descriptor, &memory,
+	if (!PyArg_ParseTuple(description, "O!O!iy#ppiOI", &PyTuple_Type, &sockets, &PyTuple_Type, &ports,
+			      &transmit->packet, &outer, &length, &gso, &overtakes, &transmit->ring.descriptor, &memory,
 			      &transmit->ring.slot_size) ||
 	    !read_lanes(sockets, ports, transmit) || !read_ring(memory, &transmit->ring, ring))
 		return false;
 	transmit->gso = gso;
+	transmit->overtakes = overtakes;
 	if (transmit->packet >= 0 && !open_outer(&transmit->outer, (const uint8_t *)outer, (size_t)length)) {
 		PyErr_SetString(PyExc_ValueError, "not the headers of a packet");
 		return false;
