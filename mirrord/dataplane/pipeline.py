@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mirrord.dataplane.capture import BLOCK_SIZE, Capture, CapturePlan
 from mirrord.dataplane.counters import Counters, RuleCounters, Slot
-from mirrord.dataplane.fanout import BY_FLOW, Group
+from mirrord.dataplane.fanout import Group
 from mirrord.dataplane.file import FilePlan, FileTransmit
 from mirrord.dataplane.forward import Forward, ForwardPlan, Numbering
 from mirrord.dataplane.frame import TAG
@@ -37,15 +37,15 @@ class PipelinePlan:
     forward: ForwardPlan
     transmit: DevicePlan | TunnelPlan | FilePlan | StreamPlan
     count_rules_of: str = ""  # the filter that the rules are of, to be counted; "": they are not
-    workers: int = 1  # threads, which divide the source by flow
+    workers: int = 1  # threads, which divide the source by its frames' addresses
 
 
 class Pipeline:
     """An open pipeline. `failure` says why no frames come ("" while they may).
 
     Where the plan has several workers it is one of several that divide the source: `beside` another one, whose rate
-    limit it shares. They take frames when all are open and each was told to `begin`, so that a flow comes to the same
-    one from its first frame on.
+    limit it shares. They take frames when all are open and each was told to `begin`, so that what is between two
+    addresses comes to the same one from its first frame on.
 
     A capture that may move begins as a ring when the source is known to be `busy`, else as a plain socket.
 
@@ -61,7 +61,7 @@ class Pipeline:
         numbering: Numbering | None = None,
         busy: bool = False,
     ) -> None:
-        self.group: Group | None = beside.group if beside else Group(BY_FLOW) if plan.workers > 1 else None
+        self.group: Group | None = beside.group if beside else Group(divides=True) if plan.workers > 1 else None
         self.counters = Counters()
         self.rule_counters = RuleCounters()
         self.failure = ""

@@ -6,42 +6,54 @@ client eth0 ---- nic [source] uplink ---- eth0 [collector]
 from __future__ import annotations
 
 import os
-import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
 from scapy.layers.dns import DNS, DNSQR, DNSRR
-from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
-from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment, fragment6
-from scapy.layers.l2 import ARP, Dot1Q, Ether
+from scapy.layers.inet import IP, TCP, UDP, fragment
+from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet
 
-from mirrord.dataplane.capture import PACKET_VNET_HDR
-from mirrord.dataplane.frame import VNET
-from mirrord.dataplane.transmit import SOL_PACKET
 from tests.conftest import MakeDaemon, MakeSniffer
+from tests.support.mixture import CLIENT, FLOWS, LINK, SERVER, datagram, mixture, plain, send_each
 from tests.support.source import linked
 from tests.support.topology import Host, Topology
 
-CLIENT, SERVER = "02:00:00:00:00:01", "02:00:00:00:00:02"
-LINK = Ether(src=CLIENT, dst=SERVER)
-FLOWS = 64
 BATCH = 512  # copies that joined ones may overtake: docs/tuning.md
-TCPV4, NEEDS_CSUM = 1, 1  # linux/virtio_net.h
 
-TUNNEL = '{{ type = "{}", remote = "10.99.0.2", {} }}'
-VXLAN, GENEVE = TUNNEL.format("vxlan", "vni = 1"), TUNNEL.format("geneve", "vni = 1")
-ERSPAN = TUNNEL.format("erspan", 'erspan_type = "II", session_id = 1')
+VXLAN = '{ type = "vxlan", remote = "10.99.0.2", vni = 1 }'
 OUTER_IP, OUTER_UDP = 34, 42  # bytes of headers, Ethernet's included
+
+
+class Way(NamedTuple):
+    """A session's way out, and where and behind how many bytes its copies arrive."""
+
+    settings: str
+    expression: str
+    headers: int
+    device: str = "eth0"
+
+
 WAYS = {
-    "vxlan, packet": (VXLAN, 'transmit = "packet"\ngso = "off"', OUTER_UDP + 8),
-    "vxlan, socket": (VXLAN, 'transmit = "socket"', OUTER_UDP + 8),
-    "geneve, auto": (GENEVE, "", OUTER_UDP + 8),
-    "gre": (TUNNEL.format("gre", "key = 7"), "", OUTER_IP + 8),
-    "erspan, socket": (ERSPAN, 'transmit = "socket"', OUTER_IP + 16),
-    "device": ('{ type = "device", device = "uplink" }', "", 0),
+    "packet": Way(f'destination = {VXLAN}\ntransmit = "packet"\ngso = "off"', "udp port 4789", OUTER_UDP + 8),
+    "socket": Way(
+        'destination = { type = "vxlan", remote = "10.99.0.2", vni = 1, port = 4790 }\ntransmit = "socket"',
+        "udp port 4790",
+        OUTER_UDP + 8,
+    ),
+    "geneve": Way('destination = { type = "geneve", remote = "10.99.0.2", vni = 1 }', "udp port 6081", OUTER_UDP + 8),
+    "gre": Way(
+        'destination = { type = "gre", remote = "10.99.0.2", key = 7 }', "proto gre and dst 10.99.0.2", OUTER_IP + 8
+    ),
+    "erspan": Way(
+        'destination = { type = "erspan", remote = "10.99.0.3", erspan_type = "II", session_id = 1 }\n'
+        'transmit = "socket"',
+        "proto gre and dst 10.99.0.3",
+        OUTER_IP + 16,
+    ),
+    "device": Way('destination = { type = "device", device = "span" }', "", 0, "eth1"),
 }
 
 
@@ -59,88 +71,31 @@ def hosts(net: Topology) -> tuple[Host, Host, Host]:
     return linked(net)
 
 
-def configuration(destination: str, more: str = "") -> str:
-    return f"""
-[[mirrors.m.sessions]]
-name = "s"
-direction = "ingress"
-source = "nic"
-destination = {destination}
-{more}
-"""
+def configuration(**sessions: str) -> str:
+    """Sessions of what `nic` receives, each with these settings."""
+    return "".join(
+        f'[[mirrors.m.sessions]]\nname = "{name}"\ndirection = "ingress"\nsource = "nic"\n{settings}\n'
+        for name, settings in sessions.items()
+    )
 
 
-class Sent(NamedTuple):
-    """A frame as it is given to the client's device, and what the wire would carry of it."""
-
-    frame: bytes
-    wire: list[bytes]
-    vnet: bytes = VNET.pack(0, 0, 0, 0, 0, 0)
-
-
-def plain(*packets: Packet) -> Iterator[Sent]:
-    for packet in packets:
-        frame = bytes(packet).ljust(60, b"\0")
-        yield Sent(frame, [frame])
-
-
-def send_each(client: Host, frames: Sequence[Sent]) -> None:
-    with client.open_socket(socket.AF_PACKET, socket.SOCK_RAW) as out:
-        out.bind(("eth0", 0))
-        out.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
-        for frame in frames:
-            out.send(frame.vnet + frame.frame)
-
-
-def datagram(number: int, flow: int, length: int) -> Packet:
-    """Numbered, of one of 64 flows between as many hosts."""
-    ends = IP(src=f"10.0.{flow}.1", dst="10.1.0.1") / UDP(sport=1000 + flow, dport=9)
-    return LINK / ends / struct.pack("!I", number).ljust(length, b".")
-
-
-def super_frame(number: int, length: int) -> Sent:
-    """As a device with TSO is given it, cut every 1,000 bytes; each piece as scapy makes it."""
-
-    def piece(sequence: int, identification: int, payload: bytes) -> bytes:
-        ends = IP(src=f"10.2.{number % FLOWS}.1", dst="10.1.0.1", id=identification)
-        return bytes(LINK / ends / TCP(sport=5000, dport=80, flags="A", seq=sequence) / payload)
-
-    payload = (number.to_bytes(4, "big") * (length // 4 + 1))[:length]
-    pieces = [piece(at, number + at // 1000, payload[at : at + 1000]) for at in range(0, length, 1000)]
-    return Sent(piece(0, number, payload), pieces, VNET.pack(NEEDS_CSUM, TCPV4, 54, 1000, 34, 16))
-
-
-def mixture() -> Iterator[Sent]:
-    """64 flows in turn: small and odd sizes, super-frames, fragments of IPv4 and IPv6, tags, what is no IP."""
-    for number in range(3 * FLOWS):
-        yield from plain(datagram(number, number % FLOWS, 18 + number * 7 % 1300))
-        if number % 3 == 0:
-            yield super_frame(number, 1500 + 37 * number)
-        if number % 5 == 0:
-            whole = IP(src="10.0.0.1", dst="10.1.0.1", id=number) / UDP(sport=1000, dport=9) / bytes(1994)
-            yield from plain(*(LINK / piece for piece in fragment(whole, 1400)))
-        if number % 7 == 0:
-            whole = IPv6(src="2001:db8::1", dst="2001:db8::2") / IPv6ExtHdrFragment(id=number) / UDP() / bytes(2000)
-            yield from plain(*(LINK / piece for piece in fragment6(whole, 1280)))
-        if number % 11 == 0:
-            yield from plain(LINK / Dot1Q(vlan=number) / IP(dst="10.1.0.1") / ICMP(seq=number) / bytes(20))
-        if number % 13 == 0:
-            yield from plain(LINK / ARP(psrc="10.0.0.1", pdst=f"10.1.0.{number}"))
-
-
-@pytest.mark.parametrize("way", WAYS)
 def test_64_flows_in_turn_arrive_as_they_were_captured(
-    hosts: tuple[Host, Host, Host], daemon: MakeDaemon, sniff: MakeSniffer, way: str
+    net: Topology, hosts: tuple[Host, Host, Host], daemon: MakeDaemon, sniff: MakeSniffer
 ) -> None:
     client, source, collector = hosts
-    destination, more, headers = WAYS[way]
-    arrived = sniff(collector, "eth0", f"not ether src {collector.mac('eth0')}")
-    mirrord = daemon(source, configuration(destination, more))
+    net.link(source, "span", collector, "eth1")
+    collector.ip("address add 10.99.0.3/24 dev eth0")
+    source.ip(f"neighbour replace 10.99.0.3 lladdr {collector.mac('eth0')} dev uplink")
+    taps = {device: sniff(collector, device, f"not ether src {collector.mac(device)}") for device in ("eth0", "eth1")}
+    mirrord = daemon(source, configuration(**{name: way.settings for name, way in WAYS.items()}))
     sent = list(mixture())
-    send_each(client, sent)
-    metrics = mirrord.settle(len(sent))
-    assert [frame[headers:] for frame in arrived.stop().frames()] == [frame for one in sent for frame in one.wire]
-    assert metrics.total("mirrord_mirrored_frames_total") == len(sent)
+    send_each(client, "eth0", sent)
+    metrics = mirrord.settle(len(WAYS) * len(sent))
+    assert metrics.total("mirrord_mirrored_frames_total") == len(WAYS) * len(sent)
+    recordings = {device: tap.stop() for device, tap in taps.items()}
+    for name, way in WAYS.items():
+        arrived = [packet[way.headers :] for packet in recordings[way.device].frames(way.expression)]
+        assert arrived == [frame for one in sent for frame in one.wire], name
 
 
 def conversations() -> Iterator[Packet]:
@@ -167,21 +122,22 @@ def test_what_sensors_follow_arrives_in_order(
 ) -> None:
     client, source, collector = hosts
     arrived = sniff(collector, "eth0", "udp port 4789")
-    mirrord = daemon(source, configuration(VXLAN))
+    mirrord = daemon(source, configuration(s=f"destination = {VXLAN}"))
     sent = list(plain(*conversations()))
-    send_each(client, sent)
+    send_each(client, "eth0", sent)
     mirrord.settle(len(sent))
     seen = arrived.stop()
-    assert [packet[OUTER_UDP + 8 :] for packet in seen.frames()] == [one.frame for one in sent]
+    assert [packet[OUTER_UDP + 8 :] for packet in seen.frames()] == [one.wire[0] for one in sent]
     ports = [ports.split(",")[1] for (ports,) in seen.fields("udp.srcport", expression="udp.dstport == 9")]
     assert ports[:20] == ["1000", "1001", "1002", "1003"] * 5
     said = seen.fields("arp.opcode", "dns.count.answers", "tcp.dstport", expression="arp || dns || tcp")
     assert said == [["1", "", ""], ["2", "", ""], ["", "0", ""], ["", "1", ""], ["", "", "443"]] * 40
 
 
+@pytest.mark.parametrize("dataplane", ["native"], indirect=True)
 @pytest.mark.parametrize(("gso", "transmit"), [("auto", "packet"), ("auto", "socket"), ("on", "auto")])
-def test_joined_copies_leave_in_order_or_within_a_batch(
-    hosts: tuple[Host, Host, Host], daemon: MakeDaemon, sniff: MakeSniffer, dataplane: str, gso: str, transmit: str
+def test_joined_copies_leave_in_order_or_overtake_within_a_batch(
+    hosts: tuple[Host, Host, Host], daemon: MakeDaemon, sniff: MakeSniffer, gso: str, transmit: str
 ) -> None:
     """By an ifb, which has the kernel cut what is joined, before a tap sees it."""
     client, source, _ = hosts
@@ -191,16 +147,17 @@ def test_joined_copies_leave_in_order_or_within_a_batch(
     source.ip("address add 10.98.0.1/24 dev out")
     source.ip(f"neighbour add 10.98.0.2 lladdr {SERVER} dev out")
     tap = sniff(source, "out", "udp port 4789")
-    ways = f'transmit = "{transmit}"\ngso = "{gso}"'
-    mirrord = daemon(source, configuration('{ type = "vxlan", remote = "10.98.0.2", vni = 1 }', ways))
+    destination = '{ type = "vxlan", remote = "10.98.0.2", vni = 1 }'
+    ways = f'destination = {destination}\ntransmit = "{transmit}"\ngso = "{gso}"'
+    mirrord = daemon(source, configuration(s=ways))
     sent = list(plain(*(datagram(number, number // 4 % FLOWS, 100 + number % 4 // 3) for number in range(1200))))
-    send_each(client, sent)
+    send_each(client, "eth0", sent)
     metrics = mirrord.settle(len(sent))
     joined = next(dict(labels)["gso"] for _, labels in metrics.select("mirrord_session_info"))
-    assert joined == ("on" if dataplane == "native" else "off: the native data plane's alone")
+    assert joined == "on"
     seen = [packet[OUTER_UDP + 8 :] for packet in tap.stop().frames()]
-    wanted = [one.frame for one in sent]
-    if gso == "auto" or dataplane == "python":
+    wanted = [one.wire[0] for one in sent]
+    if gso == "auto":
         assert seen == wanted
         return
     assert sorted(seen) == sorted(wanted)
