@@ -39,8 +39,9 @@ class Slot(enum.IntEnum):
     truncated = 18
     segmented = 19
     fragmented = 20
-    latency_sum = 21  # nanoseconds
-    latency_bucket = 22  # the first of len(LATENCY_BOUNDS) + 1 slots; the last is for what took longer
+    unplaced = 21  # later fragments, sampled by a guess
+    latency_sum = 22  # nanoseconds
+    latency_bucket = 23  # the first of len(LATENCY_BOUNDS) + 1 slots; the last is for what took longer
 
 
 SKIPPED = ("sampled_out", "rate_limited", "paused", "unmatched")

@@ -28,6 +28,8 @@ from mirrord.dataplane.tx_ring import TxRing
 if TYPE_CHECKING:
     from mirrord.dataplane.frame import Frame
 
+ALTERED = Slot.truncated, Slot.segmented, Slot.fragmented, Slot.unplaced
+
 
 @dataclass(frozen=True, slots=True)
 class PipelinePlan:
@@ -200,7 +202,7 @@ class Pipeline:
         counters.add(Slot.read_egress_frames if frame.egress else Slot.read_ingress_frames)
         counters.add(Slot.read_egress_bytes if frame.egress else Slot.read_ingress_bytes, frame.length)
         copies, reason, *altered = self._forward(frame)
-        for slot, count in zip((Slot.truncated, Slot.segmented, Slot.fragmented), altered, strict=True):
+        for slot, count in zip(ALTERED, altered, strict=True):
             counters.add(slot, count)
         if reason is None:
             accepted, error = self.transmit.send(copies)

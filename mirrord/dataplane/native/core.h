@@ -58,6 +58,7 @@ enum slot {
 	TRUNCATED,
 	SEGMENTED,
 	FRAGMENTED,
+	UNPLACED,
 	LATENCY_SUM,
 	LATENCY_BUCKET,
 	LATENCY_BOUNDS = 14,
@@ -93,6 +94,7 @@ struct headers {
 	uint8_t family;		/* 4, 6, or 0 */
 	bool fragment;
 	uint8_t divided;	/* of a fragment: what all fragments of the datagram say that they are parts of */
+	uint32_t identification;	/* of a fragment */
 	int vlan;		/* the outermost tag's id, or NONE */
 	int protocol;		/* or NONE */
 	int transport;		/* offset, or NONE */
@@ -119,6 +121,7 @@ struct plan {
 	uint32_t frame_limit;
 	enum { TRUNCATE, FRAGMENT, DROP } on_mtu_exceeded;
 	uint32_t sampling_rate;
+	struct fragments *firsts;	/* of the conversations that are sampled; or NULL */
 	uint64_t rate_limit;
 	int32_t overhead;	/* may be less than 0 */
 	struct sock_filter *exact;	/* or NULL */
@@ -231,8 +234,20 @@ static inline void put_be32(uint8_t *at, uint32_t number)
 
 /* headers.c */
 void parse(const struct frame *frame, struct headers *headers);
+uint64_t mix(uint64_t value);
+uint64_t pair_hash(const struct headers *headers, bool ported);
 uint64_t flow_hash(const struct headers *headers);
 bool is_ipv6_option(int protocol);	/* headers.py: IPV6_OPTIONS */
+bool is_extension(int protocol);	/* any IPv6 extension header that is looked through */
+
+/* fragments.c: made by new_fragments (NULL: no memory), ended by free. */
+struct fragments;
+struct fragments *new_fragments(void);
+void remember_fragment(struct fragments *fragments, const struct headers *first, uint64_t number);
+bool recall_fragment(struct fragments *fragments, const struct headers *later, uint64_t *number);
+
+/* conversation.c */
+uint64_t conversation_hash(const struct headers *headers, struct fragments *firsts, bool *guessed);
 
 /* checksum.c */
 uint32_t ones_sum(const uint8_t *data, size_t length);

@@ -281,6 +281,17 @@ static int forward_super(const struct plan *plan, struct state *state, const str
 	return NO_REASON;
 }
 
+static bool sampled_in(const struct plan *plan, const struct headers *headers, uint64_t *counters)
+{
+	bool guessed;
+
+	if (plan->sampling_rate == 1)
+		return true;
+	uint64_t conversation = conversation_hash(headers, plan->firsts, &guessed);
+	counters[UNPLACED] += guessed;
+	return !((uint32_t)conversation % plan->sampling_rate);
+}
+
 int forward(const struct plan *plan, struct state *state, const struct frame *frame, struct batch *batch,
 	    uint64_t *counters)
 {
@@ -301,14 +312,14 @@ int forward(const struct plan *plan, struct state *state, const struct frame *fr
 	}
 	if (plan->paused)
 		return SKIPPED_PAUSED;
-	uint64_t flow = flow_hash(&headers);
-	if (plan->sampling_rate > 1 && (uint32_t)flow % plan->sampling_rate)
+	if (!sampled_in(plan, &headers, counters))
 		return SKIPPED_SAMPLED_OUT;
 	if (frame->captured < ETH_HEADER)
 		return DROPPED_MALFORMED;
 	bool super = frame->vnet.gso_type != VIRTIO_NET_HDR_GSO_NONE;
 	if (frame->captured < frame->length && (super || frame->vnet.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM))
 		return DROPPED_MALFORMED;
+	uint64_t flow = flow_hash(&headers);
 	struct facts facts = { .sequence = state->sequence, .vlan = headers.vlan, .egress = frame->egress,
 			       .time = frame->time };
 	if (super)

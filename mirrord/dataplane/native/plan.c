@@ -146,6 +146,31 @@ void clear_plan(struct plan *plan)
 		PyBuffer_Release(plan->matches_owner);
 	free(plan->matches_owner);
 	plan->matches_owner = NULL;
+	free(plan->firsts);
+	plan->firsts = NULL;
+}
+
+void replace_plan(struct plan *plan, struct plan *next)
+{
+	if (plan->firsts && next->firsts) {
+		struct fragments *seen = plan->firsts;
+
+		plan->firsts = next->firsts;
+		next->firsts = seen;
+	}
+	clear_plan(plan);
+	*plan = *next;
+}
+
+/* What first fragments told, where conversations are sampled. */
+static bool make_firsts(struct plan *plan)
+{
+	if (plan->sampling_rate == 1)
+		return true;
+	plan->firsts = new_fragments();
+	if (!plan->firsts)
+		PyErr_NoMemory();
+	return plan->firsts;
 }
 
 bool read_plan(PyObject *object, PyObject *matcher, struct plan *plan)
@@ -165,7 +190,7 @@ bool read_plan(PyObject *object, PyObject *matcher, struct plan *plan)
 	plan->sampling_rate = (uint32_t)sampling_rate;
 	plan->strip_tag = strip_tag;
 	plan->push_tag = (uint32_t)push_tag;
-	return true;
+	return make_firsts(plan);
 }
 
 static bool read_lanes(PyObject *sockets, PyObject *ports, struct transmit *transmit)
