@@ -13,7 +13,7 @@ from mirrord.control.config import Loaded
 from mirrord.control.host.links import AbsentError, Link, View
 from mirrord.control.metrics import Reload, Row
 from mirrord.control.planning import sources
-from mirrord.control.planning.destinations import SHAPERS, path
+from mirrord.control.planning.destinations import SHAPERS, fate, path
 from mirrord.control.planning.leases import lease
 from mirrord.control.planning.plan import Key
 from mirrord.control.probes import Host
@@ -295,10 +295,10 @@ def _mtu(config: Config, session: Session, row: Row, view: View) -> Iterator[Fin
     if outlet is None or short <= 0:
         return
     name, mtu = outlet
-    fate = {"truncate": "truncated", "fragment": "fragmented", "drop": "dropped"}[session.on_mtu_exceeded]
     problem = (
         f"frames of {source.name} have up to {full} bytes, so their copies need an MTU of {mtu + short}, but that of"
-        f" {name} or of the path behind it is {mtu}: those longer than {plan.forward.frame_limit} bytes are {fate}"
+        f" {name} or of the path behind it is {mtu}: those longer than {plan.forward.frame_limit} bytes are"
+        f" {fate(plan.forward, full)}"
     )
     raised = f"{_tool('ip', getattr(session.destination, 'netns', None))} link set {name} mtu {mtu + short}"
     remedy = f"{raised}, and the same all the way; or snaplen = {plan.forward.frame_limit}"

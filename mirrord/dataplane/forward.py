@@ -47,6 +47,7 @@ class ForwardPlan:
     template: Template
     snaplen: int = 0  # of the mirrored frame, outer headers not included; 0: all
     frame_limit: int = 0  # the longest frame that the path MTU lets a copy carry; 0: no limit
+    longest: int = 0  # the longest frame that a copy can carry in however many fragments; 0: no limit
     on_mtu_exceeded: str = "truncate"  # or "fragment", "drop"
     sampling_rate: int = 1  # 1 in n conversations
     rate_limit: int = 0  # bits a second of sent bytes; 0: none
@@ -134,7 +135,8 @@ class Forward:
         kept = [self._kept(data) for data in frames]
         limits = [self._limit(data) for data in frames]
         over = [limit > 0 and len(data) > limit for data, limit in zip(kept, limits, strict=True)]
-        if plan.on_mtu_exceeded == "drop" and any(over):
+        too_long = 0 < plan.longest < max(map(len, kept))
+        if too_long or (plan.on_mtu_exceeded == "drop" and any(over)):
             return Outcome(reason=Slot.dropped_mtu_exceeded)
         if plan.on_mtu_exceeded == "truncate":
             kept = [data[:limit] if limit else data for data, limit in zip(kept, limits, strict=True)]

@@ -118,7 +118,7 @@ struct plan {
 	bool strip_tag;
 	uint32_t push_tag;	/* or 0 */
 	uint32_t snaplen;
-	uint32_t frame_limit;
+	uint32_t frame_limit, longest;
 	enum { TRUNCATE, FRAGMENT, DROP } on_mtu_exceeded;
 	uint32_t sampling_rate;
 	struct fragments *firsts;	/* of the conversations that are sampled; or NULL */

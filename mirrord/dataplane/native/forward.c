@@ -84,6 +84,12 @@ static uint32_t kept_length(const struct plan *plan, const uint8_t *start, uint3
 	return *exceeds && plan->on_mtu_exceeded == TRUNCATE ? limit : kept;
 }
 
+/* For any number of fragments. */
+static bool too_long(const struct plan *plan, uint32_t kept)
+{
+	return plan->longest && kept > plan->longest;
+}
+
 static struct message *next_message(struct batch *batch)
 {
 	if (batch->count == BATCH)
@@ -211,7 +217,7 @@ static int forward_whole(const struct plan *plan, struct state *state, const str
 	facts->kept = kept_length(plan, piece.head_length ? piece.head : piece.tail, length, &exceeds);
 	facts->original = length + cut;
 	facts->truncated = facts->kept < facts->original;
-	if (exceeds && plan->on_mtu_exceeded == DROP)
+	if ((exceeds && plan->on_mtu_exceeded == DROP) || too_long(plan, facts->kept))
 		return DROPPED_MTU_EXCEEDED;
 	if (plan->rate_limit && !take(plan, state, facts->kept + plan->header_length + plan->overhead, frame->time))
 		return SKIPPED_RATE_LIMITED;
@@ -255,6 +261,8 @@ static int forward_super(const struct plan *plan, struct state *state, const str
 	uint32_t kept_rest = kept_length(plan, super.head, rest, &rest_exceeds);
 	uint32_t kept_full = others ? kept_length(plan, super.head, full, &full_exceeds) : 0;
 	if ((full_exceeds || rest_exceeds) && plan->on_mtu_exceeded == DROP)
+		return DROPPED_MTU_EXCEEDED;
+	if (too_long(plan, kept_full) || too_long(plan, kept_rest))
 		return DROPPED_MTU_EXCEEDED;
 	uint64_t size = (uint64_t)others * kept_full + kept_rest +
 			(uint64_t)super.count * (plan->header_length + plan->overhead);

@@ -175,11 +175,11 @@ static bool make_firsts(struct plan *plan)
 
 bool read_plan(PyObject *object, PyObject *matcher, struct plan *plan)
 {
-	uint64_t paused, snaplen, frame_limit, sampling_rate, strip_tag, push_tag;
+	uint64_t paused, snaplen, frame_limit, longest, sampling_rate, strip_tag, push_tag;
 
 	memset(plan, 0, sizeof(*plan));
 	if (!read_number(object, "paused", &paused) || !read_number(object, "snaplen", &snaplen) || !read_number(object, "frame_limit", &frame_limit) ||
-	    !read_number(object, "sampling_rate", &sampling_rate) || !read_overhead(object, plan) ||
+	    !read_number(object, "longest", &longest) || !read_number(object, "sampling_rate", &sampling_rate) || !read_overhead(object, plan) ||
 	    !read_number(object, "strip_tag", &strip_tag) || !read_number(object, "push_tag", &push_tag) ||
 	    !read_number(object, "rate_limit", &plan->rate_limit) || !read_header(object, plan) ||
 	    !read_patches(object, plan) || !read_on_mtu_exceeded(object, plan) || !read_matcher(matcher, plan))
@@ -187,6 +187,7 @@ bool read_plan(PyObject *object, PyObject *matcher, struct plan *plan)
 	plan->paused = paused;
 	plan->snaplen = (uint32_t)snaplen;
 	plan->frame_limit = (uint32_t)frame_limit;
+	plan->longest = (uint32_t)longest;
 	plan->sampling_rate = (uint32_t)sampling_rate;
 	plan->strip_tag = strip_tag;
 	plan->push_tag = (uint32_t)push_tag;
