@@ -13,12 +13,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from mirrord.control.config import Loaded, Objects, combine
+from mirrord.control.configuration.config import Loaded, Objects, combine
+from mirrord.control.configuration.refusals import Declared
+from mirrord.control.configuration.validation import join, not_found
 from mirrord.control.http.peers import Caller
-from mirrord.control.refusals import Declared
 from mirrord.control.service import Service
-from mirrord.control.store import Deed, Store, Write
-from mirrord.control.validation import join, not_found
+from mirrord.control.store import AuditRecord, Store, Write
 from mirrord.errors import ConfigError, MirrordError, Problem, Refused
 from mirrord.values import unexpected
 
@@ -134,13 +134,13 @@ class Changes:
 
     async def reload(self, caller: Caller) -> None:
         """Take over the files as they are now. ConfigError: the old configuration runs on."""
-        deed = Deed(caller, "reload", "daemon")
+        record = AuditRecord(caller, "reload", "daemon")
         try:
             await self._service.reload()
         except ConfigError as error:
-            await asyncio.to_thread(self.store.note, deed.refused(error))
+            await asyncio.to_thread(self.store.note, record.refused(error))
             raise
-        await asyncio.to_thread(self.store.note, deed)
+        await asyncio.to_thread(self.store.note, record)
 
     def _there(self, target: Target, old: Any) -> Any:
         if old is None:
@@ -157,21 +157,21 @@ class Changes:
         condition: Condition = NO_CONDITION,
     ) -> Done:
         mirror = target.holder if target.section == "mirrors" else ""
-        deed = Deed(caller, operation or "create", target.kind, target.name, mirror, new=asked)
+        record = AuditRecord(caller, operation or "create", target.kind, target.name, mirror, new=asked)
         async with self._service.changing:
             loaded = self._service.loaded
             try:
                 _refuse_if_of_a_file(loaded, target)
                 old = written(loaded, target)
-                deed = deed._replace(old=old, operation=operation or ("create" if old is None else "replace"))
+                record = record._replace(old=old, operation=operation or ("create" if old is None else "replace"))
                 condition.check(target, tag(loaded, target))
                 new = edit(old)
-                deed = deed._replace(new=new)
+                record = record._replace(new=new)
                 made, writes = _edited(loaded, target, new)
                 after = await asyncio.to_thread(_combined, loaded, made, target)
-                await self._service.change(after, partial(self.store.write, writes, deed))
+                await self._service.change(after, partial(self.store.write, writes, record))
             except MirrordError as error:
-                await asyncio.to_thread(self.store.note, deed.refused(error))
+                await asyncio.to_thread(self.store.note, record.refused(error))
                 raise
         name = target.name if new is None else new["name"]
         return Done(target._replace(name=name), old is None, after)

@@ -15,10 +15,10 @@ from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6, IPv6ExtHdrFragment, IPv6
 from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
-from mirrord.dataplane.capture import Capture, CapturePlan
-from mirrord.dataplane.fanout import Group
-from mirrord.dataplane.filter import Selection
-from mirrord.dataplane.frame import Frame
+from mirrord.dataplane.capture.fanout import Group
+from mirrord.dataplane.capture.packet_socket import Capture, CapturePlan
+from mirrord.dataplane.filter.rules import Selection
+from mirrord.dataplane.frame.wire import Frame
 from mirrord.dataplane.netns import find
 from tests.support.topology import Host, Topology
 

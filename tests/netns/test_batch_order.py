@@ -17,15 +17,15 @@ from hypothesis import strategies as st
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import ARP, Ether
 
-from mirrord.dataplane import encap
-from mirrord.dataplane.capture import PACKET_VNET_HDR, CapturePlan
+from mirrord.dataplane.capture.packet_socket import PACKET_VNET_HDR, CapturePlan
 from mirrord.dataplane.counters import Slot
-from mirrord.dataplane.filter import Direction, Selection
-from mirrord.dataplane.forward import ForwardPlan
-from mirrord.dataplane.frame import VNET
+from mirrord.dataplane.filter.rules import Direction, Selection
+from mirrord.dataplane.forward import encap
+from mirrord.dataplane.forward.step import ForwardPlan
+from mirrord.dataplane.frame.wire import VNET
 from mirrord.dataplane.netns import find
 from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
-from mirrord.dataplane.transmit import SOL_PACKET, DevicePlan, Hop, TunnelPlan
+from mirrord.dataplane.transmit.sockets import SOL_PACKET, DevicePlan, Hop, TunnelPlan
 from tests.support.receiver import Receiver
 from tests.support.source import source_and_collector
 from tests.support.topology import Host, Topology

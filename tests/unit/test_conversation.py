@@ -16,10 +16,10 @@ from scapy.layers.l2 import ARP, GRE, Dot1Q, Ether
 from scapy.layers.sctp import SCTP
 from scapy.packet import Packet
 
-from mirrord.dataplane import encap
 from mirrord.dataplane.counters import Slot
-from mirrord.dataplane.forward import ForwardPlan
-from mirrord.dataplane.frame import Frame
+from mirrord.dataplane.forward import encap
+from mirrord.dataplane.forward.step import ForwardPlan
+from mirrord.dataplane.frame.wire import Frame
 from tests.support.planes import Step, step
 
 LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")

@@ -14,14 +14,14 @@ from aiohttp import web
 
 from mirrord.control import changes
 from mirrord.control.changes import Changes, Condition, Target
-from mirrord.control.config import Loaded
+from mirrord.control.configuration.config import Loaded
+from mirrord.control.configuration.validation import not_found
 from mirrord.control.http import openapi
 from mirrord.control.http.openapi import Resource
 from mirrord.control.http.peers import Caller, peer
 from mirrord.control.http.requests import MAX_BODY, STATUS, condition, json_object, limit, since
 from mirrord.control.logs import logger
 from mirrord.control.service import Service
-from mirrord.control.validation import not_found
 from mirrord.errors import MirrordError
 
 log = logger("api")
@@ -155,7 +155,7 @@ async def _add_session(request: web.Request) -> web.Response:
 RESOURCES = [
     Resource("GET", "/v1/status", _status, "The daemon and every session.", "Status"),
     Resource("POST", "/v1/reload", _reload, "Take over the files as they are now."),
-    Resource("GET", "/v1/audit", _audit, "Who did what; oldest first.", "Deed[]"),
+    Resource("GET", "/v1/audit", _audit, "Who did what; oldest first.", "AuditRecord[]"),
     Resource("GET", "/v1/doctor", _doctor, "What is wrong, and what to do; errors first.", "Finding[]"),
     Resource("GET", "/v1/openapi.json", _openapi, "This description."),
     Resource("GET", "/v1/mirrors", _list("mirrors"), "Every mirror.", "Mirror[]"),

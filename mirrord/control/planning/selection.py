@@ -10,8 +10,8 @@ from mirrord import model
 from mirrord.control.planning.destinations import describe
 from mirrord.control.planning.overlap import before
 from mirrord.control.planning.sources import bridged
-from mirrord.dataplane.filter import Direction, Guard, Rule, Selection
-from mirrord.dataplane.headers import IPPROTO_GRE, IPPROTO_UDP
+from mirrord.dataplane.filter.rules import Direction, Guard, Rule, Selection
+from mirrord.dataplane.frame.headers import IPPROTO_GRE, IPPROTO_UDP
 
 DIRECTIONS = {"ingress": Direction.INGRESS, "egress": Direction.EGRESS, "both": Direction.BOTH}
 TURNED = {
