@@ -71,6 +71,10 @@ class Client:
         """What is wrong, with one mirror or with all, and what to do."""
         return list((await self._ask("GET", "doctor", query={"mirror": mirror}))["doctor"])
 
+    async def sources(self) -> list[Object]:
+        """What could be mirrored, and who mirrors it now."""
+        return list((await self._ask("GET", "sources"))["sources"])
+
     # --- mirrors and sessions ---
 
     async def mirrors(self) -> list[Object]:

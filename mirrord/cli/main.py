@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from mirrord import __version__
-from mirrord.cli import audit, capture, change, doctor, explain, filters, networks, sessions, show, top
+from mirrord.cli import audit, capture, change, doctor, explain, extcap, filters, networks, sessions, show, sources, top
 from mirrord.cli.asker import Asker
 from mirrord.cli.group import Group
 from mirrord.model import Daemon
@@ -48,10 +48,12 @@ for command in (
     filters.filter_,
     networks.network,
     audit.audit,
+    sources.sources,
     top.top,
     doctor.doctor,
     explain.explain,
     capture.capture,
+    extcap.extcap,
     show.reload,
 ):
     main.add_command(command)

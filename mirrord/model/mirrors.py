@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from mirrord.model.base import Count, DirectionName, Model, repeated
 from mirrord.model.daemon import Daemon
-from mirrord.model.destinations import Destination, DeviceDestination, FileDestination, TunnelDestination
+from mirrord.model.destinations import Destination, FileDestination, SpanDestination, TunnelDestination
 from mirrord.model.filters import Filter
 from mirrord.model.sources import BridgeSource, Source, TunnelSource
 from mirrord.values import Addresses, AnyAddress, Between, Description, Device, Flag, Name, Percentage, Rate, RingSize
@@ -72,7 +72,7 @@ class Session(Model):
     def _strip_what_selected(cls, value: Model, info: ValidationInfo) -> Model:
         """Write the default out that depends on the source, so that what is shown says what is done."""
         selected = getattr(info.data.get("source"), "vlan", None) is not None
-        if selected and isinstance(value, DeviceDestination) and "original_vlan" not in value.model_fields_set:
+        if selected and isinstance(value, SpanDestination) and "original_vlan" not in value.model_fields_set:
             return value.model_copy(update={"original_vlan": "strip"})
         return value
 
@@ -93,7 +93,7 @@ class Session(Model):
             yield "transmit", '"packet" cannot fragment, only the kernel can'
         if self.gso == "on" and getattr(self.destination, "port", None) is None:
             yield "gso", f'"on" does not apply to a {self.destination.type} destination, which has no UDP'
-        if isinstance(self.destination, DeviceDestination) and 0 < self.snaplen < ETH_HEADER:
+        if isinstance(self.destination, SpanDestination) and 0 < self.snaplen < ETH_HEADER:
             yield "snaplen", f"a device takes no frame shorter than its Ethernet header, {ETH_HEADER} bytes"
         if not isinstance(self.destination, TunnelDestination):
             kind = self.destination.type

@@ -80,6 +80,10 @@ async def _doctor(request: web.Request) -> web.Response:
     return web.json_response({"doctor": [one._asdict() for one in found]})
 
 
+async def _sources(request: web.Request) -> web.Response:
+    return web.json_response({"sources": await request.app[SERVICE].sources()})
+
+
 async def _openapi(_: web.Request) -> web.Response:
     return web.json_response(openapi.document(RESOURCES))
 
@@ -157,6 +161,7 @@ RESOURCES = [
     Resource("POST", "/v1/reload", _reload, "Take over the files as they are now."),
     Resource("GET", "/v1/audit", _audit, "Who did what; oldest first.", "AuditRecord[]"),
     Resource("GET", "/v1/doctor", _doctor, "What is wrong, and what to do; errors first.", "Finding[]"),
+    Resource("GET", "/v1/sources", _sources, "What could be mirrored, and who mirrors it now.", "MirrorSource[]"),
     Resource("GET", "/v1/openapi.json", _openapi, "This description."),
     Resource("GET", "/v1/mirrors", _list("mirrors"), "Every mirror.", "Mirror[]"),
     Resource("GET", MIRROR, _get("mirror"), "One mirror.", "Mirror"),

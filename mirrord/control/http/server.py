@@ -1,4 +1,4 @@
-"""The server of the daemon: the control API and the metrics, over HTTP."""
+"""The HTTP server of the daemon: the control API and the metrics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mirrord.control.http.sockets import Addresses
 from mirrord.control.reporting.metrics import Counts
 from mirrord.control.service import Service
 
-MAX_CONNECTIONS = 64  # at each control_socket: descriptors are for the mirrors
+MAX_CONNECTIONS = 64  # of each listening socket: descriptors are for the mirrors
 CLOSE_SECONDS = 1.0  # how long an open connection may hold up the end
 
 

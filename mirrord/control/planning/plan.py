@@ -6,13 +6,14 @@ the host changes (a device that is not there), `failed` needs the operator (a de
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from mirrord.control.host.links import AbsentError, Lease, Link, Path, View
 from mirrord.control.planning import sources
 from mirrord.control.planning.destinations import path, shaping, way_out
+from mirrord.control.planning.guests import Resolved
 from mirrord.control.planning.leases import lease, refuse_if_set_aside
 from mirrord.control.planning.listeners import listen_plan
 from mirrord.control.planning.selection import Selections
@@ -93,27 +94,52 @@ def namespaces(config: Config) -> frozenset[str]:
     return frozenset(name for end in ends if (name := getattr(end, "netns", None)) is not None)
 
 
-def make(config: Config, view: View, selections: Selections | None = None, *, native: bool = True) -> dict[Key, Entry]:
+def make(
+    wanted: Config | Resolved, view: View, selections: Selections | None = None, *, native: bool = True
+) -> dict[Key, Entry]:
     """The entries of every enabled mirror, for the native data plane or the reference.
 
-    `selections` are this configuration's, of the last time.
+    `wanted` with guests resolved to devices, or a configuration that names none; `selections` are of its last time.
     """
+    resolved = wanted if isinstance(wanted, Resolved) else Resolved(wanted)
+    config = resolved.config
     if selections is None or selections.config is not config:
         selections = Selections(config)
     entries = {
-        (key := Key(name, session.name, device)): _entry(config, key, session, view, selections, native=native)
+        entry.key: entry
         for name, mirror in config.mirrors.items()
         if mirror.enabled
         for session in mirror.sessions
-        for device in sources.devices(session, view)
+        for entry in _entries(resolved, name, session, view, selections, native=native)
     }
     selections.keep(entries)
     return entries
 
 
-def _entry(config: Config, key: Key, session: Session, view: View, selections: Selections, *, native: bool) -> Entry:
+def _entries(
+    resolved: Resolved, mirror: str, session: Session, view: View, selections: Selections, *, native: bool
+) -> Iterator[Entry]:
+    about = dict(selections.about(mirror, session))
+    for absent in resolved.absent.get((mirror, session.name), ()):
+        words = tuple({**about, **resolved.about(mirror, session.name, "")}.items())
+        yield Entry(Key(mirror, session.name, absent.label), absent.state, absent.reason, guest=True, about=words)
+    for device in sources.devices(session, view) if (mirror, session.name) not in resolved.absent else ():
+        words = tuple({**about, **resolved.about(mirror, session.name, device)}.items())
+        key = Key(mirror, session.name, device)
+        yield _entry(resolved.config, key, session, view, selections, words, native=native)
+
+
+def _entry(
+    config: Config,
+    key: Key,
+    session: Session,
+    view: View,
+    selections: Selections,
+    about: tuple[tuple[str, str], ...],
+    *,
+    native: bool,
+) -> Entry:
     guest = isinstance(session.source, DeviceSource) and session.source.perspective == "guest"
-    about = selections.about(key.mirror, session)
     try:
         source = sources.find(session, key.source, view)
         if isinstance(session.source, BridgeSource):  # what a session names itself, the loader has refused
@@ -148,7 +174,7 @@ def _limit(config: Config, session: Session, view: View, leased: Lease | None) -
     to = session.destination
     if not session.pause_above or isinstance(to, FileDestination):
         return None
-    there = view.inside(to.netns)
+    there = view.inside(getattr(to, "netns", None))
     if isinstance(to, DeviceDestination):
         return Limit(to.device, there.netns, session.pause_above)
     assert isinstance(to, TunnelDestination)  # there are no others

@@ -34,6 +34,7 @@ def devices(session: Session, view: View) -> Iterator[str]:
     if isinstance(session.source, TunnelSource):
         yield label(session.source)
         return
+    assert isinstance(session.source, DeviceSource)  # guests have been resolved to devices
     for pattern in session.source.device:
         if not GLOB.search(pattern):
             yield pattern

@@ -135,11 +135,12 @@ class Forward:
         kept = [self._kept(data) for data in frames]
         limits = [self._limit(data) for data in frames]
         over = [limit > 0 and len(data) > limit for data, limit in zip(kept, limits, strict=True)]
-        too_long = 0 < plan.longest < max(map(len, kept))
-        if too_long or (plan.on_mtu_exceeded == "drop" and any(over)):
+        if plan.on_mtu_exceeded == "drop" and any(over):
             return Outcome(reason=Slot.dropped_mtu_exceeded)
         if plan.on_mtu_exceeded == "truncate":
             kept = [data[:limit] if limit else data for data, limit in zip(kept, limits, strict=True)]
+        if 0 < plan.longest < max(map(len, kept)):
+            return Outcome(reason=Slot.dropped_mtu_exceeded)
         size = sum(map(len, kept)) + len(kept) * (len(plan.template.header) + plan.overhead)
         if plan.rate_limit and not self._take(size, frame.time):
             return Outcome(reason=Slot.skipped_rate_limited)
