@@ -121,8 +121,10 @@ def causes(labels: str) -> list[Panel]:
 
 
 def altered(labels: str) -> Panel:
-    queries = {name: rate(f"{name}_frames", labels) for name in ("truncated", "segmented", "fragmented")}
-    return graph("Altered", queries, "pps", "Copies cut, super-frames split, copies sent in IP fragments.")
+    names = ("truncated", "segmented", "fragmented", "unplaced")
+    queries = {name: rate(f"{name}_frames", labels) for name in names}
+    text = "Copies cut, super-frames split, copies sent in IP fragments; fragments sampled without their first one."
+    return graph("Altered", queries, "pps", text)
 
 
 def overview() -> list[Panel]:

@@ -40,8 +40,9 @@ class Slot(enum.IntEnum):
     truncated = 19
     segmented = 20
     fragmented = 21
-    latency_sum = 22  # nanoseconds
-    latency_bucket = 23  # the first of len(LATENCY_BOUNDS) + 1 slots; the last is for what took longer
+    unplaced = 22  # later fragments, sampled by a guess
+    latency_sum = 23  # nanoseconds
+    latency_bucket = 24  # the first of len(LATENCY_BOUNDS) + 1 slots; the last is for what took longer
 
 
 SKIPPED = ("sampled_out", "rate_limited", "paused", "unmatched")

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mirrord.dataplane.capture.fanout import BY_FLOW, Group
+from mirrord.dataplane.capture.fanout import Group
 from mirrord.dataplane.capture.listener import Listener, ListenPlan
 from mirrord.dataplane.capture.mode_switch import ModeSwitch
 from mirrord.dataplane.capture.packet_socket import BLOCK_SIZE, Capture, CapturePlan
@@ -28,6 +28,8 @@ from mirrord.dataplane.transmit.tx_ring import TxRing
 if TYPE_CHECKING:
     from mirrord.dataplane.frame.wire import Frame
 
+ALTERED = Slot.truncated, Slot.segmented, Slot.fragmented, Slot.unplaced
+
 
 @dataclass(frozen=True, slots=True)
 class PipelinePlan:
@@ -37,15 +39,15 @@ class PipelinePlan:
     forward: ForwardPlan
     transmit: DevicePlan | TunnelPlan | FilePlan | StreamPlan
     count_rules_of: str = ""  # the filter that the rules are of, to be counted; "": they are not
-    workers: int = 1  # threads, which divide the source by flow
+    workers: int = 1  # threads, which divide the source by its frames' addresses
 
 
 class Pipeline:
     """An open pipeline. `failure` says why no frames come ("" while they may).
 
     Where the plan has several workers it is one of several that divide the source: `beside` another one, whose rate
-    limit it shares. They take frames when all are open and each was told to `begin`, so that a flow comes to the same
-    one from its first frame on.
+    limit it shares. They take frames when all are open and each was told to `begin`, so that what is between two
+    addresses comes to the same one from its first frame on.
 
     A capture that may move begins as a ring when the source is known to be `busy`, else as a plain socket.
 
@@ -61,7 +63,7 @@ class Pipeline:
         numbering: Numbering | None = None,
         busy: bool = False,
     ) -> None:
-        self.group: Group | None = beside.group if beside else Group(BY_FLOW) if plan.workers > 1 else None
+        self.group: Group | None = beside.group if beside else Group(divides=True) if plan.workers > 1 else None
         self.counters = Counters()
         self.rule_counters = RuleCounters()
         self.failure = ""
@@ -200,7 +202,7 @@ class Pipeline:
         counters.add(Slot.read_egress_frames if frame.egress else Slot.read_ingress_frames)
         counters.add(Slot.read_egress_bytes if frame.egress else Slot.read_ingress_bytes, frame.length)
         copies, reason, *altered = self._forward(frame)
-        for slot, count in zip((Slot.truncated, Slot.segmented, Slot.fragmented), altered, strict=True):
+        for slot, count in zip(ALTERED, altered, strict=True):
             counters.add(slot, count)
         if reason is None:
             accepted, error = self.transmit.send(copies)

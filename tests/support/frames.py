@@ -171,6 +171,7 @@ def plans() -> st.SearchStrategy[ForwardPlan]:
         template=st.sampled_from(TEMPLATES),
         snaplen=limits,
         frame_limit=limits,
+        longest=st.sampled_from([0, 0, 0, 60, 1000, 1514]),
         on_mtu_exceeded=st.sampled_from(["truncate", "fragment", "drop"]),
         sampling_rate=st.sampled_from([1, 1, 1, 2, 3, (1 << 31) - 1]),
         rate_limit=st.sampled_from([0, 0, 1, 1_000_000, 1_000_000_000, 500_000_000_000, 10**14]),

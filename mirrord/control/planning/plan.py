@@ -306,6 +306,7 @@ def _as(before: PipelinePlan, plan: PipelinePlan) -> PipelinePlan:
     """What runs, with the selection, the forward step and a tunnel's next hop of the plan, and what it counts."""
     transmit = before.transmit
     if isinstance(transmit, TunnelPlan) and isinstance(plan.transmit, TunnelPlan):
-        transmit = replace(transmit, hop=plan.transmit.hop, gso=plan.transmit.gso)
+        way = plan.transmit
+        transmit = replace(transmit, hop=way.hop, gso=way.gso, overtakes=way.overtakes)
     capture = replace(before.capture, selection=plan.capture.selection)
     return replace(before, capture=capture, forward=plan.forward, transmit=transmit, count_rules_of=plan.count_rules_of)

@@ -14,7 +14,7 @@ from mirrord.control.configuration.config import Loaded
 from mirrord.control.configuration.validation import nearest
 from mirrord.control.host.links import AbsentError, Link, View
 from mirrord.control.planning import sources
-from mirrord.control.planning.destinations import IP_LONGEST, SHAPERS, path
+from mirrord.control.planning.destinations import IP_LONGEST, SHAPERS, fate, path
 from mirrord.control.planning.leases import lease
 from mirrord.control.planning.plan import Key
 from mirrord.control.reporting.metrics import Reload, Row
@@ -318,10 +318,10 @@ def _mtu(config: Config, session: Session, row: Row, view: View) -> Iterator[Fin
     if outlet is None or short <= 0:
         return
     name, mtu, most = outlet
-    fate = {"truncate": "truncated", "fragment": "fragmented", "drop": "dropped"}[session.on_mtu_exceeded]
     problem = (
         f"frames of {source.name} have up to {full} bytes, so their copies need an MTU of {mtu + short}, but that of"
-        f" {name} or of the path behind it is {mtu}: those longer than {plan.forward.frame_limit} bytes are {fate}"
+        f" {name} or of the path behind it is {mtu}: those longer than {plan.forward.frame_limit} bytes are"
+        f" {fate(plan.forward, full)}"
     )
     remedies = []
     if mtu < most:

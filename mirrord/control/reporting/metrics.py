@@ -51,6 +51,7 @@ SIMPLE = (
     ("truncated_frames", Slot.truncated, "Copies cut to the snaplen or to the path MTU."),
     ("segmented_frames", Slot.segmented, "Super-frames split into the frames that the wire carried."),
     ("fragmented_frames", Slot.fragmented, "Copies sent in outer IP fragments."),
+    ("unplaced_frames", Slot.unplaced, "Later fragments sampled by addresses alone: their first one was not seen."),
 )
 READ = {
     "read_frames": (Slot.read_ingress_frames, Slot.read_egress_frames, "Frames taken out of the ring or socket."),

@@ -21,7 +21,7 @@ import struct
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from mirrord.dataplane.capture.fanout import BY_FLOW, BY_NUMBER, SOL_PACKET, Group, set_slowly, steer
+from mirrord.dataplane.capture.fanout import SOL_PACKET, Group, set_slowly, steer
 from mirrord.dataplane.filter import bpf
 from mirrord.dataplane.frame.headers import Tag
 from mirrord.dataplane.frame.wire import VNET, Frame, Vnet
@@ -110,8 +110,8 @@ class Statistics(NamedTuple):
 class Capture:
     """A bound, filtered packet socket. `exact` tells whether its filter is the whole selection or a coarse one.
 
-    `mode` is "ring" or "socket", whatever the plan leaves open. In a group BY_FLOW it takes nothing before it is told
-    to `select`. One that may move has a group of its own.
+    `mode` is "ring" or "socket", whatever the plan leaves open. In a group that divides it takes nothing before it is
+    told to `select`. One that may move has a group of its own.
 
     Raises OSError: EPERM without CAP_NET_RAW, ENODEV when the device is not there or has another index by now,
     ENOMEM when the ring cannot be had.
@@ -120,7 +120,7 @@ class Capture:
     def __init__(self, plan: CapturePlan, *, mode: str = "", group: Group | None = None) -> None:
         self.plan = plan
         self.mode = mode or ("socket" if plan.mode == "auto" else plan.mode)
-        self._group = Group(BY_NUMBER) if group is None and plan.mode == "auto" else group
+        self._group = Group() if group is None and plan.mode == "auto" else group
         self._rejecting = False
         self._error = 0  # what a reading came upon
         self.ring: mmap.mmap | None = None
@@ -158,7 +158,7 @@ class Capture:
         if self._group is not None:
             self._group.join(sock)
         self.exact = True
-        if self._group is None or self._group.kind != BY_FLOW:
+        if self._group is None or not self._group.divides:
             self.select(plan.selection)
 
     def _map_ring(self) -> None:

@@ -29,7 +29,7 @@ enum {
 	PACKET_HEADER = 28,	/* of a pcapng packet block */
 	MAX_SOCKETS = 64,
 	MAX_LAYERS = 10,	/* headers that a segment has fields in */
-	BATCH = 512,		/* copies ordered and handed to the kernel at a time: the more, the longer the runs */
+	BATCH = 512,		/* copies handed to the kernel at a time, and how far one may overtake where it may */
 	MAX_OUTER = 62,		/* Ethernet, IPv6, UDP */
 	PATIENCE_MILLISECONDS = 10,	/* of a send that finds no room */
 	SMALL = 256,		/* bytes of a copy that costs less to copy than to refer to */
@@ -59,6 +59,7 @@ enum slot {
 	TRUNCATED,
 	SEGMENTED,
 	FRAGMENTED,
+	UNPLACED,
 	LATENCY_SUM,
 	LATENCY_BUCKET,
 	LATENCY_BOUNDS = 14,
@@ -94,6 +95,7 @@ struct headers {
 	uint8_t family;		/* 4, 6, or 0 */
 	bool fragment;
 	uint8_t divided;	/* of a fragment: what all fragments of the datagram say that they are parts of */
+	uint32_t identification;	/* of a fragment */
 	int vlan;		/* the outermost tag's id, or NONE */
 	int protocol;		/* or NONE */
 	int transport;		/* offset, or NONE */
@@ -117,9 +119,10 @@ struct plan {
 	bool strip_tag;
 	uint32_t push_tag;	/* or 0 */
 	uint32_t snaplen;
-	uint32_t frame_limit;
+	uint32_t frame_limit, longest;
 	enum { TRUNCATE, FRAGMENT, DROP } on_mtu_exceeded;
 	uint32_t sampling_rate;
+	struct fragments *firsts;	/* of the conversations that are sampled; or NULL */
 	uint64_t rate_limit;
 	int32_t overhead;	/* may be less than 0 */
 	struct sock_filter *exact;	/* or NULL */
@@ -232,8 +235,20 @@ static inline void put_be32(uint8_t *at, uint32_t number)
 
 /* frame/headers.c */
 void parse(const struct frame *frame, struct headers *headers);
+uint64_t mix(uint64_t value);
+uint64_t pair_hash(const struct headers *headers, bool ported);
 uint64_t flow_hash(const struct headers *headers);
 bool is_ipv6_option(int protocol);	/* frame/headers.py: IPV6_OPTIONS */
+bool is_extension(int protocol);	/* any IPv6 extension header that is looked through */
+
+/* forward/fragments.c: made by new_fragments (NULL: no memory), ended by free. */
+struct fragments;
+struct fragments *new_fragments(void);
+void remember_fragment(struct fragments *fragments, const struct headers *first, uint64_t number);
+bool recall_fragment(struct fragments *fragments, const struct headers *later, uint64_t *number);
+
+/* forward/conversation.c */
+uint64_t conversation_hash(const struct headers *headers, struct fragments *firsts, bool *guessed);
 
 /* frame/checksum.c */
 uint32_t ones_sum(const uint8_t *data, size_t length);
@@ -323,6 +338,7 @@ struct transmit {
 	struct tx_ring ring;	/* of another packet socket for the same device */
 	struct outer outer;
 	bool gso;
+	bool overtakes;		/* with gso: copies of different lanes may leave in any order */
 	int gso_refused;	/* the errno that GSO was refused with, or 0 */
 	int32_t overhead;
 	bool failed;		/* a copy of the frame at hand was refused */
@@ -341,8 +357,11 @@ bool fits_slot(const struct tx_ring *ring, const struct message *message);
 int send_by_ring(struct transmit *transmit, struct message *const *row, uint32_t count);
 
 /* transmit/coalesce.c */
-/* The messages from `first` on in order of their lane; those of one lane, and so of one flow, as they came. */
-void order_by_lane(struct batch *batch, uint32_t first, uint32_t lanes, struct message **row, uint32_t *ends);
+/* The messages from `first` on as they are to leave: as they came, or by lane, where one may overtake another's. Gives their
+ * number. */
+uint32_t order(struct batch *batch, uint32_t first, uint32_t lanes, bool by_lane, struct message **row);
+/* How many of the row's first copies are of one lane. */
+uint32_t lane_length(struct message *const *row, uint32_t count);
 /* How many of the row's first copies may leave as one message: all of one lane and length but a shorter last one. */
 uint32_t run_length(struct message *const *row, uint32_t count);
 

@@ -3,6 +3,9 @@
 A transmit is a row of lanes and what to do with their errors; the native core sends through the same sockets. Every
 socket carries the mark, by which captures know a copy, and takes no frame in.
 
+Copies leave in the order in which they come. Where there are several sockets, that takes a system call for each run of
+copies of one of them. Only the native core may let them overtake, where the plan says so.
+
 A copy counts as sent when the kernel's queue or driver accepted it. Without IP_RECVERR a UDP socket would report
 success for what the queue dropped (ip(7)); with it, an ICMP error about an earlier copy comes back on the next send,
 which is then tried again.
@@ -100,7 +103,8 @@ class TunnelPlan:
     mark: int = 0
     fragment: bool = False  # let the kernel fragment what exceeds the path MTU
     hop: Hop | None = None  # leave by a packet socket, with outer headers of ours; None: the kernel routes
-    gso: bool = False  # several copies of a flow in one message; the native plane's alone
+    gso: bool = False  # several copies of a lane in one message; the native plane's alone
+    overtakes: bool = False  # with gso: copies of one lane may overtake another's, so that more of them are neighbours
 
 
 class Sent(NamedTuple):
@@ -208,17 +212,18 @@ class Transmit:
         return None
 
     def native(self) -> tuple[object, ...]:
-        """For the native core: sockets, their ports, the packet socket or -1, the outer headers, whether GSO is on, and
-        the TX ring: its descriptor or -1, its memory or None, and the size of a slot.
+        """For the native core: sockets, their ports, the packet socket or -1, the outer headers, whether GSO is on and
+        whether copies may overtake for it, and the TX ring: its descriptor or -1, its memory or None, and the size of
+        a slot.
         """
         sockets, ports = zip(*self.lanes.row(), strict=True)
-        gso = isinstance(self.plan, TunnelPlan) and self.plan.gso
+        joined = (self.plan.gso, self.plan.overtakes) if isinstance(self.plan, TunnelPlan) else (False, False)
         slots: tuple[object, ...] = (-1, None, 0)
         if self.ring is not None and self.ring.device == _device_of(self.plan):  # the route may lead elsewhere by now
             slots = (self.ring.socket.fileno(), self.ring.memory, self.ring.slot_size)
         if self._packet is None or self._outer is None:
-            return sockets, ports, -1, b"", gso, *slots
-        return sockets, ports, self._packet.fileno(), self._outer.header, gso, *slots
+            return sockets, ports, -1, b"", *joined, *slots
+        return sockets, ports, self._packet.fileno(), self._outer.header, *joined, *slots
 
     def told(self) -> bool:
         """Whether an ICMP error has come about what the packet socket sent, since this was last asked.

@@ -244,28 +244,29 @@ static void send_row(struct transmit *transmit, int descriptor, struct message *
 }
 
 /* Lanes that have copies for the first time get their sockets. */
-static void open_lanes(struct transmit *transmit, const uint32_t *ends)
+static void open_lanes(struct transmit *transmit, struct message *const *row, uint32_t count)
 {
-	for (uint32_t n = 0; n < transmit->lanes; n++)
-		if (transmit->sockets[n] < 0 && ends[n] > (n ? ends[n - 1] : 0))
-			transmit->open_lane(transmit->context, n);
+	for (uint32_t n = 0; n < count; n++)
+		if (transmit->sockets[row[n]->lane] < 0)
+			transmit->open_lane(transmit->context, row[n]->lane);
 }
 
 void send_batch(struct batch *batch, void *context)
 {
 	struct transmit *transmit = context;
 	struct message *row[BATCH];
-	uint32_t ends[MAX_SOCKETS], first = 0, start = 0;
+	uint32_t first = 0;
 
 	while (transmit->failed && first < batch->count)
 		transmit->failed = !batch->messages[first++].last;
-	order_by_lane(batch, first, transmit->lanes, row, ends);
-	open_lanes(transmit, ends);
-	if (transmit->packet >= 0)
-		send_row(transmit, transmit->packet, row, batch->count - first);
-	for (uint32_t n = 0; transmit->packet < 0 && n < transmit->lanes; n++) {
-		send_row(transmit, transmit->sockets[n], row + start, ends[n] - start);
-		start = ends[n];
+	uint32_t count = order(batch, first, transmit->lanes, transmit->gso && transmit->overtakes, row);
+	open_lanes(transmit, row, count);
+	for (uint32_t next = 0; next < count;) {
+		uint32_t length = transmit->packet < 0 ? lane_length(row + next, count - next) : count;
+		int descriptor = transmit->packet < 0 ? transmit->sockets[row[next]->lane] : transmit->packet;
+
+		send_row(transmit, descriptor, row + next, length);
+		next += length;
 	}
 	batch->count = 0;
 }
