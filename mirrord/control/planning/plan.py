@@ -173,7 +173,8 @@ def _entry(
     capture = _capture(config, session, source, view, selections.of(key.mirror, session, source.name))
     warnings = (*shaping(source, "source"), *way.warnings)
     counted = session.filter if session.count_rules else None
-    pipeline = PipelinePlan(capture, way.forward, way.transmit, counted or "", session.workers)
+    forward = replace(way.forward, guards=selections.guards(session))
+    pipeline = PipelinePlan(capture, forward, way.transmit, counted or "", session.workers)
     limit = _limit(config, session, view, leased)
     about = tuple({**dict(about), **dict(way.how)}.items())
     return Entry(key, "up", "", pipeline, guest, about, warnings, limit, trouble=way.trouble)

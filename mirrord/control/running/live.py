@@ -83,4 +83,5 @@ def _as_packets(forward: ForwardPlan) -> ForwardPlan:
         sampling_rate=forward.sampling_rate,
         strip_tag=forward.strip_tag,
         push_tag=forward.push_tag,
+        guards=forward.guards,
     )

@@ -4,8 +4,9 @@ It is pure: a captured frame goes in, and out come the packets to send, or the r
 clock (a frame's capture time is the only time there is) and knows no socket. Its state is the token bucket of a rate
 limit, the session's sequence numbers, and what the first fragments of datagrams told.
 
-The steps, in order: exact match (where the kernel ran a coarse filter, or rules are counted), whether copies are made
-at all, sampling, the frame as the wire carried it, VLAN tag off and on, snaplen, path MTU, rate limit, header.
+The steps, in order: exact match (where the kernel ran a coarse filter, or rules are counted), own copies, whether
+copies are made at all, sampling, the frame as the wire carried it, VLAN tag off and on, snaplen, path MTU, rate limit,
+header.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.rules import Selection, decide
 from mirrord.dataplane.forward.conversation import Conversations
 from mirrord.dataplane.forward.encap import Facts, Template
+from mirrord.dataplane.forward.own_copies import Guard, OwnCopies, pack
 from mirrord.dataplane.frame.headers import ETH_HEADER, TPIDS, Headers, flow_hash, parse
 from mirrord.dataplane.frame.segment import MalformedError
 from mirrord.dataplane.frame.wire import ADDRESSES, TAG, Frame, rebuild
@@ -55,7 +57,13 @@ class ForwardPlan:
     push_tag: int = 0  # put an 802.1Q tag of this id on; 0: none
     overhead: int = 0  # what counts as sent beside header and frame: the kernel's headers; less what does not count
     blocked: Slot | None = None  # make no copies for now: what each frame counts as instead
+    guards: tuple[Guard, ...] = ()  # copies already, not to be mirrored again
     exact: Selection | None = None  # match it here: the kernel ran a coarser filter, or rules are counted
+
+    @property
+    def packed_guards(self) -> bytes:
+        """The guards for the native core."""
+        return pack(self.guards)
 
 
 class Copy(NamedTuple):
@@ -108,13 +116,17 @@ class Forward:
         self.plan, self.matches = plan, matches
         self._numbers = (numbering or Numbering()).numbers
         self.state = State(_depth(plan.rate_limit))
-        self._conversations = Conversations()
+        self._conversations, self._own_copies = Conversations(), OwnCopies()
 
     def __call__(self, frame: Frame) -> Outcome:
         plan = self.plan
         headers = parse(frame.data, frame.tag)
         if plan.exact is not None and not self._accepts(plan.exact, headers, egress=frame.egress):
             return Outcome(reason=Slot.skipped_unmatched)
+        if plan.guards is not self._own_copies.guards:
+            self._own_copies = OwnCopies(plan.guards, self._own_copies.firsts)
+        if plan.guards and self._own_copies(headers, frame.data):
+            return Outcome(reason=Slot.skipped_own_copy)
         if plan.blocked is not None:
             return Outcome(reason=plan.blocked)
         if plan.sampling_rate == 1:

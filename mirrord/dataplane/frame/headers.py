@@ -15,7 +15,9 @@ from typing import NamedTuple
 ETH_HEADER = 14
 ETH_P_IP = 0x0800
 ETH_P_IPV6 = 0x86DD
-TPIDS = (0x8100, 0x88A8)
+TPIDS = (0x8100, 0x88A8, 0x9100, 0x9200)
+"""802.1Q, 802.1ad, and what switches used for outer tags before there was 802.1ad."""
+
 MAX_TAGS = 2
 
 IPPROTO_TCP = 6
@@ -32,7 +34,7 @@ MAX_EXTENSIONS = 6
 
 
 class Tag(NamedTuple):
-    """A VLAN tag: 0x8100 (802.1Q) or 0x88a8 (802.1ad), and priority, DEI and id in 16 bits."""
+    """A VLAN tag: one of TPIDS, and priority, DEI and id in 16 bits."""
 
     tpid: int
     tci: int

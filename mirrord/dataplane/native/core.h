@@ -49,6 +49,7 @@ enum slot {
 	SKIPPED_RATE_LIMITED,
 	SKIPPED_PAUSED,
 	SKIPPED_UNMATCHED,
+	SKIPPED_OWN_COPY,
 	DROPPED_RING_FULL,
 	DROPPED_SEND_ERROR,
 	DROPPED_MTU_EXCEEDED,
@@ -123,6 +124,7 @@ struct plan {
 	enum { TRUNCATE, FRAGMENT, DROP } on_mtu_exceeded;
 	uint32_t sampling_rate;
 	struct fragments *firsts;	/* of the conversations that are sampled; or NULL */
+	struct own_copies *own;	/* what is not mirrored again; or NULL */
 	uint64_t rate_limit;
 	int32_t overhead;	/* may be less than 0 */
 	struct sock_filter *exact;	/* or NULL */
@@ -238,6 +240,7 @@ void parse(const struct frame *frame, struct headers *headers);
 uint64_t mix(uint64_t value);
 uint64_t pair_hash(const struct headers *headers, bool ported);
 uint64_t flow_hash(const struct headers *headers);
+bool is_tpid(uint16_t ethertype);	/* frame/headers.py: TPIDS */
 bool is_ipv6_option(int protocol);	/* frame/headers.py: IPV6_OPTIONS */
 bool is_extension(int protocol);	/* any IPv6 extension header that is looked through */
 
@@ -246,6 +249,14 @@ struct fragments;
 struct fragments *new_fragments(void);
 void remember_fragment(struct fragments *fragments, const struct headers *first, uint64_t number);
 bool recall_fragment(struct fragments *fragments, const struct headers *later, uint64_t *number);
+
+/* forward/own_copies.c: from what own_copies.pack gives; NULL: no memory. */
+struct own_copies;
+struct own_copies *new_own_copies(const void *packed, size_t length);
+void free_own_copies(struct own_copies *own);
+/* What was seen of fragments goes on to the next. */
+void keep_firsts(struct own_copies *own, struct own_copies *next);
+bool is_own_copy(struct own_copies *own, const struct headers *headers, const struct frame *frame);
 
 /* forward/conversation.c */
 uint64_t conversation_hash(const struct headers *headers, struct fragments *firsts, bool *guessed);

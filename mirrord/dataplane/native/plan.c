@@ -160,6 +160,8 @@ void clear_plan(struct plan *plan)
 	plan->matches_owner = NULL;
 	free(plan->firsts);
 	plan->firsts = NULL;
+	free_own_copies(plan->own);
+	plan->own = NULL;
 }
 
 void replace_plan(struct plan *plan, struct plan *next)
@@ -170,6 +172,8 @@ void replace_plan(struct plan *plan, struct plan *next)
 		plan->firsts = next->firsts;
 		next->firsts = seen;
 	}
+	if (plan->own && next->own)
+		keep_firsts(plan->own, next->own);
 	clear_plan(plan);
 	*plan = *next;
 }
@@ -185,6 +189,26 @@ static bool make_firsts(struct plan *plan)
 	return plan->firsts;
 }
 
+/* The guards against mirroring a copy again, as own_copies.pack gives them. */
+static bool read_guards(PyObject *object, struct plan *plan)
+{
+	PyObject *packed = PyObject_GetAttrString(object, "packed_guards");
+	char *bytes;
+	Py_ssize_t length;
+
+	if (!packed)
+		return false;
+	bool done = PyBytes_AsStringAndSize(packed, &bytes, &length) == 0;
+	if (done && length) {
+		plan->own = new_own_copies(bytes, (size_t)length);
+		if (!plan->own)
+			PyErr_NoMemory();
+		done = plan->own;
+	}
+	Py_DECREF(packed);
+	return done;
+}
+
 bool read_plan(PyObject *object, PyObject *matcher, struct plan *plan)
 {
 	uint64_t snaplen, frame_limit, longest, sampling_rate, strip_tag, push_tag;
@@ -195,7 +219,8 @@ bool read_plan(PyObject *object, PyObject *matcher, struct plan *plan)
 	    !read_number(object, "sampling_rate", &sampling_rate) || !read_overhead(object, plan) ||
 	    !read_number(object, "strip_tag", &strip_tag) || !read_number(object, "push_tag", &push_tag) ||
 	    !read_number(object, "rate_limit", &plan->rate_limit) || !read_header(object, plan) ||
-	    !read_patches(object, plan) || !read_on_mtu_exceeded(object, plan) || !read_matcher(matcher, plan))
+	    !read_patches(object, plan) || !read_on_mtu_exceeded(object, plan) || !read_matcher(matcher, plan) ||
+	    !read_guards(object, plan))
 		return false;
 	plan->snaplen = (uint32_t)snaplen;
 	plan->frame_limit = (uint32_t)frame_limit;

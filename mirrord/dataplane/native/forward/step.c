@@ -125,7 +125,7 @@ static inline struct message *emit(const struct plan *plan, const struct facts *
 
 static bool is_tag(const uint8_t *at)
 {
-	return be16(at) == ETH_P_8021Q || be16(at) == ETH_P_8021AD;
+	return is_tpid(be16(at));
 }
 
 /* Take the outermost tag off and put one on, as planned, in headers of this length; gives their new length. */
@@ -318,6 +318,8 @@ int forward(const struct plan *plan, struct state *state, const struct frame *fr
 		if (rule <= plan->match_count)
 			plan->matches[rule - 1]++;
 	}
+	if (plan->own && is_own_copy(plan->own, &headers, frame))
+		return SKIPPED_OWN_COPY;
 	if (plan->blocked != NO_REASON)
 		return plan->blocked;
 	if (!sampled_in(plan, &headers, counters))

@@ -6,6 +6,19 @@
 
 enum { MAX_EXTENSIONS = 6 };
 
+bool is_tpid(uint16_t ethertype)
+{
+	switch (ethertype) {
+	case ETH_P_8021Q:
+	case ETH_P_8021AD:
+	case ETH_P_QINQ1:
+	case ETH_P_QINQ2:
+		return true;
+	default:
+		return false;
+	}
+}
+
 bool is_ipv6_option(int protocol)
 {
 	switch (protocol) {
@@ -136,7 +149,7 @@ void parse(const struct frame *frame, struct headers *headers)
 	uint16_t ethertype = be16(frame->data + 12);
 	if (frame->tagged)
 		headers->vlan = frame->tci & 0xFFF;
-	while ((ethertype == ETH_P_8021Q || ethertype == ETH_P_8021AD) && tags < MAX_TAGS &&
+	while (is_tpid(ethertype) && tags < MAX_TAGS &&
 	       frame->captured >= at + TAG) {
 		if (headers->vlan == NONE)
 			headers->vlan = be16(frame->data + at) & 0xFFF;
