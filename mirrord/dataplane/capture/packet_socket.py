@@ -127,6 +127,7 @@ class Capture:
         self._statuses = memoryview(b"")  # the first word of each block's state, in the ring's memory
         self.block_count = 0
         self._block = 0
+        self._at, self._left = 0, 0  # the next frame in the block, and how many there are from it on; or 0
         inside(plan.netns, self._open)
 
     def _open(self) -> None:
@@ -223,7 +224,10 @@ class Capture:
         return error or self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
     def read(self) -> Iterator[Frame]:
-        """The frames that are there now: at most one block of a ring, or one batch of a plain socket."""
+        """The frames that are there now: at most one block of a ring, or one batch of a plain socket.
+
+        Who takes no more of them finds the next one the next time.
+        """
         return self._read_socket() if self.ring is None else self._read_block(self.ring)
 
     def _read_block(self, ring: mmap.mmap) -> Iterator[Frame]:
@@ -231,10 +235,15 @@ class Capture:
         status, count, first = _BLOCK.unpack_from(ring, base)
         if not status & TP_STATUS_USER:
             return
-        at = base + first
-        for _ in range(count):
+        if not self._left:
+            self._at, self._left = base + first, count
+        if not self._left:
+            self._give_back()
+        while self._left:
+            at = self._at
             step, seconds, nanoseconds, captured, length, state, mac, _net, tci, tpid = _FRAME.unpack_from(ring, at)
-            yield Frame(
+            self._at, self._left = at + step, self._left - 1
+            frame = Frame(
                 data=ring[at + mac : at + mac + captured],
                 length=length,
                 egress=ring[at + _PACKET_TYPE] == PACKET_OUTGOING,
@@ -242,8 +251,14 @@ class Capture:
                 vnet=Vnet._make(VNET.unpack_from(ring, at + mac - VNET.size)),
                 time=seconds * 1_000_000_000 + nanoseconds,
             )
-            at += step
-        _BLOCK_STATUS.pack_into(ring, base + _STATUS_AT, TP_STATUS_KERNEL)
+            if not self._left:
+                self._give_back()
+            yield frame
+
+    def _give_back(self) -> None:
+        """Let the kernel have the block again: its last frame was taken out."""
+        assert self.ring is not None  # that it is a block of
+        _BLOCK_STATUS.pack_into(self.ring, self._block * BLOCK_SIZE + _STATUS_AT, TP_STATUS_KERNEL)
         self._block = (self._block + 1) % self.block_count
 
     def _read_socket(self) -> Iterator[Frame]:
