@@ -26,7 +26,7 @@ from mirrord.control.notify import notify, reloading, watchdog_seconds
 from mirrord.control.planning import plan
 from mirrord.control.planning.selection import Selections
 from mirrord.control.reporting import doctor, probes, report
-from mirrord.control.reporting.metrics import Reload, Row
+from mirrord.control.reporting.metrics import Reload, Row, WorkerState
 from mirrord.control.running.breaker import Breaker
 from mirrord.control.running.flow_networks import FlowNetworks
 from mirrord.control.running.live import Live
@@ -105,6 +105,8 @@ class Service:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now, counted = time.monotonic(), self._pipelines.counters()
+            if self._pipelines.tend_workers():
+                self._changed.set()
             self._pipelines.log_troubles()
             await self._break(now)
             self._rates = report.rates(before, counted, now - looked)
@@ -118,12 +120,8 @@ class Service:
             if now - retried >= RETRY_SECONDS and self._pipelines.failing():
                 retried = now
                 self._changed.set()
-            if patience:
-                stalled = self._pipelines.stalled(patience)
-                if stalled:
-                    log.error("worker makes no progress", workers=stalled)
-                else:
-                    notify("WATCHDOG=1")
+            if patience and not self._pipelines.stands_still(patience):
+                notify("WATCHDOG=1")
 
     async def _break(self, now: float) -> None:
         """Pause what copies onto a link that is too busy. Not while pipelines change: they are looked at later."""
@@ -253,6 +251,10 @@ class Service:
         except OSError as error:
             raise Refused(f"{source} cannot be captured: {error.strerror}") from error
 
+    def workers(self) -> WorkerState:
+        """How the workers do."""
+        return WorkerState(len(self._pipelines.stalled()), self._pipelines.worker_failures())
+
     def rule_counts(self) -> Mapping[tuple[str, int], int]:
         """Frames by the filter and priority of the rule that accepted them."""
         return self._pipelines.rule_counts()
@@ -301,7 +303,9 @@ class Service:
         rows, runs = self.rows(), loaded.config.daemon.model_copy(update=self._begun)
         loaded = loaded._replace(config=loaded.config.model_copy(update={"daemon": runs}))
         host = await asyncio.to_thread(probes.look, runs, view, rows)
-        return doctor.findings(loaded, self.last_reload, view, rows, host, mirror=mirror, state=state)
+        return doctor.findings(
+            loaded, self.last_reload, view, rows, host, mirror=mirror, state=state, stalled=self._pipelines.stalled()
+        )
 
     def object(self, section: str, name: str, loaded: Loaded | None = None) -> dict[str, Any]:
         """A mirror, filter or flow network as configured, and where. MirrordError `not_found`."""

@@ -266,8 +266,18 @@ class Pipeline:
 
     @property
     def captures_by(self) -> str:
-        """Which way of capturing is in use, where the plan leaves it open; "" where it does not."""
-        return "" if self.mode_switch is None else str(self.mode_switch)
+        """Which way of capturing is in use, where the plan leaves it open or cannot be had as it is; else ""."""
+        short = self.short_ring
+        words = "" if self.mode_switch is None else str(self.mode_switch)
+        return f"{words or 'ring'}, {short}" if short else words
+
+    @property
+    def short_ring(self) -> str:
+        """How much of the ring could be had, where not all of it could; else ""."""
+        ring = self._in_ring
+        if ring is None or not ring.shortened:
+            return ""
+        return f"of {ring.block_count * BLOCK_SIZE >> 10} KiB: no memory for {ring.plan.ring_size >> 10} KiB"
 
     def succeed(self) -> Capture | Listener:
         """Go on with the capture that this one moves to. Gives the one that ends, drained, for the caller to close."""

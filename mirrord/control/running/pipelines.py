@@ -8,12 +8,11 @@ device is re-created or a session changes.
 from __future__ import annotations
 
 import errno
-import os
 import threading
-import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 from mirrord.control.host.device_rate import Place, busy
 from mirrord.control.host.reserve import Reservations
@@ -22,13 +21,17 @@ from mirrord.control.planning.plan import Add, Entry, Key, Limit, Remove, Rename
 from mirrord.control.reporting.metrics import Row
 from mirrord.control.running.breaker import Verdict
 from mirrord.control.running.live import Live
+from mirrord.control.running.patience import Patience
+from mirrord.control.running.restarts import Restarts
+from mirrord.control.running.workers import Workers, stall, what
 from mirrord.dataplane.capture.listener import Listener
 from mirrord.dataplane.capture.packet_socket import CapturePlan
 from mirrord.dataplane.counters import SLOTS, Slot
 from mirrord.dataplane.forward.step import Numbering
 from mirrord.dataplane.pipeline import Pipeline, PipelinePlan, open_pipelines
+from mirrord.dataplane.transmit.file import FilePlan
 from mirrord.dataplane.transmit.sockets import DevicePlan, TunnelPlan
-from mirrord.dataplane.worker import Worker
+from mirrord.dataplane.worker import Failure, Worker
 from mirrord.errors import Refused
 
 log = logger("pipelines")
@@ -37,6 +40,9 @@ GONE = {errno.ENODEV, errno.ENXIO, errno.ENETDOWN}
 """What it takes to open a device that went since the host was looked at: there is news of it already."""
 
 OPENERS = 8
+
+OPEN_SECONDS = 1.5
+"""How long the disk may take to give a session its file; the session is tried again later."""
 
 REMEMBERED = 1000
 """Of how many devices that a pattern brought in and that are gone the totals are kept, should they come again."""
@@ -48,9 +54,12 @@ class Pipelines:
     """`apply` and `stop` block, up to a second for each pipeline that ends; the rest answers at once, on any thread."""
 
     def __init__(self, *, native: bool, nice: int = 0) -> None:
-        self._native, self._nice = native, nice
+        self._native = native
+        self._workers = Workers(nice)
+        self._restarts = Restarts()
+        self._patience = Patience()
+        self._worker_failures = 0
         self._reservations = Reservations()
-        self._workers: list[Worker] = []
         self._lock = threading.Lock()  # of all below: a total moves from a pipeline to the past in one step
         self._entries: dict[Key, Entry] = {}
         self._running: dict[Key, tuple[Pipeline, Worker]] = {}
@@ -63,6 +72,7 @@ class Pipelines:
         self._forgotten_rules: RuleCounts = {}  # of sessions whose names are not remembered any more
         self._errors: dict[Key, tuple[str, str]] = {}  # of what should run and does not: its state, and why
         self._troubles: dict[Key, str] = {}  # of transmits, as logged; they mend themselves
+        self._short_rings: dict[Key, str] = {}  # as logged
         self._refused: set[Key] = set()  # as logged: what the kernel refused GSO to
 
     def clean_up(self) -> None:
@@ -93,7 +103,8 @@ class Pipelines:
                     log.info("session changed", **_names(key), frame_limit=plan.forward.frame_limit)
                 case Rename(old, new):
                     self._rename(old, new)
-        self._add_all([action for action in actions if isinstance(action, Add)])
+        self._add_all([action for action in actions if isinstance(action, Add) and self._restarts.due(action.key)])
+        self._restarts.forget(set(wanted))
         self._keep_reserved()
         with self._lock:
             self._entries = dict(entries)
@@ -164,9 +175,14 @@ class Pipelines:
         with self._lock:
             now = {key: self._trouble(key) for key in self._running}
             refused = {key for key in self._running if any(pipeline.gso_refused() for pipeline, _ in self._of(key))}
+            rings = {key: self._running[key][0].short_ring for key in self._running}
         for key in refused - self._refused:
             log.warning("the kernel refuses UDP GSO: copies leave one by one", **_names(key))
         self._refused = refused
+        for key, ring in rings.items():
+            if ring and ring != self._short_rings.get(key):
+                log.warning("there is no memory for the ring, a smaller one runs", **_names(key), ring=ring)
+        self._short_rings = rings
         for key, trouble in now.items():
             if trouble and trouble != self._troubles.get(key):
                 log.error("session failed", **_names(key), reason=trouble)
@@ -181,10 +197,39 @@ class Pipelines:
         told = [transmit.told() for transmit in transmits]  # asked, each of them
         return any(told)
 
-    def stalled(self, seconds: float) -> list[str]:
-        """The workers that made no progress for so long."""
-        now = time.monotonic()
-        return [_worker_name(n) for n, worker in enumerate(self._workers) if now - worker.progress > seconds]
+    def stands_still(self, seconds: float) -> bool:
+        """Whether a worker that sessions share made no progress for so long."""
+        return self._workers.stands_still(seconds)
+
+    def stalled(self) -> list[str]:
+        """The workers that make no progress, by name."""
+        return self._workers.stalled()
+
+    def worker_failures(self) -> int:
+        """How many errors have ended a session's work, or a worker, since the daemon's start."""
+        return self._worker_failures
+
+    def tend_workers(self) -> bool:
+        """Log what went wrong with workers since this was last asked; whether there are sessions to begin anew."""
+        self._workers.log_stalled()
+        failures = self._workers.failures()
+        for worker, failure in failures:
+            self._note_failure(worker, failure)
+        return bool(failures)
+
+    def _note_failure(self, worker: Worker, failure: Failure) -> None:
+        self._worker_failures += 1
+        reason = what(failure.error)
+        with self._lock:
+            running = [(key, pipeline) for key in self._running for pipeline, on in self._of(key) if on is worker]
+        hit = [(key, pipeline) for key, pipeline in running if failure.pipeline in (None, pipeline)]
+        for key, pipeline in hit:
+            self._restarts.note(key, worker)
+            if failure.pipeline is None:
+                pipeline.failure = f"its worker ended: {reason}"
+        event = "an error ended a session's work" if failure.pipeline else "an error ended a worker"
+        sessions = [f"{key.mirror}/{key.session} on {key.source}" for key, _ in hit]
+        log.error(event, worker=worker.name, sessions=sessions, reason=reason, exc_info=failure.error)
 
     def stop(self) -> None:
         """End every pipeline, nothing lost on the way out, log the totals and stop the workers."""
@@ -193,9 +238,7 @@ class Pipelines:
         self._reservations.close()
         for row in self.rows():
             log.info("total", **_names(row.entry.key), **_totals(row.counters))
-        for worker in self._workers:
-            worker.stop()
-        self._workers.clear()
+        self._workers.stop()
 
     def _add_all(self, adds: Sequence[Add]) -> None:
         """Open several at a time: it is waiting for the kernel, mostly."""
@@ -207,10 +250,12 @@ class Pipelines:
         places = busy(sources)
         with ThreadPoolExecutor(min(len(adds), OPENERS), thread_name_prefix="opener") as openers:
             for add, opened in zip(adds, openers.map(lambda add: self._open(add, places), adds), strict=True):
-                if isinstance(opened, OSError):
-                    self._note(add.key, opened, add.pipeline.transmit)
-                else:
+                try:
+                    if isinstance(opened, OSError):
+                        raise opened
                     self._add(add.key, add.pipeline, opened)
+                except OSError as error:
+                    self._note(add.key, error, add.pipeline.transmit)
 
     def _open(self, add: Add, busy_places: Collection[Place]) -> list[Pipeline] | OSError:
         way, source = add.pipeline.transmit, add.pipeline.capture
@@ -219,9 +264,18 @@ class Pipelines:
             if isinstance(way, DevicePlan) and way.reserved:
                 self._reservations.hold(way.index, way.mark)
             numbering = self._numberings[add.key[:2]]
-            return open_pipelines(self._paused(add.key, add.pipeline), numbering, native=self._native, busy=rings)
+            plan = self._paused(add.key, add.pipeline)
+            opening = partial(open_pipelines, plan, numbering, native=self._native, busy=rings)
+            if not isinstance(way, FilePlan):
+                return opening()
+            try:
+                return self._patience.within(OPEN_SECONDS, add.key, opening, _close)
+            except TimeoutError:
+                return OSError(errno.ETIMEDOUT, f"{way.path}: the disk does not answer")
         except OSError as error:
             return error
+        except RuntimeError as error:
+            return OSError(errno.EAGAIN, f"no thread for it: {error}")
 
     def _note(self, key: Key, error: OSError, way: object) -> None:
         state, reason = "waiting" if error.errno in GONE else "failed", error.strerror or str(error)
@@ -235,19 +289,23 @@ class Pipelines:
 
     def _add(self, key: Key, plan: PipelinePlan, pipelines: Sequence[Pipeline]) -> None:
         workers: list[Worker] = []
-        for _ in pipelines:
-            workers.append(self._least_busy(workers))
+        try:
+            for _ in pipelines:
+                workers.append(self._worker_for(key, plan, workers))
+        except (OSError, RuntimeError) as error:
+            _close(pipelines)
+            raise OSError(errno.EAGAIN, f"no worker for it: {what(error)}") from error
         with self._lock:
             self._running[key], *self._beside[key] = zip(pipelines, workers, strict=True)
             self._plans[key] = plan
             self._errors.pop(key, None)
         for pipeline, worker in self._of(key):
             worker.add(pipeline)
-        log.info("session up", **_names(key), worker=", ".join(_worker_name(self._workers.index(w)) for w in workers))
+        log.info("session up", **_names(key), worker=", ".join(worker.name for worker in workers))
 
     def _remove(self, key: Key, reason: str = "") -> None:
         for pipeline, worker in self._of(key):
-            worker.remove(pipeline)
+            self._workers.end(pipeline, worker)
             _count_left(pipeline)
         with self._lock:
             self._past_rules[key], total = self._rule_counts(key), self._total(key)
@@ -299,23 +357,15 @@ class Pipelines:
 
     def _trouble(self, key: Key) -> str:
         """Of the way out; "" for none."""
-        failures = (pipeline.transmit.failure for pipeline, _ in self._of(key))
+        failures = (pipeline.transmit.failure or stall(pipeline, worker) for pipeline, worker in self._of(key))
         return next((failure for failure in failures if failure), "")
 
-    def _least_busy(self, apart: Sequence[Worker] = ()) -> Worker:
-        """An idle worker, a new one while there are processors for it, or else the one with the fewest pipelines.
-
-        None of those in `apart`: another one is made if need be.
-        """
-        used = [worker for key in self._running for _, worker in self._of(key)]
-        loads = [(used.count(worker), worker) for worker in self._workers if worker not in apart]
-        load, worker = min(loads, key=lambda pair: pair[0], default=(1, None))
-        if worker is not None and (load == 0 or len(self._workers) >= len(os.sched_getaffinity(0))):
-            return worker
-        worker = Worker(_worker_name(len(self._workers)), self._nice)
-        worker.start()
-        self._workers.append(worker)
-        return worker
+    def _worker_for(self, key: Key, plan: PipelinePlan, beside: Sequence[Worker]) -> Worker:
+        """Another one than those beside it, and than the one where its work raised an error."""
+        if isinstance(plan.transmit, FilePlan):
+            return self._workers.writer()
+        used = [worker for each in self._running for _, worker in self._of(each)]
+        return self._workers.least_busy(used, [*beside, *self._restarts.apart(key)])
 
     def _row(self, entry: Entry) -> Row:
         key = entry.key
@@ -379,8 +429,9 @@ def _count_left(pipeline: Pipeline) -> None:
     pipeline.counters.add(Slot.dropped_ring_full, max(pipeline.counters.unaccounted(), 0))
 
 
-def _worker_name(n: int) -> str:
-    return f"worker-{n}"
+def _close(pipelines: Sequence[Pipeline]) -> None:
+    for pipeline in pipelines:
+        pipeline.close()
 
 
 def _in_words(error: int | None, way: TunnelPlan) -> tuple[str, str] | None:

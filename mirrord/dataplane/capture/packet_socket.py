@@ -15,6 +15,7 @@ Kernel: Documentation/networking/packet_mmap.rst, include/uapi/linux/if_packet.h
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import socket
 import struct
@@ -74,6 +75,7 @@ LARGEST_BUFFER = (1 << 30) - 1
 """Bytes of a plain socket's buffer: the kernel keeps twice the number, as an int."""
 
 _BLOCK = struct.Struct("=8xIII")  # block_status, num_pkts, offset_to_first_pkt (struct tpacket_block_desc)
+_REQUEST = struct.Struct("=7I")  # struct tpacket_req3
 _BLOCK_STATUS = struct.Struct("=I")
 _STATUS_AT = 8
 _FRAME = struct.Struct(
@@ -110,11 +112,12 @@ class Statistics(NamedTuple):
 class Capture:
     """A bound, filtered packet socket. `exact` tells whether its filter is the whole selection or a coarse one.
 
-    `mode` is "ring" or "socket", whatever the plan leaves open. In a group BY_FLOW it takes nothing before it is told
+    `mode` is "ring" or "socket", whatever the plan leaves open. A ring is `shortened` where there was no memory for all
+    of `ring_size`. In a group BY_FLOW it takes nothing before it is told
     to `select`. One that may move has a group of its own.
 
     Raises OSError: EPERM without CAP_NET_RAW, ENODEV when the device is not there or has another index by now,
-    ENOMEM when the ring cannot be had.
+    ENOMEM when not even the shortest ring can be had.
     """
 
     def __init__(self, plan: CapturePlan, *, mode: str = "", group: Group | None = None) -> None:
@@ -126,6 +129,7 @@ class Capture:
         self.ring: mmap.mmap | None = None
         self._statuses = memoryview(b"")  # the first word of each block's state, in the ring's memory
         self.block_count = 0
+        self.shortened = False
         self._block = 0
         self._at, self._left = 0, 0  # the next frame in the block, and how many there are from it on; or 0
         inside(plan.netns, self._open)
@@ -163,13 +167,27 @@ class Capture:
             self.select(plan.selection)
 
     def _map_ring(self) -> None:
-        self.block_count = max(-(-self.plan.ring_size // BLOCK_SIZE), MINIMUM_BLOCKS)
+        """A ring of the size that is wanted; or of half of it, and so on, as long as there is no memory."""
+        wanted = self.block_count = max(-(-self.plan.ring_size // BLOCK_SIZE), MINIMUM_BLOCKS)
+        while True:
+            try:
+                self._try_ring()
+                break
+            except OSError as error:
+                if error.errno != errno.ENOMEM or self.block_count <= MINIMUM_BLOCKS:
+                    raise
+            set_slowly(self.socket, PACKET_RX_RING, bytes(_REQUEST.size))  # what was had and cannot be mapped
+            self.block_count = max(self.block_count // 2, MINIMUM_BLOCKS)
+        self.shortened = self.block_count < wanted
+        assert self.ring is not None  # tried, and had
+        self._statuses = memoryview(self.ring).cast("I")[_STATUS_AT // 4 :: BLOCK_SIZE // 4]
+
+    def _try_ring(self) -> None:
         frames = self.block_count * (BLOCK_SIZE // NOMINAL_FRAME)
         retire = BUSY_RETIRE_MILLISECONDS if self.plan.mode == "auto" else RETIRE_MILLISECONDS
         request = (BLOCK_SIZE, self.block_count, NOMINAL_FRAME, frames, retire, 0, 0)
-        set_slowly(self.socket, PACKET_RX_RING, struct.pack("=7I", *request))
+        set_slowly(self.socket, PACKET_RX_RING, _REQUEST.pack(*request))
         self.ring = mmap.mmap(self.socket.fileno(), self.block_count * BLOCK_SIZE)
-        self._statuses = memoryview(self.ring).cast("I")[_STATUS_AT // 4 :: BLOCK_SIZE // 4]
 
     def fileno(self) -> int:
         return self.socket.fileno()

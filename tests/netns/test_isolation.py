@@ -1,0 +1,201 @@
+"""A way out that takes nothing is its session's own trouble: on one worker, 48 other sessions do not notice.
+
+client eth0 ---- nic [source] uplink ---- eth0 [collector]
+client eth1 ---- flood [source] slow ---- eth1 [collector]      slow: 8 kbit/s, with room for 100 MB in its queue
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.api import Api
+from tests.support.daemon import Daemon
+from tests.support.metrics import Metrics
+from tests.support.send import FRAME, sending, udp_frame
+from tests.support.topology import Host, Topology, acquaint
+from tests.support.wait import wait_for
+
+SESSIONS = 48
+FIRST_PORT = 3000
+RATE = 25  # frames a second of each session
+LONGEST_GAP = 0.5  # seconds; 0.04 is what is sent
+ANSWER = 2.0
+NICE = 3  # a worker's, and no other thread's
+WATCHDOG_SECONDS = 4
+SO_RCVBUFFORCE, SO_TIMESTAMPNS = 33, 35  # asm-generic/socket.h
+
+JAMS: dict[str, dict[str, Any]] = {
+    "vxlan": {"destination": {"type": "vxlan", "remote": "10.98.0.2", "vni": 5000}},
+    "vxlan-socket": {"destination": {"type": "vxlan", "remote": "10.98.0.2", "vni": 5000}, "transmit": "socket"},
+    "gre": {"destination": {"type": "gre", "remote": "10.98.0.2"}},
+    "device": {"destination": {"type": "device", "device": "slow"}},
+    "ring": {"destination": {"type": "vxlan", "remote": "10.98.0.2", "vni": 5000}, "capture": "ring"},
+}
+
+
+def frame(n: int) -> bytes:
+    return udp_frame(("02:00:00:00:00:01", "10.0.0.1", 1000), ("02:00:00:00:00:02", "10.0.0.2", FIRST_PORT + n))
+
+
+def configuration() -> str:
+    filters = "".join(
+        f"[filters.f{n}]\n"
+        f'rules = [{{ priority = 1, action = "accept", protocol = "udp", destination_ports = "{FIRST_PORT + n}" }}]\n'
+        for n in range(SESSIONS)
+    )
+    sessions = "".join(
+        f'[[mirrors.others.sessions]]\nname = "s{n}"\nsource = "nic"\nfilter = "f{n}"\n'
+        f'destination = {{ type = "vxlan", remote = "10.99.0.2", vni = {n + 1} }}\n'
+        for n in range(SESSIONS)
+    )
+    return filters + sessions
+
+
+class Others:
+    """Frames to the other sessions, and when their copies arrive at the collector, by the kernel's clock."""
+
+    def __init__(self, client: Host, collector: Host) -> None:
+        self.sent = 0  # to each session
+        self._out = client.open_socket(socket.AF_PACKET, socket.SOCK_RAW)
+        self._out.bind(("eth0", 0))
+        self._in = collector.open_socket(socket.AF_PACKET, socket.SOCK_RAW)
+        self._in.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 256 << 20)
+        self._in.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        self._in.setblocking(False)
+        self._in.bind(("eth0", 3))
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        frames = [frame(n) for n in range(SESSIONS)]
+        while not self._end.wait(1 / RATE):
+            for one in frames:
+                self._out.send(one)
+            self.sent += 1
+
+    def stop(self) -> None:
+        self._end.set()
+        self._thread.join()
+        self._out.close()
+
+    def arrivals(self) -> dict[int, list[float]]:
+        """When the copies of each session arrived, by VNI."""
+        found: dict[int, list[float]] = {}
+        while True:
+            try:
+                data, ancillary, *_ = self._in.recvmsg(200, 100)
+            except BlockingIOError:
+                return found
+            if data[12:14] == b"\x08\x00" and data[23] == 17 and data[36:38] == (4789).to_bytes(2, "big"):
+                seconds, nanoseconds = struct.unpack("@ll", ancillary[0][2])
+                found.setdefault(data[46] << 16 | data[47] << 8 | data[48], []).append(seconds + nanoseconds / 1e9)
+
+    def close(self) -> None:
+        self.stop()
+        self._in.close()
+
+
+@pytest.fixture
+def hosts(net: Topology) -> tuple[Host, Host, Host]:
+    client, source, collector = net.host("client"), net.host("source"), net.host("collector")
+    net.link(client, "eth0", source, "nic")
+    net.link(client, "eth1", source, "flood")
+    net.link(source, "uplink", collector, "eth0", ("10.99.0.1/24", "10.99.0.2/24"), mtu=1600)
+    net.link(source, "slow", collector, "eth1", ("10.98.0.1/24", "10.98.0.2/24"), mtu=1600)
+    acquaint(source, "uplink", "10.99.0.1", collector, "eth0", "10.99.0.2")
+    acquaint(source, "slow", "10.98.0.1", collector, "eth1", "10.98.0.2")
+    source.run("tc", "qdisc", "add", "dev", "slow", "root", "tbf", "rate", "8kbit", "burst", "2kb", "limit", "100000000")
+    return client, source, collector
+
+
+@pytest.fixture
+def mirrord(hosts: tuple[Host, Host, Host], dataplane: str, tmp_path: Path) -> Iterator[Daemon]:
+    """On one processor, so with one worker."""
+    captures = tmp_path / "captures"
+    captures.mkdir()
+    under = ("taskset", "-c", "0", "env", f"WATCHDOG_USEC={WATCHDOG_SECONDS * 1_000_000}")
+    settings: dict[str, Any] = {"dataplane": dataplane, "nice": NICE, "capture_directories": [str(captures)]}
+    made = Daemon(hosts[1], tmp_path, configuration(), under=under, **settings)
+    yield made
+    made.kill()
+
+
+@pytest.fixture
+def others(hosts: tuple[Host, Host, Host], mirrord: Daemon) -> Iterator[Others]:
+    del mirrord  # runs first
+    made = Others(hosts[0], hosts[2])
+    yield made
+    made.close()
+
+
+def make(api: Api, name: str, session: dict[str, Any]) -> None:
+    jam = {"name": "jam", "source": "flood", **session}
+    answer = api("PUT", f"mirrors/{name}", {"enabled": True, "sessions": [jam]})
+    assert answer.status in (200, 201), answer
+    wait_for(lambda: api("GET", f"mirrors/{name}").body["sessions"][0]["running"][0]["state"] == "up", f"{name} up")
+
+
+def timed_disable(api: Api, name: str) -> float:
+    begun = time.monotonic()
+    assert api("POST", f"mirrors/{name}/disable").status == 200
+    return time.monotonic() - begun
+
+
+def counted(metrics: Metrics, mirror: str) -> tuple[float, float, float]:
+    """Captured, mirrored, and what ended otherwise."""
+    captured, mirrored = (
+        metrics.total(f"mirrord_{what}_frames_total", mirror=mirror) for what in ("captured", "mirrored")
+    )
+    lost = metrics.total("mirrord_dropped_frames_total", mirror=mirror)
+    return captured, mirrored, lost
+
+
+def check(others: Others, mirrord: Daemon) -> None:
+    """None of the others' frames is lost, nor late."""
+    others.stop()
+    sent = others.sent
+    wait_for(lambda: counted(mirrord.metrics(), "others")[1] >= sent * SESSIONS, "the others' frames mirrored")
+    assert counted(mirrord.metrics(), "others") == (sent * SESSIONS, sent * SESSIONS, 0)
+    arrivals = others.arrivals()
+    assert {vni: len(times) for vni, times in arrivals.items()} == dict.fromkeys(range(1, SESSIONS + 1), sent)
+    gap = max(after - before for times in arrivals.values() for before, after in zip(times, times[1:], strict=False))
+    assert gap < LONGEST_GAP
+
+
+def terminate(mirrord: Daemon) -> None:
+    begun = time.monotonic()
+    status, said = mirrord.stop(15)
+    assert (status, time.monotonic() - begun < ANSWER) == (0, True), said
+
+
+@pytest.mark.alone
+def test_a_way_out_that_takes_nothing_stalls_no_other_session(
+    hosts: tuple[Host, Host, Host], mirrord: Daemon, others: Others, tmp_path: Path
+) -> None:
+    """Tunnels and a device, one after the other under a flood; then all at once, and SIGTERM."""
+    client, api = hosts[0], Api(mirrord.socket)
+    for name, session in JAMS.items():
+        make(api, name, session)
+        with sending(client, "eth1", FRAME, tmp_path):
+            wait_for(lambda name=name: counted(mirrord.metrics(), name)[2] > 1000, f"{name} jammed", 20)
+            assert timed_disable(api, name) < ANSWER
+        captured, mirrored, lost = counted(mirrord.metrics(), name)
+        assert captured == mirrored + lost
+    check(others, mirrord)
+    for name in JAMS:
+        if name != "vxlan-socket":  # the same remote and VNI
+            assert api("POST", f"mirrors/{name}/enable").status == 200
+    with sending(client, "eth1", FRAME, tmp_path):
+        wait_for(lambda: counted(mirrord.metrics(), "device")[0] > 1000, "a flood")
+        terminate(mirrord)
+
+
