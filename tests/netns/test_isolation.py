@@ -11,6 +11,8 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,13 @@ import pytest
 from tests.support.api import Api
 from tests.support.daemon import Daemon
 from tests.support.metrics import Metrics
-from tests.support.send import FRAME, sending, udp_frame
+from tests.support.send import ENDS, send, udp_frame
 from tests.support.topology import Host, Topology, acquaint
 from tests.support.wait import wait_for
 
 SESSIONS = 48
 FIRST_PORT = 3000
+FLOOD = 5000  # frames a second
 RATE = 25  # frames a second of each session
 LONGEST_GAP = 0.5  # seconds; 0.04 is what is sent
 ANSWER = 2.0
@@ -32,12 +35,16 @@ NICE = 3  # a worker's, and no other thread's
 WATCHDOG_SECONDS = 4
 SO_RCVBUFFORCE, SO_TIMESTAMPNS = 33, 35  # asm-generic/socket.h
 
+
+def tunnel(vni: int) -> dict[str, Any]:
+    return {"type": "vxlan", "remote": "10.98.0.2", "vni": vni}
+
+
 JAMS: dict[str, dict[str, Any]] = {
-    "vxlan": {"destination": {"type": "vxlan", "remote": "10.98.0.2", "vni": 5000}},
-    "vxlan-socket": {"destination": {"type": "vxlan", "remote": "10.98.0.2", "vni": 5000}, "transmit": "socket"},
-    "gre": {"destination": {"type": "gre", "remote": "10.98.0.2"}},
+    "vxlan": {"destination": tunnel(5000)},
+    "socket": {"destination": tunnel(5001), "transmit": "socket"},
     "device": {"destination": {"type": "device", "device": "slow"}},
-    "ring": {"destination": {"type": "vxlan", "remote": "10.98.0.2", "vni": 5000}, "capture": "ring"},
+    "ring": {"destination": tunnel(5002), "capture": "ring"},
 }
 
 
@@ -113,7 +120,9 @@ def hosts(net: Topology) -> tuple[Host, Host, Host]:
     net.link(source, "slow", collector, "eth1", ("10.98.0.1/24", "10.98.0.2/24"), mtu=1600)
     acquaint(source, "uplink", "10.99.0.1", collector, "eth0", "10.99.0.2")
     acquaint(source, "slow", "10.98.0.1", collector, "eth1", "10.98.0.2")
-    source.run("tc", "qdisc", "add", "dev", "slow", "root", "tbf", "rate", "8kbit", "burst", "2kb", "limit", "100000000")
+    source.run(
+        "tc", "qdisc", "add", "dev", "slow", "root", "tbf", "rate", "8kbit", "burst", "2kb", "limit", "100000000"
+    )
     return client, source, collector
 
 
@@ -135,6 +144,25 @@ def others(hosts: tuple[Host, Host, Host], mirrord: Daemon) -> Iterator[Others]:
     made = Others(hosts[0], hosts[2])
     yield made
     made.close()
+
+
+@contextmanager
+def flooding(client: Host) -> Iterator[None]:
+    """Frames for `flood`, faster than `slow` takes their copies by far; long ones, which fill a send buffer soon."""
+    end = threading.Event()
+
+    def run() -> None:
+        long = udp_frame(*ENDS, length=1400)
+        while not end.is_set():
+            send(client, "eth1", long, FLOOD // 10, rate=FLOOD)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
 
 
 def make(api: Api, name: str, session: dict[str, Any]) -> None:
@@ -159,6 +187,11 @@ def counted(metrics: Metrics, mirror: str) -> tuple[float, float, float]:
     return captured, mirrored, lost
 
 
+def accounted(metrics: Metrics, mirror: str) -> bool:
+    captured, mirrored, lost = counted(metrics, mirror)
+    return captured == mirrored + lost
+
+
 def check(others: Others, mirrord: Daemon) -> None:
     """None of the others' frames is lost, nor late."""
     others.stop()
@@ -167,7 +200,7 @@ def check(others: Others, mirrord: Daemon) -> None:
     assert counted(mirrord.metrics(), "others") == (sent * SESSIONS, sent * SESSIONS, 0)
     arrivals = others.arrivals()
     assert {vni: len(times) for vni, times in arrivals.items()} == dict.fromkeys(range(1, SESSIONS + 1), sent)
-    gap = max(after - before for times in arrivals.values() for before, after in zip(times, times[1:], strict=False))
+    gap = max(after - before for times in arrivals.values() for before, after in pairwise(times))
     assert gap < LONGEST_GAP
 
 
@@ -179,23 +212,22 @@ def terminate(mirrord: Daemon) -> None:
 
 @pytest.mark.alone
 def test_a_way_out_that_takes_nothing_stalls_no_other_session(
-    hosts: tuple[Host, Host, Host], mirrord: Daemon, others: Others, tmp_path: Path
+    hosts: tuple[Host, Host, Host], mirrord: Daemon, others: Others
 ) -> None:
     """Tunnels and a device, one after the other under a flood; then all at once, and SIGTERM."""
-    client, api = hosts[0], Api(mirrord.socket)
+    client, api, taken = hosts[0], Api(mirrord.socket), dict[str, float]()
     for name, session in JAMS.items():
         make(api, name, session)
-        with sending(client, "eth1", FRAME, tmp_path):
-            wait_for(lambda name=name: counted(mirrord.metrics(), name)[2] > 1000, f"{name} jammed", 20)
-            assert timed_disable(api, name) < ANSWER
-        captured, mirrored, lost = counted(mirrord.metrics(), name)
-        assert captured == mirrored + lost
+        with flooding(client):
+            wait_for(lambda name=name: counted(mirrord.metrics(), name)[2] > 100, f"{name} jammed", 20)
+            taken[name] = timed_disable(api, name)
+        assert api("POST", f"mirrors/{name}/enable").status == 200  # what was counted is shown again
+        wait_for(lambda name=name: accounted(mirrord.metrics(), name), f"{name}'s frames accounted for")
+        timed_disable(api, name)
     check(others, mirrord)
+    assert max(taken.values()) < ANSWER, taken
     for name in JAMS:
-        if name != "vxlan-socket":  # the same remote and VNI
-            assert api("POST", f"mirrors/{name}/enable").status == 200
-    with sending(client, "eth1", FRAME, tmp_path):
+        assert api("POST", f"mirrors/{name}/enable").status == 200
+    with flooding(client):
         wait_for(lambda: counted(mirrord.metrics(), "device")[0] > 1000, "a flood")
         terminate(mirrord)
-
-
