@@ -205,12 +205,12 @@ class Pipeline:
 
     def update(self) -> None:
         """Bring the count of captured frames up to date. After the last frame was read it is exact."""
-        self.transmit.tend()
         captured, ring_full, malformed = self.capture.statistics()
         self.counters.add(Slot.captured, captured)
         self.counters.add(Slot.dropped_ring_full, ring_full)
         self.counters.add(Slot.dropped_malformed, malformed)
         self._see_frames()
+        self.transmit.tend()
 
     def _forward_one(self, frame: Frame) -> None:
         counters = self.counters

@@ -219,10 +219,10 @@ def test_a_way_out_that_takes_nothing_stalls_no_other_session(
     for name, session in JAMS.items():
         make(api, name, session)
         with flooding(client):
-            wait_for(lambda name=name: counted(mirrord.metrics(), name)[2] > 100, f"{name} jammed", 20)
+            wait_for(lambda: counted(mirrord.metrics(), name)[2] > 100, f"{name} jammed", 20)  # noqa: B023
             taken[name] = timed_disable(api, name)
         assert api("POST", f"mirrors/{name}/enable").status == 200  # what was counted is shown again
-        wait_for(lambda name=name: accounted(mirrord.metrics(), name), f"{name}'s frames accounted for")
+        wait_for(lambda: accounted(mirrord.metrics(), name), f"{name}'s frames accounted for")  # noqa: B023
         timed_disable(api, name)
     check(others, mirrord)
     assert max(taken.values()) < ANSWER, taken

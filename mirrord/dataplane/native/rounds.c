@@ -36,6 +36,7 @@ struct wait {
 	struct pipeline *pipelines[MANY];	/* or NULL: Python's to look after */
 	int count;
 	bool pressing;
+	int error;	/* the errno that the wait itself failed with, or 0 */
 };
 
 /* What is watched is a pipeline by its address, which is even, or a descriptor, twice and one. */
@@ -100,6 +101,8 @@ static void go_round(Rounds *self, struct wait *wait, uint64_t until)
 		uint64_t left = time < until ? until - time : 0;
 		int count = epoll_wait(self->epoll, events, MANY - wait->count, (int)((left + 999999) / 1000000));
 
+		if (count < 0 && errno != EINTR)
+			wait->error = errno;
 		if (count <= 0)
 			return;
 		run_round(self, wait, events, count);
@@ -121,6 +124,10 @@ static PyObject *Rounds_wait(PyObject *object, PyObject *arguments)
 	Py_BEGIN_ALLOW_THREADS
 	go_round(self, &wait, monotonic() + (uint64_t)(seconds * SECOND));
 	Py_END_ALLOW_THREADS
+	if (wait.error && !wait.count) {
+		errno = wait.error;
+		return PyErr_SetFromErrno(PyExc_OSError);
+	}
 	PyObject *list = PyList_New(wait.count);
 	for (int n = 0; list && n < wait.count; n++) {
 		const struct news *news = &wait.news[n];
