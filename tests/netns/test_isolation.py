@@ -6,8 +6,11 @@ client eth1 ---- flood [source] slow ---- eth1 [collector]      slow: 8 kbit/s, 
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import struct
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -19,15 +22,16 @@ from typing import Any
 import pytest
 
 from tests.support.api import Api
+from tests.support.ctl import COMMAND
 from tests.support.daemon import Daemon
 from tests.support.metrics import Metrics
 from tests.support.send import ENDS, send, udp_frame
+from tests.support.stopped import ended, niced, stopped
 from tests.support.topology import Host, Topology, acquaint
 from tests.support.wait import wait_for
 
 SESSIONS = 48
 FIRST_PORT = 3000
-FLOOD = 5000  # frames a second
 RATE = 25  # frames a second of each session
 LONGEST_GAP = 0.5  # seconds; 0.04 is what is sent
 ANSWER = 2.0
@@ -147,14 +151,14 @@ def others(hosts: tuple[Host, Host, Host], mirrord: Daemon) -> Iterator[Others]:
 
 
 @contextmanager
-def flooding(client: Host) -> Iterator[None]:
+def flooding(client: Host, rate: int = 5000) -> Iterator[None]:
     """Frames for `flood`, faster than `slow` takes their copies by far; long ones, which fill a send buffer soon."""
     end = threading.Event()
 
     def run() -> None:
         long = udp_frame(*ENDS, length=1400)
         while not end.is_set():
-            send(client, "eth1", long, FLOOD // 10, rate=FLOOD)
+            send(client, "eth1", long, rate // 10, rate=rate)
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -231,3 +235,42 @@ def test_a_way_out_that_takes_nothing_stalls_no_other_session(
     with flooding(client):
         wait_for(lambda: counted(mirrord.metrics(), "device")[0] > 1000, "a flood")
         terminate(mirrord)
+
+
+@pytest.mark.alone
+def test_a_disk_that_does_not_answer_stalls_no_other_session(
+    hosts: tuple[Host, Host, Host], mirrord: Daemon, others: Others, tmp_path: Path
+) -> None:
+    """Nor does who reads a live capture no more. The thread that writes is held, as a disk that hangs would hold it."""
+    client, api, file = hosts[0], Api(mirrord.socket), tmp_path / "captures" / "jam.pcapng"
+    before = niced(mirrord.pid, NICE)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify.sock"))
+        make(api, "disk", {"destination": {"type": "file", "path": str(file)}})
+        (writer,) = niced(mirrord.pid, NICE) - before
+        with flooding(client, 1000), stopped(writer):
+            unread = subprocess.Popen([*COMMAND, "--socket", str(mirrord.socket), "capture", "disk/jam", "-w", "-"],
+                                      stdout=subprocess.PIPE)  # fmt: skip
+            wait_for(lambda: state(api, "disk") == f"failed: {file}: the disk does not answer", "that it hangs, told")
+            assert mirrord.metrics().total("mirrord_worker_stalled") == 1
+            assert any(one["code"] == "worker_stalled" for one in api("GET", "doctor").body["doctor"])
+            wait_for(lambda: manager.recv(100) == b"WATCHDOG=1", "the watchdog fed all the same")
+            assert timed_disable(api, "disk") < ANSWER
+            assert api("POST", "mirrors/disk/enable").status == 200
+            wait_for(lambda: state(api, "disk") == "up: ", "it writes again, by another thread")
+            assert counted(mirrord.metrics(), "disk")[2] > 0
+        wait_for(lambda: accounted(mirrord.metrics(), "disk"), "its frames accounted for")
+        check(others, mirrord)
+        (writer,) = niced(mirrord.pid, NICE) - before
+        with flooding(client, 1000), stopped(writer):
+            begun = time.monotonic()
+            os.kill(mirrord.pid, signal.SIGTERM)
+            wait_for(lambda: ended(writer), "the end", 15)
+            assert (mirrord.stop(5)[0], time.monotonic() - begun < ANSWER) == (0, True), mirrord.output()
+        unread.kill()
+        unread.communicate()
+
+
+def state(api: Api, mirror: str) -> str:
+    one = api("GET", f"mirrors/{mirror}").body["sessions"][0]["running"][0]
+    return f"{one['state']}: {one['reason']}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import http.client
 import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -120,6 +121,8 @@ def test_nothing_stays_behind(net: Topology, daemon: MakeDaemon, request: pytest
     _, source, _ = source_and_collector(net)
     mirrord = daemon(source, session('capture = "ring"', VXLAN))
     api = Api(mirrord.socket)
+    with ThreadPoolExecutor(12) as clients:  # have the daemon begin all the threads that it keeps for what blocks
+        list(clients.map(lambda _: capture(mirrord), range(24)))
     flat(mirrord, "live captures", lambda _: capture(mirrord), count)
     flat(mirrord, "session changes", lambda n: change(api, n), 10 * count if count >= 100 else count)
     flat(mirrord, "reloads", lambda _: reload(mirrord, api), count)
