@@ -41,7 +41,10 @@ DRAIN_SECONDS = 0.5
 ROUND_SECONDS = 1.0
 """The longest wait of a worker, after which it looks at every pipeline that may have news."""
 
-ANSWER_SECONDS = 1.5
+LOOK_SECONDS = 0.05
+"""How often who waits for a worker looks whether it is still there."""
+
+ANSWER_SECONDS = 1.0
 """How long a worker may take for what it is told before it counts as stuck in the kernel: a disk may not answer."""
 
 
@@ -114,21 +117,30 @@ class Worker:
         Or when everything is counted, where nobody else can want what is still to be closed. False when the worker did
         not get to it within so many seconds: it does if it ever comes back. None: wait as long as it takes.
         """
+        return self.begin_to_remove(pipeline, seconds)()
+
+    def begin_to_remove(self, pipeline: Pipeline, seconds: float | None = None) -> Callable[[], bool]:
+        """As `remove`, but returns at once: what it gives waits, so that several can be removed together."""
         done, begun = threading.Event(), time.monotonic()
         self._order(lambda: self._drain(pipeline, done))
-        while not done.wait(0.05):
-            if self.ended:
-                self._helper.join(ANSWER_SECONDS)
-                if not done.is_set():
-                    self._end(pipeline)
-                return True
-            if seconds is not None and time.monotonic() - begun > seconds:
-                return False
-        return True
+
+        def wait() -> bool:
+            while not done.wait(LOOK_SECONDS):
+                if self.ended:
+                    self._helper.join(ANSWER_SECONDS)
+                    if not done.is_set():
+                        self._end(pipeline)
+                    return True
+                if seconds is not None and time.monotonic() - begun > seconds:
+                    return False
+            return True
+
+        return wait
 
     def stop(self, seconds: float | None = None) -> bool:
         """Remove every pipeline and end the thread; False if it is still there after so many seconds for each."""
-        removed = [self.remove(pipeline, seconds) for pipeline in list(self.pipelines)]
+        removing = [self.begin_to_remove(pipeline, seconds) for pipeline in list(self.pipelines)]
+        removed = [wait() for wait in removing]
         self.leave()
         if not all(removed):
             return False

@@ -18,7 +18,7 @@ from mirrord.dataplane.transmit.file import FileTransmit
 from mirrord.dataplane.worker import ANSWER_SECONDS, Failure, Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from mirrord.dataplane.pipeline import Pipeline
 
@@ -62,21 +62,26 @@ class Workers:
         row.append(worker)
         return worker
 
-    def end(self, pipeline: Pipeline, worker: Worker) -> bool:
-        """End a pipeline, nothing lost on the way out. False where its worker is stuck: the rest is counted as lost."""
+    def begin_to_end(self, pipeline: Pipeline, worker: Worker) -> Callable[[], None]:
+        """End a pipeline, nothing lost on the way out. What it gives waits, so that several can end together.
+
+        Where its worker is stuck, the rest is counted as lost.
+        """
         own = worker in self._writers
-        ended = worker.remove(pipeline, ANSWER_SECONDS if own else SHARED_SECONDS)
+        wait = worker.begin_to_remove(pipeline, ANSWER_SECONDS if own else SHARED_SECONDS)
+        return lambda: self._ended(pipeline, worker, ended=wait())
+
+    def _ended(self, pipeline: Pipeline, worker: Worker, *, ended: bool) -> None:
         if not ended:
             log.error("a worker is stuck in the kernel: its session is given up", worker=worker.name)
             _give_up(pipeline)
             worker.leave()
-        if own:
+        if worker in self._writers:
             self._writers.remove(worker)
             if ended:
                 worker.stop(ANSWER_SECONDS)
         elif worker.ended and worker in self._shared:
             self._shared.remove(worker)
-        return ended
 
     def stands_still(self, seconds: float) -> bool:
         """Whether a worker that sessions share made no progress for so long: one that waits for a disk harms nobody."""
