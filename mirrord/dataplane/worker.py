@@ -5,7 +5,7 @@ pipeline to add or to take out) it does itself, between two rounds.
 
 To take a pipeline out is to reject everything first, then to forward what was already captured, then to close:
 nothing is lost uncounted. To open and to close a capture takes the kernel milliseconds, so a second thread, the
-worker's helper, does it while frames go on.
+worker's helper, does it while frames go on; many that end at once are closed by as many threads, see closers.py.
 
 A pipeline whose work raises what nobody foresaw is put aside, and told of as a `Failure`; the others go on. Whoever has
 the worker takes it out and begins it anew. The same holds for all of a worker's pipelines should its thread itself end.
@@ -23,6 +23,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from mirrord.dataplane.closers import Closers
 from mirrord.dataplane.helper import Helper
 from mirrord.dataplane.rounds import rounds
 
@@ -83,6 +84,7 @@ class Worker:
         self._awaited: set[Pipeline] = set()  # a successor of their capture is being opened
         self._succeeding: set[Pipeline] = set()  # it is there; their capture is read to its end
         self._helper = Helper(f"{name}-helper")
+        self._closers = Closers(f"{name}-closer")
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -128,6 +130,7 @@ class Worker:
             while not done.wait(LOOK_SECONDS):
                 if self.ended:
                     self._helper.join(ANSWER_SECONDS)
+                    self._closers.join(ANSWER_SECONDS)
                     if not done.is_set():
                         self._end(pipeline)
                     return True
@@ -146,6 +149,7 @@ class Worker:
             return False
         self._thread.join(seconds)
         self._helper.join(ANSWER_SECONDS)
+        self._closers.join(ANSWER_SECONDS)
         return self.ended
 
     def leave(self) -> None:
@@ -336,7 +340,7 @@ class Worker:
         self.pipelines.remove(pipeline)
         if not pipeline.exclusive:
             done.set()  # to close two packet sockets takes the kernel 30 ms
-        self._helper.submit(pipeline.close, lambda _: done.set())
+        self._helper.submit(partial(self._closers.submit, partial(_close, pipeline, done)), lambda _: None)
 
     def _end(self, pipeline: Pipeline) -> None:
         """In place of the thread, which is not there any more."""
@@ -354,6 +358,12 @@ def _count(pipeline: Pipeline) -> None:
     for step in (pipeline.update, pipeline.give_up):
         with suppress(Exception):
             step()
+
+
+def _close(pipeline: Pipeline, done: threading.Event) -> None:
+    with suppress(Exception):  # it is the last that anybody hears of it
+        pipeline.close()
+    done.set()
 
 
 def _follow(pipeline: Pipeline, ended: Capture | Listener) -> TxRing | None:

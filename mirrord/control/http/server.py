@@ -17,7 +17,7 @@ from mirrord.control.reporting.metrics import Counts
 from mirrord.control.service import Service
 
 MAX_CONNECTIONS = 64  # of each listening socket: descriptors are for the mirrors
-CLOSE_SECONDS = 1.0  # how long an open connection may hold up the end
+CLOSE_SECONDS = 0.5  # how long an open connection may hold up the end, twice: aiohttp waits, cancels and waits again
 
 
 class Server:
