@@ -179,6 +179,15 @@ def overview() -> list[Panel]:
             "pps",
             "Frames that the host was too slow to take out of the ring.",
         ),
+        graph(
+            "Workers in trouble",
+            {
+                "{{instance}}: make no progress": f"mirrord_worker_stalled{{{HOST}}}",
+                "{{instance}}: errors in five minutes": f"increase(mirrord_worker_failures_total{{{HOST}}}[5m])",
+            },
+            "short",
+            "A writer waits for its disk; any other that stands still is stuck. Errors are in the log.",
+        ),
         altered(ALL),
         graph(
             "Matched, by rule", {"{{filter}} {{rule}}": rate("rule_matched_frames", HOST, "filter, rule")}, "pps", RULES

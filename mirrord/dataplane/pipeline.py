@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 ALTERED = Slot.truncated, Slot.segmented, Slot.fragmented, Slot.unplaced
 
 
+TURN_SECONDS = 0.004
+"""How long a turn may take, a few copies more or less, however much waits: other pipelines have theirs. What it waits
+for room is bounded beside that, see transmit.PATIENCE_MILLISECONDS."""
+
+
 @dataclass(frozen=True, slots=True)
 class PipelinePlan:
     """One source of one session."""
@@ -68,6 +73,8 @@ class Pipeline:
         self.rule_counters = RuleCounters()
         self.failure = ""
         self._ring_fill = Peak()
+        self.mode_switch: ModeSwitch | None = None
+        self.native: Any = None  # the core's part, which closing takes away, in another thread
         self.transmit = _way_out(plan.transmit)
         try:
             self.capture = _open(plan.capture, self.group, busy=busy)
@@ -75,14 +82,18 @@ class Pipeline:
             self.transmit.close()
             raise
         self.stirred = True  # it ran since it was last looked at
-        self.mode_switch: ModeSwitch | None = None
+        self._captured = 0  # frames, when that was last looked at
+        try:
+            self._set_up(plan, numbering or Numbering(), beside, native=native)
+        except BaseException:
+            self.close()
+            raise
+
+    def _set_up(self, plan: PipelinePlan, numbering: Numbering, beside: Pipeline | None, *, native: bool) -> None:
         if isinstance(self.capture, Capture) and self.capture.plan.mode == "auto":
             self.mode_switch = ModeSwitch(self.capture, self.counters)
         self.plan = self._matched(plan)
-        numbering = numbering or Numbering()
         self._forward = Forward(self.plan.forward, self.rule_counters.row, numbering)
-        self.native: Any = None  # the core's part, which closing takes away, in another thread
-        self._captured = 0  # frames, when that was last looked at
         if native:
             self.native = core.Pipeline(
                 self.plan.forward,
@@ -116,9 +127,9 @@ class Pipeline:
         if isinstance(self.capture, Listener):
             self.capture.limit = max(forward.frame_limit - (TAG if forward.push_tag else 0), 0)
         self.rule_counters.begin(plan.count_rules_of, selection.rules or () if plan.count_rules_of else ())
-        if self.capture.exact and not plan.count_rules_of:
-            return plan
-        return replace(plan, forward=replace(forward, exact=replace(selection, mark_mask=0)))
+        by_kernel = self.capture.exact and not plan.count_rules_of
+        exact = None if by_kernel else replace(selection, mark_mask=0)
+        return plan if forward.exact == exact else replace(plan, forward=replace(forward, exact=exact))
 
     def replace(self, plan: PipelinePlan) -> None:
         """Select and forward by a new plan from the next frame on. Ring, counters and the rate limit's bucket stay.
@@ -145,7 +156,7 @@ class Pipeline:
             )
 
     def run(self) -> bool:
-        """Forward what has been captured: at most a few blocks, so that other pipelines get their turn.
+        """Forward what has been captured: at most a few blocks, for a few milliseconds.
 
         Tells whether there is more.
         """
@@ -163,6 +174,7 @@ class Pipeline:
         else:
             self._see_frames()
             self.transmit.tend()
+        self._see_error(0 if self.native is None else self.native.error())
 
     def _see_frames(self) -> None:
         """Where there are more frames than before, nothing keeps them away any more."""
@@ -172,11 +184,16 @@ class Pipeline:
 
     def _run_reference(self) -> bool:
         self.stirred = True
+        until = time.monotonic() + TURN_SECONDS
         self.transmit.tend()
+        if isinstance(self.transmit, Transmit):
+            self.transmit.begin_turn()
         if self._in_ring is not None:
             self._ring_fill.see(self._in_ring.fill(), time.monotonic())
         for frame in self.capture.read():
             self._forward_one(frame)
+            if time.monotonic() >= until:
+                break
         self.update()
         self.note_error()  # the reading may have come upon one
         return self.counters.unaccounted() > 0
@@ -190,12 +207,12 @@ class Pipeline:
 
     def update(self) -> None:
         """Bring the count of captured frames up to date. After the last frame was read it is exact."""
-        self.transmit.tend()
         captured, ring_full, malformed = self.capture.statistics()
         self.counters.add(Slot.captured, captured)
         self.counters.add(Slot.dropped_ring_full, ring_full)
         self.counters.add(Slot.dropped_malformed, malformed)
         self._see_frames()
+        self.transmit.tend()
 
     def _forward_one(self, frame: Frame) -> None:
         counters = self.counters
@@ -221,7 +238,9 @@ class Pipeline:
 
     def note_error(self) -> None:
         """Ask the capture what is wrong with it."""
-        error = self.capture.error()
+        self._see_error(self.capture.error())
+
+    def _see_error(self, error: int) -> None:
         if error:
             self.failure = os.strerror(error)
 
@@ -249,8 +268,18 @@ class Pipeline:
 
     @property
     def captures_by(self) -> str:
-        """Which way of capturing is in use, where the plan leaves it open; "" where it does not."""
-        return "" if self.mode_switch is None else str(self.mode_switch)
+        """Which way of capturing is in use, where the plan leaves it open or cannot be had as it is; else ""."""
+        short = self.short_ring
+        words = "" if self.mode_switch is None else str(self.mode_switch)
+        return f"{words or 'ring'}, {short}" if short else words
+
+    @property
+    def short_ring(self) -> str:
+        """How much of the ring could be had, where not all of it could; else ""."""
+        ring = self._in_ring
+        if ring is None or not ring.shortened:
+            return ""
+        return f"of {ring.block_count * BLOCK_SIZE >> 10} KiB: no memory for {ring.plan.ring_size >> 10} KiB"
 
     def succeed(self) -> Capture | Listener:
         """Go on with the capture that this one moves to. Gives the one that ends, drained, for the caller to close."""

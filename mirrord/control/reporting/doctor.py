@@ -87,13 +87,14 @@ def findings(
     *,
     mirror: str | None = None,
     state: str = "",
+    stalled: Sequence[str] = (),
 ) -> list[Finding]:
     """Everything that is wrong, of one mirror alone if it is named; errors first, the host's before the sessions'.
 
-    `state` is the state database's own problem.
+    `state` is the state database's own problem; `stalled` are the workers that make no progress.
     """
     config = loaded.config
-    found = [*_configuration(loaded, reload, state), *_host(config, host), *_mirror(config, mirror)]
+    found = [*_configuration(loaded, reload, state), *_workers(stalled), *_host(config, host), *_mirror(config, mirror)]
     for row in rows:
         key = row.entry.key
         if mirror in (None, key.mirror) and (session := _session(config, key)):
@@ -134,6 +135,13 @@ def _configuration(loaded: Loaded, reload: Reload, state: str) -> Iterator[Findi
         yield Finding(ERROR, "set_aside", problem, "delete it, or change what it disagrees with in the file")
     for warning in loaded.warnings:
         yield Finding(WARNING, "configuration", str(warning), "change it if it is not meant")
+
+
+def _workers(stalled: Sequence[str]) -> Iterator[Finding]:
+    for name in stalled:
+        problem = f"{name} makes no progress: the kernel keeps it waiting, or the host has no time for it"
+        remedy = "a writer waits for its disk (mirrorctl status tells whose); for any other, restart the daemon"
+        yield Finding(ERROR, "worker_stalled", problem, remedy)
 
 
 def _host(config: Config, host: Host) -> Iterator[Finding]:

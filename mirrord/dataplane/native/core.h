@@ -31,7 +31,9 @@ enum {
 	MAX_LAYERS = 10,	/* headers that a segment has fields in */
 	BATCH = 512,		/* copies handed to the kernel at a time, and how far one may overtake where it may */
 	MAX_OUTER = 62,		/* Ethernet, IPv6, UDP */
-	PATIENCE_MILLISECONDS = 10,	/* of a send that finds no room */
+	TURN_MILLISECONDS = 4,	/* pipeline.py and transmit/sockets.py tell why */
+	PATIENCE_MILLISECONDS = 10,
+	JAMMED_MILLISECONDS = 1,
 	SMALL = 256,		/* bytes of a copy that costs less to copy than to refer to */
 };
 
@@ -338,6 +340,8 @@ struct tx_ring {
 	uint32_t next;		/* slot to be filled */
 };
 
+struct outgoing;
+
 /* transmit/sockets.c: a lane is what copies of one flow leave by: a socket, or a source port of the packet socket. */
 struct transmit {
 	int sockets[MAX_SOCKETS];
@@ -353,11 +357,18 @@ struct transmit {
 	int gso_refused;	/* the errno that GSO was refused with, or 0 */
 	int32_t overhead;
 	bool failed;		/* a copy of the frame at hand was refused */
+	uint64_t patience;	/* nanoseconds that may still be waited for room in this turn */
+	bool jammed;		/* it ran out in this turn */
+	struct outgoing *outgoing;	/* the worker's, in its turn */
 	uint64_t *counters;
 };
 
-/* The thread's own working memory, which send_batch needs; false when there is none. */
-bool have_outgoing(void);
+/* What send_batch builds messages in, to be freed with free(); NULL when there is no memory. */
+struct outgoing *new_outgoing(void);
+/* A turn begins, on this working memory. */
+void begin_turn(struct transmit *transmit, struct outgoing *outgoing);
+/* Wait until the socket has room, as long as this turn's patience lasts; false when there is none. */
+bool wait_for_room(struct transmit *transmit, int descriptor);
 void send_batch(struct batch *batch, void *transmit);
 void observe_latency(uint64_t *counters, uint64_t time, uint64_t now);
 uint8_t *gather(const struct message *message, uint8_t *at);
@@ -395,7 +406,19 @@ struct file {
 
 void write_batch(struct batch *batch, void *file);
 
-/* capture/packet_socket.c */
+/* capture/packet_socket.c: the working memory of a worker. A batch is always empty between two turns. */
+struct work {
+	struct batch *batch;
+	struct outgoing *outgoing;
+	uint8_t *buffers;	/* that a plain socket's frames are read into; pages that none reached cost nothing */
+};
+
+/* False when there is no memory: then there is nothing to close. */
+bool open_work(struct work *work);
+void close_work(struct work *work);
+
+uint64_t monotonic(void);	/* nanoseconds */
+
 struct pipeline {
 	struct plan plan;
 	struct state own;
@@ -406,6 +429,9 @@ struct pipeline {
 	int descriptor;
 	uint8_t *ring;		/* or NULL: a plain socket */
 	uint32_t block_size, block_count, block;
+	const uint8_t *at;	/* the next frame in the block, */
+	uint32_t left;		/* where the last turn ended before so many; or 0 */
+	int error;		/* the errno that a reading came upon, or 0: a socket tells it once */
 	uint32_t most_waiting;	/* blocks, whenever it was run since somebody asked */
 	bool large;		/* a plain socket's frames were, lately */
 	enum tunnel tunnel;	/* that a raw IP socket is the end of, or NO_TUNNEL */
@@ -414,10 +440,11 @@ struct pipeline {
 
 void forward_one(struct pipeline *pipeline, struct batch *batch, const struct frame *frame);
 
-/* Forward what has been captured: at most a few blocks. Gives how many frames are left, as far as is counted. */
-uint64_t run_pipeline(struct pipeline *pipeline);
+/* Forward what has been captured: at most a few blocks, and for a few milliseconds. Gives how many frames are left, as
+ * far as is counted. */
+uint64_t run_pipeline(struct pipeline *pipeline, const struct work *work);
 
 /* capture/listener.c */
-void run_listener(struct pipeline *pipeline, struct batch *batch);
+void run_listener(struct pipeline *pipeline, const struct work *work, uint64_t until);
 
 #endif

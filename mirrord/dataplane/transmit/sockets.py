@@ -20,6 +20,7 @@ import errno
 import random
 import select
 import socket
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -42,8 +43,10 @@ if TYPE_CHECKING:
 LANES = 32
 """Source ports of a UDP destination: flows are spread over them by their hash."""
 
-PATIENCE_MILLISECONDS = 10
-"""How long a full send buffer is waited for before the copy counts as lost: the ring holds what comes meanwhile."""
+PATIENCE_MILLISECONDS, JAMMED_MILLISECONDS = 10, 1
+"""How long a turn may wait, in all, for room in a full send buffer: the ring holds what comes meanwhile. When that is
+used up, a copy that finds no room is lost at once, until the next turn; and that one has the second, for what is jammed
+is to cost the other sessions of the worker little."""
 
 ATTEMPTS, REFUSED_ATTEMPTS = 4, 64
 """How often a copy is tried: an error may be about an earlier copy, reported by ICMP. "Connection refused" always is,
@@ -107,6 +110,29 @@ class TunnelPlan:
     overtakes: bool = False  # with gso: copies of one lane may overtake another's, so that more of them are neighbours
 
 
+class Patience:
+    """How long a turn may still wait for room."""
+
+    def __init__(self) -> None:
+        self._left = float(PATIENCE_MILLISECONDS)
+        self._jammed = False  # it ran out in this turn
+
+    def begin_turn(self) -> None:
+        self._left = JAMMED_MILLISECONDS if self._jammed else PATIENCE_MILLISECONDS
+        self._jammed = False
+
+    def wait_for_room(self, sock: socket.socket) -> bool:
+        """Wait until the socket has room; False when there is none in time."""
+        poll = select.poll()
+        poll.register(sock, select.POLLOUT)
+        begun = time.monotonic()
+        if not poll.poll(self._left):
+            self._left, self._jammed = 0.0, True
+            return False
+        self._left = max(self._left - (time.monotonic() - begun) * 1000, 0.0)
+        return True
+
+
 class Sent(NamedTuple):
     """How many copies were accepted before the first that was not, and why that one was not (an errno, or 0)."""
 
@@ -127,6 +153,7 @@ class Transmit:
         self._errors: select.epoll | None = None  # of sockets that send nothing: for one that does, it costs each time
         self._packet: socket.socket | None = None
         self._outer: Outer | None = None
+        self._patience = Patience()
         self.ring: TxRing | None = None  # the native core sends by it what leaves one by one
         udp = isinstance(plan, TunnelPlan) and plan.protocol == IPPROTO_UDP
         self.lanes = Lanes(LANES if udp else 1, self._make_socket)
@@ -184,7 +211,7 @@ class Transmit:
             (sock, port), data = self.lanes[(copy.flow >> 32) * len(self.lanes) >> 32], copy.data
             if self._packet is not None and self._outer is not None:
                 sock, data = self._packet, self._outer.wrap(data, port)
-            error = _send(sock, data)
+            error = _send(sock, data, self._patience)
             if error:
                 return Sent(accepted, error)
             accepted += 1
@@ -199,7 +226,11 @@ class Transmit:
         return dropped_by(error)
 
     def tend(self) -> None:
-        """Between turns there is nothing to do."""
+        """Time brings nothing to see to."""
+
+    def begin_turn(self) -> None:
+        """Be patient anew."""
+        self._patience.begin_turn()
 
     def new_ring(self) -> TxRing | None:
         """A TX ring to send from, for `ring`; None where there is no use for one, or no memory. Takes long."""
@@ -340,7 +371,7 @@ def _bind(sock: socket.socket, local: str, ports: Sequence[int]) -> None:
     raise OSError(errno.EADDRINUSE, "every UDP port from 49152 up is in use")
 
 
-def _send(sock: socket.socket, data: bytes) -> int:
+def _send(sock: socket.socket, data: bytes, patience: Patience) -> int:
     """Send one copy; 0, or the errno that it was refused with."""
     error = attempt = 0
     while attempt < (REFUSED_ATTEMPTS if error == errno.ECONNREFUSED else ATTEMPTS):
@@ -349,9 +380,7 @@ def _send(sock: socket.socket, data: bytes) -> int:
             sock.send(data)
         except BlockingIOError:
             _clear_errors(sock)  # else poll would report them at once
-            poll = select.poll()
-            poll.register(sock, select.POLLOUT)
-            if not poll.poll(PATIENCE_MILLISECONDS):
+            if not patience.wait_for_room(sock):
                 return errno.EAGAIN
             error = errno.EAGAIN
         except OSError as refused:
