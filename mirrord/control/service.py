@@ -32,7 +32,7 @@ from mirrord.control.planning.selection import Selections
 from mirrord.control.privileges import Privileges, held
 from mirrord.control.reporting import doctor, probes, report
 from mirrord.control.reporting import guests as guest_findings
-from mirrord.control.reporting.metrics import Reload, Row
+from mirrord.control.reporting.metrics import Reload, Row, WorkerState
 from mirrord.control.reporting.sources import sources
 from mirrord.control.running.breaker import Breaker
 from mirrord.control.running.flow_networks import FlowNetworks
@@ -147,6 +147,8 @@ class Service:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now, counted = time.monotonic(), self._pipelines.counters()
+            if self._pipelines.tend_workers():
+                self._changed.set()
             self._pipelines.log_troubles()
             await self._break(now)
             self._rates = report.rates(before, counted, now - looked)
@@ -160,12 +162,8 @@ class Service:
             if now - retried >= RETRY_SECONDS and (self._lacks or self._pipelines.failing()):
                 retried = now
                 self._changed.set()
-            if patience:
-                stalled = self._pipelines.stalled(patience)
-                if stalled:
-                    log.error("worker makes no progress", workers=stalled)
-                else:
-                    notify("WATCHDOG=1")
+            if patience and not self._pipelines.stands_still(patience):
+                notify("WATCHDOG=1")
 
     async def _break(self, now: float) -> None:
         """Pause what copies onto a link that is too busy. Not while pipelines change: they are looked at later."""
@@ -337,6 +335,10 @@ class Service:
         except OSError as error:
             raise Refused(f"{source} cannot be captured: {error.strerror}") from error
 
+    def workers(self) -> WorkerState:
+        """How the workers do."""
+        return WorkerState(len(self._pipelines.stalled()), self._pipelines.worker_failures())
+
     def rule_counts(self) -> Mapping[tuple[str, int], int]:
         """Frames by the filter and priority of the rule that accepted them."""
         return self._pipelines.rule_counts()
@@ -392,7 +394,8 @@ class Service:
         rows, runs = self.rows(), loaded.config.daemon.model_copy(update=self._begun)
         loaded = loaded._replace(config=resolved.config.model_copy(update={"daemon": runs}))
         host = await asyncio.to_thread(probes.look, runs, view, rows)
-        found = doctor.findings(loaded, self.last_reload, view, rows, host, mirror=mirror, state=state)
+        stalled = self._pipelines.stalled()
+        found = doctor.findings(loaded, self.last_reload, view, rows, host, mirror=mirror, state=state, stalled=stalled)
         return found + guest_findings.findings(*self._known, mirror=mirror)
 
     async def sources(self) -> list[dict[str, Any]]:

@@ -31,21 +31,23 @@ class Slot(enum.IntEnum):
     skipped_rate_limited = 9
     skipped_paused = 10
     skipped_unmatched = 11
-    dropped_ring_full = 12
-    dropped_send_error = 13
-    dropped_mtu_exceeded = 14
-    dropped_no_route = 15
-    dropped_malformed = 16
-    dropped_write_error = 17
-    dropped_link_down = 18
-    truncated = 19
-    segmented = 20
-    fragmented = 21
-    latency_sum = 22  # nanoseconds
-    latency_bucket = 23  # the first of len(LATENCY_BOUNDS) + 1 slots; the last is for what took longer
+    skipped_own_copy = 12
+    dropped_ring_full = 13
+    dropped_send_error = 14
+    dropped_mtu_exceeded = 15
+    dropped_no_route = 16
+    dropped_malformed = 17
+    dropped_write_error = 18
+    dropped_link_down = 19
+    truncated = 20
+    segmented = 21
+    fragmented = 22
+    unplaced = 23  # later fragments, sampled by a guess
+    latency_sum = 24  # nanoseconds
+    latency_bucket = 25  # the first of len(LATENCY_BOUNDS) + 1 slots; the last is for what took longer
 
 
-SKIPPED = ("sampled_out", "rate_limited", "paused", "unmatched")
+SKIPPED = ("sampled_out", "rate_limited", "paused", "unmatched", "own_copy")
 DROPPED = ("ring_full", "send_error", "mtu_exceeded", "no_route", "malformed", "write_error", "link_down")
 
 LATENCY_BOUNDS = tuple(50_000 << power for power in range(14))

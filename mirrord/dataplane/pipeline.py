@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from mirrord.dataplane.tap import Tap
     from mirrord.dataplane.transmit.tx_ring import TxRing
 
+ALTERED = Slot.truncated, Slot.segmented, Slot.fragmented, Slot.unplaced
+
 
 @dataclass(frozen=True, slots=True)
 class PipelinePlan:
@@ -35,7 +37,7 @@ class PipelinePlan:
     forward: ForwardPlan
     transmit: DevicePlan | TunnelPlan | FilePlan | StreamPlan
     count_rules_of: str = ""  # the filter that the rules are of, to be counted; "": they are not
-    workers: int = 1  # threads, which divide the source by flow
+    workers: int = 1  # threads, which divide the source by its frames' addresses
 
 
 class Match(NamedTuple):
@@ -70,11 +72,17 @@ class Pipeline:
         self.rule_counters = RuleCounters()
         self._trouble = ""
         self.matches: Match | None = None
+        self.native: Any = None  # the core's part, which closing takes away, in another thread
         self.transmit = _way_out(plan.transmit)
-        numbering = numbering or Numbering()
+        try:
+            self._set_up(plan, numbering or Numbering(), beside, native=native)
+        except BaseException:
+            self.close()
+            raise
+
+    def _set_up(self, plan: PipelinePlan, numbering: Numbering, beside: Pipeline | None, *, native: bool) -> None:
         self.rule_counters.begin(plan.count_rules_of, _counted(plan))
         self._forward = Forward(plan.forward, self.rule_counters.row, numbering)
-        self.native: Any = None  # the core's part, which closing takes away, in another thread
         if native:
             self.native = core.Pipeline(
                 plan.forward,
@@ -102,14 +110,14 @@ class Pipeline:
         """Why no frames come ("" while they may)."""
         return self._trouble or (self.tap.failure if self.tap is not None else "")
 
+    @failure.setter
+    def failure(self, reason: str) -> None:
+        self._trouble = reason
+
     @property
     def read(self) -> int:
         """Frames that it got so far."""
         return self.counters[Slot.read_ingress_frames] + self.counters[Slot.read_egress_frames]
-
-    def fail(self, error: OSError) -> None:
-        """It cannot have what it was told to have."""
-        self._trouble = error.strerror or str(error)
 
     def follow(self, plan: PipelinePlan) -> None:
         """Send by a new plan, which may differ in its selection, its forward step, a tunnel's next hop and what is
@@ -125,12 +133,18 @@ class Pipeline:
         """
         plan, self.matches = self.plan, how
         self.rule_counters.begin(plan.count_rules_of, _counted(plan))
-        wanted = None if how.exact and not plan.count_rules_of else replace(self.selection, mark_mask=0)
-        self._forward.plan = replace(plan.forward, exact=wanted)
+        exact = None if how.exact and not plan.count_rules_of else replace(self.selection, mark_mask=0)
+        self._forward.plan = plan.forward if plan.forward.exact == exact else replace(plan.forward, exact=exact)
         self._forward.matches = self.rule_counters.row
         if self.native is not None:
             counts = matcher(self._forward.plan, self.rule_counters.row)
             self.native.replace(self._forward.plan, counts, self.transmit.native(), how.shares)
+
+    def block(self, reason: Slot) -> None:
+        """Make no copies from now on: what is wanted counts as this."""
+        self.plan = replace(self.plan, forward=replace(self.plan.forward, blocked=reason))
+        if self.matches is not None:
+            self.match(self.matches)
 
     def forward(self, frame: Frame) -> None:
         """See to it that a frame of the tap's is sent, if it is wanted, and count what became of it."""
@@ -141,7 +155,7 @@ class Pipeline:
         counters.add(Slot.captured)
         counters.add(Slot.read_egress_frames if frame.egress else Slot.read_ingress_frames)
         counters.add(Slot.read_egress_bytes if frame.egress else Slot.read_ingress_bytes, frame.length)
-        for slot, count in zip((Slot.truncated, Slot.segmented, Slot.fragmented), altered, strict=True):
+        for slot, count in zip(ALTERED, altered, strict=True):
             counters.add(slot, count)
         if reason is None:
             accepted, error = self.transmit.send(copies)
@@ -157,6 +171,10 @@ class Pipeline:
         """Count frames that may have been its, and that it never got."""
         self.counters.add(Slot.captured, frames)
         self.counters.add(reason, frames)
+
+    def lose_begun(self) -> None:
+        """Count as lost what its work was in the middle of when an error ended it."""
+        self.counters.add(Slot.dropped_ring_full, max(self.counters.unaccounted(), 0))
 
     def gso_refused(self) -> int:
         """The errno that the kernel refused GSO with, after which copies leave one by one; or 0."""

@@ -36,14 +36,16 @@ A tunnel's end is not shared: each session has a socket of its own there, see li
 from __future__ import annotations
 
 import os
+import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from mirrord.dataplane.capture import load
-from mirrord.dataplane.capture.fanout import BY_FLOW, Group
+from mirrord.dataplane.capture.fanout import Group
 from mirrord.dataplane.capture.listener import Listener, ListenPlan
 from mirrord.dataplane.capture.mode_switch import ModeSwitch
 from mirrord.dataplane.capture.packet_socket import BLOCK_SIZE, Capture, CapturePlan
@@ -55,15 +57,23 @@ from mirrord.dataplane.frame.wire import TAG
 from mirrord.dataplane.native import core
 from mirrord.dataplane.peak import Peak
 from mirrord.dataplane.pipeline import Match, Pipeline
+from mirrord.dataplane.transmit.sockets import Transmit
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from mirrord.dataplane.filter.rules import Selection
+    from mirrord.dataplane.frame.wire import Frame
     from mirrord.dataplane.pipeline import PipelinePlan
+    from mirrord.dataplane.transmit.file import FileTransmit
+    from mirrord.dataplane.transmit.stream import StreamTransmit
 
 GRACE_SECONDS = 0.02
 """How long after a change of the filter a frame may still come that the one before took: one that was under way."""
+
+TURN_SECONDS = 0.004
+"""How long a turn may take, a few copies more or less, however much waits: other taps have theirs. What it waits for
+room is bounded beside that, see transmit.PATIENCE_MILLISECONDS."""
 
 UNEQUAL = 10
 """How many times the frames of another a busy member must get for the two to part."""
@@ -78,6 +88,7 @@ class _Member:
     until: int = FOR_EVER  # the same of what was not captured before: it goes on elsewhere
     leaves: bool = False
     parted: bool = False  # it gets nothing that is still to be taken
+    broken: bool = False  # an error ended its work: what it gets counts as lost
     leaves_at: int | None = None  # when so many frames have been read
 
 
@@ -94,7 +105,8 @@ class Tap:
     """An open source and who wants its frames. `failure` says why no frames come ("" while they may).
 
     Where the source is divided by several workers it is one of several taps in the same `group`. They take frames when
-    all are open and each was told to `begin`, so that a flow comes to the same one from its first frame on.
+    all are open and each was told to `begin`, so that what is between two
+    addresses comes to the same one from its first frame on.
 
     A capture that may move begins as a ring when the source is known to be `busy`, else as a plain socket. With `aside`
     the pipelines part from another tap, which they are members of no more.
@@ -114,17 +126,18 @@ class Tap:
         self.plan = pipelines[0].plan.capture
         self.source = self.plan.device if isinstance(self.plan, CapturePlan) else ""  # a name for it
         self.failure = ""
-        self.closed = False
+        self._closed, self._closing = False, threading.Lock()
         self.seen = Seen()
         self._looked_at = -1  # frames read, when it was last looked at
+        self._failures: list[tuple[Pipeline, Exception]] = []
         self._ring_fill = Peak()
-        self._seen_taken = 0  # frames, when that was last looked at
+        self._came = 0  # frames, when that was last looked at
         self._members = [_Member(pipeline, aside.border if aside else 0) for pipeline in pipelines]
         self._mixed = len(pipelines) > 1 or aside is not None  # frames may wait that were taken for another
         self._changed_at = 0.0
         self._settles_at: int | None = None  # when so many frames have been read
         self._ahead = 0, 0  # frames, taken and lost, where the capture moves to: not yet in `seen`
-        self._begins_later = group is not None and group.kind == BY_FLOW
+        self._begins_later = group is not None and group.divides
         self._parted_at: float | None = None  # when some were told to go on elsewhere
         self._parts_at: int | None = None  # when so many frames have been read
         self._rates_at, self._got = time.monotonic(), dict.fromkeys(pipelines, 0)
@@ -199,20 +212,26 @@ class Tap:
 
     def drop(self, pipelines: Iterable[Pipeline]) -> None:
         """Give these no more. What was taken for them perhaps, and was not read, they count as lost."""
-        self.update()
-        if self._successor is not None:
-            captured, lost, _ = self._successor.statistics()
-            self._ahead = self._ahead[0] + captured, self._ahead[1] + lost
+        with suppress(OSError):  # of a source that an error put aside
+            self.update()
+            self._see_ahead()
         waiting = self.seen.waiting if isinstance(self.capture, Capture) else 0
         for pipeline in pipelines:
             member = self._member(pipeline)
+            self._members.remove(member)
             left = waiting if member.leaves_at is None else min(waiting, max(member.leaves_at - self.seen.read, 0))
             pipeline.lose(left + self._ahead[0])
-            self._members.remove(member)
+            pipeline.lose_begun()
         if self._members:
             self._changed()
         else:
             self.seen.count_taken(self._ahead[0], waiting + self._ahead[0])
+
+    def _see_ahead(self) -> None:
+        """Count what was taken where the capture moves to: it may not be read any more."""
+        if self._successor is not None:
+            captured, lost, _ = self._successor.statistics()
+            self._ahead = self._ahead[0] + captured, self._ahead[1] + lost
 
     def foresee(
         self,
@@ -383,10 +402,12 @@ class Tap:
     def ran(self) -> None:
         """See to what follows from its core's having run."""
         self.update()
+        self._see_error(0 if self.native is None else self.native.error())
 
     def _run_reference(self) -> bool:
-        for pipeline in self.pipelines:
-            pipeline.transmit.tend()
+        until = time.monotonic() + TURN_SECONDS
+        for member in self._members:
+            self._have_work(member, partial(_begin_turn, member.pipeline.transmit))
         if self._in_ring is not None:
             self._ring_fill.see(self._in_ring.fill(), time.monotonic())
         members = list(self._members)
@@ -394,10 +415,41 @@ class Tap:
             self.seen.count_read(frame.length)
             for member in members:
                 if member.since <= frame.time < member.until:
-                    member.pipeline.forward(frame)
+                    self._have_forwarded(member, frame)
+            if time.monotonic() >= until:
+                break
         self.update()
         self.note_error()  # the reading may have come upon one
         return self.seen.waiting > 0
+
+    def _have_forwarded(self, member: _Member, frame: Frame) -> None:
+        try:
+            member.pipeline.forward(frame)
+        except Exception as error:  # noqa: BLE001 (of any kind; see _break)
+            self._break(member, error)
+
+    def _have_work(self, member: _Member, work: Callable[[], None]) -> None:
+        """Do this for a member, unless an error has ended its work."""
+        if member.broken:
+            return
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 (of any kind; see _break)
+            self._break(member, error)
+
+    def _break(self, member: _Member, error: Exception) -> None:
+        """Have a member make no copies any more: what it is in the middle of nobody knows. The others go on."""
+        if not member.broken:
+            member.broken = True
+            self._failures.append((member.pipeline, error))
+        member.pipeline.failure = f"an error in its work: {type(error).__name__}: {error}"
+        member.pipeline.lose_begun()
+        member.pipeline.block(Slot.dropped_ring_full)
+
+    def take_failures(self) -> list[tuple[Pipeline, Exception]]:
+        """The members whose work an error ended since this was last asked."""
+        failures, self._failures = self._failures, []
+        return failures
 
     def look(self) -> None:
         """See to what may have happened without a frame, from time to time."""
@@ -410,14 +462,13 @@ class Tap:
         """Bring up to date what was lost, and what was taken. After the last frame was read it is exact."""
         captured, lost, malformed = self.capture.statistics()
         self._count_taken(captured, lost)
-        for pipeline in self.pipelines:
-            pipeline.transmit.tend()
+        for member in self._members:
+            self._have_work(member, member.pipeline.transmit.tend)
             if malformed:
-                pipeline.lose(malformed, Slot.dropped_malformed)
-        if (
-            self.seen.taken + self.seen.read != self._seen_taken
-        ):  # where there are more, nothing keeps them away any more
-            self._seen_taken, self.failure = self.seen.taken + self.seen.read, ""
+                member.pipeline.lose(malformed, Slot.dropped_malformed)
+        came = self.seen.taken if isinstance(self.capture, Capture) else self.seen.read
+        if came != self._came:  # where there are more, nothing keeps them away any more
+            self._came, self.failure = came, ""
 
     def _count_taken(self, taken: int, lost: int) -> None:
         self.seen.count_taken(taken, lost)
@@ -426,7 +477,9 @@ class Tap:
 
     def note_error(self) -> None:
         """Ask the capture what is wrong with it."""
-        error = self.capture.error()
+        self._see_error(self.capture.error())
+
+    def _see_error(self, error: int) -> None:
         if error:
             self.failure = os.strerror(error)
 
@@ -462,8 +515,18 @@ class Tap:
 
     @property
     def captures_by(self) -> str:
-        """Which way of capturing is in use, where the plan leaves it open; "" where it does not."""
-        return "" if self.mode_switch is None else str(self.mode_switch)
+        """Which way of capturing is in use, where the plan leaves it open or cannot be had as it is; else ""."""
+        short = self.short_ring
+        words = "" if self.mode_switch is None else str(self.mode_switch)
+        return f"{words or 'ring'}, {short}" if short else words
+
+    @property
+    def short_ring(self) -> str:
+        """How much of the ring could be had, where not all of it could; else ""."""
+        ring = self._in_ring
+        if ring is None or not ring.shortened:
+            return ""
+        return f"of {ring.block_count * BLOCK_SIZE >> 10} KiB: no memory for {ring.plan.ring_size >> 10} KiB"
 
     def succeed(self) -> Capture | Listener:
         """Go on with the capture that this one moves to. Gives the one that ends, drained, for the caller to close."""
@@ -486,10 +549,21 @@ class Tap:
     def _successor(self) -> Capture | None:
         return None if self.mode_switch is None else self.mode_switch.successor
 
-    @property
-    def unread(self) -> int:
-        """What was taken and thrown away when it was closed, and is not counted."""
-        return self.capture.unread if isinstance(self.capture, Listener) else 0
+    def take_unread(self) -> int:
+        """What was thrown away when it was closed, and is not counted: once."""
+        if not isinstance(self.capture, Listener):
+            return 0
+        unread, self.capture.unread = self.capture.unread, 0
+        return unread
+
+    def left_behind(self) -> int:
+        """Frames that have been taken and will not be read, where what runs this is stuck. Takes no more."""
+        with suppress(OSError):
+            self._reject_all()
+            captured, lost, _ = self.capture.statistics()
+            self._count_taken(captured, lost)
+            self._see_ahead()
+        return self.seen.waiting + self._ahead[0]
 
     @property
     def exclusive(self) -> bool:
@@ -498,13 +572,22 @@ class Tap:
 
     def close(self) -> None:
         """Let go of the source. Its members, if it has any, are the caller's to close."""
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
         if self.native is not None:
             self.native.move(-1, None, BLOCK_SIZE)  # it holds on to the ring, and others may on to it
             self.native = None
-        self.closed = True
         self.capture.close()
         if self._successor is not None:
             self._successor.close()
+
+
+def _begin_turn(transmit: Transmit | FileTransmit | StreamTransmit) -> None:
+    transmit.tend()
+    if isinstance(transmit, Transmit):
+        transmit.begin_turn()
 
 
 def open_taps(pipelines: Sequence[Sequence[Pipeline]], *, native: bool, busy: bool = False) -> list[Tap]:
@@ -514,7 +597,7 @@ def open_taps(pipelines: Sequence[Sequence[Pipeline]], *, native: bool, busy: bo
     """
     taps: list[Tap] = []
     columns = list(zip(*pipelines, strict=True))
-    group = Group(BY_FLOW) if len(columns) > 1 else None
+    group = Group(divides=True) if len(columns) > 1 else None
     try:
         for column in columns:
             taps.append(Tap(column, native=native, busy=busy, group=group))  # noqa: PERF401 (each is to be closed)

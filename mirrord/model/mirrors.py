@@ -41,11 +41,13 @@ class Session(Model):
     snaplen: Count = 0
     """Bytes of the mirrored frame that are kept; 0: all. Outer headers are not counted. To a device, at least 14."""
     sampling_rate: Annotated[int, Between(1, (1 << 31) - 1)] = 1
-    """One in n flows, by a symmetric flow hash: whole conversations, both directions."""
+    """One in n conversations, whole, both directions: TCP connections, and of all else what two addresses say to each
+    other by one protocol. Fragments are in or out with the rest."""
     rate_limit: Rate = 0
     """Bound on the sent bits a second, outer headers included, in tc's units; 0: none."""
     on_mtu_exceeded: Literal["truncate", "fragment", "drop"] = "truncate"
-    """What becomes of a copy larger than the path MTU."""
+    """What becomes of a copy larger than the path MTU. With `fragment`, one that fits no IP packet at all, from a frame
+    of about 65,500 bytes on, is dropped."""
     count_rules: Flag = False
     """Count what each accept rule matched."""
     mirror_tunnels: Flag = False
@@ -55,12 +57,15 @@ class Session(Model):
     ring_size: RingSize | None = None  # None: the daemon's
     """Memory of this session's ring; left out: `daemon.ring_size`."""
     workers: Annotated[int, Between(1, 256)] = 1
-    """Threads for one busy source. Each flow stays in order."""
+    """Threads for one busy source, each for some of its pairs of addresses. All that is between two addresses is one
+    thread's and stays in order."""
     transmit: Literal["auto", "packet", "socket"] = "auto"
     """How copies leave: `packet` (AF_PACKET, headers made by mirrord), `socket` (the kernel routes), or what fits
     the device. `mirrorctl show` says which, and why."""
     gso: Literal["auto", "on", "off"] = "auto"
-    """Send runs of equal copies as one message. `auto`: where the device or kernel segments before anyone can look."""
+    """Send copies of equal length as one message. `auto`: those that follow each other, where the device or kernel
+    segments before anyone can look; the order of capture is kept. `on`: anywhere, and flow by flow out of up to 512
+    copies, so that a copy may overtake others of these that are not of its flow."""
     pause_above: Percentage = 0
     """Pause while the destination's link is busier than this share of its speed; empty: never."""
 

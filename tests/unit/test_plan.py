@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network, IPv6Address
+from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 from hypothesis import given
@@ -15,9 +15,10 @@ from mirrord.control.planning.plan import Add, Entry, Key, Remove, Rename, Repla
 from mirrord.dataplane.capture.listener import ListenPlan
 from mirrord.dataplane.capture.packet_socket import CapturePlan
 from mirrord.dataplane.counters import Slot
-from mirrord.dataplane.filter.rules import Direction, Guard, Selection
+from mirrord.dataplane.filter.rules import Direction, Selection
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.forward.decap import Tunnel
+from mirrord.dataplane.forward.own_copies import Guard, Word
 from mirrord.dataplane.forward.step import ForwardPlan
 from mirrord.dataplane.pipeline import PipelinePlan
 from mirrord.dataplane.transmit.file import FilePlan
@@ -55,11 +56,11 @@ def running(entries: dict[Key, Entry]) -> PipelinePlan:
 def test_a_vxlan_session_becomes_one_pipeline() -> None:
     wanted = config(f'source = "tap0"\nsnaplen = 96\nrate_limit = "1Mbit"\n{TO_VXLAN}')
     assert paths(wanted) == {REMOTE}
-    guard = Guard(IPv4Address("192.0.2.9"), 17, 4789)
+    guard = Guard(IPv4Address("192.0.2.9"), 17, 4789, (Word(12, 0xFFFFFF00, 7 << 8),))  # RFC 7348 5: the VNI
     assert make(wanted, VIEW)[Key("m", "s0", "tap0")].pipeline == PipelinePlan(
-        CapturePlan("tap0", 5, Selection(mark=MARK, mark_mask=MARK, guards=(guard,)), mode="auto"),
+        CapturePlan("tap0", 5, Selection(mark=MARK, mark_mask=MARK), mode="auto"),
         # 20 + 8 bytes of IPv4 and UDP and 8 of VXLAN leave 1564 of the path MTU; the outer Ethernet header is 14
-        ForwardPlan(encap.vxlan(7), snaplen=96, frame_limit=1564, rate_limit=1_000_000, overhead=42),
+        ForwardPlan(encap.vxlan(7), snaplen=96, frame_limit=1564, rate_limit=1_000_000, overhead=42, guards=(guard,)),
         TunnelPlan("192.0.2.9", 4789, mark=MARK),
     )
 
@@ -163,8 +164,10 @@ def test_every_configured_tunnel_is_guarded_against_unless_asked_for() -> None:
     on = config(f'source = "tap0"\n{TO_VXLAN}', f'source = "em0"\nmirror_tunnels = true\n{TO_VXLAN}').mirrors["m"]
     entries = make(Config(mirrors={"off": off, "on": on}), VIEW)
     assert set(entries) == {Key("on", "s0", "tap0"), Key("on", "s1", "em0")}
-    guards = [entry.pipeline.capture.selection.guards for entry in entries.values() if entry.pipeline]
-    assert guards == [(Guard(IPv4Address("192.0.2.9"), 17, 4789), Guard(IPv6Address("2001:db8::9"), 17, 8472)), ()]
+    guards = [entry.pipeline.forward.guards for entry in entries.values() if entry.pipeline]
+    every = [(str(guard.address), guard.protocol, guard.port) for guard in guards[0]]
+    assert every == [("192.0.2.9", 17, 4789), ("2001:db8::9", 17, 8472)]
+    assert guards[1] == ()
 
 
 @pytest.mark.parametrize("overlap", ["first", "all"])
@@ -402,10 +405,11 @@ def test_a_tunnel_is_listened_for_where_the_host_has_its_address() -> None:
     entry = make(wanted, replace(VIEW, addresses=frozenset({local})))[key]
     assert entry.pipeline is not None
     assert entry.warnings == ()
-    # The mark is the outer packet's; the guard looks at the frames inside.
-    guarded = Selection(Direction.INGRESS, mark=MARK, mark_mask=MARK, guards=(Guard(local, 17, 4789),))
+    # The mark is the outer packet's; the guards look at the frames inside.
+    marked = Selection(Direction.INGRESS, mark=MARK, mark_mask=MARK)
+    assert [guard.address for guard in entry.pipeline.forward.guards] == [local]
     assert entry.pipeline.capture == ListenPlan(
-        Tunnel.VXLAN, local, guarded, 4789, 7, (IPv4Network("198.51.100.0/24"),), buffer_size=1 << 20
+        Tunnel.VXLAN, local, marked, 4789, 7, (IPv4Network("198.51.100.0/24"),), buffer_size=1 << 20
     )
     six = config('source = { type = "gre", local = "::" }\ndestination = { type = "device", device = "em0" }')
     assert [(key.source, entry.state) for key, entry in make(six, VIEW).items()] == [("gre:[::]", "up")]

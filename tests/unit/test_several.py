@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,7 +14,7 @@ from scapy.layers.l2 import Ether
 
 from mirrord.dataplane.filter.bpf import compile_selection
 from mirrord.dataplane.filter.interpreter import interpret
-from mirrord.dataplane.filter.rules import Direction, Guard, Rule, Selection, accepts
+from mirrord.dataplane.filter.rules import Direction, Rule, Selection, accepts
 from mirrord.dataplane.filter.several import attach, compile_selections, compile_sets
 from mirrord.dataplane.frame.headers import Tag, parse
 from tests.support.programs import METADATA, Pair, steps
@@ -31,9 +31,9 @@ def pair() -> Iterator[Pair]:
 
 
 def alike(several: list[Selection]) -> tuple[Selection, ...]:
-    """As a daemon makes them: one mark, the same guards where there are any, and one that comes before another."""
+    """As a daemon makes them: one mark, and one that comes before another."""
     first = several[0]
-    made = [replace(one, mark_mask=first.mark_mask, guards=first.guards and one.guards) for one in several]
+    made = [replace(one, mark_mask=first.mark_mask) for one in several]
     return (*made, replace(made[-1], before=(replace(made[0], before=()),)))
 
 
@@ -108,8 +108,7 @@ def cost(several: tuple[Selection, ...], port: int) -> int:
 
 def on_port(port: int, **more: object) -> Selection:
     rule = Rule(1, accept=True, protocol=6, destination_ports=((port, port),))
-    guard = Guard(IPv4Address("10.0.0.9"), 17, 4789)
-    selection = Selection(rules=(rule,), mark=MARK, mark_mask=MARK, guards=(guard,))
+    selection = Selection(rules=(rule,), mark=MARK, mark_mask=MARK)
     return replace(selection, **more)  # type: ignore[arg-type]
 
 

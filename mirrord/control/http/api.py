@@ -203,9 +203,11 @@ async def _capture(request: web.Request) -> web.StreamResponse:
         await response.prepare(request)
         async for chunk in live.read(lambda: request.transport is None or request.transport.is_closing()):
             await response.write(chunk)
-        return response
+    except ConnectionError:
+        pass  # the reader went and had not read all
     finally:
         await asyncio.shield(asyncio.to_thread(live.close))
+    return response
 
 
 # --- what they share ---

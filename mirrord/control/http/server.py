@@ -18,7 +18,7 @@ from mirrord.control.service import Service
 
 MAX_CONNECTIONS = 64  # of each socket of the control API: descriptors are for the mirrors
 MAX_SCRAPERS = 16  # each holds all counters while it is answered
-CLOSE_SECONDS = 1.0  # how long an open connection may hold up the end
+CLOSE_SECONDS = 0.5  # how long an open connection may hold up the end, twice: aiohttp waits, cancels and waits again
 
 
 class Server:
@@ -27,7 +27,9 @@ class Server:
     def __init__(self, service: Service, changes: Changes) -> None:
         self._changing = api.application(service, changes)
         self._reading = api.application(service, changes, read_only=True)
-        counts = Counts(service.rows, service.last_reload, service.dataplane, service.rule_counts, service.lost)
+        counts = Counts(
+            service.rows, service.last_reload, service.dataplane, service.rule_counts, service.workers, service.lost
+        )
         self._metrics = scrape.application(counts)
         self._runners: list[web.AppRunner] = []
         self._servers: list[asyncio.Server] = []

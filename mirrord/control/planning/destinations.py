@@ -178,8 +178,11 @@ def _tunnel(
     version = ip_address(way.remote).version
     headers = IP_HEADER[version] + (0 if port is None else UDP_HEADER)
     route = view.routes.get(way)
-    limit = max(min(route.mtu, IP_LONGEST[version]) - headers - len(template.header), ETH_HEADER) if route else 0
+    longest = IP_LONGEST[version] - headers - len(template.header)
+    limit = max(min(route.mtu - headers - len(template.header), longest), ETH_HEADER) if route else 0
     forward = replace(forward, frame_limit=limit, overhead=ETH_HEADER + headers)
+    if forward.on_mtu_exceeded == "fragment":
+        forward = replace(forward, longest=longest)
     if route and route.device in view.by_index and lease is None and to.netns is None:
         refuse_if_set_aside(config, view.by_index[route.device].name, f"the route to {way.remote} leads by it")
     if route:
@@ -205,6 +208,7 @@ def _tunnel(
         fragment=forward.on_mtu_exceeded == "fragment",
         hop=how.hop,
         gso=how.gso,
+        overtakes=session.gso == "on",
     )
     return WayOut(plan, forward, tuple(warnings), (("transmit", how.transmit), ("gso", how.joined)), trouble)
 
@@ -243,6 +247,13 @@ def _too_long(source: Link, forward: ForwardPlan, limit: str) -> list[str]:
         full = min(full, forward.snaplen)
     if full <= forward.frame_limit:
         return []
-    fate = {"truncate": "truncated", "fragment": "fragmented", "drop": "dropped"}[forward.on_mtu_exceeded]
     limit = f"{limit}, carries frames of {forward.frame_limit} bytes"
-    return [f"{limit}, but those of {source.name} have up to {full}: longer ones are {fate}"]
+    return [f"{limit}, but those of {source.name} have up to {full}: longer ones are {fate(forward, full)}"]
+
+
+def fate(forward: ForwardPlan, full: int) -> str:
+    """What becomes of frames of up to `full` bytes that are longer than the path MTU lets a copy carry, in words."""
+    words = {"truncate": "truncated", "fragment": "fragmented", "drop": "dropped"}[forward.on_mtu_exceeded]
+    if 0 < forward.longest < full:
+        words += f", and those of more than {forward.longest}, which fit no IP packet, dropped"
+    return words

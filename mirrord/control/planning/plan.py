@@ -173,7 +173,8 @@ def _entry(
     capture = _capture(config, session, source, view, selections.of(key.mirror, session, source.name))
     warnings = (*shaping(source, "source"), *way.warnings)
     counted = session.filter if session.count_rules else None
-    pipeline = PipelinePlan(capture, way.forward, way.transmit, counted or "", session.workers)
+    forward = replace(way.forward, guards=selections.guards(session))
+    pipeline = PipelinePlan(capture, forward, way.transmit, counted or "", session.workers)
     limit = _limit(config, session, view, leased)
     about = tuple({**dict(about), **dict(way.how)}.items())
     return Entry(key, "up", "", pipeline, guest, about, warnings, limit, trouble=way.trouble)
@@ -306,6 +307,7 @@ def _as(before: PipelinePlan, plan: PipelinePlan) -> PipelinePlan:
     """What runs, with the selection, the forward step and a tunnel's next hop of the plan, and what it counts."""
     transmit = before.transmit
     if isinstance(transmit, TunnelPlan) and isinstance(plan.transmit, TunnelPlan):
-        transmit = replace(transmit, hop=plan.transmit.hop, gso=plan.transmit.gso)
+        way = plan.transmit
+        transmit = replace(transmit, hop=way.hop, gso=way.gso, overtakes=way.overtakes)
     capture = replace(before.capture, selection=plan.capture.selection)
     return replace(before, capture=capture, forward=plan.forward, transmit=transmit, count_rules_of=plan.count_rules_of)

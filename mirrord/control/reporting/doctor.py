@@ -14,7 +14,7 @@ from mirrord.control.configuration.config import Loaded
 from mirrord.control.configuration.validation import nearest
 from mirrord.control.host.links import AbsentError, Link, View
 from mirrord.control.planning import sources
-from mirrord.control.planning.destinations import IP_LONGEST, SHAPERS, path
+from mirrord.control.planning.destinations import IP_LONGEST, SHAPERS, fate, path
 from mirrord.control.planning.leases import lease
 from mirrord.control.planning.plan import Key
 from mirrord.control.reporting.metrics import Reload, Row
@@ -87,13 +87,14 @@ def findings(
     *,
     mirror: str | None = None,
     state: str = "",
+    stalled: Sequence[str] = (),
 ) -> list[Finding]:
     """Everything that is wrong, of one mirror alone if it is named; errors first, the host's before the sessions'.
 
-    `state` is the state database's own problem.
+    `state` is the state database's own problem; `stalled` are the workers that make no progress.
     """
     config = loaded.config
-    found = [*_configuration(loaded, reload, state), *_host(config, host), *_mirror(config, mirror)]
+    found = [*_configuration(loaded, reload, state), *_workers(stalled), *_host(config, host), *_mirror(config, mirror)]
     for row in rows:
         key = row.entry.key
         if mirror in (None, key.mirror) and (session := _session(config, key)):
@@ -134,6 +135,13 @@ def _configuration(loaded: Loaded, reload: Reload, state: str) -> Iterator[Findi
         yield Finding(ERROR, "set_aside", problem, "delete it, or change what it disagrees with in the file")
     for warning in loaded.warnings:
         yield Finding(WARNING, "configuration", str(warning), "change it if it is not meant")
+
+
+def _workers(stalled: Sequence[str]) -> Iterator[Finding]:
+    for name in stalled:
+        problem = f"{name} makes no progress: the kernel keeps it waiting, or the host has no time for it"
+        remedy = "a writer waits for its disk (mirrorctl status tells whose); for any other, restart the daemon"
+        yield Finding(ERROR, "worker_stalled", problem, remedy)
 
 
 def _host(config: Config, host: Host) -> Iterator[Finding]:
@@ -318,10 +326,10 @@ def _mtu(config: Config, session: Session, row: Row, view: View) -> Iterator[Fin
     if outlet is None or short <= 0:
         return
     name, mtu, most = outlet
-    fate = {"truncate": "truncated", "fragment": "fragmented", "drop": "dropped"}[session.on_mtu_exceeded]
     problem = (
         f"frames of {source.name} have up to {full} bytes, so their copies need an MTU of {mtu + short}, but that of"
-        f" {name} or of the path behind it is {mtu}: those longer than {plan.forward.frame_limit} bytes are {fate}"
+        f" {name} or of the path behind it is {mtu}: those longer than {plan.forward.frame_limit} bytes are"
+        f" {fate(plan.forward, full)}"
     )
     remedies = []
     if mtu < most:

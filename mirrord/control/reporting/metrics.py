@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from mirrord import __version__
 from mirrord.control.planning.plan import Entry
@@ -42,6 +43,13 @@ class Reload:
     problems: list[str] = field(default_factory=list)
 
 
+class WorkerState(NamedTuple):
+    """How the workers do."""
+
+    stalled: int = 0  # make no progress now
+    failures: int = 0  # errors that ended a session's work, or a worker
+
+
 # name without prefix and `_total`, slot, help
 SIMPLE = (
     ("captured_frames", Slot.captured, "Frames that passed the filter, those the ring had no room for included."),
@@ -51,6 +59,7 @@ SIMPLE = (
     ("truncated_frames", Slot.truncated, "Copies cut to the snaplen or to the path MTU."),
     ("segmented_frames", Slot.segmented, "Super-frames split into the frames that the wire carried."),
     ("fragmented_frames", Slot.fragmented, "Copies sent in outer IP fragments."),
+    ("unplaced_frames", Slot.unplaced, "Later fragments sampled by addresses alone: their first one was not seen."),
 )
 READ = {
     "read_frames": (Slot.read_ingress_frames, Slot.read_egress_frames, "Frames taken out of the ring or socket."),
@@ -71,9 +80,11 @@ class Counts:
         reload: Reload,
         dataplane: str,
         rules: Callable[[], Mapping[tuple[str, int], int]] = dict,
+        workers: Callable[[], WorkerState] = WorkerState,
         lost: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
-        self._rows, self._reload, self._dataplane, self._rules, self._lost = rows, reload, dataplane, rules, lost
+        self._rows, self._reload, self._dataplane, self._rules = rows, reload, dataplane, rules
+        self._workers, self._lost = workers, lost
 
     def collect(self) -> Iterator[Family]:
         rows = self._rows()
@@ -92,6 +103,10 @@ class Counts:
         yield _info("mirrord_session", "How a session does, and what it was told to do.", about)
         build = {"version": __version__, "dataplane": self._dataplane}
         yield _info("mirrord_build", "The running program; dataplane is native or python.", [build])
+        workers = self._workers()
+        yield _gauge("mirrord_worker_stalled", "Workers that make no progress.", workers.stalled)
+        name, text = "mirrord_worker_failures", "Errors that ended a session's work, or a worker; it was begun anew."
+        yield Family(name, "counter", text, [f"{name}_total {workers.failures}"])
         yield _gauge(
             "mirrord_config_last_reload_successful",
             "Whether the last configuration reload was taken over.",

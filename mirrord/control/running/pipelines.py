@@ -11,6 +11,7 @@ import errno
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from mirrord.control.host.device_rate import busy
 from mirrord.control.host.reserve import Reservations
@@ -20,20 +21,27 @@ from mirrord.control.planning.plan import Add, Entry, Key, Limit, Remove, Rename
 from mirrord.control.reporting.metrics import Row
 from mirrord.control.running.breaker import Verdict
 from mirrord.control.running.live import Live
+from mirrord.control.running.patience import Patience
+from mirrord.control.running.restarts import Restarts
 from mirrord.control.running.taps import OPENERS, Taps
+from mirrord.control.running.workers import Workers, stall, what
 from mirrord.dataplane.capture.packet_socket import CapturePlan
 from mirrord.dataplane.counters import SLOTS, Slot
 from mirrord.dataplane.forward.step import Numbering
 from mirrord.dataplane.pipeline import Pipeline, PipelinePlan, open_pipelines
 from mirrord.dataplane.rounds import LATENCY_SECONDS
+from mirrord.dataplane.transmit.file import FilePlan
 from mirrord.dataplane.transmit.sockets import DevicePlan, TunnelPlan
-from mirrord.dataplane.worker import Worker
+from mirrord.dataplane.worker import Failure, Worker
 from mirrord.errors import Refused
 
 log = logger("pipelines")
 
 GONE = {errno.ENODEV, errno.ENXIO, errno.ENETDOWN}
 """What it takes to open a device that went since the host was looked at: there is news of it already."""
+
+OPEN_SECONDS = 1.5
+"""How long the disk may take to give a session its file; the session is tried again later."""
 
 REMEMBERED = 1000
 """Of how many devices that a pattern brought in and that are gone the totals are kept, should they come again."""
@@ -47,8 +55,12 @@ class Pipelines:
     def __init__(self, *, native: bool, nice: int = 0, latency: float = LATENCY_SECONDS) -> None:
         self._native = native
         self._openers = started(OPENERS, "opener")
+        self._workers = Workers(nice, latency)
+        self._restarts = Restarts()
+        self._patience = Patience()
+        self._worker_failures = 0
         self._reservations = Reservations()
-        self._taps = Taps(native=native, nice=nice, latency=latency)
+        self._taps = Taps(self._workers, native=native)
         self._lock = threading.Lock()  # of all below: a total moves from a pipeline to the past in one step
         self._entries: dict[Key, Entry] = {}
         self._running: dict[Key, tuple[Pipeline, Worker]] = {}
@@ -61,6 +73,7 @@ class Pipelines:
         self._forgotten_rules: RuleCounts = {}  # of sessions whose names are not remembered any more
         self._errors: dict[Key, tuple[str, str]] = {}  # of what should run and does not: its state, and why
         self._troubles: dict[Key, str] = {}  # of transmits, as logged; they mend themselves
+        self._short_rings: dict[Key, str] = {}  # as logged
         self._refused: set[Key] = set()  # as logged: what the kernel refused GSO to
 
     def clean_up(self) -> None:
@@ -90,7 +103,8 @@ class Pipelines:
                     log.info("session changed", **_names(key), frame_limit=plan.forward.frame_limit)
                 case Rename(old, new):
                     self._rename(old, new)
-        self._add_all([action for action in actions if isinstance(action, Add)])
+        self._add_all([action for action in actions if isinstance(action, Add) and self._restarts.due(action.key)])
+        self._restarts.forget(set(wanted))
         self._keep_reserved()
         with self._lock:
             self._entries = dict(entries)
@@ -169,9 +183,14 @@ class Pipelines:
         with self._lock:
             now = {key: self._trouble(key) for key in self._running}
             refused = {key for key in self._running if any(pipeline.gso_refused() for pipeline, _ in self._of(key))}
+            rings = {key: tap.short_ring for key in self._running if (tap := self._running[key][0].tap) is not None}
         for key in refused - self._refused:
             log.warning("the kernel refuses UDP GSO: copies leave one by one", **_names(key))
         self._refused = refused
+        for key, ring in rings.items():
+            if ring and ring != self._short_rings.get(key):
+                log.warning("there is no memory for the ring, a smaller one runs", **_names(key), ring=ring)
+        self._short_rings = rings
         for key, trouble in now.items():
             if trouble and trouble != self._troubles.get(key):
                 log.error("session failed", **_names(key), reason=trouble)
@@ -186,9 +205,39 @@ class Pipelines:
         told = [transmit.told() for transmit in transmits]  # asked, each of them
         return any(told)
 
-    def stalled(self, seconds: float) -> list[str]:
-        """The workers that made no progress for so long."""
-        return self._taps.stalled(seconds)
+    def stands_still(self, seconds: float) -> bool:
+        """Whether a worker that sessions share made no progress for so long."""
+        return self._workers.stands_still(seconds)
+
+    def stalled(self) -> list[str]:
+        """The workers that make no progress, by name."""
+        return self._workers.stalled()
+
+    def worker_failures(self) -> int:
+        """How many errors have ended a session's work, or a worker, since the daemon's start."""
+        return self._worker_failures
+
+    def tend_workers(self) -> bool:
+        """Log what went wrong with workers since this was last asked; whether there are sessions to begin anew."""
+        self._workers.log_stalled()
+        failures = self._workers.failures()
+        for worker, failure in failures:
+            self._note_failure(worker, failure)
+        return bool(failures)
+
+    def _note_failure(self, worker: Worker, failure: Failure) -> None:
+        self._worker_failures += 1
+        reason = what(failure.error)
+        with self._lock:
+            running = [(key, pipeline) for key in self._running for pipeline, on in self._of(key) if on is worker]
+        hit = [(key, pipeline) for key, pipeline in running if failure.pipeline in (None, pipeline)]
+        for key, pipeline in hit:
+            self._restarts.note(key, worker)
+            if failure.pipeline is None:
+                pipeline.failure = f"its worker ended: {reason}"
+        event = "an error ended a session's work" if failure.pipeline else "an error ended a worker"
+        sessions = [f"{key.mirror}/{key.session} on {key.source}" for key, _ in hit]
+        log.error(event, worker=worker.name, sessions=sessions, reason=reason, exc_info=failure.error)
 
     def lost(self) -> dict[str, int]:
         """Frames that sources' rings had no room for, by source: each once, whoever it was for."""
@@ -200,6 +249,7 @@ class Pipelines:
         self._reservations.close()
         for row in self.rows():
             log.info("total", **_names(row.entry.key), **_totals(row.counters))
+        self._workers.stop()
         self._taps.stop()
         self._openers.shutdown()
 
@@ -213,16 +263,15 @@ class Pipelines:
         places = busy(sources)
         made = dict(zip((add.key for add in adds), self._openers.map(self._open, adds), strict=True))
         opened = {key: pipelines for key, pipelines in made.items() if not isinstance(pipelines, OSError)}
-        workers = self._taps.place(opened, places)
+        apart = {key: self._restarts.apart(key) for key in opened}
+        workers = self._taps.place(opened, places, apart)
         for add in adds:
-            pipelines, placed = made[add.key], workers.get(add.key)
-            if isinstance(pipelines, OSError):
-                self._note(add.key, pipelines, add.pipeline.transmit)
-            elif placed is None or isinstance(placed, OSError):
-                for pipeline in pipelines:
-                    pipeline.close()
-                self._note(add.key, placed or OSError(), add.pipeline.transmit)
-            else:
+            pipelines = made[add.key]
+            placed: OSError | list[Worker] = pipelines if isinstance(pipelines, OSError) else workers[add.key]
+            if isinstance(placed, OSError):
+                _close([] if isinstance(pipelines, OSError) else pipelines)
+                self._note(add.key, placed, add.pipeline.transmit)
+            elif not isinstance(pipelines, OSError):
                 self._add(add.key, add.pipeline, list(zip(pipelines, placed, strict=True)))
 
     def _open(self, add: Add) -> list[Pipeline] | OSError:
@@ -231,9 +280,18 @@ class Pipelines:
             if isinstance(way, DevicePlan) and way.reserved:
                 self._reservations.hold(way.index, way.mark)
             numbering = self._numberings[add.key[:2]]
-            return open_pipelines(self._paused(add.key, add.pipeline), numbering, native=self._native)
+            plan = self._paused(add.key, add.pipeline)
+            opening = partial(open_pipelines, plan, numbering, native=self._native)
+            if not isinstance(way, FilePlan):
+                return opening()
+            try:
+                return self._patience.within(OPEN_SECONDS, add.key, opening, _close)
+            except TimeoutError:
+                return OSError(errno.ETIMEDOUT, f"{way.path}: the disk does not answer")
         except OSError as error:
             return error
+        except RuntimeError as error:
+            return OSError(errno.EAGAIN, f"no thread for it: {error}")
 
     def _note(self, key: Key, error: OSError, way: object) -> None:
         state, reason = "waiting" if error.errno in GONE else "failed", error.strerror or str(error)
@@ -252,10 +310,10 @@ class Pipelines:
             self._running[key], *self._beside[key] = pipelines
             self._plans[key] = plan
             self._errors.pop(key, None)
-        log.info("session up", **_names(key), worker=", ".join(self._taps.name(worker) for _, worker in pipelines))
+        log.info("session up", **_names(key), worker=", ".join(worker.name for _, worker in pipelines))
 
     def _remove_all(self, reasons: Mapping[Key, str]) -> None:
-        """End pipelines; why, where that is not for the plan to say."""
+        """End these, each for its reason, "" for none: all at once, since each has to wait for the kernel."""
         self._taps.remove({key: self._of(key) for key in reasons})
         for key, reason in reasons.items():
             with self._lock:
@@ -307,7 +365,7 @@ class Pipelines:
 
     def _trouble(self, key: Key) -> str:
         """Of the way out; "" for none."""
-        failures = (pipeline.transmit.failure for pipeline, _ in self._of(key))
+        failures = (pipeline.transmit.failure or stall(pipeline, worker) for pipeline, worker in self._of(key))
         entry = self._entries.get(key)
         return next((failure for failure in failures if failure), entry.trouble if entry else "")
 
@@ -369,6 +427,11 @@ class Pipelines:
 
 def _sum(counts: RuleCounts, more: RuleCounts) -> RuleCounts:
     return counts | {rule: counts.get(rule, 0) + count for rule, count in more.items()}
+
+
+def _close(pipelines: Sequence[Pipeline]) -> None:
+    for pipeline in pipelines:
+        pipeline.close()
 
 
 def _in_words(error: int | None, way: TunnelPlan) -> tuple[str, str] | None:

@@ -6,18 +6,17 @@ divided by n workers shares n of them, each on a thread of its own.
 
 from __future__ import annotations
 
-import os
-import time
+import errno
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from mirrord.control.host.device_rate import Place
+from mirrord.control.limits import started
 from mirrord.control.planning.plan import Key
+from mirrord.control.running.workers import Workers, what
 from mirrord.dataplane.capture.packet_socket import CapturePlan
 from mirrord.dataplane.filter.rules import Selection
 from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
-from mirrord.dataplane.rounds import LATENCY_SECONDS
 from mirrord.dataplane.tap import Tap, open_taps
 from mirrord.dataplane.transmit.file import FilePlan
 from mirrord.dataplane.worker import Worker
@@ -33,28 +32,37 @@ Shared = tuple[object, ...]
 class Taps:
     """`place` and `remove` block, as Pipelines' calls do; the rest answers at once, on any thread."""
 
-    def __init__(self, *, native: bool, nice: int = 0, latency: float = LATENCY_SECONDS) -> None:
-        self._native, self._nice, self._latency = native, nice, latency
-        self.workers: list[Worker] = []
+    def __init__(self, workers: Workers, *, native: bool) -> None:
+        self._workers, self._native = workers, native
+        self._openers = started(OPENERS, "taps")
         self._taps: dict[Shared, list[tuple[Tap, Worker]]] = {}
+        self._lost: dict[str, int] = {}  # frames, by source, on workers that are gone
 
     def place(
-        self, opened: Mapping[Key, Sequence[Pipeline]], busy: Collection[Place]
+        self,
+        opened: Mapping[Key, Sequence[Pipeline]],
+        busy: Collection[Place],
+        apart: Mapping[Key, Collection[Worker]],
     ) -> dict[Key, list[Worker] | OSError]:
-        """Have these sessions' pipelines get frames: the workers of each, or why it cannot have any. `busy`: sources
-        that are captured by a ring at once, if that is open.
+        """Have these sessions' pipelines get frames: the workers of each, or why it cannot have any.
+
+        `busy`: sources that are captured by a ring at once, if that is open. `apart`: workers that a session is not to
+        be on, where it can be had.
         """
         wanted: dict[Shared, list[Key]] = {}
         for key, pipelines in opened.items():
-            wanted.setdefault(_shared(key, pipelines[0].plan), []).append(key)
-        new = [shared for shared in wanted if shared not in self._taps]
+            shared = _shared(key, pipelines[0].plan)
+            if any(worker in apart.get(key, ()) for _, worker in self._taps.get(shared, [])):
+                shared = key, "apart"  # from the tap that its work failed on
+            wanted.setdefault(shared, []).append(key)
+        new = [shared for shared in wanted if not self._runs(shared)]
         results: dict[Key, list[Worker] | OSError] = {}
-        with ThreadPoolExecutor(min(len(new), OPENERS) or 1, thread_name_prefix="opener") as openers:
-            made = openers.map(lambda shared: self._open([opened[key] for key in wanted[shared]], busy), new)
-            for shared, taps in zip(new, made, strict=True):
-                keys = wanted.pop(shared)
-                placed = taps if isinstance(taps, OSError) else self._add(shared, keys[0], taps)
-                results |= dict.fromkeys(keys, placed)
+        made = self._openers.map(lambda shared: self._open([opened[key] for key in wanted[shared]], busy), new)
+        for shared, taps in zip(new, made, strict=True):
+            keys = wanted.pop(shared)
+            aside = {worker for key in keys for worker in apart.get(key, ())}
+            placed = taps if isinstance(taps, OSError) else self._add(shared, keys[0], opened[keys[0]], taps, aside)
+            results |= dict.fromkeys(keys, placed)
         for shared, keys in wanted.items():
             running = self._taps[shared]
             for (tap, worker), column in zip(running, zip(*(opened[key] for key in keys), strict=True), strict=True):
@@ -69,34 +77,36 @@ class Taps:
         for pipelines in removed.values():
             for pipeline, worker in pipelines:
                 leaving.setdefault(worker, []).append(pipeline)
-        for worker, several in leaving.items():
-            worker.remove(*several)
-        for shared in [shared for shared, taps in self._taps.items() if not taps[0][0].pipelines]:
+        for wait in [self._workers.begin_to_end(several, worker) for worker, several in leaving.items()]:
+            wait()
+        there = self._workers.all
+        for worker in leaving:
+            for source, lost in worker.lost.items() if worker not in there else ():
+                self._lost[source] = self._lost.get(source, 0) + lost
+        gone = {pipeline for several in leaving.values() for pipeline in several}  # also where a worker is stuck in them
+        for shared in [shared for shared, taps in self._taps.items() if gone.issuperset(taps[0][0].pipelines)]:
             del self._taps[shared]
 
     def lost(self) -> dict[str, int]:
         """Frames that there was no room for, by source: each once, whoever it was for."""
-        counted: dict[str, int] = {}
-        for worker in list(self.workers):
+        counted = dict(self._lost)
+        for worker in self._workers.all:
             running = [(tap.source, tap.seen.lost) for tap in list(worker.taps)]
             for source, lost in (*worker.lost.items(), *running):
                 counted[source] = counted.get(source, 0) + lost
         return counted
 
-    def stalled(self, seconds: float) -> list[str]:
-        """The workers that made no progress for so long."""
-        now = time.monotonic()
-        return [self.name(worker) for worker in self.workers if now - worker.progress > seconds]
-
-    def name(self, worker: Worker) -> str:
-        """What a worker is called in logs."""
-        return _name(self.workers.index(worker))
-
     def stop(self) -> None:
-        """End the workers, and what still runs on them."""
-        for worker in self.workers:
-            worker.stop()
-        self.workers.clear()
+        """Let go of the threads that open sources."""
+        self._openers.shutdown()
+
+    def _runs(self, shared: Shared) -> bool:
+        """Whether there is a source to join: one whose worker is gone, or that an error put aside, is none."""
+        taps = self._taps.get(shared, [])
+        if taps and all(tap.pipelines and not worker.ended and not tap.failure for tap, worker in taps):
+            return True
+        self._taps.pop(shared, None)
+        return False
 
     def _open(self, pipelines: Sequence[Sequence[Pipeline]], busy: Collection[Place]) -> list[Tap] | OSError:
         capture = pipelines[0][0].plan.capture
@@ -106,33 +116,24 @@ class Taps:
         except OSError as error:
             return error
 
-    def _add(self, shared: Shared, key: Key, taps: Sequence[Tap]) -> list[Worker]:
+    def _add(
+        self, shared: Shared, key: Key, pipelines: Sequence[Pipeline], taps: Sequence[Tap], apart: Collection[Worker]
+    ) -> list[Worker] | OSError:
         workers: list[Worker] = []
-        for tap in taps:
-            worker = self._least_busy(workers)
-            workers.append(worker)
+        writes = isinstance(pipelines[0].plan.transmit, FilePlan)
+        used = [worker for worker in self._workers.all for _ in worker.pipelines]
+        try:
+            for _ in taps:
+                workers.append(self._workers.writer() if writes else self._workers.least_busy(used, [*workers, *apart]))
+        except (OSError, RuntimeError) as error:
+            for tap in taps:
+                tap.close()
+            return OSError(errno.EAGAIN, f"no worker for it: {what(error)}")
+        self._taps[shared] = list(zip(taps, workers, strict=True))
+        for tap, worker in self._taps[shared]:
             tap.source = key.source
-            self._taps.setdefault(shared, []).append((tap, worker))
             worker.add(tap)
         return workers
-
-    def _least_busy(self, apart: Sequence[Worker]) -> Worker:
-        """An idle worker, a new one while there are processors for it, or else the one with the fewest pipelines.
-
-        None of those in `apart`: another one is made if need be.
-        """
-        loads = dict.fromkeys(self.workers, 0)
-        for taps in self._taps.values():
-            for tap, worker in taps:
-                loads[worker] += len(tap.pipelines)
-        free = [(load, worker) for worker, load in loads.items() if worker not in apart]
-        load, found = min(free, key=lambda pair: pair[0], default=(1, None))
-        if found is not None and (load == 0 or len(self.workers) >= len(os.sched_getaffinity(0))):
-            return found
-        made = Worker(_name(len(self.workers)), self._nice, self._latency)
-        made.start()
-        self.workers.append(made)
-        return made
 
 
 def _shared(key: Key, plan: PipelinePlan) -> Shared:
@@ -140,7 +141,3 @@ def _shared(key: Key, plan: PipelinePlan) -> Shared:
     if not isinstance(plan.capture, CapturePlan) or isinstance(plan.transmit, FilePlan):
         return (key,)
     return replace(plan.capture, selection=_ANY), plan.workers
-
-
-def _name(n: int) -> str:
-    return f"worker-{n}"

@@ -26,7 +26,6 @@ from mirrord.dataplane.filter.bpf import (
     compile_selection,
     direction_clause,
     families_of,
-    guards_of,
     leave_with,
     refuse_marked,
     rules_of,
@@ -34,7 +33,7 @@ from mirrord.dataplane.filter.bpf import (
 )
 from mirrord.dataplane.filter.bpf_headers import OF_ANY_FRAME, Cell, read_headers, read_outer_vlan
 from mirrord.dataplane.filter.decision import ACCEPT, Bounds, Branch, Clause, Range, ask, cut_of, decide, load, narrowed
-from mirrord.dataplane.filter.rules import Direction, Guard, Selection
+from mirrord.dataplane.filter.rules import Direction, Selection
 
 MOST = 1 << 16
 """Members of all sets together. Where it would take more, everybody is asked about everything."""
@@ -57,14 +56,15 @@ def compile_selections(selections: tuple[Selection, ...]) -> Program:
     direction = _all_directions(selections)
     if direction != Direction.BOTH:
         ask(asm, direction_clause(direction), reject)
-    common, selections = _without_common_guards(selections)
     plain = [branch for one in selections if _is_plain(one) for branch in _plain(one, direction)]
     others = [one for one in selections if not _is_plain(one)]
     asked = [one for other in others for one in (other, *other.before)]
-    guards, rest = guards_of(Selection(guards=common)), [b for one in asked for b in guards_of(one) + rules_of(one)]
-    _read(asm, [*guards, *plain, *rest], tagged=any(one.vlans is not None for one in asked))
-    _go_on(asm, guards)
-    _go_on(asm, plain)
+    rest = [branch for one in asked for branch in rules_of(one)]
+    _read(asm, [*plain, *rest], tagged=any(one.vlans is not None for one in asked))
+    if plain:
+        unlike = Label()
+        decide(asm, plain, unlike)
+        asm.place(unlike)
     for one in others:
         following = Label()
         for earlier in one.before:
@@ -97,18 +97,9 @@ def _without_covered(selections: tuple[Selection, ...]) -> tuple[Selection, ...]
     for one in selections:
         everything = one.rules is None and one.vlans is None and not one.before and one.direction == direction
         alike = all((one.mark, one.mark_mask) == (other.mark, other.mark_mask) for other in selections)
-        if everything and alike and all(set(one.guards) <= set(other.guards) for other in selections):
+        if everything and alike:
             return (one,)
     return tuple(dict.fromkeys(selections))
-
-
-def _without_common_guards(selections: tuple[Selection, ...]) -> tuple[tuple[Guard, ...], tuple[Selection, ...]]:
-    """The guards that all have, and the selections without them."""
-    shared = set(selections[0].guards).intersection(*(one.guards for one in selections))
-    common = tuple(guard for guard in selections[0].guards if guard in shared)
-    return common, tuple(
-        replace(one, guards=tuple(guard for guard in one.guards if guard not in shared)) for one in selections
-    )
 
 
 def _read(asm: Assembler, branches: list[Branch], *, tagged: bool = False) -> None:
@@ -119,18 +110,10 @@ def _read(asm: Assembler, branches: list[Branch], *, tagged: bool = False) -> No
     read_headers(asm, cells & OF_ANY_FRAME, cells_of(ipv4) - OF_ANY_FRAME, cells_of(ipv6) - OF_ANY_FRAME)
 
 
-def _go_on(asm: Assembler, branches: list[Branch]) -> None:
-    """End the program with the result of the first of these that holds; fall through where none does."""
-    if branches:
-        following = Label()
-        decide(asm, branches, following)
-        asm.place(following)
-
-
 def _is_plain(one: Selection) -> bool:
     """Whether it is the sum of what its rules accept."""
     rules = one.rules or ()
-    return not (one.mark_mask or one.guards or one.before) and all(rule.accept for rule in rules)
+    return not (one.mark_mask or one.before) and all(rule.accept for rule in rules)
 
 
 def _plain(one: Selection, direction: Direction, result: int = ACCEPT) -> list[Branch]:
@@ -202,22 +185,15 @@ class Sets(NamedTuple):
 def compile_sets(selections: tuple[Selection, ...]) -> Sets:
     """Which of these may want a frame. The mark is not asked for: only the kernel sees it."""
     everybody = tuple(Candidate(n, certain=False) for n in range(len(selections)))
-    common, left = _without_common_guards(tuple(replace(one, mark_mask=0) for one in selections))
-    guards = guards_of(Selection(guards=common))
+    left = tuple(replace(one, mark_mask=0) for one in selections)
     branches = [branch for n, one in enumerate(left) for branch in _plain(one, Direction.BOTH, n)]
-    asm, nobody = Assembler(), Label()
-    _read(asm, [*guards, *branches])
-    if guards:
-        unguarded = Label()
-        decide(asm, guards, unguarded, {0: nobody})
-        asm.place(unguarded)
+    asm = Assembler()
+    _read(asm, branches)
     tree = _SetTree(asm, everybody, {n for n, one in enumerate(left) if _is_plain(one)})
     try:
         tree.emit(branches, {}, None)
     except OverflowError:
         return Sets((op.Instruction(op.RET, k=0),), (everybody,))
-    asm.place(nobody)
-    asm.emit(op.RET, tree.number(()))
     return Sets(asm.program(), tuple(tree.sets))
 
 

@@ -139,14 +139,14 @@ static PyObject *Pipeline_replace(PyObject *object, PyObject *arguments)
 		way.ring.next = pipeline->transmit.ring.next;
 	PyBuffer_Release(&self->tx_ring);
 	self->tx_ring = tx_ring;
-	clear_plan(&pipeline->plan);
-	pipeline->plan = next;
+	replace_plan(&pipeline->plan, &next);
 	pipeline->shares = shares;
 	way.open_lane = pipeline->transmit.open_lane;
 	way.context = pipeline->transmit.context;
 	way.counters = pipeline->counters;
 	way.overhead = next.overhead;
 	way.outer.id = pipeline->transmit.outer.id;
+	way.jammed = pipeline->transmit.jammed;
 	pipeline->transmit = way;
 	Py_RETURN_NONE;
 }
@@ -212,9 +212,9 @@ static PyMethodDef module_methods[] = {
 static const char *const slot_names[] = {
 	"captured", "read_ingress_frames", "read_ingress_bytes", "read_egress_frames", "read_egress_bytes", "mirrored",
 	"sent_packets", "sent_bytes", "skipped_sampled_out", "skipped_rate_limited", "skipped_paused",
-	"skipped_unmatched", "dropped_ring_full", "dropped_send_error", "dropped_mtu_exceeded", "dropped_no_route",
-	"dropped_malformed", "dropped_write_error", "dropped_link_down", "truncated", "segmented", "fragmented", "latency_sum",
-	"latency_bucket",
+	"skipped_unmatched", "skipped_own_copy", "dropped_ring_full", "dropped_send_error", "dropped_mtu_exceeded",
+	"dropped_no_route", "dropped_malformed", "dropped_write_error", "dropped_link_down", "truncated", "segmented",
+	"fragmented", "unplaced", "latency_sum", "latency_bucket",
 };
 _Static_assert(sizeof(slot_names) / sizeof(*slot_names) == LATENCY_BUCKET + 1, "a name for each slot");
 
@@ -244,9 +244,9 @@ static bool add_type(PyObject *module, PyType_Spec *spec, const char *name)
 
 static int execute(PyObject *module)
 {
-	return add_slots(module) && add_type(module, &forward_spec, "Forward") &&
-	       add_type(module, &pipeline_spec, "Pipeline") && add_type(module, &tap_spec, "Tap") &&
-	       add_type(module, &rounds_spec, "Rounds") ? 0 : -1;
+	return PyModule_AddStringConstant(module, "VERSION", MIRRORD_VERSION) == 0 && add_slots(module) &&
+	       add_type(module, &forward_spec, "Forward") && add_type(module, &pipeline_spec, "Pipeline") &&
+	       add_type(module, &tap_spec, "Tap") && add_type(module, &rounds_spec, "Rounds") ? 0 : -1;
 }
 
 static PyModuleDef_Slot module_slots[] = {

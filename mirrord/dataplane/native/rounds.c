@@ -26,6 +26,7 @@ typedef struct {
 	uint64_t pause;	/* how long after it the next one begins, at the soonest */
 	uint64_t latency;	/* the longest pause */
 	bool lagging;	/* a tap had more than its turn took */
+	struct work work;
 } Rounds;
 
 /* What a wait found out about one descriptor. */
@@ -40,15 +41,8 @@ struct wait {
 	struct tap *taps[MANY];	/* or NULL: Python's to look after */
 	int count;
 	bool pressing;
+	int error;	/* the errno that the wait itself failed with, or 0 */
 };
-
-static uint64_t now(void)
-{
-	struct timespec clock;
-
-	clock_gettime(CLOCK_MONOTONIC, &clock);
-	return (uint64_t)clock.tv_sec * SECOND + (uint64_t)clock.tv_nsec;
-}
 
 /* What is watched is a tap by its address, which is even, or a descriptor, twice and one. */
 static struct tap *tap_of(const struct epoll_event *event)
@@ -76,10 +70,10 @@ static struct news *news_of(struct wait *wait, const struct epoll_event *event)
 	return &wait->news[n];
 }
 
-/* Whether Python has to look at a tap that ran: it may be busier than its capture is made for, or time matters to it. */
+/* Whether Python has to look at a tap that ran: its capture may not be the right one any more, or time matters to it. */
 static bool worth_telling(const struct tap *tap, bool more)
 {
-	return tap->eager || (more && !tap->ring) || tap->seen[SEEN_READ] - tap->told >= ENOUGH;
+	return tap->eager || tap->error || tap->ring || more || tap->seen[SEEN_READ] - tap->told >= ENOUGH;
 }
 
 static void tell(struct wait *wait, const struct epoll_event *event, bool ran)
@@ -107,13 +101,13 @@ static void set_pause(Rounds *self, int count)
 /* One round: run what has frames and no error. */
 static void run_round(Rounds *self, struct wait *wait, const struct epoll_event *events, int count)
 {
-	uint64_t early = self->last + self->pause, time = now();
+	uint64_t early = self->last + self->pause, time = monotonic();
 
 	if (time < early && !self->lagging) {
 		struct timespec end = { (time_t)(early / SECOND), (long)(early % SECOND) };
 
 		clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &end, NULL);
-		time = now();
+		time = monotonic();
 	}
 	self->last = time;
 	self->lagging = false;
@@ -125,9 +119,9 @@ static void run_round(Rounds *self, struct wait *wait, const struct epoll_event 
 			tell(wait, &events[n], false);
 			continue;
 		}
-		bool more = run_tap(tap);
+		bool more = run_tap(tap, &self->work);
 		self->lagging |= more;
-		wait->pressing |= more && !tap->ring;	/* it may have to move to one */
+		wait->pressing |= tap->error || (more && !tap->ring);	/* it may have to move to one */
 		if (worth_telling(tap, more))
 			tell(wait, &events[n], true);
 	}
@@ -137,12 +131,14 @@ static void run_round(Rounds *self, struct wait *wait, const struct epoll_event 
 static void go_round(Rounds *self, struct wait *wait, uint64_t until)
 {
 	struct epoll_event events[READY];
-	uint64_t time = now(), first = 0;
+	uint64_t time = monotonic(), first = 0;
 
 	do {
 		uint64_t left = time < until ? until - time : 0;
 		int count = epoll_wait(self->epoll, events, READY, (int)((left + 999999) / 1000000));
 
+		if (count < 0 && errno != EINTR)
+			wait->error = errno;
 		if (count <= 0)
 			return;
 		run_round(self, wait, events, count);
@@ -162,8 +158,12 @@ static PyObject *Rounds_wait(PyObject *object, PyObject *arguments)
 		return NULL;
 	self->lagging |= lagging;
 	Py_BEGIN_ALLOW_THREADS
-	go_round(self, &wait, now() + (uint64_t)(seconds * SECOND));
+	go_round(self, &wait, monotonic() + (uint64_t)(seconds * SECOND));
 	Py_END_ALLOW_THREADS
+	if (wait.error && !wait.count) {
+		errno = wait.error;
+		return PyErr_SetFromErrno(PyExc_OSError);
+	}
 	PyObject *list = PyList_New(wait.count);
 	for (int n = 0; list && n < wait.count; n++) {
 		const struct news *news = &wait.news[n];
@@ -211,6 +211,7 @@ static PyObject *Rounds_close(PyObject *object, PyObject *unused)
 	if (self->epoll >= 0)
 		close(self->epoll);
 	self->epoll = -1;
+	close_work(&self->work);
 	Py_RETURN_NONE;
 }
 
@@ -230,6 +231,9 @@ static PyObject *Rounds_new(PyTypeObject *type, PyObject *arguments, PyObject *k
 	self->epoll = epoll_create1(EPOLL_CLOEXEC);
 	if (self->epoll < 0) {
 		PyErr_SetFromErrno(PyExc_OSError);
+		Py_CLEAR(self);
+	} else if (!open_work(&self->work)) {
+		PyErr_NoMemory();
 		Py_CLEAR(self);
 	}
 	return (PyObject *)self;

@@ -9,18 +9,9 @@ struct staged {
 	struct parsed parsed;
 };
 
-/* Working memory of a thread: both are always empty between two turns. */
-static _Thread_local struct batch *working;
-static _Thread_local struct staged *staged;
-static _Thread_local uint32_t stage_count;
-
-static bool have_memory(void)
+struct staged *new_staged(void)
 {
-	if (!working)
-		working = malloc(sizeof(*working));
-	if (!staged)
-		staged = malloc(STAGED * sizeof(*staged));
-	return working && staged && have_buffers() && have_outgoing();
+	return malloc(STAGED * sizeof(struct staged));
 }
 
 static void begin_batch(struct batch *batch, struct pipeline *pipeline)
@@ -53,9 +44,9 @@ static void forward_one(struct pipeline *pipeline, struct batch *batch, const st
 }
 
 /* Note for each member that may want the nth of the frames at hand that it does. */
-static void assign(struct tap *tap, uint32_t n)
+static void assign(struct tap *tap, const struct work *work, uint32_t n)
 {
-	const struct frame *frame = &staged[n].frame;
+	const struct frame *frame = &work->staged[n].frame;
 	struct mirrord_bpf_frame view = { .data = frame->data, .length = frame->captured, .egress = frame->egress,
 					  .tagged = frame->tagged, .tci = frame->tci, .tpid = frame->tpid };
 	uint32_t set = mirrord_bpf_run(tap->program, tap->program_length, &view);
@@ -71,10 +62,12 @@ static void assign(struct tap *tap, uint32_t n)
 }
 
 /* One session after the other, so that one batch at a time is in the making. */
-static void give_out(struct tap *tap, struct batch *batch)
+static void give_out(struct tap *tap, struct work *work)
 {
-	for (uint32_t n = 0; n < stage_count; n++)
-		assign(tap, n);
+	struct batch *batch = work->batch;
+
+	for (uint32_t n = 0; n < work->stage_count; n++)
+		assign(tap, work, n);
 	for (uint32_t m = 0; m < tap->count; m++) {
 		const uint16_t *theirs = &tap->theirs[(size_t)m * STAGED];
 
@@ -82,17 +75,17 @@ static void give_out(struct tap *tap, struct batch *batch)
 			continue;
 		begin_batch(batch, tap->members[m]);
 		for (uint32_t n = 0; n < tap->their_count[m]; n++) {
-			struct staged *one = &staged[theirs[n] >> 1];
+			struct staged *one = &work->staged[theirs[n] >> 1];
 
 			forward_one(tap->members[m], batch, &one->frame, &one->parsed, theirs[n] & 1);
 		}
 		batch->flush(batch, batch->context);
 		tap->their_count[m] = 0;
 	}
-	stage_count = 0;
+	work->stage_count = 0;
 }
 
-void hand_over(struct tap *tap, struct batch *batch, const struct frame *frame)
+void hand_over(struct tap *tap, struct work *work, const struct frame *frame)
 {
 	tap->seen[SEEN_READ]++;
 	tap->seen[SEEN_READ_BYTES] += frame->length;
@@ -100,32 +93,36 @@ void hand_over(struct tap *tap, struct batch *batch, const struct frame *frame)
 		struct parsed parsed = { .hashed = false };
 
 		parse(frame, &parsed.headers);
-		forward_one(tap->members[0], batch, frame, &parsed, false);
+		forward_one(tap->members[0], work->batch, frame, &parsed, false);
 		return;
 	}
-	if (stage_count == STAGED)
-		give_out(tap, batch);
-	struct staged *one = &staged[stage_count++];
+	if (work->stage_count == STAGED)
+		give_out(tap, work);
+	struct staged *one = &work->staged[work->stage_count++];
 
 	one->frame = *frame;
 	one->parsed.hashed = false;
 	parse(&one->frame, &one->parsed.headers);
 }
 
-void settle(struct tap *tap, struct batch *batch)
+void settle(struct tap *tap, struct work *work)
 {
 	if (tap->count == 1)
-		batch->flush(batch, batch->context);
+		work->batch->flush(work->batch, work->batch->context);
 	else
-		give_out(tap, batch);
+		give_out(tap, work);
 }
 
-bool run_tap(struct tap *tap)
+bool run_tap(struct tap *tap, struct work *work)
 {
-	if (!have_memory() || !tap->count)
+	uint64_t until = monotonic() + TURN_MILLISECONDS * UINT64_C(1000000);
+
+	if (!tap->count)
 		return false;
-	begin_batch(working, tap->members[0]);
-	bool more = tap->tunnel ? run_listener(tap, working) : run_socket_or_ring(tap, working);
-	settle(tap, working);
+	for (uint32_t n = 0; n < tap->count; n++)
+		begin_turn(&tap->members[n]->transmit, work->outgoing);
+	begin_batch(work->batch, tap->members[0]);
+	bool more = tap->tunnel ? run_listener(tap, work, until) : run_socket_or_ring(tap, work, until);
+	settle(tap, work);
 	return more;
 }

@@ -28,6 +28,7 @@ static bool set_ring(Tap *self, PyObject *ring, unsigned int block_size)
 	}
 	tap->ring = self->ring.buf;
 	tap->block = 0;
+	tap->left = 0;
 	tap->block_size = block_size;
 	tap->block_count = self->ring.buf ? (uint32_t)((size_t)self->ring.len / block_size) : 0;
 	return true;
@@ -103,13 +104,27 @@ struct tap *tap_in(PyObject *object)
 
 static PyObject *Tap_run(PyObject *object, PyObject *unused)
 {
+	struct work work;
 	bool more;
 
 	(void)unused;
+	if (!open_work(&work))
+		return PyErr_NoMemory();
 	Py_BEGIN_ALLOW_THREADS
-	more = run_tap(&((Tap *)object)->tap);
+	more = run_tap(&((Tap *)object)->tap, &work);
 	Py_END_ALLOW_THREADS
+	close_work(&work);
 	return PyBool_FromLong(more);
+}
+
+static PyObject *Tap_error(PyObject *object, PyObject *unused)
+{
+	struct tap *tap = &((Tap *)object)->tap;
+	int error = tap->error;
+
+	(void)unused;
+	tap->error = 0;
+	return PyLong_FromLong(error);
 }
 
 static PyObject *Tap_most_waiting(PyObject *object, PyObject *forget)
@@ -258,7 +273,9 @@ static PyObject *Tap_have(PyObject *object, PyObject *arguments)
 
 static PyMethodDef tap_methods[] = {
 	{ "run", Tap_run, METH_NOARGS,
-	  "Forward what has been captured: at most a few blocks. Tells whether there is more. Without the GIL." },
+	  "Forward what has been captured: at most a few blocks. Tells whether there is more. Without the GIL, and on\n"
+	  "memory of its own: a worker runs its taps by Rounds." },
+	{ "error", Tap_error, METH_NOARGS, "The errno that a reading came upon, and clear it; or 0." },
 	{ "most_waiting", Tap_most_waiting, METH_O,
 	  "most_waiting(forget): the most blocks of the ring that waited when it was run, since they were forgotten." },
 	{ "move", Tap_move, METH_VARARGS,

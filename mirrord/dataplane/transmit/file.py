@@ -134,7 +134,7 @@ class FileTransmit:
 
     def native(self) -> tuple[object, ...]:
         """For the native core: no sockets, no TX ring."""
-        return (), (), -1, b"", False, -1, None, 0
+        return (), (), -1, b"", False, False, -1, None, 0
 
     def told(self) -> bool:
         """No router has a word about a file."""

@@ -75,7 +75,7 @@ class StreamTransmit:
 
     def native(self) -> tuple[object, ...]:
         """For the native core: no sockets, no TX ring."""
-        return (), (), -1, b"", False, -1, None, 0
+        return (), (), -1, b"", False, False, -1, None, 0
 
     def next_file(self) -> None:
         """There is none: a stream has no bound."""

@@ -2,14 +2,17 @@
 #define _GNU_SOURCE
 #include "capture/receive.h"
 
-bool run_listener(struct tap *tap, struct batch *batch)
+enum { PACKETS_A_LOOK = 16 };	/* at the clock */
+
+/* Take one batch, `most` packets; false when that was all. */
+static bool run_packets(struct tap *tap, struct work *work, int most)
 {
 	struct received received;
 	struct pipeline *pipeline = tap->members[0];	/* a tunnel's end is one session's */
 	const struct plan *plan = &pipeline->plan;
 	uint32_t pushed = plan->push_tag ? TAG : 0;
 	uint32_t limit = plan->frame_limit > pushed ? plan->frame_limit - pushed : 0;
-	int count = receive(tap->descriptor, &received, SOCKET_BATCH);
+	int count = receive(tap, work->buffers, &received, most);
 
 	for (int n = 0; n < count; n++) {
 		const uint8_t *packet = received.vectors[n].iov_base;
@@ -24,7 +27,19 @@ bool run_listener(struct tap *tap, struct batch *batch)
 		}
 		unfinished(&frame, limit);
 		read_control(&frame, &received.messages[n].msg_hdr);
-		hand_over(tap, batch, &frame);
+		hand_over(tap, work, &frame);
 	}
-	return count == SOCKET_BATCH;
+	return count == most;
+}
+
+bool run_listener(struct tap *tap, struct work *work, uint64_t until)
+{
+	for (int left = SOCKET_BATCH; left > 0; left -= PACKETS_A_LOOK) {
+		if (!run_packets(tap, work, PACKETS_A_LOOK))
+			return false;
+		settle(tap, work);	/* its messages point to what the next packets lie in */
+		if (monotonic() >= until)
+			break;
+	}
+	return true;
 }

@@ -9,23 +9,42 @@
 #include <time.h>
 
 enum {
-	BLOCKS_A_TURN = 4,	/* then other pipelines have theirs */
-	LARGEST_FRAME = 512 << 10,
+	BLOCKS_A_TURN = 4,	/* then other taps have theirs */
+	FRAMES_A_LOOK = 32,	/* at the clock */
 	FIRST_BATCH = 8,
+	LARGEST_FRAME = 512 << 10,
 };
 
-/* What a plain socket's messages are read into. Pages that no frame reached cost nothing. */
-static _Thread_local uint8_t *buffers;
+static const size_t BUFFERS = (size_t)SOCKET_BATCH * LARGEST_FRAME;
 
-bool have_buffers(void)
+uint64_t monotonic(void)
 {
-	if (!buffers) {
-		buffers = mmap(NULL, (size_t)SOCKET_BATCH * LARGEST_FRAME, PROT_READ | PROT_WRITE,
-			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-		if (buffers == MAP_FAILED)
-			buffers = NULL;
-	}
-	return buffers;
+	struct timespec clock;
+
+	clock_gettime(CLOCK_MONOTONIC, &clock);
+	return (uint64_t)clock.tv_sec * 1000000000u + (uint64_t)clock.tv_nsec;
+}
+
+bool open_work(struct work *work)
+{
+	void *buffers = mmap(NULL, BUFFERS, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	*work = (struct work){ .batch = malloc(sizeof(struct batch)), .outgoing = new_outgoing(),
+			       .staged = new_staged(), .buffers = buffers == MAP_FAILED ? NULL : buffers };
+	if (work->batch && work->outgoing && work->staged && work->buffers)
+		return true;
+	close_work(work);
+	return false;
+}
+
+void close_work(struct work *work)
+{
+	free(work->batch);
+	free(work->outgoing);
+	free(work->staged);
+	if (work->buffers)
+		munmap(work->buffers, BUFFERS);
+	*work = (struct work){ 0 };
 }
 
 static void set_tag(struct frame *frame, uint32_t status, uint32_t tpid, uint32_t tci)
@@ -45,11 +64,15 @@ static void give_to_kernel(struct tpacket_block_desc *block)
 	__atomic_store_n(&block->hdr.bh1.block_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
 }
 
-static void run_block(struct tap *tap, struct batch *batch, const struct tpacket_block_desc *block)
+/* Forward a block's frames, from the one on that the last turn came to; false when time is up before the last. */
+static bool run_block(struct tap *tap, struct work *work, const struct tpacket_block_desc *block,
+		      uint64_t until)
 {
-	const uint8_t *at = (const uint8_t *)block + block->hdr.bh1.offset_to_first_pkt;
+	bool begun = tap->left > 0;
+	const uint8_t *at = begun ? tap->at : (const uint8_t *)block + block->hdr.bh1.offset_to_first_pkt;
+	uint32_t left = begun ? tap->left : block->hdr.bh1.num_pkts;
 
-	for (uint32_t left = block->hdr.bh1.num_pkts; left > 0; left--) {
+	while (left > 0) {
 		const struct tpacket3_hdr *header = (const void *)at;
 		const struct sockaddr_ll *address = (const void *)(at + TPACKET_ALIGN(sizeof(*header)));
 		struct frame frame = {
@@ -67,9 +90,15 @@ static void run_block(struct tap *tap, struct batch *batch, const struct tpacket
 		}
 		memcpy(&frame.vnet, frame.data - sizeof(frame.vnet), sizeof(frame.vnet));
 		set_tag(&frame, header->tp_status, header->hv1.tp_vlan_tpid, header->hv1.tp_vlan_tci);
-		hand_over(tap, batch, &frame);
+		hand_over(tap, work, &frame);
 		at += header->tp_next_offset;
+		left--;
+		if (left % FRAMES_A_LOOK == 0 && monotonic() >= until)
+			break;
 	}
+	tap->at = at;
+	tap->left = left;
+	return left == 0;
 }
 
 static struct tpacket_block_desc *block_of(const struct tap *tap, uint32_t n)
@@ -87,16 +116,18 @@ static void see_waiting(struct tap *tap)
 		tap->most_waiting = waiting;
 }
 
-static bool run_ring(struct tap *tap, struct batch *batch)
+static bool run_ring(struct tap *tap, struct work *work, uint64_t until)
 {
 	see_waiting(tap);
-	for (int n = 0; n < BLOCKS_A_TURN; n++) {
+	for (int n = 0; n < BLOCKS_A_TURN && monotonic() < until; n++) {
 		struct tpacket_block_desc *block = block_of(tap, 0);
 
 		if (!user_may_read(block))
 			return false;
-		run_block(tap, batch, block);
-		settle(tap, batch);	/* its messages point into the block */
+		bool whole = run_block(tap, work, block, until);
+		settle(tap, work);	/* its messages point into the block */
+		if (!whole)
+			return true;
 		give_to_kernel(block);
 		tap->block = (tap->block + 1) % tap->block_count;
 	}
@@ -121,7 +152,7 @@ void read_control(struct frame *frame, struct msghdr *message)
 	}
 }
 
-int receive(int descriptor, struct received *received, int most)
+int receive(struct tap *tap, uint8_t *buffers, struct received *received, int most)
 {
 	for (int n = 0; n < most; n++) {
 		received->vectors[n] = (struct iovec){ buffers + (size_t)n * LARGEST_FRAME, LARGEST_FRAME };
@@ -131,14 +162,18 @@ int receive(int descriptor, struct received *received, int most)
 			.msg_control = received->controls[n], .msg_controllen = sizeof(received->controls[n]),
 		};
 	}
-	return recvmmsg(descriptor, received->messages, (unsigned int)most, MSG_DONTWAIT, NULL);
+	int count = recvmmsg(tap->descriptor, received->messages, (unsigned int)most, MSG_DONTWAIT, NULL);
+
+	if (count < 0 && errno != EAGAIN)
+		tap->error = errno;
+	return count < 0 ? 0 : count;
 }
 
 /* Forward what there is, `most` frames at most; false when that was all. */
-static bool run_frames(struct tap *tap, struct batch *batch, int most)
+static bool run_frames(struct tap *tap, struct work *work, int most)
 {
 	struct received received;
-	int count = receive(tap->descriptor, &received, most);
+	int count = receive(tap, work->buffers, &received, most);
 	uint64_t bytes = 0;
 
 	for (int n = 0; n < count; n++) {
@@ -152,7 +187,7 @@ static bool run_frames(struct tap *tap, struct batch *batch, int most)
 
 		memcpy(&frame.vnet, data, sizeof(frame.vnet));
 		read_control(&frame, &received.messages[n].msg_hdr);
-		hand_over(tap, batch, &frame);
+		hand_over(tap, work, &frame);
 		bytes += frame.captured;
 	}
 	if (count > 0)
@@ -161,19 +196,21 @@ static bool run_frames(struct tap *tap, struct batch *batch, int most)
 }
 
 /* A few at first: most sources have little to give at a time, and to be ready for many takes time. */
-static bool run_socket(struct tap *tap, struct batch *batch)
+static bool run_socket(struct tap *tap, struct work *work, uint64_t until)
 {
 	int most = tap->large ? LARGE_BATCH : FIRST_BATCH;
 
 	for (int left = SOCKET_BATCH; left > 0; left -= most, most = tap->large ? LARGE_BATCH : left) {
-		if (!run_frames(tap, batch, most))
+		if (!run_frames(tap, work, most))
 			return false;
-		settle(tap, batch);	/* its messages point to what the next frames lie in */
+		settle(tap, work);	/* its messages point to what the next frames lie in */
+		if (monotonic() >= until)
+			break;
 	}
 	return true;
 }
 
-bool run_socket_or_ring(struct tap *tap, struct batch *batch)
+bool run_socket_or_ring(struct tap *tap, struct work *work, uint64_t until)
 {
-	return tap->ring ? run_ring(tap, batch) : run_socket(tap, batch);
+	return tap->ring ? run_ring(tap, work, until) : run_socket(tap, work, until);
 }
