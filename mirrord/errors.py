@@ -10,8 +10,24 @@ Codes are stable: programs may test them. Messages are for people and may change
 
 from __future__ import annotations
 
+import difflib
+import errno
 from collections.abc import Iterable
 from typing import ClassVar, NamedTuple
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Hint at the known name that looks most like this one; "" if none does."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def reason(error: OSError) -> str:
+    """The kernel's word for why, and what to do where that is not to be seen from it."""
+    words = error.strerror or str(error)
+    if error.errno == errno.EROFS:
+        words += ": under systemd the unit has to allow the directory (systemctl edit mirrord, ReadWritePaths=)"
+    return words
 
 
 class Problem(NamedTuple):

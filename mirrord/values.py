@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from copy import deepcopy
+from datetime import date, time
 from decimal import Decimal
 from ipaddress import (
     IPv4Address,
@@ -31,8 +32,26 @@ Network = IPv4Network | IPv6Network
 
 def unexpected(expected: str, value: object) -> ValueError:
     """The refusal of a value, in the words that all refusals share."""
-    shown = repr(value)
+    shown = _as_written(value)
     return ValueError(f"expected {expected}, not {shown if len(shown) <= 60 else shown[:57] + '...'}")
+
+
+def _as_written(value: object) -> str:
+    """A value as it stands in TOML or JSON, not as Python would show it; text in single quotes."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case None:
+            return "null"
+        case date() | time():
+            return value.isoformat()
+        case list() | tuple():
+            return f"[{', '.join(map(_as_written, value))}]"
+        case dict():
+            pairs = (f"{key} = {_as_written(one)}" for key, one in value.items())
+            return f"{{ {', '.join(pairs)} }}" if value else "{}"
+        case _:
+            return repr(value)
 
 
 class Between:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import click
 
 from mirrord import __version__
-from mirrord.cli import audit, capture, change, doctor, explain, filters, networks, sessions, show, top
+from mirrord.cli import audit, capture, change, doctor, explain, filters, networks, objects, sessions, show, top
 from mirrord.cli.asker import Asker
 from mirrord.cli.group import Group
-from mirrord.model import Daemon
+from mirrord.client import READ_ONLY_SOCKET, SOCKET
 
 COMPLETION = """\b
 Completion of commands, options and names, in the shell's own start-up file:
@@ -26,7 +26,15 @@ def _normal(word: str) -> str:
 
 
 @click.group(cls=Group, epilog=COMPLETION, context_settings={"token_normalize_func": _normal})
-@click.option("--socket", "path", default=Daemon().socket, show_default=True, help="The daemon's control socket.")
+@click.option(
+    "--socket",
+    "path",
+    metavar="PATH",
+    default="",
+    envvar="MIRRORD_SOCKET",
+    help=f"The daemon's control socket; also by MIRRORD_SOCKET. If not given: {SOCKET}, or if that may not be opened,"
+    f" {READ_ONLY_SOCKET}.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON; an error too, on stderr.")
 @click.version_option(__version__, prog_name="mirrorctl")
 @click.pass_context
@@ -47,6 +55,8 @@ for command in (
     sessions.session,
     filters.filter_,
     networks.network,
+    objects.apply,
+    objects.export,
     audit.audit,
     top.top,
     doctor.doctor,

@@ -62,7 +62,7 @@ def main(path: str, log_format: str, *, check: bool) -> None:
         loaded = config.load(path)
     except ConfigError as error:
         for problem in error.problems:
-            click.echo(f"mirrord: {problem}", err=True)
+            click.echo(logs.with_priority("error", f"mirrord: {problem}"), err=True)
         sys.exit(error.exit_status)
     if check:
         for warning in loaded.warnings:
@@ -79,7 +79,7 @@ def main(path: str, log_format: str, *, check: bool) -> None:
         sys.setswitchinterval(SWITCH_SECONDS)
         uvloop.run(run(path, loaded, dataplane))
     except HostError as error:
-        click.echo(f"mirrord: {error}", err=True)
+        click.echo(logs.with_priority("error", f"mirrord: {error}"), err=True)
         sys.exit(error.exit_status)
 
 

@@ -17,7 +17,7 @@ from mirrord import __version__
 from mirrord.control import logs
 from mirrord.control.configuration import config
 from mirrord.control.configuration.config import Loaded
-from mirrord.control.configuration.validation import join, not_found
+from mirrord.control.configuration.validation import not_found, session_path
 from mirrord.control.host.leases_in_kernel import all_held
 from mirrord.control.host.links import Lease, Links, View
 from mirrord.control.host.namespaces import Namespaces
@@ -32,6 +32,7 @@ from mirrord.control.running.flow_networks import FlowNetworks
 from mirrord.control.running.live import Live
 from mirrord.control.running.pipelines import Pipelines
 from mirrord.dataplane.counters import Slot
+from mirrord.dataplane.netns import own_name
 from mirrord.errors import ConfigError, MirrordError, Refused
 from mirrord.model import Config
 
@@ -65,7 +66,7 @@ class Service:
         self._begun = {key: getattr(loaded.config.daemon, key) for key in AT_START}
         self.last_reload = Reload(succeeded_at=time.time())
         self._links, self._pipelines = Namespaces(links), pipelines
-        self._started = time.time()
+        self._started, self._netns = time.time(), own_name()
         self.changing = asyncio.Lock()
         """Whoever changes the configuration holds it, from reading the old one to running the new one."""
         self._turn = asyncio.Lock()
@@ -171,6 +172,15 @@ class Service:
             self._changed.set()  # what was looked at for it, flow networks above all, is not wanted any more
             raise
 
+    async def check(self, new: Loaded) -> dict[plan.Key, plan.Entry]:
+        """What would run of a changed configuration; nothing is touched. Refused: as by `change`."""
+        async with self._turn:
+            names, paths = plan.namespaces(new.config), plan.paths(new.config, self._leases)
+            view = replace(await self._links.read(paths, names), leases=self._leases)
+            entries = plan.make(new.config, view, native=self.dataplane == "native")
+        self._refuse_failing(entries)
+        return entries
+
     async def stop(self) -> None:
         """End every pipeline without losing a frame on its way."""
         async with self._turn:
@@ -211,7 +221,7 @@ class Service:
         failing = [entry for key, entry in entries.items() if entry.state == "failed" and key not in known]
         if failing:
             why = "\n".join(f"session {one.key.session!r} on {one.key.source}: {one.reason}" for one in failing)
-            raise Refused(why, join("mirrors", failing[0].key.mirror))
+            raise Refused(why, session_path(failing[0].key.mirror, failing[0].key.session))
 
     async def _look(self, wanted: Config) -> View:
         """The host as it is now, with the addresses that flow networks have taken."""
@@ -231,6 +241,10 @@ class Service:
         return self._flow_networks
 
     # --- what it says about itself ---
+
+    def entries(self) -> dict[plan.Key, plan.Entry]:
+        """What is planned of every session and source."""
+        return {row.entry.key: row.entry for row in self.rows()}
 
     def rows(self) -> Sequence[Row]:
         """Every planned session and source."""
@@ -264,6 +278,7 @@ class Service:
             "pid": os.getpid(),
             "dataplane": self.dataplane,
             "started_at": self._started,
+            "netns": self._netns,
             "config": {
                 "path": self.path,
                 "last_reload_successful": self.last_reload.successful,

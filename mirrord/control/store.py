@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from mirrord.control.configuration.config import SECTIONS
 from mirrord.control.http.peers import Caller
 from mirrord.control.logs import logger
-from mirrord.errors import MirrordError
+from mirrord.errors import MirrordError, reason
 
 log = logger("store")
 
@@ -66,10 +66,10 @@ class AuditRecord(NamedTuple):
 
 
 class Write:
-    """An object to keep as it was written, or, with None, to forget."""
+    """An object to keep as it was written, in the place of one called `before`; or, with None, to forget."""
 
-    def __init__(self, section: str, name: str, written: Any) -> None:
-        self.section, self.name = section, name
+    def __init__(self, section: str, name: str, written: Any, before: str = "") -> None:
+        self.section, self.name, self.before = section, name, before or name
         self.text = None if written is None else json.dumps(written)
 
 
@@ -103,18 +103,22 @@ class Store:
         for section, name, written in rows:
             yield section, name, json.loads(written)
 
-    def write(self, writes: Iterable[Write], record: AuditRecord) -> None:
-        """Keep a change and its row, both or none, on the disk before it returns. NotStoredError: nothing is kept."""
+    def write(self, writes: Iterable[Write], *records: AuditRecord) -> None:
+        """Keep a change and its rows, all or none, on the disk before it returns. NotStoredError: nothing is kept."""
         with self._transaction("FULL") as connection:
             for one in writes:
                 if one.text is None:
                     connection.execute("DELETE FROM objects WHERE section = ? AND name = ?", (one.section, one.name))
                 else:
+                    if one.before != one.name:  # a row that stays keeps the object's place among the others
+                        renamed = (one.name, one.section, one.before)
+                        connection.execute("UPDATE objects SET name = ? WHERE section = ? AND name = ?", renamed)
                     connection.execute(
                         "INSERT INTO objects VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET written = excluded.written",
                         (one.section, one.name, one.text),
                     )
-            _insert(connection, record)
+            for record in records:
+                _insert(connection, record)
         self._prune()
 
     def note(self, record: AuditRecord) -> None:
@@ -276,5 +280,5 @@ def _damaged(error: Exception) -> bool:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        return f"{error.filename}: {reason(error)}" if error.filename else reason(error)
     return str(error)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from mirrord.model.base import DirectionName, Model, repeated
-from mirrord.values import Between, Networks, Ports, Protocol, VlanId, show_protocol
+from mirrord.values import Between, Description, Networks, Ports, Protocol, VlanId, show_protocol
 
 ICMP, TCP, UDP, ICMPV6, SCTP = 1, 6, 17, 58, 132
 ETHERTYPE_FAMILIES = {0x0800: 4, 0x86DD: 6}
@@ -77,6 +77,8 @@ class Rule(Model):
 class Filter(Model):
     """Rules, tried in ascending priority; the first match decides."""
 
+    description: Description = ""
+    """For people."""
     rules: tuple[Rule, ...]
     """At least one. The first that matches decides; a frame that none matches is not copied."""
 

@@ -45,6 +45,7 @@ class WayOut(NamedTuple):
     transmit: DevicePlan | TunnelPlan | FilePlan
     forward: ForwardPlan
     warnings: tuple[str, ...] = ()
+    trouble: str = ""  # why copies get nowhere as things are, though they are sent and counted
     how: tuple[tuple[str, str], ...] = ()  # in words, of a tunnel: by which kind of socket, whether copies are joined
 
 
@@ -84,13 +85,15 @@ def describe(session: Session) -> tuple[str, str]:
     to = session.destination
     if isinstance(to, DeviceDestination):
         vlan = "" if to.vlan is None else f" vlan {to.vlan}"
-        return f"device {to.device}{vlan}" + ("" if to.normal_io else ", reserved"), "packet"
+        place = "" if to.netns is None else f" in {to.netns}"
+        return f"device {to.device}{vlan}{place}" + ("" if to.normal_io else ", reserved"), "packet"
     if isinstance(to, FileDestination):
         return f"file {to.path}", "file"
     assert isinstance(to, TunnelDestination)  # the others are refused by the loader
     details = {name: getattr(to, name, None) for name in ("port", "vni", "key", "session_id")}
     kind = f"{to.type} {to.erspan_type}" if isinstance(to, ErspanDestination) else to.type
     words = [kind, str(to.remote), *(f"{name} {value}" for name, value in details.items() if value is not None)]
+    words += [] if to.netns is None else ["in", to.netns]
     return " ".join(words), session.transmit
 
 
@@ -113,8 +116,7 @@ def _device(config: Config, to: DeviceDestination, source: Link, view: View, for
     strip = to.original_vlan == "strip"
     forward = replace(forward, frame_limit=link.mtu + ETH_HEADER, strip_tag=strip, push_tag=to.vlan or 0)
     warnings = [*shaping(link, "destination"), *_too_long(source, forward, f"the MTU of {link.name}, {link.mtu}")]
-    if not link.up:
-        warnings.append(f"destination device is down: {link.name}")
+    trouble = "" if link.up else f"destination device is down: {link.name}"
     if link.learning:
         warnings.append(
             f"{link.name} is a port of a bridge that learns addresses: copies would mislead it;"
@@ -128,7 +130,7 @@ def _device(config: Config, to: DeviceDestination, source: Link, view: View, for
         reserved=not to.normal_io,
         takes_ring=to.netns is None and takes_ring(link),
     )
-    return WayOut(plan, forward, tuple(warnings))
+    return WayOut(plan, forward, tuple(warnings), trouble)
 
 
 def _file(config: Config, session: Session, to: FileDestination, source: Link, forward: ForwardPlan) -> WayOut:
@@ -198,7 +200,7 @@ def _tunnel(
         hop=how.hop,
         gso=how.gso,
     )
-    return WayOut(plan, forward, tuple(warnings), (("transmit", how.transmit), ("gso", how.joined)))
+    return WayOut(plan, forward, tuple(warnings), how=(("transmit", how.transmit), ("gso", how.joined)))
 
 
 def _template(to: TunnelDestination, *, guest: bool) -> Template:

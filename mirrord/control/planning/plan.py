@@ -59,7 +59,7 @@ class Entry:
     """What one session wants of one source device, and whether the host allows it."""
 
     key: Key
-    state: str  # up (is to run), waiting, failed
+    state: str  # up (is to run), waiting (it may run, where there is a pipeline: its copies get nowhere), failed
     reason: str = ""
     pipeline: PipelinePlan | None = None
     guest: bool = False  # ingress and egress are the guest's
@@ -86,15 +86,14 @@ def namespaces(config: Config) -> frozenset[str]:
     ends = [
         end
         for mirror in config.mirrors.values()
-        if mirror.enabled
-        for session in mirror.sessions
+        for session in mirror.active
         for end in (session.source, session.destination)
     ]
     return frozenset(name for end in ends if (name := getattr(end, "netns", None)) is not None)
 
 
 def make(config: Config, view: View, selections: Selections | None = None, *, native: bool = True) -> dict[Key, Entry]:
-    """The entries of every enabled mirror, for the native data plane or the reference.
+    """The entries of every session that is enabled, for the native data plane or the reference.
 
     `selections` are this configuration's, of the last time.
     """
@@ -103,8 +102,7 @@ def make(config: Config, view: View, selections: Selections | None = None, *, na
     entries = {
         (key := Key(name, session.name, device)): _entry(config, key, session, view, selections, native=native)
         for name, mirror in config.mirrors.items()
-        if mirror.enabled
-        for session in mirror.sessions
+        for session in mirror.active
         for device in sources.devices(session, view)
     }
     selections.keep(entries)
@@ -131,7 +129,7 @@ def _entry(config: Config, key: Key, session: Session, view: View, selections: S
     pipeline = PipelinePlan(capture, way.forward, way.transmit, counted or "", session.workers)
     limit = _limit(config, session, view, leased)
     about = tuple({**dict(about), **dict(way.how)}.items())
-    return Entry(key, "up", "", pipeline, guest, about, warnings, limit)
+    return Entry(key, "waiting" if way.trouble else "up", way.trouble, pipeline, guest, about, warnings, limit)
 
 
 def _refuse_the_source(session: Session, source: Link, view: View) -> None:

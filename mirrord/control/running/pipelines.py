@@ -30,6 +30,7 @@ from mirrord.dataplane.pipeline import Pipeline, PipelinePlan, open_pipelines
 from mirrord.dataplane.transmit.sockets import DevicePlan, TunnelPlan
 from mirrord.dataplane.worker import Worker
 from mirrord.errors import Refused
+from mirrord.errors import reason as reason_of
 
 log = logger("pipelines")
 
@@ -224,7 +225,7 @@ class Pipelines:
             return error
 
     def _note(self, key: Key, error: OSError, way: object) -> None:
-        state, reason = "waiting" if error.errno in GONE else "failed", error.strerror or str(error)
+        state, reason = "waiting" if error.errno in GONE else "failed", reason_of(error)
         if isinstance(way, TunnelPlan):
             state, reason = _in_words(error.errno, way) or (state, reason)
         if self._errors.get(key) != (state, reason):
@@ -330,10 +331,10 @@ class Pipelines:
         failure = self._failure(key) or self._trouble(key)
         verdict = self._verdicts.get(key, Verdict())
         counters = self._total(key)
-        state = "failed" if failure else "paused" if verdict.paused else "up"
+        state = "failed" if failure else "paused" if verdict.paused else entry.state
         filled = [fill for pipeline, _ in self._of(key) if (fill := pipeline.ring_fill) is not None]
         return Row(
-            entry, state, failure or verdict.reason, counters,
+            entry, state, failure or verdict.reason or entry.reason, counters,
             capture=pipeline.captures_by, ring_fill=max(filled, default=None),
         )  # fmt: skip
 
@@ -363,9 +364,13 @@ class Pipelines:
             for warning in entry.warnings:
                 if before is None or warning not in before.warnings:
                     log.warning(warning, **_names(key))
-            if entry.pipeline is None and (before is None or before.reason != entry.reason):
+            if before is not None and before.reason == entry.reason:
+                continue
+            if entry.pipeline is None or entry.reason:
                 say = log.error if entry.state == "failed" else log.info
                 say(f"session {entry.state}", **_names(key), reason=entry.reason)
+            elif before is not None and before.reason and key in self._running:
+                log.info("session up", **_names(key))
 
 
 def _sum(counts: RuleCounts, more: RuleCounts) -> RuleCounts:
