@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import click
@@ -18,7 +17,6 @@ from mirrord.client import READ_ONLY_SOCKET, SOCKET, AnsweredError, Client, Unre
 
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 PATIENCE_SECONDS = 2.0
-DEVICES = Path("/sys/class/net")
 
 
 def mirrors(context: click.Context, _: click.Parameter, begun: str) -> list[CompletionItem]:
@@ -114,10 +112,10 @@ def _pairs(begun: str, keys: Keys) -> list[CompletionItem]:
 
 
 def _devices() -> tuple[str, ...]:
-    try:
-        return tuple(sorted(one.name for one in DEVICES.iterdir()))
-    except OSError:
-        return ()
+    """Those of the network namespace that this process is in; /sys would have those of who mounted it."""
+    import socket  # noqa: PLC0415 (few completions need it)
+
+    return tuple(sorted(name for _, name in socket.if_nameindex()))
 
 
 # --- the daemon's names ---
@@ -156,7 +154,7 @@ BASH = """\
         file,*) compopt -o default ;;
         plain,*)
             one=${one#*,}
-            [[ $one == *= ]] && compopt -o nospace
+            [[ $one == *=* ]] && compopt -o nospace
             COMPREPLY+=("${one#"$head"}")
             ;;
         esac
