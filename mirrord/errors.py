@@ -36,9 +36,11 @@ class Problem(NamedTuple):
     path: str  # dotted: mirrors.core.sessions[0].destination.vni; "" for a whole file
     expectation: str  # what was expected, and what stood there instead
     file: str = ""  # "" for what came through the API
+    line: int = 0  # 0 where it is not known
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.file, self.path, self.expectation) if part)
+        file = f"{self.file}:{self.line}" if self.line else self.file
+        return ": ".join(part for part in (file, self.path, self.expectation) if part)
 
 
 class MirrordError(Exception):

@@ -74,7 +74,7 @@ def _end(*_: object) -> None:
 
 
 def _copy(client: Client, session: tuple[str, str, str | None], file: BinaryIO) -> None:
-    progress = Progress()
+    progress, refused = Progress(), False
     for number in (signal.SIGINT, signal.SIGTERM):  # a script's shell has what it begins beside itself ignore the first
         signal.signal(number, _end)
     try:
@@ -84,10 +84,14 @@ def _copy(client: Client, session: tuple[str, str, str | None], file: BinaryIO) 
             progress.add(chunk)
     except _EndedError:
         pass
+    except AnsweredError:
+        refused = True
+        raise
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)  # the end is on its way
-        progress.end()
+        if not refused:
+            progress.end()
 
 
 class Progress:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mirrord.control.configuration import toml
+from mirrord.control.configuration.lines import line_of, places
 from mirrord.control.configuration.refusals import Declared, Use, refusals, unknown_names, warnings
 from mirrord.control.configuration.validation import doubts, examine, join, parts, session_path
 from mirrord.errors import ConfigError, Problem, nearest
@@ -32,6 +33,9 @@ Objects = Mapping[str, Mapping[str, Any]]
 NOTHING: Objects = {section: {} for section in SECTIONS}
 
 
+_IN_PYTHON = re.compile(r"\('[^()]*'\,?\)")
+"""A dotted key, as tomllib shows it: ('mirrors', 'core')."""
+
 _INDEXED = re.compile(r'(mirrors\.(?:[\w-]+|"(?:[^"\\]|\\.)*"))\.sessions\[(\d+)\]')
 """The path of a session; the first part is its mirror's."""
 
@@ -43,6 +47,7 @@ class Files:
     path: str
     daemon: dict[str, Any] = field(default_factory=dict)
     objects: dict[str, dict[str, Any]] = field(default_factory=lambda: {section: {} for section in SECTIONS})
+    lines: dict[str, dict[str, int]] = field(default_factory=dict)  # by file and dotted path
     origins: dict[str, str] = field(default_factory=dict)  # by dotted path, "mirrors.core" or "daemon.mark": the file
     problems: list[Problem] = field(default_factory=list)
     complete: bool = True
@@ -116,7 +121,9 @@ def parsed(data: bytes) -> dict[str, Any]:
         utf16 = "; it looks like UTF-16: save it as UTF-8" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
         raise ValueError(f"expected UTF-8, not byte {data[error.start]:#x} at {error.start}{utf16}") from None
     except ValueError as error:  # TOMLDecodeError, or a number too long for int()
-        raise ValueError(f"expected TOML: {error}") from None
+        words = _IN_PYTHON.sub(lambda found: ".".join(re.findall(r"'([^']*)'", found[0])), str(error))
+        words = words.replace("Invalid value", "Invalid value: text stands in quotes, a list in brackets")
+        raise ValueError(f"expected TOML: {words}") from None
     except RecursionError:
         raise ValueError("expected tables and lists that are not nested so deeply") from None
 
@@ -152,11 +159,15 @@ class _Reader:
         return self.files
 
     def _problem(self, file: str, path: str, expectation: str) -> None:
-        self.files.problems.append(Problem(path, expectation, file))
+        line = line_of(self.files.lines.get(file, {}), path)
+        self.files.problems.append(Problem(path, expectation, file, line))
 
     def _read(self, path: str) -> dict[str, Any]:
         try:
-            return parsed(Path(path).read_bytes())
+            data = Path(path).read_bytes()
+            table = parsed(data)
+            self.files.lines[path] = places(data.decode("utf-8-sig"))
+            return table  # noqa: TRY300 (both are what may fail)
         except OSError as error:
             self._problem(path, "", f"cannot be read: {error.strerror}")
         except ValueError as error:
@@ -263,9 +274,13 @@ class _Combination:
     def _located(self, problems: list[Problem]) -> list[Problem]:
         """Tell the file of each: where the object, or the daemon's key, is defined."""
         return [
-            Problem(by_name(path, self.made), by_name(expectation, self.made), self._origin(path))
-            for path, expectation, _ in problems
+            Problem(by_name(one.path, self.made), by_name(one.expectation, self.made), file, self._line(file, one.path))
+            for one in problems
+            for file in (self._origin(one.path),)
         ]
+
+    def _line(self, file: str, path: str) -> int:
+        return line_of(self.files.lines.get(file, {}), path)
 
     def _origin(self, path: str) -> str:
         holders = (one for one in self.origins if path == one or path.startswith((f"{one}.", f"{one}[")))

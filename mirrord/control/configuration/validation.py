@@ -83,6 +83,7 @@ MEANT = {
     "nic": ("device",),
     "id": ("vni", "session_id", "key", "vlan"),
     "vlan_id": ("vlan",),
+    "vni": ("key", "session_id"),
     "rate": ("rate_limit",),
     "limit": ("rate_limit",),
     "sampling": ("sampling_rate",),
@@ -93,6 +94,51 @@ MEANT = {
     "comment": ("description",),
 }
 """Keys by the names that other programs give them."""
+
+WORDS = {
+    "in": "ingress",
+    "rx": "ingress",
+    "incoming": "ingress",
+    "input": "ingress",
+    "out": "egress",
+    "tx": "egress",
+    "outgoing": "egress",
+    "output": "egress",
+    "any": "both",
+    "all": "both",
+    "inout": "both",
+    "allow": "accept",
+    "permit": "accept",
+    "pass": "accept",
+    "deny": "reject",
+    "block": "reject",
+    "drop": "reject",
+    "4": "ipv4",
+    "inet": "ipv4",
+    "6": "ipv6",
+    "inet6": "ipv6",
+    "1": "I",
+    "2": "II",
+    "3": "III",
+    "true": "on",
+    "false": "off",
+    "vm": "guest",
+}
+"""Words by what they are called elsewhere."""
+
+TYPES = {
+    "nic": "device",
+    "interface": "device",
+    "iface": "device",
+    "span": "device",
+    "rspan": "device with vlan",
+    "vlan": "device with vlan",
+    "pcap": "file",
+    "pcapng": "file",
+    "gretap": "gre",
+}
+LIKELY = {"device": "device", "bridge": "bridge", "file": "path", "erspan": "erspan_type"}
+"""Types of sources and destinations: by what they are called elsewhere, and by a key that no other has."""
 
 _BYTES_A_SECOND = re.compile(r"bps$", re.IGNORECASE)
 _BARE = re.compile(r"[A-Za-z0-9_-]+")  # toml.io/en/v1.0.0#keys
@@ -228,7 +274,7 @@ def _expectation(model: type[Model], error: Any) -> str:
     if kind == "literal_error":
         expected = error["ctx"]["expected"]
         words = re.findall("'([^']*)'", expected)
-        return f"{unexpected(expected, value)}{nearest(str(value), words)}"
+        return f"{unexpected(expected, value)}{_word(str(value), words)}"
     if kind == "value_error":
         return str(error["ctx"]["error"])
     return str(unexpected(_EXPECTED[kind], value)) if kind in _EXPECTED else error["msg"]
@@ -253,17 +299,27 @@ def _no_such_type(error: Any, at: str) -> Problem:
     types = [tag[1:].split()[0] for tag in _TAGGED if tag.endswith(f" {side}>")]
     expected, written = f"one of {', '.join(types)}", error["input"]
     if not isinstance(written, dict):
-        return Problem(at, str(unexpected(f"a table whose type is {expected}", written)))
+        several = '; several devices: { type = "device", device = [...] }' if isinstance(written, list) else ""
+        return Problem(at, f"{unexpected(f'a table whose type is {expected}', written)}{several}")
     named = written.get("type")
     if named is None:
-        return Problem(join(at, "type"), f"expected {expected}")
-    return Problem(join(at, "type"), f"{unexpected(expected, named)}{nearest(str(named), types)}")
+        likely = next((kind for kind, key in LIKELY.items() if key in written and kind in types), None)
+        return Problem(join(at, "type"), f"expected {expected}" + (f"; did you mean {likely!r}?" if likely else ""))
+    meant = TYPES.get(str(named).lower())
+    hint = f"; did you mean {meant!r}?" if meant and meant.split()[0] in types else nearest(str(named), types)
+    return Problem(join(at, "type"), f"{unexpected(expected, named)}{hint}")
 
 
 def _meant(key: str, known: Collection[str]) -> str:
     """Hint at the key that goes by another name elsewhere, or else at one that looks alike."""
     found = [name for name in MEANT.get(key.lower().replace("-", "_"), ()) if name in known]
     return f"; did you mean {' or '.join(map(repr, found))}?" if found else nearest(key, known)
+
+
+def _word(written: str, known: list[str]) -> str:
+    """Hint at the word that is called otherwise elsewhere, or else at one that looks alike."""
+    meant = WORDS.get(written.lower())
+    return f"; did you mean {meant!r}?" if meant in known else nearest(written, known)
 
 
 def _model_at(model: type[Model], location: tuple[int | str, ...]) -> type[Model]:
