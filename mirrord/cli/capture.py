@@ -75,8 +75,8 @@ def _end(*_: object) -> None:
 
 def _copy(client: Client, session: tuple[str, str, str | None], file: BinaryIO) -> None:
     progress, refused = Progress(), False
-    for number in (signal.SIGINT, signal.SIGTERM):  # a script's shell has what it begins beside itself ignore the first
-        signal.signal(number, _end)
+    # A script's shell has what it begins beside itself ignore the first.
+    before = {number: signal.signal(number, _end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         for chunk in client.capture(*session):
             file.write(chunk)
@@ -88,10 +88,12 @@ def _copy(client: Client, session: tuple[str, str, str | None], file: BinaryIO) 
         refused = True
         raise
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in before:
             signal.signal(number, signal.SIG_IGN)  # the end is on its way
         if not refused:
             progress.end()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Progress:
