@@ -15,7 +15,6 @@ HEAVY = (
     "rich",
     "mirrord.model",
     "mirrord.control",
-    "ipaddress",
 )
 """Each takes from 20 to 200 ms."""
 
