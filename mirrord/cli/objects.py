@@ -12,7 +12,7 @@ from mirrord.cli.asker import Asker
 from mirrord.cli.group import changes
 from mirrord.cli.screen import Screen
 from mirrord.cli.tables import Cell, Table, name, whole
-from mirrord.client import Client
+from mirrord.client import AnsweredError, Client
 
 COLOURS = {"create": "green", "change": "yellow", "delete": "red"}
 
@@ -40,7 +40,14 @@ def apply(ask: Asker, path: str, *, prune: bool) -> None:
     mirrorctl export > mirrors.toml
     mirrorctl apply -f mirrors.toml --dry-run
     """  # noqa: D301 (click's \b keeps lines as they are)
-    objects = _read(path)
+    data = _bytes(path)
+    objects = _read(path, data)
+
+    def question(client: Client) -> Any:
+        try:
+            return client.apply(objects, prune=prune)
+        except AnsweredError as error:
+            raise _located(error, path, data) from error
 
     def show(answer: Any, screen: Screen) -> None:
         shown = Table([whole("OPERATION"), whole("KIND"), name("NAME")])
@@ -51,7 +58,7 @@ def apply(ask: Asker, path: str, *, prune: bool) -> None:
         if ask.dry_run:
             screen.print("dry run: nothing was changed")
 
-    ask.apply(lambda client: client.apply(objects, prune=prune), show)
+    ask.apply(question, show)
 
 
 @click.command()
@@ -85,14 +92,28 @@ def _toml(sections: dict[str, dict[str, Any]]) -> str:
     return written(sections)
 
 
-def _read(path: str) -> dict[str, Any]:
+def _bytes(path: str) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    except OSError as error:
+        raise click.ClickException(f"{path}: {error.strerror}") from error
+
+
+def _located(error: AnsweredError, path: str, data: bytes) -> AnsweredError:
+    """The refusal with the file and line of each problem, as far as they are to be known."""
+    from mirrord.control.configuration.lines import line_of, places  # noqa: PLC0415 (it takes the models)
+
+    lines, found = places(data.decode("utf-8-sig")), []
+    for problem in str(error).split("\n"):
+        line = line_of(lines, problem.partition(": ")[0])
+        found.append(f"{path}:{line}: {problem}" if line else f"{path}: {problem}")
+    return AnsweredError(error.code, "\n".join(found), error.path)
+
+
+def _read(path: str, data: bytes) -> dict[str, Any]:
     """What the file says, by section and name; bad usage where it is no TOML."""
     from mirrord.control.configuration import config  # noqa: PLC0415 (it takes the models)
 
-    try:
-        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-    except OSError as error:
-        raise click.ClickException(f"{path}: {error.strerror}") from error
     try:
         table = config.parsed(data)
     except ValueError as error:

@@ -11,6 +11,7 @@ import click
 from mirrord.cli import complete
 from mirrord.cli.asker import Asker
 from mirrord.cli.change import mirror_argument
+from mirrord.cli.group import changes
 from mirrord.cli.screen import Screen, watch, watched
 from mirrord.cli.tables import Cell, Table, coloured, name, origin, scaled, whole, word, words, written
 from mirrord.client import AnsweredError, Client, UnreachableError
@@ -128,10 +129,12 @@ def show(ask: Asker, mirror: str, *, live: bool) -> None:
 
 
 @click.command()
+@changes
 @click.pass_obj
 def reload(ask: Asker) -> None:
     """Have the daemon read its configuration again, as SIGHUP does. Exit status: 1 where it is refused."""
-    ask(Client.reload, lambda answer, screen: screen.print(f"reloaded {answer['reloaded']}"))
+    tried = "the configuration would be taken over (dry run: nothing was changed)"
+    ask.apply(Client.reload, lambda answer, out: out.print(tried if ask.dry_run else f"reloaded {answer['reloaded']}"))
 
 
 def _settings(session: Any) -> str:

@@ -143,6 +143,12 @@ class Changes:
 
         return await self._change(caller, "delete", target, None, edit, condition)
 
+    async def try_reload(self) -> tuple[Problem, ...]:
+        """What would come of a reload: what is doubtful. ConfigError, Refused; nothing is changed."""
+        async with self._service.changing:
+            after = await asyncio.to_thread(self._service.as_files_are)
+            return await run(self._service, after, None)
+
     async def reload(self, caller: Caller) -> None:
         """Take over the files as they are now. ConfigError: the old configuration runs on."""
         record = AuditRecord(caller, "reload", "daemon")

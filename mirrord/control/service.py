@@ -142,15 +142,22 @@ class Service:
             finally:
                 notify("READY=1")
 
-    async def _reload(self) -> None:
+    def as_files_are(self) -> Loaded:
+        """The configuration files as they are now, with what was made at run time. ConfigError."""
         try:
-            new = config.restore(config.read(self.path), self.loaded.made, self.loaded.set_aside)
+            return config.restore(config.read(self.path), self.loaded.made, self.loaded.set_aside)
         except ConfigError as error:
             located = [one if one.file else one._replace(file="made at run time") for one in error.problems]
-            self.last_reload.successful, self.last_reload.problems = False, [str(problem) for problem in located]
+            raise ConfigError(located, error.code) from None
+
+    async def _reload(self) -> None:
+        try:
+            new = self.as_files_are()
+        except ConfigError as error:
+            self.last_reload.successful, self.last_reload.problems = False, [str(problem) for problem in error.problems]
             for problem in self.last_reload.problems:
                 log.error("reload refused", problem=problem)  # noqa: TRY400 (the file's fault, no traceback)
-            raise ConfigError(located) from None
+            raise
         for key, value in self._begun.items():
             if getattr(new.config.daemon, key) != value:
                 log.warning("takes effect at the next start", key=f"daemon.{key}")

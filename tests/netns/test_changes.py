@@ -189,7 +189,8 @@ def applied_and_exported(session: Session, file: Path) -> None:
     ]
     session.sends(10, mirrored=True)
     file.write_text(text.replace("[mirrors.heart]", "[mirrors.heart]\ncolour = 1"))
-    assert "mirrors.heart.colour: unknown key" in ctl(session.socket, *every, status=1)
+    line = file.read_text().splitlines().index("colour = 1") + 1
+    assert f"{file}:{line}: mirrors.heart.colour: unknown key" in ctl(session.socket, *every, status=1)
     ctl(session.socket, "filter", "create", "left", "--rule", "priority=1,action=accept")
     file.write_text(text)
     tried = session.answer(*every, "--prune", "--dry-run")
@@ -218,6 +219,18 @@ def test_a_renamed_mirror_stays_in_its_place(hosts: Sequence[Host], daemon: Make
         assert [one["name"] for one in json.loads(ctl(again.socket, "--json", "list"))] == named
     finally:
         again.stop()
+
+
+def test_a_reload_is_tried(hosts: Sequence[Host], daemon: MakeDaemon) -> None:
+    running = daemon(hosts[1], FILE)
+    right = running.file.read_text()
+    tried = "the configuration would be taken over (dry run: nothing was changed)\n"
+    assert ctl(running.socket, "reload", "--dry-run") == tried
+    running.file.write_text(f"{right}\ncolour = 1\n")
+    told = ctl(running.socket, "reload", "--dry-run", status=1)
+    assert f"{running.file}:{len(right.splitlines()) + 2}: mirrors.steady.sessions[0].colour: unknown key" in told
+    assert json.loads(ctl(running.socket, "--json", "status"))["config"]["problems"] == []
+    assert json.loads(ctl(running.socket, "--json", "audit")) == []
 
 
 def test_the_api_tells_what_would_come_of_an_object(hosts: Sequence[Host], daemon: MakeDaemon) -> None:

@@ -65,6 +65,8 @@ async def _status(request: web.Request) -> web.Response:
 
 
 async def _reload(request: web.Request) -> web.Response:
+    if flag(request, "dry_run"):
+        return web.json_response({"warnings": _told(await request.app[CHANGES].try_reload())})
     await request.app[CHANGES].reload(_caller(request))
     return web.json_response({"reloaded": request.app[SERVICE].path})
 

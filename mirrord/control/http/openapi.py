@@ -38,6 +38,7 @@ QUERIES = {
     "/v1/audit": ("mirror", "since", "limit"),
     "/v1/doctor": ("mirror",),
     "/v1/apply": ("prune", "dry_run"),
+    "/v1/reload": ("dry_run",),
 }
 
 
