@@ -217,6 +217,13 @@ def vocabulary() -> str:
     lines += ["Written by docs/generate.py from the models, which take too long to import: change those.", '"""', ""]
     lines += ["Keys = dict[str, tuple[str, ...]]", ""]
     lines.append(f"REQUIRED = {_tuple(name for name, one in model.Session.model_fields.items() if one.is_required())}")
+    root = click.Context(mirrorctl, info_name="mirrorctl")
+    lines += ["", "COMMANDS = {"]
+    for name in mirrorctl.list_commands(root):
+        command = mirrorctl.get_command(root, name)
+        assert command is not None  # it was listed
+        lines.append(f"    {json.dumps(name)}: {json.dumps(command.get_short_help_str(500))},")
+    lines.append("}")
     lines += ["", "HELP = {"]
     for name, text in _texts(model.Session).items():
         brief = re.split(r"(?<=\.) ", text)[0].replace("`", "")

@@ -10,7 +10,6 @@ Codes are stable: programs may test them. Messages are for people and may change
 
 from __future__ import annotations
 
-import difflib
 import errno
 from collections.abc import Iterable
 from typing import ClassVar, NamedTuple
@@ -18,6 +17,8 @@ from typing import ClassVar, NamedTuple
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Hint at the known name that looks most like this one; "" if none does."""
+    import difflib  # noqa: PLC0415 (it takes longer than all of the above, and few need it)
+
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 

@@ -7,12 +7,14 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from mirrord.cli.screen import Screen
 from mirrord.client import READ_ONLY_SOCKET, SOCKET, AnsweredError, Client, UnreachableError
+
+if TYPE_CHECKING:
+    from mirrord.cli.screen import Screen
 
 T = TypeVar("T")
 DONE, REFUSED, USAGE, UNREACHABLE = range(4)
@@ -75,6 +77,8 @@ class Asker:
         if self.as_json:
             click.echo(json.dumps(answer, indent=2))
         else:
+            from mirrord.cli.screen import Screen  # noqa: PLC0415 (what only asks for help needs none)
+
             show(answer, Screen())
 
     def client(self) -> Client:

@@ -7,6 +7,28 @@ Keys = dict[str, tuple[str, ...]]
 
 REQUIRED = ("name", "source", "destination")
 
+COMMANDS = {
+    "status": "Show the daemon and every session, or one mirror's: state, rates, drops.",
+    "list": "List the mirrors, with the number of their sessions and what these have mirrored and lost.",
+    "show": "Show one mirror and its sessions, with counters.",
+    "create": "Create a mirror, with sessions at once if wanted.",
+    "set": "Rename, describe or change a mirror.",
+    "enable": "Let a mirror's sessions run.",
+    "disable": "Stop a mirror's sessions; it stays configured.",
+    "delete": "Delete a mirror and its sessions.",
+    "session": "Add sessions to a mirror, change and delete them.",
+    "filter": "Look at filters, create, change and delete them.",
+    "network": "Look at flow networks, create, change and delete them.",
+    "apply": "Make the run-time objects that a file names as the file has them: all of them, or if one is refused, none.",
+    "export": "Print what was made at run time, as TOML that `apply` takes; keys that are as by default are left out.",
+    "audit": "Show who changed what, when, with what result; refusals too.",
+    "top": "Watch the sessions live, the busiest first; q or Ctrl-C ends it.",
+    "doctor": "Find what is wrong, with one mirror or with all, and tell what to do.",
+    "explain": "Tell which rule takes each packet of a capture file, and why the rules before it did not.",
+    "capture": "Write what a session mirrors, live, as pcapng; the session does not notice.",
+    "reload": "Have the daemon read its configuration again, as SIGHUP does.",
+}
+
 HELP = {
     "name": "Unique in its mirror.",
     "description": "For people.",

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scapy.layers.l2 import Ether
+from scapy.utils import wrpcap
 
 from tests.conftest import MakeDaemon
 from tests.support.ctl import ctl
@@ -51,6 +53,8 @@ COMMANDS = (
     ("filter", "show", FILTER),
     ("network", "list"),
     ("audit",),
+    ("explain", FILTER, "--pcap", "FILE.pcap"),
+    ("apply", "-f", "FILE.toml", "--dry-run"),
 )  # fmt: skip
 DRIVER = """
 import json, sys
@@ -118,22 +122,30 @@ def expected(command: tuple[str, ...], answer: Any) -> Shown:
             (network, _), (ports, _) = answer["rules"][1]["destination"], answer["rules"][1]["destination_ports"]
             match = [("MATCH", f"destination={network}"), ("MATCH", f"destination_ports={ports}")]
             return [("PRIORITY", str(one["priority"])) for one in answer["rules"]] + match
+        case ("explain", _):
+            totals = answer["totals"]["rules"]
+            return [pair for rule, count in totals.items() for pair in (("RULE", rule), ("PACKETS", str(count)))]
+        case ("apply", _):
+            return [(key.upper(), one[key]) for one in answer["objects"] for key in ("operation", "kind")]
         case ("network", _):
             return [(key.upper(), one[key]) for one in answer for key in ("device", "addresses")]
         case _:
             return [(key.upper(), one[key]) for one in answer for key in ("operation", "result", "kind", "message")]
 
 
-def test_every_table_at_every_width_has_what_the_json_has(socket: Path) -> None:
-    answers = [json.loads(ctl(socket, "--json", *command)) for command in COMMANDS]
+def test_every_table_at_every_width_has_what_the_json_has(socket: Path, tmp_path: Path) -> None:
+    wrpcap(str(tmp_path / "FILE.pcap"), [Ether(FRAME)] * 12)
+    (tmp_path / "FILE.toml").write_text(f'[filters.{NAME[:61]}-4]\nrules = [{{ priority = 1, action = "accept" }}]\n')
+    commands = [tuple(str(tmp_path / word) if word.startswith("FILE.") else word for word in one) for one in COMMANDS]
+    answers = [json.loads(ctl(socket, "--json", *command)) for command in commands]
     assert answers[0]["sessions"][0]["counters"]["mirrored_frames"] > 10**11
-    words = json.dumps([["--socket", str(socket), *command] for command in COMMANDS])
+    words = json.dumps([["--socket", str(socket), *command] for command in commands])
     left_out = []
     for width in WIDTHS:
         with Terminal([sys.executable, "-c", DRIVER, words], columns=width) as terminal:
             _, *shown = terminal.wait().split("=" * 9 + "\n")
         assert len(shown) == len(COMMANDS), shown
-        for command, answer, text in zip(COMMANDS, answers, shown, strict=True):
+        for command, answer, text in zip(commands, answers, shown, strict=True):
             notes = [line for line in text.splitlines() if line.startswith("(no room for")]
             left_out.append(len(notes))
             table = text.replace(notes[0], "") if notes else text

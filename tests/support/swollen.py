@@ -23,7 +23,13 @@ def swollen(daemon: Path, socket: Path) -> Iterator[Path]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            answer = ask("GET", self.path.removeprefix("/v1/"))
+            self.forward("GET", None)
+
+        def do_POST(self) -> None:
+            self.forward("POST", json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+        def forward(self, method: str, sent: Any) -> None:
+            answer = ask(method, self.path.removeprefix("/v1/"), sent)
             body = json.dumps(_grown(answer.body)).encode()
             self.send_response(answer.status)
             self.send_header("Content-Length", str(len(body)))
