@@ -40,8 +40,8 @@ class Problem(NamedTuple):
     line: int = 0  # 0 where it is not known
 
     def __str__(self) -> str:
-        file = f"{self.file}:{self.line}" if self.line else self.file
-        return ": ".join(part for part in (file, self.path, self.expectation) if part)
+        text = ": ".join(part for part in (self.file, self.path, self.expectation) if part)
+        return f"{text} (line {self.line})" if self.line else text
 
 
 class MirrordError(Exception):

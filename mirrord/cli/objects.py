@@ -106,7 +106,7 @@ def _located(error: AnsweredError, path: str, data: bytes) -> AnsweredError:
     lines, found = places(data.decode("utf-8-sig")), []
     for problem in str(error).split("\n"):
         line = line_of(lines, problem.partition(": ")[0])
-        found.append(f"{path}:{line}: {problem}" if line else f"{path}: {problem}")
+        found.append(f"{path}: {problem}" + (f" (line {line})" if line else ""))
     return AnsweredError(error.code, "\n".join(found), error.path)
 
 

@@ -190,7 +190,8 @@ def applied_and_exported(session: Session, file: Path) -> None:
     session.sends(10, mirrored=True)
     file.write_text(text.replace("[mirrors.heart]", "[mirrors.heart]\ncolour = 1"))
     line = file.read_text().splitlines().index("colour = 1") + 1
-    assert f"{file}:{line}: mirrors.heart.colour: unknown key" in ctl(session.socket, *every, status=1)
+    told = ctl(session.socket, *every, status=1)
+    assert told == f"mirrorctl: {file}: mirrors.heart.colour: unknown key (line {line})\n"
     ctl(session.socket, "filter", "create", "left", "--rule", "priority=1,action=accept")
     file.write_text(text)
     tried = session.answer(*every, "--prune", "--dry-run")
@@ -228,7 +229,8 @@ def test_a_reload_is_tried(hosts: Sequence[Host], daemon: MakeDaemon) -> None:
     assert ctl(running.socket, "reload", "--dry-run") == tried
     running.file.write_text(f"{right}\ncolour = 1\n")
     told = ctl(running.socket, "reload", "--dry-run", status=1)
-    assert f"{running.file}:{len(right.splitlines()) + 2}: mirrors.steady.sessions[0].colour: unknown key" in told
+    line = len(right.splitlines()) + 2
+    assert f"{running.file}: mirrors.steady.sessions[0].colour: unknown key (line {line})\n" in told
     assert json.loads(ctl(running.socket, "--json", "status"))["config"]["problems"] == []
     assert json.loads(ctl(running.socket, "--json", "audit")) == []
 

@@ -193,7 +193,7 @@ def test_the_debian_package_from_install_to_purge(
     (reload,) = unit.settings["ExecReload"]
     root.run(*unit.setpriv(user), *reload.split())
     (root / "etc/mirrord/conf.d/wrong.toml").write_text("colour = 1\n")
-    with pytest.raises(AssertionError, match=r"exit status 1\n.*wrong.toml:1: colour: unknown key"):
+    with pytest.raises(AssertionError, match=r"exit status 1\n.*wrong.toml: colour: unknown key \(line 1\)"):
         root.run(*unit.setpriv(user), *reload.split())
     (root / "etc/mirrord/conf.d/wrong.toml").unlink()
     root.run(*unit.setpriv(user), *reload.split())

@@ -129,8 +129,8 @@ def test_in_a_file(typed: str | bytes, line: int, path: str, words: str, tmp_pat
     found = [one for one in refused.value.problems if one.path == path]
     assert len(found) == 1, refused.value
     assert (words in found[0].expectation, found[0].line) == (True, line), found[0]
-    place = f"{file}:{line}: " if line else f"{file}: "
-    assert str(found[0]).startswith(place + (f"{path}: " if path else ""))
+    assert str(found[0]).startswith(f"{file}: {path}: " if path else f"{file}: ")
+    assert str(found[0]).endswith(f" (line {line})") or not line
     for shown in ("datetime", "None", "True", "tuple", "('"):  # Python is not what people write
         assert shown not in str(refused.value)
 
@@ -146,7 +146,8 @@ def test_a_rate_in_bytes_is_doubted(tmp_path: Path) -> None:
     file.write_text(session('rate_limit = "10Mbps"'))
     (told,) = config.load(str(file)).warnings
     assert str(told) == (
-        f"{file}:5: {S}.rate_limit: 10Mbps is 80Mbit a second: bps counts bytes here, as in tc; 10Mbit counts bits"
+        f"{file}: {S}.rate_limit: 10Mbps is 80Mbit a second: bps counts bytes here, as in tc; 10Mbit counts bits"
+        " (line 5)"
     )
 
 
