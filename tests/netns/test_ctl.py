@@ -142,6 +142,8 @@ def test_shells_complete_the_daemons_names(running: Daemon) -> None:
     assert complete(f"{add} --destination type=vxlan,shared_vni=t") == ["type=vxlan,shared_vni=true"]
     assert complete(f"{start} filter create f --rule priority=1,act") == ["priority=1,action="]
     assert complete(f"{start} filter rule delete web ") == ["9", "1"]
+    ctl(running.socket, "filter", "create", "zürich", "--rule", "priority=5,action=accept")
+    assert complete(f"{start} filter rule delete zürich ") == ["5"]
     assert complete(f"{start} create m --session name=a,source.type=device,source.persp") == [
         "name=a,source.type=device,source.perspective="
     ]

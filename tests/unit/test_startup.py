@@ -33,14 +33,6 @@ def test_help_needs_little(words: tuple[str, ...]) -> None:
     assert not found & {*HEAVY}
 
 
-@pytest.mark.parametrize(
-    ("line", "needs"),
-    [
-        ("mirrorctl en", set()),
-        (f"{ADD} --destination type=vxlan,", set()),
-        (f"{ADD} --filter ", {"http.client", "ssl"}),
-    ],
-)
-def test_a_completion_needs_little(line: str, needs: set[str]) -> None:
-    found = imported(_MIRRORCTL_COMPLETE="bash_complete", COMP_WORDS=line, COMP_CWORD="0")
-    assert found & {*HEAVY} == needs
+@pytest.mark.parametrize("line", ["mirrorctl en", f"{ADD} --destination type=vxlan,", f"{ADD} --filter "])
+def test_a_completion_needs_little(line: str) -> None:
+    assert not imported(_MIRRORCTL_COMPLETE="bash_complete", COMP_WORDS=line, COMP_CWORD="0") & {*HEAVY}
