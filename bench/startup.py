@@ -70,7 +70,7 @@ def main() -> None:
         for subject, row in table.samples.items()
         if subject.startswith(("`mirrorctl --help", "TAB")) and min(row["milliseconds"]) >= GOAL_MS
     ]
-    goal = f"Goal: each --help and TAB in less than {GOAL_MS} ms, by the least of the rounds, since what else runs only adds"
+    goal = f"Goal: each --help and TAB in less than {GOAL_MS} ms, by the least round, since what else runs only adds"
     met = f"missed by {', '.join(missed)}" if missed else "met"
     RESULTS.write_text(f"# How long mirrorctl takes to begin\n\n{about}\n\n{table.markdown()}\n{goal}: {met}.\n")
     print(RESULTS.read_text())
