@@ -17,6 +17,7 @@ help:
 	@echo "make wheel     the source archive and the wheel, in dist/"
 	@echo "make deb       the Debian package, in dist/"
 	@echo "make pristine  the Debian package in a minimal Debian 12, which it fetches"
+	@echo "make booted    the Debian package under systemd as PID 1, in a Debian 12, which it fetches"
 	@echo "make docs      the configuration reference and man pages, out of the code"
 	@echo "make bench     what it costs, measured"
 	@echo "make sanitize  the frame tests, with the native core under ASan and UBSan"
@@ -58,6 +59,10 @@ pristine: venv
 	@tests/setup pristine
 	.venv/bin/python -m pytest tests/netns/test_packages.py -k debian --pristine build/bookworm
 
+booted: venv
+	@tests/setup booted
+	.venv/bin/python -m pytest tests/booted.py --booted build/booted
+
 docs: venv
 	.venv/bin/python -m docs.generate
 
@@ -72,4 +77,4 @@ sanitize: venv
 clean:
 	rm -rf .venv build dist *.egg-info mirrord/dataplane/*.so
 
-.PHONY: help venv demo test lint wheel deb pristine docs bench sanitize clean
+.PHONY: help venv demo test lint wheel deb pristine booted docs bench sanitize clean

@@ -6,6 +6,7 @@ undefined-behaviour sanitizers.
 """
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -14,7 +15,12 @@ from setuptools import Extension, setup
 OPTIMIZE = ["-O3"]
 SANITIZE = ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 
-macros = [("Py_LIMITED_API", "0x030B0000")]  # the first with Py_buffer
+version = re.search(r'__version__ = "(.+)"', Path("mirrord/__init__.py").read_text())
+assert version, "mirrord/__init__.py has no version"
+macros = [
+    ("Py_LIMITED_API", "0x030B0000"),  # the first with Py_buffer
+    ("MIRRORD_VERSION", f'"{version[1]}"'),  # by which a core is known that other modules were built with
+]
 if sys.version_info >= (3, 13):  # these headers know no PY_SSIZE_T_CLEAN, without which older Pythons refuse "y#"
     macros += [(name, f"_{name}_SizeT") for name in ("PyArg_ParseTuple", "Py_BuildValue")]
 
@@ -24,7 +30,7 @@ sources = sorted(map(str, directory.rglob("*.c")))
 native = Extension(
     "mirrord.dataplane._native",
     sources,
-    depends=sorted(map(str, directory.rglob("*.h"))),
+    depends=[*sorted(map(str, directory.rglob("*.h"))), "mirrord/__init__.py"],
     include_dirs=[str(directory)],
     define_macros=macros,
     py_limited_api=True,

@@ -8,7 +8,9 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ from mirrord import model
 from mirrord.cli.main import main as mirrorctl
 
 HERE = Path(__file__).parent
+VOCABULARY = HERE.parent / "mirrord" / "cli" / "vocabulary.py"
 
 TABLES: tuple[tuple[str, tuple[type[model.Model], ...]], ...] = (
     ("[daemon]", (model.Daemon,)),
@@ -31,10 +34,13 @@ TABLES: tuple[tuple[str, tuple[type[model.Model], ...]], ...] = (
     ("[[mirrors.NAME.sessions]]", (model.Session,)),
     ('source = { type = "device" }', (model.DeviceSource,)),
     ('source = { type = "bridge" }', (model.BridgeSource,)),
+    ('source = { type = "vm" }', (model.VmSource, model.GuestSource)),
+    ('source = { type = "container" }', (model.ContainerSource, model.GuestSource)),
     ('source = { type = "vxlan" }', (model.VxlanSource, model.TunnelSource)),
     ('source = { type = "gre" }', (model.GreSource, model.TunnelSource)),
     ('source = { type = "erspan" }', (model.ErspanSource, model.TunnelSource)),
-    ('destination = { type = "device" }', (model.DeviceDestination,)),
+    ('destination = { type = "device" }', (model.DeviceDestination, model.SpanDestination)),
+    ('destination = { type = "vm" }', (model.VmDestination, model.SpanDestination)),
     ('destination = { type = "vxlan" }', (model.VxlanDestination, model.TunnelDestination)),
     ('destination = { type = "geneve" }', (model.GeneveDestination, model.TunnelDestination)),
     ('destination = { type = "gre" }', (model.GreDestination, model.TunnelDestination)),
@@ -49,12 +55,18 @@ TYPES = {
     "Description": "one line of text",
     "Destination": "a table, see below",
     "Device": "device",
+    "Engine": "name of an engine, or path",
     "Devices": "device, glob or a list",
+    "Guest": "name or UUID",
+    "GuestOrGlob": "name, id or glob",
     "Group": "name of a group",
+    "Label": "label",
     "Listen": "address:port",
     "Name": "name",
     "NetworkList": "network or a list",
     "Netns": "name, process id or path",
+    "Nic": "index or MAC address",
+    "Nics": 'index, MAC address or "*"',
     "Networks": "network or a list",
     "OptionalSocket": "path",
     "Path": "path",
@@ -69,6 +81,7 @@ TYPES = {
     "Size": 'size such as "100MB"',
     "Socket": "path",
     "Source": "a device's name or a table, see below",
+    "Uri": "URI",
     "VlanIds": "1 to 4094, or a list",
 }
 """The words for each kind of value that is written as text. A new kind needs new words."""
@@ -137,7 +150,7 @@ def _kind(schema: dict[str, Any], alias: str) -> str:
 
 def _default(described: type[model.Model], name: str) -> str:
     field = described.model_fields[name]
-    if field.is_required():
+    if field.is_required() or (name == "type" and field.default != "device"):  # base.kind_of
         return "required"
     if field.default_factory is not None or field.default is None:
         return ""
@@ -280,15 +293,18 @@ PAGES = {
     HERE / "configuration.md": page,
     HERE / "man" / "mirrord.toml.5": manual,
     HERE / "man" / "mirrorctl.1": commands,
-    HERE.parent / "mirrord" / "cli" / "vocabulary.py": vocabulary,
+    VOCABULARY: vocabulary,
 }
 """Each file that is written, and what makes its text."""
 
 
 def main() -> None:
+    before = VOCABULARY.read_text()
     for file, text in PAGES.items():
         file.parent.mkdir(exist_ok=True)
         file.write_text(text())
+    if VOCABULARY.read_text() != before:  # the commands have their options' words from it: now with the new ones
+        os.execv(sys.executable, [sys.executable, "-m", "docs.generate"])  # noqa: S606 (itself)
 
 
 if __name__ == "__main__":

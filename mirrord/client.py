@@ -98,6 +98,10 @@ class Client:
         """What is wrong, with one mirror or with all, and what to do."""
         return list(self._ask("GET", ("doctor",), query={"mirror": mirror})["doctor"])
 
+    def sources(self) -> list[Object]:
+        """What could be mirrored, and who mirrors it now."""
+        return list(self._ask("GET", ("sources",))["sources"])
+
     # --- mirrors and sessions ---
 
     def mirrors(self) -> list[Object]:

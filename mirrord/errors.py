@@ -84,3 +84,27 @@ class Refused(MirrordError):  # noqa: N818 -- a refusal is an answer, not a faul
 
 class HostError(MirrordError):
     """The host does not have, or does not let us have, what the configuration needs."""
+
+
+_LACKS = {
+    errno.EMFILE: "too many files are open in mirrord (LimitNOFILE= of its unit, ulimit -n)",
+    errno.ENFILE: "too many files are open on this host (fs.file-max)",
+    errno.ENOMEM: "there is no memory left",
+    errno.ENOBUFS: "there is no memory left for sockets",
+}
+
+
+def of_host(error: Exception) -> MirrordError | None:
+    """What an error says about the host, of a system call or for want of threads; None: it is another's, or a bug.
+
+    The code is `no_resources` where the same may go well later, else `host_error`.
+    """
+    if isinstance(error, OSError):
+        if error.errno in _LACKS:
+            return HostError("no_resources", f"{_LACKS[error.errno]}; try again later")
+        return HostError("host_error", str(error.strerror or error))
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):  # of threading.Thread.start
+        return HostError("no_resources", "no more threads can be started (TasksMax= of its unit); try again later")
+    if isinstance(error, MemoryError):
+        return HostError("no_resources", f"{_LACKS[errno.ENOMEM]}; try again later")
+    return None

@@ -96,6 +96,9 @@ TEXT_OR_LIST: dict[str, Any] = {"anyOf": [TEXT, {"type": "array", "items": TEXT}
 NUMBER_OR_LIST: dict[str, Any] = {"anyOf": [{"type": "integer"}, {"type": "array", "items": {"type": "integer"}}]}
 
 
+MOST_VALUES = 4096  # in a list
+
+
 def one_or_more(parse: Callable[[object], T]) -> Callable[[object], tuple[T, ...]]:
     """Read one value or a list of them. An empty list is refused: it could mean everything or nothing."""
 
@@ -104,6 +107,8 @@ def one_or_more(parse: Callable[[object], T]) -> Callable[[object], tuple[T, ...
             return (parse(value),)
         if not value:
             raise unexpected("at least one value", value)
+        if len(value) > MOST_VALUES:
+            raise ValueError(f"expected at most {MOST_VALUES} values, not {len(value)}")
         return tuple(parse(item) for item in value)
 
     return parse_all
@@ -439,9 +444,14 @@ def _device_or_glob(value: object) -> str:
     return value
 
 
+LONGEST_PATH = 4095  # linux/limits.h, PATH_MAX, which counts the byte that ends it
+
+
 def _path(value: object) -> str:
     if not isinstance(value, str) or not value.startswith("/") or "\0" in value or ".." in value.split("/"):
         raise unexpected('an absolute path without ".."', value)
+    if len(value.encode()) > LONGEST_PATH:
+        raise unexpected(f"a path of at most {LONGEST_PATH} bytes", value)
     return value
 
 
@@ -481,3 +491,45 @@ OptionalSocket = Annotated[str, Written(_socket, _same, TEXT)]
 Netns = Annotated[str, Written(_netns, _same, TEXT)]
 VlanId = Annotated[int, Between(1, 4094)]
 VlanIds = Annotated[tuple[int, ...], Written(one_or_more(Between(1, 4094).parse), shown_by(_same), NUMBER_OR_LIST)]
+
+
+# VMs and containers.
+
+_MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
+_GUEST = re.compile(r"[^\x00-\x1f\x7f/]{1,255}")
+
+
+def _nic(value: object) -> int | str:
+    """An index, a MAC address (in lower case from now on), or every NIC."""
+    if isinstance(value, str) and (value == "*" or _MAC.fullmatch(value)):
+        return value.lower()
+    try:
+        return Between(0, 255).parse(value)
+    except ValueError:
+        raise unexpected('the index of a NIC, from 0 on, its MAC address, or "*"', value) from None
+
+
+def _one_nic(value: object) -> int | str:
+    if value == "*":
+        raise unexpected("the index or the MAC address of one NIC", value)
+    return _nic(value)
+
+
+def _guest(value: object) -> str:
+    if isinstance(value, str) and GLOB.search(value):
+        raise unexpected("one name, not a pattern", value)
+    return _guest_or_glob(value)
+
+
+_guest_or_glob = _matching(_GUEST, "a name or an id of at most 255 characters")
+_NIC_SCHEMA: dict[str, Any] = {"anyOf": [{"type": "integer"}, TEXT]}
+_LABEL = re.compile(r"[^\x00-\x1f\x7f=\s]{1,255}(=[^\x00-\x1f\x7f]{0,255})?")
+
+Guest = Annotated[str, Written(_guest, _same, TEXT)]
+GuestOrGlob = Annotated[str, Written(_guest_or_glob, _same, TEXT)]
+Nic = Annotated[int | str, Written(_one_nic, _same, _NIC_SCHEMA)]
+Nics = Annotated[int | str, Written(_nic, _same, _NIC_SCHEMA)]
+Label = Annotated[str, Written(_matching(_LABEL, 'a label: "app" or "app=web"'), _same, TEXT)]
+Uri = Annotated[str, Written(_matching(re.compile(r"[a-z][a-z0-9+.-]*:[!-~]+"), "a URI of libvirt"), _same, TEXT)]
+_ENGINE = re.compile(r"auto|podman|docker|/[^\0]{1,106}")
+Engine = Annotated[str, Written(_matching(_ENGINE, '"auto", "podman", "docker" or the path of a socket'), _same, TEXT)]

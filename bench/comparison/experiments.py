@@ -38,6 +38,18 @@ VXLAN: Mapping[str, tuple[Run, str]] = {
     "mirrord, socket, gso on, kernel segments": (mirrord(**SOCKET, **ON), "null"),
     "mirrord, socket, gso off": (mirrord(**SOCKET, **OFF), "null"),
 }
+AUTO = {"gso": '"auto"'}
+ORDER: Mapping[str, tuple[Run, str]] = {
+    "packet, gso auto, device segments": (mirrord(**PACKET, **AUTO), "offload"),
+    "packet, gso auto, kernel segments": (mirrord(**PACKET, **AUTO), "null"),
+    "packet, gso off": (mirrord(**PACKET, **OFF), "null"),
+    "socket, gso auto, device segments": (mirrord(**SOCKET, **AUTO), "offload"),
+    "socket, gso auto, kernel segments": (mirrord(**SOCKET, **AUTO), "null"),
+    "socket, gso off": (mirrord(**SOCKET, **OFF), "null"),
+    "packet, gso on, which overtakes, device segments": (mirrord(**PACKET, **ON), "offload"),
+    "packet, gso on, which overtakes, kernel segments": (mirrord(**PACKET, **ON), "null"),
+    "socket, gso on, which overtakes, kernel segments": (mirrord(**SOCKET, **ON), "null"),
+}
 DEVICE: Mapping[str, Run] = {
     "tc mirred": tc_mirred("egress", "source", tunnel=False),
     "mirrord": mirrord("device"),
@@ -72,7 +84,7 @@ LOADS: Mapping[str, tuple[object, ...]] = {
 
 
 class Experiments:
-    """`tables` by title. A round of everything is `paced`, `devices`, `by_wire`, `scripts` and `full_rate`."""
+    """`tables` by title. A round of everything is `paced`, `order`, `devices`, `by_wire`, `scripts` and `full_rate`."""
 
     def __init__(self, bed: Testbed, milliseconds: int) -> None:
         self.bed, self.milliseconds = bed, milliseconds
@@ -116,6 +128,12 @@ class Experiments:
         for flows in (1, 64):
             title = f"VXLAN, {PACED} frames/s of 64 bytes, {'one flow' if flows == 1 else f'{flows} flows in turn'}"
             self._rows(title, VXLAN, "--rate", PACED, "--flows", flows)
+
+    def order(self) -> None:
+        """What it costs to keep the order of capture: flows that take turns leave little to join."""
+        for flows, words in ((1, "one flow"), (64, "64 flows in turn")):
+            title = f"Order, {PACED} frames/s of 64 bytes, {words}"
+            self._rows(title, ORDER, "--rate", PACED, "--flows", flows)
 
     def devices(self) -> None:
         """To a device, as they come."""

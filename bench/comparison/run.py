@@ -1,7 +1,8 @@
 """Compares mirrord with what else can mirror on a Linux host, and writes the figures to bench/results.
 
 Run as root, on a machine with nothing else to do: `python -m bench.comparison.run [--quick | --rounds N]`. A round runs
-every subject once; the tables show medians over the rounds. `goals.py` says what is aimed at.
+every subject once; the tables show medians over the rounds. `goals.py` says what is aimed at. `--only order` measures
+what it costs to keep the order of capture, nothing else, and prints it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from tests.support.topology import Topology
 RESULTS = Path(__file__).parents[1] / "results"
 
 
-def measure(bed: Testbed, *, rounds: int, milliseconds: int) -> list[Table]:
+def measure(bed: Testbed, *, rounds: int, milliseconds: int, only: str = "") -> list[Table]:
     """Every table, after so many rounds. What is slow to set up is measured in the first round alone."""
     experiments, operation = Experiments(bed, milliseconds), Operation(bed, milliseconds)
     streams = Streams(bed, milliseconds)
@@ -35,6 +36,7 @@ def measure(bed: Testbed, *, rounds: int, milliseconds: int) -> list[Table]:
         begun = time.monotonic()
         for experiment in (
             experiments.paced,
+            experiments.order,
             experiments.full_rate,
             experiments.devices,
             experiments.by_wire,
@@ -43,7 +45,8 @@ def measure(bed: Testbed, *, rounds: int, milliseconds: int) -> list[Table]:
             operation.start,
             *((experiments.scripts, operation.latency, operation.idle) if number == 0 else ()),
         ):
-            experiment()
+            if only in ("", experiment.__name__):
+                experiment()
         print(f"round {number + 1} of {rounds}: {time.monotonic() - begun:.0f} s", file=sys.stderr)
     return [*experiments.tables.values(), *streams.tables.values(), *operation.tables.values()]
 
@@ -63,6 +66,7 @@ def main() -> None:
     parser.add_argument(
         "--results", type=Path, default=Path(__file__).parents[1] / "results", help="folder to write to"
     )
+    parser.add_argument("--only", default="", metavar="EXPERIMENT", help='print the tables of one, such as "order"')
     options = parser.parse_args()
     if os.geteuid() != 0:
         parser.error("must be root: it makes network namespaces")
@@ -71,7 +75,11 @@ def main() -> None:
     rounds = 1 if options.quick else options.rounds
     with tempfile.TemporaryDirectory() as folder, Topology() as net:
         bed = Testbed(net, Path(folder))
-        tables = measure(bed, rounds=rounds, milliseconds=300 if options.quick else 600)
+        milliseconds = 300 if options.quick else 600
+        tables = measure(bed, rounds=rounds, milliseconds=milliseconds, only=options.only)
+    if options.only:
+        print("\n".join(table.markdown() for table in tables))
+        return
     stolen_after, ticks_after = stolen()
     described["rounds"] = str(rounds)
     described["stolen_by_the_hypervisor"] = f"{(stolen_after - stolen_before) / (ticks_after - ticks_before):.0%}"

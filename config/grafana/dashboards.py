@@ -121,8 +121,10 @@ def causes(labels: str) -> list[Panel]:
 
 
 def altered(labels: str) -> Panel:
-    queries = {name: rate(f"{name}_frames", labels) for name in ("truncated", "segmented", "fragmented")}
-    return graph("Altered", queries, "pps", "Copies cut, super-frames split, copies sent in IP fragments.")
+    names = ("truncated", "segmented", "fragmented", "unplaced")
+    queries = {name: rate(f"{name}_frames", labels) for name in names}
+    text = "Copies cut, super-frames split, copies sent in IP fragments; fragments sampled without their first one."
+    return graph("Altered", queries, "pps", text)
 
 
 def overview() -> list[Panel]:
@@ -176,6 +178,15 @@ def overview() -> list[Panel]:
             {of: rate('dropped_frames{reason="ring_full"}', ALL, key)},
             "pps",
             "Frames that the host was too slow to take out of the ring.",
+        ),
+        graph(
+            "Workers in trouble",
+            {
+                "{{instance}}: make no progress": f"mirrord_worker_stalled{{{HOST}}}",
+                "{{instance}}: errors in five minutes": f"increase(mirrord_worker_failures_total{{{HOST}}}[5m])",
+            },
+            "short",
+            "A writer waits for its disk; any other that stands still is stuck. Errors are in the log.",
         ),
         altered(ALL),
         graph(

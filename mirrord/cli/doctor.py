@@ -12,6 +12,7 @@ from mirrord.cli.asker import REFUSED, Asker
 from mirrord.cli.clock import synchronised
 from mirrord.cli.screen import Screen
 from mirrord.cli.tables import coloured
+from mirrord.client import Client
 
 CLOCK = {
     "severity": "warning",
@@ -29,12 +30,16 @@ def doctor(ask: Asker, mirror: str | None) -> None:
     """Find what is wrong, with one mirror or with all, and tell what to do.
 
     Looks at links, routes, next hops, MTU, shaping, rings, counters, the clock, files and the kernel's features.
+    Tells also which capabilities the daemon has kept.
     Exit status: 1 when there is an error, 0 when there are warnings at most.
     """
     findings = ask.answer(lambda client: client.doctor(mirror))
     if not synchronised():
         findings.append(CLOCK)
     ask.show(findings, _show)
+    if not ask.as_json:
+        kept = ask.answer(Client.status)["capabilities"]
+        Screen().print(f"capabilities of the daemon: {', '.join(kept)}")
     if any(one["severity"] == "error" for one in findings):
         sys.exit(REFUSED)
 

@@ -41,10 +41,12 @@ PLACES = {
     "apply": "objects",
     "export": "objects",
     "audit": "audit",
+    "sources": "sources",
     "top": "top",
     "doctor": "doctor",
     "explain": "explain",
     "capture": "capture",
+    "extcap": "extcap",
     "reload": "show",
 }
 """The module of each command, and what it is called there if that is not its name."""

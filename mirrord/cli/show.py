@@ -60,6 +60,7 @@ def status(ask: Asker, mirror: str | None, *, live: bool) -> None:
             f"mirrord {answer['version']}, pid {answer['pid']}, {answer['dataplane']} data plane,"
             f" {answer['config']['path']}{where}"
         )
+        screen.print(f"capabilities: {', '.join(answer['capabilities'])}")
         for problem in answer["config"]["problems"]:
             screen.print(f"last reload refused: {problem}", "red")
         if answer["state"]["problem"]:

@@ -22,10 +22,12 @@ COMMANDS = {
     "apply": "Make the run-time objects that a file names as the file has them: all of them, or if one is refused, none.",
     "export": "Print what was made at run time, as TOML that `apply` takes; keys that are as by default are left out.",
     "audit": "Show who changed what, when, with what result; refusals too.",
+    "sources": "List what could be mirrored: devices, VMs and containers, their rates, and who mirrors them now.",
     "top": "Watch the sessions live, the busiest first; q or Ctrl-C ends it.",
     "doctor": "Find what is wrong, with one mirror or with all, and tell what to do.",
     "explain": "Tell which rule takes each packet of a capture file, and why the rules before it did not.",
     "capture": "Write what a session mirrors, live, as pcapng; the session does not notice.",
+    "extcap": "Have Wireshark list sessions as interfaces.",
     "reload": "Have the daemon read its configuration again, as SIGHUP does.",
 }
 
@@ -39,16 +41,16 @@ HELP = {
     "filter": "The name of a filter; left out: every frame.",
     "destination": "Where copies go.",
     "snaplen": "Bytes of the mirrored frame that are kept; 0: all.",
-    "sampling_rate": "One in n flows, by a symmetric flow hash: whole conversations, both directions.",
+    "sampling_rate": "One in n conversations, whole, both directions: TCP connections, and of all else what two addresses say to each other by one protocol.",
     "rate_limit": "Bound on the sent bits a second, outer headers included, in tc's units; 0: none.",
     "on_mtu_exceeded": "What becomes of a copy larger than the path MTU.",
     "count_rules": "Count what each accept rule matched.",
     "mirror_tunnels": "Also mirror tunnel packets to or from configured destinations and listeners.",
     "capture": "How frames are read: a ring, a plain socket, or what fits the load.",
     "ring_size": "Memory of this session's ring; left out: daemon.ring_size.",
-    "workers": "Threads for one busy source.",
+    "workers": "Threads for one busy source, each for some of its pairs of addresses.",
     "transmit": "How copies leave: packet (AF_PACKET, headers made by mirrord), socket (the kernel routes), or what fits the device.",
-    "gso": "Send runs of equal copies as one message.",
+    "gso": "Send copies of equal length as one message.",
     "pause_above": "Pause while the destination's link is busier than this share of its speed; empty: never.",
 }
 
@@ -103,6 +105,21 @@ SOURCES: dict[str, Keys] = {
         "bridge": (),
         "vlan": (),
     },
+    "vm": {
+        "vlan": (),
+        "type": ("vm",),
+        "vm": (),
+        "nic": (),
+        "connection": (),
+    },
+    "container": {
+        "vlan": (),
+        "type": ("container",),
+        "container": (),
+        "label": (),
+        "nic": (),
+        "engine": (),
+    },
     "vxlan": {
         "local": (),
         "allow": (),
@@ -126,12 +143,22 @@ SOURCES: dict[str, Keys] = {
 
 DESTINATIONS: dict[str, Keys] = {
     "device": {
-        "type": ("device",),
-        "device": (),
         "vlan": (),
         "original_vlan": ("strip", "keep"),
-        "netns": (),
         "normal_io": ("true", "false"),
+        "type": ("device",),
+        "device": (),
+        "netns": (),
+        "allow_default_route": ("true", "false"),
+    },
+    "vm": {
+        "vlan": (),
+        "original_vlan": ("strip", "keep"),
+        "normal_io": ("true", "false"),
+        "type": ("vm",),
+        "vm": (),
+        "nic": (),
+        "connection": (),
         "allow_default_route": ("true", "false"),
     },
     "vxlan": {

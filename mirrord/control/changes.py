@@ -20,7 +20,7 @@ from mirrord.control.http.peers import Caller
 from mirrord.control.planning.plan import Entry, Key
 from mirrord.control.service import Service
 from mirrord.control.store import AuditRecord, Store, Write
-from mirrord.errors import ConfigError, MirrordError, Problem, Refused
+from mirrord.errors import ConfigError, MirrordError, Problem, Refused, of_host
 from mirrord.values import unexpected
 
 SECTION = {"mirror": "mirrors", "session": "mirrors", "filter": "filters", "flow_network": "flow_networks"}
@@ -150,11 +150,11 @@ class Changes:
             return await run(self._service, after, None)
 
     async def reload(self, caller: Caller) -> None:
-        """Take over the files as they are now. ConfigError: the old configuration runs on."""
+        """Take over the files as they are now. ConfigError, HostError: the old configuration runs on."""
         record = AuditRecord(caller, "reload", "daemon")
         try:
             await self._service.reload()
-        except ConfigError as error:
+        except MirrordError as error:
             await asyncio.to_thread(self.store.note, record.refused(error))
             raise
         await asyncio.to_thread(self.store.note, record)
@@ -192,6 +192,12 @@ class Changes:
                 if not condition.dry_run:
                     await asyncio.to_thread(self.store.note, record.refused(error))
                 raise
+            except (OSError, RuntimeError, MemoryError) as error:
+                host = of_host(error)
+                if host is None:
+                    raise
+                await asyncio.to_thread(self.store.note, record.refused(host))
+                raise host from error
         name = target.name if new is None else new["name"]
         return Done(target._replace(name=name), old is None, after, warnings)
 
@@ -370,8 +376,8 @@ def _doubts(before: Mapping[Key, Entry], after: Mapping[Key, Entry]) -> Iterator
     told = set()
     for key, entry in after.items():
         old = before.get(key)
-        known = (*old.warnings, old.reason) if old else ()
-        for text in (*entry.warnings, entry.reason):
+        known = (*old.warnings, old.reason, old.trouble) if old else ()
+        for text in (*entry.warnings, entry.reason, entry.trouble):
             if text and text not in known and (key.mirror, key.session, text) not in told:
                 told.add((key.mirror, key.session, text))
                 waits = f"waiting: {text}" if text == entry.reason else text

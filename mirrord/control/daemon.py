@@ -11,6 +11,7 @@ import gc
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,11 +27,12 @@ from mirrord.control.http.peers import myself
 from mirrord.control.http.sockets import Addresses
 from mirrord.control.logs import logger
 from mirrord.control.notify import notify
+from mirrord.control.privileges import Privileges
 from mirrord.control.running.pipelines import Pipelines
 from mirrord.control.service import Service
-from mirrord.control.store import Store
+from mirrord.control.store import LOOK_SECONDS, Store
 from mirrord.dataplane import native
-from mirrord.errors import ConfigError, HostError
+from mirrord.errors import ConfigError, HostError, MirrordError, of_host
 
 if TYPE_CHECKING:
     from mirrord.control.http.server import Server
@@ -39,6 +41,8 @@ log = logger("daemon")
 
 # linux/capability.h; the first is for SO_MARK and promiscuity, the second for AF_PACKET
 CAPABILITIES = {12: "CAP_NET_ADMIN", 13: "CAP_NET_RAW"}
+THREADS = 6
+"""For what blocks: to apply a plan, to keep a change, to look at the host."""
 SWITCH_SECONDS = 0.0005
 """How long the control plane may keep a worker waiting for the interpreter: Python's own 5 ms shows in the latency."""
 
@@ -78,9 +82,12 @@ def main(path: str, log_format: str, *, check: bool) -> None:
         dataplane = choose_dataplane(loaded.config.daemon.dataplane)
         sys.setswitchinterval(SWITCH_SECONDS)
         uvloop.run(run(path, loaded, dataplane))
-    except HostError as error:
-        click.echo(logs.with_priority("error", f"mirrord: {error}"), err=True)
-        sys.exit(error.exit_status)
+    except (HostError, OSError, RuntimeError) as error:
+        host = error if isinstance(error, HostError) else of_host(error)
+        if host is None:
+            raise
+        click.echo(logs.with_priority("error", f"mirrord: {host}"), err=True)
+        sys.exit(host.exit_status)
 
 
 def require_capabilities() -> None:
@@ -113,22 +120,24 @@ async def run(path: str, loaded: config.Loaded, dataplane: str) -> None:
     loop.add_signal_handler(signal.SIGHUP, early.set)  # else it would end what is not running yet
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.set_default_executor(limits.started(THREADS, "control"))
     pipelines = Pipelines(native=dataplane == "native", nice=loaded.config.daemon.nice)
     store = Store(loaded.config.daemon.state)
-    service = Service(path, remember(loaded, store), Links(), pipelines, dataplane)
+    privileges = Privileges()
+    service = Service(path, remember(loaded, store), Links(), pipelines, dataplane, privileges)
     changes = Changes(service, store)
     addresses = Addresses()
     server: Server | None = None
     try:
         addresses.take(loaded.config.daemon)
+        privileges.settle(path, service.loaded)  # there is one thread so far: all others have what it keeps
         await service.start()
         server = await open_server(service, changes, addresses)
         await serve(service, changes, stop, early)
     finally:
         notify("STOPPING=1")
-        await service.stop()
-        if server is not None:
-            await server.close()
+        # together: who reads a live capture no more holds up its door for a second
+        await asyncio.gather(service.stop(), *([server.close()] if server is not None else []))
         addresses.close()
         store.close()
     log.info("stopped")
@@ -173,7 +182,7 @@ async def serve(service: Service, changes: Changes, stop: asyncio.Event, early: 
     notify("READY=1")
     gc.freeze()  # what the start made stays: a full collection would look at it again, with 500 sessions for 50 ms
     told = asyncio.create_task(stop.wait())
-    tasks = [told, asyncio.create_task(service.follow()), asyncio.create_task(service.tick())]
+    tasks = [told, *map(asyncio.create_task, (service.follow(), service.tick(), watch(changes.store)))]
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in (*tasks, *reloads):
         task.cancel()
@@ -181,11 +190,19 @@ async def serve(service: Service, changes: Changes, stop: asyncio.Event, early: 
         task.result()
 
 
+async def watch(store: Store) -> None:
+    """See from time to time that the state database is still there."""
+    while True:
+        await asyncio.sleep(LOOK_SECONDS)
+        with suppress(RuntimeError):  # no thread can be had now
+            await asyncio.to_thread(store.look)
+
+
 async def reload(changes: Changes) -> None:
-    """Reload on a signal: every problem has been logged, and the old configuration runs on."""
+    """Reload on a signal: what is wrong has been logged, and the old configuration runs on."""
     try:
         await changes.reload(myself())
-    except ConfigError:
+    except MirrordError:
         log.warning("the old configuration stays")
 
 

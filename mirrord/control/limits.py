@@ -4,15 +4,33 @@ from __future__ import annotations
 
 import os
 import resource
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from mirrord.errors import HostError
+from mirrord.errors import HostError, of_host
 
 
 def raise_descriptors() -> None:
     """Allow as many descriptors as the host lets us have: a UDP destination alone has dozens."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def started(count: int, name: str) -> ThreadPoolExecutor:
+    """A pool whose threads run already, so that no job fails later for want of one. HostError.
+
+    A pool that cannot start a thread for a job tells so and keeps the job for the next thread: it is done all the same.
+    """
+    pool, all_there = ThreadPoolExecutor(count, thread_name_prefix=name), threading.Barrier(count + 1)
+    try:
+        for _ in range(count):
+            pool.submit(all_there.wait)
+    except RuntimeError as error:
+        all_there.abort()
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise of_host(error) or error from error
+    all_there.wait()
+    return pool
 
 
 def require_nice(nice: int) -> None:

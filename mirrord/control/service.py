@@ -18,23 +18,30 @@ from mirrord.control import logs
 from mirrord.control.configuration import config
 from mirrord.control.configuration.config import Loaded
 from mirrord.control.configuration.validation import not_found, session_path
+from mirrord.control.guests.inventory import Inventory
+from mirrord.control.guests.managers import Managers, usual
+from mirrord.control.host import device_rate
 from mirrord.control.host.leases_in_kernel import all_held
 from mirrord.control.host.links import Lease, Links, View
 from mirrord.control.host.namespaces import Namespaces
 from mirrord.control.logs import logger
 from mirrord.control.notify import notify, reloading, watchdog_seconds
-from mirrord.control.planning import plan
+from mirrord.control.planning import guests, plan
+from mirrord.control.planning.guests import Resolved
 from mirrord.control.planning.selection import Selections
+from mirrord.control.privileges import Privileges, held
 from mirrord.control.reporting import doctor, probes, report
-from mirrord.control.reporting.metrics import Reload, Row
+from mirrord.control.reporting import guests as guest_findings
+from mirrord.control.reporting.metrics import Reload, Row, WorkerState
+from mirrord.control.reporting.sources import sources
 from mirrord.control.running.breaker import Breaker
 from mirrord.control.running.flow_networks import FlowNetworks
 from mirrord.control.running.live import Live
 from mirrord.control.running.pipelines import Pipelines
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.netns import own_name
-from mirrord.errors import ConfigError, MirrordError, Refused
-from mirrord.model import Config
+from mirrord.errors import ConfigError, MirrordError, Refused, of_host
+from mirrord.model import Config, Filter, Mirror, Session
 
 log = logger("service")
 
@@ -54,6 +61,9 @@ TOGETHER_SECONDS = 0.002
 AHEAD_SECONDS = 0.2
 """How much of the time between turns may be saved up while nothing happens: no turn of a short burst has to wait."""
 
+GUESTS_HAVE = frozenset({"tun", "macvtap", "veth"})
+"""Kinds of devices that are the host's end of a guest's NIC."""
+
 AT_START = ("socket", "socket_group", "read_only_socket", "read_only_group", "metrics", "state", "dataplane", "nice")
 """Keys of [daemon] that are read at start only."""
 
@@ -61,7 +71,16 @@ AT_START = ("socket", "socket_group", "read_only_socket", "read_only_group", "me
 class Service:
     """The daemon without its server. Call `start`, then keep `follow` and `tick` running until `stop`."""
 
-    def __init__(self, path: str, loaded: Loaded, links: Links, pipelines: Pipelines, dataplane: str) -> None:
+    def __init__(
+        self,
+        path: str,
+        loaded: Loaded,
+        links: Links,
+        pipelines: Pipelines,
+        dataplane: str,
+        privileges: Privileges,
+    ) -> None:
+        self._privileges = privileges
         self.path, self.loaded, self.dataplane = path, loaded, dataplane
         self._begun = {key: getattr(loaded.config.daemon, key) for key in AT_START}
         self.last_reload = Reload(succeeded_at=time.time())
@@ -73,8 +92,13 @@ class Service:
         self._changed = asyncio.Event()
         self._breaker = Breaker()
         self._rates: report.Rates = {}
+        self._lacks = ""  # what the host did not have for the last turn, as logged
         self._flow_networks: FlowNetworks | None = None
         self._leases: dict[str, Lease] = {}
+        self._managers = Managers(self._changed.set)
+        self._taps: frozenset[int] = frozenset()
+        self._resolved = Resolved(loaded.config)
+        self._known: tuple[Config, Inventory] = (loaded.config, {})  # what it was resolved from
         self._selections = Selections(loaded.config)
 
     async def start(self) -> None:
@@ -94,9 +118,27 @@ class Service:
             await asyncio.sleep(TOGETHER_SECONDS)
             self._changed.clear()
             due = max(due, time.monotonic())
-            spent = await self._refresh()
+            spent = await self._try_again()
             due += min(max(3 * spent, least), longest)
             await asyncio.sleep(due - AHEAD_SECONDS - time.monotonic())
+
+    async def _try_again(self) -> float:
+        """A turn; where the host lacks something for it now, there is another one soon."""
+        try:
+            spent = await self._refresh()
+        except (OSError, RuntimeError) as error:
+            host = of_host(error)
+            if host is None:
+                raise
+            self._put_off(host)
+            return 0.0
+        self._lacks = ""
+        return spent
+
+    def _put_off(self, host: MirrordError) -> None:
+        if self._lacks != host.message:
+            log.error("cannot follow the host: tried again", reason=host.message)
+        self._lacks = host.message
 
     async def tick(self) -> None:
         """Work out rates, look for what nobody tells of, and feed the watchdog while every worker makes progress."""
@@ -106,6 +148,8 @@ class Service:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now, counted = time.monotonic(), self._pipelines.counters()
+            if self._pipelines.tend_workers():
+                self._changed.set()
             self._pipelines.log_troubles()
             await self._break(now)
             self._rates = report.rates(before, counted, now - looked)
@@ -116,15 +160,11 @@ class Service:
             if _too_large(counted) > _too_large(before) or self._links.moved() or self._pipelines.told():
                 self._changed.set()
             before, looked = counted, now
-            if now - retried >= RETRY_SECONDS and self._pipelines.failing():
+            if now - retried >= RETRY_SECONDS and (self._lacks or self._pipelines.failing()):
                 retried = now
                 self._changed.set()
-            if patience:
-                stalled = self._pipelines.stalled(patience)
-                if stalled:
-                    log.error("worker makes no progress", workers=stalled)
-                else:
-                    notify("WATCHDOG=1")
+            if patience and not self._pipelines.stands_still(patience):
+                notify("WATCHDOG=1")
 
     async def _break(self, now: float) -> None:
         """Pause what copies onto a link that is too busy. Not while pipelines change: they are looked at later."""
@@ -145,7 +185,9 @@ class Service:
     def as_files_are(self) -> Loaded:
         """The configuration files as they are now, with what was made at run time. ConfigError."""
         try:
-            return config.restore(config.read(self.path), self.loaded.made, self.loaded.set_aside)
+            new = config.restore(config.read(self.path), self.loaded.made, self.loaded.set_aside)
+            self._refuse_lacking(new)
+            return new  # noqa: TRY300 (both are what may be refused)
         except ConfigError as error:
             located = [one if one.file else one._replace(file="made at run time") for one in error.problems]
             raise ConfigError(located, error.code) from None
@@ -162,7 +204,16 @@ class Service:
             if getattr(new.config.daemon, key) != value:
                 log.warning("takes effect at the next start", key=f"daemon.{key}")
         logs.level(new.config.daemon.log_level)
-        await self._refresh(new)
+        try:
+            await self._refresh(new)
+        except (OSError, RuntimeError) as error:
+            host = of_host(error)
+            if host is None:
+                raise
+            self.last_reload.successful, self.last_reload.problems = False, [host.message]
+            log.error("reload failed", reason=host.message)  # noqa: TRY400 (no bug, no traceback)
+            self._changed.set()  # what of it was applied is not wanted
+            raise host from error
         self.last_reload.successful, self.last_reload.problems = True, []
         self.last_reload.succeeded_at = time.time()
         log.info("reloaded", path=self.path)
@@ -171,22 +222,32 @@ class Service:
         """Run a changed configuration; for who holds `changing`.
 
         `keep` is called, on a thread, when it is known what is to run and before anything is touched: if it raises, all
-        stays as it was. Refused: the host does not allow a session that the change begins.
+        stays as it was. Refused: the host does not allow a session that the change begins. ConfigError: it needs a
+        capability that was given up.
         """
+        self._refuse_lacking(new)
         try:
             await self._refresh(new, keep)
-        except MirrordError:
+        except (MirrordError, OSError, RuntimeError):
             self._changed.set()  # what was looked at for it, flow networks above all, is not wanted any more
             raise
 
     async def check(self, new: Loaded) -> dict[plan.Key, plan.Entry]:
         """What would run of a changed configuration; nothing is touched. Refused: as by `change`."""
+        self._refuse_lacking(new)
         async with self._turn:
             names, paths = plan.namespaces(new.config), plan.paths(new.config, self._leases)
             view = replace(await self._links.read(paths, names), leases=self._leases)
-            entries = plan.make(new.config, view, native=self.dataplane == "native")
+            inventory = await self._managers.inventory(guests.places(new.config))
+            resolved = guests.resolve(new.config, inventory)
+            entries = plan.make(resolved, view, native=self.dataplane == "native")
         self._refuse_failing(entries)
         return entries
+
+    def _refuse_lacking(self, new: Loaded) -> None:
+        """ConfigError when it needs a capability that was given up."""
+        if problems := self._privileges.lacking(self.path, self.loaded, new):
+            raise ConfigError(problems, "refused")
 
     async def stop(self) -> None:
         """End every pipeline without losing a frame on its way."""
@@ -195,21 +256,23 @@ class Service:
             if self._flow_networks:
                 await self._flow_networks.close()
             await self._links.close()
+            await self._managers.close()
 
     async def _refresh(self, new: Loaded | None = None, keep: Callable[[], None] | None = None) -> float:
         """One turn; the seconds that it took to look and to plan: to act is mostly to wait for the kernel."""
         async with self._turn:
             begun = time.monotonic()
             loaded = new or self.loaded
-            if loaded.config is not self._selections.config:
-                self._selections = Selections(loaded.config)
             view = await self._look(loaded.config)
-            entries = plan.make(loaded.config, view, self._selections, native=self.dataplane == "native")
+            resolved = await self._resolve(loaded.config, view)
+            if resolved.config is not self._selections.config:
+                self._selections = Selections(resolved.config)
+            entries = plan.make(resolved, view, self._selections, native=self.dataplane == "native")
             spent = time.monotonic() - begun
             if keep:
                 self._refuse_failing(entries)
                 await asyncio.to_thread(keep)
-            await asyncio.to_thread(self._pipelines.apply, entries)
+            await self._apply(entries, kept=keep is not None)
             if self._flow_networks:
                 await self._flow_networks.give_back()
             if new:
@@ -221,6 +284,16 @@ class Service:
                     log.error("set aside, does not run", section=one.section, name=one.name, reason=one.reason)
             self.loaded = loaded
             return spent
+
+    async def _apply(self, entries: Mapping[plan.Key, plan.Entry], *, kept: bool) -> None:
+        """Apply a plan. What is kept already is in force: what the host lacks for it is tried again."""
+        try:
+            await asyncio.to_thread(self._pipelines.apply, entries)
+        except (OSError, RuntimeError) as error:
+            host = of_host(error)
+            if host is None or not kept:
+                raise
+            self._put_off(host)
 
     def _refuse_failing(self, entries: Mapping[plan.Key, plan.Entry]) -> None:
         """Refused when the host forbids a session, and did not forbid it before."""
@@ -242,6 +315,17 @@ class Service:
             view = await self._links.read(plan.paths(wanted, leases), names)
         return replace(view, leases=leases)
 
+    async def _resolve(self, wanted: Config, view: View) -> Resolved:
+        """The configuration by the devices that guests have now. A tap that comes or goes is news of a guest."""
+        inventory = await self._managers.inventory(guests.places(wanted))
+        taps = frozenset(link.index for link in view.links.values() if link.kind in GUESTS_HAVE)
+        if taps != self._taps:
+            self._taps = taps
+            self._managers.nudge()
+        if wanted is not self._known[0] or inventory != self._known[1]:
+            self._known, self._resolved = (wanted, inventory), guests.resolve(wanted, inventory)
+        return self._resolved
+
     def _lend(self) -> FlowNetworks:
         if self._flow_networks is None:
             self._flow_networks = FlowNetworks(self._changed.set)
@@ -259,7 +343,9 @@ class Service:
 
     async def live(self, mirror: str, session: str, source: str | None) -> Live:
         """A live look at what a session mirrors on one device. MirrordError, also when it is not said which device."""
-        sessions = [one["name"] for one in self.mirror(mirror)["sessions"]]
+        if mirror not in self.loaded.config.mirrors:
+            raise not_found("mirror", mirror, self.loaded.config.mirrors)
+        sessions = [one.name for one in self.loaded.config.mirrors[mirror].sessions]
         if session not in sessions:
             raise not_found("session", session, sessions)
         keys = {row.entry.key.source: row.entry.key for row in self.rows() if row.entry.key[:2] == (mirror, session)}
@@ -274,18 +360,23 @@ class Service:
         except OSError as error:
             raise Refused(f"{source} cannot be captured: {error.strerror}") from error
 
+    def workers(self) -> WorkerState:
+        """How the workers do."""
+        return WorkerState(len(self._pipelines.stalled()), self._pipelines.worker_failures())
+
     def rule_counts(self) -> Mapping[tuple[str, int], int]:
         """Frames by the filter and priority of the rule that accepted them."""
         return self._pipelines.rule_counts()
 
     def status(self) -> dict[str, Any]:
-        """The daemon and every session."""
+        """The daemon and every session, which are an iterator."""
         return {
             "version": __version__,
             "pid": os.getpid(),
             "dataplane": self.dataplane,
             "started_at": self._started,
             "netns": self._netns,
+            "capabilities": sorted(held()),
             "config": {
                 "path": self.path,
                 "last_reload_successful": self.last_reload.successful,
@@ -296,20 +387,21 @@ class Service:
                     {"section": one.section, "name": one.name, "reason": one.reason} for one in self.loaded.set_aside
                 ],
             },
-            "sessions": [report.session(row, self._rates) for row in self.rows()],
+            "sessions": (
+                report.session(row, self._rates)
+                for mirror in self._pipelines.mirrors()
+                for row in self._pipelines.rows(mirror)
+            ),
         }
-
-    def mirrors(self) -> list[dict[str, Any]]:
-        """Every mirror, as configured, each session with how it does on each of its source devices."""
-        return [self.mirror(name) for name in self.loaded.config.mirrors]
 
     def mirror(self, name: str, loaded: Loaded | None = None) -> dict[str, Any]:
         """One mirror, of a configuration that ran if not of the one that does. MirrordError `not_found`."""
-        shown = self.object("mirrors", name, loaded)
-        rows = [row for row in self.rows() if row.entry.key.mirror == name]
-        for each in shown["sessions"]:
-            each["running"] = [report.session(r, self._rates) for r in rows if r.entry.key.session == each["name"]]
-        return shown
+        return self.object("mirrors", name, loaded)
+
+    def _session(self, mirror: str, one: Session) -> dict[str, Any]:
+        """A session as configured, and how it does on each of its source devices."""
+        running = (report.session(row, self._rates) for row in self._pipelines.rows(mirror, one.name))
+        return {**one.model_dump(mode="json"), "running": running}
 
     async def doctor(self, mirror: str | None, state: str) -> list[doctor.Finding]:
         """What is wrong, with this mirror or with all, and what to do; `state` is the state database's own problem.
@@ -318,21 +410,38 @@ class Service:
         """
         async with self._turn:
             loaded, view = self.loaded, await self._look(self.loaded.config)
+            resolved = await self._resolve(loaded.config, view)
         if mirror is not None and mirror not in loaded.config.mirrors:
             raise not_found("mirror", mirror, loaded.config.mirrors)
         rows, runs = self.rows(), loaded.config.daemon.model_copy(update=self._begun)
-        loaded = loaded._replace(config=loaded.config.model_copy(update={"daemon": runs}))
+        loaded = loaded._replace(config=resolved.config.model_copy(update={"daemon": runs}))
         host = await asyncio.to_thread(probes.look, runs, view, rows)
-        return doctor.findings(loaded, self.last_reload, view, rows, host, mirror=mirror, state=state)
+        stalled = self._pipelines.stalled()
+        found = doctor.findings(loaded, self.last_reload, view, rows, host, mirror=mirror, state=state, stalled=stalled)
+        return found + guest_findings.findings(*self._known, mirror=mirror)
+
+    async def sources(self) -> list[dict[str, Any]]:
+        """What could be mirrored, and who mirrors it now. Takes 0.2 s, and 2 s where a manager is slow."""
+        async with self._turn:
+            view = await self._look(self.loaded.config)
+        inventory, rates = await asyncio.gather(self._managers.look(usual()), asyncio.to_thread(device_rate.rates))
+        return sources(view, inventory, self.rows(), rates)
 
     def object(self, section: str, name: str, loaded: Loaded | None = None) -> dict[str, Any]:
-        """A mirror, filter or flow network as configured, and where. MirrordError `not_found`."""
+        """A mirror, filter or flow network as configured, and where: a mirror's sessions, each with how it does, and a
+        filter's rules are iterators. MirrordError `not_found`.
+        """
         loaded = loaded or self.loaded
         one = getattr(loaded.config, section).get(name)
         if one is None:
             raise not_found(section.removesuffix("s").replace("_", " "), name, getattr(loaded.config, section))
         file = loaded.origin(section, name)
-        return {"name": name, **one.model_dump(mode="json"), "origin": {"file": file} if file else {"state": True}}
+        shown = {"name": name, **one.model_dump(mode="json", exclude={"rules", "sessions"})}
+        if isinstance(one, Mirror):
+            shown["sessions"] = (self._session(name, session) for session in one.sessions)
+        if isinstance(one, Filter):
+            shown["rules"] = (rule.model_dump(mode="json") for rule in one.rules)
+        return {**shown, "origin": {"file": file} if file else {"state": True}}
 
 
 def _too_large(counted: report.Counted) -> int:

@@ -1,8 +1,10 @@
 """What outlives the daemon: the objects made at run time, and the audit log. SQLite, one short transaction a change.
 
-A database that is damaged is set aside under a name with the time in it, and a new one is begun. One that cannot be
-used (no place, no right, made by a newer mirrord) is left alone: the daemon runs from its files, and every change is
-refused with the reason. Calls block, and may come from any thread.
+A database that is damaged is set aside under a name with the time in it, and a new one is begun with what could be read
+of it; of one that is whole, damaged rows alone are set aside. One that is deleted, replaced or damaged while it is in
+use is written anew with all that it had. One that cannot be used (no place, no right, made by a newer mirrord) is left
+alone: the daemon runs from its files, and every change is refused with the reason. Calls block, and may come from any
+thread.
 """
 
 from __future__ import annotations
@@ -18,15 +20,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mirrord.control.configuration.config import SECTIONS
+from mirrord.control import state_files
 from mirrord.control.http.peers import Caller
 from mirrord.control.logs import logger
-from mirrord.errors import MirrordError, reason
+from mirrord.control.state_files import InUseError, Salvaged, StateLock
+from mirrord.errors import HostError, MirrordError, reason
 
 log = logger("store")
 
 MAX_ROWS, MAX_BYTES = 10_000, 32 << 20
 """How much of the audit log is kept: of what was done, and of what was refused, each."""
+LOOK_SECONDS = 5.0
+"""How often to look whether the file is still there."""
 PRUNE_EVERY = 100  # rows
 BUSY_SECONDS = 2.0
 DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -45,6 +50,9 @@ MIGRATIONS = (
     """,
 )
 """What makes each version of the schema of the one before; the version is in user_version."""
+
+
+KEEP = "INSERT INTO objects VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET written = excluded.written"
 
 
 class AuditRecord(NamedTuple):
@@ -81,30 +89,59 @@ class NotStoredError(MirrordError):
 
 
 class Store:
-    """The database at a path. `problem` says what is wrong with it, "" if nothing is."""
+    """The database at a path. `problem` says what is wrong with it, "" if nothing is. InUseError: another has it."""
 
     def __init__(self, path: str) -> None:
         self.path, self.problem = Path(path), ""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._held: StateLock | None = None
         self._connection: sqlite3.Connection | None = None
+        self._file: os.stat_result | None = None  # the one in use
+        self._objects: dict[tuple[str, str], str] = {}  # as stored, whatever becomes of the file
         self._until_pruned = 0
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._held = StateLock(self.path)
             self._open_or_set_aside()
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, NotStoredError) as error:
             self.close()
             self._report(f"cannot be used: {_reason(error)}")
+        except BaseException:
+            self.close()
+            raise
 
     def objects(self) -> Iterator[tuple[str, str, Any]]:
         """Section, name and what was written, of every object made at run time, in the order of their making."""
-        if self._connection is None:
-            return
-        with self._lock:
-            rows = self._connection.execute("SELECT section, name, written FROM objects ORDER BY rowid").fetchall()
-        for section, name, written in rows:
+        for (section, name), written in self._objects.items():
             yield section, name, json.loads(written)
 
     def write(self, writes: Iterable[Write], *records: AuditRecord) -> None:
         """Keep a change and its rows, all or none, on the disk before it returns. NotStoredError: nothing is kept."""
+        writes = list(writes)
+        with self._lock:
+            self.look()
+            try:
+                self._write(writes, records)
+            except NotStoredError as error:
+                if not (isinstance(error.__cause__, sqlite3.Error) and _damaged(error.__cause__)):
+                    raise
+                self._recover(f"was found damaged ({_reason(error.__cause__)}) while mirrord ran")
+                self._write(writes, records)
+            for one in writes:
+                self._keep(one)
+        self._prune()
+
+    def _keep(self, one: Write) -> None:
+        """The same in memory; what is renamed keeps its place among the others."""
+        key, before = (one.section, one.name), (one.section, one.before)
+        if one.before != one.name and before in self._objects:
+            self._objects = {key if other == before else other: text for other, text in self._objects.items()}
+        if one.text is None:
+            self._objects.pop(key, None)
+        else:
+            self._objects[key] = one.text
+
+    def _write(self, writes: Iterable[Write], records: Iterable[AuditRecord]) -> None:
         with self._transaction("FULL") as connection:
             for one in writes:
                 if one.text is None:
@@ -113,13 +150,9 @@ class Store:
                     if one.before != one.name:  # a row that stays keeps the object's place among the others
                         renamed = (one.name, one.section, one.before)
                         connection.execute("UPDATE objects SET name = ? WHERE section = ? AND name = ?", renamed)
-                    connection.execute(
-                        "INSERT INTO objects VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET written = excluded.written",
-                        (one.section, one.name, one.text),
-                    )
+                    connection.execute(KEEP, (one.section, one.name, one.text))
             for record in records:
                 _insert(connection, record)
-        self._prune()
 
     def note(self, record: AuditRecord) -> None:
         """Keep a row that changes nothing; if that cannot be, it is in the log alone."""
@@ -130,65 +163,157 @@ class Store:
             log.warning("not in the audit log", reason=error.message, **_brief(record))
         self._prune()
 
-    def audit(self, mirror: str | None = None, since: float = 0.0, limit: int = 1000) -> list[dict[str, Any]]:
-        """The newest rows since a time in seconds of the epoch, oldest first; of a mirror by any name it had or has."""
-        if self._connection is None:
-            return []
-        query = (
-            "SELECT * FROM (SELECT * FROM audit WHERE time >= :since AND (:mirror IS NULL OR mirror = :mirror"
-            " OR (operation = 'rename' AND kind = 'mirror' AND json_extract(new, '$.name') = :mirror))"
-            " ORDER BY id DESC LIMIT :limit) ORDER BY id"
-        )
+    def look(self) -> None:
+        """See that the file at the path is the one in use, from time to time; else write it anew."""
         with self._lock:
-            cursor = self._connection.execute(query, {"since": since, "mirror": mirror, "limit": limit})
-            names = [column[0] for column in cursor.description]
-            rows = [dict(zip(names, row, strict=True)) for row in cursor]
-        return [_shown(row) for row in rows]
+            if self._file is None or self._held is None:  # it could never be used
+                return
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._held.renew()
+                found = _stat(self.path)
+            except (OSError, InUseError) as error:
+                self._give_up(error)
+                return
+            if self._connection is None or found is None or not os.path.samestat(found, self._file):
+                self._recover(f"was {'replaced' if found else 'deleted'} while mirrord ran")
+
+    def audit(self, mirror: str | None = None, since: float = 0.0, limit: int = 1000) -> list[dict[str, Any]]:
+        """The rows that audit_ids tells of, all at once."""
+        return list(self.audit_rows(self.audit_ids(mirror, since, limit)))
+
+    def audit_ids(self, mirror: str | None = None, since: float = 0.0, limit: int = 1000) -> list[int]:
+        """The newest rows since a time in seconds of the epoch, oldest first; of a mirror by any name it had or has."""
+        query = (
+            "SELECT id FROM audit WHERE time >= :since AND (:mirror IS NULL OR mirror = :mirror"
+            " OR (operation = 'rename' AND kind = 'mirror' AND json_valid(new)"
+            " AND json_extract(new, '$.name') = :mirror)) ORDER BY id DESC LIMIT :limit"
+        )
+        rows = self._ask(query, {"since": since, "mirror": mirror, "limit": limit})
+        return [row["id"] for row in reversed(rows)]
+
+    def audit_rows(self, ids: Iterable[int]) -> Iterator[dict[str, Any]]:
+        """These rows, each read when it is its turn: all of them may be more than there is memory for."""
+        for one in ids:
+            yield from map(_shown, self._ask("SELECT * FROM audit WHERE id = :id", {"id": one}))
+
+    def _ask(self, query: str, values: dict[str, Any]) -> list[dict[str, Any]]:
+        with self._lock:
+            if self._connection is None:
+                return []
+            try:
+                cursor = self._connection.execute(query, values)
+                names = [column[0] for column in cursor.description]
+                return [dict(zip(names, row, strict=True)) for row in cursor]
+            except sqlite3.Error as error:
+                raise HostError("host_error", f"{self.path}: {_reason(error)}", "daemon.state") from error
 
     def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        with self._lock:
+            self._disconnect()
+            if self._held is not None:
+                self._held.release()
+                self._held = None
 
     # --- the file ---
 
     def _open_or_set_aside(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._open()
         except (sqlite3.DatabaseError, ValueError) as error:
             if not _damaged(error):
                 raise
-            self.close()
-            aside = self.path.with_name(f"{self.path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
-            for suffix in ("", "-wal", "-shm"):
-                with suppress(FileNotFoundError):
-                    self.path.with_name(self.path.name + suffix).rename(aside.with_name(aside.name + suffix))
-            self._report(f"was damaged ({_reason(error)}) and is now {aside}; a new one was begun")
+            self._disconnect()
+            aside = state_files.set_aside(self.path, "damaged")
+            saved = Salvaged([], [])
+            with suppress(OSError):  # as on a full disk
+                saved = state_files.salvage(aside)
             self._open()
+            self._fill(saved)
+            kept = f"{len(saved.objects)} objects and {len(saved.audit)} rows of the audit log could be read of it"
+            self._report(f"was damaged ({_reason(error)}) and is now {aside}; a new one was begun: {kept}")
 
     def _open(self) -> None:
-        with suppress(FileExistsError):
-            _begin(self.path)
-        self.path.touch()  # PermissionError: now, and not at the first change
+        os.close(state_files.make(self.path, os.O_WRONLY))  # PermissionError: now, and not at the first change
         self._connection = connection = sqlite3.connect(
             self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
+        connection.text_factory = state_files.as_text
         connection.execute("PRAGMA journal_mode = WAL")
         (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
             raise ValueError(found)
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version > len(MIGRATIONS):
-            self.close()
+            self._disconnect()
             raise OSError(0, f"version {version}, made by a newer mirrord; this one knows {len(MIGRATIONS)}")
         for number, script in enumerate(MIGRATIONS[version:], version + 1):
             connection.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT")
-        for section, name, written in connection.execute("SELECT section, name, written FROM objects"):
-            if section not in SECTIONS:
-                raise ValueError(f"no such section: {section}")
-            if not isinstance(json.loads(written), dict):
-                raise ValueError(f"{section}.{name} is no object")  # noqa: TRY004 (of the database, not of the program)
+        self._load(connection)
+        self._file = self.path.stat()
+
+    def _load(self, connection: sqlite3.Connection) -> None:
+        """Take the objects over; set aside the rows that are none."""
+        rows = connection.execute("SELECT rowid, section, name, written FROM objects ORDER BY rowid").fetchall()
+        bad = {row[0]: (why, row[1:]) for row in rows if (why := state_files.wrong(*row[1:]))}
+        self._objects = {row[1:3]: row[3] for row in rows if row[0] not in bad}
+        if not bad:
+            return
+        reasons = "; ".join(why for why, _ in bad.values())
+        try:
+            aside = state_files.write_aside(self.path, "damaged-rows", [row for _, row in bad.values()])
+            connection.executemany("DELETE FROM objects WHERE rowid = ?", [(row,) for row in bad])
+        except (sqlite3.Error, OSError) as error:
+            self._report(f"has damaged rows, which are not used ({reasons}), and cannot be moved: {_reason(error)}")
+        else:
+            self._report(f"had damaged rows, which are now in {aside} ({reasons}); all else was kept")
+
+    def _recover(self, why: str) -> None:
+        """Write the database anew with what is in memory, and with the audit log as far as it can be read."""
+        saved = Salvaged([(*key, written) for key, written in self._objects.items()], [])
+        with suppress(sqlite3.Error):
+            if self._connection is not None:  # a file that has no name any more can be read all the same
+                saved = saved._replace(audit=self._connection.execute("SELECT * FROM audit ORDER BY id").fetchall())
+        self._disconnect()
+        try:
+            there = f", is now {state_files.set_aside(self.path, 'replaced')}" if _stat(self.path) else ""
+            self._begin(saved)
+        except (sqlite3.Error, OSError, NotStoredError) as error:
+            self._objects = {(section, name): written for section, name, written in saved.objects}
+            self._give_up(error)
+        else:
+            self._report(f"{why}{there} and was written anew with all that was made at run time")
+
+    def _begin(self, saved: Salvaged) -> None:
+        """Make a new database with this in it, or none."""
+        try:
+            self._open()
+            self._fill(saved)
+        except BaseException:
+            self._disconnect()
+            state_files.remove(self.path)
+            raise
+
+    def _give_up(self, error: Exception) -> None:
+        """Until the next look."""
+        self._disconnect()
+        problem = f"was lost while mirrord ran, and cannot be written anew: {_reason(error)}"
+        if problem != self.problem:
+            self._report(problem)
+
+    def _fill(self, saved: Salvaged) -> None:
+        with self._transaction("FULL") as connection:
+            connection.executemany(KEEP, saved.objects)
+            for row in saved.audit:
+                with suppress(sqlite3.Error):  # a value that the schema does not let in: damaged
+                    connection.execute(f"INSERT OR IGNORE INTO audit VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608 (only marks)
+        self._objects = {(section, name): written for section, name, written in saved.objects}
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            with suppress(sqlite3.Error):
+                self._connection.close()
+            self._connection = None
 
     def _report(self, problem: str) -> None:
         self.problem = problem
@@ -196,9 +321,9 @@ class Store:
 
     @contextmanager
     def _transaction(self, synchronous: str) -> Iterator[sqlite3.Connection]:
-        if self._connection is None:
-            raise NotStoredError(self.path, self.problem)
         with self._lock:
+            if self._connection is None:
+                raise NotStoredError(self.path, self.problem)
             try:
                 self._connection.execute(f"PRAGMA synchronous = {synchronous}")
                 self._connection.execute("BEGIN IMMEDIATE")
@@ -225,21 +350,6 @@ class Store:
             )
 
 
-def _begin(path: Path) -> None:
-    """Make the file, for SQLite to give -wal and -shm the same mode and owner. FileExistsError.
-
-    What root begins is the directory's owner's: the service, which runs as a user of its own, can go on with it.
-    """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
-    try:
-        if os.geteuid() == 0:
-            place = path.parent.stat()
-            with suppress(PermissionError):  # of a root without CAP_CHOWN
-                os.fchown(descriptor, place.st_uid, place.st_gid)
-    finally:
-        os.close(descriptor)
-
-
 def _insert(connection: sqlite3.Connection, record: AuditRecord) -> None:
     caller = record.caller
     old, new = (None if one is None else json.dumps(one) for one in (record.old, record.new))
@@ -262,8 +372,17 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
     del row["id"]
     row["time"] = datetime.fromtimestamp(row["time"], UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
     for key in ("old", "new"):
-        row[key] = json.loads(row[key]) if row[key] is not None else None
+        with suppress(ValueError):  # a damaged one is shown as it is
+            row[key] = json.loads(row[key]) if row[key] is not None else None
     return row
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    """What is at the path; None if nothing is. OSError."""
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
 
 
 def _brief(record: AuditRecord) -> dict[str, Any]:

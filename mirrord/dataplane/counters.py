@@ -30,21 +30,24 @@ class Slot(enum.IntEnum):
     skipped_rate_limited = 9
     skipped_paused = 10
     skipped_unmatched = 11
-    dropped_ring_full = 12
-    dropped_send_error = 13
-    dropped_mtu_exceeded = 14
-    dropped_no_route = 15
-    dropped_malformed = 16
-    dropped_write_error = 17
-    truncated = 18
-    segmented = 19
-    fragmented = 20
-    latency_sum = 21  # nanoseconds
-    latency_bucket = 22  # the first of len(LATENCY_BOUNDS) + 1 slots; the last is for what took longer
+    skipped_own_copy = 12
+    dropped_ring_full = 13
+    dropped_send_error = 14
+    dropped_mtu_exceeded = 15
+    dropped_no_route = 16
+    dropped_malformed = 17
+    dropped_write_error = 18
+    dropped_link_down = 19
+    truncated = 20
+    segmented = 21
+    fragmented = 22
+    unplaced = 23  # later fragments, sampled by a guess
+    latency_sum = 24  # nanoseconds
+    latency_bucket = 25  # the first of len(LATENCY_BOUNDS) + 1 slots; the last is for what took longer
 
 
-SKIPPED = ("sampled_out", "rate_limited", "paused", "unmatched")
-DROPPED = ("ring_full", "send_error", "mtu_exceeded", "no_route", "malformed", "write_error")
+SKIPPED = ("sampled_out", "rate_limited", "paused", "unmatched", "own_copy")
+DROPPED = ("ring_full", "send_error", "mtu_exceeded", "no_route", "malformed", "write_error", "link_down")
 
 LATENCY_BOUNDS = tuple(50_000 << power for power in range(14))
 """Upper bounds of the latency buckets in nanoseconds: 50 us, doubling, to 0.41 s."""
@@ -54,8 +57,10 @@ SLOTS = Slot.latency_bucket + len(LATENCY_BOUNDS) + 1
 
 def dropped_by(error: int) -> Slot:
     """The slot for a frame whose copy the kernel refused with this errno."""
-    if error in (errno.ENETUNREACH, errno.EHOSTUNREACH):
+    if error in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES):  # the last: a route that prohibits
         return Slot.dropped_no_route
+    if error in (errno.ENETDOWN, errno.ENXIO):  # the device is down, or gone
+        return Slot.dropped_link_down
     if error == errno.EMSGSIZE:
         return Slot.dropped_mtu_exceeded
     return Slot.dropped_send_error
@@ -89,7 +94,13 @@ class Counters:
         self.add(Slot.latency_bucket + bucket)
 
     def snapshot(self) -> tuple[int, ...]:
-        return tuple(self.row)
+        """The slots now. What is accounted for was captured, whether or not the kernel's count of that is in yet.
+
+        A worker asks for that count after it has counted a batch's frames, and may do so while the slots are read:
+        without this they would tell of more frames mirrored than captured. No slot ever goes backwards.
+        """
+        row = tuple(self.row)
+        return (max(row[Slot.captured], sum([row[slot] for slot in _ENDS])), *row[1:])
 
     def unaccounted(self) -> int:
         """Frames captured and not yet mirrored, skipped or dropped: 0 at rest, whatever happened."""

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mirrord.dataplane.capture.fanout import BY_FLOW, Group
+from mirrord.dataplane.capture.fanout import Group
 from mirrord.dataplane.capture.listener import Listener, ListenPlan
 from mirrord.dataplane.capture.mode_switch import ModeSwitch
 from mirrord.dataplane.capture.packet_socket import BLOCK_SIZE, Capture, CapturePlan
@@ -28,6 +28,13 @@ from mirrord.dataplane.transmit.tx_ring import TxRing
 if TYPE_CHECKING:
     from mirrord.dataplane.frame.wire import Frame
 
+ALTERED = Slot.truncated, Slot.segmented, Slot.fragmented, Slot.unplaced
+
+
+TURN_SECONDS = 0.004
+"""How long a turn may take, a few copies more or less, however much waits: other pipelines have theirs. What it waits
+for room is bounded beside that, see transmit.PATIENCE_MILLISECONDS."""
+
 
 @dataclass(frozen=True, slots=True)
 class PipelinePlan:
@@ -37,15 +44,15 @@ class PipelinePlan:
     forward: ForwardPlan
     transmit: DevicePlan | TunnelPlan | FilePlan | StreamPlan
     count_rules_of: str = ""  # the filter that the rules are of, to be counted; "": they are not
-    workers: int = 1  # threads, which divide the source by flow
+    workers: int = 1  # threads, which divide the source by its frames' addresses
 
 
 class Pipeline:
     """An open pipeline. `failure` says why no frames come ("" while they may).
 
     Where the plan has several workers it is one of several that divide the source: `beside` another one, whose rate
-    limit it shares. They take frames when all are open and each was told to `begin`, so that a flow comes to the same
-    one from its first frame on.
+    limit it shares. They take frames when all are open and each was told to `begin`, so that what is between two
+    addresses comes to the same one from its first frame on.
 
     A capture that may move begins as a ring when the source is known to be `busy`, else as a plain socket.
 
@@ -61,11 +68,13 @@ class Pipeline:
         numbering: Numbering | None = None,
         busy: bool = False,
     ) -> None:
-        self.group: Group | None = beside.group if beside else Group(BY_FLOW) if plan.workers > 1 else None
+        self.group: Group | None = beside.group if beside else Group(divides=True) if plan.workers > 1 else None
         self.counters = Counters()
         self.rule_counters = RuleCounters()
         self.failure = ""
         self._ring_fill = Peak()
+        self.mode_switch: ModeSwitch | None = None
+        self.native: Any = None  # the core's part, which closing takes away, in another thread
         self.transmit = _way_out(plan.transmit)
         try:
             self.capture = _open(plan.capture, self.group, busy=busy)
@@ -73,14 +82,18 @@ class Pipeline:
             self.transmit.close()
             raise
         self.stirred = True  # it ran since it was last looked at
-        self.mode_switch: ModeSwitch | None = None
+        self._captured = 0  # frames, when that was last looked at
+        try:
+            self._set_up(plan, numbering or Numbering(), beside, native=native)
+        except BaseException:
+            self.close()
+            raise
+
+    def _set_up(self, plan: PipelinePlan, numbering: Numbering, beside: Pipeline | None, *, native: bool) -> None:
         if isinstance(self.capture, Capture) and self.capture.plan.mode == "auto":
             self.mode_switch = ModeSwitch(self.capture, self.counters)
         self.plan = self._matched(plan)
-        numbering = numbering or Numbering()
         self._forward = Forward(self.plan.forward, self.rule_counters.row, numbering)
-        self.native: Any = None  # the core's part, which closing takes away, in another thread
-        self._captured = 0  # frames, when that was last looked at
         if native:
             self.native = core.Pipeline(
                 self.plan.forward,
@@ -114,9 +127,9 @@ class Pipeline:
         if isinstance(self.capture, Listener):
             self.capture.limit = max(forward.frame_limit - (TAG if forward.push_tag else 0), 0)
         self.rule_counters.begin(plan.count_rules_of, selection.rules or () if plan.count_rules_of else ())
-        if self.capture.exact and not plan.count_rules_of:
-            return plan
-        return replace(plan, forward=replace(forward, exact=replace(selection, mark_mask=0)))
+        by_kernel = self.capture.exact and not plan.count_rules_of
+        exact = None if by_kernel else replace(selection, mark_mask=0)
+        return plan if forward.exact == exact else replace(plan, forward=replace(forward, exact=exact))
 
     def replace(self, plan: PipelinePlan) -> None:
         """Select and forward by a new plan from the next frame on. Ring, counters and the rate limit's bucket stay.
@@ -143,7 +156,7 @@ class Pipeline:
             )
 
     def run(self) -> bool:
-        """Forward what has been captured: at most a few blocks, so that other pipelines get their turn.
+        """Forward what has been captured: at most a few blocks, for a few milliseconds.
 
         Tells whether there is more.
         """
@@ -161,6 +174,7 @@ class Pipeline:
         else:
             self._see_frames()
             self.transmit.tend()
+        self._see_error(0 if self.native is None else self.native.error())
 
     def _see_frames(self) -> None:
         """Where there are more frames than before, nothing keeps them away any more."""
@@ -170,11 +184,16 @@ class Pipeline:
 
     def _run_reference(self) -> bool:
         self.stirred = True
+        until = time.monotonic() + TURN_SECONDS
         self.transmit.tend()
+        if isinstance(self.transmit, Transmit):
+            self.transmit.begin_turn()
         if self._in_ring is not None:
             self._ring_fill.see(self._in_ring.fill(), time.monotonic())
         for frame in self.capture.read():
             self._forward_one(frame)
+            if time.monotonic() >= until:
+                break
         self.update()
         self.note_error()  # the reading may have come upon one
         return self.counters.unaccounted() > 0
@@ -188,19 +207,19 @@ class Pipeline:
 
     def update(self) -> None:
         """Bring the count of captured frames up to date. After the last frame was read it is exact."""
-        self.transmit.tend()
         captured, ring_full, malformed = self.capture.statistics()
         self.counters.add(Slot.captured, captured)
         self.counters.add(Slot.dropped_ring_full, ring_full)
         self.counters.add(Slot.dropped_malformed, malformed)
         self._see_frames()
+        self.transmit.tend()
 
     def _forward_one(self, frame: Frame) -> None:
         counters = self.counters
         counters.add(Slot.read_egress_frames if frame.egress else Slot.read_ingress_frames)
         counters.add(Slot.read_egress_bytes if frame.egress else Slot.read_ingress_bytes, frame.length)
         copies, reason, *altered = self._forward(frame)
-        for slot, count in zip((Slot.truncated, Slot.segmented, Slot.fragmented), altered, strict=True):
+        for slot, count in zip(ALTERED, altered, strict=True):
             counters.add(slot, count)
         if reason is None:
             accepted, error = self.transmit.send(copies)
@@ -219,7 +238,9 @@ class Pipeline:
 
     def note_error(self) -> None:
         """Ask the capture what is wrong with it."""
-        error = self.capture.error()
+        self._see_error(self.capture.error())
+
+    def _see_error(self, error: int) -> None:
         if error:
             self.failure = os.strerror(error)
 
@@ -247,8 +268,18 @@ class Pipeline:
 
     @property
     def captures_by(self) -> str:
-        """Which way of capturing is in use, where the plan leaves it open; "" where it does not."""
-        return "" if self.mode_switch is None else str(self.mode_switch)
+        """Which way of capturing is in use, where the plan leaves it open or cannot be had as it is; else ""."""
+        short = self.short_ring
+        words = "" if self.mode_switch is None else str(self.mode_switch)
+        return f"{words or 'ring'}, {short}" if short else words
+
+    @property
+    def short_ring(self) -> str:
+        """How much of the ring could be had, where not all of it could; else ""."""
+        ring = self._in_ring
+        if ring is None or not ring.shortened:
+            return ""
+        return f"of {ring.block_count * BLOCK_SIZE >> 10} KiB: no memory for {ring.plan.ring_size >> 10} KiB"
 
     def succeed(self) -> Capture | Listener:
         """Go on with the capture that this one moves to. Gives the one that ends, drained, for the caller to close."""

@@ -16,24 +16,30 @@ from mirrord.model.destinations import (
     FileDestination,
     GeneveDestination,
     GreDestination,
+    SpanDestination,
     TunnelDestination,
+    VmDestination,
     VxlanDestination,
 )
 from mirrord.model.filters import Filter, Rule
 from mirrord.model.mirrors import Config, FlowNetwork, Mirror, Session
 from mirrord.model.sources import (
     BridgeSource,
+    ContainerSource,
     DeviceSource,
     ErspanSource,
     GreSource,
+    GuestSource,
     Source,
     TunnelSource,
+    VmSource,
     VxlanSource,
 )
 
 __all__ = [
     "BridgeSource",
     "Config",
+    "ContainerSource",
     "Contradiction",
     "ContradictionError",
     "Daemon",
@@ -48,13 +54,17 @@ __all__ = [
     "GeneveDestination",
     "GreDestination",
     "GreSource",
+    "GuestSource",
     "Mirror",
     "Model",
     "Rule",
     "Session",
     "Source",
+    "SpanDestination",
     "TunnelDestination",
     "TunnelSource",
+    "VmDestination",
+    "VmSource",
     "VxlanDestination",
     "VxlanSource",
     "repeated",

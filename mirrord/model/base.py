@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import Annotated, Literal, NamedTuple
 
 # No package that happens to be there has a say in what is valid; and not to look for one saves 10 ms at each start.
@@ -39,6 +39,12 @@ class ContradictionError(ValueError):
         super().__init__("; ".join(f"{one.key}: {one.why}" for one in self.found))
 
 
+def too_many(key: str, values: Sized, most: int) -> Iterator[tuple[str, str]]:
+    """A contradiction where a list under `key` is longer than what a daemon can hold of it."""
+    if len(values) > most:
+        yield key, f"expected at most {most}, not {len(values)}"
+
+
 def repeated(key: str, part: str, values: Iterable[object]) -> Iterator[tuple[str, str]]:
     """Contradictions in a list under `key`, whose items have these values of `part`, which must be unique."""
     for value, times in Counter(values).items():
@@ -62,13 +68,18 @@ class Model(BaseModel):
         return self
 
 
+def kind_of(written: dict[str, object]) -> object:
+    """What a source's or destination's `type` is: left out beside a `device`, "device"; None where nothing tells."""
+    return written.get("type", "device" if "device" in written else None)
+
+
 def type_of(side: str) -> Discriminator:
     """Choose a model by `type`. The tag names the side, too, so that it is told from a key in an error's location."""
 
     def tag(value: object) -> str | None:
         if isinstance(value, str):
             return f"<device {side}>" if side == "source" else None
-        kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+        kind = kind_of(value) if isinstance(value, dict) else getattr(value, "type", None)
         return None if kind is None else f"<{kind} {side}>"
 
     return Discriminator(tag)

@@ -9,38 +9,58 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, Tag
 
 from mirrord.model.base import Count, ErspanSession, GreKey, Model, Port, Vni, type_of
-from mirrord.values import Address, AnyAddress, Between, Device, Flag, Netns, Path, Size, VlanId
+from mirrord.values import Address, AnyAddress, Between, Device, Flag, Guest, Netns, Nic, Path, Size, Uri, VlanId
 
 
 def _default_original_vlan(data: dict[str, Any]) -> Literal["strip", "keep"]:
     return "keep" if data.get("vlan") is None else "strip"
 
 
-class DeviceDestination(Model):
-    """SPAN, or RSPAN with `vlan`. `original_vlan` is what becomes of a frame's outermost tag.
+class SpanDestination(Model):
+    """Out of a NIC, as frames: SPAN, or RSPAN with `vlan`. `original_vlan` is what becomes of a frame's outermost tag.
 
     By default it is "strip" where `vlan` takes the tag's place or the source selected by `vlan`, else "keep".
     """
 
-    type: Literal["device"] = "device"
-    """SPAN: out of another device; with `vlan`, RSPAN."""
-    device: Device
-    """The device that copies leave by."""
     vlan: VlanId | None = None
     """RSPAN: the id of the tag that is put on."""
     original_vlan: Literal["strip", "keep"] = Field(default_factory=_default_original_vlan)
     """What becomes of the frame's outermost tag. By default `strip` where `vlan` takes its place or the source was
     selected by `vlan`, else `keep`."""
+    normal_io: Flag = True
+    """`false`: all other traffic of the NIC, both ways, is dropped while the session runs."""
+
+
+class DeviceDestination(SpanDestination):
+    """A device of this host."""
+
+    type: Literal["device"] = "device"
+    """SPAN: out of another device; with `vlan`, RSPAN."""
+    device: Device
+    """The device that copies leave by."""
     netns: Netns | None = None
     """The network namespace that the device is in, as in a source."""
-    normal_io: Flag = True
-    """`false`: all other traffic of the device, both ways, is dropped while the session runs."""
     allow_default_route: Flag = False
     """Take a device that holds one of this host's default routes, which is refused otherwise."""
 
     def _contradictions(self) -> Iterator[tuple[str, ...]]:
         if self.netns is not None and not self.normal_io:
             yield "normal_io", "a device in another network namespace cannot be reserved"
+
+
+class VmDestination(SpanDestination):
+    """A NIC of a VM that runs on this host."""
+
+    type: Literal["vm"] = "vm"
+    """SPAN to a VM's NIC, which is found through libvirt, as that of a source."""
+    vm: Guest
+    """The name or UUID of a VM."""
+    nic: Nic
+    """Which of its NICs: an index in the order of the VM's definition, from 0 on, or a MAC address."""
+    connection: Uri = "qemu:///system"
+    """The URI that libvirt is reached by; read-only."""
+    allow_default_route: Flag = False
+    """Take the VM's first NIC, the one that it is reached by, which is refused otherwise."""
 
 
 class TunnelDestination(Model):
@@ -145,7 +165,8 @@ class FileDestination(Model):
     rotate_seconds: Count = 0
     """Begin a new file after so long; 0: never."""
     keep: Count = 0
-    """How many files there are at most, the oldest gives way; 0: all are kept."""
+    """How many files there are at most, the one written first gives way; 0: all are kept. Their order is in a list
+    beside them, `.NAME.files`; a file that is not in it is never deleted."""
 
     def _contradictions(self) -> Iterator[tuple[str, ...]]:
         if self.keep and not (self.rotate_size or self.rotate_seconds):
@@ -154,6 +175,7 @@ class FileDestination(Model):
 
 Destination = Annotated[
     Annotated[DeviceDestination, Tag("<device destination>")]
+    | Annotated[VmDestination, Tag("<vm destination>")]
     | Annotated[VxlanDestination, Tag("<vxlan destination>")]
     | Annotated[GeneveDestination, Tag("<geneve destination>")]
     | Annotated[GreDestination, Tag("<gre destination>")]

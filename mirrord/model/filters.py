@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from mirrord.model.base import DirectionName, Model, repeated
+from mirrord.model.base import DirectionName, Model, repeated, too_many
 from mirrord.values import Between, Description, Networks, Ports, Protocol, VlanId, show_protocol
 
 ICMP, TCP, UDP, ICMPV6, SCTP = 1, 6, 17, 58, 132
+MOST_RULES = 10_000  # of a filter
 ETHERTYPE_FAMILIES = {0x0800: 4, 0x86DD: 6}
+TPIDS = (0x8100, 0x88A8, 0x9100, 0x9200)
+IPV6_EXTENSIONS = (0, 43, 44, 51, 60, 135, 139, 140)  # RFC 7045 appendix A, less ESP, which hides what follows
 
 
 class Rule(Model):
@@ -24,7 +27,8 @@ class Rule(Model):
     family: Literal["ipv4", "ipv6"] | None = None
     """Matches IPv4 or IPv6."""
     protocol: Protocol | None = None
-    """IP protocol, by name or number."""
+    """IP protocol, by name or number. IPv6 extension headers (hop-by-hop, routing, fragment, ah and their like) are
+    looked through, so that their numbers go with `family = "ipv4"` alone."""
     source: Networks | None = None
     """A network or a list of networks that the source address is in."""
     destination: Networks | None = None
@@ -34,9 +38,10 @@ class Rule(Model):
     destination_ports: Ports | None = None
     """The same of the destination port."""
     vlan: VlanId | None = None
-    """The id of the outermost VLAN tag."""
+    """The id of the outermost VLAN tag. TPIDs 0x8100, 0x88a8, 0x9100 and 0x9200 are tags."""
     ethertype: Annotated[int, Between(0x0600, 0xFFFF)] | None = None  # below 0x0600 it is a length, IEEE 802.3 3.2.6
-    """The ethertype behind the VLAN tags."""
+    """The ethertype behind the VLAN tags, of which two are looked through. What lies behind a third one has no address,
+    protocol or port."""
 
     def _contradictions(self) -> Iterator[tuple[str, ...]]:
         for key in ("source_ports", "destination_ports"):
@@ -46,6 +51,12 @@ class Rule(Model):
                 yield key, "ports need a protocol: name tcp, udp or sctp", "protocol"
             else:
                 yield key, f"protocol {show_protocol(self.protocol)} has no ports; only tcp, udp and sctp have"
+        if self.protocol in IPV6_EXTENSIONS and self.family != "ipv4":
+            name = show_protocol(self.protocol)
+            why = f"{name} is an extension header in IPv6, which is looked through: name the protocol behind it"
+            yield "protocol", f'{why}, or add family = "ipv4" for the protocol field of IPv4'
+        if self.ethertype in TPIDS:
+            yield "ethertype", f"{self.ethertype:#06x} is a VLAN tag's, which is looked through: match it by vlan"
         yield from self._families()
 
     def _families(self) -> Iterator[tuple[str, str]]:
@@ -80,9 +91,10 @@ class Filter(Model):
     description: Description = ""
     """For people."""
     rules: tuple[Rule, ...]
-    """At least one. The first that matches decides; a frame that none matches is not copied."""
+    """At least one, at most 10,000. The first that matches decides; a frame that none matches is not copied."""
 
     def _contradictions(self) -> Iterator[tuple[str, ...]]:
         if not self.rules:
             yield "rules", "expected at least one rule: a filter without rules copies nothing", "rules"
+        yield from too_many("rules", self.rules, MOST_RULES)
         yield from repeated("rules", "priority", [rule.priority for rule in self.rules])

@@ -7,14 +7,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from mirrord.model.base import Count, DirectionName, Model, repeated
+from mirrord.model.base import Count, DirectionName, Model, repeated, too_many
 from mirrord.model.daemon import Daemon
-from mirrord.model.destinations import Destination, DeviceDestination, FileDestination, TunnelDestination
+from mirrord.model.destinations import Destination, FileDestination, SpanDestination, TunnelDestination
 from mirrord.model.filters import Filter
 from mirrord.model.sources import BridgeSource, Source, TunnelSource
 from mirrord.values import Addresses, AnyAddress, Between, Description, Device, Flag, Name, Percentage, Rate, RingSize
 
 ETH_HEADER = 14  # bytes, IEEE 802.3 3.2
+MOST_SESSIONS = 4096  # of a mirror
 
 
 def _default_direction(data: dict[str, Any]) -> DirectionName:
@@ -35,7 +36,8 @@ class Session(Model):
     source: Source
     """Where frames come from."""
     direction: DirectionName = Field(default_factory=_default_direction)
-    """`ingress` is what the source receives, `egress` what it sends. By default `both`, from a tunnel `ingress`."""
+    """`ingress` is what the source receives, `egress` what it sends. By default `both`, from a tunnel `ingress`.
+    `lo` receives each frame that it sends: it is captured as ingress, once, and `both` means that."""
     filter: Name | None = None
     """The name of a filter; left out: every frame."""
     destination: Destination
@@ -43,11 +45,13 @@ class Session(Model):
     snaplen: Count = 0
     """Bytes of the mirrored frame that are kept; 0: all. Outer headers are not counted. To a device, at least 14."""
     sampling_rate: Annotated[int, Between(1, (1 << 31) - 1)] = 1
-    """One in n flows, by a symmetric flow hash: whole conversations, both directions."""
+    """One in n conversations, whole, both directions: TCP connections, and of all else what two addresses say to each
+    other by one protocol. Fragments are in or out with the rest."""
     rate_limit: Rate = 0
     """Bound on the sent bits a second, outer headers included, in tc's units; 0: none."""
     on_mtu_exceeded: Literal["truncate", "fragment", "drop"] = "truncate"
-    """What becomes of a copy larger than the path MTU."""
+    """What becomes of a copy larger than the path MTU. With `fragment`, one that fits no IP packet at all, from a frame
+    of about 65,500 bytes on, is dropped."""
     count_rules: Flag = False
     """Count what each accept rule matched."""
     mirror_tunnels: Flag = False
@@ -57,12 +61,15 @@ class Session(Model):
     ring_size: RingSize | None = None  # None: the daemon's
     """Memory of this session's ring; left out: `daemon.ring_size`."""
     workers: Annotated[int, Between(1, 256)] = 1
-    """Threads for one busy source. Each flow stays in order."""
+    """Threads for one busy source, each for some of its pairs of addresses. All that is between two addresses is one
+    thread's and stays in order."""
     transmit: Literal["auto", "packet", "socket"] = "auto"
     """How copies leave: `packet` (AF_PACKET, headers made by mirrord), `socket` (the kernel routes), or what fits
     the device. `mirrorctl show` says which, and why."""
     gso: Literal["auto", "on", "off"] = "auto"
-    """Send runs of equal copies as one message. `auto`: where the device or kernel segments before anyone can look."""
+    """Send copies of equal length as one message. `auto`: those that follow each other, where the device or kernel
+    segments before anyone can look; the order of capture is kept. `on`: anywhere, and flow by flow out of up to 512
+    copies, so that a copy may overtake others of these that are not of its flow."""
     pause_above: Percentage = 0
     """Pause while the destination's link is busier than this share of its speed; empty: never."""
 
@@ -71,7 +78,7 @@ class Session(Model):
     def _strip_what_selected(cls, value: Model, info: ValidationInfo) -> Model:
         """Write the default out that depends on the source, so that what is shown says what is done."""
         selected = getattr(info.data.get("source"), "vlan", None) is not None
-        if selected and isinstance(value, DeviceDestination) and "original_vlan" not in value.model_fields_set:
+        if selected and isinstance(value, SpanDestination) and "original_vlan" not in value.model_fields_set:
             return value.model_copy(update={"original_vlan": "strip"})
         return value
 
@@ -92,7 +99,7 @@ class Session(Model):
             yield "transmit", '"packet" cannot fragment, only the kernel can'
         if self.gso == "on" and getattr(self.destination, "port", None) is None:
             yield "gso", f'"on" does not apply to a {self.destination.type} destination, which has no UDP'
-        if isinstance(self.destination, DeviceDestination) and 0 < self.snaplen < ETH_HEADER:
+        if isinstance(self.destination, SpanDestination) and 0 < self.snaplen < ETH_HEADER:
             yield "snaplen", f"a device takes no frame shorter than its Ethernet header, {ETH_HEADER} bytes"
         if not isinstance(self.destination, TunnelDestination):
             kind = self.destination.type
@@ -117,7 +124,7 @@ class Mirror(Model):
     """`all`: every session that matches a frame copies it, of several with equal destinations the first alone. `first`:
     only the first of them by priority."""
     sessions: tuple[Session, ...] = ()
-    """What it consists of."""
+    """What it consists of; at most 4,096, and 10,000 of all mirrors together."""
 
     @property
     def active(self) -> tuple[Session, ...]:
@@ -125,6 +132,7 @@ class Mirror(Model):
         return tuple(session for session in self.sessions if session.enabled) if self.enabled else ()
 
     def _contradictions(self) -> Iterator[tuple[str, ...]]:
+        yield from too_many("sessions", self.sessions, MOST_SESSIONS)
         yield from repeated("sessions", "name", [session.name for session in self.sessions])
         if self.overlap == "first":
             yield from repeated("sessions", "priority", [one.priority for one in self.sessions if one.priority])

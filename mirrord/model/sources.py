@@ -8,7 +8,20 @@ from typing import Annotated, Literal
 from pydantic import Tag, model_validator
 
 from mirrord.model.base import ErspanSession, GreKey, Model, Port, Vni, type_of
-from mirrord.values import AnyAddress, Device, Devices, Flag, Netns, NetworkList, VlanIds
+from mirrord.values import (
+    AnyAddress,
+    Device,
+    Devices,
+    Engine,
+    Flag,
+    GuestOrGlob,
+    Label,
+    Netns,
+    NetworkList,
+    Nics,
+    Uri,
+    VlanIds,
+)
 
 
 class DeviceSource(Model):
@@ -17,7 +30,8 @@ class DeviceSource(Model):
     type: Literal["device"] = "device"
     """A network device. A bare string is short for this with `device`."""
     device: Devices
-    """A name, a glob (every device that matches, now or later), or a list of both."""
+    """A name, a glob (every device that matches, now or later), or a list of both. A glob leaves out what cannot be
+    captured, with a note in `status`."""
     vlan: VlanIds | None = None
     """Only frames whose outermost tag has this id, or one of these."""
     netns: Netns | None = None
@@ -45,6 +59,51 @@ class BridgeSource(Model):
     """The bridge's device."""
     vlan: VlanIds | None = None
     """Only frames whose outermost tag has this id, or one of these."""
+
+
+class GuestSource(Model):
+    """NICs of VMs or containers by the names that people use; the host's devices behind them come and go.
+
+    Directions are the guest's: `ingress` is what the guest receives.
+    """
+
+    vlan: VlanIds | None = None
+    """Only frames whose outermost tag has this id, or one of these."""
+
+
+class VmSource(GuestSource):
+    """A VM's NIC, found through libvirt. While the VM does not run the session waits."""
+
+    type: Literal["vm"] = "vm"
+    """NICs of VMs, found through libvirt (`virsh`, of Debian's libvirt-clients) and followed by its events."""
+    vm: GuestOrGlob
+    """The name or UUID of a VM, or a glob of names: every VM that matches, now or later."""
+    nic: Nics = 0
+    """Which of its NICs: an index in the order of the VM's definition, from 0 on; a MAC address, which lasts where an
+    index moves as NICs are unplugged; or `"*"`, all of them."""
+    connection: Uri = "qemu:///system"
+    """The URI that libvirt is reached by; read-only."""
+
+
+class ContainerSource(GuestSource):
+    """A container's NIC, found through its engine. While the container does not run the session waits."""
+
+    type: Literal["container"] = "container"
+    """NICs of containers, by the host's end of their veth: found through the engine's API, followed by its events."""
+    container: GuestOrGlob | None = None
+    """The name of a container, or its id (12 digits or more of it), or a glob of names."""
+    label: Label | None = None
+    """Every container with this label, now or later: `"app=web"`, or `"app"` with any value."""
+    nic: Device = "eth0"
+    """The NIC's name in the container."""
+    engine: Engine = "auto"
+    """`podman`, `docker`, or the path of the engine's socket; `auto`: whichever of the two is there, or both."""
+
+    def _contradictions(self) -> Iterator[tuple[str, ...]]:
+        if self.container is None and self.label is None:
+            yield "container", "needs the name of a container, or a label", "container"
+        if self.container is not None and self.label is not None:
+            yield "label", "goes in place of `container`, not with it"
 
 
 class TunnelSource(Model):
@@ -96,6 +155,8 @@ class ErspanSource(TunnelSource):
 Source = Annotated[
     Annotated[DeviceSource, Tag("<device source>")]
     | Annotated[BridgeSource, Tag("<bridge source>")]
+    | Annotated[VmSource, Tag("<vm source>")]
+    | Annotated[ContainerSource, Tag("<container source>")]
     | Annotated[VxlanSource, Tag("<vxlan source>")]
     | Annotated[GreSource, Tag("<gre source>")]
     | Annotated[ErspanSource, Tag("<erspan source>")],

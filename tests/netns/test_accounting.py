@@ -5,10 +5,21 @@ client eth0 ---- nic [source] uplink ---- eth0 [collector] vxlan0
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from mirrord.dataplane.capture.packet_socket import CapturePlan
+from mirrord.dataplane.counters import SLOTS, Slot
+from mirrord.dataplane.filter.rules import Direction, Selection
+from mirrord.dataplane.forward.encap import bare
+from mirrord.dataplane.forward.step import ForwardPlan
+from mirrord.dataplane.netns import find
+from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
+from mirrord.dataplane.transmit.sockets import DevicePlan
+from mirrord.dataplane.worker import Worker
 from tests.conftest import MakeDaemon
 from tests.support.send import UNANSWERED, flood, send, udp_frame
 from tests.support.source import session, source_and_collector
@@ -91,6 +102,35 @@ def test_a_flood_into_a_tiny_ring_is_accounted_for(
     if frozen:
         assert ring_full > 0
         assert metrics.total("mirrord_ring_fill_ratio") == 1
+
+
+@pytest.mark.parametrize("native", [False, True], ids=["python", "native"])
+def test_no_look_at_the_counters_finds_more_done_than_captured(hosts: tuple[Host, Host, Host], *, native: bool) -> None:
+    _, source, _ = hosts
+    capture = CapturePlan(
+        "nic", source.index("nic"), Selection(Direction.EGRESS), mode="socket", netns=find(source.name)
+    )
+    way = DevicePlan("uplink", source.index("uplink"), netns=find(source.name))
+    pipeline = Pipeline(PipelinePlan(capture, ForwardPlan(bare(), frame_limit=1514), way), native=native)
+    worker = Worker("worker")
+    worker.start()
+    worker.add(pipeline)
+    open_frames = []
+    before: tuple[int, ...] = (0,) * SLOTS
+    try:
+        sender = threading.Thread(target=send, args=(source, "nic", UNANSWERED, 10_000, 10_000))
+        sender.start()
+        while sender.is_alive():  # at a rate that the worker keeps up with: no backlog hides what is not counted yet
+            now = pipeline.counters.snapshot()
+            assert all(old <= new for old, new in zip(before, now, strict=True))
+            done = now[Slot.mirrored] + sum(now[Slot.skipped_sampled_out : Slot.truncated])
+            open_frames.append(now[Slot.captured] - done)
+            before = now
+            time.sleep(0)
+    finally:
+        worker.stop()
+    assert len(open_frames) > 100
+    assert min(open_frames) >= 0
 
 
 def test_what_a_session_had_no_time_for_when_it_ended_is_counted(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -154,3 +155,23 @@ def test_what_cannot_be_captured_is_told(mirrord: Daemon) -> None:
     assert "no such session: vm3" in refused(1, "core/vm3", "-w", "/dev/null")
     assert "no such source: nic2" in refused(1, "core/vm2", "--source", "nic2", "-w", "/dev/null")
     assert "/nowhere/live.pcapng: No such file or directory" in refused(1, "core/vm2", "-w", "/nowhere/live.pcapng")
+
+
+def test_it_ends_when_its_device_goes_under_traffic(mirrord: Daemon, client: Host, tmp_path: Path) -> None:
+    """Whoever reads the socket first is told that the device went, and only once."""
+    source = mirrord.host
+    for n in range(4):
+        wait_for(lambda: mirrord.metrics().total("mirrord_session_up") == 1, "the session up")
+        file = tmp_path / f"live-{n}.pcapng"
+        capture = subprocess.Popen(
+            [*COMMAND, "--socket", str(mirrord.socket), "capture", "core/vm2", "-w", str(file)],
+            stderr=subprocess.PIPE,
+        )
+        wait_for(lambda: begun(file), "the capture begins")  # noqa: B023
+        sender = threading.Thread(target=send, args=(client, "eth0", FRAMES[0], 3000, 3000))
+        sender.start()
+        wait_for(lambda: file.stat().st_size > 20_000, "frames in the file")  # noqa: B023
+        source.ip("link set nic down")
+        capture.communicate(timeout=5)
+        sender.join()
+        source.ip("link set nic up")

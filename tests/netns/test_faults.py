@@ -51,7 +51,7 @@ def test_a_collector_that_is_not_there_yet_stalls_nothing(
     hosts: tuple[Host, Host, Host], daemon: MakeDaemon, sniff: MakeSniffer
 ) -> None:
     client, source, collector = hosts
-    mirrord = daemon(source, configuration(VXLAN.replace("10.99.0.2", "10.99.0.9")))
+    mirrord = daemon(source, configuration(VXLAN.replace("10.99.0.2", "10.99.0.9")), up=False)
     send(client, "eth0", FRAME, 1000, rate=250)  # four seconds: past the kernel's three questions for the address
     begun = time.monotonic()
     metrics = mirrord.settle(1000)
@@ -59,6 +59,7 @@ def test_a_collector_that_is_not_there_yet_stalls_nothing(
     dropped = metrics.total("mirrord_dropped_frames_total")
     assert dropped == metrics.total("mirrord_dropped_frames_total", reason="no_route")
     assert metrics.total("mirrord_captured_frames_total") == 1000
+    assert dropped > 500  # but for those of the first second, which the kernel took, and held back
 
     sniffer = sniff(collector, "eth0", "udp port 4789")
     collector.ip("address add 10.99.0.9/24 dev eth0")
@@ -70,7 +71,7 @@ def test_a_collector_that_is_not_there_yet_stalls_nothing(
     wait_for(arrived, "copies at the collector that came late")
 
 
-@pytest.mark.parametrize(("destination", "reason"), [(VXLAN, "no_route"), (SPAN, "send_error")], ids=["vxlan", "span"])
+@pytest.mark.parametrize(("destination", "reason"), [(VXLAN, "no_route"), (SPAN, "link_down")], ids=["vxlan", "span"])
 def test_a_way_out_that_goes_down_and_comes_up_again(
     hosts: tuple[Host, Host, Host], daemon: MakeDaemon, sniff: MakeSniffer, destination: str, reason: str
 ) -> None:

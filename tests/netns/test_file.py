@@ -6,6 +6,7 @@ client eth0 ---- nic [source], which writes
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import socket
 import stat
@@ -21,6 +22,7 @@ from scapy.utils import RawPcapReader
 
 from tests.conftest import MakeDaemon, MakeSniffer
 from tests.support.captures import about, count, count_cut_short, fields
+from tests.support.ctl import invoke
 from tests.support.daemon import Daemon
 from tests.support.metrics import Metrics
 from tests.support.send import UNANSWERED, flood, send
@@ -185,6 +187,30 @@ def test_keep_bounds_the_files_over_restarts(hosts: tuple[Host, Host], daemon: M
     assert left["c-other.pcapng"] == b"not ours"
     assert before["c.pcapng"] in [data for name, data in left.items() if name != "c.pcapng"], "renamed, not overwritten"
     assert count(captures / "c.pcapng") == 0
+
+
+def test_a_wrong_clock_costs_no_recording(hosts: tuple[Host, Host], daemon: MakeDaemon, captures: Path) -> None:
+    """Two files of an earlier run are dated 2031 and are in the list, another one is of a time without a list."""
+    client, source = hosts
+    early = [f"c-2031010{day}T000000.000000000Z.pcapng" for day in (1, 2, 3)]
+    for name in early:
+        (captures / name).write_text("an earlier run's")
+    (captures / ".c.pcapng.files").write_text(f"{early[0]}\n{early[1]}\n")
+    config = configuration(captures / "c.pcapng", f", rotate_size = {25 * BLOCK + 1000}, keep = 4")
+    mirrord = daemon(source, config, capture_directories=[str(captures)])
+    send(client, "eth0", FRAME, 75, 1000)
+    mirrord.settle(captured=75)
+    done = invoke(mirrord.socket, "--json", "doctor")
+    told = {one["code"]: one["problem"] for one in json.loads(done.stdout)}
+    assert told["files_dated_ahead"].startswith(f"{early[2]} is dated after the clock's time")
+    assert told["files_not_counted"] == "finished files that keep does not count, and mirrord never deletes: 1"
+    send(client, "eth0", FRAME, 25, 1000)
+    mirrord.settle(captured=100)
+    mirrord.stop()
+    assert (captures / early[2]).read_text() == "an earlier run's"
+    (captures / early[2]).unlink()
+    assert count(*files(captures)) == 100
+    assert len(files(captures)) == 4
 
 
 def test_rotation_by_time_needs_no_frames(hosts: tuple[Host, Host], daemon: MakeDaemon, captures: Path) -> None:

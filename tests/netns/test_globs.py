@@ -6,6 +6,7 @@ g0, g1, sensor (eth0) ---- nic, tap1, tap9 [host]
 from __future__ import annotations
 
 from tests.conftest import MakeDaemon, MakeSniffer
+from tests.support.api import Api
 from tests.support.daemon import Daemon
 from tests.support.send import send, udp_frame
 from tests.support.topology import Topology
@@ -47,3 +48,29 @@ def test_a_pattern_means_what_matches_now_and_later(net: Topology, sniff: MakeSn
     assert mirrord.settle(captured=1).total("mirrord_captured_frames_total", source="nic") == 1
     mirrord.stop()
     assert sorted(received.stop().frames()) == sorted(FRAMES)  # the third is the sensor's own
+
+
+def test_a_pattern_leaves_out_what_cannot_be_captured(net: Topology, daemon: MakeDaemon) -> None:
+    host, sensor, guest = net.host("host"), net.host("sensor"), net.host("guest")
+    net.link(guest, "eth0", host, "tap1")
+    net.link(sensor, "eth0", host, "tap9")
+    host.ip("tuntap add dev tap-l3 mode tun")
+    host.ip("link set dev tap-l3 up")
+    note = "tap-l3 is not an Ethernet device: the pattern leaves it out"
+    mirrord = daemon(host, CONFIGURATION.replace('["nic", "tap*"]', '"tap*"'))
+    assert sources(mirrord) == {"tap1": 1}
+    ask = Api(mirrord.socket)
+    other = {"name": "s", "source": "tap*", "destination": {"type": "device", "device": "tap9", "vlan": 5}}
+    assert ask("PUT", "mirrors/made", {"sessions": [other]}).status == 201
+    told = ask("GET", "status").body["sessions"]
+    assert [(one["mirror"], one["source"], one["state"], one["warnings"]) for one in told] == [
+        ("m", "tap1", "up", [note]),
+        ("made", "tap1", "up", [note]),
+    ]
+    found = ask("GET", "doctor").body["doctor"]
+    assert [(one["mirror"], one["problem"]) for one in found if one["code"] == "left_out"] == [
+        ("m", note), ("made", note),
+    ]  # fmt: skip
+    assert mirrord.output().count(note) == 2  # once for each session
+    named = ask("PUT", "mirrors/named", {"sessions": [other | {"source": {"device": "tap-l3"}}]})
+    assert (named.status, named.code) == (409, "refused")

@@ -68,7 +68,8 @@ def test_devices_are_told_as_they_are(net: Topology) -> None:
     links = view(host).links
     eth0, br0 = links["eth0"], links["br0"]
     address = bytes.fromhex(host.mac("eth0").replace(":", ""))
-    bare = Link("eth0", eth0.index, 1600, kind="veth", master=br0.index, learning=True, qdisc="tbf")
+    most = json.loads(host.ip("-d -j link show dev eth0"))[0]["max_mtu"]
+    bare = Link("eth0", eth0.index, 1600, kind="veth", master=br0.index, learning=True, qdisc="tbf", most_mtu=most)
     assert eth0 == replace(bare, address=address)
     assert (br0.kind, br0.up, br0.master) == ("bridge", False, 0)
     host.run("bridge", "link", "set", "dev", "eth0", "learning", "off")

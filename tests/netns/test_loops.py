@@ -11,7 +11,7 @@ from typing import Protocol
 import pytest
 
 from mirrord.dataplane.filter import bpf
-from tests.conftest import MakeDaemon
+from tests.conftest import MakeDaemon, MakeSniffer
 from tests.support.send import UNANSWERED, flood, send
 from tests.support.topology import Host, Topology, acquaint, receive_vxlan
 
@@ -89,11 +89,60 @@ def test_two_hosts_that_mirror_their_uplinks_to_each_other_do_not_amplify(
 
     send(a, "eth0", UNANSWERED, count, rate=1_000)
     for mirrord in (on_a, on_b):
-        metrics = mirrord.settle(captured=count)
+        metrics = mirrord.settle(captured=2 * count)
         mirrord.stop()
-        assert metrics.total("mirrord_captured_frames_total") == count
+        assert metrics.total("mirrord_captured_frames_total") == 2 * count
         assert metrics.total("mirrord_mirrored_frames_total") == count
+        assert metrics.total("mirrord_skipped_frames_total", reason="own_copy") == count  # the other host's copies
 
     # a sent its frames and a copy of each; b received both, and sent a copy of the frames alone.
     assert a.transmitted("eth0") - before_a == 2 * count
     assert b.transmitted("eth0") - before_b == count
+
+
+def test_what_is_no_tunnels_packet_is_mirrored_whoever_it_is_for(
+    net: Topology, daemon: MakeDaemon, sniff: MakeSniffer, receive: Receive
+) -> None:
+    source, collector = net.host("source"), net.host("collector")
+    net.link(source, "eth0", collector, "eth0", ("10.99.0.1/24", "10.99.0.2/24"))
+    acquaint(source, "eth0", "10.99.0.1", collector, "eth0", "10.99.0.2")
+    receive(collector, "vxlan")
+    mirrord = daemon(source, configuration("vxlan", "10.99.0.2"))
+    copies = sniff(collector, "eth0", "udp dst port 4789")
+    taken = collector.open_socket(socket.AF_INET, socket.SOCK_DGRAM)  # a closed port would be answered
+    with taken, source.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as ordinary:
+        taken.bind(("10.99.0.2", 2049))
+        for _ in range(5):
+            ordinary.sendto(bytes(4000), ("10.99.0.2", 2049))  # three fragments each
+        ordinary.sendto(bytes.fromhex("0800000000000800") + bytes(60), ("10.99.0.2", 4789))  # VNI 8, not the session's
+        ordinary.sendto(bytes.fromhex("0800000000000100") + bytes(60), ("10.99.0.2", 4789))  # VNI 1: a copy
+    metrics = mirrord.settle(captured=17)
+    mirrord.stop()
+    assert metrics.total("mirrord_mirrored_frames_total") == 16
+    assert metrics.total("mirrord_skipped_frames_total", reason="own_copy") == 1
+    lines = copies.stop().lines()
+    inner = [line for line in lines if "vni 1" in line]
+    assert len(inner) == 16 + 1, lines  # and the one that this host sent itself
+
+
+def test_two_hosts_that_fragment_their_copies_do_not_amplify(
+    net: Topology, daemon: MakeDaemon, receive: Receive
+) -> None:
+    """Frames as long as the path, so that each copy leaves in two fragments: the later one shows no port."""
+    count = 200
+    a, b = net.host("a"), net.host("b")
+    net.link(a, "eth0", b, "eth0", ("10.99.0.1/24", "10.99.0.2/24"))
+    acquaint(a, "eth0", "10.99.0.1", b, "eth0", "10.99.0.2")
+    running = []
+    for host, other in ((a, "10.99.0.2"), (b, "10.99.0.1")):
+        receive(host, "vxlan")
+        running.append(daemon(host, configuration("vxlan", other) + 'on_mtu_exceeded = "fragment"\n'))
+    before = a.transmitted("eth0"), b.transmitted("eth0")
+    send(a, "eth0", UNANSWERED[:34] + bytes(1480), count, rate=200)
+    for mirrord in running:
+        metrics = mirrord.settle(captured=3 * count)  # the frames, and two fragments of each of the other's copies
+        mirrord.stop()
+        assert metrics.total("mirrord_mirrored_frames_total") == count
+        assert metrics.total("mirrord_skipped_frames_total", reason="own_copy") == 2 * count
+    assert a.transmitted("eth0") - before[0] == 3 * count
+    assert b.transmitted("eth0") - before[1] == 2 * count

@@ -91,13 +91,13 @@ def test_a_destination_that_is_down_is_not_up(running: Daemon, hosts: tuple[Host
     assert status(running)["netns"] == host.name
     assert f", network namespace {host.name}\n" in ctl(running.socket, "status")
     host.ip("link set out0 down")
-    wait_for(lambda: status(running)["sessions"][0]["state"] == "waiting", "the session waiting")
+    wait_for(lambda: status(running)["sessions"][0]["state"] == "failed", "the session failed")
     send(guest, "eth0", FRAME, 7)
     metrics = running.settle(7)
     assert metrics.total("mirrord_dropped_frames_total") == 7
     assert metrics.total("mirrord_session_up") == 0
     shown = ctl(running.socket, "status")
-    assert "core/nic on tap0: waiting: destination device is down: out0" in shown
+    assert "core/nic on tap0: failed: out0, by which copies leave, is down" in shown
     host.ip("link set out0 up")
     wait_for(lambda: status(running)["sessions"][0]["state"] == "up", "the session up")
     send(guest, "eth0", FRAME, 5)
@@ -138,7 +138,7 @@ destination = {{ type = "vxlan", remote = "198.51.100.9", vni = {n} }}
     ]
     many = daemon(hosts[1], "[mirrors.many]\n" + "".join(sessions), up=False)
     lines = ctl(many.socket, "status").splitlines()
-    assert len(lines) == 1 + 1 + 40 + 1  # the daemon, the titles, the sessions, what is wrong with all of them
+    assert len(lines) == 2 + 1 + 40 + 1  # the daemon, the titles, the sessions, what is wrong with all of them
     assert lines[-1].startswith("many/s0 on tap0, many/s1 on tap0, many/s2 on tap0, many/s3 on tap0, and 36 more: ")
     assert "no route to 198.51.100.9" in lines[-1]
 

@@ -5,6 +5,8 @@ client eth0 ---- nic [source] uplink ---- eth0 [collector] vxlan0
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from tests.conftest import MakeDaemon, MakeSniffer
@@ -171,3 +173,28 @@ def test_a_smaller_mtu_that_a_router_tells_of_is_followed(
     assert metrics.total("mirrord_dropped_frames_total") == metrics.total(
         "mirrord_dropped_frames_total", reason="mtu_exceeded"
     )
+
+
+def test_a_frame_that_fits_no_packet_is_dropped_and_said_to_be(
+    net: Topology, underlay: Underlay, daemon: MakeDaemon, sniff: MakeSniffer
+) -> None:
+    _, source, collector = build(net, underlay)
+    inner = sniff(collector, "vxlan0", "udp port 4000", snaplen=65600)
+    setting = configuration(underlay.collector, "fragment").replace('"nic"', '"lo"')
+    rule = '{ priority = 1, action = "accept", protocol = "udp", destination_ports = "4000" }'  # no scrape of metrics
+    mirrord = daemon(source, f'{setting}filter = "ours"\n[filters.ours]\nrules = [{rule}]\n')
+    # RFC 791, 3.1 and RFC 8200, 3: the length is in 16 bits, which over IPv6 does not count the header itself.
+    longest = 65535 - (20 if underlay is OVER_IPV4 else 0) - 8 - 8
+    lengths = [100, longest, longest + 1, 14 + 65535]
+    with source.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as receiving:
+        receiving.bind(("127.0.0.1", 4000))
+        for length in lengths:
+            receiving.sendto(bytes(length - 42), ("127.0.0.1", 4000))
+    metrics = mirrord.settle(4)
+    output = mirrord.stop()[1]
+    assert [len(one) for one in inner.stop().frames()] == lengths[:2]
+    assert metrics.total("mirrord_dropped_frames_total", reason="mtu_exceeded") == 2
+    assert metrics.total("mirrord_fragmented_frames_total") == 1
+    assert metrics.unaccounted() == 0
+    said = f"longer ones are fragmented, and those of more than {longest}, which fit no IP packet, dropped"
+    assert f"have up to 65550: {said}" in output

@@ -39,15 +39,16 @@ TCPV4, NEEDS_CSUM = 1, 1  # linux/virtio_net.h
 REFUSALS = {
     "no route": ("route del 10.99.0.0/24", Slot.dropped_no_route),
     "unreachable": ("route replace unreachable 10.99.0.2/32", Slot.dropped_no_route),
-    "prohibited": ("route replace prohibit 10.99.0.2/32", Slot.dropped_send_error),
+    "prohibited": ("route replace prohibit 10.99.0.2/32", Slot.dropped_no_route),
+    "black hole": ("route replace blackhole 10.99.0.2/32", Slot.dropped_no_route),
     "path MTU": ("link set dev uplink mtu 120", Slot.dropped_mtu_exceeded),
     "device down": ("link set dev uplink down", Slot.dropped_no_route),
 }
 PACKET_REFUSALS = {name: REFUSALS[name] for name in ("path MTU", "device down")}
 DEVICE_REFUSALS = {
     "MTU": ("link set dev uplink mtu 120", Slot.dropped_mtu_exceeded),
-    "down": ("link set dev uplink down", Slot.dropped_send_error),
-    "gone": ("link delete dev uplink", Slot.dropped_send_error),
+    "down": ("link set dev uplink down", Slot.dropped_link_down),
+    "gone": ("link delete dev uplink", Slot.dropped_link_down),
 }
 
 

@@ -32,8 +32,8 @@ def test_devices_and_workers_of_a_session_count_in_one_series(
     mirrord = daemon(source, CONFIGURATION)
 
     def converse() -> None:
-        for port in range(1000, 1000 + FLOWS):
-            ends = ("02:00:00:00:00:01", "10.1.0.1", port), ("02:00:00:00:00:02", "10.1.0.2", 2000)
+        for host in range(FLOWS):
+            ends = ("02:00:00:00:00:01", f"10.1.0.{host}", 1000), ("02:00:00:00:00:02", "10.1.1.1", 2000)
             for n in (0, 1):
                 send(client, f"eth{n}", udp_frame(*ends), count=5)
 

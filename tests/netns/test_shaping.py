@@ -13,9 +13,10 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from scapy.layers.inet import IP, UDP, fragment
+from scapy.layers.inet import IP, TCP, UDP, fragment
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment, fragment6
 from scapy.layers.l2 import Ether
+from scapy.packet import Packet
 
 from tests.conftest import MakeDaemon, MakeSniffer
 from tests.support.send import send, udp_frame
@@ -73,17 +74,16 @@ def _quick(source: tuple[str, str, int], destination: tuple[str, str, int]) -> b
     return ethernet + ip + struct.pack("!4HI", source_port, port, 12, 0, 0)
 
 
-def datagrams(count: int) -> Iterator[list[bytes]]:
-    """The fragments of so many datagrams, IPv4 and IPv6 in turn, between two different hosts each."""
+def fragmented(count: int) -> Iterator[list[bytes]]:
+    """So many conversations, each with a datagram in fragments and a small one: UDP and TCP, IPv4 and IPv6 in turn."""
     for n in range(count):
-        udp = UDP(sport=1024 + n, dport=53) / bytes(300)
-        link = Ether(src=CLIENT, dst=SERVER)
+        protocol = (UDP if n % 4 < 2 else TCP)(sport=1024 + n, dport=53)
+        network: Packet = IP(src=f"10.9.{n >> 8}.{n & 255}", dst="192.0.2.1", id=n)
+        pieces = fragment(network / protocol / bytes(300), 104)
         if n % 2:
-            source = f"2001:db8::{n:x}"
-            pieces = fragment6(IPv6(src=source, dst="2001:db8:1::1") / IPv6ExtHdrFragment(id=n) / udp, 200)
-        else:
-            pieces = fragment(IP(src=f"10.9.{n >> 8}.{n & 255}", dst="192.0.2.1", id=n) / udp, 104)
-        yield [bytes(link / piece) for piece in pieces]
+            network = IPv6(src=f"2001:db8::{n:x}", dst="2001:db8:1::1")
+            pieces = fragment6(network / IPv6ExtHdrFragment(id=n) / protocol / bytes(300), 200)
+        yield [bytes(Ether(src=CLIENT, dst=SERVER) / packet) for packet in (*pieces, network / protocol / bytes(30))]
 
 
 def kept(total: int, rate: int) -> tuple[float, float]:
@@ -96,7 +96,7 @@ def test_sampling_keeps_whole_conversations(
     hosts: tuple[Host, Host, Host], daemon: MakeDaemon, sniff: MakeSniffer
 ) -> None:
     client, source, collector = hosts
-    flows, pieces = list(conversations(4_000)), list(datagrams(400))
+    flows, pieces = list(conversations(4_000)), list(fragmented(400))
     sniffer = sniff(collector, "vxlan0")
     mirrord = daemon(source, configuration("sampling_rate = 8"))
     _send_all(client, "eth0", [request for request, _ in flows] + [piece for one in pieces for piece in one])
@@ -116,7 +116,8 @@ def test_sampling_keeps_whole_conversations(
     least, most = kept(len(pieces), 8)
     assert least <= sum(one[0] in arrived for one in pieces) <= most
     assert all(len({arrived[piece] for piece in one}) == 1 for one in pieces)
-    assert all(len(one) >= 3 for one in pieces)
+    assert all(len(one) >= 4 for one in pieces)
+    assert metrics.total("mirrord_unplaced_frames_total") == 0
 
 
 def _send_all(host: Host, device: str, frames: list[bytes], rate: float = 8_000) -> None:

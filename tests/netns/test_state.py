@@ -5,16 +5,20 @@ guest eth0 ---- tap0 [host] up0 ---- up0 collector
 
 from __future__ import annotations
 
+import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.api import Api
-from tests.support.daemon import Daemon
+from tests.support.ctl import invoke
+from tests.support.daemon import ROOT, Daemon
 from tests.support.topology import Host, Topology
 from tests.support.uplink import CORE, mirror, tapped
+from tests.support.wait import wait_for
 
 
 @pytest.fixture
@@ -94,4 +98,46 @@ def test_a_full_disk_refuses_a_change_and_nothing_else(host: Host, tmp_path: Pat
     filler.unlink()
     assert api("PUT", "mirrors/x", mirror("tap0", 2)).status == 201
     assert running(api) == [("core", "up"), ("x", "up")]
+    assert daemon.stop()[0] == 0
+
+
+def test_two_daemons_do_not_share_one(host: Host, tmp_path: Path) -> None:
+    daemon = Daemon(host, tmp_path, CORE)
+    other = tmp_path / "other.toml"
+    settings = {"socket": str(tmp_path / "other.sock"), "state": str(tmp_path / "state.db"), "metrics": ""}
+    other.write_text("[daemon]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items()))
+    run = ["env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "mirrord.control.daemon", "-c", str(other)]
+    second = host.spawn(*run)
+    assert second.wait(30) == 1
+    taken = f"mirrord: daemon.state: {tmp_path}/state.db: another mirrord (pid {daemon.pid}) has it"
+    assert second.output().splitlines() == [taken]
+    assert host.run(*run, "--check") == f"{other}: the configuration is valid\n"
+    assert Api(daemon.socket)("PUT", "mirrors/x", mirror("tap0", 2)).status == 201
+    daemon.kill()
+    daemon = Daemon(host, tmp_path, CORE)  # a killed one holds nothing
+    assert running(Api(daemon.socket)) == [("core", "up"), ("x", "up")]
+    assert daemon.stop()[0] == 0
+
+
+def test_one_that_is_deleted_or_replaced_meanwhile_is_written_anew(host: Host, tmp_path: Path) -> None:
+    daemon = Daemon(host, tmp_path, CORE)
+    api, state = Api(daemon.socket), tmp_path / "state.db"
+    assert api("PUT", "mirrors/x", mirror("tap0", 2)).status == 201
+    for file in tmp_path.glob("state.db*"):
+        file.unlink()
+    assert api("PUT", "mirrors/y", mirror("tap0", 3)).status == 201
+    problem = "was deleted while mirrord ran and was written anew with all that was made at run time"
+    assert api("GET", "status").body["state"]["problem"] == problem
+    assert problem in daemon.output()
+    assert problem in invoke(daemon.socket, "doctor").stdout
+
+    (tmp_path / "other").write_bytes(b"from a backup" * 1000)
+    (tmp_path / "other").rename(state)
+    wait_for(lambda: "was replaced" in api("GET", "status").body["state"]["problem"], "it is noticed without a change")
+    (aside,) = tmp_path.glob("state.db.replaced-*Z")
+    assert aside.read_bytes() == b"from a backup" * 1000
+    assert [row["object"] for row in api.audit()] == ["x", "y"]
+    assert daemon.stop()[0] == 0
+    daemon = Daemon(host, tmp_path, CORE)
+    assert running(Api(daemon.socket)) == [("core", "up"), ("x", "up"), ("y", "up")]
     assert daemon.stop()[0] == 0

@@ -200,7 +200,7 @@ def test_a_next_hop_that_does_not_answer_is_waited_for(net: Topology, daemon: Ma
     client, source, collector = build(net, 4, offloads=False)
     collector.ip("address delete 10.99.0.2/24 dev eth0")
     mirrord = daemon(source, CONFIGURATION.format(remote=REMOTES[4], transmit="packet", gso="auto"), up=False)
-    wait_for(lambda: info(mirrord.metrics(), "state") == "waiting", "the session waits")
+    wait_for(lambda: info(mirrord.metrics(), "state") == "failed", "the session has nowhere to send to")
     assert info(mirrord.metrics(), "reason") == "the next hop to 10.99.0.2 does not answer"
     collector.ip("address add 10.99.0.2/24 dev eth0")
     mirrord.wait_up()

@@ -50,7 +50,9 @@ def hosts(net: Topology) -> tuple[Host, Host]:
 
 
 def frame(number: int, length: int) -> bytes:
-    return udp_frame((MACS[0], "10.1.0.1", 1000), (MACS[1], "10.1.0.2", 53), number.to_bytes(4, "big"), length=length)
+    """Of one of five flows in turn."""
+    ends = (MACS[0], "10.1.0.1", 1000 + number % 5), (MACS[1], "10.1.0.2", 53)
+    return udp_frame(*ends, number.to_bytes(4, "big"), length=length)
 
 
 def send_each(client: Host, frames: list[bytes]) -> None:
@@ -112,30 +114,34 @@ def test_a_device_that_goes_down_and_comes_back(hosts: tuple[Host, Host], daemon
     mirrord = start(daemon, source, TO_DEVICE, dataplane)
     source.ip("link set out down")
     send(client, "eth0", frame(0, 100), 10)
-    assert mirrord.settle(10).total("mirrord_dropped_frames_total", reason="send_error") == 10
+    assert mirrord.settle(10).total("mirrord_dropped_frames_total", reason="link_down") == 10
+    wait_for(lambda: mirrord.metrics().total("mirrord_session_up") == 0, "the session says so")
     source.ip("link set out up")
+    mirrord.wait_up()
     send(client, "eth0", frame(1, 100), 600)
     assert mirrord.settle(610).total("mirrord_mirrored_frames_total") == 600
 
 
-def test_a_copy_too_long_for_a_slot_leaves_all_the_same(
-    hosts: tuple[Host, Host], daemon: MakeDaemon, sniff: MakeSniffer, dataplane: str
+@pytest.mark.parametrize("way", ["device", "IPv4"])
+def test_a_copy_too_long_for_a_slot_leaves_in_its_turn(
+    hosts: tuple[Host, Host], daemon: MakeDaemon, sniff: MakeSniffer, dataplane: str, way: str
 ) -> None:
     client, source = hosts
     source.ip("link set out mtu 1500")
-    mirrord = start(daemon, source, TO_DEVICE, dataplane)
+    mirrord = start(daemon, source, DESTINATIONS[way], dataplane)
+    headers = {"device": 0, "IPv4": 50}[way]
     for host, device in ((client, "eth0"), (source, "nic"), (source, "out")):
         host.ip(f"link set {device} mtu 4000")
-    tap = sniff(source, "out", f"ether src {MACS[0]}", snaplen=5000)
+    tap = sniff(source, "out", f"ether src {MACS[0]}" if way == "device" else "udp port 4789", snaplen=5000)
     sent = [frame(number, 3900 if number % 3 else 100) for number in range(30)]
 
     def long_ones_fit() -> bool:  # the daemon hears of the MTU soon
         send(client, "eth0", frame(0, 3900))
-        return any(len(one) == 3900 for one in tap.frames())
+        return any(len(one) == headers + 3900 for one in tap.frames())
 
     wait_for(long_ones_fit, "a long copy")
     before = len(tap.frames())
     send_each(client, sent)
     wait_for(lambda: len(tap.frames()) >= before + 30, "all copies")
-    assert tap.stop().frames()[before:] == sent
+    assert [packet[headers:] for packet in tap.stop().frames()[before:]] == sent
     assert mirrord.metrics().unaccounted() == 0

@@ -16,6 +16,7 @@ from typing import Protocol
 import pytest
 
 from tests.conftest import MakeSniffer
+from tests.support.api import Api
 from tests.support.captures import count
 from tests.support.daemon import ROOT, Daemon
 from tests.support.root import Root
@@ -176,4 +177,7 @@ destination = {{ type = "vxlan", remote = "203.0.113.2", vni = 3 }}
     daemon = Daemon(host, directory, session, under=under(UNIT, DROP_IN))
     send(collector, "eth0", FRAME, FRAMES)
     assert daemon.settle(FRAMES).total("mirrord_mirrored_frames_total") == FRAMES
+    assert daemon.stop()[0] == 0
+    daemon = Daemon(host, directory, "", up=False, under=under(UNIT, DROP_IN))
+    assert Api(daemon.socket)("GET", "status").body["capabilities"] == ["CAP_NET_ADMIN", "CAP_NET_RAW"]
     assert daemon.stop()[0] == 0

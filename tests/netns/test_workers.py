@@ -1,4 +1,6 @@
-"""Several workers divide a busy source by flow: each flow in order, one set of counters, one rate limit.
+"""Several workers divide a busy source by addresses: what is between two of them stays in order; counters are one set.
+
+So is the rate limit.
 
 client eth0 ---- nic [source] uplink ---- eth0 [collector] vxlan0
 """
@@ -10,15 +12,19 @@ import struct
 import time
 
 import pytest
+from scapy.layers.inet import IP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
 
-from tests.conftest import MakeDaemon
+from tests.conftest import MakeDaemon, MakeSniffer
+from tests.support.mixture import mixture, send_each
 from tests.support.receiver import Receiver
 from tests.support.send import udp_frame
 from tests.support.source import session, source_and_collector
 from tests.support.topology import Host, Topology
 
 WORKERS, FLOWS, EACH = 4, 32, 300
-CLIENT, SERVER = ("02:00:00:00:00:01", "10.0.0.1"), ("02:00:00:00:00:02", "10.0.0.2")
+CLIENT, SERVER = "02:00:00:00:00:01", ("02:00:00:00:00:02", "10.0.1.1")
 PAYLOAD = 400
 
 
@@ -47,7 +53,7 @@ def converse(client: Host, source: Host, each: int = EACH) -> float:
         back.bind(("nic", 0))
         asks, answers = [], []
         for flow in range(FLOWS):
-            us, them = (*CLIENT, 1000 + flow), (*SERVER, 9)
+            us, them = (CLIENT, f"10.0.0.{flow + 1}", 1000 + flow), (*SERVER, 9)
             asks.append(udp_frame(us, them, bytes(PAYLOAD))[:-PAYLOAD])
             answers.append(udp_frame(them, us, bytes(PAYLOAD))[:-PAYLOAD])
         began = time.monotonic()
@@ -87,6 +93,32 @@ def test_each_worker_gets_a_part(hosts: tuple[Host, Host, Host], daemon: MakeDae
     mirrord.thaw()
     assert len(parts) == WORKERS, parts
     mirrord.settle(2 * FLOWS * 10)
+
+
+def test_what_is_between_two_addresses_stays_in_order(
+    hosts: tuple[Host, Host, Host], daemon: MakeDaemon, sniff: MakeSniffer
+) -> None:
+    """Fragments with what is whole, super-frames, tags, IPv4 and IPv6."""
+    client, source, collector = hosts
+    arrived = sniff(collector, "vxlan0")
+    mirrord = daemon(source, configuration('direction = "ingress"'))
+    sent = list(mixture())
+    send_each(client, "eth0", sent)
+    metrics = mirrord.settle(len(sent))
+    assert metrics.total("mirrord_mirrored_frames_total") == len(sent)
+    seen = by_addresses(arrived.stop().frames())
+    assert seen == by_addresses([frame for one in sent for frame in one.wire])
+    assert len(seen) > 2 * FLOWS
+
+
+def by_addresses(frames: list[bytes]) -> dict[tuple[str, ...], list[bytes]]:
+    """In order, by addresses as scapy reads them, by MAC addresses where there are no others."""
+    found: dict[tuple[str, ...], list[bytes]] = {}
+    for data in frames:
+        frame = Ether(data)
+        network = frame.getlayer(IP) or frame.getlayer(IPv6) or frame
+        found.setdefault((network.src, network.dst), []).append(data)
+    return found
 
 
 @pytest.mark.alone

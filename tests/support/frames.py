@@ -10,11 +10,12 @@ import struct
 
 from hypothesis import strategies as st
 
+from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.forward.step import ForwardPlan
 from mirrord.dataplane.frame.headers import Tag
 from mirrord.dataplane.frame.wire import Frame, Vnet
-from tests.support.selections import IPV4, IPV6, PORTS, VLANS, frames, selections
+from tests.support.selections import IPV4, IPV6, PORTS, VLANS, frames, guards, selections
 
 MACS = bytes.fromhex("020000000002020000000001")
 TCP, UDP = 6, 17
@@ -170,11 +171,14 @@ def plans() -> st.SearchStrategy[ForwardPlan]:
         template=st.sampled_from(TEMPLATES),
         snaplen=limits,
         frame_limit=limits,
+        longest=st.sampled_from([0, 0, 0, 60, 1000, 1514]),
         on_mtu_exceeded=st.sampled_from(["truncate", "fragment", "drop"]),
         sampling_rate=st.sampled_from([1, 1, 1, 2, 3, (1 << 31) - 1]),
         rate_limit=st.sampled_from([0, 0, 1, 1_000_000, 1_000_000_000, 500_000_000_000, 10**14]),
         strip_tag=st.booleans(),
         push_tag=st.sampled_from([0, 0, 111]),
         overhead=st.sampled_from([0, 42, 40_000]),  # the last empties a bucket with two frames
+        guards=st.just(()) | guards(),
         exact=st.none() | st.none() | selections(),
+        blocked=st.sampled_from([*[None] * 8, Slot.skipped_paused, Slot.dropped_link_down]),
     )

@@ -22,6 +22,7 @@ class Result(NamedTuple):
     truncated: int
     segmented: int
     fragmented: int
+    unplaced: int
 
 
 Step = Callable[[Frame], Result]
@@ -36,10 +37,10 @@ def _python(plan: ForwardPlan, matches: array[int] | None) -> Step:
     forward = Forward(plan, matches)
 
     def run(frame: Frame) -> Result:
-        copies, reason, truncated, segmented, fragmented = forward(frame)
+        copies, reason, *altered = forward(frame)
         flow = flow_hash(parse(frame.data, frame.tag))
         assert {copy.flow for copy in copies} <= {flow}
-        return Result([copy.data for copy in copies], flow, reason, truncated, segmented, fragmented)
+        return Result([copy.data for copy in copies], flow, reason, *altered)
 
     return run
 

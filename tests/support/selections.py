@@ -10,7 +10,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from mirrord.dataplane.filter.rules import Direction, Guard, Rule, Selection
+from mirrord.dataplane.filter.rules import Direction, Rule, Selection
+from mirrord.dataplane.forward.own_copies import Guard, Word
 
 IPV4 = [IPv4Address(text) for text in ("10.0.0.1", "10.0.1.2", "192.168.0.161")]
 IPV6 = [IPv6Address(text) for text in ("2001:db8::1", "2001:db8:0:1::2", "ff02::1")]
@@ -23,7 +24,7 @@ MARK = 0x10000000
 
 
 def _tag(draw: st.DrawFn) -> bytes:
-    tpid = draw(st.sampled_from([0x8100, 0x88A8, 0x8100, 0x9100]))
+    tpid = draw(st.sampled_from([0x8100, 0x88A8, 0x8100, 0x9100, 0x9200, 0x9300]))
     return struct.pack("!HH", tpid, draw(st.sampled_from(VLANS)) | draw(st.sampled_from([0, 0x1000, 0xE000])))
 
 
@@ -112,11 +113,15 @@ def rules(draw: st.DrawFn) -> Rule:
 
 
 @cache
-def guards() -> st.SearchStrategy[Guard]:
-    """A tunnel guard, sometimes for any address."""
+def guards() -> st.SearchStrategy[tuple[Guard, ...]]:
+    """Guards against mirroring a copy again, some for any address, with or without words in the packet."""
     addresses = st.sampled_from([*IPV4, *IPV6, IPv4Address(0), IPv6Address(0)])
-    udp = st.builds(Guard, addresses, st.just(17), st.none() | st.sampled_from(PORTS))
-    return udp | st.builds(Guard, addresses, st.just(47))
+    word = st.builds(
+        Word, st.sampled_from([0, 4, 8, 12]), st.sampled_from([0, 0xFF, 0xFFFF0000, 0xFFFFFFFF]), st.just(0)
+    )
+    words = st.lists(word, max_size=2).map(tuple)
+    udp = st.builds(Guard, addresses, st.just(17), st.none() | st.sampled_from(PORTS), words)
+    return st.lists(udp | st.builds(Guard, addresses, st.just(47), st.none(), words), max_size=4).map(tuple)
 
 
 @cache
@@ -136,5 +141,4 @@ def _alone() -> st.SearchStrategy[Selection]:
         vlans=st.sampled_from(range(6)).flatmap(lambda n: _NONE if n else _SOME_VLANS),
         mark=st.just(MARK),
         mark_mask=st.sampled_from([0, MARK]),
-        guards=st.lists(guards(), max_size=2).map(tuple),
     )

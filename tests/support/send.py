@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -57,7 +59,10 @@ def sending(host: Host, device: str, frame: bytes, directory: Path) -> Iterator[
     try:
         yield
     finally:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         process.close()
+        for child in children:  # it is trafgen's child that sends, and goes on without it
+            os.kill(int(child), signal.SIGKILL)
 
 
 def _send_one(out: socket.socket, frame: bytes) -> None:

@@ -21,9 +21,9 @@ from mirrord.dataplane.filter import assembler as op
 from mirrord.dataplane.filter.assembler import Instruction, Program, pack
 from mirrord.dataplane.filter.bpf import attach, attach_reject_all, coarsen, compile_selection
 from mirrord.dataplane.filter.interpreter import interpret
-from mirrord.dataplane.filter.rules import Direction, Guard, Rule, Selection, accepts, decide
+from mirrord.dataplane.filter.rules import Rule, Selection, accepts, decide
 from mirrord.dataplane.frame.headers import Tag, parse
-from tests.support.selections import IPV4, MARK, frames, guards, rules, selections
+from tests.support.selections import MARK, frames, rules, selections
 
 NATIVE = Path(__file__).parents[2] / "mirrord" / "dataplane" / "native"
 CLONE_NEWNET = 0x40000000  # linux/sched.h
@@ -123,12 +123,12 @@ def test_interpreters_run_what_the_matcher_means(
 
 @pytest.mark.no_cover
 @SHARED
-@given(rule=rules(), guard=guards(), data=frames())
-def test_one_rule_or_guard_at_a_time(pair: Pair, rule: Rule, guard: Guard, data: bytes) -> None:
+@given(rule=rules(), data=frames())
+def test_one_rule_at_a_time(pair: Pair, rule: Rule, data: bytes) -> None:
     """Alone, a rule has the program read only what it needs: no other rule's reading hides what is missing."""
-    for selection in (Selection(rules=(rule,)), Selection(guards=(guard,))):
-        assert attach(pair.far, selection)
-        assert pair.passes(data) == accepts(selection, parse(data), egress=False), data.hex()
+    selection = Selection(rules=(rule,))
+    assert attach(pair.far, selection)
+    assert pair.passes(data) == accepts(selection, parse(data), egress=False), data.hex()
 
 
 @pytest.mark.no_cover
@@ -329,16 +329,27 @@ def test_what_comes_before_is_left_out_where_it_does_not_fit(pair: Pair) -> None
     assert not pair.passes(data[:23] + b"\x06" + data[24:])  # TCP: its own rule is exact
 
 
-def test_enomem_below_the_instruction_limit_is_coarse_too() -> None:
+TAGS = frozenset(range(1, 4095, 2))
+
+
+@pytest.mark.parametrize(
+    ("selection", "data"),
+    [
+        (_many(600), _udp("10.9.9.9", "10.0.1.1", 53)),
+        (Selection(rules=(Rule(1, accept=False),), vlans=TAGS), _udp("10.0.0.1", "10.0.0.2", 4789)),
+    ],
+    ids=["rules", "tags"],
+)
+def test_enomem_below_the_instruction_limit_is_coarse_too(selection: Selection, data: bytes) -> None:
     """A thread in a network namespace of its own has as little room for filters as older kernels give."""
-    selection, exact, passed = _many(600), [], []
+    exact, passed = [], []
 
     def attach_in_little_room() -> None:
         assert ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET) == 0
         Path("/proc/sys/net/core/optmem_max").write_text("20480")
         little = Pair()
         exact.append(attach(little.far, selection))
-        passed.append(little.passes(_udp("10.9.9.9", "10.0.1.1", 53)))
+        passed.append(little.passes(data))
         little.close()
 
     assert len(compile_selection(selection)) <= 4096
@@ -347,13 +358,6 @@ def test_enomem_below_the_instruction_limit_is_coarse_too() -> None:
     thread.join()
     assert exact == [False]
     assert passed == [True]
-
-
-def test_bare_program_when_even_guards_are_too_many(pair: Pair) -> None:
-    everywhere = tuple(Guard(IPV4[0] + n, 17, 4789) for n in range(2000))
-    selection = Selection(direction=Direction.INGRESS, rules=(Rule(1, accept=False),), guards=everywhere)
-    assert not attach(pair.far, selection)
-    assert pair.passes(_udp("10.0.0.1", "10.0.0.2", 4789))
 
 
 def test_refusal_that_is_no_question_of_size_is_raised() -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from mirrord.control.configuration.config import Loaded, load
 from mirrord.control.configuration.refusals import Declared, refusals, unknown_names
 from mirrord.control.configuration.validation import examine
 from mirrord.errors import ConfigError
-from mirrord.model import Config, DeviceSource, Mirror, Session, VxlanDestination
+from mirrord.model import Config, DeviceSource, Filter, Mirror, Session, VxlanDestination
 
 ROOT = Path(__file__).parents[2]
 ALONE = "[daemon]\ninclude = []\n"
@@ -350,6 +352,8 @@ def test_a_broken_file_may_define_what_another_one_names(tmp_path: Path) -> None
 
 VXLAN = 'destination = { type = "vxlan", remote = "192.0.2.2", vni = 1 }'
 RELAY = 'source = { type = "%s", local = "%s" }\ndestination = { type = "%s", remote = "%s" }'
+TO_FILE = """source = { type = "device", device = ["%s"] }
+destination = { type = "file", path = "/var/lib/mirrord/captures/%s" }"""
 SPAN = 'source = "%s"\ndestination = { type = "device", device = "%s" }'
 
 
@@ -407,6 +411,21 @@ SPAN = 'source = "%s"\ndestination = { type = "device", device = "%s" }'
             ),
         ),
         (
+            sessions(*[TO_FILE % one for one in (("tap*", "a.pcapng"), ("b", "a-tap1.pcapng"))]),
+            "mirrors.m.sessions[1].destination.path",
+            "mirrors.m.sessions[0] writes the same file for its source tap1",
+        ),
+        (
+            sessions(*[TO_FILE % one for one in (("b", "a-tap1"), ('c", "tap1', "a"))]),
+            "mirrors.m.sessions[0].destination.path",
+            "mirrors.m.sessions[1] writes the same file for its source tap1",
+        ),
+        (
+            sessions(*[TO_FILE % one for one in (("b", "a.x"), ("c", "a-20310101T000000.000000000Z.x"))]),
+            "mirrors.m.sessions[1].destination.path",
+            "mirrors.m.sessions[0] may give a finished file of /var/lib/mirrord/captures/a.x this name",
+        ),
+        (
             sessions(
                 'source = { type = "vxlan", local = "192.0.2.2" }\n' + VXLAN,
             ),
@@ -456,6 +475,35 @@ SPAN = 'source = "%s"\ndestination = { type = "device", device = "%s" }'
 )
 def test_refused_between_objects(tmp_path: Path, text: str, at: str, why: str) -> None:
     assert ("mirrord.toml", at, why) in problems(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "at", "why"),
+    [
+        ("".join(f"[mirrors.m{n}]\n" for n in range(4097)), "mirrors", "expected at most 4096 mirrors, not 4097"),
+        (
+            sessions(f"source = {{ device = {json.dumps([f't{n}' for n in range(4097)])}, type = 'device' }}\n{VXLAN}"),
+            "mirrors.m.sessions[0].source.device",
+            "expected at most 4096 values, not 4097",
+        ),
+        (
+            sessions(SPAN % ("a", "b")).replace('"b"', f'"b", netns = "/{"x" * 4095}"'),
+            "mirrors.m.sessions[0].destination.netns",
+            f"expected a path of at most 4095 bytes, not '/{'x' * 55}...",
+        ),
+    ],
+    ids=["mirrors", "values", "path"],
+)
+def test_there_is_a_limit_to_everything(tmp_path: Path, text: str, at: str, why: str) -> None:
+    assert ("mirrord.toml", at, why) in problems(write(tmp_path, text))
+
+
+def test_there_is_a_limit_to_sessions_and_rules() -> None:
+    session = {"source": "a", "destination": {"type": "device", "device": "b"}}
+    with pytest.raises(ValidationError, match="sessions: expected at most 4096, not 4097"):
+        Mirror.model_validate({"sessions": [{"name": f"s{n}", **session} for n in range(4097)]})
+    with pytest.raises(ValidationError, match="rules: expected at most 10000, not 10001"):
+        Filter.model_validate({"rules": [{"priority": n + 1, "action": "accept"} for n in range(10_001)]})
 
 
 def test_a_refusal_is_told_beside_other_problems_of_the_same_session(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import replace
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from scapy.utils import RawPcapReader, wrpcap
 
 from mirrord.dataplane.filter.bpf import compile_selection
 from mirrord.dataplane.filter.interpreter import interpret
-from mirrord.dataplane.filter.rules import Direction, Guard, Rule, Selection, decide
+from mirrord.dataplane.filter.rules import Direction, Rule, Selection, decide
 from mirrord.dataplane.frame.headers import Tag, parse
 
 ETHER = Ether(dst="02:00:00:00:00:02", src="02:00:00:00:00:01")  # both given: scapy would ask the network for one
@@ -135,20 +135,6 @@ def test_mark_then_direction_come_before_everything() -> None:
     assert reason(selection, REQUEST, egress=True, mark=0x20000000) == "+no filter"
     assert reason(selection, REQUEST) == "-direction"
     assert reason(replace(selection, mark_mask=0), REQUEST, egress=True, mark=0x10000000) == "+no filter"
-
-
-def test_guards_leave_out_tunnel_packets_of_either_direction() -> None:
-    collector = Guard(ip_address("10.0.0.2"), 17, 4789)
-    selection = Selection(guards=(collector, Guard(ip_address("::"), 47)))
-    to, back = IP(src="10.0.0.1", dst="10.0.0.2"), IP(src="10.0.0.2", dst="10.0.0.1")
-    assert reason(selection, ETHER / to / UDP(dport=4789)) == "-tunnel"
-    assert reason(selection, ETHER / back / UDP(dport=4789)) == "-tunnel"
-    assert reason(selection, LATER_FRAGMENT) == "-tunnel"
-    assert reason(selection, ETHER / back / UDP(sport=4789, dport=53)) == "+no filter"
-    assert reason(selection, ETHER / IP(dst="10.0.0.3") / UDP(dport=4789)) == "+no filter"
-    assert reason(selection, ETHER / IPv6() / GRE()) == "-tunnel"
-    assert reason(selection, ETHER / to / GRE()) == "+no filter"
-    assert decide(selection, parse(bytes(LATER_FRAGMENT)), egress=False).guard is collector
 
 
 # tcpdump looks through no IPv6 extension header and takes a port from no fragment but the first: so do these frames.

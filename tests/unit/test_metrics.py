@@ -31,8 +31,8 @@ def rows() -> list[Row]:
     second.add(Slot.read_egress_frames, 5)
     about = (("destination", "vxlan 192.0.2.9 port 4789 vni 1"), ("filter", "web"), ("transmit", "socket"))
     return [
-        Row(Entry(HOST, "up", about=about), "up", "", first.snapshot()),
-        Row(Entry(GUEST, "waiting", guest=True, about=about), "waiting", "no such device: tap0", second.snapshot()),
+        Row(Entry(HOST, "up", about=about), "up", "", tuple(first.row)),
+        Row(Entry(GUEST, "waiting", guest=True, about=about), "waiting", "no such device: tap0", tuple(second.row)),
     ]
 
 
@@ -74,12 +74,13 @@ async def test_every_slot_has_its_series(address: str) -> None:
         "truncated_frames_total": Slot.truncated,
         "segmented_frames_total": Slot.segmented,
         "fragmented_frames_total": Slot.fragmented,
+        "unplaced_frames_total": Slot.unplaced,
     }.items():
         assert found[f"mirrord_{name}", labels(HOST)] == slot * 10
     for reason in ("sampled_out", "rate_limited", "paused", "unmatched"):
         expected = Slot[f"skipped_{reason}"] * 10
         assert found["mirrord_skipped_frames_total", labels(HOST, reason=reason)] == expected
-    for reason in ("ring_full", "send_error", "mtu_exceeded", "no_route", "malformed", "write_error"):
+    for reason in ("ring_full", "send_error", "mtu_exceeded", "no_route", "malformed", "write_error", "link_down"):
         expected = Slot[f"dropped_{reason}"] * 10
         assert found["mirrord_dropped_frames_total", labels(HOST, reason=reason)] == expected
     assert found["mirrord_read_bytes_total", labels(HOST, direction="ingress")] == Slot.read_ingress_bytes * 10
@@ -114,7 +115,7 @@ async def test_the_latency_is_a_histogram_in_seconds() -> None:
     for nanoseconds in (1_000, 50_000, 50_001, 10**9):
         counters.observe_latency(nanoseconds)
     counts = Counts(lambda: [Row(Entry(HOST, "up"), "up", "", counters.snapshot())], Reload(), "native")
-    found = samples(render(counts.collect(), TEXT))
+    found = samples("".join(render(counts.collect(), TEXT)))
     name = "mirrord_forward_latency_seconds"
     assert found[f"{name}_bucket", labels(HOST, le="5e-05")] == 2  # a bucket's bound belongs to it
     assert found[f"{name}_bucket", labels(HOST, le="0.0001")] == 3
@@ -166,7 +167,7 @@ async def test_who_asks_for_openmetrics_gets_it(address: str, accept: str, form:
 async def test_a_label_may_hold_anything() -> None:
     text = 'a "file" called\n\\x é'
     row = Row(Entry(Key("m", "s", text), "failed"), "failed", text, Counters().snapshot())
-    page = render(Counts(lambda: [row], Reload(), "native").collect(), OPENMETRICS)
+    page = "".join(render(Counts(lambda: [row], Reload(), "native").collect(), OPENMETRICS))
     (info,) = [family for family in parse_openmetrics(page) if family.name == "mirrord_session"]  # type: ignore[no-untyped-call]
     assert info.samples[0].labels["source"] == info.samples[0].labels["reason"] == text
 

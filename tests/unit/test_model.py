@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from mirrord import model
+from mirrord.control.configuration.validation import examine
 from mirrord.model import Config, Daemon, FlowNetwork, Mirror, Model, Rule, Session
 
 # The keys and defaults of the design, section 2. REQUIRED and OPTIONAL (no value) are how it marks the others.
@@ -325,3 +326,20 @@ def test_what_is_shown_is_the_documented_vocabulary() -> None:
     }
     assert shown["source"]["device"] == "tap*"
     assert shown["destination"] | VXLAN == shown["destination"]
+
+
+def test_a_table_with_a_device_needs_no_type() -> None:
+    ends = {"source": {"device": ["lo", "tap*"], "netns": "a"}, "destination": {"device": "eth1", "vlan": 5}}
+    session = Session.model_validate({"name": "s", **ends})
+    assert session.source == model.DeviceSource(device=("lo", "tap*"), netns="a")
+    assert session.destination == model.DeviceDestination(device="eth1", vlan=5)
+
+
+@pytest.mark.parametrize(
+    ("side", "end"), [("source", {"bridge": "br0"}), ("destination", {"remote": "192.0.2.1", "vni": 1})]
+)
+def test_any_other_table_has_to_tell_its_type(side: str, end: dict[str, object]) -> None:
+    ends: dict[str, object] = {"source": "a", "destination": {"device": "b"}, side: end}
+    (problem,) = examine(Session, {"name": "s", **ends}, "").problems
+    assert problem.path == f"{side}.type"
+    assert problem.expectation.startswith("expected one of device, ")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network, IPv6Address
+from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 from hypothesis import given
@@ -14,9 +14,11 @@ from mirrord.control.host.links import Link, Path, Route, View
 from mirrord.control.planning.plan import Add, Entry, Key, Remove, Rename, Replace, diff, make, paths
 from mirrord.dataplane.capture.listener import ListenPlan
 from mirrord.dataplane.capture.packet_socket import CapturePlan
-from mirrord.dataplane.filter.rules import Direction, Guard, Selection
+from mirrord.dataplane.counters import Slot
+from mirrord.dataplane.filter.rules import Direction, Selection
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.forward.decap import Tunnel
+from mirrord.dataplane.forward.own_copies import Guard, Word
 from mirrord.dataplane.forward.step import ForwardPlan
 from mirrord.dataplane.pipeline import PipelinePlan
 from mirrord.dataplane.transmit.file import FilePlan
@@ -54,11 +56,11 @@ def running(entries: dict[Key, Entry]) -> PipelinePlan:
 def test_a_vxlan_session_becomes_one_pipeline() -> None:
     wanted = config(f'source = "tap0"\nsnaplen = 96\nrate_limit = "1Mbit"\n{TO_VXLAN}')
     assert paths(wanted) == {REMOTE}
-    guard = Guard(IPv4Address("192.0.2.9"), 17, 4789)
+    guard = Guard(IPv4Address("192.0.2.9"), 17, 4789, (Word(12, 0xFFFFFF00, 7 << 8),))  # RFC 7348 5: the VNI
     assert make(wanted, VIEW)[Key("m", "s0", "tap0")].pipeline == PipelinePlan(
-        CapturePlan("tap0", 5, Selection(mark=MARK, mark_mask=MARK, guards=(guard,)), mode="auto"),
+        CapturePlan("tap0", 5, Selection(mark=MARK, mark_mask=MARK), mode="auto"),
         # 20 + 8 bytes of IPv4 and UDP and 8 of VXLAN leave 1564 of the path MTU; the outer Ethernet header is 14
-        ForwardPlan(encap.vxlan(7), snaplen=96, frame_limit=1564, rate_limit=1_000_000, overhead=42),
+        ForwardPlan(encap.vxlan(7), snaplen=96, frame_limit=1564, rate_limit=1_000_000, overhead=42, guards=(guard,)),
         TunnelPlan("192.0.2.9", 4789, mark=MARK),
     )
 
@@ -116,6 +118,23 @@ def test_each_device_of_a_pattern_has_a_file_of_its_own() -> None:
     assert to_file('"tap*"').name == "a/b-tap0.pcapng"
 
 
+def test_a_file_that_two_would_write_is_written_by_the_first() -> None:
+    """Which devices a bridge has, no configuration tells."""
+    bridge, port = Link("br0", 8, 1500, kind="bridge"), Link("tap1", 9, 1500, master=8)
+    view = replace(VIEW, links={one.name: one for one in (TAP, bridge, port)})
+    to = "destination = { type = 'file', path = '/var/lib/mirrord/captures/%s' }"
+    sources = ('{ type = "bridge", bridge = "br0" }', '"tap0"', '"tap0"')
+    files = ("a.x", "a-tap1.x", "a-tap2.x")
+    entries = make(config(*[f"source = {one}\n{to % file}" for one, file in zip(sources, files, strict=True)]), view)
+    why = "/var/lib/mirrord/captures/a-tap1.x: session 's0' of mirror 'm' on tap1 writes this file"
+    assert {(key.session, key.source): (entry.state, entry.reason) for key, entry in entries.items()} == {
+        ("s0", "br0"): ("up", ""),
+        ("s0", "tap1"): ("up", ""),
+        ("s1", "tap0"): ("failed", why),
+        ("s2", "tap0"): ("up", ""),
+    }
+
+
 def test_a_guest_sees_directions_the_other_way_round() -> None:
     wanted = Config.model_validate(
         tomllib.loads(f"""
@@ -145,8 +164,10 @@ def test_every_configured_tunnel_is_guarded_against_unless_asked_for() -> None:
     on = config(f'source = "tap0"\n{TO_VXLAN}', f'source = "em0"\nmirror_tunnels = true\n{TO_VXLAN}').mirrors["m"]
     entries = make(Config(mirrors={"off": off, "on": on}), VIEW)
     assert set(entries) == {Key("on", "s0", "tap0"), Key("on", "s1", "em0")}
-    guards = [entry.pipeline.capture.selection.guards for entry in entries.values() if entry.pipeline]
-    assert guards == [(Guard(IPv4Address("192.0.2.9"), 17, 4789), Guard(IPv6Address("2001:db8::9"), 17, 8472)), ()]
+    guards = [entry.pipeline.forward.guards for entry in entries.values() if entry.pipeline]
+    every = [(str(guard.address), guard.protocol, guard.port) for guard in guards[0]]
+    assert every == [("192.0.2.9", 17, 4789), ("2001:db8::9", 17, 8472)]
+    assert guards[1] == ()
 
 
 @pytest.mark.parametrize("overlap", ["first", "all"])
@@ -294,11 +315,8 @@ def test_frames_too_long_for_the_way_out_are_warned_of() -> None:
 
 
 def test_shaping_a_learning_bridge_and_a_missing_route_are_warned_of() -> None:
-    view = View(links={"tap0": replace(TAP, qdisc="tbf"), "em0": replace(EM, learning=True, up=False)})
-    entry = only(make(config('source = "tap0"\ndestination = { type = "device", device = "em0" }'), view))
-    assert (entry.state, entry.reason) == ("waiting", "destination device is down: em0")
-    assert entry.pipeline is not None  # frames are captured all the same, and counted as lost
-    assert entry.warnings == (
+    view = View(links={"tap0": replace(TAP, qdisc="tbf"), "em0": replace(EM, learning=True)})
+    assert only(make(config('source = "tap0"\ndestination = { type = "device", device = "em0" }'), view)).warnings == (
         "source device tap0 is shaped (tbf)",
         (
             "em0 is a port of a bridge that learns addresses: copies would mislead it;"
@@ -306,8 +324,20 @@ def test_shaping_a_learning_bridge_and_a_missing_route_are_warned_of() -> None:
         ),
     )
     entry = only(make(config(f'source = "em0"\n{TO_VXLAN}'), replace(VIEW, routes={})))
-    assert entry.warnings == ("no route to 192.0.2.9",)
+    assert entry.trouble == "no route to 192.0.2.9"
     assert entry.pipeline is not None  # it counts what it cannot send
+    assert entry.pipeline.forward.blocked == Slot.dropped_no_route
+
+
+@pytest.mark.parametrize(("up", "carrier"), [(False, False), (True, False)])
+def test_what_a_dead_device_is_given_counts_as_lost(*, up: bool, carrier: bool) -> None:
+    dead = {one.name: replace(one, up=up, carrier=carrier) for one in (EM, UP)}
+    view = replace(VIEW, links={"tap0": TAP, **dead})
+    for destination in ('destination = { type = "device", device = "em0" }', TO_VXLAN):
+        entry = only(make(config(f'source = "tap0"\n{destination}'), view))
+        assert entry.trouble
+        assert entry.pipeline is not None
+        assert entry.pipeline.forward.blocked == Slot.dropped_link_down
 
 
 plans = st.builds(
@@ -375,10 +405,11 @@ def test_a_tunnel_is_listened_for_where_the_host_has_its_address() -> None:
     entry = make(wanted, replace(VIEW, addresses=frozenset({local})))[key]
     assert entry.pipeline is not None
     assert entry.warnings == ()
-    # The mark is the outer packet's; the guard looks at the frames inside.
-    guarded = Selection(Direction.INGRESS, mark=MARK, mark_mask=MARK, guards=(Guard(local, 17, 4789),))
+    # The mark is the outer packet's; the guards look at the frames inside.
+    marked = Selection(Direction.INGRESS, mark=MARK, mark_mask=MARK)
+    assert [guard.address for guard in entry.pipeline.forward.guards] == [local]
     assert entry.pipeline.capture == ListenPlan(
-        Tunnel.VXLAN, local, guarded, 4789, 7, (IPv4Network("198.51.100.0/24"),), buffer_size=1 << 20
+        Tunnel.VXLAN, local, marked, 4789, 7, (IPv4Network("198.51.100.0/24"),), buffer_size=1 << 20
     )
     six = config('source = { type = "gre", local = "::" }\ndestination = { type = "device", device = "em0" }')
     assert [(key.source, entry.state) for key, entry in make(six, VIEW).items()] == [("gre:[::]", "up")]

@@ -62,7 +62,7 @@ def test_unsound_super_frames_end_alike(frame: Frame) -> None:
 def test_limits_about_as_long_as_the_copies(plan: ForwardPlan, frame: Frame, more: int) -> None:
     whole = step(ForwardPlan(encap.bare()), "python")(frame).copies
     limit = max(14, max(map(len, whole), default=0) + more)
-    compare(replace(plan, frame_limit=limit, snaplen=0, sampling_rate=1, exact=None), [frame])
+    compare(replace(plan, frame_limit=limit, snaplen=0, sampling_rate=1, exact=None, blocked=None), [frame])
 
 
 @THOROUGH

@@ -79,8 +79,12 @@ def with_depends(packages: set[str]) -> set[str]:
 
 @pytest.mark.parametrize(
     ("target", "files"),
-    [("demo", imported(TESTS / "demo.py")), ("test", set(TESTS.rglob("*.py")))],
-    ids=["demo", "test"],
+    [
+        ("demo", imported(TESTS / "demo.py")),
+        ("test", set(TESTS.rglob("*.py")) - {TESTS / "booted.py", TESTS / "support/container.py"}),
+        ("booted", imported(TESTS / "booted.py")),
+    ],
+    ids=["demo", "test", "booted"],
 )
 def test_every_program_comes_from_a_package_that_setup_installs(target: str, files: set[Path]) -> None:
     base = {line.split("\t")[0] for line in installed("Priority") if line.endswith("\trequired")}

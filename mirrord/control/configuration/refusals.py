@@ -6,12 +6,14 @@ Sessions that are disabled count as well: enabling one is not the moment to find
 from __future__ import annotations
 
 import os.path
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from mirrord.control.configuration.validation import join
+from mirrord.control.planning.files import device_in, has_one_file, unfinished
 from mirrord.control.planning.listeners import reaches
 from mirrord.errors import Problem, nearest
 from mirrord.model import (
@@ -26,12 +28,16 @@ from mirrord.model import (
     Filter,
     FlowNetwork,
     GeneveDestination,
+    Mirror,
     Model,
     Session,
     TunnelDestination,
     TunnelSource,
     VxlanDestination,
 )
+
+MOST_OBJECTS = 4096  # of a kind
+MOST_SESSIONS, MOST_RULES = 10_000, 100_000  # altogether: what a daemon has the memory for
 
 
 class Use(NamedTuple):
@@ -102,6 +108,7 @@ def refusals(declared: Declared) -> list[Problem]:
         *_chosen_otherwise(declared),
         *_shared_vnis(declared),
         *_files(declared),
+        *_too_many(declared),
     ]
 
 
@@ -248,7 +255,9 @@ def _shared_vnis(declared: Declared) -> Iterator[Problem]:
 
 
 def _files(declared: Declared) -> Iterator[Problem]:
+    """Files that two sessions would write, and files in places that are not for them."""
     first: dict[str, str] = {}
+    patterns: list[tuple[str, str, tuple[str, ...]]] = []
     for path, session in declared.sessions():
         if not isinstance(session.destination, FileDestination):
             continue
@@ -258,3 +267,35 @@ def _files(declared: Declared) -> Iterator[Problem]:
             yield Problem(at, f"expected a file in one of capture_directories ({', '.join(directories)}), not {file!r}")
         if first.setdefault(file, path) != path:
             yield Problem(at, f"{first[file]} writes the same file")
+        if not has_one_file(session):
+            patterns.append((path, file, _devices_anywhere(session)))
+    several = {path for path, _, _ in patterns}
+    for file, path in first.items():
+        at = join(path, "destination", "path")
+        if path not in several:
+            for other, of, devices in patterns:
+                device = device_in(of, file)
+                if device and any(fnmatchcase(device, one) for one in devices):
+                    yield Problem(at, f"{other} writes the same file for its source {device}")
+        if (of := unfinished(file)) in first:
+            yield Problem(at, f"{first[of]} may give a finished file of {of} this name")
+
+
+def _devices_anywhere(session: Session) -> tuple[str, ...]:
+    """Names and globs of the source's devices, wherever they are. A bridge's ports nobody knows beforehand."""
+    return session.source.device if isinstance(session.source, DeviceSource) else ()
+
+
+def _too_many(declared: Declared) -> Iterator[Problem]:
+    """More than a daemon is made for; each costs memory, also where it does not run."""
+    count = Counter(type(one) for one in declared.objects.values())
+    rules = sum(len(one.rules) for one in declared.objects.values() if isinstance(one, Filter))
+    for path, what, found, most in (
+        ("mirrors", "mirrors", count[Mirror], MOST_OBJECTS),
+        ("filters", "filters", count[Filter], MOST_OBJECTS),
+        ("flow_networks", "flow networks", count[FlowNetwork], MOST_OBJECTS),
+        ("mirrors", "sessions altogether", count[Session], MOST_SESSIONS),
+        ("filters", "rules altogether", rules, MOST_RULES),
+    ):
+        if found > most:
+            yield Problem(path, f"expected at most {most} {what}, not {found}")

@@ -27,6 +27,7 @@ from mirrord.model import (
     Source,
     repeated,
 )
+from mirrord.model.base import kind_of
 from mirrord.values import parse_rate, show_rate, unexpected
 
 
@@ -223,7 +224,7 @@ def _of_parts(model: type[Model], written: dict[str, object], path: str) -> tupl
 def _of_end(written: dict[str, object], side: str, path: str) -> list[Problem]:
     """Every problem in a session's source or destination, if it tells which type it is."""
     end = written.get(side)
-    model = _TAGGED.get(f"<{end.get('type')} {side}>") if isinstance(end, dict) else None
+    model = _TAGGED.get(f"<{kind_of(end)} {side}>") if isinstance(end, dict) else None
     return [] if model is None else examine(model, end, join(path, side)).problems
 
 

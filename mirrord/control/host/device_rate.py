@@ -44,6 +44,28 @@ def busy(plans: Iterable[CapturePlan]) -> frozenset[Place]:
     return frozenset(place for place in old & after.keys() if _is_busy(before[place], after[place], elapsed))
 
 
+def rates() -> dict[str, tuple[float, float]]:
+    """Frames and bits a second, both ways together, of every device of the thread's network namespace. Takes 200 ms."""
+    before, begun = _counters(), time.monotonic()
+    time.sleep(10 * SECONDS)
+    after, elapsed = _counters(), time.monotonic() - begun
+    return {
+        name: (max(frames - before[name][0], 0) / elapsed, max(size - before[name][1], 0) * 8 / elapsed)
+        for name, (frames, size) in after.items()
+        if name in before
+    }
+
+
+def _counters() -> dict[str, tuple[int, int]]:
+    """Frames and bytes that each device of the thread's network namespace has received and sent; proc(5)."""
+    found = {}
+    for line in Path("/proc/thread-self/net/dev").read_text().splitlines()[2:]:
+        name, _, counters = line.rpartition(":")
+        row = [int(number) for number in counters.split()]
+        found[name.strip()] = sum(row[n] for n in _FRAMES), sum(row[n] for n in _BYTES)
+    return found
+
+
 def _is_busy(before: tuple[int, int], after: tuple[int, int], elapsed: float) -> bool:
     frames, size = after[0] - before[0], after[1] - before[1]
     return calls_for_ring(frames / elapsed, size / max(frames, 1))
@@ -54,9 +76,5 @@ def _read(devices: Mapping[Netns | None, Collection[str]]) -> dict[Place, tuple[
     found: dict[Place, tuple[int, int]] = {}
     for netns, names in devices.items():
         with suppress(OSError):  # the namespace is gone, which to open the capture will tell
-            lines = inside(netns, Path("/proc/thread-self/net/dev").read_text).splitlines()[2:]  # proc(5)
-            for name, counters in (line.rsplit(":", 1) for line in lines):
-                if name.strip() in names:
-                    row = [int(number) for number in counters.split()]
-                    found[netns, name.strip()] = sum(row[n] for n in _FRAMES), sum(row[n] for n in _BYTES)
+            found |= {(netns, name): row for name, row in inside(netns, _counters).items() if name in names}
     return found

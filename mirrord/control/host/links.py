@@ -44,10 +44,13 @@ GROUPS = 0x1 | 0x8 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18
 
 # linux/if_link.h
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_QDISC, IFLA_MASTER = 1, 3, 4, 5, 6, 10
-IFLA_LINKINFO, IFLA_EXT_MASK = 18, 29
+IFLA_OPERSTATE, IFLA_LINKINFO, IFLA_EXT_MASK, IFLA_MAX_MTU = 16, 18, 29, 51
 IFLA_INFO_KIND, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 4, 5
 IFLA_BRPORT_LEARNING = 8
-IFF_UP, IFF_NOARP = 0x1, 0x80  # netdevice(7)
+IFF_UP, IFF_NOARP, IFF_LOWER_UP = 0x1, 0x80, 0x10000  # netdevice(7)
+NOT_SENDING = {1, 2, 3, 4}
+"""IF_OPER_NOTPRESENT, _DOWN, _LOWERLAYERDOWN, _TESTING (linux/if.h): what a device is given is dropped unsaid, also
+right after the carrier came, while its queue is not in place. Many have no state (unknown): the carrier alone tells."""
 ETH_ALEN = 6
 ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772  # linux/if_arp.h
 
@@ -64,6 +67,13 @@ _NUMBER = struct.Struct("=I")
 
 OF_A_DEVICE = {RTM_NEWLINK, RTM_DELLINK, RTM_NEWADDR, RTM_DELADDR, RTM_NEWQDISC, RTM_DELQDISC}
 """Announcements that name a device; that another queueing discipline is in place, its own do not tell."""
+
+NO_ROUTES = {
+    errno.EACCES: "a route prohibits sending to {}",
+    errno.EHOSTUNREACH: "a route says that {} cannot be reached",
+    errno.EINVAL: "a blackhole route swallows what is sent to {}",
+}
+"""What the kernel answers to a question about a route by what is no way, ip-route(8); else there is none."""
 
 AT_ONCE = 100
 """To ask about more devices than this one by one costs as much as to ask about all of a large host's."""
@@ -89,6 +99,9 @@ class Link:
     lower: int = 0  # index of the device that a VLAN lies on
     address: bytes = b""
     resolves: bool = True  # asks for the addresses of next hops
+    carrier: bool = True  # what leaves by it gets somewhere
+    loopback: bool = False
+    most_mtu: int = 0  # the largest that its driver takes; 0: unknown
 
 
 class Path(NamedTuple):
@@ -112,6 +125,7 @@ class Route:
     hop: Hop | None = None  # where a packet socket has to send
     obstacle: str = "not looked for"  # why a packet socket must not be used; "" when it may
     uncut: str = "not looked for"  # who would see a datagram of many segments; "" when nobody can
+    silent: bool = False  # the next hop was asked for its address, and has not answered for a while
 
 
 class Lease(NamedTuple):
@@ -130,6 +144,7 @@ class View:
     links: Mapping[str, Link] = field(default_factory=dict)  # by name
     default_routes: frozenset[int] = frozenset()  # indexes of the devices that hold one
     routes: Mapping[Path, Route] = field(default_factory=dict)  # of the paths asked for; without those that have none
+    unreached: Mapping[Path, str] = field(default_factory=dict)  # those that have none, and why
     addresses: frozenset[IPv4Address | IPv6Address] = frozenset()  # that can be used; link-local ones name their device
     leases: Mapping[str, Lease] = field(default_factory=dict)  # of the flow networks, by name
     netns: Netns | None = None  # None: the daemon's own, by whatever name
@@ -182,16 +197,28 @@ class Links:
         self._neighbours = inside(netns, Neighbours)
         self._news = News(everything=True)
         self._picture: _Picture | None = None  # that thread's
+        self._changed: Callable[[], None] = lambda: None
+        self._alarm: asyncio.TimerHandle | None = None
 
     async def read(self, paths: Iterable[Path]) -> View:
         """The network as it is now, with the routes of these paths. OSError when the kernel does not answer."""
         self._hear()
         news, self._news = self._news, News()
+        loop = asyncio.get_running_loop()
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._read, news, frozenset(paths))
+            view = await loop.run_in_executor(self._thread, self._read, news, frozenset(paths))
         except BaseException:
             self.doubt()
             raise
+        self._cancel_alarm()
+        if (seconds := self._neighbours.look_in()) is not None:
+            self._alarm = loop.call_later(seconds, self._changed)
+        return view
+
+    def _cancel_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
 
     def doubt(self) -> None:
         """Have the next reading ask about everything."""
@@ -199,6 +226,7 @@ class Links:
 
     def watch(self, changed: Callable[[], None]) -> None:
         """Call `changed` in the running loop whenever devices, addresses or routes changed."""
+        self._changed = changed
 
         def ring() -> None:
             self._hear()
@@ -214,6 +242,7 @@ class Links:
     async def close(self) -> None:
         """Stop watching and free the sockets and the thread."""
         loop = asyncio.get_running_loop()
+        self._cancel_alarm()
         loop.remove_reader(self._announcements.fileno())
         self._announcements.close()
         loop.remove_reader(self._neighbours.bell.fileno())
@@ -263,10 +292,12 @@ class _Picture:
         # Nor of one that goes with a device that is down or gone.
         if everything or news.default_routes or news.indexes & self._default_routes:
             self._default_routes = frozenset(_default_routes(self._netlink))
+        routes, unreached = self._routes(paths)
         return View(
             links={link.name: link for link in self._links.values()},
             default_routes=self._default_routes,
-            routes=self._routes(paths),
+            routes=routes,
+            unreached=unreached,
             addresses=frozenset(chain.from_iterable(self._addresses.values())),
         )
 
@@ -294,13 +325,18 @@ class _Picture:
             self._links[index] = link
             self._addresses[index] = frozenset(chain.from_iterable(_usable(body, link.name) for body in bodies))
 
-    def _routes(self, paths: Collection[Path]) -> dict[Path, Route]:
+    def _routes(self, paths: Collection[Path]) -> tuple[dict[Path, Route], dict[Path, str]]:
+        """The routes, and why other paths have none."""
         ways: dict[Path, tuple[_Found, Link, Neighbour]] = {}
+        unreached: dict[Path, str] = {}
         for path in paths:
-            if (found := self._ask_route(path)) and (link := self._links.get(found.device)):
+            found = self._ask_route(path)
+            if isinstance(found, str):
+                unreached[path] = found
+            elif link := self._links.get(found.device):
                 ways[path] = found, link, Neighbour(link.index, found.gateway or path.remote)
         if not ways:
-            return {}
+            return {}, unreached
         special = {path: _special(found, link) for path, (found, link, _) in ways.items()}
         known = self._neighbours.find(
             self._netlink, {hop: self._may_ask(link, hop) for path, (_, link, hop) in ways.items() if not special[path]}
@@ -320,15 +356,17 @@ class _Picture:
                 else None,
                 obstacle=special[path] or hindrance,
                 uncut=seen[link.index],
+                silent=not special[path] and self._neighbours.silent(hop),
             )
-        return routes
+        return routes, unreached
 
     def _may_ask(self, link: Link, hop: Neighbour) -> bool:
         """Without a link-local address that is ready, the kernel's question would fail, and come a second later."""
         ready = any(one.version == 6 and one.is_link_local for one in self._addresses.get(link.index, ()))
         return link.resolves and (ip_address(hop.address).version == 4 or ready)
 
-    def _ask_route(self, path: Path) -> _Found | None:
+    def _ask_route(self, path: Path) -> _Found | str:
+        """The route, or why there is none."""
         remote = ip_address(path.remote)
         family, bits = (socket.AF_INET, 32) if remote.version == 4 else (socket.AF_INET6, 128)
         body = _ROUTE.pack(family, bits, bits if path.local else 0, 0, 0, 0, 0, 0, 0) + attribute(
@@ -341,8 +379,10 @@ class _Picture:
         body += attribute(RTA_MARK, _NUMBER.pack(path.mark))
         try:
             (answer,) = self._netlink.ask(RTM_GETROUTE, body)
-        except OSError:
-            return None
+        except OSError as error:
+            if path.local and not any(ip_address(path.local) in one for one in self._addresses.values()):
+                return f"{path.local} is not an address of this host: no copies can be sent from it"
+            return NO_ROUTES.get(error.errno or 0, "no route to {}").format(path.remote)
         found = attributes(answer, _ROUTE.size)
         gateway = found.get(RTA_GATEWAY) or found.get(RTA_VIA, b"")[2:]  # struct rtvia begins with the family
         source = found.get(RTA_PREFSRC)
@@ -395,6 +435,9 @@ def _link(body: bytes) -> Link:
         mtu=number(found[IFLA_MTU]),
         up=bool(flags & IFF_UP),
         ethernet=kind in (ARPHRD_ETHER, ARPHRD_LOOPBACK),
+        carrier=bool(flags & IFF_LOWER_UP) and number(found.get(IFLA_OPERSTATE)) not in NOT_SENDING,
+        loopback=kind == ARPHRD_LOOPBACK,
+        most_mtu=number(found.get(IFLA_MAX_MTU)),
         kind=text(info.get(IFLA_INFO_KIND)),
         master=number(found.get(IFLA_MASTER)),
         learning=bool(number(port.get(IFLA_BRPORT_LEARNING))),

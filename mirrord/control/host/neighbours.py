@@ -35,6 +35,9 @@ NDA_DST, NDA_LLADDR, NDA_FLAGS_EXT = 1, 2, 15
 PATIENCE_SECONDS = 0.2
 POLL_SECONDS = 0.002
 """How long an answer is waited for when a neighbour is first asked for. Later ones are told of by the bell."""
+SILENCE_SECONDS = 1.0
+"""How long a neighbour may be without an address before what is sent to it counts as lost: the kernel takes it, holds
+some of it back, and discards the rest unsaid. One that it keeps fresh is asked for ever, and never counts as failed."""
 
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")  # family, index, state, flags, type (struct ndmsg)
 _NUMBER = struct.Struct("=I")
@@ -62,6 +65,7 @@ class Neighbours:
         self.bell = Announcements(RTMGRP_NEIGH)
         self._known: dict[Neighbour, bytes] = {}  # with what was last told of them; b"": not resolved
         self._managed: set[Neighbour] = set()
+        self._asked: dict[Neighbour, float] = {}  # since when those that were asked have not answered; monotonic
 
     def find(self, netlink: Rtnetlink, wanted: Mapping[Neighbour, bool]) -> dict[Neighbour, bytes]:
         """The MAC addresses of all that are wanted, b"" where one is not known; the kernel may forget about all others.
@@ -83,7 +87,23 @@ class Neighbours:
             found |= {one: _look(netlink, one).address for one in open_questions}
             open_questions = [one for one in open_questions if not found[one]]
         self._known = found
+        now = time.monotonic()
+        self._asked = {one: self._asked.get(one, now) for one, may_ask in wanted.items() if may_ask and not found[one]}
         return found
+
+    def silent(self, one: Neighbour) -> bool:
+        """Whether it was asked, and has not answered for `SILENCE_SECONDS`."""
+        return one in self._asked and time.monotonic() >= self._asked[one] + SILENCE_SECONDS
+
+    def look_in(self) -> float | None:
+        """In how many seconds to look again though nothing is heard: one falls silent, or has to be asked once more."""
+        now = time.monotonic()
+        due = [
+            since + SILENCE_SECONDS - now if since + SILENCE_SECONDS > now else SILENCE_SECONDS
+            for one, since in self._asked.items()
+            if since + SILENCE_SECONDS > now or one not in self._managed
+        ]
+        return min(due, default=None)
 
     def changed(self) -> bool:
         """Empty the bell: whether what it told is news of a next hop, or some of it was lost."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 from aiohttp import web
@@ -17,12 +18,13 @@ from mirrord.control.changes import Changes, Condition, Done, Target
 from mirrord.control.configuration.config import Loaded
 from mirrord.control.configuration.validation import not_found
 from mirrord.control.http import openapi
+from mirrord.control.http.answers import json_response
 from mirrord.control.http.openapi import Resource
 from mirrord.control.http.peers import Caller, peer
 from mirrord.control.http.requests import MAX_BODY, STATUS, condition, flag, json_object, limit, since
 from mirrord.control.logs import logger
 from mirrord.control.service import Service
-from mirrord.errors import ConfigError, MirrordError, Problem
+from mirrord.errors import ConfigError, MirrordError, Problem, of_host
 
 log = logger("api")
 
@@ -51,70 +53,74 @@ def application(service: Service, changed_by: Changes, *, read_only: bool = Fals
     return app
 
 
-async def _refuse_change(request: web.Request) -> web.Response:
+async def _refuse_change(request: web.Request) -> web.StreamResponse:
     raise MirrordError("method_not_allowed", f"{request.method} {request.path}: this socket serves GET alone")
 
 
 # --- the daemon ---
 
 
-async def _status(request: web.Request) -> web.Response:
+async def _status(request: web.Request) -> web.StreamResponse:
     store = request.app[CHANGES].store
     state = {"path": str(store.path), "problem": store.problem}
-    return web.json_response({**request.app[SERVICE].status(), "state": state})
+    return json_response({**request.app[SERVICE].status(), "state": state})
 
 
-async def _reload(request: web.Request) -> web.Response:
+async def _reload(request: web.Request) -> web.StreamResponse:
     if flag(request, "dry_run"):
-        return web.json_response({"warnings": _told(await request.app[CHANGES].try_reload())})
+        return json_response({"warnings": _told(await request.app[CHANGES].try_reload())})
     await request.app[CHANGES].reload(_caller(request))
-    return web.json_response({"reloaded": request.app[SERVICE].path})
+    return json_response({"reloaded": request.app[SERVICE].path})
 
 
-async def _audit(request: web.Request) -> web.Response:
+async def _audit(request: web.Request) -> web.StreamResponse:
     store, query = request.app[CHANGES].store, request.query
     asked = query.get("mirror"), since(query.get("since")), limit(query.get("limit"))
-    rows = await asyncio.to_thread(store.audit, *asked)
-    return web.json_response({"audit": rows})
+    rows = store.audit_rows(await asyncio.to_thread(store.audit_ids, *asked))
+    return json_response({"audit": rows})
 
 
-async def _doctor(request: web.Request) -> web.Response:
+async def _doctor(request: web.Request) -> web.StreamResponse:
     found = await request.app[SERVICE].doctor(request.query.get("mirror"), request.app[CHANGES].store.problem)
-    return web.json_response({"doctor": [one._asdict() for one in found]})
+    return json_response({"doctor": (one._asdict() for one in found)})
 
 
-async def _openapi(_: web.Request) -> web.Response:
-    return web.json_response(openapi.document(RESOURCES))
+async def _sources(request: web.Request) -> web.StreamResponse:
+    return json_response({"sources": iter(await request.app[SERVICE].sources())})
+
+
+async def _openapi(_: web.Request) -> web.StreamResponse:
+    return json_response(openapi.document(RESOURCES))
 
 
 # --- objects ---
 
 
 def _list(section: str) -> Handler:
-    async def handler(request: web.Request) -> web.Response:
+    async def handler(request: web.Request) -> web.StreamResponse:
         service = request.app[SERVICE]
         names = getattr(service.loaded.config, section)
         one = service.mirror if section == "mirrors" else lambda name: service.object(section, name)
-        return web.json_response({section: [one(name) for name in names]})
+        return json_response({section: map(one, list(names))})
 
     return handler
 
 
-async def _sessions(request: web.Request) -> web.Response:
+async def _sessions(request: web.Request) -> web.StreamResponse:
     mirror = request.app[SERVICE].mirror(request.match_info["mirror"])
     tag = changes.tag(request.app[SERVICE].loaded, _target(request, "mirror")) or ""
-    return web.json_response({"sessions": mirror["sessions"]}, headers={"ETag": tag})
+    return json_response({"sessions": mirror["sessions"]}, headers={"ETag": tag})
 
 
 def _get(kind: str) -> Handler:
-    async def handler(request: web.Request) -> web.Response:
+    async def handler(request: web.Request) -> web.StreamResponse:
         return _shown(request, _target(request, kind), request.app[SERVICE].loaded)
 
     return handler
 
 
 def _put(kind: str) -> Handler:
-    async def handler(request: web.Request) -> web.Response:
+    async def handler(request: web.Request) -> web.StreamResponse:
         written, conditions = await json_object(request), condition(request)
         done = await request.app[CHANGES].put(_caller(request), _target(request, kind), written, conditions)
         return _done(request, done, 201 if done.made else 200)
@@ -123,7 +129,7 @@ def _put(kind: str) -> Handler:
 
 
 def _patch(kind: str) -> Handler:
-    async def handler(request: web.Request) -> web.Response:
+    async def handler(request: web.Request) -> web.StreamResponse:
         patch, conditions = await json_object(request), condition(request)
         done = await request.app[CHANGES].patch(_caller(request), _target(request, kind), patch, conditions)
         return _done(request, done)
@@ -132,7 +138,7 @@ def _patch(kind: str) -> Handler:
 
 
 def _delete(kind: str) -> Handler:
-    async def handler(request: web.Request) -> web.Response:
+    async def handler(request: web.Request) -> web.StreamResponse:
         conditions = condition(request)
         done = await request.app[CHANGES].delete(_caller(request), _target(request, kind), conditions)
         return _done(request, done) if conditions.dry_run else web.Response(status=204)
@@ -141,7 +147,7 @@ def _delete(kind: str) -> Handler:
 
 
 def _enable(kind: str, *, enabled: bool) -> Handler:
-    async def handler(request: web.Request) -> web.Response:
+    async def handler(request: web.Request) -> web.StreamResponse:
         target = _target(request, kind)
         done = await request.app[CHANGES].enable(_caller(request), target, condition(request), enabled=enabled)
         return _done(request, done)
@@ -149,7 +155,7 @@ def _enable(kind: str, *, enabled: bool) -> Handler:
     return handler
 
 
-async def _add_session(request: web.Request) -> web.Response:
+async def _add_session(request: web.Request) -> web.StreamResponse:
     written, conditions = await json_object(request), condition(request)._replace(none_match=())
     target = Target("session", str(written.get("name", "")), request.match_info["mirror"])
     done = await request.app[CHANGES].add(_caller(request), target, written, conditions)
@@ -159,7 +165,7 @@ async def _add_session(request: web.Request) -> web.Response:
 def _check(kind: str) -> Handler:
     """What would come of a PUT: every problem, and what is doubtful; nothing is changed."""
 
-    async def handler(request: web.Request) -> web.Response:
+    async def handler(request: web.Request) -> web.StreamResponse:
         written, problems = await json_object(request), list[dict[str, str]]()
         warnings: tuple[Problem, ...] = ()
         try:
@@ -170,18 +176,18 @@ def _check(kind: str) -> Handler:
             problems = [{"code": error.code, "path": one.path, "message": one.expectation} for one in error.problems]
         except MirrordError as error:
             problems = [{"code": error.code, "path": error.path, "message": error.message}]
-        return web.json_response({"problems": problems, "warnings": _told(warnings)})
+        return json_response({"problems": problems, "warnings": _told(warnings)})
 
     return handler
 
 
-async def _apply(request: web.Request) -> web.Response:
+async def _apply(request: web.Request) -> web.StreamResponse:
     objects, dry_run = await json_object(request), flag(request, "dry_run")
     service, store = request.app[SERVICE], request.app[CHANGES].store
     caller, prune = _caller(request), flag(request, "prune")
     applied = await applying.apply(service, store, caller, objects, prune=prune, dry_run=dry_run)
     each = [{"kind": one.kind, "name": one.name, "operation": operation} for one, operation in applied.operations]
-    return web.json_response({"objects": each, "warnings": _told(applied.warnings)})
+    return json_response({"objects": each, "warnings": _told(applied.warnings)})
 
 
 RESOURCES = [
@@ -190,6 +196,7 @@ RESOURCES = [
     Resource("POST", "/v1/apply", _apply, "Make run-time objects as these: all or none.", "Applied", "Objects"),
     Resource("GET", "/v1/audit", _audit, "Who did what; oldest first.", "AuditRecord[]"),
     Resource("GET", "/v1/doctor", _doctor, "What is wrong, and what to do; errors first.", "Finding[]"),
+    Resource("GET", "/v1/sources", _sources, "What could be mirrored, and who mirrors it now.", "MirrorSource[]"),
     Resource("GET", "/v1/openapi.json", _openapi, "This description."),
     Resource("GET", "/v1/mirrors", _list("mirrors"), "Every mirror.", "Mirror[]"),
     Resource("GET", MIRROR, _get("mirror"), "One mirror.", "Mirror"),
@@ -239,9 +246,11 @@ async def _capture(request: web.Request) -> web.StreamResponse:
         await response.prepare(request)
         async for chunk in live.read(lambda: request.transport is None or request.transport.is_closing()):
             await response.write(chunk)
-        return response
+    except ConnectionError:
+        pass  # the reader went and had not read all
     finally:
         await asyncio.shield(asyncio.to_thread(live.close))
+    return response
 
 
 # --- what they share ---
@@ -257,11 +266,11 @@ def _target(request: web.Request, kind: str) -> Target:
     return Target(kind, request.match_info[kind], mirror)
 
 
-def _done(request: web.Request, done: Done, status: int = 200) -> web.Response:
+def _done(request: web.Request, done: Done, status: int = 200) -> web.StreamResponse:
     """The object as it is now, with what is doubtful about it; of a dry run only that."""
     told = {"warnings": _told(done.warnings)}
     if flag(request, "dry_run"):
-        return web.json_response(told)
+        return json_response(told)
     return _shown(request, done.target, done.loaded, status, told if done.warnings else {})
 
 
@@ -271,7 +280,7 @@ def _told(warnings: Iterable[Problem]) -> list[dict[str, str]]:
 
 def _shown(
     request: web.Request, target: Target, loaded: Loaded, status: int = 200, more: Mapping[str, Any] = NOTHING_MORE
-) -> web.Response:
+) -> web.StreamResponse:
     """An object of a configuration, and its entity tag. MirrordError `not_found`."""
     service = request.app[SERVICE]
     if target.section == "mirrors":
@@ -279,12 +288,12 @@ def _shown(
     else:
         found = service.object(target.section, target.name, loaded)
     if target.kind == "session":
-        session = next((one for one in found["sessions"] if one["name"] == target.name), None)
-        if session is None:
-            raise not_found("session", target.name, [one["name"] for one in found["sessions"]])
-        found = {**session, "origin": found["origin"]}
+        names = [one.name for one in loaded.config.mirrors[target.holder].sessions]
+        if target.name not in names:
+            raise not_found("session", target.name, names)
+        found = {**next(islice(found["sessions"], names.index(target.name), None)), "origin": found["origin"]}
     tag = changes.tag(loaded, target) or ""
-    return web.json_response({**found, **more}, status=status, headers={"ETag": tag})
+    return json_response({**found, **more}, status=status, headers={"ETag": tag})
 
 
 @web.middleware
@@ -298,11 +307,17 @@ async def _errors(request: web.Request, handler: Handler) -> Any:
         code = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(error.status, "bad_request")
         headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
         return _error(error.status, code, f"{request.method} {request.path}: {error.reason}", "", headers)
-    except Exception:
+    except Exception as error:
+        host = of_host(error)
+        if host is not None:
+            log.error("cannot answer", method=request.method, path=request.path, reason=host.message)  # noqa: TRY400 (no bug)
+            return _error(STATUS[host.code], host.code, host.message, "")
         log.exception("a bug", method=request.method, path=request.path)
         return _error(STATUS["internal"], "internal", "a bug in mirrord: its log tells more", "")
 
 
-def _error(status: int, code: str, message: str, path: str, headers: dict[str, str] | None = None) -> web.Response:
+def _error(
+    status: int, code: str, message: str, path: str, headers: dict[str, str] | None = None
+) -> web.StreamResponse:
     error = {"code": code, "message": message, "path": path}
-    return web.json_response({"error": error}, status=status, headers=headers)
+    return json_response({"error": error}, status=status, headers=headers)

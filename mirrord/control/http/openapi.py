@@ -116,8 +116,9 @@ def schemas() -> dict[str, Any]:
     for name in ("Mirror", "Filter", "FlowNetwork", "Session"):
         found[name]["properties"] |= {"origin": ORIGIN}
     for schema in found.values():
-        if "type" in schema["properties"]:
-            schema["required"] = ["type", *schema["required"]]  # it tells one source, or destination, from another
+        if schema["properties"].get("type", {}).get("const", "device") != "device":
+            # it tells one source, or destination, from another
+            schema["required"] = ["type", *schema.get("required", ())]
     running = {"type": "array", "items": {"type": "object"}, "readOnly": True}
     found["Session"]["properties"] |= {"running": running}
     warnings = {"type": "array", "items": _warning(), "readOnly": True}
@@ -128,6 +129,7 @@ def schemas() -> dict[str, Any]:
         "Error": _error(),
         "AuditRecord": _audit_record(),
         "Finding": _finding(),
+        "MirrorSource": _source(),
         "Status": {"type": "object"},
         "Check": _object({"problems": {"type": "array", "items": _object(_problem())}, "warnings": warnings}),
         "Objects": _objects(),
@@ -152,6 +154,17 @@ def _audit_record() -> dict[str, Any]:
         {"time": {"type": "string", "format": "date-time"}, "uid": number, "gid": number, "pid": number, "user": TEXT}
         | {"operation": {"enum": OPERATIONS}, "kind": {"enum": KINDS}, "object": TEXT, "mirror": TEXT}
         | {"old": anything, "new": anything, "result": {"enum": ["done", "refused"]}, "code": TEXT, "message": TEXT}
+    )
+
+
+def _source() -> dict[str, Any]:
+    number, index = {"type": "number"}, {"type": "integer"}
+    words = ("type", "name", "id", "nic_name", "mac", "manager")
+    guest = _object(dict.fromkeys(words, TEXT) | {"runs": {"type": "boolean"}, "nic": index})
+    return _object(
+        dict.fromkeys(("device", "kind", "state", "master"), TEXT)
+        | {"guest": {"anyOf": [guest, {"type": "null"}]}, "mirrored_by": {"type": "array", "items": TEXT}}
+        | {"frames_per_second": number, "bits_per_second": number}
     )
 
 

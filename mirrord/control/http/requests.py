@@ -34,6 +34,8 @@ STATUS = {
     "unsupported_media_type": 415,
     "invalid_config": 422,
     "internal": 500,
+    "host_error": 500,
+    "no_resources": 503,
     "not_stored": 507,
 }
 """By the code of an error, the status of its answer (RFC 9110, RFC 4918 for the last)."""

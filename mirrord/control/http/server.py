@@ -16,8 +16,9 @@ from mirrord.control.http.sockets import Addresses
 from mirrord.control.reporting.metrics import Counts
 from mirrord.control.service import Service
 
-MAX_CONNECTIONS = 64  # of each listening socket: descriptors are for the mirrors
-CLOSE_SECONDS = 1.0  # how long an open connection may hold up the end
+MAX_CONNECTIONS = 64  # of each socket of the control API: descriptors are for the mirrors
+MAX_SCRAPERS = 16  # each holds all counters while it is answered
+CLOSE_SECONDS = 0.5  # how long an open connection may hold up the end, twice: aiohttp waits, cancels and waits again
 
 
 class Server:
@@ -26,7 +27,7 @@ class Server:
     def __init__(self, service: Service, changes: Changes) -> None:
         self._changing = api.application(service, changes)
         self._reading = api.application(service, changes, read_only=True)
-        counts = Counts(service.rows, service.last_reload, service.dataplane, service.rule_counts)
+        counts = Counts(service.rows, service.last_reload, service.dataplane, service.rule_counts, service.workers)
         self._metrics = scrape.application(counts)
         self._runners: list[web.AppRunner] = []
         self._servers: list[asyncio.Server] = []
@@ -34,21 +35,21 @@ class Server:
 
     async def open(self, addresses: Addresses) -> None:
         """Answer on all."""
-        for app, listener in (
-            (self._changing, addresses.changing),
-            (self._reading, addresses.reading),
-            (self._metrics, addresses.metrics),
+        for app, listener, most in (
+            (self._changing, addresses.changing, MAX_CONNECTIONS),
+            (self._reading, addresses.reading, MAX_CONNECTIONS),
+            (self._metrics, addresses.metrics, MAX_SCRAPERS),
         ):
             if listener is not None:
-                await self._open(app, listener)
+                await self._open(app, listener, most)
 
-    async def _open(self, app: web.Application, listener: socket.socket) -> None:
+    async def _open(self, app: web.Application, listener: socket.socket, most: int) -> None:
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=CLOSE_SECONDS)
         self._runners.append(runner)
         await runner.setup()
         assert runner.server is not None  # set up above
         # Not create_unix_server: from Python 3.13 on it removes the socket's file, which may be systemd's.
-        server = await asyncio.get_running_loop().create_server(_crowded(runner.server), sock=listener)
+        server = await asyncio.get_running_loop().create_server(_crowded(runner.server, most), sock=listener)
         self._servers.append(server)
 
     async def close(self) -> None:
@@ -59,13 +60,16 @@ class Server:
             await runner.cleanup()
 
 
-def _crowded(server: web.Server) -> Callable[[], asyncio.Protocol]:
+def _crowded(server: web.Server, most: int) -> Callable[[], asyncio.Protocol]:
     """The server's next connection; one too many ends the oldest, so that who hangs on keeps nobody out."""
 
     def connect() -> asyncio.Protocol:
         there = [one for one in server.connections if one.transport is not None]
-        for one in there[: len(there) - MAX_CONNECTIONS + 1]:
+        for one in there[: len(there) - most + 1]:
+            transport = one.transport
             one.force_close()
+            if transport is not None:
+                transport.abort()  # closed, it would go on to wait for who does not read
         return server()
 
     return connect

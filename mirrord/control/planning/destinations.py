@@ -10,8 +10,10 @@ from typing import NamedTuple
 
 from mirrord.control.host.links import Lease, Link, Path, View
 from mirrord.control.host.offloads import takes_ring
+from mirrord.control.planning.files import file_of
 from mirrord.control.planning.leases import refuse_if_set_aside
-from mirrord.control.planning.transmit_choice import choose
+from mirrord.control.planning.transmit_choice import choose, no_answer
+from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.forward.encap import Template
 from mirrord.dataplane.forward.step import ForwardPlan
@@ -22,14 +24,12 @@ from mirrord.errors import Refused
 from mirrord.model import (
     Config,
     DeviceDestination,
-    DeviceSource,
     ErspanDestination,
     FileDestination,
     GeneveDestination,
     GreDestination,
     Session,
     TunnelDestination,
-    TunnelSource,
     VxlanDestination,
 )
 
@@ -45,8 +45,8 @@ class WayOut(NamedTuple):
     transmit: DevicePlan | TunnelPlan | FilePlan
     forward: ForwardPlan
     warnings: tuple[str, ...] = ()
-    trouble: str = ""  # why copies get nowhere as things are, though they are sent and counted
     how: tuple[tuple[str, str], ...] = ()  # in words, of a tunnel: by which kind of socket, whether copies are joined
+    trouble: str = ""  # why no copy gets anywhere for now; the step counts each frame as lost
 
 
 def way_out(
@@ -102,6 +102,14 @@ def shaping(link: Link, role: str) -> list[str]:
     return [f"{role} device {link.name} is shaped ({link.qdisc})"] if link.qdisc in SHAPERS else []
 
 
+def _dead(link: Link | None, netns: str | None) -> str:
+    """Why nothing that is given to this device leaves it; "" when it does."""
+    if link is None or (link.up and link.carrier):
+        return ""
+    place = f" in {netns}" if netns else ""
+    return f"{link.name}{place}, by which copies leave, " + ("has no carrier" if link.up else "is down")
+
+
 def _device(config: Config, to: DeviceDestination, source: Link, view: View, forward: ForwardPlan) -> WayOut:
     view = view.inside(to.netns)
     link = view.ethernet(to.device)
@@ -116,7 +124,8 @@ def _device(config: Config, to: DeviceDestination, source: Link, view: View, for
     strip = to.original_vlan == "strip"
     forward = replace(forward, frame_limit=link.mtu + ETH_HEADER, strip_tag=strip, push_tag=to.vlan or 0)
     warnings = [*shaping(link, "destination"), *_too_long(source, forward, f"the MTU of {link.name}, {link.mtu}")]
-    trouble = "" if link.up else f"destination device is down: {link.name}"
+    if trouble := _dead(link, to.netns):
+        forward = replace(forward, blocked=Slot.dropped_link_down)
     if link.learning:
         warnings.append(
             f"{link.name} is a port of a bridge that learns addresses: copies would mislead it;"
@@ -130,15 +139,12 @@ def _device(config: Config, to: DeviceDestination, source: Link, view: View, for
         reserved=not to.normal_io,
         takes_ring=to.netns is None and takes_ring(link),
     )
-    return WayOut(plan, forward, tuple(warnings), trouble)
+    return WayOut(plan, forward, tuple(warnings), trouble=trouble)
 
 
 def _file(config: Config, session: Session, to: FileDestination, source: Link, forward: ForwardPlan) -> WayOut:
     """Blocks of a file; where the session may have more than one source device, a file for each of them."""
-    file = PurePath(os.path.normpath(to.path))
-    one = isinstance(session.source, DeviceSource) and list(session.source.device) == [source.name]
-    if not (one or isinstance(session.source, TunnelSource)):
-        file = file.with_stem(f"{file.stem}-{source.name}")
+    file = file_of(session, to.path, source.name)
     directories = [PurePath(os.path.normpath(one)) for one in config.daemon.capture_directories]
     directory = next(one for one in directories if one in file.parents)  # the loader refuses any other
     mirror = next(name for name, mirror in config.mirrors.items() if session in mirror.sessions)
@@ -174,8 +180,11 @@ def _tunnel(
     version = ip_address(way.remote).version
     headers = IP_HEADER[version] + (0 if port is None else UDP_HEADER)
     route = view.routes.get(way)
-    limit = max(min(route.mtu, IP_LONGEST[version]) - headers - len(template.header), ETH_HEADER) if route else 0
+    longest = IP_LONGEST[version] - headers - len(template.header)
+    limit = max(min(route.mtu - headers - len(template.header), longest), ETH_HEADER) if route else 0
     forward = replace(forward, frame_limit=limit, overhead=ETH_HEADER + headers)
+    if forward.on_mtu_exceeded == "fragment":
+        forward = replace(forward, longest=longest)
     if route and route.device in view.by_index and lease is None and to.netns is None:
         refuse_if_set_aside(config, view.by_index[route.device].name, f"the route to {way.remote} leads by it")
     if route:
@@ -183,8 +192,10 @@ def _tunnel(
         if route.device in view.by_index:
             warnings += shaping(view.by_index[route.device], "outgoing")
     else:
-        warnings = [f"no route to {way.remote}"]
-    how = choose(session, route, way.remote, udp=port is not None, native=native)
+        warnings = []
+    blocked, trouble = _stopped(session, way, view)
+    forward = replace(forward, blocked=blocked)
+    how = choose(session, route, udp=port is not None, native=native)
     plan = TunnelPlan(
         remote=way.remote,
         port=port or 0,
@@ -199,8 +210,21 @@ def _tunnel(
         fragment=forward.on_mtu_exceeded == "fragment",
         hop=how.hop,
         gso=how.gso,
+        overtakes=session.gso == "on",
     )
-    return WayOut(plan, forward, tuple(warnings), how=(("transmit", how.transmit), ("gso", how.joined)))
+    return WayOut(plan, forward, tuple(warnings), (("transmit", how.transmit), ("gso", how.joined)), trouble)
+
+
+def _stopped(session: Session, way: Path, view: View) -> tuple[Slot | None, str]:
+    """What copies by this way are lost as, and why: the kernel would take them and discard them unsaid."""
+    route = view.routes.get(way)
+    if route is None:
+        return Slot.dropped_no_route, view.unreached.get(way, f"no route to {way.remote}")
+    if trouble := _dead(view.by_index.get(route.device), way.netns):
+        return Slot.dropped_link_down, trouble
+    if route.silent or (session.transmit == "packet" and route.hop is None):  # which no other socket is to stand in for
+        return Slot.dropped_no_route, no_answer(way.remote, route)
+    return None, ""
 
 
 def _template(to: TunnelDestination, *, guest: bool) -> Template:
@@ -225,6 +249,13 @@ def _too_long(source: Link, forward: ForwardPlan, limit: str) -> list[str]:
         full = min(full, forward.snaplen)
     if full <= forward.frame_limit:
         return []
-    fate = {"truncate": "truncated", "fragment": "fragmented", "drop": "dropped"}[forward.on_mtu_exceeded]
     limit = f"{limit}, carries frames of {forward.frame_limit} bytes"
-    return [f"{limit}, but those of {source.name} have up to {full}: longer ones are {fate}"]
+    return [f"{limit}, but those of {source.name} have up to {full}: longer ones are {fate(forward, full)}"]
+
+
+def fate(forward: ForwardPlan, full: int) -> str:
+    """What becomes of frames of up to `full` bytes that are longer than the path MTU lets a copy carry, in words."""
+    words = {"truncate": "truncated", "fragment": "fragmented", "drop": "dropped"}[forward.on_mtu_exceeded]
+    if 0 < forward.longest < full:
+        words += f", and those of more than {forward.longest}, which fit no IP packet, dropped"
+    return words

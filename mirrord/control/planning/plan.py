@@ -6,21 +6,23 @@ the host changes (a device that is not there), `failed` needs the operator (a de
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from mirrord.control.host.links import AbsentError, Lease, Link, Path, View
 from mirrord.control.planning import sources
 from mirrord.control.planning.destinations import path, shaping, way_out
+from mirrord.control.planning.guests import Resolved
 from mirrord.control.planning.leases import lease, refuse_if_set_aside
 from mirrord.control.planning.listeners import listen_plan
 from mirrord.control.planning.selection import Selections
 from mirrord.dataplane.capture.listener import ListenPlan
 from mirrord.dataplane.capture.packet_socket import CapturePlan
-from mirrord.dataplane.filter.rules import Selection
+from mirrord.dataplane.filter.rules import Direction, Selection
 from mirrord.dataplane.netns import Netns
 from mirrord.dataplane.pipeline import PipelinePlan
+from mirrord.dataplane.transmit.file import FilePlan
 from mirrord.dataplane.transmit.sockets import TunnelPlan
 from mirrord.errors import Refused
 from mirrord.model import (
@@ -59,13 +61,15 @@ class Entry:
     """What one session wants of one source device, and whether the host allows it."""
 
     key: Key
-    state: str  # up (is to run), waiting (it may run, where there is a pipeline: its copies get nowhere), failed
+    state: str  # up (is to run), waiting, failed
     reason: str = ""
     pipeline: PipelinePlan | None = None
     guest: bool = False  # ingress and egress are the guest's
     about: tuple[tuple[str, str], ...] = ()  # the session in words, for status and metrics
     warnings: tuple[str, ...] = ()
     limit: Limit | None = None
+    notes: tuple[str, ...] = ()  # of the session, with the first of its sources
+    trouble: str = ""  # why no copy gets anywhere for now, though the pipeline runs
 
 
 # --- what should run ---
@@ -92,26 +96,67 @@ def namespaces(config: Config) -> frozenset[str]:
     return frozenset(name for end in ends if (name := getattr(end, "netns", None)) is not None)
 
 
-def make(config: Config, view: View, selections: Selections | None = None, *, native: bool = True) -> dict[Key, Entry]:
+def make(
+    wanted: Config | Resolved, view: View, selections: Selections | None = None, *, native: bool = True
+) -> dict[Key, Entry]:
     """The entries of every session that is enabled, for the native data plane or the reference.
 
-    `selections` are this configuration's, of the last time.
+    `wanted` with guests resolved to devices, or a configuration that names none; `selections` are of its last time.
     """
+    resolved = wanted if isinstance(wanted, Resolved) else Resolved(wanted)
+    config = resolved.config
     if selections is None or selections.config is not config:
         selections = Selections(config)
     entries = {
-        (key := Key(name, session.name, device)): _entry(config, key, session, view, selections, native=native)
+        entry.key: entry
         for name, mirror in config.mirrors.items()
         for session in mirror.active
-        for device in sources.devices(session, view)
+        for entry in _entries(resolved, name, session, view, selections, native=native)
     }
     selections.keep(entries)
+    return _each_file_once(entries)
+
+
+def _each_file_once(entries: dict[Key, Entry]) -> dict[Key, Entry]:
+    """The entries, of which those fail whose file another one writes: devices' names make files' names."""
+    writers: dict[str, Key] = {}
+    for key, entry in entries.items():
+        way = entry.pipeline.transmit if entry.pipeline is not None else None
+        if isinstance(way, FilePlan) and writers.setdefault(way.path, key) != key:
+            other = writers[way.path]
+            who = f"session {other.session!r} of mirror {other.mirror!r} on {other.source}"
+            reason = f"{way.path}: {who} writes this file"
+            entries[key] = replace(entry, state="failed", reason=reason, pipeline=None, warnings=(), limit=None)
     return entries
 
 
-def _entry(config: Config, key: Key, session: Session, view: View, selections: Selections, *, native: bool) -> Entry:
+def _entries(
+    resolved: Resolved, mirror: str, session: Session, view: View, selections: Selections, *, native: bool
+) -> Iterator[Entry]:
+    about = dict(selections.about(mirror, session))
+    for absent in resolved.absent.get((mirror, session.name), ()):
+        words = tuple({**about, **resolved.about(mirror, session.name, "")}.items())
+        yield Entry(Key(mirror, session.name, absent.label), absent.state, absent.reason, guest=True, about=words)
+    notes = tuple(sources.left_out(session, view))
+    for device in sources.devices(session, view) if (mirror, session.name) not in resolved.absent else ():
+        words = tuple({**about, **resolved.about(mirror, session.name, device)}.items())
+        key = Key(mirror, session.name, device)
+        entry = _entry(resolved.config, key, session, view, selections, words, native=native)
+        yield replace(entry, notes=notes) if notes else entry
+        notes = ()  # said once
+
+
+def _entry(
+    config: Config,
+    key: Key,
+    session: Session,
+    view: View,
+    selections: Selections,
+    about: tuple[tuple[str, str], ...],
+    *,
+    native: bool,
+) -> Entry:
     guest = isinstance(session.source, DeviceSource) and session.source.perspective == "guest"
-    about = selections.about(key.mirror, session)
     try:
         source = sources.find(session, key.source, view)
         if isinstance(session.source, BridgeSource):  # what a session names itself, the loader has refused
@@ -126,10 +171,11 @@ def _entry(config: Config, key: Key, session: Session, view: View, selections: S
     capture = _capture(config, session, source, view, selections.of(key.mirror, session, source.name))
     warnings = (*shaping(source, "source"), *way.warnings)
     counted = session.filter if session.count_rules else None
-    pipeline = PipelinePlan(capture, way.forward, way.transmit, counted or "", session.workers)
+    forward = replace(way.forward, guards=selections.guards(session))
+    pipeline = PipelinePlan(capture, forward, way.transmit, counted or "", session.workers)
     limit = _limit(config, session, view, leased)
     about = tuple({**dict(about), **dict(way.how)}.items())
-    return Entry(key, "waiting" if way.trouble else "up", way.trouble, pipeline, guest, about, warnings, limit)
+    return Entry(key, "up", "", pipeline, guest, about, warnings, limit, trouble=way.trouble)
 
 
 def _refuse_the_source(session: Session, source: Link, view: View) -> None:
@@ -146,7 +192,7 @@ def _limit(config: Config, session: Session, view: View, leased: Lease | None) -
     to = session.destination
     if not session.pause_above or isinstance(to, FileDestination):
         return None
-    there = view.inside(to.netns)
+    there = view.inside(getattr(to, "netns", None))
     if isinstance(to, DeviceDestination):
         return Limit(to.device, there.netns, session.pause_above)
     assert isinstance(to, TunnelDestination)  # there are no others
@@ -165,7 +211,7 @@ def _capture(
         device=source.name,
         index=source.index,
         netns=view.inside(session.source.netns).netns if isinstance(session.source, DeviceSource) else None,
-        selection=selected,
+        selection=replace(selected, direction=Direction.INGRESS) if source.loopback else selected,
         mode="ring" if session.capture == "auto" and session.workers > 1 else session.capture,
         ring_size=size,
         promiscuous=isinstance(session.source, DeviceSource) and session.source.promiscuous,
@@ -259,6 +305,7 @@ def _as(before: PipelinePlan, plan: PipelinePlan) -> PipelinePlan:
     """What runs, with the selection, the forward step and a tunnel's next hop of the plan, and what it counts."""
     transmit = before.transmit
     if isinstance(transmit, TunnelPlan) and isinstance(plan.transmit, TunnelPlan):
-        transmit = replace(transmit, hop=plan.transmit.hop, gso=plan.transmit.gso)
+        way = plan.transmit
+        transmit = replace(transmit, hop=way.hop, gso=way.gso, overtakes=way.overtakes)
     capture = replace(before.capture, selection=plan.capture.selection)
     return replace(before, capture=capture, forward=plan.forward, transmit=transmit, count_rules_of=plan.count_rules_of)

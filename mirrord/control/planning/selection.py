@@ -1,16 +1,25 @@
-"""A session's words -> what its capture selects: a guest's directions turned around, guards, and the filter's rules."""
+"""A session's words -> what its capture selects: a guest's directions turned around, and the filter's rules."""
 
 from __future__ import annotations
 
 from collections.abc import Container, Iterator
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv6Address
 
 from mirrord import model
 from mirrord.control.planning.destinations import describe
 from mirrord.control.planning.overlap import before
 from mirrord.control.planning.sources import bridged
-from mirrord.dataplane.filter.rules import Direction, Guard, Rule, Selection
+from mirrord.dataplane.filter.rules import Direction, Rule, Selection
+from mirrord.dataplane.forward.own_copies import (
+    GRE_ERSPAN,
+    GRE_ERSPAN_III,
+    GRE_TEB,
+    Guard,
+    Word,
+    by_erspan,
+    by_gre,
+    by_vni,
+)
 from mirrord.dataplane.frame.headers import IPPROTO_GRE, IPPROTO_UDP
 
 DIRECTIONS = {"ingress": Direction.INGRESS, "egress": Direction.EGRESS, "both": Direction.BOTH}
@@ -38,9 +47,13 @@ class Selections:
         key = mirror, session.name, device
         if key not in self._known:
             others = before(self.config.mirrors[mirror], session, device)
-            earlier = tuple(selection(self.config, one, device, self._guards) for one in others)
-            self._known[key] = replace(selection(self.config, session, device, self._guards), before=earlier)
+            earlier = tuple(selection(self.config, one, device) for one in others)
+            self._known[key] = replace(selection(self.config, session, device), before=earlier)
         return self._known[key]
+
+    def guards(self, session: model.Session) -> tuple[Guard, ...]:
+        """The tunnels whose packets this session takes for copies."""
+        return () if session.mirror_tunnels else self._guards
 
     def about(self, mirror: str, session: model.Session) -> tuple[tuple[str, str], ...]:
         """What this session of this mirror is, in words."""
@@ -54,8 +67,8 @@ class Selections:
         self._known = {key: one for key, one in self._known.items() if key in keys}
 
 
-def selection(config: model.Config, session: model.Session, device: str, tunnels: tuple[Guard, ...]) -> Selection:
-    """What this session takes of one of its devices' frames, or its tunnel's. `tunnels`: all the configuration's."""
+def selection(config: model.Config, session: model.Session, device: str) -> Selection:
+    """What this session takes of one of its devices' frames, or its tunnel's."""
     source = session.source
     guest = isinstance(source, model.DeviceSource) and source.perspective == "guest"
     bridge = source if isinstance(source, model.BridgeSource) else None
@@ -68,7 +81,6 @@ def selection(config: model.Config, session: model.Session, device: str, tunnels
         vlans=None if isinstance(source, model.TunnelSource) or source.vlan is None else frozenset(source.vlan),
         mark=config.daemon.mark,
         mark_mask=config.daemon.mark_mask,
-        guards=() if session.mirror_tunnels else tunnels,
     )
 
 
@@ -77,17 +89,40 @@ def guards(config: model.Config) -> tuple[Guard, ...]:
     found = {
         guard for mirror in config.mirrors.values() for session in mirror.sessions for guard in _tunnels_of(session)
     }
-    return tuple(sorted(found, key=lambda guard: (guard.address.version, guard.address.packed, guard.port or 0)))
+    return tuple(sorted(found, key=_in_order))
+
+
+def _in_order(guard: Guard) -> tuple[object, ...]:
+    return guard.address.version, guard.address.packed, guard.protocol, guard.port or 0, guard.words
 
 
 def _tunnels_of(session: model.Session) -> Iterator[Guard]:
-    for address, end in (
-        (getattr(session.destination, "remote", None), session.destination),
-        (getattr(session.source, "local", None), session.source),
-    ):
-        if isinstance(address, IPv4Address | IPv6Address):
-            port = getattr(end, "port", None)
-            yield Guard(address, IPPROTO_GRE if port is None else IPPROTO_UDP, port)
+    to, source = session.destination, session.source
+    match to:
+        case model.VxlanDestination() | model.GeneveDestination():
+            yield Guard(to.remote, IPPROTO_UDP, to.port, by_vni(to.vni))
+        case model.GreDestination():
+            yield from (Guard(to.remote, IPPROTO_GRE, None, words) for words in by_gre(GRE_TEB, to.key))
+        case model.ErspanDestination():
+            protocol = GRE_ERSPAN_III if to.erspan_type == "III" else GRE_ERSPAN
+            number = None if to.erspan_type == "I" else to.session_id
+            yield Guard(to.remote, IPPROTO_GRE, None, by_erspan(protocol, number))
+    match source:
+        case model.VxlanSource():
+            yield Guard(source.local, IPPROTO_UDP, source.port, by_vni(source.vni))
+        case model.GreSource():
+            taken = by_gre(GRE_TEB, source.key, any_key=source.key is None)
+            yield from (Guard(source.local, IPPROTO_GRE, None, words) for words in taken)
+        case model.ErspanSource():
+            yield from (Guard(source.local, IPPROTO_GRE, None, words) for words in _erspan_taken(source.session_id))
+
+
+def _erspan_taken(session: int | None) -> Iterator[tuple[Word, ...]]:
+    for protocol in (GRE_ERSPAN, GRE_ERSPAN_III):
+        if session is None:
+            yield from by_gre(protocol, None, any_key=True)
+        else:
+            yield by_erspan(protocol, session)
 
 
 def in_order(words: model.Filter, *, guest: bool = False) -> tuple[Rule, ...]:

@@ -20,11 +20,10 @@ from mirrord.values import GLOB
 def devices(session: Session, view: View) -> Iterator[str]:
     """The devices' names, those that are named and not there included; a pattern that matches none stands for itself.
 
-    A pattern or a bridge never brings in the session's own destination. A tunnel counts as one device.
+    A pattern or a bridge never brings in the session's own destination, nor a pattern what cannot be captured. A tunnel
+    counts as one device.
     """
-    target, netns = None, _netns(session)
-    if isinstance(session.destination, DeviceDestination) and session.destination.netns == netns:
-        target = session.destination.device
+    netns, target = _netns(session), _target(session)
     if netns is not None:
         view = view.namespaces.get(netns, View())
     if isinstance(session.source, BridgeSource):
@@ -34,12 +33,47 @@ def devices(session: Session, view: View) -> Iterator[str]:
     if isinstance(session.source, TunnelSource):
         yield label(session.source)
         return
+    assert isinstance(session.source, DeviceSource)  # guests have been resolved to devices
     for pattern in session.source.device:
         if not GLOB.search(pattern):
             yield pattern
             continue
-        found = sorted(name for name in view.links if fnmatchcase(name, pattern) and name != target)
-        yield from found or [pattern]
+        found = [link for name, link in view.links.items() if fnmatchcase(name, pattern) and name != target]
+        yield from sorted(link.name for link in found if not unfit(session, link)) or [pattern]
+
+
+def left_out(session: Session, view: View) -> list[str]:
+    """Why patterns leave out devices that they match."""
+    if not isinstance(session.source, DeviceSource):
+        return []
+    if session.source.netns is not None:
+        view = view.namespaces.get(session.source.netns, View())
+    patterns = [pattern for pattern in session.source.device if GLOB.search(pattern)]
+    whys = {
+        name: why
+        for name, link in view.links.items()
+        if patterns and (why := unfit(session, link)) and any(fnmatchcase(name, pattern) for pattern in patterns)
+    }
+    return [f"{whys[name]}: the pattern leaves it out" for name in sorted(whys)]
+
+
+def _target(session: Session) -> str | None:
+    """The session's destination device, if it is in its source's namespace."""
+    end = session.destination
+    return end.device if isinstance(end, DeviceDestination) and end.netns == _netns(session) else None
+
+
+def unfit(session: Session, link: Link) -> str:
+    """Why this device cannot be the session's source; "" when it can."""
+    if not link.ethernet:
+        return f"{link.name} is not an Ethernet device"
+    guest = isinstance(session.source, DeviceSource) and session.source.perspective == "guest"
+    if link.loopback and session.direction == ("ingress" if guest else "egress"):
+        return (
+            f"{link.name} receives each frame that it sends, and is captured as it receives:"
+            f' direction = "{session.direction}" has none'
+        )
+    return ""
 
 
 def matches(device: str, pattern: str) -> bool:
@@ -56,8 +90,8 @@ def find(session: Session, name: str, view: View) -> Link:
         raise AbsentError(f"no device matches {name}" if GLOB.search(name) else f"no such device: {name}")
     if isinstance(session.source, BridgeSource) and name == session.source.bridge and link.kind != "bridge":
         raise Refused(f"{name} is not a bridge")
-    if not link.ethernet:
-        raise Refused(f"{name} is not an Ethernet device")
+    if why := unfit(session, link):
+        raise Refused(why)
     if not link.up:
         raise AbsentError(f"device is down: {name}")
     return link

@@ -21,26 +21,29 @@ class Way(NamedTuple):
     joined: str = "off"
 
 
-def choose(session: Session, route: Route | None, remote: str, *, udp: bool, native: bool) -> Way:
+def choose(session: Session, route: Route | None, *, udp: bool, native: bool) -> Way:
     """The way that a session asks for, or that suits its route and the data plane.
 
     AbsentError where it cannot be had yet.
     """
-    hop, transmit = _hop(session, route, remote, native=native)
+    hop, transmit = _hop(session, route, native=native)
     against = _against_gso(session, route, udp=udp, native=native)
     return Way(hop, not against, transmit, f"off: {against}" if against else "on")
 
 
-def _hop(session: Session, route: Route | None, remote: str, *, native: bool) -> tuple[Hop | None, str]:
+def no_answer(remote: str, route: Route) -> str:
+    """That the next hop is not there."""
+    return f"the next hop to {remote}{f', {route.gateway},' if route.gateway else ''} does not answer"
+
+
+def _hop(session: Session, route: Route | None, *, native: bool) -> tuple[Hop | None, str]:
     hop = route.hop if route else None
     if session.transmit == "socket":
         return None, "socket"
     if session.transmit == "packet":
-        if route is None:
-            raise AbsentError(f"no route to {remote}")
-        if hop is None:
-            raise AbsentError(route.obstacle or f"the next hop to {remote} does not answer")
-        return hop, "packet"
+        if route is not None and hop is None and route.obstacle:
+            raise AbsentError(route.obstacle)
+        return hop, "packet"  # without a hop nothing is sent
     if session.on_mtu_exceeded == "fragment":
         return None, "socket: the kernel is to fragment"
     if route is None:

@@ -7,16 +7,17 @@ not be, what they should be.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from ipaddress import ip_address
 from typing import NamedTuple
 
 from mirrord.control.configuration.config import Loaded
 from mirrord.control.host.links import AbsentError, Link, View
 from mirrord.control.planning import sources
-from mirrord.control.planning.destinations import SHAPERS, path
+from mirrord.control.planning.destinations import IP_LONGEST, SHAPERS, fate, path
 from mirrord.control.planning.leases import lease
 from mirrord.control.planning.plan import Key
 from mirrord.control.reporting.metrics import Reload, Row
-from mirrord.control.reporting.probes import Host
+from mirrord.control.reporting.probes import Host, Kept
 from mirrord.dataplane.capture.listener import ListenPlan
 from mirrord.dataplane.counters import DROPPED, Slot
 from mirrord.dataplane.frame.headers import ETH_HEADER
@@ -28,6 +29,7 @@ from mirrord.values import GLOB, show_size
 ERROR, WARNING = "error", "warning"
 GRAVE = 1000  # one frame in so many lost is an error
 LOW, EMPTY = 10, 100  # one part in so many of a file system free: a warning, an error
+UNBOUNDED = 1 << 31  # an MTU that no device has
 GREATER = 4  # times the ring that was too small
 
 FEATURES = {
@@ -47,6 +49,10 @@ LOSSES = {  # by the reason of a drop: what happened, what to do
     "no_route": (
         "there was no way to the destination",
         "look at `ip route get` of the remote, and whether the next hop answers (ip neighbour)",
+    ),
+    "link_down": (
+        "the device that copies leave by was down or had no carrier",
+        "look at `ip link`, the cable, and the other end of the device",
     ),
     "malformed": (
         "it could not be made what the wire carried, or a tunnel held no frame",
@@ -80,13 +86,14 @@ def findings(
     *,
     mirror: str | None = None,
     state: str = "",
+    stalled: Sequence[str] = (),
 ) -> list[Finding]:
     """Everything that is wrong, of one mirror alone if it is named; errors first, the host's before the sessions'.
 
-    `state` is the state database's own problem.
+    `state` is the state database's own problem; `stalled` are the workers that make no progress.
     """
     config = loaded.config
-    found = [*_configuration(loaded, reload, state), *_host(config, host), *_mirror(config, mirror)]
+    found = [*_configuration(loaded, reload, state), *_workers(stalled), *_host(config, host), *_mirror(config, mirror)]
     for row in rows:
         key = row.entry.key
         if mirror in (None, key.mirror) and (session := _session(config, key)):
@@ -132,6 +139,13 @@ def _configuration(loaded: Loaded, reload: Reload, state: str) -> Iterator[Findi
         yield Finding(WARNING, "configuration", str(warning), "change it if it is not meant")
 
 
+def _workers(stalled: Sequence[str]) -> Iterator[Finding]:
+    for name in stalled:
+        problem = f"{name} makes no progress: the kernel keeps it waiting, or the host has no time for it"
+        remedy = "a writer waits for its disk (mirrorctl status tells whose); for any other, restart the daemon"
+        yield Finding(ERROR, "worker_stalled", problem, remedy)
+
+
 def _host(config: Config, host: Host) -> Iterator[Finding]:
     if host.native_missing and config.daemon.dataplane != "python":
         problem = f"the native data plane is missing, the much slower Python one runs: {host.native_missing}"
@@ -168,10 +182,15 @@ def _about(config: Config, session: Session, row: Row, view: View, host: Host) -
     if row.state != "up" and not any(one.severity == ERROR for one in found):
         found.append(Finding(ERROR, f"session_{row.state}", f"it is {row.state}: {row.reason}", _remedy(row)))
     yield from found
+    for note in row.entry.notes:
+        yield Finding(
+            WARNING, "left_out", note, "nothing, if that is meant; else narrow the pattern, or see to the device"
+        )
     yield from _mtu(config, session, row, view)
     yield from _coarse(session, row, host)
     if isinstance(session.destination, FileDestination):
         yield from _space(row, host)
+        yield from _kept(row, host)
     yield from _ring(row)
     for reason in DROPPED[1:]:
         yield from _loss(row, reason)
@@ -217,6 +236,15 @@ def _down(link: Link, role: str, netns: str | None) -> Finding:
     )
 
 
+def _dead(link: Link, role: str, netns: str | None) -> Iterator[Finding]:
+    """Of a device that copies leave by."""
+    if not link.up:
+        yield _down(link, role, netns)
+    elif not link.carrier:
+        problem = f"{role} device {link.name} has no carrier: what is sent by it goes nowhere"
+        yield Finding(ERROR, "no_carrier", problem, "see to its cable, or to what is at its other end")
+
+
 def _tool(name: str, netns: str | None) -> str:
     """A tool of iproute2, where the device is."""
     if netns is None:
@@ -242,8 +270,7 @@ def _device(to: DeviceDestination, view: View) -> Iterator[Finding]:
         problem = f"destination device {to.device} is missing{nearest(to.device, view.links)}"
         yield Finding(ERROR, "device_missing", problem, "create it, or change the session")
         return
-    if not link.up:
-        yield _down(link, "destination", to.netns)
+    yield from _dead(link, "destination", to.netns)
     if link.index in view.default_routes:
         problem = f"destination device {link.name} holds a default route: copies go out among this host's own traffic"
         severity = WARNING if to.allow_default_route else ERROR
@@ -265,13 +292,17 @@ def _tunnel(config: Config, mirror: str, to: TunnelDestination, view: View, host
         return  # the session's own reason tells it
     route = view.routes.get(way)
     if route is None:
-        problem = f"there is no route to {way.remote}" + (f" from {way.local}" if way.local else "")
+        why = view.unreached.get(way, f"no route to {way.remote}")
+        problem = f"there is {why}" if why.startswith("no route") else why
         remedy = f"{_tool('ip', to.netns)} route add {way.remote} via GATEWAY; a device that is down has no routes"
         yield Finding(ERROR, "no_route", problem, remedy)
         return
-    for link in view.links.values():
-        if link.index == route.device and link.qdisc in SHAPERS:
-            yield _shaped(link, "outgoing", "copies wait or are lost there", to.netns)
+    link = view.by_index.get(route.device)
+    if link is not None and link.qdisc in SHAPERS:
+        yield _shaped(link, "outgoing", "copies wait or are lost there", to.netns)
+    if link is not None and not (link.up and link.carrier):
+        yield from _dead(link, "outgoing", to.netns)
+        return
     hop = host.hops.get(way)
     if hop and hop.state in ("incomplete", "failed"):
         what = "the remote" if hop.address == way.remote else f"the next hop to {way.remote},"
@@ -296,27 +327,42 @@ def _mtu(config: Config, session: Session, row: Row, view: View) -> Iterator[Fin
     short = full - plan.forward.frame_limit
     if outlet is None or short <= 0:
         return
-    name, mtu = outlet
-    fate = {"truncate": "truncated", "fragment": "fragmented", "drop": "dropped"}[session.on_mtu_exceeded]
+    name, mtu, most = outlet
     problem = (
         f"frames of {source.name} have up to {full} bytes, so their copies need an MTU of {mtu + short}, but that of"
-        f" {name} or of the path behind it is {mtu}: those longer than {plan.forward.frame_limit} bytes are {fate}"
+        f" {name} or of the path behind it is {mtu}: those longer than {plan.forward.frame_limit} bytes are"
+        f" {fate(plan.forward, full)}"
     )
-    raised = f"{_tool('ip', getattr(session.destination, 'netns', None))} link set {name} mtu {mtu + short}"
-    remedy = f"{raised}, and the same all the way; or snaplen = {plan.forward.frame_limit}"
+    remedies = []
+    if mtu < most:
+        there = _tool("ip", getattr(session.destination, "netns", None))
+        remedies.append(f"{there} link set {name} mtu {min(mtu + short, most)}, and the same all the way")
+    if mtu + short > most:
+        problem += f"; there is no MTU of more than {most} there"
+        here, longest = _tool("ip", getattr(session.source, "netns", None)), plan.forward.frame_limit + most - mtu
+        remedies.append(f"{here} link set {source.name} mtu {longest - ETH_HEADER}, so that it has no longer ones")
+    remedy = f"{'; and '.join(remedies)}; or snaplen = {plan.forward.frame_limit}"
     yield Finding(WARNING, "mtu", problem, remedy)
 
 
-def _outlet(config: Config, mirror: str, session: Session, view: View) -> tuple[str, int] | None:
-    """The device by which copies leave, and the MTU that counts there. AbsentError, Refused where there is none."""
+def _outlet(config: Config, mirror: str, session: Session, view: View) -> tuple[str, int, int] | None:
+    """The device by which copies leave, the MTU that counts there, and the largest that is possible.
+
+    AbsentError, Refused where there is none.
+    """
     to = session.destination
     if isinstance(to, DeviceDestination):
-        return to.device, view.inside(to.netns).links[to.device].mtu
+        link = view.inside(to.netns).ethernet(to.device)
+        return link.name, link.mtu, link.most_mtu or UNBOUNDED
     if not isinstance(to, TunnelDestination):
         return None
     view, way = view.inside(to.netns), path(to, config, lease(config, mirror, view))
     route = view.routes.get(way)
-    return (_name(view, route.device), route.mtu) if route else None
+    if route is None:
+        return None
+    leaves_by, longest = view.by_index.get(route.device), IP_LONGEST[ip_address(way.remote).version]
+    most = min((leaves_by.most_mtu if leaves_by else 0) or UNBOUNDED, longest)
+    return _name(view, route.device), min(route.mtu, longest), most
 
 
 def _name(view: View, index: int) -> str:
@@ -343,6 +389,18 @@ def _space(row: Row, host: Host) -> Iterator[Finding]:
         left = f"{space.free >> 20} MiB of {space.total >> 20} MiB are free"
         problem = f"the file system of {transmit.directory} is nearly full: {left}"
         yield Finding(severity, "space", problem, "make room, or bound the files by rotate_size and keep")
+
+
+def _kept(row: Row, host: Host) -> Iterator[Finding]:
+    kept = host.kept.get(row.entry.key, Kept())
+    if kept.ahead:
+        problem = f"{kept.ahead} is dated after the clock's time now: the clock was wrong then, or it is now"
+        remedy = "see that it is synchronised (timedatectl); files give way in the order of their writing all the same"
+        yield Finding(WARNING, "files_dated_ahead", problem, remedy)
+    if kept.unlisted:
+        problem = f"finished files that keep does not count, and mirrord never deletes: {kept.unlisted}"
+        remedy = "delete what nobody needs; they were written without keep, by another program or an older mirrord"
+        yield Finding(WARNING, "files_not_counted", problem, remedy)
 
 
 # --- what was lost ---

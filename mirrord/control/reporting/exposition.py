@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+TOGETHER = 200
+"""Lines: made and sent before the next ones, so that a large page is never there as a whole."""
 
 _ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 _SUFFIX = {"counter": "_total", "info": "_info"}  # in OpenMetrics the samples', not the family's
@@ -32,7 +36,7 @@ class Family:
     name: str
     kind: str
     text: str
-    lines: list[str]
+    lines: Iterable[str]
 
     @classmethod
     def of(cls, metric: Metric) -> Self:
@@ -72,15 +76,16 @@ def _offers(header: str) -> Iterator[tuple[str, dict[str, str]]]:
             yield kind, parameters
 
 
-def render(families: Iterable[Family], content_type: str) -> str:
-    """All of a scrape."""
+def render(families: Iterable[Family], content_type: str) -> Iterator[str]:
+    """All of a scrape, some lines at a time."""
     openmetrics = content_type == OPENMETRICS
-    parts: list[str] = []
     for family in families:
         suffix = _SUFFIX.get(family.kind, "")
         name = family.name if openmetrics else family.name + suffix
         kind = "gauge" if family.kind == "info" and not openmetrics else family.kind
-        parts += f"# HELP {name} {family.text}", f"# TYPE {name} {kind}", *family.lines
+        yield f"# HELP {name} {family.text}\n# TYPE {name} {kind}\n"
+        lines = iter(family.lines)
+        while some := list(islice(lines, TOGETHER)):
+            yield "\n".join([*some, ""])
     if openmetrics:
-        parts.append("# EOF")
-    return "\n".join(parts) + "\n"
+        yield "# EOF\n"

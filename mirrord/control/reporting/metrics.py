@@ -5,8 +5,9 @@ Nothing is kept here: a scrape reads the slots that the workers write, so a metr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from mirrord import __version__
 from mirrord.control.planning.plan import Entry
@@ -42,6 +43,13 @@ class Reload:
     problems: list[str] = field(default_factory=list)
 
 
+class WorkerState(NamedTuple):
+    """How the workers do."""
+
+    stalled: int = 0  # make no progress now
+    failures: int = 0  # errors that ended a session's work, or a worker
+
+
 # name without prefix and `_total`, slot, help
 SIMPLE = (
     ("captured_frames", Slot.captured, "Frames that passed the filter, those the ring had no room for included."),
@@ -51,6 +59,7 @@ SIMPLE = (
     ("truncated_frames", Slot.truncated, "Copies cut to the snaplen or to the path MTU."),
     ("segmented_frames", Slot.segmented, "Super-frames split into the frames that the wire carried."),
     ("fragmented_frames", Slot.fragmented, "Copies sent in outer IP fragments."),
+    ("unplaced_frames", Slot.unplaced, "Later fragments sampled by addresses alone: their first one was not seen."),
 )
 READ = {
     "read_frames": (Slot.read_ingress_frames, Slot.read_egress_frames, "Frames taken out of the ring or socket."),
@@ -71,8 +80,10 @@ class Counts:
         reload: Reload,
         dataplane: str,
         rules: Callable[[], Mapping[tuple[str, int], int]] = dict,
+        workers: Callable[[], WorkerState] = WorkerState,
     ) -> None:
         self._rows, self._reload, self._dataplane, self._rules = rows, reload, dataplane, rules
+        self._workers = workers
 
     def collect(self) -> Iterator[Family]:
         rows = self._rows()
@@ -80,16 +91,20 @@ class Counts:
         yield from _counters(rows, heads)
         yield _rule_matches(self._rules())
         yield _latency(rows, heads)
-        up = [f"mirrord_session_up{head}}} {row.state == 'up':d}" for row, head in zip(rows, heads, strict=True)]
+        up = (f"mirrord_session_up{head}}} {row.state == 'up':d}" for row, head in zip(rows, heads, strict=True))
         yield Family("mirrord_session_up", "gauge", "1 running, 0 waiting or failed.", up)
         yield _ring_fill(rows, heads)
-        about = [
+        about = (
             {**row.entry.key._asdict(), "state": row.state, "reason": row.reason, **dict(row.entry.about)}
             for row in rows
-        ]
-        yield _info("mirrord_session", "How a session does, and what it was told to do.", *about)
+        )
+        yield _info("mirrord_session", "How a session does, and what it was told to do.", about)
         build = {"version": __version__, "dataplane": self._dataplane}
-        yield _info("mirrord_build", "The running program; dataplane is native or python.", build)
+        yield _info("mirrord_build", "The running program; dataplane is native or python.", [build])
+        workers = self._workers()
+        yield _gauge("mirrord_worker_stalled", "Workers that make no progress.", workers.stalled)
+        name, text = "mirrord_worker_failures", "Errors that ended a session's work, or a worker; it was begun anew."
+        yield Family(name, "counter", text, [f"{name}_total {workers.failures}"])
         yield _gauge(
             "mirrord_config_last_reload_successful",
             "Whether the last configuration reload was taken over.",
@@ -106,30 +121,32 @@ def _gauge(name: str, text: str, value: float) -> Family:
     return Family(name, "gauge", text, [f"{name} {value!r}"])
 
 
-def _info(name: str, text: str, *series: dict[str, str]) -> Family:
-    return Family(name, "info", text, [f"{name}_info{labels(one)} 1" for one in series])
+def _info(name: str, text: str, series: Iterable[dict[str, str]]) -> Family:
+    return Family(name, "info", text, (f"{name}_info{labels(one)} 1" for one in series))
 
 
 def _counters(rows: Sequence[Row], heads: Sequence[str]) -> Iterator[Family]:
     both = list(zip(rows, heads, strict=True))
     for name, slot, text in SIMPLE:
-        lines = [f"mirrord_{name}_total{head}}} {row.counters[slot]}" for row, head in both]
+        lines = (f"mirrord_{name}_total{head}}} {row.counters[slot]}" for row, head in both)
         yield Family(f"mirrord_{name}", "counter", text, lines)
     for name, (ingress, egress, text) in READ.items():
-        lines = []
-        for row, head in both:
-            received, sent = (egress, ingress) if row.entry.guest else (ingress, egress)  # as the session sees it
-            lines.append(f'mirrord_{name}_total{head},direction="ingress"}} {row.counters[received]}')
-            lines.append(f'mirrord_{name}_total{head},direction="egress"}} {row.counters[sent]}')
-        yield Family(f"mirrord_{name}", "counter", text, lines)
+        yield Family(f"mirrord_{name}", "counter", text, _read(f"mirrord_{name}_total", both, (ingress, egress)))
     for kind, (reasons, text) in REASONS.items():
         slots = [(reason, Slot[f"{kind}_{reason}"]) for reason in reasons]
-        lines = [
+        lines = (
             f'mirrord_{kind}_frames_total{head},reason="{reason}"}} {row.counters[slot]}'
             for row, head in both
             for reason, slot in slots
-        ]
+        )
         yield Family(f"mirrord_{kind}_frames", "counter", text, lines)
+
+
+def _read(name: str, rows: Sequence[tuple[Row, str]], slots: tuple[Slot, Slot]) -> Iterator[str]:
+    for row, head in rows:
+        received, sent = reversed(slots) if row.entry.guest else slots  # as the session sees it
+        yield f'{name}{head},direction="ingress"}} {row.counters[received]}'
+        yield f'{name}{head},direction="egress"}} {row.counters[sent]}'
 
 
 def _rule_matches(rules: Mapping[tuple[str, int], int]) -> Family:
@@ -142,21 +159,23 @@ def _rule_matches(rules: Mapping[tuple[str, int], int]) -> Family:
 
 def _latency(rows: Sequence[Row], heads: Sequence[str]) -> Family:
     name = "mirrord_forward_latency_seconds"
+    return Family(name, "histogram", "Capture time to send.", _buckets(name, zip(rows, heads, strict=True)))
+
+
+def _buckets(name: str, rows: Iterable[tuple[Row, str]]) -> Iterator[str]:
     bounds = [*(repr(bound / 1e9) for bound in LATENCY_BOUNDS), "+Inf"]
-    lines = []
-    for row, head in zip(rows, heads, strict=True):
+    for row, head in rows:
         below = 0
         for bound, count in zip(bounds, row.counters[Slot.latency_bucket :], strict=True):
             below += count
-            lines.append(f'{name}_bucket{head},le="{bound}"}} {below}')
-        lines.append(f"{name}_count{head}}} {below}")
-        lines.append(f"{name}_sum{head}}} {row.counters[Slot.latency_sum] / 1e9!r}")
-    return Family(name, "histogram", "Capture time to send.", lines)
+            yield f'{name}_bucket{head},le="{bound}"}} {below}'
+        yield f"{name}_count{head}}} {below}"
+        yield f"{name}_sum{head}}} {row.counters[Slot.latency_sum] / 1e9!r}"
 
 
 def _ring_fill(rows: Sequence[Row], heads: Sequence[str]) -> Family:
     name = "mirrord_ring_fill_ratio"
     text = "The largest share of a ring's blocks that waited to be read, in the last 15 to 30 seconds."
     both = zip(rows, heads, strict=True)
-    lines = [f"{name}{head}}} {row.ring_fill!r}" for row, head in both if row.ring_fill is not None]
+    lines = (f"{name}{head}}} {row.ring_fill!r}" for row, head in both if row.ring_fill is not None)
     return Family(name, "gauge", text, lines)

@@ -11,6 +11,7 @@ import os
 import socket
 import stat
 import struct
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from mirrord.dataplane.capture.fanout import SOL_PACKET
 from mirrord.dataplane.capture.packet_socket import PACKET_VERSION, TPACKET_V3, CapturePlan
 from mirrord.dataplane.filter import bpf
 from mirrord.dataplane.netns import inside
+from mirrord.dataplane.transmit import retention
 from mirrord.dataplane.transmit.file import FilePlan
 from mirrord.model import Daemon
 
@@ -56,6 +58,13 @@ class Space(NamedTuple):
     total: int
 
 
+class Kept(NamedTuple):
+    """What is odd about the finished files of a session."""
+
+    ahead: str = ""  # one that is dated after the clock's time
+    unlisted: int = 0  # how many are not in the list of those that may be deleted, where there is a bound
+
+
 class ControlSocket(NamedTuple):
     """The control socket's file."""
 
@@ -74,6 +83,7 @@ class Host:
     hops: Mapping[Path, Hop] = field(default_factory=dict)  # of tunnels' paths that have a route
     coarse: frozenset[Key] = frozenset()  # whose filter the kernel cannot run as it is
     space: Mapping[str, Space] = field(default_factory=dict)  # of the directories that sessions write to
+    kept: Mapping[Key, Kept] = field(default_factory=dict)  # of sessions that write files
 
 
 def look(daemon: Daemon, view: View, rows: Sequence[Row]) -> Host:
@@ -88,6 +98,7 @@ def look(daemon: Daemon, view: View, rows: Sequence[Row]) -> Host:
         control_socket=_control_socket(daemon.socket),
         hops=_all_hops(view),
         coarse=frozenset(key for key, one in captures.items() if isinstance(one, CapturePlan) and _is_coarse(one)),
+        kept={key: _kept(plan.transmit) for key, plan in plans.items() if isinstance(plan.transmit, FilePlan)},
         space={directory: space for directory in directories if (space := _space(directory)) is not None},
     )
 
@@ -162,6 +173,20 @@ def _space(directory: str) -> Space | None:
         found = os.statvfs(directory)
         return Space(found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize)
     return None
+
+
+def _kept(plan: FilePlan) -> Kept:
+    file = FilePath(plan.path)
+    with suppress(OSError):
+        directory = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            there, listed = os.listdir(directory), retention.read(directory, file.name)  # noqa: PTH208 (of a descriptor)
+        finally:
+            os.close(directory)
+        finished = [name for name in there if retention.final_names(file.name).fullmatch(name)]
+        unlisted = len({*finished} - {*listed}) if plan.keep else 0
+        return Kept(retention.dated_ahead(finished, file.name, time.time_ns()), unlisted)
+    return Kept()
 
 
 def _all_hops(view: View) -> dict[Path, Hop]:

@@ -23,7 +23,7 @@ def session(row: Row, rates: Rates) -> dict[str, Any]:
         **row.entry.key._asdict(),
         "state": row.state,
         "reason": row.reason,
-        "warnings": list(row.entry.warnings) if row.state == "up" else [],
+        "warnings": [*(row.entry.warnings if row.state == "up" else ()), *row.entry.notes],
         **row.about,
         "frames_per_second": round(frames, 1),
         "bits_per_second": round(bits, 1),

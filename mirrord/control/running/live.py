@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 from collections.abc import AsyncIterator, Callable
@@ -13,7 +14,7 @@ from mirrord.dataplane.forward import encap
 from mirrord.dataplane.forward.step import ForwardPlan
 from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
 from mirrord.dataplane.transmit.stream import StreamPlan
-from mirrord.dataplane.worker import Worker
+from mirrord.dataplane.worker import ANSWER_SECONDS, Worker
 
 LOOK_SECONDS = 0.5
 """How often it is asked whether the reader is still there, when nothing comes."""
@@ -40,11 +41,16 @@ class Live:
                 ),
                 native=native,
             )
-        except OSError:
+        except BaseException:
             os.close(self.descriptor)
             raise
-        self._worker = Worker("live")
-        self._worker.start()
+        try:
+            self._worker = Worker("live")
+            self._worker.start()
+        except (OSError, RuntimeError) as error:
+            self._pipeline.close()
+            os.close(self.descriptor)
+            raise OSError(errno.EAGAIN, f"no worker for it: {error}") from error
         self._worker.add(self._pipeline)
 
     async def read(self, gone: Callable[[], bool]) -> AsyncIterator[bytes]:
@@ -66,7 +72,7 @@ class Live:
     def close(self) -> None:
         """Stop. Nobody may read any more: a write that waits for the reader has to end."""
         os.close(self.descriptor)
-        self._worker.stop()
+        self._worker.stop(ANSWER_SECONDS)
 
 
 def _settle(ready: asyncio.Future[None]) -> None:
@@ -83,4 +89,5 @@ def _as_packets(forward: ForwardPlan) -> ForwardPlan:
         sampling_rate=forward.sampling_rate,
         strip_tag=forward.strip_tag,
         push_tag=forward.push_tag,
+        guards=forward.guards,
     )

@@ -8,27 +8,30 @@ device is re-created or a session changes.
 from __future__ import annotations
 
 import errno
-import os
 import threading
-import time
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 from mirrord.control.host.device_rate import Place, busy
 from mirrord.control.host.reserve import Reservations
+from mirrord.control.limits import started
 from mirrord.control.logs import logger
 from mirrord.control.planning.plan import Add, Entry, Key, Limit, Remove, Rename, Replace, diff
 from mirrord.control.reporting.metrics import Row
 from mirrord.control.running.breaker import Verdict
 from mirrord.control.running.live import Live
+from mirrord.control.running.patience import Patience
+from mirrord.control.running.restarts import Restarts
+from mirrord.control.running.workers import Workers, stall, what
 from mirrord.dataplane.capture.listener import Listener
 from mirrord.dataplane.capture.packet_socket import CapturePlan
 from mirrord.dataplane.counters import SLOTS, Slot
 from mirrord.dataplane.forward.step import Numbering
 from mirrord.dataplane.pipeline import Pipeline, PipelinePlan, open_pipelines
+from mirrord.dataplane.transmit.file import FilePlan
 from mirrord.dataplane.transmit.sockets import DevicePlan, TunnelPlan
-from mirrord.dataplane.worker import Worker
+from mirrord.dataplane.worker import Failure, Worker
 from mirrord.errors import Refused
 from mirrord.errors import reason as reason_of
 
@@ -38,6 +41,9 @@ GONE = {errno.ENODEV, errno.ENXIO, errno.ENETDOWN}
 """What it takes to open a device that went since the host was looked at: there is news of it already."""
 
 OPENERS = 8
+
+OPEN_SECONDS = 1.5
+"""How long the disk may take to give a session its file; the session is tried again later."""
 
 REMEMBERED = 1000
 """Of how many devices that a pattern brought in and that are gone the totals are kept, should they come again."""
@@ -49,9 +55,13 @@ class Pipelines:
     """`apply` and `stop` block, up to a second for each pipeline that ends; the rest answers at once, on any thread."""
 
     def __init__(self, *, native: bool, nice: int = 0) -> None:
-        self._native, self._nice = native, nice
+        self._native = native
+        self._openers = started(OPENERS, "opener")
+        self._workers = Workers(nice)
+        self._restarts = Restarts()
+        self._patience = Patience()
+        self._worker_failures = 0
         self._reservations = Reservations()
-        self._workers: list[Worker] = []
         self._lock = threading.Lock()  # of all below: a total moves from a pipeline to the past in one step
         self._entries: dict[Key, Entry] = {}
         self._running: dict[Key, tuple[Pipeline, Worker]] = {}
@@ -64,6 +74,7 @@ class Pipelines:
         self._forgotten_rules: RuleCounts = {}  # of sessions whose names are not remembered any more
         self._errors: dict[Key, tuple[str, str]] = {}  # of what should run and does not: its state, and why
         self._troubles: dict[Key, str] = {}  # of transmits, as logged; they mend themselves
+        self._short_rings: dict[Key, str] = {}  # as logged
         self._refused: set[Key] = set()  # as logged: what the kernel refused GSO to
 
     def clean_up(self) -> None:
@@ -83,10 +94,9 @@ class Pipelines:
             self._entries |= entries  # what ends is shown until it has
             self._errors = {key: error for key, error in self._errors.items() if key in wanted}
         actions = diff(dict(self._plans), wanted)
+        self._remove_all({action.key: "" for action in actions if isinstance(action, Remove)})
         for action in actions:
             match action:
-                case Remove(key):
-                    self._remove(key)
                 case Replace(key, plan):
                     for pipeline, worker in self._of(key):
                         worker.replace(pipeline, self._paused(key, plan))
@@ -94,7 +104,8 @@ class Pipelines:
                     log.info("session changed", **_names(key), frame_limit=plan.forward.frame_limit)
                 case Rename(old, new):
                     self._rename(old, new)
-        self._add_all([action for action in actions if isinstance(action, Add)])
+        self._add_all([action for action in actions if isinstance(action, Add) and self._restarts.due(action.key)])
+        self._restarts.forget(set(wanted))
         self._keep_reserved()
         with self._lock:
             self._entries = dict(entries)
@@ -123,13 +134,21 @@ class Pipelines:
 
     def _paused(self, key: Key, plan: PipelinePlan) -> PipelinePlan:
         paused = key in self._verdicts and self._verdicts[key].paused
-        return replace(plan, forward=replace(plan.forward, paused=True)) if paused else plan
+        if not paused or plan.forward.blocked is not None:  # copies that cannot leave are lost, paused or not
+            return plan
+        return replace(plan, forward=replace(plan.forward, blocked=Slot.skipped_paused))
 
-    def rows(self) -> list[Row]:
-        """Every planned session and source, in the plan's order."""
+    def rows(self, *names: str) -> list[Row]:
+        """Every planned session and source, in the plan's order; those of a mirror, or of a mirror's session."""
         with self._lock:
-            rows = [(self._row(entry), self._rules(entry)) for entry in self._entries.values()]
+            entries = [entry for key, entry in self._entries.items() if key[: len(names)] == names]
+            rows = [(self._row(entry), self._rules(entry)) for entry in entries]
             return [replace(row, rules=rules) if rules else row for row, rules in rows]
+
+    def mirrors(self) -> list[str]:
+        """The names of the planned sessions' mirrors."""
+        with self._lock:
+            return list(dict.fromkeys(key.mirror for key in self._entries))
 
     def counters(self) -> dict[Key, tuple[int, ...]]:
         """What every planned session and source has counted."""
@@ -165,9 +184,14 @@ class Pipelines:
         with self._lock:
             now = {key: self._trouble(key) for key in self._running}
             refused = {key for key in self._running if any(pipeline.gso_refused() for pipeline, _ in self._of(key))}
+            rings = {key: self._running[key][0].short_ring for key in self._running}
         for key in refused - self._refused:
             log.warning("the kernel refuses UDP GSO: copies leave one by one", **_names(key))
         self._refused = refused
+        for key, ring in rings.items():
+            if ring and ring != self._short_rings.get(key):
+                log.warning("there is no memory for the ring, a smaller one runs", **_names(key), ring=ring)
+        self._short_rings = rings
         for key, trouble in now.items():
             if trouble and trouble != self._troubles.get(key):
                 log.error("session failed", **_names(key), reason=trouble)
@@ -182,21 +206,48 @@ class Pipelines:
         told = [transmit.told() for transmit in transmits]  # asked, each of them
         return any(told)
 
-    def stalled(self, seconds: float) -> list[str]:
-        """The workers that made no progress for so long."""
-        now = time.monotonic()
-        return [_worker_name(n) for n, worker in enumerate(self._workers) if now - worker.progress > seconds]
+    def stands_still(self, seconds: float) -> bool:
+        """Whether a worker that sessions share made no progress for so long."""
+        return self._workers.stands_still(seconds)
+
+    def stalled(self) -> list[str]:
+        """The workers that make no progress, by name."""
+        return self._workers.stalled()
+
+    def worker_failures(self) -> int:
+        """How many errors have ended a session's work, or a worker, since the daemon's start."""
+        return self._worker_failures
+
+    def tend_workers(self) -> bool:
+        """Log what went wrong with workers since this was last asked; whether there are sessions to begin anew."""
+        self._workers.log_stalled()
+        failures = self._workers.failures()
+        for worker, failure in failures:
+            self._note_failure(worker, failure)
+        return bool(failures)
+
+    def _note_failure(self, worker: Worker, failure: Failure) -> None:
+        self._worker_failures += 1
+        reason = what(failure.error)
+        with self._lock:
+            running = [(key, pipeline) for key in self._running for pipeline, on in self._of(key) if on is worker]
+        hit = [(key, pipeline) for key, pipeline in running if failure.pipeline in (None, pipeline)]
+        for key, pipeline in hit:
+            self._restarts.note(key, worker)
+            if failure.pipeline is None:
+                pipeline.failure = f"its worker ended: {reason}"
+        event = "an error ended a session's work" if failure.pipeline else "an error ended a worker"
+        sessions = [f"{key.mirror}/{key.session} on {key.source}" for key, _ in hit]
+        log.error(event, worker=worker.name, sessions=sessions, reason=reason, exc_info=failure.error)
 
     def stop(self) -> None:
         """End every pipeline, nothing lost on the way out, log the totals and stop the workers."""
-        for key in list(self._running):
-            self._remove(key)
+        self._remove_all(dict.fromkeys(self._running, ""))
         self._reservations.close()
         for row in self.rows():
             log.info("total", **_names(row.entry.key), **_totals(row.counters))
-        for worker in self._workers:
-            worker.stop()
-        self._workers.clear()
+        self._workers.stop()
+        self._openers.shutdown()
 
     def _add_all(self, adds: Sequence[Add]) -> None:
         """Open several at a time: it is waiting for the kernel, mostly."""
@@ -206,12 +257,13 @@ class Pipelines:
             self._numberings.setdefault(add.key[:2], Numbering())
         sources = [capture for add in adds if isinstance(capture := add.pipeline.capture, CapturePlan)]
         places = busy(sources)
-        with ThreadPoolExecutor(min(len(adds), OPENERS), thread_name_prefix="opener") as openers:
-            for add, opened in zip(adds, openers.map(lambda add: self._open(add, places), adds), strict=True):
+        for add, opened in zip(adds, self._openers.map(lambda add: self._open(add, places), adds), strict=True):
+            try:
                 if isinstance(opened, OSError):
-                    self._note(add.key, opened, add.pipeline.transmit)
-                else:
-                    self._add(add.key, add.pipeline, opened)
+                    raise opened
+                self._add(add.key, add.pipeline, opened)
+            except OSError as error:
+                self._note(add.key, error, add.pipeline.transmit)
 
     def _open(self, add: Add, busy_places: Collection[Place]) -> list[Pipeline] | OSError:
         way, source = add.pipeline.transmit, add.pipeline.capture
@@ -220,14 +272,25 @@ class Pipelines:
             if isinstance(way, DevicePlan) and way.reserved:
                 self._reservations.hold(way.index, way.mark)
             numbering = self._numberings[add.key[:2]]
-            return open_pipelines(self._paused(add.key, add.pipeline), numbering, native=self._native, busy=rings)
+            plan = self._paused(add.key, add.pipeline)
+            opening = partial(open_pipelines, plan, numbering, native=self._native, busy=rings)
+            if not isinstance(way, FilePlan):
+                return opening()
+            try:
+                return self._patience.within(OPEN_SECONDS, add.key, opening, _close)
+            except TimeoutError:
+                return OSError(errno.ETIMEDOUT, f"{way.path}: the disk does not answer")
         except OSError as error:
             return error
+        except RuntimeError as error:
+            return OSError(errno.EAGAIN, f"no thread for it: {error}")
 
     def _note(self, key: Key, error: OSError, way: object) -> None:
         state, reason = "waiting" if error.errno in GONE else "failed", reason_of(error)
         if isinstance(way, TunnelPlan):
             state, reason = _in_words(error.errno, way) or (state, reason)
+            if error.errno in (errno.EACCES, errno.EINVAL):  # what routes answer that lead nowhere
+                reason = self._entries[key].trouble or reason
         if self._errors.get(key) != (state, reason):
             say = log.error if state == "failed" else log.info
             say(f"session {state}", **_names(key), reason=reason)
@@ -236,26 +299,37 @@ class Pipelines:
 
     def _add(self, key: Key, plan: PipelinePlan, pipelines: Sequence[Pipeline]) -> None:
         workers: list[Worker] = []
-        for _ in pipelines:
-            workers.append(self._least_busy(workers))
+        try:
+            for _ in pipelines:
+                workers.append(self._worker_for(key, plan, workers))
+        except (OSError, RuntimeError) as error:
+            _close(pipelines)
+            raise OSError(errno.EAGAIN, f"no worker for it: {what(error)}") from error
         with self._lock:
             self._running[key], *self._beside[key] = zip(pipelines, workers, strict=True)
             self._plans[key] = plan
             self._errors.pop(key, None)
         for pipeline, worker in self._of(key):
             worker.add(pipeline)
-        log.info("session up", **_names(key), worker=", ".join(_worker_name(self._workers.index(w)) for w in workers))
+        log.info("session up", **_names(key), worker=", ".join(worker.name for worker in workers))
 
-    def _remove(self, key: Key, reason: str = "") -> None:
-        for pipeline, worker in self._of(key):
-            worker.remove(pipeline)
+    def _remove_all(self, reasons: Mapping[Key, str]) -> None:
+        """End these, each for its reason, "" for none: all at once, since each has to wait for the kernel."""
+        ending = [
+            (pipeline, self._workers.begin_to_end(pipeline, worker))
+            for key in reasons
+            for pipeline, worker in self._of(key)
+        ]
+        for pipeline, wait in ending:
+            wait()
             _count_left(pipeline)
-        with self._lock:
-            self._past_rules[key], total = self._rule_counts(key), self._total(key)
-            del self._running[key], self._beside[key], self._plans[key]
-            self._past.pop(key, None)  # to the end of those remembered
-            self._past[key] = total
-        log.info("session down", **_names(key), **({"reason": reason} if reason else {}))
+        for key, reason in reasons.items():
+            with self._lock:
+                self._past_rules[key], total = self._rule_counts(key), self._total(key)
+                del self._running[key], self._beside[key], self._plans[key]
+                self._past.pop(key, None)  # to the end of those remembered
+                self._past[key] = total
+            log.info("session down", **_names(key), **({"reason": reason} if reason else {}))
 
     def _rename(self, old: Key, new: Key) -> None:
         """What was counted goes along."""
@@ -281,11 +355,10 @@ class Pipelines:
             self._forgotten_rules = _sum(self._forgotten_rules, self._past_rules.pop(key, {}))
 
     def _end_failed(self) -> None:
-        failed = [(key, failure) for key in self._running if (failure := self._failure(key))]
-        for key, failure in failed:
-            self._remove(key, failure)
-            with self._lock:
-                self._errors[key] = "failed", failure
+        failed = {key: failure for key in self._running if (failure := self._failure(key))}
+        self._remove_all(failed)
+        with self._lock:
+            self._errors |= {key: ("failed", failure) for key, failure in failed.items()}
 
     def _keep_reserved(self) -> None:
         """Give back the devices that no running session reserves."""
@@ -300,23 +373,21 @@ class Pipelines:
 
     def _trouble(self, key: Key) -> str:
         """Of the way out; "" for none."""
-        failures = (pipeline.transmit.failure for pipeline, _ in self._of(key))
-        return next((failure for failure in failures if failure), "")
+        failures = (pipeline.transmit.failure or stall(pipeline, worker) for pipeline, worker in self._of(key))
+        entry = self._entries.get(key)
+        return next((failure for failure in failures if failure), entry.trouble if entry else "")
 
-    def _least_busy(self, apart: Sequence[Worker] = ()) -> Worker:
-        """An idle worker, a new one while there are processors for it, or else the one with the fewest pipelines.
+    def _resumes(self, key: Key) -> str:
+        """That copies are about to be made again: a worker has not heard of it yet, and still counts frames as lost."""
+        blocked = {pipeline.plan.forward.blocked for pipeline, _ in self._of(key)}
+        return "about to go on" if blocked - {None, Slot.skipped_paused} else ""
 
-        None of those in `apart`: another one is made if need be.
-        """
-        used = [worker for key in self._running for _, worker in self._of(key)]
-        loads = [(used.count(worker), worker) for worker in self._workers if worker not in apart]
-        load, worker = min(loads, key=lambda pair: pair[0], default=(1, None))
-        if worker is not None and (load == 0 or len(self._workers) >= len(os.sched_getaffinity(0))):
-            return worker
-        worker = Worker(_worker_name(len(self._workers)), self._nice)
-        worker.start()
-        self._workers.append(worker)
-        return worker
+    def _worker_for(self, key: Key, plan: PipelinePlan, beside: Sequence[Worker]) -> Worker:
+        """Another one than those beside it, and than the one where its work raised an error."""
+        if isinstance(plan.transmit, FilePlan):
+            return self._workers.writer()
+        used = [worker for each in self._running for _, worker in self._of(each)]
+        return self._workers.least_busy(used, [*beside, *self._restarts.apart(key)])
 
     def _row(self, entry: Entry) -> Row:
         key = entry.key
@@ -328,13 +399,13 @@ class Pipelines:
                 return Row(entry, "waiting", "about to start or to end", counters)
             return Row(entry, entry.state, entry.reason, counters)
         pipeline = self._running[key][0]
-        failure = self._failure(key) or self._trouble(key)
+        failure = self._failure(key) or self._trouble(key) or self._resumes(key)
         verdict = self._verdicts.get(key, Verdict())
         counters = self._total(key)
-        state = "failed" if failure else "paused" if verdict.paused else entry.state
+        state = "failed" if failure else "paused" if verdict.paused else "up"
         filled = [fill for pipeline, _ in self._of(key) if (fill := pipeline.ring_fill) is not None]
         return Row(
-            entry, state, failure or verdict.reason or entry.reason, counters,
+            entry, state, failure or verdict.reason, counters,
             capture=pipeline.captures_by, ring_fill=max(filled, default=None),
         )  # fmt: skip
 
@@ -361,16 +432,12 @@ class Pipelines:
     def _log_changes(self, entries: Mapping[Key, Entry]) -> None:
         for key, entry in entries.items():
             before = self._entries.get(key)
-            for warning in entry.warnings:
-                if before is None or warning not in before.warnings:
+            for warning in (*entry.warnings, *entry.notes):
+                if before is None or warning not in (*before.warnings, *before.notes):
                     log.warning(warning, **_names(key))
-            if before is not None and before.reason == entry.reason:
-                continue
-            if entry.pipeline is None or entry.reason:
+            if entry.pipeline is None and (before is None or before.reason != entry.reason):
                 say = log.error if entry.state == "failed" else log.info
                 say(f"session {entry.state}", **_names(key), reason=entry.reason)
-            elif before is not None and before.reason and key in self._running:
-                log.info("session up", **_names(key))
 
 
 def _sum(counts: RuleCounts, more: RuleCounts) -> RuleCounts:
@@ -384,8 +451,9 @@ def _count_left(pipeline: Pipeline) -> None:
     pipeline.counters.add(Slot.dropped_ring_full, max(pipeline.counters.unaccounted(), 0))
 
 
-def _worker_name(n: int) -> str:
-    return f"worker-{n}"
+def _close(pipelines: Sequence[Pipeline]) -> None:
+    for pipeline in pipelines:
+        pipeline.close()
 
 
 def _in_words(error: int | None, way: TunnelPlan) -> tuple[str, str] | None:

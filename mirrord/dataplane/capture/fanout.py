@@ -1,12 +1,11 @@
 """Packet sockets that share a source's frames: the kernel gives each frame to exactly one of them (PACKET_FANOUT).
 
-By flow, `workers` divide a busy source: the kernel's hash is symmetric, so both directions of a flow, and all of it,
-come to the same socket.
+Which one, a program says. By addresses, `workers` divide a busy source: see spread.py.
 
-By number, a capture moves from one socket to another. The kernel runs a program that says which socket is meant; to
-set another program is to wait until no frame is under way by the old one (synchronize_net in __fanout_set_data_bpf,
-net/packet/af_packet.c). So each frame is in one socket and counted there once, and after the call the socket that is
-not meant any more gets nothing: what it holds comes before all that the other one holds.
+By number, a capture moves from one socket to another. To set another program is to wait until no frame is under way by
+the old one (synchronize_net in __fanout_set_data_bpf, net/packet/af_packet.c). So each frame is in one socket and
+counted there once, and after the call the socket that is not meant any more gets nothing: what it holds comes before
+all that the other one holds.
 
 Kernel: Documentation/networking/packet_mmap.rst, "AF_PACKET fanout mode"; include/uapi/linux/if_packet.h.
 """
@@ -18,15 +17,18 @@ import os
 import struct
 from typing import TYPE_CHECKING
 
+from mirrord.dataplane.capture import spread
 from mirrord.dataplane.filter import assembler as op
 
 if TYPE_CHECKING:
     import socket
 
+    from mirrord.dataplane.filter.assembler import Program
+
 SOL_PACKET = 263
 PACKET_FANOUT = 18
 PACKET_FANOUT_DATA = 22
-BY_FLOW, BY_NUMBER = 0, 6  # PACKET_FANOUT_HASH, PACKET_FANOUT_CBPF
+_BY_PROGRAM = 6  # PACKET_FANOUT_CBPF
 _UNIQUE_ID = 0x2000  # PACKET_FANOUT_FLAG_UNIQUEID
 _OPTION = struct.Struct("=I")  # id, and from bit 16 on how frames are given out
 
@@ -34,29 +36,41 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Group:
-    """A group without sockets yet; the kernel gives it an id that no other has when the first one joins."""
+    """A group without sockets yet; the kernel gives it an id that no other has when the first one joins.
 
-    def __init__(self, kind: int) -> None:
-        self.kind = kind
+    `divides`: frames are for all of its sockets, by their addresses; else for the one that `steer` says.
+    """
+
+    def __init__(self, *, divides: bool = False) -> None:
+        self.divides = divides
         self._id: int | None = None
 
     def join(self, sock: socket.socket) -> None:
-        """Take a socket in, after it was bound to a device and to all protocols. OSError as setsockopt."""
+        """Take a socket in, after it was bound to a device and to all protocols. OSError as setsockopt.
+
+        Takes the kernel milliseconds for the first socket of a group that divides.
+        """
         if self._id is not None:
-            sock.setsockopt(SOL_PACKET, PACKET_FANOUT, _OPTION.pack(self._id | self.kind << 16))
+            sock.setsockopt(SOL_PACKET, PACKET_FANOUT, _OPTION.pack(self._id | _BY_PROGRAM << 16))
             return
-        sock.setsockopt(SOL_PACKET, PACKET_FANOUT, _OPTION.pack((self.kind | _UNIQUE_ID) << 16))
+        sock.setsockopt(SOL_PACKET, PACKET_FANOUT, _OPTION.pack((_BY_PROGRAM | _UNIQUE_ID) << 16))
         self._id = _OPTION.unpack(sock.getsockopt(SOL_PACKET, PACKET_FANOUT, _OPTION.size))[0] & 0xFFFF
+        if self.divides:
+            _go_by(sock, spread.by_addresses())
 
 
 def steer(sock: socket.socket, number: int) -> None:
-    """Give all frames to the nth socket (from 0, in the order that they joined) of this one's group BY_NUMBER.
+    """Give all frames to the nth socket (from 0, in the order that they joined) of this one's group.
 
     Returns when no frame is on its way to another any more. OSError as setsockopt.
     """
-    code = ctypes.create_string_buffer(op.pack((op.Instruction(op.RET, k=number),)))
+    _go_by(sock, (op.Instruction(op.RET, k=number),))
+
+
+def _go_by(sock: socket.socket, program: Program) -> None:
+    code = ctypes.create_string_buffer(op.pack(program))
     # struct sock_fprog of linux/filter.h: the count, and where the instructions are.
-    set_slowly(sock, PACKET_FANOUT_DATA, struct.pack("HP", 1, ctypes.addressof(code)))
+    set_slowly(sock, PACKET_FANOUT_DATA, struct.pack("HP", len(program), ctypes.addressof(code)))
 
 
 def set_slowly(sock: socket.socket, option: int, value: bytes) -> None:

@@ -15,13 +15,14 @@ Kernel: Documentation/networking/packet_mmap.rst, include/uapi/linux/if_packet.h
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import socket
 import struct
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from mirrord.dataplane.capture.fanout import BY_FLOW, BY_NUMBER, SOL_PACKET, Group, set_slowly, steer
+from mirrord.dataplane.capture.fanout import SOL_PACKET, Group, set_slowly, steer
 from mirrord.dataplane.filter import bpf
 from mirrord.dataplane.frame.headers import Tag
 from mirrord.dataplane.frame.wire import VNET, Frame, Vnet
@@ -74,6 +75,7 @@ LARGEST_BUFFER = (1 << 30) - 1
 """Bytes of a plain socket's buffer: the kernel keeps twice the number, as an int."""
 
 _BLOCK = struct.Struct("=8xIII")  # block_status, num_pkts, offset_to_first_pkt (struct tpacket_block_desc)
+_REQUEST = struct.Struct("=7I")  # struct tpacket_req3
 _BLOCK_STATUS = struct.Struct("=I")
 _STATUS_AT = 8
 _FRAME = struct.Struct(
@@ -110,23 +112,26 @@ class Statistics(NamedTuple):
 class Capture:
     """A bound, filtered packet socket. `exact` tells whether its filter is the whole selection or a coarse one.
 
-    `mode` is "ring" or "socket", whatever the plan leaves open. In a group BY_FLOW it takes nothing before it is told
-    to `select`. One that may move has a group of its own.
+    `mode` is "ring" or "socket", whatever the plan leaves open. A ring is `shortened` where there was no memory for all
+    of `ring_size`. In a group that divides it takes nothing before it is told to `select`. One that may move has a
+    group of its own.
 
     Raises OSError: EPERM without CAP_NET_RAW, ENODEV when the device is not there or has another index by now,
-    ENOMEM when the ring cannot be had.
+    ENOMEM when not even the shortest ring can be had.
     """
 
     def __init__(self, plan: CapturePlan, *, mode: str = "", group: Group | None = None) -> None:
         self.plan = plan
         self.mode = mode or ("socket" if plan.mode == "auto" else plan.mode)
-        self._group = Group(BY_NUMBER) if group is None and plan.mode == "auto" else group
+        self._group = Group() if group is None and plan.mode == "auto" else group
         self._rejecting = False
         self._error = 0  # what a reading came upon
         self.ring: mmap.mmap | None = None
         self._statuses = memoryview(b"")  # the first word of each block's state, in the ring's memory
         self.block_count = 0
+        self.shortened = False
         self._block = 0
+        self._at, self._left = 0, 0  # the next frame in the block, and how many there are from it on; or 0
         inside(plan.netns, self._open)
 
     def _open(self) -> None:
@@ -158,17 +163,31 @@ class Capture:
         if self._group is not None:
             self._group.join(sock)
         self.exact = True
-        if self._group is None or self._group.kind != BY_FLOW:
+        if self._group is None or not self._group.divides:
             self.select(plan.selection)
 
     def _map_ring(self) -> None:
-        self.block_count = max(-(-self.plan.ring_size // BLOCK_SIZE), MINIMUM_BLOCKS)
+        """A ring of the size that is wanted; or of half of it, and so on, as long as there is no memory."""
+        wanted = self.block_count = max(-(-self.plan.ring_size // BLOCK_SIZE), MINIMUM_BLOCKS)
+        while True:
+            try:
+                self._try_ring()
+                break
+            except OSError as error:
+                if error.errno != errno.ENOMEM or self.block_count <= MINIMUM_BLOCKS:
+                    raise
+            set_slowly(self.socket, PACKET_RX_RING, bytes(_REQUEST.size))  # what was had and cannot be mapped
+            self.block_count = max(self.block_count // 2, MINIMUM_BLOCKS)
+        self.shortened = self.block_count < wanted
+        assert self.ring is not None  # tried, and had
+        self._statuses = memoryview(self.ring).cast("I")[_STATUS_AT // 4 :: BLOCK_SIZE // 4]
+
+    def _try_ring(self) -> None:
         frames = self.block_count * (BLOCK_SIZE // NOMINAL_FRAME)
         retire = BUSY_RETIRE_MILLISECONDS if self.plan.mode == "auto" else RETIRE_MILLISECONDS
         request = (BLOCK_SIZE, self.block_count, NOMINAL_FRAME, frames, retire, 0, 0)
-        set_slowly(self.socket, PACKET_RX_RING, struct.pack("=7I", *request))
+        set_slowly(self.socket, PACKET_RX_RING, _REQUEST.pack(*request))
         self.ring = mmap.mmap(self.socket.fileno(), self.block_count * BLOCK_SIZE)
-        self._statuses = memoryview(self.ring).cast("I")[_STATUS_AT // 4 :: BLOCK_SIZE // 4]
 
     def fileno(self) -> int:
         return self.socket.fileno()
@@ -223,7 +242,10 @@ class Capture:
         return error or self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
     def read(self) -> Iterator[Frame]:
-        """The frames that are there now: at most one block of a ring, or one batch of a plain socket."""
+        """The frames that are there now: at most one block of a ring, or one batch of a plain socket.
+
+        Who takes no more of them finds the next one the next time.
+        """
         return self._read_socket() if self.ring is None else self._read_block(self.ring)
 
     def _read_block(self, ring: mmap.mmap) -> Iterator[Frame]:
@@ -231,10 +253,15 @@ class Capture:
         status, count, first = _BLOCK.unpack_from(ring, base)
         if not status & TP_STATUS_USER:
             return
-        at = base + first
-        for _ in range(count):
+        if not self._left:
+            self._at, self._left = base + first, count
+        if not self._left:
+            self._give_back()
+        while self._left:
+            at = self._at
             step, seconds, nanoseconds, captured, length, state, mac, _net, tci, tpid = _FRAME.unpack_from(ring, at)
-            yield Frame(
+            self._at, self._left = at + step, self._left - 1
+            frame = Frame(
                 data=ring[at + mac : at + mac + captured],
                 length=length,
                 egress=ring[at + _PACKET_TYPE] == PACKET_OUTGOING,
@@ -242,8 +269,14 @@ class Capture:
                 vnet=Vnet._make(VNET.unpack_from(ring, at + mac - VNET.size)),
                 time=seconds * 1_000_000_000 + nanoseconds,
             )
-            at += step
-        _BLOCK_STATUS.pack_into(ring, base + _STATUS_AT, TP_STATUS_KERNEL)
+            if not self._left:
+                self._give_back()
+            yield frame
+
+    def _give_back(self) -> None:
+        """Let the kernel have the block again: its last frame was taken out."""
+        assert self.ring is not None  # that it is a block of
+        _BLOCK_STATUS.pack_into(self.ring, self._block * BLOCK_SIZE + _STATUS_AT, TP_STATUS_KERNEL)
         self._block = (self._block + 1) % self.block_count
 
     def _read_socket(self) -> Iterator[Frame]:

@@ -1,4 +1,4 @@
-"""Classic BPF: the instructions that mirrord's filters use, and an assembler with labels.
+"""Classic BPF: the instructions that mirrord's programs use, and an assembler with labels.
 
 The machine is the kernel's (Documentation/networking/filter.rst): 32-bit A and X, sixteen scratch cells, forward jumps
 only. A conditional jump reaches 255 instructions; the assembler bridges more with unconditional ones, which reach 2^32.
@@ -14,10 +14,10 @@ LD_W_ABS, LD_H_ABS = 0x20, 0x28
 LD_W_IND, LD_H_IND, LD_B_IND = 0x40, 0x48, 0x50
 LDX_IMM, LDX_MEM = 0x01, 0x61
 ST = 0x02
-ADD, ADD_X, SUB, SUB_X, AND, LSH = 0x04, 0x0C, 0x14, 0x1C, 0x54, 0x64
+ADD, ADD_X, SUB, SUB_X, MUL, AND, LSH, RSH, XOR_X = 0x04, 0x0C, 0x14, 0x1C, 0x24, 0x54, 0x64, 0x74, 0xAC
 JA, JEQ, JGT, JGE, JGE_X, JSET = 0x05, 0x15, 0x25, 0x35, 0x3D, 0x45
 RET, RET_A = 0x06, 0x16
-TAX, STX = 0x07, 0x03
+TAX, TXA, STX = 0x07, 0x87, 0x03
 
 # linux/filter.h: SKF_AD_OFF plus SKF_AD_*, absolute loads of what lies beside the bytes.
 PKTTYPE = 0xFFFFF004

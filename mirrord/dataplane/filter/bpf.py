@@ -1,9 +1,8 @@
 """A selection as a classic BPF program, for the kernel to run on a socket or for userspace to run exactly.
 
-A program asks in this order: mark, direction, the source's tags, then guards, the selections that come before, and
-rules. Before these, bpf_headers has it read what they need of the headers into the scratch cells, once.
-
-Here a guard or a rule becomes branches, see decision.py, which puts them into a program.
+A program asks in this order: mark, direction, the source's tags, then the selections that come before, and rules.
+Before these, bpf_headers has it read what they need of the headers into the scratch cells, once. Here a rule becomes
+branches, see decision.py, which puts them into a program.
 """
 
 from __future__ import annotations
@@ -19,19 +18,15 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from mirrord.dataplane.filter import assembler as op
 from mirrord.dataplane.filter.assembler import WORD, Assembler, Label, Program
-from mirrord.dataplane.filter.bpf_headers import LATER, OF_ANY_FRAME, Cell, read_headers, read_outer_vlan
-from mirrord.dataplane.filter.decision import ACCEPT, FEW, Alternative, Branch, Clause, Range, ask, decide
-from mirrord.dataplane.filter.rules import Direction, Guard, Rule, Selection
+from mirrord.dataplane.filter.bpf_headers import OF_ANY_FRAME, Cell, read_headers, read_outer_vlan
+from mirrord.dataplane.filter.decision import ACCEPT, Alternative, Branch, Clause, Range, ask, decide
+from mirrord.dataplane.filter.rules import Direction, Rule, Selection
 
 REJECT_ALL: Program = (op.Instruction(op.RET, k=0),)
 
 MAX_INSTRUCTIONS = 4096  # linux/bpf_common.h, BPF_MAXINSNS
 _SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 _MAX_COARSE_RULES = 32
-
-# Where an Ethernet frame without a tag has them (RFC 791 3.1).
-_ETHERTYPE, _IPV4_SOURCE, _IPV4_DESTINATION = 12, 26, 30
-_IPV4 = 0x0800
 
 
 @lru_cache(maxsize=64)
@@ -46,19 +41,14 @@ def compile_selection(selection: Selection, *, numbered: bool = False) -> Progra
     if selection.direction != Direction.BOTH:
         ask(asm, _direction(selection.direction), reject)
     before = [_remaining(one, selection) for one in selection.before if one.direction & selection.direction]
-    guards, rules = _guards(selection), _rules(selection, numbered=numbered)
-    branches = [*guards, *rules, *(branch for one in before for branch in _guards(one) + _rules(one))]
+    rules = _rules(selection, numbered=numbered)
+    branches = [*rules, *(branch for one in before for branch in _rules(one))]
     cells = _cells(branches)
     if Cell.VLAN in cells or any(one.vlans is not None for one in (selection, *before)):
         read_outer_vlan(asm)
     _vlans(asm, selection, reject)
-    if selection.rules is None and not before:
-        _unguarded(asm, selection.guards)
     ipv4, ipv6 = ([branch for branch in branches if family in branch.families] for family in (4, 6))
     read_headers(asm, cells & OF_ANY_FRAME, _cells(ipv4) - OF_ANY_FRAME, _cells(ipv6) - OF_ANY_FRAME)
-    unguarded = Label()
-    decide(asm, guards, unguarded)
-    asm.place(unguarded)
     for one in before:
         _before(asm, one, selection.direction, reject)
     decide(asm, rules, ACCEPT if selection.rules is None else 0)
@@ -68,12 +58,11 @@ def compile_selection(selection: Selection, *, numbered: bool = False) -> Progra
 
 
 def _remaining(one: Selection, selection: Selection) -> Selection:
-    """What is left to ask of `one`, which comes before, where `selection` has asked for mark, direction and guards."""
+    """What is left to ask of `one`, which comes before, where `selection` has asked for mark and direction."""
     return replace(
         one,
         direction=one.direction & selection.direction,
         mark_mask=0 if (one.mark, one.mark_mask) == (selection.mark, selection.mark_mask) else one.mark_mask,
-        guards=tuple(guard for guard in one.guards if guard not in selection.guards),
     )
 
 
@@ -85,7 +74,7 @@ def _before(asm: Assembler, one: Selection, direction: Direction, reject: Label)
         ask(asm, _direction(one.direction), rest)
     _vlans(asm, one, rest)
     ends = {0: rest, ACCEPT: reject}
-    decide(asm, _guards(one) + _rules(one), ends[ACCEPT if one.rules is None else 0], ends)
+    decide(asm, _rules(one), ends[ACCEPT if one.rules is None else 0], ends)
     asm.place(rest)
 
 
@@ -105,43 +94,7 @@ def _cells(branches: list[Branch]) -> set[int]:
     return {test.cell for branch in branches for clause in branch.clauses for ranges in clause for test in ranges}
 
 
-# What guards and rules ask
-
-
-def _guards(selection: Selection) -> list[Branch]:
-    return [branch for guard in selection.guards for branch in _guard(guard)]
-
-
-def _guard(guard: Guard) -> list[Branch]:
-    version, address = guard.address.version, guard.address
-    clauses = [_equal(Cell.FAMILY, version), _equal(Cell.PROTOCOL, guard.protocol)]
-    if guard.port is not None:
-        clauses.append((*_equal(Cell.DESTINATION_PORT, guard.port), *_equal(Cell.DESTINATION_PORT, LATER)))
-    ends: list[list[Clause]] = [[]]
-    if not address.is_unspecified:
-        ends = [[(_address(cell, address),)] for cell in (Cell.SOURCE, Cell.DESTINATION)]
-    return [Branch((version,), (*clauses, *end), 0) for end in ends]
-
-
-def _unguarded(asm: Assembler, guards: tuple[Guard, ...]) -> None:
-    """Accept at once an untagged IPv4 packet that has neither end at a guard's address, where nothing else is asked.
-
-    Nearly all are. To read all that guards ask takes four times as long, on the processor that sends the frame.
-    """
-    addresses = {guard.address for guard in guards if guard.address.version == 4}
-    if not guards or len(addresses) > FEW or any(address.is_unspecified for address in addresses):
-        return
-    look = Label()
-    asm.emit(op.LD_LEN)
-    asm.jump(op.JGE, _IPV4_DESTINATION + 4, false=look)
-    asm.emit(op.LD_H_ABS, _ETHERTYPE)
-    asm.jump(op.JEQ, _IPV4, false=look)
-    for at in (_IPV4_SOURCE, _IPV4_DESTINATION) if addresses else ():
-        asm.emit(op.LD_W_ABS, at)
-        for address in addresses:
-            asm.jump(op.JEQ, int(address), true=look)
-    asm.emit(op.RET, ACCEPT)
-    asm.place(look)
+# What rules ask
 
 
 def _rules(selection: Selection, *, numbered: bool = False) -> list[Branch]:
@@ -279,7 +232,7 @@ def _widen(rule: Rule, families: tuple[int, ...], *, addresses: bool) -> Rule:
 
 
 def _bare(selection: Selection) -> Selection:
-    """What fits where even guards or the source's tags are too many."""
+    """What fits where even the source's tags are too many."""
     return Selection(selection.direction, mark=selection.mark, mark_mask=selection.mark_mask)
 
 

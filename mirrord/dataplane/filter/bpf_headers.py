@@ -23,7 +23,6 @@ from mirrord.dataplane.frame.headers import (
 )
 
 NONE = WORD  # no tag, no protocol, no port
-LATER = WORD - 1  # the ports of a later fragment, which guards tell from a cut header
 
 
 class Cell(enum.IntEnum):
@@ -163,14 +162,12 @@ def _ipv4(asm: Assembler, needs: set[int], ports: Label, ready: Label) -> None:
             asm.emit(op.LD_W_IND, offset)
             asm.emit(op.ST, cell)
     if needs & _PORTS:
-        later = Label()
         asm.emit(op.LD_H_IND, 6)
-        asm.jump(op.JSET, 0x1FFF, true=later)
+        asm.jump(op.JSET, 0x1FFF, true=ready)  # a later fragment
         asm.emit(op.LDX_MEM, Cell.END)
         asm.goto(ports)
-        asm.place(later)
-        _store(asm, LATER, [Cell.DESTINATION_PORT])
-    asm.goto(ready)
+    else:
+        asm.goto(ready)
 
 
 def _ipv6(asm: Assembler, needs: set[int], ports: Label, ready: Label) -> None:
@@ -185,7 +182,8 @@ def _ipv6(asm: Assembler, needs: set[int], ports: Label, ready: Label) -> None:
     if Cell.PROTOCOL not in needs:
         asm.goto(ready)
         return
-    later, cut, hidden, found = Label(), Label(), Label(), Label()
+    later, part, cut, hidden, found = Label(), Label(), Label(), Label(), Label()
+    extensions = (*IPV6_OPTIONS, IPV6_FRAGMENT, IPV6_AUTHENTICATION)
     asm.emit(op.LD_LEN)
     asm.emit(op.SUB, 8)
     asm.emit(op.ST, Cell.START)
@@ -199,21 +197,18 @@ def _ipv6(asm: Assembler, needs: set[int], ports: Label, ready: Label) -> None:
     asm.goto(cut)
     asm.place(later)
     asm.emit(op.LD_B_IND, 0)
+    _one_of(asm, extensions, hidden, part)
+    asm.place(part)
     asm.emit(op.ST, Cell.PROTOCOL)
-    if needs & _PORTS:
-        _store(asm, LATER, [Cell.DESTINATION_PORT])
+    asm.goto(ready)
     asm.place(cut)  # no extension header can follow here: one that is announced hides the protocol
     asm.emit(op.LD_MEM, Cell.PROTOCOL)
-    _one_of(asm, (*IPV6_OPTIONS, IPV6_FRAGMENT, IPV6_AUTHENTICATION), hidden, found)
+    _one_of(asm, extensions, hidden, found)
     asm.place(hidden)
     _store(asm, NONE, [Cell.PROTOCOL])
     asm.goto(ready)
     asm.place(found)
-    if needs & _PORTS:
-        asm.emit(op.LD_MEM, Cell.DESTINATION_PORT)
-        asm.jump(op.JEQ, LATER, true=ready, false=ports)
-    else:
-        asm.goto(ready)
+    asm.goto(ports if needs & _PORTS else ready)
 
 
 def _extension(asm: Assembler, later: Label, cut: Label, found: Label) -> None:

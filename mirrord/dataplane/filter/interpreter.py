@@ -17,7 +17,7 @@ _INDIRECT = (op.LD_W_IND, op.LD_H_IND, op.LD_B_IND)
 def interpret(program: Program, data: bytes, tag: Tag | None = None, *, egress: bool = False, mark: int = 0) -> int:
     """Run a program on a frame and the metadata beside it; gives what it returns, 0 to 2^32-1.
 
-    ValueError for an instruction that is none of `assembler`'s, IndexError for a program that runs out.
+    ValueError for an instruction that no filter has, IndexError for a program that runs out.
     """
     beside = {
         op.PKTTYPE: op.PACKET_OUTGOING if egress else 0,

@@ -1,7 +1,7 @@
 """Which frames a pipeline captures. The matcher here defines the meaning; bpf.py has the kernel do the same.
 
-A selection is all that decides it: the session's direction, the tags of its source, the guards against mirroring a copy
-again, and the filter's rules. Directions are the host's; a guest's perspective is turned around before.
+A selection is all that decides it: the session's direction, the tags of its source, mirrord's own mark, and the
+filter's rules. Directions are the host's; a guest's perspective is turned around before.
 """
 
 from __future__ import annotations
@@ -40,20 +40,6 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Guard:
-    """Tunnel packets of a configured destination or listener, which are copies and not to be mirrored again.
-
-    An IP packet of this protocol (17 UDP or 47 GRE) with `address` at either end; UDP also needs `port` as its
-    destination port, except in a later fragment, which shows none. Family 0 of `address` (0.0.0.0, ::): any address
-    of that family.
-    """
-
-    address: IPv4Address | IPv6Address
-    protocol: int
-    port: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Selection:
     """What one pipeline captures from its device."""
 
@@ -62,7 +48,6 @@ class Selection:
     vlans: frozenset[int] | None = None  # the source's: only frames whose outermost tag is one of these
     mark: int = 0
     mark_mask: int = 0  # 0: no mark is tested
-    guards: tuple[Guard, ...] = ()
     before: tuple[Selection, ...] = ()  # what these accept, each without its own `before`, is not this one's
 
 
@@ -72,7 +57,6 @@ class Reason(enum.StrEnum):
     MARKED = "marked"  # mirrord's own mark: a copy
     DIRECTION = "direction"  # not the selection's
     VLAN = "vlan"  # not one of the source's
-    TUNNEL = "tunnel"  # a guard took it for a copy
     NO_FILTER = "no filter"  # every frame is wanted
     RULE = "rule"  # the first that matched
     UNMATCHED = "unmatched"  # no rule matched
@@ -80,12 +64,11 @@ class Reason(enum.StrEnum):
 
 
 class Decision(NamedTuple):
-    """Whether a frame is captured, and why: `rule` or `guard` is the one that decided, if one did."""
+    """Whether a frame is captured, and why: `rule` is the one that decided, if one did."""
 
     accept: bool
     reason: Reason
     rule: Rule | None = None
-    guard: Guard | None = None
 
 
 def decide(selection: Selection, headers: Headers, *, egress: bool, mark: int = 0) -> Decision:
@@ -105,9 +88,6 @@ def _alone(selection: Selection, headers: Headers, *, egress: bool, mark: int) -
         return Decision(accept=False, reason=Reason.DIRECTION)
     if selection.vlans is not None and _vlan(headers) not in selection.vlans:
         return Decision(accept=False, reason=Reason.VLAN)
-    for guard in selection.guards:
-        if _guarded(guard, headers):
-            return Decision(accept=False, reason=Reason.TUNNEL, guard=guard)
     if selection.rules is None:
         return Decision(accept=True, reason=Reason.NO_FILTER)
     for rule in sorted(selection.rules, key=lambda rule: rule.priority):
@@ -123,14 +103,6 @@ def accepts(selection: Selection, headers: Headers, *, egress: bool, mark: int =
 
 def _vlan(headers: Headers) -> int | None:
     return headers.tags[0].vid if headers.tags else None
-
-
-def _guarded(guard: Guard, headers: Headers) -> bool:
-    if headers.family != guard.address.version or headers.protocol != guard.protocol:
-        return False
-    if not guard.address.is_unspecified and guard.address.packed not in (headers.source, headers.destination):
-        return False
-    return guard.port is None or headers.transport is None or headers.destination_port == guard.port
 
 
 def mismatch(rule: Rule, headers: Headers) -> str | None:

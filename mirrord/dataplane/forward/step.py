@@ -2,10 +2,11 @@
 
 It is pure: a captured frame goes in, and out come the packets to send, or the reason why there are none. It reads no
 clock (a frame's capture time is the only time there is) and knows no socket. Its state is the token bucket of a rate
-limit, and the session's sequence numbers.
+limit, the session's sequence numbers, and what the first fragments of datagrams told.
 
-The steps, in order: exact match (where the kernel ran a coarse filter, or rules are counted), pause, sampling, the
-frame as the wire carried it, VLAN tag off and on, snaplen, path MTU, rate limit, header.
+The steps, in order: exact match (where the kernel ran a coarse filter, or rules are counted), own copies, whether
+copies are made at all, sampling, the frame as the wire carried it, VLAN tag off and on, snaplen, path MTU, rate limit,
+header.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from typing import NamedTuple
 
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.rules import Selection, decide
+from mirrord.dataplane.forward.conversation import Conversations
 from mirrord.dataplane.forward.encap import Facts, Template
+from mirrord.dataplane.forward.own_copies import Guard, OwnCopies, pack
 from mirrord.dataplane.frame.headers import ETH_HEADER, TPIDS, Headers, flow_hash, parse
 from mirrord.dataplane.frame.segment import MalformedError
 from mirrord.dataplane.frame.wire import ADDRESSES, TAG, Frame, rebuild
@@ -46,14 +49,21 @@ class ForwardPlan:
     template: Template
     snaplen: int = 0  # of the mirrored frame, outer headers not included; 0: all
     frame_limit: int = 0  # the longest frame that the path MTU lets a copy carry; 0: no limit
+    longest: int = 0  # the longest frame that a copy can carry in however many fragments; 0: no limit
     on_mtu_exceeded: str = "truncate"  # or "fragment", "drop"
-    sampling_rate: int = 1  # 1 in n flows
+    sampling_rate: int = 1  # 1 in n conversations
     rate_limit: int = 0  # bits a second of sent bytes; 0: none
     strip_tag: bool = False  # take the outermost VLAN tag off
     push_tag: int = 0  # put an 802.1Q tag of this id on; 0: none
     overhead: int = 0  # what counts as sent beside header and frame: the kernel's headers; less what does not count
-    paused: bool = False  # make no copies for now
+    blocked: Slot | None = None  # make no copies for now: what each frame counts as instead
+    guards: tuple[Guard, ...] = ()  # copies already, not to be mirrored again
     exact: Selection | None = None  # match it here: the kernel ran a coarser filter, or rules are counted
+
+    @property
+    def packed_guards(self) -> bytes:
+        """The guards for the native core."""
+        return pack(self.guards)
 
 
 class Copy(NamedTuple):
@@ -65,7 +75,7 @@ class Copy(NamedTuple):
 
     @property
     def source_port(self) -> int:
-        """The outer UDP source port: 49152-65535, the same for both directions of a conversation."""
+        """The outer UDP source port: 49152-65535, the same for both directions of a flow."""
         return SOURCE_PORTS + (self.flow >> 32 & 0x3FFF)
 
 
@@ -77,6 +87,7 @@ class Outcome(NamedTuple):
     truncated: int = 0  # copies cut by snaplen or the path MTU
     segmented: int = 0  # 1 when a super-frame was split
     fragmented: int = 0  # copies that leave in more than one IP fragment
+    unplaced: int = 0  # 1 for a later fragment that was sampled by a guess: its first one is not known
 
 
 @dataclass(slots=True)
@@ -105,17 +116,28 @@ class Forward:
         self.plan, self.matches = plan, matches
         self._numbers = (numbering or Numbering()).numbers
         self.state = State(_depth(plan.rate_limit))
+        self._conversations, self._own_copies = Conversations(), OwnCopies()
 
     def __call__(self, frame: Frame) -> Outcome:
         plan = self.plan
         headers = parse(frame.data, frame.tag)
         if plan.exact is not None and not self._accepts(plan.exact, headers, egress=frame.egress):
             return Outcome(reason=Slot.skipped_unmatched)
-        if plan.paused:
-            return Outcome(reason=Slot.skipped_paused)
-        flow = flow_hash(headers)
-        if plan.sampling_rate > 1 and (flow & 0xFFFFFFFF) % plan.sampling_rate:
-            return Outcome(reason=Slot.skipped_sampled_out)
+        if plan.guards is not self._own_copies.guards:
+            self._own_copies = OwnCopies(plan.guards, self._own_copies.firsts)
+        if plan.guards and self._own_copies(headers, frame.data):
+            return Outcome(reason=Slot.skipped_own_copy)
+        if plan.blocked is not None:
+            return Outcome(reason=plan.blocked)
+        if plan.sampling_rate == 1:
+            return self._sampled_in(frame, headers)
+        conversation, unplaced = self._conversations.hash(headers)
+        if (conversation & 0xFFFFFFFF) % plan.sampling_rate:
+            return Outcome(reason=Slot.skipped_sampled_out, unplaced=unplaced)
+        return self._sampled_in(frame, headers)._replace(unplaced=unplaced)
+
+    def _sampled_in(self, frame: Frame, headers: Headers) -> Outcome:
+        plan = self.plan
         if len(frame.data) < ETH_HEADER:
             return Outcome(reason=Slot.dropped_malformed)
         try:
@@ -129,9 +151,12 @@ class Forward:
             return Outcome(reason=Slot.dropped_mtu_exceeded)
         if plan.on_mtu_exceeded == "truncate":
             kept = [data[:limit] if limit else data for data, limit in zip(kept, limits, strict=True)]
+        if 0 < plan.longest < max(map(len, kept)):
+            return Outcome(reason=Slot.dropped_mtu_exceeded)
         size = sum(map(len, kept)) + len(kept) * (len(plan.template.header) + plan.overhead)
         if plan.rate_limit and not self._take(size, frame.time):
             return Outcome(reason=Slot.skipped_rate_limited)
+        flow = flow_hash(headers)
         vlan = headers.tags[0].vid if headers.tags else None
         cut = [len(frame.data) < frame.length or len(k) < len(data) for k, data in zip(kept, frames, strict=True)]
         copies = []

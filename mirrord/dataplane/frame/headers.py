@@ -15,7 +15,9 @@ from typing import NamedTuple
 ETH_HEADER = 14
 ETH_P_IP = 0x0800
 ETH_P_IPV6 = 0x86DD
-TPIDS = (0x8100, 0x88A8)
+TPIDS = (0x8100, 0x88A8, 0x9100, 0x9200)
+"""802.1Q, 802.1ad, and what switches used for outer tags before there was 802.1ad."""
+
 MAX_TAGS = 2
 
 IPPROTO_TCP = 6
@@ -32,7 +34,7 @@ MAX_EXTENSIONS = 6
 
 
 class Tag(NamedTuple):
-    """A VLAN tag: 0x8100 (802.1Q) or 0x88a8 (802.1ad), and priority, DEI and id in 16 bits."""
+    """A VLAN tag: one of TPIDS, and priority, DEI and id in 16 bits."""
 
     tpid: int
     tci: int
@@ -57,6 +59,7 @@ class Headers(NamedTuple):
     transport: int | None = None  # offset of the transport header; None in a later fragment
     source_port: int | None = None
     destination_port: int | None = None
+    identification: int = 0  # of a fragment
 
 
 def parse(data: bytes, metadata: Tag | None = None) -> Headers:
@@ -92,6 +95,7 @@ def _ipv4(data: bytes, link: Headers) -> Headers:
         destination=data[at + 16 : at + 20],
         fragment=fragment,
         divided=data[at + 9] if fragment else None,
+        identification=int.from_bytes(data[at + 4 : at + 6], "big") if fragment else 0,
     )
     return headers if offset & 0x1FFF else _ports(data, headers, at + length)
 
@@ -110,7 +114,8 @@ def _ipv6(data: bytes, link: Headers) -> Headers:
         if following == IPV6_FRAGMENT:
             offset = int.from_bytes(data[at + 2 : at + 4], "big")
             if offset & 0xFFF9:
-                headers = headers._replace(fragment=True, divided=data[at])
+                identification = int.from_bytes(data[at + 4 : at + 8], "big")
+                headers = headers._replace(fragment=True, divided=data[at], identification=identification)
             later = offset & 0xFFF8 != 0
             length = 8
         elif following == IPV6_AUTHENTICATION:
@@ -161,15 +166,19 @@ def _kind(headers: Headers) -> int:
     return _UNKNOWN if headers.protocol is None else headers.protocol
 
 
-def flow_hash(headers: Headers) -> int:
-    """The 64-bit hash of a frame's flow, the same for both directions of a conversation.
-
-    Over addresses, protocol and ports; without ports for fragments (the first one too, so that a datagram's pieces stay
-    together); over MAC addresses and ethertype for what is not IP. Sampling takes the low half, the outer source
-    port the high one, so that neither thins out the other.
-    """
-    ported = headers.source_port is not None and not headers.fragment
+def pair_hash(headers: Headers, *, ported: bool) -> int:
+    """A 64-bit hash of addresses, what they exchange, and the ports, if wanted; the same for both directions."""
     source = _endpoint(headers.source, headers.source_port or 0 if ported else 0)
     destination = _endpoint(headers.destination, headers.destination_port or 0 if ported else 0)
     less, more = sorted((source, destination))
     return _mix(less * 0xC2B2AE3D27D4EB4F + more + (_kind(headers) << 32) & _MASK)
+
+
+def flow_hash(headers: Headers) -> int:
+    """The 64-bit hash of a frame's flow, the same for both directions.
+
+    Over addresses, protocol and ports; without ports for fragments (the first one too, so that a datagram's pieces stay
+    together); over MAC addresses and ethertype for what is not IP. The outer source port takes the high half; the low
+    one is for sampling, of a conversation's hash (forward/conversation.py), so that neither thins out the other.
+    """
+    return pair_hash(headers, ported=not headers.fragment)

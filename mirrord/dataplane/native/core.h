@@ -29,9 +29,11 @@ enum {
 	PACKET_HEADER = 28,	/* of a pcapng packet block */
 	MAX_SOCKETS = 64,
 	MAX_LAYERS = 10,	/* headers that a segment has fields in */
-	BATCH = 512,		/* copies ordered and handed to the kernel at a time: the more, the longer the runs */
+	BATCH = 512,		/* copies handed to the kernel at a time, and how far one may overtake where it may */
 	MAX_OUTER = 62,		/* Ethernet, IPv6, UDP */
-	PATIENCE_MILLISECONDS = 10,	/* of a send that finds no room */
+	TURN_MILLISECONDS = 4,	/* pipeline.py and transmit/sockets.py tell why */
+	PATIENCE_MILLISECONDS = 10,
+	JAMMED_MILLISECONDS = 1,
 	SMALL = 256,		/* bytes of a copy that costs less to copy than to refer to */
 };
 
@@ -49,15 +51,18 @@ enum slot {
 	SKIPPED_RATE_LIMITED,
 	SKIPPED_PAUSED,
 	SKIPPED_UNMATCHED,
+	SKIPPED_OWN_COPY,
 	DROPPED_RING_FULL,
 	DROPPED_SEND_ERROR,
 	DROPPED_MTU_EXCEEDED,
 	DROPPED_NO_ROUTE,
 	DROPPED_MALFORMED,
 	DROPPED_WRITE_ERROR,
+	DROPPED_LINK_DOWN,
 	TRUNCATED,
 	SEGMENTED,
 	FRAGMENTED,
+	UNPLACED,
 	LATENCY_SUM,
 	LATENCY_BUCKET,
 	LATENCY_BOUNDS = 14,
@@ -93,6 +98,7 @@ struct headers {
 	uint8_t family;		/* 4, 6, or 0 */
 	bool fragment;
 	uint8_t divided;	/* of a fragment: what all fragments of the datagram say that they are parts of */
+	uint32_t identification;	/* of a fragment */
 	int vlan;		/* the outermost tag's id, or NONE */
 	int protocol;		/* or NONE */
 	int transport;		/* offset, or NONE */
@@ -112,13 +118,15 @@ struct plan {
 	uint32_t header_length;
 	struct patch patches[MAX_PATCHES];
 	uint32_t patch_count;
-	bool paused;
+	int blocked;		/* the slot that each frame counts in for now, no copies being made; or NO_REASON */
 	bool strip_tag;
 	uint32_t push_tag;	/* or 0 */
 	uint32_t snaplen;
-	uint32_t frame_limit;
+	uint32_t frame_limit, longest;
 	enum { TRUNCATE, FRAGMENT, DROP } on_mtu_exceeded;
 	uint32_t sampling_rate;
+	struct fragments *firsts;	/* of the conversations that are sampled; or NULL */
+	struct own_copies *own;	/* what is not mirrored again; or NULL */
 	uint64_t rate_limit;
 	int32_t overhead;	/* may be less than 0 */
 	struct sock_filter *exact;	/* or NULL */
@@ -231,8 +239,29 @@ static inline void put_be32(uint8_t *at, uint32_t number)
 
 /* frame/headers.c */
 void parse(const struct frame *frame, struct headers *headers);
+uint64_t mix(uint64_t value);
+uint64_t pair_hash(const struct headers *headers, bool ported);
 uint64_t flow_hash(const struct headers *headers);
+bool is_tpid(uint16_t ethertype);	/* frame/headers.py: TPIDS */
 bool is_ipv6_option(int protocol);	/* frame/headers.py: IPV6_OPTIONS */
+bool is_extension(int protocol);	/* any IPv6 extension header that is looked through */
+
+/* forward/fragments.c: made by new_fragments (NULL: no memory), ended by free. */
+struct fragments;
+struct fragments *new_fragments(void);
+void remember_fragment(struct fragments *fragments, const struct headers *first, uint64_t number);
+bool recall_fragment(struct fragments *fragments, const struct headers *later, uint64_t *number);
+
+/* forward/own_copies.c: from what own_copies.pack gives; NULL: no memory. */
+struct own_copies;
+struct own_copies *new_own_copies(const void *packed, size_t length);
+void free_own_copies(struct own_copies *own);
+/* What was seen of fragments goes on to the next. */
+void keep_firsts(struct own_copies *own, struct own_copies *next);
+bool is_own_copy(struct own_copies *own, const struct headers *headers, const struct frame *frame);
+
+/* forward/conversation.c */
+uint64_t conversation_hash(const struct headers *headers, struct fragments *firsts, bool *guessed);
 
 /* frame/checksum.c */
 uint32_t ones_sum(const uint8_t *data, size_t length);
@@ -311,6 +340,8 @@ struct tx_ring {
 	uint32_t next;		/* slot to be filled */
 };
 
+struct outgoing;
+
 /* transmit/sockets.c: a lane is what copies of one flow leave by: a socket, or a source port of the packet socket. */
 struct transmit {
 	int sockets[MAX_SOCKETS];
@@ -322,14 +353,22 @@ struct transmit {
 	struct tx_ring ring;	/* of another packet socket for the same device */
 	struct outer outer;
 	bool gso;
+	bool overtakes;		/* with gso: copies of different lanes may leave in any order */
 	int gso_refused;	/* the errno that GSO was refused with, or 0 */
 	int32_t overhead;
 	bool failed;		/* a copy of the frame at hand was refused */
+	uint64_t patience;	/* nanoseconds that may still be waited for room in this turn */
+	bool jammed;		/* it ran out in this turn */
+	struct outgoing *outgoing;	/* the worker's, in its turn */
 	uint64_t *counters;
 };
 
-/* The thread's own working memory, which send_batch needs; false when there is none. */
-bool have_outgoing(void);
+/* What send_batch builds messages in, to be freed with free(); NULL when there is no memory. */
+struct outgoing *new_outgoing(void);
+/* A turn begins, on this working memory. */
+void begin_turn(struct transmit *transmit, struct outgoing *outgoing);
+/* Wait until the socket has room, as long as this turn's patience lasts; false when there is none. */
+bool wait_for_room(struct transmit *transmit, int descriptor);
 void send_batch(struct batch *batch, void *transmit);
 void observe_latency(uint64_t *counters, uint64_t time, uint64_t now);
 uint8_t *gather(const struct message *message, uint8_t *at);
@@ -340,8 +379,11 @@ bool fits_slot(const struct tx_ring *ring, const struct message *message);
 int send_by_ring(struct transmit *transmit, struct message *const *row, uint32_t count);
 
 /* transmit/coalesce.c */
-/* The messages from `first` on in order of their lane; those of one lane, and so of one flow, as they came. */
-void order_by_lane(struct batch *batch, uint32_t first, uint32_t lanes, struct message **row, uint32_t *ends);
+/* The messages from `first` on as they are to leave: as they came, or by lane, where one may overtake another's. Gives their
+ * number. */
+uint32_t order(struct batch *batch, uint32_t first, uint32_t lanes, bool by_lane, struct message **row);
+/* How many of the row's first copies are of one lane. */
+uint32_t lane_length(struct message *const *row, uint32_t count);
 /* How many of the row's first copies may leave as one message: all of one lane and length but a shorter last one. */
 uint32_t run_length(struct message *const *row, uint32_t count);
 
@@ -364,7 +406,19 @@ struct file {
 
 void write_batch(struct batch *batch, void *file);
 
-/* capture/packet_socket.c */
+/* capture/packet_socket.c: the working memory of a worker. A batch is always empty between two turns. */
+struct work {
+	struct batch *batch;
+	struct outgoing *outgoing;
+	uint8_t *buffers;	/* that a plain socket's frames are read into; pages that none reached cost nothing */
+};
+
+/* False when there is no memory: then there is nothing to close. */
+bool open_work(struct work *work);
+void close_work(struct work *work);
+
+uint64_t monotonic(void);	/* nanoseconds */
+
 struct pipeline {
 	struct plan plan;
 	struct state own;
@@ -375,6 +429,9 @@ struct pipeline {
 	int descriptor;
 	uint8_t *ring;		/* or NULL: a plain socket */
 	uint32_t block_size, block_count, block;
+	const uint8_t *at;	/* the next frame in the block, */
+	uint32_t left;		/* where the last turn ended before so many; or 0 */
+	int error;		/* the errno that a reading came upon, or 0: a socket tells it once */
 	uint32_t most_waiting;	/* blocks, whenever it was run since somebody asked */
 	bool large;		/* a plain socket's frames were, lately */
 	enum tunnel tunnel;	/* that a raw IP socket is the end of, or NO_TUNNEL */
@@ -383,10 +440,11 @@ struct pipeline {
 
 void forward_one(struct pipeline *pipeline, struct batch *batch, const struct frame *frame);
 
-/* Forward what has been captured: at most a few blocks. Gives how many frames are left, as far as is counted. */
-uint64_t run_pipeline(struct pipeline *pipeline);
+/* Forward what has been captured: at most a few blocks, and for a few milliseconds. Gives how many frames are left, as
+ * far as is counted. */
+uint64_t run_pipeline(struct pipeline *pipeline, const struct work *work);
 
 /* capture/listener.c */
-void run_listener(struct pipeline *pipeline, struct batch *batch);
+void run_listener(struct pipeline *pipeline, const struct work *work, uint64_t until);
 
 #endif

@@ -64,6 +64,7 @@ static bool set_ring(Pipeline *self, unsigned int block_size)
 	}
 	pipeline->ring = self->ring.buf;
 	pipeline->block = 0;
+	pipeline->left = 0;
 	pipeline->block_size = block_size;
 	pipeline->block_count = self->ring.buf ? (uint32_t)((size_t)self->ring.len / block_size) : 0;
 	return true;
@@ -147,12 +148,16 @@ struct pipeline *pipeline_in(PyObject *object)
 
 static PyObject *Pipeline_run(PyObject *object, PyObject *unused)
 {
+	struct work work;
 	bool more;
 
 	(void)unused;
+	if (!open_work(&work))
+		return PyErr_NoMemory();
 	Py_BEGIN_ALLOW_THREADS
-	more = run_pipeline(&((Pipeline *)object)->pipeline) > 0;
+	more = run_pipeline(&((Pipeline *)object)->pipeline, &work) > 0;
 	Py_END_ALLOW_THREADS
+	close_work(&work);
 	return PyBool_FromLong(more);
 }
 
@@ -185,15 +190,25 @@ static PyObject *Pipeline_replace(PyObject *object, PyObject *arguments)
 		way.ring.next = pipeline->transmit.ring.next;
 	PyBuffer_Release(&self->tx_ring);
 	self->tx_ring = tx_ring;
-	clear_plan(&pipeline->plan);
-	pipeline->plan = next;
+	replace_plan(&pipeline->plan, &next);
 	way.open_lane = pipeline->transmit.open_lane;
 	way.context = pipeline->transmit.context;
 	way.counters = pipeline->counters;
 	way.overhead = next.overhead;
 	way.outer.id = pipeline->transmit.outer.id;
+	way.jammed = pipeline->transmit.jammed;
 	pipeline->transmit = way;
 	Py_RETURN_NONE;
+}
+
+static PyObject *Pipeline_error(PyObject *object, PyObject *unused)
+{
+	struct pipeline *pipeline = &((Pipeline *)object)->pipeline;
+	int error = pipeline->error;
+
+	(void)unused;
+	pipeline->error = 0;
+	return PyLong_FromLong(error);
 }
 
 static PyObject *Pipeline_gso_refused(PyObject *object, PyObject *unused)
@@ -237,7 +252,9 @@ static PyObject *Pipeline_share(PyObject *object, PyObject *other)
 
 static PyMethodDef pipeline_methods[] = {
 	{ "run", Pipeline_run, METH_NOARGS,
-	  "Forward what has been captured: at most a few blocks. Tells whether there is more. Without the GIL." },
+	  "Forward what has been captured: at most a few blocks. Tells whether there is more. Without the GIL, and on\n"
+	  "memory of its own: a worker runs its pipelines by Rounds." },
+	{ "error", Pipeline_error, METH_NOARGS, "The errno that a reading came upon, and clear it; or 0." },
 	{ "most_waiting", Pipeline_most_waiting, METH_O,
 	  "most_waiting(forget): the most blocks of the ring that waited when it was run, since they were forgotten." },
 	{ "replace", Pipeline_replace, METH_VARARGS,
@@ -283,9 +300,9 @@ static PyMethodDef module_methods[] = {
 static const char *const slot_names[] = {
 	"captured", "read_ingress_frames", "read_ingress_bytes", "read_egress_frames", "read_egress_bytes", "mirrored",
 	"sent_packets", "sent_bytes", "skipped_sampled_out", "skipped_rate_limited", "skipped_paused",
-	"skipped_unmatched", "dropped_ring_full", "dropped_send_error", "dropped_mtu_exceeded", "dropped_no_route",
-	"dropped_malformed", "dropped_write_error", "truncated", "segmented", "fragmented", "latency_sum",
-	"latency_bucket",
+	"skipped_unmatched", "skipped_own_copy", "dropped_ring_full", "dropped_send_error", "dropped_mtu_exceeded",
+	"dropped_no_route", "dropped_malformed", "dropped_write_error", "dropped_link_down", "truncated", "segmented",
+	"fragmented", "unplaced", "latency_sum", "latency_bucket",
 };
 _Static_assert(sizeof(slot_names) / sizeof(*slot_names) == LATENCY_BUCKET + 1, "a name for each slot");
 
@@ -315,7 +332,7 @@ static bool add_type(PyObject *module, PyType_Spec *spec, const char *name)
 
 static int execute(PyObject *module)
 {
-	return add_slots(module) && add_type(module, &forward_spec, "Forward") &&
+	return PyModule_AddStringConstant(module, "VERSION", MIRRORD_VERSION) == 0 && add_slots(module) && add_type(module, &forward_spec, "Forward") &&
 	       add_type(module, &pipeline_spec, "Pipeline") && add_type(module, &rounds_spec, "Rounds") ? 0 : -1;
 }
 

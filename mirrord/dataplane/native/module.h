@@ -10,6 +10,9 @@ bool read_plan(PyObject *object, PyObject *matcher, struct plan *plan);
 
 void clear_plan(struct plan *plan);
 
+/* Put the next plan in the place of this one; what was seen for both stays. */
+void replace_plan(struct plan *plan, struct plan *next);
+
 /* From the tuple that Transmit.native gives; the same. `ring` holds the TX ring's memory, the caller's to release. */
 bool read_transmit(PyObject *description, struct transmit *transmit, Py_buffer *ring);
 

@@ -28,6 +28,18 @@ static bool read_overhead(PyObject *object, struct plan *plan)
 	return !PyErr_Occurred();
 }
 
+/* A slot, or None. */
+static bool read_blocked(PyObject *object, struct plan *plan)
+{
+	PyObject *value = PyObject_GetAttrString(object, "blocked");
+
+	if (!value)
+		return false;
+	plan->blocked = value == Py_None ? NO_REASON : (int)PyLong_AsLong(value);
+	Py_DECREF(value);
+	return !PyErr_Occurred();
+}
+
 static bool read_header(PyObject *object, struct plan *plan)
 {
 	PyObject *template = PyObject_GetAttrString(object, "template");
@@ -146,26 +158,77 @@ void clear_plan(struct plan *plan)
 		PyBuffer_Release(plan->matches_owner);
 	free(plan->matches_owner);
 	plan->matches_owner = NULL;
+	free(plan->firsts);
+	plan->firsts = NULL;
+	free_own_copies(plan->own);
+	plan->own = NULL;
+}
+
+void replace_plan(struct plan *plan, struct plan *next)
+{
+	if (plan->firsts && next->firsts) {
+		struct fragments *seen = plan->firsts;
+
+		plan->firsts = next->firsts;
+		next->firsts = seen;
+	}
+	if (plan->own && next->own)
+		keep_firsts(plan->own, next->own);
+	clear_plan(plan);
+	*plan = *next;
+}
+
+/* What first fragments told, where conversations are sampled. */
+static bool make_firsts(struct plan *plan)
+{
+	if (plan->sampling_rate == 1)
+		return true;
+	plan->firsts = new_fragments();
+	if (!plan->firsts)
+		PyErr_NoMemory();
+	return plan->firsts;
+}
+
+/* The guards against mirroring a copy again, as own_copies.pack gives them. */
+static bool read_guards(PyObject *object, struct plan *plan)
+{
+	PyObject *packed = PyObject_GetAttrString(object, "packed_guards");
+	char *bytes;
+	Py_ssize_t length;
+
+	if (!packed)
+		return false;
+	bool done = PyBytes_AsStringAndSize(packed, &bytes, &length) == 0;
+	if (done && length) {
+		plan->own = new_own_copies(bytes, (size_t)length);
+		if (!plan->own)
+			PyErr_NoMemory();
+		done = plan->own;
+	}
+	Py_DECREF(packed);
+	return done;
 }
 
 bool read_plan(PyObject *object, PyObject *matcher, struct plan *plan)
 {
-	uint64_t paused, snaplen, frame_limit, sampling_rate, strip_tag, push_tag;
+	uint64_t snaplen, frame_limit, longest, sampling_rate, strip_tag, push_tag;
 
 	memset(plan, 0, sizeof(*plan));
-	if (!read_number(object, "paused", &paused) || !read_number(object, "snaplen", &snaplen) || !read_number(object, "frame_limit", &frame_limit) ||
+	if (!read_blocked(object, plan) || !read_number(object, "snaplen", &snaplen) ||
+	    !read_number(object, "frame_limit", &frame_limit) || !read_number(object, "longest", &longest) ||
 	    !read_number(object, "sampling_rate", &sampling_rate) || !read_overhead(object, plan) ||
 	    !read_number(object, "strip_tag", &strip_tag) || !read_number(object, "push_tag", &push_tag) ||
 	    !read_number(object, "rate_limit", &plan->rate_limit) || !read_header(object, plan) ||
-	    !read_patches(object, plan) || !read_on_mtu_exceeded(object, plan) || !read_matcher(matcher, plan))
+	    !read_patches(object, plan) || !read_on_mtu_exceeded(object, plan) || !read_matcher(matcher, plan) ||
+	    !read_guards(object, plan))
 		return false;
-	plan->paused = paused;
 	plan->snaplen = (uint32_t)snaplen;
 	plan->frame_limit = (uint32_t)frame_limit;
+	plan->longest = (uint32_t)longest;
 	plan->sampling_rate = (uint32_t)sampling_rate;
 	plan->strip_tag = strip_tag;
 	plan->push_tag = (uint32_t)push_tag;
-	return true;
+	return make_firsts(plan);
 }
 
 static bool read_lanes(PyObject *sockets, PyObject *ports, struct transmit *transmit)
@@ -202,14 +265,15 @@ bool read_transmit(PyObject *description, struct transmit *transmit, Py_buffer *
 	PyObject *sockets, *ports, *memory;
 	const char *outer;
 	Py_ssize_t length;
-	int gso;
+	int gso, overtakes;
 
-	if (!PyArg_ParseTuple(description, "O!O!iy#piOI", &PyTuple_Type, &sockets, &PyTuple_Type, &ports,
-			      &transmit->packet, &outer, &length, &gso, &transmit->ring.descriptor, &memory,
+	if (!PyArg_ParseTuple(description, "O!O!iy#ppiOI", &PyTuple_Type, &sockets, &PyTuple_Type, &ports,
+			      &transmit->packet, &outer, &length, &gso, &overtakes, &transmit->ring.descriptor, &memory,
 			      &transmit->ring.slot_size) ||
 	    !read_lanes(sockets, ports, transmit) || !read_ring(memory, &transmit->ring, ring))
 		return false;
 	transmit->gso = gso;
+	transmit->overtakes = overtakes;
 	if (transmit->packet >= 0 && !open_outer(&transmit->outer, (const uint8_t *)outer, (size_t)length)) {
 		PyErr_SetString(PyExc_ValueError, "not the headers of a packet");
 		return false;

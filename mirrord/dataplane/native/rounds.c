@@ -21,6 +21,7 @@ typedef struct {
 	int epoll;
 	uint64_t last;	/* when the last round began */
 	bool lagging;	/* a pipeline had more than its turn took */
+	struct work work;
 } Rounds;
 
 /* What a wait found out about one descriptor. */
@@ -35,15 +36,8 @@ struct wait {
 	struct pipeline *pipelines[MANY];	/* or NULL: Python's to look after */
 	int count;
 	bool pressing;
+	int error;	/* the errno that the wait itself failed with, or 0 */
 };
-
-static uint64_t now(void)
-{
-	struct timespec clock;
-
-	clock_gettime(CLOCK_MONOTONIC, &clock);
-	return (uint64_t)clock.tv_sec * SECOND + (uint64_t)clock.tv_nsec;
-}
 
 /* What is watched is a pipeline by its address, which is even, or a descriptor, twice and one. */
 static struct pipeline *pipeline_of(const struct epoll_event *event)
@@ -71,13 +65,13 @@ static struct news *news_of(struct wait *wait, const struct epoll_event *event)
 /* One round: run what has frames and no error. */
 static void run_round(Rounds *self, struct wait *wait, const struct epoll_event *events, int count)
 {
-	uint64_t early = self->last + SHORTEST_ROUND, time = now();
+	uint64_t early = self->last + SHORTEST_ROUND, time = monotonic();
 
 	if (time < early && !self->lagging) {
 		struct timespec end = { (time_t)(early / SECOND), (long)(early % SECOND) };
 
 		clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &end, NULL);
-		time = now();
+		time = monotonic();
 	}
 	self->last = time;
 	self->lagging = false;
@@ -91,7 +85,8 @@ static void run_round(Rounds *self, struct wait *wait, const struct epoll_event 
 			continue;
 		}
 		news->ran = true;
-		uint64_t left = run_pipeline(pipeline);
+		uint64_t left = run_pipeline(pipeline, &self->work);
+		wait->pressing |= pipeline->error != 0;
 		self->lagging |= left > 0;
 		wait->pressing |= left >= MANY && !pipeline->ring;	/* it may have to move to one */
 	}
@@ -100,12 +95,14 @@ static void run_round(Rounds *self, struct wait *wait, const struct epoll_event 
 static void go_round(Rounds *self, struct wait *wait, uint64_t until)
 {
 	struct epoll_event events[MANY];
-	uint64_t time = now(), first = 0;
+	uint64_t time = monotonic(), first = 0;
 
 	do {
 		uint64_t left = time < until ? until - time : 0;
 		int count = epoll_wait(self->epoll, events, MANY - wait->count, (int)((left + 999999) / 1000000));
 
+		if (count < 0 && errno != EINTR)
+			wait->error = errno;
 		if (count <= 0)
 			return;
 		run_round(self, wait, events, count);
@@ -125,8 +122,12 @@ static PyObject *Rounds_wait(PyObject *object, PyObject *arguments)
 		return NULL;
 	self->lagging |= lagging;
 	Py_BEGIN_ALLOW_THREADS
-	go_round(self, &wait, now() + (uint64_t)(seconds * SECOND));
+	go_round(self, &wait, monotonic() + (uint64_t)(seconds * SECOND));
 	Py_END_ALLOW_THREADS
+	if (wait.error && !wait.count) {
+		errno = wait.error;
+		return PyErr_SetFromErrno(PyExc_OSError);
+	}
 	PyObject *list = PyList_New(wait.count);
 	for (int n = 0; list && n < wait.count; n++) {
 		const struct news *news = &wait.news[n];
@@ -174,6 +175,7 @@ static PyObject *Rounds_close(PyObject *object, PyObject *unused)
 	if (self->epoll >= 0)
 		close(self->epoll);
 	self->epoll = -1;
+	close_work(&self->work);
 	Py_RETURN_NONE;
 }
 
@@ -189,6 +191,9 @@ static PyObject *Rounds_new(PyTypeObject *type, PyObject *arguments, PyObject *k
 	self->epoll = epoll_create1(EPOLL_CLOEXEC);
 	if (self->epoll < 0) {
 		PyErr_SetFromErrno(PyExc_OSError);
+		Py_CLEAR(self);
+	} else if (!open_work(&self->work)) {
+		PyErr_NoMemory();
 		Py_CLEAR(self);
 	}
 	return (PyObject *)self;

@@ -105,8 +105,9 @@ static PyObject *Forward_call(PyObject *object, PyObject *arguments, PyObject *k
 		unsigned long long flow = flow_hash(&headers);	/* before the memory goes that the addresses lie in */
 		free(exact);
 		free(batch);
-		return Py_BuildValue("NKiIII", copies, flow, reason, (unsigned int)counters[TRUNCATED],
-				     (unsigned int)counters[SEGMENTED], (unsigned int)counters[FRAGMENTED]);
+		return Py_BuildValue("NKiIIII", copies, flow, reason, (unsigned int)counters[TRUNCATED],
+				     (unsigned int)counters[SEGMENTED], (unsigned int)counters[FRAGMENTED],
+				     (unsigned int)counters[UNPLACED]);
 	}
 	free(exact);
 	free(batch);
@@ -115,7 +116,8 @@ static PyObject *Forward_call(PyObject *object, PyObject *arguments, PyObject *k
 }
 
 PyDoc_STRVAR(forward_doc, "Forward(plan, matcher)(data, length, egress, tagged, tpid, tci, vnet, time)\n\n"
-			  "The forward step on one frame: (copies, flow, reason or -1, truncated, segmented, fragmented).");
+			  "The forward step on one frame: (copies, flow, reason or -1, truncated, segmented, fragmented,\n"
+			  "unplaced).");
 
 static PyType_Slot forward_slots[] = {
 	{ Py_tp_doc, (void *)forward_doc },

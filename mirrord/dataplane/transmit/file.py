@@ -1,8 +1,10 @@
 """Copies into pcapng files.
 
-The file in work has the plan's name, always. A finished one is renamed for the time of its last packet, in UTC:
-`core.pcapng` becomes `core-20260131T235959.123456789Z.pcapng`. So names sort by time, the file in work last, and
-nothing is ever overwritten: what a daemon before this one left under the name is finished, too, whatever ended it.
+The file in work has the plan's name, always, and is locked (flock(2)), so that nobody takes it for left behind. A
+finished one is renamed for the time of its last packet, in UTC: `core.pcapng` becomes
+`core-20260131T235959.123456789Z.pcapng`. So names sort by time, the file in work last, and nothing is ever overwritten:
+what a daemon before this one left under the name is finished, too, whatever ended it. Which files give way is not for
+names to say: see retention.
 
 A file is only ever appended to, whole blocks at a time, and what a full disk cut is cut back, so that it can be read
 at any moment. While nothing can be written, frames are counted as lost, and a write is tried again every second.
@@ -16,8 +18,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
-import re
 import stat
 import time
 from dataclasses import dataclass
@@ -27,11 +29,12 @@ from typing import TYPE_CHECKING
 from mirrord import __version__
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.transmit import pcapng
+from mirrord.dataplane.transmit.retention import Finished, final_name
 from mirrord.dataplane.transmit.sockets import Sent
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from mirrord.dataplane.forward.step import Copy
 
@@ -39,7 +42,12 @@ LOOK_SECONDS = 1.0
 """How often a file that cannot be written is tried again, and one that may have been deleted is looked for."""
 
 MODE = 0o640
+HEAD = 512  # bytes: more than names of 63 characters make of a section header
+SAME_MOMENT = 1_000_000_000
+"""Nanoseconds: files that the clock tells this little apart, or in the wrong order, are named in the right one."""
+
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -79,6 +87,23 @@ class Output(ctypes.Structure):
     )
 
 
+def write_all(descriptor: int, block: bytes) -> tuple[int, int]:
+    """Write a block, however often that is interrupted (write(2): a short count is no failure yet).
+
+    How many bytes were written, and the errno for why not all of them, or 0.
+    """
+    done = 0
+    while done < len(block):
+        try:
+            some = os.write(descriptor, block[done:] if done else block)
+        except OSError as error:
+            return done, error.errno or errno.EIO
+        if not some:
+            return done, errno.ENOSPC
+        done += some
+    return done, 0
+
+
 class FileTransmit:
     """Where the copies of a session go that has a file. `failure` says why nothing is written ("" while it is).
 
@@ -101,6 +126,7 @@ class FileTransmit:
         self._directory = -1
         try:
             self._directory = _open_below(plan.directory, PurePath(plan.name).parent.parts)
+            self._finished = Finished(self._directory, self._name) if plan.keep else None
             self._begin()
         except OSError as error:
             self.close()
@@ -108,7 +134,7 @@ class FileTransmit:
 
     def native(self) -> tuple[object, ...]:
         """For the native core: no sockets, no TX ring."""
-        return (), (), -1, b"", False, -1, None, 0
+        return (), (), -1, b"", False, False, -1, None, 0
 
     def told(self) -> bool:
         """No router has a word about a file."""
@@ -134,15 +160,10 @@ class FileTransmit:
 
     def _append(self, block: bytes) -> None:
         output = self.output
-        try:
-            done = os.write(output.descriptor, block)
-        except OSError as error:
-            output.error = error.errno or errno.EIO
-        else:
-            if done == len(block):
-                output.written += done
-                return
-            output.error = errno.ENOSPC
+        _, output.error = write_all(output.descriptor, block)
+        if not output.error:
+            output.written += len(block)
+            return
         with contextlib.suppress(OSError):
             os.ftruncate(output.descriptor, output.written)
 
@@ -180,15 +201,18 @@ class FileTransmit:
         """Leave the file in work, give it its last name, and make a new one."""
         self._leave()
         self._finish()
-        self._prune()
+        if self._finished is not None:
+            self._finished.keep(self.plan.keep - 1)
         descriptor = os.open(self._name, _NEW_FILE, MODE, dir_fd=self._directory)
         try:
+            self._hold(descriptor)
             os.fchmod(descriptor, MODE)  # whatever the umask
             if os.write(descriptor, self._header) < len(self._header):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except BaseException:
+        except BaseException as error:
             os.close(descriptor)
-            os.unlink(self._name, dir_fd=self._directory)
+            if getattr(error, "errno", 0) != errno.EBUSY:  # then the name is another's
+                os.unlink(self._name, dir_fd=self._directory)
             raise
         self.output.descriptor, self.output.error = descriptor, 0
         self.output.written, self._due = len(self._header), None
@@ -206,44 +230,71 @@ class FileTransmit:
             return
         if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.EEXIST, "something is there that is not a file")
-        if self._is_empty(found.st_size):
-            os.unlink(self._name, dir_fd=self._directory)
-            return
-        stamp = max(found.st_mtime_ns, self._last_stamp + 1)
-        while os.access(self._final_name(stamp), os.F_OK, dir_fd=self._directory, follow_symlinks=False):
-            stamp += 1
-        os.rename(self._name, self._final_name(stamp), src_dir_fd=self._directory, dst_dir_fd=self._directory)
-        self._last_stamp = stamp
+        with self._held(found) as head:
+            if not found.st_size or (found.st_size == len(self._header) and head.startswith(self._header)):
+                os.unlink(self._name, dir_fd=self._directory)
+                return
+            name = self._final_name(found.st_mtime_ns)
+            if self._finished is not None and _is_ours(head):
+                self._finished.add(name)
+            os.rename(self._name, name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
 
-    def _is_empty(self, size: int) -> bool:
-        if size != len(self._header):
-            return size == 0
-        descriptor = os.open(self._name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._directory)
+    @contextlib.contextmanager
+    def _held(self, found: os.stat_result) -> Iterator[bytes]:
+        """Hold what has the file's name, while it is given another; how it begins. OSError: somebody writes it."""
         try:
-            return os.read(descriptor, size) == self._header
+            descriptor = os.open(self._name, _READ, dir_fd=self._directory)
+        except PermissionError:  # of another user: nothing can be told about it
+            yield b""
+            return
+        try:
+            if not os.path.samestat(os.fstat(descriptor), found):
+                raise _in_use()
+            _lock(descriptor)
+            yield os.read(descriptor, max(HEAD, len(self._header)))
         finally:
             os.close(descriptor)
 
-    def _final_name(self, stamp: int) -> str:
-        seconds, nanoseconds = divmod(stamp, 1_000_000_000)
-        name = PurePath(self._name)
-        return f"{name.stem}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime(seconds))}.{nanoseconds:09}Z{name.suffix}"
+    def _hold(self, descriptor: int) -> None:
+        """Lock the new file. OSError: somebody has taken it for left behind before that."""
+        _lock(descriptor)
+        found = os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
+        if not os.path.samestat(os.fstat(descriptor), found):
+            raise _in_use()
 
-    def _prune(self) -> None:
-        """Delete the oldest files that are one too many with the one to come."""
-        if not self.plan.keep:
-            return
-        name = PurePath(self._name)
-        ours = re.compile(re.escape(name.stem) + r"-\d{8}T\d{6}\.\d{9}Z" + re.escape(name.suffix))
-        finished = sorted(filter(ours.fullmatch, os.listdir(self._directory)))  # noqa: PTH208 (of a descriptor)
-        for old in finished[: max(len(finished) + 1 - self.plan.keep, 0)]:
-            os.unlink(old, dir_fd=self._directory)
+    def _final_name(self, stamp: int) -> str:
+        """For the time of the last packet, as the clock was then; the order of files finished together is kept."""
+        if self._last_stamp - SAME_MOMENT < stamp <= self._last_stamp:
+            stamp = self._last_stamp + 1
+        while os.access(name := final_name(self._name, stamp), os.F_OK, dir_fd=self._directory, follow_symlinks=False):
+            stamp += 1
+        self._last_stamp = stamp
+        return name
 
     def close(self) -> None:
         self._leave()
         if self._directory >= 0:
             os.close(self._directory)
             self._directory = -1
+
+
+def _lock(descriptor: int) -> None:
+    """Lock a file. OSError: another has it locked. On a file system without locks it is as if it were locked."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise _in_use() from None
+    except OSError:
+        pass
+
+
+def _in_use() -> OSError:
+    return OSError(errno.EBUSY, "another session or program writes this file")
+
+
+def _is_ours(head: bytes) -> bool:
+    """Whether a file that begins like this is one that mirrord wrote."""
+    return head.startswith(pcapng.SECTION.to_bytes(4, "little")) and b"mirrord " in head
 
 
 def _open_below(directory: str, parts: tuple[str, ...]) -> int:

@@ -3,6 +3,9 @@
 A transmit is a row of lanes and what to do with their errors; the native core sends through the same sockets. Every
 socket carries the mark, by which captures know a copy, and takes no frame in.
 
+Copies leave in the order in which they come. Where there are several sockets, that takes a system call for each run of
+copies of one of them. Only the native core may let them overtake, where the plan says so.
+
 A copy counts as sent when the kernel's queue or driver accepted it. Without IP_RECVERR a UDP socket would report
 success for what the queue dropped (ip(7)); with it, an ICMP error about an earlier copy comes back on the next send,
 which is then tried again.
@@ -17,6 +20,7 @@ import errno
 import random
 import select
 import socket
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -39,8 +43,10 @@ if TYPE_CHECKING:
 LANES = 32
 """Source ports of a UDP destination: flows are spread over them by their hash."""
 
-PATIENCE_MILLISECONDS = 10
-"""How long a full send buffer is waited for before the copy counts as lost: the ring holds what comes meanwhile."""
+PATIENCE_MILLISECONDS, JAMMED_MILLISECONDS = 10, 1
+"""How long a turn may wait, in all, for room in a full send buffer: the ring holds what comes meanwhile. When that is
+used up, a copy that finds no room is lost at once, until the next turn; and that one has the second, for what is jammed
+is to cost the other sessions of the worker little."""
 
 ATTEMPTS, REFUSED_ATTEMPTS = 4, 64
 """How often a copy is tried: an error may be about an earlier copy, reported by ICMP. "Connection refused" always is,
@@ -100,7 +106,31 @@ class TunnelPlan:
     mark: int = 0
     fragment: bool = False  # let the kernel fragment what exceeds the path MTU
     hop: Hop | None = None  # leave by a packet socket, with outer headers of ours; None: the kernel routes
-    gso: bool = False  # several copies of a flow in one message; the native plane's alone
+    gso: bool = False  # several copies of a lane in one message; the native plane's alone
+    overtakes: bool = False  # with gso: copies of one lane may overtake another's, so that more of them are neighbours
+
+
+class Patience:
+    """How long a turn may still wait for room."""
+
+    def __init__(self) -> None:
+        self._left = float(PATIENCE_MILLISECONDS)
+        self._jammed = False  # it ran out in this turn
+
+    def begin_turn(self) -> None:
+        self._left = JAMMED_MILLISECONDS if self._jammed else PATIENCE_MILLISECONDS
+        self._jammed = False
+
+    def wait_for_room(self, sock: socket.socket) -> bool:
+        """Wait until the socket has room; False when there is none in time."""
+        poll = select.poll()
+        poll.register(sock, select.POLLOUT)
+        begun = time.monotonic()
+        if not poll.poll(self._left):
+            self._left, self._jammed = 0.0, True
+            return False
+        self._left = max(self._left - (time.monotonic() - begun) * 1000, 0.0)
+        return True
 
 
 class Sent(NamedTuple):
@@ -123,6 +153,7 @@ class Transmit:
         self._errors: select.epoll | None = None  # of sockets that send nothing: for one that does, it costs each time
         self._packet: socket.socket | None = None
         self._outer: Outer | None = None
+        self._patience = Patience()
         self.ring: TxRing | None = None  # the native core sends by it what leaves one by one
         udp = isinstance(plan, TunnelPlan) and plan.protocol == IPPROTO_UDP
         self.lanes = Lanes(LANES if udp else 1, self._make_socket)
@@ -180,7 +211,7 @@ class Transmit:
             (sock, port), data = self.lanes[(copy.flow >> 32) * len(self.lanes) >> 32], copy.data
             if self._packet is not None and self._outer is not None:
                 sock, data = self._packet, self._outer.wrap(data, port)
-            error = _send(sock, data)
+            error = _send(sock, data, self._patience)
             if error:
                 return Sent(accepted, error)
             accepted += 1
@@ -190,10 +221,16 @@ class Transmit:
         """What a frame counts as whose copy was refused with this errno."""
         if self._packet is not None and error in (errno.ENETDOWN, errno.ENXIO):
             return Slot.dropped_no_route  # what a routed socket calls a device that is down, or gone
+        if self._packet is None and isinstance(self.plan, TunnelPlan) and error == errno.EINVAL:
+            return Slot.dropped_no_route  # what a blackhole route answers, ip-route(8)
         return dropped_by(error)
 
     def tend(self) -> None:
-        """Between turns there is nothing to do."""
+        """Time brings nothing to see to."""
+
+    def begin_turn(self) -> None:
+        """Be patient anew."""
+        self._patience.begin_turn()
 
     def new_ring(self) -> TxRing | None:
         """A TX ring to send from, for `ring`; None where there is no use for one, or no memory. Takes long."""
@@ -206,17 +243,18 @@ class Transmit:
         return None
 
     def native(self) -> tuple[object, ...]:
-        """For the native core: sockets, their ports, the packet socket or -1, the outer headers, whether GSO is on, and
-        the TX ring: its descriptor or -1, its memory or None, and the size of a slot.
+        """For the native core: sockets, their ports, the packet socket or -1, the outer headers, whether GSO is on and
+        whether copies may overtake for it, and the TX ring: its descriptor or -1, its memory or None, and the size of
+        a slot.
         """
         sockets, ports = zip(*self.lanes.row(), strict=True)
-        gso = isinstance(self.plan, TunnelPlan) and self.plan.gso
+        joined = (self.plan.gso, self.plan.overtakes) if isinstance(self.plan, TunnelPlan) else (False, False)
         slots: tuple[object, ...] = (-1, None, 0)
         if self.ring is not None and self.ring.device == _device_of(self.plan):  # the route may lead elsewhere by now
             slots = (self.ring.socket.fileno(), self.ring.memory, self.ring.slot_size)
         if self._packet is None or self._outer is None:
-            return sockets, ports, -1, b"", gso, *slots
-        return sockets, ports, self._packet.fileno(), self._outer.header, gso, *slots
+            return sockets, ports, -1, b"", *joined, *slots
+        return sockets, ports, self._packet.fileno(), self._outer.header, *joined, *slots
 
     def told(self) -> bool:
         """Whether an ICMP error has come about what the packet socket sent, since this was last asked.
@@ -333,7 +371,7 @@ def _bind(sock: socket.socket, local: str, ports: Sequence[int]) -> None:
     raise OSError(errno.EADDRINUSE, "every UDP port from 49152 up is in use")
 
 
-def _send(sock: socket.socket, data: bytes) -> int:
+def _send(sock: socket.socket, data: bytes, patience: Patience) -> int:
     """Send one copy; 0, or the errno that it was refused with."""
     error = attempt = 0
     while attempt < (REFUSED_ATTEMPTS if error == errno.ECONNREFUSED else ATTEMPTS):
@@ -342,9 +380,7 @@ def _send(sock: socket.socket, data: bytes) -> int:
             sock.send(data)
         except BlockingIOError:
             _clear_errors(sock)  # else poll would report them at once
-            poll = select.poll()
-            poll.register(sock, select.POLLOUT)
-            if not poll.poll(PATIENCE_MILLISECONDS):
+            if not patience.wait_for_room(sock):
                 return errno.EAGAIN
             error = errno.EAGAIN
         except OSError as refused:

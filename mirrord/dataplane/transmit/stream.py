@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from mirrord import __version__
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.transmit import pcapng
-from mirrord.dataplane.transmit.file import Output
+from mirrord.dataplane.transmit.file import Output, write_all
 from mirrord.dataplane.transmit.sockets import Sent
 
 if TYPE_CHECKING:
@@ -59,10 +59,8 @@ class StreamTransmit:
         for copy in copies:
             if self.output.error:
                 return Sent(accepted, self.output.error)
-            try:
-                os.write(self.output.descriptor, copy.data + copy.trailer)
-            except OSError as error:
-                self.output.error = error.errno or -1
+            _, self.output.error = write_all(self.output.descriptor, copy.data + copy.trailer)
+            if self.output.error:
                 return Sent(accepted, self.output.error)
             accepted += 1
         return Sent(accepted)
@@ -77,7 +75,7 @@ class StreamTransmit:
 
     def native(self) -> tuple[object, ...]:
         """For the native core: no sockets, no TX ring."""
-        return (), (), -1, b"", False, -1, None, 0
+        return (), (), -1, b"", False, False, -1, None, 0
 
     def next_file(self) -> None:
         """There is none: a stream has no bound."""

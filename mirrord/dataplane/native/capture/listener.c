@@ -2,13 +2,16 @@
 #define _GNU_SOURCE
 #include "capture/receive.h"
 
-void run_listener(struct pipeline *pipeline, struct batch *batch)
+enum { PACKETS_A_LOOK = 16 };	/* at the clock */
+
+/* Take one batch, `most` packets; false when that was all. */
+static bool run_packets(struct pipeline *pipeline, const struct work *work, int most)
 {
 	struct received received;
 	const struct plan *plan = &pipeline->plan;
 	uint32_t pushed = plan->push_tag ? TAG : 0;
 	uint32_t limit = plan->frame_limit > pushed ? plan->frame_limit - pushed : 0;
-	int count = receive(pipeline->descriptor, &received, SOCKET_BATCH);
+	int count = receive(pipeline, work->buffers, &received, most);
 
 	for (int n = 0; n < count; n++) {
 		const uint8_t *packet = received.vectors[n].iov_base;
@@ -23,6 +26,18 @@ void run_listener(struct pipeline *pipeline, struct batch *batch)
 		}
 		unfinished(&frame, limit);
 		read_control(&frame, &received.messages[n].msg_hdr);
-		forward_one(pipeline, batch, &frame);
+		forward_one(pipeline, work->batch, &frame);
+	}
+	return count == most;
+}
+
+void run_listener(struct pipeline *pipeline, const struct work *work, uint64_t until)
+{
+	struct batch *batch = work->batch;
+
+	for (int left = SOCKET_BATCH; left > 0 && run_packets(pipeline, work, PACKETS_A_LOOK); left -= PACKETS_A_LOOK) {
+		batch->flush(batch, batch->context);	/* its messages point to what the next packets lie in */
+		if (monotonic() >= until)
+			break;
 	}
 }

@@ -10,24 +10,39 @@
 
 enum {
 	BLOCKS_A_TURN = 4,	/* then other pipelines have theirs */
+	FRAMES_A_LOOK = 32,	/* at the clock */
 	LARGEST_FRAME = 512 << 10,
 };
 
-/* Working memory of a thread: a batch is always empty between two calls. Pages that no frame reached cost nothing. */
-static _Thread_local struct batch *working;
-static _Thread_local uint8_t *buffers;
+static const size_t BUFFERS = (size_t)SOCKET_BATCH * LARGEST_FRAME;
 
-static bool have_memory(void)
+uint64_t monotonic(void)
 {
-	if (!working)
-		working = malloc(sizeof(*working));
-	if (!buffers) {
-		buffers = mmap(NULL, (size_t)SOCKET_BATCH * LARGEST_FRAME, PROT_READ | PROT_WRITE,
-			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-		if (buffers == MAP_FAILED)
-			buffers = NULL;
-	}
-	return working && buffers && have_outgoing();
+	struct timespec clock;
+
+	clock_gettime(CLOCK_MONOTONIC, &clock);
+	return (uint64_t)clock.tv_sec * 1000000000u + (uint64_t)clock.tv_nsec;
+}
+
+bool open_work(struct work *work)
+{
+	void *buffers = mmap(NULL, BUFFERS, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	*work = (struct work){ .batch = malloc(sizeof(struct batch)), .outgoing = new_outgoing(),
+			       .buffers = buffers == MAP_FAILED ? NULL : buffers };
+	if (work->batch && work->outgoing && work->buffers)
+		return true;
+	close_work(work);
+	return false;
+}
+
+void close_work(struct work *work)
+{
+	free(work->batch);
+	free(work->outgoing);
+	if (work->buffers)
+		munmap(work->buffers, BUFFERS);
+	*work = (struct work){ 0 };
 }
 
 void forward_one(struct pipeline *pipeline, struct batch *batch, const struct frame *frame)
@@ -58,11 +73,15 @@ static void give_to_kernel(struct tpacket_block_desc *block)
 	__atomic_store_n(&block->hdr.bh1.block_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
 }
 
-static void run_block(struct pipeline *pipeline, struct batch *batch, const struct tpacket_block_desc *block)
+/* Forward a block's frames, from the one on that the last turn came to; false when time is up before the last. */
+static bool run_block(struct pipeline *pipeline, struct batch *batch, const struct tpacket_block_desc *block,
+		      uint64_t until)
 {
-	const uint8_t *at = (const uint8_t *)block + block->hdr.bh1.offset_to_first_pkt;
+	bool begun = pipeline->left > 0;
+	const uint8_t *at = begun ? pipeline->at : (const uint8_t *)block + block->hdr.bh1.offset_to_first_pkt;
+	uint32_t left = begun ? pipeline->left : block->hdr.bh1.num_pkts;
 
-	for (uint32_t left = block->hdr.bh1.num_pkts; left > 0; left--) {
+	while (left > 0) {
 		const struct tpacket3_hdr *header = (const void *)at;
 		const struct sockaddr_ll *address = (const void *)(at + TPACKET_ALIGN(sizeof(*header)));
 		struct frame frame = {
@@ -82,7 +101,13 @@ static void run_block(struct pipeline *pipeline, struct batch *batch, const stru
 		set_tag(&frame, header->tp_status, header->hv1.tp_vlan_tpid, header->hv1.tp_vlan_tci);
 		forward_one(pipeline, batch, &frame);
 		at += header->tp_next_offset;
+		left--;
+		if (left % FRAMES_A_LOOK == 0 && monotonic() >= until)
+			break;
 	}
+	pipeline->at = at;
+	pipeline->left = left;
+	return left == 0;
 }
 
 static struct tpacket_block_desc *block_of(const struct pipeline *pipeline, uint32_t n)
@@ -100,16 +125,18 @@ static void see_waiting(struct pipeline *pipeline)
 		pipeline->most_waiting = waiting;
 }
 
-static void run_ring(struct pipeline *pipeline, struct batch *batch)
+static void run_ring(struct pipeline *pipeline, struct batch *batch, uint64_t until)
 {
 	see_waiting(pipeline);
-	for (int n = 0; n < BLOCKS_A_TURN; n++) {
+	for (int n = 0; n < BLOCKS_A_TURN && monotonic() < until; n++) {
 		struct tpacket_block_desc *block = block_of(pipeline, 0);
 
 		if (!user_may_read(block))
 			break;
-		run_block(pipeline, batch, block);
+		bool whole = run_block(pipeline, batch, block, until);
 		batch->flush(batch, batch->context);	/* its messages point into the block */
+		if (!whole)
+			break;
 		give_to_kernel(block);
 		pipeline->block = (pipeline->block + 1) % pipeline->block_count;
 	}
@@ -133,7 +160,7 @@ void read_control(struct frame *frame, struct msghdr *message)
 	}
 }
 
-int receive(int descriptor, struct received *received, int most)
+int receive(struct pipeline *pipeline, uint8_t *buffers, struct received *received, int most)
 {
 	for (int n = 0; n < most; n++) {
 		received->vectors[n] = (struct iovec){ buffers + (size_t)n * LARGEST_FRAME, LARGEST_FRAME };
@@ -143,14 +170,18 @@ int receive(int descriptor, struct received *received, int most)
 			.msg_control = received->controls[n], .msg_controllen = sizeof(received->controls[n]),
 		};
 	}
-	return recvmmsg(descriptor, received->messages, (unsigned int)most, MSG_DONTWAIT, NULL);
+	int count = recvmmsg(pipeline->descriptor, received->messages, (unsigned int)most, MSG_DONTWAIT, NULL);
+
+	if (count < 0 && errno != EAGAIN)
+		pipeline->error = errno;
+	return count < 0 ? 0 : count;
 }
 
 /* Forward what there is, `most` frames at most; false when that was all. */
-static bool run_frames(struct pipeline *pipeline, struct batch *batch, int most)
+static bool run_frames(struct pipeline *pipeline, const struct work *work, int most)
 {
 	struct received received;
-	int count = receive(pipeline->descriptor, &received, most);
+	int count = receive(pipeline, work->buffers, &received, most);
 	uint64_t bytes = 0;
 
 	for (int n = 0; n < count; n++) {
@@ -164,7 +195,7 @@ static bool run_frames(struct pipeline *pipeline, struct batch *batch, int most)
 
 		memcpy(&frame.vnet, data, sizeof(frame.vnet));
 		read_control(&frame, &received.messages[n].msg_hdr);
-		forward_one(pipeline, batch, &frame);
+		forward_one(pipeline, work->batch, &frame);
 		bytes += frame.captured;
 	}
 	if (count > 0)
@@ -172,12 +203,16 @@ static bool run_frames(struct pipeline *pipeline, struct batch *batch, int most)
 	return count == most;
 }
 
-static void run_socket(struct pipeline *pipeline, struct batch *batch)
+static void run_socket(struct pipeline *pipeline, const struct work *work, uint64_t until)
 {
+	struct batch *batch = work->batch;
 	int most = pipeline->large ? LARGE_BATCH : SOCKET_BATCH;
 
-	for (int left = SOCKET_BATCH; left > 0 && run_frames(pipeline, batch, most); left -= most)
+	for (int left = SOCKET_BATCH; left > 0 && run_frames(pipeline, work, most); left -= most) {
 		batch->flush(batch, batch->context);	/* its messages point to what the next frames lie in */
+		if (monotonic() >= until)
+			break;
+	}
 }
 
 /* Count what the kernel captured since it was last asked, by which it begins anew: packet(7), PACKET_STATISTICS. */
@@ -196,25 +231,26 @@ static uint64_t accounted(const uint64_t *counters)
 {
 	uint64_t sum = counters[MIRRORED];
 
-	for (int slot = SKIPPED_SAMPLED_OUT; slot <= DROPPED_WRITE_ERROR; slot++)
+	for (int slot = SKIPPED_SAMPLED_OUT; slot <= DROPPED_LINK_DOWN; slot++)
 		sum += counters[slot];
 	return sum;
 }
 
-uint64_t run_pipeline(struct pipeline *pipeline)
+uint64_t run_pipeline(struct pipeline *pipeline, const struct work *work)
 {
-	if (!have_memory())
-		return 0;
-	struct batch *batch = working;
+	uint64_t until = monotonic() + TURN_MILLISECONDS * UINT64_C(1000000);
+	struct batch *batch = work->batch;
+
+	begin_turn(&pipeline->transmit, work->outgoing);
 	batch->count = 0;
 	batch->flush = pipeline->file.output ? write_batch : send_batch;
 	batch->context = pipeline->file.output ? (void *)&pipeline->file : &pipeline->transmit;
 	if (pipeline->ring)
-		run_ring(pipeline, batch);
+		run_ring(pipeline, batch, until);
 	else if (pipeline->tunnel)
-		run_listener(pipeline, batch);
+		run_listener(pipeline, work, until);
 	else
-		run_socket(pipeline, batch);
+		run_socket(pipeline, work, until);
 	batch->flush(batch, batch->context);
 	if (!pipeline->tunnel)
 		count_captured(pipeline);

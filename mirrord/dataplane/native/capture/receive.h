@@ -12,7 +12,7 @@ enum {
 	LARGE_BATCH = 4,	/* so that their payload is still in the processor's cache when it is summed up and sent */
 };
 
-/* What recvmmsg fills; the buffers are the thread's own. */
+/* What recvmmsg fills; the buffers are the worker's. */
 struct received {
 	struct mmsghdr messages[SOCKET_BATCH];
 	struct iovec vectors[SOCKET_BATCH];
@@ -20,8 +20,9 @@ struct received {
 	uint8_t controls[SOCKET_BATCH][128] __attribute__((aligned(8)));
 };
 
-/* Take at most `most` messages, SOCKET_BATCH or fewer; gives how many there were, or -1. */
-int receive(int descriptor, struct received *received, int most);
+/* Take at most `most` messages, SOCKET_BATCH or fewer; gives how many there were. What it came upon instead is the
+ * pipeline's error. */
+int receive(struct pipeline *pipeline, uint8_t *buffers, struct received *received, int most);
 void read_control(struct frame *frame, struct msghdr *message);
 
 #endif

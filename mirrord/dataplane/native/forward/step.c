@@ -84,6 +84,12 @@ static uint32_t kept_length(const struct plan *plan, const uint8_t *start, uint3
 	return *exceeds && plan->on_mtu_exceeded == TRUNCATE ? limit : kept;
 }
 
+/* For any number of fragments. */
+static bool too_long(const struct plan *plan, uint32_t kept)
+{
+	return plan->longest && kept > plan->longest;
+}
+
 static struct message *next_message(struct batch *batch)
 {
 	if (batch->count == BATCH)
@@ -119,7 +125,7 @@ static inline struct message *emit(const struct plan *plan, const struct facts *
 
 static bool is_tag(const uint8_t *at)
 {
-	return be16(at) == ETH_P_8021Q || be16(at) == ETH_P_8021AD;
+	return is_tpid(be16(at));
 }
 
 /* Take the outermost tag off and put one on, as planned, in headers of this length; gives their new length. */
@@ -211,7 +217,7 @@ static int forward_whole(const struct plan *plan, struct state *state, const str
 	facts->kept = kept_length(plan, piece.head_length ? piece.head : piece.tail, length, &exceeds);
 	facts->original = length + cut;
 	facts->truncated = facts->kept < facts->original;
-	if (exceeds && plan->on_mtu_exceeded == DROP)
+	if ((exceeds && plan->on_mtu_exceeded == DROP) || too_long(plan, facts->kept))
 		return DROPPED_MTU_EXCEEDED;
 	if (plan->rate_limit && !take(plan, state, facts->kept + plan->header_length + plan->overhead, frame->time))
 		return SKIPPED_RATE_LIMITED;
@@ -256,6 +262,8 @@ static int forward_super(const struct plan *plan, struct state *state, const str
 	uint32_t kept_full = others ? kept_length(plan, super.head, full, &full_exceeds) : 0;
 	if ((full_exceeds || rest_exceeds) && plan->on_mtu_exceeded == DROP)
 		return DROPPED_MTU_EXCEEDED;
+	if (too_long(plan, kept_full) || too_long(plan, kept_rest))
+		return DROPPED_MTU_EXCEEDED;
 	uint64_t size = (uint64_t)others * kept_full + kept_rest +
 			(uint64_t)super.count * (plan->header_length + plan->overhead);
 	if (plan->rate_limit && !take(plan, state, size, frame->time))
@@ -281,6 +289,17 @@ static int forward_super(const struct plan *plan, struct state *state, const str
 	return NO_REASON;
 }
 
+static bool sampled_in(const struct plan *plan, const struct headers *headers, uint64_t *counters)
+{
+	bool guessed;
+
+	if (plan->sampling_rate == 1)
+		return true;
+	uint64_t conversation = conversation_hash(headers, plan->firsts, &guessed);
+	counters[UNPLACED] += guessed;
+	return !((uint32_t)conversation % plan->sampling_rate);
+}
+
 int forward(const struct plan *plan, struct state *state, const struct frame *frame, struct batch *batch,
 	    uint64_t *counters)
 {
@@ -299,16 +318,18 @@ int forward(const struct plan *plan, struct state *state, const struct frame *fr
 		if (rule <= plan->match_count)
 			plan->matches[rule - 1]++;
 	}
-	if (plan->paused)
-		return SKIPPED_PAUSED;
-	uint64_t flow = flow_hash(&headers);
-	if (plan->sampling_rate > 1 && (uint32_t)flow % plan->sampling_rate)
+	if (plan->own && is_own_copy(plan->own, &headers, frame))
+		return SKIPPED_OWN_COPY;
+	if (plan->blocked != NO_REASON)
+		return plan->blocked;
+	if (!sampled_in(plan, &headers, counters))
 		return SKIPPED_SAMPLED_OUT;
 	if (frame->captured < ETH_HEADER)
 		return DROPPED_MALFORMED;
 	bool super = frame->vnet.gso_type != VIRTIO_NET_HDR_GSO_NONE;
 	if (frame->captured < frame->length && (super || frame->vnet.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM))
 		return DROPPED_MALFORMED;
+	uint64_t flow = flow_hash(&headers);
 	struct facts facts = { .sequence = state->sequence, .vlan = headers.vlan, .egress = frame->egress,
 			       .time = frame->time };
 	if (super)

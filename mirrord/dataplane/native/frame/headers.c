@@ -6,6 +6,19 @@
 
 enum { MAX_EXTENSIONS = 6 };
 
+bool is_tpid(uint16_t ethertype)
+{
+	switch (ethertype) {
+	case ETH_P_8021Q:
+	case ETH_P_8021AD:
+	case ETH_P_QINQ1:
+	case ETH_P_QINQ2:
+		return true;
+	default:
+		return false;
+	}
+}
+
 bool is_ipv6_option(int protocol)
 {
 	switch (protocol) {
@@ -21,7 +34,7 @@ bool is_ipv6_option(int protocol)
 	}
 }
 
-static bool is_extension(int protocol)
+bool is_extension(int protocol)
 {
 	return is_ipv6_option(protocol) || protocol == IPPROTO_FRAGMENT || protocol == IPPROTO_AH;
 }
@@ -57,6 +70,7 @@ static void parse_ipv4(const struct frame *frame, struct headers *headers, uint3
 	headers->address_length = 4;
 	headers->fragment = (offset & 0x3FFF) != 0;
 	headers->divided = ip[9];
+	headers->identification = be16(ip + 4);
 	if (!(offset & 0x1FFF))
 		parse_ports(frame, headers, at + length);
 }
@@ -85,6 +99,7 @@ static void parse_ipv6(const struct frame *frame, struct headers *headers, uint3
 			if (offset & 0xFFF9) {
 				headers->fragment = true;
 				headers->divided = extension[0];
+				headers->identification = be32(extension + 4);
 			}
 			later = (offset & 0xFFF8) != 0;
 			length = 8;
@@ -134,7 +149,7 @@ void parse(const struct frame *frame, struct headers *headers)
 	uint16_t ethertype = be16(frame->data + 12);
 	if (frame->tagged)
 		headers->vlan = frame->tci & 0xFFF;
-	while ((ethertype == ETH_P_8021Q || ethertype == ETH_P_8021AD) && tags < MAX_TAGS &&
+	while (is_tpid(ethertype) && tags < MAX_TAGS &&
 	       frame->captured >= at + TAG) {
 		if (headers->vlan == NONE)
 			headers->vlan = be16(frame->data + at) & 0xFFF;
@@ -152,7 +167,7 @@ void parse(const struct frame *frame, struct headers *headers)
 		parse_ipv6(frame, headers, at);
 }
 
-static uint64_t mix(uint64_t value)
+uint64_t mix(uint64_t value)
 {
 	value ^= value >> 33;
 	value *= 0xFF51AFD7ED558CCDu;
@@ -171,9 +186,9 @@ static inline uint64_t endpoint(const uint8_t *address, uint32_t length, uint64_
 	return number + (port << 48);
 }
 
-uint64_t flow_hash(const struct headers *headers)
+uint64_t pair_hash(const struct headers *headers, bool ported)
 {
-	bool ported = headers->source_port != NONE && !headers->fragment;
+	ported = ported && headers->source_port != NONE;
 	uint64_t kind = headers->fragment		     ? headers->divided
 			: headers->family == 0	     ? headers->ethertype
 			: headers->protocol == NONE ? 0x10000
@@ -184,4 +199,9 @@ uint64_t flow_hash(const struct headers *headers)
 	uint64_t less = source < destination ? source : destination, more = source < destination ? destination : source;
 
 	return mix(less * 0xC2B2AE3D27D4EB4Fu + more + (kind << 32));
+}
+
+uint64_t flow_hash(const struct headers *headers)
+{
+	return pair_hash(headers, !headers->fragment);
 }

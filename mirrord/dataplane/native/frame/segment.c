@@ -34,7 +34,7 @@ static bool find_layers(struct super_frame *super, const uint8_t *data, uint32_t
 				return false;
 			ethertype = be16(data + at + 12);
 			at += ETH_HEADER;
-			while (ethertype == ETH_P_8021Q || ethertype == ETH_P_8021AD) {
+			while (is_tpid(ethertype)) {
 				if (!HAVE(TAG))
 					return false;
 				ethertype = be16(data + at + 2);

@@ -1,4 +1,4 @@
-/* Copies into groups that may share a message, without changing the order within any flow. */
+/* In which order a batch's copies leave, and which of them may share a message. */
 #include "core.h"
 
 enum {
@@ -6,25 +6,47 @@ enum {
 	MOST_PAYLOAD = 65507,	/* of one UDP datagram over IPv4 */
 };
 
-void order_by_lane(struct batch *batch, uint32_t first, uint32_t lanes, struct message **row, uint32_t *ends)
+static void choose_lanes(struct batch *batch, uint32_t first, uint32_t lanes)
+{
+	for (uint32_t n = first; n < batch->count; n++)
+		batch->messages[n].lane = (uint8_t)((batch->messages[n].flow >> 32) * lanes >> 32);
+}
+
+/* By lane; those of one lane, and so of one flow, as they came. */
+static void sort(struct batch *batch, uint32_t first, uint32_t lanes, struct message **row)
 {
 	uint32_t starts[MAX_SOCKETS] = { 0 }, start = 0;
 
-	for (uint32_t n = first; n < batch->count; n++) {
-		struct message *message = &batch->messages[n];
-
-		message->lane = (uint8_t)((message->flow >> 32) * lanes >> 32);
-		starts[message->lane]++;
-	}
+	for (uint32_t n = first; n < batch->count; n++)
+		starts[batch->messages[n].lane]++;
 	for (uint32_t n = 0; n < lanes; n++) {
 		uint32_t size = starts[n];
 
 		starts[n] = start;
 		start += size;
-		ends[n] = start;
 	}
 	for (uint32_t n = first; n < batch->count; n++)
 		row[starts[batch->messages[n].lane]++] = &batch->messages[n];
+}
+
+uint32_t order(struct batch *batch, uint32_t first, uint32_t lanes, bool by_lane, struct message **row)
+{
+	choose_lanes(batch, first, lanes);
+	if (by_lane)
+		sort(batch, first, lanes, row);
+	else
+		for (uint32_t n = first; n < batch->count; n++)
+			row[n - first] = &batch->messages[n];
+	return batch->count - first;
+}
+
+uint32_t lane_length(struct message *const *row, uint32_t count)
+{
+	uint32_t length = 1;
+
+	while (length < count && row[length]->lane == row[0]->lane)
+		length++;
+	return length;
 }
 
 uint32_t run_length(struct message *const *row, uint32_t count)

@@ -42,6 +42,34 @@ static uint32_t fitting(const struct output *output, const struct batch *batch, 
 	return n - first;
 }
 
+/* Write all of the vectors, which are used up, however often that is interrupted. What was written, and in *error why it
+ * was no more, or 0: write(2), a short count is no failure yet.
+ */
+static int64_t write_all(int descriptor, struct iovec *vectors, int count, int64_t *error)
+{
+	int64_t written = 0;
+
+	*error = 0;
+	while (count > 0) {
+		ssize_t done = writev(descriptor, vectors, count);
+
+		if (done < 0 && errno == EINTR)
+			continue;
+		if (done <= 0) {
+			*error = done < 0 ? errno : ENOSPC;
+			break;
+		}
+		written += done;
+		for (; count > 0 && (size_t)done >= vectors->iov_len; vectors++, count--)
+			done -= (ssize_t)vectors->iov_len;
+		if (count > 0) {
+			vectors->iov_base = (char *)vectors->iov_base + done;
+			vectors->iov_len -= (size_t)done;
+		}
+	}
+	return written;
+}
+
 /* A write that stops in a block is cut back to the last whole one, so that a reader finds nothing but whole blocks. */
 static uint32_t write_some(struct output *output, struct batch *batch, uint32_t first, uint32_t count)
 {
@@ -60,16 +88,16 @@ static uint32_t write_some(struct output *output, struct batch *batch, uint32_t 
 		*vector++ = (struct iovec){ room_of(batch, message)->trailer, message->trailer_length };
 		length += block_length(message);
 	}
-	ssize_t done = writev((int)output->descriptor, vectors, (int)(count * VECTORS));
-	if (done < length)
-		output->error = done < 0 ? errno : ENOSPC;
+	int64_t done = write_all((int)output->descriptor, vectors, (int)(count * VECTORS), &output->error);
 	for (int64_t left = done; whole < count && left >= block_length(&messages[whole]); whole++) {
 		left -= block_length(&messages[whole]);
 		output->written += block_length(&messages[whole]);
 	}
-	/* If this fails, the file ends in half a block: a reader says that it was cut short. */
-	if (done < length && ftruncate((int)output->descriptor, output->written) < 0)
-		output->error = errno;
+	/* If this fails, as of a pipe, it ends in half a block: a reader says that it was cut short. */
+	if (done < length) {
+		int cut = ftruncate((int)output->descriptor, output->written);
+		(void)cut;
+	}
 	return whole;
 }
 

@@ -23,9 +23,12 @@ static int dropped_by(const struct transmit *transmit, int error)
 	switch (error) {
 	case ENETDOWN:
 	case ENXIO:	/* what a routed socket calls a device that is down, or gone */
-		return transmit->outer.length ? DROPPED_NO_ROUTE : DROPPED_SEND_ERROR;
+		return transmit->outer.length ? DROPPED_NO_ROUTE : DROPPED_LINK_DOWN;
+	case EINVAL:	/* what a blackhole route answers; a device has no routes, and its copies no overhead */
+		return transmit->overhead && !transmit->outer.length ? DROPPED_NO_ROUTE : DROPPED_SEND_ERROR;
 	case ENETUNREACH:
 	case EHOSTUNREACH:
+	case EACCES:	/* a route that prohibits */
 		return DROPPED_NO_ROUTE;
 	case EMSGSIZE:
 		return DROPPED_MTU_EXCEEDED;
@@ -53,8 +56,31 @@ static void clear_errors(int descriptor)
 		;
 }
 
+void begin_turn(struct transmit *transmit, struct outgoing *outgoing)
+{
+	transmit->outgoing = outgoing;
+	transmit->patience = (transmit->jammed ? JAMMED_MILLISECONDS : PATIENCE_MILLISECONDS) * UINT64_C(1000000);
+	transmit->jammed = false;
+}
+
+bool wait_for_room(struct transmit *transmit, int descriptor)
+{
+	struct pollfd room = { .fd = descriptor, .events = POLLOUT };
+	struct timespec most = { .tv_nsec = (long)transmit->patience };
+	uint64_t begun = monotonic();
+
+	if (ppoll(&room, 1, &most, NULL) <= 0) {
+		transmit->patience = 0;
+		transmit->jammed = true;
+		return false;
+	}
+	uint64_t waited = monotonic() - begun;
+	transmit->patience -= waited < transmit->patience ? waited : transmit->patience;
+	return true;
+}
+
 /* How many of the messages were accepted, at least one; or minus the errno that the first was refused with. */
-static int send_some(int descriptor, struct mmsghdr *messages, unsigned int count)
+static int send_some(struct transmit *transmit, int descriptor, struct mmsghdr *messages, unsigned int count)
 {
 	int error = 0;
 
@@ -66,12 +92,8 @@ static int send_some(int descriptor, struct mmsghdr *messages, unsigned int coun
 			return sent;
 		error = errno;
 		clear_errors(descriptor);
-		if (error == EAGAIN) {
-			struct pollfd room = { .fd = descriptor, .events = POLLOUT };
-
-			if (poll(&room, 1, PATIENCE_MILLISECONDS) <= 0)
-				return -EAGAIN;
-		}
+		if (error == EAGAIN && !wait_for_room(transmit, descriptor))
+			return -EAGAIN;
 	}
 	return -error;
 }
@@ -85,13 +107,9 @@ struct outgoing {
 	uint8_t controls[BATCH][CMSG_SPACE(sizeof(uint16_t))] __attribute__((aligned(8)));
 };
 
-static _Thread_local struct outgoing *outgoing;
-
-bool have_outgoing(void)
+struct outgoing *new_outgoing(void)
 {
-	if (!outgoing)
-		outgoing = malloc(sizeof(*outgoing));
-	return outgoing;
+	return malloc(sizeof(struct outgoing));
 }
 
 /* Have the kernel cut the message into datagrams of this size. */
@@ -123,6 +141,7 @@ static uint8_t *align(uint8_t *at)
  * messages' number. */
 static uint32_t build(struct transmit *transmit, struct message *const *row, uint32_t count, uint32_t lone)
 {
+	struct outgoing *outgoing = transmit->outgoing;
 	struct iovec *vector = outgoing->vectors;
 	uint8_t *at = outgoing->gathered;
 	uint32_t messages = 0;
@@ -206,7 +225,8 @@ static int give(struct transmit *transmit, int descriptor, struct message *const
 	*together = 1;
 	if (transmit->ring.memory && !transmit->gso && fits_slot(&transmit->ring, row[0]))
 		return send_by_ring(transmit, row, count);
-	int sent = send_some(descriptor, outgoing->messages, build(transmit, row, count, lone));
+	struct outgoing *outgoing = transmit->outgoing;
+	int sent = send_some(transmit, descriptor, outgoing->messages, build(transmit, row, count, lone));
 	int accepted = sent < 0 ? sent : 0;
 
 	*together = outgoing->copies[0];
@@ -241,28 +261,29 @@ static void send_row(struct transmit *transmit, int descriptor, struct message *
 }
 
 /* Lanes that have copies for the first time get their sockets. */
-static void open_lanes(struct transmit *transmit, const uint32_t *ends)
+static void open_lanes(struct transmit *transmit, struct message *const *row, uint32_t count)
 {
-	for (uint32_t n = 0; n < transmit->lanes; n++)
-		if (transmit->sockets[n] < 0 && ends[n] > (n ? ends[n - 1] : 0))
-			transmit->open_lane(transmit->context, n);
+	for (uint32_t n = 0; n < count; n++)
+		if (transmit->sockets[row[n]->lane] < 0)
+			transmit->open_lane(transmit->context, row[n]->lane);
 }
 
 void send_batch(struct batch *batch, void *context)
 {
 	struct transmit *transmit = context;
 	struct message *row[BATCH];
-	uint32_t ends[MAX_SOCKETS], first = 0, start = 0;
+	uint32_t first = 0;
 
 	while (transmit->failed && first < batch->count)
 		transmit->failed = !batch->messages[first++].last;
-	order_by_lane(batch, first, transmit->lanes, row, ends);
-	open_lanes(transmit, ends);
-	if (transmit->packet >= 0)
-		send_row(transmit, transmit->packet, row, batch->count - first);
-	for (uint32_t n = 0; transmit->packet < 0 && n < transmit->lanes; n++) {
-		send_row(transmit, transmit->sockets[n], row + start, ends[n] - start);
-		start = ends[n];
+	uint32_t count = order(batch, first, transmit->lanes, transmit->gso && transmit->overtakes, row);
+	open_lanes(transmit, row, count);
+	for (uint32_t next = 0; next < count;) {
+		uint32_t length = transmit->packet < 0 ? lane_length(row + next, count - next) : count;
+		int descriptor = transmit->packet < 0 ? transmit->sockets[row[next]->lane] : transmit->packet;
+
+		send_row(transmit, descriptor, row + next, length);
+		next += length;
 	}
 	batch->count = 0;
 }

@@ -6,7 +6,6 @@
 
 #include <errno.h>
 #include <linux/if_packet.h>
-#include <poll.h>
 #include <sys/socket.h>
 
 enum {
@@ -82,10 +81,9 @@ static uint32_t take_back(struct tx_ring *ring, uint32_t filled)
 int send_by_ring(struct transmit *transmit, struct message *const *row, uint32_t count)
 {
 	struct tx_ring *ring = &transmit->ring;
-	struct pollfd room = { .fd = ring->descriptor, .events = POLLOUT };
 	uint32_t filled = fill_ring(transmit, row, count);
 
-	if (!filled && poll(&room, 1, PATIENCE_MILLISECONDS) > 0)
+	if (!filled && wait_for_room(transmit, ring->descriptor))
 		filled = fill_ring(transmit, row, count);
 	if (!filled)
 		return -EAGAIN;

@@ -1,0 +1,127 @@
+/* Tunnel packets of configured destinations and listeners, which are copies already. */
+#include "core.h"
+
+#include <stdlib.h>
+
+enum { MOST_WORDS = 2 };	/* own_copies.py */
+
+/* As own_copies.pack gives it. */
+struct guard {
+	uint8_t address[16];	/* an IPv4 address in the first four, then zeros; all zeros: any */
+	uint8_t family, protocol;
+	uint16_t port;		/* or 0 */
+	uint8_t count;		/* of words */
+	uint8_t unused[3];
+	struct {
+		uint32_t at, mask, value;
+	} words[MOST_WORDS];
+};
+
+struct own_copies {
+	struct fragments *firsts;	/* made when the first fragment comes that has a guard's address; or NULL */
+	uint32_t count;
+	struct guard guards[];	/* by address */
+};
+
+struct own_copies *new_own_copies(const void *packed, size_t length)
+{
+	struct own_copies *own = calloc(1, sizeof(*own) + length);
+
+	if (own) {
+		own->count = (uint32_t)(length / sizeof(struct guard));
+		memcpy(own->guards, packed, length);
+	}
+	return own;
+}
+
+void free_own_copies(struct own_copies *own)
+{
+	if (own)
+		free(own->firsts);
+	free(own);
+}
+
+void keep_firsts(struct own_copies *own, struct own_copies *next)
+{
+	next->firsts = own->firsts;
+	own->firsts = NULL;
+}
+
+static const struct guard *first_of(const struct own_copies *own, const uint8_t *address)
+{
+	uint32_t low = 0, high = own->count;
+
+	while (low < high) {
+		uint32_t middle = (low + high) / 2;
+
+		if (memcmp(own->guards[middle].address, address, sizeof(own->guards[middle].address)) < 0)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return own->guards + low;
+}
+
+static bool has(const struct guard *guard, const struct headers *headers, const struct frame *frame)
+{
+	if (headers->protocol != guard->protocol || (guard->port && headers->destination_port != guard->port))
+		return false;
+	for (uint32_t n = 0; n < guard->count; n++) {
+		uint32_t at = (uint32_t)headers->transport + guard->words[n].at;
+
+		if (frame->captured < at + 4 || (be32(frame->data + at) & guard->words[n].mask) != guard->words[n].value)
+			return false;
+	}
+	return true;
+}
+
+/* Whether one of the guards of this address holds; where the transport header is not there, whether there are any. */
+static bool holds(const struct own_copies *own, const uint8_t *end, const struct headers *headers,
+		  const struct frame *frame)
+{
+	uint8_t address[16] = { 0 };
+
+	if (end)
+		memcpy(address, end, headers->address_length);
+	for (const struct guard *guard = first_of(own, address); guard < own->guards + own->count; guard++) {
+		if (memcmp(guard->address, address, sizeof(address)) != 0)
+			return false;
+		if (guard->family == headers->family && (headers->transport == NONE || has(guard, headers, frame)))
+			return true;
+	}
+	return false;
+}
+
+static bool any_holds(const struct own_copies *own, const struct headers *headers, const struct frame *frame)
+{
+	return holds(own, headers->source, headers, frame) || holds(own, headers->destination, headers, frame) ||
+	       holds(own, NULL, headers, frame);
+}
+
+static bool guarded_address(const struct own_copies *own, const struct headers *headers, const struct frame *frame)
+{
+	struct headers later = *headers;
+
+	later.transport = NONE;
+	return any_holds(own, &later, frame);
+}
+
+bool is_own_copy(struct own_copies *own, const struct headers *headers, const struct frame *frame)
+{
+	uint64_t found;
+
+	if (!headers->family)
+		return false;
+	if (!headers->fragment)
+		return headers->transport != NONE && any_holds(own, headers, frame);
+	if (!guarded_address(own, headers, frame))
+		return false;
+	if (headers->transport == NONE)
+		return own->firsts && recall_fragment(own->firsts, headers, &found) && found;
+	bool known = any_holds(own, headers, frame);
+	if (!own->firsts)
+		own->firsts = new_fragments();
+	if (own->firsts)	/* without memory later fragments are mirrored, as where their first was not seen */
+		remember_fragment(own->firsts, headers, known);
+	return known;
+}

@@ -1,0 +1,180 @@
+"""Document 000 by the names that people use: real VMs and containers, found through libvirt and Podman."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import MakeDaemon, MakeSniffer
+from tests.support.ctl import ctl
+from tests.support.daemon import Daemon
+from tests.support.guests import Hypervisor, Podman
+from tests.support.topology import Host, Topology
+from tests.support.wait import wait_for
+
+VM1 = "52:54:00:00:01:00", "52:54:00:00:01:01"
+VM2 = "52:54:00:00:02:00"
+PLUGGED = "52:54:00:00:02:01"
+ADDRESS = "10.1.225.37"
+
+pytestmark = pytest.mark.alone  # a machine under software emulation takes a processor for itself
+
+
+@pytest.fixture(scope="module")
+def hypervisor() -> Iterator[Hypervisor]:
+    """A host with VM-1, which has two NICs, and VM-2, which answers ping; both are ports of br0."""
+    with Topology() as net:
+        host = net.host("hv")
+        host.add_bridge("br0")
+        host.ip("address add 10.1.225.124/24 dev br0")
+        made = Hypervisor(host)
+        made.define("VM-1", "10.1.225.36/24", *VM1)
+        made.define("VM-2", f"{ADDRESS}/24", VM2)
+        made.virsh("start", "VM-1")  # nobody looks into it
+        made.start("VM-2")
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def dataplane() -> str:
+    return "native"
+
+
+def configuration(
+    hypervisor: Hypervisor, nic: str = "0", destination: str = '{ type = "vm", vm = "VM-1", nic = 1'
+) -> str:
+    connection = f'connection = "{hypervisor.uri}"'
+    return f"""
+[mirrors.vm-2]
+description = "core business on VM-2"
+[[mirrors.vm-2.sessions]]
+name = "nic"
+source = {{ type = "vm", vm = "VM-2", nic = {nic}, {connection} }}
+destination = {destination}, {connection} }}
+"""
+
+
+def source(mirrord: Daemon) -> tuple[str, str, str]:
+    """Of the only session: its source, state and reason."""
+    (row,) = json.loads(ctl(mirrord.socket, "--json", "status"))["sessions"]
+    return row["source"], row["state"], row["reason"]
+
+
+def test_every_request_and_reply_comes_to_the_other_vms_nic(
+    hypervisor: Hypervisor, sniff: MakeSniffer, daemon: MakeDaemon
+) -> None:
+    host, tap = hypervisor.host, hypervisor.device("VM-1", VM1[1])
+    host.ip(f"link set dev {tap} type bridge_slave learning off")
+    mirrord = daemon(host, configuration(hypervisor))
+    received = sniff(host, tap, "icmp")
+    host.run("ping", "-c", "5", "-i", "0.2", ADDRESS)
+    mirrord.stop()
+    lines = received.stop().lines()
+    assert [" echo request," in line for line in lines] == [True, False] * 5, lines
+    assert all("ethertype IPv4 (0x0800), length 98: " in line for line in lines), lines
+
+
+def test_a_vm_that_comes_again_under_another_device_is_mirrored_within_a_second(
+    hypervisor: Hypervisor, daemon: MakeDaemon
+) -> None:
+    mirrord = daemon(hypervisor.host, configuration(hypervisor, nic=f'"{VM2}"'))
+    before = hypervisor.device("VM-2", VM2)
+    assert source(mirrord) == (before, "up", "")
+    hypervisor.virsh("destroy", "VM-2")
+    wait_for(lambda: source(mirrord) == ("vm:VM-2", "waiting", "VM VM-2 does not run"), "the session waits")
+    hypervisor.host.ip("tuntap add mode tap name " + before)  # so that the VM's gets another name
+    hypervisor.virsh("start", "VM-2")
+    began = time.monotonic()
+    wait_for(lambda: source(mirrord)[1] == "up", "the session is up")
+    assert time.monotonic() - began < 1
+    assert source(mirrord)[0] == hypervisor.device("VM-2", VM2) != before
+    hypervisor.host.ip(f"link delete dev {before}")
+    wait_for(lambda: " 0% packet loss" in hypervisor.host.run("ping", "-c1", "-W1", ADDRESS, check=False), "booted", 90)
+
+
+def test_a_nic_that_is_plugged_in_is_followed_and_libvirt_may_go_away(
+    hypervisor: Hypervisor, daemon: MakeDaemon
+) -> None:
+    host, end = hypervisor.host, '{ type = "vm", vm = "VM-1", nic = 1'
+    mirrord = daemon(host, configuration(hypervisor, '"*"', end))
+    hypervisor.plug("VM-2", PLUGGED)
+    there = {hypervisor.device("VM-2", mac) for mac in (VM2, PLUGGED)}
+    wait_for(lambda: set(mirrored(mirrord)) == there, "both NICs are mirrored")
+    tap = hypervisor.device("VM-2", VM2)
+    captured, passed = mirrored(mirrord)[tap], seen(host, tap)
+    listed = {one["device"]: one for one in json.loads(ctl(mirrord.socket, "--json", "sources"))}
+    assert (listed[tap]["guest"]["name"], listed[tap]["guest"]["mac"]) == ("VM-2", VM2)
+    assert (listed[tap]["mirrored_by"], listed["br0"]["mirrored_by"]) == (["vm-2/nic"], [])
+    assert listed[hypervisor.device("VM-1", VM1[1])]["guest"]["nic"] == 1
+    ping = host.spawn("ping", "-q", "-i", "0.01", "-c", "400", ADDRESS)
+    hypervisor.stop_daemon()
+    wait_for(lambda: "libvirt" in ctl(mirrord.socket, "doctor"), "doctor tells of libvirt")
+    hypervisor.start_daemon()
+    assert ping.wait(60) == 0, ping.output()
+    wait_for(lambda: mirrored(mirrord)[tap] - captured == seen(host, tap) - passed >= 800, "every frame was captured")
+    wait_for(lambda: "libvirt" not in ctl(mirrord.socket, "doctor"), "doctor has no more to tell", 20)
+    hypervisor.virsh("detach-interface", "VM-2", "bridge", "--mac", PLUGGED, "--live")
+    wait_for(lambda: set(mirrored(mirrord)) == {tap}, "the NIC that is gone is let go of", 30)
+
+
+def mirrored(mirrord: Daemon) -> dict[str, int]:
+    """Frames captured by source, of sessions that are up."""
+    rows = json.loads(ctl(mirrord.socket, "--json", "status"))["sessions"]
+    return {row["source"]: row["counters"]["captured_frames"] for row in rows if row["state"] == "up"}
+
+
+def seen(host: Host, device: str) -> int:
+    """What the kernel counted on a device, both ways."""
+    return host.counter(device, "tx", "packets") + host.counter(device, "rx", "packets")
+
+
+def test_the_first_nic_of_a_vm_is_no_destination(hypervisor: Hypervisor, daemon: MakeDaemon) -> None:
+    text = configuration(hypervisor, destination='{ type = "vm", vm = "VM-1", nic = 0')
+    mirrord = daemon(hypervisor.host, text, up=False)
+    why = "NIC 0 of VM-1 is the one that the VM is reached by"
+    wait_for(lambda: source(mirrord)[2].startswith(why), "it is refused")
+    assert source(mirrord)[1] == "failed"
+
+
+@pytest.fixture
+def engine(net: Topology) -> Iterator[Podman]:
+    made = Podman(net.host("host"))
+    yield made
+    made.close()
+
+
+def test_a_container_is_mirrored_by_its_label_over_restarts(
+    engine: Podman, net: Topology, sniff: MakeSniffer, daemon: MakeDaemon
+) -> None:
+    host, collector = engine.host, net.host("collector")
+    net.link(host, "out", collector, "in")
+    mirrord = daemon(
+        host,
+        f"""
+[[mirrors.web.sessions]]
+name = "all"
+direction = "ingress"
+source = {{ type = "container", label = "app=web", engine = "{engine.socket}" }}
+destination = {{ type = "device", device = "out" }}
+""",
+        up=False,
+    )
+    wait_for(lambda: source(mirrord)[2] == "no container with the label app=web runs", "it waits")
+    engine.run("other", app="db")
+    address = engine.run("web", app="web")
+    received = sniff(collector, "in", "icmp")
+    arrived = 0
+    for _ in range(3):
+        wait_for(lambda: source(mirrord)[1] == "up", "the container is mirrored")
+        host.run("ping", "-c", "2", "-i", "0.2", address)
+        arrived += 2
+        wait_for(lambda: len(received.lines()) >= arrived, "the requests arrive")  # noqa: B023 (called here)
+        engine.podman("restart", "--time", "0", "web")
+        address = engine.address("web")
+    lines = received.stop().lines()
+    assert len(lines) == 6, lines
+    assert all("echo request" in line for line in lines), lines  # what the container receives, and not what it sends

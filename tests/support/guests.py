@@ -1,0 +1,175 @@
+"""Real guests: VMs by libvirt and QEMU (software emulation), containers by Podman, in a host of a topology."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from tests.support.process import Process
+from tests.support.topology import Host
+from tests.support.wait import wait_for
+
+ROOT = Path(__file__).parents[2]
+MACHINE = ROOT / "build" / "guest"  # made by tests/guest
+
+QEMU_CONF = """
+stdio_handler = "file"
+user = "root"
+group = "root"
+security_driver = "none"
+namespaces = []
+cgroup_controllers = []
+remember_owner = 0
+"""
+
+DOMAIN = """
+<domain type='qemu'>
+  <name>{name}</name><memory unit='MiB'>96</memory><vcpu>1</vcpu>
+  <os>
+    <type arch='x86_64' machine='pc'>hvm</type>
+    <kernel>{machine}/vmlinuz</kernel><initrd>{machine}/initramfs</initrd>
+    <cmdline>console=ttyS0 quiet address={address}</cmdline>
+  </os>
+  <features><acpi/></features>
+  <devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    {nics}
+    <serial type='file'><source path='{console}'/></serial>
+  </devices>
+</domain>
+"""
+NIC = "<interface type='bridge'><mac address='{mac}'/><source bridge='{bridge}'/><model type='virtio'/></interface>"
+
+
+class Hypervisor:
+    """libvirtd in a host, with files of its own; its VMs end with the host, at the latest.
+
+    `uri` is its read-only socket's. Its directory's name is short, for what a socket's may have.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self._directory = Path(tempfile.mkdtemp(prefix="lv-"))
+        for name in ("etc", "lib", "run", "sockets"):
+            (self._directory / name).mkdir()
+        (self._directory / "etc" / "qemu.conf").write_text(QEMU_CONF)
+        sockets = self._directory / "sockets"
+        (self._directory / "libvirtd.conf").write_text(
+            f'unix_sock_dir = "{sockets}"\nauth_unix_ro = "none"\nauth_unix_rw = "none"\n'
+        )
+        self._write, self._socket = f"qemu+unix:///system?socket={sockets}/libvirt-sock", sockets / "libvirt-sock"
+        self.uri = f"{self._write}-ro"
+        if subprocess.run(["getent", "passwd", "libvirt-qemu"], check=False, capture_output=True).returncode:
+            # of Debian's libvirt-daemon-system, which brings polkit and starts services; QEMU runs as root here
+            host.run("useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", "libvirt-qemu")
+        self._daemon = self._start()
+
+    def _start(self) -> Process:
+        mounts = {"etc": "/etc/libvirt", "lib": "/var/lib/libvirt", "run": "/run/libvirt"}
+        steps = [f"mkdir -p {there} && mount --bind {self._directory / here} {there}" for here, there in mounts.items()]
+        steps.append(f"exec libvirtd -f {self._directory}/libvirtd.conf -p {self._directory}/pid")
+        daemon = self.host.spawn("unshare", "--mount", "sh", "-c", " && ".join(steps))
+        wait_for(lambda: self._socket.is_socket() or daemon.status(), "libvirtd listens", 30)
+        assert daemon.status() is None, daemon.output()
+        wait_for(lambda: "Id" in self.host.run("virsh", "-c", self._write, "list", check=False), "libvirtd answers", 30)
+        return daemon
+
+    def virsh(self, *arguments: str) -> str:
+        """Run virsh with the right to change things."""
+        return self.host.run("virsh", "--quiet", "--connect", self._write, *arguments).strip()
+
+    def define(self, name: str, address: str, *macs: str, bridge: str = "br0") -> None:
+        """A VM with these NICs, the first of which has the address (with its prefix length)."""
+        nics = "".join(NIC.format(mac=mac, bridge=bridge) for mac in macs)
+        console = self._directory / f"{name}.console"
+        file = self._directory / f"{name}.xml"
+        file.write_text(DOMAIN.format(name=name, machine=MACHINE, address=address, nics=nics, console=console))
+        self.virsh("define", str(file))
+
+    def start(self, name: str) -> None:
+        """Start it, and wait until it has booted."""
+        console = self._directory / f"{name}.console"
+        console.unlink(missing_ok=True)
+        self.virsh("start", name)
+        wait_for(lambda: console.exists() and b"READY" in console.read_bytes(), f"{name} has booted", 90)
+
+    def plug(self, name: str, mac: str, bridge: str = "br0") -> None:
+        """Give a running VM another NIC."""
+        file = self._directory / "nic.xml"
+        file.write_text(NIC.format(mac=mac, bridge=bridge))
+        self.virsh("attach-device", name, str(file), "--live")
+
+    def device(self, name: str, mac: str) -> str:
+        """The host's device behind a NIC, as libvirt lists it; "" for none."""
+        rows = [line.split() for line in self.virsh("domiflist", name).splitlines()]
+        return next((row[0] for row in rows if row[-1] == mac and row[0] != "-"), "")
+
+    def stop_daemon(self) -> None:
+        """End libvirtd; the VMs run on."""
+        self._daemon.send_signal(15)
+        self._daemon.wait(30)
+
+    def start_daemon(self) -> None:
+        self._daemon = self._start()
+
+    def close(self) -> None:
+        """End the VMs, libvirtd and their files."""
+        for name in self.virsh("list", "--name").split():
+            self.virsh("destroy", name)
+        self.stop_daemon()
+        shutil.rmtree(self._directory)
+
+
+class Podman:
+    """Podman in a host, with a store of its own, and its API on `socket`."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self._directory = Path(tempfile.mkdtemp(prefix="pod-"))
+        self.socket = self._directory / "podman.sock"
+        root = self._directory / "rootfs"
+        for name in ("bin", "dev", "etc", "proc", "sys", "tmp"):
+            (root / name).mkdir(parents=True)
+        shutil.copy("/bin/busybox", root / "bin" / "busybox")
+        self._root = root
+        self._service = self._spawn("system", "service", "--time", "0", f"unix://{self.socket}")
+        wait_for(self.socket.is_socket, "Podman's API listens", 30)
+
+    def _command(self, *arguments: str) -> list[str]:
+        # not by `ip netns exec`, which mounts a /sys without the cgroups that runc looks for
+        base = ["podman", "--root", f"{self._directory}/store", "--runroot", f"{self._directory}/run"]
+        return [
+            "nsenter", f"--net=/run/netns/{self.host.name}", *base,
+            "--runtime", "runc", "--cgroup-manager", "cgroupfs", *arguments,
+        ]  # fmt: skip
+
+    def _spawn(self, *arguments: str) -> Process:
+        return Process(self._command(*arguments))
+
+    def podman(self, *arguments: str) -> str:
+        done = subprocess.run(self._command(*arguments), capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def run(self, name: str, **labels: str) -> str:
+        """A container that does nothing until it is told to; its address."""
+        words = [word for key, value in labels.items() for word in ("--label", f"{key}={value}")]
+        limits = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")  # no more than a test's own
+        sleep = ("/bin/busybox", "sleep", "1000")
+        self.podman("run", "--detach", "--name", name, *limits, *words, "--rootfs", str(self._root), *sleep)
+        return self.address(name)
+
+    def address(self, name: str) -> str:
+        (told,) = json.loads(self.podman("inspect", name))
+        networks = told["NetworkSettings"]["Networks"].values()
+        return str(next((one["IPAddress"] for one in networks if one["IPAddress"]), ""))
+
+    def close(self) -> None:
+        self.podman("rm", "--all", "--force", "--time", "0")
+        self._service.close()
+        for mount in ("store/overlay", "store"):
+            subprocess.run(["umount", "-q", f"{self._directory}/{mount}"], check=False)
+        shutil.rmtree(self._directory)

@@ -1,0 +1,156 @@
+"""Guests' names to devices: what a session resolves to, and what it says while it cannot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from mirrord.control.guests.inventory import Answer, Guest, GuestNic, Place
+from mirrord.control.guests.libvirt import domains, guest
+from mirrord.control.planning.guests import Resolved, places, resolve
+from mirrord.model import Config, DeviceDestination, DeviceSource
+
+HERE = Place("vm", "qemu:///system")
+NICS = (GuestNic("", "52:54:00:00:00:01", "vnet0"), GuestNic("", "52:54:00:00:00:02", "vnet1"))
+VM1 = Guest("VM-1", "11111111-1111-1111-1111-111111111111", True, NICS)
+VM2 = Guest("VM-2", "22222222-2222-2222-2222-222222222222", True, (GuestNic("", "52:54:00:00:00:03", "vnet2"),))
+OFF = Guest("off", "33333333-3333-3333-3333-333333333333", False, (GuestNic("", "52:54:00:00:00:04", ""),))
+DPDK = Guest("dpdk", "4", True, (GuestNic("", "52:54:00:00:00:05", "", "past the kernel"),))
+VMS = {HERE: Answer((VM1, VM2, OFF, DPDK))}
+WEB = Guest("web", "abcdef0123456789", True, (GuestNic("eth0", "aa:00:00:00:00:01", "veth7"),), {"app": "web"})
+PODMAN, DOCKER = Place("container", "podman"), Place("container", "docker")
+
+
+def config(source: dict[str, Any], destination: dict[str, Any] | None = None) -> Config:
+    to = destination or {"type": "vxlan", "remote": "192.0.2.1", "vni": 1}
+    return Config.model_validate({"mirrors": {"m": {"sessions": [{"name": "s", "source": source, "destination": to}]}}})
+
+
+def devices(resolved: Resolved) -> tuple[str, ...]:
+    (session,) = resolved.config.mirrors["m"].sessions
+    assert isinstance(session.source, DeviceSource)
+    assert session.source.perspective == "guest"
+    return session.source.device
+
+
+@pytest.mark.parametrize(
+    ("chosen", "found"),
+    [
+        ({"vm": "VM-2"}, ("vnet2",)),
+        ({"vm": "VM-1", "nic": 1}, ("vnet1",)),
+        ({"vm": "VM-1", "nic": "52:54:00:00:00:02"}, ("vnet1",)),
+        ({"vm": "VM-1", "nic": "*"}, ("vnet0", "vnet1")),
+        ({"vm": VM1.id, "nic": 0}, ("vnet0",)),
+        ({"vm": "VM-*"}, ("vnet0", "vnet2")),
+        ({"vm": "VM-*", "nic": 1}, ("vnet1",)),  # VM-2 has no second one, VM-1 is mirrored all the same
+    ],
+)
+def test_a_vms_nics_are_found(chosen: dict[str, Any], found: tuple[str, ...]) -> None:
+    assert devices(resolve(config({"type": "vm", **chosen}), VMS)) == found
+
+
+@pytest.mark.parametrize(
+    ("chosen", "why"),
+    [
+        ({"vm": "VM-3"}, "there is no VM VM-3 here"),
+        ({"vm": "web*"}, "no VM matches web*"),
+        ({"vm": "off"}, "VM off does not run"),
+        ({"vm": "VM-1", "nic": 2}, "VM-1 has 2 NICs, not 2"),
+        ({"vm": "VM-2", "nic": "52:54:00:00:00:09"}, "VM-2 has 1 NIC, not 52:54:00:00:00:09"),
+        ({"vm": "dpdk"}, "52:54:00:00:00:05 of dpdk cannot be captured: past the kernel"),
+    ],
+)
+def test_what_is_not_there_is_waited_for_by_name(chosen: dict[str, Any], why: str) -> None:
+    resolved = resolve(config({"type": "vm", **chosen}), VMS)
+    assert resolved.absent == {("m", "s"): ((f"vm:{chosen['vm']}", "waiting", why),)}
+
+
+def test_a_manager_that_is_away_is_named_and_its_last_answer_holds() -> None:
+    away = {HERE: Answer((VM1,), "libvirt has gone away")}
+    assert devices(resolve(config({"type": "vm", "vm": "VM-1"}), away)) == ("vnet0",)
+    (absent,) = resolve(config({"type": "vm", "vm": "VM-2"}), away).absent["m", "s"]
+    assert absent.reason == "libvirt has gone away"
+
+
+def test_a_vms_first_nic_is_no_destination_unless_allowed() -> None:
+    to = {"type": "vm", "vm": "VM-1", "nic": 0}
+    (absent,) = resolve(config({"type": "device", "device": "eth0"}, to), VMS).absent["m", "s"]
+    assert absent.label == "eth0"
+    assert absent.state == "failed"
+    resolved = resolve(config({"type": "device", "device": "eth0"}, {**to, "allow_default_route": True}), VMS)
+    destination = resolved.config.mirrors["m"].sessions[0].destination
+    assert isinstance(destination, DeviceDestination)
+    assert destination.device == "vnet0"
+    assert resolved.about("m", "s", "eth0") == {"guest": "", "destination": "vm VM-1 nic 0 (device vnet0)"}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "found"),
+    [({"container": "web"}, True), ({"container": "abcdef012345"}, True), ({"container": "w*"}, True),
+     ({"label": "app=web"}, True), ({"label": "app"}, True), ({"label": "app=db"}, False), ({"container": "we"}, False),
+     ({"container": "abcdef"}, False), ({"container": "web", "nic": "eth1"}, False)],
+)  # fmt: skip
+def test_a_containers_nic_is_found_by_name_id_and_label(chosen: dict[str, str], *, found: bool) -> None:
+    inventory = {PODMAN: Answer((WEB,)), DOCKER: Answer(problem="it is not there")}
+    resolved = resolve(config({"type": "container", **chosen}), inventory)
+    assert devices(resolved) == (("veth7",) if found else ())
+    assert bool(resolved.absent) != found
+
+
+def test_without_guests_nothing_is_made_anew() -> None:
+    plain = config({"type": "device", "device": "eth0"})
+    assert resolve(plain, {}).config is plain
+    assert places(plain) == frozenset()
+    assert places(config({"type": "container", "container": "web"})) == {PODMAN, DOCKER}
+
+
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        ({"type": "vm", "vm": "VM-1", "nic": "eth0"}, "the index of a NIC"),
+        ({"type": "vm", "vm": "VM-1", "nic": True}, "the index of a NIC"),
+        ({"type": "vm", "vm": ""}, "a name or an id"),
+        ({"type": "vm", "vm": "VM-1", "connection": "qemu"}, "a URI of libvirt"),
+        ({"type": "container"}, "needs the name of a container, or a label"),
+        ({"type": "container", "container": "a", "label": "b"}, "goes in place of"),
+        ({"type": "container", "container": "a", "engine": "lxc"}, '"auto", "podman", "docker"'),
+    ],
+)
+def test_wrong_words_are_refused(source: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValidationError, match=why):
+        config(source)
+
+
+DOCUMENT = """virsh # dumpxml 1
+<domain type='kvm' id='7'>
+  <name>VM-1</name>
+  <uuid>11111111-1111-1111-1111-111111111111</uuid>
+  <metadata>
+    <domain xmlns='urn:x'>no end of it</domain>
+  </metadata>
+  <devices>
+    <interface type='bridge'><mac address='52:54:00:AA:00:01'/><target dev='vnet0'/></interface>
+    <interface type='hostdev'><mac address='52:54:00:aa:00:02'/><target dev='hostdev0'/></interface>
+    <interface type='direct'><mac address='52:54:00:aa:00:03'/><target dev='macvtap0'/></interface>
+  </devices>
+</domain>
+
+<domain type='kvm'>
+  <name>off</name>
+  <uuid>2</uuid>
+  <devices><interface type='bridge'><mac address='52:54:00:aa:00:04'/></interface></devices>
+</domain>
+"""
+
+
+def test_libvirts_definitions_are_read() -> None:
+    one, off = map(guest, domains(DOCUMENT))
+    assert (one.name, one.runs, [(nic.mac, nic.device) for nic in one.nics]) == (
+        "VM-1", True, [("52:54:00:aa:00:01", "vnet0"), ("52:54:00:aa:00:02", ""), ("52:54:00:aa:00:03", "macvtap0")],
+    )  # fmt: skip
+    assert one.nics[1].reason.startswith("it is a device of the host handed to the VM")
+    assert (off.name, off.runs, off.nics[0].device) == ("off", False, "")
+    with pytest.raises(ValueError, match="not a definition"):
+        guest("<domain")

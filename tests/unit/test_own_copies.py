@@ -1,0 +1,183 @@
+"""Copies of other hosts, told from the rest by what they are: scapy's packets of every configured kind of tunnel."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scapy.contrib.erspan import ERSPAN_II, ERSPAN_III
+from scapy.contrib.geneve import GENEVE
+from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
+from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment, fragment6
+from scapy.layers.l2 import GRE, Dot1Q, Ether
+from scapy.layers.vxlan import VXLAN
+from scapy.packet import Packet
+
+from mirrord.control.planning.selection import guards
+from mirrord.dataplane.counters import Slot
+from mirrord.dataplane.forward import encap
+from mirrord.dataplane.forward.own_copies import Guard
+from mirrord.dataplane.forward.step import ForwardPlan
+from mirrord.dataplane.frame.wire import Frame
+from mirrord.model import Config
+from tests.support.frames import captured
+from tests.support.planes import Step, step
+from tests.support.selections import frames
+from tests.support.selections import guards as some_guards
+
+LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
+INNER = LINK / IP(src="10.0.0.1", dst="10.0.0.2") / UDP(dport=53) / bytes(20)
+TO, FROM = IP(src="192.0.2.1", dst="192.0.2.9"), IP(src="192.0.2.9", dst="192.0.2.1")
+TO6 = IPv6(src="2001:db8::1", dst="2001:db8::9")
+ELSEWHERE = IP(src="192.0.2.1", dst="192.0.2.8")
+
+
+def forward(plane: str, **ends: object) -> Step:
+    """A step whose configuration has one session with this source or destination."""
+    session = {"name": "s", "source": "eth0", "destination": {"type": "device", "device": "eth1"}, **ends}
+    known = guards(Config.model_validate({"mirrors": {"m": {"sessions": [session]}}}))
+    return step(ForwardPlan(encap.bare(), guards=known), plane)
+
+
+def own(forward: Step, packet: Packet) -> bool:
+    data = bytes(packet)
+    result = forward(Frame(data, len(data)))
+    assert result.reason in (None, Slot.skipped_own_copy)
+    return result.reason is not None
+
+
+@pytest.fixture(params=["python", "native"])
+def plane(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def gre(protocol: int, **fields: object) -> Packet:
+    return GRE(proto=protocol, **fields)
+
+
+KINDS = [
+    (
+        {"type": "vxlan", "remote": "192.0.2.9", "vni": 7},
+        [TO / UDP(sport=50000) / VXLAN(vni=7) / INNER, FROM / UDP(sport=50000) / VXLAN(vni=7) / INNER,
+         TO / UDP(sport=50000, chksum=0) / VXLAN(vni=7) / INNER],
+        [TO / UDP(sport=50000) / VXLAN(vni=8) / INNER, ELSEWHERE / UDP(sport=50000) / VXLAN(vni=7) / INNER,
+         TO / UDP(dport=2049) / bytes(40), TO / UDP(sport=4789, dport=53) / bytes(40), TO / TCP(dport=4789),
+         TO / ICMP(), TO / UDP(dport=4789)],
+    ),
+    (
+        {"type": "vxlan", "remote": "2001:db8::9", "vni": 7, "port": 8472},
+        [TO6 / UDP(sport=50000, dport=8472) / VXLAN(vni=7) / INNER],
+        [TO6 / UDP(sport=50000, dport=8472) / VXLAN(vni=6) / INNER, TO6 / UDP(dport=4789) / VXLAN(vni=7) / INNER],
+    ),
+    (
+        {"type": "geneve", "remote": "192.0.2.9", "vni": 7},
+        [TO / UDP(sport=50000, dport=6081) / GENEVE(vni=7) / INNER],
+        [TO / UDP(sport=50000, dport=6081) / GENEVE(vni=9) / INNER],
+    ),
+    (
+        {"type": "gre", "remote": "192.0.2.9"},
+        [TO / gre(0x6558) / INNER],
+        [TO / gre(0x6558, key_present=1, key=1) / INNER, TO / gre(0x0800) / IP(), ELSEWHERE / gre(0x6558) / INNER],
+    ),
+    (
+        {"type": "gre", "remote": "192.0.2.9", "key": 0x1111},
+        [TO / gre(0x6558, key_present=1, key=0x1111) / INNER,
+         TO / gre(0x6558, chksum_present=1, key_present=1, key=0x1111) / INNER],
+        [TO / gre(0x6558, key_present=1, key=0x1112) / INNER, TO / gre(0x6558) / INNER],
+    ),
+    (
+        {"type": "erspan", "remote": "192.0.2.9", "erspan_type": "I"},
+        [TO / gre(0x88BE) / INNER],
+        [TO / gre(0x88BE, seqnum_present=1, sequence_number=0) / ERSPAN_II(session_id=0) / INNER],
+    ),
+    (
+        {"type": "erspan", "remote": "192.0.2.9", "erspan_type": "II", "session_id": 7},
+        [TO / gre(0x88BE, seqnum_present=1, sequence_number=9) / ERSPAN_II(session_id=7, vlan=5, cos=3) / INNER],
+        [TO / gre(0x88BE, seqnum_present=1, sequence_number=9) / ERSPAN_II(session_id=6) / INNER],
+    ),
+    (
+        {"type": "erspan", "remote": "192.0.2.9", "erspan_type": "III", "session_id": 7},
+        [TO / gre(0x22EB, seqnum_present=1, sequence_number=9) / ERSPAN_III(session_id=7) / INNER],
+        [TO / gre(0x88BE, seqnum_present=1, sequence_number=9) / ERSPAN_II(session_id=7) / INNER],
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("destination", "copies", "others"), KINDS, ids=[str(kind[0]) for kind in KINDS])
+def test_only_what_is_the_tunnels_is_left_out(
+    plane: str, destination: dict[str, object], copies: list[Packet], others: list[Packet]
+) -> None:
+    step = forward(plane, destination=destination)
+    assert [own(step, LINK / packet) for packet in copies] == [True] * len(copies)
+    assert [own(step, LINK / packet) for packet in others] == [False] * len(others)
+    assert own(step, LINK / Dot1Q(vlan=5) / Dot1Q(vlan=6) / copies[0])
+    assert not own(step, INNER)
+
+
+SOURCES = [
+    ({"type": "vxlan", "local": "192.0.2.9"},
+     [TO / UDP() / VXLAN(vni=1) / INNER, TO / UDP() / VXLAN(vni=2) / INNER], []),
+    ({"type": "vxlan", "local": "0.0.0.0", "vni": 2}, [ELSEWHERE / UDP() / VXLAN(vni=2) / INNER],
+     [ELSEWHERE / UDP() / VXLAN(vni=1) / INNER, TO6 / UDP() / VXLAN(vni=2) / INNER]),
+    ({"type": "gre", "local": "192.0.2.9"}, [TO / gre(0x6558) / INNER, TO / gre(0x6558, key_present=1, key=5) / INNER],
+     [TO / gre(0x0800) / IP()]),
+    ({"type": "erspan", "local": "192.0.2.9"},
+     [TO / gre(0x88BE) / INNER,
+      TO / gre(0x22EB, seqnum_present=1, sequence_number=1) / ERSPAN_III(session_id=1) / INNER],
+     [TO / gre(0x6558) / INNER]),
+    ({"type": "erspan", "local": "192.0.2.9", "session_id": 1},
+     [TO / gre(0x88BE, seqnum_present=1, sequence_number=1) / ERSPAN_II(session_id=1) / INNER],
+     [TO / gre(0x88BE, seqnum_present=1, sequence_number=1) / ERSPAN_II(session_id=2) / INNER]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("source", "copies", "others"), SOURCES, ids=[str(kind[0]) for kind in SOURCES])
+def test_what_a_listener_takes_is_left_out(
+    plane: str, source: dict[str, object], copies: list[Packet], others: list[Packet]
+) -> None:
+    step = forward(plane, source=source)
+    assert [own(step, LINK / packet) for packet in copies] == [True] * len(copies)
+    assert [own(step, LINK / packet) for packet in others] == [False] * len(others)
+
+
+def pieces(packet: Packet) -> list[Packet]:
+    whole = packet.__class__(bytes(packet))
+    if IPv6 in whole:
+        there, rest = IPv6(src=whole.src, dst=whole.dst), whole.payload
+        return list(fragment6(there / IPv6ExtHdrFragment(id=77) / rest, 600))
+    return list(fragment(whole, 600))
+
+
+@pytest.mark.parametrize("network", [TO, TO6], ids=["IPv4", "IPv6"])
+def test_later_fragments_follow_their_first_one(plane: str, network: Packet) -> None:
+    step = forward(plane, destination={"type": "vxlan", "remote": network.dst, "vni": 7})
+    large = LINK / IP(dst="10.0.0.2") / UDP() / bytes(1600)
+    numbered = network.copy()
+    if IP in numbered:
+        numbered.id = 5
+    copy = pieces(numbered / UDP(sport=50000, dport=4789) / VXLAN(vni=7) / large)
+    ordinary = pieces(network.copy() / UDP(dport=2049) / bytes(2000))
+    assert [own(step, LINK / part) for part in copy[1:]] == [False] * (len(copy) - 1)  # the first was not seen
+    assert [own(step, LINK / part) for part in copy] == [True] * len(copy)
+    # the same numbers again, of a datagram that is no copy: the last first fragment counts
+    assert [own(step, LINK / part) for part in ordinary] == [False] * len(ordinary)
+
+
+def test_of_many_guards_each_is_found(plane: str) -> None:
+    many = tuple(Guard(ip_address(f"192.0.{n >> 8}.{n & 255}"), 17, 4789) for n in range(1000))
+    step_of_many = step(ForwardPlan(encap.bare(), guards=many), plane)
+    for n in (0, 1, 499, 998, 999):
+        to = IP(src="198.51.100.1", dst=f"192.0.{n >> 8}.{n & 255}")
+        assert own(step_of_many, LINK / to / UDP(dport=4789) / bytes(20))
+    assert not own(step_of_many, LINK / IP(src="198.51.100.1", dst="192.0.3.232") / UDP(dport=4789) / bytes(20))
+
+
+@settings(deadline=None, max_examples=300)
+@given(known=some_guards(), sent=st.lists(frames().map(lambda data: Frame(data, len(data))) | captured(), max_size=6))
+def test_both_planes_take_the_same_for_copies(known: tuple[Guard, ...], sent: list[Frame]) -> None:
+    plan = ForwardPlan(encap.bare(), guards=known)
+    python, native = step(plan, "python"), step(plan, "native")
+    for frame in sent:
+        assert native(frame) == python(frame), frame
