@@ -53,6 +53,7 @@ COMMANDS = (
     ("filter", "show", FILTER),
     ("network", "list"),
     ("audit",),
+    ("sources",),
     ("explain", FILTER, "--pcap", "FILE.pcap"),
     ("apply", "-f", "FILE.toml", "--dry-run"),
 )  # fmt: skip
@@ -127,6 +128,8 @@ def expected(command: tuple[str, ...], answer: Any) -> Shown:
             return [pair for rule, count in totals.items() for pair in (("RULE", rule), ("PACKETS", str(count)))]
         case ("apply", _):
             return [(key.upper(), one[key]) for one in answer["objects"] for key in ("operation", "kind")]
+        case ("sources",):
+            return [(key.upper(), one[key]) for one in answer for key in ("device", "kind", "state")]
         case ("network", _):
             return [(key.upper(), one[key]) for one in answer for key in ("device", "addresses")]
         case _:
