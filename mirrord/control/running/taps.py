@@ -83,7 +83,7 @@ class Taps:
         for worker in leaving:
             for source, lost in worker.lost.items() if worker not in there else ():
                 self._lost[source] = self._lost.get(source, 0) + lost
-        gone = {pipeline for several in leaving.values() for pipeline in several}  # also where a worker is stuck in them
+        gone = {pipeline for several in leaving.values() for pipeline in several}  # also where their worker is stuck
         for shared in [shared for shared, taps in self._taps.items() if gone.issuperset(taps[0][0].pipelines)]:
             del self._taps[shared]
 
