@@ -35,28 +35,24 @@ A tunnel's end is not shared: each session has a socket of its own there, see li
 
 from __future__ import annotations
 
-import os
-import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mirrord.dataplane.capture import load
 from mirrord.dataplane.capture.fanout import Group
-from mirrord.dataplane.capture.listener import Listener, ListenPlan
-from mirrord.dataplane.capture.mode_switch import ModeSwitch
+from mirrord.dataplane.capture.listener import Listener
 from mirrord.dataplane.capture.packet_socket import BLOCK_SIZE, Capture, CapturePlan
-from mirrord.dataplane.counters import Seen, Slot
+from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.assembler import pack
 from mirrord.dataplane.filter.bpf import compile_selection
 from mirrord.dataplane.filter.several import compile_selections, compile_sets
 from mirrord.dataplane.frame.wire import TAG
-from mirrord.dataplane.native import core
-from mirrord.dataplane.peak import Peak
 from mirrord.dataplane.pipeline import Match, Pipeline
+from mirrord.dataplane.source import Source, open_source
 from mirrord.dataplane.transmit.sockets import Transmit
 
 if TYPE_CHECKING:
@@ -101,12 +97,12 @@ class Aside:
     border: int = 0  # nanoseconds since 1970
 
 
-class Tap:
+class Tap(Source):
     """An open source and who wants its frames. `failure` says why no frames come ("" while they may).
 
     Where the source is divided by several workers it is one of several taps in the same `group`. They take frames when
-    all are open and each was told to `begin`, so that what is between two
-    addresses comes to the same one from its first frame on.
+    all are open and each was told to `begin`, so that what is between two addresses comes to the same one from its
+    first frame on.
 
     A capture that may move begins as a ring when the source is known to be `busy`, else as a plain socket. With `aside`
     the pipelines part from another tap, which they are members of no more.
@@ -125,12 +121,8 @@ class Tap:
     ) -> None:
         self.plan = pipelines[0].plan.capture
         self.source = self.plan.device if isinstance(self.plan, CapturePlan) else ""  # a name for it
-        self.failure = ""
-        self._closed, self._closing = False, threading.Lock()
-        self.seen = Seen()
         self._looked_at = -1  # frames read, when it was last looked at
         self._failures: list[tuple[Pipeline, Exception]] = []
-        self._ring_fill = Peak()
         self._came = 0  # frames, when that was last looked at
         self._members = [_Member(pipeline, aside.border if aside else 0) for pipeline in pipelines]
         self._mixed = len(pipelines) > 1 or aside is not None  # frames may wait that were taken for another
@@ -141,15 +133,15 @@ class Tap:
         self._parted_at: float | None = None  # when some were told to go on elsewhere
         self._parts_at: int | None = None  # when so many frames have been read
         self._rates_at, self._got = time.monotonic(), dict.fromkeys(pipelines, 0)
-        self.capture = aside.capture if aside else _open(self.plan, self._selections(), group, busy=busy)
-        self.mode_switch: ModeSwitch | None = None
-        if isinstance(self.capture, Capture) and self.capture.plan.mode == "auto":
-            self.mode_switch = ModeSwitch(self.capture, self.seen)
-        self.native: Any = None
-        if native:
-            self.native = core.Tap(
-                self.capture.fileno(), self.capture.ring, BLOCK_SIZE, self.seen.row, *_listens(self.capture)
-            )
+        capture = aside.capture if aside else open_source(self.plan, self._selections(), group, busy=busy)
+        try:
+            super().__init__(capture, native=native)
+            self._begin_with(pipelines, aside)
+        except BaseException:
+            capture.close()
+            raise
+
+    def _begin_with(self, pipelines: Sequence[Pipeline], aside: Aside | None) -> None:
         for pipeline in pipelines:
             pipeline.tap = self
             if aside is None:
@@ -475,58 +467,10 @@ class Tap:
         for pipeline in self.pipelines if lost else ():
             pipeline.lose(lost)
 
-    def note_error(self) -> None:
-        """Ask the capture what is wrong with it."""
-        self._see_error(self.capture.error())
-
-    def _see_error(self, error: int) -> None:
-        if error:
-            self.failure = os.strerror(error)
-
-    def drained(self) -> bool:
-        """Whether every frame that was taken has been read, and so is accounted for."""
-        return not self.capture.waiting() if isinstance(self.capture, Listener) else self.seen.waiting == 0
-
     def quiet(self) -> bool:
         """Whether there can be no news: it did not run, and nothing of it acts by time."""
         acts = any(pipeline.exclusive for pipeline in self.pipelines)
         return self.seen.read == self._looked_at and self.capture.ring is None and not acts
-
-    # --- the capture ---
-
-    @property
-    def mode(self) -> str:
-        """How frames are captured now: "ring" or "socket"."""
-        return "socket" if self._in_ring is None else "ring"
-
-    @property
-    def _in_ring(self) -> Capture | None:
-        capture = self.capture
-        return capture if isinstance(capture, Capture) and capture.mode == "ring" else None
-
-    @property
-    def ring_fill(self) -> float | None:
-        """The largest share of the ring's blocks that waited lately when it was their turn; None without a ring."""
-        capture, native = self._in_ring, self.native
-        if capture is None:
-            return None
-        lately = 0.0 if native is None else native.most_waiting(False) / capture.block_count
-        return max(self._ring_fill.last(time.monotonic()), lately)
-
-    @property
-    def captures_by(self) -> str:
-        """Which way of capturing is in use, where the plan leaves it open or cannot be had as it is; else ""."""
-        short = self.short_ring
-        words = "" if self.mode_switch is None else str(self.mode_switch)
-        return f"{words or 'ring'}, {short}" if short else words
-
-    @property
-    def short_ring(self) -> str:
-        """How much of the ring could be had, where not all of it could; else ""."""
-        ring = self._in_ring
-        if ring is None or not ring.shortened:
-            return ""
-        return f"of {ring.block_count * BLOCK_SIZE >> 10} KiB: no memory for {ring.plan.ring_size >> 10} KiB"
 
     def succeed(self) -> Capture | Listener:
         """Go on with the capture that this one moves to. Gives the one that ends, drained, for the caller to close."""
@@ -540,22 +484,6 @@ class Tap:
             self._tell()
         return ended
 
-    def _reject_all(self) -> None:
-        self.capture.reject_all()
-        if self._successor is not None:
-            self._successor.reject_all()
-
-    @property
-    def _successor(self) -> Capture | None:
-        return None if self.mode_switch is None else self.mode_switch.successor
-
-    def take_unread(self) -> int:
-        """What was thrown away when it was closed, and is not counted: once."""
-        if not isinstance(self.capture, Listener):
-            return 0
-        unread, self.capture.unread = self.capture.unread, 0
-        return unread
-
     def left_behind(self) -> int:
         """Frames that have been taken and will not be read, where what runs this is stuck. Takes no more."""
         with suppress(OSError):
@@ -564,24 +492,6 @@ class Tap:
             self._count_taken(captured, lost)
             self._see_ahead()
         return self.seen.waiting + self._ahead[0]
-
-    @property
-    def exclusive(self) -> bool:
-        """Whether it holds what can be held only once: an address that is listened at."""
-        return isinstance(self.capture, Listener)
-
-    def close(self) -> None:
-        """Let go of the source. Its members, if it has any, are the caller's to close."""
-        with self._closing:
-            if self._closed:
-                return
-            self._closed = True
-        if self.native is not None:
-            self.native.move(-1, None, BLOCK_SIZE)  # it holds on to the ring, and others may on to it
-            self.native = None
-        self.capture.close()
-        if self._successor is not None:
-            self._successor.close()
 
 
 def _begin_turn(transmit: Transmit | FileTransmit | StreamTransmit) -> None:
@@ -608,16 +518,3 @@ def open_taps(pipelines: Sequence[Sequence[Pipeline]], *, native: bool, busy: bo
             tap.close()
         raise
     return taps
-
-
-def _open(
-    plan: CapturePlan | ListenPlan, selections: tuple[Selection, ...], group: Group | None, *, busy: bool
-) -> Capture | Listener:
-    if isinstance(plan, ListenPlan):
-        return Listener(plan)
-    return Capture(plan, selections, mode="ring" if busy and plan.mode == "auto" else "", group=group)
-
-
-def _listens(capture: Capture | Listener) -> tuple[int, bool]:
-    """For the native core: the tunnel, 0 for none, and whether its packets begin with an IP header."""
-    return (capture.plan.tunnel, capture.plan.local.version == 4) if isinstance(capture, Listener) else (0, False)

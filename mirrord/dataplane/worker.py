@@ -423,7 +423,13 @@ class Worker:
         if not tap.has_parted(time.monotonic()):
             return
         aside = self._parting.pop(tap)
-        made = Tap(aside.pipelines, native=tap.native is not None, aside=aside)
+        try:
+            made = Tap(aside.pipelines, native=tap.native is not None, aside=aside)
+        except Exception as error:  # noqa: BLE001 (of any kind: they have no source any more)
+            for pipeline in aside.pipelines:
+                pipeline.failure = _reason(error)
+                self.failures.put(Failure(pipeline, error))
+            return
         made.source = tap.source
         self._add(made)
         self._changing |= {tap, made}
