@@ -7,9 +7,8 @@ import socket
 import time
 from contextlib import suppress
 
-
 PATIENCE_SECONDS = 0.1
-"""How long a manager that does not take its messages may hold up the daemon: its queue is ten messages long, unix(7)."""
+"""How long a manager that does not take its messages may hold up the daemon: its queue is short, unix(7)."""
 
 
 def notify(*messages: str) -> None:
