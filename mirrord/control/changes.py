@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 from mirrord.control.config import Loaded, Objects, combine
 from mirrord.control.http.peers import Caller
+from mirrord.control.pieces import pieces
 from mirrord.control.refusals import Declared
 from mirrord.control.service import Service
 from mirrord.control.store import Deed, Store, Write
@@ -58,8 +58,11 @@ class Condition(NamedTuple):
     match: tuple[str, ...] = ()
     none_match: tuple[str, ...] = ()
 
-    def check(self, target: Target, tag: str | None) -> None:
-        """MirrordError `stale` or `exists`; `tag` is None when there is no object."""
+    def check(self, target: Target, loaded: Loaded) -> None:
+        """MirrordError `stale` or `exists`, by what the object is in a configuration."""
+        if not (self.match or self.none_match):
+            return
+        tag = tag_of(loaded, target)
         if self.match and (tag is None or not {"*", tag} & {*self.match}):
             what = "does not exist" if tag is None else "was changed meanwhile"
             raise MirrordError("stale", f"{target} {what}: read it again")
@@ -98,7 +101,7 @@ class Changes:
         mirror = Target("mirror", target.mirror)
 
         def edit(old: Any) -> Any:
-            condition.check(mirror, tag(self._service.loaded, mirror))
+            condition.check(mirror, self._service.loaded)
             if old is not None:
                 raise Refused(f"{target} exists already")
             return _named(target, written)
@@ -158,23 +161,26 @@ class Changes:
     ) -> Done:
         mirror = target.holder if target.section == "mirrors" else ""
         deed = Deed(caller, operation or "create", target.kind, target.name, mirror, new=asked)
+
+        def prepare(loaded: Loaded) -> tuple[Loaded, list[Write]]:
+            nonlocal deed
+            _refuse_if_of_a_file(loaded, target)
+            old = written(loaded, target)
+            deed = deed._replace(old=old, operation=operation or ("create" if old is None else "replace"))
+            condition.check(target, loaded)
+            deed = deed._replace(new=edit(old))
+            made, writes = _edited(loaded, target, deed.new)
+            return _combined(loaded, made, target), writes
+
         async with self._service.changing:
-            loaded = self._service.loaded
             try:
-                _refuse_if_of_a_file(loaded, target)
-                old = written(loaded, target)
-                deed = deed._replace(old=old, operation=operation or ("create" if old is None else "replace"))
-                condition.check(target, tag(loaded, target))
-                new = edit(old)
-                deed = deed._replace(new=new)
-                made, writes = _edited(loaded, target, new)
-                after = await asyncio.to_thread(_combined, loaded, made, target)
+                after, writes = await asyncio.to_thread(prepare, self._service.loaded)
                 await self._service.change(after, partial(self.store.write, writes, deed))
             except MirrordError as error:
                 await asyncio.to_thread(self.store.note, deed.refused(error))
                 raise
-        name = target.name if new is None else new["name"]
-        return Done(target._replace(name=name), old is None, after)
+        name = target.name if deed.new is None else deed.new["name"]
+        return Done(target._replace(name=name), deed.old is None, after)
 
 
 # --- what there is ---
@@ -207,16 +213,19 @@ def shown(loaded: Loaded, target: Target) -> dict[str, Any] | None:
         return None
     if target.kind == "session":
         found = next((session for session in one.sessions if session.name == target.name), None)
-        return None if found is None else found.model_dump(mode="json")
-    return {"name": target.name, **one.model_dump(mode="json")}
+        return None if found is None else found.shown()
+    return {"name": target.name, **one.shown()}
 
 
-def tag(loaded: Loaded, target: Target) -> str | None:
+def tag_of(loaded: Loaded, target: Target) -> str | None:
     """The object's entity tag, the same as long as the object is; None if there is none."""
     found = shown(loaded, target)
     if found is None:
         return None
-    return f'"{hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:32]}"'
+    text = hashlib.sha256()
+    for piece in pieces(found):
+        text.update(piece.encode())
+    return f'"{text.hexdigest()[:32]}"'
 
 
 def _refuse_if_of_a_file(loaded: Loaded, target: Target) -> None:
@@ -313,4 +322,4 @@ def _new_name(loaded: Loaded, target: Target, new: Any) -> str:
 def _combined(loaded: Loaded, made: Objects, target: Target) -> Loaded:
     """The configuration after a change; what was set aside stays so, except what the change is about."""
     others = (one for one in loaded.set_aside if (one.section, one.name) != (target.section, target.holder))
-    return combine(loaded.files, made)._replace(set_aside=tuple(others))
+    return combine(loaded.files, made, loaded)._replace(set_aside=tuple(others))

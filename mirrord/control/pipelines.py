@@ -124,10 +124,11 @@ class Pipelines:
         paused = key in self._verdicts and self._verdicts[key].paused
         return replace(plan, forward=replace(plan.forward, paused=True)) if paused else plan
 
-    def rows(self) -> list[Row]:
-        """Every planned session and source, in the plan's order."""
+    def rows(self, *of: str) -> list[Row]:
+        """Every planned session and source, in the plan's order; those of a mirror, or of one of its sessions."""
         with self._lock:
-            rows = [(self._row(entry), self._rules(entry)) for entry in self._entries.values()]
+            entries = [entry for entry in self._entries.values() if entry.key[: len(of)] == of]
+            rows = [(self._row(entry), self._rules(entry)) for entry in entries]
             return [replace(row, rules=rules) if rules else row for row, rules in rows]
 
     def counters(self) -> dict[Key, tuple[int, ...]]:

@@ -10,8 +10,10 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from mirrord import __version__
 from mirrord.control import config, doctor, logs, probes, report
@@ -27,13 +29,13 @@ from mirrord.control.metrics import Reload, Row
 from mirrord.control.notify import notify, reloading, watchdog_seconds
 from mirrord.control.pipelines import Pipelines
 from mirrord.control.planning import plan
-from mirrord.control.planning.selection import Selections
 from mirrord.control.validation import join, not_found
 from mirrord.dataplane.counters import Slot
 from mirrord.errors import ConfigError, MirrordError, Refused
 from mirrord.model import Config
 
 log = logger("service")
+T = TypeVar("T")
 
 TICK_SECONDS = 1.0
 RETRY_SECONDS = 5.0
@@ -72,7 +74,8 @@ class Service:
         self._rates: report.Rates = {}
         self._flow_networks: FlowNetworks | None = None
         self._leases: dict[str, Lease] = {}
-        self._selections = Selections(loaded.config)
+        self._planner = plan.Planner()
+        self._ticker = ThreadPoolExecutor(1, thread_name_prefix="ticker")
 
     async def start(self) -> None:
         """Bring up what the configuration asks for and the host allows."""
@@ -97,23 +100,23 @@ class Service:
 
     async def tick(self) -> None:
         """Work out rates, look for what nobody tells of, and feed the watchdog while every worker makes progress."""
-        before, looked = self._pipelines.counters(), time.monotonic()
+        before: report.Counted = await self._on_ticker(self._pipelines.counters)
+        looked = time.monotonic()
         retried = reread = looked
         patience = watchdog_seconds() / 2
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            now, counted = time.monotonic(), self._pipelines.counters()
-            self._pipelines.log_troubles()
+            now = time.monotonic()
+            counted, told, failing = await self._on_ticker(partial(self._look_at_pipelines, before, now - looked))
             await self._break(now)
-            self._rates = report.rates(before, counted, now - looked)
             if now - reread >= REREAD_SECONDS:
                 reread = now
                 self._links.doubt()
                 self._changed.set()
-            if _too_large(counted) > _too_large(before) or self._links.moved() or self._pipelines.told():
+            if told or self._links.moved():
                 self._changed.set()
             before, looked = counted, now
-            if now - retried >= RETRY_SECONDS and self._pipelines.failing():
+            if failing and now - retried >= RETRY_SECONDS:
                 retried = now
                 self._changed.set()
             if patience:
@@ -128,7 +131,20 @@ class Service:
         if self._turn.locked():
             return
         async with self._turn:
-            self._pipelines.judge(await self._breaker.look(self._pipelines.limits(), now))
+            verdicts = await self._breaker.look(await self._on_ticker(self._pipelines.limits), now)
+            await self._on_ticker(partial(self._pipelines.judge, verdicts))
+
+    def _look_at_pipelines(self, before: report.Counted, seconds: float) -> tuple[report.Counted, bool, bool]:
+        """What they have counted, whether there is news of a path MTU, and whether one should run and does not."""
+        counted = self._pipelines.counters()
+        self._pipelines.log_troubles()
+        self._rates = report.rates(before, counted, seconds)
+        told = self._pipelines.told() or _too_large(counted) > _too_large(before)
+        return counted, told, self._pipelines.failing()
+
+    async def _on_ticker(self, work: Callable[[], T]) -> T:
+        """Work that is short, but not for thousands of sessions. No request, and no slow disk, is before it."""
+        return await asyncio.get_running_loop().run_in_executor(self._ticker, work)
 
     async def reload(self) -> None:
         """Take over the configuration files as they are now. ConfigError, with every problem: the old one stays."""
@@ -141,7 +157,7 @@ class Service:
 
     async def _reload(self) -> None:
         try:
-            new = config.restore(config.read(self.path), self.loaded.made, self.loaded.set_aside)
+            new = await asyncio.to_thread(self._read_again)
         except ConfigError as error:
             located = [one if one.file else one._replace(file="made at run time") for one in error.problems]
             self.last_reload.successful, self.last_reload.problems = False, [str(problem) for problem in located]
@@ -156,6 +172,10 @@ class Service:
         self.last_reload.successful, self.last_reload.problems = True, []
         self.last_reload.succeeded_at = time.time()
         log.info("reloaded", path=self.path)
+
+    def _read_again(self) -> Loaded:
+        loaded = self.loaded
+        return config.restore(config.read(self.path), loaded.made, loaded.set_aside, loaded)
 
     async def change(self, new: Loaded, keep: Callable[[], None]) -> None:
         """Run a changed configuration; for who holds `changing`.
@@ -176,19 +196,18 @@ class Service:
             if self._flow_networks:
                 await self._flow_networks.close()
             await self._links.close()
+        self._ticker.shutdown(wait=False)
 
     async def _refresh(self, new: Loaded | None = None, keep: Callable[[], None] | None = None) -> float:
         """One turn; the seconds that it took to look and to plan: to act is mostly to wait for the kernel."""
         async with self._turn:
             begun = time.monotonic()
             loaded = new or self.loaded
-            if loaded.config is not self._selections.config:
-                self._selections = Selections(loaded.config)
             view = await self._look(loaded.config)
-            entries = plan.make(loaded.config, view, self._selections, native=self.dataplane == "native")
+            entries = await asyncio.to_thread(self._plan, loaded.config, view)
             spent = time.monotonic() - begun
             if keep:
-                self._refuse_failing(entries)
+                await asyncio.to_thread(self._refuse_failing, entries)
                 await asyncio.to_thread(keep)
             await asyncio.to_thread(self._pipelines.apply, entries)
             if self._flow_networks:
@@ -203,24 +222,28 @@ class Service:
             self.loaded = loaded
             return spent
 
+    def _plan(self, wanted: Config, view: View) -> dict[plan.Key, plan.Entry]:
+        return self._planner.make(wanted, view, native=self.dataplane == "native")
+
     def _refuse_failing(self, entries: Mapping[plan.Key, plan.Entry]) -> None:
         """Refused when the host forbids a session, and did not forbid it before."""
-        known = {row.entry.key for row in self.rows() if row.entry.state == "failed"}
-        failing = [entry for key, entry in entries.items() if entry.state == "failed" and key not in known]
+        failing = [entry for entry in entries.values() if entry.state == "failed"]
+        known = {row.entry.key for row in self.rows() if row.entry.state == "failed"} if failing else set()
+        failing = [entry for entry in failing if entry.key not in known]
         if failing:
             why = "\n".join(f"session {one.key.session!r} on {one.key.source}: {one.reason}" for one in failing)
             raise Refused(why, join("mirrors", failing[0].key.mirror))
 
     async def _look(self, wanted: Config) -> View:
         """The host as it is now, with the addresses that flow networks have taken."""
-        names = plan.namespaces(wanted)
-        view = await self._links.read(plan.paths(wanted, self._leases), names)
+        names = await asyncio.to_thread(plan.namespaces, wanted)
+        view = await self._links.read(await asyncio.to_thread(plan.paths, wanted, self._leases), names)
         if not (wanted.flow_networks or self._flow_networks):
             return view
         leases = await self._lend().leases(wanted, view)
         if leases != self._leases:
             self._leases = leases
-            view = await self._links.read(plan.paths(wanted, leases), names)
+            view = await self._links.read(await asyncio.to_thread(plan.paths, wanted, leases), names)
         return replace(view, leases=leases)
 
     def _lend(self) -> FlowNetworks:
@@ -236,10 +259,8 @@ class Service:
 
     async def live(self, mirror: str, session: str, source: str | None) -> Live:
         """A live look at what a session mirrors on one device. MirrordError, also when it is not said which device."""
-        sessions = [one["name"] for one in self.mirror(mirror)["sessions"]]
-        if session not in sessions:
-            raise not_found("session", session, sessions)
-        keys = {row.entry.key.source: row.entry.key for row in self.rows() if row.entry.key[:2] == (mirror, session)}
+        rows = await asyncio.to_thread(self._rows_of, mirror, session)
+        keys = {row.entry.key.source: row.entry.key for row in rows}
         if source is None and len(keys) == 1:
             source = next(iter(keys))
         if source is None:
@@ -275,17 +296,32 @@ class Service:
             "sessions": [report.session(row, self._rates) for row in self.rows()],
         }
 
-    def mirrors(self) -> list[dict[str, Any]]:
-        """Every mirror, as configured, each session with how it does on each of its source devices."""
-        return [self.mirror(name) for name in self.loaded.config.mirrors]
-
     def mirror(self, name: str, loaded: Loaded | None = None) -> dict[str, Any]:
         """One mirror, of a configuration that ran if not of the one that does. MirrordError `not_found`."""
         shown = self.object("mirrors", name, loaded)
-        rows = [row for row in self.rows() if row.entry.key.mirror == name]
+        running: dict[str, list[dict[str, Any]]] = {one["name"]: [] for one in shown["sessions"]}
+        for row in self._pipelines.rows(name):
+            running.get(row.entry.key.session, []).append(report.session(row, self._rates))
         for each in shown["sessions"]:
-            each["running"] = [report.session(r, self._rates) for r in rows if r.entry.key.session == each["name"]]
+            each["running"] = running[each["name"]]
         return shown
+
+    def session(self, mirror: str, name: str, loaded: Loaded | None = None) -> dict[str, Any]:
+        """One session of a mirror. As `mirror`."""
+        loaded = loaded or self.loaded
+        rows = self._rows_of(mirror, name, loaded)
+        found = next(one for one in loaded.config.mirrors[mirror].sessions if one.name == name)
+        running = [report.session(row, self._rates) for row in rows]
+        return {**found.shown(), "running": running, "origin": _origin(loaded, "mirrors", mirror)}
+
+    def _rows_of(self, mirror: str, session: str, loaded: Loaded | None = None) -> list[Row]:
+        mirrors = (loaded or self.loaded).config.mirrors
+        if mirror not in mirrors:
+            raise not_found("mirror", mirror, mirrors)
+        sessions = {one.name for one in mirrors[mirror].sessions}
+        if session not in sessions:
+            raise not_found("session", session, sessions)
+        return self._pipelines.rows(mirror, session)
 
     async def doctor(self, mirror: str | None, state: str) -> list[doctor.Finding]:
         """What is wrong, with this mirror or with all, and what to do; `state` is the state database's own problem.
@@ -296,10 +332,15 @@ class Service:
             loaded, view = self.loaded, await self._look(self.loaded.config)
         if mirror is not None and mirror not in loaded.config.mirrors:
             raise not_found("mirror", mirror, loaded.config.mirrors)
-        rows, runs = self.rows(), loaded.config.daemon.model_copy(update=self._begun)
+        runs = loaded.config.daemon.model_copy(update=self._begun)
         loaded = loaded._replace(config=loaded.config.model_copy(update={"daemon": runs}))
-        host = await asyncio.to_thread(probes.look, runs, view, rows)
-        return doctor.findings(loaded, self.last_reload, view, rows, host, mirror=mirror, state=state)
+
+        def look() -> list[doctor.Finding]:
+            rows = self.rows()
+            host = probes.look(runs, view, rows)
+            return doctor.findings(loaded, self.last_reload, view, rows, host, mirror=mirror, state=state)
+
+        return await asyncio.to_thread(look)
 
     def object(self, section: str, name: str, loaded: Loaded | None = None) -> dict[str, Any]:
         """A mirror, filter or flow network as configured, and where. MirrordError `not_found`."""
@@ -307,8 +348,12 @@ class Service:
         one = getattr(loaded.config, section).get(name)
         if one is None:
             raise not_found(section.removesuffix("s").replace("_", " "), name, getattr(loaded.config, section))
-        file = loaded.origin(section, name)
-        return {"name": name, **one.model_dump(mode="json"), "origin": {"file": file} if file else {"state": True}}
+        return {"name": name, **one.shown(), "origin": _origin(loaded, section, name)}
+
+
+def _origin(loaded: Loaded, section: str, name: str) -> dict[str, Any]:
+    file = loaded.origin(section, name)
+    return {"file": file} if file else {"state": True}
 
 
 def _too_large(counted: report.Counted) -> int:

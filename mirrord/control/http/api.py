@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from aiohttp import web
 
-from mirrord.control import changes
-from mirrord.control.changes import Changes, Condition, Target
+from mirrord.control.changes import Changes, Condition, Target, tag_of
 from mirrord.control.config import Loaded
 from mirrord.control.http import openapi
+from mirrord.control.http.answers import answer
 from mirrord.control.http.openapi import Resource
 from mirrord.control.http.peers import Caller, peer
 from mirrord.control.http.requests import MAX_BODY, STATUS, condition, json_object, limit, since
 from mirrord.control.logs import logger
 from mirrord.control.service import Service
-from mirrord.control.validation import not_found
 from mirrord.errors import MirrordError
 
 log = logger("api")
@@ -60,7 +60,7 @@ async def _refuse_change(request: web.Request) -> web.Response:
 async def _status(request: web.Request) -> web.Response:
     store = request.app[CHANGES].store
     state = {"path": str(store.path), "problem": store.problem}
-    return web.json_response({**request.app[SERVICE].status(), "state": state})
+    return await answer(lambda: {**request.app[SERVICE].status(), "state": state})
 
 
 async def _reload(request: web.Request) -> web.Response:
@@ -71,13 +71,12 @@ async def _reload(request: web.Request) -> web.Response:
 async def _audit(request: web.Request) -> web.Response:
     store, query = request.app[CHANGES].store, request.query
     asked = query.get("mirror"), since(query.get("since")), limit(query.get("limit"))
-    rows = await asyncio.to_thread(store.audit, *asked)
-    return web.json_response({"audit": rows})
+    return await answer(lambda: {"audit": store.audit(*asked)})
 
 
 async def _doctor(request: web.Request) -> web.Response:
     found = await request.app[SERVICE].doctor(request.query.get("mirror"), request.app[CHANGES].store.problem)
-    return web.json_response({"doctor": [one._asdict() for one in found]})
+    return await answer(lambda: {"doctor": [one._asdict() for one in found]})
 
 
 async def _openapi(_: web.Request) -> web.Response:
@@ -90,22 +89,24 @@ async def _openapi(_: web.Request) -> web.Response:
 def _list(section: str) -> Handler:
     async def handler(request: web.Request) -> web.Response:
         service = request.app[SERVICE]
-        names = getattr(service.loaded.config, section)
-        one = service.mirror if section == "mirrors" else lambda name: service.object(section, name)
-        return web.json_response({section: [one(name) for name in names]})
+        loaded = service.loaded
+        one = service.mirror if section == "mirrors" else partial(service.object, section)
+        return await answer(lambda: {section: [one(name, loaded) for name in getattr(loaded.config, section)]})
 
     return handler
 
 
 async def _sessions(request: web.Request) -> web.Response:
-    mirror = request.app[SERVICE].mirror(request.match_info["mirror"])
-    tag = changes.tag(request.app[SERVICE].loaded, _target(request, "mirror")) or ""
-    return web.json_response({"sessions": mirror["sessions"]}, headers={"ETag": tag})
+    service, target = request.app[SERVICE], _target(request, "mirror")
+    loaded = service.loaded
+    return await answer(
+        lambda: {"sessions": service.mirror(target.name, loaded)["sessions"]}, tag=lambda: tag_of(loaded, target)
+    )
 
 
 def _get(kind: str) -> Handler:
     async def handler(request: web.Request) -> web.Response:
-        return _shown(request, _target(request, kind), request.app[SERVICE].loaded)
+        return await _shown(request, _target(request, kind), request.app[SERVICE].loaded)
 
     return handler
 
@@ -114,7 +115,7 @@ def _put(kind: str) -> Handler:
     async def handler(request: web.Request) -> web.Response:
         written, conditions = await json_object(request), condition(request)
         done = await request.app[CHANGES].put(_caller(request), _target(request, kind), written, conditions)
-        return _shown(request, done.target, done.loaded, 201 if done.made else 200)
+        return await _shown(request, done.target, done.loaded, 201 if done.made else 200)
 
     return handler
 
@@ -123,7 +124,7 @@ def _patch(kind: str) -> Handler:
     async def handler(request: web.Request) -> web.Response:
         patch, conditions = await json_object(request), condition(request)
         done = await request.app[CHANGES].patch(_caller(request), _target(request, kind), patch, conditions)
-        return _shown(request, done.target, done.loaded)
+        return await _shown(request, done.target, done.loaded)
 
     return handler
 
@@ -140,7 +141,7 @@ def _enable(*, enabled: bool) -> Handler:
     async def handler(request: web.Request) -> web.Response:
         target = _target(request, "mirror")
         done = await request.app[CHANGES].enable(_caller(request), target, condition(request), enabled=enabled)
-        return _shown(request, done.target, done.loaded)
+        return await _shown(request, done.target, done.loaded)
 
     return handler
 
@@ -149,7 +150,7 @@ async def _add_session(request: web.Request) -> web.Response:
     written, match = await json_object(request), condition(request).match
     target = Target("session", str(written.get("name", "")), request.match_info["mirror"])
     done = await request.app[CHANGES].add(_caller(request), target, written, Condition(match))
-    return _shown(request, done.target, done.loaded, 201)
+    return await _shown(request, done.target, done.loaded, 201)
 
 
 RESOURCES = [
@@ -214,20 +215,18 @@ def _target(request: web.Request, kind: str) -> Target:
     return Target(kind, request.match_info[kind], mirror)
 
 
-def _shown(request: web.Request, target: Target, loaded: Loaded, status: int = 200) -> web.Response:
+async def _shown(request: web.Request, target: Target, loaded: Loaded, status: int = 200) -> web.Response:
     """An object of a configuration, and its entity tag. MirrordError `not_found`."""
     service = request.app[SERVICE]
-    if target.section == "mirrors":
-        found = service.mirror(target.holder, loaded)
-    else:
-        found = service.object(target.section, target.name, loaded)
-    if target.kind == "session":
-        session = next((one for one in found["sessions"] if one["name"] == target.name), None)
-        if session is None:
-            raise not_found("session", target.name, [one["name"] for one in found["sessions"]])
-        found = {**session, "origin": found["origin"]}
-    tag = changes.tag(loaded, target) or ""
-    return web.json_response(found, status=status, headers={"ETag": tag})
+
+    def make() -> dict[str, Any]:
+        if target.kind == "session":
+            return service.session(target.mirror, target.name, loaded)
+        if target.kind == "mirror":
+            return service.mirror(target.name, loaded)
+        return service.object(target.section, target.name, loaded)
+
+    return await answer(make, status, lambda: tag_of(loaded, target))
 
 
 @web.middleware

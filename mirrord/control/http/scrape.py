@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 
 from aiohttp import web
@@ -17,12 +18,16 @@ def application(counts: Counts) -> web.Application:
 
     async def scrape(request: web.Request) -> web.Response:
         content_type = accepted(",".join(request.headers.getall("Accept", [])))
-        families = [*counts.collect(), *(Family.of(metric) for metric in process.collect())]
-        body = render(families, content_type).encode()
         headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
         if compressed(",".join(request.headers.getall("Accept-Encoding", []))):
-            body, headers["Content-Encoding"] = gzip.compress(body, 1), "gzip"  # 1: lines that are much alike
-        return web.Response(body=body, headers=headers)
+            headers["Content-Encoding"] = "gzip"
+
+        def page() -> bytes:
+            families = [*counts.collect(), *(Family.of(metric) for metric in process.collect())]
+            body = render(families, content_type).encode()
+            return gzip.compress(body, 1) if "Content-Encoding" in headers else body  # 1: lines that are much alike
+
+        return web.Response(body=await asyncio.to_thread(page), headers=headers)
 
     app = web.Application()
     app.router.add_get("/metrics", scrape)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import NamedTuple
 
 from mirrord.control.host.links import AbsentError, Lease, Link, Path, View
@@ -17,7 +18,6 @@ from mirrord.control.planning.leases import lease, refuse_if_set_aside
 from mirrord.control.planning.listeners import listen_plan
 from mirrord.control.planning.selection import Selections
 from mirrord.dataplane.capture import CapturePlan
-from mirrord.dataplane.filter import Selection
 from mirrord.dataplane.listen import ListenPlan
 from mirrord.dataplane.netns import Netns
 from mirrord.dataplane.pipeline import PipelinePlan
@@ -93,22 +93,48 @@ def namespaces(config: Config) -> frozenset[str]:
     return frozenset(name for end in ends if (name := getattr(end, "netns", None)) is not None)
 
 
-def make(config: Config, view: View, selections: Selections | None = None, *, native: bool = True) -> dict[Key, Entry]:
-    """The entries of every enabled mirror, for the native data plane or the reference.
+def make(config: Config, view: View, *, native: bool = True) -> dict[Key, Entry]:
+    """The entries of every enabled mirror, for the native data plane or the reference."""
+    return Planner().make(config, view, native=native)
 
-    `selections` are this configuration's, of the last time.
-    """
-    if selections is None or selections.config is not config:
-        selections = Selections(config)
-    entries = {
-        (key := Key(name, session.name, device)): _entry(config, key, session, view, selections, native=native)
-        for name, mirror in config.mirrors.items()
-        if mirror.enabled
-        for session in mirror.sessions
-        for device in sources.devices(session, view)
-    }
-    selections.keep(entries)
-    return entries
+
+class Planner:
+    """Makes one plan after the other. What is wanted as before, on a host that is as before, is not planned anew."""
+
+    def __init__(self) -> None:
+        self._selections: Selections | None = None
+        self._context: object = None  # all but a session itself that its entries follow from
+        self._known: dict[Key, tuple[Session, Entry]] = {}
+
+    def make(self, config: Config, view: View, *, native: bool = True) -> dict[Key, Entry]:
+        """As `make`."""
+        selections = self._selections
+        if selections is None or selections.config is not config:
+            selections = Selections(config, selections)
+        networks = {name: mirror.flow_network for name, mirror in config.mirrors.items() if mirror.flow_network}
+        context = view, native, config.daemon, config.flow_networks, networks
+        known = self._known if context == self._context else {}
+        entries: dict[Key, Entry] = {}
+        planned: dict[Key, tuple[Session, Entry]] = {}
+        for name, mirror in config.mirrors.items():
+            for session in mirror.sessions if mirror.enabled else ():
+                for device in sources.devices(session, view):
+                    key = Key(name, session.name, device)
+                    before, entry = known.get(key, (None, None))
+                    if entry is None or before is not session or not _holds(entry, session, selections):
+                        entry = _entry(config, key, session, view, selections, native=native)
+                    entries[key], planned[key] = entry, (session, entry)
+        selections.keep(entries)
+        self._selections, self._context, self._known = selections, context, planned
+        return entries
+
+
+def _holds(entry: Entry, session: Session, selections: Selections) -> bool:
+    """Whether what others take, too, leaves an entry of this session as it is."""
+    if entry.pipeline is None:
+        return True
+    selected = selections.of(entry.key.mirror, session, entry.key.source)
+    return entry.pipeline.capture.selection is selected and not isinstance(session.source, TunnelSource)
 
 
 def _entry(config: Config, key: Key, session: Session, view: View, selections: Selections, *, native: bool) -> Entry:
@@ -120,12 +146,12 @@ def _entry(config: Config, key: Key, session: Session, view: View, selections: S
             refuse_if_set_aside(config, source.name, f"it is a port of {session.source.bridge}")
         _refuse_the_source(session, source, view)
         leased = lease(config, key.mirror, view)
-        way = way_out(config, session, source, view, leased, native=native)
+        way = way_out(config, key.mirror, session, source, view, leased, native=native)
     except AbsentError as absent:
         return Entry(key, "waiting", str(absent), guest=guest, about=about)
     except Refused as refused:
         return Entry(key, "failed", str(refused), guest=guest, about=about)
-    capture = _capture(config, session, source, view, selections.of(key.mirror, session, source.name))
+    capture = _capture(config, key.mirror, session, source, view, selections)
     warnings = (*shaping(source, "source"), *way.warnings)
     counted = session.filter if session.count_rules else None
     pipeline = PipelinePlan(capture, way.forward, way.transmit, counted or "", session.workers)
@@ -153,16 +179,17 @@ def _limit(config: Config, session: Session, view: View, leased: Lease | None) -
         return Limit(to.device, there.netns, session.pause_above)
     assert isinstance(to, TunnelDestination)  # there are no others
     route = there.routes.get(path(to, config, leased))
-    names = [link.name for link in there.links.values() if route is not None and link.index == route.device]
-    return Limit(names[0], there.netns, session.pause_above) if names else None
+    link = None if route is None else there.by_index.get(route.device)
+    return None if link is None else Limit(link.name, there.netns, session.pause_above)
 
 
 def _capture(
-    config: Config, session: Session, source: Link, view: View, selected: Selection
+    config: Config, mirror: str, session: Session, source: Link, view: View, selections: Selections
 ) -> CapturePlan | ListenPlan:
+    selected = selections.of(mirror, session, source.name)
     size = session.ring_size if session.ring_size is not None else config.daemon.ring_size
     if isinstance(session.source, TunnelSource):
-        return listen_plan(config, session.source, selected, size)
+        return listen_plan(selections.listeners, session.source, selected, size)
     return CapturePlan(
         device=source.name,
         index=source.index,
@@ -233,18 +260,23 @@ def diff(old: Mapping[Key, PipelinePlan], new: Mapping[Key, PipelinePlan]) -> li
 
 def _renamed(old: Mapping[Key, PipelinePlan], actions: list[Action]) -> list[Action]:
     """The actions, where one pipeline's end and the same one's beginning under another name are no end."""
-    going = [action.key for action in actions if isinstance(action, Remove)]
+    going: dict[str, list[Key]] = {}  # by source
+    for action in actions:
+        if isinstance(action, Remove):
+            going.setdefault(action.key.source, []).append(action.key)
     renames: list[Action] = []
     rest: list[Action] = []
     for action in actions:
         if isinstance(action, Add) and action.key not in old:
-            same = next((one for one in going if one.source == action.key.source and old[one] == action.pipeline), None)
+            there = going.get(action.key.source, [])
+            same = next((one for one in there if old[one] == action.pipeline), None)
             if same is not None:
-                going.remove(same)
+                there.remove(same)
                 renames.append(Rename(same, action.key))
                 continue
         rest.append(action)
-    return renames + [one for one in rest if not isinstance(one, Remove) or one.key in going]
+    ending = set(chain.from_iterable(going.values()))
+    return renames + [one for one in rest if not isinstance(one, Remove) or one.key in ending]
 
 
 def _on_its_way(before: PipelinePlan, plan: PipelinePlan) -> PipelinePlan:
