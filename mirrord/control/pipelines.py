@@ -82,10 +82,9 @@ class Pipelines:
             self._entries |= entries  # what ends is shown until it has
             self._errors = {key: error for key, error in self._errors.items() if key in wanted}
         actions = diff(dict(self._plans), wanted)
+        self._remove_all({action.key: "" for action in actions if isinstance(action, Remove)})
         for action in actions:
             match action:
-                case Remove(key):
-                    self._remove(key)
                 case Replace(key, plan):
                     for pipeline, worker in self._of(key):
                         worker.replace(pipeline, self._paused(key, plan))
@@ -189,8 +188,7 @@ class Pipelines:
 
     def stop(self) -> None:
         """End every pipeline, nothing lost on the way out, log the totals and stop the workers."""
-        for key in list(self._running):
-            self._remove(key)
+        self._remove_all(dict.fromkeys(self._running, ""))
         self._reservations.close()
         for row in self.rows():
             log.info("total", **_names(row.entry.key), **_totals(row.counters))
@@ -246,16 +244,19 @@ class Pipelines:
             worker.add(pipeline)
         log.info("session up", **_names(key), worker=", ".join(_worker_name(self._workers.index(w)) for w in workers))
 
-    def _remove(self, key: Key, reason: str = "") -> None:
-        for pipeline, worker in self._of(key):
-            worker.remove(pipeline)
+    def _remove_all(self, reasons: Mapping[Key, str]) -> None:
+        """End these, each for its reason, "" for none: all at once, since each has to wait for the kernel."""
+        ending = [(pipeline, worker.begin_to_remove(pipeline)) for key in reasons for pipeline, worker in self._of(key)]
+        for pipeline, wait in ending:
+            wait()
             _count_left(pipeline)
-        with self._lock:
-            self._past_rules[key], total = self._rule_counts(key), self._total(key)
-            del self._running[key], self._beside[key], self._plans[key]
-            self._past.pop(key, None)  # to the end of those remembered
-            self._past[key] = total
-        log.info("session down", **_names(key), **({"reason": reason} if reason else {}))
+        for key, reason in reasons.items():
+            with self._lock:
+                self._past_rules[key], total = self._rule_counts(key), self._total(key)
+                del self._running[key], self._beside[key], self._plans[key]
+                self._past.pop(key, None)  # to the end of those remembered
+                self._past[key] = total
+            log.info("session down", **_names(key), **({"reason": reason} if reason else {}))
 
     def _rename(self, old: Key, new: Key) -> None:
         """What was counted goes along."""
@@ -281,11 +282,10 @@ class Pipelines:
             self._forgotten_rules = _sum(self._forgotten_rules, self._past_rules.pop(key, {}))
 
     def _end_failed(self) -> None:
-        failed = [(key, failure) for key in self._running if (failure := self._failure(key))]
-        for key, failure in failed:
-            self._remove(key, failure)
-            with self._lock:
-                self._errors[key] = "failed", failure
+        failed = {key: failure for key in self._running if (failure := self._failure(key))}
+        self._remove_all(failed)
+        with self._lock:
+            self._errors |= {key: ("failed", failure) for key, failure in failed.items()}
 
     def _keep_reserved(self) -> None:
         """Give back the devices that no running session reserves."""

@@ -5,7 +5,7 @@ pipeline to add or to take out) it does itself, between two rounds.
 
 To take a pipeline out is to reject everything first, then to forward what was already captured, then to close:
 nothing is lost uncounted. To open and to close a capture takes the kernel milliseconds, so a second thread, the
-worker's helper, does it while frames go on.
+worker's helper, does it while frames go on; many that end at once are closed by as many threads, see closers.py.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
+from mirrord.dataplane.closers import Closers
 from mirrord.dataplane.rounds import rounds
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ class Worker:
         self._awaited: set[Pipeline] = set()  # a successor of their capture is being opened
         self._succeeding: set[Pipeline] = set()  # it is there; their capture is read to its end
         self._helper = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-helper")
+        self._closers = Closers(f"{name}-closer")
         self._stopping = False
         self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
 
@@ -72,18 +75,27 @@ class Worker:
 
         Or when everything is counted, where nobody else can want what is still to be closed.
         """
+        self.begin_to_remove(pipeline)()
+
+    def begin_to_remove(self, pipeline: Pipeline) -> Callable[[], None]:
+        """As `remove`, but returns at once: what it gives waits, so that several can be removed together."""
         done = threading.Event()
         self._order(lambda: self._drain(pipeline, done))
-        while not done.wait(DRAIN_SECONDS) and self._thread.is_alive():
-            pass
+
+        def wait() -> None:
+            while not done.wait(DRAIN_SECONDS) and self._thread.is_alive():
+                pass
+
+        return wait
 
     def stop(self) -> None:
         """Remove every pipeline and end the thread."""
-        for pipeline in list(self.pipelines):
-            self.remove(pipeline)
+        for wait in [self.begin_to_remove(pipeline) for pipeline in list(self.pipelines)]:
+            wait()
         self._order(self._stop)
         self._thread.join()
         self._helper.shutdown()
+        self._closers.join()
         self._rounds.close()
         os.close(self._bell)
 
@@ -216,7 +228,7 @@ class Worker:
                 self.pipelines.remove(pipeline)
                 if not pipeline.exclusive:
                     done.set()  # to close two packet sockets takes the kernel 30 ms
-                self._helper.submit(self._close, pipeline, done)
+                self._helper.submit(self._closers.submit, partial(self._close, pipeline, done))
 
     @staticmethod
     def _close(pipeline: Pipeline, done: threading.Event) -> None:
