@@ -11,6 +11,7 @@ import errno
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -22,6 +23,7 @@ from mirrord.control.live import Live
 from mirrord.control.logs import logger
 from mirrord.control.metrics import Row
 from mirrord.control.planning.plan import Add, Entry, Key, Limit, Remove, Rename, Replace, diff
+from mirrord.control.report import Counted
 from mirrord.dataplane.capture import CapturePlan
 from mirrord.dataplane.counters import SLOTS, Slot
 from mirrord.dataplane.forward import Numbering
@@ -40,6 +42,16 @@ OPENERS = 8
 
 REMEMBERED = 1000
 """Of how many devices that a pattern brought in and that are gone the totals are kept, should they come again."""
+_TOTALS = [
+    (int(slot), slot.name, not slot.name.startswith(("skipped_", "dropped_")))
+    for slot in Slot
+    if slot < Slot.latency_sum
+]
+"""What the log tells of a session at its end: the slot, its name, and whether also when it is zero."""
+
+NOTHING = (0,) * SLOTS
+_MIRRORED, _SENT_BYTES, _TOO_LARGE = int(Slot.mirrored), int(Slot.sent_bytes), int(Slot.dropped_mtu_exceeded)
+
 RuleCounts = dict[tuple[str, int], int]
 """Frames by a rule's filter and priority."""
 
@@ -51,6 +63,7 @@ class Pipelines:
         self._native, self._nice = native, nice
         self._reservations = Reservations()
         self._workers: list[Worker] = []
+        self._loads: Counter[Worker] = Counter()  # how many pipelines each has
         self._lock = threading.Lock()  # of all below: a total moves from a pipeline to the past in one step
         self._entries: dict[Key, Entry] = {}
         self._running: dict[Key, tuple[Pipeline, Worker]] = {}
@@ -63,6 +76,7 @@ class Pipelines:
         self._forgotten_rules: RuleCounts = {}  # of sessions whose names are not remembered any more
         self._errors: dict[Key, tuple[str, str]] = {}  # of what should run and does not: its state, and why
         self._troubles: dict[Key, str] = {}  # of transmits, as logged; they mend themselves
+        self._sent: tuple[dict[Pipeline, int], dict[Pipeline, int]] = {}, {}  # copies, when `told` was last asked
         self._refused: set[Key] = set()  # as logged: what the kernel refused GSO to
 
     def clean_up(self) -> None:
@@ -130,13 +144,17 @@ class Pipelines:
             rows = [(self._row(entry), self._rules(entry)) for entry in entries]
             return [replace(row, rules=rules) if rules else row for row, rules in rows]
 
-    def counters(self) -> dict[Key, tuple[int, ...]]:
-        """What every planned session and source has counted."""
+    def counted(self) -> dict[Key, Counted]:
+        """What every planned session and source has counted, of what is looked at every second."""
         with self._lock:
-            return {
-                key: self._total(key) if key in self._running else self._past.get(key, (0,) * SLOTS)
-                for key in self._entries
-            }
+            return {key: self._counted(key) for key in self._entries}
+
+    def _counted(self, key: Key) -> Counted:
+        rows = [pipeline.counters.row for pipeline, _ in self._of(key)] if key in self._running else []
+        row: Sequence[int] = rows[0] if rows else NOTHING
+        if len(rows) > 1 or key in self._past:
+            row = tuple(map(sum, zip(*rows, self._past.get(key, NOTHING), strict=True)))
+        return Counted(row[_MIRRORED], row[_SENT_BYTES], row[_TOO_LARGE])
 
     def rule_counts(self) -> RuleCounts:
         """The frames that each counted rule matched, of every session there is or was: a sum that only grows."""
@@ -163,7 +181,8 @@ class Pipelines:
         """Log which sessions began, or ceased, to have nowhere to put their copies."""
         with self._lock:
             now = {key: self._trouble(key) for key in self._running}
-            refused = {key for key in self._running if any(pipeline.gso_refused() for pipeline, _ in self._of(key))}
+            running = [(key, pipeline) for key in self._running for pipeline, _ in self._of(key)]
+            refused = {key for key, pipeline in running if pipeline.gso_refused()}
         for key in refused - self._refused:
             log.warning("the kernel refuses UDP GSO: copies leave one by one", **_names(key))
         self._refused = refused
@@ -177,8 +196,13 @@ class Pipelines:
     def told(self) -> bool:
         """Whether a router has had something to say about copies since this was last asked."""
         with self._lock:
-            transmits = [pipeline.transmit for key in self._running for pipeline, _ in self._of(key)]
-        told = [transmit.told() for transmit in transmits]  # asked, each of them
+            pipelines = [pipeline for key in self._running for pipeline, _ in self._of(key)]
+        sent = {pipeline: pipeline.counters[Slot.sent_packets] for pipeline in pipelines}
+        last, before_last = self._sent
+        self._sent = sent, last
+        told = [
+            one.transmit.told() for one in pipelines if not sent[one] == last.get(one) == before_last.get(one)
+        ]  # asked, each of those that have sent: what it is about may come a while later
         return any(told)
 
     def stalled(self, seconds: float) -> list[str]:
@@ -236,6 +260,7 @@ class Pipelines:
         workers: list[Worker] = []
         for _ in pipelines:
             workers.append(self._least_busy(workers))
+        self._loads.update(workers)
         with self._lock:
             self._running[key], *self._beside[key] = zip(pipelines, workers, strict=True)
             self._plans[key] = plan
@@ -247,6 +272,7 @@ class Pipelines:
     def _remove_all(self, reasons: Mapping[Key, str]) -> None:
         """End these, each for its reason, "" for none: all at once, since each has to wait for the kernel."""
         ending = [(pipeline, worker.begin_to_remove(pipeline)) for key in reasons for pipeline, worker in self._of(key)]
+        self._loads.subtract(worker for key in reasons for _, worker in self._of(key))
         for pipeline, wait in ending:
             wait()
             _count_left(pipeline)
@@ -296,20 +322,24 @@ class Pipelines:
         return [self._running[key], *self._beside[key]]
 
     def _failure(self, key: Key) -> str:
-        return next((pipeline.failure for pipeline, _ in self._of(key) if pipeline.failure), "")
+        for pipeline, _ in self._of(key):
+            if pipeline.failure:
+                return pipeline.failure
+        return ""
 
     def _trouble(self, key: Key) -> str:
         """Of the way out; "" for none."""
-        failures = (pipeline.transmit.failure for pipeline, _ in self._of(key))
-        return next((failure for failure in failures if failure), "")
+        for pipeline, _ in self._of(key):
+            if failure := pipeline.transmit.failure:
+                return failure
+        return ""
 
     def _least_busy(self, apart: Sequence[Worker] = ()) -> Worker:
         """An idle worker, a new one while there are processors for it, or else the one with the fewest pipelines.
 
         None of those in `apart`: another one is made if need be.
         """
-        used = [worker for key in self._running for _, worker in self._of(key)]
-        loads = [(used.count(worker), worker) for worker in self._workers if worker not in apart]
+        loads = [(self._loads[worker], worker) for worker in self._workers if worker not in apart]
         load, worker = min(loads, key=lambda pair: pair[0], default=(1, None))
         if worker is not None and (load == 0 or len(self._workers) >= len(os.sched_getaffinity(0))):
             return worker
@@ -320,7 +350,7 @@ class Pipelines:
 
     def _row(self, entry: Entry) -> Row:
         key = entry.key
-        counters = self._past.get(key, (0,) * SLOTS)
+        counters = self._past.get(key, NOTHING)
         if key not in self._running:
             if error := self._errors.get(key):
                 return Row(entry, *error, counters)
@@ -353,6 +383,8 @@ class Pipelines:
 
     def _total(self, key: Key) -> tuple[int, ...]:
         """What was counted so far, of a pipeline that runs."""
+        if key not in self._past and not self._beside[key]:
+            return self._running[key][0].counters.snapshot()
         counted = [pipeline.counters.snapshot() for pipeline, _ in self._of(key)]
         if key in self._past:
             counted.append(self._past[key])
@@ -405,8 +437,4 @@ def _names(key: Key) -> dict[str, str]:
 
 def _totals(counters: Sequence[int]) -> dict[str, int]:
     """The counters up to the latency's by name; reasons that counted nothing are left out."""
-    return {
-        slot.name: counters[slot]
-        for slot in Slot
-        if slot < Slot.latency_sum and (counters[slot] or not slot.name.startswith(("skipped_", "dropped_")))
-    }
+    return {name: counters[slot] for slot, name, always in _TOTALS if always or counters[slot]}

@@ -30,12 +30,12 @@ from mirrord.control.notify import notify, reloading, watchdog_seconds
 from mirrord.control.pipelines import Pipelines
 from mirrord.control.planning import plan
 from mirrord.control.validation import join, not_found
-from mirrord.dataplane.counters import Slot
 from mirrord.errors import ConfigError, MirrordError, Refused
 from mirrord.model import Config
 
 log = logger("service")
 T = TypeVar("T")
+Counts = dict[plan.Key, report.Counted]
 
 TICK_SECONDS = 1.0
 RETRY_SECONDS = 5.0
@@ -100,7 +100,7 @@ class Service:
 
     async def tick(self) -> None:
         """Work out rates, look for what nobody tells of, and feed the watchdog while every worker makes progress."""
-        before: report.Counted = await self._on_ticker(self._pipelines.counters)
+        before = await self._on_ticker(self._pipelines.counted)
         looked = time.monotonic()
         retried = reread = looked
         patience = watchdog_seconds() / 2
@@ -134,9 +134,9 @@ class Service:
             verdicts = await self._breaker.look(await self._on_ticker(self._pipelines.limits), now)
             await self._on_ticker(partial(self._pipelines.judge, verdicts))
 
-    def _look_at_pipelines(self, before: report.Counted, seconds: float) -> tuple[report.Counted, bool, bool]:
+    def _look_at_pipelines(self, before: Counts, seconds: float) -> tuple[Counts, bool, bool]:
         """What they have counted, whether there is news of a path MTU, and whether one should run and does not."""
-        counted = self._pipelines.counters()
+        counted = self._pipelines.counted()
         self._pipelines.log_troubles()
         self._rates = report.rates(before, counted, seconds)
         told = self._pipelines.told() or _too_large(counted) > _too_large(before)
@@ -356,6 +356,6 @@ def _origin(loaded: Loaded, section: str, name: str) -> dict[str, Any]:
     return {"file": file} if file else {"state": True}
 
 
-def _too_large(counted: report.Counted) -> int:
+def _too_large(counts: Counts) -> int:
     """Copies lost to a path MTU: when there are more of them, a router may have told the kernel of a smaller one."""
-    return sum(counters[Slot.dropped_mtu_exceeded] for counters in counted.values())
+    return sum([counted.too_large for counted in counts.values()])
