@@ -6,7 +6,7 @@ export MIRRORD_REQUIRE_NATIVE = 1
 
 DIST ?= dist
 
-native = $(wildcard mirrord/dataplane/native/*.[ch])
+native = $(wildcard mirrord/dataplane/native/*.[ch] mirrord/dataplane/native/*/*.[ch])
 ready = .venv/.ready
 
 help:

@@ -20,11 +20,12 @@ if sys.version_info >= (3, 13):  # these headers know no PY_SSIZE_T_CLEAN, witho
 
 sanitize = os.environ.get("MIRRORD_SANITIZE") == "1"
 directory = Path("mirrord/dataplane/native")
-sources = sorted(map(str, directory.glob("*.c")))
+sources = sorted(map(str, directory.rglob("*.c")))
 native = Extension(
     "mirrord.dataplane._native",
     sources,
-    depends=sorted(map(str, directory.glob("*.h"))),
+    depends=sorted(map(str, directory.rglob("*.h"))),
+    include_dirs=[str(directory)],
     define_macros=macros,
     py_limited_api=True,
     extra_compile_args=["-std=gnu11", "-fvisibility=hidden", "-Wall", "-Wextra", *(SANITIZE if sanitize else OPTIMIZE)],

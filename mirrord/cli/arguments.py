@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from mirrord.control.validation import examine
+from mirrord.control.configuration.validation import examine
 from mirrord.model import Model
 
 Callback = Callable[[click.Context, click.Parameter, Any], Any]

@@ -16,7 +16,7 @@ import click
 from mirrord.cli import complete
 from mirrord.cli.asker import Asker
 from mirrord.client import AnsweredError, Client, UnreachableError
-from mirrord.control.validation import nearest
+from mirrord.control.configuration.validation import nearest
 
 PACKET = 6  # draft-ietf-opsawg-pcapng 4.3
 BLOCK = struct.Struct("<II")  # type and length

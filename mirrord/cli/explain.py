@@ -18,9 +18,9 @@ from mirrord.cli.filters import filter_argument
 from mirrord.cli.pcap import CaptureFileError, Packet, packets
 from mirrord.cli.tables import row, table
 from mirrord.cli.words import frame, why
-from mirrord.control.validation import nearest
-from mirrord.dataplane.filter import Rule, Selection, decide
-from mirrord.dataplane.headers import Headers, parse
+from mirrord.control.configuration.validation import nearest
+from mirrord.dataplane.filter.rules import Rule, Selection, decide
+from mirrord.dataplane.frame.headers import Headers, parse
 from mirrord.errors import ConfigError
 from mirrord.model import Filter
 
@@ -141,7 +141,7 @@ def explain(ask: Asker, filter_: str, file: Path, path: str | None, direction: s
 
 
 def _from_file(name: str, path: str) -> dict[str, Any]:
-    from mirrord.control import config  # noqa: PLC0415 (it brings the daemon's libraries, which cost others 0.2 s)
+    from mirrord.control.configuration import config  # noqa: PLC0415 (it brings the daemon's libraries, which cost others 0.2 s)
 
     try:
         filters = config.load(path).config.filters

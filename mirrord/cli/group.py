@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import click
 
-from mirrord.control.validation import nearest
+from mirrord.control.configuration.validation import nearest
 
 
 def _as_json(context: click.Context, _: click.Parameter, value: bool) -> None:

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
-from mirrord.dataplane.pcapng import (
+from mirrord.dataplane.transmit.pcapng import (
     BYTE_ORDER,
     INBOUND,
     INTERFACE,

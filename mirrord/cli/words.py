@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
-from mirrord.dataplane.filter import Direction, Rule, mismatch
-from mirrord.dataplane.headers import Headers
+from mirrord.dataplane.filter.rules import Direction, Rule, mismatch
+from mirrord.dataplane.frame.headers import Headers
 from mirrord.values import show_ports, show_protocol
 
 

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from mirrord.control.config import Loaded, Objects, combine
+from mirrord.control.configuration.config import Loaded, Objects, combine
+from mirrord.control.configuration.refusals import Declared
+from mirrord.control.configuration.validation import join, not_found
 from mirrord.control.http.peers import Caller
 from mirrord.control.pieces import pieces
-from mirrord.control.refusals import Declared
 from mirrord.control.service import Service
-from mirrord.control.store import Deed, Store, Write
-from mirrord.control.validation import join, not_found
+from mirrord.control.store import AuditRecord, Store, Write
 from mirrord.errors import ConfigError, MirrordError, Problem, Refused
 from mirrord.values import unexpected
 
@@ -137,13 +137,13 @@ class Changes:
 
     async def reload(self, caller: Caller) -> None:
         """Take over the files as they are now. ConfigError: the old configuration runs on."""
-        deed = Deed(caller, "reload", "daemon")
+        record = AuditRecord(caller, "reload", "daemon")
         try:
             await self._service.reload()
         except ConfigError as error:
-            await asyncio.to_thread(self.store.note, deed.refused(error))
+            await asyncio.to_thread(self.store.note, record.refused(error))
             raise
-        await asyncio.to_thread(self.store.note, deed)
+        await asyncio.to_thread(self.store.note, record)
 
     def _there(self, target: Target, old: Any) -> Any:
         if old is None:
@@ -160,27 +160,27 @@ class Changes:
         condition: Condition = NO_CONDITION,
     ) -> Done:
         mirror = target.holder if target.section == "mirrors" else ""
-        deed = Deed(caller, operation or "create", target.kind, target.name, mirror, new=asked)
+        record = AuditRecord(caller, operation or "create", target.kind, target.name, mirror, new=asked)
 
         def prepare(loaded: Loaded) -> tuple[Loaded, list[Write]]:
-            nonlocal deed
+            nonlocal record
             _refuse_if_of_a_file(loaded, target)
             old = written(loaded, target)
-            deed = deed._replace(old=old, operation=operation or ("create" if old is None else "replace"))
+            record = record._replace(old=old, operation=operation or ("create" if old is None else "replace"))
             condition.check(target, loaded)
-            deed = deed._replace(new=edit(old))
-            made, writes = _edited(loaded, target, deed.new)
+            record = record._replace(new=edit(old))
+            made, writes = _edited(loaded, target, record.new)
             return _combined(loaded, made, target), writes
 
         async with self._service.changing:
             try:
                 after, writes = await asyncio.to_thread(prepare, self._service.loaded)
-                await self._service.change(after, partial(self.store.write, writes, deed))
+                await self._service.change(after, partial(self.store.write, writes, record))
             except MirrordError as error:
-                await asyncio.to_thread(self.store.note, deed.refused(error))
+                await asyncio.to_thread(self.store.note, record.refused(error))
                 raise
-        name = target.name if deed.new is None else deed.new["name"]
-        return Done(target._replace(name=name), deed.old is None, after)
+        name = target.name if record.new is None else record.new["name"]
+        return Done(target._replace(name=name), record.old is None, after)
 
 
 # --- what there is ---

@@ -18,21 +18,22 @@ import click
 import uvloop
 
 from mirrord import __version__
-from mirrord.control import config, limits, logs
+from mirrord.control import limits, logs
 from mirrord.control.changes import Changes
+from mirrord.control.configuration import config
 from mirrord.control.host.links import Links
-from mirrord.control.http.addresses import Addresses
 from mirrord.control.http.peers import myself
+from mirrord.control.http.sockets import Addresses
 from mirrord.control.logs import logger
 from mirrord.control.notify import notify
-from mirrord.control.pipelines import Pipelines
+from mirrord.control.running.pipelines import Pipelines
 from mirrord.control.service import Service
 from mirrord.control.store import Store
 from mirrord.dataplane import native
 from mirrord.errors import ConfigError, HostError
 
 if TYPE_CHECKING:
-    from mirrord.control.http.doors import Doors
+    from mirrord.control.http.server import Server
 
 log = logger("daemon")
 
@@ -117,29 +118,29 @@ async def run(path: str, loaded: config.Loaded, dataplane: str) -> None:
     service = Service(path, remember(loaded, store), Links(), pipelines, dataplane)
     changes = Changes(service, store)
     addresses = Addresses()
-    doors: Doors | None = None
+    server: Server | None = None
     try:
         addresses.take(loaded.config.daemon)
         await service.start()
-        doors = await open_doors(service, changes, addresses)
+        server = await open_server(service, changes, addresses)
         await serve(service, changes, stop, early)
     finally:
         notify("STOPPING=1")
         await service.stop()
-        if doors is not None:
-            await doors.close()
+        if server is not None:
+            await server.close()
         addresses.close()
         store.close()
     log.info("stopped")
 
 
-async def open_doors(service: Service, changes: Changes, addresses: Addresses) -> Doors:
+async def open_server(service: Service, changes: Changes, addresses: Addresses) -> Server:
     """Answer who asks, now that the sessions run: what it takes for that is as long to import as all the rest."""
-    from mirrord.control.http.doors import Doors  # noqa: PLC0415 (see above)
+    from mirrord.control.http.server import Server  # noqa: PLC0415 (see above)
 
-    doors = Doors(service, changes)
-    await doors.open(addresses)
-    return doors
+    server = Server(service, changes)
+    await server.open(addresses)
+    return server
 
 
 def remember(loaded: config.Loaded, store: Store) -> config.Loaded:

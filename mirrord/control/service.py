@@ -16,20 +16,22 @@ from functools import partial
 from typing import Any, TypeVar
 
 from mirrord import __version__
-from mirrord.control import config, doctor, logs, probes, report
-from mirrord.control.breaker import Breaker
-from mirrord.control.config import Loaded
-from mirrord.control.flow_networks import FlowNetworks
-from mirrord.control.host.held import all_held
+from mirrord.control import logs
+from mirrord.control.configuration import config
+from mirrord.control.configuration.config import Loaded
+from mirrord.control.configuration.validation import join, not_found
+from mirrord.control.host.leases_in_kernel import all_held
 from mirrord.control.host.links import Lease, Links, View
 from mirrord.control.host.namespaces import Namespaces
-from mirrord.control.live import Live
 from mirrord.control.logs import logger
-from mirrord.control.metrics import Reload, Row
 from mirrord.control.notify import notify, reloading, watchdog_seconds
-from mirrord.control.pipelines import Pipelines
 from mirrord.control.planning import plan
-from mirrord.control.validation import join, not_found
+from mirrord.control.reporting import doctor, probes, report
+from mirrord.control.reporting.metrics import Reload, Row
+from mirrord.control.running.breaker import Breaker
+from mirrord.control.running.flow_networks import FlowNetworks
+from mirrord.control.running.live import Live
+from mirrord.control.running.pipelines import Pipelines
 from mirrord.errors import ConfigError, MirrordError, Refused
 from mirrord.model import Config
 
@@ -58,7 +60,7 @@ AT_START = ("socket", "socket_group", "read_only_socket", "read_only_group", "me
 
 
 class Service:
-    """The daemon without its doors. Call `start`, then keep `follow` and `tick` running until `stop`."""
+    """The daemon without its server. Call `start`, then keep `follow` and `tick` running until `stop`."""
 
     def __init__(self, path: str, loaded: Loaded, links: Links, pipelines: Pipelines, dataplane: str) -> None:
         self.path, self.loaded, self.dataplane = path, loaded, dataplane

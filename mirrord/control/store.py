@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mirrord.control.config import SECTIONS
+from mirrord.control.configuration.config import SECTIONS
 from mirrord.control.http.peers import Caller
 from mirrord.control.logs import logger
 from mirrord.errors import MirrordError
@@ -47,7 +47,7 @@ MIGRATIONS = (
 """What makes each version of the schema of the one before; the version is in user_version."""
 
 
-class Deed(NamedTuple):
+class AuditRecord(NamedTuple):
     """What somebody did, or was refused: a row of the audit log. `old` and `new` are objects as they were written."""
 
     caller: Caller
@@ -61,7 +61,7 @@ class Deed(NamedTuple):
     code: str = ""
     message: str = ""
 
-    def refused(self, error: MirrordError) -> Deed:
+    def refused(self, error: MirrordError) -> AuditRecord:
         return self._replace(result="refused", code=error.code, message=str(error))
 
 
@@ -103,7 +103,7 @@ class Store:
         for section, name, written in rows:
             yield section, name, json.loads(written)
 
-    def write(self, writes: Iterable[Write], deed: Deed) -> None:
+    def write(self, writes: Iterable[Write], record: AuditRecord) -> None:
         """Keep a change and its row, both or none, on the disk before it returns. NotStoredError: nothing is kept."""
         with self._transaction("FULL") as connection:
             for one in writes:
@@ -114,16 +114,16 @@ class Store:
                         "INSERT INTO objects VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET written = excluded.written",
                         (one.section, one.name, one.text),
                     )
-            _insert(connection, deed)
+            _insert(connection, record)
         self._prune()
 
-    def note(self, deed: Deed) -> None:
+    def note(self, record: AuditRecord) -> None:
         """Keep a row that changes nothing; if that cannot be, it is in the log alone."""
         try:
             with self._transaction("NORMAL") as connection:
-                _insert(connection, deed)
+                _insert(connection, record)
         except NotStoredError as error:
-            log.warning("not in the audit log", reason=error.message, **_brief(deed))
+            log.warning("not in the audit log", reason=error.message, **_brief(record))
         self._prune()
 
     def audit(self, mirror: str | None = None, since: float = 0.0, limit: int = 1000) -> list[dict[str, Any]]:
@@ -236,10 +236,20 @@ def _begin(path: Path) -> None:
         os.close(descriptor)
 
 
-def _insert(connection: sqlite3.Connection, deed: Deed) -> None:
-    caller = deed.caller
-    old, new = (None if one is None else json.dumps(one) for one in (deed.old, deed.new))
-    what = (deed.operation, deed.kind, deed.object, deed.mirror, old, new, deed.result, deed.code, deed.message)
+def _insert(connection: sqlite3.Connection, record: AuditRecord) -> None:
+    caller = record.caller
+    old, new = (None if one is None else json.dumps(one) for one in (record.old, record.new))
+    what = (
+        record.operation,
+        record.kind,
+        record.object,
+        record.mirror,
+        old,
+        new,
+        record.result,
+        record.code,
+        record.message,
+    )
     row = (None, time.time(), caller.uid, caller.gid, caller.pid, caller.user, *what)
     connection.execute(f"INSERT INTO audit VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608 (only marks)
 
@@ -252,9 +262,9 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def _brief(deed: Deed) -> dict[str, Any]:
+def _brief(record: AuditRecord) -> dict[str, Any]:
     keys = ("operation", "kind", "object", "mirror", "result")
-    return {"user": deed.caller.user, **{key: getattr(deed, key) for key in keys}}
+    return {"user": record.caller.user, **{key: getattr(record, key) for key in keys}}
 
 
 def _damaged(error: Exception) -> bool:

@@ -12,7 +12,7 @@ from array import array
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mirrord.dataplane.filter import Rule
+    from mirrord.dataplane.filter.rules import Rule
 
 
 class Slot(enum.IntEnum):

@@ -11,22 +11,22 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mirrord.dataplane.capture import BLOCK_SIZE, Capture, CapturePlan
+from mirrord.dataplane.capture.fanout import BY_FLOW, Group
+from mirrord.dataplane.capture.listener import Listener, ListenPlan
+from mirrord.dataplane.capture.mode_switch import ModeSwitch
+from mirrord.dataplane.capture.packet_socket import BLOCK_SIZE, Capture, CapturePlan
 from mirrord.dataplane.counters import Counters, RuleCounters, Slot
-from mirrord.dataplane.fanout import BY_FLOW, Group
-from mirrord.dataplane.file import FilePlan, FileTransmit
-from mirrord.dataplane.forward import Forward, ForwardPlan, Numbering
-from mirrord.dataplane.frame import TAG
-from mirrord.dataplane.listen import Listener, ListenPlan
-from mirrord.dataplane.moving import Moving
+from mirrord.dataplane.forward.step import Forward, ForwardPlan, Numbering
+from mirrord.dataplane.frame.wire import TAG
 from mirrord.dataplane.native import core, matcher
 from mirrord.dataplane.peak import Peak
-from mirrord.dataplane.stream import StreamPlan, StreamTransmit
-from mirrord.dataplane.transmit import DevicePlan, Transmit, TunnelPlan
-from mirrord.dataplane.tx_ring import TxRing
+from mirrord.dataplane.transmit.file import FilePlan, FileTransmit
+from mirrord.dataplane.transmit.sockets import DevicePlan, Transmit, TunnelPlan
+from mirrord.dataplane.transmit.stream import StreamPlan, StreamTransmit
+from mirrord.dataplane.transmit.tx_ring import TxRing
 
 if TYPE_CHECKING:
-    from mirrord.dataplane.frame import Frame
+    from mirrord.dataplane.frame.wire import Frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +73,9 @@ class Pipeline:
             self.transmit.close()
             raise
         self.stirred = True  # it ran since it was last looked at
-        self.moving: Moving | None = None
+        self.mode_switch: ModeSwitch | None = None
         if isinstance(self.capture, Capture) and self.capture.plan.mode == "auto":
-            self.moving = Moving(self.capture, self.counters)
+            self.mode_switch = ModeSwitch(self.capture, self.counters)
         self.plan = self._matched(plan)
         numbering = numbering or Numbering()
         self._forward = Forward(self.plan.forward, self.rule_counters.row, numbering)
@@ -248,12 +248,12 @@ class Pipeline:
     @property
     def captures_by(self) -> str:
         """Which way of capturing is in use, where the plan leaves it open; "" where it does not."""
-        return "" if self.moving is None else str(self.moving)
+        return "" if self.mode_switch is None else str(self.mode_switch)
 
     def succeed(self) -> Capture | Listener:
         """Go on with the capture that this one moves to. Gives the one that ends, drained, for the caller to close."""
-        assert self.moving is not None  # it moves
-        ended, self.capture = self.capture, self.moving.succeed()
+        assert self.mode_switch is not None  # it moves
+        ended, self.capture = self.capture, self.mode_switch.succeed()
         if self.native is not None:
             self.native.move(self.capture.fileno(), self.capture.ring, BLOCK_SIZE)
         if self.capture.exact != ended.exact:
@@ -292,7 +292,7 @@ class Pipeline:
 
     @property
     def _successor(self) -> Capture | None:
-        return None if self.moving is None else self.moving.successor
+        return None if self.mode_switch is None else self.mode_switch.successor
 
     @property
     def exclusive(self) -> bool:

@@ -26,11 +26,11 @@ from mirrord.dataplane.rounds import rounds
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mirrord.dataplane.capture import Capture
-    from mirrord.dataplane.listen import Listener
-    from mirrord.dataplane.moving import Moving
+    from mirrord.dataplane.capture.listener import Listener
+    from mirrord.dataplane.capture.mode_switch import ModeSwitch
+    from mirrord.dataplane.capture.packet_socket import Capture
     from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
-    from mirrord.dataplane.tx_ring import TxRing
+    from mirrord.dataplane.transmit.tx_ring import TxRing
 
 DRAIN_SECONDS = 0.5
 """How long a pipeline that is taken out may go on with what it had captured."""
@@ -154,33 +154,33 @@ class Worker:
 
     def _move(self, pipeline: Pipeline) -> None:
         """Begin to move its capture, if that is the time."""
-        moving = pipeline.moving
-        if moving is None or pipeline in self._awaited or pipeline in self._draining:
+        mode_switch = pipeline.mode_switch
+        if mode_switch is None or pipeline in self._awaited or pipeline in self._draining:
             return
-        mode = moving.wanted(self.progress)
+        mode = mode_switch.wanted(self.progress)
         if mode:
             self._awaited.add(pipeline)
-            self._helper.submit(self._open_successor, pipeline, moving, mode)
+            self._helper.submit(self._open_successor, pipeline, mode_switch, mode)
 
-    def _open_successor(self, pipeline: Pipeline, moving: Moving, mode: str) -> None:
+    def _open_successor(self, pipeline: Pipeline, mode_switch: ModeSwitch, mode: str) -> None:
         """On the helper's thread, after the one that this capture came after was closed."""
         try:
-            successor = moving.prepare(mode)
+            successor = mode_switch.prepare(mode)
         except OSError as error:
             reason = error.strerror or str(error)
-            self._order(lambda: self._stay(pipeline, moving, reason))
+            self._order(lambda: self._stay(pipeline, mode_switch, reason))
         else:
-            self._order(lambda: self._expect(pipeline, moving, successor))
+            self._order(lambda: self._expect(pipeline, mode_switch, successor))
 
-    def _stay(self, pipeline: Pipeline, moving: Moving, reason: str) -> None:
+    def _stay(self, pipeline: Pipeline, mode_switch: ModeSwitch, reason: str) -> None:
         self._awaited.discard(pipeline)
-        moving.stay(reason)
+        mode_switch.stay(reason)
 
-    def _expect(self, pipeline: Pipeline, moving: Moving, successor: Capture) -> None:
+    def _expect(self, pipeline: Pipeline, mode_switch: ModeSwitch, successor: Capture) -> None:
         self._awaited.discard(pipeline)
         self._succeeding.add(pipeline)
         try:
-            moving.expect(successor)
+            mode_switch.expect(successor)
         except OSError as error:
             pipeline.failure = error.strerror or str(error)
 

@@ -2,7 +2,7 @@
 
 Every model is frozen, refuses unknown keys and contradictions, and gives back the same vocabulary with
 `model_dump(mode="json")`, which validates again to an equal model. What depends on more than one object (a name that
-must exist, two users of one device) is in control/refusals.py.
+must exist, two users of one device) is in control/configuration/refusals.py.
 
 The text below a field is what the configuration reference says of it.
 """

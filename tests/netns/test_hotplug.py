@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from mirrord.dataplane.capture import Capture, CapturePlan
-from mirrord.dataplane.filter import Selection
+from mirrord.dataplane.capture.packet_socket import Capture, CapturePlan
+from mirrord.dataplane.filter.rules import Selection
 from mirrord.dataplane.netns import find
 from tests.conftest import MakeDaemon
 from tests.support.daemon import Daemon

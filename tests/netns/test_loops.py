@@ -10,7 +10,7 @@ from typing import Protocol
 
 import pytest
 
-from mirrord.dataplane import bpf
+from mirrord.dataplane.filter import bpf
 from tests.conftest import MakeDaemon
 from tests.support.send import UNANSWERED, flood, send
 from tests.support.topology import Host, Topology, acquaint, receive_vxlan

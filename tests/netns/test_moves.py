@@ -13,14 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from mirrord.dataplane import encap, load
-from mirrord.dataplane.capture import CapturePlan
+from mirrord.dataplane.capture import load
+from mirrord.dataplane.capture.packet_socket import CapturePlan
 from mirrord.dataplane.counters import Slot
-from mirrord.dataplane.filter import Selection
-from mirrord.dataplane.forward import ForwardPlan
+from mirrord.dataplane.filter.rules import Selection
+from mirrord.dataplane.forward import encap
+from mirrord.dataplane.forward.step import ForwardPlan
 from mirrord.dataplane.netns import find
 from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
-from mirrord.dataplane.transmit import DevicePlan
+from mirrord.dataplane.transmit.sockets import DevicePlan
 from mirrord.dataplane.worker import Worker
 from tests.conftest import MakeDaemon
 from tests.support.daemon import Daemon
@@ -130,8 +131,8 @@ def test_what_waits_where_a_capture_was_to_move_to_is_counted_when_it_ends_befor
     client, source, _ = hosts
     pipeline = Pipeline(_plan(source), native=dataplane == "native")
     try:
-        assert pipeline.moving is not None
-        pipeline.moving.expect(pipeline.moving.prepare("ring"))
+        assert pipeline.mode_switch is not None
+        pipeline.mode_switch.expect(pipeline.mode_switch.prepare("ring"))
         for _ in range(10):
             send(client, "eth0", _frame(7))
         pipeline.reject_all()

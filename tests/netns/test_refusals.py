@@ -14,15 +14,15 @@ import pytest
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
 
-from mirrord.dataplane import encap
-from mirrord.dataplane.capture import PACKET_VNET_HDR, CapturePlan
+from mirrord.dataplane.capture.fanout import SOL_PACKET
+from mirrord.dataplane.capture.packet_socket import PACKET_VNET_HDR, CapturePlan
 from mirrord.dataplane.counters import Slot
-from mirrord.dataplane.fanout import SOL_PACKET
-from mirrord.dataplane.filter import Selection
-from mirrord.dataplane.forward import ForwardPlan
-from mirrord.dataplane.frame import VNET
+from mirrord.dataplane.filter.rules import Selection
+from mirrord.dataplane.forward import encap
+from mirrord.dataplane.forward.step import ForwardPlan
+from mirrord.dataplane.frame.wire import VNET
 from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
-from mirrord.dataplane.transmit import LANES, SO_NO_CHECK, DevicePlan, Hop, Transmit, TunnelPlan
+from mirrord.dataplane.transmit.sockets import LANES, SO_NO_CHECK, DevicePlan, Hop, Transmit, TunnelPlan
 from tests.support.source import linked
 from tests.support.topology import Host, Topology
 from tests.support.wait import wait_for

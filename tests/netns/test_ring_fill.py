@@ -5,8 +5,8 @@ eth0 [other] ---- nic [source]
 
 from __future__ import annotations
 
-from mirrord.dataplane.capture import BLOCK_SIZE, Capture, CapturePlan
-from mirrord.dataplane.filter import Selection
+from mirrord.dataplane.capture.packet_socket import BLOCK_SIZE, Capture, CapturePlan
+from mirrord.dataplane.filter.rules import Selection
 from mirrord.dataplane.netns import find
 from tests.support.send import send, udp_frame
 from tests.support.topology import Topology

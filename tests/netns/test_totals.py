@@ -6,16 +6,16 @@ import socket
 
 import pytest
 
-from mirrord.control import pipelines
-from mirrord.control.pipelines import Pipelines
 from mirrord.control.planning.plan import Entry, Key
-from mirrord.dataplane import encap
-from mirrord.dataplane.capture import CapturePlan
+from mirrord.control.running import pipelines
+from mirrord.control.running.pipelines import Pipelines
+from mirrord.dataplane.capture.packet_socket import CapturePlan
 from mirrord.dataplane.counters import Slot
-from mirrord.dataplane.filter import Direction, Selection
-from mirrord.dataplane.forward import ForwardPlan
+from mirrord.dataplane.filter.rules import Direction, Selection
+from mirrord.dataplane.forward import encap
+from mirrord.dataplane.forward.step import ForwardPlan
 from mirrord.dataplane.pipeline import PipelinePlan
-from mirrord.dataplane.transmit import DevicePlan
+from mirrord.dataplane.transmit.sockets import DevicePlan
 from tests.support.topology import Topology
 from tests.support.wait import wait_for
 

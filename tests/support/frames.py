@@ -10,10 +10,10 @@ import struct
 
 from hypothesis import strategies as st
 
-from mirrord.dataplane import encap
-from mirrord.dataplane.forward import ForwardPlan
-from mirrord.dataplane.frame import Frame, Vnet
-from mirrord.dataplane.headers import Tag
+from mirrord.dataplane.forward import encap
+from mirrord.dataplane.forward.step import ForwardPlan
+from mirrord.dataplane.frame.headers import Tag
+from mirrord.dataplane.frame.wire import Frame, Vnet
 from tests.support.selections import IPV4, IPV6, PORTS, VLANS, frames, selections
 
 MACS = bytes.fromhex("020000000002020000000001")

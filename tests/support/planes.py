@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from mirrord.dataplane.counters import Slot
-from mirrord.dataplane.forward import Forward, ForwardPlan
-from mirrord.dataplane.frame import VNET, Frame
-from mirrord.dataplane.headers import Tag, flow_hash, parse
+from mirrord.dataplane.forward.step import Forward, ForwardPlan
+from mirrord.dataplane.frame.headers import Tag, flow_hash, parse
+from mirrord.dataplane.frame.wire import VNET, Frame
 from mirrord.dataplane.native import core, matcher
 
 

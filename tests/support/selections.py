@@ -10,7 +10,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from mirrord.dataplane.filter import Direction, Guard, Rule, Selection
+from mirrord.dataplane.filter.rules import Direction, Guard, Rule, Selection
 
 IPV4 = [IPv4Address(text) for text in ("10.0.0.1", "10.0.1.2", "192.168.0.161")]
 IPV6 = [IPv6Address(text) for text in ("2001:db8::1", "2001:db8:0:1::2", "ff02::1")]

@@ -1,6 +1,6 @@
 /* Runs programs on frames, for test_bpf.py. One request on standard input, one answer of two words on standard output:
  * what mirrord_bpf_check and mirrord_bpf_run gave. Every buffer is exactly as long as it should be, for ASan to see. */
-#include "bpf.h"
+#include "filter/bpf.h"
 
 #include <stdio.h>
 #include <stdlib.h>

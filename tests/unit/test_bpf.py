@@ -17,12 +17,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mirrord.dataplane import assembler as op
-from mirrord.dataplane.assembler import Instruction, Program, pack
-from mirrord.dataplane.bpf import attach, attach_reject_all, coarsen, compile_selection
-from mirrord.dataplane.filter import Direction, Guard, Rule, Selection, accepts, decide
-from mirrord.dataplane.headers import Tag, parse
-from mirrord.dataplane.interpreter import interpret
+from mirrord.dataplane.filter import assembler as op
+from mirrord.dataplane.filter.assembler import Instruction, Program, pack
+from mirrord.dataplane.filter.bpf import attach, attach_reject_all, coarsen, compile_selection
+from mirrord.dataplane.filter.interpreter import interpret
+from mirrord.dataplane.filter.rules import Direction, Guard, Rule, Selection, accepts, decide
+from mirrord.dataplane.frame.headers import Tag, parse
 from tests.support.selections import IPV4, MARK, frames, guards, rules, selections
 
 NATIVE = Path(__file__).parents[2] / "mirrord" / "dataplane" / "native"
@@ -59,7 +59,7 @@ class Native:
 def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Native]:
     binary = tmp_path_factory.mktemp("native") / "bpf"
     flags = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover"]
-    sources = [Path(__file__).with_name("bpf_harness.c"), NATIVE / "bpf.c"]
+    sources = [Path(__file__).with_name("bpf_harness.c"), NATIVE / "filter" / "bpf.c"]
     subprocess.run(["cc", *flags, f"-I{NATIVE}", *sources, "-o", binary], check=True)
     running = Native(binary)
     yield running

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirrord.control.config import Loaded, load
-from mirrord.control.refusals import Declared, refusals, unknown_names
-from mirrord.control.validation import examine
+from mirrord.control.configuration.config import Loaded, load
+from mirrord.control.configuration.refusals import Declared, refusals, unknown_names
+from mirrord.control.configuration.validation import examine
 from mirrord.errors import ConfigError
 from mirrord.model import Config, DeviceSource, Mirror, Session, VxlanDestination
 

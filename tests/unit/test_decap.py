@@ -13,11 +13,11 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import GRE, Dot1Q, Ether
 from scapy.layers.vxlan import VXLAN
 
-from mirrord.dataplane.checksum import checksum
-from mirrord.dataplane.decap import Tunnel, decapsulate, unfinished
-from mirrord.dataplane.encap import bare
-from mirrord.dataplane.forward import Forward, ForwardPlan
-from mirrord.dataplane.frame import VNET, Frame, Vnet
+from mirrord.dataplane.forward.decap import Tunnel, decapsulate, unfinished
+from mirrord.dataplane.forward.encap import bare
+from mirrord.dataplane.forward.step import Forward, ForwardPlan
+from mirrord.dataplane.frame.checksum import checksum
+from mirrord.dataplane.frame.wire import VNET, Frame, Vnet
 from mirrord.dataplane.native import core
 
 LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from mirrord.control import doctor, probes
-from mirrord.control.config import Files, Loaded
+from mirrord.control.configuration.config import Files, Loaded
 from mirrord.control.host.links import View
-from mirrord.control.metrics import Reload
-from mirrord.control.probes import Door, Host
+from mirrord.control.reporting import doctor, probes
+from mirrord.control.reporting.metrics import Reload
+from mirrord.control.reporting.probes import ControlSocket, Host
 from mirrord.model import Config, Daemon
 
-GOOD = Door(0o660, "root")
+GOOD = ControlSocket(0o660, "root")
 
 
 def found(host: Host, **daemon: str) -> list[tuple[str, str]]:
@@ -22,12 +22,12 @@ def found(host: Host, **daemon: str) -> list[tuple[str, str]]:
 
 
 def test_each_lack_of_the_host_is_a_warning() -> None:
-    assert found(Host(door=GOOD)) == []
-    ((code, problem),) = found(Host(door=GOOD, native_missing="no such file"))
+    assert found(Host(control_socket=GOOD)) == []
+    ((code, problem),) = found(Host(control_socket=GOOD, native_missing="no such file"))
     assert (code, problem.endswith(": no such file")) == ("no_native_core", True)
-    assert found(Host(door=GOOD, native_missing="no such file"), dataplane="python") == []
-    lacking = found(Host(door=GOOD, lacking=frozenset(probes.FEATURES)))
+    assert found(Host(control_socket=GOOD, native_missing="no such file"), dataplane="python") == []
+    lacking = found(Host(control_socket=GOOD, lacking=frozenset(probes.FEATURES)))
     assert lacking == [("no_kernel_feature", f"the kernel lacks {name}") for name in probes.FEATURES]
-    ((code, problem),) = found(Host(door=GOOD), socket_group="mirrord")
+    ((code, problem),) = found(Host(control_socket=GOOD), socket_group="mirrord")
     assert (code, problem.endswith("group root, not to mirrord")) == ("socket_rights", True)
-    assert found(Host(door=GOOD), socket_group="root") == []
+    assert found(Host(control_socket=GOOD), socket_group="root") == []

@@ -10,7 +10,7 @@ import click
 import pytest
 
 from docs.generate import PAGES as GENERATED
-from mirrord.control import config
+from mirrord.control.configuration import config
 from mirrord.control.daemon import main as mirrord
 
 ROOT = Path(__file__).parents[2]

@@ -12,11 +12,11 @@ from scapy.layers.l2 import GRE, Dot1AD, Dot1Q, Ether
 from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet
 
-from mirrord.dataplane import encap
-from mirrord.dataplane.encap import Template
-from mirrord.dataplane.forward import ForwardPlan
-from mirrord.dataplane.frame import Frame, Vnet
-from mirrord.dataplane.headers import Tag
+from mirrord.dataplane.forward import encap
+from mirrord.dataplane.forward.encap import Template
+from mirrord.dataplane.forward.step import ForwardPlan
+from mirrord.dataplane.frame.headers import Tag
+from mirrord.dataplane.frame.wire import Frame, Vnet
 from tests.support.planes import step
 
 LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")

@@ -15,10 +15,10 @@ from scapy.layers.sctp import SCTP
 from scapy.packet import Packet
 from scapy.utils import RawPcapReader, wrpcap
 
-from mirrord.dataplane.bpf import compile_selection
-from mirrord.dataplane.filter import Direction, Guard, Rule, Selection, decide
-from mirrord.dataplane.headers import Tag, parse
-from mirrord.dataplane.interpreter import interpret
+from mirrord.dataplane.filter.bpf import compile_selection
+from mirrord.dataplane.filter.interpreter import interpret
+from mirrord.dataplane.filter.rules import Direction, Guard, Rule, Selection, decide
+from mirrord.dataplane.frame.headers import Tag, parse
 
 ETHER = Ether(dst="02:00:00:00:00:02", src="02:00:00:00:00:01")  # both given: scapy would ask the network for one
 HUAWEI = Rule(

@@ -22,10 +22,10 @@ from scapy.layers.l2 import ARP, GRE, Dot1AD, Dot1Q, Ether
 from scapy.layers.sctp import SCTP
 from scapy.packet import Packet
 
-from mirrord.dataplane import encap
-from mirrord.dataplane.forward import Copy, ForwardPlan
-from mirrord.dataplane.frame import Frame
-from mirrord.dataplane.headers import parse
+from mirrord.dataplane.forward import encap
+from mirrord.dataplane.forward.step import Copy, ForwardPlan
+from mirrord.dataplane.frame.headers import parse
+from mirrord.dataplane.frame.wire import Frame
 from tests.support.planes import step
 
 LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from mirrord.dataplane.capture.load import Load
 from mirrord.dataplane.counters import Counters, Slot
-from mirrord.dataplane.load import Load
 
 SMALL_FRAMES, BULK, BULK_AND_ACKNOWLEDGEMENTS = 64, 65226, (65226 + 66) // 2
 TICK = 0.01

@@ -16,7 +16,7 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mirrord.control.config import NOTHING, Files, Loaded, combine
+from mirrord.control.configuration.config import NOTHING, Files, Loaded, combine
 from mirrord.control.host.links import Link, View
 from mirrord.control.logs import console
 from mirrord.control.pieces import pieces

@@ -13,10 +13,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from mirrord import __version__
-from mirrord.control.exposition import OPENMETRICS, TEXT, render
 from mirrord.control.http.scrape import application
-from mirrord.control.metrics import Counts, Reload, Row
 from mirrord.control.planning.plan import Entry, Key
+from mirrord.control.reporting.exposition import OPENMETRICS, TEXT, render
+from mirrord.control.reporting.metrics import Counts, Reload, Row
 from mirrord.dataplane.counters import LATENCY_BOUNDS, Counters, Slot
 
 HOST, GUEST = Key("core", "host", "eth0"), Key("core", "guest", "tap0")

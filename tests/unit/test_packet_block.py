@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mirrord.dataplane import encap, pcapng
-from mirrord.dataplane.forward import Forward, ForwardPlan
-from mirrord.dataplane.frame import VNET, VNET_GSO_TCPV4, VNET_NEEDS_CSUM, Frame, Vnet
-from mirrord.dataplane.headers import Tag
+from mirrord.dataplane.forward import encap
+from mirrord.dataplane.forward.step import Forward, ForwardPlan
+from mirrord.dataplane.frame.headers import Tag
+from mirrord.dataplane.frame.wire import VNET, VNET_GSO_TCPV4, VNET_NEEDS_CSUM, Frame, Vnet
 from mirrord.dataplane.native import core, matcher
+from mirrord.dataplane.transmit import pcapng
 
 SUPER = Vnet(VNET_NEEDS_CSUM, VNET_GSO_TCPV4, 54, 100, 34, 16)
 IPV4_TCP = bytes.fromhex(

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 
 from mirrord.control.host.links import Link, Path, Route, View
 from mirrord.control.planning.plan import Add, Entry, Key, Remove, Rename, Replace, diff, make, paths
-from mirrord.dataplane import encap
-from mirrord.dataplane.capture import CapturePlan
-from mirrord.dataplane.decap import Tunnel
-from mirrord.dataplane.file import FilePlan
-from mirrord.dataplane.filter import Direction, Guard, Selection
-from mirrord.dataplane.forward import ForwardPlan
-from mirrord.dataplane.listen import ListenPlan
+from mirrord.dataplane.capture.listener import ListenPlan
+from mirrord.dataplane.capture.packet_socket import CapturePlan
+from mirrord.dataplane.filter.rules import Direction, Guard, Selection
+from mirrord.dataplane.forward import encap
+from mirrord.dataplane.forward.decap import Tunnel
+from mirrord.dataplane.forward.step import ForwardPlan
 from mirrord.dataplane.pipeline import PipelinePlan
-from mirrord.dataplane.transmit import DevicePlan, TunnelPlan
+from mirrord.dataplane.transmit.file import FilePlan
+from mirrord.dataplane.transmit.sockets import DevicePlan, TunnelPlan
 from mirrord.model import Config, FlowNetwork
 
 MARK = 0x10000000

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from mirrord.dataplane import encap
-from mirrord.dataplane.forward import ForwardPlan
-from mirrord.dataplane.frame import Frame
+from mirrord.dataplane.forward import encap
+from mirrord.dataplane.forward.step import ForwardPlan
+from mirrord.dataplane.frame.wire import Frame
 from tests.support.frames import captured, mutated, plans, super_frames
 from tests.support.planes import step
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from mirrord.dataplane import encap
-from mirrord.dataplane.forward import Forward, ForwardPlan
-from mirrord.dataplane.frame import VNET, Frame
+from mirrord.dataplane.forward import encap
+from mirrord.dataplane.forward.step import Forward, ForwardPlan
+from mirrord.dataplane.frame.wire import VNET, Frame
 from mirrord.dataplane.native import core
 
 RATE = 8_000_000  # a byte each microsecond

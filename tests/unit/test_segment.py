@@ -16,11 +16,11 @@ from scapy.layers.l2 import GRE, Dot1AD, Dot1Q, Ether
 from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet
 
-from mirrord.dataplane import encap
 from mirrord.dataplane.counters import Slot
-from mirrord.dataplane.forward import ForwardPlan
-from mirrord.dataplane.frame import Frame, Vnet
-from mirrord.dataplane.headers import Tag
+from mirrord.dataplane.forward import encap
+from mirrord.dataplane.forward.step import ForwardPlan
+from mirrord.dataplane.frame.headers import Tag
+from mirrord.dataplane.frame.wire import Frame, Vnet
 from tests.support.planes import Result, step
 
 MSS = 1000

@@ -13,14 +13,14 @@ import pytest
 
 from mirrord.control import store
 from mirrord.control.http.peers import Caller
-from mirrord.control.store import Deed, NotStoredError, Store, Write
+from mirrord.control.store import AuditRecord, NotStoredError, Store, Write
 
 CALLER = Caller(1000, 100, 4711, "anna")
 MIRROR = {"description": "a"}
 
 
-def deed(name: str = "a", **more: Any) -> Deed:
-    return Deed(CALLER, "create", "mirror", name, name, **more)
+def record(name: str = "a", **more: Any) -> AuditRecord:
+    return AuditRecord(CALLER, "create", "mirror", name, name, **more)
 
 
 def sql(path: Path, statement: str) -> list[Any]:
@@ -30,16 +30,16 @@ def sql(path: Path, statement: str) -> list[Any]:
 
 def filled(path: Path) -> Store:
     made = Store(str(path))
-    made.write([Write("mirrors", "a", MIRROR)], deed(new=MIRROR))
+    made.write([Write("mirrors", "a", MIRROR)], record(new=MIRROR))
     return made
 
 
 def test_objects_and_rows_come_back(tmp_path: Path) -> None:
     path = tmp_path / "not" / "there" / "state.db"
     first = filled(path)
-    first.write([Write("filters", "f", {"rules": []}), Write("mirrors", "b", {})], deed("b"))
-    first.write([Write("mirrors", "b", None)], deed("b"))
-    first.note(deed("c").refused(NotStoredError(path, "why")))
+    first.write([Write("filters", "f", {"rules": []}), Write("mirrors", "b", {})], record("b"))
+    first.write([Write("mirrors", "b", None)], record("b"))
+    first.note(record("c").refused(NotStoredError(path, "why")))
     first.close()
     again = Store(str(path))
     assert again.problem == ""
@@ -60,9 +60,9 @@ def test_a_change_and_its_row_are_kept_together_or_not_at_all(tmp_path: Path) ->
     first = filled(path)
     sql(path, "CREATE TRIGGER full BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'no row'); END")
     with pytest.raises(NotStoredError, match="no row; nothing was changed"):
-        first.write([Write("mirrors", "a", None), Write("mirrors", "b", {})], deed("b"))
+        first.write([Write("mirrors", "a", None), Write("mirrors", "b", {})], record("b"))
     assert list(first.objects()) == [("mirrors", "a", MIRROR)]
-    first.note(deed("c"))  # is no error: it is in the log
+    first.note(record("c"))  # is no error: it is in the log
     assert len(first.audit()) == 1
     first.close()
 
@@ -98,7 +98,7 @@ def test_a_damaged_database_is_set_aside(tmp_path: Path, damage: Callable[[Path]
     assert aside.read_bytes() == spoilt
     assert not list(made.objects())
     assert not made.audit()
-    made.write([Write("mirrors", "b", {})], deed("b"))
+    made.write([Write("mirrors", "b", {})], record("b"))
     made.close()
     again = Store(str(path))
     assert list(again.objects()) == [("mirrors", "b", {})]
@@ -120,8 +120,8 @@ def test_one_that_cannot_be_used_is_left_alone(tmp_path: Path) -> None:
         assert not list(made.objects())
         assert not made.audit()
         with pytest.raises(NotStoredError, match=r"cannot be used: .*; nothing was changed"):
-            made.write([Write("mirrors", "b", {})], deed("b"))
-        made.note(deed())
+            made.write([Write("mirrors", "b", {})], record("b"))
+        made.note(record())
     assert sorted(tmp_path.iterdir()) == [tmp_path / "file", newer]
 
 
@@ -134,7 +134,7 @@ def test_one_that_another_program_holds_is_left_to_it(tmp_path: Path, monkeypatc
         assert made.problem == "cannot be used: database is locked"
         assert not list(made.objects())
         with pytest.raises(NotStoredError, match="cannot be used: database is locked; nothing was changed"):
-            made.write([Write("mirrors", "b", {})], deed("b"))
+            made.write([Write("mirrors", "b", {})], record("b"))
 
 
 def test_an_upgrade_keeps_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,12 +158,12 @@ def test_the_audit_log_is_bounded_by_rows_and_by_bytes(tmp_path: Path) -> None:
         " NULL, n, 0, 0, 0, '', 'create', 'mirror', 'x', 'x', NULL, NULL, 'refused', 'refused', '' FROM n",
     )
     for _ in range(store.PRUNE_EVERY):
-        made.note(deed("y")._replace(result="refused"))
+        made.note(record("y")._replace(result="refused"))
     count = "SELECT result, count(*) FROM audit GROUP BY result ORDER BY result"
     assert sql(path, count) == [("done", 1), ("refused", store.MAX_ROWS)]
     large = {"description": "x" * 999_980}  # 1,000,000 bytes of JSON
     for n in range(store.PRUNE_EVERY):
-        made.note(deed("z", new=large if n < 40 else None)._replace(result="refused"))
+        made.note(record("z", new=large if n < 40 else None)._replace(result="refused"))
     kept = (store.PRUNE_EVERY - 40) + store.MAX_BYTES // 1_000_000
     assert sql(path, count) == [("done", 1), ("refused", kept)]
     made.close()

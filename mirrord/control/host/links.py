@@ -26,7 +26,7 @@ from mirrord.control.host.obstacles import ROUTE_PROTOCOL, obstacle
 from mirrord.control.host.offloads import takes_ring, uncut
 from mirrord.control.host.rtnetlink import Announcements, Rtnetlink, attribute, attributes, number, text
 from mirrord.dataplane.netns import Netns, enter, inside
-from mirrord.dataplane.transmit import Hop
+from mirrord.dataplane.transmit.sockets import Hop
 from mirrord.errors import Refused
 
 # linux/rtnetlink.h

@@ -21,8 +21,8 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from mirrord.control.host.rtnetlink import NLM_F_CREATE, NLM_F_EXCL, Rtnetlink, attribute, attributes, text
-from mirrord.dataplane import assembler as op
-from mirrord.dataplane.assembler import Instruction, pack
+from mirrord.dataplane.filter import assembler as op
+from mirrord.dataplane.filter.assembler import Instruction, pack
 
 RTM_NEWQDISC, RTM_DELQDISC, RTM_GETQDISC = 36, 37, 38
 RTM_NEWTFILTER, RTM_DELTFILTER, RTM_GETTFILTER = 44, 45, 46

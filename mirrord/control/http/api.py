@@ -14,7 +14,7 @@ from typing import Any
 from aiohttp import web
 
 from mirrord.control.changes import Changes, Condition, Target, tag_of
-from mirrord.control.config import Loaded
+from mirrord.control.configuration.config import Loaded
 from mirrord.control.http import openapi
 from mirrord.control.http.answers import answer
 from mirrord.control.http.openapi import Resource
@@ -156,7 +156,7 @@ async def _add_session(request: web.Request) -> web.Response:
 RESOURCES = [
     Resource("GET", "/v1/status", _status, "The daemon and every session.", "Status"),
     Resource("POST", "/v1/reload", _reload, "Take over the files as they are now."),
-    Resource("GET", "/v1/audit", _audit, "Who did what; oldest first.", "Deed[]"),
+    Resource("GET", "/v1/audit", _audit, "Who did what; oldest first.", "AuditRecord[]"),
     Resource("GET", "/v1/doctor", _doctor, "What is wrong, and what to do; errors first.", "Finding[]"),
     Resource("GET", "/v1/openapi.json", _openapi, "This description."),
     Resource("GET", "/v1/mirrors", _list("mirrors"), "Every mirror.", "Mirror[]"),

@@ -110,7 +110,12 @@ def schemas() -> dict[str, Any]:
     found["Session"]["properties"] |= {"running": running}
     for name in ("Mirror", "Session"):
         found[f"{name}Patch"] = _patch(found[name])
-    return found | {"Error": _error(), "Deed": _deed(), "Finding": _finding(), "Status": {"type": "object"}}
+    return found | {
+        "Error": _error(),
+        "AuditRecord": _audit_record(),
+        "Finding": _finding(),
+        "Status": {"type": "object"},
+    }
 
 
 def _patch(schema: dict[str, Any]) -> dict[str, Any]:
@@ -124,7 +129,7 @@ def _error() -> dict[str, Any]:
     return _object({"error": _object(keys)})
 
 
-def _deed() -> dict[str, Any]:
+def _audit_record() -> dict[str, Any]:
     number, anything = {"type": "integer"}, {"type": ["object", "null"]}
     return _object(
         {"time": {"type": "string", "format": "date-time"}, "uid": number, "gid": number, "pid": number, "user": TEXT}

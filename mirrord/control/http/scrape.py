@@ -8,8 +8,8 @@ import gzip
 from aiohttp import web
 from prometheus_client import ProcessCollector
 
-from mirrord.control.exposition import Family, accepted, compressed, render
-from mirrord.control.metrics import Counts
+from mirrord.control.reporting.exposition import Family, accepted, compressed, render
+from mirrord.control.reporting.metrics import Counts
 
 
 def application(counts: Counts) -> web.Application:

@@ -11,13 +11,13 @@ from typing import NamedTuple
 from mirrord.control.host.links import Lease, Link, Path, View
 from mirrord.control.host.offloads import takes_ring
 from mirrord.control.planning.leases import refuse_if_set_aside
-from mirrord.control.planning.ways import choose
-from mirrord.dataplane import encap
-from mirrord.dataplane.encap import Template
-from mirrord.dataplane.file import FilePlan
-from mirrord.dataplane.forward import ForwardPlan
-from mirrord.dataplane.headers import ETH_HEADER, IPPROTO_GRE, IPPROTO_UDP
-from mirrord.dataplane.transmit import DevicePlan, TunnelPlan
+from mirrord.control.planning.transmit_choice import choose
+from mirrord.dataplane.forward import encap
+from mirrord.dataplane.forward.encap import Template
+from mirrord.dataplane.forward.step import ForwardPlan
+from mirrord.dataplane.frame.headers import ETH_HEADER, IPPROTO_GRE, IPPROTO_UDP
+from mirrord.dataplane.transmit.file import FilePlan
+from mirrord.dataplane.transmit.sockets import DevicePlan, TunnelPlan
 from mirrord.errors import Refused
 from mirrord.model import (
     Config,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mirrord.control.host.links import AbsentError, Link, View
-from mirrord.dataplane.decap import Tunnel
-from mirrord.dataplane.filter import Selection
-from mirrord.dataplane.listen import ListenPlan
+from mirrord.dataplane.capture.listener import ListenPlan
+from mirrord.dataplane.filter.rules import Selection
+from mirrord.dataplane.forward.decap import Tunnel
 from mirrord.model import (
     Config,
     ErspanDestination,

@@ -17,11 +17,11 @@ from mirrord.control.planning.destinations import path, shaping, way_out
 from mirrord.control.planning.leases import lease, refuse_if_set_aside
 from mirrord.control.planning.listeners import listen_plan
 from mirrord.control.planning.selection import Selections
-from mirrord.dataplane.capture import CapturePlan
-from mirrord.dataplane.listen import ListenPlan
+from mirrord.dataplane.capture.listener import ListenPlan
+from mirrord.dataplane.capture.packet_socket import CapturePlan
 from mirrord.dataplane.netns import Netns
 from mirrord.dataplane.pipeline import PipelinePlan
-from mirrord.dataplane.transmit import TunnelPlan
+from mirrord.dataplane.transmit.sockets import TunnelPlan
 from mirrord.errors import Refused
 from mirrord.model import (
     BridgeSource,

@@ -11,8 +11,8 @@ from mirrord.control.planning.destinations import describe
 from mirrord.control.planning.listeners import listeners
 from mirrord.control.planning.overlap import Order
 from mirrord.control.planning.sources import bridged
-from mirrord.dataplane.filter import Direction, Guard, Rule, Selection
-from mirrord.dataplane.headers import IPPROTO_GRE, IPPROTO_UDP
+from mirrord.dataplane.filter.rules import Direction, Guard, Rule, Selection
+from mirrord.dataplane.frame.headers import IPPROTO_GRE, IPPROTO_UDP
 from mirrord.values import Address
 
 DIRECTIONS = {"ingress": Direction.INGRESS, "egress": Direction.EGRESS, "both": Direction.BOTH}

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 
 from mirrord.control.host.links import AbsentError, Link, View
 from mirrord.control.planning.listeners import end, label
-from mirrord.dataplane.filter import Direction
+from mirrord.dataplane.filter.rules import Direction
 from mirrord.errors import Refused
 from mirrord.model import BridgeSource, DeviceDestination, DeviceSource, Session, TunnelSource
 from mirrord.values import GLOB

@@ -5,14 +5,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mirrord.dataplane.assembler import pack
-from mirrord.dataplane.bpf import compile_selection
 from mirrord.dataplane.counters import Slot
+from mirrord.dataplane.filter.assembler import pack
+from mirrord.dataplane.filter.bpf import compile_selection
 
 if TYPE_CHECKING:
     from array import array
 
-    from mirrord.dataplane.forward import ForwardPlan
+    from mirrord.dataplane.forward.step import ForwardPlan
 
 __all__ = ["core", "matcher", "missing"]
 

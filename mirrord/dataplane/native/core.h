@@ -12,7 +12,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "bpf.h"
+#include "filter/bpf.h"
 
 enum {
 	ETH_HEADER = 14,
@@ -229,17 +229,17 @@ static inline void put_be32(uint8_t *at, uint32_t number)
 	memcpy(at, &be_number, sizeof(be_number));
 }
 
-/* headers.c */
+/* frame/headers.c */
 void parse(const struct frame *frame, struct headers *headers);
 uint64_t flow_hash(const struct headers *headers);
-bool is_ipv6_option(int protocol);	/* headers.py: IPV6_OPTIONS */
+bool is_ipv6_option(int protocol);	/* frame/headers.py: IPV6_OPTIONS */
 
-/* checksum.c */
+/* frame/checksum.c */
 uint32_t ones_sum(const uint8_t *data, size_t length);
 uint32_t fold(uint64_t sum);
 uint32_t crc32c(uint32_t crc, const uint8_t *data, size_t length);	/* begins with, and is completed by, ~0 */
 
-/* segment.c */
+/* frame/segment.c */
 enum kind { IPV4 = 1, IPV6, GRE, UDP, TCP };
 struct layer {
 	enum kind kind;
@@ -262,28 +262,28 @@ bool open_super_frame(struct super_frame *super, const struct frame *frame, uint
 void write_segment(const struct super_frame *super, uint32_t n, uint8_t *head, const uint8_t **payload,
 		   uint32_t *length);
 
-/* decap.c */
+/* forward/decap.c */
 enum tunnel { NO_TUNNEL, TUNNEL_VXLAN, TUNNEL_GRE, TUNNEL_ERSPAN };
 /* Find the frame in a packet that begins with its UDP or GRE header; false for a malformed one. */
 bool decapsulate(enum tunnel tunnel, struct frame *frame, const uint8_t *packet, uint32_t length);
 /* Tell in the frame's vnet header what its sender left to a device; split a TCP frame longer than limit, if not 0. */
 void unfinished(struct frame *frame, uint32_t limit);
 
-/* encap.c: gives the trailer's length. */
+/* forward/encap.c: gives the trailer's length. */
 uint32_t fill(const struct plan *plan, const struct facts *facts, struct room *room);
 
-/* pcapng.c */
+/* transmit/pcapng.c */
 void packet_header(const struct facts *facts, uint8_t *header);
 /* Gives the trailer's length. */
 uint32_t packet_trailer(const struct facts *facts, uint8_t *trailer);
 
-/* forward.c: gives NO_REASON when copies were made, whose TRUNCATED, SEGMENTED and FRAGMENTED are counted; or the slot of
+/* forward/step.c: gives NO_REASON when copies were made, whose TRUNCATED, SEGMENTED and FRAGMENTED are counted; or the slot of
  * why there are none. */
 int forward(const struct plan *plan, struct state *state, const struct frame *frame, struct batch *batch,
 	    uint64_t *counters);
 __int128 bucket_depth(uint64_t rate);
 
-/* outer.c: the headers before a copy that leaves by a packet socket; elsewhere they are the kernel's. */
+/* transmit/outer.c: the headers before a copy that leaves by a packet socket; elsewhere they are the kernel's. */
 struct outer {
 	uint8_t header[MAX_OUTER];
 	uint32_t length;	/* 0: none */
@@ -303,7 +303,7 @@ bool open_outer(struct outer *outer, const uint8_t *header, size_t length);
 void write_outer(struct outer *outer, struct outer_head *head, uint16_t port, uint32_t payload, uint32_t segment,
 		 uint32_t copies);
 
-/* tx_ring.c */
+/* transmit/tx_ring.c */
 struct tx_ring {
 	int descriptor;
 	uint8_t *memory;	/* or NULL: there is none */
@@ -311,7 +311,7 @@ struct tx_ring {
 	uint32_t next;		/* slot to be filled */
 };
 
-/* transmit.c: a lane is what copies of one flow leave by: a socket, or a source port of the packet socket. */
+/* transmit/sockets.c: a lane is what copies of one flow leave by: a socket, or a source port of the packet socket. */
 struct transmit {
 	int sockets[MAX_SOCKETS];
 	uint16_t ports[MAX_SOCKETS];
@@ -334,18 +334,18 @@ void send_batch(struct batch *batch, void *transmit);
 void observe_latency(uint64_t *counters, uint64_t time, uint64_t now);
 uint8_t *gather(const struct message *message, uint8_t *at);
 
-/* tx_ring.c */
+/* transmit/tx_ring.c */
 bool fits_slot(const struct tx_ring *ring, const struct message *message);
 /* How many of the row's first copies were accepted, the first of which fits; or minus the errno it was refused with. */
 int send_by_ring(struct transmit *transmit, struct message *const *row, uint32_t count);
 
-/* coalesce.c */
+/* transmit/coalesce.c */
 /* The messages from `first` on in order of their lane; those of one lane, and so of one flow, as they came. */
 void order_by_lane(struct batch *batch, uint32_t first, uint32_t lanes, struct message **row, uint32_t *ends);
 /* How many of the row's first copies may leave as one message: all of one lane and length but a shorter last one. */
 uint32_t run_length(struct message *const *row, uint32_t count);
 
-/* file.c: Output of file.py, which Python reads and writes between two turns and in next(). */
+/* transmit/file.c: Output of file.py, which Python reads and writes between two turns and in next(). */
 struct output {
 	int64_t descriptor;
 	int64_t error;		/* why nothing is written, or 0 */
@@ -364,7 +364,7 @@ struct file {
 
 void write_batch(struct batch *batch, void *file);
 
-/* capture.c */
+/* capture/packet_socket.c */
 struct pipeline {
 	struct plan plan;
 	struct state own;
@@ -386,7 +386,7 @@ void forward_one(struct pipeline *pipeline, struct batch *batch, const struct fr
 /* Forward what has been captured: at most a few blocks. Gives how many frames are left, as far as is counted. */
 uint64_t run_pipeline(struct pipeline *pipeline);
 
-/* listen.c */
+/* capture/listener.c */
 void run_listener(struct pipeline *pipeline, struct batch *batch);
 
 #endif

@@ -254,8 +254,8 @@ static PyMethodDef pipeline_methods[] = {
 PyDoc_STRVAR(pipeline_doc, "Pipeline(plan, matcher, descriptor, ring or None, block_size, transmit, counters,\n"
 			   "         sequence, tunnel, ip_header, output or None, callback)\n\n"
 			   "The way of frames from one packet socket, or the raw socket where a tunnel ends, to a\n"
-			   "transmit (see Transmit.native; callback(n) opens a lane, see lanes.py), or to a file (output, see\n"
-			   "file.py; callback() is called when it is full). The caller keeps them open, and lets one thread at a\n"
+			   "transmit (see Transmit.native; callback(n) opens a lane, see transmit/lanes.py), or to a file (output, see\n"
+			   "transmit/file.py; callback() is called when it is full). The caller keeps them open, and lets one thread at a\n"
 			   "time in.");
 
 static PyType_Slot pipeline_slots[] = {

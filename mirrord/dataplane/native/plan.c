@@ -1,4 +1,4 @@
-/* What Python planned (forward.py: ForwardPlan, transmit.py: Transmit.native) into the core's own. */
+/* What Python planned (forward/step.py: ForwardPlan, transmit/sockets.py: Transmit.native) into the core's own. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 

@@ -1,0 +1,1 @@
+"""From what somebody wrote to a model, or to every problem in it."""

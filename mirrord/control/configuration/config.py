@@ -1,0 +1,281 @@
+"""Configuration files, and objects made at run time, to one model, or to every problem in all of them.
+
+The main file may include drop-ins; each file adds objects and keys of [daemon], and none may define what another one
+has defined. Every file is read and every object examined, whatever is wrong with the others. What a file defines goes
+before what was made at run time under the same name.
+"""
+
+from __future__ import annotations
+
+import glob
+import os.path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from mirrord.control.configuration import toml
+from mirrord.control.configuration.refusals import Declared, Use, refusals, unknown_names, warnings
+from mirrord.control.configuration.validation import Examined, examine, join, nearest, parts
+from mirrord.errors import ConfigError, Problem
+from mirrord.model import Config, Daemon, Filter, FlowNetwork, Mirror, Model
+from mirrord.values import GLOB, parse_name, unexpected
+
+DEFAULT_PATH = "/etc/mirrord/mirrord.toml"
+SECTIONS: dict[str, type[Model]] = {"flow_networks": FlowNetwork, "filters": Filter, "mirrors": Mirror}
+
+
+Objects = Mapping[str, Mapping[str, Any]]
+"""By section and name, each as it was written."""
+
+NOTHING: Objects = {section: {} for section in SECTIONS}
+
+
+@dataclass
+class Files:
+    """What the files say, whatever is wrong with it."""
+
+    path: str
+    daemon: dict[str, Any] = field(default_factory=dict)
+    objects: dict[str, dict[str, Any]] = field(default_factory=lambda: {section: {} for section in SECTIONS})
+    origins: dict[str, str] = field(default_factory=dict)  # by dotted path, "mirrors.core" or "daemon.mark": the file
+    problems: list[Problem] = field(default_factory=list)
+    complete: bool = True
+
+
+class SetAside(NamedTuple):
+    """An object made at run time that does not run, and why."""
+
+    section: str
+    name: str
+    written: Any
+    reason: str
+
+
+class Loaded(NamedTuple):
+    """A configuration that may run, what is doubtful in it, and what it was made of."""
+
+    config: Config
+    warnings: list[Problem]
+    files: Files
+    made: Objects  # at run time
+    set_aside: tuple[SetAside, ...] = ()
+
+    def written(self, section: str, name: str) -> Any:
+        """What was written of an object that is in the configuration."""
+        return (self.made[section] if name in self.made.get(section, ()) else self.files.objects[section])[name]
+
+    def origin(self, section: str, name: str) -> str:
+        """The file that defines an object; "" if it was made at run time."""
+        return self.files.origins.get(join(section, name), "")
+
+
+def load(path: str = DEFAULT_PATH) -> Loaded:
+    """Read a configuration file and all that it includes.
+
+    Raises ConfigError with every problem in every file.
+    """
+    return combine(read(path))
+
+
+def read(path: str) -> Files:
+    """Read a configuration file and all that it includes; what is wrong is among the problems."""
+    return _Reader(path).read()
+
+
+def combine(files: Files, made: Objects = NOTHING, before: Loaded | None = None) -> Loaded:
+    """One configuration of all. ConfigError has every problem; its code is `refused` if all are section 2's.
+
+    What was written alike in the configuration `before` is not read again: its models are in the new one, too.
+    """
+    return _Combination(files, made, before).combined()
+
+
+def restore(files: Files, made: Objects, doubtful: Iterable[SetAside], before: Loaded | None = None) -> Loaded:
+    """Combine, and let in what is doubtful as far as it goes with the rest. ConfigError: not even the rest does."""
+    loaded = combine(files, made, before)
+    set_aside = list(loaded.set_aside)
+    for one in sorted(doubtful, key=lambda one: tuple(SECTIONS).index(one.section)):
+        more = {**loaded.made, one.section: {**loaded.made[one.section], one.name: one.written}}
+        try:
+            loaded = combine(files, more, loaded)
+        except ConfigError as error:
+            set_aside.append(one._replace(reason=str(error)))
+        else:
+            set_aside += loaded.set_aside
+    return loaded._replace(set_aside=tuple(set_aside))
+
+
+class _Reader:
+    def __init__(self, path: str) -> None:
+        self.files = Files(path)
+
+    def read(self) -> Files:
+        main = self._read(self.files.path)
+        self._add(self.files.path, main)
+        for path in self._included():
+            table = self._read(path)
+            daemon = table.get("daemon")
+            if isinstance(daemon, dict) and daemon.pop("include", None) is not None:
+                self._problem(path, "daemon.include", "only the main file may include others")
+            self._add(path, table)
+        return self.files
+
+    def _problem(self, file: str, path: str, expectation: str) -> None:
+        self.files.problems.append(Problem(path, expectation, file))
+
+    def _read(self, path: str) -> dict[str, Any]:
+        try:
+            return toml.loads(Path(path).read_bytes().decode())
+        except OSError as error:
+            self._problem(path, "", f"cannot be read: {error.strerror}")
+        except UnicodeDecodeError as error:
+            self._problem(path, "", f"expected UTF-8, not byte {error.object[error.start]:#x} at {error.start}")
+        except ValueError as error:  # TOMLDecodeError, or a number too long for int()
+            self._problem(path, "", f"expected TOML: {error}")
+        except RecursionError:
+            self._problem(path, "", "expected tables and lists that are not nested so deeply")
+        self.files.complete = False
+        return {}
+
+    def _included(self) -> Iterator[str]:
+        """Paths that the main file's `include` names, each once, in the order of the patterns, sorted in each."""
+        seen = {os.path.realpath(self.files.path)}
+        patterns = self.files.daemon.get("include", Daemon().include)
+        for pattern in patterns if isinstance(patterns, (list, tuple)) else ():
+            if not isinstance(pattern, str):
+                continue  # a problem of the key, told with the others
+            full = str(Path(self.files.path).parent / pattern)
+            # Path.glob takes no absolute pattern.
+            for path in sorted(glob.glob(full)) if GLOB.search(pattern) else [full]:  # noqa: PTH207
+                real = os.path.realpath(path)
+                if real not in seen:
+                    seen.add(real)
+                    yield path
+
+    def _add(self, file: str, table: dict[str, Any]) -> None:
+        for section, content in table.items():
+            if section != "daemon" and section not in SECTIONS:
+                self._problem(file, section, f"unknown key{nearest(section, ('daemon', *SECTIONS))}")
+            elif not isinstance(content, dict):
+                self._problem(file, section, str(unexpected("a table", content)))
+            else:
+                target = self.files.daemon if section == "daemon" else self.files.objects[section]
+                for key, value in content.items():
+                    path = join(section, key)
+                    if path in self.files.origins:
+                        self._problem(file, path, f"already defined in {self.files.origins[path]}")
+                    else:
+                        self.files.origins[path] = file
+                        target[key] = value
+
+
+class _Combination:
+    def __init__(self, files: Files, made: Objects, before: Loaded | None) -> None:
+        self.files, self.before = files, before
+        self.problems = list(files.problems)
+        self.origins = dict(files.origins)
+        self.written = {section: dict(objects) for section, objects in files.objects.items()}
+        self.made: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+        self.set_aside: list[SetAside] = []
+        for section, objects in made.items():
+            for name, written in objects.items():
+                path = join(section, name)
+                if name in files.objects[section]:
+                    reason = f"{path}: {files.origins[path]} defines it, too"
+                    self.set_aside.append(SetAside(section, name, written, reason))
+                else:
+                    self.written[section][name] = self.made[section][name] = written
+                    self.origins[path] = ""
+
+    def combined(self) -> Loaded:
+        objects, declared = self._examine()
+        self.problems += self._located(list(unknown_names(declared)))
+        forbidden = self._located(refusals(declared))
+        if self.problems or forbidden:
+            code = "invalid_config" if self.problems else "refused"
+            raise ConfigError(dict.fromkeys([*self.problems, *forbidden]), code)
+        config = Config(daemon=declared.daemon, **objects)
+        return Loaded(config, self._located(warnings(declared)), self.files, self.made, tuple(self.set_aside))
+
+    def _examine(self) -> tuple[dict[str, dict[str, Any]], Declared]:
+        """Models of what was written, whole or as good as they get."""
+        daemon, problems = examine(Daemon, self.files.daemon, "daemon")
+        self.problems += self._located(problems)
+        objects: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+        usable: dict[str, Model] = {}
+        uses: list[Use] = []
+        for section, model in SECTIONS.items():
+            for name, written in self.written[section].items():
+                path = join(section, name)
+                one, problems = self._examine_one(section, name, written, path)
+                whole = not problems
+                try:
+                    parse_name(name)
+                except ValueError as error:
+                    problems.append(Problem(path, str(error)))
+                self.problems += self._located(problems)
+                if one is not None:
+                    objects[section][name] = usable[path] = one
+                if model is Mirror and isinstance(written, dict):
+                    sessions = _whole_sessions(one, written, path) if whole else parts(Mirror, written, path)
+                    usable |= {at: session.model for at, _, session in sessions if session.model is not None}
+                    uses += _uses(path, "flow_network", written)
+                    uses += [use for at, session, _ in sessions for use in _uses(at, "filter", session)]
+        names = {section: frozenset(self.written[section]) for section in ("flow_networks", "filters")}
+        return objects, Declared(daemon or Daemon(), usable, names, tuple(uses), self.files.complete)
+
+    def _examine_one(self, section: str, name: str, written: object, path: str) -> Examined:
+        """What became of one object; what was written alike before is what it was."""
+        model, before = SECTIONS[section], self.before
+        known = None if before is None else getattr(before.config, section).get(name)
+        if before is None or known is None or not isinstance(written, dict):
+            return examine(model, written, path)
+        old = before.written(section, name)
+        if _alike(old, written):
+            return Examined(known, [])
+        if isinstance(known, Mirror) and isinstance(written.get("sessions"), list):
+            sessions = _known_sessions(written["sessions"], old.get("sessions", ()), known)
+            with suppress(ValidationError):  # the models of sessions are taken as they are
+                return Examined(Mirror.model_validate({**written, "sessions": sessions}), [])
+        return examine(model, written, path)
+
+    def _located(self, problems: list[Problem]) -> list[Problem]:
+        """Tell the file of each: where the object, or the daemon's key, is defined."""
+        return [problem._replace(file=self._origin(problem.path)) for problem in problems]
+
+    def _origin(self, path: str) -> str:
+        holders = (one for one in self.origins if path == one or path.startswith((f"{one}.", f"{one}[")))
+        return self.origins.get(max(holders, key=len, default=""), self.files.path)
+
+
+def _alike(old: object, new: object) -> bool:
+    """Whether the same was written: to Python, 1 and true would be equal, and are not the same here."""
+    return old is new or repr(old) == repr(new)
+
+
+def _known_sessions(written: list[Any], old: Sequence[Any], known: Mirror) -> list[Any]:
+    """The sessions as written, or as models where they were written alike before under the same name."""
+    models = {one["name"]: (one, model) for one, model in zip(old, known.sessions, strict=True)}
+    found = []
+    for one in written:
+        name = one.get("name") if isinstance(one, dict) else None
+        before, model = models.get(name, (None, None)) if isinstance(name, str) else (None, None)
+        found.append(model if model is not None and _alike(before, one) else one)
+    return found
+
+
+def _whole_sessions(mirror: Mirror, written: dict[str, Any], path: str) -> list[tuple[str, object, Examined]]:
+    """As `parts`, of a mirror without problems."""
+    listed = join(path, "sessions")
+    pairs = zip(written.get("sessions", ()), mirror.sessions, strict=True)
+    return [(f"{listed}[{n}]", one, Examined(model, [])) for n, (one, model) in enumerate(pairs)]
+
+
+def _uses(path: str, key: str, written: object) -> list[Use]:
+    """The name that stands under a key, whatever else is wrong around it."""
+    name = written.get(key) if isinstance(written, dict) else None
+    return [Use(join(path, key), f"{key}s", name)] if isinstance(name, str) else []

@@ -1,0 +1,281 @@
+"""What section 2 refuses, or warns of, because of how objects go together; only what the configuration alone tells.
+
+Sessions that are disabled count as well: enabling one is not the moment to find out that it cannot run.
+"""
+
+from __future__ import annotations
+
+import os.path
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import chain
+from typing import NamedTuple
+
+from mirrord.control.configuration.validation import join, nearest
+from mirrord.control.planning.listeners import reaches
+from mirrord.errors import Problem
+from mirrord.model import (
+    BridgeSource,
+    Config,
+    Daemon,
+    Destination,
+    DeviceDestination,
+    DeviceSource,
+    ErspanDestination,
+    FileDestination,
+    Filter,
+    FlowNetwork,
+    GeneveDestination,
+    Model,
+    Session,
+    TunnelDestination,
+    TunnelSource,
+    VxlanDestination,
+)
+from mirrord.values import GLOB
+
+
+class Use(NamedTuple):
+    """Where a filter or a flow network is named."""
+
+    path: str
+    section: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A configuration, taken apart: every object by its path, also from one with problems."""
+
+    daemon: Daemon
+    objects: Mapping[str, Model]  # by path: flow networks, filters, mirrors and their sessions
+    names: Mapping[str, frozenset[str]]  # by section; of objects with problems, too
+    uses: tuple[Use, ...]
+    complete: bool = True  # False: there is more that could not be read, so that no name is known to be missing
+
+    @classmethod
+    def of(cls, config: Config) -> Declared:
+        """Take a whole configuration apart."""
+        objects: dict[str, Model] = {}
+        uses = []
+        for section in ("flow_networks", "filters", "mirrors"):
+            objects |= {join(section, name): one for name, one in getattr(config, section).items()}
+        for name, mirror in config.mirrors.items():
+            path = join("mirrors", name)
+            if mirror.flow_network is not None:
+                uses.append(Use(join(path, "flow_network"), "flow_networks", mirror.flow_network))
+            for index, session in enumerate(mirror.sessions):
+                at = join(path, "sessions", index)
+                objects[at] = session
+                if session.filter is not None:
+                    uses.append(Use(join(at, "filter"), "filters", session.filter))
+        names = {"flow_networks": frozenset(config.flow_networks), "filters": frozenset(config.filters)}
+        return cls(config.daemon, objects, names, tuple(uses))
+
+    def sessions(self) -> Iterator[tuple[str, Session]]:
+        """Every session and its path, in the order of the configuration."""
+        return ((path, one) for path, one in self.objects.items() if isinstance(one, Session))
+
+
+def refusals(declared: Declared) -> list[Problem]:
+    """Everything that must not run."""
+    return [
+        *_same_ends(declared),
+        *_cycles(declared),
+        *_shared_flow_networks(declared),
+        *_chosen_otherwise(declared),
+        *_shared_vnis(declared),
+        *_files(declared),
+    ]
+
+
+def warnings(declared: Declared) -> list[Problem]:
+    """What may run and is likely a mistake."""
+    found = []
+    for path, one in declared.objects.items():
+        if isinstance(one, Filter) and all(rule.action == "reject" for rule in one.rules):
+            found.append(Problem(path, "has only reject rules: nothing is copied"))
+        ends = one.destination if isinstance(one, Session) else None
+        if isinstance(ends, ErspanDestination) and ends.erspan_type == "I" and ends.session_id is not None:
+            found.append(Problem(join(path, "destination", "session_id"), "ERSPAN type I carries no session id"))
+    return found
+
+
+def unknown_names(declared: Declared) -> Iterator[Problem]:
+    """Filters and flow networks that are named somewhere and defined nowhere."""
+    for path, section, name in declared.uses:
+        if declared.complete and name not in declared.names[section]:
+            kind = section.removesuffix("s").replace("_", " ")
+            yield Problem(path, f"there is no {kind} {name!r}{nearest(name, declared.names[section])}")
+
+
+def _devices(session: Session) -> tuple[str, ...]:
+    """Names and globs of the source's devices in the daemon's own network namespace."""
+    if isinstance(session.source, DeviceSource) and session.source.netns is None:
+        return session.source.device
+    return (session.source.bridge,) if isinstance(session.source, BridgeSource) else ()
+
+
+def _target(session: Session) -> str | None:
+    """The destination's device, if that is in the daemon's own network namespace."""
+    end = session.destination
+    return end.device if isinstance(end, DeviceDestination) and end.netns is None else None
+
+
+def _reads(session: Session, device: str) -> bool:
+    """Whether the source names the device, or matches it; a pattern leaves the session's own destination out."""
+    patterns = _devices(session)
+    matched = any(fnmatchcase(device, pattern) for pattern in patterns)
+    return device in patterns or (matched and device != _target(session))
+
+
+def _same_ends(declared: Declared) -> Iterator[Problem]:
+    for path, session in declared.sessions():
+        end = session.destination
+        if isinstance(end, DeviceDestination) and _comes_in(session, end):
+            place = "" if end.netns is None else f" in {end.netns!r}"
+            yield Problem(join(path, "destination", "device"), f"{end.device!r}{place} is also the source")
+        if isinstance(end, TunnelDestination) and _comes_in(session, end):
+            yield Problem(join(path, "destination", "remote"), f"{end.remote} is also the source")
+
+
+def _comes_in(session: Session, end: Destination) -> bool:
+    """Whether copies to this destination are what the session's source reads."""
+    source = session.source
+    if isinstance(end, DeviceDestination) and end.netns is None:
+        return _reads(session, end.device)
+    if isinstance(end, DeviceDestination):
+        return isinstance(source, DeviceSource) and source.netns == end.netns and end.device in source.device
+    if isinstance(end, TunnelDestination) and end.netns is None and isinstance(source, TunnelSource):
+        return reaches(end, source)
+    return False
+
+
+class _Readers:
+    """Sessions by what their sources read: who reads what is sent to a destination is found without asking them all."""
+
+    def __init__(self, sessions: Iterable[tuple[str, Session]]) -> None:
+        self._named: dict[Hashable, list[tuple[str, Session]]] = {}
+        self._patterns: dict[str, list[tuple[str, Session]]] = {}
+        for path, session in sessions:
+            source = session.source
+            if isinstance(source, TunnelSource):
+                self._named.setdefault(source.local, []).append((path, session))
+            for device in _devices(session):
+                if GLOB.search(device):
+                    self._patterns.setdefault(device, []).append((path, session))
+                self._named.setdefault((None, device), []).append((path, session))
+            if isinstance(source, DeviceSource) and source.netns is not None:
+                for device in source.device:
+                    self._named.setdefault((source.netns, device), []).append((path, session))
+        self._matched: dict[str, list[tuple[str, Session]]] = {}  # by device, what patterns match
+
+    def of(self, end: Destination) -> dict[str, Session]:
+        """Those that read it, by their paths."""
+        found: list[tuple[str, Session]] = []
+        if isinstance(end, DeviceDestination):
+            found = self._named.get((end.netns, end.device), []) + (self._matching(end) if end.netns is None else [])
+        elif isinstance(end, TunnelDestination):
+            found = self._named.get(end.remote, [])
+        return {path: session for path, session in found if _comes_in(session, end)}
+
+    def _matching(self, end: DeviceDestination) -> list[tuple[str, Session]]:
+        if end.device not in self._matched:
+            fitting = [sessions for pattern, sessions in self._patterns.items() if fnmatchcase(end.device, pattern)]
+            self._matched[end.device] = list(chain.from_iterable(fitting))
+        return self._matched[end.device]
+
+
+def _cycles(declared: Declared) -> Iterator[Problem]:
+    """Sessions whose copies come back to where they were taken from, over one session more or several."""
+    ways: dict[str, Session] = {}
+    sessions = dict(declared.sessions())
+    readers = _Readers(sessions.items())
+    for path, session in sessions.items():
+        if not readers.of(session.destination) or _comes_in(session, session.destination):
+            continue  # nobody takes its copies on; or it is told of already
+        reached = _reached_from(session.destination, ways, readers)
+        closing = [at for at in reached if _comes_in(session, ways[at].destination)]
+        if closing:
+            end = "device" if isinstance(session.destination, DeviceDestination) else "remote"
+            first = next(at for at in ways if at in closing)
+            yield Problem(join(path, "destination", end), f"closes a cycle of copies with {first}")
+        else:
+            ways[path] = session
+
+
+def _reached_from(end: Destination, ways: Mapping[str, Session], readers: _Readers) -> set[str]:
+    """Paths of those of `ways` that copy on, directly or not, what is sent to a destination."""
+    reached: set[str] = set()
+    ends = [end]
+    while ends:
+        for path, session in readers.of(ends.pop()).items():
+            if path in ways and path not in reached:
+                reached.add(path)
+                ends.append(session.destination)
+    return reached
+
+
+def _shared_flow_networks(declared: Declared) -> Iterator[Problem]:
+    users: dict[str, str] = {}
+    for path, section, name in declared.uses:
+        if section == "flow_networks" and users.setdefault(name, path) != path:
+            yield Problem(path, f"flow network {name!r} is already used at {users[name]}")
+    owners: dict[str, str] = {}
+    for path, one in declared.objects.items():
+        if isinstance(one, FlowNetwork) and owners.setdefault(one.device, path) != path:
+            yield Problem(join(path, "device"), f"{one.device!r} is already set aside by {owners[one.device]}")
+    for path, session in declared.sessions():
+        for device, owner in owners.items():
+            if _reads(session, device):
+                yield Problem(join(path, "source"), f"{device!r} is set aside for copies by {owner}")
+            if _target(session) == device:
+                yield Problem(join(path, "destination", "device"), f"{device!r} is set aside for copies by {owner}")
+
+
+def _chosen_otherwise(declared: Declared) -> Iterator[Problem]:
+    """Tunnels that name what their mirror's flow network decides, or go where it cannot lead."""
+    users = {
+        use.path.removesuffix(".flow_network"): use.name for use in declared.uses if use.section == "flow_networks"
+    }
+    for path, session in declared.sessions():
+        name = users.get(path.rpartition(".sessions[")[0])
+        if name is None or not isinstance(session.destination, TunnelDestination):
+            continue
+        for key in ("local", "netns"):
+            if getattr(session.destination, key) is not None:
+                yield Problem(join(path, "destination", key), f"flow network {name!r} decides where copies leave")
+        network = declared.objects.get(join("flow_networks", name))
+        remote = session.destination.remote
+        if isinstance(network, FlowNetwork) and network.addresses.first.version != remote.version:
+            why = f"{remote} is IPv{remote.version}, but flow network {name!r} is not"
+            yield Problem(join(path, "destination", "remote"), why)
+
+
+def _shared_vnis(declared: Declared) -> Iterator[Problem]:
+    first: dict[tuple[object, ...], tuple[str, bool | None]] = {}
+    for path, session in declared.sessions():
+        end = session.destination
+        if not isinstance(end, (VxlanDestination, GeneveDestination)):
+            continue
+        shared = end.shared_vni if isinstance(end, VxlanDestination) else None  # None: it has no such key
+        other, also_shared = first.setdefault((end.netns, end.remote, end.port, end.vni), (path, shared))
+        if other != path and not (shared and also_shared):
+            lacking = None in (shared, also_shared)
+            remedy = "choose another" if lacking else "set shared_vni = true in both if that is meant"
+            why = f"{other} sends to the same remote, port and VNI; {remedy}"
+            yield Problem(join(path, "destination", "vni"), why)
+
+
+def _files(declared: Declared) -> Iterator[Problem]:
+    first: dict[str, str] = {}
+    for path, session in declared.sessions():
+        if not isinstance(session.destination, FileDestination):
+            continue
+        file, at = os.path.normpath(session.destination.path), join(path, "destination", "path")
+        directories = [os.path.normpath(one) for one in declared.daemon.capture_directories]
+        if not any(os.path.commonpath([file, one]) == one != file for one in directories):
+            yield Problem(at, f"expected a file in one of capture_directories ({', '.join(directories)}), not {file!r}")
+        if first.setdefault(file, path) != path:
+            yield Problem(at, f"{first[file]} writes the same file")

@@ -1,0 +1,162 @@
+"""Prometheus's view of the counters, made at each scrape (DESIGN section 5 names every series).
+
+Nothing is kept here: a scrape reads the slots that the workers write, so a metric costs the data plane nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from mirrord import __version__
+from mirrord.control.planning.plan import Entry
+from mirrord.control.reporting.exposition import Family, labels
+from mirrord.dataplane.counters import DROPPED, LATENCY_BOUNDS, SKIPPED, Slot
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One session on one source device: what was planned, how it does, and its counters since the daemon's start."""
+
+    entry: Entry
+    state: str
+    reason: str
+    counters: Sequence[int]  # by Slot
+    rules: Mapping[int, int] = field(default_factory=dict)  # frames by priority; of accept rules that are counted
+    capture: str = ""  # how frames are captured now, where that is not for the plan to say
+    ring_fill: float | None = None  # None where there is no ring
+
+    @property
+    def about(self) -> dict[str, str]:
+        """The session in words."""
+        about = dict(self.entry.about)
+        return about | {"capture": self.capture} if self.capture else about
+
+
+@dataclass(slots=True)
+class Reload:
+    """How the last reload went."""
+
+    successful: bool = True
+    succeeded_at: float = 0.0  # seconds since 1970
+    problems: list[str] = field(default_factory=list)
+
+
+# name without prefix and `_total`, slot, help
+SIMPLE = (
+    ("captured_frames", Slot.captured, "Frames that passed the filter, those the ring had no room for included."),
+    ("mirrored_frames", Slot.mirrored, "Frames all of whose copies were accepted by the queue, driver or file."),
+    ("sent_packets", Slot.sent_packets, "Copies accepted."),
+    ("sent_bytes", Slot.sent_bytes, "Bytes of accepted copies, outer Ethernet header included, FCS not."),
+    ("truncated_frames", Slot.truncated, "Copies cut to the snaplen or to the path MTU."),
+    ("segmented_frames", Slot.segmented, "Super-frames split into the frames that the wire carried."),
+    ("fragmented_frames", Slot.fragmented, "Copies sent in outer IP fragments."),
+)
+READ = {
+    "read_frames": (Slot.read_ingress_frames, Slot.read_egress_frames, "Frames taken out of the ring or socket."),
+    "read_bytes": (Slot.read_ingress_bytes, Slot.read_egress_bytes, "Bytes of frames taken out of the ring or socket."),
+}
+REASONS = {
+    "skipped": (SKIPPED, "Frames left out on purpose."),
+    "dropped": (DROPPED, "Frames lost."),
+}
+
+
+class Counts:
+    """Every series about sessions, the build and the last reload."""
+
+    def __init__(
+        self,
+        rows: Callable[[], Sequence[Row]],
+        reload: Reload,
+        dataplane: str,
+        rules: Callable[[], Mapping[tuple[str, int], int]] = dict,
+    ) -> None:
+        self._rows, self._reload, self._dataplane, self._rules = rows, reload, dataplane, rules
+
+    def collect(self) -> Iterator[Family]:
+        rows = self._rows()
+        heads = [labels(row.entry.key._asdict())[:-1] for row in rows]  # more labels may follow
+        yield from _counters(rows, heads)
+        yield _rule_matches(self._rules())
+        yield _latency(rows, heads)
+        up = [f"mirrord_session_up{head}}} {row.state == 'up':d}" for row, head in zip(rows, heads, strict=True)]
+        yield Family("mirrord_session_up", "gauge", "1 running, 0 waiting or failed.", up)
+        yield _ring_fill(rows, heads)
+        about = [
+            {**row.entry.key._asdict(), "state": row.state, "reason": row.reason, **dict(row.entry.about)}
+            for row in rows
+        ]
+        yield _info("mirrord_session", "How a session does, and what it was told to do.", *about)
+        build = {"version": __version__, "dataplane": self._dataplane}
+        yield _info("mirrord_build", "The running program; dataplane is native or python.", build)
+        yield _gauge(
+            "mirrord_config_last_reload_successful",
+            "Whether the last configuration reload was taken over.",
+            int(self._reload.successful),
+        )
+        yield _gauge(
+            "mirrord_config_last_reload_success_timestamp_seconds",
+            "When a configuration was last taken over.",
+            self._reload.succeeded_at,
+        )
+
+
+def _gauge(name: str, text: str, value: float) -> Family:
+    return Family(name, "gauge", text, [f"{name} {value!r}"])
+
+
+def _info(name: str, text: str, *series: dict[str, str]) -> Family:
+    return Family(name, "info", text, [f"{name}_info{labels(one)} 1" for one in series])
+
+
+def _counters(rows: Sequence[Row], heads: Sequence[str]) -> Iterator[Family]:
+    both = list(zip(rows, heads, strict=True))
+    for name, slot, text in SIMPLE:
+        lines = [f"mirrord_{name}_total{head}}} {row.counters[slot]}" for row, head in both]
+        yield Family(f"mirrord_{name}", "counter", text, lines)
+    for name, (ingress, egress, text) in READ.items():
+        lines = []
+        for row, head in both:
+            received, sent = (egress, ingress) if row.entry.guest else (ingress, egress)  # as the session sees it
+            lines.append(f'mirrord_{name}_total{head},direction="ingress"}} {row.counters[received]}')
+            lines.append(f'mirrord_{name}_total{head},direction="egress"}} {row.counters[sent]}')
+        yield Family(f"mirrord_{name}", "counter", text, lines)
+    for kind, (reasons, text) in REASONS.items():
+        slots = [(reason, Slot[f"{kind}_{reason}"]) for reason in reasons]
+        lines = [
+            f'mirrord_{kind}_frames_total{head},reason="{reason}"}} {row.counters[slot]}'
+            for row, head in both
+            for reason, slot in slots
+        ]
+        yield Family(f"mirrord_{kind}_frames", "counter", text, lines)
+
+
+def _rule_matches(rules: Mapping[tuple[str, int], int]) -> Family:
+    name = "mirrord_rule_matched_frames"
+    text = "Frames that an accept rule was the first to match, of all sessions with count_rules; before sampling."
+    counted = sorted(rules.items())
+    lines = [f"{name}_total{labels({'filter': of, 'rule': str(rule)})} {count}" for (of, rule), count in counted]
+    return Family(name, "counter", text, lines)
+
+
+def _latency(rows: Sequence[Row], heads: Sequence[str]) -> Family:
+    name = "mirrord_forward_latency_seconds"
+    bounds = [*(repr(bound / 1e9) for bound in LATENCY_BOUNDS), "+Inf"]
+    lines = []
+    for row, head in zip(rows, heads, strict=True):
+        below = 0
+        for bound, count in zip(bounds, row.counters[Slot.latency_bucket :], strict=True):
+            below += count
+            lines.append(f'{name}_bucket{head},le="{bound}"}} {below}')
+        lines.append(f"{name}_count{head}}} {below}")
+        lines.append(f"{name}_sum{head}}} {row.counters[Slot.latency_sum] / 1e9!r}")
+    return Family(name, "histogram", "Capture time to send.", lines)
+
+
+def _ring_fill(rows: Sequence[Row], heads: Sequence[str]) -> Family:
+    name = "mirrord_ring_fill_ratio"
+    text = "The largest share of a ring's blocks that waited to be read, in the last 15 to 30 seconds."
+    both = zip(rows, heads, strict=True)
+    lines = [f"{name}{head}}} {row.ring_fill!r}" for row, head in both if row.ring_fill is not None]
+    return Family(name, "gauge", text, lines)

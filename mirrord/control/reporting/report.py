@@ -1,0 +1,61 @@
+"""Rows -> what `status` and `mirrors` say in JSON. The names are the metrics' own, without prefix and `_total`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from mirrord.control.planning.plan import Key
+from mirrord.control.reporting.metrics import READ, REASONS, SIMPLE, Row
+from mirrord.dataplane.counters import Slot
+
+
+class Counted(NamedTuple):
+    """What is looked at every second of a session and source: three of its counters."""
+
+    mirrored: int
+    sent_bytes: int
+    too_large: int  # copies lost to a path MTU
+
+
+Rates = dict[Key, tuple[float, float]]
+"""Mirrored frames and sent bits a second."""
+
+
+def session(row: Row, rates: Rates) -> dict[str, Any]:
+    """One session on one source device."""
+    frames, bits = rates.get(row.entry.key, (0.0, 0.0))
+    return {
+        **row.entry.key._asdict(),
+        "state": row.state,
+        "reason": row.reason,
+        "warnings": list(row.entry.warnings) if row.state == "up" else [],
+        **row.about,
+        "frames_per_second": round(frames, 1),
+        "bits_per_second": round(bits, 1),
+        "counters": counters(row),
+        **({"rules": {str(rule): count for rule, count in row.rules.items()}} if row.rules else {}),
+    }
+
+
+def counters(row: Row) -> dict[str, Any]:
+    """What the row counted; directions as the session sees them."""
+    counts: dict[str, Any] = {name: row.counters[slot] for name, slot, _ in SIMPLE}
+    for name, (ingress, egress, _) in READ.items():
+        received, sent = (egress, ingress) if row.entry.guest else (ingress, egress)
+        counts[name] = {"ingress": row.counters[received], "egress": row.counters[sent]}
+    for kind, (reasons, _) in REASONS.items():
+        counts[f"{kind}_frames"] = {reason: row.counters[Slot[f"{kind}_{reason}"]] for reason in reasons}
+    return counts
+
+
+def rates(before: Mapping[Key, Counted], after: Mapping[Key, Counted], seconds: float) -> Rates:
+    """How fast each session and source counted between two looks at it."""
+    return {
+        key: (
+            (now.mirrored - then.mirrored) / seconds,
+            (now.sent_bytes - then.sent_bytes) * 8 / seconds,
+        )
+        for key, now in after.items()
+        if (then := before.get(key)) is not None
+    }

@@ -1,0 +1,86 @@
+"""A live look at what a session mirrors, by a capture of its own: the session does not notice."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+
+from mirrord.control.planning.plan import Key
+from mirrord.dataplane.forward import encap
+from mirrord.dataplane.forward.step import ForwardPlan
+from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
+from mirrord.dataplane.transmit.stream import StreamPlan
+from mirrord.dataplane.worker import Worker
+
+LOOK_SECONDS = 0.5
+"""How often it is asked whether the reader is still there, when nothing comes."""
+
+PIPE_SIZE = 1 << 20  # what an unprivileged process may ask for at most, pipe(7)
+
+
+class Live:
+    """A pcapng stream of the frames that this plan's session mirrors, to be read from `descriptor` until `close`.
+
+    The frames are those of the session, sampled and cut as there, without its outer headers and its rate limit. Raises
+    OSError when the source cannot be captured. Both calls block; `close` for half a second at most.
+    """
+
+    def __init__(self, key: Key, plan: PipelinePlan, *, native: bool) -> None:
+        self.descriptor, end = os.pipe2(os.O_CLOEXEC)
+        with suppress(OSError):  # the user's pipes have as many pages as they may: a smaller one does
+            fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+        comment = f"mirror {key.mirror}, session {key.session}"
+        try:
+            self._pipeline = Pipeline(
+                PipelinePlan(
+                    plan.capture, _as_packets(plan.forward), StreamPlan(end, key.source, comment, plan.forward.snaplen)
+                ),
+                native=native,
+            )
+        except OSError:
+            os.close(self.descriptor)
+            raise
+        self._worker = Worker("live")
+        self._worker.start()
+        self._worker.add(self._pipeline)
+
+    async def read(self, gone: Callable[[], bool]) -> AsyncIterator[bytes]:
+        """The stream as it comes, until the source cannot be captured any more, or the reader is `gone`."""
+        loop = asyncio.get_running_loop()
+        os.set_blocking(self.descriptor, False)
+        while not gone() and not self._pipeline.failure:
+            ready = loop.create_future()
+            loop.add_reader(self.descriptor, _settle, ready)
+            try:
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await ready
+            except TimeoutError:
+                continue
+            finally:
+                loop.remove_reader(self.descriptor)
+            yield os.read(self.descriptor, PIPE_SIZE)
+
+    def close(self) -> None:
+        """Stop. Nobody may read any more: a write that waits for the reader has to end."""
+        os.close(self.descriptor)
+        self._worker.stop()
+
+
+def _settle(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
+
+
+def _as_packets(forward: ForwardPlan) -> ForwardPlan:
+    template = encap.packet_block()
+    return ForwardPlan(
+        template=template,
+        overhead=-len(template.header),
+        snaplen=forward.snaplen,
+        sampling_rate=forward.sampling_rate,
+        strip_tag=forward.strip_tag,
+        push_tag=forward.push_tag,
+    )

@@ -1,0 +1,66 @@
+"""Packet sockets that share a source's frames: the kernel gives each frame to exactly one of them (PACKET_FANOUT).
+
+By flow, `workers` divide a busy source: the kernel's hash is symmetric, so both directions of a flow, and all of it,
+come to the same socket.
+
+By number, a capture moves from one socket to another. The kernel runs a program that says which socket is meant; to
+set another program is to wait until no frame is under way by the old one (synchronize_net in __fanout_set_data_bpf,
+net/packet/af_packet.c). So each frame is in one socket and counted there once, and after the call the socket that is
+not meant any more gets nothing: what it holds comes before all that the other one holds.
+
+Kernel: Documentation/networking/packet_mmap.rst, "AF_PACKET fanout mode"; include/uapi/linux/if_packet.h.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from typing import TYPE_CHECKING
+
+from mirrord.dataplane.filter import assembler as op
+
+if TYPE_CHECKING:
+    import socket
+
+SOL_PACKET = 263
+PACKET_FANOUT = 18
+PACKET_FANOUT_DATA = 22
+BY_FLOW, BY_NUMBER = 0, 6  # PACKET_FANOUT_HASH, PACKET_FANOUT_CBPF
+_UNIQUE_ID = 0x2000  # PACKET_FANOUT_FLAG_UNIQUEID
+_OPTION = struct.Struct("=I")  # id, and from bit 16 on how frames are given out
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Group:
+    """A group without sockets yet; the kernel gives it an id that no other has when the first one joins."""
+
+    def __init__(self, kind: int) -> None:
+        self.kind = kind
+        self._id: int | None = None
+
+    def join(self, sock: socket.socket) -> None:
+        """Take a socket in, after it was bound to a device and to all protocols. OSError as setsockopt."""
+        if self._id is not None:
+            sock.setsockopt(SOL_PACKET, PACKET_FANOUT, _OPTION.pack(self._id | self.kind << 16))
+            return
+        sock.setsockopt(SOL_PACKET, PACKET_FANOUT, _OPTION.pack((self.kind | _UNIQUE_ID) << 16))
+        self._id = _OPTION.unpack(sock.getsockopt(SOL_PACKET, PACKET_FANOUT, _OPTION.size))[0] & 0xFFFF
+
+
+def steer(sock: socket.socket, number: int) -> None:
+    """Give all frames to the nth socket (from 0, in the order that they joined) of this one's group BY_NUMBER.
+
+    Returns when no frame is on its way to another any more. OSError as setsockopt.
+    """
+    code = ctypes.create_string_buffer(op.pack((op.Instruction(op.RET, k=number),)))
+    # struct sock_fprog of linux/filter.h: the count, and where the instructions are.
+    set_slowly(sock, PACKET_FANOUT_DATA, struct.pack("HP", 1, ctypes.addressof(code)))
+
+
+def set_slowly(sock: socket.socket, option: int, value: bytes) -> None:
+    """Set an option of SOL_PACKET for which the kernel takes milliseconds; Python's own call would hold the GIL."""
+    if _libc.setsockopt(sock.fileno(), SOL_PACKET, option, value, len(value)):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

@@ -1,0 +1,289 @@
+"""Frames out of a device: an AF_PACKET socket, read through a ring or one by one.
+
+A ring (TPACKET_V3) costs least per frame: the kernel fills blocks of memory that both sides see, and hands over a
+block when it is full or has waited long enough. A plain socket costs more per frame and nothing while idle. Either
+way a frame comes with a vnet header, so that super-frames and unfinished checksums can be told. A capture that may
+move between the two ("auto") begins as a plain socket unless it is told otherwise.
+
+The order of set-up matters. The socket is bound to no protocol until a filter that rejects everything is on it, and
+that one gives way to the real filter only when all else is done: no frame comes before its filter. A group is joined in
+between: the kernel takes a socket into one only when it is bound to a protocol.
+
+Kernel: Documentation/networking/packet_mmap.rst, include/uapi/linux/if_packet.h.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import socket
+import struct
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from mirrord.dataplane.capture.fanout import BY_FLOW, BY_NUMBER, SOL_PACKET, Group, set_slowly, steer
+from mirrord.dataplane.filter import bpf
+from mirrord.dataplane.frame.headers import Tag
+from mirrord.dataplane.frame.wire import VNET, Frame, Vnet
+from mirrord.dataplane.netns import Netns, inside
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mirrord.dataplane.filter.rules import Selection
+
+# linux/if_packet.h; the socket module has no names for these
+PACKET_ADD_MEMBERSHIP = 1
+PACKET_RX_RING = 5
+PACKET_STATISTICS = 6
+PACKET_AUXDATA = 8
+PACKET_VERSION = 10
+PACKET_VNET_HDR = 15
+PACKET_MR_PROMISC = 1
+TPACKET_V3 = 2
+PACKET_OUTGOING = 4
+TP_STATUS_KERNEL = 0
+TP_STATUS_USER = 1
+TP_STATUS_VLAN_VALID = 1 << 4
+TP_STATUS_VLAN_TPID_VALID = 1 << 6
+SO_RCVBUFFORCE = 33
+SO_TIMESTAMPNS = 35
+ETH_P_ALL = 3
+ETH_P_8021Q = 0x8100
+
+BLOCK_SIZE = 512 << 10
+"""Bytes of a ring's block. A frame must fit into one, and BIG TCP makes frames of 131 KB and more."""
+
+MINIMUM_BLOCKS = 2
+RETIRE_MILLISECONDS, BUSY_RETIRE_MILLISECONDS = 4, 8
+"""How long a block that is not full may keep its frames back: where a ring is asked for, and where "auto" takes one
+for a busy source. A slow stream uses up a block each time, so that this also bounds how long the reader may be held up:
+by 64 or 128 ms with the default 16 blocks. Losing nothing is worth 4 ms to a busy source; it also wakes less often.
+"""
+
+NOMINAL_FRAME = 2048
+"""The kernel wants a frame size of a ring; in version 3 frames lie close together and it has no effect."""
+
+LARGEST_FRAME = BLOCK_SIZE
+SOCKET_BATCH = 64
+
+ROOM_TO_MOVE = 4
+"""How many times `ring_size` a plain socket that may become a ring can hold: what comes while the ring is made."""
+
+LARGEST_BUFFER = (1 << 30) - 1
+"""Bytes of a plain socket's buffer: the kernel keeps twice the number, as an int."""
+
+_BLOCK = struct.Struct("=8xIII")  # block_status, num_pkts, offset_to_first_pkt (struct tpacket_block_desc)
+_BLOCK_STATUS = struct.Struct("=I")
+_STATUS_AT = 8
+_FRAME = struct.Struct(
+    "=IIIIIIHH4xIH"
+)  # tpacket3_hdr: next_offset, sec, nsec, snaplen, len, status, mac, net, tci, tpid
+_PACKET_TYPE = 48 + 10  # sll_pkttype of the sockaddr_ll behind a tpacket3_hdr
+_AUXDATA = struct.Struct("=IIIHHHH")  # status, len, snaplen, mac, net, tci, tpid (struct tpacket_auxdata)
+_TIMESPEC = struct.Struct("@ll")
+_STATISTICS = struct.Struct("=II")
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class CapturePlan:
+    """What to capture and how. `ring_size` is in bytes, rounded up to whole blocks, two of them at least."""
+
+    device: str
+    index: int
+    selection: Selection
+    mode: str = "ring"  # or "socket", "auto"
+    ring_size: int = 8 << 20
+    promiscuous: bool = False
+    netns: Netns | None = None  # where the device is; None: here
+
+
+class Statistics(NamedTuple):
+    """What was counted since the last reading: frames that passed the filter, and those that are lost already."""
+
+    captured: int
+    ring_full: int
+    malformed: int = 0  # packets of a tunnel with no frame in them
+
+
+class Capture:
+    """A bound, filtered packet socket. `exact` tells whether its filter is the whole selection or a coarse one.
+
+    `mode` is "ring" or "socket", whatever the plan leaves open. In a group BY_FLOW it takes nothing before it is told
+    to `select`. One that may move has a group of its own.
+
+    Raises OSError: EPERM without CAP_NET_RAW, ENODEV when the device is not there or has another index by now,
+    ENOMEM when the ring cannot be had.
+    """
+
+    def __init__(self, plan: CapturePlan, *, mode: str = "", group: Group | None = None) -> None:
+        self.plan = plan
+        self.mode = mode or ("socket" if plan.mode == "auto" else plan.mode)
+        self._group = Group(BY_NUMBER) if group is None and plan.mode == "auto" else group
+        self._rejecting = False
+        self._error = 0  # what a reading came upon
+        self.ring: mmap.mmap | None = None
+        self._statuses = memoryview(b"")  # the first word of each block's state, in the ring's memory
+        self.block_count = 0
+        self._block = 0
+        inside(plan.netns, self._open)
+
+    def _open(self) -> None:
+        self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+        try:
+            self._set_up()
+        except BaseException:
+            self.close()
+            raise
+
+    def _set_up(self) -> None:
+        sock, plan = self.socket, self.plan
+        if self.mode == "ring":
+            sock.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V3)
+        sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+        if self.mode == "ring":
+            self._map_ring()
+        else:
+            sock.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
+            sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+            size = plan.ring_size * (ROOM_TO_MOVE if plan.mode == "auto" else 1)
+            sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, min(size, LARGEST_BUFFER))
+        bpf.attach_reject_all(sock)
+        sock.bind((plan.device, ETH_P_ALL))
+        if socket.if_nametoindex(plan.device) != plan.index:
+            raise OSError(19, "the device was replaced", plan.device)
+        if plan.promiscuous:
+            sock.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, struct.pack("=iHH8x", plan.index, PACKET_MR_PROMISC, 0))
+        if self._group is not None:
+            self._group.join(sock)
+        self.exact = True
+        if self._group is None or self._group.kind != BY_FLOW:
+            self.select(plan.selection)
+
+    def _map_ring(self) -> None:
+        self.block_count = max(-(-self.plan.ring_size // BLOCK_SIZE), MINIMUM_BLOCKS)
+        frames = self.block_count * (BLOCK_SIZE // NOMINAL_FRAME)
+        retire = BUSY_RETIRE_MILLISECONDS if self.plan.mode == "auto" else RETIRE_MILLISECONDS
+        request = (BLOCK_SIZE, self.block_count, NOMINAL_FRAME, frames, retire, 0, 0)
+        set_slowly(self.socket, PACKET_RX_RING, struct.pack("=7I", *request))
+        self.ring = mmap.mmap(self.socket.fileno(), self.block_count * BLOCK_SIZE)
+        self._statuses = memoryview(self.ring).cast("I")[_STATUS_AT // 4 :: BLOCK_SIZE // 4]
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    def select(self, selection: Selection) -> None:
+        """Take other frames from now on; none is missed that both selections want. OSError when there is no room."""
+        self.exact = bpf.attach(self.socket, selection)
+        self.plan = replace(self.plan, selection=selection)
+
+    def fill(self) -> float:
+        """The share of the ring's blocks that wait to be read; 0 without a ring."""
+        statuses = self._statuses.tolist()
+        return 1 - statuses.count(TP_STATUS_KERNEL) / len(statuses) if statuses else 0.0
+
+    def reject_all(self) -> None:
+        """Take no more frames; those already taken can still be read."""
+        self._rejecting = True
+        bpf.attach_reject_all(self.socket)
+
+    def successor(self, mode: str) -> Capture:
+        """Open a capture of the other mode that gets every frame from now on: this one has its last. Takes long.
+
+        Only of a plan whose mode is "auto". Not before what this one came after is closed.
+        """
+        steer(self.socket, 0)  # this one, also when the next joins
+        after = Capture(self.plan, mode=mode, group=self._group)
+        try:
+            steer(self.socket, 1)
+        except OSError:
+            after.close()
+            raise
+        return after
+
+    def follow(self, before: Capture) -> None:
+        """Take over what the one that this came after was told while this was made."""
+        if before._rejecting:
+            self.reject_all()
+        elif before.plan.selection != self.plan.selection:
+            self.select(before.plan.selection)
+
+    def statistics(self) -> Statistics:
+        """What has been counted since the last call: reading sets the kernel's counters to zero."""
+        return Statistics(*_STATISTICS.unpack(self.socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, _STATISTICS.size)))
+
+    def waiting(self) -> bool:
+        """Whether there are frames that `statistics` does not count yet: none, it is the kernel that counts."""
+        return False
+
+    def error(self) -> int:
+        """The socket's pending errno, and clear it: ENETDOWN when the device went down or away, else 0."""
+        error, self._error = self._error, 0
+        return error or self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+    def read(self) -> Iterator[Frame]:
+        """The frames that are there now: at most one block of a ring, or one batch of a plain socket."""
+        return self._read_socket() if self.ring is None else self._read_block(self.ring)
+
+    def _read_block(self, ring: mmap.mmap) -> Iterator[Frame]:
+        base = self._block * BLOCK_SIZE
+        status, count, first = _BLOCK.unpack_from(ring, base)
+        if not status & TP_STATUS_USER:
+            return
+        at = base + first
+        for _ in range(count):
+            step, seconds, nanoseconds, captured, length, state, mac, _net, tci, tpid = _FRAME.unpack_from(ring, at)
+            yield Frame(
+                data=ring[at + mac : at + mac + captured],
+                length=length,
+                egress=ring[at + _PACKET_TYPE] == PACKET_OUTGOING,
+                tag=_tag(state, tpid, tci),
+                vnet=Vnet._make(VNET.unpack_from(ring, at + mac - VNET.size)),
+                time=seconds * 1_000_000_000 + nanoseconds,
+            )
+            at += step
+        _BLOCK_STATUS.pack_into(ring, base + _STATUS_AT, TP_STATUS_KERNEL)
+        self._block = (self._block + 1) % self.block_count
+
+    def _read_socket(self) -> Iterator[Frame]:
+        for _ in range(SOCKET_BATCH):
+            try:
+                data, ancillary, _flags, address = self.socket.recvmsg(VNET.size + LARGEST_FRAME, 256)
+            except BlockingIOError:
+                return
+            except OSError as error:  # the device went down since the socket was found ready; this is told once
+                self._error = error.errno or 0
+                return
+            state = length = tci = tpid = time = 0
+            for level, kind, value in ancillary:
+                if (level, kind) == (SOL_PACKET, PACKET_AUXDATA):
+                    state, length, _, _, _, tci, tpid = _AUXDATA.unpack(value)
+                elif (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPNS):
+                    time = stamp(value)
+            yield Frame(
+                data=data[VNET.size :],
+                length=length,
+                egress=address[2] == PACKET_OUTGOING,
+                tag=_tag(state, tpid, tci),
+                vnet=Vnet._make(VNET.unpack_from(data)),
+                time=time,
+            )
+
+    def close(self) -> None:
+        self._statuses.release()
+        if self.ring is not None:
+            self.ring.close()
+        self.socket.close()
+
+
+def stamp(timespec: bytes) -> int:
+    """Nanoseconds since 1970, of what comes with a packet by SO_TIMESTAMPNS."""
+    seconds, nanoseconds = _TIMESPEC.unpack(timespec)
+    return int(seconds * 1_000_000_000 + nanoseconds)
+
+
+def _tag(state: int, tpid: int, tci: int) -> Tag | None:
+    if not state & TP_STATUS_VLAN_VALID:
+        return None
+    return Tag(tpid if state & TP_STATUS_VLAN_TPID_VALID else ETH_P_8021Q, tci & 0xFFFF)

@@ -1,0 +1,307 @@
+"""A selection as a classic BPF program, for the kernel to run on a socket or for userspace to run exactly.
+
+A program asks in this order: mark, direction, the source's tags, then guards, the selections that come before, and
+rules. Before these, bpf_headers has it read what they need of the headers into the scratch cells, once.
+
+Here a guard or a rule becomes branches, see decision.py, which puts them into a program.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from itertools import chain
+
+from mirrord.dataplane.filter import assembler as op
+from mirrord.dataplane.filter.assembler import WORD, Assembler, Label, Program
+from mirrord.dataplane.filter.bpf_headers import LATER, OF_ANY_FRAME, Cell, read_headers, read_outer_vlan
+from mirrord.dataplane.filter.decision import ACCEPT, FEW, Alternative, Branch, Clause, Range, ask, decide
+from mirrord.dataplane.filter.rules import Direction, Guard, Rule, Selection
+
+REJECT_ALL: Program = (op.Instruction(op.RET, k=0),)
+
+MAX_INSTRUCTIONS = 4096  # linux/bpf_common.h, BPF_MAXINSNS
+_SO_ATTACH_FILTER = 26  # asm-generic/socket.h
+_MAX_COARSE_RULES = 32
+
+# Where an Ethernet frame without a tag has them (RFC 791 3.1).
+_ETHERTYPE, _IPV4_SOURCE, _IPV4_DESTINATION = 12, 26, 30
+_IPV4 = 0x0800
+
+
+@lru_cache(maxsize=64)
+def compile_selection(selection: Selection, *, numbered: bool = False) -> Program:
+    """The program that gives 0 for a frame not captured, 0xFFFFFFFF (keep all of it) for one that is.
+
+    `numbered`: for a frame that a rule accepts, instead, that rule's place in `selection.rules`, from 1. The program
+    may be longer than the kernel takes (4096 instructions); userspace runs any.
+    """
+    asm, reject = Assembler(), Label()
+    _mark(asm, selection, reject)
+    if selection.direction != Direction.BOTH:
+        ask(asm, _direction(selection.direction), reject)
+    before = [_remaining(one, selection) for one in selection.before if one.direction & selection.direction]
+    guards, rules = _guards(selection), _rules(selection, numbered=numbered)
+    branches = [*guards, *rules, *(branch for one in before for branch in _guards(one) + _rules(one))]
+    cells = _cells(branches)
+    if Cell.VLAN in cells or any(one.vlans is not None for one in (selection, *before)):
+        read_outer_vlan(asm)
+    _vlans(asm, selection, reject)
+    if selection.rules is None and not before:
+        _unguarded(asm, selection.guards)
+    ipv4, ipv6 = ([branch for branch in branches if family in branch.families] for family in (4, 6))
+    read_headers(asm, cells & OF_ANY_FRAME, _cells(ipv4) - OF_ANY_FRAME, _cells(ipv6) - OF_ANY_FRAME)
+    unguarded = Label()
+    decide(asm, guards, unguarded)
+    asm.place(unguarded)
+    for one in before:
+        _before(asm, one, selection.direction, reject)
+    decide(asm, rules, ACCEPT if selection.rules is None else 0)
+    asm.place(reject)
+    asm.emit(op.RET, 0)
+    return asm.program()
+
+
+def _remaining(one: Selection, selection: Selection) -> Selection:
+    """What is left to ask of `one`, which comes before, where `selection` has asked for mark, direction and guards."""
+    return replace(
+        one,
+        direction=one.direction & selection.direction,
+        mark_mask=0 if (one.mark, one.mark_mask) == (selection.mark, selection.mark_mask) else one.mark_mask,
+        guards=tuple(guard for guard in one.guards if guard not in selection.guards),
+    )
+
+
+def _before(asm: Assembler, one: Selection, direction: Direction, reject: Label) -> None:
+    """Go to `reject` with what this selection accepts; fall through with the rest."""
+    rest = Label()
+    _mark(asm, one, rest)
+    if one.direction != direction:
+        ask(asm, _direction(one.direction), rest)
+    _vlans(asm, one, rest)
+    ends = {0: rest, ACCEPT: reject}
+    decide(asm, _guards(one) + _rules(one), ends[ACCEPT if one.rules is None else 0], ends)
+    asm.place(rest)
+
+
+def _vlans(asm: Assembler, selection: Selection, reject: Label) -> None:
+    if selection.vlans is not None:
+        ask(asm, tuple((Range(Cell.VLAN, low, high),) for low, high in _runs(selection.vlans)), reject)
+
+
+def _mark(asm: Assembler, selection: Selection, reject: Label) -> None:
+    if selection.mark_mask:
+        asm.emit(op.LD_W_ABS, op.MARK)
+        asm.emit(op.AND, selection.mark_mask)
+        asm.jump(op.JEQ, selection.mark, true=reject)
+
+
+def _cells(branches: list[Branch]) -> set[int]:
+    return {test.cell for branch in branches for clause in branch.clauses for ranges in clause for test in ranges}
+
+
+# What guards and rules ask
+
+
+def _guards(selection: Selection) -> list[Branch]:
+    return [branch for guard in selection.guards for branch in _guard(guard)]
+
+
+def _guard(guard: Guard) -> list[Branch]:
+    version, address = guard.address.version, guard.address
+    clauses = [_equal(Cell.FAMILY, version), _equal(Cell.PROTOCOL, guard.protocol)]
+    if guard.port is not None:
+        clauses.append((*_equal(Cell.DESTINATION_PORT, guard.port), *_equal(Cell.DESTINATION_PORT, LATER)))
+    ends: list[list[Clause]] = [[]]
+    if not address.is_unspecified:
+        ends = [[(_address(cell, address),)] for cell in (Cell.SOURCE, Cell.DESTINATION)]
+    return [Branch((version,), (*clauses, *end), 0) for end in ends]
+
+
+def _unguarded(asm: Assembler, guards: tuple[Guard, ...]) -> None:
+    """Accept at once an untagged IPv4 packet that has neither end at a guard's address, where nothing else is asked.
+
+    Nearly all are. To read all that guards ask takes four times as long, on the processor that sends the frame.
+    """
+    addresses = {guard.address for guard in guards if guard.address.version == 4}
+    if not guards or len(addresses) > FEW or any(address.is_unspecified for address in addresses):
+        return
+    look = Label()
+    asm.emit(op.LD_LEN)
+    asm.jump(op.JGE, _IPV4_DESTINATION + 4, false=look)
+    asm.emit(op.LD_H_ABS, _ETHERTYPE)
+    asm.jump(op.JEQ, _IPV4, false=look)
+    for at in (_IPV4_SOURCE, _IPV4_DESTINATION) if addresses else ():
+        asm.emit(op.LD_W_ABS, at)
+        for address in addresses:
+            asm.jump(op.JEQ, int(address), true=look)
+    asm.emit(op.RET, ACCEPT)
+    asm.place(look)
+
+
+def _rules(selection: Selection, *, numbered: bool = False) -> list[Branch]:
+    branches: list[Branch] = []
+    for number, rule in sorted(enumerate(selection.rules or (), start=1), key=lambda item: item[1].priority):
+        if rule.direction & selection.direction:
+            result = 0 if not rule.accept else number if numbered else ACCEPT
+            branches += [_rule(rule, selection.direction, families, result) for families in _families(rule)]
+    return branches
+
+
+def _families(rule: Rule) -> list[tuple[int, ...]]:
+    """One branch for each set: each family apart where addresses tell them apart, none where no IP field asks."""
+    asked: list[set[int]] = [
+        {network.version for network in networks} for networks in (rule.sources, rule.destinations)
+    ]
+    asked.append(set() if rule.family is None else {rule.family})
+    if any(asked):
+        return [(family,) for family in (4, 6) if all(not families or family in families for families in asked)]
+    ported = rule.source_ports or rule.destination_ports
+    return [(4, 6)] if rule.protocol is not None or ported else [()]
+
+
+def _rule(rule: Rule, direction: Direction, families: tuple[int, ...], result: int) -> Branch:
+    clauses: list[Clause] = []
+    if len(families) == 1:
+        clauses.append(_equal(Cell.FAMILY, families[0]))
+    if rule.protocol is not None:
+        clauses.append(_equal(Cell.PROTOCOL, rule.protocol))
+    if direction & ~rule.direction:
+        clauses.append(_direction(rule.direction))
+    if rule.vlan is not None:
+        clauses.append(_equal(Cell.VLAN, rule.vlan))
+    if rule.ethertype is not None:
+        clauses.append(_equal(Cell.ETHERTYPE, rule.ethertype))
+    for cell, networks in ((Cell.SOURCE, rule.sources), (Cell.DESTINATION, rule.destinations)):
+        clause = tuple(_network(cell, network) for network in networks if network.version in families)
+        if all(clause):  # no ranges: any address
+            clauses += [clause] if clause else []
+    for cell, ports in ((Cell.SOURCE_PORT, rule.source_ports), (Cell.DESTINATION_PORT, rule.destination_ports)):
+        if ports:
+            clauses.append(tuple((Range(cell, low, high),) for low, high in ports))
+    return Branch(families, tuple(clauses), result)
+
+
+def _equal(cell: int, value: int) -> Clause:
+    return ((Range(cell, value, value),),)
+
+
+def _direction(direction: Direction) -> Clause:
+    if direction == Direction.EGRESS:
+        return _equal(Cell.DIRECTION, op.PACKET_OUTGOING)
+    before = Range(Cell.DIRECTION, 0, op.PACKET_OUTGOING - 1)
+    return ((before,), (Range(Cell.DIRECTION, op.PACKET_OUTGOING + 1, WORD),))
+
+
+def _address(cell: int, address: IPv4Address | IPv6Address) -> Alternative:
+    packed = address.packed
+    words = [int.from_bytes(packed[at : at + 4], "big") for at in range(0, len(packed), 4)]
+    return tuple(Range(cell + n, word, word) for n, word in enumerate(words))
+
+
+def _network(cell: int, network: IPv4Network | IPv6Network) -> Alternative:
+    first, last = _address(cell, network.network_address), _address(cell, network.broadcast_address)
+    ranges = (Range(low.cell, low.low, high.low) for low, high in zip(first, last, strict=True))
+    return tuple(test for test in ranges if (test.low, test.high) != (0, WORD))
+
+
+def _runs(numbers: frozenset[int]) -> list[tuple[int, int]]:
+    """Numbers as inclusive ranges, ascending."""
+    runs: list[tuple[int, int]] = []
+    for number in sorted(numbers):
+        if runs and runs[-1][1] == number - 1:
+            runs[-1] = (runs[-1][0], number)
+        else:
+            runs.append((number, number))
+    return runs
+
+
+# Having the kernel run it
+
+
+def attach(sock: socket.socket, selection: Selection) -> bool:
+    """Have the kernel filter a socket, in place of any filter it has. True: by exactly this selection.
+
+    False: by a coarser one, because the program is longer than the kernel takes; who reads the socket must match
+    exactly. Besides MAX_INSTRUCTIONS, net.core.optmem_max bounds it (ENOMEM). OSError where size is not the question.
+    """
+    tried: list[Selection] = []
+    for candidate in chain((selection,), _coarser(selection)):  # no coarser one is made where the exact one fits
+        if candidate in tried:
+            continue
+        tried.append(candidate)
+        if attach_program(sock, compile_selection(candidate)):
+            return candidate is selection
+    raise OSError(errno.ENOMEM, "net.core.optmem_max leaves no room for any socket filter")
+
+
+def attach_reject_all(sock: socket.socket) -> None:
+    """Have the kernel keep every frame from a socket; what it holds already stays. OSError as setsockopt."""
+    _attach(sock, REJECT_ALL)
+
+
+def _coarser(selection: Selection) -> Iterator[Selection]:
+    """What may be attached in its place, the most exact first."""
+    yield replace(selection, before=())
+    yield coarsen(selection, addresses=True)
+    yield coarsen(selection)
+    yield _bare(selection)
+
+
+def coarsen(selection: Selection, *, addresses: bool = False) -> Selection:
+    """Give a selection of fewer rules that accepts all that this one does and more.
+
+    Ports go, and addresses where they are not to be kept, and what comes before: to leave out too little is safe.
+    """
+    rules = None
+    if selection.rules is not None:
+        accepting = [rule for rule in selection.rules if rule.accept]
+        widened = (_widen(rule, families, addresses=addresses) for rule in accepting for families in _families(rule))
+        rules = tuple(dict.fromkeys(widened))
+        rules = rules if addresses or len(rules) <= _MAX_COARSE_RULES else None
+    return replace(selection, rules=rules, before=())
+
+
+def _widen(rule: Rule, families: tuple[int, ...], *, addresses: bool) -> Rule:
+    family = families[0] if len(families) == 1 else None
+    return Rule(
+        priority=0,
+        accept=True,
+        direction=rule.direction,
+        family=family,
+        protocol=rule.protocol,
+        sources=rule.sources if addresses else (),
+        destinations=rule.destinations if addresses else (),
+        vlan=rule.vlan,
+        ethertype=rule.ethertype,
+    )
+
+
+def _bare(selection: Selection) -> Selection:
+    """What fits where even guards or the source's tags are too many."""
+    return Selection(selection.direction, mark=selection.mark, mark_mask=selection.mark_mask)
+
+
+def attach_program(sock: socket.socket, program: Program) -> bool:
+    """Have the kernel filter a socket by a program, in place of any it has; False when it is too long for it."""
+    if len(program) > MAX_INSTRUCTIONS:
+        return False
+    try:
+        _attach(sock, program)
+    except OSError as error:
+        if error.errno in (errno.ENOMEM, errno.E2BIG):
+            return False
+        raise
+    return True
+
+
+def _attach(sock: socket.socket, program: Program) -> None:
+    code = ctypes.create_string_buffer(op.pack(program))
+    # struct sock_fprog of linux/filter.h: the count, and where the instructions are.
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(program), ctypes.addressof(code)))

@@ -1,0 +1,116 @@
+"""What a tunnel's packet carries: the frame inside VXLAN, GRE or ERSPAN, and what its sender left undone in it.
+
+A packet begins here with its UDP or GRE header. Checksums of the tunnel are not verified: RFC 7348 5 leaves that to
+the receiver, and a packet whose inner checksum is unfinished, or that the kernel merged, would fail.
+
+VXLAN: RFC 7348 5. GRE: RFC 2784 2, RFC 2890 2. ERSPAN: draft-foschiano-erspan-03 4.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from mirrord.dataplane.forward.encap import (
+    ETH_P_ERSPAN,
+    ETH_P_ERSPAN_III,
+    ETH_P_TEB,
+    GRE_KEY,
+    GRE_SEQUENCE,
+    VXLAN_FLAGS,
+)
+from mirrord.dataplane.frame.checksum import ones_sum
+from mirrord.dataplane.frame.headers import ETH_HEADER, IPPROTO_TCP, IPPROTO_UDP, parse
+from mirrord.dataplane.frame.segment import MAX_HEADERS
+from mirrord.dataplane.frame.wire import VNET_GSO_TCPV4, VNET_GSO_TCPV6, VNET_NEEDS_CSUM, Vnet
+
+UDP_HEADER = 8
+VXLAN_HEADER = 8
+GRE_HEADER = 4
+GRE_CHECKSUM = 0x8000
+GRE_DISCARD = 0x4C07
+"""Bits of which one is enough to discard the packet: routing, the reserved ones of RFC 2784 2.2, the version."""
+
+ERSPAN_II_HEADER = 8
+ERSPAN_III_HEADER = 12
+ERSPAN_SUBHEADER = 8
+ERSPAN_FRAME_TYPE = 0x7C00  # in the last 16 bits of a type III header; 0: Ethernet
+ERSPAN_OPTIONAL = 0x0001  # there: a subheader follows
+
+CHECKSUM_FIELDS = {IPPROTO_TCP: 16, IPPROTO_UDP: 6}
+
+
+class Tunnel(IntEnum):
+    """How the frames that a listener takes are wrapped."""
+
+    VXLAN = 1
+    GRE = 2  # transparent Ethernet bridging
+    ERSPAN = 3  # types I, II and III
+
+
+def decapsulate(tunnel: Tunnel, packet: bytes) -> bytes | None:
+    """The frame inside, None for a malformed packet: cut short, or with bits that its RFC forbids."""
+    frame = _from_vxlan(packet) if tunnel is Tunnel.VXLAN else _from_gre(tunnel, packet)
+    return frame if frame is not None and len(frame) >= ETH_HEADER else None
+
+
+def _from_vxlan(packet: bytes) -> bytes | None:
+    length = _number(packet, 4)
+    if not UDP_HEADER + VXLAN_HEADER <= length <= len(packet) or not packet[UDP_HEADER] & VXLAN_FLAGS:
+        return None
+    return packet[UDP_HEADER + VXLAN_HEADER : length]
+
+
+def _from_gre(tunnel: Tunnel, packet: bytes) -> bytes | None:
+    flags, protocol, at = _number(packet, 0), _number(packet, 2), GRE_HEADER
+    if len(packet) < at or flags & GRE_DISCARD:
+        return None
+    at += sum(4 for bit in (GRE_CHECKSUM, GRE_KEY, GRE_SEQUENCE) if flags & bit)
+    if tunnel is Tunnel.GRE:
+        return packet[at:] if protocol == ETH_P_TEB else None
+    if protocol == ETH_P_ERSPAN_III:
+        return _from_erspan_iii(packet[at:])
+    if protocol != ETH_P_ERSPAN:
+        return None
+    if not flags & GRE_SEQUENCE:  # type I
+        return packet[at:]
+    return packet[at + ERSPAN_II_HEADER :] if packet[at : at + 1] and packet[at] >> 4 == 1 else None
+
+
+def _from_erspan_iii(packet: bytes) -> bytes | None:
+    last = _number(packet, 10)
+    if len(packet) < ERSPAN_III_HEADER or packet[0] >> 4 != 2 or last & ERSPAN_FRAME_TYPE:
+        return None
+    return packet[ERSPAN_III_HEADER + (ERSPAN_SUBHEADER if last & ERSPAN_OPTIONAL else 0) :]
+
+
+def unfinished(data: bytes, limit: int) -> Vnet:
+    """What the sender's or this host's kernel left to a device to do in a frame that came through a tunnel.
+
+    A socket of IP gets no vnet header. But a TCP or UDP checksum that is unfinished is the sum of its pseudo-header
+    (one that is finished and happens to be the same, stays so when it is finished again), and a TCP frame longer than
+    `limit` with such a checksum was merged, or never split. The size of its segments is not known: it is given as
+    what makes frames of `limit` bytes. 0: leave it in one piece.
+    """
+    headers = parse(data)
+    at, offset = headers.transport, CHECKSUM_FIELDS.get(headers.protocol or 0)
+    if at is None or offset is None or headers.fragment or at + offset + 2 > min(len(data), MAX_HEADERS):
+        return Vnet()
+    beyond = _number(data, headers.network + (2 if headers.family == 4 else 4)) + (0 if headers.family == 4 else 40)
+    if headers.network + beyond != len(data):
+        return Vnet()
+    pseudo = headers.source + headers.destination + (headers.protocol or 0).to_bytes(4, "big")
+    if _number(data, at + offset) != ones_sum(pseudo + (len(data) - at).to_bytes(4, "big")):
+        return Vnet()
+    vnet = Vnet(VNET_NEEDS_CSUM, csum_start=at, csum_offset=offset)
+    if headers.protocol != IPPROTO_TCP or not 0 < limit < len(data):
+        return vnet
+    end = at + (data[at + 12] >> 4) * 4
+    if not at + 20 <= end < min(limit, MAX_HEADERS + 1):
+        return vnet
+    gso_type = VNET_GSO_TCPV4 if headers.family == 4 else VNET_GSO_TCPV6
+    return vnet._replace(gso_type=gso_type, header_length=end, gso_size=min(limit - end, 0xFFFF))
+
+
+def _number(data: bytes, at: int) -> int:
+    """16 bits in network order; 0 or an accident where there are fewer, which the caller rules out by length."""
+    return int.from_bytes(data[at : at + 2], "big")

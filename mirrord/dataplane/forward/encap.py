@@ -1,0 +1,152 @@
+"""Encapsulations as data: a destination compiles to a header template, and the forward step never knows which it is.
+
+A template is constant bytes that go before every copy, and a short list of fields that differ from copy to copy. What
+goes before the template (IP, UDP) is the transmit's. Numbers are in network order.
+
+VXLAN: RFC 7348 5. Geneve: RFC 8926 3.4. GRE: RFC 2784 2, RFC 2890 2. ERSPAN: draft-foschiano-erspan-03 4.
+A block of a file, which also has something behind the frame: pcapng.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple
+
+from mirrord.dataplane.transmit import pcapng
+
+ETH_P_TEB = 0x6558
+ETH_P_ERSPAN = 0x88BE  # types I and II
+ETH_P_ERSPAN_III = 0x22EB
+
+GRE_KEY = 0x2000
+GRE_SEQUENCE = 0x1000
+
+VXLAN_FLAGS = 0x08
+"""The I flag: the VNI is valid."""
+
+ERSPAN_TAGGED = 3
+"""The En bits of type II: a VLAN tag that was on the frame is still in it."""
+
+ERSPAN_TICK = 100
+"""Nanoseconds of a type III timestamp's unit, which the header announces as granularity 1."""
+
+
+class Field(IntEnum):
+    """What differs from copy to copy, and is written over the template at a patch's offset."""
+
+    SEQUENCE = 1  # 32 bits, one up with every copy
+    ERSPAN_II = 2  # or-ed to the first 32 bits: VLAN id, En, T
+    ERSPAN_III = 3  # the same but for En, then 32 bits of timestamp, then D, turned over by egress
+    PACKET_BLOCK = 4  # a pcapng packet block's 28 bytes; the rest of the block is the trailer
+
+
+class Patch(NamedTuple):
+    """A field and its offset in the template."""
+
+    field: Field
+    at: int
+
+
+class Facts(NamedTuple):
+    """What the fields are made from."""
+
+    sequence: int
+    vlan: int | None  # the outermost tag's id
+    truncated: bool
+    egress: bool  # as the host sees it
+    time: int  # of capture, nanoseconds since 1970
+    kept: int = 0  # bytes of the mirrored frame in the copy
+    original: int = 0  # bytes that it had
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """What precedes the mirrored frame in what is handed to the socket."""
+
+    header: bytes = b""
+    patches: tuple[Patch, ...] = ()
+
+    def fill(self, facts: Facts) -> bytes:
+        """The header of one copy."""
+        if not self.patches:
+            return self.header
+        header = bytearray(self.header)
+        for field, at in self.patches:
+            if field is Field.PACKET_BLOCK:
+                header[at:] = pcapng.packet_header(facts.kept, facts.original, facts.time)
+                continue
+            if field is Field.SEQUENCE:
+                _or(header, at, facts.sequence)
+                continue
+            tagged = facts.vlan is not None
+            en = ERSPAN_TAGGED if tagged and field is Field.ERSPAN_II else 0
+            _or(header, at, (facts.vlan or 0) << 16 | en << 11 | facts.truncated << 10)
+            if field is Field.ERSPAN_III:
+                _or(header, at + 4, facts.time // ERSPAN_TICK)
+                header[at + 11] ^= facts.egress << 3
+        return bytes(header)
+
+    def trailer(self, facts: Facts) -> bytes:
+        """What follows the mirrored frame in one copy: nothing but in a file."""
+        if any(field is Field.PACKET_BLOCK for field, _ in self.patches):
+            return pcapng.packet_trailer(facts.kept, egress=facts.egress)
+        return b""
+
+
+def _or(header: bytearray, at: int, bits: int) -> None:
+    number = int.from_bytes(header[at : at + 4], "big") | bits & 0xFFFFFFFF
+    header[at : at + 4] = number.to_bytes(4, "big")
+
+
+def bare() -> Template:
+    """The frame alone, as it goes out of a device."""
+    return Template()
+
+
+def vxlan(vni: int) -> Template:
+    """8 bytes behind the UDP header: flags, 24 bits zero, VNI, 8 bits zero."""
+    return Template(bytes([VXLAN_FLAGS, 0, 0, 0]) + vni.to_bytes(3, "big") + b"\0")
+
+
+def geneve(vni: int) -> Template:
+    """8 bytes behind the UDP header: version 0, no options, no flags, Ethernet inside, VNI, 8 bits zero."""
+    return Template(b"\0\0" + ETH_P_TEB.to_bytes(2, "big") + vni.to_bytes(3, "big") + b"\0")
+
+
+def gre(key: int | None) -> Template:
+    """Transparent Ethernet bridging: 4 bytes behind the IP header, 8 with a key."""
+    return Template(_gre(0 if key is None else GRE_KEY, ETH_P_TEB) + (b"" if key is None else key.to_bytes(4, "big")))
+
+
+def erspan_i() -> Template:
+    """GRE alone: no key, no sequence, no ERSPAN header."""
+    return Template(_gre(0, ETH_P_ERSPAN))
+
+
+def erspan_ii(session_id: int, *, cos: int = 0, index: int = 0) -> Template:
+    """GRE with a sequence number, then version 1, VLAN, COS, En, T, session id; 12 bits zero, index."""
+    first = 1 << 28 | cos << 13 | session_id
+    header = _gre(GRE_SEQUENCE, ETH_P_ERSPAN) + bytes(4) + first.to_bytes(4, "big") + index.to_bytes(4, "big")
+    return Template(header, (Patch(Field.SEQUENCE, 4), Patch(Field.ERSPAN_II, 8)))
+
+
+def erspan_iii(session_id: int, *, cos: int = 0, hardware_id: int = 0, sgt: int = 0, guest: bool = False) -> Template:
+    """GRE with a sequence number, then version 2, VLAN, COS, BSO 0 (a good frame, or not known), T, session id.
+
+    Then the timestamp in units of 100 ns, and the security group tag, P (Ethernet inside), frame type 0, hardware id,
+    D (0 for ingress, 1 for egress; a guest's are the host's turned around), granularity 1.
+    """
+    first = 2 << 28 | cos << 13 | session_id
+    last = sgt << 16 | 1 << 15 | hardware_id << 4 | guest << 3 | 1 << 1
+    header = _gre(GRE_SEQUENCE, ETH_P_ERSPAN_III) + bytes(4) + first.to_bytes(4, "big") + bytes(4)
+    return Template(header + last.to_bytes(4, "big"), (Patch(Field.SEQUENCE, 4), Patch(Field.ERSPAN_III, 8)))
+
+
+def packet_block() -> Template:
+    """A copy as a block of a pcapng file."""
+    return Template(bytes(pcapng.PACKET_HEADER_LENGTH), (Patch(Field.PACKET_BLOCK, 0),))
+
+
+def _gre(flags: int, protocol: int) -> bytes:
+    return flags.to_bytes(2, "big") + protocol.to_bytes(2, "big")

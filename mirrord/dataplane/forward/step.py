@@ -1,0 +1,182 @@
+"""Frames to copies: the step in the middle of every session, and the definition of what the native core must do.
+
+It is pure: a captured frame goes in, and out come the packets to send, or the reason why there are none. It reads no
+clock (a frame's capture time is the only time there is) and knows no socket. Its state is the token bucket of a rate
+limit, and the session's sequence numbers.
+
+The steps, in order: exact match (where the kernel ran a coarse filter, or rules are counted), pause, sampling, the
+frame as the wire carried it, VLAN tag off and on, snaplen, path MTU, rate limit, header.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+from itertools import count
+from threading import Lock
+from typing import NamedTuple
+
+from mirrord.dataplane.counters import Slot
+from mirrord.dataplane.filter.rules import Selection, decide
+from mirrord.dataplane.forward.encap import Facts, Template
+from mirrord.dataplane.frame.headers import ETH_HEADER, TPIDS, Headers, flow_hash, parse
+from mirrord.dataplane.frame.segment import MalformedError
+from mirrord.dataplane.frame.wire import ADDRESSES, TAG, Frame, rebuild
+
+SOURCE_PORTS = 49152
+"""The first of the 16384 dynamic ports (RFC 6335 6) that RFC 7348 5 wants for the outer source port."""
+
+BURST_NANOSECONDS = 20_000_000
+BURST_BYTES = 65536
+"""A rate limit's bucket holds 20 ms of its rate, and 64 KiB at least."""
+
+CLOCK_STEP_NANOSECONDS = 1_000_000_000
+"""Capture times go back a little where several processors stamp frames; by more, the clock was set."""
+
+_TPIDS = [tpid.to_bytes(2, "big") for tpid in TPIDS]
+
+_BYTE = 8 * 1_000_000_000
+"""A byte in the bucket's unit: bits times nanoseconds a second, which makes rate times time a whole number."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardPlan:
+    """What becomes of a captured frame. Lengths are in bytes."""
+
+    template: Template
+    snaplen: int = 0  # of the mirrored frame, outer headers not included; 0: all
+    frame_limit: int = 0  # the longest frame that the path MTU lets a copy carry; 0: no limit
+    on_mtu_exceeded: str = "truncate"  # or "fragment", "drop"
+    sampling_rate: int = 1  # 1 in n flows
+    rate_limit: int = 0  # bits a second of sent bytes; 0: none
+    strip_tag: bool = False  # take the outermost VLAN tag off
+    push_tag: int = 0  # put an 802.1Q tag of this id on; 0: none
+    overhead: int = 0  # what counts as sent beside header and frame: the kernel's headers; less what does not count
+    paused: bool = False  # make no copies for now
+    exact: Selection | None = None  # match it here: the kernel ran a coarser filter, or rules are counted
+
+
+class Copy(NamedTuple):
+    """One packet to send, and the flow it belongs to."""
+
+    data: bytes
+    flow: int
+    trailer: bytes = b""  # of a block in a file; not counted as sent
+
+    @property
+    def source_port(self) -> int:
+        """The outer UDP source port: 49152-65535, the same for both directions of a conversation."""
+        return SOURCE_PORTS + (self.flow >> 32 & 0x3FFF)
+
+
+class Outcome(NamedTuple):
+    """The copies of one frame, or why there are none; and how many of them were altered."""
+
+    copies: tuple[Copy, ...] = ()
+    reason: Slot | None = None
+    truncated: int = 0  # copies cut by snaplen or the path MTU
+    segmented: int = 0  # 1 when a super-frame was split
+    fragmented: int = 0  # copies that leave in more than one IP fragment
+
+
+@dataclass(slots=True)
+class State:
+    """What changes from frame to frame. Pipelines of one session and source share it, each on a thread of its own."""
+
+    tokens: int
+    filled: int = 0
+    lock: Lock = field(default_factory=Lock)  # of the bucket
+
+
+class Numbering:
+    """Numbers for the copies of one session, one up with each, whichever of its pipelines makes it."""
+
+    def __init__(self) -> None:
+        self.numbers = count()
+        self.row = array("I", [0])  # the native core's next one
+
+
+class Forward:
+    """The step for one pipeline. `matches` counts the frames that each rule of `plan.exact` accepts, by its place."""
+
+    def __init__(
+        self, plan: ForwardPlan, matches: array[int] | None = None, numbering: Numbering | None = None
+    ) -> None:
+        self.plan, self.matches = plan, matches
+        self._numbers = (numbering or Numbering()).numbers
+        self.state = State(_depth(plan.rate_limit))
+
+    def __call__(self, frame: Frame) -> Outcome:
+        plan = self.plan
+        headers = parse(frame.data, frame.tag)
+        if plan.exact is not None and not self._accepts(plan.exact, headers, egress=frame.egress):
+            return Outcome(reason=Slot.skipped_unmatched)
+        if plan.paused:
+            return Outcome(reason=Slot.skipped_paused)
+        flow = flow_hash(headers)
+        if plan.sampling_rate > 1 and (flow & 0xFFFFFFFF) % plan.sampling_rate:
+            return Outcome(reason=Slot.skipped_sampled_out)
+        if len(frame.data) < ETH_HEADER:
+            return Outcome(reason=Slot.dropped_malformed)
+        try:
+            frames = [self._retagged(data) for data in rebuild(frame, headers)]
+        except MalformedError:
+            return Outcome(reason=Slot.dropped_malformed)
+        kept = [self._kept(data) for data in frames]
+        limits = [self._limit(data) for data in frames]
+        over = [limit > 0 and len(data) > limit for data, limit in zip(kept, limits, strict=True)]
+        if plan.on_mtu_exceeded == "drop" and any(over):
+            return Outcome(reason=Slot.dropped_mtu_exceeded)
+        if plan.on_mtu_exceeded == "truncate":
+            kept = [data[:limit] if limit else data for data, limit in zip(kept, limits, strict=True)]
+        size = sum(map(len, kept)) + len(kept) * (len(plan.template.header) + plan.overhead)
+        if plan.rate_limit and not self._take(size, frame.time):
+            return Outcome(reason=Slot.skipped_rate_limited)
+        vlan = headers.tags[0].vid if headers.tags else None
+        cut = [len(frame.data) < frame.length or len(k) < len(data) for k, data in zip(kept, frames, strict=True)]
+        copies = []
+        for data, before, truncated in zip(kept, frames, cut, strict=True):
+            original = len(before) + max(frame.length - len(frame.data), 0)
+            facts = Facts(next(self._numbers), vlan, truncated, frame.egress, frame.time, len(data), original)
+            copies.append(Copy(plan.template.fill(facts) + data, flow, plan.template.trailer(facts)))
+        fragmented = sum(over) if plan.on_mtu_exceeded == "fragment" else 0
+        return Outcome(tuple(copies), None, sum(cut), int(len(copies) > 1), fragmented)
+
+    def _accepts(self, exact: Selection, headers: Headers, *, egress: bool) -> bool:
+        decision = decide(exact, headers, egress=egress)
+        if decision.accept and self.matches and exact.rules and decision.rule:
+            self.matches[exact.rules.index(decision.rule)] += 1
+        return decision.accept
+
+    def _retagged(self, data: bytes) -> bytes:
+        if self.plan.strip_tag and len(data) >= ADDRESSES + TAG and data[12:14] in _TPIDS:
+            data = data[:ADDRESSES] + data[ADDRESSES + TAG :]
+        if self.plan.push_tag:
+            data = data[:ADDRESSES] + _TPIDS[0] + self.plan.push_tag.to_bytes(2, "big") + data[ADDRESSES:]
+        return data
+
+    def _kept(self, data: bytes) -> bytes:
+        """What snaplen leaves; a tag that was pushed is no part of the mirrored frame."""
+        return data[: self.plan.snaplen + (TAG if self.plan.push_tag else 0)] if self.plan.snaplen else data
+
+    def _limit(self, data: bytes) -> int:
+        """The longest frame for the path; a device takes one 802.1Q tag over its MTU (packet_snd in the kernel)."""
+        tagged = not self.plan.template.header and data[12:14] == _TPIDS[0]
+        return self.plan.frame_limit and self.plan.frame_limit + (TAG if tagged else 0)
+
+    def _take(self, size: int, time: int) -> bool:
+        """Take a frame's bytes out of the bucket: allowed while it is not empty, so that it may fall below zero."""
+        state, rate = self.state, self.plan.rate_limit
+        with state.lock:
+            elapsed = time - state.filled
+            state.tokens = min(state.tokens + max(elapsed, 0) * rate, _depth(rate))
+            if elapsed > 0 or elapsed < -CLOCK_STEP_NANOSECONDS:
+                state.filled = time
+            if state.tokens <= 0:
+                return False
+            state.tokens -= size * _BYTE
+            return True
+
+
+def _depth(rate: int) -> int:
+    return max(rate * BURST_NANOSECONDS, BURST_BYTES * _BYTE)

@@ -1,0 +1,1 @@
+"""What a frame is: its headers, its tags put back, its checksums completed, a super-frame cut into segments."""

@@ -1,0 +1,91 @@
+"""A captured frame, and what the wire carried in its place.
+
+Between the NIC and a packet socket the kernel keeps three things beside a frame's bytes: the VLAN tag it took off, a
+checksum that it left to the device, and the size at which the device will cut a super-frame. `rebuild` undoes all
+three.
+
+The vnet header is struct virtio_net_hdr (virtio 1.2, 5.1.6), little-endian in the packet socket's default on x86 and
+every other little-endian host.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+from mirrord.dataplane.frame.checksum import checksum, crc32c
+from mirrord.dataplane.frame.segment import MAX_HEADERS, Kind, MalformedError, split
+
+if TYPE_CHECKING:
+    from mirrord.dataplane.frame.headers import Headers, Tag
+
+ADDRESSES = 12
+"""Bytes of the two MAC addresses; a VLAN tag goes behind them."""
+
+TAG = 4
+
+SCTP_CHECKSUM = 8
+"""Where SCTP has its checksum (RFC 9260 3.1). No other protocol has one there, so it tells SCTP in tunnels too."""
+
+VNET = struct.Struct("=BBHHHH")
+VNET_NEEDS_CSUM = 1  # flags
+VNET_GSO_NONE, VNET_GSO_TCPV4, VNET_GSO_TCPV6, VNET_GSO_UDP_L4 = 0, 1, 4, 5  # gso_type
+VNET_GSO_ECN = 0x80  # or-ed to a TCP type: only the first segment keeps CWR
+
+
+class Vnet(NamedTuple):
+    """What the kernel left to the device to do."""
+
+    flags: int = 0
+    gso_type: int = VNET_GSO_NONE
+    header_length: int = 0  # of the linear part only: not to be trusted as the headers' length
+    gso_size: int = 0  # payload bytes of each segment
+    csum_start: int = 0  # where the checksum's coverage begins, from the frame's first byte
+    csum_offset: int = 0  # from csum_start to the checksum field
+
+
+class Frame(NamedTuple):
+    """One frame as a source gave it."""
+
+    data: bytes  # from the Ethernet header on, as the kernel holds it
+    length: int  # bytes that the kernel held; more than len(data) when the capture cut it
+    egress: bool = False  # as the host sees it
+    tag: Tag | None = None  # the VLAN tag that the kernel took off
+    vnet: Vnet = Vnet()
+    time: int = 0  # of capture, nanoseconds since 1970
+
+
+def rebuild(frame: Frame, headers: Headers) -> list[bytes]:
+    """What the wire carried: one frame, or the several that a super-frame became.
+
+    `headers` are the frame's, parsed. Raises MalformedError for what cannot be put right: a checksum or a segment that
+    points outside of the frame, or a frame of which the capture kept only a part.
+    """
+    data, vnet, shift = frame.data, frame.vnet, 0
+    if frame.tag is not None and len(data) >= ADDRESSES:
+        data, shift = data[:ADDRESSES] + struct.pack("!HH", *frame.tag) + data[ADDRESSES:], TAG
+    if vnet.gso_type == VNET_GSO_NONE and not vnet.flags & VNET_NEEDS_CSUM:
+        return [data]
+    if len(frame.data) < frame.length:
+        raise MalformedError
+    if vnet.gso_type == VNET_GSO_NONE:
+        return [_with_checksum(data, vnet.csum_start + shift, vnet.csum_offset)]
+    kind = {VNET_GSO_TCPV4: Kind.TCP, VNET_GSO_TCPV6: Kind.TCP, VNET_GSO_UDP_L4: Kind.UDP}.get(
+        vnet.gso_type & ~VNET_GSO_ECN
+    )
+    transport = vnet.csum_start if vnet.flags & VNET_NEEDS_CSUM else headers.transport
+    if kind is None or transport is None:
+        raise MalformedError
+    return split(data, transport + shift, vnet.gso_size, kind)
+
+
+def _with_checksum(data: bytes, start: int, offset: int) -> bytes:
+    """Complete the checksum over what begins at `start`. Its field holds the sum of the pseudo-header already."""
+    field, width = start + offset, 4 if offset == SCTP_CHECKSUM else 2
+    if field + width > min(len(data), MAX_HEADERS):
+        raise MalformedError
+    before, after = data[:field], data[field + width :]
+    if offset == SCTP_CHECKSUM:
+        return before + crc32c(before[start:] + bytes(4) + after).to_bytes(4, "little") + after
+    value = checksum(data[start:]) or 0xFFFF  # the kernel's skb_checksum_help does the same for every protocol
+    return before + value.to_bytes(2, "big") + after

@@ -1,0 +1,27 @@
+/* What packet_socket.c and listener.c share: a batch of messages taken from a socket. Needs _GNU_SOURCE. */
+#ifndef MIRRORD_RECEIVE_H
+#define MIRRORD_RECEIVE_H
+
+#include <sys/socket.h>
+
+#include "core.h"
+
+enum {
+	SOCKET_BATCH = 64,
+	LARGE = 8192,		/* bytes of the mean frame from which fewer are taken at a time, */
+	LARGE_BATCH = 4,	/* so that their payload is still in the processor's cache when it is summed up and sent */
+};
+
+/* What recvmmsg fills; the buffers are the thread's own. */
+struct received {
+	struct mmsghdr messages[SOCKET_BATCH];
+	struct iovec vectors[SOCKET_BATCH];
+	struct sockaddr_storage addresses[SOCKET_BATCH];
+	uint8_t controls[SOCKET_BATCH][128] __attribute__((aligned(8)));
+};
+
+/* Take at most `most` messages, SOCKET_BATCH or fewer; gives how many there were, or -1. */
+int receive(int descriptor, struct received *received, int most);
+void read_control(struct frame *frame, struct msghdr *message);
+
+#endif

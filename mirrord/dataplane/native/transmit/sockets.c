@@ -1,0 +1,268 @@
+/* Copies out of the host: a batch over a row of sockets, or one packet socket, many messages to a system call. */
+#define _GNU_SOURCE
+#include "core.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/udp.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <time.h>
+
+enum {
+	ATTEMPTS = 4,
+	REFUSED_ATTEMPTS = 64,
+};
+
+enum { FIRST_BOUND = 50000 };	/* counters.py: LATENCY_BOUNDS; each is twice the one before */
+
+static int dropped_by(const struct transmit *transmit, int error)
+{
+	switch (error) {
+	case ENETDOWN:
+	case ENXIO:	/* what a routed socket calls a device that is down, or gone */
+		return transmit->outer.length ? DROPPED_NO_ROUTE : DROPPED_SEND_ERROR;
+	case ENETUNREACH:
+	case EHOSTUNREACH:
+		return DROPPED_NO_ROUTE;
+	case EMSGSIZE:
+		return DROPPED_MTU_EXCEEDED;
+	default:
+		return DROPPED_SEND_ERROR;
+	}
+}
+
+void observe_latency(uint64_t *counters, uint64_t time, uint64_t now)
+{
+	uint64_t taken = now > time ? now - time : 0;
+	uint64_t bounds = taken > FIRST_BOUND ? (taken - 1) / FIRST_BOUND : 0;
+	int bucket = bounds ? 64 - __builtin_clzll(bounds) : 0;
+
+	counters[LATENCY_SUM] += taken;
+	counters[LATENCY_BUCKET + (bucket < LATENCY_BOUNDS ? bucket : LATENCY_BOUNDS)]++;
+}
+
+/* Empty the error queue: what it holds was about copies that are gone. */
+static void clear_errors(int descriptor)
+{
+	struct msghdr nothing = { 0 };
+
+	while (recvmsg(descriptor, &nothing, MSG_ERRQUEUE | MSG_DONTWAIT) >= 0)
+		;
+}
+
+/* How many of the messages were accepted, at least one; or minus the errno that the first was refused with. */
+static int send_some(int descriptor, struct mmsghdr *messages, unsigned int count)
+{
+	int error = 0;
+
+	/* an error may be about an earlier copy; see transmit/sockets.py */
+	for (int attempt = 0; attempt < (error == ECONNREFUSED ? REFUSED_ATTEMPTS : ATTEMPTS); attempt++) {
+		int sent = sendmmsg(descriptor, messages, count, MSG_DONTWAIT);
+
+		if (sent > 0)
+			return sent;
+		error = errno;
+		clear_errors(descriptor);
+		if (error == EAGAIN) {
+			struct pollfd room = { .fd = descriptor, .events = POLLOUT };
+
+			if (poll(&room, 1, PATIENCE_MILLISECONDS) <= 0)
+				return -EAGAIN;
+		}
+	}
+	return -error;
+}
+
+/* What sendmmsg takes, built from a row of copies; `copies` says how many of them are in each message. */
+struct outgoing {
+	struct mmsghdr messages[BATCH];
+	uint32_t copies[BATCH];
+	struct iovec vectors[3 * BATCH];
+	uint8_t gathered[BATCH * (sizeof(struct outer_head) + SMALL)] __attribute__((aligned(8)));
+	uint8_t controls[BATCH][CMSG_SPACE(sizeof(uint16_t))] __attribute__((aligned(8)));
+};
+
+static _Thread_local struct outgoing *outgoing;
+
+bool have_outgoing(void)
+{
+	if (!outgoing)
+		outgoing = malloc(sizeof(*outgoing));
+	return outgoing;
+}
+
+/* Have the kernel cut the message into datagrams of this size. */
+static void ask_for_segments(struct msghdr *message, uint8_t *memory, uint16_t size)
+{
+	struct cmsghdr *control = (void *)memory;
+
+	control->cmsg_len = CMSG_LEN(sizeof(size));
+	control->cmsg_level = IPPROTO_UDP;
+	control->cmsg_type = UDP_SEGMENT;
+	memcpy(CMSG_DATA(control), &size, sizeof(size));
+	message->msg_control = memory;
+	message->msg_controllen = CMSG_SPACE(sizeof(size));
+}
+
+uint8_t *gather(const struct message *message, uint8_t *at)
+{
+	memcpy(at, message->head, message->head_length);
+	memcpy(at + message->head_length, message->tail, message->tail_length);
+	return at + message->head_length + message->tail_length;
+}
+
+static uint8_t *align(uint8_t *at)
+{
+	return (uint8_t *)(((uintptr_t)at + 7) & ~(uintptr_t)7);
+}
+
+/* Build messages of the row's copies, runs of them where GSO is on, but the first `lone` each on its own. Gives the
+ * messages' number. */
+static uint32_t build(struct transmit *transmit, struct message *const *row, uint32_t count, uint32_t lone)
+{
+	struct iovec *vector = outgoing->vectors;
+	uint8_t *at = outgoing->gathered;
+	uint32_t messages = 0;
+
+	for (uint32_t n = 0; n < count; messages++) {
+		uint32_t copies = transmit->gso && n >= lone ? run_length(row + n, count - n) : 1, end = n + copies;
+		uint32_t segment = length_of(row[n]), payload = (copies - 1) * segment + length_of(row[end - 1]);
+		struct msghdr *message = &outgoing->messages[messages].msg_hdr;
+
+		*message = (struct msghdr){ .msg_iov = vector };
+		*vector = (struct iovec){ at, 0 };
+		if (transmit->packet >= 0) {
+			write_outer(&transmit->outer, (void *)at, transmit->ports[row[n]->lane], payload, segment, copies);
+			at += sizeof(struct vnet) + transmit->outer.length;
+		} else if (copies > 1) {
+			ask_for_segments(message, outgoing->controls[messages], (uint16_t)segment);
+		}
+		for (; n < end && segment <= SMALL; n++)
+			at = gather(row[n], at);
+		vector->iov_len = (size_t)(at - (uint8_t *)vector->iov_base);
+		at = align(at);
+		vector += vector->iov_len > 0;
+		for (; n < end; n++) {
+			*vector++ = (struct iovec){ (void *)(uintptr_t)row[n]->head, row[n]->head_length };
+			*vector++ = (struct iovec){ (void *)(uintptr_t)row[n]->tail, row[n]->tail_length };
+		}
+		message->msg_iovlen = (size_t)(vector - message->msg_iov);
+		outgoing->copies[messages] = copies;
+	}
+	return messages;
+}
+
+/* These copies were accepted. A frame is mirrored when its last one was. */
+static void count_sent(const struct transmit *transmit, struct message *const *row, uint32_t copies)
+{
+	uint64_t *counters = transmit->counters;
+	struct timespec clock;
+
+	clock_gettime(CLOCK_REALTIME, &clock);
+	uint64_t now = (uint64_t)clock.tv_sec * 1000000000u + (uint64_t)clock.tv_nsec, bytes = 0, frames = 0;
+
+	for (uint32_t n = 0; n < copies; n++) {
+		bytes += length_of(row[n]) + transmit->overhead;
+		frames += row[n]->last;
+		if (row[n]->last)
+			observe_latency(counters, row[n]->time, now);
+	}
+	counters[SENT_PACKETS] += copies;
+	counters[SENT_BYTES] += bytes;
+	counters[MIRRORED] += frames;
+}
+
+/* These copies were refused: each frame they belong to is lost, and the rest of its copies is not sent. Only the frame
+ * that the batch ends in may have copies yet to come. Gives the number of copies stepped over. */
+static uint32_t count_lost(struct transmit *transmit, struct message *const *row, uint32_t count, uint32_t refused,
+			   int error)
+{
+	uint32_t next = 0;
+
+	while (next < refused) {
+		transmit->counters[dropped_by(transmit, error)]++;
+		while (!row[next]->last && next + 1 < count && row[next + 1]->lane == row[next]->lane)
+			next++;
+		transmit->failed |= !row[next]->last;
+		next++;
+	}
+	return next;
+}
+
+/* Whether copies that were refused together may be taken one by one: not when there is no room for any. */
+static bool worth_parting(int error)
+{
+	return error != EAGAIN && error != ENOBUFS;
+}
+
+/* How many of the row's first copies were accepted; or minus the errno that the first message was refused with, which
+ * holds `*together` copies. The first `lone` copies leave one by one. */
+static int give(struct transmit *transmit, int descriptor, struct message *const *row, uint32_t count, uint32_t lone,
+		uint32_t *together)
+{
+	*together = 1;
+	if (transmit->ring.memory && !transmit->gso && fits_slot(&transmit->ring, row[0]))
+		return send_by_ring(transmit, row, count);
+	int sent = send_some(descriptor, outgoing->messages, build(transmit, row, count, lone));
+	int accepted = sent < 0 ? sent : 0;
+
+	*together = outgoing->copies[0];
+	for (int n = 0; n < sent; n++)
+		accepted += (int)outgoing->copies[n];
+	return accepted;
+}
+
+static void send_row(struct transmit *transmit, int descriptor, struct message *const *row, uint32_t count)
+{
+	uint32_t next = 0, lone = 0;	/* copies up to this one leave one by one */
+
+	while (next < count) {
+		uint32_t copies;
+		int accepted = give(transmit, descriptor, row + next, count - next, lone > next ? lone - next : 0, &copies);
+
+		if (accepted > 0) {
+			count_sent(transmit, row + next, (uint32_t)accepted);
+			next += (uint32_t)accepted;
+			continue;
+		}
+		if (copies > 1 && worth_parting(-accepted)) {
+			lone = next + copies;
+			if (accepted == -EIO || accepted == -EINVAL) {
+				transmit->gso = false;
+				transmit->gso_refused = -accepted;
+			}
+			continue;
+		}
+		next += count_lost(transmit, row + next, count - next, copies, -accepted);
+	}
+}
+
+/* Lanes that have copies for the first time get their sockets. */
+static void open_lanes(struct transmit *transmit, const uint32_t *ends)
+{
+	for (uint32_t n = 0; n < transmit->lanes; n++)
+		if (transmit->sockets[n] < 0 && ends[n] > (n ? ends[n - 1] : 0))
+			transmit->open_lane(transmit->context, n);
+}
+
+void send_batch(struct batch *batch, void *context)
+{
+	struct transmit *transmit = context;
+	struct message *row[BATCH];
+	uint32_t ends[MAX_SOCKETS], first = 0, start = 0;
+
+	while (transmit->failed && first < batch->count)
+		transmit->failed = !batch->messages[first++].last;
+	order_by_lane(batch, first, transmit->lanes, row, ends);
+	open_lanes(transmit, ends);
+	if (transmit->packet >= 0)
+		send_row(transmit, transmit->packet, row, batch->count - first);
+	for (uint32_t n = 0; transmit->packet < 0 && n < transmit->lanes; n++) {
+		send_row(transmit, transmit->sockets[n], row + start, ends[n] - start);
+		start = ends[n];
+	}
+	batch->count = 0;
+}

@@ -1,0 +1,364 @@
+"""Copies out of the host: through a device, over UDP or raw IP sockets, or through a device with outer headers of ours.
+
+A transmit is a row of lanes and what to do with their errors; the native core sends through the same sockets. Every
+socket carries the mark, by which captures know a copy, and takes no frame in.
+
+A copy counts as sent when the kernel's queue or driver accepted it. Without IP_RECVERR a UDP socket would report
+success for what the queue dropped (ip(7)); with it, an ICMP error about an earlier copy comes back on the next send,
+which is then tried again.
+
+Where the outer headers are ours, the sockets of the lanes send nothing. They keep the source ports for us, and by them
+the kernel learns the path MTU: what a router says of it is heard only for the sake of a socket.
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+import select
+import socket
+from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, NamedTuple
+
+from mirrord.dataplane.counters import Slot, dropped_by
+from mirrord.dataplane.filter import bpf
+from mirrord.dataplane.forward.step import SOURCE_PORTS
+from mirrord.dataplane.frame.headers import IPPROTO_UDP
+from mirrord.dataplane.netns import Netns, inside
+from mirrord.dataplane.transmit.lanes import Lanes
+from mirrord.dataplane.transmit.outer import Outer
+from mirrord.dataplane.transmit.tx_ring import TxRing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from mirrord.dataplane.forward.step import Copy
+
+LANES = 32
+"""Source ports of a UDP destination: flows are spread over them by their hash."""
+
+PATIENCE_MILLISECONDS = 10
+"""How long a full send buffer is waited for before the copy counts as lost: the ring holds what comes meanwhile."""
+
+ATTEMPTS, REFUSED_ATTEMPTS = 4, 64
+"""How often a copy is tried: an error may be about an earlier copy, reported by ICMP. "Connection refused" always is,
+and comes in bursts from a collector that does not listen."""
+
+SEND_BUFFER = 4 << 20
+
+# linux/in.h, linux/in6.h and asm-generic/socket.h; the socket module has no names for these
+IP_MTU_DISCOVER = 10
+IP_RECVERR = 11
+IPV6_MTU_DISCOVER = 23
+IPV6_RECVERR = 25
+PMTUDISC_DONT = 0
+PMTUDISC_DO = 2
+SO_NO_CHECK = 11
+SO_SNDBUFFORCE = 32
+MSG_ERRQUEUE = 0x2000
+SOL_PACKET, PACKET_VNET_HDR = 263, 15  # linux/socket.h, linux/if_packet.h
+
+
+@dataclass(frozen=True, slots=True)
+class DevicePlan:
+    """Copies leave by this device, as they are."""
+
+    device: str
+    index: int
+    mark: int = 0
+    netns: Netns | None = None  # where the device is; None: here
+    reserved: bool = False  # nothing else passes it meanwhile; the control plane sees to that
+    takes_ring: bool = False  # a TX ring pays: the device takes packets out of its memory
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """The next hop of copies whose outer headers are ours. Addresses are of six bytes."""
+
+    device: str
+    index: int
+    source: bytes
+    destination: bytes
+    takes_ring: bool = False  # as of a DevicePlan
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelPlan:
+    """Copies are the payload of UDP datagrams, or of packets of another IP protocol, that the kernel routes."""
+
+    remote: str
+    port: int = 0  # UDP only
+    protocol: int = IPPROTO_UDP
+    local: str = ""
+    device: str = ""  # leave by this one only
+    index: int = 0
+    netns: Netns | None = None  # where its sockets are; None: here
+    ttl: int = 64
+    dscp: int = 0
+    mark: int = 0
+    fragment: bool = False  # let the kernel fragment what exceeds the path MTU
+    hop: Hop | None = None  # leave by a packet socket, with outer headers of ours; None: the kernel routes
+    gso: bool = False  # several copies of a flow in one message; the native plane's alone
+
+
+class Sent(NamedTuple):
+    """How many copies were accepted before the first that was not, and why that one was not (an errno, or 0)."""
+
+    accepted: int
+    error: int = 0
+
+
+class Transmit:
+    """Where the copies of a session leave. `lanes` is the row that a flow's hash chooses from.
+
+    Raises OSError when a socket cannot be had: EPERM without CAP_NET_ADMIN for the mark, ENODEV, ENETUNREACH, ...
+    """
+
+    failure = ""  # what is refused is counted; the next copy may be taken
+
+    def __init__(self, plan: DevicePlan | TunnelPlan) -> None:
+        self.plan = plan
+        self._errors: select.epoll | None = None  # of sockets that send nothing: for one that does, it costs each time
+        self._packet: socket.socket | None = None
+        self._outer: Outer | None = None
+        self.ring: TxRing | None = None  # the native core sends by it what leaves one by one
+        udp = isinstance(plan, TunnelPlan) and plan.protocol == IPPROTO_UDP
+        self.lanes = Lanes(LANES if udp else 1, self._make_socket)
+        try:
+            if isinstance(plan, TunnelPlan):
+                inside(plan.netns, lambda: self._open_packet(plan))
+        except BaseException:
+            self.close()
+            raise
+
+    def _make_socket(self) -> socket.socket:
+        plan = self.plan
+        if isinstance(plan, DevicePlan):
+            return inside(plan.netns, lambda: _packet_socket(plan))
+        sock = inside(plan.netns, lambda: _tunnel_socket(plan))
+        if self._errors is not None:
+            self._errors.register(sock, 0)
+        return sock
+
+    def follow(self, plan: TunnelPlan) -> None:
+        """Take another next hop, or leave that to the kernel; the plan is else the same. The source ports stay."""
+        before = self.plan
+        if plan == before or not isinstance(before, TunnelPlan):
+            return
+        inside(plan.netns, lambda: self._open_packet(plan))
+        if plan.gso != before.gso:
+            for lane in self.lanes.opened:
+                _leave_checksum_out(lane.socket, plan)
+        self.plan = plan
+
+    def _open_packet(self, plan: TunnelPlan) -> None:
+        device, old = _device_of(plan), self._packet
+        if device is None:
+            self._packet = self._outer = None
+        else:
+            self._packet = _packet_socket(device, vnet_header=True)
+            self._outer = Outer(plan)
+        if old is not None:
+            old.close()
+        self._watch_errors()
+
+    def _watch_errors(self) -> None:
+        old, self._errors = self._errors, None
+        if old is not None:
+            old.close()
+        if self._packet is not None:
+            self._errors = select.epoll()
+            for lane in self.lanes.opened:
+                self._errors.register(lane.socket, 0)  # errors are told of unasked
+
+    def send(self, copies: Iterable[Copy]) -> Sent:
+        """Send copies in order, up to the first that is refused."""
+        accepted = 0
+        for copy in copies:
+            (sock, port), data = self.lanes[(copy.flow >> 32) * len(self.lanes) >> 32], copy.data
+            if self._packet is not None and self._outer is not None:
+                sock, data = self._packet, self._outer.wrap(data, port)
+            error = _send(sock, data)
+            if error:
+                return Sent(accepted, error)
+            accepted += 1
+        return Sent(accepted)
+
+    def lost(self, error: int) -> Slot:
+        """What a frame counts as whose copy was refused with this errno."""
+        if self._packet is not None and error in (errno.ENETDOWN, errno.ENXIO):
+            return Slot.dropped_no_route  # what a routed socket calls a device that is down, or gone
+        return dropped_by(error)
+
+    def tend(self) -> None:
+        """Between turns there is nothing to do."""
+
+    def new_ring(self) -> TxRing | None:
+        """A TX ring to send from, for `ring`; None where there is no use for one, or no memory. Takes long."""
+        device = _device_of(self.plan)
+        if device is None or not device.takes_ring or (isinstance(self.plan, TunnelPlan) and self.plan.gso):
+            return None
+        vnet_header = self._packet is not None
+        with suppress(OSError):
+            return inside(device.netns, lambda: TxRing(_packet_socket(device, vnet_header=vnet_header), device))
+        return None
+
+    def native(self) -> tuple[object, ...]:
+        """For the native core: sockets, their ports, the packet socket or -1, the outer headers, whether GSO is on, and
+        the TX ring: its descriptor or -1, its memory or None, and the size of a slot.
+        """
+        sockets, ports = zip(*self.lanes.row(), strict=True)
+        gso = isinstance(self.plan, TunnelPlan) and self.plan.gso
+        slots: tuple[object, ...] = (-1, None, 0)
+        if self.ring is not None and self.ring.device == _device_of(self.plan):  # the route may lead elsewhere by now
+            slots = (self.ring.socket.fileno(), self.ring.memory, self.ring.slot_size)
+        if self._packet is None or self._outer is None:
+            return sockets, ports, -1, b"", gso, *slots
+        return sockets, ports, self._packet.fileno(), self._outer.header, gso, *slots
+
+    def told(self) -> bool:
+        """Whether an ICMP error has come about what the packet socket sent, since this was last asked.
+
+        On any thread: a transmit that is closed meanwhile was told nothing.
+        """
+        errors = self._errors
+        if errors is None:
+            return False
+        with suppress(OSError, ValueError):
+            ready = {descriptor for descriptor, _ in errors.poll(0)}
+            for sock, _port in self.lanes.opened if ready else ():
+                if sock.fileno() in ready:
+                    _clear_errors(sock)
+                    sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            return bool(ready)
+        return False
+
+    def close(self) -> None:
+        self.lanes.close()
+        if self._errors is not None:
+            self._errors.close()
+        if self._packet is not None:
+            self._packet.close()
+        if self.ring is not None:
+            self.ring.close()
+
+
+def _device_of(plan: DevicePlan | TunnelPlan) -> DevicePlan | None:
+    """What a packet socket is to be bound to; None where the kernel routes."""
+    if isinstance(plan, DevicePlan):
+        return plan
+    if plan.hop is None:
+        return None
+    return DevicePlan(plan.hop.device, plan.hop.index, plan.mark, plan.netns, takes_ring=plan.hop.takes_ring)
+
+
+def _packet_socket(plan: DevicePlan, *, vnet_header: bool = False) -> socket.socket:
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)  # protocol 0: receives nothing, packet(7)
+    try:
+        sock.bind((plan.device, 0))
+        _require_index(plan)
+        _set_common(sock, plan.mark)
+        if vnet_header:
+            sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _require_index(plan: DevicePlan | TunnelPlan) -> None:
+    if socket.if_nametoindex(plan.device) != plan.index:
+        raise OSError(errno.ENODEV, "the device was replaced", plan.device)
+
+
+def _tunnel_socket(plan: TunnelPlan) -> socket.socket:
+    v6, udp = ip_address(plan.remote).version == 6, plan.protocol == IPPROTO_UDP
+    kind = (socket.SOCK_DGRAM, 0) if udp else (socket.SOCK_RAW, plan.protocol)
+    sock = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, *kind)
+    try:
+        bpf.attach_reject_all(sock)
+        _set_common(sock, plan.mark)
+        if plan.device:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, plan.device.encode())
+            _require_index(plan)
+        discover = PMTUDISC_DONT if plan.fragment else PMTUDISC_DO
+        if v6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, plan.ttl)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, plan.ttl)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, plan.dscp << 2)
+            sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, discover)
+            sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, plan.ttl)
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, plan.ttl)
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, plan.dscp << 2)
+            sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, discover)
+            sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+            _leave_checksum_out(sock, plan)
+        if udp:
+            _bind(sock, plan.local, range(SOURCE_PORTS, 65536))
+        elif plan.local:
+            sock.bind((plan.local, 0))
+        sock.connect((plan.remote, plan.port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _leave_checksum_out(sock: socket.socket, plan: TunnelPlan) -> None:
+    """Transmit it as zero over IPv4 (RFC 7348 5), but not with GSO, which the kernel then refuses."""
+    if sock.type == socket.SOCK_DGRAM and sock.family == socket.AF_INET:
+        sock.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, int(not plan.gso))
+
+
+def _set_common(sock: socket.socket, mark: int) -> None:
+    sock.setblocking(False)
+    sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER)
+    if mark:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+
+
+def _bind(sock: socket.socket, local: str, ports: Sequence[int]) -> None:
+    """Bind to a free port of the range, wherever in it: another daemon, or a server, may hold some."""
+    first = random.randrange(len(ports))  # noqa: S311 -- spread, not secret
+    for n in range(len(ports)):
+        try:
+            return sock.bind((local, ports[(first + n) % len(ports)]))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+    raise OSError(errno.EADDRINUSE, "every UDP port from 49152 up is in use")
+
+
+def _send(sock: socket.socket, data: bytes) -> int:
+    """Send one copy; 0, or the errno that it was refused with."""
+    error = attempt = 0
+    while attempt < (REFUSED_ATTEMPTS if error == errno.ECONNREFUSED else ATTEMPTS):
+        attempt += 1
+        try:
+            sock.send(data)
+        except BlockingIOError:
+            _clear_errors(sock)  # else poll would report them at once
+            poll = select.poll()
+            poll.register(sock, select.POLLOUT)
+            if not poll.poll(PATIENCE_MILLISECONDS):
+                return errno.EAGAIN
+            error = errno.EAGAIN
+        except OSError as refused:
+            error = refused.errno or errno.EIO
+            _clear_errors(sock)
+        else:
+            return 0
+    return error
+
+
+def _clear_errors(sock: socket.socket) -> None:
+    """Empty the error queue: what it holds was about copies that are gone."""
+    while True:
+        try:
+            sock.recvmsg(0, 0, MSG_ERRQUEUE)
+        except OSError:
+            return

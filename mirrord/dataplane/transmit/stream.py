@@ -1,0 +1,91 @@
+"""Copies into a pipe, as pcapng: what `mirrorctl capture` reads.
+
+Writes block: a slow reader has its worker wait, and loses frames where they are captured, counted. So a stream has a
+worker of its own, and a capture of its own, and no session notices.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mirrord import __version__
+from mirrord.dataplane.counters import Slot
+from mirrord.dataplane.transmit import pcapng
+from mirrord.dataplane.transmit.file import Output
+from mirrord.dataplane.transmit.sockets import Sent
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterable
+
+    from mirrord.dataplane.forward.step import Copy
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPlan:
+    """Copies are written to `descriptor`, the end of a pipe, which is the transmit's from now on."""
+
+    descriptor: int
+    interface: str  # that the packets were captured on
+    comment: str = ""
+    snaplen: int = 0
+
+
+class StreamTransmit:
+    """Where the copies of a stream go. `failure` says why nothing is written ("" while it is): for good.
+
+    Raises OSError when the reader is gone already.
+    """
+
+    sockets: tuple[socket.socket, ...] = ()
+
+    def __init__(self, plan: StreamPlan) -> None:
+        self.plan = plan
+        self.failure = ""
+        header = pcapng.section(f"mirrord {__version__}", plan.comment)
+        header += pcapng.interface(plan.interface, plan.snaplen, plan.comment)
+        self.output = Output(descriptor=plan.descriptor, written=len(header), start=len(header))
+        try:
+            os.write(plan.descriptor, header)
+        except OSError:
+            self.close()
+            raise
+
+    def send(self, copies: Iterable[Copy]) -> Sent:
+        """Write copies in order, until the reader is gone."""
+        accepted = 0
+        for copy in copies:
+            if self.output.error:
+                return Sent(accepted, self.output.error)
+            try:
+                os.write(self.output.descriptor, copy.data + copy.trailer)
+            except OSError as error:
+                self.output.error = error.errno or -1
+                return Sent(accepted, self.output.error)
+            accepted += 1
+        return Sent(accepted)
+
+    def lost(self, _error: int) -> Slot:
+        """What a frame counts as that could not be written."""
+        return Slot.dropped_write_error
+
+    def told(self) -> bool:
+        """No router has a word about a pipe."""
+        return False
+
+    def native(self) -> tuple[object, ...]:
+        """For the native core: no sockets, no TX ring."""
+        return (), (), -1, b"", False, -1, None, 0
+
+    def next_file(self) -> None:
+        """There is none: a stream has no bound."""
+
+    def tend(self) -> None:
+        """Tell when the reader has gone."""
+        if self.output.error and not self.failure:
+            self.failure = os.strerror(self.output.error)
+
+    def close(self) -> None:
+        os.close(self.output.descriptor)
