@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bench import scale
 from bench.comparison import run as comparison
 from bench.primitives import run as primitives
 
 if __name__ == "__main__":
     primitives.main()
     comparison.main()
+    scale.main()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from mirrord.control.configuration.config import Loaded, Objects, combine
 from mirrord.control.configuration.refusals import Declared
 from mirrord.control.configuration.validation import join, not_found
 from mirrord.control.http.peers import Caller
+from mirrord.control.pieces import pieces
 from mirrord.control.service import Service
 from mirrord.control.store import AuditRecord, Store, Write
 from mirrord.errors import ConfigError, MirrordError, Problem, Refused, of_host
@@ -58,8 +58,11 @@ class Condition(NamedTuple):
     match: tuple[str, ...] = ()
     none_match: tuple[str, ...] = ()
 
-    def check(self, target: Target, tag: str | None) -> None:
-        """MirrordError `stale` or `exists`; `tag` is None when there is no object."""
+    def check(self, target: Target, loaded: Loaded) -> None:
+        """MirrordError `stale` or `exists`, by what the object is in a configuration."""
+        if not (self.match or self.none_match):
+            return
+        tag = tag_of(loaded, target)
         if self.match and (tag is None or not {"*", tag} & {*self.match}):
             what = "does not exist" if tag is None else "was changed meanwhile"
             raise MirrordError("stale", f"{target} {what}: read it again")
@@ -98,7 +101,7 @@ class Changes:
         mirror = Target("mirror", target.mirror)
 
         def edit(old: Any) -> Any:
-            condition.check(mirror, tag(self._service.loaded, mirror))
+            condition.check(mirror, self._service.loaded)
             if old is not None:
                 raise Refused(f"{target} exists already")
             return _named(target, written)
@@ -158,17 +161,20 @@ class Changes:
     ) -> Done:
         mirror = target.holder if target.section == "mirrors" else ""
         record = AuditRecord(caller, operation or "create", target.kind, target.name, mirror, new=asked)
+
+        def prepare(loaded: Loaded) -> tuple[Loaded, list[Write]]:
+            nonlocal record
+            _refuse_if_of_a_file(loaded, target)
+            old = written(loaded, target)
+            record = record._replace(old=old, operation=operation or ("create" if old is None else "replace"))
+            condition.check(target, loaded)
+            record = record._replace(new=edit(old))
+            made, writes = _edited(loaded, target, record.new)
+            return _combined(loaded, made, target), writes
+
         async with self._service.changing:
-            loaded = self._service.loaded
             try:
-                _refuse_if_of_a_file(loaded, target)
-                old = written(loaded, target)
-                record = record._replace(old=old, operation=operation or ("create" if old is None else "replace"))
-                condition.check(target, tag(loaded, target))
-                new = edit(old)
-                record = record._replace(new=new)
-                made, writes = _edited(loaded, target, new)
-                after = await asyncio.to_thread(_combined, loaded, made, target)
+                after, writes = await asyncio.to_thread(prepare, self._service.loaded)
                 await self._service.change(after, partial(self.store.write, writes, record))
             except MirrordError as error:
                 await asyncio.to_thread(self.store.note, record.refused(error))
@@ -179,8 +185,8 @@ class Changes:
                     raise
                 await asyncio.to_thread(self.store.note, record.refused(host))
                 raise host from error
-        name = target.name if new is None else new["name"]
-        return Done(target._replace(name=name), old is None, after)
+        name = target.name if record.new is None else record.new["name"]
+        return Done(target._replace(name=name), record.old is None, after)
 
 
 # --- what there is ---
@@ -213,16 +219,19 @@ def shown(loaded: Loaded, target: Target) -> dict[str, Any] | None:
         return None
     if target.kind == "session":
         found = next((session for session in one.sessions if session.name == target.name), None)
-        return None if found is None else found.model_dump(mode="json")
-    return {"name": target.name, **one.model_dump(mode="json")}
+        return None if found is None else found.shown()
+    return {"name": target.name, **one.shown()}
 
 
-def tag(loaded: Loaded, target: Target) -> str | None:
+def tag_of(loaded: Loaded, target: Target) -> str | None:
     """The object's entity tag, the same as long as the object is; None if there is none."""
     found = shown(loaded, target)
     if found is None:
         return None
-    return f'"{hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:32]}"'
+    text = hashlib.sha256()
+    for piece in pieces(found):
+        text.update(piece.encode())
+    return f'"{text.hexdigest()[:32]}"'
 
 
 def _refuse_if_of_a_file(loaded: Loaded, target: Target) -> None:
@@ -319,4 +328,4 @@ def _new_name(loaded: Loaded, target: Target, new: Any) -> str:
 def _combined(loaded: Loaded, made: Objects, target: Target) -> Loaded:
     """The configuration after a change; what was set aside stays so, except what the change is about."""
     others = (one for one in loaded.set_aside if (one.section, one.name) != (target.section, target.holder))
-    return combine(loaded.files, made)._replace(set_aside=tuple(others))
+    return combine(loaded.files, made, loaded)._replace(set_aside=tuple(others))

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from itertools import islice
+from functools import partial
 from typing import Any
 
 from aiohttp import web
 
-from mirrord.control import changes
-from mirrord.control.changes import Changes, Condition, Target
+from mirrord.control.changes import Changes, Condition, Target, tag_of
 from mirrord.control.configuration.config import Loaded
-from mirrord.control.configuration.validation import not_found
 from mirrord.control.http import openapi
 from mirrord.control.http.answers import json_response
 from mirrord.control.http.openapi import Resource
@@ -62,32 +60,32 @@ async def _refuse_change(request: web.Request) -> web.StreamResponse:
 async def _status(request: web.Request) -> web.StreamResponse:
     store = request.app[CHANGES].store
     state = {"path": str(store.path), "problem": store.problem}
-    return json_response({**request.app[SERVICE].status(), "state": state})
+    return await json_response({**request.app[SERVICE].status(), "state": state})
 
 
 async def _reload(request: web.Request) -> web.StreamResponse:
     await request.app[CHANGES].reload(_caller(request))
-    return json_response({"reloaded": request.app[SERVICE].path})
+    return await json_response({"reloaded": request.app[SERVICE].path})
 
 
 async def _audit(request: web.Request) -> web.StreamResponse:
     store, query = request.app[CHANGES].store, request.query
     asked = query.get("mirror"), since(query.get("since")), limit(query.get("limit"))
     rows = store.audit_rows(await asyncio.to_thread(store.audit_ids, *asked))
-    return json_response({"audit": rows})
+    return await json_response({"audit": rows})
 
 
 async def _doctor(request: web.Request) -> web.StreamResponse:
     found = await request.app[SERVICE].doctor(request.query.get("mirror"), request.app[CHANGES].store.problem)
-    return json_response({"doctor": (one._asdict() for one in found)})
+    return await json_response({"doctor": (one._asdict() for one in found)})
 
 
 async def _sources(request: web.Request) -> web.StreamResponse:
-    return json_response({"sources": iter(await request.app[SERVICE].sources())})
+    return await json_response({"sources": iter(await request.app[SERVICE].sources())})
 
 
 async def _openapi(_: web.Request) -> web.StreamResponse:
-    return json_response(openapi.document(RESOURCES))
+    return await json_response(openapi.document(RESOURCES))
 
 
 # --- objects ---
@@ -96,22 +94,23 @@ async def _openapi(_: web.Request) -> web.StreamResponse:
 def _list(section: str) -> Handler:
     async def handler(request: web.Request) -> web.StreamResponse:
         service = request.app[SERVICE]
-        names = getattr(service.loaded.config, section)
-        one = service.mirror if section == "mirrors" else lambda name: service.object(section, name)
-        return json_response({section: map(one, list(names))})
+        loaded = service.loaded
+        one = service.mirror if section == "mirrors" else partial(service.object, section)
+        return await json_response({section: (one(name, loaded) for name in getattr(loaded.config, section))})
 
     return handler
 
 
 async def _sessions(request: web.Request) -> web.StreamResponse:
-    mirror = request.app[SERVICE].mirror(request.match_info["mirror"])
-    tag = changes.tag(request.app[SERVICE].loaded, _target(request, "mirror")) or ""
-    return json_response({"sessions": mirror["sessions"]}, headers={"ETag": tag})
+    service, target = request.app[SERVICE], _target(request, "mirror")
+    loaded = service.loaded
+    sessions = service.mirror(target.name, loaded)["sessions"]
+    return await json_response({"sessions": sessions}, headers=await _tagged(loaded, target))
 
 
 def _get(kind: str) -> Handler:
     async def handler(request: web.Request) -> web.StreamResponse:
-        return _shown(request, _target(request, kind), request.app[SERVICE].loaded)
+        return await _shown(request, _target(request, kind), request.app[SERVICE].loaded)
 
     return handler
 
@@ -120,7 +119,7 @@ def _put(kind: str) -> Handler:
     async def handler(request: web.Request) -> web.StreamResponse:
         written, conditions = await json_object(request), condition(request)
         done = await request.app[CHANGES].put(_caller(request), _target(request, kind), written, conditions)
-        return _shown(request, done.target, done.loaded, 201 if done.made else 200)
+        return await _shown(request, done.target, done.loaded, 201 if done.made else 200)
 
     return handler
 
@@ -129,7 +128,7 @@ def _patch(kind: str) -> Handler:
     async def handler(request: web.Request) -> web.StreamResponse:
         patch, conditions = await json_object(request), condition(request)
         done = await request.app[CHANGES].patch(_caller(request), _target(request, kind), patch, conditions)
-        return _shown(request, done.target, done.loaded)
+        return await _shown(request, done.target, done.loaded)
 
     return handler
 
@@ -146,7 +145,7 @@ def _enable(*, enabled: bool) -> Handler:
     async def handler(request: web.Request) -> web.StreamResponse:
         target = _target(request, "mirror")
         done = await request.app[CHANGES].enable(_caller(request), target, condition(request), enabled=enabled)
-        return _shown(request, done.target, done.loaded)
+        return await _shown(request, done.target, done.loaded)
 
     return handler
 
@@ -155,7 +154,7 @@ async def _add_session(request: web.Request) -> web.StreamResponse:
     written, match = await json_object(request), condition(request).match
     target = Target("session", str(written.get("name", "")), request.match_info["mirror"])
     done = await request.app[CHANGES].add(_caller(request), target, written, Condition(match))
-    return _shown(request, done.target, done.loaded, 201)
+    return await _shown(request, done.target, done.loaded, 201)
 
 
 RESOURCES = [
@@ -223,20 +222,20 @@ def _target(request: web.Request, kind: str) -> Target:
     return Target(kind, request.match_info[kind], mirror)
 
 
-def _shown(request: web.Request, target: Target, loaded: Loaded, status: int = 200) -> web.StreamResponse:
+async def _shown(request: web.Request, target: Target, loaded: Loaded, status: int = 200) -> web.StreamResponse:
     """An object of a configuration, and its entity tag. MirrordError `not_found`."""
     service = request.app[SERVICE]
-    if target.section == "mirrors":
-        found = service.mirror(target.holder, loaded)
+    if target.kind == "session":
+        found = service.session(target.mirror, target.name, loaded)
+    elif target.kind == "mirror":
+        found = service.mirror(target.name, loaded)
     else:
         found = service.object(target.section, target.name, loaded)
-    if target.kind == "session":
-        names = [one.name for one in loaded.config.mirrors[target.holder].sessions]
-        if target.name not in names:
-            raise not_found("session", target.name, names)
-        found = {**next(islice(found["sessions"], names.index(target.name), None)), "origin": found["origin"]}
-    tag = changes.tag(loaded, target) or ""
-    return json_response(found, status=status, headers={"ETag": tag})
+    return await json_response(found, status=status, headers=await _tagged(loaded, target))
+
+
+async def _tagged(loaded: Loaded, target: Target) -> dict[str, str]:
+    return {"ETag": await asyncio.to_thread(tag_of, loaded, target) or ""}
 
 
 @web.middleware
@@ -263,4 +262,4 @@ def _error(
     status: int, code: str, message: str, path: str, headers: dict[str, str] | None = None
 ) -> web.StreamResponse:
     error = {"code": code, "message": message, "path": path}
-    return json_response({"error": error}, status=status, headers=headers)
+    return web.json_response({"error": error}, status=status, headers=headers)
