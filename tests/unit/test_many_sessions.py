@@ -102,6 +102,19 @@ def test_a_change_costs_what_it_changes() -> None:
     assert [old is new for old, new in entries] == [True] * 100 + [False]
 
 
+def test_another_tunnel_is_one_guard_more_for_all() -> None:
+    """Each session has the guards of all: the same ones, of which the core reads the same bytes."""
+    few, more = sessions(100), sessions(104)
+    before, planner = loaded({"sessions": few}), Planner()
+    plans = planner.make(before.config, VIEW), planner.make(loaded({"sessions": more}, before).config, VIEW)
+    assert plans[1] == make(loaded({"sessions": more}).config, VIEW)
+    old, new = ([one.pipeline for one in plan.values() if one.pipeline] for plan in plans)
+    assert len({id(one.forward.guards) for one in new}) == len({id(one.forward.packed_guards) for one in new}) == 1
+    assert [one.capture for one in old] == [one.capture for one in new][: len(old)]
+    known = {id(guard) for guard in old[0].forward.guards}
+    assert len([one for one in new[0].forward.guards if id(one) not in known]) == 2
+
+
 def test_what_is_equal_and_not_the_same_is_read_again() -> None:
     """To Python 1 and true are equal; VNI 1 is a number, and VNI true is an error."""
     one = {"name": "s", "source": "tap0", "destination": {"type": "vxlan", "remote": "192.0.2.9", "vni": 1}}

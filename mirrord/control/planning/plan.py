@@ -143,14 +143,17 @@ class Planner:
         return _each_file_once(entries)
 
 
-def _holds(entry: Entry, session: Session, selections: Selections) -> bool:
-    """Whether what others take, and are sent, too, leaves an entry of this session as it is."""
+def _kept(entry: Entry, session: Session, selections: Selections) -> Entry | None:
+    """An entry of this session with what others are sent now; None where what others take makes it another one."""
     if entry.pipeline is None:
-        return True
+        return entry
     selected = selections.of(entry.key.mirror, session, entry.key.source)
-    capture, forward = entry.pipeline.capture, entry.pipeline.forward
-    same = capture.selection is selected and forward.guards is selections.guards(session)
-    return same and not isinstance(session.source, TunnelSource)
+    if entry.pipeline.capture.selection is not selected or isinstance(session.source, TunnelSource):
+        return None
+    forward, guards = entry.pipeline.forward, selections.guards(session)
+    if forward.guards is guards:
+        return entry
+    return replace(entry, pipeline=replace(entry.pipeline, forward=replace(forward, guards=guards)))
 
 
 def _each_file_once(entries: dict[Key, Entry]) -> dict[Key, Entry]:
@@ -186,9 +189,11 @@ def _entries(
         words = tuple({**about, **resolved.about(mirror, session.name, device)}.items())
         key = Key(mirror, session.name, device)
         before = known.get(key)
-        if before and before.session is session and before.words == words and _holds(before.entry, session, selections):
-            yield before
-            continue
+        if before and before.session is session and before.words == words:
+            kept = _kept(before.entry, session, selections)
+            if kept is not None:
+                yield before if kept is before.entry else before._replace(entry=kept)
+                continue
         entry = _entry(resolved.config, key, session, view, selections, words, native=native)
         notes = () if number else tuple(sources.left_out(session, view))  # said once
         yield Known(session, words, replace(entry, notes=notes) if notes else entry)

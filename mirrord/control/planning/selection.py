@@ -104,8 +104,9 @@ class Selections:
         self._orders = {name: one for name, one in before._orders.items() if name in mirrors}
         filters = {name for name, one in now.filters.items() if one == was.filters.get(name)}
         self._rules = {key: rules for key, rules in before._rules.items() if key[0] in filters}
-        if before._guards == self._guards:
-            self._guards = before._guards
+        known = {guard: guard for guard in before._guards}
+        guarded = tuple(known.get(guard, guard) for guard in self._guards)
+        self._guards = before._guards if guarded == before._guards else guarded
         if was.daemon == now.daemon:
             alone = before._alone.items()
             self._alone = {words: one for words, one in alone if words.filter is None or words.filter in filters}

@@ -114,8 +114,9 @@ class Pipelines:
                 case Replace(key, plan):
                     for pipeline, worker in self._of(key):
                         worker.replace(pipeline, self._paused(key, plan))
+                    if _beside_guards(self._plans[key], plan) != plan:
+                        log.info("session changed", **_names(key), frame_limit=plan.forward.frame_limit)
                     self._plans[key] = plan
-                    log.info("session changed", **_names(key), frame_limit=plan.forward.frame_limit)
                 case Rename(old, new):
                     self._rename(old, new)
         self._add_all([action for action in actions if isinstance(action, Add) and self._restarts.due(action.key)])
@@ -482,6 +483,11 @@ class Pipelines:
 
 def _sum(counts: RuleCounts, more: RuleCounts) -> RuleCounts:
     return counts | {rule: counts.get(rule, 0) + count for rule, count in more.items()}
+
+
+def _beside_guards(before: PipelinePlan, after: PipelinePlan) -> PipelinePlan:
+    """The plan before, with the guards of the other: they tell of other sessions, and change with any of these."""
+    return replace(before, forward=replace(before.forward, guards=after.forward.guards))
 
 
 def _count_left(pipeline: Pipeline) -> None:
