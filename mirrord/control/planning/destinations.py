@@ -50,7 +50,14 @@ class WayOut(NamedTuple):
 
 
 def way_out(
-    config: Config, session: Session, source: Link, view: View, lease: Lease | None = None, *, native: bool = True
+    config: Config,
+    mirror: str,
+    session: Session,
+    source: Link,
+    view: View,
+    lease: Lease | None = None,
+    *,
+    native: bool = True,
 ) -> WayOut:
     """The way out of frames captured on `source`; a tunnel's leads by the mirror's flow network, if that has one.
 
@@ -66,7 +73,7 @@ def way_out(
     if isinstance(session.destination, DeviceDestination):
         return _device(config, session.destination, source, view, forward)
     if isinstance(session.destination, FileDestination):
-        return _file(config, session, session.destination, source, forward)
+        return _file(config, mirror, session, session.destination, source, forward)
     assert isinstance(session.destination, TunnelDestination)  # the others are refused by the loader
     guest = getattr(session.source, "perspective", "host") == "guest"
     forward = replace(forward, template=_template(session.destination, guest=guest))
@@ -142,12 +149,13 @@ def _device(config: Config, to: DeviceDestination, source: Link, view: View, for
     return WayOut(plan, forward, tuple(warnings), trouble=trouble)
 
 
-def _file(config: Config, session: Session, to: FileDestination, source: Link, forward: ForwardPlan) -> WayOut:
+def _file(
+    config: Config, mirror: str, session: Session, to: FileDestination, source: Link, forward: ForwardPlan
+) -> WayOut:
     """Blocks of a file; where the session may have more than one source device, a file for each of them."""
     file = file_of(session, to.path, source.name)
     directories = [PurePath(os.path.normpath(one)) for one in config.daemon.capture_directories]
     directory = next(one for one in directories if one in file.parents)  # the loader refuses any other
-    mirror = next(name for name, mirror in config.mirrors.items() if session in mirror.sessions)
     plan = FilePlan(
         directory=str(directory),
         name=str(file.relative_to(directory)),

@@ -15,7 +15,6 @@ from mirrord.control.host.links import AbsentError, Link, View
 from mirrord.control.planning import sources
 from mirrord.control.planning.destinations import IP_LONGEST, SHAPERS, fate, path
 from mirrord.control.planning.leases import lease
-from mirrord.control.planning.plan import Key
 from mirrord.control.reporting.metrics import Reload, Row
 from mirrord.control.reporting.probes import Host, Kept
 from mirrord.dataplane.capture.listener import ListenPlan
@@ -94,18 +93,13 @@ def findings(
     """
     config = loaded.config
     found = [*_configuration(loaded, reload, state), *_workers(stalled), *_host(config, host), *_mirror(config, mirror)]
+    sessions = {(name, one.name): one for name, there in config.mirrors.items() for one in there.sessions}
     for row in rows:
-        key = row.entry.key
-        if mirror in (None, key.mirror) and (session := _session(config, key)):
+        key = row.entry.key  # of one that was deleted and that ends there is no session
+        if mirror in (None, key.mirror) and (session := sessions.get(key[:2])):
             place = key._asdict()
             found += [one._replace(**place) for one in _about(config, session, row, view, host)]
     return sorted(dict.fromkeys(found), key=lambda one: one.severity != ERROR)
-
-
-def _session(config: Config, key: Key) -> Session | None:
-    """The session of a row; None while one that was deleted ends."""
-    mirror = config.mirrors.get(key.mirror)
-    return next((one for one in mirror.sessions if one.name == key.session), None) if mirror else None
 
 
 def _mirror(config: Config, name: str | None) -> Iterator[Finding]:

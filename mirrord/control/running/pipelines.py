@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import threading
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,6 +20,7 @@ from mirrord.control.limits import started
 from mirrord.control.logs import logger
 from mirrord.control.planning.plan import Add, Entry, Key, Limit, Remove, Rename, Replace, diff
 from mirrord.control.reporting.metrics import Row
+from mirrord.control.reporting.report import Counted
 from mirrord.control.running.breaker import Verdict
 from mirrord.control.running.live import Live
 from mirrord.control.running.patience import Patience
@@ -47,6 +49,16 @@ OPEN_SECONDS = 1.5
 
 REMEMBERED = 1000
 """Of how many devices that a pattern brought in and that are gone the totals are kept, should they come again."""
+_TOTALS = [
+    (int(slot), slot.name, not slot.name.startswith(("skipped_", "dropped_")))
+    for slot in Slot
+    if slot < Slot.latency_sum
+]
+"""What the log tells of a session at its end: the slot, its name, and whether also when it is zero."""
+
+NOTHING = (0,) * SLOTS
+_MIRRORED, _SENT_BYTES, _TOO_LARGE = int(Slot.mirrored), int(Slot.sent_bytes), int(Slot.dropped_mtu_exceeded)
+
 RuleCounts = dict[tuple[str, int], int]
 """Frames by a rule's filter and priority."""
 
@@ -62,8 +74,10 @@ class Pipelines:
         self._patience = Patience()
         self._worker_failures = 0
         self._reservations = Reservations()
+        self._loads: Counter[Worker] = Counter()  # how many pipelines each has
         self._lock = threading.Lock()  # of all below: a total moves from a pipeline to the past in one step
         self._entries: dict[Key, Entry] = {}
+        self._by_name: dict[tuple[str, ...], list[Key]] = {}  # by mirror; by mirror and session
         self._running: dict[Key, tuple[Pipeline, Worker]] = {}
         self._beside: dict[Key, list[tuple[Pipeline, Worker]]] = {}  # that divide a source with the one that runs
         self._plans: dict[Key, PipelinePlan] = {}  # as made, for the next difference
@@ -75,6 +89,7 @@ class Pipelines:
         self._errors: dict[Key, tuple[str, str]] = {}  # of what should run and does not: its state, and why
         self._troubles: dict[Key, str] = {}  # of transmits, as logged; they mend themselves
         self._short_rings: dict[Key, str] = {}  # as logged
+        self._sent: tuple[dict[Pipeline, int], dict[Pipeline, int]] = {}, {}  # copies, when `told` was last asked
         self._refused: set[Key] = set()  # as logged: what the kernel refused GSO to
 
     def clean_up(self) -> None:
@@ -91,7 +106,7 @@ class Pipelines:
         wanted = {key: entry.pipeline for key, entry in entries.items() if entry.pipeline is not None}
         with self._lock:
             self._log_changes(entries)
-            self._entries |= entries  # what ends is shown until it has
+            self._show({**self._entries, **entries})  # what ends is shown until it has
             self._errors = {key: error for key, error in self._errors.items() if key in wanted}
         actions = diff(dict(self._plans), wanted)
         self._remove_all({action.key: "" for action in actions if isinstance(action, Remove)})
@@ -100,18 +115,26 @@ class Pipelines:
                 case Replace(key, plan):
                     for pipeline, worker in self._of(key):
                         worker.replace(pipeline, self._paused(key, plan))
+                    if _beside_guards(self._plans[key], plan) != plan:
+                        log.info("session changed", **_names(key), frame_limit=plan.forward.frame_limit)
                     self._plans[key] = plan
-                    log.info("session changed", **_names(key), frame_limit=plan.forward.frame_limit)
                 case Rename(old, new):
                     self._rename(old, new)
         self._add_all([action for action in actions if isinstance(action, Add) and self._restarts.due(action.key)])
         self._restarts.forget(set(wanted))
         self._keep_reserved()
         with self._lock:
-            self._entries = dict(entries)
+            self._show(entries)
             self._forget()
         sessions = {key[:2] for key in entries}
         self._numberings = {name: one for name, one in self._numberings.items() if name in sessions}
+
+    def _show(self, entries: Mapping[Key, Entry]) -> None:
+        """Have these be what is told of."""
+        self._entries, self._by_name = dict(entries), {}
+        for key in entries:
+            for names in (key[:1], key[:2]):
+                self._by_name.setdefault(names, []).append(key)
 
     def judge(self, verdicts: Mapping[Key, Verdict]) -> None:
         """Pause what the circuit breaker says, and have go on what it says no more. Not while plans are applied."""
@@ -141,7 +164,8 @@ class Pipelines:
     def rows(self, *names: str) -> list[Row]:
         """Every planned session and source, in the plan's order; those of a mirror, or of a mirror's session."""
         with self._lock:
-            entries = [entry for key, entry in self._entries.items() if key[: len(names)] == names]
+            keys = self._by_name.get(names, ()) if names else self._entries
+            entries = [self._entries[key] for key in keys if key in self._entries]
             rows = [(self._row(entry), self._rules(entry)) for entry in entries]
             return [replace(row, rules=rules) if rules else row for row, rules in rows]
 
@@ -150,13 +174,17 @@ class Pipelines:
         with self._lock:
             return list(dict.fromkeys(key.mirror for key in self._entries))
 
-    def counters(self) -> dict[Key, tuple[int, ...]]:
-        """What every planned session and source has counted."""
+    def counted(self) -> dict[Key, Counted]:
+        """What every planned session and source has counted, of what is looked at every second."""
         with self._lock:
-            return {
-                key: self._total(key) if key in self._running else self._past.get(key, (0,) * SLOTS)
-                for key in self._entries
-            }
+            return {key: self._counted(key) for key in self._entries}
+
+    def _counted(self, key: Key) -> Counted:
+        rows = [pipeline.counters.row for pipeline, _ in self._of(key)] if key in self._running else []
+        row: Sequence[int] = rows[0] if rows else NOTHING
+        if len(rows) > 1 or key in self._past:
+            row = tuple(map(sum, zip(*rows, self._past.get(key, NOTHING), strict=True)))
+        return Counted(row[_MIRRORED], row[_SENT_BYTES], row[_TOO_LARGE])
 
     def rule_counts(self) -> RuleCounts:
         """The frames that each counted rule matched, of every session there is or was: a sum that only grows."""
@@ -183,7 +211,8 @@ class Pipelines:
         """Log which sessions began, or ceased, to have nowhere to put their copies."""
         with self._lock:
             now = {key: self._trouble(key) for key in self._running}
-            refused = {key for key in self._running if any(pipeline.gso_refused() for pipeline, _ in self._of(key))}
+            running = [(key, pipeline) for key in self._running for pipeline, _ in self._of(key)]
+            refused = {key for key, pipeline in running if pipeline.gso_refused()}
             rings = {key: self._running[key][0].short_ring for key in self._running}
         for key in refused - self._refused:
             log.warning("the kernel refuses UDP GSO: copies leave one by one", **_names(key))
@@ -202,8 +231,13 @@ class Pipelines:
     def told(self) -> bool:
         """Whether a router has had something to say about copies since this was last asked."""
         with self._lock:
-            transmits = [pipeline.transmit for key in self._running for pipeline, _ in self._of(key)]
-        told = [transmit.told() for transmit in transmits]  # asked, each of them
+            pipelines = [pipeline for key in self._running for pipeline, _ in self._of(key)]
+        sent = {pipeline: pipeline.counters[Slot.sent_packets] for pipeline in pipelines}
+        last, before_last = self._sent
+        self._sent = sent, last
+        told = [
+            one.transmit.told() for one in pipelines if not sent[one] == last.get(one) == before_last.get(one)
+        ]  # asked, each of those that have sent: what it is about may come a while later
         return any(told)
 
     def stands_still(self, seconds: float) -> bool:
@@ -305,6 +339,7 @@ class Pipelines:
         except (OSError, RuntimeError) as error:
             _close(pipelines)
             raise OSError(errno.EAGAIN, f"no worker for it: {what(error)}") from error
+        self._loads.update(workers)
         with self._lock:
             self._running[key], *self._beside[key] = zip(pipelines, workers, strict=True)
             self._plans[key] = plan
@@ -316,11 +351,12 @@ class Pipelines:
     def _remove_all(self, reasons: Mapping[Key, str]) -> None:
         """End these, each for its reason, "" for none: all at once, since each has to wait for the kernel."""
         ending = [
-            (pipeline, self._workers.begin_to_end(pipeline, worker))
+            (pipeline, worker, self._workers.begin_to_end(pipeline, worker))
             for key in reasons
             for pipeline, worker in self._of(key)
         ]
-        for pipeline, wait in ending:
+        self._loads -= Counter(worker for _, worker, _ in ending)
+        for pipeline, _, wait in ending:
             wait()
             _count_left(pipeline)
         for key, reason in reasons.items():
@@ -369,13 +405,18 @@ class Pipelines:
         return [self._running[key], *self._beside[key]]
 
     def _failure(self, key: Key) -> str:
-        return next((pipeline.failure for pipeline, _ in self._of(key) if pipeline.failure), "")
+        for pipeline, _ in self._of(key):
+            if pipeline.failure:
+                return pipeline.failure
+        return ""
 
     def _trouble(self, key: Key) -> str:
         """Of the way out; "" for none."""
-        failures = (pipeline.transmit.failure or stall(pipeline, worker) for pipeline, worker in self._of(key))
+        for pipeline, worker in self._of(key):
+            if failure := pipeline.transmit.failure or stall(pipeline, worker):
+                return failure
         entry = self._entries.get(key)
-        return next((failure for failure in failures if failure), entry.trouble if entry else "")
+        return entry.trouble if entry else ""
 
     def _resumes(self, key: Key) -> str:
         """That copies are about to be made again: a worker has not heard of it yet, and still counts frames as lost."""
@@ -386,12 +427,11 @@ class Pipelines:
         """Another one than those beside it, and than the one where its work raised an error."""
         if isinstance(plan.transmit, FilePlan):
             return self._workers.writer()
-        used = [worker for each in self._running for _, worker in self._of(each)]
-        return self._workers.least_busy(used, [*beside, *self._restarts.apart(key)])
+        return self._workers.least_busy(self._loads, [*beside, *self._restarts.apart(key)])
 
     def _row(self, entry: Entry) -> Row:
         key = entry.key
-        counters = self._past.get(key, (0,) * SLOTS)
+        counters = self._past.get(key, NOTHING)
         if key not in self._running:
             if error := self._errors.get(key):
                 return Row(entry, *error, counters)
@@ -424,6 +464,8 @@ class Pipelines:
 
     def _total(self, key: Key) -> tuple[int, ...]:
         """What was counted so far, of a pipeline that runs."""
+        if key not in self._past and not self._beside[key]:
+            return self._running[key][0].counters.snapshot()
         counted = [pipeline.counters.snapshot() for pipeline, _ in self._of(key)]
         if key in self._past:
             counted.append(self._past[key])
@@ -442,6 +484,11 @@ class Pipelines:
 
 def _sum(counts: RuleCounts, more: RuleCounts) -> RuleCounts:
     return counts | {rule: counts.get(rule, 0) + count for rule, count in more.items()}
+
+
+def _beside_guards(before: PipelinePlan, after: PipelinePlan) -> PipelinePlan:
+    """The plan before, with the guards of the other: they tell of other sessions, and change with any of these."""
+    return replace(before, forward=replace(before.forward, guards=after.forward.guards))
 
 
 def _count_left(pipeline: Pipeline) -> None:
@@ -477,8 +524,4 @@ def _names(key: Key) -> dict[str, str]:
 
 def _totals(counters: Sequence[int]) -> dict[str, int]:
     """The counters up to the latency's by name; reasons that counted nothing are left out."""
-    return {
-        slot.name: counters[slot]
-        for slot in Slot
-        if slot < Slot.latency_sum and (counters[slot] or not slot.name.startswith(("skipped_", "dropped_")))
-    }
+    return {name: counters[slot] for slot, name, always in _TOTALS if always or counters[slot]}

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from itertools import chain
 
 from mirrord.dataplane.filter import assembler as op
 from mirrord.dataplane.filter.assembler import WORD, Assembler, Label, Program
@@ -183,7 +184,11 @@ def attach(sock: socket.socket, selection: Selection) -> bool:
     False: by a coarser one, because the program is longer than the kernel takes; who reads the socket must match
     exactly. Besides MAX_INSTRUCTIONS, net.core.optmem_max bounds it (ENOMEM). OSError where size is not the question.
     """
-    for candidate in dict.fromkeys((selection, *_coarser(selection))):
+    tried: list[Selection] = []
+    for candidate in chain((selection,), _coarser(selection)):  # no coarser one is made where the exact one fits
+        if candidate in tried:
+            continue
+        tried.append(candidate)
         if attach_program(sock, compile_selection(candidate)):
             return candidate is selection
     raise OSError(errno.ENOMEM, "net.core.optmem_max leaves no room for any socket filter")
