@@ -76,6 +76,7 @@ TYPES = {
     "Protocol": "name or number",
     "Rate": 'rate such as "200Mbit"',
     "RingSize": 'size such as "8MiB"',
+    "Latency": 'time, as "500us", "1ms"',
     "Rule": "a list of tables, see below",
     "Session": "a list of tables, see below",
     "Size": 'size such as "100MB"',

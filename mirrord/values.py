@@ -197,6 +197,30 @@ def show_rate(rate: int) -> str:
     return _show_quantity(rate, _SHOWN_RATES)
 
 
+_DURATIONS = {"us": 1_000, "ms": 1_000_000}
+LONGEST_LATENCY = 10_000_000  # nanoseconds
+
+
+def parse_latency(value: object) -> int:
+    """Nanoseconds, of "0", "500us" or "1ms". ValueError for what is none, or longer than 10 ms."""
+    expected = 'a time of at most 10 ms, as "500us" or "1ms"'
+    found = re.fullmatch(r"(\d{1,6})(us|ms)|0", value) if isinstance(value, str) else None
+    if found is None:
+        raise unexpected(expected, value)
+    latency = int(found[1]) * _DURATIONS[found[2]] if found[1] else 0
+    if latency > LONGEST_LATENCY:
+        raise unexpected(expected, value)
+    return latency
+
+
+def show_latency(latency: int) -> str:
+    """As it is written, in the largest unit that fits."""
+    for unit in ("ms", "us"):
+        if latency and latency % _DURATIONS[unit] == 0:
+            return f"{latency // _DURATIONS[unit]}{unit}"
+    return "0"
+
+
 def _percentage(value: object) -> int:
     if value == "" or (value == 0 and not isinstance(value, bool)):
         return 0
@@ -209,6 +233,7 @@ def _percentage(value: object) -> int:
 Size = Annotated[int, Written(parse_size, show_size, TEXT)]
 RingSize = Annotated[int, Written(_ring_size, show_size, TEXT)]
 Rate = Annotated[int, Written(parse_rate, show_rate, TEXT)]
+Latency = Annotated[int, Written(parse_latency, show_latency, TEXT)]
 Percentage = Annotated[int, Written(_percentage, lambda share: f"{share}%" if share else "", TEXT)]
 
 

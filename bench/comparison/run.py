@@ -2,7 +2,7 @@
 
 Run as root, on a machine with nothing else to do: `python -m bench.comparison.run [--quick | --rounds N]`. A round runs
 every subject once; the tables show medians over the rounds. `goals.py` says what is aimed at. `--only order` measures
-what it costs to keep the order of capture, nothing else, and prints it.
+what it costs to keep the order of capture, nothing else, and prints it; `--only sharing`, many sessions on one source.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from bench.comparison.experiments import Experiments
 from bench.comparison.goals import goals
 from bench.comparison.operation import Operation
 from bench.comparison.plots import draw
+from bench.comparison.sharing import Sharing
 from bench.comparison.streams import Streams
 from bench.comparison.testbed import Testbed
 from bench.machine import machine, stolen
@@ -31,7 +32,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 def measure(bed: Testbed, *, rounds: int, milliseconds: int, only: str = "") -> list[Table]:
     """Every table, after so many rounds. What is slow to set up is measured in the first round alone."""
     experiments, operation = Experiments(bed, milliseconds), Operation(bed, milliseconds)
-    streams = Streams(bed, milliseconds)
+    streams, sharing = Streams(bed, milliseconds), Sharing(bed, milliseconds)
     for number in range(rounds):
         begun = time.monotonic()
         for experiment in (
@@ -42,13 +43,19 @@ def measure(bed: Testbed, *, rounds: int, milliseconds: int, only: str = "") -> 
             experiments.by_wire,
             streams.run,
             operation.rules,
+            sharing.sharing,
             operation.start,
             *((experiments.scripts, operation.latency, operation.idle) if number == 0 else ()),
         ):
             if only in ("", experiment.__name__):
                 experiment()
         print(f"round {number + 1} of {rounds}: {time.monotonic() - begun:.0f} s", file=sys.stderr)
-    return [*experiments.tables.values(), *streams.tables.values(), *operation.tables.values()]
+    return [
+        *experiments.tables.values(),
+        *streams.tables.values(),
+        *operation.tables.values(),
+        *sharing.tables.values(),
+    ]
 
 
 def report(described: dict[str, str], tables: list[Table]) -> str:

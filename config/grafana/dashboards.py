@@ -177,7 +177,13 @@ def overview() -> list[Panel]:
             "Ring full, by session",
             {of: rate('dropped_frames{reason="ring_full"}', ALL, key)},
             "pps",
-            "Frames that the host was too slow to take out of the ring.",
+            "Frames that the host was too slow to take out of the ring. Each session that may have lost it counts it.",
+        ),
+        graph(
+            "Lost at the source",
+            {"{{source}}": rate("capture_lost_frames", HOST, "source")},
+            "pps",
+            "Frames that there was no room for in a source's ring, each once, however many sessions wanted it.",
         ),
         graph(
             "Workers in trouble",

@@ -126,7 +126,8 @@ async def run(path: str, loaded: config.Loaded, dataplane: str) -> None:
         addresses.take(loaded.config.daemon)
         privileges.settle(path, loaded)  # there is one thread so far: all others have what it keeps
         loop.set_default_executor(limits.started(THREADS, "control"))
-        pipelines = Pipelines(native=dataplane == "native", nice=loaded.config.daemon.nice)
+        told = loaded.config.daemon
+        pipelines = Pipelines(native=dataplane == "native", nice=told.nice, latency=told.latency / 1e9)
         service = Service(path, loaded, Links(), pipelines, dataplane, privileges)
         await run_service(service, Changes(service, store), addresses, stop, early)
     finally:

@@ -387,6 +387,10 @@ class Service:
         """Frames by the filter and priority of the rule that accepted them."""
         return self._pipelines.rule_counts()
 
+    def lost(self) -> Mapping[str, int]:
+        """Frames that there was no room for, by source, each once."""
+        return self._pipelines.lost()
+
     def status(self) -> dict[str, Any]:
         """The daemon and every session, which are an iterator."""
         return {

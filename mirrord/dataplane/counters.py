@@ -1,4 +1,5 @@
-"""The counters of one pipeline: a fixed row of 64-bit slots with one writer, the worker, and any number of readers.
+"""The counters of a pipeline, and of a capture: a fixed row of 64-bit slots with one writer, the worker, and any number
+of readers.
 
 Both data planes write the same slots; the native core checks at import that it numbers them alike. A slot is aligned
 and written whole, so that a reader on another thread sees the old value or the new one, nothing between.
@@ -106,6 +107,47 @@ class Counters:
         """Frames captured and not yet mirrored, skipped or dropped: 0 at rest, whatever happened."""
         row = self.row
         return row[Slot.captured] - sum([row[slot] for slot in _ENDS])
+
+
+class Seen:
+    """What a source's capture has counted, whoever its frames were for. `row` is the memory itself, as of Counters.
+
+    taken: frames that passed the filter, the lost ones included; lost: those that there was no room for; read: frames
+    taken out of the ring or socket, and their bytes.
+    """
+
+    def __init__(self) -> None:
+        self.row = array("Q", bytes(8 * 4))
+
+    @property
+    def taken(self) -> int:
+        return self.row[0]
+
+    @property
+    def lost(self) -> int:
+        return self.row[1]
+
+    @property
+    def read(self) -> int:
+        return self.row[2]
+
+    @property
+    def read_bytes(self) -> int:
+        return self.row[3]
+
+    @property
+    def waiting(self) -> int:
+        """Frames that have been taken and can be read, or soon can be."""
+        taken, lost, read, _ = self.row
+        return max(taken - lost - read, 0)
+
+    def count_taken(self, taken: int, lost: int) -> None:
+        self.row[0] += taken
+        self.row[1] += lost
+
+    def count_read(self, length: int) -> None:
+        self.row[2] += 1
+        self.row[3] += length
 
 
 _Counted = tuple[dict[tuple[str, int], int], tuple[tuple[str, int] | None, ...], "array[int]"]

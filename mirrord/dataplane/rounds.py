@@ -14,11 +14,15 @@ from mirrord.dataplane.native import core
 
 SHORTEST_ROUND_SECONDS = 0.0005
 """A frame that comes sooner after the last round waits for company: to wake up costs more than a frame does. One that
-comes after a quiet moment does not wait, nor do any while a pipeline lags behind.
+comes after a quiet moment does not wait, nor do any while a tap lags behind. It never waits longer than the latency.
 
-While frames come, the core goes round by itself for 20 ms at a time: so often a pipeline may have to be looked at, see
-load.LOOK_SECONDS. Of a frame without a follower Python is told when the wait is over.
+In the core, a round after one in which many taps had frames waits longer, 20 us for each, up to that: then each has
+more of them. The core goes round by itself for 20 ms at a time where a tap may have to be looked at, see
+load.LOOK_SECONDS; of taps with few frames Python is not told.
 """
+
+LATENCY_SECONDS = 0.001
+"""daemon.latency, where nothing else is said."""
 
 
 class News(NamedTuple):
@@ -32,7 +36,8 @@ class News(NamedTuple):
 class Rounds:
     """Waits for descriptors."""
 
-    def __init__(self) -> None:
+    def __init__(self, latency: float = LATENCY_SECONDS) -> None:
+        self._pause = min(SHORTEST_ROUND_SECONDS, latency)
         self._epoll = select.epoll()
         self._last = 0.0
 
@@ -49,7 +54,7 @@ class Rounds:
         """Wait at most so long until there is something to do; `lagging`: there was more than the last round took."""
         events = self._epoll.poll(seconds)
         if events:
-            early = self._last + SHORTEST_ROUND_SECONDS - time.monotonic()
+            early = self._last + self._pause - time.monotonic()
             if early > 0 and not lagging:
                 time.sleep(early)
             self._last = time.monotonic()
@@ -60,7 +65,7 @@ class Rounds:
         self._epoll.close()
 
 
-def rounds() -> Rounds:
-    """The core's, if it is there."""
-    made: Rounds = Rounds() if core is None else core.Rounds()
+def rounds(latency: float = LATENCY_SECONDS) -> Rounds:
+    """The core's, if it is there. `latency`: how long a frame may wait for company at most, in seconds."""
+    made: Rounds = Rounds(latency) if core is None else core.Rounds(latency)
     return made

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from mirrord.model.base import Mark, Model
-from mirrord.values import Between, Endpoint, Group, Listen, OptionalSocket, Path, Pattern, RingSize, Socket
+from mirrord.values import Between, Endpoint, Group, Latency, Listen, OptionalSocket, Path, Pattern, RingSize, Socket
 
 
 class Daemon(Model):
@@ -39,6 +39,8 @@ class Daemon(Model):
     """Memory of the capture ring of a busy source; a session may set its own."""
     nice: Annotated[int, Between(-20, 19)] = 0
     """Priority of the workers for the scheduler, as in nice(2); 0: the process's own."""
+    latency: Latency = 1_000_000
+    """How long a copy may wait for company at most, while frames come: "0", not at all, to "10ms", which costs less."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe messages that are logged."""
 

@@ -21,8 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mirrord.dataplane.filter.assembler import PACKET_OUTGOING
-from mirrord.dataplane.filter.bpf import attach
 from mirrord.dataplane.filter.rules import Direction, Reason, Rule, Selection, decide
+from mirrord.dataplane.filter.several import attach
 from mirrord.dataplane.frame.headers import Tag, parse
 from tests.support.selections import MARK, frames, selections
 

@@ -18,6 +18,7 @@ from mirrord.dataplane.forward.encap import bare
 from mirrord.dataplane.forward.step import ForwardPlan
 from mirrord.dataplane.netns import find
 from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
+from mirrord.dataplane.tap import Tap
 from mirrord.dataplane.transmit.sockets import DevicePlan
 from mirrord.dataplane.worker import Worker
 from tests.conftest import MakeDaemon
@@ -114,7 +115,7 @@ def test_no_look_at_the_counters_finds_more_done_than_captured(hosts: tuple[Host
     pipeline = Pipeline(PipelinePlan(capture, ForwardPlan(bare(), frame_limit=1514), way), native=native)
     worker = Worker("worker")
     worker.start()
-    worker.add(pipeline)
+    worker.add(Tap([pipeline], native=native))
     open_frames = []
     before: tuple[int, ...] = (0,) * SLOTS
     try:

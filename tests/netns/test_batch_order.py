@@ -24,8 +24,9 @@ from mirrord.dataplane.forward import encap
 from mirrord.dataplane.forward.step import ForwardPlan
 from mirrord.dataplane.frame.wire import VNET
 from mirrord.dataplane.netns import find
-from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
+from mirrord.dataplane.pipeline import PipelinePlan
 from mirrord.dataplane.transmit.sockets import SOL_PACKET, DevicePlan, Hop, TunnelPlan
+from tests.support.alone import Alone
 from tests.support.receiver import Receiver
 from tests.support.source import source_and_collector
 from tests.support.topology import Host, Topology
@@ -76,7 +77,7 @@ def ways(source: Host) -> dict[str, tuple[DevicePlan | TunnelPlan, bool]]:
 
 
 @contextmanager
-def pipelines(source: Host) -> Iterator[dict[str, Pipeline]]:
+def pipelines(source: Host) -> Iterator[dict[str, Alone]]:
     """One of each way, all of the same source; the capture is of all frames at once."""
     capture = CapturePlan(
         "nic",
@@ -91,7 +92,7 @@ def pipelines(source: Host) -> Iterator[dict[str, Pipeline]]:
         made = {}
         for name, (transmit, native) in ways(source).items():
             plan = PipelinePlan(capture, forward, transmit)
-            made[name] = Pipeline(plan, native=native)
+            made[name] = Alone(plan, native=native)
             stack.callback(made[name].close)
         yield made
 
@@ -108,13 +109,14 @@ class Copies(NamedTuple):
         return cls([packet[OUTER:] for packet in packets], [ports.index(port) for port in ports])
 
 
-def forwarded(pipeline: Pipeline, count: int, receiver: Receiver) -> Copies:
+def forwarded(one: Alone, count: int, receiver: Receiver) -> Copies:
     """What this pipeline makes of the `count` frames that its capture has now."""
-    before = pipeline.counters[Slot.mirrored]
+    counters = one.pipeline.counters
+    before = counters[Slot.mirrored]
 
     def all_mirrored() -> bool:
-        pipeline.run()
-        return pipeline.counters[Slot.mirrored] == before + count
+        one.tap.run()
+        return counters[Slot.mirrored] == before + count
 
     wait_for(all_mirrored, "all frames mirrored")
     return Copies.of(receiver.frames(0x0800))
@@ -137,7 +139,7 @@ def test_a_batch_leaves_in_the_same_order(net: Topology) -> None:
         def compare(sequence: list[tuple[int, int]]) -> None:
             for flow, length in sequence:
                 out.send(b"".join(made(next(numbers), flow, length)))
-            copies = {name: forwarded(pipeline, len(sequence), receiver) for name, pipeline in running.items()}
+            copies = {name: forwarded(one, len(sequence), receiver) for name, one in running.items()}
             reference = copies.pop("reference")
             for name, one in copies.items():
                 if "overtaking" not in name:
@@ -152,4 +154,4 @@ def test_a_batch_leaves_in_the_same_order(net: Topology) -> None:
                     assert mine == sorted(mine), name
 
         compare()
-        assert not any(pipeline.gso_refused() for pipeline in running.values())
+        assert not any(one.pipeline.gso_refused() for one in running.values())

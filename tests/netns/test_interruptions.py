@@ -20,6 +20,7 @@ from mirrord.dataplane.forward.encap import packet_block
 from mirrord.dataplane.forward.step import ForwardPlan
 from mirrord.dataplane.netns import find
 from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
+from mirrord.dataplane.tap import Tap
 from mirrord.dataplane.transmit.stream import StreamPlan
 from tests.conftest import MakeDaemon
 from tests.support.captures import count
@@ -85,15 +86,17 @@ def test_a_stream_whose_reader_has_gone_says_so(hosts: tuple[Host, Host], *, nat
     client, source = hosts
     reader, writer = os.pipe2(os.O_CLOEXEC)
     pipeline = piped(source, writer, native=native)
+    tap = Tap([pipeline], native=native)
     os.close(reader)
 
     def failed() -> str:
         send(client, "eth0", UNANSWERED)
-        pipeline.run()
+        tap.run()
         return pipeline.transmit.failure
 
     try:
         assert wait_for(failed, "the failure") == os.strerror(errno.EPIPE)
         assert pipeline.counters.unaccounted() == 0
     finally:
+        tap.close()
         pipeline.close()

@@ -21,6 +21,7 @@ from mirrord.dataplane.forward import encap
 from mirrord.dataplane.forward.step import ForwardPlan
 from mirrord.dataplane.netns import find
 from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
+from mirrord.dataplane.tap import Tap
 from mirrord.dataplane.transmit.sockets import DevicePlan
 from mirrord.dataplane.worker import Worker
 from tests.conftest import MakeDaemon
@@ -94,18 +95,20 @@ def test_each_frame_once_and_each_flow_in_order_however_often_the_capture_moves(
     monkeypatch.setattr(load, "QUIET", 750)
     monkeypatch.setattr(load, "QUIET_SECONDS", 0.1)
     monkeypatch.setattr(load, "LOOK_SECONDS", {"socket": 0.05, "ring": 0.05})
-    pipeline = Pipeline(_plan(source), native=dataplane == "native")
+    native = dataplane == "native"
+    pipeline = Pipeline(_plan(source), native=native)
+    tap = Tap([pipeline], native=native)
     worker = Worker("worker", 0)
     worker.start()
-    worker.add(pipeline)
+    worker.add(tap)
     senders = [Sender(client, "eth0", 1000), Sender(source, "nic", 2000)]
-    modes = [pipeline.captures_by]
+    modes = [tap.captures_by]
     with Receiver(collector, "eth0") as receiver:
         for sender in senders:
             sender.start()
         while any(sender.is_alive() for sender in senders):
-            if pipeline.captures_by != modes[-1]:
-                modes.append(pipeline.captures_by)
+            if tap.captures_by != modes[-1]:
+                modes.append(tap.captures_by)
             time.sleep(0.001)
         total = sum(len(numbers) for sender in senders for numbers in sender.sent.values())
         wait_for(lambda: pipeline.counters[Slot.mirrored] >= total, "the slower data plane catches up", 30)
@@ -129,17 +132,20 @@ def test_what_waits_where_a_capture_was_to_move_to_is_counted_when_it_ends_befor
     hosts: tuple[Host, Host, Host], dataplane: str
 ) -> None:
     client, source, _ = hosts
-    pipeline = Pipeline(_plan(source), native=dataplane == "native")
+    native = dataplane == "native"
+    pipeline = Pipeline(_plan(source), native=native)
+    tap = Tap([pipeline], native=native)
     try:
-        assert pipeline.mode_switch is not None
-        pipeline.mode_switch.expect(pipeline.mode_switch.prepare("ring"))
+        assert tap.mode_switch is not None
+        tap.mode_switch.expect(tap.mode_switch.prepare("ring"))
         for _ in range(10):
             send(client, "eth0", _frame(7))
-        pipeline.reject_all()
+        tap.leave([pipeline])
         send(client, "eth0", _frame(7))
-        pipeline.give_up()
-        assert pipeline.counters[Slot.captured] == pipeline.counters.unaccounted() == 10
+        tap.drop([pipeline])
+        assert pipeline.counters[Slot.captured] == pipeline.counters[Slot.dropped_ring_full] == tap.seen.lost == 10
     finally:
+        tap.close()
         pipeline.close()
 
 

@@ -23,6 +23,7 @@ from mirrord.dataplane.forward.encap import Template
 from mirrord.dataplane.forward.step import ForwardPlan
 from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
 from mirrord.dataplane.transmit.sockets import DevicePlan, TunnelPlan
+from tests.support.alone import Alone
 from tests.support.send import FRAME, send
 from tests.support.source import linked
 from tests.support.topology import Host, Topology
@@ -43,14 +44,15 @@ def plan(source: Host, mode: str = "ring", ring_size: int = 8 << 20, selection: 
     return PipelinePlan(capture, ForwardPlan(encap.bare()), DevicePlan("uplink", source.index("uplink")))
 
 
-def matches_again(pipeline: Pipeline) -> bool:
-    return pipeline.plan.forward.exact is not None
+def matches_again(one: Alone) -> bool:
+    assert one.pipeline.matches is not None
+    return not one.pipeline.matches.exact
 
 
-def mirrored(pipeline: Pipeline) -> int:
+def mirrored(one: Alone) -> int:
     """After another turn."""
-    pipeline.run()
-    return pipeline.counters[Slot.mirrored]
+    one.tap.run()
+    return one.pipeline.counters[Slot.mirrored]
 
 
 def descriptors() -> int:
@@ -60,17 +62,17 @@ def descriptors() -> int:
 def test_a_reading_tells_the_error_that_it_comes_upon(hosts: tuple[Host, Host], dataplane: str) -> None:
     """A plain socket that was ready when its device went: the error is told once, to whoever reads first."""
     client, source = hosts
-    pipeline = source.call(lambda: Pipeline(plan(source, mode="socket"), native=dataplane == "native"))
+    one = source.call(lambda: Alone(plan(source, mode="socket"), native=dataplane == "native"))
     try:
         send(client, "eth0", FRAME, 3)
         source.ip("link set nic down")
         for _ in range(3):  # an error is told before what waits, or after
-            pipeline.run()
-        assert pipeline.failure == os.strerror(errno.ENETDOWN)
-        assert pipeline.counters[Slot.captured] == pipeline.counters[Slot.mirrored] == 3
-        assert pipeline.drained()
+            one.tap.run()
+        assert one.pipeline.failure == os.strerror(errno.ENETDOWN)
+        assert one.pipeline.counters[Slot.captured] == one.pipeline.counters[Slot.mirrored] == 3
+        assert one.tap.drained()
     finally:
-        pipeline.close()
+        one.close()
 
 
 def test_a_pipeline_that_cannot_be_made_leaves_nothing_open(hosts: tuple[Host, Host]) -> None:
@@ -100,20 +102,20 @@ def test_what_the_kernel_takes_whole_is_not_matched_again(
     """A coarse filter gives way to an exact one when the capture moves to where there is room for it."""
     del little_room
     client, source = hosts
-    pipeline = source.call(lambda: Pipeline(plan(source, "auto", selection=LONG), native=dataplane == "native"))
-    switch = pipeline.mode_switch
+    one = source.call(lambda: Alone(plan(source, "auto", selection=LONG), native=dataplane == "native"))
+    switch = one.tap.mode_switch
     assert switch is not None
     try:
-        assert matches_again(pipeline)
+        assert matches_again(one)
         source.run("sysctl", "-qw", "net.core.optmem_max=131072")
         switch.expect(source.call(lambda: switch.prepare("ring")))
-        pipeline.succeed().close()
-        assert pipeline.capture.exact
-        assert not matches_again(pipeline)
+        one.tap.succeed().close()
+        assert one.tap.capture.exact
+        assert not matches_again(one)
         send(client, "eth0", FRAME, 3)
-        wait_for(lambda: mirrored(pipeline) == 3, "frames by the exact filter")
+        wait_for(lambda: mirrored(one) == 3, "frames by the exact filter")
     finally:
-        pipeline.close()
+        one.close()
 
 
 def address_space() -> int:
@@ -123,22 +125,22 @@ def address_space() -> int:
 def test_a_ring_that_there_is_no_memory_for_is_halved(hosts: tuple[Host, Host], dataplane: str) -> None:
     client, source = hosts
 
-    def open_with_little() -> Pipeline:
+    def open_with_little() -> Alone:
         soft, hard = resource.getrlimit(resource.RLIMIT_AS)
         resource.setrlimit(resource.RLIMIT_AS, (address_space() + 24 * BLOCK_SIZE, hard))
         try:
-            return Pipeline(plan(source, ring_size=64 * BLOCK_SIZE), native=dataplane == "native")
+            return Alone(plan(source, ring_size=64 * BLOCK_SIZE), native=dataplane == "native")
         finally:
             resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
-    pipeline = source.call(open_with_little)
+    one = source.call(open_with_little)
     try:
-        assert pipeline.captures_by == "ring, of 8192 KiB: no memory for 32768 KiB"
+        assert one.tap.captures_by == "ring, of 8192 KiB: no memory for 32768 KiB"
         send(client, "eth0", FRAME, 3)
-        wait_for(lambda: mirrored(pipeline) == 3, "frames by the smaller ring")
-        assert pipeline.drained()
+        wait_for(lambda: mirrored(one) == 3, "frames by the smaller ring")
+        assert one.tap.drained()
     finally:
-        pipeline.close()
-    whole = source.call(lambda: Pipeline(plan(source, ring_size=64 * BLOCK_SIZE), native=dataplane == "native"))
-    assert whole.captures_by == ""
+        one.close()
+    whole = source.call(lambda: Alone(plan(source, ring_size=64 * BLOCK_SIZE), native=dataplane == "native"))
+    assert whole.tap.captures_by == ""
     whole.close()

@@ -22,6 +22,7 @@ from mirrord.dataplane.forward import encap
 from mirrord.dataplane.forward.step import ForwardPlan
 from mirrord.dataplane.frame.wire import VNET
 from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
+from mirrord.dataplane.tap import Tap
 from mirrord.dataplane.transmit.sockets import LANES, SO_NO_CHECK, DevicePlan, Hop, Transmit, TunnelPlan
 from tests.support.source import linked
 from tests.support.topology import Host, Topology
@@ -72,12 +73,15 @@ def pipeline(source: Host, dataplane: str, way: str) -> Iterator[Pipeline]:
             packet, gso = hop if "packet" in way else None, "joined" in way and dataplane == "native"
             transmit = TunnelPlan("10.99.0.2", 4789, local="10.99.0.1", hop=packet, gso=gso)
             forward = ForwardPlan(encap.vxlan(1), overhead=42)
-        return Pipeline(PipelinePlan(capture, forward, transmit), native=dataplane == "native")
+        native = dataplane == "native"
+        return Tap([Pipeline(PipelinePlan(capture, forward, transmit), native=native)], native=native).pipelines[0]
 
     made = source.call(make)
     try:
         yield made
     finally:
+        assert made.tap is not None
+        made.tap.close()
         made.close()
 
 
@@ -96,8 +100,9 @@ def send_all(client: Host) -> None:
 
 def run(pipeline: Pipeline) -> None:
     def done() -> bool:
-        pipeline.run()
-        return pipeline.counters[Slot.captured] >= COUNT and pipeline.drained()
+        assert pipeline.tap is not None
+        pipeline.tap.run()
+        return pipeline.counters[Slot.captured] >= COUNT and pipeline.tap.drained()
 
     wait_for(done, "every frame is accounted for")
 

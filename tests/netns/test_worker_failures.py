@@ -23,6 +23,7 @@ from mirrord.dataplane.helper import Helper
 from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
 from mirrord.dataplane.transmit.sockets import DevicePlan
 from mirrord.dataplane.worker import Worker
+from tests.support.alone import Alone
 from tests.support.send import UNANSWERED, send
 from tests.support.topology import Host, Topology
 from tests.support.wait import wait_for
@@ -154,24 +155,25 @@ def test_a_worker_that_ends_leaves_its_sessions_to_another(running: Running) -> 
 def test_whatever_becomes_of_a_successor_the_pipeline_can_be_removed(
     host: Host, dataplane: str, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pipeline = host.call(lambda: Pipeline(plan("auto"), native=dataplane == "native"))
+    one = host.call(lambda: Alone(plan("auto"), native=dataplane == "native"))
+    pipeline, tap = one.pipeline, one.tap
     worker = Worker("worker")
     worker.start()
-    assert pipeline.mode_switch is not None
+    assert tap.mode_switch is not None
     asked = threading.Event()
 
     def prepare(_mode: str) -> None:
         asked.set()
         raise error
 
-    monkeypatch.setattr(pipeline.mode_switch, "prepare", prepare)
-    monkeypatch.setattr(pipeline.mode_switch, "wanted", lambda _now: "" if asked.is_set() else "ring")
-    worker.add(pipeline)
+    monkeypatch.setattr(tap.mode_switch, "prepare", prepare)
+    monkeypatch.setattr(tap.mode_switch, "wanted", lambda _now: "" if asked.is_set() else "ring")
+    worker.add(tap)
     send(host, "d0", UNANSWERED, FRAMES)
     wait_for(asked.is_set, "a ring asked for")
-    assert worker.remove(pipeline, 5)
+    assert worker.remove(pipeline, seconds=5)
     assert pipeline.counters[Slot.captured] == pipeline.counters[Slot.mirrored] == FRAMES
-    assert str(pipeline.mode_switch) == f"auto (socket, cannot move: {getattr(error, 'strerror', None) or error})"
+    assert str(tap.mode_switch) == f"auto (socket, cannot move: {getattr(error, 'strerror', None) or error})"
     assert worker.stop(5)
 
 

@@ -19,22 +19,18 @@ from hypothesis import strategies as st
 
 from mirrord.dataplane.filter import assembler as op
 from mirrord.dataplane.filter.assembler import Instruction, Program, pack
-from mirrord.dataplane.filter.bpf import attach, attach_reject_all, coarsen, compile_selection
+from mirrord.dataplane.filter.bpf import attach_reject_all, coarsen, compile_selection
 from mirrord.dataplane.filter.interpreter import interpret
 from mirrord.dataplane.filter.rules import Rule, Selection, accepts, decide
+from mirrord.dataplane.filter.several import attach
 from mirrord.dataplane.frame.headers import Tag, parse
-from tests.support.selections import MARK, frames, rules, selections
+from tests.support.programs import METADATA, Pair, steps
+from tests.support.selections import frames, rules, selections
 
 NATIVE = Path(__file__).parents[2] / "mirrord" / "dataplane" / "native"
 CLONE_NEWNET = 0x40000000  # linux/sched.h
 # no_cover: measuring takes longer than these tests do, and the others run every line that they run.
 SHARED = settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-METADATA = st.tuples(
-    st.none() | st.builds(Tag, st.sampled_from([0x8100, 0x88A8]), st.sampled_from([0, 5, 0x1005, 0xE06F])),
-    st.booleans(),
-    st.sampled_from([0, MARK, MARK | 1]),
-)
 
 
 class Native:
@@ -65,25 +61,6 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Native]:
     yield running
     running.process.communicate()
     assert running.process.returncode == 0
-
-
-class Pair:
-    """A pair of Unix datagram sockets: the kernel runs a filter on any bytes sent to it, without metadata."""
-
-    def __init__(self) -> None:
-        self.near, self.far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.far.setblocking(False)
-
-    def passes(self, data: bytes) -> bool:
-        self.near.send(data)
-        try:
-            return self.far.recv(65536) == data
-        except BlockingIOError:
-            return False
-
-    def close(self) -> None:
-        self.near.close()
-        self.far.close()
 
 
 @pytest.fixture
@@ -248,21 +225,6 @@ def test_hundreds_of_rules(pair: Pair, native: Native, seed: int) -> None:
         assert passes == decision.accept or (passes and not fits), data.hex()
 
 
-def _steps(program: Program, data: bytes) -> int:
-    """How many instructions it runs."""
-
-    class Counted(tuple[Instruction, ...]):
-        __slots__ = ()
-        steps = 0
-
-        def __getitem__(self, at: int) -> Instruction:  # type: ignore[override]
-            Counted.steps += 1
-            return tuple.__getitem__(self, at)
-
-    interpret(Counted(program), data)
-    return Counted.steps
-
-
 @pytest.mark.parametrize("kind", ["hosts", "services", "prefixes", "ports"])
 def test_a_thousand_rules_take_hardly_more_steps_than_ten(kind: str) -> None:
     def rule(n: int) -> Rule:
@@ -285,7 +247,7 @@ def test_a_thousand_rules_take_hardly_more_steps_than_ten(kind: str) -> None:
         many, few = (compile_selection(Selection(rules=rules), numbered=numbered) for rules in (every, every[-10:]))
         assert interpret(many, data)
         assert interpret(few, data)
-        assert _steps(many, data) <= 1.5 * _steps(few, data)
+        assert steps(many, data) <= 1.5 * steps(few, data)
 
 
 def test_jumps_past_255_instructions(pair: Pair, native: Native) -> None:

@@ -35,6 +35,7 @@ mark_mask = 0x10000000
 dataplane = "auto"
 ring_size = "8MiB"
 nice = 0
+latency = "1ms"
 log_level = "info"
 
 [flow_networks.capture]

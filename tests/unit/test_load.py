@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mirrord.dataplane.capture.load import Load
-from mirrord.dataplane.counters import Counters, Slot
+from mirrord.dataplane.counters import Seen
 
 SMALL_FRAMES, BULK, BULK_AND_ACKNOWLEDGEMENTS = 64, 65226, (65226 + 66) // 2
 TICK = 0.01
@@ -15,17 +15,17 @@ class Source:
     """Frames at a steady rate, and the mode of capture that is judged fit for them."""
 
     def __init__(self) -> None:
-        self.counters, self.now, self.mode = Counters(), 1000.0, "socket"
-        self.load = Load(self.counters, self.now)
+        self.seen, self.now, self.mode = Seen(), 1000.0, "socket"
+        self.load = Load(self.seen, self.now)
 
     def go_on(self, seconds: float, rate: int, size: int) -> str:
         end = self.now + seconds
         while self.now < end:
             self.now += TICK
             frames = round(rate * TICK)
-            self.counters.add(Slot.captured, frames)
-            self.counters.add(Slot.read_egress_frames, frames)
-            self.counters.add(Slot.read_egress_bytes, frames * size)
+            self.seen.count_taken(frames, 0)
+            self.seen.row[2] += frames
+            self.seen.row[3] += frames * size
             mode = self.load.fitting(self.mode, self.now)
             if mode != self.mode:
                 self.mode = mode

@@ -52,6 +52,7 @@ DAEMON: dict[str, object] = {
     "dataplane": "auto",
     "ring_size": "8MiB",
     "nice": 0,
+    "latency": "1ms",
     "log_level": "info",
 }
 TUNNEL = {"remote": REQUIRED, "local": OPTIONAL, "dscp": 0, "ttl": 64, "netns": OPTIONAL}
@@ -181,6 +182,9 @@ def session(**keys: object) -> dict[str, object]:
         (FlowNetwork, {"device": "a", "addresses": "192.0.2.9/24", "gateway": "fe80::1"}, "not in 192.0.2.0/24"),
         (Daemon, {"mark": 0x30000000}, "outside mark_mask"),
         (Daemon, {"nice": 20}, "from -20 to 19"),
+        (Daemon, {"latency": "1s"}, "a time of at most 10 ms"),
+        (Daemon, {"latency": "11ms"}, "a time of at most 10 ms"),
+        (Daemon, {"latency": 1}, "a time of at most 10 ms"),
         (Mirror, {"sessions": [session(), session()]}, "name 'a' is used more than once"),
         (Mirror, {"descripton": "x"}, "Extra inputs"),
         (Config, {"mirrors": {"a b": {}}}, "expected a name"),

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from mirrord.dataplane.native import core
-from mirrord.dataplane.rounds import SHORTEST_ROUND_SECONDS, Rounds
+from mirrord.dataplane.rounds import LATENCY_SECONDS, SHORTEST_ROUND_SECONDS, Rounds
 
 
 @pytest.fixture(params=[Rounds, core.Rounds], ids=["python", "native"])
 def rounds(request: pytest.FixtureRequest) -> Iterator[Any]:
-    made = request.param()
+    made = request.param(LATENCY_SECONDS)
     yield made
     made.close()
 
@@ -61,7 +61,7 @@ def test_rounds_are_a_little_apart_but_where_something_lags(rounds: Any, bell: i
 
 
 def test_the_core_runs_its_own_pipelines_alone(bell: int) -> None:
-    rounds = core.Rounds()
-    with pytest.raises(TypeError, match="not a pipeline"):
+    rounds = core.Rounds(LATENCY_SECONDS)
+    with pytest.raises(TypeError, match="not a tap"):
         rounds.register(bell, object())
     rounds.close()

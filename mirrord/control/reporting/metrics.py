@@ -81,14 +81,16 @@ class Counts:
         dataplane: str,
         rules: Callable[[], Mapping[tuple[str, int], int]] = dict,
         workers: Callable[[], WorkerState] = WorkerState,
+        lost: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self._rows, self._reload, self._dataplane, self._rules = rows, reload, dataplane, rules
-        self._workers = workers
+        self._workers, self._lost = workers, lost
 
     def collect(self) -> Iterator[Family]:
         rows = self._rows()
         heads = [labels(row.entry.key._asdict())[:-1] for row in rows]  # more labels may follow
         yield from _counters(rows, heads)
+        yield _capture_lost(self._lost())
         yield _rule_matches(self._rules())
         yield _latency(rows, heads)
         up = (f"mirrord_session_up{head}}} {row.state == 'up':d}" for row, head in zip(rows, heads, strict=True))
@@ -140,6 +142,13 @@ def _counters(rows: Sequence[Row], heads: Sequence[str]) -> Iterator[Family]:
             for reason, slot in slots
         )
         yield Family(f"mirrord_{kind}_frames", "counter", text, lines)
+
+
+def _capture_lost(lost: Mapping[str, int]) -> Family:
+    name = "mirrord_capture_lost_frames"
+    text = "Frames of a source that there was no room for, each once, whichever sessions they were for."
+    lines = [f"{name}_total{labels({'source': source})} {count}" for source, count in sorted(lost.items())]
+    return Family(name, "counter", text, lines)
 
 
 def _read(name: str, rows: Sequence[tuple[Row, str]], slots: tuple[Slot, Slot]) -> Iterator[str]:

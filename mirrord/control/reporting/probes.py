@@ -28,7 +28,7 @@ from mirrord.control.reporting.metrics import Row
 from mirrord.dataplane import native
 from mirrord.dataplane.capture.fanout import SOL_PACKET
 from mirrord.dataplane.capture.packet_socket import PACKET_VERSION, TPACKET_V3, CapturePlan
-from mirrord.dataplane.filter import bpf
+from mirrord.dataplane.filter.several import attach
 from mirrord.dataplane.netns import inside
 from mirrord.dataplane.transmit import retention
 from mirrord.dataplane.transmit.file import FilePlan
@@ -142,7 +142,7 @@ def _is_coarse(plan: CapturePlan) -> bool:
     """Whether a socket of the same room takes less than the whole selection as its filter."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         try:
-            return not bpf.attach(probe, plan.selection)
+            return not attach(probe, plan.selection)
         except OSError:
             return True
 

@@ -12,6 +12,7 @@ from mirrord.control.planning.plan import Key
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.forward.step import ForwardPlan
 from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
+from mirrord.dataplane.tap import Tap
 from mirrord.dataplane.transmit.stream import StreamPlan
 from mirrord.dataplane.worker import ANSWER_SECONDS, Worker
 
@@ -44,13 +45,20 @@ class Live:
             os.close(self.descriptor)
             raise
         try:
-            self._worker = Worker("live")
-            self._worker.start()
+            tap = Tap([self._pipeline], native=native)
         except BaseException:
             self._pipeline.close()
             os.close(self.descriptor)
             raise
-        self._worker.add(self._pipeline)
+        try:
+            self._worker = Worker("live")
+            self._worker.start()
+        except BaseException:
+            tap.close()
+            self._pipeline.close()
+            os.close(self.descriptor)
+            raise
+        self._worker.add(tap)
 
     async def read(self, gone: Callable[[], bool]) -> AsyncIterator[bytes]:
         """The stream as it comes, until the source cannot be captured any more, or the reader is `gone`."""

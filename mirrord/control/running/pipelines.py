@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from mirrord.control.host.device_rate import Place, busy
+from mirrord.control.host.device_rate import busy
 from mirrord.control.host.reserve import Reservations
 from mirrord.control.limits import started
 from mirrord.control.logs import logger
@@ -25,12 +24,13 @@ from mirrord.control.running.breaker import Verdict
 from mirrord.control.running.live import Live
 from mirrord.control.running.patience import Patience
 from mirrord.control.running.restarts import Restarts
+from mirrord.control.running.taps import OPENERS, Taps
 from mirrord.control.running.workers import Workers, stall, what
-from mirrord.dataplane.capture.listener import Listener
 from mirrord.dataplane.capture.packet_socket import CapturePlan
 from mirrord.dataplane.counters import SLOTS, Slot
 from mirrord.dataplane.forward.step import Numbering
 from mirrord.dataplane.pipeline import Pipeline, PipelinePlan, open_pipelines
+from mirrord.dataplane.rounds import LATENCY_SECONDS
 from mirrord.dataplane.transmit.file import FilePlan
 from mirrord.dataplane.transmit.sockets import DevicePlan, TunnelPlan
 from mirrord.dataplane.worker import Failure, Worker
@@ -41,8 +41,6 @@ log = logger("pipelines")
 
 GONE = {errno.ENODEV, errno.ENXIO, errno.ENETDOWN}
 """What it takes to open a device that went since the host was looked at: there is news of it already."""
-
-OPENERS = 8
 
 OPEN_SECONDS = 1.5
 """How long the disk may take to give a session its file; the session is tried again later."""
@@ -66,15 +64,15 @@ RuleCounts = dict[tuple[str, int], int]
 class Pipelines:
     """`apply` and `stop` block, up to a second for each pipeline that ends; the rest answers at once, on any thread."""
 
-    def __init__(self, *, native: bool, nice: int = 0) -> None:
+    def __init__(self, *, native: bool, nice: int = 0, latency: float = LATENCY_SECONDS) -> None:
         self._native = native
         self._openers = started(OPENERS, "opener")
-        self._workers = Workers(nice)
+        self._workers = Workers(nice, latency)
         self._restarts = Restarts()
         self._patience = Patience()
         self._worker_failures = 0
         self._reservations = Reservations()
-        self._loads: Counter[Worker] = Counter()  # how many pipelines each has
+        self._taps = Taps(self._workers, native=native)
         self._lock = threading.Lock()  # of all below: a total moves from a pipeline to the past in one step
         self._entries: dict[Key, Entry] = {}
         self._by_name: dict[tuple[str, ...], list[Key]] = {}  # by mirror; by mirror and session
@@ -213,7 +211,7 @@ class Pipelines:
             now = {key: self._trouble(key) for key in self._running}
             running = [(key, pipeline) for key in self._running for pipeline, _ in self._of(key)]
             refused = {key for key, pipeline in running if pipeline.gso_refused()}
-            rings = {key: self._running[key][0].short_ring for key in self._running}
+            rings = {key: tap.short_ring for key in self._running if (tap := self._running[key][0].tap) is not None}
         for key in refused - self._refused:
             log.warning("the kernel refuses UDP GSO: copies leave one by one", **_names(key))
         self._refused = refused
@@ -274,6 +272,10 @@ class Pipelines:
         sessions = [f"{key.mirror}/{key.session} on {key.source}" for key, _ in hit]
         log.error(event, worker=worker.name, sessions=sessions, reason=reason, exc_info=failure.error)
 
+    def lost(self) -> dict[str, int]:
+        """Frames that sources' rings had no room for, by source: each once, whoever it was for."""
+        return self._taps.lost()
+
     def stop(self) -> None:
         """End every pipeline, nothing lost on the way out, log the totals and stop the workers."""
         self._remove_all(dict.fromkeys(self._running, ""))
@@ -281,6 +283,7 @@ class Pipelines:
         for row in self.rows():
             log.info("total", **_names(row.entry.key), **_totals(row.counters))
         self._workers.stop()
+        self._taps.stop()
         self._openers.shutdown()
 
     def _add_all(self, adds: Sequence[Add]) -> None:
@@ -291,23 +294,27 @@ class Pipelines:
             self._numberings.setdefault(add.key[:2], Numbering())
         sources = [capture for add in adds if isinstance(capture := add.pipeline.capture, CapturePlan)]
         places = busy(sources)
-        for add, opened in zip(adds, self._openers.map(lambda add: self._open(add, places), adds), strict=True):
-            try:
-                if isinstance(opened, OSError):
-                    raise opened
-                self._add(add.key, add.pipeline, opened)
-            except OSError as error:
-                self._note(add.key, error, add.pipeline.transmit)
+        made = dict(zip((add.key for add in adds), self._openers.map(self._open, adds), strict=True))
+        opened = {key: pipelines for key, pipelines in made.items() if not isinstance(pipelines, OSError)}
+        apart = {key: self._restarts.apart(key) for key in opened}
+        workers = self._taps.place(opened, places, apart)
+        for add in adds:
+            pipelines = made[add.key]
+            placed: OSError | list[Worker] = pipelines if isinstance(pipelines, OSError) else workers[add.key]
+            if isinstance(placed, OSError):
+                _close([] if isinstance(pipelines, OSError) else pipelines)
+                self._note(add.key, placed, add.pipeline.transmit)
+            elif not isinstance(pipelines, OSError):
+                self._add(add.key, add.pipeline, list(zip(pipelines, placed, strict=True)))
 
-    def _open(self, add: Add, busy_places: Collection[Place]) -> list[Pipeline] | OSError:
-        way, source = add.pipeline.transmit, add.pipeline.capture
-        rings = isinstance(source, CapturePlan) and (source.netns, source.device) in busy_places
+    def _open(self, add: Add) -> list[Pipeline] | OSError:
+        way = add.pipeline.transmit
         try:
             if isinstance(way, DevicePlan) and way.reserved:
                 self._reservations.hold(way.index, way.mark)
             numbering = self._numberings[add.key[:2]]
             plan = self._paused(add.key, add.pipeline)
-            opening = partial(open_pipelines, plan, numbering, native=self._native, busy=rings)
+            opening = partial(open_pipelines, plan, numbering, native=self._native)
             if not isinstance(way, FilePlan):
                 return opening()
             try:
@@ -331,34 +338,16 @@ class Pipelines:
         with self._lock:
             self._errors[key] = state, reason
 
-    def _add(self, key: Key, plan: PipelinePlan, pipelines: Sequence[Pipeline]) -> None:
-        workers: list[Worker] = []
-        try:
-            for _ in pipelines:
-                workers.append(self._worker_for(key, plan, workers))
-        except (OSError, RuntimeError) as error:
-            _close(pipelines)
-            raise OSError(errno.EAGAIN, f"no worker for it: {what(error)}") from error
-        self._loads.update(workers)
+    def _add(self, key: Key, plan: PipelinePlan, pipelines: Sequence[tuple[Pipeline, Worker]]) -> None:
         with self._lock:
-            self._running[key], *self._beside[key] = zip(pipelines, workers, strict=True)
+            self._running[key], *self._beside[key] = pipelines
             self._plans[key] = plan
             self._errors.pop(key, None)
-        for pipeline, worker in self._of(key):
-            worker.add(pipeline)
-        log.info("session up", **_names(key), worker=", ".join(worker.name for worker in workers))
+        log.info("session up", **_names(key), worker=", ".join(worker.name for _, worker in pipelines))
 
     def _remove_all(self, reasons: Mapping[Key, str]) -> None:
         """End these, each for its reason, "" for none: all at once, since each has to wait for the kernel."""
-        ending = [
-            (pipeline, worker, self._workers.begin_to_end(pipeline, worker))
-            for key in reasons
-            for pipeline, worker in self._of(key)
-        ]
-        self._loads -= Counter(worker for _, worker, _ in ending)
-        for pipeline, _, wait in ending:
-            wait()
-            _count_left(pipeline)
+        self._taps.remove({key: self._of(key) for key in reasons})
         for key, reason in reasons.items():
             with self._lock:
                 self._past_rules[key], total = self._rule_counts(key), self._total(key)
@@ -423,12 +412,6 @@ class Pipelines:
         blocked = {pipeline.plan.forward.blocked for pipeline, _ in self._of(key)}
         return "about to go on" if blocked - {None, Slot.skipped_paused} else ""
 
-    def _worker_for(self, key: Key, plan: PipelinePlan, beside: Sequence[Worker]) -> Worker:
-        """Another one than those beside it, and than the one where its work raised an error."""
-        if isinstance(plan.transmit, FilePlan):
-            return self._workers.writer()
-        return self._workers.least_busy(self._loads, [*beside, *self._restarts.apart(key)])
-
     def _row(self, entry: Entry) -> Row:
         key = entry.key
         counters = self._past.get(key, NOTHING)
@@ -438,15 +421,15 @@ class Pipelines:
             if entry.pipeline is not None:
                 return Row(entry, "waiting", "about to start or to end", counters)
             return Row(entry, entry.state, entry.reason, counters)
-        pipeline = self._running[key][0]
         failure = self._failure(key) or self._trouble(key) or self._resumes(key)
         verdict = self._verdicts.get(key, Verdict())
         counters = self._total(key)
         state = "failed" if failure else "paused" if verdict.paused else "up"
-        filled = [fill for pipeline, _ in self._of(key) if (fill := pipeline.ring_fill) is not None]
+        taps = [pipeline.tap for pipeline, _ in self._of(key) if pipeline.tap is not None]
+        filled = [fill for tap in taps if (fill := tap.ring_fill) is not None]
         return Row(
             entry, state, failure or verdict.reason, counters,
-            capture=pipeline.captures_by, ring_fill=max(filled, default=None),
+            capture=taps[0].captures_by if taps else "", ring_fill=max(filled, default=None),
         )  # fmt: skip
 
     def _rules(self, entry: Entry) -> dict[int, int]:
@@ -489,13 +472,6 @@ def _sum(counts: RuleCounts, more: RuleCounts) -> RuleCounts:
 def _beside_guards(before: PipelinePlan, after: PipelinePlan) -> PipelinePlan:
     """The plan before, with the guards of the other: they tell of other sessions, and change with any of these."""
     return replace(before, forward=replace(before.forward, guards=after.forward.guards))
-
-
-def _count_left(pipeline: Pipeline) -> None:
-    """Count as lost what a pipeline that has ended had captured and not got to. Its worker is done with it."""
-    if isinstance(pipeline.capture, Listener):
-        pipeline.counters.add(Slot.captured, pipeline.capture.unread)
-    pipeline.counters.add(Slot.dropped_ring_full, max(pipeline.counters.unaccounted(), 0))
 
 
 def _close(pipelines: Sequence[Pipeline]) -> None:

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import itertools
 import os
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from mirrord.control.logs import logger
 from mirrord.dataplane.counters import Counters, Slot
+from mirrord.dataplane.rounds import LATENCY_SECONDS
 from mirrord.dataplane.transmit.file import FileTransmit
 from mirrord.dataplane.worker import ANSWER_SECONDS, Failure, Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from mirrord.dataplane.pipeline import Pipeline
 
@@ -34,8 +34,8 @@ SHARED_SECONDS = 5.0
 class Workers:
     """OSError or RuntimeError where the host has no descriptor, memory or thread for another one."""
 
-    def __init__(self, nice: int) -> None:
-        self._nice = nice
+    def __init__(self, nice: int, latency: float = LATENCY_SECONDS) -> None:
+        self._nice, self._latency = nice, latency
         self._shared: list[Worker] = []
         self._writers: list[Worker] = []
         self._numbers = itertools.count()
@@ -57,24 +57,25 @@ class Workers:
         return self._make("writer", self._writers)
 
     def _make(self, kind: str, row: list[Worker]) -> Worker:
-        worker = Worker(f"{kind}-{next(self._numbers)}", self._nice)
+        worker = Worker(f"{kind}-{next(self._numbers)}", self._nice, self._latency)
         worker.start()
         row.append(worker)
         return worker
 
-    def begin_to_end(self, pipeline: Pipeline, worker: Worker) -> Callable[[], None]:
-        """End a pipeline, nothing lost on the way out. What it gives waits, so that several can end together.
+    def begin_to_end(self, pipelines: Sequence[Pipeline], worker: Worker) -> Callable[[], None]:
+        """End pipelines of a worker, nothing lost on the way out. What it gives waits, so that more can end together.
 
         Where its worker is stuck, the rest is counted as lost.
         """
         own = worker in self._writers
-        wait = worker.begin_to_remove(pipeline, ANSWER_SECONDS if own else SHARED_SECONDS)
-        return lambda: self._ended(pipeline, worker, ended=wait())
+        wait = worker.begin_to_remove(pipelines, ANSWER_SECONDS if own else SHARED_SECONDS)
+        return lambda: self._ended(pipelines, worker, ended=wait())
 
-    def _ended(self, pipeline: Pipeline, worker: Worker, *, ended: bool) -> None:
+    def _ended(self, pipelines: Sequence[Pipeline], worker: Worker, *, ended: bool) -> None:
         if not ended:
-            log.error("a worker is stuck in the kernel: its session is given up", worker=worker.name)
-            _give_up(pipeline)
+            log.error("a worker is stuck in the kernel: its sessions are given up", worker=worker.name)
+            for pipeline in pipelines:
+                _give_up(pipeline)
             worker.leave()
         if worker in self._writers:
             self._writers.remove(worker)
@@ -110,6 +111,11 @@ class Workers:
         self._shared.clear()
         self._writers.clear()
 
+    @property
+    def all(self) -> list[Worker]:
+        """Those that there are."""
+        return self._all()
+
     def _all(self) -> list[Worker]:
         return [*self._shared, *self._writers]
 
@@ -133,11 +139,7 @@ def _give_up(pipeline: Pipeline) -> None:
     """Count as lost all that a pipeline has not got to, whose worker is stuck in it."""
     row, pipeline.counters = pipeline.counters.row, Counters()
     pipeline.counters.row[:] = row  # not the ones that its worker goes on with, should it come back
-    with suppress(OSError):
-        pipeline.reject_all()
-        pipeline.give_up()
-        captured, ring_full, _ = pipeline.capture.statistics()
-        pipeline.counters.add(Slot.captured, captured)
-        pipeline.counters.add(Slot.dropped_ring_full, ring_full)
+    if pipeline.tap is not None:
+        pipeline.lose(pipeline.tap.left_behind())
     if isinstance(pipeline.transmit, FileTransmit):
         pipeline.counters.add(Slot.dropped_write_error, max(pipeline.counters.unaccounted(), 0))

@@ -16,7 +16,7 @@ import socket
 import struct
 import threading
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TYPE_CHECKING
 
@@ -173,16 +173,15 @@ class Listener:
     def fileno(self) -> int:
         return self.socket.fileno()
 
-    def select(self, selection: Selection) -> None:
-        """Say what is wanted of the frames inside, which the forward step has to match."""
-        self.plan = replace(self.plan, selection=selection)
+    def select(self, *selections: Selection) -> None:
+        """What is wanted of the frames inside, the forward step has to match."""
 
     def reject_all(self) -> None:
         """Take no more packets; those already taken can still be read."""
         bpf.attach_reject_all(self.socket)
 
     def statistics(self) -> Statistics:
-        """What has been counted since the last call. What the native core reads, it counts itself."""
+        """What has been counted since the last call. What the native core finds malformed, it counts itself."""
         dropped = self._memory()[1]
         ring_full = dropped - self._dropped & 0xFFFFFFFF
         counted = Statistics(self._read + ring_full, ring_full, self._malformed)

@@ -10,10 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mirrord.dataplane.counters import Slot
-
 if TYPE_CHECKING:
-    from mirrord.dataplane.counters import Counters
+    from mirrord.dataplane.counters import Seen
 
 BUSY, QUIET = 20_000, 10_000
 """Frames a second from which a ring is worth it, and below which it is not."""
@@ -45,10 +43,10 @@ def calls_for_ring(rate: float, size: float) -> bool:
 
 
 class Load:
-    """Judges one source by its pipeline's counters. Times are monotonic, in seconds."""
+    """Judges one source by what its capture has counted. Times are monotonic, in seconds."""
 
-    def __init__(self, counters: Counters, now: float) -> None:
-        self._counters = counters
+    def __init__(self, seen: Seen, now: float) -> None:
+        self._seen = seen
         self._last = self._look(now)
         self._busy_at = now
 
@@ -69,17 +67,12 @@ class Load:
 
     def _outran(self, last: _Look) -> bool:
         """Whether so many frames came already that it is busy whatever follows: its buffer may not last so long."""
-        return self._counters[Slot.captured] - last.frames >= BUSY * LOOK_SECONDS["socket"]
+        return self._seen.taken - last.frames >= BUSY * LOOK_SECONDS["socket"]
 
     def moved(self, now: float) -> None:
         """Begin anew: the source is captured in the other mode."""
         self._last, self._busy_at = self._look(now), now
 
     def _look(self, now: float) -> _Look:
-        row = self._counters
-        return _Look(
-            time=now,
-            frames=row[Slot.captured],
-            read=row[Slot.read_ingress_frames] + row[Slot.read_egress_frames],
-            read_bytes=row[Slot.read_ingress_bytes] + row[Slot.read_egress_bytes],
-        )
+        seen = self._seen
+        return _Look(time=now, frames=seen.taken, read=seen.read, read_bytes=seen.read_bytes)

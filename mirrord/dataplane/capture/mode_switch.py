@@ -13,21 +13,21 @@ from mirrord.dataplane.capture.load import Load
 
 if TYPE_CHECKING:
     from mirrord.dataplane.capture.packet_socket import Capture
-    from mirrord.dataplane.counters import Counters
+    from mirrord.dataplane.counters import Seen
 
 RETRY_SECONDS = 10.0
 """How long after a failure a capture is tried to be moved again."""
 
 
 class ModeSwitch:
-    """One pipeline's capture on its way from mode to mode. As text, which mode is in use, and why it cannot be left."""
+    """One capture on its way from mode to mode. As text, which mode is in use, and why it cannot be left."""
 
-    def __init__(self, capture: Capture, counters: Counters) -> None:
+    def __init__(self, capture: Capture, seen: Seen) -> None:
         self.successor: Capture | None = None
         self._capture = capture
         self._trouble = ""
         self._stays_until = 0.0
-        self._load = Load(counters, time.monotonic())
+        self._load = Load(seen, time.monotonic())
 
     def __str__(self) -> str:
         return f"auto ({self._capture.mode}{f', cannot move: {self._trouble}' if self._trouble else ''})"

@@ -19,11 +19,11 @@ import errno
 import mmap
 import socket
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from mirrord.dataplane.capture.fanout import SOL_PACKET, Group, set_slowly, steer
-from mirrord.dataplane.filter import bpf
+from mirrord.dataplane.filter import bpf, several
 from mirrord.dataplane.frame.headers import Tag
 from mirrord.dataplane.frame.wire import VNET, Frame, Vnet
 from mirrord.dataplane.netns import Netns, inside
@@ -110,7 +110,10 @@ class Statistics(NamedTuple):
 
 
 class Capture:
-    """A bound, filtered packet socket. `exact` tells whether its filter is the whole selection or a coarse one.
+    """A bound, filtered packet socket, which takes what any of its `selections` wants: the plan's, or those given.
+
+    `exact` tells whether its filter takes that and nothing else, or is a coarse one. With `stamped` the kernel stamps a
+    frame once for all that capture it; else a ring may stamp it anew.
 
     `mode` is "ring" or "socket", whatever the plan leaves open. A ring is `shortened` where there was no memory for all
     of `ring_size`. In a group that divides it takes nothing before it is told to `select`. One that may move has a
@@ -120,8 +123,18 @@ class Capture:
     ENOMEM when not even the shortest ring can be had.
     """
 
-    def __init__(self, plan: CapturePlan, *, mode: str = "", group: Group | None = None) -> None:
+    def __init__(
+        self,
+        plan: CapturePlan,
+        selections: tuple[Selection, ...] = (),
+        *,
+        mode: str = "",
+        group: Group | None = None,
+        stamped: bool = False,
+    ) -> None:
         self.plan = plan
+        self._stamped = stamped
+        self.selections = selections or (plan.selection,)
         self.mode = mode or ("socket" if plan.mode == "auto" else plan.mode)
         self._group = Group() if group is None and plan.mode == "auto" else group
         self._rejecting = False
@@ -148,6 +161,8 @@ class Capture:
             sock.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V3)
         sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
         if self.mode == "ring":
+            if self._stamped:
+                sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
             self._map_ring()
         else:
             sock.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
@@ -164,7 +179,7 @@ class Capture:
             self._group.join(sock)
         self.exact = True
         if self._group is None or not self._group.divides:
-            self.select(plan.selection)
+            self.select(*self.selections)
 
     def _map_ring(self) -> None:
         """A ring of the size that is wanted; or of half of it, and so on, as long as there is no memory."""
@@ -192,10 +207,12 @@ class Capture:
     def fileno(self) -> int:
         return self.socket.fileno()
 
-    def select(self, selection: Selection) -> None:
-        """Take other frames from now on; none is missed that both selections want. OSError when there is no room."""
-        self.exact = bpf.attach(self.socket, selection)
-        self.plan = replace(self.plan, selection=selection)
+    def select(self, *selections: Selection) -> None:
+        """Take what any of these wants from now on; none is missed that was wanted before, too. OSError when there is
+        no room: then it goes on as before.
+        """
+        self.exact = several.attach(self.socket, *selections)
+        self.selections = selections
 
     def fill(self) -> float:
         """The share of the ring's blocks that wait to be read; 0 without a ring."""
@@ -213,7 +230,7 @@ class Capture:
         Only of a plan whose mode is "auto". Not before what this one came after is closed.
         """
         steer(self.socket, 0)  # this one, also when the next joins
-        after = Capture(self.plan, mode=mode, group=self._group)
+        after = Capture(self.plan, self.selections, mode=mode, group=self._group)
         try:
             steer(self.socket, 1)
         except OSError:
@@ -225,16 +242,12 @@ class Capture:
         """Take over what the one that this came after was told while this was made."""
         if before._rejecting:
             self.reject_all()
-        elif before.plan.selection != self.plan.selection:
-            self.select(before.plan.selection)
+        elif before.selections != self.selections:
+            self.select(*before.selections)
 
     def statistics(self) -> Statistics:
         """What has been counted since the last call: reading sets the kernel's counters to zero."""
         return Statistics(*_STATISTICS.unpack(self.socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, _STATISTICS.size)))
-
-    def waiting(self) -> bool:
-        """Whether there are frames that `statistics` does not count yet: none, it is the kernel that counts."""
-        return False
 
     def error(self) -> int:
         """The socket's pending errno, and clear it: ENETDOWN when the device went down or away, else 0."""

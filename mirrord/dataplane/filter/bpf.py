@@ -11,11 +11,9 @@ import ctypes
 import errno
 import socket
 import struct
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from itertools import chain
 
 from mirrord.dataplane.filter import assembler as op
 from mirrord.dataplane.filter.assembler import WORD, Assembler, Label, Program
@@ -30,7 +28,7 @@ _SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 _MAX_COARSE_RULES = 32
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=1024)
 def compile_selection(selection: Selection, *, numbered: bool = False) -> Program:
     """The program that gives 0 for a frame not captured, 0xFFFFFFFF (keep all of it) for one that is.
 
@@ -38,20 +36,20 @@ def compile_selection(selection: Selection, *, numbered: bool = False) -> Progra
     may be longer than the kernel takes (4096 instructions); userspace runs any.
     """
     asm, reject = Assembler(), Label()
-    _mark(asm, selection, reject)
+    refuse_marked(asm, selection, reject)
     if selection.direction != Direction.BOTH:
-        ask(asm, _direction(selection.direction), reject)
+        ask(asm, direction_clause(selection.direction), reject)
     before = [_remaining(one, selection) for one in selection.before if one.direction & selection.direction]
-    rules = _rules(selection, numbered=numbered)
-    branches = [*rules, *(branch for one in before for branch in _rules(one))]
-    cells = _cells(branches)
+    rules = rules_of(selection, numbered=numbered)
+    branches = [*rules, *(branch for one in before for branch in rules_of(one))]
+    cells = cells_of(branches)
     if Cell.VLAN in cells or any(one.vlans is not None for one in (selection, *before)):
         read_outer_vlan(asm)
     _vlans(asm, selection, reject)
     ipv4, ipv6 = ([branch for branch in branches if family in branch.families] for family in (4, 6))
-    read_headers(asm, cells & OF_ANY_FRAME, _cells(ipv4) - OF_ANY_FRAME, _cells(ipv6) - OF_ANY_FRAME)
+    read_headers(asm, cells & OF_ANY_FRAME, cells_of(ipv4) - OF_ANY_FRAME, cells_of(ipv6) - OF_ANY_FRAME)
     for one in before:
-        _before(asm, one, selection.direction, reject)
+        leave_with(asm, one, selection.direction, reject)
     decide(asm, rules, ACCEPT if selection.rules is None else 0)
     asm.place(reject)
     asm.emit(op.RET, 0)
@@ -67,47 +65,47 @@ def _remaining(one: Selection, selection: Selection) -> Selection:
     )
 
 
-def _before(asm: Assembler, one: Selection, direction: Direction, reject: Label) -> None:
+def leave_with(asm: Assembler, one: Selection, direction: Direction, reject: Label) -> None:
     """Go to `reject` with what this selection accepts; fall through with the rest."""
     rest = Label()
-    _mark(asm, one, rest)
+    refuse_marked(asm, one, rest)
     if one.direction != direction:
-        ask(asm, _direction(one.direction), rest)
+        ask(asm, direction_clause(one.direction), rest)
     _vlans(asm, one, rest)
     ends = {0: rest, ACCEPT: reject}
-    decide(asm, _rules(one), ends[ACCEPT if one.rules is None else 0], ends)
+    decide(asm, rules_of(one), ends[ACCEPT if one.rules is None else 0], ends)
     asm.place(rest)
 
 
 def _vlans(asm: Assembler, selection: Selection, reject: Label) -> None:
     if selection.vlans is not None:
-        ask(asm, tuple((Range(Cell.VLAN, low, high),) for low, high in _runs(selection.vlans)), reject)
+        ask(asm, tuple((Range(Cell.VLAN, low, high),) for low, high in runs(selection.vlans)), reject)
 
 
-def _mark(asm: Assembler, selection: Selection, reject: Label) -> None:
+def refuse_marked(asm: Assembler, selection: Selection, reject: Label) -> None:
     if selection.mark_mask:
         asm.emit(op.LD_W_ABS, op.MARK)
         asm.emit(op.AND, selection.mark_mask)
         asm.jump(op.JEQ, selection.mark, true=reject)
 
 
-def _cells(branches: list[Branch]) -> set[int]:
+def cells_of(branches: list[Branch]) -> set[int]:
     return {test.cell for branch in branches for clause in branch.clauses for ranges in clause for test in ranges}
 
 
 # What rules ask
 
 
-def _rules(selection: Selection, *, numbered: bool = False) -> list[Branch]:
+def rules_of(selection: Selection, *, numbered: bool = False) -> list[Branch]:
     branches: list[Branch] = []
     for number, rule in sorted(enumerate(selection.rules or (), start=1), key=lambda item: item[1].priority):
         if rule.direction & selection.direction:
             result = 0 if not rule.accept else number if numbered else ACCEPT
-            branches += [_rule(rule, selection.direction, families, result) for families in _families(rule)]
+            branches += [branch_of(rule, selection.direction, families, result) for families in families_of(rule)]
     return branches
 
 
-def _families(rule: Rule) -> list[tuple[int, ...]]:
+def families_of(rule: Rule) -> list[tuple[int, ...]]:
     """One branch for each set: each family apart where addresses tell them apart, none where no IP field asks."""
     asked: list[set[int]] = [
         {network.version for network in networks} for networks in (rule.sources, rule.destinations)
@@ -119,14 +117,14 @@ def _families(rule: Rule) -> list[tuple[int, ...]]:
     return [(4, 6)] if rule.protocol is not None or ported else [()]
 
 
-def _rule(rule: Rule, direction: Direction, families: tuple[int, ...], result: int) -> Branch:
+def branch_of(rule: Rule, direction: Direction, families: tuple[int, ...], result: int) -> Branch:
     clauses: list[Clause] = []
     if len(families) == 1:
         clauses.append(_equal(Cell.FAMILY, families[0]))
     if rule.protocol is not None:
         clauses.append(_equal(Cell.PROTOCOL, rule.protocol))
     if direction & ~rule.direction:
-        clauses.append(_direction(rule.direction))
+        clauses.append(direction_clause(rule.direction))
     if rule.vlan is not None:
         clauses.append(_equal(Cell.VLAN, rule.vlan))
     if rule.ethertype is not None:
@@ -145,7 +143,7 @@ def _equal(cell: int, value: int) -> Clause:
     return ((Range(cell, value, value),),)
 
 
-def _direction(direction: Direction) -> Clause:
+def direction_clause(direction: Direction) -> Clause:
     if direction == Direction.EGRESS:
         return _equal(Cell.DIRECTION, op.PACKET_OUTGOING)
     before = Range(Cell.DIRECTION, 0, op.PACKET_OUTGOING - 1)
@@ -164,7 +162,7 @@ def _network(cell: int, network: IPv4Network | IPv6Network) -> Alternative:
     return tuple(test for test in ranges if (test.low, test.high) != (0, WORD))
 
 
-def _runs(numbers: frozenset[int]) -> list[tuple[int, int]]:
+def runs(numbers: frozenset[int]) -> list[tuple[int, int]]:
     """Numbers as inclusive ranges, ascending."""
     runs: list[tuple[int, int]] = []
     for number in sorted(numbers):
@@ -178,33 +176,9 @@ def _runs(numbers: frozenset[int]) -> list[tuple[int, int]]:
 # Having the kernel run it
 
 
-def attach(sock: socket.socket, selection: Selection) -> bool:
-    """Have the kernel filter a socket, in place of any filter it has. True: by exactly this selection.
-
-    False: by a coarser one, because the program is longer than the kernel takes; who reads the socket must match
-    exactly. Besides MAX_INSTRUCTIONS, net.core.optmem_max bounds it (ENOMEM). OSError where size is not the question.
-    """
-    tried: list[Selection] = []
-    for candidate in chain((selection,), _coarser(selection)):  # no coarser one is made where the exact one fits
-        if candidate in tried:
-            continue
-        tried.append(candidate)
-        if attach_program(sock, compile_selection(candidate)):
-            return candidate is selection
-    raise OSError(errno.ENOMEM, "net.core.optmem_max leaves no room for any socket filter")
-
-
 def attach_reject_all(sock: socket.socket) -> None:
     """Have the kernel keep every frame from a socket; what it holds already stays. OSError as setsockopt."""
     _attach(sock, REJECT_ALL)
-
-
-def _coarser(selection: Selection) -> Iterator[Selection]:
-    """What may be attached in its place, the most exact first."""
-    yield replace(selection, before=())
-    yield coarsen(selection, addresses=True)
-    yield coarsen(selection)
-    yield _bare(selection)
 
 
 def coarsen(selection: Selection, *, addresses: bool = False) -> Selection:
@@ -215,7 +189,7 @@ def coarsen(selection: Selection, *, addresses: bool = False) -> Selection:
     rules = None
     if selection.rules is not None:
         accepting = [rule for rule in selection.rules if rule.accept]
-        widened = (_widen(rule, families, addresses=addresses) for rule in accepting for families in _families(rule))
+        widened = (_widen(rule, families, addresses=addresses) for rule in accepting for families in families_of(rule))
         rules = tuple(dict.fromkeys(widened))
         rules = rules if addresses or len(rules) <= _MAX_COARSE_RULES else None
     return replace(selection, rules=rules, before=())
@@ -236,7 +210,7 @@ def _widen(rule: Rule, families: tuple[int, ...], *, addresses: bool) -> Rule:
     )
 
 
-def _bare(selection: Selection) -> Selection:
+def bare(selection: Selection) -> Selection:
     """What fits where even the source's tags are too many."""
     return Selection(selection.direction, mark=selection.mark, mark_mask=selection.mark_mask)
 

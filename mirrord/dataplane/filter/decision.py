@@ -172,7 +172,9 @@ def _groups(placed: list[_Placed]) -> list[list[_Placed]]:
     for one in placed:
         asked = frozenset[int]().union(*map(_dimensions, one.branch.clauses)) & _GROUPED_BY
         kinds[one.branch.families, asked].append(one)
-    groups = [kind for kind in kinds.values() if len(kind) >= 2 * FEW or _weight(kind) > 4 * FEW]
+    groups = [
+        kind for kind in kinds.values() if len(kind) >= 2 * FEW or _weight([one.branch for one in kind]) > 4 * FEW
+    ]
     grouped = {one.place for group in groups for one in group}
     groups.append([one for one in placed if one.place not in grouped])
     return sorted(filter(None, groups), key=lambda group: group[0].place)
@@ -202,8 +204,8 @@ def _apart(families: set[int], others: set[int]) -> bool:
     return bool(families and others) and not families & others
 
 
-def _weight(group: Sequence[_Placed]) -> int:
-    return sum(len(clause) for one in group for clause in one.branch.clauses)
+def _weight(branches: Sequence[Branch]) -> int:
+    return sum(len(clause) for one in branches for clause in one.clauses)
 
 
 # One group
@@ -225,13 +227,13 @@ class _Tree:
         if shared is not None:
             loaded = ask(self._asm, shared, self._miss, loaded)
             return self.emit([_without(one, shared) for one in group], bounds, loaded)
-        cut = _cut(group, bounds)
+        cut = cut_of([one.branch for one in group], bounds)
         if cut is None:
             self._one_by_one(group, 0, loaded)
             return self._asm.goto(self._miss)
         cell, value = cut
         right = Label()
-        _load(self._asm, cell, loaded)
+        load(self._asm, cell, loaded)
         self._asm.jump(op.JGE, value, true=right)
         low, high = bounds.get(cell, (0, WORD))
         self.emit(_narrowed(group, cell, low, value - 1), {**bounds, cell: (low, value - 1)}, cell)
@@ -264,16 +266,16 @@ def _without(one: _Placed, clause: Clause) -> _Placed:
     return one._replace(branch=one.branch._replace(clauses=clauses))
 
 
-def _cut(group: list[_Placed], bounds: Bounds) -> tuple[int, int] | None:
+def cut_of(branches: Sequence[Branch], bounds: Bounds) -> tuple[int, int] | None:
     """The cell, and the value from which on it is the right half, that leave least to ask; None where it is little."""
-    total = _weight(group)
+    total = _weight(branches)
     if total <= FEW:
         return None
-    cells = {test.cell for one in group for clause in one.branch.clauses for ranges in clause for test in ranges}
+    cells = {test.cell for one in branches for clause in one.clauses for ranges in clause for test in ranges}
     best, found = WORTH_A_CUT * total * total, None
     for cell in sorted(cells):
         low, high = bounds.get(cell, (0, WORD))
-        spans = [span for one in group for span in _spans(one.branch, cell)]
+        spans = [span for one in branches for span in _spans(one, cell)]
         lows, highs = _summed((low, weight) for low, _, weight in spans), _summed((high, w) for _, high, w in spans)
         values = {value for first, last, _ in spans for value in (first, last + 1) if low < value <= high}
         for value in sorted(values):
@@ -307,14 +309,18 @@ def _below(sums: _Sums, value: int) -> int:
     return sums[1][bisect_left(sums[0], value)]
 
 
-def _narrowed(group: list[_Placed], cell: int, low: int, high: int) -> list[_Placed]:
+def narrowed(branches: Sequence[Branch], cell: int, low: int, high: int) -> list[Branch]:
     """What can still hold where the cell is in these bounds, without what they answer."""
-    narrowed = []
-    for one in group:
-        clauses = _narrow(one.branch.clauses, cell, low, high)
+    left = []
+    for one in branches:
+        clauses = _narrow(one.clauses, cell, low, high)
         if clauses is not None:
-            narrowed.append(one._replace(branch=one.branch._replace(clauses=clauses)))
-    return narrowed
+            left.append(one._replace(clauses=clauses))
+    return left
+
+
+def _narrowed(group: list[_Placed], cell: int, low: int, high: int) -> list[_Placed]:
+    return [one._replace(branch=branch) for one in group for branch in narrowed([one.branch], cell, low, high)]
 
 
 def _narrow(clauses: tuple[Clause, ...], cell: int, low: int, high: int) -> tuple[Clause, ...] | None:
@@ -354,7 +360,7 @@ def ask(asm: Assembler, clause: Clause, otherwise: Label, loaded: int | None = N
         last = n == len(clause)
         following = otherwise if last else Label()
         for m, test in enumerate(alternative, start=1):
-            _load(asm, test.cell, loaded)
+            load(asm, test.cell, loaded)
             loaded = test.cell
             _range(asm, test, None if last or m < len(alternative) else holds, following)
         if len({test.cell for test in alternative}) > 1:
@@ -367,7 +373,7 @@ def ask(asm: Assembler, clause: Clause, otherwise: Label, loaded: int | None = N
     return loaded if len({test.cell for alternative in clause for test in alternative}) == 1 else None
 
 
-def _load(asm: Assembler, cell: int, loaded: int | None) -> None:
+def load(asm: Assembler, cell: int, loaded: int | None) -> None:
     if cell == loaded:
         return
     if cell == Cell.DIRECTION:

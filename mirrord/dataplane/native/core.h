@@ -307,10 +307,19 @@ void packet_header(const struct facts *facts, uint8_t *header);
 /* Gives the trailer's length. */
 uint32_t packet_trailer(const struct facts *facts, uint8_t *trailer);
 
-/* forward/step.c: gives NO_REASON when copies were made, whose TRUNCATED, SEGMENTED and FRAGMENTED are counted; or the slot of
- * why there are none. */
-int forward(const struct plan *plan, struct state *state, const struct frame *frame, struct batch *batch,
-	    uint64_t *counters);
+/* What every session that wants a frame asks of it, found out once. */
+struct parsed {
+	struct headers headers;
+	uint64_t flow;
+	bool hashed;		/* the flow is known */
+};
+
+/* forward/step.c: whether the plan's exact program, where it has one, wants the frame; its rule is counted. */
+bool wants(const struct plan *plan, const struct frame *frame);
+/* Gives NO_REASON when copies were made, whose TRUNCATED, SEGMENTED and FRAGMENTED are counted; or the slot of why there are
+ * none. The frame is wanted. */
+int forward(const struct plan *plan, struct state *state, const struct frame *frame, struct parsed *parsed,
+	    struct batch *batch, uint64_t *counters);
 __int128 bucket_depth(uint64_t rate);
 
 /* transmit/outer.c: the headers before a copy that leaves by a packet socket; elsewhere they are the kernel's. */
@@ -412,6 +421,8 @@ struct work {
 	struct batch *batch;
 	struct outgoing *outgoing;
 	uint8_t *buffers;	/* that a plain socket's frames are read into; pages that none reached cost nothing */
+	struct staged *staged;	/* frames that are to be given out, */
+	uint32_t stage_count;	/* and how many: none between two turns */
 };
 
 /* False when there is no memory: then there is nothing to close. */
@@ -420,6 +431,7 @@ void close_work(struct work *work);
 
 uint64_t monotonic(void);	/* nanoseconds */
 
+/* pipeline.py: where the frames of a session go that it wants of a source. */
 struct pipeline {
 	struct plan plan;
 	struct state own;
@@ -427,6 +439,15 @@ struct pipeline {
 	struct transmit transmit;
 	struct file file;	/* in its place, when it has an output */
 	uint64_t *counters;
+	bool shares;		/* its source: what it does not match is another's, and not counted */
+	uint64_t since, until;	/* what was captured before, or from then on, is not its; nanoseconds since 1970 */
+};
+
+/* tap.py: Seen, what a tap counts itself. */
+enum seen { SEEN_TAKEN, SEEN_LOST, SEEN_READ, SEEN_READ_BYTES, SEENS };
+
+/* A source that is captured, and who wants its frames. */
+struct tap {
 	int descriptor;
 	uint8_t *ring;		/* or NULL: a plain socket */
 	uint32_t block_size, block_count, block;
@@ -437,15 +458,36 @@ struct pipeline {
 	bool large;		/* a plain socket's frames were, lately */
 	enum tunnel tunnel;	/* that a raw IP socket is the end of, or NO_TUNNEL */
 	bool ip_header;		/* its packets begin with one */
+	uint64_t *seen;
+	uint64_t told;		/* of the frames read, when Python was last told of it */
+	bool eager;		/* a member acts by time: Python is told each time */
+	struct pipeline **members;
+	uint32_t count;
+	struct sock_filter *program;	/* or NULL; gives the number of a set of members */
+	uint32_t program_length;
+	uint32_t *sets;		/* where each set begins in candidates, and behind the last one, where it ends */
+	uint32_t set_count;
+	uint32_t *candidates;	/* a member's place, twice, and one where it wants the frame for certain */
+	uint16_t *theirs;	/* STAGED for each member: its frames of those at hand, in the same way */
+	uint16_t *their_count;
 };
 
-void forward_one(struct pipeline *pipeline, struct batch *batch, const struct frame *frame);
+enum { STAGED = 256 };	/* frames given out at a time: what is known of them stays in the processor's cache */
 
-/* Forward what has been captured: at most a few blocks, and for a few milliseconds. Gives how many frames are left, as
- * far as is counted. */
-uint64_t run_pipeline(struct pipeline *pipeline, const struct work *work);
+/* Forward what has been captured: at most a few blocks, and for a few milliseconds. Tells whether there was more. */
+bool run_tap(struct tap *tap, struct work *work);
+
+/* capture/packet_socket.c */
+bool run_socket_or_ring(struct tap *tap, struct work *work, uint64_t until);
 
 /* capture/listener.c */
-void run_listener(struct pipeline *pipeline, const struct work *work, uint64_t until);
+bool run_listener(struct tap *tap, struct work *work, uint64_t until);
+
+/* tap.c: what open_work() gives for frames that are to be given out; NULL when there is no memory. */
+struct staged *new_staged(void);
+/* A frame was read; its data stay until settle(). */
+void hand_over(struct tap *tap, struct work *work, const struct frame *frame);
+/* All of the frames that were taken have to be sent now: what they lie in is to be used again. */
+void settle(struct tap *tap, struct work *work);
 
 #endif

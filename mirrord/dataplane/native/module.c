@@ -9,7 +9,7 @@
 typedef struct {
 	PyObject_HEAD
 	struct pipeline pipeline;
-	Py_buffer ring, counters, sequence, output, tx_ring;
+	Py_buffer counters, sequence, output, tx_ring;
 	PyObject *callback;	/* gives the next file, or a lane its socket */
 	PyObject *beside;	/* whose state it shares, or NULL */
 } Pipeline;
@@ -53,32 +53,12 @@ static bool open_output(Pipeline *self, PyObject *output)
 	return true;
 }
 
-/* Read the ring's memory, or the plain socket where there is none. */
-static bool set_ring(Pipeline *self, unsigned int block_size)
-{
-	struct pipeline *pipeline = &self->pipeline;
-
-	if (self->ring.buf && !block_size) {
-		PyErr_SetString(PyExc_ValueError, "memory of the wrong size");
-		return false;
-	}
-	pipeline->ring = self->ring.buf;
-	pipeline->block = 0;
-	pipeline->left = 0;
-	pipeline->block_size = block_size;
-	pipeline->block_count = self->ring.buf ? (uint32_t)((size_t)self->ring.len / block_size) : 0;
-	return true;
-}
-
 static PyObject *Pipeline_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
-	PyObject *plan, *matcher, *ring, *transmit, *counters, *sequence, *output, *callback;
-	int descriptor, ip_header;
-	unsigned int block_size, tunnel;
+	PyObject *plan, *matcher, *transmit, *counters, *sequence, *output, *callback;
 
 	(void)keywords;
-	if (!PyArg_ParseTuple(arguments, "OOiOIOOOIpOO", &plan, &matcher, &descriptor, &ring, &block_size,
-			      &transmit, &counters, &sequence, &tunnel, &ip_header, &output, &callback))
+	if (!PyArg_ParseTuple(arguments, "OOOOOOO", &plan, &matcher, &transmit, &counters, &sequence, &output, &callback))
 		return NULL;
 	allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
 	Pipeline *self = (Pipeline *)allocate(type, 0);
@@ -88,7 +68,6 @@ static PyObject *Pipeline_new(PyTypeObject *type, PyObject *arguments, PyObject 
 	if (!read_plan(plan, matcher, &pipeline->plan) || !read_transmit(transmit, &pipeline->transmit, &self->tx_ring) ||
 	    PyObject_GetBuffer(counters, &self->counters, PyBUF_WRITABLE) < 0 ||
 	    PyObject_GetBuffer(sequence, &self->sequence, PyBUF_WRITABLE) < 0 ||
-	    (ring != Py_None && PyObject_GetBuffer(ring, &self->ring, PyBUF_WRITABLE) < 0) ||
 	    (output != Py_None && !open_output(self, output)))
 		goto failed;
 	if (!pipeline->file.output && !pipeline->transmit.lanes) {
@@ -99,11 +78,6 @@ static PyObject *Pipeline_new(PyTypeObject *type, PyObject *arguments, PyObject 
 		PyErr_SetString(PyExc_ValueError, "memory of the wrong size");
 		goto failed;
 	}
-	if (!set_ring(self, block_size))
-		goto failed;
-	pipeline->descriptor = descriptor;
-	pipeline->tunnel = (enum tunnel)tunnel;
-	pipeline->ip_header = ip_header;
 	pipeline->counters = self->counters.buf;
 	self->callback = Py_NewRef(callback);
 	pipeline->transmit.open_lane = call_open_lane;
@@ -125,7 +99,6 @@ static void Pipeline_dealloc(PyObject *object)
 	PyTypeObject *type = Py_TYPE(object);
 	freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
 
-	PyBuffer_Release(&self->ring);
 	PyBuffer_Release(&self->counters);
 	PyBuffer_Release(&self->sequence);
 	PyBuffer_Release(&self->output);
@@ -146,41 +119,17 @@ struct pipeline *pipeline_in(PyObject *object)
 	return &((Pipeline *)object)->pipeline;
 }
 
-static PyObject *Pipeline_run(PyObject *object, PyObject *unused)
-{
-	struct work work;
-	bool more;
-
-	(void)unused;
-	if (!open_work(&work))
-		return PyErr_NoMemory();
-	Py_BEGIN_ALLOW_THREADS
-	more = run_pipeline(&((Pipeline *)object)->pipeline, &work) > 0;
-	Py_END_ALLOW_THREADS
-	close_work(&work);
-	return PyBool_FromLong(more);
-}
-
-static PyObject *Pipeline_most_waiting(PyObject *object, PyObject *forget)
-{
-	struct pipeline *pipeline = &((Pipeline *)object)->pipeline;
-	uint32_t blocks = pipeline->most_waiting;
-
-	if (forget == Py_True)
-		pipeline->most_waiting = 0;
-	return PyLong_FromUnsignedLong(blocks);
-}
-
 static PyObject *Pipeline_replace(PyObject *object, PyObject *arguments)
 {
 	Pipeline *self = (Pipeline *)object;
 	struct pipeline *pipeline = &self->pipeline;
 	PyObject *plan, *matcher, *transmit;
+	int shares;
 	struct transmit way = { .packet = -1 };
 	struct plan next = { 0 };
 	Py_buffer tx_ring = { 0 };
 
-	if (!PyArg_ParseTuple(arguments, "OOO", &plan, &matcher, &transmit) ||
+	if (!PyArg_ParseTuple(arguments, "OOOp", &plan, &matcher, &transmit, &shares) ||
 	    !read_transmit(transmit, &way, &tx_ring) || !read_plan(plan, matcher, &next)) {
 		PyBuffer_Release(&tx_ring);
 		clear_plan(&next);
@@ -191,6 +140,7 @@ static PyObject *Pipeline_replace(PyObject *object, PyObject *arguments)
 	PyBuffer_Release(&self->tx_ring);
 	self->tx_ring = tx_ring;
 	replace_plan(&pipeline->plan, &next);
+	pipeline->shares = shares;
 	way.open_lane = pipeline->transmit.open_lane;
 	way.context = pipeline->transmit.context;
 	way.counters = pipeline->counters;
@@ -201,39 +151,10 @@ static PyObject *Pipeline_replace(PyObject *object, PyObject *arguments)
 	Py_RETURN_NONE;
 }
 
-static PyObject *Pipeline_error(PyObject *object, PyObject *unused)
-{
-	struct pipeline *pipeline = &((Pipeline *)object)->pipeline;
-	int error = pipeline->error;
-
-	(void)unused;
-	pipeline->error = 0;
-	return PyLong_FromLong(error);
-}
-
 static PyObject *Pipeline_gso_refused(PyObject *object, PyObject *unused)
 {
 	(void)unused;
 	return PyLong_FromLong(((Pipeline *)object)->pipeline.transmit.gso_refused);
-}
-
-static PyObject *Pipeline_move(PyObject *object, PyObject *arguments)
-{
-	Pipeline *self = (Pipeline *)object;
-	PyObject *ring;
-	int descriptor;
-	unsigned int block_size;
-
-	if (!PyArg_ParseTuple(arguments, "iOI", &descriptor, &ring, &block_size))
-		return NULL;
-	PyBuffer_Release(&self->ring);
-	self->ring = (Py_buffer){ 0 };
-	if (ring != Py_None && PyObject_GetBuffer(ring, &self->ring, PyBUF_WRITABLE) < 0)
-		return NULL;
-	self->pipeline.descriptor = descriptor;
-	if (!set_ring(self, block_size))
-		return NULL;
-	Py_RETURN_NONE;
 }
 
 static PyObject *Pipeline_share(PyObject *object, PyObject *other)
@@ -251,29 +172,20 @@ static PyObject *Pipeline_share(PyObject *object, PyObject *other)
 }
 
 static PyMethodDef pipeline_methods[] = {
-	{ "run", Pipeline_run, METH_NOARGS,
-	  "Forward what has been captured: at most a few blocks. Tells whether there is more. Without the GIL, and on\n"
-	  "memory of its own: a worker runs its pipelines by Rounds." },
-	{ "error", Pipeline_error, METH_NOARGS, "The errno that a reading came upon, and clear it; or 0." },
-	{ "most_waiting", Pipeline_most_waiting, METH_O,
-	  "most_waiting(forget): the most blocks of the ring that waited when it was run, since they were forgotten." },
 	{ "replace", Pipeline_replace, METH_VARARGS,
-	  "replace(plan, matcher, transmit): forward by another plan, and another way, from now on." },
+	  "replace(plan, matcher, transmit, shares): forward by another plan, and another way, from now on; `shares`: what the\n"
+	  "matcher does not want is another session's." },
 	{ "gso_refused", Pipeline_gso_refused, METH_NOARGS,
 	  "The errno that the kernel refused GSO with, after which copies leave one by one; or 0." },
-	{ "move", Pipeline_move, METH_VARARGS,
-	  "move(descriptor, ring or None, block_size): read another packet socket from now on." },
 	{ "share", Pipeline_share, METH_O,
 	  "share(pipeline): use its rate limit's bucket. Before either runs." },
 	{ NULL, NULL, 0, NULL },
 };
 
-PyDoc_STRVAR(pipeline_doc, "Pipeline(plan, matcher, descriptor, ring or None, block_size, transmit, counters,\n"
-			   "         sequence, tunnel, ip_header, output or None, callback)\n\n"
-			   "The way of frames from one packet socket, or the raw socket where a tunnel ends, to a\n"
-			   "transmit (see Transmit.native; callback(n) opens a lane, see transmit/lanes.py), or to a file (output, see\n"
-			   "transmit/file.py; callback() is called when it is full). The caller keeps them open, and lets one thread at a\n"
-			   "time in.");
+PyDoc_STRVAR(pipeline_doc, "Pipeline(plan, matcher, transmit, counters, sequence, output or None, callback)\n\n"
+			   "The way of the frames that one session wants of a tap, to a transmit (see Transmit.native; callback(n)\n"
+			   "opens a lane, see lanes.py), or to a file (output, see file.py; callback() is called when it is full).\n"
+			   "The caller keeps them open, and lets one thread at a time in.");
 
 static PyType_Slot pipeline_slots[] = {
 	{ Py_tp_doc, (void *)pipeline_doc },
@@ -332,8 +244,9 @@ static bool add_type(PyObject *module, PyType_Spec *spec, const char *name)
 
 static int execute(PyObject *module)
 {
-	return PyModule_AddStringConstant(module, "VERSION", MIRRORD_VERSION) == 0 && add_slots(module) && add_type(module, &forward_spec, "Forward") &&
-	       add_type(module, &pipeline_spec, "Pipeline") && add_type(module, &rounds_spec, "Rounds") ? 0 : -1;
+	return PyModule_AddStringConstant(module, "VERSION", MIRRORD_VERSION) == 0 && add_slots(module) &&
+	       add_type(module, &forward_spec, "Forward") && add_type(module, &pipeline_spec, "Pipeline") &&
+	       add_type(module, &tap_spec, "Tap") && add_type(module, &rounds_spec, "Rounds") ? 0 : -1;
 }
 
 static PyModuleDef_Slot module_slots[] = {

@@ -8,6 +8,9 @@
  * 64-bit numbers). False with an exception set. Either way the plan is the caller's to clear. */
 bool read_plan(PyObject *object, PyObject *matcher, struct plan *plan);
 
+/* A program to be run: struct sock_filter after struct sock_filter. False with an exception set; it is the caller's to free. */
+bool read_program(const char *bytes, Py_ssize_t length, struct sock_filter **program, uint32_t *count);
+
 void clear_plan(struct plan *plan);
 
 /* Put the next plan in the place of this one; what was seen for both stays. */
@@ -16,8 +19,12 @@ void replace_plan(struct plan *plan, struct plan *next);
 /* From the tuple that Transmit.native gives; the same. `ring` holds the TX ring's memory, the caller's to release. */
 bool read_transmit(PyObject *description, struct transmit *transmit, Py_buffer *ring);
 
-/* module.c: what a Pipeline of Python's stands for. NULL with an exception set for anything else. */
+/* module.c, tap_type.c: what a Pipeline or Tap of Python's stands for. NULL with an exception set for anything else. */
 struct pipeline *pipeline_in(PyObject *object);
+struct tap *tap_in(PyObject *object);
+
+/* tap_type.c */
+extern PyType_Spec tap_spec;
 
 /* rounds.c */
 extern PyType_Spec rounds_spec;

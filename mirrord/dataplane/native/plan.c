@@ -100,19 +100,16 @@ static bool read_on_mtu_exceeded(PyObject *object, struct plan *plan)
 	return true;
 }
 
-/* The program that matches exactly: struct sock_filter after struct sock_filter. */
-static bool read_program(const char *bytes, Py_ssize_t length, struct plan *plan)
+bool read_program(const char *bytes, Py_ssize_t length, struct sock_filter **program, uint32_t *count)
 {
-	size_t count = (size_t)length / sizeof(struct sock_filter);
-
-	plan->exact = malloc((size_t)length + 1);
-	if (!plan->exact) {
+	*program = malloc((size_t)length + 1);
+	if (!*program) {
 		PyErr_NoMemory();
 		return false;
 	}
-	memcpy(plan->exact, bytes, (size_t)length);
-	plan->exact_length = (uint32_t)count;
-	if ((size_t)length % sizeof(struct sock_filter) || mirrord_bpf_check(plan->exact, count) < 0) {
+	memcpy(*program, bytes, (size_t)length);
+	*count = (uint32_t)((size_t)length / sizeof(struct sock_filter));
+	if ((size_t)length % sizeof(struct sock_filter) || mirrord_bpf_check(*program, *count) < 0) {
 		PyErr_SetString(PyExc_ValueError, "not a program that may be run");
 		return false;
 	}
@@ -146,7 +143,7 @@ static bool read_matcher(PyObject *matcher, struct plan *plan)
 
 	if (matcher == Py_None)
 		return true;
-	return PyArg_ParseTuple(matcher, "y#O", &bytes, &length, &matches) && read_program(bytes, length, plan) &&
+	return PyArg_ParseTuple(matcher, "y#O", &bytes, &length, &matches) && read_program(bytes, length, &plan->exact, &plan->exact_length) &&
 	       (matches == Py_None || read_matches(matches, plan));
 }
 

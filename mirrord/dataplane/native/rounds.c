@@ -1,4 +1,4 @@
-/* A worker's wait for its pipelines' frames, and the rounds in which it runs those that have some. See rounds.py. */
+/* A worker's wait for its taps' frames, and the rounds in which it runs those that have some. See rounds.py. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
@@ -10,17 +10,22 @@
 #include "module.h"
 
 enum {
-	MANY = 64,	/* descriptors told of at a time; frames that a plain socket lags by */
+	MANY = 64,	/* descriptors told of at a time */
+	READY = 512,	/* descriptors looked after in one round */
+	ENOUGH = 200,	/* frames of a tap after which Python has to see whether they are too many */
 	SECOND = 1000000000,
 };
 
-static const uint64_t SHORTEST_ROUND = 500000, LONGEST_AWAY = 20000000;	/* nanoseconds; rounds.py tells why */
+/* Nanoseconds; rounds.py tells why. */
+static const uint64_t SHORTEST_ROUND = 500000, FOR_EACH = 20000, LONGEST_AWAY = 20000000;
 
 typedef struct {
 	PyObject_HEAD
 	int epoll;
 	uint64_t last;	/* when the last round began */
-	bool lagging;	/* a pipeline had more than its turn took */
+	uint64_t pause;	/* how long after it the next one begins, at the soonest */
+	uint64_t latency;	/* the longest pause */
+	bool lagging;	/* a tap had more than its turn took */
 	struct work work;
 } Rounds;
 
@@ -33,39 +38,70 @@ struct news {
 
 struct wait {
 	struct news news[MANY];
-	struct pipeline *pipelines[MANY];	/* or NULL: Python's to look after */
+	struct tap *taps[MANY];	/* or NULL: Python's to look after */
 	int count;
 	bool pressing;
 	int error;	/* the errno that the wait itself failed with, or 0 */
 };
 
-/* What is watched is a pipeline by its address, which is even, or a descriptor, twice and one. */
-static struct pipeline *pipeline_of(const struct epoll_event *event)
+/* What is watched is a tap by its address, which is even, or a descriptor, twice and one. */
+static struct tap *tap_of(const struct epoll_event *event)
 {
 	return event->data.u64 & 1 ? NULL : (void *)(uintptr_t)event->data.u64;
 }
 
+/* NULL where there is no room to tell of more: what is ready and untold is ready again. */
 static struct news *news_of(struct wait *wait, const struct epoll_event *event)
 {
-	struct pipeline *pipeline = pipeline_of(event);
+	struct tap *tap = tap_of(event);
 	int n = 0;
 
-	while (n < wait->count && (!pipeline || wait->pipelines[n] != pipeline))
+	while (n < wait->count && (!tap || wait->taps[n] != tap))
 		n++;
+	if (n == MANY)
+		return NULL;
 	if (n == wait->count) {
-		int descriptor = pipeline ? pipeline->descriptor : (int)(event->data.u64 >> 1);
+		int descriptor = tap ? tap->descriptor : (int)(event->data.u64 >> 1);
 
 		wait->news[n] = (struct news){ .descriptor = descriptor };
-		wait->pipelines[n] = pipeline;
+		wait->taps[n] = tap;
 		wait->count++;
 	}
 	return &wait->news[n];
 }
 
+/* Whether Python has to look at a tap that ran: its capture may not be the right one any more, or time matters to it. */
+static bool worth_telling(const struct tap *tap, bool more)
+{
+	return tap->eager || tap->error || tap->ring || more || tap->seen[SEEN_READ] - tap->told >= ENOUGH;
+}
+
+static void tell(struct wait *wait, const struct epoll_event *event, bool ran)
+{
+	struct news *news = news_of(wait, event);
+
+	if (!news)
+		return;
+	news->events |= event->events;
+	news->ran |= ran;
+	if (ran)
+		tap_of(event)->told = tap_of(event)->seen[SEEN_READ];
+}
+
+/* The more taps had frames, the longer the next round waits for more of each. */
+static void set_pause(Rounds *self, int count)
+{
+	uint64_t pause = (uint64_t)count * FOR_EACH;
+
+	if (pause < SHORTEST_ROUND)
+		pause = SHORTEST_ROUND;
+	self->pause = pause < self->latency ? pause : self->latency;
+}
+
 /* One round: run what has frames and no error. */
 static void run_round(Rounds *self, struct wait *wait, const struct epoll_event *events, int count)
 {
-	uint64_t early = self->last + SHORTEST_ROUND, time = monotonic();
+	uint64_t early = self->last + self->pause, time = monotonic();
 
 	if (time < early && !self->lagging) {
 		struct timespec end = { (time_t)(early / SECOND), (long)(early % SECOND) };
@@ -76,30 +112,30 @@ static void run_round(Rounds *self, struct wait *wait, const struct epoll_event 
 	self->last = time;
 	self->lagging = false;
 	for (int n = 0; n < count; n++) {
-		struct pipeline *pipeline = pipeline_of(&events[n]);
-		struct news *news = news_of(wait, &events[n]);
+		struct tap *tap = tap_of(&events[n]);
 
-		news->events |= events[n].events;
-		if (!pipeline || events[n].events & EPOLLERR) {
+		if (!tap || events[n].events & EPOLLERR) {
 			wait->pressing = true;
+			tell(wait, &events[n], false);
 			continue;
 		}
-		news->ran = true;
-		uint64_t left = run_pipeline(pipeline, &self->work);
-		wait->pressing |= pipeline->error != 0;
-		self->lagging |= left > 0;
-		wait->pressing |= left >= MANY && !pipeline->ring;	/* it may have to move to one */
+		bool more = run_tap(tap, &self->work);
+		self->lagging |= more;
+		wait->pressing |= tap->error || (more && !tap->ring);	/* it may have to move to one */
+		if (worth_telling(tap, more))
+			tell(wait, &events[n], true);
 	}
+	set_pause(self, count);
 }
 
 static void go_round(Rounds *self, struct wait *wait, uint64_t until)
 {
-	struct epoll_event events[MANY];
+	struct epoll_event events[READY];
 	uint64_t time = monotonic(), first = 0;
 
 	do {
 		uint64_t left = time < until ? until - time : 0;
-		int count = epoll_wait(self->epoll, events, MANY - wait->count, (int)((left + 999999) / 1000000));
+		int count = epoll_wait(self->epoll, events, READY, (int)((left + 999999) / 1000000));
 
 		if (count < 0 && errno != EINTR)
 			wait->error = errno;
@@ -107,8 +143,8 @@ static void go_round(Rounds *self, struct wait *wait, uint64_t until)
 			return;
 		run_round(self, wait, events, count);
 		time = self->last;
-		first = first ? first : time;
-	} while (!wait->pressing && wait->count < MANY && time < until && time - first < LONGEST_AWAY);
+		first = first || !wait->count ? first : time;
+	} while (!wait->pressing && time < until && (!first || time - first < LONGEST_AWAY));
 }
 
 static PyObject *Rounds_wait(PyObject *object, PyObject *arguments)
@@ -143,12 +179,12 @@ static PyObject *Rounds_register(PyObject *object, PyObject *arguments)
 {
 	Rounds *self = (Rounds *)object;
 	struct epoll_event event = { .events = EPOLLIN };
-	PyObject *pipeline;
+	PyObject *tap;
 	int descriptor;
 
-	if (!PyArg_ParseTuple(arguments, "iO", &descriptor, &pipeline))
+	if (!PyArg_ParseTuple(arguments, "iO", &descriptor, &tap))
 		return NULL;
-	event.data.u64 = pipeline == Py_None ? (uint64_t)descriptor << 1 | 1 : (uint64_t)(uintptr_t)pipeline_in(pipeline);
+	event.data.u64 = tap == Py_None ? (uint64_t)descriptor << 1 | 1 : (uint64_t)(uintptr_t)tap_in(tap);
 	if (PyErr_Occurred())
 		return NULL;
 	if (epoll_ctl(self->epoll, EPOLL_CTL_ADD, descriptor, &event) < 0)
@@ -181,13 +217,17 @@ static PyObject *Rounds_close(PyObject *object, PyObject *unused)
 
 static PyObject *Rounds_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
+	double latency;
+
 	(void)keywords;
-	if (!PyArg_ParseTuple(arguments, ""))
+	if (!PyArg_ParseTuple(arguments, "d", &latency))
 		return NULL;
 	allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
 	Rounds *self = (Rounds *)allocate(type, 0);
 	if (!self)
 		return NULL;
+	self->latency = (uint64_t)(latency * SECOND);
+	set_pause(self, 0);
 	self->epoll = epoll_create1(EPOLL_CLOEXEC);
 	if (self->epoll < 0) {
 		PyErr_SetFromErrno(PyExc_OSError);
@@ -210,7 +250,7 @@ static void Rounds_dealloc(PyObject *object)
 }
 
 static PyMethodDef rounds_methods[] = {
-	{ "register", Rounds_register, METH_VARARGS, "register(descriptor, Pipeline or None)" },
+	{ "register", Rounds_register, METH_VARARGS, "register(descriptor, Tap or None)" },
 	{ "unregister", Rounds_unregister, METH_O, "unregister(descriptor)" },
 	{ "wait", Rounds_wait, METH_VARARGS, "wait(seconds, lagging): [(descriptor, events, ran)]. Without the GIL." },
 	{ "close", Rounds_close, METH_NOARGS, "Wait no more." },
@@ -218,7 +258,7 @@ static PyMethodDef rounds_methods[] = {
 };
 
 static PyType_Slot rounds_slots[] = {
-	{ Py_tp_doc, "Rounds(): see rounds.py, whose Rounds does the same in Python." },
+	{ Py_tp_doc, "Rounds(latency): see rounds.py, whose Rounds does the same in Python." },
 	{ Py_tp_new, Rounds_new },
 	{ Py_tp_dealloc, Rounds_dealloc },
 	{ Py_tp_methods, rounds_methods },

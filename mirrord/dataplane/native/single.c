@@ -89,7 +89,7 @@ static PyObject *Forward_call(PyObject *object, PyObject *arguments, PyObject *k
 	PyObject *copies = PyList_New(0);
 	uint64_t counters[SLOTS] = { 0 };
 	if (exact && batch && copies) {
-		struct headers headers;
+		struct parsed parsed = { .hashed = false };
 		struct frame frame = { .data = exact, .captured = (uint32_t)length, .length = wire_length,
 				       .egress = egress, .tagged = tagged, .tpid = (uint16_t)tpid,
 				       .tci = (uint16_t)tci, .time = time };
@@ -99,10 +99,12 @@ static PyObject *Forward_call(PyObject *object, PyObject *arguments, PyObject *k
 		batch->count = 0;
 		batch->flush = collect;
 		batch->context = copies;
-		int reason = forward(&self->plan, &self->state, &frame, batch, counters);
+		parse(&frame, &parsed.headers);
+		unsigned long long flow = flow_hash(&parsed.headers);	/* before the memory goes that the addresses lie in */
+		int reason = SKIPPED_UNMATCHED;
+		if (wants(&self->plan, &frame))
+			reason = forward(&self->plan, &self->state, &frame, &parsed, batch, counters);
 		collect(batch, copies);
-		parse(&frame, &headers);
-		unsigned long long flow = flow_hash(&headers);	/* before the memory goes that the addresses lie in */
 		free(exact);
 		free(batch);
 		return Py_BuildValue("NKiIIII", copies, flow, reason, (unsigned int)counters[TRUNCATED],

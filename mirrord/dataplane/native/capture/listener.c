@@ -5,39 +5,41 @@
 enum { PACKETS_A_LOOK = 16 };	/* at the clock */
 
 /* Take one batch, `most` packets; false when that was all. */
-static bool run_packets(struct pipeline *pipeline, const struct work *work, int most)
+static bool run_packets(struct tap *tap, struct work *work, int most)
 {
 	struct received received;
+	struct pipeline *pipeline = tap->members[0];	/* a tunnel's end is one session's */
 	const struct plan *plan = &pipeline->plan;
 	uint32_t pushed = plan->push_tag ? TAG : 0;
 	uint32_t limit = plan->frame_limit > pushed ? plan->frame_limit - pushed : 0;
-	int count = receive(pipeline, work->buffers, &received, most);
+	int count = receive(tap, work->buffers, &received, most);
 
 	for (int n = 0; n < count; n++) {
 		const uint8_t *packet = received.vectors[n].iov_base;
 		uint32_t length = received.messages[n].msg_len;
-		uint32_t skip = pipeline->ip_header ? (packet[0] & 15) * 4u : 0;
+		uint32_t skip = tap->ip_header ? (packet[0] & 15) * 4u : 0;
 		struct frame frame = { 0 };
 
-		pipeline->counters[CAPTURED]++;
-		if (skip > length || !decapsulate(pipeline->tunnel, &frame, packet + skip, length - skip)) {
+		if (skip > length || !decapsulate(tap->tunnel, &frame, packet + skip, length - skip)) {
+			pipeline->counters[CAPTURED]++;
 			pipeline->counters[DROPPED_MALFORMED]++;
 			continue;
 		}
 		unfinished(&frame, limit);
 		read_control(&frame, &received.messages[n].msg_hdr);
-		forward_one(pipeline, work->batch, &frame);
+		hand_over(tap, work, &frame);
 	}
 	return count == most;
 }
 
-void run_listener(struct pipeline *pipeline, const struct work *work, uint64_t until)
+bool run_listener(struct tap *tap, struct work *work, uint64_t until)
 {
-	struct batch *batch = work->batch;
-
-	for (int left = SOCKET_BATCH; left > 0 && run_packets(pipeline, work, PACKETS_A_LOOK); left -= PACKETS_A_LOOK) {
-		batch->flush(batch, batch->context);	/* its messages point to what the next packets lie in */
+	for (int left = SOCKET_BATCH; left > 0; left -= PACKETS_A_LOOK) {
+		if (!run_packets(tap, work, PACKETS_A_LOOK))
+			return false;
+		settle(tap, work);	/* its messages point to what the next packets lie in */
 		if (monotonic() >= until)
 			break;
 	}
+	return true;
 }

@@ -1,4 +1,4 @@
-/* Frames out of a ring or a plain socket, through the forward step, into batches. */
+/* Frames out of a ring or a plain socket, to whoever wants them. */
 #define _GNU_SOURCE
 #include "capture/receive.h"
 
@@ -9,8 +9,9 @@
 #include <time.h>
 
 enum {
-	BLOCKS_A_TURN = 4,	/* then other pipelines have theirs */
+	BLOCKS_A_TURN = 4,	/* then other taps have theirs */
 	FRAMES_A_LOOK = 32,	/* at the clock */
+	FIRST_BATCH = 8,
 	LARGEST_FRAME = 512 << 10,
 };
 
@@ -29,8 +30,8 @@ bool open_work(struct work *work)
 	void *buffers = mmap(NULL, BUFFERS, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	*work = (struct work){ .batch = malloc(sizeof(struct batch)), .outgoing = new_outgoing(),
-			       .buffers = buffers == MAP_FAILED ? NULL : buffers };
-	if (work->batch && work->outgoing && work->buffers)
+			       .staged = new_staged(), .buffers = buffers == MAP_FAILED ? NULL : buffers };
+	if (work->batch && work->outgoing && work->staged && work->buffers)
 		return true;
 	close_work(work);
 	return false;
@@ -40,20 +41,10 @@ void close_work(struct work *work)
 {
 	free(work->batch);
 	free(work->outgoing);
+	free(work->staged);
 	if (work->buffers)
 		munmap(work->buffers, BUFFERS);
 	*work = (struct work){ 0 };
-}
-
-void forward_one(struct pipeline *pipeline, struct batch *batch, const struct frame *frame)
-{
-	uint64_t *counters = pipeline->counters;
-
-	counters[frame->egress ? READ_EGRESS_FRAMES : READ_INGRESS_FRAMES]++;
-	counters[frame->egress ? READ_EGRESS_BYTES : READ_INGRESS_BYTES] += frame->length;
-	int reason = forward(&pipeline->plan, pipeline->state, frame, batch, counters);
-	if (reason != NO_REASON)
-		counters[reason]++;
 }
 
 static void set_tag(struct frame *frame, uint32_t status, uint32_t tpid, uint32_t tci)
@@ -74,12 +65,12 @@ static void give_to_kernel(struct tpacket_block_desc *block)
 }
 
 /* Forward a block's frames, from the one on that the last turn came to; false when time is up before the last. */
-static bool run_block(struct pipeline *pipeline, struct batch *batch, const struct tpacket_block_desc *block,
+static bool run_block(struct tap *tap, struct work *work, const struct tpacket_block_desc *block,
 		      uint64_t until)
 {
-	bool begun = pipeline->left > 0;
-	const uint8_t *at = begun ? pipeline->at : (const uint8_t *)block + block->hdr.bh1.offset_to_first_pkt;
-	uint32_t left = begun ? pipeline->left : block->hdr.bh1.num_pkts;
+	bool begun = tap->left > 0;
+	const uint8_t *at = begun ? tap->at : (const uint8_t *)block + block->hdr.bh1.offset_to_first_pkt;
+	uint32_t left = begun ? tap->left : block->hdr.bh1.num_pkts;
 
 	while (left > 0) {
 		const struct tpacket3_hdr *header = (const void *)at;
@@ -99,47 +90,48 @@ static bool run_block(struct pipeline *pipeline, struct batch *batch, const stru
 		}
 		memcpy(&frame.vnet, frame.data - sizeof(frame.vnet), sizeof(frame.vnet));
 		set_tag(&frame, header->tp_status, header->hv1.tp_vlan_tpid, header->hv1.tp_vlan_tci);
-		forward_one(pipeline, batch, &frame);
+		hand_over(tap, work, &frame);
 		at += header->tp_next_offset;
 		left--;
 		if (left % FRAMES_A_LOOK == 0 && monotonic() >= until)
 			break;
 	}
-	pipeline->at = at;
-	pipeline->left = left;
+	tap->at = at;
+	tap->left = left;
 	return left == 0;
 }
 
-static struct tpacket_block_desc *block_of(const struct pipeline *pipeline, uint32_t n)
+static struct tpacket_block_desc *block_of(const struct tap *tap, uint32_t n)
 {
-	return (void *)(pipeline->ring + (size_t)((pipeline->block + n) % pipeline->block_count) * pipeline->block_size);
+	return (void *)(tap->ring + (size_t)((tap->block + n) % tap->block_count) * tap->block_size);
 }
 
-static void see_waiting(struct pipeline *pipeline)
+static void see_waiting(struct tap *tap)
 {
 	uint32_t waiting = 0;
 
-	while (waiting < pipeline->block_count && user_may_read(block_of(pipeline, waiting)))
+	while (waiting < tap->block_count && user_may_read(block_of(tap, waiting)))
 		waiting++;
-	if (waiting > pipeline->most_waiting)
-		pipeline->most_waiting = waiting;
+	if (waiting > tap->most_waiting)
+		tap->most_waiting = waiting;
 }
 
-static void run_ring(struct pipeline *pipeline, struct batch *batch, uint64_t until)
+static bool run_ring(struct tap *tap, struct work *work, uint64_t until)
 {
-	see_waiting(pipeline);
+	see_waiting(tap);
 	for (int n = 0; n < BLOCKS_A_TURN && monotonic() < until; n++) {
-		struct tpacket_block_desc *block = block_of(pipeline, 0);
+		struct tpacket_block_desc *block = block_of(tap, 0);
 
 		if (!user_may_read(block))
-			break;
-		bool whole = run_block(pipeline, batch, block, until);
-		batch->flush(batch, batch->context);	/* its messages point into the block */
+			return false;
+		bool whole = run_block(tap, work, block, until);
+		settle(tap, work);	/* its messages point into the block */
 		if (!whole)
-			break;
+			return true;
 		give_to_kernel(block);
-		pipeline->block = (pipeline->block + 1) % pipeline->block_count;
+		tap->block = (tap->block + 1) % tap->block_count;
 	}
+	return user_may_read(block_of(tap, 0));
 }
 
 void read_control(struct frame *frame, struct msghdr *message)
@@ -160,7 +152,7 @@ void read_control(struct frame *frame, struct msghdr *message)
 	}
 }
 
-int receive(struct pipeline *pipeline, uint8_t *buffers, struct received *received, int most)
+int receive(struct tap *tap, uint8_t *buffers, struct received *received, int most)
 {
 	for (int n = 0; n < most; n++) {
 		received->vectors[n] = (struct iovec){ buffers + (size_t)n * LARGEST_FRAME, LARGEST_FRAME };
@@ -170,18 +162,18 @@ int receive(struct pipeline *pipeline, uint8_t *buffers, struct received *receiv
 			.msg_control = received->controls[n], .msg_controllen = sizeof(received->controls[n]),
 		};
 	}
-	int count = recvmmsg(pipeline->descriptor, received->messages, (unsigned int)most, MSG_DONTWAIT, NULL);
+	int count = recvmmsg(tap->descriptor, received->messages, (unsigned int)most, MSG_DONTWAIT, NULL);
 
 	if (count < 0 && errno != EAGAIN)
-		pipeline->error = errno;
+		tap->error = errno;
 	return count < 0 ? 0 : count;
 }
 
 /* Forward what there is, `most` frames at most; false when that was all. */
-static bool run_frames(struct pipeline *pipeline, const struct work *work, int most)
+static bool run_frames(struct tap *tap, struct work *work, int most)
 {
 	struct received received;
-	int count = receive(pipeline, work->buffers, &received, most);
+	int count = receive(tap, work->buffers, &received, most);
 	uint64_t bytes = 0;
 
 	for (int n = 0; n < count; n++) {
@@ -195,65 +187,30 @@ static bool run_frames(struct pipeline *pipeline, const struct work *work, int m
 
 		memcpy(&frame.vnet, data, sizeof(frame.vnet));
 		read_control(&frame, &received.messages[n].msg_hdr);
-		forward_one(pipeline, work->batch, &frame);
+		hand_over(tap, work, &frame);
 		bytes += frame.captured;
 	}
 	if (count > 0)
-		pipeline->large = bytes >= (uint64_t)count * LARGE;
+		tap->large = bytes >= (uint64_t)count * LARGE;
 	return count == most;
 }
 
-static void run_socket(struct pipeline *pipeline, const struct work *work, uint64_t until)
+/* A few at first: most sources have little to give at a time, and to be ready for many takes time. */
+static bool run_socket(struct tap *tap, struct work *work, uint64_t until)
 {
-	struct batch *batch = work->batch;
-	int most = pipeline->large ? LARGE_BATCH : SOCKET_BATCH;
+	int most = tap->large ? LARGE_BATCH : FIRST_BATCH;
 
-	for (int left = SOCKET_BATCH; left > 0 && run_frames(pipeline, work, most); left -= most) {
-		batch->flush(batch, batch->context);	/* its messages point to what the next frames lie in */
+	for (int left = SOCKET_BATCH; left > 0; left -= most, most = tap->large ? LARGE_BATCH : left) {
+		if (!run_frames(tap, work, most))
+			return false;
+		settle(tap, work);	/* its messages point to what the next frames lie in */
 		if (monotonic() >= until)
 			break;
 	}
+	return true;
 }
 
-/* Count what the kernel captured since it was last asked, by which it begins anew: packet(7), PACKET_STATISTICS. */
-static void count_captured(struct pipeline *pipeline)
+bool run_socket_or_ring(struct tap *tap, struct work *work, uint64_t until)
 {
-	struct tpacket_stats statistics = { 0 };
-	socklen_t length = sizeof(statistics);
-
-	if (getsockopt(pipeline->descriptor, SOL_PACKET, PACKET_STATISTICS, &statistics, &length) < 0)
-		return;
-	pipeline->counters[CAPTURED] += statistics.tp_packets;
-	pipeline->counters[DROPPED_RING_FULL] += statistics.tp_drops;
-}
-
-static uint64_t accounted(const uint64_t *counters)
-{
-	uint64_t sum = counters[MIRRORED];
-
-	for (int slot = SKIPPED_SAMPLED_OUT; slot <= DROPPED_LINK_DOWN; slot++)
-		sum += counters[slot];
-	return sum;
-}
-
-uint64_t run_pipeline(struct pipeline *pipeline, const struct work *work)
-{
-	uint64_t until = monotonic() + TURN_MILLISECONDS * UINT64_C(1000000);
-	struct batch *batch = work->batch;
-
-	begin_turn(&pipeline->transmit, work->outgoing);
-	batch->count = 0;
-	batch->flush = pipeline->file.output ? write_batch : send_batch;
-	batch->context = pipeline->file.output ? (void *)&pipeline->file : &pipeline->transmit;
-	if (pipeline->ring)
-		run_ring(pipeline, batch, until);
-	else if (pipeline->tunnel)
-		run_listener(pipeline, work, until);
-	else
-		run_socket(pipeline, work, until);
-	batch->flush(batch, batch->context);
-	if (!pipeline->tunnel)
-		count_captured(pipeline);
-	uint64_t captured = pipeline->counters[CAPTURED], done = accounted(pipeline->counters);
-	return captured > done ? captured - done : 0;
+	return tap->ring ? run_ring(tap, work, until) : run_socket(tap, work, until);
 }

@@ -21,8 +21,8 @@ struct received {
 };
 
 /* Take at most `most` messages, SOCKET_BATCH or fewer; gives how many there were. What it came upon instead is the
- * pipeline's error. */
-int receive(struct pipeline *pipeline, uint8_t *buffers, struct received *received, int most);
+ * tap's error. */
+int receive(struct tap *tap, uint8_t *buffers, struct received *received, int most);
 void read_control(struct frame *frame, struct msghdr *message);
 
 #endif

@@ -300,39 +300,39 @@ static bool sampled_in(const struct plan *plan, const struct headers *headers, u
 	return !((uint32_t)conversation % plan->sampling_rate);
 }
 
-int forward(const struct plan *plan, struct state *state, const struct frame *frame, struct batch *batch,
-	    uint64_t *counters)
+bool wants(const struct plan *plan, const struct frame *frame)
 {
-	struct headers headers;
+	if (!plan->exact)
+		return true;
+	struct mirrord_bpf_frame view = { .data = frame->data, .length = frame->captured, .egress = frame->egress,
+					  .tagged = frame->tagged, .tci = frame->tci, .tpid = frame->tpid };
+	uint32_t rule = mirrord_bpf_run(plan->exact, plan->exact_length, &view);
 
-	parse(frame, &headers);
-	if (plan->exact) {
-		struct mirrord_bpf_frame view = { .data = frame->data, .length = frame->captured,
-						  .egress = frame->egress, .tagged = frame->tagged,
-						  .tci = frame->tci, .tpid = frame->tpid };
+	if (rule && rule <= plan->match_count)
+		plan->matches[rule - 1]++;
+	return rule;
+}
 
-		uint32_t rule = mirrord_bpf_run(plan->exact, plan->exact_length, &view);
-
-		if (!rule)
-			return SKIPPED_UNMATCHED;
-		if (rule <= plan->match_count)
-			plan->matches[rule - 1]++;
-	}
-	if (plan->own && is_own_copy(plan->own, &headers, frame))
+int forward(const struct plan *plan, struct state *state, const struct frame *frame, struct parsed *parsed,
+	    struct batch *batch, uint64_t *counters)
+{
+	if (plan->own && is_own_copy(plan->own, &parsed->headers, frame))
 		return SKIPPED_OWN_COPY;
 	if (plan->blocked != NO_REASON)
 		return plan->blocked;
-	if (!sampled_in(plan, &headers, counters))
+	if (!sampled_in(plan, &parsed->headers, counters))
 		return SKIPPED_SAMPLED_OUT;
 	if (frame->captured < ETH_HEADER)
 		return DROPPED_MALFORMED;
 	bool super = frame->vnet.gso_type != VIRTIO_NET_HDR_GSO_NONE;
 	if (frame->captured < frame->length && (super || frame->vnet.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM))
 		return DROPPED_MALFORMED;
-	uint64_t flow = flow_hash(&headers);
-	struct facts facts = { .sequence = state->sequence, .vlan = headers.vlan, .egress = frame->egress,
+	if (!parsed->hashed)
+		parsed->flow = flow_hash(&parsed->headers);
+	parsed->hashed = true;
+	struct facts facts = { .sequence = state->sequence, .vlan = parsed->headers.vlan, .egress = frame->egress,
 			       .time = frame->time };
 	if (super)
-		return forward_super(plan, state, frame, batch, flow, &facts, headers.transport, counters);
-	return forward_whole(plan, state, frame, batch, flow, &facts, counters);
+		return forward_super(plan, state, frame, batch, parsed->flow, &facts, parsed->headers.transport, counters);
+	return forward_whole(plan, state, frame, batch, parsed->flow, &facts, counters);
 }

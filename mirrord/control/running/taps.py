@@ -1,0 +1,145 @@
+"""The sources that are captured, each once, and the workers that read them.
+
+Sessions that ask for the same device in the same way share its tap, see dataplane/tap.py. A session whose source is
+divided by n workers shares n of them, each on a thread of its own.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+
+from mirrord.control.host.device_rate import Place
+from mirrord.control.limits import started
+from mirrord.control.planning.plan import Key
+from mirrord.control.running.workers import Workers, what
+from mirrord.dataplane.capture.packet_socket import CapturePlan
+from mirrord.dataplane.filter.rules import Selection
+from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
+from mirrord.dataplane.tap import Tap, open_taps
+from mirrord.dataplane.transmit.file import FilePlan
+from mirrord.dataplane.worker import Worker
+
+OPENERS = 8
+
+_ANY = Selection()
+
+Shared = tuple[object, ...]
+"""What sessions that share a source agree on."""
+
+
+class Taps:
+    """`place` and `remove` block, as Pipelines' calls do; the rest answers at once, on any thread."""
+
+    def __init__(self, workers: Workers, *, native: bool) -> None:
+        self._workers, self._native = workers, native
+        self._openers = started(OPENERS, "taps")
+        self._taps: dict[Shared, list[tuple[Tap, Worker]]] = {}
+        self._lost: dict[str, int] = {}  # frames, by source, on workers that are gone
+
+    def place(
+        self,
+        opened: Mapping[Key, Sequence[Pipeline]],
+        busy: Collection[Place],
+        apart: Mapping[Key, Collection[Worker]],
+    ) -> dict[Key, list[Worker] | OSError]:
+        """Have these sessions' pipelines get frames: the workers of each, or why it cannot have any.
+
+        `busy`: sources that are captured by a ring at once, if that is open. `apart`: workers that a session is not to
+        be on, where it can be had.
+        """
+        wanted: dict[Shared, list[Key]] = {}
+        for key, pipelines in opened.items():
+            shared = _shared(key, pipelines[0].plan)
+            if any(worker in apart.get(key, ()) for _, worker in self._taps.get(shared, [])):
+                shared = key, "apart"  # from the tap that its work failed on
+            wanted.setdefault(shared, []).append(key)
+        new = [shared for shared in wanted if not self._runs(shared)]
+        results: dict[Key, list[Worker] | OSError] = {}
+        made = self._openers.map(lambda shared: self._open([opened[key] for key in wanted[shared]], busy), new)
+        for shared, taps in zip(new, made, strict=True):
+            keys = wanted.pop(shared)
+            aside = {worker for key in keys for worker in apart.get(key, ())}
+            placed = taps if isinstance(taps, OSError) else self._add(shared, keys[0], opened[keys[0]], taps, aside)
+            results |= dict.fromkeys(keys, placed)
+        for shared, keys in wanted.items():
+            running = self._taps[shared]
+            for (tap, worker), column in zip(running, zip(*(opened[key] for key in keys), strict=True), strict=True):
+                worker.join(tap, column)
+            workers = [worker for _, worker in running]
+            results |= dict.fromkeys(keys, workers)
+        return results
+
+    def remove(self, removed: Mapping[Key, Sequence[tuple[Pipeline, Worker]]]) -> None:
+        """Have these get no more frames, once they have got what was captured for them; then they are closed."""
+        leaving: dict[Worker, list[Pipeline]] = {}
+        for pipelines in removed.values():
+            for pipeline, worker in pipelines:
+                leaving.setdefault(worker, []).append(pipeline)
+        for wait in [self._workers.begin_to_end(several, worker) for worker, several in leaving.items()]:
+            wait()
+        there = self._workers.all
+        for worker in leaving:
+            for source, lost in worker.lost.items() if worker not in there else ():
+                self._lost[source] = self._lost.get(source, 0) + lost
+        gone = {pipeline for several in leaving.values() for pipeline in several}  # also where their worker is stuck
+        for shared in [shared for shared, taps in self._taps.items() if gone.issuperset(taps[0][0].pipelines)]:
+            del self._taps[shared]
+
+    def lost(self) -> dict[str, int]:
+        """Frames that there was no room for, by source: each once, whoever it was for."""
+        counted = dict(self._lost)
+        for worker in self._workers.all:
+            running = [(tap.source, tap.seen.lost) for tap in list(worker.taps)]
+            for source, lost in (*worker.lost.items(), *running):
+                counted[source] = counted.get(source, 0) + lost
+        return counted
+
+    def stop(self) -> None:
+        """Let go of the threads that open sources."""
+        self._openers.shutdown()
+
+    def _runs(self, shared: Shared) -> bool:
+        """Whether there is a source to join: one whose worker is gone, or that an error put aside, is none."""
+        taps = self._taps.get(shared, [])
+        if taps and all(tap.pipelines and not worker.ended and not tap.failure for tap, worker in taps):
+            return True
+        self._taps.pop(shared, None)
+        return False
+
+    def _open(self, pipelines: Sequence[Sequence[Pipeline]], busy: Collection[Place]) -> list[Tap] | OSError:
+        capture = pipelines[0][0].plan.capture
+        rings = isinstance(capture, CapturePlan) and (capture.netns, capture.device) in busy
+        try:
+            return open_taps(pipelines, native=self._native, busy=rings)
+        except OSError as error:
+            return error
+
+    def _add(
+        self, shared: Shared, key: Key, pipelines: Sequence[Pipeline], taps: Sequence[Tap], apart: Collection[Worker]
+    ) -> list[Worker] | OSError:
+        workers: list[Worker] = []
+        writes = isinstance(pipelines[0].plan.transmit, FilePlan)
+        loads = {worker: len(worker.pipelines) for worker in self._workers.all}
+        try:
+            for _ in taps:
+                workers.append(
+                    self._workers.writer() if writes else self._workers.least_busy(loads, [*workers, *apart])
+                )
+        except (OSError, RuntimeError) as error:
+            for tap in taps:
+                tap.close()
+            return OSError(errno.EAGAIN, f"no worker for it: {what(error)}")
+        self._taps[shared] = list(zip(taps, workers, strict=True))
+        for tap, worker in self._taps[shared]:
+            tap.source = key.source
+            worker.add(tap)
+        return workers
+
+
+def _shared(key: Key, plan: PipelinePlan) -> Shared:
+    """A tunnel's end is one session's alone; so is the source of one that waits for a disk."""
+    if not isinstance(plan.capture, CapturePlan) or isinstance(plan.transmit, FilePlan):
+        return (key,)
+    return replace(plan.capture, selection=_ANY), plan.workers

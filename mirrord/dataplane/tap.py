@@ -1,0 +1,520 @@
+"""A tap: one source that is captured once, and the pipelines of all sessions that want its frames.
+
+How it works. Sessions whose sources are the same device, in the same network namespace, and that ask for the same way
+of capturing (`capture`, `ring_size`, `workers`, promiscuous) join the same tap, whatever their directions, filters,
+tags and destinations. The tap has one packet socket, whose filter in the kernel takes what any of them wants: a frame
+that nobody wants costs the sender one program, however many sessions there are; what several want is copied once.
+A frame is read and parsed once. A second program gives the set of members that may want it (several.compile_sets); each
+of these, in the order of joining, matches it exactly where that is not certain, and makes and sends its copies. A
+block of frames goes to one member after the other, so that each fills its own messages. The Python plane, which
+defines the meaning, asks each member.
+
+Why not a socket for each set of sessions that a frame may belong to (PACKET_FANOUT_CBPF): the kernel then runs the
+same union as the fanout's program and keeps a ring for each set, and there can be many sets. One ring is read in order
+and takes one filter.
+
+What a member counts. What it is alone with, the kernel matched for it: then its frames need no second look. Where
+there are several, a frame is captured and read for a member when it matches; what matches nobody is nobody's. A frame
+that the ring had no room for may have been anybody's: it counts as captured and as `ring_full` for every member, and
+once for the source (`mirrord_capture_lost_frames_total`). So captured = mirrored + skipped + dropped for each of them,
+and what is not known is never counted as mirrored.
+
+Members come and go while frames do. The filter is replaced on the live socket, and each has in it what all others want,
+so that they lose nothing. A member that comes gets no frame from before; one that goes gets all that was taken
+until then: what waits is counted (`taken` less `lost` by the kernel, `read` here), and it goes when so many frames have
+been read. As long as frames may wait that were taken for another, the one member that is left matches exactly, too.
+
+Sessions of very unequal rates part. Where one is so busy that it takes a ring (load.BUSY), those with less than a tenth
+of its frames would lose theirs whenever it floods the ring: so the busy ones go on with a capture of their own. It is
+opened beside; a moment later a time is set: what the kernel stamped before, they take from here, and the rest from
+there, once all of the former has been read. The stamp is the frame's own and the same at both, so each frame is one or
+the other. They do not come together again until a session is begun anew.
+
+A tunnel's end is not shared: each session has a socket of its own there, see listener.py.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from mirrord.dataplane.capture import load
+from mirrord.dataplane.capture.fanout import Group
+from mirrord.dataplane.capture.listener import Listener
+from mirrord.dataplane.capture.packet_socket import BLOCK_SIZE, Capture, CapturePlan
+from mirrord.dataplane.counters import Slot
+from mirrord.dataplane.filter.assembler import pack
+from mirrord.dataplane.filter.bpf import compile_selection
+from mirrord.dataplane.filter.several import compile_selections, compile_sets
+from mirrord.dataplane.frame.wire import TAG
+from mirrord.dataplane.pipeline import Match, Pipeline
+from mirrord.dataplane.source import Source, open_source
+from mirrord.dataplane.transmit.sockets import Transmit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+    from mirrord.dataplane.filter.rules import Selection
+    from mirrord.dataplane.frame.wire import Frame
+    from mirrord.dataplane.pipeline import PipelinePlan
+    from mirrord.dataplane.transmit.file import FileTransmit
+    from mirrord.dataplane.transmit.stream import StreamTransmit
+
+GRACE_SECONDS = 0.02
+"""How long after a change of the filter a frame may still come that the one before took: one that was under way."""
+
+TURN_SECONDS = 0.004
+"""How long a turn may take, a few copies more or less, however much waits: other taps have theirs. What it waits for
+room is bounded beside that, see transmit.PATIENCE_MILLISECONDS."""
+
+UNEQUAL = 10
+"""How many times the frames of another a busy member must get for the two to part."""
+
+FOR_EVER = (1 << 64) - 1
+
+
+@dataclass(slots=True)
+class _Member:
+    pipeline: Pipeline
+    since: int = 0  # nanoseconds since 1970: what was captured before is not its
+    until: int = FOR_EVER  # the same of what was not captured before: it goes on elsewhere
+    leaves: bool = False
+    parted: bool = False  # it gets nothing that is still to be taken
+    broken: bool = False  # an error ended its work: what it gets counts as lost
+    leaves_at: int | None = None  # when so many frames have been read
+
+
+@dataclass(slots=True)
+class Aside:
+    """A capture for members that part from their tap, and the time from which on what was captured is theirs there."""
+
+    capture: Capture
+    pipelines: tuple[Pipeline, ...]
+    border: int = 0  # nanoseconds since 1970
+
+
+class Tap(Source):
+    """An open source and who wants its frames. `failure` says why no frames come ("" while they may).
+
+    Where the source is divided by several workers it is one of several taps in the same `group`. They take frames when
+    all are open and each was told to `begin`, so that what is between two addresses comes to the same one from its
+    first frame on.
+
+    A capture that may move begins as a ring when the source is known to be `busy`, else as a plain socket. With `aside`
+    the pipelines part from another tap, which they are members of no more.
+
+    Raises OSError, as Capture does, when it cannot be opened.
+    """
+
+    def __init__(
+        self,
+        pipelines: Sequence[Pipeline],
+        *,
+        native: bool,
+        busy: bool = False,
+        group: Group | None = None,
+        aside: Aside | None = None,
+    ) -> None:
+        self.plan = pipelines[0].plan.capture
+        self.source = self.plan.device if isinstance(self.plan, CapturePlan) else ""  # a name for it
+        self._looked_at = -1  # frames read, when it was last looked at
+        self._failures: list[tuple[Pipeline, Exception]] = []
+        self._came = 0  # frames, when that was last looked at
+        self._members = [_Member(pipeline, aside.border if aside else 0) for pipeline in pipelines]
+        self._mixed = len(pipelines) > 1 or aside is not None  # frames may wait that were taken for another
+        self._changed_at = 0.0
+        self._settles_at: int | None = None  # when so many frames have been read
+        self._ahead = 0, 0  # frames, taken and lost, where the capture moves to: not yet in `seen`
+        self._begins_later = group is not None and group.divides
+        self._parted_at: float | None = None  # when some were told to go on elsewhere
+        self._parts_at: int | None = None  # when so many frames have been read
+        self._rates_at, self._got = time.monotonic(), dict.fromkeys(pipelines, 0)
+        capture = aside.capture if aside else open_source(self.plan, self._selections(), group, busy=busy)
+        try:
+            super().__init__(capture, native=native)
+            self._begin_with(pipelines, aside)
+        except BaseException:
+            capture.close()
+            raise
+
+    def _begin_with(self, pipelines: Sequence[Pipeline], aside: Aside | None) -> None:
+        for pipeline in pipelines:
+            pipeline.tap = self
+            if aside is None:
+                pipeline.leave_by(pipeline.new_tx_ring())
+        if aside is None:
+            self._tell()
+        else:
+            self._changed()
+
+    def begin(self) -> None:
+        """Take frames, now that all that divide the source are there. OSError when the filter cannot be had."""
+        if self._begins_later:
+            self.capture.select(*self._selections())
+            self._tell()
+
+    # --- members ---
+
+    @property
+    def pipelines(self) -> list[Pipeline]:
+        """Those that get its frames."""
+        return [member.pipeline for member in self._members]
+
+    @property
+    def changing(self) -> bool:
+        """Whether a member came or went so lately that there is something left to do, see `tend`."""
+        return self._changed_at > 0
+
+    def join(self, pipelines: Iterable[Pipeline]) -> None:
+        """Have these get what they want from now on. OSError when they cannot; then the others go on."""
+        self.update()  # what was lost before is not theirs
+        joining = [_Member(pipeline, time.time_ns()) for pipeline in pipelines]
+        self._select(also=joining)
+        for member in joining:
+            member.pipeline.tap = self
+        self._members += joining
+        self._changed()
+
+    def leave(self, pipelines: Iterable[Pipeline]) -> None:
+        """Take no more frames for these; those already taken they still get, until `drop`."""
+        for pipeline in pipelines:
+            self._member(pipeline).leaves = True
+        if all(member.leaves for member in self._members):
+            self._reject_all()
+        else:
+            with suppress(OSError):  # then it takes more than is wanted any more
+                self._select()
+            self._changed()
+
+    def has_left(self, pipeline: Pipeline) -> bool:
+        """Whether one that leaves has got all that was taken for it."""
+        member = self._member(pipeline)
+        if self._successor is not None:
+            return False
+        self.update()
+        if all(one.leaves for one in self._members):
+            return self.drained()
+        if member.leaves_at is None:
+            member.leaves_at = self.seen.taken - self.seen.lost
+        return self.seen.read >= member.leaves_at
+
+    def drop(self, pipelines: Iterable[Pipeline]) -> None:
+        """Give these no more. What was taken for them perhaps, and was not read, they count as lost."""
+        with suppress(OSError):  # of a source that an error put aside
+            self.update()
+            self._see_ahead()
+        waiting = self.seen.waiting if isinstance(self.capture, Capture) else 0
+        for pipeline in pipelines:
+            member = self._member(pipeline)
+            self._members.remove(member)
+            left = waiting if member.leaves_at is None else min(waiting, max(member.leaves_at - self.seen.read, 0))
+            pipeline.lose(left + self._ahead[0])
+            pipeline.lose_begun()
+        if self._members:
+            self._changed()
+        else:
+            self.seen.count_taken(self._ahead[0], waiting + self._ahead[0])
+
+    def _see_ahead(self) -> None:
+        """Count what was taken where the capture moves to: it may not be read any more."""
+        if self._successor is not None:
+            captured, lost, _ = self._successor.statistics()
+            self._ahead = self._ahead[0] + captured, self._ahead[1] + lost
+
+    def foresee(
+        self,
+        *,
+        joining: Sequence[Pipeline] = (),
+        leaving: Collection[Pipeline] = (),
+        changed: Mapping[Pipeline, Selection] = MappingProxyType({}),
+    ) -> None:
+        """Make the programs that will be wanted when members come, go, or want something else: they are kept till then.
+
+        It may take long: not for the thread that runs the tap.
+        """
+        if not isinstance(self.plan, CapturePlan):
+            return
+        left = [pipeline for pipeline in (*self.pipelines, *joining) if pipeline not in leaving]
+        wanted = [changed.get(pipeline, pipeline.selection) for pipeline in left]
+        if wanted:
+            compile_selections(tuple(dict.fromkeys(wanted)))
+            compile_sets(tuple(wanted))
+        for selection in (*(pipeline.selection for pipeline in joining), *changed.values()):
+            compile_selection(replace(selection, mark_mask=0), numbered=True)
+
+    def replace(self, pipeline: Pipeline, plan: PipelinePlan) -> None:
+        """Have a member go on by a new plan from the next frame on, see Pipeline.follow. Its counters and the rate
+        limit's bucket stay, and so does what the others get. OSError: it goes on with what it was given before.
+        """
+        before = pipeline.plan
+        pipeline.follow(plan)
+        if plan.capture.selection == before.capture.selection:
+            self._tell(pipeline)
+            return
+        try:
+            self._select()
+        except OSError:
+            pipeline.plan = before
+            raise
+        if len(self._members) == 1 and not self._mixed:
+            self._tell(pipeline)
+        else:
+            self._changed(pipeline)
+
+    # --- members that part ---
+
+    def outgrown(self, now: float) -> list[Pipeline]:
+        """The members that are so busy that they are to part from the others; none, mostly. `now` is monotonic.
+
+        To be asked often: it compares what they got since it was asked before.
+        """
+        elapsed = now - self._rates_at
+        if len(self._members) < 2 or elapsed < load.LOOK_SECONDS["socket"] or self._begins_later:
+            return []
+        before, self._got = self._got, {one: one.read for one in self.pipelines}
+        self._rates_at = now
+        if self._got.keys() - before.keys() or self.changing or self._successor is not None:
+            return []
+        got = {one: count - before[one] for one, count in self._got.items()}
+        most = max(got.values())
+        if most < load.BUSY * elapsed:
+            return []
+        busy = [one for one, count in got.items() if count * UNEQUAL > most]
+        return busy if len(busy) < len(got) else []
+
+    def open_aside(self, pipelines: Sequence[Pipeline]) -> Aside:
+        """Open a capture for members to part with. OSError; takes long: not for the thread that runs the tap."""
+        assert isinstance(self.plan, CapturePlan)  # what is listened to is one member's
+        selections = tuple(dict.fromkeys(pipeline.selection for pipeline in pipelines))
+        self.foresee(leaving=pipelines)
+        compile_sets(tuple(pipeline.selection for pipeline in pipelines))
+        mode = "ring" if self.plan.mode == "auto" else self.plan.mode
+        capture = Capture(self.plan, selections, mode=mode, stamped=True)
+        time.sleep(GRACE_SECONDS)  # until the kernel stamps frames, and its filter has seen all that come
+        return Aside(capture, tuple(pipelines))
+
+    def part(self, aside: Aside) -> bool:
+        """Have members go on with another capture. False where what it was opened for is not so any more."""
+        members = [member for member in self._members if member.pipeline in aside.pipelines]
+        wanted = tuple(dict.fromkeys(member.pipeline.selection for member in members))
+        fits = len(members) == len(aside.pipelines) < len(self._members) and wanted == aside.capture.selections
+        if not fits or any(member.leaves for member in self._members) or self._successor is not None:
+            return False
+        aside.border = time.time_ns()
+        for member in members:
+            member.until = aside.border
+        self._parted_at, self._parts_at = time.monotonic(), None
+        self._tell()
+        return True
+
+    def has_parted(self, now: float) -> bool:
+        """Whether all has been read that those who part take from here; then they are members no more."""
+        assert self._parted_at is not None  # some part
+        if now - self._parted_at < GRACE_SECONDS:
+            return False
+        if self._parts_at is None:
+            for member in self._members:
+                member.parted = member.until < FOR_EVER
+            with suppress(OSError):  # then it takes more than is wanted any more
+                self._select()
+            self.update()
+            self._parts_at = self.seen.taken - self.seen.lost
+        if self.seen.read < self._parts_at:
+            return False
+        self.update()
+        self._members = [member for member in self._members if not member.parted]
+        self._parted_at = None
+        self._changed()
+        return True
+
+    def _member(self, pipeline: Pipeline) -> _Member:
+        return next(member for member in self._members if member.pipeline is pipeline)
+
+    def _selections(self, also: Sequence[_Member] = ()) -> tuple[Selection, ...]:
+        members = [member for member in (*self._members, *also) if not (member.leaves or member.parted)]
+        wanted = [member.pipeline.selection for member in members]
+        return tuple(dict.fromkeys(wanted))
+
+    def _select(self, also: Sequence[_Member] = ()) -> None:
+        selections = self._selections(also)
+        for capture in (self.capture, self._successor):
+            if capture is not None and not (isinstance(capture, Capture) and capture.selections == selections):
+                capture.select(*selections)
+
+    def _changed(self, pipeline: Pipeline | None = None) -> None:
+        self._mixed, self._changed_at, self._settles_at = True, time.monotonic(), None
+        self._tell(pipeline)
+
+    def _tell(self, changed: Pipeline | None = None) -> None:
+        """Have members match what they have to; one of them may have changed."""
+        shares = self._mixed or len(self._members) > 1
+        for pipeline in self.pipelines:
+            how = Match(exact=self.capture.exact and not shares, shares=shares)
+            if pipeline is changed or pipeline.matches != how:
+                pipeline.match(how)
+        if isinstance(self.capture, Listener):
+            forward = self._members[0].pipeline.plan.forward
+            self.capture.limit = max(forward.frame_limit - (TAG if forward.push_tag else 0), 0)
+        if self.native is not None:
+            program, sets = compile_sets(tuple(pipeline.selection for pipeline in self.pipelines))
+            members = tuple((member.pipeline.native, member.since, member.until) for member in self._members)
+            self.native.have(members, pack(program), sets)
+
+    def tend(self, now: float) -> None:
+        """See whether all that was taken before the last change of members has been read. `now` is monotonic."""
+        if not self.changing or now - self._changed_at < GRACE_SECONDS or self._successor is not None:
+            return
+        self.update()
+        if self._settles_at is None:
+            self._settles_at = self.seen.taken - self.seen.lost
+        if self.seen.read >= self._settles_at:
+            self._changed_at, self._settles_at = 0.0, None
+            self._mixed = False
+            for member in self._members:
+                member.since = 0
+            self._tell()
+
+    # --- frames ---
+
+    def run(self) -> bool:
+        """Forward what has been captured: at most a few blocks, so that other taps get their turn.
+
+        Tells whether there is more.
+        """
+        if self.native is None:
+            return self._run_reference()
+        more = bool(self.native.run())
+        self.ran()
+        return more
+
+    def ran(self) -> None:
+        """See to what follows from its core's having run."""
+        self.update()
+        self._see_error(0 if self.native is None else self.native.error())
+
+    def _run_reference(self) -> bool:
+        until = time.monotonic() + TURN_SECONDS
+        for member in self._members:
+            self._have_work(member, partial(_begin_turn, member.pipeline.transmit))
+        if self._in_ring is not None:
+            self._ring_fill.see(self._in_ring.fill(), time.monotonic())
+        members = list(self._members)
+        for frame in self.capture.read():
+            self.seen.count_read(frame.length)
+            for member in members:
+                if member.since <= frame.time < member.until:
+                    self._have_forwarded(member, frame)
+            if time.monotonic() >= until:
+                break
+        self.update()
+        self.note_error()  # the reading may have come upon one
+        return self.seen.waiting > 0
+
+    def _have_forwarded(self, member: _Member, frame: Frame) -> None:
+        try:
+            member.pipeline.forward(frame)
+        except Exception as error:  # noqa: BLE001 (of any kind; see _break)
+            self._break(member, error)
+
+    def _have_work(self, member: _Member, work: Callable[[], None]) -> None:
+        """Do this for a member, unless an error has ended its work."""
+        if member.broken:
+            return
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 (of any kind; see _break)
+            self._break(member, error)
+
+    def _break(self, member: _Member, error: Exception) -> None:
+        """Have a member make no copies any more: what it is in the middle of nobody knows. The others go on."""
+        if not member.broken:
+            member.broken = True
+            self._failures.append((member.pipeline, error))
+        member.pipeline.failure = f"an error in its work: {type(error).__name__}: {error}"
+        member.pipeline.lose_begun()
+        member.pipeline.block(Slot.dropped_ring_full)
+
+    def take_failures(self) -> list[tuple[Pipeline, Exception]]:
+        """The members whose work an error ended since this was last asked."""
+        failures, self._failures = self._failures, []
+        return failures
+
+    def look(self) -> None:
+        """See to what may have happened without a frame, from time to time."""
+        self._looked_at = self.seen.read
+        if self.native is not None and self._in_ring is not None:
+            self._ring_fill.see(self.native.most_waiting(True) / self._in_ring.block_count, time.monotonic())
+        self.update()
+
+    def update(self) -> None:
+        """Bring up to date what was lost, and what was taken. After the last frame was read it is exact."""
+        captured, lost, malformed = self.capture.statistics()
+        self._count_taken(captured, lost)
+        for member in self._members:
+            self._have_work(member, member.pipeline.transmit.tend)
+            if malformed:
+                member.pipeline.lose(malformed, Slot.dropped_malformed)
+        came = self.seen.taken if isinstance(self.capture, Capture) else self.seen.read
+        if came != self._came:  # where there are more, nothing keeps them away any more
+            self._came, self.failure = came, ""
+
+    def _count_taken(self, taken: int, lost: int) -> None:
+        self.seen.count_taken(taken, lost)
+        for pipeline in self.pipelines if lost else ():
+            pipeline.lose(lost)
+
+    def quiet(self) -> bool:
+        """Whether there can be no news: it did not run, and nothing of it acts by time."""
+        acts = any(pipeline.exclusive for pipeline in self.pipelines)
+        return self.seen.read == self._looked_at and self.capture.ring is None and not acts
+
+    def succeed(self) -> Capture | Listener:
+        """Go on with the capture that this one moves to. Gives the one that ends, drained, for the caller to close."""
+        assert self.mode_switch is not None  # it moves
+        ended, self.capture = self.capture, self.mode_switch.succeed()
+        (taken, lost), self._ahead = self._ahead, (0, 0)
+        self._count_taken(taken, lost)
+        if self.native is not None:
+            self.native.move(self.capture.fileno(), self.capture.ring, BLOCK_SIZE)
+        if self.capture.exact != ended.exact:
+            self._tell()
+        return ended
+
+    def left_behind(self) -> int:
+        """Frames that have been taken and will not be read, where what runs this is stuck. Takes no more."""
+        with suppress(OSError):
+            self._reject_all()
+            captured, lost, _ = self.capture.statistics()
+            self._count_taken(captured, lost)
+            self._see_ahead()
+        return self.seen.waiting + self._ahead[0]
+
+
+def _begin_turn(transmit: Transmit | FileTransmit | StreamTransmit) -> None:
+    transmit.tend()
+    if isinstance(transmit, Transmit):
+        transmit.begin_turn()
+
+
+def open_taps(pipelines: Sequence[Sequence[Pipeline]], *, native: bool, busy: bool = False) -> list[Tap]:
+    """Open a source for sessions' pipelines: as many taps as each session has pipelines, the nth for all the nth ones.
+
+    OSError when one cannot be opened: then none is.
+    """
+    taps: list[Tap] = []
+    columns = list(zip(*pipelines, strict=True))
+    group = Group(divides=True) if len(columns) > 1 else None
+    try:
+        for column in columns:
+            taps.append(Tap(column, native=native, busy=busy, group=group))  # noqa: PERF401 (each is to be closed)
+        for tap in taps:
+            tap.begin()
+    except BaseException:
+        for tap in taps:
+            tap.close()
+        raise
+    return taps

@@ -1,0 +1,53 @@
+"""What runs a filter's program, and what it may ask of beside a frame's bytes."""
+
+from __future__ import annotations
+
+import socket
+
+from hypothesis import strategies as st
+
+from mirrord.dataplane.filter.assembler import Instruction, Program
+from mirrord.dataplane.filter.interpreter import interpret
+from mirrord.dataplane.frame.headers import Tag
+from tests.support.selections import MARK
+
+METADATA = st.tuples(
+    st.none() | st.builds(Tag, st.sampled_from([0x8100, 0x88A8]), st.sampled_from([0, 5, 0x1005, 0xE06F])),
+    st.booleans(),
+    st.sampled_from([0, MARK, MARK | 1]),
+)
+"""A tag that the kernel took off, whether the host sent the frame, and its mark."""
+
+
+class Pair:
+    """A pair of Unix datagram sockets: the kernel runs a filter on any bytes sent to it, without metadata."""
+
+    def __init__(self) -> None:
+        self.near, self.far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.far.setblocking(False)
+
+    def passes(self, data: bytes) -> bool:
+        self.near.send(data)
+        try:
+            return self.far.recv(65536) == data
+        except BlockingIOError:
+            return False
+
+    def close(self) -> None:
+        self.near.close()
+        self.far.close()
+
+
+def steps(program: Program, data: bytes) -> int:
+    """How many instructions it runs."""
+
+    class Counted(tuple[Instruction, ...]):
+        __slots__ = ()
+        steps = 0
+
+        def __getitem__(self, at: int) -> Instruction:  # type: ignore[override]
+            Counted.steps += 1
+            return tuple.__getitem__(self, at)
+
+    interpret(Counted(program), data)
+    return Counted.steps
