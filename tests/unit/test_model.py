@@ -81,6 +81,7 @@ DOCUMENTED: dict[type[Model], dict[str, object]] = {
         "original_vlan": "keep",
         "netns": OPTIONAL,
         "normal_io": True,
+        "isolate": False,
         "allow_default_route": False,
     },
     model.VxlanDestination: TUNNEL | {"type": "vxlan", "vni": REQUIRED, "port": 4789, "shared_vni": False},
@@ -252,7 +253,7 @@ SOURCES = st.one_of(
     keys({"type": st.just("erspan"), "local": V6}, session_id=st.integers(0, 1023)),
 )
 DESTINATIONS = st.one_of(
-    keys({"type": st.just("device"), "device": DEVICES}, vlan=VLANS, normal_io=st.booleans()),
+    keys({"type": st.just("device"), "device": DEVICES}, vlan=VLANS, normal_io=st.booleans(), isolate=st.booleans()),
     keys({"type": st.just("vxlan"), "remote": V4, "vni": VNIS}, local=V4.filter(lambda a: int(a.split(".")[0]) < 224)),
     keys({"type": st.just("geneve"), "remote": V6, "vni": VNIS}, **TUNNELLED),
     keys({"type": st.just("gre"), "remote": V4}, key=st.integers(0, (1 << 32) - 1), **TUNNELLED),

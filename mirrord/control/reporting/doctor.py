@@ -14,7 +14,7 @@ from mirrord.control.configuration.config import Loaded
 from mirrord.control.configuration.validation import nearest
 from mirrord.control.host.links import AbsentError, Link, View
 from mirrord.control.planning import sources
-from mirrord.control.planning.destinations import IP_LONGEST, SHAPERS, fate, path
+from mirrord.control.planning.destinations import IP_LONGEST, SHAPERS, fate, misled_bridge, path
 from mirrord.control.planning.leases import lease
 from mirrord.control.planning.plan import Key
 from mirrord.control.reporting.metrics import Reload, Row
@@ -273,11 +273,11 @@ def _device(to: DeviceDestination, view: View) -> Iterator[Finding]:
         problem = f"destination device {link.name} holds a default route: copies go out among this host's own traffic"
         severity = WARNING if to.allow_default_route else ERROR
         yield Finding(severity, "default_route", problem, "use another device, or a tunnel")
-    if link.learning:
-        problem = f"destination device {link.name} is a port of a bridge that learns addresses: copies mislead it"
-        yield Finding(
-            WARNING, "learning_bridge", problem, f"{_tool('bridge', to.netns)} link set dev {link.name} learning off"
-        )
+    if misled := misled_bridge(to, link, view):
+        problem, command, effect = misled
+        tool, _, arguments = command.partition(" ")
+        remedy = f"{_tool(tool, to.netns)} {arguments}, which {effect}"
+        yield Finding(WARNING, "learning_bridge", f"destination device {problem}", remedy)
     if link.qdisc in SHAPERS:
         yield _shaped(link, "destination", "copies wait or are lost there", to.netns)
 
