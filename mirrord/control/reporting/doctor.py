@@ -14,6 +14,7 @@ from mirrord.control.configuration.config import Loaded
 from mirrord.control.configuration.validation import nearest
 from mirrord.control.host.links import AbsentError, Link, View
 from mirrord.control.planning import sources
+from mirrord.control.planning.blind_spots import blind_spots
 from mirrord.control.planning.destinations import IP_LONGEST, SHAPERS, fate, misled_bridge, path
 from mirrord.control.planning.leases import lease
 from mirrord.control.planning.plan import Key
@@ -24,7 +25,7 @@ from mirrord.dataplane.counters import DROPPED, Slot
 from mirrord.dataplane.frame.headers import ETH_HEADER
 from mirrord.dataplane.transmit.file import FilePlan
 from mirrord.errors import Refused
-from mirrord.model import Config, DeviceDestination, DeviceSource, FileDestination, Session, TunnelDestination
+from mirrord.model import Config, DeviceDestination, DeviceSource, FileDestination, Mirror, Session, TunnelDestination
 from mirrord.values import GLOB, show_size
 
 ERROR, WARNING = "error", "warning"
@@ -172,7 +173,7 @@ def _control_socket(config: Config, host: Host) -> Iterator[Finding]:
 
 
 def _about(config: Config, session: Session, row: Row, view: View, host: Host) -> Iterator[Finding]:
-    found = [*_source(session, row, view)]
+    found = [*_source(config.mirrors[row.entry.key.mirror], session, row, view)]
     if isinstance(session.destination, DeviceDestination):
         found += _device(session.destination, view)
     elif isinstance(session.destination, TunnelDestination):
@@ -200,7 +201,7 @@ def _remedy(row: Row) -> str:
     return f"mend this, or change the session (mirrorctl show {row.entry.key.mirror})"
 
 
-def _source(session: Session, row: Row, view: View) -> Iterator[Finding]:
+def _source(mirror: Mirror, session: Session, row: Row, view: View) -> Iterator[Finding]:
     name = row.entry.key.source
     try:
         link = sources.find(session, name, view)
@@ -212,6 +213,10 @@ def _source(session: Session, row: Row, view: View) -> Iterator[Finding]:
         yield _shaped(
             link, "source", "what is sent there waits before it is copied", getattr(session.source, "netns", None)
         )
+    netns = getattr(session.source, "netns", None)
+    for spot in blind_spots(mirror, session, link, view.inside(netns)):
+        tool, _, rest = spot.remedy.partition(" ")
+        yield Finding(WARNING, spot.code, spot.problem, f"{_tool(tool, netns)} {rest}" if tool == "ip" else spot.remedy)
 
 
 def _no_source(name: str, netns: str | None, view: View) -> Iterator[Finding]:
