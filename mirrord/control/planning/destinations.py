@@ -85,14 +85,16 @@ def describe(session: Session) -> tuple[str, str]:
     to = session.destination
     if isinstance(to, DeviceDestination):
         vlan = "" if to.vlan is None else f" vlan {to.vlan}"
+        place = "" if to.netns is None else f" in {to.netns}"
         held = ("" if to.normal_io else ", reserved") + (", off its bridge" if to.isolate else "")
-        return f"device {to.device}{vlan}{held}", "packet"
+        return f"device {to.device}{vlan}{place}{held}", "packet"
     if isinstance(to, FileDestination):
         return f"file {to.path}", "file"
     assert isinstance(to, TunnelDestination)  # the others are refused by the loader
     details = {name: getattr(to, name, None) for name in ("port", "vni", "key", "session_id")}
     kind = f"{to.type} {to.erspan_type}" if isinstance(to, ErspanDestination) else to.type
     words = [kind, str(to.remote), *(f"{name} {value}" for name, value in details.items() if value is not None)]
+    words += [] if to.netns is None else ["in", to.netns]
     return " ".join(words), session.transmit
 
 
