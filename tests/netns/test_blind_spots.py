@@ -19,6 +19,7 @@ from tests.support.wait import wait_for
 
 OBJECTS = "/usr/lib/x86_64-linux-gnu/bpf"  # of Debian's libxdp1: xdp-filter's programs, without rules
 DROPS, PASSES = f"{OBJECTS}/xdpfilt_dny_all.o", f"{OBJECTS}/xdpfilt_alw_all.o"
+PASS_ALL = "1,6 0 0 4294967295"  # classic BPF: return TC_ACT_UNSPEC
 ENDS = ("02:00:00:00:00:01", "10.1.0.1", 1000), ("02:00:00:00:00:02", "10.1.0.2", 2000)
 RECEIVED, SENT = udp_frame(*ENDS, length=100), udp_frame(ENDS[1], ENDS[0], length=200)
 
@@ -103,6 +104,9 @@ def test_what_macvlan_children_send_each_other_counts_as_received_by_their_paren
         host.ip(f"link set dev {name} up")
     mirrord = daemon(host, session())
     assert "tap0 has macvlan children" in findings(mirrord)["macvlan_parent"][0]
+    host.run("tc", "qdisc", "add", "dev", "tap0", "ingress")
+    host.run("tc", "filter", "add", "dev", "tap0", "ingress", "bpf", "da", "bytecode", PASS_ALL)  # not in hardware
+    assert set(findings(mirrord)) == {"macvlan_parent"}
     assert bypassed(mirrord) == 0
     before = host.transmitted("tap0")
     send(host, "child1", RECEIVED, 3)

@@ -11,6 +11,7 @@ import pytest
 
 from mirrord.control.host import traits as traits_of
 from mirrord.control.host.links import Link, View
+from mirrord.control.host.offloaded import in_hardware
 from mirrord.control.host.rtnetlink import attribute, attributes
 from mirrord.control.host.traits import Traits, traits
 from mirrord.control.planning.blind_spots import blind_spots
@@ -132,3 +133,12 @@ def test_traits_are_read_from_the_links_attributes(tmp_path: Path, monkeypatch: 
     assert read(b"\0", b"", (56, b"vf\0"), pci).virtual
     assert read(b"\0", b"", (56, b"plain\0"), pci) == read(b"\0", b"", (56, b"gone\0"), pci) == Traits()
     assert read(b"\0", b"", (56, b"pf\0"), (57, b"virtio\0")) == Traits()
+
+
+@pytest.mark.parametrize(("kind", "number"), [(b"bpf\0", 9), (b"flower\0", 22), (b"matchall\0", 3), (b"u32\0", 11)])
+def test_a_classifier_in_hardware_is_known(kind: bytes, number: int) -> None:
+    """The numbers are linux/pkt_cls.h's: TCA_CLS_FLAGS_SKIP_HW is 1, _IN_HW 4, _NOT_IN_HW 8."""
+    for flags, known in ((0, False), (1, False), (4, True), (6, True), (8, False)):
+        options = attribute(1, b"\0") + attribute(number, struct.pack("=I", flags))
+        assert in_hardware(bytes(20) + attribute(1, kind) + attribute(2, options)) is known
+    assert not in_hardware(bytes(20) + attribute(1, b"other\0") + attribute(2, attribute(number, b"\4\0\0\0")))

@@ -175,7 +175,7 @@ def _control_socket(config: Config, host: Host) -> Iterator[Finding]:
 
 
 def _about(config: Config, session: Session, row: Row, view: View, host: Host) -> Iterator[Finding]:
-    found = [*_source(config.mirrors[row.entry.key.mirror], session, row, view)]
+    found = [*_source(config.mirrors[row.entry.key.mirror], session, row, view, host)]
     if isinstance(session.destination, DeviceDestination):
         found += _device(session.destination, view)
     elif isinstance(session.destination, TunnelDestination):
@@ -203,7 +203,7 @@ def _remedy(row: Row) -> str:
     return f"mend this, or change the session (mirrorctl show {row.entry.key.mirror})"
 
 
-def _source(mirror: Mirror, session: Session, row: Row, view: View) -> Iterator[Finding]:
+def _source(mirror: Mirror, session: Session, row: Row, view: View, host: Host) -> Iterator[Finding]:
     name = row.entry.key.source
     try:
         link = sources.find(session, name, view)
@@ -216,6 +216,10 @@ def _source(mirror: Mirror, session: Session, row: Row, view: View) -> Iterator[
             link, "source", "what is sent there waits before it is copied", getattr(session.source, "netns", None)
         )
     netns = getattr(session.source, "netns", None)
+    if netns is None and link.index in host.offloaded:
+        problem = f"the NIC of {link.name} handles flows by itself (tc, in_hw): their frames do not come to the tap"
+        remedy = f"ethtool -K {link.name} hw-tc-offload off, if the host can bear them; or the NIC's own port mirroring"
+        yield Finding(WARNING, "offloaded_flows", problem, remedy)
     for spot in blind_spots(mirror, session, link, view.inside(netns)):
         tool, _, rest = spot.remedy.partition(" ")
         yield Finding(WARNING, spot.code, spot.problem, f"{_tool(tool, netns)} {rest}" if tool == "ip" else spot.remedy)
