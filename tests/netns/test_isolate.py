@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import MakeDaemon, MakeSniffer
+from tests.support.ctl import ctl
 from tests.support.daemon import Daemon
 from tests.support.send import send, udp_frame
 from tests.support.topology import Host, Topology
@@ -93,6 +94,23 @@ def test_the_bridge_learns_nothing_of_the_copies_and_has_its_port_again(
     assert port(host, "out0") == before[0]
     mirrord.stop()
     assert (port(host, "out0"), port(host, "out1")) == before
+
+
+def test_it_is_given_back_whenever_the_session_ends(hosts: tuple[Host, Host, Host], daemon: MakeDaemon) -> None:
+    host = hosts[0]
+    before = port(host, "out0")
+    mirrord = daemon(host, "", up=False)
+    ctl(mirrord.socket, "create", "m", "--enable")
+    end = "type=device,device=out0,isolate=true"
+    ctl(mirrord.socket, "session", "add", "m", "s", "--source", "tap0", "--destination", end)
+    for ends, begins in ((("disable", "m"), ("enable", "m")), (("delete", "m"), ())):
+        wait_for(lambda: master(host, "out0") is None, "taken off")
+        shown = json.loads(ctl(mirrord.socket, "--json", "status"))["sessions"]
+        assert [one["destination"] for one in shown] == ["device out0, off its bridge"]
+        ctl(mirrord.socket, *ends)
+        assert port(host, "out0") == before
+        if begins:
+            ctl(mirrord.socket, *begins)
 
 
 def test_a_crash_leaves_a_record_that_the_next_start_finds(
