@@ -64,6 +64,7 @@ class Pipelines:
         self._worker_failures = 0
         self._reservations = Reservations()
         self._isolations = Isolations()
+        self._not_isolated: dict[int, str] = {}  # by index, as logged: what became a bridge's port and stays one
         self._lock = threading.Lock()  # of all below: a total moves from a pipeline to the past in one step
         self._entries: dict[Key, Entry] = {}
         self._running: dict[Key, tuple[Pipeline, Worker]] = {}
@@ -378,12 +379,15 @@ class Pipelines:
         isolated = {way.index: way.device for way in ways if way.isolated}
         for told in self._isolations.keep(isolated):
             log.warning(told)
+        before, self._not_isolated = self._not_isolated, {}
         for index, device in isolated.items():
             try:
                 self._isolations.hold(index)
             except OSError as error:
-                if error.errno not in GONE:
-                    log.warning("cannot be taken off its bridge", device=device, reason=error.strerror)
+                reason = error.strerror or str(error)
+                self._not_isolated[index] = reason
+                if error.errno not in GONE and before.get(index) != reason:
+                    log.warning("cannot be taken off its bridge", device=device, reason=reason)
 
     def _of(self, key: Key) -> list[tuple[Pipeline, Worker]]:
         return [self._running[key], *self._beside[key]]
