@@ -7,6 +7,9 @@ import socket
 import time
 from contextlib import suppress
 
+PATIENCE_SECONDS = 0.1
+"""How long a manager that does not take its messages may hold up the daemon: its queue is short, unix(7)."""
+
 
 def notify(*messages: str) -> None:
     """Send lines such as `READY=1` to the manager, if there is one; one that does not listen is no reason to stop."""
@@ -16,6 +19,7 @@ def notify(*messages: str) -> None:
     if address.startswith("@"):  # an abstract address, unix(7)
         address = "\0" + address[1:]
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.settimeout(PATIENCE_SECONDS)
         manager.sendto("\n".join(messages).encode(), address)
 
 

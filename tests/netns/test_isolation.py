@@ -267,8 +267,10 @@ def test_a_disk_that_does_not_answer_stalls_no_other_session(
             wait_for(lambda: manager.recv(100) == b"WATCHDOG=1", "the watchdog fed all the same")
             assert timed_disable(api, "disk") < ANSWER
             assert api("POST", "mirrors/disk/enable").status == 200
-            wait_for(lambda: state(api, "disk") == "up: ", "it writes again, by another thread")
-            assert counted(mirrord.metrics(), "disk")[2] > 0
+            wait_for(lambda: state(api, "disk").startswith("failed: "), "that the file is still held, told")
+        with flooding(client, 1000):
+            wait_for(lambda: state(api, "disk") == "up: ", "it writes again, by another thread", 15)
+            wait_for(lambda: counted(mirrord.metrics(), "disk")[2] > 0, "frames in the file")
         wait_for(lambda: accounted(mirrord.metrics(), "disk"), "its frames accounted for")
         check(others, mirrord)
         (writer,) = niced(mirrord.pid, NICE) - before

@@ -23,7 +23,7 @@ RULES = ROOT / "config/prometheus/mirrord.rules.yml"
 FILTER = '[filters.udp]\nrules = [{ priority = 1, action = "accept", protocol = "udp" }]\n'
 SAMPLED = 'sampling_rate = 2\nfilter = "udp"\ncount_rules = true'
 MIRRORS = ("well", "flooded", "lost", "gone", "disk")
-FRAME = udp_frame(*ENDS, length=1000)
+FRAMES = [udp_frame(("02:00:00:00:00:01", f"10.1.0.{n}", 1000), ENDS[1], length=1000) for n in range(10, 26)]
 
 
 def configuration(captures: Path) -> str:
@@ -124,11 +124,11 @@ def _beside(work: Callable[[], None]) -> Callable[[], None]:
 
 
 def _send(client: Host) -> None:
-    """Sixteen flows on each device that is there, so that sampling leaves some of them in."""
+    """Sixteen conversations on each device that is there, so that sampling leaves some of them in, and some out."""
     for mirror in MIRRORS:
-        for port in range(16):
+        for frame in FRAMES:
             try:
-                send(client, mirror, FRAME[:34] + bytes([4, port]) + FRAME[36:])
+                send(client, mirror, frame)
             except OSError:
                 assert mirror == "gone"  # or comes again
 

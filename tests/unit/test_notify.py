@@ -49,3 +49,15 @@ def test_the_watchdog_is_for_the_process_it_names(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("WATCHDOG_USEC")
     monkeypatch.delenv("WATCHDOG_PID")
     assert watchdog_seconds() == 0.0
+
+
+def test_a_manager_that_does_not_listen_holds_nothing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its queue fills after net.unix.max_dgram_qlen messages."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        room = int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text())
+        for _ in range(room + 3):
+            notify("WATCHDOG=1")
+        manager.setblocking(False)
+        assert manager.recv(100) == b"WATCHDOG=1"
