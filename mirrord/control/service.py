@@ -437,9 +437,11 @@ class Service:
 
         MirrordError `not_found`.
         """
+        self._links.doubt()  # the kernel does not announce an XDP program that was attached as a BPF link
         async with self._turn:
             loaded, view = self.loaded, await self._look(self.loaded.config)
             resolved = await self._resolve(loaded.config, view)
+        self._changed.set()
         if mirror is not None and mirror not in loaded.config.mirrors:
             raise not_found("mirror", mirror, loaded.config.mirrors)
         runs = loaded.config.daemon.model_copy(update=self._begun)

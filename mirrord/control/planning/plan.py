@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from mirrord.control.host.links import AbsentError, Lease, Link, Path, View
 from mirrord.control.planning import sources
+from mirrord.control.planning.blind_spots import blind_spots
 from mirrord.control.planning.destinations import path, shaping, way_out
 from mirrord.control.planning.guests import Resolved
 from mirrord.control.planning.leases import lease, refuse_if_set_aside
@@ -71,6 +72,7 @@ class Entry:
     limit: Limit | None = None
     notes: tuple[str, ...] = ()  # of the session, with the first of its sources
     trouble: str = ""  # why no copy gets anywhere for now, though the pipeline runs
+    bypassed: bool = False  # frames of the source do not come to the tap: a warning says which
 
 
 # --- what should run ---
@@ -221,13 +223,16 @@ def _entry(
     except Refused as refused:
         return Entry(key, "failed", str(refused), guest=guest, about=about)
     capture = _capture(config, key.mirror, session, source, view, selections)
-    warnings = (*shaping(source, "source"), *way.warnings)
+    place = view.inside(getattr(session.source, "netns", None))
+    spots = list(blind_spots(config.mirrors[key.mirror], session, source, place))
+    warnings = (*shaping(source, "source"), *(spot.problem for spot in spots), *way.warnings)
     counted = session.filter if session.count_rules else None
     forward = replace(way.forward, guards=selections.guards(session))
     pipeline = PipelinePlan(capture, forward, way.transmit, counted or "", session.workers)
     limit = _limit(config, session, view, leased)
     about = tuple({**dict(about), **dict(way.how)}.items())
-    return Entry(key, "up", "", pipeline, guest, about, warnings, limit, trouble=way.trouble)
+    bypassed = any(spot.bypassed for spot in spots)
+    return Entry(key, "up", "", pipeline, guest, about, warnings, limit, trouble=way.trouble, bypassed=bypassed)
 
 
 def _refuse_the_source(session: Session, source: Link, view: View) -> None:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 
 from mirrord.control.host.device_rate import busy
+from mirrord.control.host.isolate import Isolations
 from mirrord.control.host.reserve import Reservations
 from mirrord.control.limits import started
 from mirrord.control.logs import logger
@@ -73,6 +74,8 @@ class Pipelines:
         self._worker_failures = 0
         self._reservations = Reservations()
         self._taps = Taps(self._workers, native=native)
+        self._isolations = Isolations()
+        self._not_isolated: dict[int, str] = {}  # by index, as logged: what became a bridge's port and stays one
         self._lock = threading.Lock()  # of all below: a total moves from a pipeline to the past in one step
         self._entries: dict[Key, Entry] = {}
         self._by_name: dict[tuple[str, ...], list[Key]] = {}  # by mirror; by mirror and session
@@ -97,6 +100,11 @@ class Pipelines:
                 log.warning("a killed daemon had left a device reserved: given back", index=device)
         except OSError as error:
             log.warning("cannot look for devices that a killed daemon left reserved", reason=error.strerror)
+        try:
+            for told in self._isolations.take_back_leftovers():
+                log.warning(told)
+        except OSError as error:
+            log.warning("cannot look for devices that a killed daemon took off bridges", reason=error.strerror)
 
     def apply(self, entries: Mapping[Key, Entry]) -> None:
         """Make what runs equal to this plan."""
@@ -280,6 +288,8 @@ class Pipelines:
         """End every pipeline, nothing lost on the way out, log the totals and stop the workers."""
         self._remove_all(dict.fromkeys(self._running, ""))
         self._reservations.close()
+        for told in self._isolations.close():
+            log.warning(told)
         for row in self.rows():
             log.info("total", **_names(row.entry.key), **_totals(row.counters))
         self._workers.stop()
@@ -312,6 +322,8 @@ class Pipelines:
         try:
             if isinstance(way, DevicePlan) and way.reserved:
                 self._reservations.hold(way.index, way.mark)
+            if isinstance(way, DevicePlan) and way.isolated:
+                self._isolations.hold(way.index)
             numbering = self._numberings[add.key[:2]]
             plan = self._paused(add.key, add.pipeline)
             opening = partial(open_pipelines, plan, numbering, native=self._native)
@@ -386,9 +398,21 @@ class Pipelines:
             self._errors |= {key: ("failed", failure) for key, failure in failed.items()}
 
     def _keep_reserved(self) -> None:
-        """Give back the devices that no running session reserves."""
-        ways = [plan.transmit for plan in self._plans.values()]
-        self._reservations.keep({way.index for way in ways if isinstance(way, DevicePlan) and way.reserved})
+        """Give back the devices that no running session reserves or isolates, and isolate what became a port since."""
+        ways = [plan.transmit for plan in self._plans.values() if isinstance(plan.transmit, DevicePlan)]
+        self._reservations.keep({way.index for way in ways if way.reserved})
+        isolated = {way.index: way.device for way in ways if way.isolated}
+        for told in self._isolations.keep(isolated):
+            log.warning(told)
+        before, self._not_isolated = self._not_isolated, {}
+        for index, device in isolated.items():
+            try:
+                self._isolations.hold(index)
+            except OSError as error:
+                reason = error.strerror or str(error)
+                self._not_isolated[index] = reason
+                if error.errno not in GONE and before.get(index) != reason:
+                    log.warning("cannot be taken off its bridge", device=device, reason=reason)
 
     def _of(self, key: Key) -> list[tuple[Pipeline, Worker]]:
         return [self._running[key], *self._beside[key]]
