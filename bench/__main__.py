@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench import startup
+from bench import scale, startup
 from bench.comparison import run as comparison
 from bench.primitives import run as primitives
 
@@ -10,3 +10,4 @@ if __name__ == "__main__":
     startup.main()
     primitives.main()
     comparison.main()
+    scale.main()

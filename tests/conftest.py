@@ -8,11 +8,17 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from hypothesis import settings
 
 from tests.support.daemon import Daemon, Setting
 from tests.support.ovs import OpenVSwitch
 from tests.support.sniffer import Sniffer
 from tests.support.topology import Host, Topology
+
+settings.register_profile(
+    "mirrord", deadline=None
+)  # what a machine that stands still for a moment breaks proves nothing
+settings.load_profile("mirrord")
 
 
 class MakeDaemon(Protocol):

@@ -71,6 +71,7 @@ COMPLETENESS = {
 }
 NONE_IS_WELL = steps(("green", None), ("red", 1))
 RULES = "Of sessions with count_rules, of all mirrors that use the filter."
+BYPASSED = "XDP, virtual functions, the kind of the device: mirrorctl doctor tells what is not seen."
 FILL = "The most that waited to be read lately. At 1 frames are lost. A source that is quiet has no ring."
 STACKED = {"custom": {"stacking": {"mode": "normal"}, "fillOpacity": 40}}
 
@@ -198,6 +199,12 @@ def overview() -> list[Panel]:
         graph(
             "Matched, by rule", {"{{filter}} {{rule}}": rate("rule_matched_frames", HOST, "filter, rule")}, "pps", RULES
         ),
+        graph(
+            "Sources whose tap does not see everything",
+            {"{{mirror}}": f"sum by (mirror) (mirrord_source_bypassed{{{ALL}}})"},
+            "short",
+            BYPASSED,
+        ),
         table("Sessions that are not up", down, "waiting mends itself when the host changes; failed needs a hand."),
         graph(
             "The daemon's processor time",
@@ -262,6 +269,12 @@ def session() -> list[Panel]:
         graph("Latency, half and 99 of 100 frames", quantiles, "s"),
         altered(ONE),
         graph("Copies", {"sent": rate("sent_packets", ONE)}, "pps", "A super-frame becomes several."),
+        graph(
+            "The tap does not see everything",
+            {"{{source}}": f"mirrord_source_bypassed{{{ONE}}}"},
+            "short",
+            BYPASSED,
+        ),
     ]
 
 

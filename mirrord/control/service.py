@@ -11,7 +11,8 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from mirrord import __version__
 from mirrord.control import logs
@@ -24,11 +25,11 @@ from mirrord.control.host import device_rate
 from mirrord.control.host.leases_in_kernel import all_held
 from mirrord.control.host.links import Lease, Links, View
 from mirrord.control.host.namespaces import Namespaces
+from mirrord.control.limits import started
 from mirrord.control.logs import logger
 from mirrord.control.notify import notify, reloading, watchdog_seconds
 from mirrord.control.planning import guests, plan
 from mirrord.control.planning.guests import Resolved
-from mirrord.control.planning.selection import Selections
 from mirrord.control.privileges import Privileges, held
 from mirrord.control.reporting import doctor, probes, report
 from mirrord.control.reporting import guests as guest_findings
@@ -38,12 +39,13 @@ from mirrord.control.running.breaker import Breaker
 from mirrord.control.running.flow_networks import FlowNetworks
 from mirrord.control.running.live import Live
 from mirrord.control.running.pipelines import Pipelines
-from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.netns import own_name
 from mirrord.errors import ConfigError, MirrordError, Refused, of_host
 from mirrord.model import Config, Filter, Mirror, Session
 
 log = logger("service")
+T = TypeVar("T")
+Counts = dict[plan.Key, report.Counted]
 
 TICK_SECONDS = 1.0
 RETRY_SECONDS = 5.0
@@ -99,7 +101,8 @@ class Service:
         self._taps: frozenset[int] = frozenset()
         self._resolved = Resolved(loaded.config)
         self._known: tuple[Config, Inventory] = (loaded.config, {})  # what it was resolved from
-        self._selections = Selections(loaded.config)
+        self._planner = plan.Planner()
+        self._ticker = started(1, "ticker")
 
     async def start(self) -> None:
         """Bring up what the configuration asks for and the host allows."""
@@ -142,25 +145,23 @@ class Service:
 
     async def tick(self) -> None:
         """Work out rates, look for what nobody tells of, and feed the watchdog while every worker makes progress."""
-        before, looked = self._pipelines.counters(), time.monotonic()
+        before = await self._on_ticker(self._pipelines.counted)
+        looked = time.monotonic()
         retried = reread = looked
         patience = watchdog_seconds() / 2
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            now, counted = time.monotonic(), self._pipelines.counters()
-            if self._pipelines.tend_workers():
-                self._changed.set()
-            self._pipelines.log_troubles()
+            now = time.monotonic()
+            counted, news, failing = await self._on_ticker(partial(self._look_at_pipelines, before, now - looked))
             await self._break(now)
-            self._rates = report.rates(before, counted, now - looked)
             if now - reread >= REREAD_SECONDS:
                 reread = now
                 self._links.doubt()
                 self._changed.set()
-            if _too_large(counted) > _too_large(before) or self._links.moved() or self._pipelines.told():
+            if news or self._links.moved():
                 self._changed.set()
             before, looked = counted, now
-            if now - retried >= RETRY_SECONDS and (self._lacks or self._pipelines.failing()):
+            if now - retried >= RETRY_SECONDS and (self._lacks or failing):
                 retried = now
                 self._changed.set()
             if patience and not self._pipelines.stands_still(patience):
@@ -171,7 +172,23 @@ class Service:
         if self._turn.locked():
             return
         async with self._turn:
-            self._pipelines.judge(await self._breaker.look(self._pipelines.limits(), now))
+            verdicts = await self._breaker.look(await self._on_ticker(self._pipelines.limits), now)
+            await self._on_ticker(partial(self._pipelines.judge, verdicts))
+
+    def _look_at_pipelines(self, before: Counts, seconds: float) -> tuple[Counts, bool, bool]:
+        """What they have counted, whether there is news (of a path MTU, of a worker), and whether one should run and
+        does not.
+        """
+        counted = self._pipelines.counted()
+        failed = self._pipelines.tend_workers()
+        self._pipelines.log_troubles()
+        self._rates = report.rates(before, counted, seconds)
+        told = self._pipelines.told() or _too_large(counted) > _too_large(before)
+        return counted, told or failed, self._pipelines.failing()
+
+    async def _on_ticker(self, work: Callable[[], T]) -> T:
+        """Work that is short, but not for thousands of sessions. No request, and no slow disk, is before it."""
+        return await asyncio.get_running_loop().run_in_executor(self._ticker, work)
 
     async def reload(self) -> None:
         """Take over the configuration files as they are now. ConfigError, with every problem: the old one stays."""
@@ -185,7 +202,7 @@ class Service:
     def as_files_are(self) -> Loaded:
         """The configuration files as they are now, with what was made at run time. ConfigError."""
         try:
-            new = config.restore(config.read(self.path), self.loaded.made, self.loaded.set_aside)
+            new = config.restore(config.read(self.path), self.loaded.made, self.loaded.set_aside, self.loaded)
             self._refuse_lacking(new)
             return new  # noqa: TRY300 (both are what may be refused)
         except ConfigError as error:
@@ -194,7 +211,7 @@ class Service:
 
     async def _reload(self) -> None:
         try:
-            new = self.as_files_are()
+            new = await asyncio.to_thread(self.as_files_are)
         except ConfigError as error:
             self.last_reload.successful, self.last_reload.problems = False, [str(problem) for problem in error.problems]
             for problem in self.last_reload.problems:
@@ -225,7 +242,7 @@ class Service:
         stays as it was. Refused: the host does not allow a session that the change begins. ConfigError: it needs a
         capability that was given up.
         """
-        self._refuse_lacking(new)
+        await asyncio.to_thread(self._refuse_lacking, new)
         try:
             await self._refresh(new, keep)
         except (MirrordError, OSError, RuntimeError):
@@ -239,9 +256,10 @@ class Service:
             names, paths = plan.namespaces(new.config), plan.paths(new.config, self._leases)
             view = replace(await self._links.read(paths, names), leases=self._leases)
             inventory = await self._managers.inventory(guests.places(new.config))
-            resolved = guests.resolve(new.config, inventory)
-            entries = plan.make(resolved, view, native=self.dataplane == "native")
-        self._refuse_failing(entries)
+            resolved = await asyncio.to_thread(guests.resolve, new.config, inventory)
+            make = partial(plan.make, resolved, view, native=self.dataplane == "native")
+            entries = await asyncio.to_thread(make)
+        await asyncio.to_thread(self._refuse_failing, entries)
         return entries
 
     def _refuse_lacking(self, new: Loaded) -> None:
@@ -257,6 +275,7 @@ class Service:
                 await self._flow_networks.close()
             await self._links.close()
             await self._managers.close()
+        self._ticker.shutdown(wait=False)
 
     async def _refresh(self, new: Loaded | None = None, keep: Callable[[], None] | None = None) -> float:
         """One turn; the seconds that it took to look and to plan: to act is mostly to wait for the kernel."""
@@ -265,12 +284,10 @@ class Service:
             loaded = new or self.loaded
             view = await self._look(loaded.config)
             resolved = await self._resolve(loaded.config, view)
-            if resolved.config is not self._selections.config:
-                self._selections = Selections(resolved.config)
-            entries = plan.make(resolved, view, self._selections, native=self.dataplane == "native")
+            entries = await asyncio.to_thread(self._plan, resolved, view)
             spent = time.monotonic() - begun
             if keep:
-                self._refuse_failing(entries)
+                await asyncio.to_thread(self._refuse_failing, entries)
                 await asyncio.to_thread(keep)
             await self._apply(entries, kept=keep is not None)
             if self._flow_networks:
@@ -295,35 +312,40 @@ class Service:
                 raise
             self._put_off(host)
 
+    def _plan(self, wanted: Resolved, view: View) -> dict[plan.Key, plan.Entry]:
+        return self._planner.make(wanted, view, native=self.dataplane == "native")
+
     def _refuse_failing(self, entries: Mapping[plan.Key, plan.Entry]) -> None:
         """Refused when the host forbids a session, and did not forbid it before."""
-        known = {row.entry.key for row in self.rows() if row.entry.state == "failed"}
-        failing = [entry for key, entry in entries.items() if entry.state == "failed" and key not in known]
+        failing = [entry for entry in entries.values() if entry.state == "failed"]
+        known = {row.entry.key for row in self.rows() if row.entry.state == "failed"} if failing else set()
+        failing = [entry for entry in failing if entry.key not in known]
         if failing:
             why = "\n".join(f"session {one.key.session!r} on {one.key.source}: {one.reason}" for one in failing)
             raise Refused(why, session_path(failing[0].key.mirror, failing[0].key.session))
 
     async def _look(self, wanted: Config) -> View:
         """The host as it is now, with the addresses that flow networks have taken."""
-        names = plan.namespaces(wanted)
-        view = await self._links.read(plan.paths(wanted, self._leases), names)
+        names = await asyncio.to_thread(plan.namespaces, wanted)
+        view = await self._links.read(await asyncio.to_thread(plan.paths, wanted, self._leases), names)
         if not (wanted.flow_networks or self._flow_networks):
             return view
         leases = await self._lend().leases(wanted, view)
         if leases != self._leases:
             self._leases = leases
-            view = await self._links.read(plan.paths(wanted, leases), names)
+            view = await self._links.read(await asyncio.to_thread(plan.paths, wanted, leases), names)
         return replace(view, leases=leases)
 
     async def _resolve(self, wanted: Config, view: View) -> Resolved:
         """The configuration by the devices that guests have now. A tap that comes or goes is news of a guest."""
-        inventory = await self._managers.inventory(guests.places(wanted))
+        inventory = await self._managers.inventory(await asyncio.to_thread(guests.places, wanted))
         taps = frozenset(link.index for link in view.links.values() if link.kind in GUESTS_HAVE)
         if taps != self._taps:
             self._taps = taps
             self._managers.nudge()
         if wanted is not self._known[0] or inventory != self._known[1]:
-            self._known, self._resolved = (wanted, inventory), guests.resolve(wanted, inventory)
+            self._resolved = await asyncio.to_thread(guests.resolve, wanted, inventory, self._resolved)
+            self._known = wanted, inventory
         return self._resolved
 
     def _lend(self) -> FlowNetworks:
@@ -343,12 +365,9 @@ class Service:
 
     async def live(self, mirror: str, session: str, source: str | None) -> Live:
         """A live look at what a session mirrors on one device. MirrordError, also when it is not said which device."""
-        if mirror not in self.loaded.config.mirrors:
-            raise not_found("mirror", mirror, self.loaded.config.mirrors)
-        sessions = [one.name for one in self.loaded.config.mirrors[mirror].sessions]
-        if session not in sessions:
-            raise not_found("session", session, sessions)
-        keys = {row.entry.key.source: row.entry.key for row in self.rows() if row.entry.key[:2] == (mirror, session)}
+        _find(self.loaded, mirror, session)
+        rows = await asyncio.to_thread(self._pipelines.rows, mirror, session)
+        keys = {row.entry.key.source: row.entry.key for row in rows}
         if source is None and len(keys) == 1:
             source = next(iter(keys))
         if source is None:
@@ -404,32 +423,49 @@ class Service:
 
     def _session(self, mirror: str, one: Session) -> dict[str, Any]:
         """A session as configured, and how it does on each of its source devices."""
-        running = (report.session(row, self._rates) for row in self._pipelines.rows(mirror, one.name))
+        running = [report.session(row, self._rates) for row in self._pipelines.rows(mirror, one.name)]
         return {**one.model_dump(mode="json"), "running": running}
+
+    def session(self, mirror: str, name: str, loaded: Loaded | None = None) -> dict[str, Any]:
+        """One session of a mirror. As `mirror`."""
+        loaded = loaded or self.loaded
+        found = _find(loaded, mirror, name)
+        return {**self._session(mirror, found), "origin": _origin(loaded, "mirrors", mirror)}
 
     async def doctor(self, mirror: str | None, state: str) -> list[doctor.Finding]:
         """What is wrong, with this mirror or with all, and what to do; `state` is the state database's own problem.
 
         MirrordError `not_found`.
         """
+        self._links.doubt()  # the kernel does not announce an XDP program that was attached as a BPF link
         async with self._turn:
             loaded, view = self.loaded, await self._look(self.loaded.config)
             resolved = await self._resolve(loaded.config, view)
+        self._changed.set()
         if mirror is not None and mirror not in loaded.config.mirrors:
             raise not_found("mirror", mirror, loaded.config.mirrors)
-        rows, runs = self.rows(), loaded.config.daemon.model_copy(update=self._begun)
+        runs = loaded.config.daemon.model_copy(update=self._begun)
         loaded = loaded._replace(config=resolved.config.model_copy(update={"daemon": runs}))
-        host = await asyncio.to_thread(probes.look, runs, view, rows)
-        stalled = self._pipelines.stalled()
-        found = doctor.findings(loaded, self.last_reload, view, rows, host, mirror=mirror, state=state, stalled=stalled)
-        return found + guest_findings.findings(*self._known, mirror=mirror)
+        known = self._known
+
+        def look() -> list[doctor.Finding]:
+            rows, stalled = self.rows(), self._pipelines.stalled()
+            host = probes.look(runs, view, rows)
+            return [
+                *doctor.findings(
+                    loaded, self.last_reload, view, rows, host, mirror=mirror, state=state, stalled=stalled
+                ),
+                *guest_findings.findings(*known, mirror=mirror),
+            ]
+
+        return await asyncio.to_thread(look)
 
     async def sources(self) -> list[dict[str, Any]]:
         """What could be mirrored, and who mirrors it now. Takes 0.2 s, and 2 s where a manager is slow."""
         async with self._turn:
             view = await self._look(self.loaded.config)
         inventory, rates = await asyncio.gather(self._managers.look(usual()), asyncio.to_thread(device_rate.rates))
-        return sources(view, inventory, self.rows(), rates)
+        return await asyncio.to_thread(lambda: sources(view, inventory, self.rows(), rates))
 
     def object(self, section: str, name: str, loaded: Loaded | None = None) -> dict[str, Any]:
         """A mirror, filter or flow network as configured, and where: a mirror's sessions, each with how it does, and a
@@ -439,15 +475,30 @@ class Service:
         one = getattr(loaded.config, section).get(name)
         if one is None:
             raise not_found(section.removesuffix("s").replace("_", " "), name, getattr(loaded.config, section))
-        file = loaded.origin(section, name)
         shown = {"name": name, **one.model_dump(mode="json", exclude={"rules", "sessions"})}
         if isinstance(one, Mirror):
             shown["sessions"] = (self._session(name, session) for session in one.sessions)
         if isinstance(one, Filter):
             shown["rules"] = (rule.model_dump(mode="json") for rule in one.rules)
-        return {**shown, "origin": {"file": file} if file else {"state": True}}
+        return {**shown, "origin": _origin(loaded, section, name)}
 
 
-def _too_large(counted: report.Counted) -> int:
+def _find(loaded: Loaded, mirror: str, name: str) -> Session:
+    """A session of a configuration. MirrordError `not_found`."""
+    mirrors = loaded.config.mirrors
+    if mirror not in mirrors:
+        raise not_found("mirror", mirror, mirrors)
+    sessions = {one.name: one for one in mirrors[mirror].sessions}
+    if name not in sessions:
+        raise not_found("session", name, sessions)
+    return sessions[name]
+
+
+def _origin(loaded: Loaded, section: str, name: str) -> dict[str, Any]:
+    file = loaded.origin(section, name)
+    return {"file": file} if file else {"state": True}
+
+
+def _too_large(counts: Counts) -> int:
     """Copies lost to a path MTU: when there are more of them, a router may have told the kernel of a smaller one."""
-    return sum(counters[Slot.dropped_mtu_exceeded] for counters in counted.values())
+    return sum([counted.too_large for counted in counts.values()])

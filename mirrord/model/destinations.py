@@ -29,6 +29,10 @@ class SpanDestination(Model):
     selected by `vlan`, else `keep`."""
     normal_io: Flag = True
     """`false`: all other traffic of the NIC, both ways, is dropped while the session runs."""
+    isolate: Flag = False
+    """`true`: a NIC that is a port of a Linux bridge is taken off it while the session runs, and given back after, as
+    it was: a copy that comes back by it would have the bridge learn a wrong place. Of the port's own entries in the
+    bridge's tables (`bridge fdb`, `bridge mdb`) nothing is kept."""
 
 
 class DeviceDestination(SpanDestination):
@@ -46,6 +50,8 @@ class DeviceDestination(SpanDestination):
     def _contradictions(self) -> Iterator[tuple[str, ...]]:
         if self.netns is not None and not self.normal_io:
             yield "normal_io", "a device in another network namespace cannot be reserved"
+        if self.netns is not None and self.isolate:
+            yield "isolate", "a device in another network namespace cannot be taken off its bridge"
 
 
 class VmDestination(SpanDestination):

@@ -68,11 +68,13 @@ def test_every_request_and_reply_comes_to_the_other_vms_nic(
     hypervisor: Hypervisor, sniff: MakeSniffer, daemon: MakeDaemon
 ) -> None:
     host, tap = hypervisor.host, hypervisor.device("VM-1", VM1[1])
-    host.ip(f"link set dev {tap} type bridge_slave learning off")
-    mirrord = daemon(host, configuration(hypervisor))
+    end = '{ type = "vm", vm = "VM-1", nic = 1, isolate = true'
+    mirrord = daemon(host, configuration(hypervisor, destination=end))
+    assert "master br0" not in host.ip(f"link show dev {tap}")
     received = sniff(host, tap, "icmp")
     host.run("ping", "-c", "5", "-i", "0.2", ADDRESS)
     mirrord.stop()
+    assert "master br0" in host.ip(f"link show dev {tap}")
     lines = received.stop().lines()
     assert [" echo request," in line for line in lines] == [True, False] * 5, lines
     assert all("ethertype IPv4 (0x0800), length 98: " in line for line in lines), lines

@@ -9,7 +9,9 @@ from pydantic import ValidationError
 
 from mirrord.control.guests.inventory import Answer, Guest, GuestNic, Place
 from mirrord.control.guests.libvirt import domains, guest
+from mirrord.control.host.links import Link, View
 from mirrord.control.planning.guests import Resolved, places, resolve
+from mirrord.control.planning.plan import Planner
 from mirrord.model import Config, DeviceDestination, DeviceSource
 
 HERE = Place("vm", "qemu:///system")
@@ -104,6 +106,24 @@ def test_without_guests_nothing_is_made_anew() -> None:
     assert resolve(plain, {}).config is plain
     assert places(plain) == frozenset()
     assert places(config({"type": "container", "container": "web"})) == {PODMAN, DOCKER}
+
+
+def test_what_another_guest_does_leaves_a_session_as_it_was() -> None:
+    """The same objects, resolved and planned: a change, or news of a guest, costs what it changes."""
+    to = {"type": "vxlan", "remote": "192.0.2.1", "vni": 1}
+    sessions = [{"name": f"s{n}", "source": {"type": "vm", "vm": f"VM-{n}"}, "destination": to} for n in (1, 2)]
+    words = Config.model_validate({"mirrors": {"m": {"sessions": sessions}}})
+    view = View(links={f"vnet{n}": Link(f"vnet{n}", n + 1, 1500) for n in range(4)})
+    moved = Guest("VM-2", VM2.id, True, (GuestNic("", "52:54:00:00:00:03", "vnet3"),))
+    before = resolve(words, VMS)
+    after = resolve(words, {HERE: Answer((VM1, moved))}, before)
+    old, new = before.config.mirrors["m"].sessions, after.config.mirrors["m"].sessions
+    assert [one is other for one, other in zip(old, new, strict=True)] == [True, False]
+    assert resolve(words, VMS, before).config.mirrors["m"] is before.config.mirrors["m"]
+    planner = Planner()
+    first, second = planner.make(before, view), planner.make(after, view)
+    assert {key.source for key in second} == {"vnet0", "vnet3"}
+    assert [first[key] is second[key] for key in first if key in second] == [True]
 
 
 @pytest.mark.parametrize(

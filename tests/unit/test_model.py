@@ -84,6 +84,7 @@ DOCUMENTED: dict[type[Model], dict[str, object]] = {
         "original_vlan": "keep",
         "netns": OPTIONAL,
         "normal_io": True,
+        "isolate": False,
         "allow_default_route": False,
     },
     model.VxlanDestination: TUNNEL | {"type": "vxlan", "vni": REQUIRED, "port": 4789, "shared_vni": False},
@@ -94,6 +95,7 @@ DOCUMENTED: dict[type[Model], dict[str, object]] = {
     model.FileDestination: {"type": "file", "path": REQUIRED, "rotate_size": "0", "rotate_seconds": 0, "keep": 0},
 }
 VXLAN = {"type": "vxlan", "remote": "192.168.0.164", "vni": 1}
+AWAY = {"type": "device", "device": "b", "netns": "blue"}
 # A value for each required key.
 GIVEN: dict[str, object] = {
     "name": "vm2",
@@ -172,6 +174,8 @@ def session(**keys: object) -> dict[str, object]:
         (Session, session(destination=VXLAN | {"remote": "fe80::1"}), "link-local: no route leads to it"),
         (Session, session(destination={"type": "device", "device": "b"}, snaplen=13), "no frame shorter than"),
         (Session, session(destination="eth1"), "destination"),
+        (Session, session(destination=AWAY | {"normal_io": False}), "cannot be reserved"),
+        (Session, session(destination=AWAY | {"isolate": True}), "cannot be taken off its bridge"),
         (model.VxlanSource, {"local": "192.0.2.1", "allow": ["fd00::/8"]}, "local is IPv4"),
         (model.ErspanDestination, {"remote": "::1", "erspan_type": "II"}, "required by type II"),
         (model.ErspanDestination, {"remote": "::1", "erspan_type": "II", "session_id": 1024}, "from 0 to 1023"),
@@ -225,6 +229,7 @@ NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,20}", fullmatch=True)
 DEVICES = st.from_regex(r"[a-z][a-z0-9.-]{0,13}[a-z0-9]", fullmatch=True)
 V4 = st.ip_addresses(v=4).map(str).filter(lambda address: address not in ("0.0.0.0", "255.255.255.255"))
 V6 = st.integers(1, 2**100).map(lambda n: f"2001:db8::{n & 0xFFFF:x}")
+HOSTS = V4.filter(lambda address: int(address.split(".")[0]) < 224)  # no multicast group
 CIDR = st.one_of(V4, st.integers(0, 255).map(lambda n: f"{n}.0.0.0/8"))
 PORTS = st.one_of(
     st.integers(0, 65535), st.integers(0, 65535).map(str), st.integers(0, 60000).map(lambda n: f"{n}-65535")
@@ -258,12 +263,12 @@ SOURCES = st.one_of(
     keys({"type": st.just("erspan"), "local": V6}, session_id=st.integers(0, 1023)),
 )
 DESTINATIONS = st.one_of(
-    keys({"type": st.just("device"), "device": DEVICES}, vlan=VLANS, normal_io=st.booleans()),
-    keys({"type": st.just("vxlan"), "remote": V4, "vni": VNIS}, local=V4.filter(lambda a: int(a.split(".")[0]) < 224)),
+    keys({"type": st.just("device"), "device": DEVICES}, vlan=VLANS, normal_io=st.booleans(), isolate=st.booleans()),
+    keys({"type": st.just("vxlan"), "remote": HOSTS, "vni": VNIS}, local=HOSTS),
     keys({"type": st.just("geneve"), "remote": V6, "vni": VNIS}, **TUNNELLED),
-    keys({"type": st.just("gre"), "remote": V4}, key=st.integers(0, (1 << 32) - 1), **TUNNELLED),
+    keys({"type": st.just("gre"), "remote": HOSTS}, key=st.integers(0, (1 << 32) - 1), **TUNNELLED),
     keys(
-        {"type": st.just("erspan"), "remote": V4, "erspan_type": st.just("III"), "session_id": st.integers(0, 1023)},
+        {"type": st.just("erspan"), "remote": HOSTS, "erspan_type": st.just("III"), "session_id": st.integers(0, 1023)},
         cos=st.integers(0, 7),
         hardware_id=st.integers(0, 63),
         sgt=st.integers(0, 65535),

@@ -320,7 +320,8 @@ def test_shaping_a_learning_bridge_and_a_missing_route_are_warned_of() -> None:
         "source device tap0 is shaped (tbf)",
         (
             "em0 is a port of a bridge that learns addresses: copies would mislead it;"
-            " `bridge link set dev em0 learning off` has it learn no more"
+            " `bridge link set dev em0 learning off` has it learn no more,"
+            " isolate = true takes it off the bridge while it is a destination"
         ),
     )
     entry = only(make(config(f'source = "em0"\n{TO_VXLAN}'), replace(VIEW, routes={})))

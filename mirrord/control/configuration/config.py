@@ -10,15 +10,18 @@ from __future__ import annotations
 import glob
 import os.path
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
+
 from mirrord.control.configuration import toml
 from mirrord.control.configuration.lines import line_of, places
 from mirrord.control.configuration.refusals import Declared, Use, refusals, unknown_names, warnings
-from mirrord.control.configuration.validation import doubts, examine, join, parts, session_path
+from mirrord.control.configuration.validation import Examined, doubts, examine, join, parts, session_path
 from mirrord.errors import ConfigError, Problem, nearest
 from mirrord.model import Config, Daemon, Filter, FlowNetwork, Mirror, Model
 from mirrord.values import GLOB, parse_name, unexpected
@@ -71,6 +74,10 @@ class Loaded(NamedTuple):
     made: Objects  # at run time
     set_aside: tuple[SetAside, ...] = ()
 
+    def written(self, section: str, name: str) -> Any:
+        """What was written of an object that is in the configuration."""
+        return (self.made[section] if name in self.made.get(section, ()) else self.files.objects[section])[name]
+
     def origin(self, section: str, name: str) -> str:
         """The file that defines an object; "" if it was made at run time."""
         return self.files.origins.get(join(section, name), "")
@@ -105,12 +112,13 @@ def read(path: str) -> Files:
     return _Reader(path).read()
 
 
-def combine(files: Files, made: Objects = NOTHING, newest: Iterable[str] = ()) -> Loaded:
+def combine(files: Files, made: Objects = NOTHING, newest: Iterable[str] = (), before: Loaded | None = None) -> Loaded:
     """One configuration of all. ConfigError has every problem; its code is `refused` if all are section 2's.
 
     Of two objects that do not go together the one below a path of `newest` is to blame: the other was there before.
+    What was written alike in the configuration `before` is not read again: its models are in the new one, too.
     """
-    return _Combination(files, made).combined(tuple(newest))
+    return _Combination(files, made, before).combined(tuple(newest))
 
 
 def parsed(data: bytes) -> dict[str, Any]:
@@ -128,14 +136,14 @@ def parsed(data: bytes) -> dict[str, Any]:
         raise ValueError("expected tables and lists that are not nested so deeply") from None
 
 
-def restore(files: Files, made: Objects, doubtful: Iterable[SetAside]) -> Loaded:
+def restore(files: Files, made: Objects, doubtful: Iterable[SetAside], before: Loaded | None = None) -> Loaded:
     """Combine, and let in what is doubtful as far as it goes with the rest. ConfigError: not even the rest does."""
-    loaded = combine(files, made)
+    loaded = combine(files, made, before=before)
     set_aside = list(loaded.set_aside)
     for one in sorted(doubtful, key=lambda one: tuple(SECTIONS).index(one.section)):
         more = {**loaded.made, one.section: {**loaded.made[one.section], one.name: one.written}}
         try:
-            loaded = combine(files, more)
+            loaded = combine(files, more, before=loaded)
         except ConfigError as error:
             set_aside.append(one._replace(reason=str(error)))
         else:
@@ -210,8 +218,8 @@ class _Reader:
 
 
 class _Combination:
-    def __init__(self, files: Files, made: Objects) -> None:
-        self.files = files
+    def __init__(self, files: Files, made: Objects, before: Loaded | None) -> None:
+        self.files, self.before = files, before
         self.problems = list(files.problems)
         self.origins = dict(files.origins)
         self.written = {section: dict(objects) for section, objects in files.objects.items()}
@@ -250,7 +258,8 @@ class _Combination:
         for section, model in SECTIONS.items():
             for name, written in self.written[section].items():
                 path = join(section, name)
-                one, problems = examine(model, written, path)
+                one, problems = self._examine_one(section, name, written, path)
+                whole = not problems
                 try:
                     parse_name(name)
                 except ValueError as error:
@@ -259,7 +268,7 @@ class _Combination:
                 if one is not None:
                     objects[section][name] = usable[path] = one
                 if model is Mirror and isinstance(written, dict):
-                    sessions = parts(Mirror, written, path)
+                    sessions = _whole_sessions(one, written, path) if whole else parts(Mirror, written, path)
                     usable |= {at: session.model for at, _, session in sessions if session.model is not None}
                     uses += _uses(path, "flow_network", written)
                     uses += [use for at, session, _ in sessions for use in _uses(at, "filter", session)]
@@ -270,6 +279,21 @@ class _Combination:
         for name, mirror in self.written["mirrors"].items():
             for index, session in enumerate(mirror.get("sessions", ())):
                 yield from doubts(session, join("mirrors", name, "sessions", index))
+
+    def _examine_one(self, section: str, name: str, written: object, path: str) -> Examined:
+        """What became of one object; what was written alike before is what it was."""
+        model, before = SECTIONS[section], self.before
+        known = None if before is None else getattr(before.config, section).get(name)
+        if before is None or known is None or not isinstance(written, dict):
+            return examine(model, written, path)
+        old = before.written(section, name)
+        if _alike(old, written):
+            return Examined(known, [])
+        if isinstance(known, Mirror) and isinstance(written.get("sessions"), list):
+            sessions = _known_sessions(written["sessions"], old.get("sessions", ()), known)
+            with suppress(ValidationError):  # the models of sessions are taken as they are
+                return Examined(Mirror.model_validate({**written, "sessions": sessions}), [])
+        return examine(model, written, path)
 
     def _located(self, problems: list[Problem]) -> list[Problem]:
         """Tell the file of each: where the object, or the daemon's key, is defined."""
@@ -285,6 +309,29 @@ class _Combination:
     def _origin(self, path: str) -> str:
         holders = (one for one in self.origins if path == one or path.startswith((f"{one}.", f"{one}[")))
         return self.origins.get(max(holders, key=len, default=""), self.files.path)
+
+
+def _alike(old: object, new: object) -> bool:
+    """Whether the same was written: to Python, 1 and true would be equal, and are not the same here."""
+    return old is new or repr(old) == repr(new)
+
+
+def _known_sessions(written: list[Any], old: Sequence[Any], known: Mirror) -> list[Any]:
+    """The sessions as written, or as models where they were written alike before under the same name."""
+    models = {one["name"]: (one, model) for one, model in zip(old, known.sessions, strict=True)}
+    found = []
+    for one in written:
+        name = one.get("name") if isinstance(one, dict) else None
+        before, model = models.get(name, (None, None)) if isinstance(name, str) else (None, None)
+        found.append(model if model is not None and _alike(before, one) else one)
+    return found
+
+
+def _whole_sessions(mirror: Mirror, written: dict[str, Any], path: str) -> list[tuple[str, object, Examined]]:
+    """As `parts`, of a mirror without problems."""
+    listed = join(path, "sessions")
+    pairs = zip(written.get("sessions", ()), mirror.sessions, strict=True)
+    return [(f"{listed}[{n}]", one, Examined(model, [])) for n, (one, model) in enumerate(pairs)]
 
 
 def _uses(path: str, key: str, written: object) -> list[Use]:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os.path
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import chain
 from typing import NamedTuple
 
 from mirrord.control.configuration.validation import join
@@ -35,6 +36,7 @@ from mirrord.model import (
     TunnelSource,
     VxlanDestination,
 )
+from mirrord.values import GLOB
 
 MOST_OBJECTS = 4096  # of a kind
 MOST_SESSIONS, MOST_RULES = 10_000, 100_000  # altogether: what a daemon has the memory for
@@ -174,29 +176,66 @@ def _comes_in(session: Session, end: Destination) -> bool:
     return False
 
 
+class _Readers:
+    """Sessions by what their sources read: who reads what is sent to a destination is found without asking them all."""
+
+    def __init__(self, sessions: Iterable[tuple[str, Session]]) -> None:
+        self._named: dict[Hashable, list[tuple[str, Session]]] = {}
+        self._patterns: dict[str, list[tuple[str, Session]]] = {}
+        for path, session in sessions:
+            source = session.source
+            if isinstance(source, TunnelSource):
+                self._named.setdefault(source.local, []).append((path, session))
+            for device in _devices(session):
+                if GLOB.search(device):
+                    self._patterns.setdefault(device, []).append((path, session))
+                self._named.setdefault((None, device), []).append((path, session))
+            if isinstance(source, DeviceSource) and source.netns is not None:
+                for device in source.device:
+                    self._named.setdefault((source.netns, device), []).append((path, session))
+        self._matched: dict[str, list[tuple[str, Session]]] = {}  # by device, what patterns match
+
+    def of(self, end: Destination) -> dict[str, Session]:
+        """Those that read it, by their paths."""
+        found: list[tuple[str, Session]] = []
+        if isinstance(end, DeviceDestination):
+            found = self._named.get((end.netns, end.device), []) + (self._matching(end) if end.netns is None else [])
+        elif isinstance(end, TunnelDestination):
+            found = self._named.get(end.remote, [])
+        return {path: session for path, session in found if _comes_in(session, end)}
+
+    def _matching(self, end: DeviceDestination) -> list[tuple[str, Session]]:
+        if end.device not in self._matched:
+            fitting = [sessions for pattern, sessions in self._patterns.items() if fnmatchcase(end.device, pattern)]
+            self._matched[end.device] = list(chain.from_iterable(fitting))
+        return self._matched[end.device]
+
+
 def _cycles(declared: Declared) -> Iterator[Problem]:
     """Sessions whose copies come back to where they were taken from, over one session more or several."""
-    ways: list[tuple[str, Session]] = []
-    for path, session in declared.sessions():
-        if _comes_in(session, session.destination):
-            continue
-        reached = _reached_from(session.destination, ways)
-        closing = [at for at, other in ways if at in reached and _comes_in(session, other.destination)]
+    ways: dict[str, Session] = {}
+    sessions = dict(declared.sessions())
+    readers = _Readers(sessions.items())
+    for path, session in sessions.items():
+        if not readers.of(session.destination) or _comes_in(session, session.destination):
+            continue  # nobody takes its copies on; or it is told of already
+        reached = _reached_from(session.destination, ways, readers)
+        closing = [at for at in reached if _comes_in(session, ways[at].destination)]
         if closing:
             end = "device" if isinstance(session.destination, DeviceDestination) else "remote"
-            yield Problem(join(path, "destination", end), f"closes a cycle of copies with {closing[0]}")
+            first = next(at for at in ways if at in closing)
+            yield Problem(join(path, "destination", end), f"closes a cycle of copies with {first}")
         else:
-            ways.append((path, session))
+            ways[path] = session
 
 
-def _reached_from(end: Destination, ways: list[tuple[str, Session]]) -> set[str]:
-    """Paths of the sessions that copy on, directly or not, what is sent to a destination."""
+def _reached_from(end: Destination, ways: Mapping[str, Session], readers: _Readers) -> set[str]:
+    """Paths of those of `ways` that copy on, directly or not, what is sent to a destination."""
     reached: set[str] = set()
     ends = [end]
     while ends:
-        here = ends.pop()
-        for path, session in ways:
-            if path not in reached and _comes_in(session, here):
+        for path, session in readers.of(ends.pop()).items():
+            if path in ways and path not in reached:
                 reached.add(path)
                 ends.append(session.destination)
     return reached

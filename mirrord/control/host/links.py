@@ -25,6 +25,7 @@ from mirrord.control.host.neighbours import Neighbour, Neighbours
 from mirrord.control.host.obstacles import ROUTE_PROTOCOL, obstacle
 from mirrord.control.host.offloads import takes_ring, uncut
 from mirrord.control.host.rtnetlink import Announcements, Rtnetlink, attribute, attributes, number, text
+from mirrord.control.host.traits import NO_TRAITS, Traits, traits
 from mirrord.dataplane.netns import Netns, enter, inside
 from mirrord.dataplane.transmit.sockets import Hop
 from mirrord.errors import Refused
@@ -44,13 +45,14 @@ GROUPS = 0x1 | 0x8 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18
 
 # linux/if_link.h
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_QDISC, IFLA_MASTER = 1, 3, 4, 5, 6, 10
-IFLA_OPERSTATE, IFLA_LINKINFO, IFLA_EXT_MASK, IFLA_MAX_MTU = 16, 18, 29, 51
+IFLA_OPERSTATE, IFLA_LINKINFO, IFLA_EXT_MASK, IFLA_LINK_NETNSID, IFLA_MAX_MTU = 16, 18, 29, 37, 51
 IFLA_INFO_KIND, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 4, 5
 IFLA_BRPORT_LEARNING = 8
 IFF_UP, IFF_NOARP, IFF_LOWER_UP = 0x1, 0x80, 0x10000  # netdevice(7)
 NOT_SENDING = {1, 2, 3, 4}
 """IF_OPER_NOTPRESENT, _DOWN, _LOWERLAYERDOWN, _TESTING (linux/if.h): what a device is given is dropped unsaid, also
 right after the carrier came, while its queue is not in place. Many have no state (unknown): the carrier alone tells."""
+ON_ANOTHER = {"vlan", "macvlan", "macvtap"}
 ETH_ALEN = 6
 ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772  # linux/if_arp.h
 
@@ -96,12 +98,13 @@ class Link:
     master: int = 0  # index of the bridge or bond it belongs to
     learning: bool = False  # a bridge port that learns addresses from what arrives
     qdisc: str = ""
-    lower: int = 0  # index of the device that a VLAN lies on
+    lower: int = 0  # index of the device that a VLAN, macvlan or macvtap lies on, in the same network namespace
     address: bytes = b""
     resolves: bool = True  # asks for the addresses of next hops
     carrier: bool = True  # what leaves by it gets somewhere
     loopback: bool = False
     most_mtu: int = 0  # the largest that its driver takes; 0: unknown
+    traits: Traits = NO_TRAITS
 
 
 class Path(NamedTuple):
@@ -151,9 +154,14 @@ class View:
     namespaces: Mapping[str, View] = field(default_factory=dict)  # the others, as the configuration names them
     barred: Mapping[str, str] = field(default_factory=dict)  # namespaces that are there and cannot be entered, and why
     by_index: Mapping[int, Link] = field(init=False, repr=False, compare=False)  # the links again
+    macvlan_parents: frozenset[int] = field(
+        init=False, repr=False, compare=False
+    )  # indexes; of children in bridge mode
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "by_index", {link.index: link for link in self.links.values()})
+        parents = frozenset(link.lower for link in self.links.values() if link.lower and link.traits.mode == "bridge")
+        object.__setattr__(self, "macvlan_parents", parents)
 
     def inside(self, name: str | None) -> View:
         """What is in this namespace; None: in the daemon's. AbsentError, Refused where it cannot be had."""
@@ -429,6 +437,7 @@ def _link(body: bytes) -> Link:
     info = attributes(found.get(IFLA_LINKINFO, b""))
     bridged = text(info.get(IFLA_INFO_SLAVE_KIND)) == "bridge"
     port = attributes(info.get(IFLA_INFO_SLAVE_DATA, b"")) if bridged else {}
+    upper = text(info.get(IFLA_INFO_KIND)) in ON_ANOTHER
     return Link(
         name=text(found[IFLA_IFNAME]),
         index=index,
@@ -442,9 +451,10 @@ def _link(body: bytes) -> Link:
         master=number(found.get(IFLA_MASTER)),
         learning=bool(number(port.get(IFLA_BRPORT_LEARNING))),
         qdisc=text(found.get(IFLA_QDISC)),
-        lower=number(found.get(IFLA_LINK)) if text(info.get(IFLA_INFO_KIND)) == "vlan" else 0,
+        lower=number(found.get(IFLA_LINK)) if upper and IFLA_LINK_NETNSID not in found else 0,
         address=found.get(IFLA_ADDRESS, b""),
         resolves=not flags & IFF_NOARP,
+        traits=traits(found, info),
     )
 
 

@@ -20,7 +20,7 @@ SO_MEMINFO, SK_MEMINFO_DROPS = 55, 8  # asm-generic/socket.h, linux/sock_diag.h
 NLMSG_ERROR, NLMSG_DONE = 2, 3  # linux/netlink.h
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR = 1, 4, 0x10
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_DUMP, NLM_F_CREATE = 0x100, 0x200, 0x300, 0x400
-NLA_TYPE_MASK = 0x3FFF
+NLA_TYPE_MASK, NLA_F_NESTED = 0x3FFF, 0x8000
 
 RECEIVE = 1 << 17  # bytes; the kernel's own limit for a part of a dump is 32 KiB
 
@@ -130,13 +130,16 @@ def attribute(kind: int, value: bytes) -> bytes:
 
 
 def attributes(data: bytes, at: int = 0) -> dict[int, bytes]:
-    """The attributes from this offset on, by number."""
-    found = {}
+    """The attributes from this offset on, by number; of one that comes again the last."""
+    return dict(pairs(data, at))
+
+
+def pairs(data: bytes, at: int = 0) -> Iterator[tuple[int, bytes]]:
+    """The attributes from this offset on, each with its number, in their order."""
     while len(data) - at >= _ATTRIBUTE.size:
         length, kind = _ATTRIBUTE.unpack_from(data, at)
-        found[kind & NLA_TYPE_MASK] = data[at + _ATTRIBUTE.size : at + length]
+        yield kind & NLA_TYPE_MASK, data[at + _ATTRIBUTE.size : at + length]
         at += _aligned(max(length, _ATTRIBUTE.size))
-    return found
 
 
 def number(value: bytes | None) -> int:

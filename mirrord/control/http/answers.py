@@ -2,19 +2,21 @@
 
 An answer that fits into a piece is sent as one. A longer one is made a piece at a time, each when the one before it has
 been taken; a reader that takes none for `PATIENCE_SECONDS` is left alone, and so is its connection.
+
+Pieces are made on threads: the event loop goes on meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 from aiohttp import web
 
 from mirrord.control.logs import logger
+from mirrord.control.pieces import pieces
 
 log = logger("http")
 
@@ -27,9 +29,9 @@ PATIENCE_SECONDS = 10.0
 class Streamed(web.StreamResponse):
     """A response of pieces that are made when it is their turn."""
 
-    def __init__(self, pieces: Iterator[bytes], *, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(self, parts: Iterator[bytes], *, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(status=status, headers=headers)
-        self._pieces = pieces
+        self._pieces = parts
         self._request: web.BaseRequest | None = None
 
     async def prepare(self, request: web.BaseRequest) -> Any:
@@ -42,10 +44,9 @@ class Streamed(web.StreamResponse):
         assert self._request is not None  # it was prepared
         transport = self._request.transport
         try:
-            for piece in () if self._request.method == "HEAD" else self._pieces:
+            while self._request.method != "HEAD" and (piece := await asyncio.to_thread(next, self._pieces, None)):
                 async with asyncio.timeout(PATIENCE_SECONDS):
                     await self.write(piece)
-                await asyncio.sleep(0)  # others have their turn
             async with asyncio.timeout(PATIENCE_SECONDS):
                 await super().write_eof(data)
         except TimeoutError:
@@ -60,29 +61,23 @@ class Streamed(web.StreamResponse):
             transport.abort()  # to close it would be to wait for the reader
 
 
-def json_response(
+async def json_response(
     value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> web.Response | Streamed:
-    """The value as JSON. In it, or in what it has at any depth, an iterator is a list that is made as it is read."""
-    return response(_json(value), "application/json; charset=utf-8", status=status, headers=headers)
+    """The value as JSON, see `pieces`. An error on the way to its second piece is raised here."""
+    parts = gathered(one.encode() for one in pieces(value))
+    return await response(parts, "application/json; charset=utf-8", status=status, headers=headers)
 
 
-def response(
-    text: Iterable[str], content_type: str, *, status: int = 200, headers: Mapping[str, str] | None = None
+async def response(
+    parts: Iterator[bytes], content_type: str, *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> web.Response | Streamed:
-    """A text that is made as it is read. An error on the way to its first piece is raised here."""
-    return of_bytes(gathered(one.encode() for one in text), content_type, status=status, headers=headers)
-
-
-def of_bytes(
-    pieces: Iterator[bytes], content_type: str, *, status: int = 200, headers: Mapping[str, str] | None = None
-) -> web.Response | Streamed:
-    """As `response`, of pieces that are large enough."""
-    begin = list(_at_most(2, pieces))
+    """An answer of pieces that are large enough and not empty, see `gathered`. Errors as of `json_response`."""
+    begin = await asyncio.to_thread(lambda: list(islice(parts, 2)))
     headers = {**(headers or {}), "Content-Type": content_type}
     if len(begin) < 2:
         return web.Response(body=b"".join(begin), status=status, headers=headers)
-    return Streamed(chain(begin, pieces), status=status, headers=headers)
+    return Streamed(chain(begin, parts), status=status, headers=headers)
 
 
 def gathered(parts: Iterable[bytes]) -> Iterator[bytes]:
@@ -95,26 +90,3 @@ def gathered(parts: Iterable[bytes]) -> Iterator[bytes]:
             piece.clear()
     if piece:
         yield bytes(piece)
-
-
-def _at_most(count: int, pieces: Iterator[bytes]) -> Iterator[bytes]:
-    while count and (piece := next(pieces, None)) is not None:
-        count -= 1
-        yield piece
-
-
-def _json(value: Any) -> Iterator[str]:
-    if isinstance(value, Iterator):
-        yield "["
-        for number, one in enumerate(value):
-            if number:
-                yield ", "
-            yield from _json(one)
-        yield "]"
-    elif isinstance(value, dict) and any(isinstance(one, Iterator) for one in value.values()):
-        for number, (key, one) in enumerate(value.items()):
-            yield f"{', ' if number else '{'}{json.dumps(key)}: "
-            yield from _json(one)
-        yield "}"
-    else:
-        yield json.dumps(value)

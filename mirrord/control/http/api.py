@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from itertools import islice
+from functools import partial
 from typing import Any
 
 from aiohttp import web
 
-from mirrord.control import applying, changes
-from mirrord.control.changes import Changes, Condition, Done, Target
+from mirrord.control import applying
+from mirrord.control.changes import Changes, Condition, Done, Target, tag_of
 from mirrord.control.configuration.config import Loaded
-from mirrord.control.configuration.validation import not_found
 from mirrord.control.http import openapi
 from mirrord.control.http.answers import json_response
 from mirrord.control.http.openapi import Resource
@@ -63,34 +62,34 @@ async def _refuse_change(request: web.Request) -> web.StreamResponse:
 async def _status(request: web.Request) -> web.StreamResponse:
     store = request.app[CHANGES].store
     state = {"path": str(store.path), "problem": store.problem}
-    return json_response({**request.app[SERVICE].status(), "state": state})
+    return await json_response({**request.app[SERVICE].status(), "state": state})
 
 
 async def _reload(request: web.Request) -> web.StreamResponse:
     if flag(request, "dry_run"):
-        return json_response({"warnings": _told(await request.app[CHANGES].try_reload())})
+        return await json_response({"warnings": _told(await request.app[CHANGES].try_reload())})
     await request.app[CHANGES].reload(_caller(request))
-    return json_response({"reloaded": request.app[SERVICE].path})
+    return await json_response({"reloaded": request.app[SERVICE].path})
 
 
 async def _audit(request: web.Request) -> web.StreamResponse:
     store, query = request.app[CHANGES].store, request.query
     asked = query.get("mirror"), since(query.get("since")), limit(query.get("limit"))
     rows = store.audit_rows(await asyncio.to_thread(store.audit_ids, *asked))
-    return json_response({"audit": rows})
+    return await json_response({"audit": rows})
 
 
 async def _doctor(request: web.Request) -> web.StreamResponse:
     found = await request.app[SERVICE].doctor(request.query.get("mirror"), request.app[CHANGES].store.problem)
-    return json_response({"doctor": (one._asdict() for one in found)})
+    return await json_response({"doctor": (one._asdict() for one in found)})
 
 
 async def _sources(request: web.Request) -> web.StreamResponse:
-    return json_response({"sources": iter(await request.app[SERVICE].sources())})
+    return await json_response({"sources": iter(await request.app[SERVICE].sources())})
 
 
 async def _openapi(_: web.Request) -> web.StreamResponse:
-    return json_response(openapi.document(RESOURCES))
+    return await json_response(openapi.document(RESOURCES))
 
 
 # --- objects ---
@@ -99,22 +98,23 @@ async def _openapi(_: web.Request) -> web.StreamResponse:
 def _list(section: str) -> Handler:
     async def handler(request: web.Request) -> web.StreamResponse:
         service = request.app[SERVICE]
-        names = getattr(service.loaded.config, section)
-        one = service.mirror if section == "mirrors" else lambda name: service.object(section, name)
-        return json_response({section: map(one, list(names))})
+        loaded = service.loaded
+        one = service.mirror if section == "mirrors" else partial(service.object, section)
+        return await json_response({section: (one(name, loaded) for name in getattr(loaded.config, section))})
 
     return handler
 
 
 async def _sessions(request: web.Request) -> web.StreamResponse:
-    mirror = request.app[SERVICE].mirror(request.match_info["mirror"])
-    tag = changes.tag(request.app[SERVICE].loaded, _target(request, "mirror")) or ""
-    return json_response({"sessions": mirror["sessions"]}, headers={"ETag": tag})
+    service, target = request.app[SERVICE], _target(request, "mirror")
+    loaded = service.loaded
+    sessions = service.mirror(target.name, loaded)["sessions"]
+    return await json_response({"sessions": sessions}, headers=await _tagged(loaded, target))
 
 
 def _get(kind: str) -> Handler:
     async def handler(request: web.Request) -> web.StreamResponse:
-        return _shown(request, _target(request, kind), request.app[SERVICE].loaded)
+        return await _shown(request, _target(request, kind), request.app[SERVICE].loaded)
 
     return handler
 
@@ -123,7 +123,7 @@ def _put(kind: str) -> Handler:
     async def handler(request: web.Request) -> web.StreamResponse:
         written, conditions = await json_object(request), condition(request)
         done = await request.app[CHANGES].put(_caller(request), _target(request, kind), written, conditions)
-        return _done(request, done, 201 if done.made else 200)
+        return await _done(request, done, 201 if done.made else 200)
 
     return handler
 
@@ -132,7 +132,7 @@ def _patch(kind: str) -> Handler:
     async def handler(request: web.Request) -> web.StreamResponse:
         patch, conditions = await json_object(request), condition(request)
         done = await request.app[CHANGES].patch(_caller(request), _target(request, kind), patch, conditions)
-        return _done(request, done)
+        return await _done(request, done)
 
     return handler
 
@@ -141,7 +141,7 @@ def _delete(kind: str) -> Handler:
     async def handler(request: web.Request) -> web.StreamResponse:
         conditions = condition(request)
         done = await request.app[CHANGES].delete(_caller(request), _target(request, kind), conditions)
-        return _done(request, done) if conditions.dry_run else web.Response(status=204)
+        return await _done(request, done) if conditions.dry_run else web.Response(status=204)
 
     return handler
 
@@ -150,7 +150,7 @@ def _enable(kind: str, *, enabled: bool) -> Handler:
     async def handler(request: web.Request) -> web.StreamResponse:
         target = _target(request, kind)
         done = await request.app[CHANGES].enable(_caller(request), target, condition(request), enabled=enabled)
-        return _done(request, done)
+        return await _done(request, done)
 
     return handler
 
@@ -159,7 +159,7 @@ async def _add_session(request: web.Request) -> web.StreamResponse:
     written, conditions = await json_object(request), condition(request)._replace(none_match=())
     target = Target("session", str(written.get("name", "")), request.match_info["mirror"])
     done = await request.app[CHANGES].add(_caller(request), target, written, conditions)
-    return _done(request, done, 201)
+    return await _done(request, done, 201)
 
 
 def _check(kind: str) -> Handler:
@@ -176,7 +176,7 @@ def _check(kind: str) -> Handler:
             problems = [{"code": error.code, "path": one.path, "message": one.expectation} for one in error.problems]
         except MirrordError as error:
             problems = [{"code": error.code, "path": error.path, "message": error.message}]
-        return json_response({"problems": problems, "warnings": _told(warnings)})
+        return await json_response({"problems": problems, "warnings": _told(warnings)})
 
     return handler
 
@@ -187,7 +187,7 @@ async def _apply(request: web.Request) -> web.StreamResponse:
     caller, prune = _caller(request), flag(request, "prune")
     applied = await applying.apply(service, store, caller, objects, prune=prune, dry_run=dry_run)
     each = [{"kind": one.kind, "name": one.name, "operation": operation} for one, operation in applied.operations]
-    return json_response({"objects": each, "warnings": _told(applied.warnings)})
+    return await json_response({"objects": each, "warnings": _told(applied.warnings)})
 
 
 RESOURCES = [
@@ -266,34 +266,34 @@ def _target(request: web.Request, kind: str) -> Target:
     return Target(kind, request.match_info[kind], mirror)
 
 
-def _done(request: web.Request, done: Done, status: int = 200) -> web.StreamResponse:
+async def _done(request: web.Request, done: Done, status: int = 200) -> web.StreamResponse:
     """The object as it is now, with what is doubtful about it; of a dry run only that."""
     told = {"warnings": _told(done.warnings)}
     if flag(request, "dry_run"):
-        return json_response(told)
-    return _shown(request, done.target, done.loaded, status, told if done.warnings else {})
+        return await json_response(told)
+    return await _shown(request, done.target, done.loaded, status, told if done.warnings else {})
 
 
 def _told(warnings: Iterable[Problem]) -> list[dict[str, str]]:
     return [{"path": one.path, "message": one.expectation} for one in warnings]
 
 
-def _shown(
+async def _shown(
     request: web.Request, target: Target, loaded: Loaded, status: int = 200, more: Mapping[str, Any] = NOTHING_MORE
 ) -> web.StreamResponse:
     """An object of a configuration, and its entity tag. MirrordError `not_found`."""
     service = request.app[SERVICE]
-    if target.section == "mirrors":
-        found = service.mirror(target.holder, loaded)
+    if target.kind == "session":
+        found = service.session(target.mirror, target.name, loaded)
+    elif target.kind == "mirror":
+        found = service.mirror(target.name, loaded)
     else:
         found = service.object(target.section, target.name, loaded)
-    if target.kind == "session":
-        names = [one.name for one in loaded.config.mirrors[target.holder].sessions]
-        if target.name not in names:
-            raise not_found("session", target.name, names)
-        found = {**next(islice(found["sessions"], names.index(target.name), None)), "origin": found["origin"]}
-    tag = changes.tag(loaded, target) or ""
-    return json_response({**found, **more}, status=status, headers={"ETag": tag})
+    return await json_response({**found, **more}, status=status, headers=await _tagged(loaded, target))
+
+
+async def _tagged(loaded: Loaded, target: Target) -> dict[str, str]:
+    return {"ETag": await asyncio.to_thread(tag_of, loaded, target) or ""}
 
 
 @web.middleware
@@ -320,4 +320,4 @@ def _error(
     status: int, code: str, message: str, path: str, headers: dict[str, str] | None = None
 ) -> web.StreamResponse:
     error = {"code": code, "message": message, "path": path}
-    return json_response({"error": error}, status=status, headers=headers)
+    return web.json_response({"error": error}, status=status, headers=headers)

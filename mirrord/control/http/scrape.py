@@ -9,7 +9,7 @@ from contextlib import suppress
 from aiohttp import web
 from prometheus_client import ProcessCollector
 
-from mirrord.control.http.answers import gathered, of_bytes
+from mirrord.control.http.answers import gathered, response
 from mirrord.control.reporting.exposition import Family, accepted, compressed, render
 from mirrord.control.reporting.metrics import Counts
 
@@ -31,7 +31,7 @@ def application(counts: Counts) -> web.Application:
         parts: Iterator[bytes] = (part.encode() for part in render(families(), content_type))
         if compressed(",".join(request.headers.getall("Accept-Encoding", []))):
             parts, headers["Content-Encoding"] = _gzipped(parts), "gzip"
-        return of_bytes(gathered(parts), content_type, headers=headers)
+        return await response(gathered(parts), content_type, headers=headers)
 
     app = web.Application()
     app.router.add_get("/metrics", scrape)

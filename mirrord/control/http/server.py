@@ -1,4 +1,4 @@
-"""The HTTP server of the daemon: the control API and the metrics."""
+"""The server of the daemon: the control API and the metrics, over HTTP."""
 
 from __future__ import annotations
 

@@ -50,7 +50,14 @@ class WayOut(NamedTuple):
 
 
 def way_out(
-    config: Config, session: Session, source: Link, view: View, lease: Lease | None = None, *, native: bool = True
+    config: Config,
+    mirror: str,
+    session: Session,
+    source: Link,
+    view: View,
+    lease: Lease | None = None,
+    *,
+    native: bool = True,
 ) -> WayOut:
     """The way out of frames captured on `source`; a tunnel's leads by the mirror's flow network, if that has one.
 
@@ -66,7 +73,7 @@ def way_out(
     if isinstance(session.destination, DeviceDestination):
         return _device(config, session.destination, source, view, forward)
     if isinstance(session.destination, FileDestination):
-        return _file(config, session, session.destination, source, forward)
+        return _file(config, mirror, session, session.destination, source, forward)
     assert isinstance(session.destination, TunnelDestination)  # the others are refused by the loader
     guest = getattr(session.source, "perspective", "host") == "guest"
     forward = replace(forward, template=_template(session.destination, guest=guest))
@@ -86,7 +93,8 @@ def describe(session: Session) -> tuple[str, str]:
     if isinstance(to, DeviceDestination):
         vlan = "" if to.vlan is None else f" vlan {to.vlan}"
         place = "" if to.netns is None else f" in {to.netns}"
-        return f"device {to.device}{vlan}{place}" + ("" if to.normal_io else ", reserved"), "packet"
+        held = ("" if to.normal_io else ", reserved") + (", off its bridge" if to.isolate else "")
+        return f"device {to.device}{vlan}{place}{held}", "packet"
     if isinstance(to, FileDestination):
         return f"file {to.path}", "file"
     assert isinstance(to, TunnelDestination)  # the others are refused by the loader
@@ -100,6 +108,26 @@ def describe(session: Session) -> tuple[str, str]:
 def shaping(link: Link, role: str) -> list[str]:
     """A warning when this device holds traffic back."""
     return [f"{role} device {link.name} is shaped ({link.qdisc})"] if link.qdisc in SHAPERS else []
+
+
+def misled_bridge(to: DeviceDestination, link: Link, view: View) -> tuple[str, str, str] | None:
+    """What is wrong with a destination that is a bridge's port, the command that mends it, and its effect.
+
+    None: nothing. With `isolate` it is one no more when the session runs, unless somebody made it one again.
+    """
+    if to.isolate and link.traits.taken_off and link.master:
+        bridge = view.by_index[link.master].name if link.master in view.by_index else f"device {link.master}"
+        problem = (
+            f"{link.name} was taken off {link.traits.taken_off}, and somebody has made it a port of {bridge} since"
+        )
+        return problem, f"ip link set dev {link.name} nomaster", "has the copies mislead no bridge"
+    if not link.learning or to.isolate:
+        return None
+    problem = f"{link.name} is a port of a bridge that learns addresses: copies would mislead it"
+    effect = "has it learn no more"
+    if to.netns is None:
+        effect += ", isolate = true takes it off the bridge while it is a destination"
+    return problem, f"bridge link set dev {link.name} learning off", effect
 
 
 def _dead(link: Link | None, netns: str | None) -> str:
@@ -126,28 +154,28 @@ def _device(config: Config, to: DeviceDestination, source: Link, view: View, for
     warnings = [*shaping(link, "destination"), *_too_long(source, forward, f"the MTU of {link.name}, {link.mtu}")]
     if trouble := _dead(link, to.netns):
         forward = replace(forward, blocked=Slot.dropped_link_down)
-    if link.learning:
-        warnings.append(
-            f"{link.name} is a port of a bridge that learns addresses: copies would mislead it;"
-            f" `bridge link set dev {link.name} learning off` has it learn no more"
-        )
+    if misled := misled_bridge(to, link, view):
+        problem, command, effect = misled
+        warnings.append(f"{problem}; `{command}` {effect}")
     plan = DevicePlan(
         link.name,
         link.index,
         config.daemon.mark,
         view.netns,
         reserved=not to.normal_io,
+        isolated=to.isolate,
         takes_ring=to.netns is None and takes_ring(link),
     )
     return WayOut(plan, forward, tuple(warnings), trouble=trouble)
 
 
-def _file(config: Config, session: Session, to: FileDestination, source: Link, forward: ForwardPlan) -> WayOut:
+def _file(
+    config: Config, mirror: str, session: Session, to: FileDestination, source: Link, forward: ForwardPlan
+) -> WayOut:
     """Blocks of a file; where the session may have more than one source device, a file for each of them."""
     file = file_of(session, to.path, source.name)
     directories = [PurePath(os.path.normpath(one)) for one in config.daemon.capture_directories]
     directory = next(one for one in directories if one in file.parents)  # the loader refuses any other
-    mirror = next(name for name, mirror in config.mirrors.items() if session in mirror.sessions)
     plan = FilePlan(
         directory=str(directory),
         name=str(file.relative_to(directory)),

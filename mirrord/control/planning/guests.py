@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from mirrord.control.guests.inventory import Answer, Guest, GuestNic, Inventory, Place
 from mirrord.errors import Refused
@@ -28,6 +28,8 @@ from mirrord.values import GLOB
 SHORT_ID = 12  # digits of a container's id that engines show
 
 ENGINES = ("podman", "docker")
+
+M = TypeVar("M", Mirror, Session)
 
 
 class AbsentGuestError(Exception):
@@ -78,11 +80,15 @@ def _places(end: object) -> tuple[Place, ...]:
     return ()
 
 
-def resolve(config: Config, inventory: Inventory) -> Resolved:
-    """The configuration by devices; the very same object where it names no guest."""
+def resolve(config: Config, inventory: Inventory, before: Resolved | None = None) -> Resolved:
+    """The configuration by devices; the very same object where it names no guest.
+
+    What is the same as in the one `before` is the same object: who compares looks at what changed.
+    """
     found = _Findings({}, {}, {})
+    known = before.config.mirrors if before is not None else {}
     mirrors = {
-        name: _mirror(name, mirror, inventory, found) if mirror.enabled else mirror
+        name: _mirror(name, mirror, inventory, found, known.get(name)) if mirror.enabled else mirror
         for name, mirror in config.mirrors.items()
     }
     if all(mirror is config.mirrors[name] for name, mirror in mirrors.items()):
@@ -96,11 +102,19 @@ class _Findings(NamedTuple):
     destinations: dict[tuple[str, str], str]
 
 
-def _mirror(name: str, mirror: Mirror, inventory: Inventory, found: _Findings) -> Mirror:
+def _mirror(name: str, mirror: Mirror, inventory: Inventory, found: _Findings, before: Mirror | None) -> Mirror:
     if not any(_places(session.source) or _places(session.destination) for session in mirror.sessions):
         return mirror
-    sessions = tuple(_session(name, session, inventory, found) for session in mirror.sessions)
-    return mirror.model_copy(update={"sessions": sessions})
+    known = {one.name: one for one in before.sessions} if before is not None else {}
+    sessions = tuple(
+        _same(known.get(session.name), _session(name, session, inventory, found)) for session in mirror.sessions
+    )
+    return _same(before, mirror.model_copy(update={"sessions": sessions}))
+
+
+def _same(before: M | None, now: M) -> M:
+    """The one before, where the two are equal."""
+    return before if before is not None and before == now else now
 
 
 def _session(mirror: str, session: Session, inventory: Inventory, found: _Findings) -> Session:
@@ -161,7 +175,7 @@ def _destination(to: VmDestination, inventory: Inventory) -> tuple[DeviceDestina
         device=_device(guest, nic),
         netns=None,
         allow_default_route=to.allow_default_route,
-        **{key: getattr(to, key) for key in ("vlan", "original_vlan", "normal_io")},
+        **{key: getattr(to, key) for key in ("vlan", "original_vlan", "normal_io", "isolate")},
     )
     return device, f"vm {guest.name} nic {index} (device {nic.device})"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from mirrord.control.host.links import AbsentError, Link, View
 from mirrord.dataplane.capture.listener import ListenPlan
 from mirrord.dataplane.filter.rules import Selection
@@ -18,6 +20,9 @@ from mirrord.model import (
     VxlanSource,
 )
 from mirrord.values import Address
+
+Named = Mapping[tuple[Tunnel, int, int], tuple[Address, ...]]
+"""By tunnel, port and version, the addresses that listeners name."""
 
 
 def label(source: TunnelSource) -> str:
@@ -37,28 +42,25 @@ def end(source: TunnelSource, view: View) -> Link:
     return Link(label(source), index=0, mtu=0)
 
 
-def listen_plan(config: Config, source: TunnelSource, selection: Selection, buffer_size: int) -> ListenPlan:
+def listen_plan(named: Named, source: TunnelSource, selection: Selection, buffer_size: int) -> ListenPlan:
     """What the data plane is to take."""
     tunnel, port, ident = _ends(source)
-    elsewhere = _named(config, source) if source.local.is_unspecified else ()
+    elsewhere = named.get((tunnel, port, source.local.version), ()) if source.local.is_unspecified else ()
     return ListenPlan(tunnel, source.local, selection, port, ident, source.allow, elsewhere, buffer_size)
 
 
-def _named(config: Config, source: TunnelSource) -> tuple[Address, ...]:
-    """The addresses for which sources of the same tunnel and port are there: what comes to them is theirs.
+def listeners(config: Config) -> Named:
+    """The addresses for which sources are there: what comes to one of them is not for who listens at any address.
 
     So does the kernel choose among UDP sockets, whatever the VNI, key or session id of what comes.
     """
+    found: dict[tuple[Tunnel, int, int], set[Address]] = {}
     sources = [session.source for mirror in config.mirrors.values() for session in mirror.active]
-    found = {
-        one.local
-        for one in sources
-        if isinstance(one, TunnelSource)
-        and one.local.version == source.local.version
-        and not one.local.is_unspecified
-        and _ends(one)[:2] == _ends(source)[:2]
-    }
-    return tuple(sorted(found))
+    for one in sources:
+        if isinstance(one, TunnelSource) and not one.local.is_unspecified:
+            tunnel, port, _ = _ends(one)
+            found.setdefault((tunnel, port, one.local.version), set()).add(one.local)
+    return {end: tuple(sorted(addresses)) for end, addresses in found.items()}
 
 
 def reaches(destination: TunnelDestination, source: TunnelSource) -> bool:

@@ -9,10 +9,12 @@ The filters alone decide. A session keeps what it accepts also while it waits, a
 
 from __future__ import annotations
 
-from itertools import takewhile
+from collections.abc import Hashable
+from functools import cache
 
 from mirrord.control.planning.sources import matches
-from mirrord.model import DeviceSource, Mirror, Model, Session, Source
+from mirrord.model import DeviceSource, Mirror, Model, Session, Source, VxlanDestination
+from mirrord.values import GLOB
 
 LAST = 65536  # behind every priority that can be given
 
@@ -20,26 +22,53 @@ TOLD_APART_BY = ("device", "vlan", "path", "remote", "port", "vni", "key", "ersp
 """What a receiver knows of where a copy came from."""
 
 
-def before(mirror: Mirror, session: Session, device: str) -> list[Session]:
-    """Those of a mirror's sessions that come before one of them on a device of its source, in their order."""
-    ordered = sorted(mirror.active, key=lambda one: one.priority or LAST)  # stable: else as written
-    return [
-        one
-        for one in takewhile(lambda one: one is not session, ordered)
-        if _shares(one.source, session.source, device)
-        and (mirror.overlap == "first" or _same_end(one.destination, session.destination))
-    ]
+class Order:
+    """A mirror's sessions in their order, by their sources and ends: those before one of them are found without a
+    look at the others.
+    """
+
+    def __init__(self, mirror: Mirror) -> None:
+        self._sessions = sorted(mirror.active, key=lambda one: one.priority or LAST)  # stable: else as written
+        self._places = {session.name: place for place, session in enumerate(self._sessions)}
+        first = mirror.overlap == "first"
+        self._ends = [None if first else _end(session.destination) for session in self._sessions]
+        self._named: dict[Hashable, list[int]] = {}  # places, by an end and a source's name
+        self._patterns: dict[Hashable, list[tuple[int, str]]] = {}  # the same with a pattern, by an end and a namespace
+        for place, session in enumerate(self._sessions):
+            to = session.destination
+            if first or not (isinstance(to, VxlanDestination) and to.shared_vni):
+                self._enter(place, session.source)
+
+    def before(self, session: Session, device: str) -> list[Session]:
+        """Those that come before one of the sessions on a device of its source, in their order."""
+        own, source = self._places[session.name], session.source
+        end = self._ends[own]
+        found = {place for place in self._named.get((end, _name(source, device)), ()) if place < own}
+        if isinstance(source, DeviceSource):
+            patterns = self._patterns.get((end, source.netns), ())
+            found.update(place for place, pattern in patterns if place < own and matches(device, pattern))
+        return [self._sessions[place] for place in sorted(found)]
+
+    def _enter(self, place: int, source: Source) -> None:
+        end = self._ends[place]
+        for device in source.device if isinstance(source, DeviceSource) else ("",):
+            if isinstance(source, DeviceSource) and GLOB.search(device):
+                self._patterns.setdefault((end, source.netns), []).append((place, device))
+            else:
+                self._named.setdefault((end, _name(source, device)), []).append(place)
 
 
-def _shares(one: Source, other: Source, device: str) -> bool:
-    if isinstance(one, DeviceSource) and isinstance(other, DeviceSource):
-        return one.netns == other.netns and any(matches(device, pattern) for pattern in one.device)
-    if isinstance(one, DeviceSource) or isinstance(other, DeviceSource):
-        return False
-    return one.model_copy(update={"vlan": None}) == other.model_copy(update={"vlan": None})
+def _name(source: Source, device: str) -> Hashable:
+    """What is the same of two sources that share this device's frames, or their tunnel's; patterns are no names."""
+    if isinstance(source, DeviceSource):
+        return source.netns, device
+    return source.model_copy(update={"vlan": None})
 
 
-def _same_end(one: Model, other: Model) -> bool:
-    if type(one) is not type(other) or getattr(one, "shared_vni", False):
-        return False
-    return all(getattr(one, key, None) == getattr(other, key, None) for key in TOLD_APART_BY)
+def _end(destination: Model) -> Hashable:
+    return type(destination), *(getattr(destination, key) for key in _told_apart_by(type(destination)))
+
+
+@cache
+def _told_apart_by(kind: type[Model]) -> tuple[str, ...]:
+    return tuple(key for key in TOLD_APART_BY if key in kind.model_fields)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import NamedTuple
 
 from mirrord.control.host.links import AbsentError, Lease, Link, Path, View
 from mirrord.control.planning import sources
+from mirrord.control.planning.blind_spots import blind_spots
 from mirrord.control.planning.destinations import path, shaping, way_out
 from mirrord.control.planning.guests import Resolved
 from mirrord.control.planning.leases import lease, refuse_if_set_aside
@@ -19,7 +21,7 @@ from mirrord.control.planning.listeners import listen_plan
 from mirrord.control.planning.selection import Selections
 from mirrord.dataplane.capture.listener import ListenPlan
 from mirrord.dataplane.capture.packet_socket import CapturePlan
-from mirrord.dataplane.filter.rules import Direction, Selection
+from mirrord.dataplane.filter.rules import Direction
 from mirrord.dataplane.netns import Netns
 from mirrord.dataplane.pipeline import PipelinePlan
 from mirrord.dataplane.transmit.file import FilePlan
@@ -70,6 +72,7 @@ class Entry:
     limit: Limit | None = None
     notes: tuple[str, ...] = ()  # of the session, with the first of its sources
     trouble: str = ""  # why no copy gets anywhere for now, though the pipeline runs
+    bypassed: bool = False  # frames of the source do not come to the tap: a warning says which
 
 
 # --- what should run ---
@@ -96,25 +99,62 @@ def namespaces(config: Config) -> frozenset[str]:
     return frozenset(name for end in ends if (name := getattr(end, "netns", None)) is not None)
 
 
-def make(
-    wanted: Config | Resolved, view: View, selections: Selections | None = None, *, native: bool = True
-) -> dict[Key, Entry]:
+def make(wanted: Config | Resolved, view: View, *, native: bool = True) -> dict[Key, Entry]:
     """The entries of every session that is enabled, for the native data plane or the reference.
 
-    `wanted` with guests resolved to devices, or a configuration that names none; `selections` are of its last time.
+    `wanted` with guests resolved to devices, or a configuration that names none.
     """
-    resolved = wanted if isinstance(wanted, Resolved) else Resolved(wanted)
-    config = resolved.config
-    if selections is None or selections.config is not config:
-        selections = Selections(config)
-    entries = {
-        entry.key: entry
-        for name, mirror in config.mirrors.items()
-        for session in mirror.active
-        for entry in _entries(resolved, name, session, view, selections, native=native)
-    }
-    selections.keep(entries)
-    return _each_file_once(entries)
+    return Planner().make(wanted, view, native=native)
+
+
+class Known(NamedTuple):
+    """An entry, and what it was made of beside the planner's context."""
+
+    session: Session
+    words: tuple[tuple[str, str], ...]
+    entry: Entry
+
+
+class Planner:
+    """Makes one plan after the other. What is wanted as before, on a host that is as before, is not planned anew."""
+
+    def __init__(self) -> None:
+        self._selections: Selections | None = None
+        self._context: object = None  # all but a session itself, and its words, that its entries follow from
+        self._known: dict[Key, Known] = {}
+
+    def make(self, wanted: Config | Resolved, view: View, *, native: bool = True) -> dict[Key, Entry]:
+        """As `make`."""
+        resolved = wanted if isinstance(wanted, Resolved) else Resolved(wanted)
+        config = resolved.config
+        selections = self._selections
+        if selections is None or selections.config is not config:
+            selections = Selections(config, selections)
+        networks = {name: mirror.flow_network for name, mirror in config.mirrors.items() if mirror.flow_network}
+        context = view, native, config.daemon, config.flow_networks, networks
+        known = self._known if context == self._context else {}
+        planned: dict[Key, Known] = {}
+        for name, mirror in config.mirrors.items():
+            for session in mirror.active:
+                for one in _entries(resolved, name, session, view, selections, known, native=native):
+                    planned[one.entry.key] = one
+        entries = {key: one.entry for key, one in planned.items()}
+        selections.keep(entries)
+        self._selections, self._context, self._known = selections, context, planned
+        return _each_file_once(entries)
+
+
+def _kept(entry: Entry, session: Session, selections: Selections) -> Entry | None:
+    """An entry of this session with what others are sent now; None where what others take makes it another one."""
+    if entry.pipeline is None:
+        return entry
+    selected = selections.of(entry.key.mirror, session, entry.key.source)
+    if entry.pipeline.capture.selection is not selected or isinstance(session.source, TunnelSource):
+        return None
+    forward, guards = entry.pipeline.forward, selections.guards(session)
+    if forward.guards is guards:
+        return entry
+    return replace(entry, pipeline=replace(entry.pipeline, forward=replace(forward, guards=guards)))
 
 
 def _each_file_once(entries: dict[Key, Entry]) -> dict[Key, Entry]:
@@ -131,19 +171,33 @@ def _each_file_once(entries: dict[Key, Entry]) -> dict[Key, Entry]:
 
 
 def _entries(
-    resolved: Resolved, mirror: str, session: Session, view: View, selections: Selections, *, native: bool
-) -> Iterator[Entry]:
+    resolved: Resolved,
+    mirror: str,
+    session: Session,
+    view: View,
+    selections: Selections,
+    known: Mapping[Key, Known],
+    *,
+    native: bool,
+) -> Iterator[Known]:
     about = dict(selections.about(mirror, session))
-    for absent in resolved.absent.get((mirror, session.name), ()):
+    absences = resolved.absent.get((mirror, session.name), ())
+    for absent in absences:
         words = tuple({**about, **resolved.about(mirror, session.name, "")}.items())
-        yield Entry(Key(mirror, session.name, absent.label), absent.state, absent.reason, guest=True, about=words)
-    notes = tuple(sources.left_out(session, view))
-    for device in sources.devices(session, view) if (mirror, session.name) not in resolved.absent else ():
+        key = Key(mirror, session.name, absent.label)
+        yield Known(session, words, Entry(key, absent.state, absent.reason, guest=True, about=words))
+    for number, device in enumerate(sources.devices(session, view) if not absences else ()):
         words = tuple({**about, **resolved.about(mirror, session.name, device)}.items())
         key = Key(mirror, session.name, device)
+        before = known.get(key)
+        if before and before.session is session and before.words == words:
+            kept = _kept(before.entry, session, selections)
+            if kept is not None:
+                yield before if kept is before.entry else before._replace(entry=kept)
+                continue
         entry = _entry(resolved.config, key, session, view, selections, words, native=native)
-        yield replace(entry, notes=notes) if notes else entry
-        notes = ()  # said once
+        notes = () if number else tuple(sources.left_out(session, view))  # said once
+        yield Known(session, words, replace(entry, notes=notes) if notes else entry)
 
 
 def _entry(
@@ -163,19 +217,22 @@ def _entry(
             refuse_if_set_aside(config, source.name, f"it is a port of {session.source.bridge}")
         _refuse_the_source(session, source, view)
         leased = lease(config, key.mirror, view)
-        way = way_out(config, session, source, view, leased, native=native)
+        way = way_out(config, key.mirror, session, source, view, leased, native=native)
     except AbsentError as absent:
         return Entry(key, "waiting", str(absent), guest=guest, about=about)
     except Refused as refused:
         return Entry(key, "failed", str(refused), guest=guest, about=about)
-    capture = _capture(config, session, source, view, selections.of(key.mirror, session, source.name))
-    warnings = (*shaping(source, "source"), *way.warnings)
+    capture = _capture(config, key.mirror, session, source, view, selections)
+    place = view.inside(getattr(session.source, "netns", None))
+    spots = list(blind_spots(config.mirrors[key.mirror], session, source, place))
+    warnings = (*shaping(source, "source"), *(spot.problem for spot in spots), *way.warnings)
     counted = session.filter if session.count_rules else None
     forward = replace(way.forward, guards=selections.guards(session))
     pipeline = PipelinePlan(capture, forward, way.transmit, counted or "", session.workers)
     limit = _limit(config, session, view, leased)
     about = tuple({**dict(about), **dict(way.how)}.items())
-    return Entry(key, "up", "", pipeline, guest, about, warnings, limit, trouble=way.trouble)
+    bypassed = any(spot.bypassed for spot in spots)
+    return Entry(key, "up", "", pipeline, guest, about, warnings, limit, trouble=way.trouble, bypassed=bypassed)
 
 
 def _refuse_the_source(session: Session, source: Link, view: View) -> None:
@@ -197,16 +254,17 @@ def _limit(config: Config, session: Session, view: View, leased: Lease | None) -
         return Limit(to.device, there.netns, session.pause_above)
     assert isinstance(to, TunnelDestination)  # there are no others
     route = there.routes.get(path(to, config, leased))
-    names = [link.name for link in there.links.values() if route is not None and link.index == route.device]
-    return Limit(names[0], there.netns, session.pause_above) if names else None
+    link = None if route is None else there.by_index.get(route.device)
+    return None if link is None else Limit(link.name, there.netns, session.pause_above)
 
 
 def _capture(
-    config: Config, session: Session, source: Link, view: View, selected: Selection
+    config: Config, mirror: str, session: Session, source: Link, view: View, selections: Selections
 ) -> CapturePlan | ListenPlan:
+    selected = selections.of(mirror, session, source.name)
     size = session.ring_size if session.ring_size is not None else config.daemon.ring_size
     if isinstance(session.source, TunnelSource):
-        return listen_plan(config, session.source, selected, size)
+        return listen_plan(selections.listeners, session.source, selected, size)
     return CapturePlan(
         device=source.name,
         index=source.index,
@@ -277,18 +335,23 @@ def diff(old: Mapping[Key, PipelinePlan], new: Mapping[Key, PipelinePlan]) -> li
 
 def _renamed(old: Mapping[Key, PipelinePlan], actions: list[Action]) -> list[Action]:
     """The actions, where one pipeline's end and the same one's beginning under another name are no end."""
-    going = [action.key for action in actions if isinstance(action, Remove)]
+    going: dict[str, list[Key]] = {}  # by source
+    for action in actions:
+        if isinstance(action, Remove):
+            going.setdefault(action.key.source, []).append(action.key)
     renames: list[Action] = []
     rest: list[Action] = []
     for action in actions:
         if isinstance(action, Add) and action.key not in old:
-            same = next((one for one in going if one.source == action.key.source and old[one] == action.pipeline), None)
+            there = going.get(action.key.source, [])
+            same = next((one for one in there if old[one] == action.pipeline), None)
             if same is not None:
-                going.remove(same)
+                there.remove(same)
                 renames.append(Rename(same, action.key))
                 continue
         rest.append(action)
-    return renames + [one for one in rest if not isinstance(one, Remove) or one.key in going]
+    ending = set(chain.from_iterable(going.values()))
+    return renames + [one for one in rest if not isinstance(one, Remove) or one.key in ending]
 
 
 def _on_its_way(before: PipelinePlan, plan: PipelinePlan) -> PipelinePlan:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from typing import NamedTuple
 
 from mirrord import model
 from mirrord.control.planning.destinations import describe
-from mirrord.control.planning.overlap import before
+from mirrord.control.planning.listeners import listeners
+from mirrord.control.planning.overlap import Order
 from mirrord.control.planning.sources import bridged
 from mirrord.dataplane.filter.rules import Direction, Rule, Selection
 from mirrord.dataplane.forward.own_copies import (
@@ -30,25 +32,48 @@ TURNED = {
 }
 
 
+class Words(NamedTuple):
+    """All of a session that decides what it takes of a device, beside the daemon's mark."""
+
+    direction: Direction
+    filter: str | None
+    guest: bool
+    vlans: frozenset[int] | None
+
+
 class Selections:
     """What a configuration's sessions take of each device, and what they are: worked out once, without the host.
 
-    A key is a mirror's, a session's and a device's name.
+    What is the same as in the configuration `before` is the same object, so that to compare the two is to compare what
+    changed. A key is a mirror's, a session's and a device's name.
     """
 
-    def __init__(self, config: model.Config) -> None:
+    def __init__(self, config: model.Config, before: Selections | None = None) -> None:
         self.config = config
+        self.listeners = listeners(config)
         self._guards = guards(config)
+        self._orders: dict[str, Order] = {}  # by mirror
+        self._rules: dict[tuple[str, bool], tuple[Rule, ...]] = {}  # by filter, and whether they are a guest's
+        self._alone: dict[Words, Selection] = {}
         self._known: dict[tuple[str, str, str], Selection] = {}
-        self._about: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {}
+        self._earlier: Mapping[tuple[str, str, str], Selection] = {}
+        self._about: dict[tuple[str, str], tuple[model.Session, tuple[tuple[str, str], ...]]] = {}
+        if before is not None:
+            self._take_over(before)
 
     def of(self, mirror: str, session: model.Session, device: str) -> Selection:
         """What this session of this mirror takes, and what those before it have taken already."""
         key = mirror, session.name, device
         if key not in self._known:
-            others = before(self.config.mirrors[mirror], session, device)
-            earlier = tuple(selection(self.config, one, device) for one in others)
-            self._known[key] = replace(selection(self.config, session, device), before=earlier)
+            if mirror not in self._orders:
+                self._orders[mirror] = Order(self.config.mirrors[mirror])
+            selected = self._selection(session, device)
+            others = self._orders[mirror].before(session, device)
+            if others:
+                selected = replace(selected, before=tuple(self._selection(one, device) for one in others))
+                earlier = self._earlier.get(key)
+                selected = earlier if earlier is not None and earlier == selected else selected
+            self._known[key] = selected
         return self._known[key]
 
     def guards(self, session: model.Session) -> tuple[Guard, ...]:
@@ -57,30 +82,63 @@ class Selections:
 
     def about(self, mirror: str, session: model.Session) -> tuple[tuple[str, str], ...]:
         """What this session of this mirror is, in words."""
-        key = mirror, session.name
-        if key not in self._about:
-            self._about[key] = tuple(_words(session))
-        return self._about[key]
+        known, words = self._about.get((mirror, session.name), (None, ()))
+        if known is not session:
+            words = tuple(_words(session))
+            self._about[mirror, session.name] = session, words
+        return words
 
-    def keep(self, keys: Container[tuple[str, str, str]]) -> None:
+    def keep(self, keys: Collection[tuple[str, str, str]]) -> None:
         """Forget about all others: devices that are gone for good."""
+        sessions = {key[:2] for key in keys}
         self._known = {key: one for key, one in self._known.items() if key in keys}
+        self._about = {key: one for key, one in self._about.items() if key in sessions}
+        self._earlier = {}
+
+    def _take_over(self, before: Selections) -> None:
+        """Know already what is the same."""
+        was, now = before.config, self.config
+        self._about = dict(before._about)
+        self._earlier = before._known
+        mirrors = {name for name, one in now.mirrors.items() if one is was.mirrors.get(name)}
+        self._orders = {name: one for name, one in before._orders.items() if name in mirrors}
+        filters = {name for name, one in now.filters.items() if one == was.filters.get(name)}
+        self._rules = {key: rules for key, rules in before._rules.items() if key[0] in filters}
+        known = {guard: guard for guard in before._guards}
+        guarded = tuple(known.get(guard, guard) for guard in self._guards)
+        self._guards = before._guards if guarded == before._guards else guarded
+        if was.daemon == now.daemon:
+            alone = before._alone.items()
+            self._alone = {words: one for words, one in alone if words.filter is None or words.filter in filters}
+
+    def _selection(self, session: model.Session, device: str) -> Selection:
+        """What this session takes of one of its devices' frames, or its tunnel's, whatever those before it take."""
+        words = _decisive(session, device)
+        if words not in self._alone:
+            self._alone[words] = Selection(
+                direction=words.direction,
+                rules=None if words.filter is None else self._rules_of(words.filter, guest=words.guest),
+                vlans=words.vlans,
+                mark=self.config.daemon.mark,
+                mark_mask=self.config.daemon.mark_mask,
+            )
+        return self._alone[words]
+
+    def _rules_of(self, name: str, *, guest: bool) -> tuple[Rule, ...]:
+        if (name, guest) not in self._rules:
+            self._rules[name, guest] = in_order(self.config.filters[name], guest=guest)
+        return self._rules[name, guest]
 
 
-def selection(config: model.Config, session: model.Session, device: str) -> Selection:
-    """What this session takes of one of its devices' frames, or its tunnel's."""
+def _decisive(session: model.Session, device: str) -> Words:
     source = session.source
     guest = isinstance(source, model.DeviceSource) and source.perspective == "guest"
     bridge = source if isinstance(source, model.BridgeSource) else None
-    rules = None
-    if session.filter is not None:
-        rules = in_order(config.filters[session.filter], guest=guest)
-    return Selection(
+    return Words(
         direction=bridged(bridge, device) if bridge else _direction(session.direction, guest=guest),
-        rules=rules,
+        filter=session.filter,
+        guest=guest,
         vlans=None if isinstance(source, model.TunnelSource) or source.vlan is None else frozenset(source.vlan),
-        mark=config.daemon.mark,
-        mark_mask=config.daemon.mark_mask,
     )
 
 

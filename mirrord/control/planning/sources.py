@@ -73,6 +73,17 @@ def unfit(session: Session, link: Link) -> str:
             f"{link.name} receives each frame that it sends, and is captured as it receives:"
             f' direction = "{session.direction}" has none'
         )
+    if session.direction == ("egress" if guest else "ingress"):
+        if link.kind == "vrf":
+            return (
+                f"{link.name} is a VRF device, what it receives is tapped as sent:"
+                f' direction = "{session.direction}" has none; mirror the devices that belong to it'
+            )
+        if link.kind == "ipvlan" and link.traits.mode == "l3s":
+            return (
+                f"{link.name} is an ipvlan device in mode l3s, what it receives never comes to its tap:"
+                f' direction = "{session.direction}" has none; mirror the device that it lies on'
+            )
     return ""
 
 

@@ -13,9 +13,9 @@ from typing import NamedTuple
 from mirrord.control.configuration.config import Loaded
 from mirrord.control.host.links import AbsentError, Link, View
 from mirrord.control.planning import sources
-from mirrord.control.planning.destinations import IP_LONGEST, SHAPERS, fate, path
+from mirrord.control.planning.blind_spots import blind_spots
+from mirrord.control.planning.destinations import IP_LONGEST, SHAPERS, fate, misled_bridge, path
 from mirrord.control.planning.leases import lease
-from mirrord.control.planning.plan import Key
 from mirrord.control.reporting.metrics import Reload, Row
 from mirrord.control.reporting.probes import Host, Kept
 from mirrord.dataplane.capture.listener import ListenPlan
@@ -23,7 +23,7 @@ from mirrord.dataplane.counters import DROPPED, Slot
 from mirrord.dataplane.frame.headers import ETH_HEADER
 from mirrord.dataplane.transmit.file import FilePlan
 from mirrord.errors import Refused, nearest
-from mirrord.model import Config, DeviceDestination, DeviceSource, FileDestination, Session, TunnelDestination
+from mirrord.model import Config, DeviceDestination, DeviceSource, FileDestination, Mirror, Session, TunnelDestination
 from mirrord.values import GLOB, show_size
 
 ERROR, WARNING = "error", "warning"
@@ -94,18 +94,13 @@ def findings(
     """
     config = loaded.config
     found = [*_configuration(loaded, reload, state), *_workers(stalled), *_host(config, host), *_mirror(config, mirror)]
+    sessions = {(name, one.name): one for name, there in config.mirrors.items() for one in there.sessions}
     for row in rows:
-        key = row.entry.key
-        if mirror in (None, key.mirror) and (session := _session(config, key)):
+        key = row.entry.key  # of one that was deleted and that ends there is no session
+        if mirror in (None, key.mirror) and (session := sessions.get(key[:2])):
             place = key._asdict()
             found += [one._replace(**place) for one in _about(config, session, row, view, host)]
     return sorted(dict.fromkeys(found), key=lambda one: one.severity != ERROR)
-
-
-def _session(config: Config, key: Key) -> Session | None:
-    """The session of a row; None while one that was deleted ends."""
-    mirror = config.mirrors.get(key.mirror)
-    return next((one for one in mirror.sessions if one.name == key.session), None) if mirror else None
 
 
 def _mirror(config: Config, name: str | None) -> Iterator[Finding]:
@@ -174,7 +169,7 @@ def _control_socket(config: Config, host: Host) -> Iterator[Finding]:
 
 
 def _about(config: Config, session: Session, row: Row, view: View, host: Host) -> Iterator[Finding]:
-    found = [*_source(session, row, view)]
+    found = [*_source(config.mirrors[row.entry.key.mirror], session, row, view, host)]
     if isinstance(session.destination, DeviceDestination):
         found += _device(session.destination, view)
     elif isinstance(session.destination, TunnelDestination):
@@ -202,7 +197,7 @@ def _remedy(row: Row) -> str:
     return f"mend this, or change the session (mirrorctl show {row.entry.key.mirror})"
 
 
-def _source(session: Session, row: Row, view: View) -> Iterator[Finding]:
+def _source(mirror: Mirror, session: Session, row: Row, view: View, host: Host) -> Iterator[Finding]:
     name = row.entry.key.source
     try:
         link = sources.find(session, name, view)
@@ -214,6 +209,14 @@ def _source(session: Session, row: Row, view: View) -> Iterator[Finding]:
         yield _shaped(
             link, "source", "what is sent there waits before it is copied", getattr(session.source, "netns", None)
         )
+    netns = getattr(session.source, "netns", None)
+    if netns is None and link.index in host.offloaded:
+        problem = f"the NIC of {link.name} handles flows by itself (tc, in_hw): their frames do not come to the tap"
+        remedy = f"ethtool -K {link.name} hw-tc-offload off, if the host can bear them; or the NIC's own port mirroring"
+        yield Finding(WARNING, "offloaded_flows", problem, remedy)
+    for spot in blind_spots(mirror, session, link, view.inside(netns)):
+        tool, _, rest = spot.remedy.partition(" ")
+        yield Finding(WARNING, spot.code, spot.problem, f"{_tool(tool, netns)} {rest}" if tool == "ip" else spot.remedy)
 
 
 def _no_source(name: str, netns: str | None, view: View) -> Iterator[Finding]:
@@ -275,11 +278,11 @@ def _device(to: DeviceDestination, view: View) -> Iterator[Finding]:
         problem = f"destination device {link.name} holds a default route: copies go out among this host's own traffic"
         severity = WARNING if to.allow_default_route else ERROR
         yield Finding(severity, "default_route", problem, "use another device, or a tunnel")
-    if link.learning:
-        problem = f"destination device {link.name} is a port of a bridge that learns addresses: copies mislead it"
-        yield Finding(
-            WARNING, "learning_bridge", problem, f"{_tool('bridge', to.netns)} link set dev {link.name} learning off"
-        )
+    if misled := misled_bridge(to, link, view):
+        problem, command, effect = misled
+        tool, _, arguments = command.partition(" ")
+        remedy = f"{_tool(tool, to.netns)} {arguments}, which {effect}"
+        yield Finding(WARNING, "learning_bridge", f"destination device {problem}", remedy)
     if link.qdisc in SHAPERS:
         yield _shaped(link, "destination", "copies wait or are lost there", to.netns)
 

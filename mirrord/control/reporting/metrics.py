@@ -95,6 +95,7 @@ class Counts:
         yield _latency(rows, heads)
         up = (f"mirrord_session_up{head}}} {row.state == 'up':d}" for row, head in zip(rows, heads, strict=True))
         yield Family("mirrord_session_up", "gauge", "1 running, 0 waiting or failed.", up)
+        yield _bypassed(rows, heads)
         yield _ring_fill(rows, heads)
         about = (
             {**row.entry.key._asdict(), "state": row.state, "reason": row.reason, **dict(row.entry.about)}
@@ -180,6 +181,15 @@ def _buckets(name: str, rows: Iterable[tuple[Row, str]]) -> Iterator[str]:
             yield f'{name}_bucket{head},le="{bound}"}} {below}'
         yield f"{name}_count{head}}} {below}"
         yield f"{name}_sum{head}}} {row.counters[Slot.latency_sum] / 1e9!r}"
+
+
+def _bypassed(rows: Sequence[Row], heads: Sequence[str]) -> Family:
+    name = "mirrord_source_bypassed"
+    text = (
+        "1 where frames of the source do not come to the tap (XDP, SR-IOV, ...): a warning of the session says which."
+    )
+    both = zip(rows, heads, strict=True)
+    return Family(name, "gauge", text, (f"{name}{head}}} {row.entry.bypassed:d}" for row, head in both))
 
 
 def _ring_fill(rows: Sequence[Row], heads: Sequence[str]) -> Family:

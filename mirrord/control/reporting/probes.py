@@ -22,6 +22,7 @@ from typing import NamedTuple
 from mirrord.control.host import neighbours
 from mirrord.control.host.links import Path, View
 from mirrord.control.host.neighbours import Neighbour
+from mirrord.control.host.offloaded import with_offloaded_flows
 from mirrord.control.host.rtnetlink import Rtnetlink
 from mirrord.control.planning.plan import Key
 from mirrord.control.reporting.metrics import Row
@@ -84,6 +85,7 @@ class Host:
     coarse: frozenset[Key] = frozenset()  # whose filter the kernel cannot run as it is
     space: Mapping[str, Space] = field(default_factory=dict)  # of the directories that sessions write to
     kept: Mapping[Key, Kept] = field(default_factory=dict)  # of sessions that write files
+    offloaded: frozenset[int] = frozenset()  # indexes of sources, here, whose NIC handles flows by itself
 
 
 def look(daemon: Daemon, view: View, rows: Sequence[Row]) -> Host:
@@ -99,6 +101,9 @@ def look(daemon: Daemon, view: View, rows: Sequence[Row]) -> Host:
         hops=_all_hops(view),
         coarse=frozenset(key for key, one in captures.items() if isinstance(one, CapturePlan) and _is_coarse(one)),
         kept={key: _kept(plan.transmit) for key, plan in plans.items() if isinstance(plan.transmit, FilePlan)},
+        offloaded=with_offloaded_flows(
+            {one.index for one in captures.values() if isinstance(one, CapturePlan) and one.netns is None}
+        ),
         space={directory: space for directory in directories if (space := _space(directory)) is not None},
     )
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from mirrord.control.planning.plan import Key
 from mirrord.control.reporting.metrics import READ, REASONS, SIMPLE, Row
 from mirrord.dataplane.counters import Slot
 
-Counted = Mapping[Key, Sequence[int]]
-"""The counters, by Slot, of sessions and sources."""
+
+class Counted(NamedTuple):
+    """What is looked at every second of a session and source: three of its counters."""
+
+    mirrored: int
+    sent_bytes: int
+    too_large: int  # copies lost to a path MTU
+
 
 Rates = dict[Key, tuple[float, float]]
 """Mirrored frames and sent bits a second."""
@@ -43,13 +49,13 @@ def counters(row: Row) -> dict[str, Any]:
     return counts
 
 
-def rates(before: Counted, after: Counted, seconds: float) -> Rates:
+def rates(before: Mapping[Key, Counted], after: Mapping[Key, Counted], seconds: float) -> Rates:
     """How fast each session and source counted between two looks at it."""
     return {
         key: (
-            (counters[Slot.mirrored] - counted[Slot.mirrored]) / seconds,
-            (counters[Slot.sent_bytes] - counted[Slot.sent_bytes]) * 8 / seconds,
+            (now.mirrored - then.mirrored) / seconds,
+            (now.sent_bytes - then.sent_bytes) * 8 / seconds,
         )
-        for key, counters in after.items()
-        if (counted := before.get(key)) is not None
+        for key, now in after.items()
+        if (then := before.get(key)) is not None
     }

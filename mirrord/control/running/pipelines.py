@@ -14,11 +14,13 @@ from dataclasses import replace
 from functools import partial
 
 from mirrord.control.host.device_rate import busy
+from mirrord.control.host.isolate import Isolations
 from mirrord.control.host.reserve import Reservations
 from mirrord.control.limits import started
 from mirrord.control.logs import logger
 from mirrord.control.planning.plan import Add, Entry, Key, Limit, Remove, Rename, Replace, diff
 from mirrord.control.reporting.metrics import Row
+from mirrord.control.reporting.report import Counted
 from mirrord.control.running.breaker import Verdict
 from mirrord.control.running.live import Live
 from mirrord.control.running.patience import Patience
@@ -46,6 +48,16 @@ OPEN_SECONDS = 1.5
 
 REMEMBERED = 1000
 """Of how many devices that a pattern brought in and that are gone the totals are kept, should they come again."""
+_TOTALS = [
+    (int(slot), slot.name, not slot.name.startswith(("skipped_", "dropped_")))
+    for slot in Slot
+    if slot < Slot.latency_sum
+]
+"""What the log tells of a session at its end: the slot, its name, and whether also when it is zero."""
+
+NOTHING = (0,) * SLOTS
+_MIRRORED, _SENT_BYTES, _TOO_LARGE = int(Slot.mirrored), int(Slot.sent_bytes), int(Slot.dropped_mtu_exceeded)
+
 RuleCounts = dict[tuple[str, int], int]
 """Frames by a rule's filter and priority."""
 
@@ -62,8 +74,11 @@ class Pipelines:
         self._worker_failures = 0
         self._reservations = Reservations()
         self._taps = Taps(self._workers, native=native)
+        self._isolations = Isolations()
+        self._not_isolated: dict[int, str] = {}  # by index, as logged: what became a bridge's port and stays one
         self._lock = threading.Lock()  # of all below: a total moves from a pipeline to the past in one step
         self._entries: dict[Key, Entry] = {}
+        self._by_name: dict[tuple[str, ...], list[Key]] = {}  # by mirror; by mirror and session
         self._running: dict[Key, tuple[Pipeline, Worker]] = {}
         self._beside: dict[Key, list[tuple[Pipeline, Worker]]] = {}  # that divide a source with the one that runs
         self._plans: dict[Key, PipelinePlan] = {}  # as made, for the next difference
@@ -75,6 +90,7 @@ class Pipelines:
         self._errors: dict[Key, tuple[str, str]] = {}  # of what should run and does not: its state, and why
         self._troubles: dict[Key, str] = {}  # of transmits, as logged; they mend themselves
         self._short_rings: dict[Key, str] = {}  # as logged
+        self._sent: tuple[dict[Pipeline, int], dict[Pipeline, int]] = {}, {}  # copies, when `told` was last asked
         self._refused: set[Key] = set()  # as logged: what the kernel refused GSO to
 
     def clean_up(self) -> None:
@@ -84,6 +100,11 @@ class Pipelines:
                 log.warning("a killed daemon had left a device reserved: given back", index=device)
         except OSError as error:
             log.warning("cannot look for devices that a killed daemon left reserved", reason=error.strerror)
+        try:
+            for told in self._isolations.take_back_leftovers():
+                log.warning(told)
+        except OSError as error:
+            log.warning("cannot look for devices that a killed daemon took off bridges", reason=error.strerror)
 
     def apply(self, entries: Mapping[Key, Entry]) -> None:
         """Make what runs equal to this plan."""
@@ -91,7 +112,7 @@ class Pipelines:
         wanted = {key: entry.pipeline for key, entry in entries.items() if entry.pipeline is not None}
         with self._lock:
             self._log_changes(entries)
-            self._entries |= entries  # what ends is shown until it has
+            self._show({**self._entries, **entries})  # what ends is shown until it has
             self._errors = {key: error for key, error in self._errors.items() if key in wanted}
         actions = diff(dict(self._plans), wanted)
         self._remove_all({action.key: "" for action in actions if isinstance(action, Remove)})
@@ -100,18 +121,26 @@ class Pipelines:
                 case Replace(key, plan):
                     for pipeline, worker in self._of(key):
                         worker.replace(pipeline, self._paused(key, plan))
+                    if _beside_guards(self._plans[key], plan) != plan:
+                        log.info("session changed", **_names(key), frame_limit=plan.forward.frame_limit)
                     self._plans[key] = plan
-                    log.info("session changed", **_names(key), frame_limit=plan.forward.frame_limit)
                 case Rename(old, new):
                     self._rename(old, new)
         self._add_all([action for action in actions if isinstance(action, Add) and self._restarts.due(action.key)])
         self._restarts.forget(set(wanted))
         self._keep_reserved()
         with self._lock:
-            self._entries = dict(entries)
+            self._show(entries)
             self._forget()
         sessions = {key[:2] for key in entries}
         self._numberings = {name: one for name, one in self._numberings.items() if name in sessions}
+
+    def _show(self, entries: Mapping[Key, Entry]) -> None:
+        """Have these be what is told of."""
+        self._entries, self._by_name = dict(entries), {}
+        for key in entries:
+            for names in (key[:1], key[:2]):
+                self._by_name.setdefault(names, []).append(key)
 
     def judge(self, verdicts: Mapping[Key, Verdict]) -> None:
         """Pause what the circuit breaker says, and have go on what it says no more. Not while plans are applied."""
@@ -141,7 +170,8 @@ class Pipelines:
     def rows(self, *names: str) -> list[Row]:
         """Every planned session and source, in the plan's order; those of a mirror, or of a mirror's session."""
         with self._lock:
-            entries = [entry for key, entry in self._entries.items() if key[: len(names)] == names]
+            keys = self._by_name.get(names, ()) if names else self._entries
+            entries = [self._entries[key] for key in keys if key in self._entries]
             rows = [(self._row(entry), self._rules(entry)) for entry in entries]
             return [replace(row, rules=rules) if rules else row for row, rules in rows]
 
@@ -150,13 +180,17 @@ class Pipelines:
         with self._lock:
             return list(dict.fromkeys(key.mirror for key in self._entries))
 
-    def counters(self) -> dict[Key, tuple[int, ...]]:
-        """What every planned session and source has counted."""
+    def counted(self) -> dict[Key, Counted]:
+        """What every planned session and source has counted, of what is looked at every second."""
         with self._lock:
-            return {
-                key: self._total(key) if key in self._running else self._past.get(key, (0,) * SLOTS)
-                for key in self._entries
-            }
+            return {key: self._counted(key) for key in self._entries}
+
+    def _counted(self, key: Key) -> Counted:
+        rows = [pipeline.counters.row for pipeline, _ in self._of(key)] if key in self._running else []
+        row: Sequence[int] = rows[0] if rows else NOTHING
+        if len(rows) > 1 or key in self._past:
+            row = tuple(map(sum, zip(*rows, self._past.get(key, NOTHING), strict=True)))
+        return Counted(row[_MIRRORED], row[_SENT_BYTES], row[_TOO_LARGE])
 
     def rule_counts(self) -> RuleCounts:
         """The frames that each counted rule matched, of every session there is or was: a sum that only grows."""
@@ -183,7 +217,8 @@ class Pipelines:
         """Log which sessions began, or ceased, to have nowhere to put their copies."""
         with self._lock:
             now = {key: self._trouble(key) for key in self._running}
-            refused = {key for key in self._running if any(pipeline.gso_refused() for pipeline, _ in self._of(key))}
+            running = [(key, pipeline) for key in self._running for pipeline, _ in self._of(key)]
+            refused = {key for key, pipeline in running if pipeline.gso_refused()}
             rings = {key: tap.short_ring for key in self._running if (tap := self._running[key][0].tap) is not None}
         for key in refused - self._refused:
             log.warning("the kernel refuses UDP GSO: copies leave one by one", **_names(key))
@@ -202,8 +237,13 @@ class Pipelines:
     def told(self) -> bool:
         """Whether a router has had something to say about copies since this was last asked."""
         with self._lock:
-            transmits = [pipeline.transmit for key in self._running for pipeline, _ in self._of(key)]
-        told = [transmit.told() for transmit in transmits]  # asked, each of them
+            pipelines = [pipeline for key in self._running for pipeline, _ in self._of(key)]
+        sent = {pipeline: pipeline.counters[Slot.sent_packets] for pipeline in pipelines}
+        last, before_last = self._sent
+        self._sent = sent, last
+        told = [
+            one.transmit.told() for one in pipelines if not sent[one] == last.get(one) == before_last.get(one)
+        ]  # asked, each of those that have sent: what it is about may come a while later
         return any(told)
 
     def stands_still(self, seconds: float) -> bool:
@@ -248,6 +288,8 @@ class Pipelines:
         """End every pipeline, nothing lost on the way out, log the totals and stop the workers."""
         self._remove_all(dict.fromkeys(self._running, ""))
         self._reservations.close()
+        for told in self._isolations.close():
+            log.warning(told)
         for row in self.rows():
             log.info("total", **_names(row.entry.key), **_totals(row.counters))
         self._workers.stop()
@@ -280,6 +322,8 @@ class Pipelines:
         try:
             if isinstance(way, DevicePlan) and way.reserved:
                 self._reservations.hold(way.index, way.mark)
+            if isinstance(way, DevicePlan) and way.isolated:
+                self._isolations.hold(way.index)
             numbering = self._numberings[add.key[:2]]
             plan = self._paused(add.key, add.pipeline)
             opening = partial(open_pipelines, plan, numbering, native=self._native)
@@ -354,21 +398,38 @@ class Pipelines:
             self._errors |= {key: ("failed", failure) for key, failure in failed.items()}
 
     def _keep_reserved(self) -> None:
-        """Give back the devices that no running session reserves."""
-        ways = [plan.transmit for plan in self._plans.values()]
-        self._reservations.keep({way.index for way in ways if isinstance(way, DevicePlan) and way.reserved})
+        """Give back the devices that no running session reserves or isolates, and isolate what became a port since."""
+        ways = [plan.transmit for plan in self._plans.values() if isinstance(plan.transmit, DevicePlan)]
+        self._reservations.keep({way.index for way in ways if way.reserved})
+        isolated = {way.index: way.device for way in ways if way.isolated}
+        for told in self._isolations.keep(isolated):
+            log.warning(told)
+        before, self._not_isolated = self._not_isolated, {}
+        for index, device in isolated.items():
+            try:
+                self._isolations.hold(index)
+            except OSError as error:
+                reason = error.strerror or str(error)
+                self._not_isolated[index] = reason
+                if error.errno not in GONE and before.get(index) != reason:
+                    log.warning("cannot be taken off its bridge", device=device, reason=reason)
 
     def _of(self, key: Key) -> list[tuple[Pipeline, Worker]]:
         return [self._running[key], *self._beside[key]]
 
     def _failure(self, key: Key) -> str:
-        return next((pipeline.failure for pipeline, _ in self._of(key) if pipeline.failure), "")
+        for pipeline, _ in self._of(key):
+            if pipeline.failure:
+                return pipeline.failure
+        return ""
 
     def _trouble(self, key: Key) -> str:
         """Of the way out; "" for none."""
-        failures = (pipeline.transmit.failure or stall(pipeline, worker) for pipeline, worker in self._of(key))
+        for pipeline, worker in self._of(key):
+            if failure := pipeline.transmit.failure or stall(pipeline, worker):
+                return failure
         entry = self._entries.get(key)
-        return next((failure for failure in failures if failure), entry.trouble if entry else "")
+        return entry.trouble if entry else ""
 
     def _resumes(self, key: Key) -> str:
         """That copies are about to be made again: a worker has not heard of it yet, and still counts frames as lost."""
@@ -377,7 +438,7 @@ class Pipelines:
 
     def _row(self, entry: Entry) -> Row:
         key = entry.key
-        counters = self._past.get(key, (0,) * SLOTS)
+        counters = self._past.get(key, NOTHING)
         if key not in self._running:
             if error := self._errors.get(key):
                 return Row(entry, *error, counters)
@@ -410,6 +471,8 @@ class Pipelines:
 
     def _total(self, key: Key) -> tuple[int, ...]:
         """What was counted so far, of a pipeline that runs."""
+        if key not in self._past and not self._beside[key]:
+            return self._running[key][0].counters.snapshot()
         counted = [pipeline.counters.snapshot() for pipeline, _ in self._of(key)]
         if key in self._past:
             counted.append(self._past[key])
@@ -428,6 +491,11 @@ class Pipelines:
 
 def _sum(counts: RuleCounts, more: RuleCounts) -> RuleCounts:
     return counts | {rule: counts.get(rule, 0) + count for rule, count in more.items()}
+
+
+def _beside_guards(before: PipelinePlan, after: PipelinePlan) -> PipelinePlan:
+    """The plan before, with the guards of the other: they tell of other sessions, and change with any of these."""
+    return replace(before, forward=replace(before.forward, guards=after.forward.guards))
 
 
 def _close(pipelines: Sequence[Pipeline]) -> None:
@@ -456,8 +524,4 @@ def _names(key: Key) -> dict[str, str]:
 
 def _totals(counters: Sequence[int]) -> dict[str, int]:
     """The counters up to the latency's by name; reasons that counted nothing are left out."""
-    return {
-        slot.name: counters[slot]
-        for slot in Slot
-        if slot < Slot.latency_sum and (counters[slot] or not slot.name.startswith(("skipped_", "dropped_")))
-    }
+    return {name: counters[slot] for slot, name, always in _TOTALS if always or counters[slot]}

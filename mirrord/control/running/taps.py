@@ -121,10 +121,12 @@ class Taps:
     ) -> list[Worker] | OSError:
         workers: list[Worker] = []
         writes = isinstance(pipelines[0].plan.transmit, FilePlan)
-        used = [worker for worker in self._workers.all for _ in worker.pipelines]
+        loads = {worker: len(worker.pipelines) for worker in self._workers.all}
         try:
             for _ in taps:
-                workers.append(self._workers.writer() if writes else self._workers.least_busy(used, [*workers, *apart]))
+                workers.append(
+                    self._workers.writer() if writes else self._workers.least_busy(loads, [*workers, *apart])
+                )
         except (OSError, RuntimeError) as error:
             for tap in taps:
                 tap.close()

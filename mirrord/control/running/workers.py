@@ -18,7 +18,7 @@ from mirrord.dataplane.transmit.file import FileTransmit
 from mirrord.dataplane.worker import ANSWER_SECONDS, Failure, Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from mirrord.dataplane.pipeline import Pipeline
 
@@ -41,13 +41,13 @@ class Workers:
         self._numbers = itertools.count()
         self._stalled: list[str] = []  # as logged
 
-    def least_busy(self, used: Sequence[Worker], apart: Collection[Worker] = ()) -> Worker:
+    def least_busy(self, loads: Mapping[Worker, int], apart: Collection[Worker] = ()) -> Worker:
         """An idle worker, a new one while there are processors for it, or else the one with the fewest pipelines.
 
-        `used` are those of all pipelines. None of those in `apart`: another one is made if need be.
+        `loads`: how many pipelines each has. None of those in `apart`: another one is made if need be.
         """
         fit = [one for one in self._shared if not (one in apart or one.ended or one.stands_still(STALLED_SECONDS))]
-        load, worker = min(((used.count(one), one) for one in fit), key=lambda pair: pair[0], default=(1, None))
+        load, worker = min(((loads.get(one, 0), one) for one in fit), key=lambda pair: pair[0], default=(1, None))
         if worker is not None and (load == 0 or len(self._shared) >= len(os.sched_getaffinity(0))):
             return worker
         return self._make("worker", self._shared)

@@ -7,6 +7,7 @@ only. A conditional jump reaches 255 instructions; the assembler bridges more wi
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 from typing import NamedTuple
 
 LD_IMM, LD_MEM, LD_LEN = 0x00, 0x60, 0x80
@@ -46,6 +47,7 @@ class Instruction(NamedTuple):
 Program = tuple[Instruction, ...]
 
 
+@lru_cache(maxsize=64)  # a host's sessions have few different ones
 def pack(program: Program) -> bytes:
     """The program as the kernel and the native core read it: an array of struct sock_filter, in host byte order."""
     return b"".join(_INSTRUCTION.pack(*instruction) for instruction in program)

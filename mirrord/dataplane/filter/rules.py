@@ -50,6 +50,11 @@ class Selection:
     mark_mask: int = 0  # 0: no mark is tested
     before: tuple[Selection, ...] = ()  # what these accept, each without its own `before`, is not this one's
 
+    def __hash__(self) -> int:
+        """Of what is cheap to look at: a host has few selections, each of perhaps thousands of rules."""
+        sizes = (None if self.rules is None else len(self.rules)), len(self.before)
+        return hash((self.direction, self.vlans, self.mark, self.mark_mask, sizes))
+
 
 class Reason(enum.StrEnum):
     """What decided about a frame, in the order in which it is asked."""

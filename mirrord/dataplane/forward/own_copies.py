@@ -120,11 +120,30 @@ def _has(word: Word, data: bytes, at: int) -> bool:
     return len(data) >= at + 4 and int.from_bytes(data[at : at + 4], "big") & word.mask == word.value
 
 
-@lru_cache(maxsize=64)
+class _Same(NamedTuple):
+    """The very same guards: to compare them costs nothing, however many there are."""
+
+    guards: tuple[Guard, ...]
+
+    def __hash__(self) -> int:
+        return id(self.guards)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.guards is other.guards
+
+
 def pack(guards: tuple[Guard, ...]) -> bytes:
-    """For the native core: sorted by address, so that it finds one by halves; an unspecified address is all zeros."""
+    """For the native core: sorted by address, so that it finds one by halves; an unspecified address is all zeros.
+
+    Of the very same guards it is the very same bytes: each of a host's sessions has those of all.
+    """
+    return _packed(_Same(guards))
+
+
+@lru_cache(maxsize=8)
+def _packed(same: _Same) -> bytes:
     rows = []
-    for guard in guards:
+    for guard in same.guards:
         words = [number for word in guard.words for number in word]
         words += [0] * (3 * MOST_WORDS - len(words))
         port = 0 if guard.port is None else guard.port

@@ -127,6 +127,7 @@ struct plan {
 	uint32_t sampling_rate;
 	struct fragments *firsts;	/* of the conversations that are sampled; or NULL */
 	struct own_copies *own;	/* what is not mirrored again; or NULL */
+	void *guards_owner;	/* the bytes object that it looks into; or NULL */
 	uint64_t rate_limit;
 	int32_t overhead;	/* may be less than 0 */
 	struct sock_filter *exact;	/* or NULL */
@@ -252,7 +253,7 @@ struct fragments *new_fragments(void);
 void remember_fragment(struct fragments *fragments, const struct headers *first, uint64_t number);
 bool recall_fragment(struct fragments *fragments, const struct headers *later, uint64_t *number);
 
-/* forward/own_copies.c: from what own_copies.pack gives; NULL: no memory. */
+/* forward/own_copies.c: from what own_copies.pack gives, which has to outlive it; NULL: no memory. */
 struct own_copies;
 struct own_copies *new_own_copies(const void *packed, size_t length);
 void free_own_copies(struct own_copies *own);

@@ -159,6 +159,8 @@ void clear_plan(struct plan *plan)
 	plan->firsts = NULL;
 	free_own_copies(plan->own);
 	plan->own = NULL;
+	Py_XDECREF((PyObject *)plan->guards_owner);
+	plan->guards_owner = NULL;
 }
 
 void replace_plan(struct plan *plan, struct plan *next)
@@ -186,7 +188,7 @@ static bool make_firsts(struct plan *plan)
 	return plan->firsts;
 }
 
-/* The guards against mirroring a copy again, as own_copies.pack gives them. */
+/* The guards against mirroring a copy again, as own_copies.pack gives them: all sessions' plans hold the same bytes. */
 static bool read_guards(PyObject *object, struct plan *plan)
 {
 	PyObject *packed = PyObject_GetAttrString(object, "packed_guards");
@@ -202,7 +204,7 @@ static bool read_guards(PyObject *object, struct plan *plan)
 			PyErr_NoMemory();
 		done = plan->own;
 	}
-	Py_DECREF(packed);
+	plan->guards_owner = packed;
 	return done;
 }
 

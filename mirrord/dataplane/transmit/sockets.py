@@ -76,6 +76,7 @@ class DevicePlan:
     mark: int = 0
     netns: Netns | None = None  # where the device is; None: here
     reserved: bool = False  # nothing else passes it meanwhile; the control plane sees to that
+    isolated: bool = False  # taken off its bridge meanwhile; as well
     takes_ring: bool = False  # a TX ring pays: the device takes packets out of its memory
 
 

@@ -20,16 +20,16 @@ struct guard {
 struct own_copies {
 	struct fragments *firsts;	/* made when the first fragment comes that has a guard's address; or NULL */
 	uint32_t count;
-	struct guard guards[];	/* by address */
+	const struct guard *guards;	/* by address; of who made it */
 };
 
 struct own_copies *new_own_copies(const void *packed, size_t length)
 {
-	struct own_copies *own = calloc(1, sizeof(*own) + length);
+	struct own_copies *own = calloc(1, sizeof(*own));
 
 	if (own) {
 		own->count = (uint32_t)(length / sizeof(struct guard));
-		memcpy(own->guards, packed, length);
+		own->guards = packed;
 	}
 	return own;
 }

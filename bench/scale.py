@@ -1,0 +1,142 @@
+"""Measures what many sessions cost the control plane: start, stop, one change, reload, status, scrape, rest.
+
+Run as root: `python -m bench.scale [--sessions N ...] [--taps N] [--quick]`. All sessions are in one mirror, made at
+run time, without traffic. While a daemon is asked for something, its smallest resource is asked for again and again on
+another connection: the longest wait for that is how long the event loop stood, and what else the machine did meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bench.comparison.operation import processor_seconds, resident_bytes
+from bench.machine import machine
+from bench.tables import Table
+from tests.support.api import Api
+from tests.support.daemon import Daemon
+from tests.support.loop import Waits
+from tests.support.topology import Host, Topology
+
+CHANGES = 7
+IDLE_SECONDS = 10.0
+MIRROR = "mirrors/many"
+DESCRIPTORS = 4  # of a session whose copies leave by a packet socket
+
+
+@contextmanager
+def timed(table: Table, subject: str, path: Path) -> Iterator[None]:
+    """Measure what is done meanwhile, and how long the event loop stood."""
+    with Waits(path) as waits:
+        begun = time.monotonic()
+        yield
+        seconds = time.monotonic() - begun
+    table.add(subject, milliseconds=1000 * seconds, loop_stood_ms=1000 * waits.longest)
+
+
+def sessions(count: int, taps: int) -> list[dict[str, Any]]:
+    """Where the process may not have descriptors for more, copies leave by a socket that the kernel routes."""
+    way = {"type": "vxlan", "remote": "10.77.0.2"}
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    transmit = "auto" if count * DESCRIPTORS < most - 1000 else "socket"
+    return [
+        {"name": f"s{n}", "source": f"tap{n % taps}", "destination": {**way, "vni": n + 1}, "transmit": transmit}
+        for n in range(count)
+    ]
+
+
+def make_devices(host: Host, taps: int) -> None:
+    devices = [f"tap{n}" for n in range(taps)]
+    batch = [f"link add {device} type ifb\nlink set {device} up" for device in (*devices, "sink")]
+    batch += ["address add 10.77.0.1/24 dev sink", "neighbour add 10.77.0.2 lladdr 02:00:00:00:00:02 dev sink"]
+    host.run("ip", "-batch", "-", stdin="\n".join(batch), seconds=120)
+
+
+def measure(host: Host, count: int, taps: int, *, quick: bool) -> Iterator[Table]:
+    """The tables of so many sessions."""
+    rest = 1.0 if quick else IDLE_SECONDS
+    whole, asked = Table(f"{count} sessions on {taps} taps: the process"), Table(f"{count} sessions: the loop")
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder)
+        daemon = Daemon(host, directory, "", up=False)
+        api = Api(daemon.socket)
+        with timed(asked, "make the mirror", daemon.socket):
+            answer = api("PUT", MIRROR, {"sessions": sessions(count, taps)})
+        assert answer.status == http.client.CREATED, answer.body
+        daemon.stop(120)
+        begun = time.monotonic()
+        daemon = Daemon(host, directory, "", up=False)
+        started = time.monotonic() - begun
+        up = daemon.metrics().total("mirrord_session_up")
+        assert up == count, up
+        for n in range(CHANGES):
+            with timed(asked, "change a session", daemon.socket):
+                answer = api("PATCH", f"{MIRROR}/sessions/s7", {"snaplen": 100 + n})
+            assert answer.status == http.client.OK, answer.body
+        for n in range(CHANGES):
+            with timed(asked, "describe the mirror", daemon.socket):
+                assert api("PATCH", MIRROR, {"description": f"the {n}th"}).status == http.client.OK
+        for n in range(CHANGES):
+            more = {**sessions(count + n + 1, taps)[-1], "name": "more"}
+            with timed(asked, "add a session", daemon.socket):
+                assert api("POST", f"{MIRROR}/sessions", more).status == http.client.CREATED
+            with timed(asked, "delete a session", daemon.socket):
+                assert api("DELETE", f"{MIRROR}/sessions/more").status == http.client.NO_CONTENT
+        for _ in range(CHANGES):
+            with timed(asked, "reload", daemon.socket):
+                api("POST", "reload")
+            with timed(asked, "status", daemon.socket):
+                api("GET", "status")
+            with timed(asked, "list the mirror", daemon.socket):
+                api("GET", MIRROR)
+            with timed(asked, "doctor", daemon.socket):
+                api("GET", "doctor")
+            with timed(asked, "scrape", daemon.socket):
+                daemon.scrape()
+        spent = processor_seconds(daemon.pid)
+        time.sleep(rest)
+        spent = processor_seconds(daemon.pid) - spent
+        resident = resident_bytes(daemon.pid)
+        descriptors = len(list(Path(f"/proc/{daemon.pid}/fd").iterdir()))
+        begun = time.monotonic()
+        status, output = daemon.stop(120)
+        stopped = time.monotonic() - begun
+        assert status == 0, output
+        whole.add(
+            "mirrord",
+            exec_to_all_up_s=started,
+            SIGTERM_to_exit_s=stopped,
+            resident_MB=resident / 1e6,
+            idle_percent_of_a_core=100 * spent / rest,
+            descriptors=descriptors,
+        )
+    yield whole
+    yield asked
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sessions", type=int, nargs="+", default=[1000, 5000])
+    parser.add_argument("--taps", type=int, default=200)
+    parser.add_argument("--quick", action="store_true", help="rest for a moment only")
+    options = parser.parse_args()
+    print(machine(), os.getloadavg())
+    with Topology() as net:
+        host = net.host("mirror")
+        make_devices(host, options.taps)
+        for count in options.sessions:
+            for table in measure(host, count, options.taps, quick=options.quick):
+                print(table.markdown(), flush=True)
+    print(os.getloadavg())
+
+
+if __name__ == "__main__":
+    main()

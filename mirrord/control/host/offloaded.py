@@ -1,0 +1,43 @@
+"""Flows that a NIC handles by itself: classifiers of tc that are in hardware (`in_hw`), whose frames come to no tap.
+
+tc-flower(8), tc-matchall(8); linux/pkt_cls.h, linux/rtnetlink.h
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection
+from contextlib import closing, suppress
+
+from mirrord.control.host.rtnetlink import Rtnetlink, attributes, number, text
+
+RTM_GETTFILTER = 46
+TCA_KIND, TCA_OPTIONS = 1, 2
+INGRESS = 0xFFFFFFF2  # of a clsact or ingress qdisc
+FLAGS = {"bpf": 9, "flower": 22, "matchall": 3, "u32": 11}  # TCA_BPF_FLAGS_GEN, TCA_FLOWER_FLAGS, ...
+TCA_CLS_FLAGS_IN_HW = 4
+
+_TC = struct.Struct("=BxxxiIII")  # family, ifindex, handle, parent, info (struct tcmsg)
+
+
+def with_offloaded_flows(indexes: Collection[int]) -> frozenset[int]:
+    """Which of these devices, of this network namespace, have received frames handled in hardware.
+
+    OSError when a netlink socket cannot be had.
+    """
+    found = set()
+    with closing(Rtnetlink()) as netlink:
+        for index in indexes:
+            with suppress(OSError):  # the device is gone
+                bodies = netlink.dump(RTM_GETTFILTER, _TC.pack(0, index, 0, INGRESS, 0))
+                if any(map(in_hardware, bodies)):
+                    found.add(index)
+    return frozenset(found)
+
+
+def in_hardware(body: bytes) -> bool:
+    """Whether a classifier, as the kernel tells of it, is in hardware."""
+    found = attributes(body, _TC.size)
+    flags = FLAGS.get(text(found.get(TCA_KIND)))
+    options = attributes(found.get(TCA_OPTIONS, b""))
+    return flags is not None and bool(number(options.get(flags)) & TCA_CLS_FLAGS_IN_HW)

@@ -1,0 +1,69 @@
+"""What is peculiar to a device, of what a packet tap on it sees: read from what rtnetlink says of the link.
+
+linux/if_link.h; https://docs.kernel.org/PCI/pci-iov-howto.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from mirrord.control.host.isolate import alternative_names, bridge_of
+from mirrord.control.host.rtnetlink import attributes, number, text
+
+IFLA_XDP, IFLA_PROP_LIST, IFLA_PARENT_DEV_NAME, IFLA_PARENT_DEV_BUS_NAME = 43, 52, 56, 57
+IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
+IFLA_BR_VLAN_FILTERING = 7
+IFLA_XDP_ATTACHED = 2
+XDP_MODES = {1: "native", 2: "generic", 3: "offloaded", 4: "several"}  # XDP_ATTACHED_DRV, _SKB, _HW, _MULTI
+MACVLAN_MODES = {1: "private", 2: "vepa", 4: "bridge", 8: "passthru", 16: "source"}  # enum macvlan_mode
+MODES = {
+    "macvlan": (1, MACVLAN_MODES),  # IFLA_MACVLAN_MODE
+    "macvtap": (1, MACVLAN_MODES),
+    "ipvlan": (1, {0: "l2", 1: "l3", 2: "l3s"}),  # IFLA_IPVLAN_MODE, enum ipvlan_mode
+}
+PCI_DEVICES = Path("/sys/bus/pci/devices")
+
+
+class Traits(NamedTuple):
+    """Of one device; most devices have none."""
+
+    mode: str = ""  # of a macvlan, macvtap or ipvlan, as `ip -d link` names it
+    xdp: str = ""  # how an XDP program is attached: native, generic, offloaded, several; "": none is
+    vlan_filtering: bool = False  # a bridge with VLANs of its own
+    functions: int = 0  # SR-IOV: how many virtual functions the NIC has
+    virtual: bool = False  # SR-IOV: a virtual function itself
+    taken_off: str = ""  # the bridge that mirrord took it off, while it is a destination
+
+
+NO_TRAITS = Traits()
+
+
+def traits(found: Mapping[int, bytes], info: Mapping[int, bytes]) -> Traits:
+    """Of a link's attributes and those in its IFLA_LINKINFO."""
+    kind = text(info.get(IFLA_INFO_KIND))
+    data = attributes(info.get(IFLA_INFO_DATA, b"")) if kind == "bridge" or kind in MODES else {}
+    where, modes = MODES.get(kind, (0, {}))
+    attached = number(attributes(found.get(IFLA_XDP, b"")).get(IFLA_XDP_ATTACHED))
+    virtual, functions = False, 0
+    if text(found.get(IFLA_PARENT_DEV_BUS_NAME)) == "pci":  # Linux 5.14 or newer tells
+        virtual, functions = _functions(PCI_DEVICES / text(found.get(IFLA_PARENT_DEV_NAME)))
+    return Traits(
+        mode=modes.get(number(data.get(where)), "") if where in data else "",
+        xdp=XDP_MODES.get(attached, "native") if attached else "",
+        vlan_filtering=kind == "bridge" and bool(number(data.get(IFLA_BR_VLAN_FILTERING))),
+        functions=functions,
+        virtual=virtual,
+        taken_off=bridge_of(alternative_names(found.get(IFLA_PROP_LIST, b""))),
+    )
+
+
+def _functions(device: Path) -> tuple[bool, int]:
+    """Whether a PCI device is a virtual function, and how many it has itself."""
+    if (device / "physfn").is_symlink():
+        return True, 0
+    with suppress(OSError, ValueError):
+        return False, int((device / "sriov_numvfs").read_text())
+    return False, 0

@@ -1,0 +1,276 @@
+"""Thousands of sessions: a plan costs as much more as there are more of them, and a change what it changes."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import structlog
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mirrord.control.configuration.config import NOTHING, Files, Loaded, combine
+from mirrord.control.host.links import Link, View
+from mirrord.control.logs import console
+from mirrord.control.pieces import pieces
+from mirrord.control.planning.overlap import LAST, TOLD_APART_BY, Order
+from mirrord.control.planning.plan import Planner, diff, make
+from mirrord.control.planning.sources import devices, matches
+from mirrord.dataplane.closers import Closers
+from mirrord.errors import ConfigError
+from mirrord.model import Config, DeviceSource, Mirror, Session
+from tests.support.wait import wait_for
+
+VIEW = View(links={f"tap{n}": Link(f"tap{n}", n + 1, 1500) for n in range(500)})
+
+
+def sessions(count: int) -> list[dict[str, Any]]:
+    """Two on each tap. Half of them lead to a collector, a quarter each to two devices in a row."""
+    ends: list[dict[str, Any]] = [
+        {"type": "vxlan", "remote": "192.0.2.9"},
+        {"type": "device", "device": "middle"},
+        {"type": "vxlan", "remote": "192.0.2.9"},
+        {"type": "device", "device": "end"},
+    ]
+    written = []
+    for n in range(count):
+        end = dict(ends[n % 4])
+        if end["type"] == "vxlan":
+            end["vni"] = n
+        written.append({"name": f"s{n}", "source": f"tap{n // 2}", "destination": end})
+    return [*written, {"name": "on", "source": "middle", "destination": {"type": "device", "device": "end"}}]
+
+
+def loaded(mirror: dict[str, Any], before: Loaded | None = None) -> Loaded:
+    return combine(Files("mirrord.toml"), {**NOTHING, "mirrors": {"m": mirror}}, before=before)
+
+
+def calls(work: Callable[[], object]) -> int:
+    """How many functions are called to do something: the same on a busy machine as on an idle one."""
+    count = 0
+
+    def see(_frame: object, event: str, _argument: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(see)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize("overlap", ["all", "first"])
+def test_configuration_and_plan_cost_as_much_more_as_there_are_more_sessions(overlap: str) -> None:
+    costs = []
+    for count in (250, 1000):
+        mirror = {"overlap": overlap, "sessions": sessions(count)}
+        config = loaded(mirror)
+        entries = make(config.config, VIEW)
+        plans = {key: entry.pipeline for key, entry in entries.items() if entry.pipeline}
+        others = {key._replace(session=f"other {key.session}"): plan for key, plan in plans.items()}
+        costs.append(
+            [
+                calls(lambda: loaded(mirror)),  # noqa: B023 (called here)
+                calls(lambda: make(config.config, VIEW)),  # noqa: B023
+                calls(lambda: diff(plans, others)),  # noqa: B023
+            ]
+        )
+    for few, many in zip(*costs, strict=True):
+        assert many < 6 * few, costs
+
+
+def test_a_change_costs_what_it_changes() -> None:
+    """All others' models and entries are the same objects: neither read nor planned again, and equal at a glance."""
+    mirror = {"sessions": sessions(100)}
+    changed = {"sessions": [*mirror["sessions"][:-1], {**mirror["sessions"][-1], "snaplen": 96}]}
+    before, planner = loaded(mirror), Planner()
+    after = loaded(changed, before)
+    assert after == loaded(changed)
+    models = zip(before.config.mirrors["m"].sessions, after.config.mirrors["m"].sessions, strict=True)
+    assert [old is new for old, new in models] == [True] * 100 + [False]
+    plans = planner.make(before.config, VIEW), planner.make(after.config, replace(VIEW))
+    entries = zip(*(plan.values() for plan in plans), strict=True)
+    assert [old is new for old, new in entries] == [True] * 100 + [False]
+
+
+def test_another_tunnel_is_one_guard_more_for_all() -> None:
+    """Each session has the guards of all: the same ones, of which the core reads the same bytes."""
+    few, more = sessions(100), sessions(104)
+    before, planner = loaded({"sessions": few}), Planner()
+    plans = planner.make(before.config, VIEW), planner.make(loaded({"sessions": more}, before).config, VIEW)
+    assert plans[1] == make(loaded({"sessions": more}).config, VIEW)
+    old, new = ([one.pipeline for one in plan.values() if one.pipeline] for plan in plans)
+    assert len({id(one.forward.guards) for one in new}) == len({id(one.forward.packed_guards) for one in new}) == 1
+    assert [one.capture for one in old] == [one.capture for one in new][: len(old)]
+    known = {id(guard) for guard in old[0].forward.guards}
+    assert len([one for one in new[0].forward.guards if id(one) not in known]) == 2
+
+
+def test_what_is_equal_and_not_the_same_is_read_again() -> None:
+    """To Python 1 and true are equal; VNI 1 is a number, and VNI true is an error."""
+    one = {"name": "s", "source": "tap0", "destination": {"type": "vxlan", "remote": "192.0.2.9", "vni": 1}}
+    other = copy.deepcopy(one)
+    other["destination"]["vni"] = True  # type: ignore[index]
+    before = loaded({"sessions": [one]})
+    assert loaded({"sessions": [copy.deepcopy(one)]}, before).config.mirrors["m"] is before.config.mirrors["m"]
+    with pytest.raises(ConfigError) as refused:
+        loaded({"sessions": [other]}, before)
+    with pytest.raises(ConfigError) as anew:
+        loaded({"sessions": [other]})
+    assert refused.value.problems == anew.value.problems
+
+
+NAMES = st.sampled_from(["tap1", "tap2", "tap*", "tap[12]", "em0"])
+SOURCES = st.one_of(
+    st.builds(
+        lambda device, netns, vlan: {"type": "device", "device": device, "netns": netns, "vlan": vlan},
+        st.lists(NAMES, min_size=1, max_size=2, unique=True),
+        st.sampled_from([None, None, "ns"]),
+        st.sampled_from([None, [5]]),
+    ),
+    st.builds(lambda vlan: {"type": "bridge", "bridge": "br0", "vlan": vlan}, st.sampled_from([None, [5]])),
+    st.builds(lambda key: {"type": "gre", "local": "192.0.2.1", "key": key}, st.sampled_from([None, 1])),
+)
+ENDS = st.one_of(
+    st.builds(
+        lambda vni, shared: {"type": "vxlan", "remote": "192.0.2.9", "vni": vni, "shared_vni": shared},
+        st.sampled_from([1, 2]),
+        st.booleans(),
+    ),
+    st.builds(lambda name: {"type": "device", "device": name}, st.sampled_from(["out0", "out1"])),
+)
+SESSIONS = st.lists(st.tuples(SOURCES, ENDS, st.none() | st.integers(1, 40)), max_size=12)
+
+
+def mirror_of(parts: list[Any], overlap: str) -> Mirror:
+    taken: set[int] = set()
+    written = []
+    for number, (source, destination, priority) in enumerate(parts):
+        own = None if priority in taken else priority
+        taken.add(priority)
+        written.append({"name": f"s{number}", "source": source, "destination": destination, "priority": own})
+    return Mirror.model_validate({"overlap": overlap, "sessions": written})
+
+
+def before(mirror: Mirror, session: Session, device: str) -> list[str]:
+    """What the documents say, asked of every pair of sessions."""
+    ordered = sorted(mirror.sessions, key=lambda one: one.priority or LAST)
+    earlier = ordered[: [one.name for one in ordered].index(session.name)]
+    return [one.name for one in earlier if shares(one, session, device) and yields(mirror, one, session)]
+
+
+def shares(one: Session, other: Session, device: str) -> bool:
+    if isinstance(one.source, DeviceSource) and isinstance(other.source, DeviceSource):
+        there = one.source.netns == other.source.netns
+        return there and any(matches(device, pattern) for pattern in one.source.device)
+    without = [{**end.model_dump(), "vlan": None} for end in (one.source, other.source)]
+    return without[0] == without[1]
+
+
+def yields(mirror: Mirror, one: Session, other: Session) -> bool:
+    if mirror.overlap == "first":
+        return True
+    if type(one.destination) is not type(other.destination) or getattr(one.destination, "shared_vni", False):
+        return False
+    ends = one.destination.model_dump(), other.destination.model_dump()
+    return all(ends[0].get(key) == ends[1].get(key) for key in TOLD_APART_BY)
+
+
+@settings(deadline=None)
+@given(SESSIONS, st.sampled_from(["all", "first"]))
+def test_who_comes_before_whom_is_found_without_asking_every_pair(parts: list[Any], overlap: str) -> None:
+    mirror = mirror_of(parts, overlap)
+    links = {name: Link(name, number, 1500) for number, name in enumerate(["tap1", "tap2", "em0", "br0"], 1)}
+    view, order = View(links=links, namespaces={"ns": View(links=links)}), Order(mirror)
+    for session in mirror.sessions:
+        for device in devices(session, view):
+            assert [one.name for one in order.before(session, device)] == before(mirror, session, device)
+
+
+@settings(deadline=None, max_examples=50)
+@given(old=SESSIONS, new=SESSIONS, overlap=st.sampled_from(["all", "first"]), moved=st.booleans())
+def test_a_plan_made_from_the_one_before_is_the_plan(
+    old: list[Any], new: list[Any], overlap: str, *, moved: bool
+) -> None:
+    """Sessions that stay, change, come and go, on a host that is as before or not."""
+    links = {name: Link(name, number, 1500) for number, name in enumerate(["tap1", "tap2", "em0", "out0"], 1)}
+    view = View(links=links, namespaces={"ns": View(links=links)})
+    later = (
+        replace(view, links={**links, "tap1": Link("tap1", 9, 9000), "out1": Link("out1", 7, 1500)}) if moved else view
+    )
+    planner = Planner()
+    first = Config(mirrors={"m": mirror_of(old, "all"), "n": mirror_of(new, overlap)})
+    second = Config(mirrors={"m": mirror_of(new, overlap), "n": first.mirrors["n"]})
+    for config, seen in ((first, view), (first, later), (second, later), (second, view), (first, view)):
+        assert planner.make(config, seen) == make(config, seen)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=30) | st.dictionaries(st.text(max_size=3), inner, max_size=5),
+    max_leaves=60,
+)
+
+
+@given(JSON)
+def test_json_in_pieces_is_json(value: Any) -> None:
+    assert "".join(pieces(value)) == json.dumps(value)
+
+
+def test_a_long_list_deep_inside_is_taken_apart() -> None:
+    listed = {"mirrors": [{"sessions": [{"name": f"s{n}", "counters": {"a": [n]}} for n in range(100)]}]}
+    assert max(map(len, pieces(listed))) < 60
+
+
+def test_an_iterator_is_a_list_that_is_made_as_it_is_read() -> None:
+    made: list[int] = []
+
+    def rows() -> Iterator[dict[str, int]]:
+        for number in range(3):
+            made.append(number)
+            yield {"n": number}
+
+    parts = pieces({"a": 1, "none": iter(()), "rows": rows()})
+    begin = ""
+    while not made:
+        begin += next(parts)
+    assert made == [0]
+    assert json.loads(begin + "".join(parts)) == {"a": 1, "none": [], "rows": [{"n": 0}, {"n": 1}, {"n": 2}]}
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["mirror", "session", "reason", "frames"]),
+        st.none() | st.integers() | st.booleans() | st.text(max_size=8) | st.lists(st.text(max_size=3), max_size=2),
+    ),
+    st.text(max_size=10),
+    st.sampled_from(["debug", "info", "warning", "error", "critical"]),
+)
+def test_a_log_line_is_as_structlog_renders_it(keys: dict[str, Any], event: str, level: str) -> None:
+    line = {"event": event, **keys, "level": level, "timestamp": "2026-01-31T12:00:00Z"}
+    theirs = structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0, sort_keys=False)
+    assert console(colors=False)(None, level, dict(line)) == theirs(None, level, dict(line))
+
+
+def test_closers_wait_together_and_are_gone_afterwards() -> None:
+    """Each job waits until a hundred are under way, as those who close sockets wait for the same grace period."""
+    closers, meeting, done = Closers("closer"), threading.Barrier(100), []
+
+    def job() -> None:
+        meeting.wait(30)
+        done.append(time.monotonic())
+
+    for _ in range(200):
+        closers.submit(job)
+    closers.join(30)
+    assert len(done) == 200
+    wait_for(lambda: all(one.name != "closer" for one in threading.enumerate()), "their threads have ended")
