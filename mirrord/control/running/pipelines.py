@@ -25,7 +25,7 @@ from mirrord.control.running.breaker import Verdict
 from mirrord.control.running.live import Live
 from mirrord.control.running.patience import Patience
 from mirrord.control.running.restarts import Restarts
-from mirrord.control.running.taps import OPENERS, Taps
+from mirrord.control.running.taps import Taps
 from mirrord.control.running.workers import Workers, stall, what
 from mirrord.dataplane.capture.packet_socket import CapturePlan
 from mirrord.dataplane.counters import SLOTS, Slot
@@ -42,6 +42,8 @@ log = logger("pipelines")
 
 GONE = {errno.ENODEV, errno.ENXIO, errno.ENETDOWN}
 """What it takes to open a device that went since the host was looked at: there is news of it already."""
+
+OPENERS = 8
 
 OPEN_SECONDS = 1.5
 """How long the disk may take to give a session its file; the session is tried again later."""
@@ -73,7 +75,7 @@ class Pipelines:
         self._patience = Patience()
         self._worker_failures = 0
         self._reservations = Reservations()
-        self._taps = Taps(self._workers, native=native)
+        self._taps = Taps(self._workers, self._openers, native=native)
         self._isolations = Isolations()
         self._not_isolated: dict[int, str] = {}  # by index, as logged: what became a bridge's port and stays one
         self._lock = threading.Lock()  # of all below: a total moves from a pipeline to the past in one step
@@ -293,7 +295,6 @@ class Pipelines:
         for row in self.rows():
             log.info("total", **_names(row.entry.key), **_totals(row.counters))
         self._workers.stop()
-        self._taps.stop()
         self._openers.shutdown()
 
     def _add_all(self, adds: Sequence[Add]) -> None:

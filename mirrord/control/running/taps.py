@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import replace
 
 from mirrord.control.host.device_rate import Place
-from mirrord.control.limits import started
 from mirrord.control.planning.plan import Key
 from mirrord.control.running.workers import Workers, what
 from mirrord.dataplane.capture.packet_socket import CapturePlan
@@ -21,8 +21,6 @@ from mirrord.dataplane.tap import Tap, open_taps
 from mirrord.dataplane.transmit.file import FilePlan
 from mirrord.dataplane.worker import Worker
 
-OPENERS = 8
-
 _ANY = Selection()
 
 Shared = tuple[object, ...]
@@ -30,11 +28,13 @@ Shared = tuple[object, ...]
 
 
 class Taps:
-    """`place` and `remove` block, as Pipelines' calls do; the rest answers at once, on any thread."""
+    """`place` and `remove` block, as Pipelines' calls do; the rest answers at once, on any thread.
 
-    def __init__(self, workers: Workers, *, native: bool) -> None:
-        self._workers, self._native = workers, native
-        self._openers = started(OPENERS, "taps")
+    Sources are opened by the threads of `openers`.
+    """
+
+    def __init__(self, workers: Workers, openers: Executor, *, native: bool) -> None:
+        self._workers, self._openers, self._native = workers, openers, native
         self._taps: dict[Shared, list[tuple[Tap, Worker]]] = {}
         self._lost: dict[str, int] = {}  # frames, by source, on workers that are gone
 
@@ -95,10 +95,6 @@ class Taps:
             for source, lost in (*worker.lost.items(), *running):
                 counted[source] = counted.get(source, 0) + lost
         return counted
-
-    def stop(self) -> None:
-        """Let go of the threads that open sources."""
-        self._openers.shutdown()
 
     def _runs(self, shared: Shared) -> bool:
         """Whether there is a source to join: one whose worker is gone, or that an error put aside, is none."""
