@@ -26,6 +26,7 @@ HELP = {
     "snaplen": "Bytes of a frame that are kept; 0: all.",
     "sampling_rate": "One in n conversations.",
     "rate_limit": "Of what is sent, as 200Mbit; 0: none.",
+    "packet_limit": "Copies a second; 0: none.",
     "on_mtu_exceeded": "What becomes of a copy larger than the path MTU.",
     "count_rules": "Count the frames of each rule.",
     "mirror_tunnels": "Do mirror tunnel packets of configured destinations and listeners.",

@@ -45,6 +45,9 @@ class Session(Model):
     other by one protocol. Fragments are in or out with the rest."""
     rate_limit: Rate = 0
     """Bound on the sent bits a second, outer headers included, in tc's units; 0: none."""
+    packet_limit: Count = 0
+    """Bound on the copies a second, a super-frame counting as the packets that it is split into; 0: none. A frame that one
+    of the two limits leaves out is skipped whole, and costs the other one nothing."""
     on_mtu_exceeded: Literal["truncate", "fragment", "drop"] = "truncate"
     """What becomes of a copy larger than the path MTU. With `fragment`, one that fits no IP packet at all, from a frame
     of about 65,500 bytes on, is dropped."""

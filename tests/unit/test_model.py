@@ -26,6 +26,7 @@ SESSION: dict[str, object] = {
     "snaplen": 0,
     "sampling_rate": 1,
     "rate_limit": "0",
+    "packet_limit": 0,
     "on_mtu_exceeded": "truncate",
     "count_rules": False,
     "mirror_tunnels": False,
