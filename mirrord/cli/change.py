@@ -24,6 +24,7 @@ mirror_argument = click.argument("mirror", shell_complete=complete.mirrors)
     help="The network set aside for its copies.",
     shell_complete=complete.flow_networks,
 )
+@click.option("--expires", metavar="2h|TIME", help="When it ends: how long from when it is enabled, or a time.")
 @click.option("--enable", is_flag=True, help="Let its sessions run at once. Without this it is made disabled.")
 @click.option(
     "--session",
@@ -39,6 +40,7 @@ def create(
     mirror: str,
     description: str | None,
     flow_network: str | None,
+    expires: str | None,
     sessions: list[dict[str, Any]],
     *,
     enable: bool,
@@ -51,7 +53,9 @@ def create(
     mirrorctl create core --session name=vm2,source.type=device,source.device=tap-vm2,source.perspective=guest,\\
         direction=both,destination.type=device,destination.device=em02
     """  # noqa: D301 (click's \b keeps lines as they are)
-    written = given(description=description, flow_network=flow_network, enabled=enable, sessions=sessions)
+    written = given(
+        description=description, flow_network=flow_network, enabled=enable, expires=expires, sessions=sessions
+    )
     table = check(Mirror, written)
     done = f"{mirror}: created, " + ("enabled" if enable else f"disabled (mirrorctl enable {mirror} lets it run)")
     ask(lambda client: client.create_mirror(mirror, table), say(done))
@@ -61,14 +65,17 @@ def create(
 @mirror_argument
 @click.option("--name", callback=read_by(parse_name), help="A new name.")
 @click.option("--description", help="A new description.")
+@click.option("--expires", metavar="2h|TIME|never", help="When it ends: how long from now if it is enabled, or a time.")
 @click.pass_obj
-def set_(ask: Asker, mirror: str, name: str | None, description: str | None) -> None:
-    """Rename or describe a mirror. Its sessions run on."""
-    changes = given(name=name, description=description)
+def set_(ask: Asker, mirror: str, name: str | None, description: str | None, expires: str | None) -> None:
+    """Rename or describe a mirror, or set when it ends. Its sessions run on."""
+    changes = given(name=name, description=description, expires=expires)
     if not changes:
-        raise click.UsageError("nothing to set: give --name or --description")
-    check(Mirror, given(description=description))
-    done = f"{mirror}: renamed to {name}" if name else f"{mirror}: described"
+        raise click.UsageError("nothing to set: give --name, --description or --expires")
+    if expires == "never":
+        changes["expires"] = None
+    check(Mirror, {key: value for key, value in changes.items() if key != "name"})
+    done = f"{mirror}: renamed to {name}" if name else f"{mirror}: changed" if expires else f"{mirror}: described"
     ask(lambda client: client.change_mirror(mirror, changes), say(done))
 
 

@@ -39,6 +39,8 @@ def status(ask: Asker) -> None:
             console.print(f"state database: {answer['state']['problem']}", style="red")
         for one in answer["config"]["set_aside"]:
             console.print(f"{one['section']}.{one['name']} does not run: {one['reason']}", style="red")
+        for one in answer["expired"]:
+            console.print(f"{one['mirror']} does not run: its time was over at {one['expires']}", style="yellow")
         for warning in answer["config"]["warnings"]:
             console.print(f"warning: {warning}", style="yellow")
         _print_sessions(answer["sessions"], console)
@@ -56,7 +58,7 @@ def list_(ask: Asker) -> None:
         for mirror in answer:
             running = [source for session in mirror["sessions"] for source in session["running"]]
             up = f"{sum(source['state'] == 'up' for source in running)}/{len(running)}"
-            enabled = "yes" if mirror["enabled"] else "no"
+            enabled = "expired" if mirror["expired"] else "yes" if mirror["enabled"] else "no"
             mirrored = sum(source["counters"]["mirrored_frames"] for source in running)
             counts = len(mirror["sessions"]), up, mirrored, _dropped(running)
             row(shown, mirror["name"], enabled, *counts, origin(mirror), mirror["description"])
@@ -73,6 +75,8 @@ def show(ask: Asker, mirror: str) -> None:
 
     def show(answer: Any, console: Console) -> None:
         enabled = "enabled" if answer["enabled"] else "disabled"
+        if answer["expires"]:
+            enabled += f", {'expired' if answer['expired'] else 'expires'} {answer['expires']}"
         network = f", flow network {answer['flow_network']}" if answer["flow_network"] else ""
         console.print(f"{answer['name']}: {enabled}{network}, origin {origin(answer)}. {answer['description']}")
         for session in answer["sessions"]:

@@ -13,10 +13,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+from mirrord.control.configuration import expiries
 from mirrord.control.configuration.config import Loaded, Objects, combine
 from mirrord.control.configuration.refusals import Declared
 from mirrord.control.configuration.validation import join, not_found
-from mirrord.control.http.peers import Caller
+from mirrord.control.host import clock
+from mirrord.control.http.peers import Caller, itself
 from mirrord.control.service import Service
 from mirrord.control.store import AuditRecord, Store, Write
 from mirrord.errors import ConfigError, MirrordError, Problem, Refused, of_host
@@ -91,7 +93,11 @@ class Changes:
     async def put(self, caller: Caller, target: Target, written: Any, condition: Condition) -> Done:
         """Make an object, or put another one in its place."""
         operation = "create" if "*" in condition.none_match else ""  # what is there is not to be replaced
-        return await self._change(caller, operation, target, written, lambda _: _named(target, written), condition)
+
+        def edit(old: Any) -> Any:
+            return _timed(target, old, _named(target, written))
+
+        return await self._change(caller, operation, target, written, edit, condition)
 
     async def add(self, caller: Caller, target: Target, written: Any, condition: Condition) -> Done:
         """Add a session to its mirror, of which the condition is. `refused` when there is one of that name."""
@@ -110,7 +116,7 @@ class Changes:
         operation = "change" if changes.get("name", target.name) == target.name else "rename"
 
         def edit(old: Any) -> Any:
-            return tidy(merge(self._there(target, old), changes))
+            return _timed(target, old, tidy(merge(self._there(target, old), changes)))
 
         return await self._change(caller, operation, target, changes, edit, condition)
 
@@ -118,7 +124,7 @@ class Changes:
         """Enable or disable a mirror."""
 
         def edit(old: Any) -> Any:
-            return {**self._there(target, old), "enabled": enabled}
+            return _timed(target, old, {**self._there(target, old), "enabled": enabled})
 
         operation = "enable" if enabled else "disable"
         return await self._change(caller, operation, target, {"enabled": enabled}, edit, condition)
@@ -131,6 +137,15 @@ class Changes:
             _refuse_if_used(self._service.loaded, target)
 
         return await self._change(caller, "delete", target, None, edit, condition)
+
+    async def by_itself(self, operation: str, mirror: str, changes: dict[str, Any], why: str, as_seen: str) -> None:
+        """Change keys of a mirror that has this entity tag; nobody asked for it, and it is audited as mirrord's own."""
+        target = Target("mirror", mirror)
+
+        def edit(old: Any) -> Any:
+            return {**self._there(target, old), **changes}
+
+        await self._change(itself(), operation, target, changes, edit, Condition((as_seen,)), message=why)
 
     async def reload(self, caller: Caller) -> None:
         """Take over the files as they are now. ConfigError, HostError: the old configuration runs on."""
@@ -155,9 +170,12 @@ class Changes:
         asked: Any,
         edit: Edit,
         condition: Condition = NO_CONDITION,
+        message: str = "",
     ) -> Done:
         mirror = target.holder if target.section == "mirrors" else ""
-        record = AuditRecord(caller, operation or "create", target.kind, target.name, mirror, new=asked)
+        record = AuditRecord(
+            caller, operation or "create", target.kind, target.name, mirror, new=asked, message=message
+        )
         async with self._service.changing:
             loaded = self._service.loaded
             try:
@@ -260,12 +278,17 @@ def tidy(written: Any) -> Any:
     """Without what only the daemon says: what it shows may be sent back. A bare source becomes the table it means."""
     if not isinstance(written, dict):
         return written
-    kept = {key: value for key, value in written.items() if key not in {"origin", "running"}}
+    kept = {key: value for key, value in written.items() if key not in {"origin", "running", "expired"}}
     if isinstance(kept.get("source"), str):
         kept["source"] = {"type": "device", "device": kept["source"]}
     if isinstance(kept.get("sessions"), list):
         kept["sessions"] = [tidy(session) for session in kept["sessions"]]
     return kept
+
+
+def _timed(target: Target, old: Any, new: Any) -> Any:
+    """With the time of a mirror as it is to be kept."""
+    return expiries.kept(target.path, old, new, clock.now()) if target.kind == "mirror" else new
 
 
 def _named(target: Target, written: Any) -> Any:

@@ -13,14 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from mirrord import __version__
+from mirrord import __version__, expiry
 from mirrord.control import logs
 from mirrord.control.configuration import config
 from mirrord.control.configuration.config import Loaded
 from mirrord.control.configuration.validation import join, not_found
 from mirrord.control.guests.inventory import Inventory
 from mirrord.control.guests.managers import Managers, usual
-from mirrord.control.host import device_rate
+from mirrord.control.host import clock, device_rate
 from mirrord.control.host.leases_in_kernel import all_held
 from mirrord.control.host.links import Lease, Links, View
 from mirrord.control.host.namespaces import Namespaces
@@ -28,9 +28,11 @@ from mirrord.control.logs import logger
 from mirrord.control.notify import notify, reloading, watchdog_seconds
 from mirrord.control.planning import guests, plan
 from mirrord.control.planning.guests import Resolved
+from mirrord.control.planning.in_force import InForce, expired, is_expired, over
 from mirrord.control.planning.selection import Selections
 from mirrord.control.privileges import Privileges, held
 from mirrord.control.reporting import doctor, probes, report
+from mirrord.control.reporting import expiries as expiry_findings
 from mirrord.control.reporting import guests as guest_findings
 from mirrord.control.reporting.metrics import Reload, Row, WorkerState
 from mirrord.control.reporting.sources import sources
@@ -40,6 +42,7 @@ from mirrord.control.running.live import Live
 from mirrord.control.running.pipelines import Pipelines
 from mirrord.dataplane.counters import Slot
 from mirrord.errors import ConfigError, MirrordError, Refused, of_host
+from mirrord.expiry import Now
 from mirrord.model import Config, Filter, Mirror, Session
 
 log = logger("service")
@@ -99,6 +102,8 @@ class Service:
         self._resolved = Resolved(loaded.config)
         self._known: tuple[Config, Inventory] = (loaded.config, {})  # what it was resolved from
         self._selections = Selections(loaded.config)
+        self._in_force = InForce()
+        self._ended: frozenset[str] = frozenset()  # the mirrors that the last turn left out
 
     async def start(self) -> None:
         """Bring up what the configuration asks for and the host allows."""
@@ -172,6 +177,11 @@ class Service:
         async with self._turn:
             self._pipelines.judge(await self._breaker.look(self._pipelines.limits(), now))
 
+    def mind_the_time(self, now: Now) -> None:
+        """Take a turn when the time of a mirror has come, or was put off."""
+        if over(self.loaded.config, now) != self._ended:
+            self._changed.set()
+
     async def reload(self) -> None:
         """Take over the configuration files as they are now. ConfigError, with every problem: the old one stays."""
         async with self.changing:
@@ -242,8 +252,9 @@ class Service:
         async with self._turn:
             begun = time.monotonic()
             loaded = new or self.loaded
-            view = await self._look(loaded.config)
-            resolved = await self._resolve(loaded.config, view)
+            ended, wanted = self._in_force(loaded.config, clock.now())
+            view = await self._look(wanted)
+            resolved = await self._resolve(wanted, view)
             if resolved.config is not self._selections.config:
                 self._selections = Selections(resolved.config)
             entries = plan.make(resolved, view, self._selections, native=self.dataplane == "native")
@@ -252,6 +263,7 @@ class Service:
                 self._refuse_failing(entries)
                 await asyncio.to_thread(keep)
             await self._apply(entries, kept=keep is not None)
+            self._ended = ended
             if self._flow_networks:
                 await self._flow_networks.give_back()
             if new:
@@ -339,6 +351,11 @@ class Service:
         """How the workers do."""
         return WorkerState(len(self._pipelines.stalled()), self._pipelines.worker_failures())
 
+    def ends(self) -> Mapping[str, float]:
+        """When each mirror ends, or has ended, in seconds since 1970; those that have an end."""
+        ends = {name: expiry.end(one.expires) for name, one in self.loaded.config.mirrors.items()}
+        return {name: at for name, at in ends.items() if at is not None}
+
     def rule_counts(self) -> Mapping[tuple[str, int], int]:
         """Frames by the filter and priority of the rule that accepted them."""
         return self._pipelines.rule_counts()
@@ -361,6 +378,9 @@ class Service:
                     {"section": one.section, "name": one.name, "reason": one.reason} for one in self.loaded.set_aside
                 ],
             },
+            "expired": [
+                {"mirror": name, "expires": expiry.show(value)} for name, value in expired(self.loaded, clock.now())
+            ],
             "sessions": (
                 report.session(row, self._rates)
                 for mirror in self._pipelines.mirrors()
@@ -383,16 +403,21 @@ class Service:
         MirrordError `not_found`.
         """
         async with self._turn:
-            loaded, view = self.loaded, await self._look(self.loaded.config)
-            resolved = await self._resolve(loaded.config, view)
+            loaded, now = self.loaded, clock.now()
+            wanted = self._in_force(loaded.config, now)[1]
+            view = await self._look(wanted)
+            resolved = await self._resolve(wanted, view)
         if mirror is not None and mirror not in loaded.config.mirrors:
             raise not_found("mirror", mirror, loaded.config.mirrors)
         rows, runs = self.rows(), loaded.config.daemon.model_copy(update=self._begun)
+        gone = expiry_findings.findings(loaded, now, mirror=mirror)
         loaded = loaded._replace(config=resolved.config.model_copy(update={"daemon": runs}))
         host = await asyncio.to_thread(probes.look, runs, view, rows)
         stalled = self._pipelines.stalled()
         found = doctor.findings(loaded, self.last_reload, view, rows, host, mirror=mirror, state=state, stalled=stalled)
-        return found + guest_findings.findings(*self._known, mirror=mirror)
+        if gone:
+            found = [one for one in found if one.code != "disabled"]  # it says so in other words
+        return found + gone + guest_findings.findings(*self._known, mirror=mirror)
 
     async def sources(self) -> list[dict[str, Any]]:
         """What could be mirrored, and who mirrors it now. Takes 0.2 s, and 2 s where a manager is slow."""
@@ -412,6 +437,7 @@ class Service:
         file = loaded.origin(section, name)
         shown = {"name": name, **one.model_dump(mode="json", exclude={"rules", "sessions"})}
         if isinstance(one, Mirror):
+            shown["expired"] = is_expired(loaded, name, clock.now())
             shown["sessions"] = (self._session(name, session) for session in one.sessions)
         if isinstance(one, Filter):
             shown["rules"] = (rule.model_dump(mode="json") for rule in one.rules)

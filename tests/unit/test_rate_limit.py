@@ -49,7 +49,7 @@ def test_a_clock_that_was_set_back_does_not_stop_the_session(passes: Step) -> No
 
 @pytest.mark.parametrize("plane", ["python", "native"])
 def test_a_super_frame_costs_its_packets_and_passes_whole(plane: str) -> None:
-    """64 copies at once, so seven frames of ten; the seventh's debt of six copies is paid after 60 ms at 100 a second."""
+    """64 copies at once: seven frames of ten; the debt of six copies is paid after 60 ms at 100 a second."""
     forward = step(ForwardPlan(encap.bare(), packet_limit=100), plane)
     headers = bytes(Ether() / IP() / TCP())
     data = headers + bytes(10 * 100)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mirrord.control.configuration import toml
+from mirrord.control.configuration import expiries, toml
 from mirrord.control.configuration.refusals import Declared, Use, refusals, unknown_names, warnings
 from mirrord.control.configuration.validation import examine, join, nearest, parts
 from mirrord.errors import ConfigError, Problem
@@ -206,6 +206,8 @@ class _Combination:
                     parse_name(name)
                 except ValueError as error:
                     problems.append(Problem(path, str(error)))
+                if self.origins[path] and isinstance(one, Mirror):
+                    problems += expiries.problems_in_file(one, path)
                 self.problems += self._located(problems)
                 if one is not None:
                     objects[section][name] = usable[path] = one

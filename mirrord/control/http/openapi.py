@@ -109,6 +109,7 @@ def schemas() -> dict[str, Any]:
             schema["required"] = ["type", *schema.get("required", ())]
     running = {"type": "array", "items": {"type": "object"}, "readOnly": True}
     found["Session"]["properties"] |= {"running": running}
+    found["Mirror"]["properties"] |= {"expired": {"type": "boolean", "readOnly": True}}
     for name in ("Mirror", "Session"):
         found[f"{name}Patch"] = _patch(found[name])
     return found | {

@@ -27,7 +27,14 @@ class Server:
     def __init__(self, service: Service, changes: Changes) -> None:
         self._changing = api.application(service, changes)
         self._reading = api.application(service, changes, read_only=True)
-        counts = Counts(service.rows, service.last_reload, service.dataplane, service.rule_counts, service.workers)
+        counts = Counts(
+            service.rows,
+            service.last_reload,
+            service.dataplane,
+            service.rule_counts,
+            service.workers,
+            service.ends,
+        )
         self._metrics = scrape.application(counts)
         self._runners: list[web.AppRunner] = []
         self._servers: list[asyncio.Server] = []

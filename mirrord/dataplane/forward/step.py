@@ -5,8 +5,8 @@ clock (a frame's capture time is the only time there is) and knows no socket. It
 limits, the session's sequence numbers, and what the first fragments of datagrams told.
 
 The steps, in order: exact match (where the kernel ran a coarse filter, or rules are counted), own copies, whether
-copies are made at all, sampling, the frame as the wire carried it, VLAN tag off and on, snaplen, path MTU, the limits of
-bits and of copies a second, header.
+copies are made at all, sampling, the frame as the wire carried it, VLAN tag off and on, snaplen, path MTU, the two
+limits, header.
 """
 
 from __future__ import annotations
@@ -193,8 +193,8 @@ class Forward:
         return self.plan.frame_limit and self.plan.frame_limit + (TAG if tagged else 0)
 
     def _take(self, size: int, packets: int, time: int) -> bool:
-        """Take a frame's bytes and copies out of the buckets: allowed while none in force is empty, so that each may fall
-        below zero. A frame that one of them refuses costs the other one nothing.
+        """Take a frame's bytes and copies out of the buckets: allowed while none in force is empty, so that each may
+        fall below zero. A frame that one of them refuses costs the other one nothing.
         """
         state, plan = self.state, self.plan
         with state.lock:
