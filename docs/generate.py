@@ -8,8 +8,10 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import os
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +23,7 @@ from mirrord import model
 from mirrord.cli.main import main as mirrorctl
 
 HERE = Path(__file__).parent
+VOCABULARY = HERE.parent / "mirrord" / "cli" / "vocabulary.py"
 
 TABLES: tuple[tuple[str, tuple[type[model.Model], ...]], ...] = (
     ("[daemon]", (model.Daemon,)),
@@ -212,6 +215,58 @@ def commands() -> str:
     return "\n".join(lines)
 
 
+def vocabulary() -> str:
+    """mirrord/cli/vocabulary.py: for completion and --help, which cannot wait for the models to be imported."""
+    tables: dict[str, dict[str, type[model.Model]]] = {
+        "SESSION": {"": model.Session},
+        "RULE": {"": model.Rule},
+        "SOURCES": {},
+        "DESTINATIONS": {},
+    }
+    for title, (described, *_) in TABLES:
+        if title.startswith(("source", "destination")):
+            kind = json.loads(_kind(described.model_json_schema()["properties"]["type"], ""))
+            tables["SOURCES" if title.startswith("source") else "DESTINATIONS"][kind] = described
+    lines = ['"""The keys that the command line takes, each with the words that it takes, if only some.', ""]
+    lines += ["Written by docs/generate.py from the models, which take too long to import: change those.", '"""', ""]
+    lines += ["Keys = dict[str, tuple[str, ...]]", ""]
+    lines.append(f"REQUIRED = {_tuple(name for name, one in model.Session.model_fields.items() if one.is_required())}")
+    root = click.Context(mirrorctl, info_name="mirrorctl")
+    lines += ["", "COMMANDS = {"]
+    for name in mirrorctl.list_commands(root):
+        command = mirrorctl.get_command(root, name)
+        assert command is not None  # it was listed
+        lines.append(f"    {json.dumps(name)}: {json.dumps(command.get_short_help_str(500))},")
+    lines.append("}")
+    lines += ["", "HELP = {"]
+    for name, text in _texts(model.Session).items():
+        brief = re.split(r"(?<=\.) ", text)[0].replace("`", "")
+        lines.append(f"    {json.dumps(name)}: {json.dumps(brief)},")
+    lines.append("}")
+    for table, kinds in tables.items():
+        lines += ["", f"{table}: {'Keys' if '' in kinds else 'dict[str, Keys]'} = {{"]
+        for kind, one in kinds.items():
+            indent = "    " if kind else ""
+            lines += [f'    "{kind}": {{'] * bool(kind)
+            lines += [f'{indent}    "{key}": {_tuple(words)},' for key, words in _words(one)]
+            lines += ["    },"] * bool(kind)
+        lines.append("}")
+    return "\n".join([*lines, ""])
+
+
+def _words(described: type[model.Model]) -> Iterator[tuple[str, list[str]]]:
+    """Each key and the words that it takes; none where it takes others as well."""
+    for name, schema in described.model_json_schema()["properties"].items():
+        alias = _alias(described, name)
+        kind = "" if alias in TYPES else _kind(schema, alias)
+        yield name, [word.strip('"') for word in kind.split(", ")] if kind == "true, false" or '"' in kind else []
+
+
+def _tuple(words: Iterable[str]) -> str:
+    listed = [json.dumps(word) for word in words]
+    return f"({', '.join(listed)}{',' * (len(listed) == 1)})"
+
+
 def _leaves(context: click.Context) -> Iterator[click.Context]:
     if not isinstance(context.command, click.Group):
         yield context
@@ -239,14 +294,18 @@ PAGES = {
     HERE / "configuration.md": page,
     HERE / "man" / "mirrord.toml.5": manual,
     HERE / "man" / "mirrorctl.1": commands,
+    VOCABULARY: vocabulary,
 }
 """Each file that is written, and what makes its text."""
 
 
 def main() -> None:
+    before = VOCABULARY.read_text()
     for file, text in PAGES.items():
         file.parent.mkdir(exist_ok=True)
         file.write_text(text())
+    if VOCABULARY.read_text() != before:  # the commands have their options' words from it: now with the new ones
+        os.execv(sys.executable, [sys.executable, "-m", "docs.generate"])  # noqa: S606 (itself)
 
 
 if __name__ == "__main__":

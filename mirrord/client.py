@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from typing import Any, Self
-from urllib.parse import quote
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-import aiohttp
+if TYPE_CHECKING:
+    from mirrord.unix_http import Connection, HTTPResponse
 
-TIMEOUT_SECONDS = 30
+SOCKET = "/run/mirrord/mirrord.sock"
+READ_ONLY_SOCKET = "/run/mirrord/mirrord-read-only.sock"
+"""Where the daemon listens unless it is told otherwise; the second by mirrord-read-only.socket."""
+
+TIMEOUT_SECONDS = 30.0
+SILENCE_SECONDS = 3.0
 ONLY_NEW = {"If-None-Match": "*"}  # RFC 9110 13.1.2: refuse to replace
+CHUNK = 1 << 16  # bytes
 
 Object = dict[str, Any]
+Resource = tuple[str, ...]
+"""The parts of its path behind /v1."""
 
 
 class UnreachableError(Exception):
@@ -36,153 +46,244 @@ class AnsweredError(Exception):
         return {"code": self.code, "message": self.message, "path": self.path}
 
 
-class Client:
-    """A connection to the daemon's socket, as an async context manager. Answers are the API's JSON.
+class Tagged(dict[str, Any]):
+    """An object with its entity tag: who sends the tag along changes it only if nobody else has meanwhile."""
 
-    Objects are as in the TOML, with their name. Every call raises UnreachableError or AnsweredError.
+    tag = ""
+
+
+class Client:
+    """Asks the daemon at the first of these sockets that can be opened. Answers are the API's JSON.
+
+    Objects are as in the TOML, with their name. Every call raises UnreachableError or AnsweredError. A client with
+    `dry_run` changes nothing: each change is answered by what would come of it, {"warnings": [...]}. `silent` is called
+    once when an answer takes longer than SILENCE_SECONDS. After an answer, `path` is the socket that gave it.
     """
 
-    def __init__(self, path: str, seconds: float | None = TIMEOUT_SECONDS) -> None:
-        self._path, self._seconds = path, seconds
-
-    async def __aenter__(self) -> Self:
-        timeout = aiohttp.ClientTimeout(total=self._seconds)
-        self._session = aiohttp.ClientSession(connector=aiohttp.UnixConnector(self._path), timeout=timeout)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._session.close()
+    def __init__(
+        self,
+        paths: str | Sequence[str] = (SOCKET, READ_ONLY_SOCKET),
+        seconds: float = TIMEOUT_SECONDS,
+        *,
+        dry_run: bool = False,
+        silent: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._paths = (paths,) if isinstance(paths, str) else tuple(paths)
+        self.path = self._paths[0]
+        self._seconds, self._dry_run, self._silent = seconds, dry_run, silent
 
     # --- the daemon ---
 
-    async def status(self) -> Object:
+    def status(self) -> Object:
         """The daemon and every session."""
-        return dict(await self._ask("GET", "status"))
+        return dict(self._ask("GET", ("status",)))
 
-    async def reload(self) -> Object:
+    def reload(self) -> Object:
         """Have the daemon read its configuration again."""
-        return dict(await self._ask("POST", "reload"))
+        return dict(self._ask("POST", ("reload",)))
 
-    async def audit(self, mirror: str | None = None, since: str | None = None) -> list[Object]:
+    def apply(self, objects: Mapping[str, Mapping[str, Any]], *, prune: bool = False) -> Object:
+        """Make the run-time objects equal to these, by section and name: all or nothing.
+
+        What is not among them stays, or with `prune` goes. The answer tells each object's `operation`.
+        """
+        return dict(self._ask("POST", ("apply",), dict(objects), query={"prune": "true" if prune else None}))
+
+    def audit(self, mirror: str | None = None, since: str | None = None, limit: int | None = None) -> list[Object]:
         """Who did what, oldest first; of one mirror alone, and since an RFC 3339 time, if given."""
-        return list((await self._ask("GET", "audit", query={"mirror": mirror, "since": since}))["audit"])
+        query = {"mirror": mirror, "since": since, "limit": None if limit is None else str(limit)}
+        return list(self._ask("GET", ("audit",), query=query)["audit"])
 
-    async def doctor(self, mirror: str | None = None) -> list[Object]:
+    def doctor(self, mirror: str | None = None) -> list[Object]:
         """What is wrong, with one mirror or with all, and what to do."""
-        return list((await self._ask("GET", "doctor", query={"mirror": mirror}))["doctor"])
+        return list(self._ask("GET", ("doctor",), query={"mirror": mirror})["doctor"])
 
-    async def sources(self) -> list[Object]:
+    def sources(self) -> list[Object]:
         """What could be mirrored, and who mirrors it now."""
-        return list((await self._ask("GET", "sources"))["sources"])
+        return list(self._ask("GET", ("sources",))["sources"])
 
     # --- mirrors and sessions ---
 
-    async def mirrors(self) -> list[Object]:
+    def mirrors(self) -> list[Object]:
         """Every mirror with its sessions."""
-        return list((await self._ask("GET", "mirrors"))["mirrors"])
+        return list(self._ask("GET", ("mirrors",))["mirrors"])
 
-    async def mirror(self, name: str) -> Object:
+    def mirror(self, name: str) -> Object:
         """One mirror with its sessions."""
-        return dict(await self._ask("GET", _at("mirrors", name)))
+        return dict(self._ask("GET", ("mirrors", name)))
 
-    async def create_mirror(self, name: str, mirror: Object) -> Object:
+    def create_mirror(self, name: str, mirror: Object) -> Object:
         """Make a mirror; code `exists` when there is one of that name."""
-        return dict(await self._ask("PUT", _at("mirrors", name), mirror, headers=ONLY_NEW))
+        return dict(self._ask("PUT", ("mirrors", name), mirror, headers=ONLY_NEW))
 
-    async def change_mirror(self, name: str, changes: Object) -> Object:
+    def change_mirror(self, name: str, changes: Object) -> Object:
         """Change a mirror's own keys (RFC 7396); `name` renames it."""
-        return dict(await self._ask("PATCH", _at("mirrors", name), changes))
+        return dict(self._ask("PATCH", ("mirrors", name), changes))
 
-    async def enable_mirror(self, name: str) -> Object:
+    def enable_mirror(self, name: str) -> Object:
         """Have its sessions run."""
-        return dict(await self._ask("POST", _at("mirrors", name, "enable")))
+        return dict(self._ask("POST", ("mirrors", name, "enable")))
 
-    async def disable_mirror(self, name: str) -> Object:
+    def disable_mirror(self, name: str) -> Object:
         """Have its sessions run no more."""
-        return dict(await self._ask("POST", _at("mirrors", name, "disable")))
+        return dict(self._ask("POST", ("mirrors", name, "disable")))
 
-    async def delete_mirror(self, name: str) -> None:
+    def delete_mirror(self, name: str) -> Object:
         """Delete it with its sessions."""
-        await self._ask("DELETE", _at("mirrors", name))
+        return dict(self._ask("DELETE", ("mirrors", name)) or {})
 
-    async def add_session(self, mirror: str, session: Object) -> Object:
+    def add_session(self, mirror: str, session: Object) -> Object:
         """Add a session; it has its `name` in it."""
-        return dict(await self._ask("POST", _at("mirrors", mirror, "sessions"), session))
+        return dict(self._ask("POST", ("mirrors", mirror, "sessions"), session))
 
-    async def delete_session(self, mirror: str, session: str) -> None:
+    def change_session(self, mirror: str, session: str, changes: Object) -> Object:
+        """Change a session's keys (RFC 7396); `name` renames it."""
+        return dict(self._ask("PATCH", ("mirrors", mirror, "sessions", session), changes))
+
+    def enable_session(self, mirror: str, session: str) -> Object:
+        """Have it run, where its mirror is enabled."""
+        return dict(self._ask("POST", ("mirrors", mirror, "sessions", session, "enable")))
+
+    def disable_session(self, mirror: str, session: str) -> Object:
+        """Have it run no more."""
+        return dict(self._ask("POST", ("mirrors", mirror, "sessions", session, "disable")))
+
+    def delete_session(self, mirror: str, session: str) -> Object:
         """Delete one session."""
-        await self._ask("DELETE", _at("mirrors", mirror, "sessions", session))
+        return dict(self._ask("DELETE", ("mirrors", mirror, "sessions", session)) or {})
 
-    async def capture(self, mirror: str, session: str, source: str | None = None) -> AsyncIterator[bytes]:
+    def capture(self, mirror: str, session: str, source: str | None = None) -> Iterator[bytes]:
         """A live pcapng of what the session mirrors; `source` names the device where it has several."""
-        url = f"http://mirrord/v1/{_at('mirrors', mirror, 'sessions', session, 'capture')}"
+        from mirrord import unix_http  # noqa: PLC0415 (see there)
+
+        connection = self._connect()
+        connection.sock.settimeout(None)  # the next packet may be long in coming
         try:
-            async with self._session.get(url, params={} if source is None else {"source": source}) as response:
-                if response.status >= 400:  # RFC 9110: an error
-                    raise AnsweredError(**(await response.json())["error"])
-                async for chunk in response.content.iter_any():
-                    yield chunk
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            words = getattr(error, "strerror", None) or error
-            raise UnreachableError(f"{self._path}: {words}", getattr(error, "errno", None) or 0) from error
+            resource = ("mirrors", mirror, "sessions", session, "capture")
+            response = self._answer(connection, "GET", resource, query={"source": source})
+            while chunk := response.read1(CHUNK):
+                yield chunk
+        except unix_http.FAILURES as error:
+            raise self._unreachable(error) from error
+        finally:
+            connection.close()
 
     # --- filters and flow networks ---
 
-    async def filters(self) -> list[Object]:
+    def filters(self) -> list[Object]:
         """Every filter with its rules."""
-        return list((await self._ask("GET", "filters"))["filters"])
+        return list(self._ask("GET", ("filters",))["filters"])
 
-    async def filter(self, name: str) -> Object:
+    def filter(self, name: str) -> Tagged:
         """One filter with its rules."""
-        return dict(await self._ask("GET", _at("filters", name)))
+        return self._tagged(("filters", name))
 
-    async def create_filter(self, name: str, filter_: Object) -> Object:
+    def create_filter(self, name: str, filter_: Object) -> Object:
         """Make a filter; code `exists` when there is one of that name."""
-        return dict(await self._ask("PUT", _at("filters", name), filter_, headers=ONLY_NEW))
+        return dict(self._ask("PUT", ("filters", name), filter_, headers=ONLY_NEW))
 
-    async def delete_filter(self, name: str) -> None:
+    def change_filter(self, name: str, changes: Object, tag: str = "") -> Object:
+        """Change a filter's keys (RFC 7396); with a `tag`, only if it still has it: else the code is `stale`."""
+        headers = {"If-Match": tag} if tag else None
+        return dict(self._ask("PATCH", ("filters", name), changes, headers=headers))
+
+    def delete_filter(self, name: str) -> Object:
         """Delete a filter; code `in_use` when a session has it."""
-        await self._ask("DELETE", _at("filters", name))
+        return dict(self._ask("DELETE", ("filters", name)) or {})
 
-    async def flow_networks(self) -> list[Object]:
+    def flow_networks(self) -> list[Object]:
         """Every flow network."""
-        return list((await self._ask("GET", "flow_networks"))["flow_networks"])
+        return list(self._ask("GET", ("flow_networks",))["flow_networks"])
 
-    async def flow_network(self, name: str) -> Object:
+    def flow_network(self, name: str) -> Object:
         """One flow network."""
-        return dict(await self._ask("GET", _at("flow_networks", name)))
+        return dict(self._ask("GET", ("flow_networks", name)))
 
-    async def create_flow_network(self, name: str, network: Object) -> Object:
+    def create_flow_network(self, name: str, network: Object) -> Object:
         """Make a flow network; code `exists` when there is one of that name."""
-        return dict(await self._ask("PUT", _at("flow_networks", name), network, headers=ONLY_NEW))
+        return dict(self._ask("PUT", ("flow_networks", name), network, headers=ONLY_NEW))
 
-    async def delete_flow_network(self, name: str) -> None:
+    def change_flow_network(self, name: str, changes: Object) -> Object:
+        """Change a flow network's keys (RFC 7396)."""
+        return dict(self._ask("PATCH", ("flow_networks", name), changes))
+
+    def delete_flow_network(self, name: str) -> Object:
         """Delete a flow network; code `in_use` when a mirror has it."""
-        await self._ask("DELETE", _at("flow_networks", name))
+        return dict(self._ask("DELETE", ("flow_networks", name)) or {})
 
-    async def _ask(
+    # --- how it is asked ---
+
+    def _ask(self, method: str, resource: Resource, body: Object | None = None, **more: Any) -> Any:
+        return self._exchange(method, resource, body, **more)[0]
+
+    def _tagged(self, resource: Resource) -> Tagged:
+        answer, tag = self._exchange("GET", resource)
+        tagged = Tagged(answer)
+        tagged.tag = tag
+        return tagged
+
+    def _exchange(self, method: str, resource: Resource, body: Object | None = None, **more: Any) -> tuple[Any, str]:
+        """The answer and its entity tag."""
+        from mirrord import unix_http  # noqa: PLC0415 (see there)
+
+        connection = self._connect()
+        try:
+            response = self._answer(connection, method, resource, body, **more)
+            text = response.read()
+            return (json.loads(text) if text else None), response.headers.get("ETag", "")
+        except unix_http.FAILURES as error:
+            raise self._unreachable(error) from error
+        finally:
+            connection.close()
+
+    def _connect(self) -> Connection:
+        from mirrord import unix_http  # noqa: PLC0415 (see there)
+
+        first: OSError | None = None
+        for path in self._paths:
+            connection = unix_http.Connection(path, self._seconds)
+            try:
+                connection.connect()
+            except OSError as error:
+                first = first or error
+            else:
+                self.path = path
+                return connection
+        assert first is not None  # there is at least one path
+        self.path = self._paths[0]
+        raise self._unreachable(first) from first
+
+    def _answer(
         self,
+        connection: Connection,
         method: str,
-        resource: str,
+        resource: Resource,
         body: Object | None = None,
         *,
         query: Mapping[str, str | None] | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> Any:
-        params = {key: value for key, value in (query or {}).items() if value is not None}
-        url = f"http://mirrord/v1/{resource}"
-        try:
-            async with self._session.request(method, url, params=params, headers=headers, json=body) as response:
-                answer: Any = None if response.status == 204 else await response.json()
-        except TimeoutError as error:
-            raise UnreachableError(f"{self._path}: no answer within {self._seconds} s") from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            words = getattr(error, "strerror", None) or error
-            raise UnreachableError(f"{self._path}: {words}", getattr(error, "errno", None) or 0) from error
+    ) -> HTTPResponse:
+        """The head of the answer. AnsweredError: it is an error's."""
+        from mirrord import unix_http  # noqa: PLC0415 (see there)
+
+        asked = {key: value for key, value in (query or {}).items() if value is not None}
+        if self._dry_run and method != "GET":
+            asked["dry_run"] = "true"
+        written = None if body is None else json.dumps(body).encode()
+        named = {} if written is None else {"Content-Type": "application/json"}
+        connection.request(method, unix_http.address(resource, asked), written, {**named, **(headers or {})})
+        begun = time.monotonic()
+        if not unix_http.readable(connection.sock, min(SILENCE_SECONDS, self._seconds)):
+            self._silent()
+            if not unix_http.readable(connection.sock, self._seconds - (time.monotonic() - begun)):
+                raise TimeoutError
+        response = connection.getresponse()
         if response.status >= 400:  # RFC 9110: an error
-            raise AnsweredError(**answer["error"])
-        return answer
+            raise AnsweredError(**json.loads(response.read())["error"])
+        return response
 
-
-def _at(*parts: str) -> str:
-    return "/".join(quote(part, safe="") for part in parts)
+    def _unreachable(self, error: Exception) -> UnreachableError:
+        if isinstance(error, TimeoutError):
+            return UnreachableError(f"{self.path}: no answer within {self._seconds:.0f} s")
+        words = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return UnreachableError(f"{self.path}: {words}", getattr(error, "errno", None) or 0)

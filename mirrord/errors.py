@@ -15,15 +15,33 @@ from collections.abc import Iterable
 from typing import ClassVar, NamedTuple
 
 
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Hint at the known name that looks most like this one; "" if none does."""
+    import difflib  # noqa: PLC0415 (it takes longer than all of the above, and few need it)
+
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def reason(error: OSError) -> str:
+    """The kernel's word for why, and what to do where that is not to be seen from it."""
+    words = error.strerror or str(error)
+    if error.errno == errno.EROFS:
+        words += ": under systemd the unit has to allow the directory (systemctl edit mirrord, ReadWritePaths=)"
+    return words
+
+
 class Problem(NamedTuple):
     """One thing wrong in the configuration, or worth a warning."""
 
     path: str  # dotted: mirrors.core.sessions[0].destination.vni; "" for a whole file
     expectation: str  # what was expected, and what stood there instead
     file: str = ""  # "" for what came through the API
+    line: int = 0  # 0 where it is not known
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.file, self.path, self.expectation) if part)
+        text = ": ".join(part for part in (self.file, self.path, self.expectation) if part)
+        return f"{text} (line {self.line})" if self.line else text
 
 
 class MirrordError(Exception):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from copy import deepcopy
+from datetime import date, time
 from decimal import Decimal
 from ipaddress import (
     IPv4Address,
@@ -31,8 +32,26 @@ Network = IPv4Network | IPv6Network
 
 def unexpected(expected: str, value: object) -> ValueError:
     """The refusal of a value, in the words that all refusals share."""
-    shown = repr(value)
+    shown = _as_written(value)
     return ValueError(f"expected {expected}, not {shown if len(shown) <= 60 else shown[:57] + '...'}")
+
+
+def _as_written(value: object) -> str:
+    """A value as it stands in TOML or JSON, not as Python would show it; text in single quotes."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case None:
+            return "null"
+        case date() | time():
+            return value.isoformat()
+        case list() | tuple():
+            return f"[{', '.join(map(_as_written, value))}]"
+        case dict():
+            pairs = (f"{key} = {_as_written(one)}" for key, one in value.items())
+            return f"{{ {', '.join(pairs)} }}" if value else "{}"
+        case _:
+            return repr(value)
 
 
 class Between:
@@ -205,12 +224,21 @@ def parse_address(value: object) -> Address:
     except ValueError:
         address = None
     if address is None:
-        raise unexpected("an IPv4 or IPv6 address", value)
+        raise ValueError(f"{unexpected('an IPv4 or IPv6 address', value)}{_no_address(value)}")
     if isinstance(address, IPv6Address) and address.ipv4_mapped:
         raise unexpected(f"an IPv4 address written as such, {address.ipv4_mapped}", value)
     if isinstance(address, IPv6Address) and address.scope_id and not address.is_link_local:
         raise unexpected("a zone behind a link-local address only", value)
     return address
+
+
+def _no_address(value: object) -> str:
+    """What to do about a text that is none, where it is known what it is."""
+    if not isinstance(value, str):
+        return ""
+    if re.fullmatch(r"[0-9.]+:[0-9]+|\[.*\]:[0-9]+", value):
+        return "; a port has a key of its own"
+    return "" if re.fullmatch(r"[0-9a-fA-F.:/%]*", value) else "; names are not looked up"
 
 
 def parse_network(value: object) -> Network:
@@ -270,7 +298,7 @@ def parse_address_range(value: object) -> AddressRange:
     if network.version == 4:
         reserved, which = {*reserved, network.broadcast_address}, "the first or the last"
     if network.num_addresses > 2 and reserved & {found.first, found.last}:
-        raise unexpected(f"addresses that a host may have: not {which} of {network}", value)
+        raise unexpected(f"addresses that a host may have, as {which} of {network} may not be one", value)
     if network.is_multicast or network.is_loopback:
         raise unexpected("addresses that copies may come from: neither multicast nor loopback ones", value)
     if network.version == 6 and network.is_link_local:
@@ -343,7 +371,9 @@ def parse_ports(value: object) -> tuple[int, int]:
         low, high = int(match[1]), int(match[2] or match[1])
         if low <= high <= 65535:
             return low, high
-    raise unexpected('ports such as "80" or "1000-2000", at most 65535', value)
+    several = "; several are a list" if isinstance(value, str) and "," in value else ""
+    told = unexpected('ports such as "80" or "1000-2000", at most 65535', value)
+    raise ValueError(f"{told}{several}")
 
 
 def show_ports(ports: tuple[int, int]) -> str:
@@ -401,7 +431,7 @@ def _matching(pattern: re.Pattern[str], expected: str) -> Callable[[object], str
 def _device(value: object) -> str:
     """As the kernel's dev_valid_name: at most 15 bytes, no slash, colon or space, and neither "." nor ".."."""
     if isinstance(value, str) and GLOB.search(value):
-        raise unexpected("the name of one device, not a pattern", value)
+        raise unexpected("the name of one device, without * ? [ and ]", value)
     return _device_or_glob(value)
 
 

@@ -1,6 +1,7 @@
 """What stands on the command line -> the table that would stand in the TOML; checked by the models before it is sent.
 
-All values are text here: the models read numbers and flags from it.
+All values are text here: the models read numbers and flags from it. They take a while to be imported, so that only the
+commands that change something do so, when they run.
 """
 
 from __future__ import annotations
@@ -10,9 +11,6 @@ from typing import Any
 
 import click
 
-from mirrord.control.configuration.validation import examine
-from mirrord.model import Model
-
 Callback = Callable[[click.Context, click.Parameter, Any], Any]
 PAIRS = "k=v,..."
 
@@ -20,7 +18,9 @@ PAIRS = "k=v,..."
 def read_by(parse: Callable[[str], Any]) -> Callback:
     """A parameter's callback: what it holds, read by this function, whose ValueError is told as bad usage."""
 
-    def read(_: click.Context, __: click.Parameter, value: Any) -> Any:
+    def read(context: click.Context, _: click.Parameter, value: Any) -> Any:
+        if context.resilient_parsing:  # completion: nobody looks at what stands there already
+            return value
         try:
             if isinstance(value, tuple):  # of an option that may be given again
                 return [parse(one) for one in value]
@@ -31,19 +31,31 @@ def read_by(parse: Callable[[str], Any]) -> Callback:
     return read
 
 
+def name(text: str) -> str:
+    """A new object's name. ValueError."""
+    from mirrord.values import parse_name  # noqa: PLC0415 (see above)
+
+    return parse_name(text)
+
+
 def pairs(text: str) -> dict[str, Any]:
     """`key=value,...` as a table. A key given again makes a list, a dotted key a table within the table."""
     written: dict[str, Any] = {}
+    before = ""
     for part in text.split(","):
         key, equals, value = part.partition("=")
         if not (key and equals):
-            raise ValueError(f"expected key=value, not {part!r}")
+            hint = (
+                f"; a list has its key before each value: {before},{before.partition('=')[0]}={part}" if before else ""
+            )
+            raise ValueError(f"expected key=value, not {part!r}{hint if part else ''}")
+        before = part
         *outer, last = key.split(".")
         table = written
-        for name in outer:
-            table = table.setdefault(name, {})
+        for at in outer:
+            table = table.setdefault(at, {})
             if not isinstance(table, dict):
-                raise ValueError(f"{name} has a value already, so it has no {last!r}")  # noqa: TRY004 (the text is wrong, no type)
+                raise ValueError(f"{at} has a value already, so it has no {last!r}")  # noqa: TRY004 (the text is wrong, no type)
         there = table.get(last)
         if isinstance(there, dict):
             raise ValueError(f"{last} is a table already, so it is not {value!r}")  # noqa: TRY004 (the same)
@@ -66,12 +78,17 @@ def session(text: str) -> dict[str, Any]:
 
 def given(**options: Any) -> dict[str, Any]:
     """The options that the command line has, by name."""
-    return {name: value for name, value in options.items() if value is not None}
+    return {key: value for key, value in options.items() if value is not None}
 
 
-def check(model: type[Model], written: dict[str, Any]) -> dict[str, Any]:
-    """What was written, as the model writes it, if it takes it; else bad usage, with every problem."""
-    read, problems = examine(model, written, "")
+def check(model: str, written: dict[str, Any]) -> dict[str, Any]:
+    """What was written, as the model of that name writes it, if it takes it; else bad usage, with every problem."""
+    from mirrord import model as models  # noqa: PLC0415 (see above)
+    from mirrord.control.configuration.validation import doubts, examine  # noqa: PLC0415
+
+    read, problems = examine(getattr(models, model), written, "")
     if problems:
         raise click.UsageError("\n".join(map(str, problems)))
+    for doubt in doubts(written, ""):
+        click.echo(f"mirrorctl: warning: {doubt}", err=True)
     return dict(read.model_dump(mode="json", exclude_unset=True))

@@ -2,69 +2,91 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import json
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
-from rich.console import Console
 
-from mirrord.client import AnsweredError, Client, UnreachableError
+from mirrord.client import READ_ONLY_SOCKET, SOCKET, AnsweredError, Client, UnreachableError
+
+if TYPE_CHECKING:
+    from mirrord.cli.screen import Screen
 
 T = TypeVar("T")
-UNBOUNDED = 1000  # columns, where nobody looks at a screen
-REFUSED, UNREACHABLE = 1, 3
+DONE, REFUSED, USAGE, UNREACHABLE = range(4)
 
 ADVICE = {
     errno.ENOENT: "there is no socket: is the daemon running (systemctl status mirrord), and is its `socket` this path?"
-    " --socket names another",
+    " --socket or MIRRORD_SOCKET names another",
     errno.ECONNREFUSED: "nothing listens there any more: start the daemon (systemctl start mirrord)"
     " and see why it ended (journalctl -u mirrord)",
     errno.EACCES: "you may not open it: be root or a member of the group that `socket_group` names"
     " (ls -l shows it; a new membership counts from the next login)",
 }
+READS_ALONE = (
+    f"{READ_ONLY_SOCKET} is for reading alone, and you may not open {SOCKET}: to change something, be root or a member"
+    " of the group that `socket_group` names (ls -l shows it; a new membership counts from the next login)"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """Where to ask, and whether the answer is wanted as JSON."""
+    """Where to ask, whether the answer is wanted as JSON, and whether nothing is to be changed."""
 
-    path: str
+    path: str  # "": the daemon's own, or else the one for reading alone
     as_json: bool
+    dry_run: bool = False
 
-    def __call__(self, question: Callable[[Client], Awaitable[Any]], show: Callable[[Any, Console], None]) -> None:
+    def __call__(self, question: Callable[[Client], Any], show: Callable[[Any, Screen], None]) -> None:
         """Ask, and print the answer; exit 1 or 3 when there is none."""
         self.show(self.answer(question), show)
 
-    def answer(self, question: Callable[[Client], Awaitable[T]]) -> T:
+    def answer(self, question: Callable[[Client], T]) -> T:
         """What the daemon answers; exit 1 or 3 when it does not."""
-
-        async def ask() -> T:
-            async with Client(self.path) as client:
-                return await question(client)
-
+        client = self.client()
         try:
-            return asyncio.run(ask())
+            return question(client)
         except (UnreachableError, AnsweredError) as error:
-            self.fail(error)
+            self.fail(error, client)
 
-    def deleted(self, question: Callable[[Client], Awaitable[None]], name: str) -> None:
+    def change(self, question: Callable[[Client], Any], done: str) -> None:
+        """Ask for a change, and say that it was done, or with --dry-run could be."""
+        self.apply(question, say(f"{done} (dry run: nothing was changed)" if self.dry_run else done))
+
+    def apply(self, question: Callable[[Client], Any], show: Callable[[Any, Screen], None]) -> None:
+        """Ask for a change, and print what became of it; what is doubtful about it, on standard error."""
+        answer = self.answer(question)
+        for warning in answer.get("warnings", ()) if not self.as_json else ():
+            click.echo(f"mirrorctl: warning: {_located(warning)}", err=True)
+        self.show(answer, show)
+
+    def deleted(self, question: Callable[[Client], Any], name: str) -> None:
         """Ask for something to be deleted, and say that it was."""
-        self.answer(question)
-        self.show({"deleted": name}, say(f"{name}: deleted"))
+        answer = self.answer(question)
+        if self.dry_run:
+            self.show(answer, say(f"{name}: deleted (dry run: nothing was changed)"))
+        else:
+            self.show({"deleted": name}, say(f"{name}: deleted"))
 
-    def show(self, answer: Any, show: Callable[[Any, Console], None]) -> None:
+    def show(self, answer: Any, show: Callable[[Any, Screen], None]) -> None:
         """Print what was answered: as JSON, or in words."""
         if self.as_json:
             click.echo(json.dumps(answer, indent=2))
         else:
-            show(answer, console())
+            from mirrord.cli.screen import Screen  # noqa: PLC0415 (what only asks for help needs none)
 
-    def fail(self, error: UnreachableError | AnsweredError) -> NoReturn:
+            show(answer, Screen())
+
+    def client(self) -> Client:
+        """Asks at the socket that was named, or else at the usual ones."""
+        paths = (self.path,) if self.path else (SOCKET, READ_ONLY_SOCKET)
+        return Client(paths, dry_run=self.dry_run, silent=_silent)
+
+    def fail(self, error: UnreachableError | AnsweredError, client: Client | None = None) -> NoReturn:
         """Print why there is no answer, and exit."""
         unreachable = isinstance(error, UnreachableError)
         if self.as_json:
@@ -73,14 +95,19 @@ class Asker:
             click.echo(f"mirrorctl: {'the daemon cannot be reached: ' if unreachable else ''}{error}", err=True)
             if isinstance(error, UnreachableError) and error.errno in ADVICE:
                 click.echo(f"mirrorctl: {ADVICE[error.errno]}", err=True)
+            if getattr(error, "code", "") == "method_not_allowed" and client and client.path == READ_ONLY_SOCKET:
+                click.echo(f"mirrorctl: {READS_ALONE}", err=True)
         sys.exit(UNREACHABLE if unreachable else REFUSED)
 
 
-def console() -> Console:
-    """Where answers go: as wide as the terminal, and never folded where there is none. Colours on a terminal only."""
-    return Console(width=None if sys.stdout.isatty() else UNBOUNDED, highlight=False, markup=False)
+def _located(warning: dict[str, str]) -> str:
+    return ": ".join(part for part in (warning["path"], warning["message"]) if part)
 
 
-def say(text: str) -> Callable[[Any, Console], None]:
+def _silent() -> None:
+    click.echo("mirrorctl: the daemon is there and does not answer yet; Ctrl-C gives up", err=True)
+
+
+def say(text: str) -> Callable[[Any, Screen], None]:
     """Show an answer by this text alone."""
-    return lambda _, out: out.print(text)
+    return lambda _, screen: screen.print(text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import signal
 import struct
@@ -16,7 +15,7 @@ import click
 from mirrord.cli import complete
 from mirrord.cli.asker import Asker
 from mirrord.client import AnsweredError, Client, UnreachableError
-from mirrord.control.configuration.validation import nearest
+from mirrord.errors import nearest
 
 PACKET = 6  # draft-ietf-opsawg-pcapng 4.3
 BLOCK = struct.Struct("<II")  # type and length
@@ -44,9 +43,7 @@ def capture(ask: Asker, session: str, output: str, source: str | None) -> None:
         raise click.BadParameter("standard output is a terminal: name a file, or pipe it on", param_hint="-w")
     try:
         with contextlib.nullcontext(sys.stdout.buffer) if output == "-" else Path(output).open("wb") as file:
-            asyncio.run(_copy(ask, (mirror, name, source), file))
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        pass
+            _copy(ask.client(), (mirror, name, source), file)
     except (UnreachableError, AnsweredError) as error:
         ask.fail(error)
     except BrokenPipeError:  # who read it has seen enough
@@ -68,19 +65,35 @@ def _mirror_of(ask: Asker, session: str) -> str:
     return str(found[0])
 
 
-async def _copy(ask: Asker, session: tuple[str, str, str | None], file: BinaryIO) -> None:
-    progress, task = Progress(), asyncio.current_task()
-    assert task
-    for number in (signal.SIGINT, signal.SIGTERM):  # a script's shell has what it begins beside itself ignore the first
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    async with Client(ask.path, seconds=None) as client:
-        try:
-            async for chunk in client.capture(*session):
-                file.write(chunk)
-                file.flush()
-                progress.add(chunk)
-        finally:
+class _EndedError(Exception):
+    """A signal has come."""
+
+
+def _end(*_: object) -> None:
+    raise _EndedError
+
+
+def _copy(client: Client, session: tuple[str, str, str | None], file: BinaryIO) -> None:
+    progress, refused = Progress(), False
+    # A script's shell has what it begins beside itself ignore the first.
+    before = {number: signal.signal(number, _end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for chunk in client.capture(*session):
+            file.write(chunk)
+            file.flush()
+            progress.add(chunk)
+    except _EndedError:
+        pass
+    except AnsweredError:
+        refused = True
+        raise
+    finally:
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)  # the end is on its way
+        if not refused:
             progress.end()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Progress:

@@ -7,16 +7,15 @@ from typing import Any
 import click
 
 from mirrord.cli import complete
-from mirrord.cli.arguments import PAIRS, check, given, read_by, session
-from mirrord.cli.asker import Asker, say
-from mirrord.model import Mirror
-from mirrord.values import parse_name
+from mirrord.cli.arguments import PAIRS, check, given, name, read_by, session
+from mirrord.cli.asker import Asker
+from mirrord.cli.group import changes
 
 mirror_argument = click.argument("mirror", shell_complete=complete.mirrors)
 
 
 @click.command()
-@click.argument("mirror", callback=read_by(parse_name))
+@click.argument("mirror", callback=read_by(name))
 @click.option("--description", help="What it is for: one line.")
 @click.option(
     "--flow-network",
@@ -32,8 +31,10 @@ mirror_argument = click.argument("mirror", shell_complete=complete.mirrors)
     metavar=PAIRS,
     callback=read_by(session),
     multiple=True,
+    shell_complete=complete.session,
     help="A session to begin with: its keys as in the TOML, dotted where one is a table. May be given again.",
 )
+@changes
 @click.pass_obj
 def create(
     ask: Asker,
@@ -56,47 +57,59 @@ def create(
     written = given(
         description=description, flow_network=flow_network, enabled=enable, expires=expires, sessions=sessions
     )
-    table = check(Mirror, written)
+    table = check("Mirror", written)
     done = f"{mirror}: created, " + ("enabled" if enable else f"disabled (mirrorctl enable {mirror} lets it run)")
-    ask(lambda client: client.create_mirror(mirror, table), say(done))
+    ask.change(lambda client: client.create_mirror(mirror, table), done)
 
 
 @click.command("set")
 @mirror_argument
-@click.option("--name", callback=read_by(parse_name), help="A new name.")
+@click.option("--name", "new", callback=read_by(name), help="A new name.")
 @click.option("--description", help="A new description.")
-@click.option("--expires", metavar="2h|TIME|never", help="When it ends: how long from now if it is enabled, or a time.")
+@click.option(
+    "--flow-network",
+    metavar="NAME",
+    help='Another network set aside for its copies; "": none.',
+    shell_complete=complete.flow_networks,
+)
+@click.option("--overlap", metavar="all|first", help="Which of several sessions that match a frame copy it.")
+@click.option(
+    "--expires", metavar="2h|TIME", help='When it ends: how long, from now if it is enabled; or a time; "": never.'
+)
+@changes
 @click.pass_obj
-def set_(ask: Asker, mirror: str, name: str | None, description: str | None, expires: str | None) -> None:
-    """Rename or describe a mirror, or set when it ends. Its sessions run on."""
-    changes = given(name=name, description=description, expires=expires)
-    if not changes:
-        raise click.UsageError("nothing to set: give --name, --description or --expires")
-    if expires == "never":
-        changes["expires"] = None
-    check(Mirror, {key: value for key, value in changes.items() if key != "name"})
-    done = f"{mirror}: renamed to {name}" if name else f"{mirror}: changed" if expires else f"{mirror}: described"
-    ask(lambda client: client.change_mirror(mirror, changes), say(done))
+def set_(ask: Asker, /, mirror: str, new: str | None, **options: str | None) -> None:
+    """Rename, describe or change a mirror. Its sessions run on."""
+    written = given(**options)
+    if not (written or new):
+        raise click.UsageError("nothing to set: give --name, --description, --flow-network, --overlap or --expires")
+    gone = {key: None for key in ("flow_network", "expires") if written.get(key) == ""}  # RFC 7396: as by default
+    check("Mirror", {key: value for key, value in written.items() if key not in gone})
+    done = f"renamed to {new}" if new else "described" if list(written) == ["description"] else "set"
+    ask.change(lambda client: client.change_mirror(mirror, {**written, **gone, **given(name=new)}), f"{mirror}: {done}")
 
 
 @click.command()
 @mirror_argument
+@changes
 @click.pass_obj
 def enable(ask: Asker, mirror: str) -> None:
     """Let a mirror's sessions run."""
-    ask(lambda client: client.enable_mirror(mirror), say(f"{mirror}: enabled"))
+    ask.change(lambda client: client.enable_mirror(mirror), f"{mirror}: enabled")
 
 
 @click.command()
 @mirror_argument
+@changes
 @click.pass_obj
 def disable(ask: Asker, mirror: str) -> None:
     """Stop a mirror's sessions; it stays configured."""
-    ask(lambda client: client.disable_mirror(mirror), say(f"{mirror}: disabled"))
+    ask.change(lambda client: client.disable_mirror(mirror), f"{mirror}: disabled")
 
 
 @click.command()
 @mirror_argument
+@changes
 @click.pass_obj
 def delete(ask: Asker, mirror: str) -> None:
     """Delete a mirror and its sessions."""

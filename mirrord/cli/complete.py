@@ -1,68 +1,200 @@
-"""Shell completion: the names that the daemon knows. When it does not answer, nothing is offered."""
+"""Shell completion: commands, options, the names that the daemon knows, devices, and the keys of `key=value,...`.
+
+When the daemon does not answer, its names are not offered. Whoever presses TAB waits: nothing here imports the models.
+"""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, get_args
+import json
+import os
+import socket
+import string
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import click
+from click.shell_completion import BashComplete, CompletionItem, add_completion_class, split_arg_string
 
-from mirrord.client import AnsweredError, Client, UnreachableError
-from mirrord.model import Model
+from mirrord.cli.vocabulary import DESTINATIONS, RULE, SESSION, SOURCES, Keys
+from mirrord.client import READ_ONLY_SOCKET, SOCKET
 
-Complete = Callable[[click.Context, click.Parameter, str], list[str]]
+Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 PATIENCE_SECONDS = 2.0
+UNRESERVED = {*string.ascii_letters, *string.digits, *"-._~"}
 
 
-def mirrors(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
+def mirrors(context: click.Context, _: click.Parameter, begun: str) -> list[CompletionItem]:
     """The mirrors' names."""
-    return _starting(begun, _names(_ask(context, Client.mirrors)))
+    return _starting(begun, _names(_ask(context, "mirrors")))
 
 
-def sessions(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
+def sessions(context: click.Context, _: click.Parameter, begun: str) -> list[CompletionItem]:
     """The names of the sessions of the mirror that the command line has named."""
     name = context.params.get("mirror")
-    mirror = _ask(context, lambda client: client.mirror(str(name))) if name else None
-    return _starting(begun, _names(mirror["sessions"] if mirror else []))
+    return _starting(begun, _names(_ask(context, "mirrors", str(name), "sessions"))) if name else []
 
 
-def captured(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
+def captured(context: click.Context, _: click.Parameter, begun: str) -> list[CompletionItem]:
     """Sessions as MIRROR/SESSION."""
-    mirrors = _ask(context, Client.mirrors) or ()
-    return _starting(begun, [f"{mirror['name']}/{one['name']}" for mirror in mirrors for one in mirror["sessions"]])
+    found = _ask(context, "mirrors").get("mirrors", ())
+    return _starting(begun, [f"{mirror['name']}/{one['name']}" for mirror in found for one in mirror["sessions"]])
 
 
-def filters(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
+def filters(context: click.Context, _: click.Parameter, begun: str) -> list[CompletionItem]:
     """The filters' names."""
-    return _starting(begun, _names(_ask(context, Client.filters)))
+    return _starting(begun, _names(_ask(context, "filters")))
 
 
-def flow_networks(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
+def rules(context: click.Context, _: click.Parameter, begun: str) -> list[CompletionItem]:
+    """The priorities of the rules of the filter that the command line has named."""
+    name = context.params.get("filter_")
+    found = _ask(context, "filters", str(name)) if name else {}
+    return _starting(begun, [str(rule["priority"]) for rule in found.get("rules", ())])
+
+
+def flow_networks(context: click.Context, _: click.Parameter, begun: str) -> list[CompletionItem]:
     """The flow networks' names."""
-    return _starting(begun, _names(_ask(context, Client.flow_networks)))
+    return _starting(begun, _names(_ask(context, "flow_networks")))
 
 
-def choices(model: type[Model], key: str) -> Complete | None:
-    """The words that the model takes there, if it takes some words only."""
-    words = [word for word in get_args(model.model_fields[key].annotation) if isinstance(word, str)]
+def devices(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
+    """The network devices of the namespace that mirrorctl runs in."""
+    return _starting(begun, _devices())
+
+
+def choices(key: str) -> Complete | None:
+    """The words that a session's key takes, if it takes some words only."""
+    words = SESSION[key]
     return (lambda _, __, begun: _starting(begun, words)) if words else None
 
 
-def _ask(context: click.Context, question: Callable[[Client], Awaitable[Any]]) -> Any:
-    async def ask() -> Any:
-        async with Client(context.find_root().params["path"], PATIENCE_SECONDS) as client:
-            return await question(client)
-
-    try:
-        return asyncio.run(ask())
-    except (UnreachableError, AnsweredError):
-        return None
+def source(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
+    """A device, or the keys of a source."""
+    return _pairs(begun, _of_type(begun, SOURCES, "device")) + ([] if "=" in begun else _starting(begun, _devices()))
 
 
-def _names(objects: Iterable[dict[str, Any]] | None) -> list[str]:
-    return [str(one["name"]) for one in objects or ()]
+def destination(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
+    """The keys of a destination."""
+    return _pairs(begun, _of_type(begun, DESTINATIONS, ""))
 
 
-def _starting(begun: str, names: Iterable[str]) -> list[str]:
-    return [name for name in names if name.startswith(begun)]
+def rule(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
+    """The keys of a rule."""
+    return _pairs(begun, RULE)
+
+
+def session(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
+    """The keys of a session, dotted where one is a table."""
+    keys = {key: words for key, words in SESSION.items() if key not in ("source", "destination")}
+    for side, types in (("source", SOURCES), ("destination", DESTINATIONS)):
+        own = ",".join(part.removeprefix(f"{side}.") for part in begun.split(",") if part.startswith(f"{side}."))
+        keys |= {f"{side}.{key}": words for key, words in _of_type(own, types, "").items()}
+    return _pairs(begun, keys)
+
+
+# --- key=value,... ---
+
+
+def _of_type(begun: str, types: dict[str, Keys], otherwise: str) -> Keys:
+    """The keys of the type that the text names; of every type where it names none. `type` has all types' words."""
+    named = next((part.removeprefix("type=") for part in begun.split(",") if part.startswith("type=")), otherwise)
+    chosen = [types[named]] if named in types else types.values()
+    return {"type": tuple(types)} | {key: words for keys in chosen for key, words in keys.items() if key != "type"}
+
+
+def _pairs(begun: str, keys: Keys) -> list[CompletionItem]:
+    """How a text of `key=value,...` may go on."""
+    before, comma, last = begun.rpartition(",")
+    key, equals, value = last.partition("=")
+    head = before + comma
+    if not equals:
+        given = {part.partition("=")[0] for part in before.split(",")}
+        return _starting(begun, (f"{head}{name}=" for name in keys if name not in given or not keys[name]))
+    words = keys.get(key, ()) or (_devices() if key.rpartition(".")[2] in ("device", "bridge") else ())
+    return [CompletionItem(f"{head}{key}={word}") for word in words if word.startswith(value)]
+
+
+def _devices() -> tuple[str, ...]:
+    """Those of the network namespace that this process is in; /sys would have those of who mounted it."""
+    return tuple(sorted(name for _, name in socket.if_nameindex()))
+
+
+# --- the daemon's names ---
+
+
+def _ask(context: click.Context, *resource: str) -> dict[str, Any]:
+    """What the daemon says of a resource; nothing where it does not answer.
+
+    In the words of HTTP/1.0 (RFC 1945), by hand: to import an HTTP library would be a third of what TAB takes.
+    """
+    path = context.find_root().params["path"]
+    address = "/".join(["/v1", *map(_quoted, resource)])
+    for each in [path] if path else [SOCKET, READ_ONLY_SOCKET]:
+        try:
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(PATIENCE_SECONDS)
+                connection.connect(each)
+                connection.sendall(f"GET {address} HTTP/1.0\r\n\r\n".encode())
+                head, _, body = b"".join(iter(lambda: connection.recv(1 << 16), b"")).partition(b"\r\n\r\n")
+        except OSError:
+            continue
+        answer = json.loads(body) if head.split(None, 2)[1:2] == [b"200"] else {}
+        return answer if isinstance(answer, dict) else {}
+    return {}
+
+
+def _quoted(text: str) -> str:
+    """A part of a path (RFC 3986, section 2.1)."""
+    return "".join(chr(one) if chr(one) in UNRESERVED else f"%{one:02X}" for one in text.encode())
+
+
+def _names(answer: dict[str, Any]) -> list[str]:
+    """Of the objects in a list, which is all that there is in the answer."""
+    return [str(one["name"]) for listed in answer.values() if isinstance(listed, list) for one in listed]
+
+
+def _starting(begun: str, names: Iterable[str]) -> list[CompletionItem]:
+    return [CompletionItem(name) for name in names if name.startswith(begun)]
+
+
+# --- bash ---
+
+BASH = """\
+%(complete_func)s() {
+    local IFS=$'\\n' line=${COMP_LINE:0:COMP_POINT} current=${COMP_WORDS[COMP_CWORD]} response one
+    response=$(env COMP_WORDS="$line" COMP_CWORD=$COMP_CWORD %(complete_var)s=bash_complete "$1")
+    # To bash a word also ends at = and :, and what is completed is what follows the last of them.
+    [[ $current == [=:] ]] && current=
+    local word=${line##*[[:space:]]}
+    local head=${word%%"$current"}
+    COMPREPLY=()
+    for one in $response; do
+        case $one in
+        dir,*) compopt -o dirnames ;;
+        file,*) compopt -o default ;;
+        plain,*)
+            one=${one#*,}
+            [[ $one == *=* ]] && compopt -o nospace
+            COMPREPLY+=("${one#"$head"}")
+            ;;
+        esac
+    done
+}
+
+complete -o nosort -F %(complete_func)s %(prog_name)s
+"""
+
+
+class Bash(BashComplete):
+    """bash, which splits words at the signs that `key=value` and addresses have in them; the line as it is does not."""
+
+    source_template = BASH
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        line = os.environ["COMP_WORDS"]
+        words = split_arg_string(line)
+        begun = words.pop() if words and not line.endswith((" ", "\t")) else ""
+        return words[1:], begun
+
+
+add_completion_class(Bash)

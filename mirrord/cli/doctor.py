@@ -6,11 +6,11 @@ import sys
 from typing import Any
 
 import click
-from rich.console import Console
 
 from mirrord.cli import complete
-from mirrord.cli.asker import REFUSED, Asker, console
+from mirrord.cli.asker import REFUSED, Asker
 from mirrord.cli.clock import synchronised
+from mirrord.cli.screen import Screen
 from mirrord.cli.tables import coloured
 from mirrord.client import Client
 
@@ -39,16 +39,16 @@ def doctor(ask: Asker, mirror: str | None) -> None:
     ask.show(findings, _show)
     if not ask.as_json:
         kept = ask.answer(Client.status)["capabilities"]
-        console().print(f"capabilities of the daemon: {', '.join(kept)}")
+        Screen().print(f"capabilities of the daemon: {', '.join(kept)}")
     if any(one["severity"] == "error" for one in findings):
         sys.exit(REFUSED)
 
 
-def _show(findings: Any, console: Console) -> None:
+def _show(findings: Any, screen: Screen) -> None:
     for one in findings:
         session = "/".join(part for part in (one["mirror"], one["session"]) if part)
         where = f"{session} on {one['source']}" if one["source"] else session or "host"
-        console.print(coloured(one["severity"]), f"{where}: {one['problem']}", sep=" ")
-        console.print(f"    {one['remedy']}")
+        screen.marked(coloured(one["severity"]), f"{where}: {one['problem']}")
+        screen.print(f"    {one['remedy']}")
     if not findings:
-        console.print("nothing is wrong")
+        screen.print("nothing is wrong")

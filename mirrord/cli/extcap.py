@@ -8,7 +8,6 @@ https://www.wireshark.org/docs/wsdg_html_chunked/ChCaptureExtcap.html, extcap(4)
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shlex
 import shutil
@@ -24,8 +23,7 @@ from typing import NamedTuple
 import click
 
 from mirrord import __version__
-from mirrord.client import AnsweredError, Client, UnreachableError
-from mirrord.model import Daemon
+from mirrord.client import SOCKET, AnsweredError, Client, UnreachableError
 
 PREFIX = "mirrord:"
 ELSEWHERE = "mirrord-ssh"  # the interface whose options say which host and session it is
@@ -62,7 +60,7 @@ def main(
     *, interfaces: bool, _version: str | None, dlts: bool, config: bool, capture: bool,
 ) -> None:  # fmt: skip
     """Sessions of mirrord as interfaces of Wireshark; `mirrorctl extcap install` puts this where it looks."""
-    path = socket or os.environ.get("MIRRORD_SOCKET", "") or Daemon().socket
+    path = socket or os.environ.get("MIRRORD_SOCKET", "") or SOCKET
     if interfaces:
         click.echo(f"extcap {{version={__version__}}}{{display=mirrord}}")
         for one in _interfaces(path):
@@ -83,14 +81,9 @@ def main(
 
 def _interfaces(path: str) -> list[Interface]:
     """The sessions that run here; without a daemon, the one for other hosts alone."""
-
-    async def ask() -> list[dict[str, str]]:
-        async with Client(path, seconds=5) as client:
-            return list((await client.status())["sessions"])
-
     rows: list[dict[str, str]] = []
     with suppress(UnreachableError, AnsweredError):
-        rows = asyncio.run(ask())
+        rows = list(Client(path, seconds=5).status()["sessions"])
     names = [f"{row['mirror']}/{row['session']}" for row in rows]
     found = []
     for name, row in zip(names, rows, strict=True):

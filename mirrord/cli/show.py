@@ -2,118 +2,183 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.text import Text
 
+from mirrord.cli import complete
 from mirrord.cli.asker import Asker
 from mirrord.cli.change import mirror_argument
-from mirrord.cli.tables import coloured, origin, row, scaled, table, word, written
-from mirrord.client import Client
-from mirrord.model import Session
+from mirrord.cli.group import changes
+from mirrord.cli.screen import Screen, watch, watched
+from mirrord.cli.tables import Cell, Table, coloured, name, origin, scaled, whole, word, words, written
+from mirrord.client import AnsweredError, Client, UnreachableError
 
 ALWAYS = ("source", "destination", "direction")
 """Keys of a session that are shown whatever they say; others when they are not as by default."""
 
-ENDS = {"source": "eth0", "destination": {"type": "device", "device": "eth1"}}
-DEFAULTS = Session.model_validate({"name": "s", **ENDS}).model_dump(mode="json", exclude={"name", *ENDS})
+NOT_SETTINGS = ("name", "description", "running", "origin")
+NAMED_AT_MOST = 4  # sessions to which a remark belongs, by name
+
+watch_option = click.option("-w", "--watch", "live", is_flag=True, help="Anew each second; q or Ctrl-C ends it.")
+
+
+def show_or_watch(
+    ask: Asker, question: Callable[[Client], Any], show: Callable[[Any, Screen], None], *, live: bool
+) -> None:
+    """Show an answer once, or where a person looks and wants it, each second."""
+    if not live or ask.as_json or not watched():
+        ask(question, show)
+        return
+    client = ask.client()
+    try:
+        watch(lambda screen: show(question(client), screen))
+    except (UnreachableError, AnsweredError) as error:
+        ask.fail(error, client)
 
 
 @click.command()
+@click.argument("mirror", required=False, shell_complete=complete.mirrors)
+@watch_option
 @click.pass_obj
-def status(ask: Asker) -> None:
-    """Show the daemon and every session: state, rates, drops."""
+def status(ask: Asker, mirror: str | None, *, live: bool) -> None:
+    """Show the daemon and every session, or one mirror's: state, rates, drops."""
 
-    def show(answer: Any, console: Console) -> None:
-        console.print(
+    def question(client: Client) -> Any:
+        answer = client.status()
+        if mirror is not None:
+            answer["sessions"] = [one for one in answer["sessions"] if one["mirror"] == mirror]
+            if not answer["sessions"]:  # disabled, or not there
+                client.mirror(mirror)
+        return answer
+
+    def show(answer: Any, screen: Screen) -> None:
+        where = f", network namespace {answer['netns']}" if answer["netns"] else ""
+        screen.print(
             f"mirrord {answer['version']}, pid {answer['pid']}, {answer['dataplane']} data plane,"
-            f" {answer['config']['path']}"
+            f" {answer['config']['path']}{where}"
         )
-        console.print(f"capabilities: {', '.join(answer['capabilities'])}")
+        screen.print(f"capabilities: {', '.join(answer['capabilities'])}")
         for problem in answer["config"]["problems"]:
-            console.print(f"last reload refused: {problem}", style="red")
+            screen.print(f"last reload refused: {problem}", "red")
         if answer["state"]["problem"]:
-            console.print(f"state database: {answer['state']['problem']}", style="red")
+            screen.print(f"state database: {answer['state']['problem']}", "red")
         for one in answer["config"]["set_aside"]:
-            console.print(f"{one['section']}.{one['name']} does not run: {one['reason']}", style="red")
+            screen.print(f"{one['section']}.{one['name']} does not run: {one['reason']}", "red")
         for one in answer["expired"]:
-            console.print(f"{one['mirror']} does not run: its time was over at {one['expires']}", style="yellow")
+            screen.print(f"{one['mirror']} does not run: its time was over at {one['expires']}", "yellow")
         for warning in answer["config"]["warnings"]:
-            console.print(f"warning: {warning}", style="yellow")
-        _print_sessions(answer["sessions"], console)
+            screen.print(f"warning: {warning}", "yellow")
+        _print_sessions(answer["sessions"], screen)
 
-    ask(Client.status, show)
+    show_or_watch(ask, question, show, live=live)
 
 
 @click.command("list")
+@watch_option
 @click.pass_obj
-def list_(ask: Asker) -> None:
+def list_(ask: Asker, *, live: bool) -> None:
     """List the mirrors, with the number of their sessions and what these have mirrored and lost."""
 
-    def show(answer: Any, console: Console) -> None:
-        shown = table("MIRROR", "ENABLED", "SESSIONS", "UP", "MIRRORED", "DROPPED", "ORIGIN", "DESCRIPTION")
+    def show(answer: Any, screen: Screen) -> None:
+        shown = Table(
+            [
+                name("MIRROR"),
+                whole("ENABLED", 2),
+                whole("SESSIONS", 3),
+                whole("UP"),
+                whole("MIRRORED", 1),
+                whole("DROPPED"),
+                name("ORIGIN", 4),
+                words("DESCRIPTION", 5),
+            ]
+        )
         for mirror in answer:
             running = [source for session in mirror["sessions"] for source in session["running"]]
             up = f"{sum(source['state'] == 'up' for source in running)}/{len(running)}"
             enabled = "expired" if mirror["expired"] else "yes" if mirror["enabled"] else "no"
             mirrored = sum(source["counters"]["mirrored_frames"] for source in running)
             counts = len(mirror["sessions"]), up, mirrored, _dropped(running)
-            row(shown, mirror["name"], enabled, *counts, origin(mirror), mirror["description"])
-        console.print(shown)
+            shown.row(mirror["name"], enabled, *counts, origin(mirror), mirror["description"])
+        screen.table(shown)
 
-    ask(Client.mirrors, show)
+    show_or_watch(ask, Client.mirrors, show, live=live)
 
 
 @click.command()
 @mirror_argument
+@watch_option
 @click.pass_obj
-def show(ask: Asker, mirror: str) -> None:
+def show(ask: Asker, mirror: str, *, live: bool) -> None:
     """Show one mirror and its sessions, with counters."""
 
-    def show(answer: Any, console: Console) -> None:
+    def show(answer: Any, screen: Screen) -> None:
         enabled = "enabled" if answer["enabled"] else "disabled"
         if answer["expires"]:
             enabled += f", {'expired' if answer['expired'] else 'expires'} {answer['expires']}"
         network = f", flow network {answer['flow_network']}" if answer["flow_network"] else ""
-        console.print(f"{answer['name']}: {enabled}{network}, origin {origin(answer)}. {answer['description']}")
+        screen.print(f"{answer['name']}: {enabled}{network}, origin {origin(answer)}. {answer['description']}")
         for session in answer["sessions"]:
-            console.print(f"{session['name']}: {_settings(session)}")
+            about = f" ({session['description']})" if session["description"] else ""
+            screen.print(f"{session['name']}{about}: {_settings(session)}")
         sources = [source for session in answer["sessions"] for source in session["running"]]
         if sources:
-            _print_sessions(sources, console)
+            _print_sessions(sources, screen)
         for source in sources:
-            _print_counters(source, console)
+            screen.print(f"\n{source['session']} on {place(source)}")
+            screen.table(_counters(source))
 
-    ask(lambda client: client.mirror(mirror), show)
+    show_or_watch(ask, lambda client: client.mirror(mirror), show, live=live)
 
 
 @click.command()
+@changes
 @click.pass_obj
 def reload(ask: Asker) -> None:
-    """Have the daemon read its configuration again, as SIGHUP does."""
-    ask(Client.reload, lambda answer, console: console.print(f"reloaded {answer['reloaded']}"))
+    """Have the daemon read its configuration again, as SIGHUP does. Exit status: 1 where it is refused."""
+    tried = "the configuration would be taken over (dry run: nothing was changed)"
+    ask.apply(Client.reload, lambda answer, out: out.print(tried if ask.dry_run else f"reloaded {answer['reloaded']}"))
 
 
 def _settings(session: Any) -> str:
     """The session's keys in words, those left out that are as by default."""
+    defaults = session_defaults()
     return "; ".join(
         f"{key} {written(value) if isinstance(value, dict) else word(value)}"
         for key, value in session.items()
-        if key in ALWAYS or value != DEFAULTS.get(key, value)
+        if key not in NOT_SETTINGS and (key in ALWAYS or value != defaults.get(key, value))
     )
 
 
-def _print_sessions(sessions: Sequence[Any], console: Console) -> None:
-    shown = table("MIRROR", "SESSION", "SOURCE", "DESTINATION", "STATE", "FRAMES/S", "BITS/S", "MIRRORED", "DROPPED")
+def session_defaults() -> dict[str, Any]:
+    """A session's keys as by default."""
+    from mirrord.model import Session  # noqa: PLC0415 (it takes a while)
+
+    ends = {"source": "eth0", "destination": {"type": "device", "device": "eth1"}}
+    return Session.model_validate({"name": "s", **ends}).model_dump(mode="json", exclude={"name", *ends})
+
+
+def _print_sessions(sessions: Sequence[Any], screen: Screen) -> None:
+    shown = Table(
+        [
+            name("MIRROR"),
+            name("SESSION"),
+            whole("SOURCE", 1),
+            words("DESTINATION", 3),
+            whole("STATE"),
+            whole("FRAMES/S", 5),
+            whole("BITS/S", 4),
+            whole("MIRRORED", 2),
+            whole("DROPPED"),
+        ]
+    )
     for session in sessions:
-        row(
-            shown,
+        shown.row(
             session["mirror"],
             session["session"],
-            session["source"],
+            place(session),
             session["destination"],
             coloured(session["state"]),
             scaled(session["frames_per_second"]),
@@ -121,27 +186,43 @@ def _print_sessions(sessions: Sequence[Any], console: Console) -> None:
             session["counters"]["mirrored_frames"],
             _dropped([session]),
         )
-    console.print(shown)
+    screen.table(shown)
+    for line in _remarks(sessions):
+        screen.print(line)
+
+
+def place(session: Any) -> str:
+    """The source, and its network namespace where that is not the daemon's."""
+    return f"{session['source']} in {session['netns']}" if session.get("netns") else str(session["source"])
+
+
+def _remarks(sessions: Sequence[Any]) -> Iterator[str]:
+    """What there is to say of them; what is the same of several, once."""
+    about: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for session in sessions:
         for remark in filter(None, [session["reason"], *session["warnings"]]):
-            where = f"{session['mirror']}/{session['session']} on {session['source']}"
-            console.print(f"{where}: {session['state']}: {remark}")
+            where = f"{session['mirror']}/{session['session']} on {place(session)}"
+            alike = re.sub(rf"(?<![\w.-]){re.escape(session['source'])}(?![\w.-])", "the source", remark)
+            about.setdefault((session["state"], alike), []).append((where, remark))
+    for (state, alike), said in about.items():
+        places, more = [where for where, _ in said], len(said) - NAMED_AT_MOST
+        named = ", ".join(places if more <= 1 else [*places[:NAMED_AT_MOST], f"and {more} more"])
+        yield f"{named}: {state}: {said[0][1] if len(said) == 1 else alike}"
 
 
-def _dropped(sources: Sequence[Any]) -> Text:
+def _dropped(sources: Sequence[Any]) -> Cell:
     """How many frames were lost, in red if there are any."""
     dropped = sum(count for source in sources for count in source["counters"]["dropped_frames"].values())
-    return Text(str(dropped), "red" if dropped else "")
+    return Cell(str(dropped), "red" if dropped else "")
 
 
-def _print_counters(source: Any, console: Console) -> None:
-    console.print(f"\n{source['session']} on {source['source']}")
-    shown = table("COUNTER", "VALUE")
-    for name, value in source["counters"].items():
+def _counters(source: Any) -> Table:
+    shown = Table([whole("COUNTER"), whole("VALUE")])
+    for counter, value in source["counters"].items():
         if isinstance(value, dict):
             for label, count in value.items():
                 if count:
-                    row(shown, f"{name} {label}", count)
+                    shown.row(f"{counter} {label}", count)
         else:
-            row(shown, name, value)
-    console.print(shown)
+            shown.row(counter, value)
+    return shown

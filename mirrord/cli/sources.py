@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from rich.console import Console
 
 from mirrord.cli.asker import Asker
-from mirrord.cli.tables import row, scaled, table
+from mirrord.cli.screen import Screen
+from mirrord.cli.tables import Table, scaled, whole, words
 from mirrord.client import Client
 
 
@@ -17,12 +17,24 @@ from mirrord.client import Client
 def sources(ask: Asker) -> None:
     """List what could be mirrored: devices, VMs and containers, their rates, and who mirrors them now."""
 
-    def show(answer: Any, console: Console) -> None:
-        shown = table("DEVICE", "KIND", "GUEST", "STATE", "FRAMES/S", "BITS/S", "MIRRORED BY")
+    def show(answer: Any, screen: Screen) -> None:
+        shown = Table(
+            [
+                whole("DEVICE"),
+                whole("KIND", 3),
+                words("GUEST", 1),
+                whole("STATE"),
+                whole("FRAMES/S", 5),
+                whole("BITS/S", 4),
+                words("MIRRORED BY", 2),
+            ]
+        )
         for one in answer:
             rates = scaled(one["frames_per_second"]), scaled(one["bits_per_second"])
-            row(shown, one["device"], one["kind"], _guest(one["guest"]), one["state"], *rates, *_users(one))
-        console.print(shown)
+            shown.row(
+                one["device"], one["kind"], _guest(one["guest"]), one["state"], *rates, ", ".join(one["mirrored_by"])
+            )
+        screen.table(shown)
 
     ask(Client.sources, show)
 
@@ -32,7 +44,3 @@ def _guest(guest: Any) -> str:
         return ""
     nic = guest["nic_name"] or f"nic {guest['nic']} {guest['mac']}"
     return f"{guest['type']} {guest['name']} {nic}"
-
-
-def _users(source: Any) -> tuple[str]:
-    return (", ".join(source["mirrored_by"]),)

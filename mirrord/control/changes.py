@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 from mirrord.control.configuration import expiries
-from mirrord.control.configuration.config import Loaded, Objects, combine
+from mirrord.control.configuration.config import Loaded, Objects, by_name, combine
 from mirrord.control.configuration.refusals import Declared
-from mirrord.control.configuration.validation import join, not_found
+from mirrord.control.configuration.validation import join, not_found, session_path
 from mirrord.control.host import clock
 from mirrord.control.http.peers import Caller, itself
+from mirrord.control.planning.plan import Entry, Key
 from mirrord.control.service import Service
 from mirrord.control.store import AuditRecord, Store, Write
 from mirrord.errors import ConfigError, MirrordError, Problem, Refused, of_host
@@ -46,19 +47,22 @@ class Target(NamedTuple):
 
     @property
     def path(self) -> str:
-        """Where it is, for an error; a session by its name, since it may have no index yet."""
-        path = join(self.section, self.holder)
-        return join(path, "sessions", self.name) if self.kind == "session" else path
+        """Where it is, for an error."""
+        return session_path(self.mirror, self.name) if self.kind == "session" else join(self.section, self.holder)
 
     def __str__(self) -> str:
         return f"{WORDS[self.kind]} {self.name!r}"
 
 
 class Condition(NamedTuple):
-    """RFC 9110, 13.1: entity tags of which the object must have one, and ones of which it must have none; * is any."""
+    """RFC 9110, 13.1: entity tags of which the object must have one, and ones of which it must have none; * is any.
+
+    With `dry_run` nothing is changed: what would be refused is, and what is doubtful is told.
+    """
 
     match: tuple[str, ...] = ()
     none_match: tuple[str, ...] = ()
+    dry_run: bool = False
 
     def check(self, target: Target, tag: str | None) -> None:
         """MirrordError `stale` or `exists`; `tag` is None when there is no object."""
@@ -73,11 +77,14 @@ NO_CONDITION = Condition()
 
 
 class Done(NamedTuple):
-    """What became of a change: what the object is called now, whether it is new, and the configuration it is in."""
+    """What became of a change: what the object is called now, whether it is new, the configuration it is in, and what
+    is doubtful since.
+    """
 
     target: Target
     made: bool
     loaded: Loaded
+    warnings: tuple[Problem, ...] = ()
 
 
 Edit = Callable[[Any], Any]
@@ -95,7 +102,7 @@ class Changes:
         operation = "create" if "*" in condition.none_match else ""  # what is there is not to be replaced
 
         def edit(old: Any) -> Any:
-            return _timed(target, old, _named(target, written))
+            return timed(target, old, _named(target, written))
 
         return await self._change(caller, operation, target, written, edit, condition)
 
@@ -109,22 +116,26 @@ class Changes:
                 raise Refused(f"{target} exists already")
             return _named(target, written)
 
-        return await self._change(caller, "create", target, written, edit)
+        only = Condition(dry_run=condition.dry_run)
+        return await self._change(caller, "create", target, written, edit, only)
 
     async def patch(self, caller: Caller, target: Target, changes: dict[str, Any], condition: Condition) -> Done:
         """Change some keys (RFC 7396); another `name` renames."""
         operation = "change" if changes.get("name", target.name) == target.name else "rename"
 
         def edit(old: Any) -> Any:
-            return _timed(target, old, tidy(merge(self._there(target, old), changes)))
+            new = tidy(merge(self._there(target, old), changes))
+            if operation == "rename" and target.section != "mirrors":
+                _refuse_if_used(self._service.loaded, target)
+            return timed(target, old, new)
 
         return await self._change(caller, operation, target, changes, edit, condition)
 
     async def enable(self, caller: Caller, target: Target, condition: Condition, *, enabled: bool) -> Done:
-        """Enable or disable a mirror."""
+        """Enable or disable a mirror or a session."""
 
         def edit(old: Any) -> Any:
-            return _timed(target, old, {**self._there(target, old), "enabled": enabled})
+            return timed(target, old, {**self._there(target, old), "enabled": enabled})
 
         operation = "enable" if enabled else "disable"
         return await self._change(caller, operation, target, {"enabled": enabled}, edit, condition)
@@ -146,6 +157,12 @@ class Changes:
             return {**self._there(target, old), **changes}
 
         await self._change(itself(), operation, target, changes, edit, Condition((as_seen,)), message=why)
+
+    async def try_reload(self) -> tuple[Problem, ...]:
+        """What would come of a reload: what is doubtful. ConfigError, Refused; nothing is changed."""
+        async with self._service.changing:
+            after = await asyncio.to_thread(self._service.as_files_are)
+            return await run(self._service, after, None)
 
     async def reload(self, caller: Caller) -> None:
         """Take over the files as they are now. ConfigError, HostError: the old configuration runs on."""
@@ -179,17 +196,19 @@ class Changes:
         async with self._service.changing:
             loaded = self._service.loaded
             try:
-                _refuse_if_of_a_file(loaded, target)
+                refuse_if_of_a_file(loaded, target)
                 old = written(loaded, target)
                 record = record._replace(old=old, operation=operation or ("create" if old is None else "replace"))
                 condition.check(target, tag(loaded, target))
                 new = edit(old)
                 record = record._replace(new=new)
                 made, writes = _edited(loaded, target, new)
-                after = await asyncio.to_thread(_combined, loaded, made, target)
-                await self._service.change(after, partial(self.store.write, writes, record))
+                after = await asyncio.to_thread(combined, loaded, made, [target])
+                keep = None if condition.dry_run else partial(self.store.write, writes, record)
+                warnings = await run(self._service, after, keep)
             except MirrordError as error:
-                await asyncio.to_thread(self.store.note, record.refused(error))
+                if not condition.dry_run:
+                    await asyncio.to_thread(self.store.note, record.refused(error))
                 raise
             except (OSError, RuntimeError, MemoryError) as error:
                 host = of_host(error)
@@ -198,7 +217,7 @@ class Changes:
                 await asyncio.to_thread(self.store.note, record.refused(host))
                 raise host from error
         name = target.name if new is None else new["name"]
-        return Done(target._replace(name=name), old is None, after)
+        return Done(target._replace(name=name), old is None, after, warnings)
 
 
 # --- what there is ---
@@ -243,7 +262,7 @@ def tag(loaded: Loaded, target: Target) -> str | None:
     return f'"{hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:32]}"'
 
 
-def _refuse_if_of_a_file(loaded: Loaded, target: Target) -> None:
+def refuse_if_of_a_file(loaded: Loaded, target: Target) -> None:
     file = loaded.origin(target.section, target.holder)
     if file:
         path = join(target.section, target.holder)
@@ -252,7 +271,9 @@ def _refuse_if_of_a_file(loaded: Loaded, target: Target) -> None:
 
 def _refuse_if_used(loaded: Loaded, target: Target) -> None:
     uses = [
-        use.path for use in Declared.of(loaded.config).uses if (use.section, use.name) == (target.section, target.name)
+        by_name(use.path, loaded.made)
+        for use in Declared.of(loaded.config).uses
+        if (use.section, use.name) == (target.section, target.name)
     ]
     if uses:
         raise MirrordError("in_use", f"{target} is used at {', '.join(uses)}", uses[0])
@@ -278,7 +299,8 @@ def tidy(written: Any) -> Any:
     """Without what only the daemon says: what it shows may be sent back. A bare source becomes the table it means."""
     if not isinstance(written, dict):
         return written
-    kept = {key: value for key, value in written.items() if key not in {"origin", "running", "expired"}}
+    only_shown = {"origin", "running", "warnings", "expired"}
+    kept = {key: value for key, value in written.items() if key not in only_shown}
     if isinstance(kept.get("source"), str):
         kept["source"] = {"type": "device", "device": kept["source"]}
     if isinstance(kept.get("sessions"), list):
@@ -286,7 +308,7 @@ def tidy(written: Any) -> Any:
     return kept
 
 
-def _timed(target: Target, old: Any, new: Any) -> Any:
+def timed(target: Target, old: Any, new: Any) -> Any:
     """With the time of a mirror as it is to be kept."""
     return expiries.kept(target.path, old, new, clock.now()) if target.kind == "mirror" else new
 
@@ -301,7 +323,7 @@ def _named(target: Target, written: Any) -> Any:
 
 
 def _edited(loaded: Loaded, target: Target, new: Any) -> tuple[Objects, list[Write]]:
-    """The run-time objects after a change, and what of it is to be kept."""
+    """The run-time objects after a change, each in its place, and what of it is to be kept."""
     name = _new_name(loaded, target, new)
     value: dict[str, Any] | None
     if target.kind == "session":
@@ -314,16 +336,19 @@ def _edited(loaded: Loaded, target: Target, new: Any) -> tuple[Objects, list[Wri
         value = None
     else:
         value = {key: part for key, part in new.items() if key != "name"}
-    section = dict(loaded.made[target.section])
-    writes = [Write(target.section, name, value)]
-    if name != target.holder:
-        writes.insert(0, Write(target.section, target.holder, None))
-        section.pop(target.holder, None)
-    if value is None:
-        section.pop(name, None)
-    else:
-        section[name] = value
-    return {**loaded.made, target.section: section}, writes
+    section = replaced(loaded.made[target.section], target.holder, name, value)
+    return {**loaded.made, target.section: section}, [Write(target.section, name, value, before=target.holder)]
+
+
+def replaced(objects: Mapping[str, Any], old: str, name: str, value: Any) -> dict[str, Any]:
+    """The objects with another one in the place of an old one, or at the end; None: with none there."""
+    found = {}
+    for other, there in objects.items():
+        if other != old:
+            found[other] = there
+        elif value is not None:
+            found[name] = value
+    return found if value is None or old in objects else {**found, name: value}
 
 
 def _new_name(loaded: Loaded, target: Target, new: Any) -> str:
@@ -339,7 +364,45 @@ def _new_name(loaded: Loaded, target: Target, new: Any) -> str:
     return name
 
 
-def _combined(loaded: Loaded, made: Objects, target: Target) -> Loaded:
+def combined(loaded: Loaded, made: Objects, targets: Sequence[Target]) -> Loaded:
     """The configuration after a change; what was set aside stays so, except what the change is about."""
-    others = (one for one in loaded.set_aside if (one.section, one.name) != (target.section, target.holder))
-    return combine(loaded.files, made)._replace(set_aside=tuple(others))
+    about = {(target.section, target.holder) for target in targets}
+    others = (one for one in loaded.set_aside if (one.section, one.name) not in about)
+    newest = [_indexed(made, target) for target in targets]
+    return combine(loaded.files, made, newest)._replace(set_aside=tuple(others))
+
+
+def _indexed(made: Objects, target: Target) -> str:
+    """The path of the target in a configuration; a session's has its index."""
+    path = join(target.section, target.holder)
+    if target.kind != "session":
+        return path
+    names = [one.get("name") for one in made["mirrors"][target.mirror]["sessions"]]
+    return join(path, "sessions", names.index(target.name)) if target.name in names else path
+
+
+async def run(service: Service, after: Loaded, keep: Callable[[], None] | None) -> tuple[Problem, ...]:
+    """Run a changed configuration, or without `keep` only look at it; what is doubtful that was not before.
+
+    For who holds the service's `changing`. Raises what Service.change raises.
+    """
+    loaded, before = service.loaded, service.entries()
+    if keep is None:
+        entries = await service.check(after)
+    else:
+        await service.change(after, keep)
+        entries = service.entries()
+    return (*(one for one in after.warnings if one not in loaded.warnings), *_doubts(before, entries))
+
+
+def _doubts(before: Mapping[Key, Entry], after: Mapping[Key, Entry]) -> Iterator[Problem]:
+    """What a plan warns of that the one before did not, and what of it has to wait; of several devices once."""
+    told = set()
+    for key, entry in after.items():
+        old = before.get(key)
+        known = (*old.warnings, old.reason, old.trouble) if old else ()
+        for text in (*entry.warnings, entry.reason, entry.trouble):
+            if text and text not in known and (key.mirror, key.session, text) not in told:
+                told.add((key.mirror, key.session, text))
+                waits = f"waiting: {text}" if text == entry.reason else text
+                yield Problem(session_path(key.mirror, key.session), waits)

@@ -67,7 +67,7 @@ def main(path: str, log_format: str, *, check: bool) -> None:
         loaded = config.load(path)
     except ConfigError as error:
         for problem in error.problems:
-            click.echo(f"mirrord: {problem}", err=True)
+            click.echo(logs.with_priority("error", f"mirrord: {problem}"), err=True)
         sys.exit(error.exit_status)
     if check:
         for warning in loaded.warnings:
@@ -87,7 +87,7 @@ def main(path: str, log_format: str, *, check: bool) -> None:
         host = error if isinstance(error, HostError) else of_host(error)
         if host is None:
             raise
-        click.echo(f"mirrord: {host}", err=True)
+        click.echo(logs.with_priority("error", f"mirrord: {host}"), err=True)
         sys.exit(host.exit_status)
 
 
@@ -121,27 +121,34 @@ async def run(path: str, loaded: config.Loaded, dataplane: str) -> None:
     loop.add_signal_handler(signal.SIGHUP, early.set)  # else it would end what is not running yet
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.set_default_executor(limits.started(THREADS, "control"))
-    pipelines = Pipelines(native=dataplane == "native", nice=loaded.config.daemon.nice)
-    store = Store(loaded.config.daemon.state)
-    privileges = Privileges()
-    service = Service(path, remember(loaded, store), Links(), pipelines, dataplane, privileges)
-    changes = Changes(service, store)
-    addresses = Addresses()
+    store, addresses, privileges = Store(loaded.config.daemon.state), Addresses(), Privileges()
+    try:
+        loaded = remember(loaded, store)
+        addresses.take(loaded.config.daemon)
+        privileges.settle(path, loaded)  # there is one thread so far: all others have what it keeps
+        loop.set_default_executor(limits.started(THREADS, "control"))
+        pipelines = Pipelines(native=dataplane == "native", nice=loaded.config.daemon.nice)
+        service = Service(path, loaded, Links(), pipelines, dataplane, privileges)
+        await run_service(service, Changes(service, store), addresses, stop, early)
+    finally:
+        addresses.close()
+        store.close()
+    log.info("stopped")
+
+
+async def run_service(
+    service: Service, changes: Changes, addresses: Addresses, stop: asyncio.Event, early: asyncio.Event
+) -> None:
+    """Mirror and answer until told to stop, then end what runs."""
     server: Server | None = None
     try:
-        addresses.take(loaded.config.daemon)
-        privileges.settle(path, service.loaded)  # there is one thread so far: all others have what it keeps
         await service.start()
         server = await open_server(service, changes, addresses)
         await serve(service, changes, stop, early)
     finally:
         notify("STOPPING=1")
-        # together: who reads a live capture no more holds up its door for a second
+        # together: a live capture that nobody reads any more holds up its connection for a second
         await asyncio.gather(service.stop(), *([server.close()] if server is not None else []))
-        addresses.close()
-        store.close()
-    log.info("stopped")
 
 
 async def open_server(service: Service, changes: Changes, addresses: Addresses) -> Server:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ with _hidden("rich"):
     import structlog
 
 LEVELS = logging.getLevelNamesMapping()
+PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # syslog(3)
 
 
 def logger(subsystem: str) -> Any:
@@ -34,14 +36,21 @@ def logger(subsystem: str) -> Any:
 
 
 def configure(form: str) -> None:
-    """Log as `console` lines or as `json`, from level info on. Other libraries' warnings come out alike."""
-    stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
-    shared: list[structlog.typing.Processor] = [structlog.stdlib.add_log_level, stamp]
+    """Log as `console` lines or as `json`, from level info on. Other libraries' warnings come out alike.
+
+    The journal gets each line with its priority, and puts its own time to it.
+    """
+    journal = to_journal()
+    shared: list[structlog.typing.Processor] = [structlog.stdlib.add_log_level]
+    if not journal:
+        shared.append(structlog.processors.TimeStamper(fmt="iso", utc=True))
     last: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if form == "json"
         else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0, sort_keys=False)
     )
+    if journal:
+        last = _prioritised(last)
     structlog.configure(
         processors=[*shared, structlog.processors.format_exc_info, last] if form == "json" else [*shared, last],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
@@ -55,6 +64,30 @@ def configure(form: str) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
+
+
+def to_journal() -> bool:
+    """Whether standard error is the journal's (systemd.exec(5), JOURNAL_STREAM)."""
+    try:
+        stream = os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError):  # it is closed, or no file
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{stream.st_dev}:{stream.st_ino}"
+
+
+def with_priority(level: str, text: str) -> str:
+    """Each line with its priority, as the journal reads it (sd-daemon(3)); as it is where the journal does not read."""
+    if not to_journal():
+        return text
+    return "\n".join(f"<{PRIORITIES[level]}>{line}" for line in text.split("\n"))
+
+
+def _prioritised(render: structlog.typing.Processor) -> structlog.typing.Processor:
+    def rendered(logger: Any, method: str, event: structlog.typing.EventDict) -> str:
+        level = str(event.get("level", method))
+        return with_priority(level, str(render(logger, method, event)))
+
+    return rendered
 
 
 def level(name: str) -> None:

@@ -17,7 +17,7 @@ from mirrord import __version__, expiry
 from mirrord.control import logs
 from mirrord.control.configuration import config
 from mirrord.control.configuration.config import Loaded
-from mirrord.control.configuration.validation import join, not_found
+from mirrord.control.configuration.validation import not_found, session_path
 from mirrord.control.guests.inventory import Inventory
 from mirrord.control.guests.managers import Managers, usual
 from mirrord.control.host import clock, device_rate
@@ -41,6 +41,7 @@ from mirrord.control.running.flow_networks import FlowNetworks
 from mirrord.control.running.live import Live
 from mirrord.control.running.pipelines import Pipelines
 from mirrord.dataplane.counters import Slot
+from mirrord.dataplane.netns import own_name
 from mirrord.errors import ConfigError, MirrordError, Refused, of_host
 from mirrord.expiry import Now
 from mirrord.model import Config, Filter, Mirror, Session
@@ -87,7 +88,7 @@ class Service:
         self._begun = {key: getattr(loaded.config.daemon, key) for key in AT_START}
         self.last_reload = Reload(succeeded_at=time.time())
         self._links, self._pipelines = Namespaces(links), pipelines
-        self._started = time.time()
+        self._started, self._netns = time.time(), own_name()
         self.changing = asyncio.Lock()
         """Whoever changes the configuration holds it, from reading the old one to running the new one."""
         self._turn = asyncio.Lock()
@@ -191,16 +192,24 @@ class Service:
             finally:
                 notify("READY=1")
 
-    async def _reload(self) -> None:
+    def as_files_are(self) -> Loaded:
+        """The configuration files as they are now, with what was made at run time. ConfigError."""
         try:
             new = config.restore(config.read(self.path), self.loaded.made, self.loaded.set_aside)
             self._refuse_lacking(new)
+            return new  # noqa: TRY300 (both are what may be refused)
         except ConfigError as error:
             located = [one if one.file else one._replace(file="made at run time") for one in error.problems]
-            self.last_reload.successful, self.last_reload.problems = False, [str(problem) for problem in located]
+            raise ConfigError(located, error.code) from None
+
+    async def _reload(self) -> None:
+        try:
+            new = self.as_files_are()
+        except ConfigError as error:
+            self.last_reload.successful, self.last_reload.problems = False, [str(problem) for problem in error.problems]
             for problem in self.last_reload.problems:
                 log.error("reload refused", problem=problem)  # noqa: TRY400 (the file's fault, no traceback)
-            raise ConfigError(located, error.code) from None
+            raise
         for key, value in self._begun.items():
             if getattr(new.config.daemon, key) != value:
                 log.warning("takes effect at the next start", key=f"daemon.{key}")
@@ -232,6 +241,19 @@ class Service:
         except (MirrordError, OSError, RuntimeError):
             self._changed.set()  # what was looked at for it, flow networks above all, is not wanted any more
             raise
+
+    async def check(self, new: Loaded) -> dict[plan.Key, plan.Entry]:
+        """What would run of a changed configuration; nothing is touched. Refused: as by `change`."""
+        self._refuse_lacking(new)
+        _, wanted = InForce()(new.config, clock.now())
+        async with self._turn:
+            names, paths = plan.namespaces(wanted), plan.paths(wanted, self._leases)
+            view = replace(await self._links.read(paths, names), leases=self._leases)
+            inventory = await self._managers.inventory(guests.places(wanted))
+            resolved = guests.resolve(wanted, inventory)
+            entries = plan.make(resolved, view, native=self.dataplane == "native")
+        self._refuse_failing(entries)
+        return entries
 
     def _refuse_lacking(self, new: Loaded) -> None:
         """ConfigError when it needs a capability that was given up."""
@@ -292,7 +314,7 @@ class Service:
         failing = [entry for key, entry in entries.items() if entry.state == "failed" and key not in known]
         if failing:
             why = "\n".join(f"session {one.key.session!r} on {one.key.source}: {one.reason}" for one in failing)
-            raise Refused(why, join("mirrors", failing[0].key.mirror))
+            raise Refused(why, session_path(failing[0].key.mirror, failing[0].key.session))
 
     async def _look(self, wanted: Config) -> View:
         """The host as it is now, with the addresses that flow networks have taken."""
@@ -323,6 +345,10 @@ class Service:
         return self._flow_networks
 
     # --- what it says about itself ---
+
+    def entries(self) -> dict[plan.Key, plan.Entry]:
+        """What is planned of every session and source."""
+        return {row.entry.key: row.entry for row in self.rows()}
 
     def rows(self) -> Sequence[Row]:
         """Every planned session and source."""
@@ -367,6 +393,7 @@ class Service:
             "pid": os.getpid(),
             "dataplane": self.dataplane,
             "started_at": self._started,
+            "netns": self._netns,
             "capabilities": sorted(held()),
             "config": {
                 "path": self.path,

@@ -24,7 +24,7 @@ from mirrord.control import state_files
 from mirrord.control.http.peers import Caller
 from mirrord.control.logs import logger
 from mirrord.control.state_files import InUseError, Salvaged, StateLock
-from mirrord.errors import HostError, MirrordError
+from mirrord.errors import HostError, MirrordError, reason
 
 log = logger("store")
 
@@ -74,10 +74,10 @@ class AuditRecord(NamedTuple):
 
 
 class Write:
-    """An object to keep as it was written, or, with None, to forget."""
+    """An object to keep as it was written, in the place of one called `before`; or, with None, to forget."""
 
-    def __init__(self, section: str, name: str, written: Any) -> None:
-        self.section, self.name = section, name
+    def __init__(self, section: str, name: str, written: Any, before: str = "") -> None:
+        self.section, self.name, self.before = section, name, before or name
         self.text = None if written is None else json.dumps(written)
 
 
@@ -115,34 +115,44 @@ class Store:
         for (section, name), written in self._objects.items():
             yield section, name, json.loads(written)
 
-    def write(self, writes: Iterable[Write], record: AuditRecord) -> None:
-        """Keep a change and its row, both or none, on the disk before it returns. NotStoredError: nothing is kept."""
+    def write(self, writes: Iterable[Write], *records: AuditRecord) -> None:
+        """Keep a change and its rows, all or none, on the disk before it returns. NotStoredError: nothing is kept."""
         writes = list(writes)
         with self._lock:
             self.look()
             try:
-                self._write(writes, record)
+                self._write(writes, records)
             except NotStoredError as error:
                 if not (isinstance(error.__cause__, sqlite3.Error) and _damaged(error.__cause__)):
                     raise
                 self._recover(f"was found damaged ({_reason(error.__cause__)}) while mirrord ran")
-                self._write(writes, record)
+                self._write(writes, records)
             for one in writes:
-                key = one.section, one.name
-                if one.text is None:
-                    self._objects.pop(key, None)
-                else:
-                    self._objects[key] = one.text
+                self._keep(one)
         self._prune()
 
-    def _write(self, writes: Iterable[Write], record: AuditRecord) -> None:
+    def _keep(self, one: Write) -> None:
+        """The same in memory; what is renamed keeps its place among the others."""
+        key, before = (one.section, one.name), (one.section, one.before)
+        if one.before != one.name and before in self._objects:
+            self._objects = {key if other == before else other: text for other, text in self._objects.items()}
+        if one.text is None:
+            self._objects.pop(key, None)
+        else:
+            self._objects[key] = one.text
+
+    def _write(self, writes: Iterable[Write], records: Iterable[AuditRecord]) -> None:
         with self._transaction("FULL") as connection:
             for one in writes:
                 if one.text is None:
                     connection.execute("DELETE FROM objects WHERE section = ? AND name = ?", (one.section, one.name))
                 else:
+                    if one.before != one.name:  # a row that stays keeps the object's place among the others
+                        renamed = (one.name, one.section, one.before)
+                        connection.execute("UPDATE objects SET name = ? WHERE section = ? AND name = ?", renamed)
                     connection.execute(KEEP, (one.section, one.name, one.text))
-            _insert(connection, record)
+            for record in records:
+                _insert(connection, record)
 
     def note(self, record: AuditRecord) -> None:
         """Keep a row that changes nothing; if that cannot be, it is in the log alone."""
@@ -389,5 +399,5 @@ def _damaged(error: Exception) -> bool:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        return f"{error.filename}: {reason(error)}" if error.filename else reason(error)
     return str(error)

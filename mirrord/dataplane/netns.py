@@ -9,6 +9,7 @@ import ctypes
 import errno
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -40,6 +41,19 @@ def find(name: str) -> Netns:
         return Netns(path, Path(path).stat().st_ino)
     except PermissionError as error:
         raise PermissionError(error.errno, LACKS.format("CAP_SYS_PTRACE"), path) from error
+
+
+def own_name() -> str:
+    """The name of this process's namespace; "" where it is the host's, as far as can be seen."""
+    own = Path("/proc/self/ns/net").stat().st_ino
+    with suppress(OSError):
+        for named in sorted(Path("/run/netns").iterdir()):
+            if named.stat().st_ino == own:
+                return named.name
+    with suppress(OSError):  # of another user's process the kernel does not tell
+        if Path("/proc/1/ns/net").stat().st_ino != own:
+            return f"net:[{own}]"
+    return ""
 
 
 def enter(netns: Netns) -> None:

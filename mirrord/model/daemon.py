@@ -25,7 +25,8 @@ class Daemon(Model):
     state: Path = "/var/lib/mirrord/state.db"
     """SQLite: what was made at run time, and the audit log."""
     include: tuple[Pattern, ...] = ("/etc/mirrord/conf.d/*.toml",)
-    """Files that add to this one. An object, or a key of [daemon], may be defined in one file only."""
+    """Files that add to this one. An object, or a key of [daemon], may be defined in one file only. The default holds
+    for the default file alone: another one (`mirrord -c FILE`) includes what it says itself."""
     capture_directories: tuple[Path, ...] = ("/var/lib/mirrord/captures",)
     """File destinations may lie in these only."""
     mark: Mark = 0x10000000

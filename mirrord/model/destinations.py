@@ -80,6 +80,8 @@ class TunnelDestination(Model):
     def _contradictions(self) -> Iterator[tuple[str, ...]]:
         if _nowhere(self.remote):
             yield "remote", f"{self.remote} is not the address of a host"
+        if self.remote.is_multicast:
+            yield "remote", f"{self.remote} is a multicast group: copies go to one host"
         if self.remote.version == 6 and self.remote.is_link_local:
             yield "remote", f"{self.remote} is link-local: no route leads to it, only a device"
         if self.local is None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from mirrord.model.base import DirectionName, Model, repeated, too_many
-from mirrord.values import Between, Networks, Ports, Protocol, VlanId, show_protocol
+from mirrord.values import Between, Description, Networks, Ports, Protocol, VlanId, show_protocol
 
 ICMP, TCP, UDP, ICMPV6, SCTP = 1, 6, 17, 58, 132
 MOST_RULES = 10_000  # of a filter
@@ -88,6 +88,8 @@ class Rule(Model):
 class Filter(Model):
     """Rules, tried in ascending priority; the first match decides."""
 
+    description: Description = ""
+    """For people."""
     rules: tuple[Rule, ...]
     """At least one, at most 10,000. The first that matches decides; a frame that none matches is not copied."""
 

@@ -28,6 +28,10 @@ class Session(Model):
 
     name: Name
     """Unique in its mirror."""
+    description: Description = ""
+    """For people."""
+    enabled: Flag = True
+    """Whether it runs, where its mirror is enabled."""
     priority: Annotated[int, Between(1, 65535)] | None = None
     """For `overlap = "first"`: the lowest number is asked first."""
     source: Source
@@ -130,6 +134,11 @@ class Mirror(Model):
     sessions: tuple[Session, ...] = ()
     """What it consists of; at most 4,096, and 10,000 of all mirrors together."""
 
+    @property
+    def active(self) -> tuple[Session, ...]:
+        """The sessions that are to run."""
+        return tuple(session for session in self.sessions if session.enabled) if self.enabled else ()
+
     def _contradictions(self) -> Iterator[tuple[str, ...]]:
         yield from too_many("sessions", self.sessions, MOST_SESSIONS)
         yield from repeated("sessions", "name", [session.name for session in self.sessions])
@@ -140,6 +149,8 @@ class Mirror(Model):
 class FlowNetwork(Model):
     """A device, addresses and a gateway set aside for copies."""
 
+    description: Description = ""
+    """For people."""
     device: Device
     """The device that copies leave by, bound to it. Nothing else in the configuration may use it."""
     addresses: Addresses

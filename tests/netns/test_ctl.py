@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
-import select
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -18,6 +15,7 @@ from tests.conftest import MakeDaemon
 from tests.support.ctl import COMMAND, ROOT, ctl, run
 from tests.support.daemon import Daemon
 from tests.support.send import FRAME, send
+from tests.support.terminal import Terminal
 from tests.support.topology import Topology
 from tests.support.wait import wait_for
 
@@ -71,11 +69,20 @@ def test_filters_and_flow_networks(running: Daemon) -> None:
     assert json.loads(ctl(running.socket, "filter", "show", "--json", "copy")) == made
     assert ctl(running.socket, "filter", "delete", "copy") == "copy: deleted\n"
 
-    network = ("--device", "em02", "--addresses", "192.0.2.10-192.0.2.20/24", "--gateway", "192.0.2.1")
+    network = (
+        "--device",
+        "em02",
+        "--addresses",
+        "192.0.2.10-192.0.2.20/24",
+        "--gateway",
+        "192.0.2.1",
+        "--description",
+        "for copies",
+    )
     assert ctl(running.socket, "network", "create", "capture", *network) == "capture: created\n"
     for command in (("list",), ("show", "capture")):
         row = ctl(running.socket, "network", *command).splitlines()[1].split()
-        assert row == ["capture", "em02", "192.0.2.10-192.0.2.20/24", "192.0.2.1", "run", "time"]
+        assert row == ["capture", "em02", "192.0.2.10-192.0.2.20/24", "192.0.2.1", "run", "time", "for", "copies"]
     assert ctl(running.socket, "network", "delete", "capture") == "capture: deleted\n"
 
 
@@ -96,7 +103,27 @@ def complete(line: str, shell: str = "bash") -> list[str]:
     lines = run(_MIRRORCTL_COMPLETE=f"{shell}_complete", COMP_WORDS=line, COMP_CWORD=at).stdout.splitlines()
     if shell == "zsh":  # type, word and help on a line each
         return lines[1::3]
-    return [line.split(",")[1].split("\t")[0] for line in lines if line]
+    return [line.partition(",")[2].split("\t")[0] for line in lines if line]
+
+
+def inside(running: Daemon, line: str) -> list[str]:
+    """As `complete`, in the daemon's network namespace."""
+    environment = ("_MIRRORCTL_COMPLETE=bash_complete", f"COMP_WORDS={line}", "COMP_CWORD=0", f"PYTHONPATH={ROOT}")
+    return [one.partition(",")[2] for one in running.host.run("env", *environment, *COMMAND).splitlines()]
+
+
+def test_bash_completes_what_has_signs_in_it(running: Daemon, tmp_path: Path) -> None:
+    """Bash ends a word at = and : by itself, which no other way of asking shows."""
+    command = tmp_path / "mirrorctl"
+    command.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {" ".join(COMMAND)} "$@"\n')
+    command.chmod(0o755)
+    with Terminal(["bash", "--norc", "--noprofile"], columns=300, PATH=f"{tmp_path}:{os.environ['PATH']}") as shell:
+        shell.press(b'eval "$(_MIRRORCTL_COMPLETE=bash_source mirrorctl)"; echo re""ady\n')
+        wait_for(lambda: shell.shows("ready"), "the completion")
+        shell.press(f"mirrorctl --socket {running.socket} session add core x --destination type=vx\t".encode())
+        wait_for(lambda: "--destination type=vxlan" in shell.plain, "the type")
+        shell.press(b",remote=2001:db8::1,vn\t7 --fil\tw\t")
+        wait_for(lambda: "type=vxlan,remote=2001:db8::1,vni=7 --filter web" in shell.plain, "key, option and name")
 
 
 def test_shells_complete_the_daemons_names(running: Daemon) -> None:
@@ -107,44 +134,21 @@ def test_shells_complete_the_daemons_names(running: Daemon) -> None:
     assert complete(f"{start} session add core x --direction in") == ["ingress"]
     assert complete(f"{start} explain w") == ["web"]
     assert complete(f"mirrorctl --socket {running.socket}x show ") == []
+    add = f"{start} session add core x"
+    assert {"lo", "tap0", "out0"} <= set(inside(running, f"{add} --source "))
+    assert complete(f"{add} --source type=br") == ["type=bridge"]
+    assert complete(f"{add} --source type=bridge,br") == ["type=bridge,bridge="]
+    assert complete(f"{add} --destination type=vxlan,vn") == ["type=vxlan,vni="]
+    assert complete(f"{add} --destination type=vxlan,shared_vni=t") == ["type=vxlan,shared_vni=true"]
+    assert complete(f"{start} filter create f --rule priority=1,act") == ["priority=1,action="]
+    assert complete(f"{start} filter rule delete web ") == ["9", "1"]
+    ctl(running.socket, "filter", "create", "zürich", "--rule", "priority=5,action=accept")
+    assert complete(f"{start} filter rule delete zürich ") == ["5"]
+    assert complete(f"{start} create m --session name=a,source.type=device,source.persp") == [
+        "name=a,source.type=device,source.perspective="
+    ]
     for shell in ("bash", "zsh", "fish"):
         assert "_MIRRORCTL_COMPLETE" in run(_MIRRORCTL_COMPLETE=f"{shell}_source").stdout
-
-
-class Terminal:
-    """mirrorctl on a terminal of 160 columns."""
-
-    def __init__(self, *arguments: str) -> None:
-        self._screen, end = pty.openpty()
-        self.process = subprocess.Popen(
-            ["env", "--default-signal=INT", "setsid", "--ctty", *COMMAND, *arguments],
-            stdin=end, stdout=end, stderr=end, cwd=ROOT,
-            env={**os.environ, "TERM": "xterm", "COLUMNS": "160", "LINES": "40"},
-        )  # fmt: skip
-        os.close(end)
-        self.text = ""
-
-    def shows(self, text: str) -> bool:
-        """Whether it has printed this by now."""
-        while select.select([self._screen], [], [], 0)[0]:
-            try:
-                self.text += os.read(self._screen, 65536).decode(errors="replace")
-            except OSError:  # the other end is closed
-                break
-        return text in self.text
-
-    def press(self, key: bytes) -> None:
-        os.write(self._screen, key)
-
-    def ended(self) -> int | None:
-        """Its exit status; it can only end while what it prints is read."""
-        self.shows("")
-        return self.process.poll()
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self._screen)
 
 
 def test_top_is_live_on_a_terminal_and_one_table_elsewhere(running: Daemon) -> None:
@@ -156,28 +160,22 @@ def test_top_is_live_on_a_terminal_and_one_table_elsewhere(running: Daemon) -> N
     assert (once.returncode, "\x1b" in once.stdout) == (0, False)  # no colours where nobody looks
     assert json.loads(ctl(running.socket, "--json", "top"))["sessions"][0]["counters"]["captured_frames"] == 7
 
-    gone = Terminal("--socket", str(running.socket), "top")
-    try:
+    with Terminal([*COMMAND, "--socket", str(running.socket), "top"]) as gone:
         wait_for(lambda: gone.shows("core"), "the table")
         gone.press(b"x")  # no key that does something
         running.stop()
-        wait_for(lambda: gone.ended() is not None, "the end")
-        assert (gone.process.returncode, "cannot be reached" in gone.text) == (3, True)
-    finally:
-        gone.close()
+        assert "cannot be reached" in gone.wait()
+        assert gone.process.returncode == 3
 
 
 def test_top_is_quit_by_a_key(running: Daemon) -> None:
     for key in (b"q", b"\x03"):  # the last is Ctrl-C
         before = int(running.metrics().total("mirrord_captured_frames_total"))
-        top = Terminal("--socket", str(running.socket), "top")
-        try:
+        with Terminal([*COMMAND, "--socket", str(running.socket), "top"]) as top:
             wait_for(lambda: top.shows(f" {before} "), "the table")  # noqa: B023 (called in this turn only)
             assert "\x1b[32mup" in top.text  # green
             send(running.host, "tap0", FRAME, 1000)
             wait_for(lambda: top.shows(f" {before + 1000} "), "the next table")  # noqa: B023
             top.press(key)
-            wait_for(lambda: top.ended() is not None, "the end")  # noqa: B023
-            assert (top.process.returncode, "Traceback" in top.text) == (0, False)
-        finally:
-            top.close()
+            assert "Traceback" not in top.wait()
+            assert top.process.returncode == 0

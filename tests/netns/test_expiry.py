@@ -88,7 +88,7 @@ def test_a_mirror_with_a_duration_is_disabled_by_mirrord(uplink: Uplink, tmp_pat
     ctl(daemon.socket, "enable", "x")
     daemon.wait_up()
     assert copied(uplink, 5)
-    ctl(daemon.socket, "set", "x", "--expires", "never")
+    ctl(daemon.socket, "set", "x", "--expires", "")
     assert api("GET", "mirrors/x").body["expires"] is None
     assert daemon.stop()[0] == 0
 

@@ -94,6 +94,24 @@ def test_the_wheel_is_for_every_python_and_runs_in_an_environment_of_its_own(dis
     assert said == "native\n"
 
 
+def test_the_debian_package_has_what_its_documents_name(deb: Path, tmp_path: Path) -> None:
+    subprocess.run(["dpkg-deb", "--extract", str(deb), str(tmp_path)], check=True)
+    documents = tmp_path / "usr/share/doc/mirrord"
+    pages = [documents / "README.md", *(documents / "docs").glob("*.md")]
+    assert len(pages) > 6
+    for page in pages:
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            assert (page.parent / link).exists(), (page, link)
+    share = tmp_path / "usr/share/mirrord"
+    subprocess.run(["promtool", "check", "rules", str(share / "prometheus/mirrord.rules.yml")], check=True)
+    for dashboard in ("mirrord.json", "mirrord-session.json"):
+        assert json.loads((share / "grafana" / dashboard).read_text())["panels"]
+    named = re.findall(r"`(/usr/share/mirrord/[^`]+)`", (documents / "README.md").read_text())
+    assert "/usr/share/mirrord/examples/netns.conf" in named
+    assert all((tmp_path / path.lstrip("/")).exists() for path in named)
+    assert (share / "examples/vm-to-sensor.toml").exists()
+
+
 def upgraded(deb: Path, directory: Path) -> Path:
     """The package once more, as a later version."""
     later = directory / "later.deb"
@@ -172,6 +190,13 @@ def test_the_debian_package_from_install_to_purge(
     send(host, "eth0", FRAME)
     wait_for(lambda: mirrored() == 2, "a frame in both sessions")
     assert audit()[-len(done) :] == done
+    (reload,) = unit.settings["ExecReload"]
+    root.run(*unit.setpriv(user), *reload.split())
+    (root / "etc/mirrord/conf.d/wrong.toml").write_text("colour = 1\n")
+    with pytest.raises(AssertionError, match=r"exit status 1\n.*wrong.toml: colour: unknown key \(line 1\)"):
+        root.run(*unit.setpriv(user), *reload.split())
+    (root / "etc/mirrord/conf.d/wrong.toml").unlink()
+    root.run(*unit.setpriv(user), *reload.split())
     assert sorted(sniffer.stop().fields("vxlan.vni", "udp.length")) == [["1", COPY], ["1", COPY], ["2", COPY]]
 
     root.run("dpkg", "--remove", "mirrord")

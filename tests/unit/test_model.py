@@ -18,6 +18,8 @@ from mirrord.model import Config, Daemon, FlowNetwork, Mirror, Model, Rule, Sess
 REQUIRED, OPTIONAL = object(), None
 SESSION: dict[str, object] = {
     "name": REQUIRED,
+    "description": "",
+    "enabled": True,
     "priority": OPTIONAL,
     "direction": "both",
     "source": REQUIRED,
@@ -56,8 +58,8 @@ DAEMON: dict[str, object] = {
 TUNNEL = {"remote": REQUIRED, "local": OPTIONAL, "dscp": 0, "ttl": 64, "netns": OPTIONAL}
 DOCUMENTED: dict[type[Model], dict[str, object]] = {
     Daemon: DAEMON,
-    FlowNetwork: {"device": REQUIRED, "addresses": REQUIRED, "gateway": OPTIONAL},
-    model.Filter: {"rules": REQUIRED},
+    FlowNetwork: {"description": "", "device": REQUIRED, "addresses": REQUIRED, "gateway": OPTIONAL},
+    model.Filter: {"description": "", "rules": REQUIRED},
     Rule: {"priority": REQUIRED, "direction": "both", "action": REQUIRED}
     | dict.fromkeys(("family", "protocol", "source", "destination", "source_ports", "destination_ports"))
     | {"vlan": OPTIONAL, "ethertype": OPTIONAL},

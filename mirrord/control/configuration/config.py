@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import glob
 import os.path
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mirrord.control.configuration import expiries, toml
+from mirrord.control.configuration.lines import line_of, places
 from mirrord.control.configuration.refusals import Declared, Use, refusals, unknown_names, warnings
-from mirrord.control.configuration.validation import examine, join, nearest, parts
-from mirrord.errors import ConfigError, Problem
+from mirrord.control.configuration.validation import doubts, examine, join, parts, session_path
+from mirrord.errors import ConfigError, Problem, nearest
 from mirrord.model import Config, Daemon, Filter, FlowNetwork, Mirror, Model
 from mirrord.values import GLOB, parse_name, unexpected
 
@@ -31,6 +33,13 @@ Objects = Mapping[str, Mapping[str, Any]]
 NOTHING: Objects = {section: {} for section in SECTIONS}
 
 
+_IN_PYTHON = re.compile(r"\('[^()]*'\,?\)")
+"""A dotted key, as tomllib shows it: ('mirrors', 'core')."""
+
+_INDEXED = re.compile(r'(mirrors\.(?:[\w-]+|"(?:[^"\\]|\\.)*"))\.sessions\[(\d+)\]')
+"""The path of a session; the first part is its mirror's."""
+
+
 @dataclass
 class Files:
     """What the files say, whatever is wrong with it."""
@@ -38,6 +47,7 @@ class Files:
     path: str
     daemon: dict[str, Any] = field(default_factory=dict)
     objects: dict[str, dict[str, Any]] = field(default_factory=lambda: {section: {} for section in SECTIONS})
+    lines: dict[str, dict[str, int]] = field(default_factory=dict)  # by file and dotted path
     origins: dict[str, str] = field(default_factory=dict)  # by dotted path, "mirrors.core" or "daemon.mark": the file
     problems: list[Problem] = field(default_factory=list)
     complete: bool = True
@@ -74,14 +84,48 @@ def load(path: str = DEFAULT_PATH) -> Loaded:
     return combine(read(path))
 
 
+def by_name(text: str, made: Objects) -> str:
+    """The text, with the paths in it of sessions made at run time by their names instead of their indices."""
+
+    def named(found: re.Match[str]) -> str:
+        for name, written in made["mirrors"].items():
+            sessions = (
+                written.get("sessions") if join("mirrors", name) == found[1] and isinstance(written, dict) else None
+            )
+            session = sessions[int(found[2])] if isinstance(sessions, list) and int(found[2]) < len(sessions) else None
+            if isinstance(session, dict) and isinstance(session.get("name"), str):
+                return session_path(name, session["name"])
+        return found[0]
+
+    return _INDEXED.sub(named, text)
+
+
 def read(path: str) -> Files:
     """Read a configuration file and all that it includes; what is wrong is among the problems."""
     return _Reader(path).read()
 
 
-def combine(files: Files, made: Objects = NOTHING) -> Loaded:
-    """One configuration of all. ConfigError has every problem; its code is `refused` if all are section 2's."""
-    return _Combination(files, made).combined()
+def combine(files: Files, made: Objects = NOTHING, newest: Iterable[str] = ()) -> Loaded:
+    """One configuration of all. ConfigError has every problem; its code is `refused` if all are section 2's.
+
+    Of two objects that do not go together the one below a path of `newest` is to blame: the other was there before.
+    """
+    return _Combination(files, made).combined(tuple(newest))
+
+
+def parsed(data: bytes) -> dict[str, Any]:
+    """What a file says. ValueError, in words."""
+    try:
+        return toml.loads(data.decode("utf-8-sig"))  # some editors write a byte order mark, which says nothing
+    except UnicodeDecodeError as error:
+        utf16 = "; it looks like UTF-16: save it as UTF-8" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+        raise ValueError(f"expected UTF-8, not byte {data[error.start]:#x} at {error.start}{utf16}") from None
+    except ValueError as error:  # TOMLDecodeError, or a number too long for int()
+        words = _IN_PYTHON.sub(lambda found: ".".join(re.findall(r"'([^']*)'", found[0])), str(error))
+        words = words.replace("Invalid value", "Invalid value: text stands in quotes, a list in brackets")
+        raise ValueError(f"expected TOML: {words}") from None
+    except RecursionError:
+        raise ValueError("expected tables and lists that are not nested so deeply") from None
 
 
 def restore(files: Files, made: Objects, doubtful: Iterable[SetAside]) -> Loaded:
@@ -115,26 +159,28 @@ class _Reader:
         return self.files
 
     def _problem(self, file: str, path: str, expectation: str) -> None:
-        self.files.problems.append(Problem(path, expectation, file))
+        line = line_of(self.files.lines.get(file, {}), path)
+        self.files.problems.append(Problem(path, expectation, file, line))
 
     def _read(self, path: str) -> dict[str, Any]:
         try:
-            return toml.loads(Path(path).read_bytes().decode())
+            data = Path(path).read_bytes()
+            table = parsed(data)
+            self.files.lines[path] = places(data.decode("utf-8-sig"))
+            return table  # noqa: TRY300 (both are what may fail)
         except OSError as error:
             self._problem(path, "", f"cannot be read: {error.strerror}")
-        except UnicodeDecodeError as error:
-            self._problem(path, "", f"expected UTF-8, not byte {error.object[error.start]:#x} at {error.start}")
-        except ValueError as error:  # TOMLDecodeError, or a number too long for int()
-            self._problem(path, "", f"expected TOML: {error}")
-        except RecursionError:
-            self._problem(path, "", "expected tables and lists that are not nested so deeply")
+        except ValueError as error:
+            self._problem(path, "", str(error))
         self.files.complete = False
         return {}
 
     def _included(self) -> Iterator[str]:
         """Paths that the main file's `include` names, each once, in the order of the patterns, sorted in each."""
         seen = {os.path.realpath(self.files.path)}
-        patterns = self.files.daemon.get("include", Daemon().include)
+        # The default belongs to the default file alone: another one, to try something, is not to meet the host's own.
+        default = Daemon().include if seen == {os.path.realpath(DEFAULT_PATH)} else ()
+        patterns = self.files.daemon.get("include", default)
         for pattern in patterns if isinstance(patterns, (list, tuple)) else ():
             if not isinstance(pattern, str):
                 continue  # a problem of the key, told with the others
@@ -181,15 +227,18 @@ class _Combination:
                     self.written[section][name] = self.made[section][name] = written
                     self.origins[path] = ""
 
-    def combined(self) -> Loaded:
+    def combined(self, newest: tuple[str, ...]) -> Loaded:
         objects, declared = self._examine()
+        declared = declared.blaming(newest)
         self.problems += self._located(list(unknown_names(declared)))
         forbidden = self._located(refusals(declared))
         if self.problems or forbidden:
             code = "invalid_config" if self.problems else "refused"
             raise ConfigError(dict.fromkeys([*self.problems, *forbidden]), code)
         config = Config(daemon=declared.daemon, **objects)
-        return Loaded(config, self._located(warnings(declared)), self.files, self.made, tuple(self.set_aside))
+        return Loaded(
+            config, self._located([*warnings(declared), *self._doubts()]), self.files, self.made, tuple(self.set_aside)
+        )
 
     def _examine(self) -> tuple[dict[str, dict[str, Any]], Declared]:
         """Models of what was written, whole or as good as they get."""
@@ -219,9 +268,21 @@ class _Combination:
         names = {section: frozenset(self.written[section]) for section in ("flow_networks", "filters")}
         return objects, Declared(daemon or Daemon(), usable, names, tuple(uses), self.files.complete)
 
+    def _doubts(self) -> Iterator[Problem]:
+        for name, mirror in self.written["mirrors"].items():
+            for index, session in enumerate(mirror.get("sessions", ())):
+                yield from doubts(session, join("mirrors", name, "sessions", index))
+
     def _located(self, problems: list[Problem]) -> list[Problem]:
         """Tell the file of each: where the object, or the daemon's key, is defined."""
-        return [problem._replace(file=self._origin(problem.path)) for problem in problems]
+        return [
+            Problem(by_name(one.path, self.made), by_name(one.expectation, self.made), file, self._line(file, one.path))
+            for one in problems
+            for file in (self._origin(one.path),)
+        ]
+
+    def _line(self, file: str, path: str) -> int:
+        return line_of(self.files.lines.get(file, {}), path)
 
     def _origin(self, path: str) -> str:
         holders = (one for one in self.origins if path == one or path.startswith((f"{one}.", f"{one}[")))

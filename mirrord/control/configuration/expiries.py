@@ -46,5 +46,5 @@ def kept(path: str, old: Any, new: dict[str, Any], now: Now) -> dict[str, Any]:
         return {**new, "expires": expiry.kept(expiry.begun(value, now))}
     if expiry.left(value, now) <= 0:
         why = f"the time of the mirror was over at {expiry.show(value)}: to enable it, set expires anew"
-        raise Refused(f'{why} (mirrorctl set MIRROR --expires 2h, or "never"; then mirrorctl enable)', path)
+        raise Refused(f'{why} (mirrorctl set MIRROR --expires 2h, or "" for none; then mirrorctl enable)', path)
     return {**new, "expires": written}

@@ -8,14 +8,14 @@ from __future__ import annotations
 import os.path
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from mirrord.control.configuration.validation import join, nearest
+from mirrord.control.configuration.validation import join
 from mirrord.control.planning.files import device_in, has_one_file, unfinished
 from mirrord.control.planning.listeners import reaches
-from mirrord.errors import Problem
+from mirrord.errors import Problem, nearest
 from mirrord.model import (
     BridgeSource,
     Config,
@@ -57,6 +57,7 @@ class Declared:
     names: Mapping[str, frozenset[str]]  # by section; of objects with problems, too
     uses: tuple[Use, ...]
     complete: bool = True  # False: there is more that could not be read, so that no name is known to be missing
+    newest: tuple[str, ...] = ()  # paths of what is to blame where two do not go together; the others were there before
 
     @classmethod
     def of(cls, config: Config) -> Declared:
@@ -77,9 +78,25 @@ class Declared:
         names = {"flow_networks": frozenset(config.flow_networks), "filters": frozenset(config.filters)}
         return cls(config.daemon, objects, names, tuple(uses))
 
+    def blaming(self, newest: tuple[str, ...]) -> Declared:
+        """The same, what is below these paths behind all that was there before."""
+        if not newest:
+            return self
+        objects = dict(sorted(self.objects.items(), key=lambda item: _below(item[0], newest)))
+        uses = tuple(sorted(self.uses, key=lambda use: _below(use.path, newest)))
+        return replace(self, objects=objects, uses=uses, newest=newest)
+
+    def is_new(self, path: str) -> bool:
+        """Whether what is at this path is to blame."""
+        return _below(path, self.newest)
+
     def sessions(self) -> Iterator[tuple[str, Session]]:
         """Every session and its path, in the order of the configuration."""
         return ((path, one) for path, one in self.objects.items() if isinstance(one, Session))
+
+
+def _below(path: str, tops: tuple[str, ...]) -> bool:
+    return any(path == top or path.startswith((f"{top}.", f"{top}[")) for top in tops)
 
 
 def refusals(declared: Declared) -> list[Problem]:
@@ -196,10 +213,11 @@ def _shared_flow_networks(declared: Declared) -> Iterator[Problem]:
             yield Problem(join(path, "device"), f"{one.device!r} is already set aside by {owners[one.device]}")
     for path, session in declared.sessions():
         for device, owner in owners.items():
-            if _reads(session, device):
-                yield Problem(join(path, "source"), f"{device!r} is set aside for copies by {owner}")
-            if _target(session) == device:
-                yield Problem(join(path, "destination", "device"), f"{device!r} is set aside for copies by {owner}")
+            for key, used in (("source", _reads(session, device)), ("destination.device", _target(session) == device)):
+                if used and declared.is_new(owner) and not declared.is_new(path):
+                    yield Problem(join(owner, "device"), f"{device!r} is already used at {path}.{key}")
+                elif used:
+                    yield Problem(f"{path}.{key}", f"{device!r} is set aside for copies by {owner}")
 
 
 def _chosen_otherwise(declared: Declared) -> Iterator[Problem]:

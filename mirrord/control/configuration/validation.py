@@ -7,15 +7,14 @@ those checks, and for nothing else.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple, get_args
 
 from pydantic import ValidationError
 
-from mirrord.errors import MirrordError, Problem
+from mirrord.errors import MirrordError, Problem, nearest
 from mirrord.model import (
     Contradiction,
     ContradictionError,
@@ -29,7 +28,7 @@ from mirrord.model import (
     repeated,
 )
 from mirrord.model.base import kind_of
-from mirrord.values import unexpected
+from mirrord.values import parse_rate, show_rate, unexpected
 
 
 class Parts(NamedTuple):
@@ -63,6 +62,86 @@ _NEUTRAL: dict[int | str, object] = {
 }
 """In place of a required key that is wrong: what contradicts nothing."""
 
+MEANT = {
+    "port": ("destination_ports", "source_ports"),
+    "ports": ("destination_ports", "source_ports"),
+    "dport": ("destination_ports",),
+    "dst_port": ("destination_ports",),
+    "destination_port": ("destination_ports",),
+    "sport": ("source_ports",),
+    "src_port": ("source_ports",),
+    "source_port": ("source_ports",),
+    "proto": ("protocol",),
+    "src": ("source", "local"),
+    "dst": ("destination", "remote"),
+    "source_ip": ("source", "local"),
+    "destination_ip": ("destination", "remote"),
+    "ip": ("remote", "local"),
+    "address": ("addresses", "remote", "local"),
+    "iface": ("device",),
+    "interface": ("device",),
+    "dev": ("device",),
+    "nic": ("device",),
+    "id": ("vni", "session_id", "key", "vlan"),
+    "vlan_id": ("vlan",),
+    "vni": ("key", "session_id"),
+    "rate": ("rate_limit",),
+    "limit": ("rate_limit",),
+    "sampling": ("sampling_rate",),
+    "mtu": ("on_mtu_exceeded",),
+    "tos": ("dscp",),
+    "file": ("path",),
+    "disabled": ("enabled",),
+    "comment": ("description",),
+}
+"""Keys by the names that other programs give them."""
+
+WORDS = {
+    "in": "ingress",
+    "rx": "ingress",
+    "incoming": "ingress",
+    "input": "ingress",
+    "out": "egress",
+    "tx": "egress",
+    "outgoing": "egress",
+    "output": "egress",
+    "any": "both",
+    "all": "both",
+    "inout": "both",
+    "allow": "accept",
+    "permit": "accept",
+    "pass": "accept",
+    "deny": "reject",
+    "block": "reject",
+    "drop": "reject",
+    "4": "ipv4",
+    "inet": "ipv4",
+    "6": "ipv6",
+    "inet6": "ipv6",
+    "1": "I",
+    "2": "II",
+    "3": "III",
+    "true": "on",
+    "false": "off",
+    "vm": "guest",
+}
+"""Words by what they are called elsewhere."""
+
+TYPES = {
+    "nic": "device",
+    "interface": "device",
+    "iface": "device",
+    "span": "device",
+    "rspan": "device with vlan",
+    "vlan": "device with vlan",
+    "pcap": "file",
+    "pcapng": "file",
+    "gretap": "gre",
+}
+LIKELY = {"device": "device", "bridge": "bridge", "file": "path", "erspan": "erspan_type"}
+"""Types of sources and destinations: by what they are called elsewhere, and by a key that no other has."""
+
+_BYTES_A_SECOND = re.compile(r"bps$", re.IGNORECASE)
 _BARE = re.compile(r"[A-Za-z0-9_-]+")  # toml.io/en/v1.0.0#keys
 
 _EXPECTED = {
@@ -80,12 +159,6 @@ class Examined(NamedTuple):
     problems: list[Problem]
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Hint at the known name that looks most like this one; "" if none does."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
 def not_found(kind: str, name: str, known: Iterable[str]) -> MirrordError:
     """The error for an object that is not there, with a hint at the one that may be meant."""
     return MirrordError("not_found", f"no such {kind}: {name}{nearest(name, known)}")
@@ -100,6 +173,11 @@ def join(path: str, *parts: int | str) -> str:
             key = part if _BARE.fullmatch(part) else json.dumps(part, ensure_ascii=False)
             path += f".{key}" if path else key
     return path
+
+
+def session_path(mirror: str, session: str) -> str:
+    """Where a session made at run time is, by its name: an index says little of what nobody has written in a row."""
+    return f"{join('mirrors', mirror, 'sessions')}[{session}]"
 
 
 def examine(model: type[Model], written: object, path: str) -> Examined:
@@ -191,16 +269,30 @@ def _problems(model: type[Model], error: Any, path: str) -> list[Problem]:
 def _expectation(model: type[Model], error: Any) -> str:
     kind, value = error["type"], error["input"]
     if kind == "extra_forbidden":
-        return f"unknown key{nearest(str(error['loc'][-1]), _model_at(model, error['loc']).model_fields)}"
+        return f"unknown key{_meant(str(error['loc'][-1]), _model_at(model, error['loc']).model_fields)}"
     if kind == "missing":
         return f"expected {_EXPECTED[kind]}"
     if kind == "literal_error":
         expected = error["ctx"]["expected"]
         words = re.findall("'([^']*)'", expected)
-        return f"{unexpected(expected, value)}{nearest(str(value), words)}"
+        return f"{unexpected(expected, value)}{_word(str(value), words)}"
     if kind == "value_error":
         return str(error["ctx"]["error"])
     return str(unexpected(_EXPECTED[kind], value)) if kind in _EXPECTED else error["msg"]
+
+
+def doubts(written: object, path: str) -> list[Problem]:
+    """What stands in a session and likely means something else than was meant."""
+    rate = written.get("rate_limit") if isinstance(written, dict) else None
+    if not isinstance(rate, str) or not _BYTES_A_SECOND.search(rate):
+        return []
+    try:
+        bits = show_rate(parse_rate(rate))
+    except ValueError:  # a problem, told with the others
+        return []
+    as_bits = _BYTES_A_SECOND.sub("bit", rate)
+    why = f"{rate} is {bits} a second: bps counts bytes here, as in tc; {as_bits} counts bits"
+    return [Problem(join(path, "rate_limit"), why)]
 
 
 def _no_such_type(error: Any, at: str) -> Problem:
@@ -208,11 +300,27 @@ def _no_such_type(error: Any, at: str) -> Problem:
     types = [tag[1:].split()[0] for tag in _TAGGED if tag.endswith(f" {side}>")]
     expected, written = f"one of {', '.join(types)}", error["input"]
     if not isinstance(written, dict):
-        return Problem(at, str(unexpected(f"a table whose type is {expected}", written)))
+        several = '; several devices: { type = "device", device = [...] }' if isinstance(written, list) else ""
+        return Problem(at, f"{unexpected(f'a table whose type is {expected}', written)}{several}")
     named = written.get("type")
     if named is None:
-        return Problem(join(at, "type"), f"expected {expected}")
-    return Problem(join(at, "type"), f"{unexpected(expected, named)}{nearest(str(named), types)}")
+        likely = next((kind for kind, key in LIKELY.items() if key in written and kind in types), None)
+        return Problem(join(at, "type"), f"expected {expected}" + (f"; did you mean {likely!r}?" if likely else ""))
+    meant = TYPES.get(str(named).lower())
+    hint = f"; did you mean {meant!r}?" if meant and meant.split()[0] in types else nearest(str(named), types)
+    return Problem(join(at, "type"), f"{unexpected(expected, named)}{hint}")
+
+
+def _meant(key: str, known: Collection[str]) -> str:
+    """Hint at the key that goes by another name elsewhere, or else at one that looks alike."""
+    found = [name for name in MEANT.get(key.lower().replace("-", "_"), ()) if name in known]
+    return f"; did you mean {' or '.join(map(repr, found))}?" if found else nearest(key, known)
+
+
+def _word(written: str, known: list[str]) -> str:
+    """Hint at the word that is called otherwise elsewhere, or else at one that looks alike."""
+    meant = WORDS.get(written.lower())
+    return f"; did you mean {meant!r}?" if meant in known else nearest(written, known)
 
 
 def _model_at(model: type[Model], location: tuple[int | str, ...]) -> type[Model]:

@@ -7,24 +7,24 @@ the access control. The read-only socket serves GET alone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from itertools import islice
 from typing import Any
 
 from aiohttp import web
 
-from mirrord.control import changes
-from mirrord.control.changes import Changes, Condition, Target
+from mirrord.control import applying, changes
+from mirrord.control.changes import Changes, Condition, Done, Target
 from mirrord.control.configuration.config import Loaded
 from mirrord.control.configuration.validation import not_found
 from mirrord.control.http import openapi
 from mirrord.control.http.answers import json_response
 from mirrord.control.http.openapi import Resource
 from mirrord.control.http.peers import Caller, peer
-from mirrord.control.http.requests import MAX_BODY, STATUS, condition, json_object, limit, since
+from mirrord.control.http.requests import MAX_BODY, STATUS, condition, flag, json_object, limit, since
 from mirrord.control.logs import logger
 from mirrord.control.service import Service
-from mirrord.errors import MirrordError, of_host
+from mirrord.errors import ConfigError, MirrordError, Problem, of_host
 
 log = logger("api")
 
@@ -35,6 +35,7 @@ MIRROR = "/v1/mirrors/{mirror}"
 SESSION = f"{MIRROR}/sessions/{{session}}"
 FILTER, NETWORK = "/v1/filters/{filter}", "/v1/flow_networks/{flow_network}"
 PUT = (200, 201)
+NOTHING_MORE: Mapping[str, Any] = {}
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -66,6 +67,8 @@ async def _status(request: web.Request) -> web.StreamResponse:
 
 
 async def _reload(request: web.Request) -> web.StreamResponse:
+    if flag(request, "dry_run"):
+        return json_response({"warnings": _told(await request.app[CHANGES].try_reload())})
     await request.app[CHANGES].reload(_caller(request))
     return json_response({"reloaded": request.app[SERVICE].path})
 
@@ -120,7 +123,7 @@ def _put(kind: str) -> Handler:
     async def handler(request: web.Request) -> web.StreamResponse:
         written, conditions = await json_object(request), condition(request)
         done = await request.app[CHANGES].put(_caller(request), _target(request, kind), written, conditions)
-        return _shown(request, done.target, done.loaded, 201 if done.made else 200)
+        return _done(request, done, 201 if done.made else 200)
 
     return handler
 
@@ -129,38 +132,68 @@ def _patch(kind: str) -> Handler:
     async def handler(request: web.Request) -> web.StreamResponse:
         patch, conditions = await json_object(request), condition(request)
         done = await request.app[CHANGES].patch(_caller(request), _target(request, kind), patch, conditions)
-        return _shown(request, done.target, done.loaded)
+        return _done(request, done)
 
     return handler
 
 
 def _delete(kind: str) -> Handler:
     async def handler(request: web.Request) -> web.StreamResponse:
-        await request.app[CHANGES].delete(_caller(request), _target(request, kind), condition(request))
-        return web.Response(status=204)
+        conditions = condition(request)
+        done = await request.app[CHANGES].delete(_caller(request), _target(request, kind), conditions)
+        return _done(request, done) if conditions.dry_run else web.Response(status=204)
 
     return handler
 
 
-def _enable(*, enabled: bool) -> Handler:
+def _enable(kind: str, *, enabled: bool) -> Handler:
     async def handler(request: web.Request) -> web.StreamResponse:
-        target = _target(request, "mirror")
+        target = _target(request, kind)
         done = await request.app[CHANGES].enable(_caller(request), target, condition(request), enabled=enabled)
-        return _shown(request, done.target, done.loaded)
+        return _done(request, done)
 
     return handler
 
 
 async def _add_session(request: web.Request) -> web.StreamResponse:
-    written, match = await json_object(request), condition(request).match
+    written, conditions = await json_object(request), condition(request)._replace(none_match=())
     target = Target("session", str(written.get("name", "")), request.match_info["mirror"])
-    done = await request.app[CHANGES].add(_caller(request), target, written, Condition(match))
-    return _shown(request, done.target, done.loaded, 201)
+    done = await request.app[CHANGES].add(_caller(request), target, written, conditions)
+    return _done(request, done, 201)
+
+
+def _check(kind: str) -> Handler:
+    """What would come of a PUT: every problem, and what is doubtful; nothing is changed."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        written, problems = await json_object(request), list[dict[str, str]]()
+        warnings: tuple[Problem, ...] = ()
+        try:
+            only = Condition(dry_run=True)
+            done = await request.app[CHANGES].put(_caller(request), _target(request, kind), written, only)
+            warnings = done.warnings
+        except ConfigError as error:
+            problems = [{"code": error.code, "path": one.path, "message": one.expectation} for one in error.problems]
+        except MirrordError as error:
+            problems = [{"code": error.code, "path": error.path, "message": error.message}]
+        return json_response({"problems": problems, "warnings": _told(warnings)})
+
+    return handler
+
+
+async def _apply(request: web.Request) -> web.StreamResponse:
+    objects, dry_run = await json_object(request), flag(request, "dry_run")
+    service, store = request.app[SERVICE], request.app[CHANGES].store
+    caller, prune = _caller(request), flag(request, "prune")
+    applied = await applying.apply(service, store, caller, objects, prune=prune, dry_run=dry_run)
+    each = [{"kind": one.kind, "name": one.name, "operation": operation} for one, operation in applied.operations]
+    return json_response({"objects": each, "warnings": _told(applied.warnings)})
 
 
 RESOURCES = [
     Resource("GET", "/v1/status", _status, "The daemon and every session.", "Status"),
     Resource("POST", "/v1/reload", _reload, "Take over the files as they are now."),
+    Resource("POST", "/v1/apply", _apply, "Make run-time objects as these: all or none.", "Applied", "Objects"),
     Resource("GET", "/v1/audit", _audit, "Who did what; oldest first.", "AuditRecord[]"),
     Resource("GET", "/v1/doctor", _doctor, "What is wrong, and what to do; errors first.", "Finding[]"),
     Resource("GET", "/v1/sources", _sources, "What could be mirrored, and who mirrors it now.", "MirrorSource[]"),
@@ -170,23 +203,33 @@ RESOURCES = [
     Resource("PUT", MIRROR, _put("mirror"), "Make or replace a mirror.", "Mirror", "Mirror", PUT),
     Resource("PATCH", MIRROR, _patch("mirror"), "Change a mirror; `name` renames.", "Mirror", "MirrorPatch"),
     Resource("DELETE", MIRROR, _delete("mirror"), "Delete a mirror.", statuses=(204,)),
-    Resource("POST", f"{MIRROR}/enable", _enable(enabled=True), "Enable a mirror.", "Mirror"),
-    Resource("POST", f"{MIRROR}/disable", _enable(enabled=False), "Disable a mirror.", "Mirror"),
+    Resource("POST", f"{MIRROR}/check", _check("mirror"), "What would come of a PUT.", "Check", "Mirror"),
+    Resource("POST", f"{MIRROR}/enable", _enable("mirror", enabled=True), "Enable a mirror.", "Mirror"),
+    Resource("POST", f"{MIRROR}/disable", _enable("mirror", enabled=False), "Disable a mirror.", "Mirror"),
     Resource("GET", f"{MIRROR}/sessions", _sessions, "A mirror's sessions.", "Session[]"),
     Resource("POST", f"{MIRROR}/sessions", _add_session, "Add a session.", "Session", "Session", (201,)),
     Resource("GET", SESSION, _get("session"), "One session.", "Session"),
     Resource("PUT", SESSION, _put("session"), "Make or replace a session.", "Session", "Session", PUT),
     Resource("PATCH", SESSION, _patch("session"), "Change a session; `name` renames.", "Session", "SessionPatch"),
     Resource("DELETE", SESSION, _delete("session"), "Delete a session.", statuses=(204,)),
+    Resource("POST", f"{SESSION}/check", _check("session"), "What would come of a PUT.", "Check", "Session"),
+    Resource("POST", f"{SESSION}/enable", _enable("session", enabled=True), "Enable a session.", "Session"),
+    Resource("POST", f"{SESSION}/disable", _enable("session", enabled=False), "Disable a session.", "Session"),
     Resource("GET", "/v1/filters", _list("filters"), "Every filter.", "Filter[]"),
     Resource("GET", FILTER, _get("filter"), "One filter.", "Filter"),
     Resource("PUT", FILTER, _put("filter"), "Make or replace a filter.", "Filter", "Filter", PUT),
+    Resource("PATCH", FILTER, _patch("filter"), "Change a filter; `name` renames.", "Filter", "FilterPatch"),
+    Resource("POST", f"{FILTER}/check", _check("filter"), "What would come of a PUT.", "Check", "Filter"),
     Resource("DELETE", FILTER, _delete("filter"), "Delete a filter that nothing uses.", statuses=(204,)),
     Resource("GET", "/v1/flow_networks", _list("flow_networks"), "Every flow network.", "FlowNetwork[]"),
     Resource("GET", NETWORK, _get("flow_network"), "One flow network.", "FlowNetwork"),
     Resource(
         "PUT", NETWORK, _put("flow_network"), "Make or replace a flow network.", "FlowNetwork", "FlowNetwork", PUT
     ),
+    Resource(
+        "PATCH", NETWORK, _patch("flow_network"), "Change one; `name` renames.", "FlowNetwork", "FlowNetworkPatch"
+    ),
+    Resource("POST", f"{NETWORK}/check", _check("flow_network"), "What would come of a PUT.", "Check", "FlowNetwork"),
     Resource("DELETE", NETWORK, _delete("flow_network"), "Delete a flow network that nothing uses.", statuses=(204,)),
 ]
 
@@ -223,7 +266,21 @@ def _target(request: web.Request, kind: str) -> Target:
     return Target(kind, request.match_info[kind], mirror)
 
 
-def _shown(request: web.Request, target: Target, loaded: Loaded, status: int = 200) -> web.StreamResponse:
+def _done(request: web.Request, done: Done, status: int = 200) -> web.StreamResponse:
+    """The object as it is now, with what is doubtful about it; of a dry run only that."""
+    told = {"warnings": _told(done.warnings)}
+    if flag(request, "dry_run"):
+        return json_response(told)
+    return _shown(request, done.target, done.loaded, status, told if done.warnings else {})
+
+
+def _told(warnings: Iterable[Problem]) -> list[dict[str, str]]:
+    return [{"path": one.path, "message": one.expectation} for one in warnings]
+
+
+def _shown(
+    request: web.Request, target: Target, loaded: Loaded, status: int = 200, more: Mapping[str, Any] = NOTHING_MORE
+) -> web.StreamResponse:
     """An object of a configuration, and its entity tag. MirrordError `not_found`."""
     service = request.app[SERVICE]
     if target.section == "mirrors":
@@ -236,7 +293,7 @@ def _shown(request: web.Request, target: Target, loaded: Loaded, status: int = 2
             raise not_found("session", target.name, names)
         found = {**next(islice(found["sessions"], names.index(target.name), None)), "origin": found["origin"]}
     tag = changes.tag(loaded, target) or ""
-    return json_response(found, status=status, headers={"ETag": tag})
+    return json_response({**found, **more}, status=status, headers={"ETag": tag})
 
 
 @web.middleware

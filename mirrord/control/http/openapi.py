@@ -15,7 +15,7 @@ from mirrord.model import Filter, FlowNetwork, Mirror, Session
 
 TEXT = {"type": "string"}
 KINDS = ["mirror", "session", "filter", "flow_network", "daemon"]
-OPERATIONS = ["create", "replace", "change", "rename", "enable", "disable", "delete", "reload"]
+OPERATIONS = ["create", "replace", "change", "rename", "enable", "disable", "delete", "reload", "apply"]
 ORIGIN = {
     "description": "Where the object is defined: in a file, which only reads, or at run time.",
     "type": "object",
@@ -27,8 +27,19 @@ QUERY: dict[str, dict[str, Any]] = {
     "mirror": TEXT,
     "since": {"type": "string", "description": "A time of RFC 3339, or seconds of the epoch."},
     "limit": {"type": "integer", "minimum": 1, "maximum": MAX_ROWS, "default": 1000},
+    "prune": {"type": "boolean", "default": False, "description": "Delete the run-time objects that are not named."},
+    "dry_run": {
+        "type": "boolean",
+        "default": False,
+        "description": "Change nothing: refuse what would be refused, or answer with what is doubtful.",
+    },
 }
-QUERIES = {"/v1/audit": ("mirror", "since", "limit"), "/v1/doctor": ("mirror",)}
+QUERIES = {
+    "/v1/audit": ("mirror", "since", "limit"),
+    "/v1/doctor": ("mirror",),
+    "/v1/apply": ("prune", "dry_run"),
+    "/v1/reload": ("dry_run",),
+}
 
 
 class Resource(NamedTuple):
@@ -60,7 +71,8 @@ def _operation(one: Resource) -> dict[str, Any]:
     named = re.findall(r"{(\w+)}", one.path)
     parameters = [{"name": name, "in": "path", "required": True, "schema": TEXT} for name in named]
     parameters += [{"name": name, "in": "query", "schema": QUERY[name]} for name in QUERIES.get(one.path, ())]
-    if named and one.method != "GET":
+    if named and one.method != "GET" and not one.path.endswith("/check"):
+        parameters.append({"name": "dry_run", "in": "query", "schema": QUERY["dry_run"]})
         conditions = CONDITIONS[:1] if one.path.endswith("/sessions") else CONDITIONS  # the first: of the mirror
         parameters += [{"name": name, "in": "header", "schema": TEXT} for name in conditions]
     operation: dict[str, Any] = {
@@ -110,7 +122,9 @@ def schemas() -> dict[str, Any]:
     running = {"type": "array", "items": {"type": "object"}, "readOnly": True}
     found["Session"]["properties"] |= {"running": running}
     found["Mirror"]["properties"] |= {"expired": {"type": "boolean", "readOnly": True}}
-    for name in ("Mirror", "Session"):
+    warnings = {"type": "array", "items": _warning(), "readOnly": True}
+    for name in ("Mirror", "Filter", "FlowNetwork", "Session"):
+        found[name]["properties"] |= {"warnings": warnings}
         found[f"{name}Patch"] = _patch(found[name])
     return found | {
         "Error": _error(),
@@ -118,6 +132,9 @@ def schemas() -> dict[str, Any]:
         "Finding": _finding(),
         "MirrorSource": _source(),
         "Status": {"type": "object"},
+        "Check": _object({"problems": {"type": "array", "items": _object(_problem())}, "warnings": warnings}),
+        "Objects": _objects(),
+        "Applied": _object({"objects": {"type": "array", "items": _object(_applied())}, "warnings": warnings}),
     }
 
 
@@ -155,6 +172,28 @@ def _source() -> dict[str, Any]:
 def _finding() -> dict[str, Any]:
     words = ("code", "problem", "remedy", "mirror", "session", "source")
     return _object({"severity": {"enum": ["error", "warning"]}} | dict.fromkeys(words, TEXT))
+
+
+def _warning() -> dict[str, Any]:
+    return _object({"path": TEXT, "message": TEXT})
+
+
+def _problem() -> dict[str, Any]:
+    return {"code": {"enum": sorted(STATUS)}, "path": TEXT, "message": TEXT}
+
+
+def _objects() -> dict[str, Any]:
+    """Objects by section and name, as in a file."""
+    models = {"flow_networks": "FlowNetwork", "filters": "Filter", "mirrors": "Mirror"}
+    properties = {
+        section: {"type": "object", "additionalProperties": _reference(model)} for section, model in models.items()
+    }
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def _applied() -> dict[str, Any]:
+    operations = {"enum": ["create", "change", "delete", "same"]}
+    return {"kind": {"enum": KINDS[:-1]}, "name": TEXT, "operation": operations}
 
 
 def _object(properties: dict[str, Any]) -> dict[str, Any]:

@@ -97,8 +97,16 @@ _TAGS = re.compile(r'\s*(\*|(?:W/)?"[\x21\x23-\x7e]*")\s*(?:,|$)')
 
 
 def condition(request: web.Request) -> Condition:
-    """If-Match and If-None-Match. MirrordError: they hold no entity tags."""
-    return Condition(_tags(request, "If-Match"), _tags(request, "If-None-Match"))
+    """If-Match and If-None-Match, and `dry_run` of the query. MirrordError: they hold no entity tags, or no flag."""
+    return Condition(_tags(request, "If-Match"), _tags(request, "If-None-Match"), flag(request, "dry_run"))
+
+
+def flag(request: web.Request, name: str) -> bool:
+    """Whether the query says `name=true`."""
+    text = request.query.get(name, "false")
+    if text not in ("true", "false"):
+        raise MirrordError("bad_request", f"{name}: expected true or false, not {text!r}")
+    return text == "true"
 
 
 def _tags(request: web.Request, header: str) -> tuple[str, ...]:

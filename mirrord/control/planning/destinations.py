@@ -86,13 +86,15 @@ def describe(session: Session) -> tuple[str, str]:
     to = session.destination
     if isinstance(to, DeviceDestination):
         vlan = "" if to.vlan is None else f" vlan {to.vlan}"
-        return f"device {to.device}{vlan}" + ("" if to.normal_io else ", reserved"), "packet"
+        place = "" if to.netns is None else f" in {to.netns}"
+        return f"device {to.device}{vlan}{place}" + ("" if to.normal_io else ", reserved"), "packet"
     if isinstance(to, FileDestination):
         return f"file {to.path}", "file"
     assert isinstance(to, TunnelDestination)  # the others are refused by the loader
     details = {name: getattr(to, name, None) for name in ("port", "vni", "key", "session_id")}
     kind = f"{to.type} {to.erspan_type}" if isinstance(to, ErspanDestination) else to.type
     words = [kind, str(to.remote), *(f"{name} {value}" for name, value in details.items() if value is not None)]
+    words += [] if to.netns is None else ["in", to.netns]
     return " ".join(words), session.transmit
 
 

@@ -64,8 +64,7 @@ def places(config: Config) -> frozenset[Place]:
     ends = [
         end
         for mirror in config.mirrors.values()
-        if mirror.enabled
-        for session in mirror.sessions
+        for session in mirror.active
         for end in (session.source, session.destination)
     ]
     return frozenset(place for end in ends for place in _places(end))

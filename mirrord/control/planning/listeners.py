@@ -49,7 +49,7 @@ def _named(config: Config, source: TunnelSource) -> tuple[Address, ...]:
 
     So does the kernel choose among UDP sockets, whatever the VNI, key or session id of what comes.
     """
-    sources = [session.source for mirror in config.mirrors.values() if mirror.enabled for session in mirror.sessions]
+    sources = [session.source for mirror in config.mirrors.values() for session in mirror.active]
     found = {
         one.local
         for one in sources

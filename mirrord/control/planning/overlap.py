@@ -22,7 +22,7 @@ TOLD_APART_BY = ("device", "vlan", "path", "remote", "port", "vni", "key", "ersp
 
 def before(mirror: Mirror, session: Session, device: str) -> list[Session]:
     """Those of a mirror's sessions that come before one of them on a device of its source, in their order."""
-    ordered = sorted(mirror.sessions, key=lambda one: one.priority or LAST)  # stable: else as written
+    ordered = sorted(mirror.active, key=lambda one: one.priority or LAST)  # stable: else as written
     return [
         one
         for one in takewhile(lambda one: one is not session, ordered)

@@ -90,8 +90,7 @@ def namespaces(config: Config) -> frozenset[str]:
     ends = [
         end
         for mirror in config.mirrors.values()
-        if mirror.enabled
-        for session in mirror.sessions
+        for session in mirror.active
         for end in (session.source, session.destination)
     ]
     return frozenset(name for end in ends if (name := getattr(end, "netns", None)) is not None)
@@ -100,7 +99,7 @@ def namespaces(config: Config) -> frozenset[str]:
 def make(
     wanted: Config | Resolved, view: View, selections: Selections | None = None, *, native: bool = True
 ) -> dict[Key, Entry]:
-    """The entries of every enabled mirror, for the native data plane or the reference.
+    """The entries of every session that is enabled, for the native data plane or the reference.
 
     `wanted` with guests resolved to devices, or a configuration that names none; `selections` are of its last time.
     """
@@ -111,8 +110,7 @@ def make(
     entries = {
         entry.key: entry
         for name, mirror in config.mirrors.items()
-        if mirror.enabled
-        for session in mirror.sessions
+        for session in mirror.active
         for entry in _entries(resolved, name, session, view, selections, native=native)
     }
     selections.keep(entries)

@@ -138,6 +138,8 @@ def _words(session: model.Session) -> Iterator[tuple[str, str]]:
     yield "filter", session.filter or ""
     yield "capture", "socket" if isinstance(session.source, model.TunnelSource) else capture
     yield "transmit", transmit
+    if netns := getattr(session.source, "netns", None):
+        yield "netns", netns
 
 
 def _direction(name: str, *, guest: bool) -> Direction:

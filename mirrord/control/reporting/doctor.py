@@ -11,7 +11,6 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 from mirrord.control.configuration.config import Loaded
-from mirrord.control.configuration.validation import nearest
 from mirrord.control.host.links import AbsentError, Link, View
 from mirrord.control.planning import sources
 from mirrord.control.planning.destinations import IP_LONGEST, SHAPERS, fate, path
@@ -23,7 +22,7 @@ from mirrord.dataplane.capture.listener import ListenPlan
 from mirrord.dataplane.counters import DROPPED, Slot
 from mirrord.dataplane.frame.headers import ETH_HEADER
 from mirrord.dataplane.transmit.file import FilePlan
-from mirrord.errors import Refused
+from mirrord.errors import Refused, nearest
 from mirrord.model import Config, DeviceDestination, DeviceSource, FileDestination, Session, TunnelDestination
 from mirrord.values import GLOB, show_size
 
@@ -115,6 +114,9 @@ def _mirror(config: Config, name: str | None) -> Iterator[Finding]:
         return
     if not config.mirrors[name].enabled:
         yield Finding(WARNING, "disabled", "the mirror is disabled", f"mirrorctl enable {name}", name)
+    elif config.mirrors[name].sessions and not config.mirrors[name].active:
+        remedy = f"mirrorctl session enable {name} SESSION"
+        yield Finding(WARNING, "disabled", "every session of the mirror is disabled", remedy, name)
     elif not config.mirrors[name].sessions:
         remedy = f"mirrorctl session add {name} NAME --source DEVICE --destination ..."
         yield Finding(WARNING, "no_sessions", "the mirror has no sessions", remedy, name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import fcntl
 import os
 from collections.abc import AsyncIterator, Callable
@@ -47,10 +46,10 @@ class Live:
         try:
             self._worker = Worker("live")
             self._worker.start()
-        except (OSError, RuntimeError) as error:
+        except BaseException:
             self._pipeline.close()
             os.close(self.descriptor)
-            raise OSError(errno.EAGAIN, f"no worker for it: {error}") from error
+            raise
         self._worker.add(self._pipeline)
 
     async def read(self, gone: Callable[[], bool]) -> AsyncIterator[bytes]:

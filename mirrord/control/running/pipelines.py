@@ -33,6 +33,7 @@ from mirrord.dataplane.transmit.file import FilePlan
 from mirrord.dataplane.transmit.sockets import DevicePlan, TunnelPlan
 from mirrord.dataplane.worker import Failure, Worker
 from mirrord.errors import Refused
+from mirrord.errors import reason as reason_of
 
 log = logger("pipelines")
 
@@ -285,7 +286,7 @@ class Pipelines:
             return OSError(errno.EAGAIN, f"no thread for it: {error}")
 
     def _note(self, key: Key, error: OSError, way: object) -> None:
-        state, reason = "waiting" if error.errno in GONE else "failed", error.strerror or str(error)
+        state, reason = "waiting" if error.errno in GONE else "failed", reason_of(error)
         if isinstance(way, TunnelPlan):
             state, reason = _in_words(error.errno, way) or (state, reason)
             if error.errno in (errno.EACCES, errno.EINVAL):  # what routes answer that lead nowhere
