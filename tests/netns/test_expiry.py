@@ -160,3 +160,24 @@ def test_a_mirror_of_a_file_runs_until_its_time_and_again_by_a_reload(uplink: Up
     assert refused.code == "invalid_config"
     assert "mirrors.core.expires: expected in a file a time" in refused.message
     assert daemon.stop()[0] == 0
+
+
+def test_export_and_apply_keep_the_time(uplink: Uplink, tmp_path: Path) -> None:
+    daemon = Daemon(uplink.host, tmp_path, "", up=False)
+    api, file = Api(daemon.socket), tmp_path / "mine.toml"
+    assert api("PUT", "mirrors/x", {**mirror("tap0", 2), "expires": "3h"}).status == 201
+    until = api("GET", "mirrors/x").body["expires"]
+    file.write_text(ctl(daemon.socket, "export"))
+    assert f'expires = "{until}"' in file.read_text()
+    assert ["same", "mirror", "x"] in [
+        line.split() for line in ctl(daemon.socket, "apply", "-f", str(file)).splitlines()
+    ]
+
+    file.write_text(file.read_text().replace(f'"{until}"', "2099-01-31T18:00:00+01:00"))  # a time of TOML
+    ctl(daemon.socket, "apply", "-f", str(file), "--dry-run")
+    assert api("GET", "mirrors/x").body["expires"] == until
+    ctl(daemon.socket, "apply", "-f", str(file))
+    assert api("GET", "mirrors/x").body["expires"] == "2099-01-31T17:00:00Z"
+    file.write_text(file.read_text().replace("2099", "2020"))
+    assert "set expires anew" in ctl(daemon.socket, "apply", "-f", str(file), status=1)
+    assert daemon.stop()[0] == 0
