@@ -129,11 +129,11 @@ def _beside(work: Callable[[], None]) -> Callable[[], None]:
 
 
 def _send(client: Host) -> None:
-    """Sixteen flows on each device that is there, so that sampling leaves some of them in."""
+    """From sixteen addresses on each device that is there, so that sampling leaves some conversations in, some out."""
     for mirror in MIRRORS:
-        for port in range(16):
+        for host in range(16):
             try:
-                send(client, mirror, FRAME[:34] + bytes([4, port]) + FRAME[36:])
+                send(client, mirror, FRAME[:29] + bytes([host]) + FRAME[30:])  # the last byte of the source
             except OSError:
                 assert mirror == "gone"  # or comes again
 
