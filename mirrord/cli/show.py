@@ -49,7 +49,8 @@ def status(ask: Asker, mirror: str | None, *, live: bool) -> None:
     def question(client: Client) -> Any:
         answer = client.status()
         if mirror is not None:
-            answer["sessions"] = [one for one in answer["sessions"] if one["mirror"] == mirror]
+            for key in ("sessions", "expired"):
+                answer[key] = [one for one in answer[key] if one["mirror"] == mirror]
             if not answer["sessions"]:  # disabled, or not there
                 client.mirror(mirror)
         return answer
