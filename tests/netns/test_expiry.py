@@ -22,6 +22,7 @@ from tests.support.uplink import CORE, REMOTE, Uplink, mirror
 from tests.support.wait import wait_for
 
 (FAKETIME,) = Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")
+LASTS = 15  # seconds: longer than a start of mirrord takes on a loaded machine
 LATE = 2.0  # seconds: mirrord looks once a second, and a change takes its time on a loaded machine
 
 
@@ -97,15 +98,15 @@ def test_a_restart_neither_ends_nor_prolongs_it(uplink: Uplink, tmp_path: Path) 
     """Nor does a time that passes while mirrord is down go unnoticed."""
     daemon = Daemon(uplink.host, tmp_path, "", up=False)
     began = boottime()
-    assert Api(daemon.socket)("PUT", "mirrors/x", {**mirror("tap0", 2), "expires": "8s"}).status == 201
+    assert Api(daemon.socket)("PUT", "mirrors/x", {**mirror("tap0", 2), "expires": f"{LASTS}s"}).status == 201
     assert Api(daemon.socket)("PUT", "mirrors/y", {**mirror("tap0", 3), "expires": "1s"}).status == 201
     daemon.kill()
     time.sleep(max(0.0, began + 2 - boottime()))
     daemon = Daemon(uplink.host, tmp_path, "", up=False)
-    assert copied(uplink, 5)
-    assert 6 < ends(uplink, 20) - began < 8 + LATE
     api = Api(daemon.socket)
-    assert all("y" not in line for line in daemon.metrics() if "session_up" in line)
+    assert [one["mirror"] for one in api("GET", "status").body["sessions"]] == ["x"]
+    assert copied(uplink, 5)
+    assert LASTS - 2 < ends(uplink, 2 * LASTS) - began < LASTS + LATE
     wait_for(lambda: {row["object"] for row in api.audit() if row["operation"] == "disable"} == {"x", "y"}, "both")
     assert daemon.stop()[0] == 0
 
@@ -118,7 +119,7 @@ def test_a_step_of_the_clock_neither_ends_nor_prolongs_it(uplink: Uplink, tmp_pa
     daemon = Daemon(uplink.host, tmp_path, "", up=False, under=("env", *faked.split()))
     api = Api(daemon.socket)
     began = boottime()
-    assert api("PUT", "mirrors/x", {**mirror("tap0", 2), "expires": "8s"}).status == 201
+    assert api("PUT", "mirrors/x", {**mirror("tap0", 2), "expires": f"{LASTS}s"}).status == 201
     before = datetime.fromisoformat(api("GET", "mirrors/x").body["expires"])
 
     def shown_later_by(seconds: int) -> bool:
@@ -131,7 +132,7 @@ def test_a_step_of_the_clock_neither_ends_nor_prolongs_it(uplink: Uplink, tmp_pa
         wait_for(partial(shown_later_by, step), "the time that is shown follows the clock", 5)
         assert api.audit()[-1]["user"] == "mirrord"
         assert copied(uplink, 1)
-    assert 6 < ends(uplink, 20) - began < 8 + LATE
+    assert LASTS - 2 < ends(uplink, 2 * LASTS) - began < LASTS + LATE
     assert daemon.stop()[0] == 0
 
 
