@@ -44,7 +44,7 @@ async def keep_time(service: Service, changes: Changes) -> None:
 async def _kept(service: Service, changes: Changes, name: str, now: Now) -> bool:
     """See that the state database has what is true of a mirror now; False when it could not be told."""
     loaded = service.loaded
-    mirror, tag = loaded.config.mirrors.get(name), changing.tag
+    mirror, tag = loaded.config.mirrors.get(name), changing.tag_of
     if mirror is None or mirror.expires is None or loaded.origin("mirrors", name):
         return True
     value = mirror.expires
