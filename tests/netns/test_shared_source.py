@@ -302,7 +302,7 @@ def test_a_flooded_session_parts_from_the_others_and_then_costs_them_nothing(
     client, source, _ = hosts
     monkeypatch.setattr(load, "BUSY", 1000)
     netns, native = find(source.name), dataplane == "native"
-    plan = CapturePlan("nic", source.index("nic"), Selection(), mode=capture, ring_size=1 << 20, netns=netns)
+    plan = CapturePlan("nic", source.index("nic"), Selection(), mode=capture, ring_size=64 << 20, netns=netns)
     flooded, quiet = (wanted(plan, on_port(port), ForwardPlan(encap.packet_block()), dataplane) for port in (80, 81))
     tap, worker = Tap([flooded.pipeline, quiet.pipeline], native=native), Worker("worker")
     worker.start()
