@@ -60,6 +60,7 @@ TYPES = {
     "Guest": "name or UUID",
     "GuestOrGlob": "name, id or glob",
     "Group": "name of a group",
+    "Expires": "time, or how long",
     "Label": "label",
     "Listen": "address:port",
     "Name": "name",

@@ -205,6 +205,12 @@ def overview() -> list[Panel]:
             "short",
             BYPASSED,
         ),
+        graph(
+            "Mirrors that end by themselves",
+            {"{{mirror}}": f"mirrord_mirror_expires_timestamp_seconds{{{ALL}}} - time()"},
+            "s",
+            "The time that is left of `expires`; a mirror that is below 0 does not run any more.",
+        ),
         table("Sessions that are not up", down, "waiting mends itself when the host changes; failed needs a hand."),
         graph(
             "The daemon's processor time",

@@ -23,6 +23,7 @@ mirror_argument = click.argument("mirror", shell_complete=complete.mirrors)
     help="The network set aside for its copies.",
     shell_complete=complete.flow_networks,
 )
+@click.option("--expires", metavar="2h|TIME", help="When it ends: how long from when it is enabled, or a time.")
 @click.option("--enable", is_flag=True, help="Let its sessions run at once. Without this it is made disabled.")
 @click.option(
     "--session",
@@ -40,6 +41,7 @@ def create(
     mirror: str,
     description: str | None,
     flow_network: str | None,
+    expires: str | None,
     sessions: list[dict[str, Any]],
     *,
     enable: bool,
@@ -52,7 +54,9 @@ def create(
     mirrorctl create core --session name=vm2,source.type=device,source.device=tap-vm2,source.perspective=guest,\\
         direction=both,destination.type=device,destination.device=em02
     """  # noqa: D301 (click's \b keeps lines as they are)
-    written = given(description=description, flow_network=flow_network, enabled=enable, sessions=sessions)
+    written = given(
+        description=description, flow_network=flow_network, enabled=enable, expires=expires, sessions=sessions
+    )
     table = check("Mirror", written)
     done = f"{mirror}: created, " + ("enabled" if enable else f"disabled (mirrorctl enable {mirror} lets it run)")
     ask.change(lambda client: client.create_mirror(mirror, table), done)
@@ -69,18 +73,20 @@ def create(
     shell_complete=complete.flow_networks,
 )
 @click.option("--overlap", metavar="all|first", help="Which of several sessions that match a frame copy it.")
+@click.option(
+    "--expires", metavar="2h|TIME", help='When it ends: how long, from now if it is enabled; or a time; "": never.'
+)
 @changes
 @click.pass_obj
 def set_(ask: Asker, /, mirror: str, new: str | None, **options: str | None) -> None:
     """Rename, describe or change a mirror. Its sessions run on."""
     written = given(**options)
     if not (written or new):
-        raise click.UsageError("nothing to set: give --name, --description, --flow-network or --overlap")
-    check("Mirror", {key: value for key, value in written.items() if (key, value) != ("flow_network", "")})
-    if written.get("flow_network") == "":
-        written["flow_network"] = None  # RFC 7396: as by default
+        raise click.UsageError("nothing to set: give --name, --description, --flow-network, --overlap or --expires")
+    gone = {key: None for key in ("flow_network", "expires") if written.get(key) == ""}  # RFC 7396: as by default
+    check("Mirror", {key: value for key, value in written.items() if key not in gone})
     done = f"renamed to {new}" if new else "described" if list(written) == ["description"] else "set"
-    ask.change(lambda client: client.change_mirror(mirror, {**written, **given(name=new)}), f"{mirror}: {done}")
+    ask.change(lambda client: client.change_mirror(mirror, {**written, **gone, **given(name=new)}), f"{mirror}: {done}")
 
 
 @click.command()

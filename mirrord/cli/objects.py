@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import date, time
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def _sections(client: Client, *, everything: bool) -> dict[str, dict[str, Any]]:
 
 
 def _kept(one: dict[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in one.items() if key not in ("name", "origin")}
+    kept = {key: value for key, value in one.items() if key not in ("name", "origin", "expired")}
     for session in kept.get("sessions", ()):
         session.pop("running", None)
     return kept
@@ -110,12 +111,21 @@ def _located(error: AnsweredError, path: str, data: bytes) -> AnsweredError:
     return AnsweredError(error.code, "\n".join(found), error.path)
 
 
+def _as_json(value: Any) -> Any:
+    """With TOML's own times, which JSON does not have, as text."""
+    if isinstance(value, dict):
+        return {key: _as_json(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_as_json(part) for part in value]
+    return value.isoformat() if isinstance(value, date | time) else value
+
+
 def _read(path: str, data: bytes) -> dict[str, Any]:
     """What the file says, by section and name; bad usage where it is no TOML."""
     from mirrord.control.configuration import config  # noqa: PLC0415 (it takes the models)
 
     try:
-        table = config.parsed(data)
+        table: dict[str, Any] = _as_json(config.parsed(data))
     except ValueError as error:
         raise click.UsageError(f"{path}: {error}") from error
     if "daemon" in table:

@@ -49,7 +49,8 @@ def status(ask: Asker, mirror: str | None, *, live: bool) -> None:
     def question(client: Client) -> Any:
         answer = client.status()
         if mirror is not None:
-            answer["sessions"] = [one for one in answer["sessions"] if one["mirror"] == mirror]
+            for key in ("sessions", "expired"):
+                answer[key] = [one for one in answer[key] if one["mirror"] == mirror]
             if not answer["sessions"]:  # disabled, or not there
                 client.mirror(mirror)
         return answer
@@ -67,6 +68,8 @@ def status(ask: Asker, mirror: str | None, *, live: bool) -> None:
             screen.print(f"state database: {answer['state']['problem']}", "red")
         for one in answer["config"]["set_aside"]:
             screen.print(f"{one['section']}.{one['name']} does not run: {one['reason']}", "red")
+        for one in answer["expired"]:
+            screen.print(f"{one['mirror']} does not run: its time was over at {one['expires']}", "yellow")
         for warning in answer["config"]["warnings"]:
             screen.print(f"warning: {warning}", "yellow")
         _print_sessions(answer["sessions"], screen)
@@ -96,7 +99,7 @@ def list_(ask: Asker, *, live: bool) -> None:
         for mirror in answer:
             running = [source for session in mirror["sessions"] for source in session["running"]]
             up = f"{sum(source['state'] == 'up' for source in running)}/{len(running)}"
-            enabled = "yes" if mirror["enabled"] else "no"
+            enabled = "expired" if mirror["expired"] else "yes" if mirror["enabled"] else "no"
             mirrored = sum(source["counters"]["mirrored_frames"] for source in running)
             counts = len(mirror["sessions"]), up, mirrored, _dropped(running)
             shown.row(mirror["name"], enabled, *counts, origin(mirror), mirror["description"])
@@ -114,6 +117,8 @@ def show(ask: Asker, mirror: str, *, live: bool) -> None:
 
     def show(answer: Any, screen: Screen) -> None:
         enabled = "enabled" if answer["enabled"] else "disabled"
+        if answer["expires"]:
+            enabled += f", {'expired' if answer['expired'] else 'expires'} {answer['expires']}"
         network = f", flow network {answer['flow_network']}" if answer["flow_network"] else ""
         screen.print(f"{answer['name']}: {enabled}{network}, origin {origin(answer)}. {answer['description']}")
         for session in answer["sessions"]:

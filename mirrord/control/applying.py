@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
-from mirrord.control.changes import Target, combined, refuse_if_of_a_file, replaced, run, tidy
+from mirrord.control.changes import Target, combined, refuse_if_of_a_file, replaced, run, tidy, timed
 from mirrord.control.configuration.config import SECTIONS, Loaded
 from mirrord.control.configuration.validation import join
 from mirrord.control.http.peers import Caller
@@ -75,10 +75,15 @@ def _wanted(loaded: Loaded, objects: Mapping[str, Any]) -> dict[str, dict[str, A
                 refuse_if_of_a_file(loaded, Target(KIND[section], name))
                 if not isinstance(written, dict):
                     problems.append(Problem(join(section, name), str(unexpected("a table", written))))
-                wanted[section][name] = tidy(written)
+                wanted[section][name] = _kept(loaded, Target(KIND[section], name), tidy(written))
     if problems:
         raise ConfigError(problems)
     return wanted
+
+
+def _kept(loaded: Loaded, target: Target, new: Any) -> Any:
+    """As it is to be kept: of a mirror that is enabled, the time begins that it is to last. Refused: it is over."""
+    return timed(target, loaded.made[target.section].get(target.name), new) if isinstance(new, dict) else new
 
 
 def _operation(loaded: Loaded, after: Loaded, target: Target) -> str:

@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+from mirrord.control.configuration import expiries
 from mirrord.control.configuration.config import Loaded, Objects, by_name, combine
 from mirrord.control.configuration.refusals import Declared
 from mirrord.control.configuration.validation import join, not_found, session_path
-from mirrord.control.http.peers import Caller
+from mirrord.control.host import clock
+from mirrord.control.http.peers import Caller, itself
 from mirrord.control.pieces import pieces
 from mirrord.control.planning.plan import Entry, Key
 from mirrord.control.service import Service
@@ -101,7 +103,11 @@ class Changes:
     async def put(self, caller: Caller, target: Target, written: Any, condition: Condition) -> Done:
         """Make an object, or put another one in its place."""
         operation = "create" if "*" in condition.none_match else ""  # what is there is not to be replaced
-        return await self._change(caller, operation, target, written, lambda _: _named(target, written), condition)
+
+        def edit(old: Any) -> Any:
+            return timed(target, old, _named(target, written))
+
+        return await self._change(caller, operation, target, written, edit, condition)
 
     async def add(self, caller: Caller, target: Target, written: Any, condition: Condition) -> Done:
         """Add a session to its mirror, of which the condition is. `refused` when there is one of that name."""
@@ -124,7 +130,7 @@ class Changes:
             new = tidy(merge(self._there(target, old), changes))
             if operation == "rename" and target.section != "mirrors":
                 _refuse_if_used(self._service.loaded, target)
-            return new
+            return timed(target, old, new)
 
         return await self._change(caller, operation, target, changes, edit, condition)
 
@@ -132,7 +138,7 @@ class Changes:
         """Enable or disable a mirror or a session."""
 
         def edit(old: Any) -> Any:
-            return {**self._there(target, old), "enabled": enabled}
+            return timed(target, old, {**self._there(target, old), "enabled": enabled})
 
         operation = "enable" if enabled else "disable"
         return await self._change(caller, operation, target, {"enabled": enabled}, edit, condition)
@@ -145,6 +151,15 @@ class Changes:
             _refuse_if_used(self._service.loaded, target)
 
         return await self._change(caller, "delete", target, None, edit, condition)
+
+    async def by_itself(self, operation: str, mirror: str, changes: dict[str, Any], why: str, as_seen: str) -> None:
+        """Change keys of a mirror that has this entity tag; nobody asked for it, and it is audited as mirrord's own."""
+        target = Target("mirror", mirror)
+
+        def edit(old: Any) -> Any:
+            return {**self._there(target, old), **changes}
+
+        await self._change(itself(), operation, target, changes, edit, Condition((as_seen,)), message=why)
 
     async def try_reload(self) -> tuple[Problem, ...]:
         """What would come of a reload: what is doubtful. ConfigError, Refused; nothing is changed."""
@@ -175,9 +190,12 @@ class Changes:
         asked: Any,
         edit: Edit,
         condition: Condition = NO_CONDITION,
+        message: str = "",
     ) -> Done:
         mirror = target.holder if target.section == "mirrors" else ""
-        record = AuditRecord(caller, operation or "create", target.kind, target.name, mirror, new=asked)
+        record = AuditRecord(
+            caller, operation or "create", target.kind, target.name, mirror, new=asked, message=message
+        )
 
         def prepare(loaded: Loaded) -> tuple[Loaded, list[Write]]:
             nonlocal record
@@ -290,12 +308,18 @@ def tidy(written: Any) -> Any:
     """Without what only the daemon says: what it shows may be sent back. A bare source becomes the table it means."""
     if not isinstance(written, dict):
         return written
-    kept = {key: value for key, value in written.items() if key not in {"origin", "running", "warnings"}}
+    only_shown = {"origin", "running", "warnings", "expired"}
+    kept = {key: value for key, value in written.items() if key not in only_shown}
     if isinstance(kept.get("source"), str):
         kept["source"] = {"type": "device", "device": kept["source"]}
     if isinstance(kept.get("sessions"), list):
         kept["sessions"] = [tidy(session) for session in kept["sessions"]]
     return kept
+
+
+def timed(target: Target, old: Any, new: Any) -> Any:
+    """With the time of a mirror as it is to be kept."""
+    return expiries.kept(target.path, old, new, clock.now()) if target.kind == "mirror" else new
 
 
 def _named(target: Target, written: Any) -> Any:

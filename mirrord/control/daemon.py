@@ -29,6 +29,7 @@ from mirrord.control.logs import logger
 from mirrord.control.notify import notify
 from mirrord.control.privileges import Privileges
 from mirrord.control.running.pipelines import Pipelines
+from mirrord.control.running.time_keeper import keep_time
 from mirrord.control.service import Service
 from mirrord.control.store import LOOK_SECONDS, Store
 from mirrord.dataplane import native
@@ -190,7 +191,12 @@ async def serve(service: Service, changes: Changes, stop: asyncio.Event, early: 
     notify("READY=1")
     gc.freeze()  # what the start made stays: a full collection would look at it again, with 500 sessions for 50 ms
     told = asyncio.create_task(stop.wait())
-    tasks = [told, *map(asyncio.create_task, (service.follow(), service.tick(), watch(changes.store)))]
+    tasks = [
+        told,
+        *map(
+            asyncio.create_task, (service.follow(), service.tick(), watch(changes.store), keep_time(service, changes))
+        ),
+    ]
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in (*tasks, *reloads):
         task.cancel()

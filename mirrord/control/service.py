@@ -14,14 +14,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from mirrord import __version__
+from mirrord import __version__, expiry
 from mirrord.control import logs
 from mirrord.control.configuration import config
 from mirrord.control.configuration.config import Loaded
 from mirrord.control.configuration.validation import not_found, session_path
 from mirrord.control.guests.inventory import Inventory
 from mirrord.control.guests.managers import Managers, usual
-from mirrord.control.host import device_rate
+from mirrord.control.host import clock, device_rate
 from mirrord.control.host.leases_in_kernel import all_held
 from mirrord.control.host.links import Lease, Links, View
 from mirrord.control.host.namespaces import Namespaces
@@ -30,8 +30,10 @@ from mirrord.control.logs import logger
 from mirrord.control.notify import notify, reloading, watchdog_seconds
 from mirrord.control.planning import guests, plan
 from mirrord.control.planning.guests import Resolved
+from mirrord.control.planning.in_force import InForce, expired, is_expired, over
 from mirrord.control.privileges import Privileges, held
 from mirrord.control.reporting import doctor, probes, report
+from mirrord.control.reporting import expiries as expiry_findings
 from mirrord.control.reporting import guests as guest_findings
 from mirrord.control.reporting.metrics import Reload, Row, WorkerState
 from mirrord.control.reporting.sources import sources
@@ -41,6 +43,7 @@ from mirrord.control.running.live import Live
 from mirrord.control.running.pipelines import Pipelines
 from mirrord.dataplane.netns import own_name
 from mirrord.errors import ConfigError, MirrordError, Refused, of_host
+from mirrord.expiry import Now
 from mirrord.model import Config, Filter, Mirror, Session
 
 log = logger("service")
@@ -103,6 +106,8 @@ class Service:
         self._known: tuple[Config, Inventory] = (loaded.config, {})  # what it was resolved from
         self._planner = plan.Planner()
         self._ticker = started(1, "ticker")
+        self._in_force = InForce()
+        self._ended: frozenset[str] = frozenset()  # the mirrors that the last turn left out
 
     async def start(self) -> None:
         """Bring up what the configuration asks for and the host allows."""
@@ -190,6 +195,11 @@ class Service:
         """Work that is short, but not for thousands of sessions. No request, and no slow disk, is before it."""
         return await asyncio.get_running_loop().run_in_executor(self._ticker, work)
 
+    def mind_the_time(self, now: Now) -> None:
+        """Take a turn when the time of a mirror has come, or was put off."""
+        if over(self.loaded.config, now) != self._ended:
+            self._changed.set()
+
     async def reload(self) -> None:
         """Take over the configuration files as they are now. ConfigError, with every problem: the old one stays."""
         async with self.changing:
@@ -252,11 +262,12 @@ class Service:
     async def check(self, new: Loaded) -> dict[plan.Key, plan.Entry]:
         """What would run of a changed configuration; nothing is touched. Refused: as by `change`."""
         self._refuse_lacking(new)
+        _, wanted = InForce()(new.config, clock.now())
         async with self._turn:
-            names, paths = plan.namespaces(new.config), plan.paths(new.config, self._leases)
+            names, paths = plan.namespaces(wanted), plan.paths(wanted, self._leases)
             view = replace(await self._links.read(paths, names), leases=self._leases)
-            inventory = await self._managers.inventory(guests.places(new.config))
-            resolved = await asyncio.to_thread(guests.resolve, new.config, inventory)
+            inventory = await self._managers.inventory(guests.places(wanted))
+            resolved = await asyncio.to_thread(guests.resolve, wanted, inventory)
             make = partial(plan.make, resolved, view, native=self.dataplane == "native")
             entries = await asyncio.to_thread(make)
         await asyncio.to_thread(self._refuse_failing, entries)
@@ -282,14 +293,16 @@ class Service:
         async with self._turn:
             begun = time.monotonic()
             loaded = new or self.loaded
-            view = await self._look(loaded.config)
-            resolved = await self._resolve(loaded.config, view)
+            ended, wanted = self._in_force(loaded.config, clock.now())
+            view = await self._look(wanted)
+            resolved = await self._resolve(wanted, view)
             entries = await asyncio.to_thread(self._plan, resolved, view)
             spent = time.monotonic() - begun
             if keep:
                 await asyncio.to_thread(self._refuse_failing, entries)
                 await asyncio.to_thread(keep)
             await self._apply(entries, kept=keep is not None)
+            self._ended = ended
             if self._flow_networks:
                 await self._flow_networks.give_back()
             if new:
@@ -383,6 +396,11 @@ class Service:
         """How the workers do."""
         return WorkerState(len(self._pipelines.stalled()), self._pipelines.worker_failures())
 
+    def ends(self) -> Mapping[str, float]:
+        """When each mirror ends, or has ended, in seconds since 1970; those that have an end."""
+        ends = {name: expiry.end(one.expires) for name, one in self.loaded.config.mirrors.items()}
+        return {name: at for name, at in ends.items() if at is not None}
+
     def rule_counts(self) -> Mapping[tuple[str, int], int]:
         """Frames by the filter and priority of the rule that accepted them."""
         return self._pipelines.rule_counts()
@@ -410,6 +428,9 @@ class Service:
                     {"section": one.section, "name": one.name, "reason": one.reason} for one in self.loaded.set_aside
                 ],
             },
+            "expired": [
+                {"mirror": name, "expires": expiry.show(value)} for name, value in expired(self.loaded, clock.now())
+            ],
             "sessions": (
                 report.session(row, self._rates)
                 for mirror in self._pipelines.mirrors()
@@ -439,24 +460,27 @@ class Service:
         """
         self._links.doubt()  # the kernel does not announce an XDP program that was attached as a BPF link
         async with self._turn:
-            loaded, view = self.loaded, await self._look(self.loaded.config)
-            resolved = await self._resolve(loaded.config, view)
+            loaded, now = self.loaded, clock.now()
+            wanted = self._in_force(loaded.config, now)[1]
+            view = await self._look(wanted)
+            resolved = await self._resolve(wanted, view)
         self._changed.set()
         if mirror is not None and mirror not in loaded.config.mirrors:
             raise not_found("mirror", mirror, loaded.config.mirrors)
         runs = loaded.config.daemon.model_copy(update=self._begun)
+        gone = expiry_findings.findings(loaded, now, mirror=mirror)
         loaded = loaded._replace(config=resolved.config.model_copy(update={"daemon": runs}))
         known = self._known
 
         def look() -> list[doctor.Finding]:
             rows, stalled = self.rows(), self._pipelines.stalled()
             host = probes.look(runs, view, rows)
-            return [
-                *doctor.findings(
-                    loaded, self.last_reload, view, rows, host, mirror=mirror, state=state, stalled=stalled
-                ),
-                *guest_findings.findings(*known, mirror=mirror),
-            ]
+            found = doctor.findings(
+                loaded, self.last_reload, view, rows, host, mirror=mirror, state=state, stalled=stalled
+            )
+            if gone:
+                found = [one for one in found if one.code != "disabled"]  # it says so in other words
+            return [*found, *gone, *guest_findings.findings(*known, mirror=mirror)]
 
         return await asyncio.to_thread(look)
 
@@ -477,6 +501,7 @@ class Service:
             raise not_found(section.removesuffix("s").replace("_", " "), name, getattr(loaded.config, section))
         shown = {"name": name, **one.model_dump(mode="json", exclude={"rules", "sessions"})}
         if isinstance(one, Mirror):
+            shown["expired"] = is_expired(loaded, name, clock.now())
             shown["sessions"] = (self._session(name, session) for session in one.sessions)
         if isinstance(one, Filter):
             shown["rules"] = (rule.model_dump(mode="json") for rule in one.rules)

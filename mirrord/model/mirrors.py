@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from mirrord.expiry import Expires
 from mirrord.model.base import Count, DirectionName, Model, repeated, too_many
 from mirrord.model.daemon import Daemon
 from mirrord.model.destinations import Destination, FileDestination, SpanDestination, TunnelDestination
@@ -49,6 +50,9 @@ class Session(Model):
     other by one protocol. Fragments are in or out with the rest."""
     rate_limit: Rate = 0
     """Bound on the sent bits a second, outer headers included, in tc's units; 0: none."""
+    packet_limit: Count = 0
+    """Bound on the copies a second, a super-frame counting as the packets that it is split into; 0: none. A frame that
+    one of the two limits leaves out is skipped whole, and costs the other one nothing."""
     on_mtu_exceeded: Literal["truncate", "fragment", "drop"] = "truncate"
     """What becomes of a copy larger than the path MTU. With `fragment`, one that fits no IP packet at all, from a frame
     of about 65,500 bytes on, is dropped."""
@@ -120,6 +124,10 @@ class Mirror(Model):
     """Have all copies leave by this flow network."""
     enabled: Flag = True
     """Whether its sessions run."""
+    expires: Expires | None = None
+    """When it ends. In a file a time with its offset, after which it does not run until a reload brings a later one. By
+    API and mirrorctl also how long (`"90s"`, `"15m"`, `"2h"`, `"1d"`, `"1w"`), from when it is enabled, however the
+    clock is set meanwhile; it is disabled then, and to enable it again takes a new one. Left out: it stays."""
     overlap: Literal["all", "first"] = "all"
     """`all`: every session that matches a frame copies it, of several with equal destinations the first alone. `first`:
     only the first of them by priority."""

@@ -24,7 +24,7 @@ from tests.support.source import session, source_and_collector
 from tests.support.topology import Host, Topology
 from tests.support.wait import wait_for
 
-BUCKET = 64 << 10  # bytes that may leave at once
+BUCKET, BUCKET_PACKETS = 64 << 10, 64  # bytes, and copies, that may leave at once
 OUTER = 14 + 20 + 8 + 8  # Ethernet, IPv4, UDP, VXLAN
 CLIENT, SERVER = "02:00:00:00:00:01", "02:00:00:00:00:02"
 
@@ -156,6 +156,24 @@ def test_a_rate_limit_is_kept_and_the_rest_is_counted(
     assert sent == mirrored * (len(frame) + OUTER)
     assert skipped == metrics.total("mirrord_skipped_frames_total", reason="rate_limited")
     assert mirrored + skipped + metrics.total("mirrord_dropped_frames_total", reason="ring_full") == count
+
+
+def test_a_packet_limit_is_kept_by_the_receivers_count(hosts: tuple[Host, Host, Host], daemon: MakeDaemon) -> None:
+    """4,000 small frames a second against 500 copies: what the collector's device counts, not what mirrord says."""
+    limit, seconds = 500, 3
+    _, source, collector = hosts
+    mirrord = daemon(source, configuration(f'direction = "egress"\npacket_limit = {limit}'))
+    frame = udp_frame((CLIENT, "10.0.0.1", 1), (SERVER, "10.0.0.2", 2), length=250)
+    count = 4000 * seconds
+    before = collector.counter("eth0", "rx", "packets")
+
+    taken = _flood(source, "nic", frame, count, 8)
+    metrics = mirrord.settle(count)
+
+    received = collector.counter("eth0", "rx", "packets") - before
+    assert 0.8 * limit * taken <= received <= limit * taken + BUCKET_PACKETS + 1
+    assert received == metrics.total("mirrord_sent_packets_total") == metrics.total("mirrord_mirrored_frames_total")
+    assert metrics.total("mirrord_skipped_frames_total", reason="rate_limited") == count - received
 
 
 def _flood(host: Host, device: str, frame: bytes, count: int, megabits: int) -> float:

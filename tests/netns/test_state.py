@@ -101,6 +101,28 @@ def test_a_full_disk_refuses_a_change_and_nothing_else(host: Host, tmp_path: Pat
     assert daemon.stop()[0] == 0
 
 
+def test_a_mirror_ends_in_time_though_the_disk_is_full(host: Host, tmp_path: Path, small: Path) -> None:
+    """It is kept as disabled, and audited, when there is room again."""
+    daemon = Daemon(host, tmp_path, CORE, state=str(small / "state.db"))
+    api = Api(daemon.socket)
+    assert api("PUT", "mirrors/x", {**mirror("tap0", 2), "expires": "3s"}).status == 201
+    assert running(api) == [("core", "up"), ("x", "up")]
+    filler = small / "filler"
+    with pytest.raises(OSError, match="No space left"):
+        filler.write_bytes(bytes(2 << 20))
+    wait_for(lambda: running(api) == [("core", "up")], "x ended", 10)
+    shown = api("GET", "mirrors/x").body
+    assert (shown["enabled"], shown["expired"]) == (True, True)
+    wait_for(lambda: "cannot keep what the time made of a mirror" in daemon.output(), "it is logged")
+    filler.unlink()
+    assert daemon.stop()[0] == 0
+    daemon = Daemon(host, tmp_path, CORE, state=str(small / "state.db"))
+    assert running(api) == [("core", "up")]
+    wait_for(lambda: not api("GET", "mirrors/x").body["enabled"], "it is disabled", 5)
+    assert [row["user"] for row in api.audit() if row["operation"] == "disable"] == ["mirrord"]
+    assert daemon.stop()[0] == 0
+
+
 def test_two_daemons_do_not_share_one(host: Host, tmp_path: Path) -> None:
     daemon = Daemon(host, tmp_path, CORE)
     other = tmp_path / "other.toml"

@@ -1,6 +1,6 @@
 """Several workers divide a busy source by addresses: what is between two of them stays in order; counters are one set.
 
-So is the rate limit.
+So are the limits.
 
 client eth0 ---- nic [source] uplink ---- eth0 [collector] vxlan0
 """
@@ -131,3 +131,14 @@ def test_the_rate_limit_holds_for_all_workers_together(hosts: tuple[Host, Host, 
     most = 65536 + rate / 8 * seconds + 4 * 600
     assert most * 0.9 < metrics.total("mirrord_sent_bytes_total") <= most
     assert metrics.total("mirrord_skipped_frames_total", reason="rate_limited") > 0
+
+
+def test_the_packet_limit_holds_for_all_workers_together(hosts: tuple[Host, Host, Host], daemon: MakeDaemon) -> None:
+    client, source, _ = hosts
+    limit = 200  # its bucket holds 64 copies: with one for each worker it would be four times as much
+    mirrord = daemon(source, configuration(f"packet_limit = {limit}"))
+    seconds = converse(client, source, each=30)
+    metrics = mirrord.settle(2 * FLOWS * 30)
+    sent = metrics.total("mirrord_sent_packets_total")
+    assert 64 <= sent <= 64 + limit * seconds + 1
+    assert sent + metrics.total("mirrord_skipped_frames_total", reason="rate_limited") == 2 * FLOWS * 30

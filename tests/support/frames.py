@@ -175,6 +175,7 @@ def plans() -> st.SearchStrategy[ForwardPlan]:
         on_mtu_exceeded=st.sampled_from(["truncate", "fragment", "drop"]),
         sampling_rate=st.sampled_from([1, 1, 1, 2, 3, (1 << 31) - 1]),
         rate_limit=st.sampled_from([0, 0, 1, 1_000_000, 1_000_000_000, 500_000_000_000, 10**14]),
+        packet_limit=st.sampled_from([0, 0, 0, 1, 1000, 10_000_000, (1 << 31) - 1]),
         strip_tag=st.booleans(),
         push_tag=st.sampled_from([0, 0, 111]),
         overhead=st.sampled_from([0, 42, 40_000]),  # the last empties a bucket with two frames

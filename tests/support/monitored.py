@@ -21,14 +21,18 @@ from tests.support.wait import wait_for
 
 RULES = ROOT / "config/prometheus/mirrord.rules.yml"
 FILTER = '[filters.udp]\nrules = [{ priority = 1, action = "accept", protocol = "udp" }]\n'
+ENDS_ONCE = '[mirrors.well]\nexpires = "2999-12-31T00:00:00Z"\n'
 SAMPLED = 'sampling_rate = 2\nfilter = "udp"\ncount_rules = true'
 MIRRORS = ("well", "flooded", "lost", "gone", "disk")
 FRAMES = [udp_frame(("02:00:00:00:00:01", f"10.1.0.{n}", 1000), ENDS[1], length=1000) for n in range(10, 26)]
 
 
 def configuration(captures: Path) -> str:
-    return FILTER + "".join(
-        f"""
+    return (
+        FILTER
+        + ENDS_ONCE
+        + "".join(
+            f"""
 [[mirrors.{mirror}.sessions]]
 name = "s"
 direction = "{"egress" if mirror == "flooded" else "ingress"}"
@@ -38,13 +42,14 @@ capture = "{"ring" if mirror == "flooded" else "auto"}"
 ring_size = "{"1MiB" if mirror == "flooded" else "8MiB"}"
 {SAMPLED if mirror == "well" else ""}
 """
-        for mirror, destination in {
-            "well": '{ type = "vxlan", remote = "10.99.0.2", vni = 1 }',
-            "flooded": '{ type = "vxlan", remote = "10.99.0.2", vni = 2 }',
-            "lost": '{ type = "vxlan", remote = "10.98.0.2", vni = 3 }',
-            "gone": '{ type = "vxlan", remote = "10.99.0.2", vni = 4 }',
-            "disk": f'{{ type = "file", path = "{captures}/c.pcapng" }}',
-        }.items()
+            for mirror, destination in {
+                "well": '{ type = "vxlan", remote = "10.99.0.2", vni = 1 }',
+                "flooded": '{ type = "vxlan", remote = "10.99.0.2", vni = 2 }',
+                "lost": '{ type = "vxlan", remote = "10.98.0.2", vni = 3 }',
+                "gone": '{ type = "vxlan", remote = "10.99.0.2", vni = 4 }',
+                "disk": f'{{ type = "file", path = "{captures}/c.pcapng" }}',
+            }.items()
+        )
     )
 
 

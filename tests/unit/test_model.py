@@ -28,6 +28,7 @@ SESSION: dict[str, object] = {
     "snaplen": 0,
     "sampling_rate": 1,
     "rate_limit": "0",
+    "packet_limit": 0,
     "on_mtu_exceeded": "truncate",
     "count_rules": False,
     "mirror_tunnels": False,
@@ -63,7 +64,14 @@ DOCUMENTED: dict[type[Model], dict[str, object]] = {
     Rule: {"priority": REQUIRED, "direction": "both", "action": REQUIRED}
     | dict.fromkeys(("family", "protocol", "source", "destination", "source_ports", "destination_ports"))
     | {"vlan": OPTIONAL, "ethertype": OPTIONAL},
-    Mirror: {"description": "", "flow_network": OPTIONAL, "enabled": True, "overlap": "all", "sessions": []},
+    Mirror: {
+        "description": "",
+        "flow_network": OPTIONAL,
+        "enabled": True,
+        "expires": OPTIONAL,
+        "overlap": "all",
+        "sessions": [],
+    },
     Session: SESSION,
     model.DeviceSource: {
         "type": "device",
@@ -292,11 +300,12 @@ SESSIONS = keys(
     {"name": NAMES, "source": SOURCES, "destination": DESTINATIONS},
     priority=st.integers(1, 65535),
     filter=NAMES,
-    snaplen=st.integers(0, 65535),
+    snaplen=st.just(0) | st.integers(14, 65535),  # a device takes no less than an Ethernet header
     rate_limit=RATES,
     ring_size=SIZES,
     pause_above=st.sampled_from(["", "80%"]),
 ).filter(lambda one: one["destination"]["type"] != "file" or not one.get("pause_above"))
+EXPIRES = st.sampled_from(["90s", "120m", "1w", "2027-01-31T18:00:00Z", "2027-01-31t18:00:00.5+01:30"])
 CONFIGS = keys(
     {},
     flow_networks=st.dictionaries(
@@ -310,7 +319,9 @@ CONFIGS = keys(
         max_size=2,
     ),
     mirrors=st.dictionaries(
-        NAMES, keys({}, sessions=st.lists(SESSIONS, max_size=3, unique_by=lambda one: one["name"])), max_size=2
+        NAMES,
+        keys({}, expires=EXPIRES, sessions=st.lists(SESSIONS, max_size=3, unique_by=lambda one: one["name"])),
+        max_size=2,
     ),
 )
 

@@ -70,3 +70,19 @@ def test_limits_about_as_long_as_the_copies(plan: ForwardPlan, frame: Frame, mor
 def test_a_bucket_that_runs_empty(frame: Frame, times: list[int], rate: int) -> None:
     plan = ForwardPlan(encap.bare(), rate_limit=rate, overhead=40_000)
     compare(plan, [frame._replace(time=time) for time in accumulate(times, initial=NOW)])
+
+
+@THOROUGH
+@given(
+    frame=captured(),
+    times=st.lists(pauses, min_size=4, max_size=12),
+    rate=st.sampled_from([0, 10**6, 10**9]),
+    packets=st.sampled_from([1, 1000, 10**6]),
+    repeated=st.sampled_from([1, 40]),
+)
+def test_a_bucket_of_copies_that_runs_empty(
+    frame: Frame, times: list[int], rate: int, packets: int, repeated: int
+) -> None:
+    plan = ForwardPlan(encap.bare(), rate_limit=rate, packet_limit=packets)
+    sent = [frame._replace(time=time) for time in accumulate(times, initial=NOW) for _ in range(repeated)]
+    compare(plan, sent)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from mirrord.control.configuration import toml
+from mirrord.control.configuration import expiries, toml
 from mirrord.control.configuration.lines import line_of, places
 from mirrord.control.configuration.refusals import Declared, Use, refusals, unknown_names, warnings
 from mirrord.control.configuration.validation import Examined, doubts, examine, join, parts, session_path
@@ -264,6 +264,8 @@ class _Combination:
                     parse_name(name)
                 except ValueError as error:
                     problems.append(Problem(path, str(error)))
+                if self.origins[path] and isinstance(one, Mirror):
+                    problems += expiries.problems_in_file(one, path)
                 self.problems += self._located(problems)
                 if one is not None:
                     objects[section][name] = usable[path] = one

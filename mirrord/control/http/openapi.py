@@ -121,6 +121,7 @@ def schemas() -> dict[str, Any]:
             schema["required"] = ["type", *schema.get("required", ())]
     running = {"type": "array", "items": {"type": "object"}, "readOnly": True}
     found["Session"]["properties"] |= {"running": running}
+    found["Mirror"]["properties"] |= {"expired": {"type": "boolean", "readOnly": True}}
     warnings = {"type": "array", "items": _warning(), "readOnly": True}
     for name in ("Mirror", "Filter", "FlowNetwork", "Session"):
         found[name]["properties"] |= {"warnings": warnings}

@@ -32,6 +32,11 @@ def myself() -> Caller:
     return Caller(os.getuid(), os.getgid(), os.getpid(), _user(os.getuid()))
 
 
+def itself() -> Caller:
+    """The daemon, for what it does of its own accord, whoever its user is."""
+    return myself()._replace(user="mirrord")
+
+
 def _user(uid: int) -> str:
     try:
         return pwd.getpwuid(uid).pw_name

@@ -28,7 +28,13 @@ class Server:
         self._changing = api.application(service, changes)
         self._reading = api.application(service, changes, read_only=True)
         counts = Counts(
-            service.rows, service.last_reload, service.dataplane, service.rule_counts, service.workers, service.lost
+            service.rows,
+            service.last_reload,
+            service.dataplane,
+            service.rule_counts,
+            service.workers,
+            service.lost,
+            service.ends,
         )
         self._metrics = scrape.application(counts)
         self._runners: list[web.AppRunner] = []

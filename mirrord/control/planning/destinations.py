@@ -69,6 +69,7 @@ def way_out(
         on_mtu_exceeded=session.on_mtu_exceeded,
         sampling_rate=session.sampling_rate,
         rate_limit=session.rate_limit,
+        packet_limit=session.packet_limit,
     )
     if isinstance(session.destination, DeviceDestination):
         return _device(config, session.destination, source, view, forward)

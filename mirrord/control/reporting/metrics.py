@@ -82,9 +82,10 @@ class Counts:
         rules: Callable[[], Mapping[tuple[str, int], int]] = dict,
         workers: Callable[[], WorkerState] = WorkerState,
         lost: Callable[[], Mapping[str, int]] = dict,
+        ends: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
         self._rows, self._reload, self._dataplane, self._rules = rows, reload, dataplane, rules
-        self._workers, self._lost = workers, lost
+        self._workers, self._lost, self._ends = workers, lost, ends
 
     def collect(self) -> Iterator[Family]:
         rows = self._rows()
@@ -97,6 +98,10 @@ class Counts:
         yield Family("mirrord_session_up", "gauge", "1 running, 0 waiting or failed.", up)
         yield _bypassed(rows, heads)
         yield _ring_fill(rows, heads)
+        ends = (
+            f"mirrord_mirror_expires_timestamp_seconds{labels({'mirror': n})} {at!r}" for n, at in self._ends().items()
+        )
+        yield Family("mirrord_mirror_expires_timestamp_seconds", "gauge", "When a mirror ends, or has ended.", ends)
         about = (
             {**row.entry.key._asdict(), "state": row.state, "reason": row.reason, **dict(row.entry.about)}
             for row in rows

@@ -1,12 +1,12 @@
 """Frames to copies: the step in the middle of every session, and the definition of what the native core must do.
 
 It is pure: a captured frame goes in, and out come the packets to send, or the reason why there are none. It reads no
-clock (a frame's capture time is the only time there is) and knows no socket. Its state is the token bucket of a rate
-limit, the session's sequence numbers, and what the first fragments of datagrams told.
+clock (a frame's capture time is the only time there is) and knows no socket. Its state is the token buckets of the two
+limits, the session's sequence numbers, and what the first fragments of datagrams told.
 
 The steps, in order: exact match (where the kernel ran a coarse filter, or rules are counted), own copies, whether
-copies are made at all, sampling, the frame as the wire carried it, VLAN tag off and on, snaplen, path MTU, rate limit,
-header.
+copies are made at all, sampling, the frame as the wire carried it, VLAN tag off and on, snaplen, path MTU, the two
+limits, header.
 """
 
 from __future__ import annotations
@@ -31,15 +31,16 @@ SOURCE_PORTS = 49152
 
 BURST_NANOSECONDS = 20_000_000
 BURST_BYTES = 65536
-"""A rate limit's bucket holds 20 ms of its rate, and 64 KiB at least."""
+BURST_PACKETS = 64
+"""A limit's bucket holds 20 ms of its rate, and a super-frame at least: 64 KiB, or 64 copies."""
 
 CLOCK_STEP_NANOSECONDS = 1_000_000_000
 """Capture times go back a little where several processors stamp frames; by more, the clock was set."""
 
 _TPIDS = [tpid.to_bytes(2, "big") for tpid in TPIDS]
 
-_BYTE = 8 * 1_000_000_000
-"""A byte in the bucket's unit: bits times nanoseconds a second, which makes rate times time a whole number."""
+_SECOND = 1_000_000_000
+"""What a bit or a copy costs: a bucket counts in nanoseconds times its rate, so that all of it are whole numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class ForwardPlan:
     on_mtu_exceeded: str = "truncate"  # or "fragment", "drop"
     sampling_rate: int = 1  # 1 in n conversations
     rate_limit: int = 0  # bits a second of sent bytes; 0: none
+    packet_limit: int = 0  # copies a second; 0: none
     strip_tag: bool = False  # take the outermost VLAN tag off
     push_tag: int = 0  # put an 802.1Q tag of this id on; 0: none
     overhead: int = 0  # what counts as sent beside header and frame: the kernel's headers; less what does not count
@@ -94,9 +96,10 @@ class Outcome(NamedTuple):
 class State:
     """What changes from frame to frame. Pipelines of one session and source share it, each on a thread of its own."""
 
-    tokens: int
-    filled: int = 0
-    lock: Lock = field(default_factory=Lock)  # of the bucket
+    bits: int
+    packets: int
+    filled: int = 0  # both
+    lock: Lock = field(default_factory=Lock)  # of the buckets
 
 
 class Numbering:
@@ -115,7 +118,7 @@ class Forward:
     ) -> None:
         self.plan, self.matches = plan, matches
         self._numbers = (numbering or Numbering()).numbers
-        self.state = State(_depth(plan.rate_limit))
+        self.state = State(_bits_depth(plan), _packets_depth(plan))
         self._conversations, self._own_copies = Conversations(), OwnCopies()
 
     def __call__(self, frame: Frame) -> Outcome:
@@ -154,7 +157,7 @@ class Forward:
         if 0 < plan.longest < max(map(len, kept)):
             return Outcome(reason=Slot.dropped_mtu_exceeded)
         size = sum(map(len, kept)) + len(kept) * (len(plan.template.header) + plan.overhead)
-        if plan.rate_limit and not self._take(size, frame.time):
+        if (plan.rate_limit or plan.packet_limit) and not self._take(size, len(kept), frame.time):
             return Outcome(reason=Slot.skipped_rate_limited)
         flow = flow_hash(headers)
         vlan = headers.tags[0].vid if headers.tags else None
@@ -189,19 +192,29 @@ class Forward:
         tagged = not self.plan.template.header and data[12:14] == _TPIDS[0]
         return self.plan.frame_limit and self.plan.frame_limit + (TAG if tagged else 0)
 
-    def _take(self, size: int, time: int) -> bool:
-        """Take a frame's bytes out of the bucket: allowed while it is not empty, so that it may fall below zero."""
-        state, rate = self.state, self.plan.rate_limit
+    def _take(self, size: int, packets: int, time: int) -> bool:
+        """Take a frame's bytes and copies out of the buckets: allowed while none in force is empty, so that each may
+        fall below zero. A frame that one of them refuses costs the other one nothing.
+        """
+        state, plan = self.state, self.plan
         with state.lock:
             elapsed = time - state.filled
-            state.tokens = min(state.tokens + max(elapsed, 0) * rate, _depth(rate))
+            state.bits = min(state.bits + max(elapsed, 0) * plan.rate_limit, _bits_depth(plan))
+            state.packets = min(state.packets + max(elapsed, 0) * plan.packet_limit, _packets_depth(plan))
             if elapsed > 0 or elapsed < -CLOCK_STEP_NANOSECONDS:
                 state.filled = time
-            if state.tokens <= 0:
+            if (plan.rate_limit and state.bits <= 0) or (plan.packet_limit and state.packets <= 0):
                 return False
-            state.tokens -= size * _BYTE
+            if plan.rate_limit:
+                state.bits -= size * 8 * _SECOND
+            if plan.packet_limit:
+                state.packets -= packets * _SECOND
             return True
 
 
-def _depth(rate: int) -> int:
-    return max(rate * BURST_NANOSECONDS, BURST_BYTES * _BYTE)
+def _bits_depth(plan: ForwardPlan) -> int:
+    return max(plan.rate_limit * BURST_NANOSECONDS, BURST_BYTES * 8 * _SECOND)
+
+
+def _packets_depth(plan: ForwardPlan) -> int:
+    return max(plan.packet_limit * BURST_NANOSECONDS, BURST_PACKETS * _SECOND)

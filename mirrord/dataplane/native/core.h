@@ -128,7 +128,8 @@ struct plan {
 	struct fragments *firsts;	/* of the conversations that are sampled; or NULL */
 	struct own_copies *own;	/* what is not mirrored again; or NULL */
 	void *guards_owner;	/* the bytes object that it looks into; or NULL */
-	uint64_t rate_limit;
+	uint64_t rate_limit;	/* bits a second, or 0 */
+	uint64_t packet_limit;	/* copies a second, or 0 */
 	int32_t overhead;	/* may be less than 0 */
 	struct sock_filter *exact;	/* or NULL */
 	uint32_t exact_length;
@@ -145,9 +146,10 @@ static inline bool retags(const struct plan *plan)
 /* What changes from frame to frame. Pipelines of one session and source share it, each on a thread of its own. */
 struct state {
 	bool shared;
-	bool locked;		/* the bucket, while it is shared */
-	__int128 tokens;	/* 64 bits are too few from 461 Gbit/s on */
-	uint64_t filled;
+	bool locked;		/* the buckets, while they are shared */
+	__int128 bits;		/* 64 bits are too few from 461 Gbit/s on */
+	__int128 packets;
+	uint64_t filled;	/* both */
 	uint32_t *sequence;	/* of the session's next copy that has one; its other sources count there too */
 };
 
@@ -320,7 +322,7 @@ bool wants(const struct plan *plan, const struct frame *frame);
  * none. The frame is wanted. */
 int forward(const struct plan *plan, struct state *state, const struct frame *frame, struct parsed *parsed,
 	    struct batch *batch, uint64_t *counters);
-__int128 bucket_depth(uint64_t rate);
+void fill_buckets(const struct plan *plan, struct state *state);
 
 /* transmit/outer.c: the headers before a copy that leaves by a packet socket; elsewhere they are the kernel's. */
 struct outer {

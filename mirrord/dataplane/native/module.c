@@ -84,7 +84,7 @@ static PyObject *Pipeline_new(PyTypeObject *type, PyObject *arguments, PyObject 
 	pipeline->transmit.context = self;
 	pipeline->transmit.counters = self->counters.buf;
 	pipeline->transmit.overhead = pipeline->plan.overhead;
-	pipeline->own.tokens = bucket_depth(pipeline->plan.rate_limit);
+	fill_buckets(&pipeline->plan, &pipeline->own);
 	pipeline->own.sequence = self->sequence.buf;
 	pipeline->state = &pipeline->own;
 	return (PyObject *)self;

@@ -217,7 +217,8 @@ bool read_plan(PyObject *object, PyObject *matcher, struct plan *plan)
 	    !read_number(object, "frame_limit", &frame_limit) || !read_number(object, "longest", &longest) ||
 	    !read_number(object, "sampling_rate", &sampling_rate) || !read_overhead(object, plan) ||
 	    !read_number(object, "strip_tag", &strip_tag) || !read_number(object, "push_tag", &push_tag) ||
-	    !read_number(object, "rate_limit", &plan->rate_limit) || !read_header(object, plan) ||
+	    !read_number(object, "rate_limit", &plan->rate_limit) ||
+	    !read_number(object, "packet_limit", &plan->packet_limit) || !read_header(object, plan) ||
 	    !read_patches(object, plan) || !read_on_mtu_exceeded(object, plan) || !read_matcher(matcher, plan) ||
 	    !read_guards(object, plan))
 		return false;

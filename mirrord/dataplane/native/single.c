@@ -27,7 +27,7 @@ static PyObject *Forward_new(PyTypeObject *type, PyObject *arguments, PyObject *
 		return NULL;
 	}
 	if (self) {
-		self->state.tokens = bucket_depth(self->plan.rate_limit);
+		fill_buckets(&self->plan, &self->state);
 		self->state.sequence = &self->sequence;
 	}
 	return (PyObject *)self;

@@ -9,9 +9,10 @@
 enum { SCTP_CHECKSUM = 8 };
 
 static const uint64_t BURST_NANOSECONDS = 20000000;
-static const uint64_t BURST_BYTES = 65536;
+static const uint64_t BURST_BITS = 65536 * 8;
+static const uint64_t BURST_PACKETS = 64;
 static const uint64_t CLOCK_STEP_NANOSECONDS = 1000000000;
-static const int64_t BYTE = 8000000000;
+static const int64_t SECOND = 1000000000;
 
 /* A frame that is to be mirrored as it is but for its first bytes, which may have been rewritten. */
 struct piece {
@@ -21,11 +22,25 @@ struct piece {
 	uint32_t tail_length;
 };
 
-__int128 bucket_depth(uint64_t rate)
+/* `burst` is the least that a bucket of this rate holds. */
+static __int128 bucket_depth(uint64_t rate, uint64_t burst)
 {
-	__int128 least = (__int128)BURST_BYTES * BYTE, depth = (__int128)BURST_NANOSECONDS * rate;
+	__int128 least = (__int128)burst * SECOND, depth = (__int128)BURST_NANOSECONDS * rate;
 
 	return depth > least ? depth : least;
+}
+
+void fill_buckets(const struct plan *plan, struct state *state)
+{
+	state->bits = bucket_depth(plan->rate_limit, BURST_BITS);
+	state->packets = bucket_depth(plan->packet_limit, BURST_PACKETS);
+}
+
+static void refill(__int128 *bucket, uint64_t elapsed, uint64_t rate, uint64_t burst)
+{
+	__int128 tokens = *bucket + (__int128)elapsed * rate, depth = bucket_depth(rate, burst);
+
+	*bucket = tokens < depth ? tokens : depth;
 }
 
 /* Held for some additions: a thread that waits for it need not sleep. */
@@ -41,26 +56,31 @@ static void unlock(struct state *state)
 		__atomic_clear(&state->locked, __ATOMIC_RELEASE);
 }
 
-/* A bucket may fall below zero, so that a copy of any size passes while it is not empty. */
-static bool take_locked(const struct plan *plan, struct state *state, uint64_t size, uint64_t time)
+/* A bucket may fall below zero, so that a frame of any size passes while none is empty. */
+static bool take_locked(const struct plan *plan, struct state *state, uint64_t size, uint32_t packets, uint64_t time)
 {
 	uint64_t elapsed = time > state->filled ? time - state->filled : 0;
-	__int128 tokens = state->tokens + (__int128)elapsed * plan->rate_limit;
-	__int128 depth = bucket_depth(plan->rate_limit);
 
-	state->tokens = tokens < depth ? tokens : depth;
+	refill(&state->bits, elapsed, plan->rate_limit, BURST_BITS);
+	refill(&state->packets, elapsed, plan->packet_limit, BURST_PACKETS);
 	if (elapsed || state->filled - time > CLOCK_STEP_NANOSECONDS)
 		state->filled = time;
-	if (state->tokens <= 0)
+	if ((plan->rate_limit && state->bits <= 0) || (plan->packet_limit && state->packets <= 0))
 		return false;
-	state->tokens -= (__int128)size * BYTE;
+	if (plan->rate_limit)
+		state->bits -= (__int128)size * 8 * SECOND;
+	if (plan->packet_limit)
+		state->packets -= (__int128)packets * SECOND;
 	return true;
 }
 
-static bool take(const struct plan *plan, struct state *state, uint64_t size, uint64_t time)
+/* Whether the limits let a frame pass whose copies are of this size together, and so many. */
+static bool within_limits(const struct plan *plan, struct state *state, uint64_t size, uint32_t packets, uint64_t time)
 {
+	if (!plan->rate_limit && !plan->packet_limit)
+		return true;
 	lock(state);
-	bool taken = take_locked(plan, state, size, time);
+	bool taken = take_locked(plan, state, size, packets, time);
 	unlock(state);
 	return taken;
 }
@@ -219,7 +239,7 @@ static int forward_whole(const struct plan *plan, struct state *state, const str
 	facts->truncated = facts->kept < facts->original;
 	if ((exceeds && plan->on_mtu_exceeded == DROP) || too_long(plan, facts->kept))
 		return DROPPED_MTU_EXCEEDED;
-	if (plan->rate_limit && !take(plan, state, facts->kept + plan->header_length + plan->overhead, frame->time))
+	if (!within_limits(plan, state, facts->kept + plan->header_length + plan->overhead, 1, frame->time))
 		return SKIPPED_RATE_LIMITED;
 	struct message *message = emit(plan, facts, batch, piece.head, piece.head_length, piece.tail, piece.tail_length);
 	message->flow = flow;
@@ -266,7 +286,7 @@ static int forward_super(const struct plan *plan, struct state *state, const str
 		return DROPPED_MTU_EXCEEDED;
 	uint64_t size = (uint64_t)others * kept_full + kept_rest +
 			(uint64_t)super.count * (plan->header_length + plan->overhead);
-	if (plan->rate_limit && !take(plan, state, size, frame->time))
+	if (!within_limits(plan, state, size, super.count, frame->time))
 		return SKIPPED_RATE_LIMITED;
 	for (uint32_t n = 0; n < super.count; n++) {
 		uint8_t head[MAX_HEADERS + TAG];
