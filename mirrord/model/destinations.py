@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, Tag
@@ -86,8 +86,8 @@ class TunnelDestination(Model):
     def _contradictions(self) -> Iterator[tuple[str, ...]]:
         if _nowhere(self.remote):
             yield "remote", f"{self.remote} is not the address of a host"
-        if self.remote.is_multicast:
-            yield "remote", f"{self.remote} is a multicast group: copies go to one host"
+        if _of_the_link(self.remote):
+            yield "remote", f"{self.remote} is a multicast group of the link itself: no route leads to it"
         if self.remote.version == 6 and self.remote.is_link_local:
             yield "remote", f"{self.remote} is link-local: no route leads to it, only a device"
         if self.local is None:
@@ -189,6 +189,13 @@ Destination = Annotated[
     | Annotated[FileDestination, Tag("<file destination>")],
     type_of("destination"),
 ]
+
+
+def _of_the_link(group: Address) -> bool:
+    """Whether it is a group that stays on the link, or on the host: RFC 5771 section 4; RFC 7346 section 2."""
+    if group.version == 4:
+        return group in IPv4Network("224.0.0.0/24")
+    return group.is_multicast and group.packed[1] & 15 <= 2
 
 
 def _nowhere(address: Address) -> bool:
