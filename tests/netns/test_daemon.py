@@ -139,14 +139,20 @@ def test_a_reload_touches_only_what_changed(host: Host, daemon: MakeDaemon) -> N
 
 @pytest.mark.parametrize("dataplane", ["python", "native"])
 def test_a_session_loses_no_frame_while_what_it_selects_changes(host: Host, daemon: MakeDaemon) -> None:
-    """Every reload here adds or removes a tunnel, and with it a guard in the filter of the session under load."""
+    """Every reload here gives the session under load a filter that takes all it gets, or takes it away.
+
+    With it comes and goes another tunnel, whose packets the session would take for copies.
+    """
     running = daemon(host, session("a", "tap0", 1))
     without = running.file.read_text()
-    more = session("b", "up0", 2).replace("192.0.2.2", "192.0.2.3")
+    udp = '[filters.udp]\nrules = [{ priority = 1, action = "accept", protocol = "udp" }]\n'
+    more = session("b", "up0", 2).replace("192.0.2.2", "192.0.2.3") + udp
+    filtered = without.replace('name = "a"\n', 'name = "a"\nfilter = "udp"\n')
+    assert filtered != without
     sending = threading.Thread(target=send, args=(host, "tap0", FRAME, 6000, 4000))
     sending.start()
     for turn in range(1, 9):
-        running.file.write_text(without + more if turn % 2 else without)
+        running.file.write_text(filtered + more if turn % 2 else without)
         running.reload()
         wait_for(lambda: running.output().count("] reloaded ") == turn, "the reload taken over")  # noqa: B023
     sending.join()
