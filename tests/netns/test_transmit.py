@@ -179,6 +179,8 @@ def test_a_next_hop_that_changes_its_address_loses_nothing(
             return bool(outer.lines(f"ether dst {mac}"))
 
         wait_for(followed, f"copies to {mac}")
+        sent += send_all(client)  # and those of every flow
+        mirrord.settle(sent)
     if dataplane == "native":
         source.ip("rule add fwmark 0x7 table 100")
         by_socket = "socket: a routing rule looks at the mark"
