@@ -137,7 +137,7 @@ def test_a_worker_that_ends_leaves_its_sessions_to_another(running: Running) -> 
     mates = [key for key in (A, B) if running.of(key)[1] is worker]
     worker._order(explode)
     running.noticed()
-    assert worker.ended
+    wait_for(lambda: worker.ended, "the thread's end")  # it says why before it ends
     assert running.pipelines.worker_failures() == 1
     assert [running.row(key).reason for key in mates] == ["its worker ended: MemoryError: no room for it"] * len(mates)
     send(running.host, "d0", UNANSWERED, FRAMES)  # the kernel counts what nobody takes
