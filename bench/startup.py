@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -68,7 +69,7 @@ def main() -> None:
     missed = [
         subject
         for subject, row in table.samples.items()
-        if subject.startswith(("`mirrorctl --help", "TAB")) and min(row["milliseconds"]) >= GOAL_MS
+        if ("--help" in subject or subject.startswith("TAB")) and min(row["milliseconds"]) >= GOAL_MS
     ]
     goal = f"Goal: each --help and TAB in less than {GOAL_MS} ms, by the least round, since what else runs only adds"
     met = f"missed by {', '.join(missed)}" if missed else "met"
@@ -77,4 +78,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     main()

@@ -6,15 +6,15 @@ guest eth0 ---- tap0 [host] up0 ---- up0 collector
 from __future__ import annotations
 
 import resource
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.support.api import Api
 from tests.support.daemon import Daemon
+from tests.support.strace import injected
 from tests.support.topology import Host, Topology
 from tests.support.uplink import CORE, mirror, tapped
 from tests.support.wait import wait_for
@@ -47,19 +47,10 @@ def room_for(daemon: Daemon, descriptors: int) -> Iterator[None]:
         resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, before)
 
 
-@contextmanager
-def no_threads(daemon: Daemon) -> Iterator[None]:
+def no_threads(daemon: Daemon) -> AbstractContextManager[None]:
     """Whatever thread the daemon starts, clone(2) fails."""
-    command = ["strace", "-f", "-p", str(daemon.pid), "-o", "/dev/null"]
-    command += ["-e", "trace=clone,clone3", "-e", "inject=clone,clone3:error=EAGAIN"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
-        assert tracer.stderr is not None
-        while "attached" not in (line := tracer.stderr.readline()):
-            assert line, "strace ended"
-        try:
-            yield
-        finally:
-            tracer.terminate()
+    fault = "inject=clone,clone3:error=EAGAIN"
+    return injected(daemon, "-o", "/dev/null", "-e", "trace=clone,clone3", "-e", fault)
 
 
 def test_without_descriptors_a_change_is_refused_with_the_reason(host: Host, tmp_path: Path) -> None:

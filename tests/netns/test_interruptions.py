@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -26,6 +24,7 @@ from tests.conftest import MakeDaemon
 from tests.support.captures import count
 from tests.support.daemon import Daemon
 from tests.support.send import UNANSWERED, send
+from tests.support.strace import injected
 from tests.support.topology import Host, Topology
 from tests.support.wait import wait_for
 
@@ -46,19 +45,11 @@ def hosts(net: Topology) -> tuple[Host, Host]:
     return client, source
 
 
-@contextmanager
-def interrupted(daemon: Daemon, call: str, directory: Path) -> Iterator[None]:
+def interrupted(daemon: Daemon, call: str, directory: Path) -> AbstractContextManager[None]:
     """Every third of these system calls on the file ends as by a signal, before it did anything."""
-    command = ["strace", "-f", "-p", str(daemon.pid), "-P", str(directory / "c.pcapng"), "-e", f"trace={call}"]
-    command += ["-e", f"inject={call}:error=EINTR:when=2+3", "-o", str(directory / "strace")]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
-        assert tracer.stderr is not None
-        while "attached" not in (line := tracer.stderr.readline()):
-            assert line, "strace ended"
-        try:
-            yield
-        finally:
-            tracer.terminate()
+    file, log = str(directory / "c.pcapng"), str(directory / "strace")
+    fault = f"inject={call}:error=EINTR:when=2+3"
+    return injected(daemon, "-P", file, "-o", log, "-e", f"trace={call}", "-e", fault)
 
 
 def test_an_interrupted_write_costs_no_frame(
