@@ -6,6 +6,7 @@ guest eth0 ---- tap0 [host] up0 ---- up0 collector
 from __future__ import annotations
 
 import resource
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -34,11 +35,23 @@ def host(net: Topology) -> Host:
     return tapped(net)[0]
 
 
+def opened(daemon: Daemon) -> set[int]:
+    return {int(one.name) for one in Path(f"/proc/{daemon.pid}/fd").iterdir()}
+
+
+def settled(daemon: Daemon) -> bool:
+    """Whether it has the same descriptors a tenth of a second later."""
+    before = opened(daemon)
+    time.sleep(0.1)
+    return opened(daemon) == before
+
+
 @contextmanager
 def room_for(daemon: Daemon, descriptors: int) -> Iterator[None]:
-    """Let the daemon have so many descriptors more than it has now."""
+    """Let the daemon have so many descriptors more than it has now, what it opens for a moment closed."""
     before = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
-    used = {int(one.name) for one in Path(f"/proc/{daemon.pid}/fd").iterdir()}
+    wait_for(lambda: settled(daemon), "what it opens for a moment closed")
+    used = opened(daemon)
     free = [number for number in range(len(used) + descriptors + 1) if number not in used]
     resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (free[descriptors], before[1]))  # it bounds the numbers
     try:
