@@ -143,6 +143,7 @@ static inline struct message *emit(const struct plan *plan, const struct facts *
 	message->tail = tail;
 	message->tail_length = from_tail < tail_length ? from_tail : tail_length;
 	message->time = facts->time;
+	message->counters = batch->counters;
 	return message;
 }
 
