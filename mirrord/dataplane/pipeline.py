@@ -19,6 +19,8 @@ from mirrord.dataplane.transmit.sockets import DevicePlan, Transmit, TunnelPlan
 from mirrord.dataplane.transmit.stream import StreamPlan, StreamTransmit
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mirrord.dataplane.capture.listener import ListenPlan
     from mirrord.dataplane.capture.packet_socket import CapturePlan
     from mirrord.dataplane.filter.rules import Selection
@@ -40,6 +42,9 @@ class PipelinePlan:
     workers: int = 1  # threads, which divide the source by its frames' addresses
 
 
+_Way = Transmit | FileTransmit | StreamTransmit
+
+
 class Match(NamedTuple):
     """What a pipeline's forward step has to match. `exact`: what comes is what is wanted, and only that. `shares`: what
     is not wanted is another's, and nothing to be counted; else it counts as skipped.
@@ -55,6 +60,9 @@ class Pipeline:
     Where the plan has several workers it is one of several, each at a tap of its own: `beside` another one, whose rate
     limit it shares.
 
+    The copies of another source of a session leave by the way of its `leader`, in the order in which frames came by the
+    two: for that the same thread has to run both.
+
     Raises OSError, as Transmit does, when it cannot be opened.
     """
 
@@ -65,17 +73,25 @@ class Pipeline:
         native: bool,
         beside: Pipeline | None = None,
         numbering: Numbering | None = None,
+        leader: Pipeline | None = None,
     ) -> None:
         self.plan = plan
+        self._closed = False
         self.tap: Tap | None = None
         self.counters = Counters()
         self.rule_counters = RuleCounters()
         self._trouble = ""
         self.matches: Match | None = None
         self.native: Any = None  # the core's part, which closing takes away, in another thread
-        self.transmit = _way_out(plan.transmit)
+        if leader is not None and isinstance(leader.transmit, Transmit):
+            leader.transmit.hold()
+            self.transmit: _Way = leader.transmit
+        else:
+            self.transmit = _way_out(plan.transmit)
         try:
             self._set_up(plan, numbering or Numbering(), beside, native=native)
+            if self.native is not None and leader is not None:
+                self.native.leave_with(leader.native)
         except BaseException:
             self.close()
             raise
@@ -205,7 +221,9 @@ class Pipeline:
 
     def close(self) -> None:
         """Let go of the way out. No tap may have it any more."""
-        self.native = None
+        if self._closed:
+            return
+        self._closed, self.native = True, None
         self.transmit.close()
 
 
@@ -228,8 +246,11 @@ def _goes_on(transmit: Transmit | FileTransmit | StreamTransmit) -> tuple[object
     return (None, transmit.lanes.native) if isinstance(transmit, Transmit) else (transmit.output, transmit.next_file)
 
 
-def open_pipelines(plan: PipelinePlan, numbering: Numbering, *, native: bool) -> list[Pipeline]:
-    """As many pipelines as the plan has workers, each to join a tap; their copies take numbers from `numbering`.
+def open_pipelines(
+    plan: PipelinePlan, numbering: Numbering, *, native: bool, leaders: Sequence[Pipeline] = ()
+) -> list[Pipeline]:
+    """As many pipelines as the plan has workers, each to join a tap; their copies take numbers from `numbering`, and
+    leave with those of the `leaders`, if there are any, each with one on the same thread.
 
     OSError when one cannot be opened: then none is.
     """
@@ -237,7 +258,8 @@ def open_pipelines(plan: PipelinePlan, numbering: Numbering, *, native: bool) ->
     try:
         while len(pipelines) < plan.workers:
             first = pipelines[0] if pipelines else None
-            pipelines.append(Pipeline(plan, native=native, beside=first, numbering=numbering))
+            leader = leaders[len(pipelines)] if leaders else None
+            pipelines.append(Pipeline(plan, native=native, beside=first, numbering=numbering, leader=leader))
     except BaseException:
         for pipeline in pipelines:
             pipeline.close()

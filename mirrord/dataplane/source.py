@@ -18,7 +18,7 @@ from mirrord.dataplane.peak import Peak
 
 if TYPE_CHECKING:
     from mirrord.dataplane.capture.fanout import Group
-    from mirrord.dataplane.filter.rules import Selection
+    from mirrord.dataplane.filter.by_device import Asked
 
 
 class Source:
@@ -122,12 +122,12 @@ class Source:
 
 
 def open_source(
-    plan: CapturePlan | ListenPlan, selections: tuple[Selection, ...], group: Group | None, *, busy: bool
+    plan: CapturePlan | ListenPlan, wanted: Asked, group: Group | None, *, busy: bool
 ) -> Capture | Listener:
-    """Open what a plan says, for what any of the selections wants; by a ring, if that is open and it is `busy`."""
+    """Open what a plan says, for what is wanted; by a ring, if that is open and it is `busy`."""
     if isinstance(plan, ListenPlan):
         return Listener(plan)
-    return Capture(plan, selections, mode="ring" if busy and plan.mode == "auto" else "", group=group)
+    return Capture(plan, wanted, mode="ring" if busy and plan.mode == "auto" else "", group=group)
 
 
 def _listens(capture: Capture | Listener) -> tuple[int, bool]:

@@ -36,9 +36,11 @@ A tunnel's end is not shared: each session has a socket of its own there, see li
 from __future__ import annotations
 
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import attrgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -49,6 +51,7 @@ from mirrord.dataplane.capture.packet_socket import BLOCK_SIZE, Capture, Capture
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.assembler import pack
 from mirrord.dataplane.filter.bpf import compile_selection
+from mirrord.dataplane.filter.by_device import Asked, Wanted, by_device, compile_wanted
 from mirrord.dataplane.filter.several import compile_selections, compile_sets
 from mirrord.dataplane.frame.wire import TAG
 from mirrord.dataplane.pipeline import Match, Pipeline
@@ -58,6 +61,7 @@ from mirrord.dataplane.transmit.sockets import Transmit
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+    from mirrord.dataplane.capture.listener import ListenPlan
     from mirrord.dataplane.filter.rules import Selection
     from mirrord.dataplane.frame.wire import Frame
     from mirrord.dataplane.pipeline import PipelinePlan
@@ -77,9 +81,14 @@ UNEQUAL = 10
 FOR_EVER = (1 << 64) - 1
 
 
+SEVERAL_DEVICES = "several devices"
+"""The source that a loss counts for which may have been any one's of several. No device has blanks in its name."""
+
+
 @dataclass(slots=True)
 class _Member:
     pipeline: Pipeline
+    device: int  # its index; 0: it wants whatever the tap captures
     since: int = 0  # nanoseconds since 1970: what was captured before is not its
     until: int = FOR_EVER  # the same of what was not captured before: it goes on elsewhere
     leaves: bool = False
@@ -119,12 +128,14 @@ class Tap(Source):
         group: Group | None = None,
         aside: Aside | None = None,
     ) -> None:
-        self.plan = pipelines[0].plan.capture
-        self.source = self.plan.device if isinstance(self.plan, CapturePlan) else ""  # a name for it
+        self.plan = _plan_of(pipelines)
+        self.source = SEVERAL_DEVICES  # a name for it
+        if not self.everywhere:
+            self.source = self.plan.device if isinstance(self.plan, CapturePlan) else ""
         self._looked_at = -1  # frames read, when it was last looked at
         self._failures: list[tuple[Pipeline, Exception]] = []
         self._came = 0  # frames, when that was last looked at
-        self._members = [_Member(pipeline, aside.border if aside else 0) for pipeline in pipelines]
+        self._members = [self._new_member(pipeline, aside.border if aside else 0) for pipeline in pipelines]
         self._mixed = len(pipelines) > 1 or aside is not None  # frames may wait that were taken for another
         self._changed_at = 0.0
         self._settles_at: int | None = None  # when so many frames have been read
@@ -133,7 +144,7 @@ class Tap(Source):
         self._parted_at: float | None = None  # when some were told to go on elsewhere
         self._parts_at: int | None = None  # when so many frames have been read
         self._rates_at, self._got = time.monotonic(), dict.fromkeys(pipelines, 0)
-        capture = aside.capture if aside else open_source(self.plan, self._selections(), group, busy=busy)
+        capture = aside.capture if aside else open_source(self.plan, self._wanted(), group, busy=busy)
         try:
             super().__init__(capture, native=native)
             self._begin_with(pipelines, aside)
@@ -144,8 +155,8 @@ class Tap(Source):
     def _begin_with(self, pipelines: Sequence[Pipeline], aside: Aside | None) -> None:
         for pipeline in pipelines:
             pipeline.tap = self
-            if aside is None:
-                pipeline.leave_by(pipeline.new_tx_ring())
+        for pipeline in one_a_way(pipelines) if aside is None else ():
+            pipeline.leave_by(pipeline.new_tx_ring())
         if aside is None:
             self._tell()
         else:
@@ -154,10 +165,20 @@ class Tap(Source):
     def begin(self) -> None:
         """Take frames, now that all that divide the source are there. OSError when the filter cannot be had."""
         if self._begins_later:
-            self.capture.select(*self._selections())
+            self.capture.select(*self._wanted())
             self._tell()
 
     # --- members ---
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether it is on all devices of a namespace, for those that its members want."""
+        return isinstance(self.plan, CapturePlan) and not self.plan.device
+
+    def _new_member(self, pipeline: Pipeline, since: int) -> _Member:
+        capture = pipeline.plan.capture
+        device = capture.index if self.everywhere and isinstance(capture, CapturePlan) else 0
+        return _Member(pipeline, device, since)
 
     @property
     def pipelines(self) -> list[Pipeline]:
@@ -172,7 +193,7 @@ class Tap(Source):
     def join(self, pipelines: Iterable[Pipeline]) -> None:
         """Have these get what they want from now on. OSError when they cannot; then the others go on."""
         self.update()  # what was lost before is not theirs
-        joining = [_Member(pipeline, time.time_ns()) for pipeline in pipelines]
+        joining = [self._new_member(pipeline, time.time_ns()) for pipeline in pipelines]
         self._select(also=joining)
         for member in joining:
             member.pipeline.tap = self
@@ -238,11 +259,13 @@ class Tap(Source):
         """
         if not isinstance(self.plan, CapturePlan):
             return
-        left = [pipeline for pipeline in (*self.pipelines, *joining) if pipeline not in leaving]
-        wanted = [changed.get(pipeline, pipeline.selection) for pipeline in left]
-        if wanted:
-            compile_selections(tuple(dict.fromkeys(wanted)))
-            compile_sets(tuple(wanted))
+        members = [*list(self._members), *(self._new_member(pipeline, 0) for pipeline in joining)]
+        left = [member for member in members if member.pipeline not in leaving]
+        selections = [changed.get(member.pipeline, member.pipeline.selection) for member in left]
+        wanted = [Wanted(member.device, selection) for member, selection in zip(left, selections, strict=True)]
+        self._compile(tuple(dict.fromkeys(wanted)))
+        for group in _groups(wanted).values():
+            compile_sets(group)
         for selection in (*(pipeline.selection for pipeline in joining), *changed.values()):
             compile_selection(replace(selection, mark_mask=0), numbered=True)
 
@@ -279,29 +302,32 @@ class Tap(Source):
         self._rates_at = now
         if self._got.keys() - before.keys() or self.changing or self._successor is not None:
             return []
-        got = {one: count - before[one] for one, count in self._got.items()}
+        got: Counter[int] = Counter()  # by way: the sources of a session stay together, so that its copies are in order
+        for one, count in self._got.items():
+            got[id(one.transmit)] += count - before[one]
         most = max(got.values())
         if most < load.BUSY * elapsed:
             return []
-        busy = [one for one, count in got.items() if count * UNEQUAL > most]
-        return busy if len(busy) < len(got) else []
+        busy = {way for way, count in got.items() if count * UNEQUAL > most}
+        return [one for one in self._got if id(one.transmit) in busy] if len(busy) < len(got) else []
 
     def open_aside(self, pipelines: Sequence[Pipeline]) -> Aside:
         """Open a capture for members to part with. OSError; takes long: not for the thread that runs the tap."""
         assert isinstance(self.plan, CapturePlan)  # what is listened to is one member's
-        selections = tuple(dict.fromkeys(pipeline.selection for pipeline in pipelines))
         self.foresee(leaving=pipelines)
-        compile_sets(tuple(pipeline.selection for pipeline in pipelines))
+        wanted = [Wanted(one.device, one.pipeline.selection) for one in self._members if one.pipeline in pipelines]
+        for group in _groups(wanted).values():
+            compile_sets(group)
         mode = "ring" if self.plan.mode == "auto" else self.plan.mode
-        capture = Capture(self.plan, selections, mode=mode, stamped=True)
+        capture = Capture(self.plan, tuple(dict.fromkeys(wanted)), mode=mode, stamped=True)
         time.sleep(GRACE_SECONDS)  # until the kernel stamps frames, and its filter has seen all that come
         return Aside(capture, tuple(pipelines))
 
     def part(self, aside: Aside) -> bool:
         """Have members go on with another capture. False where what it was opened for is not so any more."""
         members = [member for member in self._members if member.pipeline in aside.pipelines]
-        wanted = tuple(dict.fromkeys(member.pipeline.selection for member in members))
-        fits = len(members) == len(aside.pipelines) < len(self._members) and wanted == aside.capture.selections
+        wanted = tuple(dict.fromkeys(Wanted(member.device, member.pipeline.selection) for member in members))
+        fits = len(members) == len(aside.pipelines) < len(self._members) and wanted == aside.capture.wanted
         if not fits or any(member.leaves for member in self._members) or self._successor is not None:
             return False
         aside.border = time.time_ns()
@@ -334,16 +360,22 @@ class Tap(Source):
     def _member(self, pipeline: Pipeline) -> _Member:
         return next(member for member in self._members if member.pipeline is pipeline)
 
-    def _selections(self, also: Sequence[_Member] = ()) -> tuple[Selection, ...]:
+    def _wanted(self, also: Sequence[_Member] = ()) -> Asked:
         members = [member for member in (*self._members, *also) if not (member.leaves or member.parted)]
-        wanted = [member.pipeline.selection for member in members]
-        return tuple(dict.fromkeys(wanted))
+        return tuple(dict.fromkeys(Wanted(member.device, member.pipeline.selection) for member in members))
+
+    def _compile(self, wanted: Asked) -> None:
+        """Make the program that the kernel will be given."""
+        if wanted and self.everywhere:
+            compile_wanted(wanted)
+        elif wanted:
+            compile_selections(tuple(one.selection for one in wanted))
 
     def _select(self, also: Sequence[_Member] = ()) -> None:
-        selections = self._selections(also)
+        wanted = self._wanted(also)
         for capture in (self.capture, self._successor):
-            if capture is not None and not (isinstance(capture, Capture) and capture.selections == selections):
-                capture.select(*selections)
+            if capture is not None and not (isinstance(capture, Capture) and capture.wanted == wanted):
+                capture.select(*wanted)
 
     def _changed(self, pipeline: Pipeline | None = None) -> None:
         self._mixed, self._changed_at, self._settles_at = True, time.monotonic(), None
@@ -351,8 +383,9 @@ class Tap(Source):
 
     def _tell(self, changed: Pipeline | None = None) -> None:
         """Have members match what they have to; one of them may have changed."""
-        shares = self._mixed or len(self._members) > 1
-        for pipeline in self.pipelines:
+        beside = Counter(member.device for member in self._members)
+        for member in self._members:
+            pipeline, shares = member.pipeline, self._mixed or beside[member.device] > 1
             how = Match(exact=self.capture.exact and not shares, shares=shares)
             if pipeline is changed or pipeline.matches != how:
                 pipeline.match(how)
@@ -360,9 +393,22 @@ class Tap(Source):
             forward = self._members[0].pipeline.plan.forward
             self.capture.limit = max(forward.frame_limit - (TAG if forward.push_tag else 0), 0)
         if self.native is not None:
-            program, sets = compile_sets(tuple(pipeline.selection for pipeline in self.pipelines))
-            members = tuple((member.pipeline.native, member.since, member.until) for member in self._members)
-            self.native.have(members, pack(program), sets)
+            self._give_out()
+
+    def _give_out(self) -> None:
+        """Have the core know whose a device's frames may be."""
+        members = sorted(self._members, key=attrgetter("device"))
+        groups = _groups([Wanted(member.device, member.pipeline.selection) for member in members])
+        matchers = {group: n for n, group in enumerate(dict.fromkeys(group for group in groups.values() if group[1:]))}
+        stretches, first = [], 0
+        for device, group in groups.items():
+            stretches.append((device, first, len(group), matchers.get(group, -1)))
+            first += len(group)
+        self.native.have(
+            tuple((member.pipeline.native, member.since, member.until) for member in members),
+            tuple((pack(sets.program), sets.sets) for sets in map(compile_sets, matchers)),
+            tuple(stretches),
+        )
 
     def tend(self, now: float) -> None:
         """See whether all that was taken before the last change of members has been read. `now` is monotonic."""
@@ -406,7 +452,7 @@ class Tap(Source):
         for frame in self.capture.read():
             self.seen.count_read(frame.length)
             for member in members:
-                if member.since <= frame.time < member.until:
+                if member.device in (0, frame.device) and member.since <= frame.time < member.until:
                     self._have_forwarded(member, frame)
             if time.monotonic() >= until:
                 break
@@ -492,6 +538,24 @@ class Tap(Source):
             self._count_taken(captured, lost)
             self._see_ahead()
         return self.seen.waiting + self._ahead[0]
+
+
+def _plan_of(pipelines: Sequence[Pipeline]) -> CapturePlan | ListenPlan:
+    plan = pipelines[0].plan.capture
+    return plan.everywhere if isinstance(plan, CapturePlan) and plan.together else plan
+
+
+def _groups(wanted: Iterable[Wanted]) -> dict[int, tuple[Selection, ...]]:
+    """What each device's members want, one after the other, by the devices' indexes, ascending."""
+    groups: dict[int, list[Selection]] = {}
+    for device, selection in wanted:
+        groups.setdefault(device, []).append(selection)
+    return {device: tuple(groups[device]) for device in sorted(groups)}
+
+
+def one_a_way(pipelines: Iterable[Pipeline]) -> list[Pipeline]:
+    """One of those that leave by the same way, for each way."""
+    return list({id(pipeline.transmit): pipeline for pipeline in pipelines}.values())
 
 
 def _begin_turn(transmit: Transmit | FileTransmit | StreamTransmit) -> None:

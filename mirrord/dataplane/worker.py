@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mirrord.dataplane.closers import Closers
 from mirrord.dataplane.helper import Helper
 from mirrord.dataplane.rounds import LATENCY_SECONDS, rounds
-from mirrord.dataplane.tap import Aside, Tap
+from mirrord.dataplane.tap import Aside, Tap, one_a_way
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -440,7 +440,7 @@ class Worker:
 
     def _give_rings(self, pipelines: Iterable[Pipeline]) -> None:
         """The copies' way out follows the capture's."""
-        for pipeline in pipelines:
+        for pipeline in one_a_way(pipelines):
             self._helper.submit(pipeline.new_tx_ring, partial(self._made_ring, pipeline))
 
     def _made_ring(self, pipeline: Pipeline, outcome: TxRing | Exception | None) -> None:

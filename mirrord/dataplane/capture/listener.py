@@ -37,6 +37,7 @@ from mirrord.dataplane.frame.wire import Frame
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from mirrord.dataplane.filter.by_device import Wanted
     from mirrord.dataplane.filter.rules import Selection
 
 SO_MEMINFO = 55  # asm-generic/socket.h
@@ -173,7 +174,7 @@ class Listener:
     def fileno(self) -> int:
         return self.socket.fileno()
 
-    def select(self, *selections: Selection) -> None:
+    def select(self, *wanted: Wanted) -> None:
         """What is wanted of the frames inside, the forward step has to match."""
 
     def reject_all(self) -> None:

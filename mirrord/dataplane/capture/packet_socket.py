@@ -17,24 +17,26 @@ from __future__ import annotations
 import ctypes
 import errno
 import mmap
+import os
 import socket
 import struct
-from dataclasses import dataclass
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from mirrord.dataplane.capture.fanout import SOL_PACKET, Group, set_slowly, steer
 from mirrord.dataplane.filter import bpf, several
+from mirrord.dataplane.filter.by_device import Asked, Wanted, attach_wanted
 from mirrord.dataplane.frame.headers import Tag
 from mirrord.dataplane.frame.wire import VNET, Frame, Vnet
+from mirrord.dataplane.filter.rules import Selection
 from mirrord.dataplane.netns import Netns, inside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mirrord.dataplane.filter.rules import Selection
-
 # linux/if_packet.h; the socket module has no names for these
-PACKET_ADD_MEMBERSHIP = 1
+PACKET_ADD_MEMBERSHIP, PACKET_DROP_MEMBERSHIP = 1, 2
 PACKET_RX_RING = 5
 PACKET_STATISTICS = 6
 PACKET_AUXDATA = 8
@@ -82,9 +84,13 @@ _FRAME = struct.Struct(
     "=IIIIIIHH4xIH"
 )  # tpacket3_hdr: next_offset, sec, nsec, snaplen, len, status, mac, net, tci, tpid
 _PACKET_TYPE = 48 + 10  # sll_pkttype of the sockaddr_ll behind a tpacket3_hdr
+_INDEX, _INDEX_AT = struct.Struct("=i"), 48 + 4  # its sll_ifindex
+_ADDRESS = struct.Struct("=HHiHBB8x")  # struct sockaddr_ll: family, protocol, index, ...
+_MEMBERSHIP = struct.Struct("=iHH8x")  # struct packet_mreq
 _AUXDATA = struct.Struct("=IIIHHHH")  # status, len, snaplen, mac, net, tci, tpid (struct tpacket_auxdata)
 _TIMESPEC = struct.Struct("@ll")
 _STATISTICS = struct.Struct("=II")
+_ANY = Selection()
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -99,6 +105,12 @@ class CapturePlan:
     ring_size: int = 8 << 20
     promiscuous: bool = False
     netns: Netns | None = None  # where the device is; None: here
+    together: bool = False  # one of several devices whose frames are to stay in order, see tap.py
+
+    @property
+    def everywhere(self) -> CapturePlan:
+        """The plan of a capture on all devices of the namespace, which `together` ones can share."""
+        return replace(self, device="", index=0, selection=_ANY, together=True)
 
 
 class Statistics(NamedTuple):
@@ -110,7 +122,8 @@ class Statistics(NamedTuple):
 
 
 class Capture:
-    """A bound, filtered packet socket, which takes what any of its `selections` wants: the plan's, or those given.
+    """A filtered packet socket, which takes what is `wanted`: what the plan says, or what is given. It is bound to the
+    plan's device, or, where that is "", on all devices of the namespace.
 
     `exact` tells whether its filter takes that and nothing else, or is a coarse one. With `stamped` the kernel stamps a
     frame once for all that capture it; else a ring may stamp it anew.
@@ -126,7 +139,7 @@ class Capture:
     def __init__(
         self,
         plan: CapturePlan,
-        selections: tuple[Selection, ...] = (),
+        wanted: Asked = (),
         *,
         mode: str = "",
         group: Group | None = None,
@@ -134,7 +147,8 @@ class Capture:
     ) -> None:
         self.plan = plan
         self._stamped = stamped
-        self.selections = selections or (plan.selection,)
+        self.wanted = wanted or (Wanted(plan.index, plan.selection),)
+        self._promiscuous: set[int] = set()  # indexes of devices that are made to receive all
         self.mode = mode or ("socket" if plan.mode == "auto" else plan.mode)
         self._group = Group() if group is None and plan.mode == "auto" else group
         self._rejecting = False
@@ -170,16 +184,34 @@ class Capture:
             size = plan.ring_size * (ROOM_TO_MOVE if plan.mode == "auto" else 1)
             sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, min(size, LARGEST_BUFFER))
         bpf.attach_reject_all(sock)
-        sock.bind((plan.device, ETH_P_ALL))
-        if socket.if_nametoindex(plan.device) != plan.index:
-            raise OSError(19, "the device was replaced", plan.device)
-        if plan.promiscuous:
-            sock.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, struct.pack("=iHH8x", plan.index, PACKET_MR_PROMISC, 0))
+        if plan.device:
+            sock.bind((plan.device, ETH_P_ALL))
+            if socket.if_nametoindex(plan.device) != plan.index:
+                raise OSError(19, "the device was replaced", plan.device)
+        else:
+            _bind_everywhere(sock)
+        self._receive_all()
         if self._group is not None:
             self._group.join(sock)
         self.exact = True
         if self._group is None or not self._group.divides:
-            self.select(*self.selections)
+            self.select(*self.wanted)
+
+    def _receive_all(self) -> None:
+        """Have devices be promiscuous as planned, as long as something is wanted of them."""
+        devices: set[int] = set()
+        if self.plan.promiscuous:
+            devices = {self.plan.index} if self.plan.device else {device for device, _ in self.wanted}
+        for device in devices - self._promiscuous:
+            with nullcontext() if self.plan.device else suppress(OSError):  # it is gone: there is news of that
+                self._set_membership(PACKET_ADD_MEMBERSHIP, device)
+        for device in self._promiscuous - devices:
+            with suppress(OSError):
+                self._set_membership(PACKET_DROP_MEMBERSHIP, device)
+        self._promiscuous = devices
+
+    def _set_membership(self, option: int, device: int) -> None:
+        self.socket.setsockopt(SOL_PACKET, option, _MEMBERSHIP.pack(device, PACKET_MR_PROMISC, 0))
 
     def _map_ring(self) -> None:
         """A ring of the size that is wanted; or of half of it, and so on, as long as there is no memory."""
@@ -207,12 +239,16 @@ class Capture:
     def fileno(self) -> int:
         return self.socket.fileno()
 
-    def select(self, *selections: Selection) -> None:
+    def select(self, *wanted: Wanted) -> None:
         """Take what any of these wants from now on; none is missed that was wanted before, too. OSError when there is
         no room: then it goes on as before.
         """
-        self.exact = several.attach(self.socket, *selections)
-        self.selections = selections
+        if self.plan.device:
+            self.exact = several.attach(self.socket, *dict.fromkeys(one.selection for one in wanted))
+        else:
+            self.exact = attach_wanted(self.socket, wanted)
+        self.wanted = wanted
+        self._receive_all()
 
     def fill(self) -> float:
         """The share of the ring's blocks that wait to be read; 0 without a ring."""
@@ -230,7 +266,7 @@ class Capture:
         Only of a plan whose mode is "auto". Not before what this one came after is closed.
         """
         steer(self.socket, 0)  # this one, also when the next joins
-        after = Capture(self.plan, self.selections, mode=mode, group=self._group)
+        after = Capture(self.plan, self.wanted, mode=mode, group=self._group)
         try:
             steer(self.socket, 1)
         except OSError:
@@ -242,8 +278,8 @@ class Capture:
         """Take over what the one that this came after was told while this was made."""
         if before._rejecting:
             self.reject_all()
-        elif before.selections != self.selections:
-            self.select(*before.selections)
+        elif before.wanted != self.wanted:
+            self.select(*before.wanted)
 
     def statistics(self) -> Statistics:
         """What has been counted since the last call: reading sets the kernel's counters to zero."""
@@ -281,6 +317,7 @@ class Capture:
                 tag=_tag(state, tpid, tci),
                 vnet=Vnet._make(VNET.unpack_from(ring, at + mac - VNET.size)),
                 time=seconds * 1_000_000_000 + nanoseconds,
+                device=_INDEX.unpack_from(ring, at + _INDEX_AT)[0],
             )
             if not self._left:
                 self._give_back()
@@ -294,6 +331,7 @@ class Capture:
 
     def _read_socket(self) -> Iterator[Frame]:
         for _ in range(SOCKET_BATCH):
+            device = self.plan.index or _device_of_next(self.socket)
             try:
                 data, ancillary, _flags, address = self.socket.recvmsg(VNET.size + LARGEST_FRAME, 256)
             except BlockingIOError:
@@ -314,6 +352,7 @@ class Capture:
                 tag=_tag(state, tpid, tci),
                 vnet=Vnet._make(VNET.unpack_from(data)),
                 time=time,
+                device=device,
             )
 
     def close(self) -> None:
@@ -321,6 +360,27 @@ class Capture:
         if self.ring is not None:
             self.ring.close()
         self.socket.close()
+
+
+def _bind_everywhere(sock: socket.socket) -> None:
+    """Python's own bind wants a device."""
+    address = _ADDRESS.pack(socket.AF_PACKET, socket.htons(ETH_P_ALL), 0, 0, 0, 0)
+    if _libc.bind(sock.fileno(), address, len(address)):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _device_of_next(sock: socket.socket) -> int:
+    """The index of the device of the frame that is read next; 0 where there is none. Python tells the name, which a
+    device that is gone has no more.
+    """
+    address = ctypes.create_string_buffer(_ADDRESS.size)
+    size = ctypes.c_uint32(_ADDRESS.size)
+    flags = socket.MSG_PEEK | socket.MSG_DONTWAIT
+    if _libc.recvfrom(sock.fileno(), None, 0, flags, address, ctypes.byref(size)) < 0:
+        return 0
+    index: int = _ADDRESS.unpack(address.raw)[2]
+    return index
 
 
 def stamp(timespec: bytes) -> int:

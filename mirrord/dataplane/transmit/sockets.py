@@ -20,6 +20,7 @@ import errno
 import random
 import select
 import socket
+import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -156,6 +157,7 @@ class Transmit:
         self._outer: Outer | None = None
         self._patience = Patience()
         self.ring: TxRing | None = None  # the native core sends by it what leaves one by one
+        self._users, self._users_lock = 1, threading.Lock()
         udp = isinstance(plan, TunnelPlan) and plan.protocol == IPPROTO_UDP
         self.lanes = Lanes(LANES if udp else 1, self._make_socket)
         try:
@@ -274,7 +276,17 @@ class Transmit:
             return bool(ready)
         return False
 
+    def hold(self) -> None:
+        """Have it for one more pipeline of the same session and thread: each closes it once."""
+        with self._users_lock:
+            self._users += 1
+
     def close(self) -> None:
+        """The last one's does."""
+        with self._users_lock:
+            self._users -= 1
+            if self._users:
+                return
         self.lanes.close()
         if self._errors is not None:
             self._errors.close()
