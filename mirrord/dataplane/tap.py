@@ -47,26 +47,26 @@ from typing import TYPE_CHECKING
 from mirrord.dataplane.capture import load
 from mirrord.dataplane.capture.fanout import Group
 from mirrord.dataplane.capture.listener import Listener
-from mirrord.dataplane.capture.packet_socket import BLOCK_SIZE, Capture, CapturePlan
+from mirrord.dataplane.capture.packet_socket import BLOCK_SIZE, Capture
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.assembler import pack
 from mirrord.dataplane.filter.bpf import compile_selection
-from mirrord.dataplane.filter.by_device import Asked, Wanted, by_device, compile_wanted
+from mirrord.dataplane.filter.by_device import Asked, Wanted, compile_wanted
 from mirrord.dataplane.filter.several import compile_selections, compile_sets
 from mirrord.dataplane.frame.wire import TAG
 from mirrord.dataplane.pipeline import Match, Pipeline
 from mirrord.dataplane.source import Source, open_source
 from mirrord.dataplane.transmit.sockets import Transmit
+from mirrord.plans import CapturePlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-    from mirrord.dataplane.capture.listener import ListenPlan
     from mirrord.dataplane.filter.rules import Selection
     from mirrord.dataplane.frame.wire import Frame
-    from mirrord.dataplane.pipeline import PipelinePlan
     from mirrord.dataplane.transmit.file import FileTransmit
     from mirrord.dataplane.transmit.stream import StreamTransmit
+    from mirrord.plans import ListenPlan, PipelinePlan
 
 GRACE_SECONDS = 0.02
 """How long after a change of the filter a frame may still come that the one before took: one that was under way."""
@@ -154,7 +154,7 @@ class Tap(Source):
 
     def _begin_with(self, pipelines: Sequence[Pipeline], aside: Aside | None) -> None:
         for pipeline in pipelines:
-            pipeline.tap = self
+            pipeline.source = self
         for pipeline in one_a_way(pipelines) if aside is None else ():
             pipeline.leave_by(pipeline.new_tx_ring())
         if aside is None:
@@ -196,7 +196,7 @@ class Tap(Source):
         joining = [self._new_member(pipeline, time.time_ns()) for pipeline in pipelines]
         self._select(also=joining)
         for member in joining:
-            member.pipeline.tap = self
+            member.pipeline.source = self
         self._members += joining
         self._changed()
 
@@ -556,6 +556,11 @@ def _groups(wanted: Iterable[Wanted]) -> dict[int, tuple[Selection, ...]]:
 def one_a_way(pipelines: Iterable[Pipeline]) -> list[Pipeline]:
     """One of those that leave by the same way, for each way."""
     return list({id(pipeline.transmit): pipeline for pipeline in pipelines}.values())
+
+
+def tap_of(pipeline: Pipeline) -> Tap | None:
+    """The tap that a pipeline has joined; None before it joins one."""
+    return pipeline.source if isinstance(pipeline.source, Tap) else None
 
 
 def _begin_turn(transmit: Transmit | FileTransmit | StreamTransmit) -> None:

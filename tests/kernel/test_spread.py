@@ -16,10 +16,12 @@ from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
 from mirrord.dataplane.capture.fanout import Group
-from mirrord.dataplane.capture.packet_socket import Capture, CapturePlan
+from mirrord.dataplane.capture.packet_socket import Capture
+from mirrord.dataplane.filter.by_device import Wanted
 from mirrord.dataplane.filter.rules import Selection
 from mirrord.dataplane.frame.wire import Frame
 from mirrord.dataplane.netns import find
+from mirrord.plans import CapturePlan
 from tests.support.topology import Host, Topology
 
 SOCKETS, PAIRS = 4, 200
@@ -38,7 +40,7 @@ def group(source: Host) -> Iterator[list[Capture]]:
             captures.append(Capture(plan, group=shared))
             stack.callback(captures[-1].close)
         for capture in captures:
-            capture.select(Selection())
+            capture.select(Wanted(0, Selection()))
         yield captures
 
 

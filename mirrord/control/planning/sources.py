@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
-from mirrord.control.host.links import AbsentError, Link, View
+from mirrord.control.host.view import AbsentError, Link, View
 from mirrord.control.planning.listeners import end, label
 from mirrord.dataplane.filter.rules import Direction
 from mirrord.errors import Refused
@@ -40,6 +40,13 @@ def devices(session: Session, view: View) -> Iterator[str]:
             continue
         found = [link for name, link in view.links.items() if fnmatchcase(name, pattern) and name != target]
         yield from sorted(link.name for link in found if not unfit(session, link)) or [pattern]
+
+
+def may_be_several(session: Session) -> bool:
+    """Whether the session's source can be several devices, now or later."""
+    if isinstance(session.source, DeviceSource):
+        return len(session.source.device) > 1 or any(GLOB.search(name) for name in session.source.device)
+    return isinstance(session.source, BridgeSource)
 
 
 def left_out(session: Session, view: View) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -27,16 +27,14 @@ from mirrord.control.running.patience import Patience
 from mirrord.control.running.restarts import Restarts
 from mirrord.control.running.taps import Taps
 from mirrord.control.running.workers import Workers, stall, what
-from mirrord.dataplane.capture.packet_socket import CapturePlan
 from mirrord.dataplane.counters import SLOTS, Slot
 from mirrord.dataplane.forward.step import Numbering
-from mirrord.dataplane.pipeline import Pipeline, PipelinePlan, open_pipelines
+from mirrord.dataplane.pipeline import Pipeline, open_pipelines
 from mirrord.dataplane.rounds import LATENCY_SECONDS
-from mirrord.dataplane.transmit.file import FilePlan
-from mirrord.dataplane.transmit.sockets import DevicePlan, TunnelPlan
 from mirrord.dataplane.worker import Failure, Worker
 from mirrord.errors import Refused
 from mirrord.errors import reason as reason_of
+from mirrord.plans import CapturePlan, DevicePlan, FilePlan, PipelinePlan, TunnelPlan
 
 log = logger("pipelines")
 
@@ -59,6 +57,9 @@ _TOTALS = [
 
 NOTHING = (0,) * SLOTS
 _MIRRORED, _SENT_BYTES, _TOO_LARGE = int(Slot.mirrored), int(Slot.sent_bytes), int(Slot.dropped_mtu_exceeded)
+
+_Way = tuple[object, ...]
+_Opened = dict[Key, "list[Pipeline] | OSError"]
 
 RuleCounts = dict[tuple[str, int], int]
 """Frames by a rule's filter and priority."""
@@ -221,7 +222,9 @@ class Pipelines:
             now = {key: self._trouble(key) for key in self._running}
             running = [(key, pipeline) for key in self._running for pipeline, _ in self._of(key)]
             refused = {key for key, pipeline in running if pipeline.gso_refused()}
-            rings = {key: tap.short_ring for key in self._running if (tap := self._running[key][0].tap) is not None}
+            rings = {
+                key: source.short_ring for key, row in self._running.items() if (source := row[0].source) is not None
+            }
         for key in refused - self._refused:
             log.warning("the kernel refuses UDP GSO: copies leave one by one", **_names(key))
         self._refused = refused
@@ -305,9 +308,9 @@ class Pipelines:
             self._numberings.setdefault(add.key[:2], Numbering())
         sources = [capture for add in adds if isinstance(capture := add.pipeline.capture, CapturePlan)]
         places = busy(sources)
-        made = dict(zip((add.key for add in adds), self._openers.map(self._open, adds), strict=True))
+        apart = {add.key: self._restarts.apart(add.key) for add in adds}
+        made = self._open_all(adds, apart)
         opened = {key: pipelines for key, pipelines in made.items() if not isinstance(pipelines, OSError)}
-        apart = {key: self._restarts.apart(key) for key in opened}
         workers = self._taps.place(opened, places, apart)
         for add in adds:
             pipelines = made[add.key]
@@ -318,7 +321,38 @@ class Pipelines:
             elif not isinstance(pipelines, OSError):
                 self._add(add.key, add.pipeline, list(zip(pipelines, placed, strict=True)))
 
-    def _open(self, add: Add) -> list[Pipeline] | OSError:
+    def _open_all(self, adds: Sequence[Add], apart: Mapping[Key, Collection[Worker]]) -> _Opened:
+        """Sources of a session that are captured together leave by one way: the first one's, whom the others follow."""
+        groups: dict[_Way, list[Add]] = {}
+        for add in adds:
+            way = _way(add.key, add.pipeline)
+            groups.setdefault((add.key,) if way is None or apart[add.key] else way, []).append(add)
+        led = {way: self._leaders(group[0]) for way, group in groups.items() if len(way) > 1}
+        firsts = [group[0] for way, group in groups.items() if not led.get(way)]
+        made = dict(zip((add.key for add in firsts), self._openers.map(self._open, firsts), strict=True))
+        rest = [
+            (add, led.get(way) or made[group[0].key])
+            for way, group in groups.items()
+            for add in group
+            if add.key not in made
+        ]
+        followed = self._openers.map(lambda one: self._open(*one), rest)
+        return made | dict(zip((add.key for add, _ in rest), followed, strict=True))
+
+    def _leaders(self, add: Add) -> list[Pipeline]:
+        """The pipelines of another source of the session that runs where this one is going to."""
+        workers = self._taps.workers(add.key, add.pipeline)
+        for key in self._by_name.get(add.key[:2], ()) if workers else ():
+            if key not in self._running or _way(key, self._plans[key]) != _way(add.key, add.pipeline):
+                continue
+            pipelines, running_on = zip(*self._of(key), strict=True)
+            if list(running_on) == workers and not self._failure(key):
+                return list(pipelines)
+        return []
+
+    def _open(self, add: Add, leaders: Sequence[Pipeline] | OSError = ()) -> list[Pipeline] | OSError:
+        if isinstance(leaders, OSError):
+            return leaders
         way = add.pipeline.transmit
         try:
             if isinstance(way, DevicePlan) and way.reserved:
@@ -327,7 +361,7 @@ class Pipelines:
                 self._isolations.hold(way.index)
             numbering = self._numberings[add.key[:2]]
             plan = self._paused(add.key, add.pipeline)
-            opening = partial(open_pipelines, plan, numbering, native=self._native)
+            opening = partial(open_pipelines, plan, numbering, native=self._native, leaders=leaders)
             if not isinstance(way, FilePlan):
                 return opening()
             try:
@@ -450,11 +484,11 @@ class Pipelines:
         verdict = self._verdicts.get(key, Verdict())
         counters = self._total(key)
         state = "failed" if failure else "paused" if verdict.paused else "up"
-        taps = [pipeline.tap for pipeline, _ in self._of(key) if pipeline.tap is not None]
-        filled = [fill for tap in taps if (fill := tap.ring_fill) is not None]
+        sources = [pipeline.source for pipeline, _ in self._of(key) if pipeline.source is not None]
+        filled = [fill for source in sources if (fill := source.ring_fill) is not None]
         return Row(
             entry, state, failure or verdict.reason, counters,
-            capture=taps[0].captures_by if taps else "", ring_fill=max(filled, default=None),
+            capture=sources[0].captures_by if sources else "", ring_fill=max(filled, default=None),
         )  # fmt: skip
 
     def _rules(self, entry: Entry) -> dict[int, int]:
@@ -488,6 +522,13 @@ class Pipelines:
             if entry.pipeline is None and (before is None or before.reason != entry.reason):
                 say = log.error if entry.state == "failed" else log.info
                 say(f"session {entry.state}", **_names(key), reason=entry.reason)
+
+
+def _way(key: Key, plan: PipelinePlan) -> _Way | None:
+    """What sources of a session agree on that leave by one way; None: it leaves by its own."""
+    if not isinstance(plan.capture, CapturePlan) or not plan.capture.together:
+        return None
+    return *key[:2], plan.capture.everywhere, plan.transmit, plan.workers
 
 
 def _sum(counts: RuleCounts, more: RuleCounts) -> RuleCounts:

@@ -14,12 +14,11 @@ from dataclasses import replace
 from mirrord.control.host.device_rate import Place
 from mirrord.control.planning.plan import Key
 from mirrord.control.running.workers import Workers, what
-from mirrord.dataplane.capture.packet_socket import CapturePlan
 from mirrord.dataplane.filter.rules import Selection
-from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
+from mirrord.dataplane.pipeline import Pipeline
 from mirrord.dataplane.tap import Tap, open_taps
-from mirrord.dataplane.transmit.file import FilePlan
 from mirrord.dataplane.worker import Worker
+from mirrord.plans import CapturePlan, FilePlan, PipelinePlan
 
 _ANY = Selection()
 
@@ -53,7 +52,7 @@ class Taps:
         for key, pipelines in opened.items():
             shared = _shared(key, pipelines[0].plan)
             if any(worker in apart.get(key, ()) for _, worker in self._taps.get(shared, [])):
-                shared = key, "apart"  # from the tap that its work failed on
+                shared = *_alone(key, pipelines[0].plan), "apart"  # from the tap that its work failed on
             wanted.setdefault(shared, []).append(key)
         new = [shared for shared in wanted if not self._runs(shared)]
         results: dict[Key, list[Worker] | OSError] = {}
@@ -87,6 +86,11 @@ class Taps:
         for shared in [shared for shared, taps in self._taps.items() if gone.issuperset(taps[0][0].pipelines)]:
             del self._taps[shared]
 
+    def workers(self, key: Key, plan: PipelinePlan) -> list[Worker]:
+        """On which workers a session's pipelines would come to run; none where its source is not captured yet."""
+        shared = _shared(key, plan)
+        return [worker for _, worker in self._taps[shared]] if self._runs(shared) else []
+
     def lost(self) -> dict[str, int]:
         """Frames that there was no room for, by source: each once, whoever it was for."""
         counted = dict(self._lost)
@@ -105,8 +109,8 @@ class Taps:
         return False
 
     def _open(self, pipelines: Sequence[Sequence[Pipeline]], busy: Collection[Place]) -> list[Tap] | OSError:
-        capture = pipelines[0][0].plan.capture
-        rings = isinstance(capture, CapturePlan) and (capture.netns, capture.device) in busy
+        captures = [session[0].plan.capture for session in pipelines]
+        rings = any(isinstance(one, CapturePlan) and (one.netns, one.device) in busy for one in captures)
         try:
             return open_taps(pipelines, native=self._native, busy=rings)
         except OSError as error:
@@ -129,7 +133,8 @@ class Taps:
             return OSError(errno.EAGAIN, f"no worker for it: {what(error)}")
         self._taps[shared] = list(zip(taps, workers, strict=True))
         for tap, worker in self._taps[shared]:
-            tap.source = key.source
+            if not tap.everywhere:
+                tap.source = key.source
             worker.add(tap)
         return workers
 
@@ -138,4 +143,11 @@ def _shared(key: Key, plan: PipelinePlan) -> Shared:
     """A tunnel's end is one session's alone; so is the source of one that waits for a disk."""
     if not isinstance(plan.capture, CapturePlan) or isinstance(plan.transmit, FilePlan):
         return (key,)
-    return replace(plan.capture, selection=_ANY), plan.workers
+    capture = plan.capture.everywhere if plan.capture.together else replace(plan.capture, selection=_ANY)
+    return capture, plan.workers
+
+
+def _alone(key: Key, plan: PipelinePlan) -> Shared:
+    """What only the sources of one session share, where they are captured together; else one source's alone."""
+    together = isinstance(plan.capture, CapturePlan) and plan.capture.together
+    return (*key[:2], *_shared(key, plan)) if together else (key,)

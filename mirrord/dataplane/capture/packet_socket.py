@@ -21,7 +21,6 @@ import os
 import socket
 import struct
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from mirrord.dataplane.capture.fanout import SOL_PACKET, Group, set_slowly, steer
@@ -29,8 +28,8 @@ from mirrord.dataplane.filter import bpf, several
 from mirrord.dataplane.filter.by_device import Asked, Wanted, attach_wanted
 from mirrord.dataplane.frame.headers import Tag
 from mirrord.dataplane.frame.wire import VNET, Frame, Vnet
-from mirrord.dataplane.filter.rules import Selection
-from mirrord.dataplane.netns import Netns, inside
+from mirrord.dataplane.netns import inside
+from mirrord.plans import CapturePlan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,27 +89,7 @@ _MEMBERSHIP = struct.Struct("=iHH8x")  # struct packet_mreq
 _AUXDATA = struct.Struct("=IIIHHHH")  # status, len, snaplen, mac, net, tci, tpid (struct tpacket_auxdata)
 _TIMESPEC = struct.Struct("@ll")
 _STATISTICS = struct.Struct("=II")
-_ANY = Selection()
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-@dataclass(frozen=True, slots=True)
-class CapturePlan:
-    """What to capture and how. `ring_size` is in bytes, rounded up to whole blocks, two of them at least."""
-
-    device: str
-    index: int
-    selection: Selection
-    mode: str = "ring"  # or "socket", "auto"
-    ring_size: int = 8 << 20
-    promiscuous: bool = False
-    netns: Netns | None = None  # where the device is; None: here
-    together: bool = False  # one of several devices whose frames are to stay in order, see tap.py
-
-    @property
-    def everywhere(self) -> CapturePlan:
-        """The plan of a capture on all devices of the namespace, which `together` ones can share."""
-        return replace(self, device="", index=0, selection=_ANY, together=True)
 
 
 class Statistics(NamedTuple):
@@ -374,10 +353,10 @@ def _device_of_next(sock: socket.socket) -> int:
     """The index of the device of the frame that is read next; 0 where there is none. Python tells the name, which a
     device that is gone has no more.
     """
-    address = ctypes.create_string_buffer(_ADDRESS.size)
+    address, vnet = ctypes.create_string_buffer(_ADDRESS.size), ctypes.create_string_buffer(VNET.size)
     size = ctypes.c_uint32(_ADDRESS.size)
     flags = socket.MSG_PEEK | socket.MSG_DONTWAIT
-    if _libc.recvfrom(sock.fileno(), None, 0, flags, address, ctypes.byref(size)) < 0:
+    if _libc.recvfrom(sock.fileno(), vnet, VNET.size, flags, address, ctypes.byref(size)) < 0:
         return 0
     index: int = _ADDRESS.unpack(address.raw)[2]
     return index
