@@ -24,6 +24,7 @@ from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from mirrord.dataplane.capture.fanout import SOL_PACKET, Group, set_slowly, steer
+from mirrord.dataplane.capture.receive import Receiver
 from mirrord.dataplane.filter import bpf, several
 from mirrord.dataplane.filter.by_device import Asked, Wanted, attach_wanted
 from mirrord.dataplane.frame.headers import Tag
@@ -130,6 +131,7 @@ class Capture:
         self._promiscuous: set[int] = set()  # indexes of devices that are made to receive all
         self.mode = mode or ("socket" if plan.mode == "auto" else plan.mode)
         self._group = Group() if group is None and plan.mode == "auto" else group
+        self._receiver: Receiver | None = None  # made when it is read from here: it is large
         self._rejecting = False
         self._error = 0  # what a reading came upon
         self.ring: mmap.mmap | None = None
@@ -309,10 +311,10 @@ class Capture:
         self._block = (self._block + 1) % self.block_count
 
     def _read_socket(self) -> Iterator[Frame]:
+        receiver = self._receiver = self._receiver or Receiver(VNET.size + LARGEST_FRAME)
         for _ in range(SOCKET_BATCH):
-            device = self.plan.index or _device_of_next(self.socket)
             try:
-                data, ancillary, _flags, address = self.socket.recvmsg(VNET.size + LARGEST_FRAME, 256)
+                data, ancillary, device, kind = receiver.receive(self.socket)
             except BlockingIOError:
                 return
             except OSError as error:  # the device went down since the socket was found ready; this is told once
@@ -327,7 +329,7 @@ class Capture:
             yield Frame(
                 data=data[VNET.size :],
                 length=length,
-                egress=address[2] == PACKET_OUTGOING,
+                egress=kind == PACKET_OUTGOING,
                 tag=_tag(state, tpid, tci),
                 vnet=Vnet._make(VNET.unpack_from(data)),
                 time=time,
@@ -347,19 +349,6 @@ def _bind_everywhere(sock: socket.socket) -> None:
     if _libc.bind(sock.fileno(), address, len(address)):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
-
-
-def _device_of_next(sock: socket.socket) -> int:
-    """The index of the device of the frame that is read next; 0 where there is none. Python tells the name, which a
-    device that is gone has no more.
-    """
-    address, vnet = ctypes.create_string_buffer(_ADDRESS.size), ctypes.create_string_buffer(VNET.size)
-    size = ctypes.c_uint32(_ADDRESS.size)
-    flags = socket.MSG_PEEK | socket.MSG_DONTWAIT
-    if _libc.recvfrom(sock.fileno(), vnet, VNET.size, flags, address, ctypes.byref(size)) < 0:
-        return 0
-    index: int = _ADDRESS.unpack(address.raw)[2]
-    return index
 
 
 def stamp(timespec: bytes) -> int:

@@ -1,0 +1,79 @@
+"""A frame from a packet socket with the index of its device. Python's own recvmsg gives the device's name, which one
+that is gone since has no more; and to look first (MSG_PEEK) spoils what PACKET_AUXDATA says of the frame's length.
+
+recvmsg(2), cmsg(3), packet(7).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
+
+_ADDRESS = struct.Struct("=HHiHBB8x")  # struct sockaddr_ll: family, protocol, index, hatype, pkttype, halen, address
+_HEADER = struct.Struct("@Nii")  # struct cmsghdr
+_CONTROL = 256  # bytes
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Received(NamedTuple):
+    """A frame, what came beside it (level, type, value), its device's index and its packet type."""
+
+    data: bytes
+    ancillary: list[tuple[int, int, bytes]]
+    device: int
+    kind: int
+
+
+class _Vector(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+class _Message(ctypes.Structure):
+    _fields_ = (
+        ("name", ctypes.c_void_p),
+        ("name_length", ctypes.c_uint32),
+        ("vectors", ctypes.POINTER(_Vector)),
+        ("vector_count", ctypes.c_size_t),
+        ("control", ctypes.c_void_p),
+        ("control_length", ctypes.c_size_t),
+        ("flags", ctypes.c_int),
+    )
+
+
+class Receiver:
+    """Room for one frame of at most so many bytes at a time."""
+
+    def __init__(self, most: int) -> None:
+        self._data = ctypes.create_string_buffer(most)
+        self._address = ctypes.create_string_buffer(_ADDRESS.size)
+        self._control = ctypes.create_string_buffer(_CONTROL)
+        self._vector = _Vector(ctypes.addressof(self._data), most)
+
+    def receive(self, sock: socket.socket) -> Received:
+        """The next frame. OSError as recvmsg: BlockingIOError where there is none."""
+        message = _Message(
+            ctypes.addressof(self._address), _ADDRESS.size, ctypes.pointer(self._vector), 1,
+            ctypes.addressof(self._control), _CONTROL, 0,
+        )  # fmt: skip
+        length = _libc.recvmsg(sock.fileno(), ctypes.byref(message), 0)
+        if length < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        _, _, device, _, kind, _ = _ADDRESS.unpack(self._address)
+        data = ctypes.string_at(self._data, length)
+        control = ctypes.string_at(self._control, message.control_length)
+        return Received(data, list(_ancillary(control)), device, kind)
+
+
+def _ancillary(control: bytes) -> Iterator[tuple[int, int, bytes]]:
+    at, align = 0, struct.calcsize("@N")
+    while at + _HEADER.size <= len(control):
+        length, level, kind = _HEADER.unpack_from(control, at)
+        yield level, kind, control[at + _HEADER.size : at + length]
+        at += -(-length // align) * align
