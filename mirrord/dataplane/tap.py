@@ -144,6 +144,9 @@ class Tap(Source):
         self._parted_at: float | None = None  # when some were told to go on elsewhere
         self._parts_at: int | None = None  # when so many frames have been read
         self._rates_at, self._got = time.monotonic(), dict.fromkeys(pipelines, 0)
+        self._read_before = 0  # frames, when it was last asked which members are busy
+        self._acting: list[_Member] = []  # those whose way out acts by time
+        self._ways = 0  # by which its members' copies leave
         capture = aside.capture if aside else open_source(self.plan, self._wanted(), group, busy=busy)
         try:
             super().__init__(capture, native=native)
@@ -296,7 +299,11 @@ class Tap(Source):
         To be asked often: it compares what they got since it was asked before.
         """
         elapsed = now - self._rates_at
-        if len(self._members) < 2 or elapsed < load.LOOK_SECONDS["socket"] or self._begins_later:
+        if self._ways < 2 or elapsed < load.LOOK_SECONDS["socket"] or self._begins_later:
+            return []
+        read, self._read_before = self.seen.read - self._read_before, self.seen.read
+        if read < load.BUSY * elapsed:  # nor is any member: not to count what each of thousands got is quicker
+            self._rates_at, self._got = now, {}
             return []
         before, self._got = self._got, {one: one.read for one in self.pipelines}
         self._rates_at = now
@@ -383,6 +390,8 @@ class Tap(Source):
 
     def _tell(self, changed: Pipeline | None = None) -> None:
         """Have members match what they have to; one of them may have changed."""
+        self._acting = [member for member in self._members if member.pipeline.exclusive]
+        self._ways = len({id(member.pipeline.transmit) for member in self._members})
         beside = Counter(member.device for member in self._members)
         for member in self._members:
             pipeline, shares = member.pipeline, self._mixed or beside[member.device] > 1
@@ -500,10 +509,10 @@ class Tap(Source):
         """Bring up to date what was lost, and what was taken. After the last frame was read it is exact."""
         captured, lost, malformed = self.capture.statistics()
         self._count_taken(captured, lost)
-        for member in self._members:
+        for member in self._acting:
             self._have_work(member, member.pipeline.transmit.tend)
-            if malformed:
-                member.pipeline.lose(malformed, Slot.dropped_malformed)
+        for member in self._members if malformed else ():
+            member.pipeline.lose(malformed, Slot.dropped_malformed)
         came = self.seen.taken if isinstance(self.capture, Capture) else self.seen.read
         if came != self._came:  # where there are more, nothing keeps them away any more
             self._came, self.failure = came, ""
@@ -515,8 +524,7 @@ class Tap(Source):
 
     def quiet(self) -> bool:
         """Whether there can be no news: it did not run, and nothing of it acts by time."""
-        acts = any(pipeline.exclusive for pipeline in self.pipelines)
-        return self.seen.read == self._looked_at and self.capture.ring is None and not acts
+        return self.seen.read == self._looked_at and self.capture.ring is None and not self._acting
 
     def succeed(self) -> Capture | Listener:
         """Go on with the capture that this one moves to. Gives the one that ends, drained, for the caller to close."""

@@ -26,7 +26,7 @@ destination = {{ type = "device", device = "sensor" }}
 """
 SOURCES = {
     "bridge": ('{ type = "bridge", bridge = "br0" }', ""),
-    "ring": ('{ type = "bridge", bridge = "br0" }', 'capture = "ring"'),
+    "ring": ('{ type = "bridge", bridge = "br0" }', 'capture = "ring"\nring_size = "64MiB"'),  # the Python plane is slow
     "list": ('{ type = "device", device = ["p1", "p2"] }', 'direction = "ingress"'),
     "workers": ('{ type = "device", device = "p?" }', 'direction = "ingress"\nworkers = 2'),
 }
@@ -67,6 +67,7 @@ def test_no_answer_before_its_question(net: Topology, sniff: MakeSniffer, daemon
                 assert connection.recv(16) == b"question"
         listener.shutdown(socket.SHUT_RDWR)
         thread.join()
+    received.wait_lines(2 * CONNECTIONS, "tcp[tcpflags] & tcp-syn != 0", 60)  # the Python plane is slow
     mirrord.stop()
     seen = received.stop()
     assert seen.tshark(expression=LOST) == ""
