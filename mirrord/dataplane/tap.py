@@ -147,6 +147,7 @@ class Tap(Source):
         self._read_before = 0  # frames, when it was last asked which members are busy
         self._acting: list[_Member] = []  # those whose way out acts by time
         self._ways = 0  # by which its members' copies leave
+        self._by_device: dict[int, list[_Member]] = {}
         capture = aside.capture if aside else open_source(self.plan, self._wanted(), group, busy=busy)
         try:
             super().__init__(capture, native=native)
@@ -391,10 +392,12 @@ class Tap(Source):
     def _tell(self, changed: Pipeline | None = None) -> None:
         """Have members match what they have to; one of them may have changed."""
         self._acting = [member for member in self._members if member.pipeline.exclusive]
-        self._ways = len({id(member.pipeline.transmit) for member in self._members})
-        beside = Counter(member.device for member in self._members)
+        self._by_device = {}
         for member in self._members:
-            pipeline, shares = member.pipeline, self._mixed or beside[member.device] > 1
+            self._by_device.setdefault(member.device, []).append(member)
+        self._ways = len({id(member.pipeline.transmit) for member in self._members})
+        for member in self._members:
+            pipeline, shares = member.pipeline, self._mixed or len(self._by_device[member.device]) > 1
             how = Match(exact=self.capture.exact and not shares, shares=shares)
             if pipeline is changed or pipeline.matches != how:
                 pipeline.match(how)
@@ -457,11 +460,11 @@ class Tap(Source):
             self._have_work(member, partial(_begin_turn, member.pipeline.transmit))
         if self._in_ring is not None:
             self._ring_fill.see(self._in_ring.fill(), time.monotonic())
-        members = list(self._members)
+        everybody, wanting = list(self._members), self._by_device
         for frame in self.capture.read():
             self.seen.count_read(frame.length)
-            for member in members:
-                if member.device in (0, frame.device) and member.since <= frame.time < member.until:
+            for member in wanting.get(frame.device, []) if self.everywhere else everybody:
+                if member.since <= frame.time < member.until:
                     self._have_forwarded(member, frame)
             if time.monotonic() >= until:
                 break

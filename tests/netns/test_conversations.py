@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import MakeDaemon, MakeSniffer
 from tests.support.topology import Topology
 
-CONNECTIONS = int(os.environ.get("MIRRORD_CONNECTIONS", "400"))
+CONNECTIONS = int(os.environ.get("MIRRORD_CONNECTIONS", "200"))
 SERVER = ("10.0.0.2", 80)
 LOST = "tcp.analysis.ack_lost_segment || tcp.analysis.lost_segment || tcp.analysis.out_of_order"
 SESSION = """
@@ -26,9 +26,12 @@ destination = {{ type = "device", device = "sensor" }}
 """
 SOURCES = {
     "bridge": ('{ type = "bridge", bridge = "br0" }', ""),
-    "ring": ('{ type = "bridge", bridge = "br0" }', 'capture = "ring"\nring_size = "64MiB"'),  # the Python plane is slow
+    "ring": (
+        '{ type = "bridge", bridge = "br0" }',
+        'capture = "ring"\nring_size = "64MiB"',
+    ),  # the Python plane is slow
     "list": ('{ type = "device", device = ["p1", "p2"] }', 'direction = "ingress"'),
-    "workers": ('{ type = "device", device = "p?" }', 'direction = "ingress"\nworkers = 2'),
+    "workers": ('{ type = "device", device = "p?" }', 'direction = "ingress"\nworkers = 2\nring_size = "64MiB"'),
 }
 
 

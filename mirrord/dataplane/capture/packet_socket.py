@@ -24,7 +24,7 @@ from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from mirrord.dataplane.capture.fanout import SOL_PACKET, Group, set_slowly, steer
-from mirrord.dataplane.capture.receive import Receiver
+from mirrord.dataplane.capture.receive import receive
 from mirrord.dataplane.filter import bpf, several
 from mirrord.dataplane.filter.by_device import Asked, Wanted, attach_wanted
 from mirrord.dataplane.frame.headers import Tag
@@ -131,7 +131,6 @@ class Capture:
         self._promiscuous: set[int] = set()  # indexes of devices that are made to receive all
         self.mode = mode or ("socket" if plan.mode == "auto" else plan.mode)
         self._group = Group() if group is None and plan.mode == "auto" else group
-        self._receiver: Receiver | None = None  # made when it is read from here: it is large
         self._rejecting = False
         self._error = 0  # what a reading came upon
         self.ring: mmap.mmap | None = None
@@ -311,10 +310,9 @@ class Capture:
         self._block = (self._block + 1) % self.block_count
 
     def _read_socket(self) -> Iterator[Frame]:
-        receiver = self._receiver = self._receiver or Receiver(VNET.size + LARGEST_FRAME)
         for _ in range(SOCKET_BATCH):
             try:
-                data, ancillary, device, kind = receiver.receive(self.socket)
+                data, ancillary, device, packet_type = receive(self.socket)
             except BlockingIOError:
                 return
             except OSError as error:  # the device went down since the socket was found ready; this is told once
@@ -329,7 +327,7 @@ class Capture:
             yield Frame(
                 data=data[VNET.size :],
                 length=length,
-                egress=kind == PACKET_OUTGOING,
+                egress=packet_type == PACKET_OUTGOING,
                 tag=_tag(state, tpid, tci),
                 vnet=Vnet._make(VNET.unpack_from(data)),
                 time=time,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 _ADDRESS = struct.Struct("=HHiHBB8x")  # struct sockaddr_ll: family, protocol, index, hatype, pkttype, halen, address
 _HEADER = struct.Struct("@Nii")  # struct cmsghdr
 _CONTROL = 256  # bytes
+LARGEST = (512 << 10) + 16
+"""Bytes of the longest frame, BIG TCP's, with its vnet header."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -27,7 +31,7 @@ class Received(NamedTuple):
     data: bytes
     ancillary: list[tuple[int, int, bytes]]
     device: int
-    kind: int
+    packet_type: int
 
 
 class _Vector(ctypes.Structure):
@@ -46,29 +50,38 @@ class _Message(ctypes.Structure):
     )
 
 
-class Receiver:
-    """Room for one frame of at most so many bytes at a time."""
+class _Room(threading.local):
+    """Where a thread's messages are put, one at a time."""
 
-    def __init__(self, most: int) -> None:
-        self._data = ctypes.create_string_buffer(most)
-        self._address = ctypes.create_string_buffer(_ADDRESS.size)
-        self._control = ctypes.create_string_buffer(_CONTROL)
-        self._vector = _Vector(ctypes.addressof(self._data), most)
+    def __init__(self) -> None:
+        self.data = ctypes.create_string_buffer(LARGEST)
+        self.address = ctypes.create_string_buffer(_ADDRESS.size)
+        self.control = ctypes.create_string_buffer(_CONTROL)
+        self.vector = _Vector(ctypes.addressof(self.data), LARGEST)
+        self.message = _Message(
+            name=ctypes.addressof(self.address),
+            vectors=ctypes.pointer(self.vector),
+            vector_count=1,
+            control=ctypes.addressof(self.control),
+        )
 
-    def receive(self, sock: socket.socket) -> Received:
-        """The next frame. OSError as recvmsg: BlockingIOError where there is none."""
-        message = _Message(
-            ctypes.addressof(self._address), _ADDRESS.size, ctypes.pointer(self._vector), 1,
-            ctypes.addressof(self._control), _CONTROL, 0,
-        )  # fmt: skip
-        length = _libc.recvmsg(sock.fileno(), ctypes.byref(message), 0)
-        if length < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
-        _, _, device, _, kind, _ = _ADDRESS.unpack(self._address)
-        data = ctypes.string_at(self._data, length)
-        control = ctypes.string_at(self._control, message.control_length)
-        return Received(data, list(_ancillary(control)), device, kind)
+
+_room = _Room()
+
+
+def receive(sock: socket.socket) -> Received:
+    """The next frame. OSError as recvmsg: BlockingIOError where there is none."""
+    room = _room
+    message = room.message
+    message.name_length, message.control_length = _ADDRESS.size, _CONTROL
+    length = _libc.recvmsg(sock.fileno(), ctypes.byref(message), 0)
+    if length < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    _, _, device, _, packet_type, _ = _ADDRESS.unpack(room.address)
+    data = ctypes.string_at(room.data, length)
+    control = ctypes.string_at(room.control, message.control_length)
+    return Received(data, list(_ancillary(control)), device, packet_type)
 
 
 def _ancillary(control: bytes) -> Iterator[tuple[int, int, bytes]]:
