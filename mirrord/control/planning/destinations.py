@@ -16,7 +16,7 @@ from mirrord.control.planning.transmit_choice import choose, no_answer
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.forward.encap import Template
-from mirrord.dataplane.forward.step import ForwardPlan
+from mirrord.dataplane.forward.step import ForwardPlan, OnMtuExceeded
 from mirrord.dataplane.frame.headers import ETH_HEADER, IPPROTO_GRE, IPPROTO_UDP
 from mirrord.dataplane.transmit.file import FilePlan
 from mirrord.dataplane.transmit.sockets import DevicePlan, TunnelPlan
@@ -66,7 +66,7 @@ def way_out(
     forward = ForwardPlan(
         template=encap.bare(),
         snaplen=session.snaplen,
-        on_mtu_exceeded=session.on_mtu_exceeded,
+        on_mtu_exceeded=OnMtuExceeded[session.on_mtu_exceeded],
         sampling_rate=session.sampling_rate,
         rate_limit=session.rate_limit,
         packet_limit=session.packet_limit,
@@ -212,7 +212,7 @@ def _tunnel(
     longest = IP_LONGEST[version] - headers - len(template.header)
     limit = max(min(route.mtu - headers - len(template.header), longest), ETH_HEADER) if route else 0
     forward = replace(forward, frame_limit=limit, overhead=ETH_HEADER + headers)
-    if forward.on_mtu_exceeded == "fragment":
+    if forward.on_mtu_exceeded is OnMtuExceeded.fragment:
         forward = replace(forward, longest=longest)
     if route and route.device in view.by_index and lease is None and to.netns is None:
         refuse_if_set_aside(config, view.by_index[route.device].name, f"the route to {way.remote} leads by it")
@@ -236,7 +236,7 @@ def _tunnel(
         ttl=to.ttl,
         dscp=to.dscp,
         mark=config.daemon.mark,
-        fragment=forward.on_mtu_exceeded == "fragment",
+        fragment=forward.on_mtu_exceeded is OnMtuExceeded.fragment,
         hop=how.hop,
         gso=how.gso,
         overtakes=session.gso == "on",
@@ -284,7 +284,8 @@ def _too_long(source: Link, forward: ForwardPlan, limit: str) -> list[str]:
 
 def fate(forward: ForwardPlan, full: int) -> str:
     """What becomes of frames of up to `full` bytes that are longer than the path MTU lets a copy carry, in words."""
-    words = {"truncate": "truncated", "fragment": "fragmented", "drop": "dropped"}[forward.on_mtu_exceeded]
+    fates = {OnMtuExceeded.truncate: "truncated", OnMtuExceeded.fragment: "fragmented", OnMtuExceeded.drop: "dropped"}
+    words = fates[forward.on_mtu_exceeded]
     if 0 < forward.longest < full:
         words += f", and those of more than {forward.longest}, which fit no IP packet, dropped"
     return words

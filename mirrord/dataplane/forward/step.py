@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, field
+from enum import IntEnum
 from itertools import count
 from threading import Lock
 from typing import NamedTuple
@@ -43,6 +44,14 @@ _SECOND = 1_000_000_000
 """What a bit or a copy costs: a bucket counts in nanoseconds times its rate, so that all of it are whole numbers."""
 
 
+class OnMtuExceeded(IntEnum):
+    """What becomes of a copy that is too long for the path."""
+
+    truncate = 0
+    fragment = 1
+    drop = 2
+
+
 @dataclass(frozen=True, slots=True)
 class ForwardPlan:
     """What becomes of a captured frame. Lengths are in bytes."""
@@ -51,7 +60,7 @@ class ForwardPlan:
     snaplen: int = 0  # of the mirrored frame, outer headers not included; 0: all
     frame_limit: int = 0  # the longest frame that the path MTU lets a copy carry; 0: no limit
     longest: int = 0  # the longest frame that a copy can carry in however many fragments; 0: no limit
-    on_mtu_exceeded: str = "truncate"  # or "fragment", "drop"
+    on_mtu_exceeded: OnMtuExceeded = OnMtuExceeded.truncate
     sampling_rate: int = 1  # 1 in n conversations
     rate_limit: int = 0  # bits a second of sent bytes; 0: none
     packet_limit: int = 0  # copies a second; 0: none
@@ -150,9 +159,9 @@ class Forward:
         kept = [self._kept(data) for data in frames]
         limits = [self._limit(data) for data in frames]
         over = [limit > 0 and len(data) > limit for data, limit in zip(kept, limits, strict=True)]
-        if plan.on_mtu_exceeded == "drop" and any(over):
+        if plan.on_mtu_exceeded is OnMtuExceeded.drop and any(over):
             return Outcome(reason=Slot.dropped_mtu_exceeded)
-        if plan.on_mtu_exceeded == "truncate":
+        if plan.on_mtu_exceeded is OnMtuExceeded.truncate:
             kept = [data[:limit] if limit else data for data, limit in zip(kept, limits, strict=True)]
         if 0 < plan.longest < max(map(len, kept)):
             return Outcome(reason=Slot.dropped_mtu_exceeded)
@@ -167,7 +176,7 @@ class Forward:
             original = len(before) + max(frame.length - len(frame.data), 0)
             facts = Facts(next(self._numbers), vlan, truncated, frame.egress, frame.time, len(data), original)
             copies.append(Copy(plan.template.fill(facts) + data, flow, plan.template.trailer(facts)))
-        fragmented = sum(over) if plan.on_mtu_exceeded == "fragment" else 0
+        fragmented = sum(over) if plan.on_mtu_exceeded is OnMtuExceeded.fragment else 0
         return Outcome(tuple(copies), None, sum(cut), int(len(copies) > 1), fragmented)
 
     def _accepts(self, exact: Selection, headers: Headers, *, egress: bool) -> bool:

@@ -15,6 +15,7 @@ from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.transmit import pcapng
 from mirrord.dataplane.transmit.file import Output, write_all
 from mirrord.dataplane.transmit.sockets import Sent
+from mirrord.dataplane.transmit.way import Way
 
 if TYPE_CHECKING:
     import socket
@@ -73,9 +74,9 @@ class StreamTransmit:
         """No router has a word about a pipe."""
         return False
 
-    def native(self) -> tuple[object, ...]:
+    def native(self) -> Way:
         """For the native core: no sockets, no TX ring."""
-        return (), (), -1, b"", False, False, -1, None, 0
+        return Way()
 
     def next_file(self) -> None:
         """There is none: a stream has no bound."""
