@@ -65,7 +65,8 @@ def way_out(
     """
     forward = ForwardPlan(
         template=encap.bare(),
-        snaplen=session.snaplen,
+        snaplen=0 if session.snaplen.past_headers else session.snaplen.length,
+        past_headers=session.snaplen.length if session.snaplen.past_headers else None,
         on_mtu_exceeded=session.on_mtu_exceeded,
         sampling_rate=session.sampling_rate,
         rate_limit=session.rate_limit,
@@ -182,7 +183,7 @@ def _file(
         name=str(file.relative_to(directory)),
         interface=source.name,
         comment=f"mirror {mirror}, session {session.name}",
-        snaplen=session.snaplen,
+        snaplen=forward.snaplen,
         rotate_size=to.rotate_size,
         rotate_seconds=to.rotate_seconds,
         keep=to.keep,
@@ -273,9 +274,7 @@ def _template(to: TunnelDestination, *, guest: bool) -> Template:
 
 
 def _too_long(source: Link, forward: ForwardPlan, limit: str) -> list[str]:
-    full = source.mtu + ETH_HEADER
-    if forward.snaplen:
-        full = min(full, forward.snaplen)
+    full = forward.longest_kept(source.mtu + ETH_HEADER)
     if full <= forward.frame_limit:
         return []
     limit = f"{limit}, carries frames of {forward.frame_limit} bytes"

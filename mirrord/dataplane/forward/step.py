@@ -22,6 +22,7 @@ from mirrord.dataplane.filter.rules import Selection, decide
 from mirrord.dataplane.forward.conversation import Conversations
 from mirrord.dataplane.forward.encap import Facts, Template
 from mirrord.dataplane.forward.own_copies import Guard, OwnCopies, pack
+from mirrord.dataplane.frame.extent import headers_end
 from mirrord.dataplane.frame.headers import ETH_HEADER, TPIDS, Headers, flow_hash, parse
 from mirrord.dataplane.frame.segment import MalformedError
 from mirrord.dataplane.frame.wire import ADDRESSES, TAG, Frame, rebuild
@@ -33,6 +34,9 @@ BURST_NANOSECONDS = 20_000_000
 BURST_BYTES = 65536
 BURST_PACKETS = 64
 """A limit's bucket holds 20 ms of its rate, and a super-frame at least: 64 KiB, or 64 copies."""
+
+USUAL_HEADERS = 134
+"""Ethernet with two tags, IPv4 without or IPv6 with 12 bytes behind it, TCP with all options."""
 
 CLOCK_STEP_NANOSECONDS = 1_000_000_000
 """Capture times go back a little where several processors stamp frames; by more, the clock was set."""
@@ -49,6 +53,7 @@ class ForwardPlan:
 
     template: Template
     snaplen: int = 0  # of the mirrored frame, outer headers not included; 0: all
+    past_headers: int | None = None  # of it, behind its own headers; None: all
     frame_limit: int = 0  # the longest frame that the path MTU lets a copy carry; 0: no limit
     longest: int = 0  # the longest frame that a copy can carry in however many fragments; 0: no limit
     on_mtu_exceeded: str = "truncate"  # or "fragment", "drop"
@@ -61,6 +66,12 @@ class ForwardPlan:
     blocked: Slot | None = None  # make no copies for now: what each frame counts as instead
     guards: tuple[Guard, ...] = ()  # copies already, not to be mirrored again
     exact: Selection | None = None  # match it here: the kernel ran a coarser filter, or rules are counted
+
+    def longest_kept(self, full: int) -> int:
+        """What may be left of frames of up to `full` bytes; headers are taken for as long as they mostly are at most."""
+        if self.past_headers is not None:
+            return min(full, USUAL_HEADERS + self.past_headers)
+        return min(full, self.snaplen or full)
 
     @property
     def packed_guards(self) -> bytes:
@@ -144,10 +155,11 @@ class Forward:
         if len(frame.data) < ETH_HEADER:
             return Outcome(reason=Slot.dropped_malformed)
         try:
-            frames = [self._retagged(data) for data in rebuild(frame, headers)]
+            rebuilt = rebuild(frame, headers)
         except MalformedError:
             return Outcome(reason=Slot.dropped_malformed)
-        kept = [self._kept(data) for data in frames]
+        frames = [self._retagged(data) for data in rebuilt]
+        kept = [data[: self._snaplen(data, before)] for data, before in zip(frames, rebuilt, strict=True)]
         limits = [self._limit(data) for data in frames]
         over = [limit > 0 and len(data) > limit for data, limit in zip(kept, limits, strict=True)]
         if plan.on_mtu_exceeded == "drop" and any(over):
@@ -183,9 +195,16 @@ class Forward:
             data = data[:ADDRESSES] + _TPIDS[0] + self.plan.push_tag.to_bytes(2, "big") + data[ADDRESSES:]
         return data
 
-    def _kept(self, data: bytes) -> bytes:
-        """What snaplen leaves; a tag that was pushed is no part of the mirrored frame."""
-        return data[: self.plan.snaplen + (TAG if self.plan.push_tag else 0)] if self.plan.snaplen else data
+    def _snaplen(self, data: bytes, before: bytes) -> int | None:
+        """How much is kept; None: all. `before` is the frame before its tags were changed.
+
+        A tag that was pushed is no part of the mirrored frame.
+        """
+        plan = self.plan
+        if plan.past_headers is not None:
+            end = headers_end(before, parse(before))
+            return None if end is None else end + len(data) - len(before) + plan.past_headers
+        return plan.snaplen + (TAG if plan.push_tag else 0) if plan.snaplen else None
 
     def _limit(self, data: bytes) -> int:
         """The longest frame for the path; a device takes one 802.1Q tag over its MTU (packet_snd in the kernel)."""

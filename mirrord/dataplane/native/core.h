@@ -105,6 +105,7 @@ struct headers {
 	int source_port, destination_port;	/* or NONE */
 	const uint8_t *source, *destination;
 	uint32_t address_length;
+	uint32_t behind;	/* offset of what follows the IP header and those extension headers that were looked through */
 };
 
 /* A field of the header that differs from copy to copy. */
@@ -122,6 +123,7 @@ struct plan {
 	bool strip_tag;
 	uint32_t push_tag;	/* or 0 */
 	uint32_t snaplen;
+	int past_headers;	/* or NONE */
 	uint32_t frame_limit, longest;
 	enum { TRUNCATE, FRAGMENT, DROP } on_mtu_exceeded;
 	uint32_t sampling_rate;
@@ -248,6 +250,9 @@ uint64_t flow_hash(const struct headers *headers);
 bool is_tpid(uint16_t ethertype);	/* frame/headers.py: TPIDS */
 bool is_ipv6_option(int protocol);	/* frame/headers.py: IPV6_OPTIONS */
 bool is_extension(int protocol);	/* any IPv6 extension header that is looked through */
+
+/* frame/extent.c: where the headers of a frame of this length end, or NONE where that is not known. */
+int headers_end(const struct headers *headers, const uint8_t *data, uint32_t length);
 
 /* forward/fragments.c: made by new_fragments (NULL: no memory), ended by free. */
 struct fragments;
