@@ -34,7 +34,7 @@ from tests.support.wait import wait_for
 
 MARK = 0x10000000
 LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
-BATCH = 512  # core.h: copies that are handed to the kernel together
+BATCH = 512  # forward.h: copies that are handed to the kernel together
 OUTER = 14 + 20 + 8 + 8  # Ethernet, IPv4, UDP, VXLAN
 TCPV4, NEEDS_CSUM = 1, 1  # linux/virtio_net.h
 SEGMENT = 100

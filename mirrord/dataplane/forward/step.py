@@ -68,7 +68,7 @@ class ForwardPlan:
     exact: Selection | None = None  # match it here: the kernel ran a coarser filter, or rules are counted
 
     def longest_kept(self, full: int) -> int:
-        """What may be left of frames of up to `full` bytes; headers are taken for as long as they mostly are at most."""
+        """What may be left of frames of up to `full` bytes. Headers are taken for no longer than they usually are."""
         if self.past_headers is not None:
             return min(full, USUAL_HEADERS + self.past_headers)
         return min(full, self.snaplen or full)

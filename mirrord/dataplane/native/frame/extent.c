@@ -1,5 +1,5 @@
 /* How far the headers of a frame reach. */
-#include "core.h"
+#include "frame/frame.h"
 
 #include <netinet/in.h>
 
