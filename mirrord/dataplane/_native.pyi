@@ -6,12 +6,12 @@ from mmap import mmap
 from typing import NamedTuple, final
 
 from mirrord.dataplane.filter.several import Candidate
-from mirrord.dataplane.forward.step import ForwardPlan
 from mirrord.dataplane.frame.wire import Frame
 from mirrord.dataplane.native import Matcher, NativeMember
 from mirrord.dataplane.transmit.file import Output
 from mirrord.dataplane.transmit.lanes import NativeLane
 from mirrord.dataplane.transmit.way import Way
+from mirrord.plans import ForwardPlan
 
 VERSION: str
 """Of the sources that it was built from."""

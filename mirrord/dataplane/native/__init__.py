@@ -9,15 +9,14 @@ from mirrord import __version__
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.assembler import pack
 from mirrord.dataplane.filter.bpf import compile_selection
-from mirrord.dataplane.forward.decap import Tunnel
 from mirrord.dataplane.forward.encap import Field
-from mirrord.dataplane.forward.step import OnMtuExceeded
 from mirrord.dataplane.native import self_test
+from mirrord.plans import OnMtuExceeded, Tunnel
 
 if TYPE_CHECKING:
     from array import array
 
-    from mirrord.dataplane.forward.step import ForwardPlan
+    from mirrord.plans import ForwardPlan
 
 __all__ = ["Matcher", "NativeMember", "core", "matcher", "missing"]
 

@@ -1,4 +1,4 @@
-/* What Python planned (forward/step.py: ForwardPlan, transmit/way.py: Way) into the core's own. */
+/* What Python planned (plans.py: ForwardPlan; transmit/way.py: Way) into the core's own. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
@@ -9,14 +9,14 @@
 #include "module.h"
 #include "transmit/pcapng.h"
 
-/* A slot, or None. */
-static bool read_blocked(PyObject *object, struct plan *plan)
+/* A number, or None, which is -1 here. */
+static bool read_optional(PyObject *object, const char *name, int *number)
 {
-	PyObject *value = PyObject_GetAttrString(object, "blocked");
+	PyObject *value = PyObject_GetAttrString(object, name);
 
 	if (!value)
 		return false;
-	plan->blocked = value == Py_None ? NO_REASON : (int)PyLong_AsLong(value);
+	*number = value == Py_None ? -1 : (int)PyLong_AsLong(value);
 	Py_DECREF(value);
 	return !PyErr_Occurred();
 }
@@ -195,7 +195,8 @@ static bool read_guards(PyObject *object, struct plan *plan)
 bool read_plan(PyObject *object, PyObject *matcher, struct plan *plan)
 {
 	memset(plan, 0, sizeof(*plan));
-	return read_blocked(object, plan) && read_u32(object, "snaplen", &plan->snaplen) &&
+	return read_optional(object, "blocked", &plan->blocked) &&
+	       read_optional(object, "past_headers", &plan->past_headers) && read_u32(object, "snaplen", &plan->snaplen) &&
 	       read_u32(object, "frame_limit", &plan->frame_limit) && read_u32(object, "longest", &plan->longest) &&
 	       read_u32(object, "sampling_rate", &plan->sampling_rate) &&
 	       read_int(object, "overhead", &plan->overhead) && read_bool(object, "strip_tag", &plan->strip_tag) &&

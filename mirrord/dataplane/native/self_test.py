@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import Any
 
 from mirrord.dataplane.forward import encap
-from mirrord.dataplane.forward.step import ForwardPlan
 from mirrord.dataplane.frame.headers import Tag
 from mirrord.dataplane.frame.wire import VNET_GSO_TCPV4, VNET_NEEDS_CSUM, Frame, Vnet
+from mirrord.plans import ForwardPlan
 
 _DATA = bytes.fromhex(
     "02000000 00020200 00000001 08004500 00360001 40004006 b6bdc000 0201c000 02029c40 00500000 03e80000 07d05018"

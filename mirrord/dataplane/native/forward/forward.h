@@ -13,7 +13,7 @@ enum {
 	BATCH = 512,		/* copies handed to the kernel at a time, and how far one may overtake where it may */
 };
 
-/* step.py: OnMtuExceeded; encap.py: Field; decap.py: Tunnel. module.c gives the names to Python, which compares. */
+/* plans.py: OnMtuExceeded, Tunnel; encap.py: Field. module.c gives the names to Python, which compares. */
 enum on_mtu_exceeded { TRUNCATE, FRAGMENT, DROP };
 enum field { SEQUENCE = 1, ERSPAN_II, ERSPAN_III, PACKET_BLOCK };
 enum tunnel { NO_TUNNEL, TUNNEL_VXLAN, TUNNEL_GRE, TUNNEL_ERSPAN };
@@ -33,6 +33,7 @@ struct plan {
 	bool strip_tag;
 	uint32_t push_tag;	/* or 0 */
 	uint32_t snaplen;
+	int past_headers;	/* bytes kept behind the frame's headers, or NONE */
 	uint32_t frame_limit, longest;
 	enum on_mtu_exceeded on_mtu_exceeded;
 	uint32_t sampling_rate;
