@@ -63,6 +63,7 @@ TYPES = {
     "Group": "name of a group",
     "Expires": "time, or how long",
     "IcmpNumbers": "0 to 255, or a list",
+    "KeptLength": 'number of bytes, "headers" or "headers+64"',
     "Label": "label",
     "Lengths": '"64", "64-1518", "1519-", "-63" or a list',
     "Listen": "address:port",
