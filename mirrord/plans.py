@@ -11,7 +11,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from mirrord.dataplane.forward.own_copies import pack
-from mirrord.dataplane.frame.headers import IPPROTO_UDP
+from mirrord.protocols import IPPROTO_UDP
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network

@@ -20,6 +20,7 @@ from mirrord.control.configuration.config import Loaded
 from mirrord.control.configuration.validation import join
 from mirrord.control.logs import logger
 from mirrord.errors import Problem
+from mirrord.kernel import PR_CAPBSET_DROP
 from mirrord.model import Config, FileDestination, TunnelSource
 
 log = logger("privileges")
@@ -43,7 +44,6 @@ FILES = ("CAP_DAC_OVERRIDE", "CAP_CHOWN", "CAP_FOWNER")
 
 UNPRIVILEGED_PORTS = 1024
 VERSION_3 = 0x20080522  # _LINUX_CAPABILITY_VERSION_3
-PR_CAPBSET_DROP = 24
 _libc = ctypes.CDLL(None, use_errno=True)
 
 

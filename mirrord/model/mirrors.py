@@ -13,6 +13,7 @@ from mirrord.model.daemon import Daemon
 from mirrord.model.destinations import Destination, FileDestination, SpanDestination, TunnelDestination
 from mirrord.model.filters import Filter
 from mirrord.model.sources import BridgeSource, Source, TunnelSource
+from mirrord.protocols import ETH_HEADER
 from mirrord.values import (
     Addresses,
     AnyAddress,
@@ -28,7 +29,6 @@ from mirrord.values import (
     Snaplen,
 )
 
-ETH_HEADER = 14  # bytes, IEEE 802.3 3.2
 MOST_SESSIONS = 4096  # of a mirror
 
 

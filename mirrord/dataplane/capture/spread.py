@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from mirrord.dataplane.filter import assembler as op
 from mirrord.dataplane.filter.assembler import Assembler, Label, Program
-from mirrord.dataplane.frame.headers import ETH_HEADER, ETH_P_IP, ETH_P_IPV6, TPIDS
+from mirrord.kernel import PACKET_OUTGOING
+from mirrord.protocols import ETH_HEADER, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, TPIDS
 
-ETH_P_ARP = 0x0806
 MOST_TAGS = 4  # in the bytes of the frame
 
 _LINK = 0xFFE00000  # linux/filter.h: SKF_LL_OFF, offsets from the MAC header
@@ -56,7 +56,7 @@ def _find_network(asm: Assembler, networks: dict[int, Label]) -> None:
     """Go to the label of the ethertype behind all tags, with its offset in X; fall through with any other."""
     sent, walk, other = Label(), Label(), Label()
     asm.emit(op.LD_W_ABS, op.PKTTYPE)
-    asm.jump(op.JEQ, op.PACKET_OUTGOING, true=sent)
+    asm.jump(op.JEQ, PACKET_OUTGOING, true=sent)
     asm.emit(op.LDX_IMM, 0)
     asm.emit(op.LD_W_ABS, _PROTOCOL)
     asm.goto(walk)

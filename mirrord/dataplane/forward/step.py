@@ -23,10 +23,11 @@ from mirrord.dataplane.forward.conversation import Conversations
 from mirrord.dataplane.forward.encap import Facts
 from mirrord.dataplane.forward.own_copies import OwnCopies
 from mirrord.dataplane.frame.extent import headers_end
-from mirrord.dataplane.frame.headers import ETH_HEADER, TPIDS, Headers, flow_hash, parse
+from mirrord.dataplane.frame.headers import Headers, flow_hash, parse
 from mirrord.dataplane.frame.segment import MalformedError
 from mirrord.dataplane.frame.wire import ADDRESSES, TAG, Frame, rebuild
 from mirrord.plans import ForwardPlan, OnMtuExceeded
+from mirrord.protocols import ETH_HEADER, TPIDS
 
 SOURCE_PORTS = 49152
 """The first of the 16384 dynamic ports (RFC 6335 6) that RFC 7348 5 wants for the outer source port."""
