@@ -80,6 +80,7 @@ class ForwardPlan:
     template: Template
     snaplen: int = 0  # of the mirrored frame, outer headers not included; 0: all
     past_headers: int | None = None  # of it, behind its own headers; None: all
+    payload: str = "keep"  # or "zero", "tls"
     frame_limit: int = 0  # the longest frame that the path MTU lets a copy carry; 0: no limit
     longest: int = 0  # the longest frame that a copy can carry in however many fragments; 0: no limit
     on_mtu_exceeded: str = "truncate"  # or "fragment", "drop"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mirrord.dataplane.source import Source
     from mirrord.dataplane.transmit.tx_ring import TxRing
 
-ALTERED = Slot.truncated, Slot.segmented, Slot.fragmented, Slot.unplaced
+ALTERED = Slot.truncated, Slot.segmented, Slot.fragmented, Slot.zeroed, Slot.unfollowed, Slot.unplaced
 
 
 class Match(NamedTuple):

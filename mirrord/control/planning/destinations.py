@@ -63,6 +63,7 @@ def way_out(
     forward = ForwardPlan(
         template=encap.bare(),
         snaplen=0 if session.snaplen.past_headers else session.snaplen.length,
+        payload=session.payload,
         past_headers=session.snaplen.length if session.snaplen.past_headers else None,
         on_mtu_exceeded=session.on_mtu_exceeded,
         sampling_rate=session.sampling_rate,

@@ -92,6 +92,7 @@ def _as_packets(forward: ForwardPlan) -> ForwardPlan:
         template=template,
         overhead=-len(template.header),
         snaplen=forward.snaplen,
+        payload=forward.payload,
         past_headers=forward.past_headers,
         sampling_rate=forward.sampling_rate,
         strip_tag=forward.strip_tag,

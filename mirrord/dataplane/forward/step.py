@@ -22,6 +22,7 @@ from mirrord.dataplane.filter.rules import Selection, decide
 from mirrord.dataplane.forward.conversation import Conversations
 from mirrord.dataplane.forward.encap import Facts
 from mirrord.dataplane.forward.own_copies import OwnCopies
+from mirrord.dataplane.forward.payload import hide
 from mirrord.dataplane.frame.extent import headers_end
 from mirrord.dataplane.frame.headers import ETH_HEADER, TPIDS, Headers, flow_hash, parse
 from mirrord.dataplane.frame.segment import MalformedError
@@ -66,6 +67,8 @@ class Outcome(NamedTuple):
     truncated: int = 0  # copies cut by snaplen or the path MTU
     segmented: int = 0  # 1 when a super-frame was split
     fragmented: int = 0  # copies that leave in more than one IP fragment
+    zeroed: int = 0  # copies with payload overwritten
+    unfollowed: int = 0  # 1 when that is because its connection's beginning, or a part of it, was not seen
     unplaced: int = 0  # 1 for a later fragment that was sampled by a guess: its first one is not known
 
 
@@ -124,6 +127,11 @@ class Forward:
             rebuilt = rebuild(frame, headers)
         except MalformedError:
             return Outcome(reason=Slot.dropped_malformed)
+        zeroed = 0
+        if plan.payload != "keep":
+            hidden = [hide(data, parse(data)) for data in rebuilt]
+            zeroed = sum(one is not other for one, other in zip(hidden, rebuilt, strict=True))
+            rebuilt = hidden
         frames = [self._retagged(data) for data in rebuilt]
         kept = [data[: self._snaplen(data, before)] for data, before in zip(frames, rebuilt, strict=True)]
         limits = [self._limit(data) for data in frames]
@@ -146,7 +154,7 @@ class Forward:
             facts = Facts(next(self._numbers), vlan, truncated, frame.egress, frame.time, len(data), original)
             copies.append(Copy(plan.template.fill(facts) + data, flow, plan.template.trailer(facts)))
         fragmented = sum(over) if plan.on_mtu_exceeded == "fragment" else 0
-        return Outcome(tuple(copies), None, sum(cut), int(len(copies) > 1), fragmented)
+        return Outcome(tuple(copies), None, sum(cut), int(len(copies) > 1), fragmented, zeroed)
 
     def _accepts(self, exact: Selection, headers: Headers, *, egress: bool) -> bool:
         decision = decide(exact, headers, egress=egress)

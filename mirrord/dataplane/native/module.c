@@ -214,7 +214,7 @@ static const char *const slot_names[] = {
 	"sent_packets", "sent_bytes", "skipped_sampled_out", "skipped_rate_limited", "skipped_paused",
 	"skipped_unmatched", "skipped_own_copy", "dropped_ring_full", "dropped_send_error", "dropped_mtu_exceeded",
 	"dropped_no_route", "dropped_malformed", "dropped_write_error", "dropped_link_down", "truncated", "segmented",
-	"fragmented", "unplaced", "latency_sum", "latency_bucket",
+	"fragmented", "unplaced", "zeroed", "unfollowed", "latency_sum", "latency_bucket",
 };
 _Static_assert(sizeof(slot_names) / sizeof(*slot_names) == LATENCY_BUCKET + 1, "a name for each slot");
 

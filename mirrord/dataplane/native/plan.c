@@ -102,6 +102,19 @@ static bool read_on_mtu_exceeded(PyObject *object, struct plan *plan)
 	return true;
 }
 
+static bool read_payload(PyObject *object, struct plan *plan)
+{
+	PyObject *value = PyObject_GetAttrString(object, "payload");
+
+	if (!value)
+		return false;
+	plan->payload = PyUnicode_CompareWithASCIIString(value, "keep") == 0  ? KEEP
+			: PyUnicode_CompareWithASCIIString(value, "tls") == 0 ? TLS
+									      : ZERO;
+	Py_DECREF(value);
+	return true;
+}
+
 bool read_program(const char *bytes, Py_ssize_t length, struct sock_filter **program, uint32_t *count)
 {
 	*program = malloc((size_t)length + 1);
@@ -222,7 +235,8 @@ bool read_plan(PyObject *object, PyObject *matcher, struct plan *plan)
 	    !read_number(object, "strip_tag", &strip_tag) || !read_number(object, "push_tag", &push_tag) ||
 	    !read_number(object, "rate_limit", &plan->rate_limit) ||
 	    !read_number(object, "packet_limit", &plan->packet_limit) || !read_header(object, plan) ||
-	    !read_patches(object, plan) || !read_on_mtu_exceeded(object, plan) || !read_matcher(matcher, plan) ||
+	    !read_patches(object, plan) || !read_on_mtu_exceeded(object, plan) ||
+	    !read_payload(object, plan) || !read_matcher(matcher, plan) ||
 	    !read_guards(object, plan))
 		return false;
 	plan->snaplen = (uint32_t)snaplen;

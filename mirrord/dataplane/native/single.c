@@ -52,16 +52,22 @@ static void collect(struct batch *batch, void *list)
 		PyObject *head = PyBytes_FromStringAndSize((const char *)message->head, message->head_length);
 		PyObject *tail = PyBytes_FromStringAndSize((const char *)message->tail, message->tail_length);
 
+		PyObject *zeros = PyBytes_FromStringAndSize(NULL, message->zeros);
 		PyObject *trailer = PyBytes_FromStringAndSize((const char *)room_of(batch, message)->trailer, message->trailer_length);
 
+		if (zeros)
+			memset(PyBytes_AsString(zeros), 0, message->zeros);
 		if (head && tail)
 			PyBytes_Concat(&head, tail);
+		if (head && zeros)
+			PyBytes_Concat(&head, zeros);
 		if (head && trailer)
 			PyBytes_Concat(&head, trailer);
-		if (head && tail && trailer)
+		if (head && tail && zeros && trailer)
 			PyList_Append(list, head);
 		Py_XDECREF(head);
 		Py_XDECREF(trailer);
+		Py_XDECREF(zeros);
 		Py_XDECREF(tail);
 	}
 	batch->count = 0;
@@ -108,8 +114,9 @@ static PyObject *Forward_call(PyObject *object, PyObject *arguments, PyObject *k
 		collect(batch, copies);
 		free(exact);
 		free(batch);
-		return Py_BuildValue("NKiIIII", copies, flow, reason, (unsigned int)counters[TRUNCATED],
+		return Py_BuildValue("NKiIIIIII", copies, flow, reason, (unsigned int)counters[TRUNCATED],
 				     (unsigned int)counters[SEGMENTED], (unsigned int)counters[FRAGMENTED],
+				     (unsigned int)counters[ZEROED], (unsigned int)counters[UNFOLLOWED],
 				     (unsigned int)counters[UNPLACED]);
 	}
 	free(exact);
@@ -120,7 +127,7 @@ static PyObject *Forward_call(PyObject *object, PyObject *arguments, PyObject *k
 
 PyDoc_STRVAR(forward_doc, "Forward(plan, matcher)(data, length, egress, tagged, tpid, tci, vnet, time)\n\n"
 			  "The forward step on one frame: (copies, flow, reason or -1, truncated, segmented, fragmented,\n"
-			  "unplaced).");
+			  "zeroed, unfollowed, unplaced).");
 
 static PyType_Slot forward_slots[] = {
 	{ Py_tp_doc, (void *)forward_doc },

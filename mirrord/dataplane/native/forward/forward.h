@@ -28,6 +28,7 @@ struct plan {
 	bool strip_tag;
 	uint32_t push_tag;	/* or 0 */
 	uint32_t snaplen;
+	enum { KEEP, ZERO, TLS } payload;
 	int past_headers;	/* bytes kept behind the frame's headers, or NONE */
 	uint32_t frame_limit, longest;
 	enum { TRUNCATE, FRAGMENT, DROP } on_mtu_exceeded;
@@ -81,6 +82,7 @@ struct message {
 	uint8_t trailer_length;	/* bytes of the room's trailer */
 	uint8_t lane;		/* which of the transmit's; send_batch fills it */
 	bool last;		/* of its frame's copies */
+	uint32_t zeros;		/* that follow the tail */
 };
 
 /* What of a message is its own. */
@@ -91,7 +93,7 @@ struct room {
 
 static inline uint32_t length_of(const struct message *message)
 {
-	return message->head_length + message->tail_length;
+	return message->head_length + message->tail_length + message->zeros;
 }
 
 /* Copies on their way. flush() empties it; forward() calls it when it is full. Most messages use no room of their own, so
@@ -108,6 +110,30 @@ static inline struct room *room_of(struct batch *batch, const struct message *me
 {
 	return &batch->rooms[message - batch->messages];
 }
+
+/* A frame that is to be mirrored as it is but for its first bytes, which may have been rewritten, and its last ones, which
+ * may be zeros in place of the captured ones. */
+struct piece {
+	uint8_t head[MAX_HEADERS + TAG];	/* a tag may be pushed */
+	uint32_t head_length;
+	const uint8_t *tail;
+	uint32_t tail_length;
+	uint32_t zeros;
+};
+
+static inline uint32_t piece_length(const struct piece *piece)
+{
+	return piece->head_length + piece->tail_length + piece->zeros;
+}
+
+/* forward/payload.c: the offset of the first byte that is hidden in the frame that these are the headers of; or NONE. */
+int hidden_from(const struct headers *headers, const uint8_t *data, uint32_t length);
+/* Put zeros in place of all from `start` on, and mend the checksum. The headers' offsets are `moved` bytes less than in the
+ * piece, `tags` of these by a tag that was put on or taken off. False where there is nothing. */
+bool hide(struct piece *piece, const struct headers *headers, int moved, int tags, uint32_t start);
+/* What zeros are sent from: ZEROS bytes, as many as the longest frame has. Nobody writes there. */
+enum { ZEROS = 512 << 10 };
+extern uint8_t zero_bytes[ZEROS];
 
 /* forward/fragments.c: made by new_fragments (NULL: no memory), ended by free. */
 struct fragments;

@@ -134,7 +134,7 @@ static bool parse_plain(const struct frame *frame, struct headers *headers)
 	if (be32(data + 12) >> 8 != (ETH_P_IP << 8 | 0x45) || be16(ip + 6) & 0x3FFF || !has_ports(ip[9]))
 		return false;
 	*headers = (struct headers){
-		.ethertype = ETH_P_IP, .family = 4, .vlan = NONE, .protocol = ip[9],
+		.ethertype = ETH_P_IP, .network = ETH_HEADER, .family = 4, .vlan = NONE, .protocol = ip[9],
 		.transport = ETH_HEADER + IPV4_HEADER, .source_port = be16(ports), .destination_port = be16(ports + 2),
 		.source = ip + 12, .destination = ip + 16, .address_length = 4, .behind = ETH_HEADER + IPV4_HEADER,
 	};
@@ -163,6 +163,7 @@ void parse(const struct frame *frame, struct headers *headers)
 		tags++;
 	}
 	headers->ethertype = ethertype;
+	headers->network = at;
 	headers->destination = frame->data;
 	headers->source = frame->data + 6;
 	headers->address_length = 6;
