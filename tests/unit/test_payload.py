@@ -25,7 +25,7 @@ from scapy.packet import Packet, Raw
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.frame.headers import Tag
 from mirrord.dataplane.frame.wire import Frame, Vnet
-from mirrord.plans import ForwardPlan
+from mirrord.plans import ForwardPlan, Payload
 from tests.support.planes import Result, step
 
 LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
@@ -34,7 +34,7 @@ V6 = IPv6(src="2001:db8::1", dst="2001:db8::2")
 ROUTED = V6 / IPv6ExtHdrHopByHop() / IPv6ExtHdrRouting(addresses=["2001:db8::9"], segleft=1) / IPv6ExtHdrDestOpt()
 OPTIONS = [("Timestamp", (1, 2))] * 4
 SECRET = b"attack at dawn! " * 20
-ZERO = ForwardPlan(encap.bare(), payload="zero")
+ZERO = ForwardPlan(encap.bare(), payload=Payload.zero)
 SESSION = 0xDEADBEEF
 HEADERS = [
     LINK / V4 / TCP(options=OPTIONS),
@@ -63,7 +63,7 @@ def only(done: Result) -> bytes:
 def test_a_whole_packet_is_the_one_with_zeros(packet: Packet, secret: bytes, dataplane: str) -> None:
     done = forward(bytes(packet / Raw(secret)), dataplane)
     assert (only(done), done.zeroed, done.truncated) == (bytes(packet / Raw(bytes(len(secret)))), 1, 0)
-    assert forward(bytes(packet), dataplane) == forward(bytes(packet), dataplane, replace(ZERO, payload="keep"))
+    assert forward(bytes(packet), dataplane) == forward(bytes(packet), dataplane, replace(ZERO, payload=Payload.keep))
 
 
 @pytest.mark.parametrize("packet", HEADERS[:5], ids=lambda packet: packet.summary())
