@@ -16,19 +16,19 @@ static bool ip_inside(uint16_t ethertype)
 	switch (ethertype) {
 	case ETH_P_IP:
 	case ETH_P_IPV6:
-	case 0x22F3:		/* TRILL */
-	case 0x6558:		/* transparent Ethernet bridging */
-	case 0x876B:		/* TCP/IP compression */
-	case 0x880B:		/* PPP */
-	case 0x8847:		/* MPLS */
-	case 0x8848:		/* MPLS, multicast */
-	case 0x8864:		/* PPPoE, session */
-	case 0x88E5:		/* MACsec, which need not encrypt */
-	case 0x88E7:		/* provider backbone bridging */
-	case 0x8903:		/* FabricPath */
-	case 0x8926:		/* VN-Tag */
-	case 0x893F:		/* E-Tag */
-	case 0x894F:		/* network service header */
+	case 0x22F3: /* TRILL */
+	case 0x6558: /* transparent Ethernet bridging */
+	case 0x876B: /* TCP/IP compression */
+	case 0x880B: /* PPP */
+	case 0x8847: /* MPLS */
+	case 0x8848: /* MPLS, multicast */
+	case 0x8864: /* PPPoE, session */
+	case 0x88E5: /* MACsec, which need not encrypt */
+	case 0x88E7: /* provider backbone bridging */
+	case 0x8903: /* FabricPath */
+	case 0x8926: /* VN-Tag */
+	case 0x893F: /* E-Tag */
+	case 0x894F: /* network service header */
 		return true;
 	default:
 		return is_tpid(ethertype);

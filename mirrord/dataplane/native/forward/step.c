@@ -97,7 +97,7 @@ static uint32_t kept_length(const struct plan *plan, const uint8_t *start, uint3
 
 	*exceeds = limit && kept > limit;
 	if (*exceeds && !plan->header_length && be16(start + ETH_ADDRESSES) == ETH_P_8021Q) {
-		limit += TAG;	/* a device takes one 802.1Q tag over its MTU */
+		limit += TAG; /* a device takes one 802.1Q tag over its MTU */
 		*exceeds = kept > limit;
 	}
 	return *exceeds && plan->on_mtu_exceeded == TRUNCATE ? limit : kept;
@@ -185,7 +185,7 @@ static void complete_checksum(struct piece *piece, uint32_t start, uint32_t fiel
 		return;
 	}
 	uint32_t tail_sum = ones_sum(piece->tail, piece->tail_length);
-	if (length & 1)		/* the tail begins in the middle of a word */
+	if (length & 1) /* the tail begins in the middle of a word */
 		tail_sum = (tail_sum >> 8) | (tail_sum & 0xFF) << 8;
 	uint16_t value = (uint16_t)~fold((uint64_t)tail_sum + ones_sum(covered, length));
 	put_be16(piece->head + field, value ? value : 0xFFFF);
@@ -253,7 +253,8 @@ static int forward_whole(const struct plan *plan, struct state *state, const str
 	if (plan->past_headers != NONE)
 		end = moved(headers_end(&parsed->headers, frame->data, frame->captured), frame->captured, length);
 	bool zeroed = plan->payload != KEEP && hide_whole(&piece, frame, &parsed->headers);
-	facts->kept = kept_length(plan, piece.head_length ? piece.head : piece.tail, length, snaplen(plan, end), &exceeds);
+	facts->kept =
+		kept_length(plan, piece.head_length ? piece.head : piece.tail, length, snaplen(plan, end), &exceeds);
 	facts->original = length + cut;
 	facts->truncated = facts->kept < facts->original;
 	if ((exceeds && plan->on_mtu_exceeded == DROP) || too_long(plan, facts->kept))
@@ -271,10 +272,10 @@ static int forward_whole(const struct plan *plan, struct state *state, const str
 
 /* What is done to each segment of a super-frame alike. */
 struct treatment {
-	struct headers headers;	/* that they have, but for its tags' being put on and taken off, */
-	int moved;		/* by which the offsets change */
-	int end;		/* of the headers as they leave, or NONE: not known */
-	int hidden_from;	/* in the segment as it leaves, or NONE */
+	struct headers headers; /* that they have, but for its tags' being put on and taken off, */
+	int moved; /* by which the offsets change */
+	int end; /* of the headers as they leave, or NONE: not known */
+	int hidden_from; /* in the segment as it leaves, or NONE */
 };
 
 /* What the plan wants of segments, and put their tags on and off. */
@@ -374,9 +375,13 @@ bool wants(const struct plan *plan, const struct frame *frame)
 {
 	if (!plan->exact)
 		return true;
-	struct mirrord_bpf_frame view = { .data = frame->data, .length = frame->captured, .egress = frame->egress,
-					  .tagged = frame->tagged, .tci = frame->tci, .tpid = frame->tpid };
-	uint32_t rule = mirrord_bpf_run(plan->exact, plan->exact_length, &view);
+	struct bpf_frame view = { .data = frame->data,
+				  .length = frame->captured,
+				  .egress = frame->egress,
+				  .tagged = frame->tagged,
+				  .tci = frame->tci,
+				  .tpid = frame->tpid };
+	uint32_t rule = run_program(plan->exact, plan->exact_length, &view);
 
 	if (rule && rule <= plan->match_count)
 		plan->matches[rule - 1]++;
@@ -400,8 +405,9 @@ int forward(const struct plan *plan, struct state *state, const struct frame *fr
 	if (!parsed->hashed)
 		parsed->flow = flow_hash(&parsed->headers);
 	parsed->hashed = true;
-	struct facts facts = { .sequence = state->sequence, .vlan = parsed->headers.vlan, .egress = frame->egress,
-			       .time = frame->time };
+	struct facts facts = {
+		.sequence = state->sequence, .vlan = parsed->headers.vlan, .egress = frame->egress, .time = frame->time
+	};
 	if (super)
 		return forward_super(plan, state, frame, batch, parsed, &facts, counters);
 	return forward_whole(plan, state, frame, batch, parsed, &facts, counters);

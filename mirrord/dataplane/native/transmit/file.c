@@ -11,7 +11,7 @@
 #include "clock.h"
 #include "transmit/pcapng.h"
 
-enum { MOST_VECTORS = 1024 };	/* in one call, UIO_MAXIOV */
+enum { MOST_VECTORS = 1024 }; /* in one call, UIO_MAXIOV */
 
 static int64_t block_length(const struct message *message)
 {
