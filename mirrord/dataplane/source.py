@@ -38,7 +38,7 @@ class Source:
             self.mode_switch = ModeSwitch(capture, self.seen)
         self.native: Any = None
         if native:
-            self.native = core.Tap(capture.fileno(), capture.ring, BLOCK_SIZE, self.seen.row, *_listens(capture))
+            self.native = core.Tap(capture.fileno(), capture.ring, BLOCK_SIZE, self.seen.row, *_kind(capture))
 
     def note_error(self) -> None:
         """Ask the capture what is wrong with it."""
@@ -130,6 +130,10 @@ def open_source(
     return Capture(plan, selections, mode="ring" if busy and plan.mode == "auto" else "", group=group)
 
 
-def _listens(capture: Capture | Listener) -> tuple[int, bool]:
-    """For the native core: the tunnel, 0 for none, and whether its packets begin with an IP header."""
-    return (capture.plan.tunnel, capture.plan.local.version == 4) if isinstance(capture, Listener) else (0, False)
+def _kind(capture: Capture | Listener) -> tuple[int, bool, bool]:
+    """For the native core: the tunnel, 0 for none, and whether its packets begin with an IP header; or whether those of
+    a device have no Ethernet header.
+    """
+    if isinstance(capture, Listener):
+        return capture.plan.tunnel, capture.plan.local.version == 4, False
+    return 0, False, capture.plan.raw

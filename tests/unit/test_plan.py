@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirrord.control.host.links import Link, Path, Route, View
+from mirrord.control.host.traits import Traits
 from mirrord.control.planning.plan import Add, Entry, Key, Remove, Rename, Replace, diff, make, paths
 from mirrord.dataplane.capture.listener import ListenPlan
 from mirrord.dataplane.capture.packet_socket import CapturePlan
@@ -210,7 +211,18 @@ def test_sessions_come_before_others_of_their_source(overlap: str) -> None:
             f'source = "tun0"\n{TO_VXLAN}',
             replace(VIEW, links={"tun0": Link("tun0", 9, 1500, ethernet=False)}),
             "failed",
-            "tun0 is not an Ethernet device",
+            "tun0 is neither an Ethernet device nor one of IP packets",
+        ),
+        (
+            f'source = "gre0"\n{TO_VXLAN}',
+            replace(
+                VIEW, links={"gre0": Link("gre0", 9, 1500, ethernet=False, raw=True, traits=Traits(multipoint=True))}
+            ),
+            "failed",
+            (
+                "gre0 is a GRE device without a remote of its own, its packets begin with outer headers:"
+                " mirror the device that they leave by"
+            ),
         ),
         (
             'source = "tap0"\ndestination = { type = "device", device = "em9" }',

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 
 from mirrord.control.planning.plan import Key
+from mirrord.dataplane.capture.packet_socket import CapturePlan
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.forward.step import ForwardPlan
 from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
@@ -34,10 +35,13 @@ class Live:
         with suppress(OSError):  # the user's pipes have as many pages as they may: a smaller one does
             fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
         comment = f"mirror {key.mirror}, session {key.session}"
+        raw = isinstance(plan.capture, CapturePlan) and plan.capture.raw
         try:
             self._pipeline = Pipeline(
                 PipelinePlan(
-                    plan.capture, _as_packets(plan.forward), StreamPlan(end, key.source, comment, plan.forward.snaplen)
+                    plan.capture,
+                    _as_packets(plan.forward, raw=raw),
+                    StreamPlan(end, key.source, comment, plan.forward.snaplen, raw),
                 ),
                 native=native,
             )
@@ -87,7 +91,7 @@ def _settle(ready: asyncio.Future[None]) -> None:
         ready.set_result(None)
 
 
-def _as_packets(forward: ForwardPlan) -> ForwardPlan:
+def _as_packets(forward: ForwardPlan, *, raw: bool) -> ForwardPlan:
     template = encap.packet_block()
     return ForwardPlan(
         template=template,
@@ -95,6 +99,7 @@ def _as_packets(forward: ForwardPlan) -> ForwardPlan:
         snaplen=forward.snaplen,
         sampling_rate=forward.sampling_rate,
         strip_tag=forward.strip_tag,
-        push_tag=forward.push_tag,
+        push_tag=0 if raw else forward.push_tag,
+        strip_ethernet=raw,
         guards=forward.guards,
     )

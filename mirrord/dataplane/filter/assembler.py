@@ -21,6 +21,7 @@ RET, RET_A = 0x06, 0x16
 TAX, TXA, STX = 0x07, 0x87, 0x03
 
 # linux/filter.h: SKF_AD_OFF plus SKF_AD_*, absolute loads of what lies beside the bytes.
+PROTOCOL = 0xFFFFF000
 PKTTYPE = 0xFFFFF004
 MARK = 0xFFFFF014
 VLAN_TAG = 0xFFFFF02C

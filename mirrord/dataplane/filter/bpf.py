@@ -29,11 +29,13 @@ _MAX_COARSE_RULES = 32
 
 
 @lru_cache(maxsize=1024)
-def compile_selection(selection: Selection, *, numbered: bool = False) -> Program:
+def compile_selection(selection: Selection, *, numbered: bool = False, raw: bool = False) -> Program:
     """The program that gives 0 for a frame not captured, 0xFFFFFFFF (keep all of it) for one that is.
 
     `numbered`: for a frame that a rule accepts, instead, that rule's place in `selection.rules`, from 1. The program
     may be longer than the kernel takes (4096 instructions); userspace runs any.
+
+    `raw`: for the socket of a device without Ethernet.
     """
     asm, reject = Assembler(), Label()
     refuse_marked(asm, selection, reject)
@@ -44,10 +46,10 @@ def compile_selection(selection: Selection, *, numbered: bool = False) -> Progra
     branches = [*rules, *(branch for one in before for branch in rules_of(one))]
     cells = cells_of(branches)
     if Cell.VLAN in cells or any(one.vlans is not None for one in (selection, *before)):
-        read_outer_vlan(asm)
+        read_outer_vlan(asm, raw=raw)
     _vlans(asm, selection, reject)
     ipv4, ipv6 = ([branch for branch in branches if family in branch.families] for family in (4, 6))
-    read_headers(asm, cells & OF_ANY_FRAME, cells_of(ipv4) - OF_ANY_FRAME, cells_of(ipv6) - OF_ANY_FRAME)
+    read_headers(asm, cells & OF_ANY_FRAME, cells_of(ipv4) - OF_ANY_FRAME, cells_of(ipv6) - OF_ANY_FRAME, raw=raw)
     for one in before:
         leave_with(asm, one, selection.direction, reject)
     decide(asm, rules, ACCEPT if selection.rules is None else 0)

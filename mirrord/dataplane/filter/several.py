@@ -40,7 +40,7 @@ MOST = 1 << 16
 
 
 @lru_cache(maxsize=64)
-def compile_selections(selections: tuple[Selection, ...]) -> Program:
+def compile_selections(selections: tuple[Selection, ...], *, raw: bool = False) -> Program:
     """The program that takes a frame which any of these selections wants, as compile_selection's takes one's.
 
     What asks the same of all is asked first. Selections that only ever accept then become one decision, whose cost does
@@ -48,7 +48,7 @@ def compile_selections(selections: tuple[Selection, ...]) -> Program:
     """
     selections = _without_covered(selections)
     if len(selections) == 1:
-        return compile_selection(selections[0])
+        return compile_selection(selections[0], raw=raw)
     asm, reject, accept = Assembler(), Label(), Label()
     if len({(one.mark, one.mark_mask) for one in selections}) == 1:
         refuse_marked(asm, selections[0], reject)
@@ -60,7 +60,7 @@ def compile_selections(selections: tuple[Selection, ...]) -> Program:
     others = [one for one in selections if not _is_plain(one)]
     asked = [one for other in others for one in (other, *other.before)]
     rest = [branch for one in asked for branch in rules_of(one)]
-    _read(asm, [*plain, *rest], tagged=any(one.vlans is not None for one in asked))
+    _read(asm, [*plain, *rest], tagged=any(one.vlans is not None for one in asked), raw=raw)
     if plain:
         unlike = Label()
         decide(asm, plain, unlike)
@@ -102,12 +102,12 @@ def _without_covered(selections: tuple[Selection, ...]) -> tuple[Selection, ...]
     return tuple(dict.fromkeys(selections))
 
 
-def _read(asm: Assembler, branches: list[Branch], *, tagged: bool = False) -> None:
+def _read(asm: Assembler, branches: list[Branch], *, tagged: bool = False, raw: bool = False) -> None:
     cells = cells_of(branches)
     if Cell.VLAN in cells or tagged:
-        read_outer_vlan(asm)
+        read_outer_vlan(asm, raw=raw)
     ipv4, ipv6 = ([branch for branch in branches if family in branch.families] for family in (4, 6))
-    read_headers(asm, cells & OF_ANY_FRAME, cells_of(ipv4) - OF_ANY_FRAME, cells_of(ipv6) - OF_ANY_FRAME)
+    read_headers(asm, cells & OF_ANY_FRAME, cells_of(ipv4) - OF_ANY_FRAME, cells_of(ipv6) - OF_ANY_FRAME, raw=raw)
 
 
 def _is_plain(one: Selection) -> bool:
@@ -147,11 +147,13 @@ _COARSER: tuple[Callable[[Selection], Selection], ...] = (
 """What may be attached in a selection's place, the most exact first."""
 
 
-def attach(sock: socket.socket, *selections: Selection) -> bool:
+def attach(sock: socket.socket, *selections: Selection, raw: bool = False) -> bool:
     """Have the kernel take what any of these selects, in place of any filter that the socket has. True: exactly that.
 
     False: more than that, because the program is longer than the kernel takes; who reads the socket must match exactly.
     Besides MAX_INSTRUCTIONS, net.core.optmem_max bounds it (ENOMEM). OSError where size is not the question.
+
+    `raw`: what the socket gets begins with the network header.
     """
     tried: list[tuple[Selection, ...]] = []
     for coarse in _COARSER:
@@ -159,7 +161,7 @@ def attach(sock: socket.socket, *selections: Selection) -> bool:
         if candidate in tried:
             continue
         tried.append(candidate)
-        if attach_program(sock, compile_selections(candidate)):
+        if attach_program(sock, compile_selections(candidate, raw=raw)):
             return len(tried) == 1
     raise OSError(errno.ENOMEM, "net.core.optmem_max leaves no room for any socket filter")
 

@@ -5,8 +5,8 @@ clock (a frame's capture time is the only time there is) and knows no socket. It
 limits, the session's sequence numbers, and what the first fragments of datagrams told.
 
 The steps, in order: exact match (where the kernel ran a coarse filter, or rules are counted), own copies, whether
-copies are made at all, sampling, the frame as the wire carried it, VLAN tag off and on, snaplen, path MTU, the two
-limits, header.
+copies are made at all, sampling, the frame as the wire carried it, VLAN tag off and on, Ethernet header off where the
+device has none, snaplen, path MTU, the two limits, header.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class ForwardPlan:
     packet_limit: int = 0  # copies a second; 0: none
     strip_tag: bool = False  # take the outermost VLAN tag off
     push_tag: int = 0  # put an 802.1Q tag of this id on; 0: none
+    strip_ethernet: bool = False  # take the Ethernet header off that a device without Ethernet does not have
     overhead: int = 0  # what counts as sent beside header and frame: the kernel's headers; less what does not count
     blocked: Slot | None = None  # make no copies for now: what each frame counts as instead
     guards: tuple[Guard, ...] = ()  # copies already, not to be mirrored again
@@ -181,7 +182,7 @@ class Forward:
             data = data[:ADDRESSES] + data[ADDRESSES + TAG :]
         if self.plan.push_tag:
             data = data[:ADDRESSES] + _TPIDS[0] + self.plan.push_tag.to_bytes(2, "big") + data[ADDRESSES:]
-        return data
+        return data[ETH_HEADER:] if self.plan.strip_ethernet else data
 
     def _kept(self, data: bytes) -> bytes:
         """What snaplen leaves; a tag that was pushed is no part of the mirrored frame."""
@@ -189,8 +190,9 @@ class Forward:
 
     def _limit(self, data: bytes) -> int:
         """The longest frame for the path; a device takes one 802.1Q tag over its MTU (packet_snd in the kernel)."""
-        tagged = not self.plan.template.header and data[12:14] == _TPIDS[0]
-        return self.plan.frame_limit and self.plan.frame_limit + (TAG if tagged else 0)
+        plan = self.plan
+        tagged = not plan.template.header and not plan.strip_ethernet and data[12:14] == _TPIDS[0]
+        return plan.frame_limit and plan.frame_limit + (TAG if tagged else 0)
 
     def _take(self, size: int, packets: int, time: int) -> bool:
         """Take a frame's bytes and copies out of the buckets: allowed while none in force is empty, so that each may

@@ -121,6 +121,7 @@ struct plan {
 	int blocked;		/* the slot that each frame counts in for now, no copies being made; or NO_REASON */
 	bool strip_tag;
 	uint32_t push_tag;	/* or 0 */
+	bool strip_ethernet;
 	uint32_t snaplen;
 	uint32_t frame_limit, longest;
 	enum { TRUNCATE, FRAGMENT, DROP } on_mtu_exceeded;
@@ -140,7 +141,7 @@ struct plan {
 
 static inline bool retags(const struct plan *plan)
 {
-	return plan->strip_tag || plan->push_tag;
+	return plan->strip_tag || plan->push_tag || plan->strip_ethernet;
 }
 
 /* What changes from frame to frame. Pipelines of one session and source share it, each on a thread of its own. */
@@ -265,6 +266,10 @@ bool is_own_copy(struct own_copies *own, const struct headers *headers, const st
 
 /* forward/conversation.c */
 uint64_t conversation_hash(const struct headers *headers, struct fragments *firsts, bool *guessed);
+
+/* frame/without_ethernet.c: put an Ethernet header before a packet that begins with its network header; `protocol` is the
+ * kernel's. The frame's data is `packet`, and ETH_HEADER bytes before it are free. */
+void put_ethernet(struct frame *frame, uint8_t *packet, uint16_t protocol);
 
 /* frame/checksum.c */
 uint32_t ones_sum(const uint8_t *data, size_t length);
@@ -460,6 +465,7 @@ struct tap {
 	bool large;		/* a plain socket's frames were, lately */
 	enum tunnel tunnel;	/* that a raw IP socket is the end of, or NO_TUNNEL */
 	bool ip_header;		/* its packets begin with one */
+	bool raw;		/* a device without Ethernet: its packets begin with a network header */
 	uint64_t *seen;
 	uint64_t told;		/* of the frames read, when Python was last told of it */
 	bool eager;		/* a member acts by time: Python is told each time */

@@ -203,6 +203,8 @@ static PyType_Spec pipeline_spec = {
 };
 
 static PyMethodDef module_methods[] = {
+	{ "with_ethernet", with_ethernet, METH_VARARGS,
+	  "with_ethernet(packet, vnet, protocol): (frame, vnet), of a device without Ethernet." },
 	{ "decapsulate", decapsulate_one, METH_VARARGS,
 	  "decapsulate(tunnel, packet, limit): (frame, vnet), or None for a malformed packet." },
 	{ NULL, NULL, 0, NULL },

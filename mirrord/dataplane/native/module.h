@@ -32,5 +32,6 @@ extern PyType_Spec rounds_spec;
 /* single.c */
 extern PyType_Spec forward_spec;
 PyObject *decapsulate_one(PyObject *module, PyObject *arguments);
+PyObject *with_ethernet(PyObject *module, PyObject *arguments);
 
 #endif

@@ -210,13 +210,14 @@ static bool read_guards(PyObject *object, struct plan *plan)
 
 bool read_plan(PyObject *object, PyObject *matcher, struct plan *plan)
 {
-	uint64_t snaplen, frame_limit, longest, sampling_rate, strip_tag, push_tag;
+	uint64_t snaplen, frame_limit, longest, sampling_rate, strip_tag, push_tag, strip_ethernet;
 
 	memset(plan, 0, sizeof(*plan));
 	if (!read_blocked(object, plan) || !read_number(object, "snaplen", &snaplen) ||
 	    !read_number(object, "frame_limit", &frame_limit) || !read_number(object, "longest", &longest) ||
 	    !read_number(object, "sampling_rate", &sampling_rate) || !read_overhead(object, plan) ||
 	    !read_number(object, "strip_tag", &strip_tag) || !read_number(object, "push_tag", &push_tag) ||
+	    !read_number(object, "strip_ethernet", &strip_ethernet) ||
 	    !read_number(object, "rate_limit", &plan->rate_limit) ||
 	    !read_number(object, "packet_limit", &plan->packet_limit) || !read_header(object, plan) ||
 	    !read_patches(object, plan) || !read_on_mtu_exceeded(object, plan) || !read_matcher(matcher, plan) ||
@@ -228,6 +229,7 @@ bool read_plan(PyObject *object, PyObject *matcher, struct plan *plan)
 	plan->sampling_rate = (uint32_t)sampling_rate;
 	plan->strip_tag = strip_tag;
 	plan->push_tag = (uint32_t)push_tag;
+	plan->strip_ethernet = strip_ethernet;
 	return make_firsts(plan);
 }
 

@@ -1,4 +1,5 @@
-/* Single steps on single frames, for what holds the two planes together: the forward step, and decapsulation. */
+/* Single steps on single frames, for what holds the two planes together: the forward step, what a device without Ethernet
+ * lacks, and decapsulation. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
@@ -160,4 +161,34 @@ PyObject *decapsulate_one(PyObject *module, PyObject *arguments)
 	}
 	free(packet);
 	return found || PyErr_Occurred() ? found : Py_NewRef(Py_None);
+}
+
+PyObject *with_ethernet(PyObject *module, PyObject *arguments)
+{
+	const char *bytes, *vnet;
+	Py_ssize_t length, vnet_length;
+	unsigned int protocol;
+
+	(void)module;
+	if (!PyArg_ParseTuple(arguments, "y#y#I", &bytes, &length, &vnet, &vnet_length, &protocol))
+		return NULL;
+	if (vnet_length != sizeof(struct vnet)) {
+		PyErr_SetString(PyExc_ValueError, "a vnet header has 10 bytes");
+		return NULL;
+	}
+	/* In memory of exactly its length and the header's, so that a sanitizer sees an access beyond. */
+	uint8_t *memory = malloc((size_t)length + ETH_HEADER);
+	if (!memory)
+		return PyErr_NoMemory();
+	uint8_t *packet = memory + ETH_HEADER;
+	struct frame frame = { .data = packet, .captured = (uint32_t)length, .length = (uint32_t)length };
+
+	memcpy(packet, bytes, (size_t)length);
+	memcpy(&frame.vnet, vnet, sizeof(frame.vnet));
+	put_ethernet(&frame, packet, (uint16_t)protocol);
+	PyObject *found = Py_BuildValue("y#y#", frame.data, (Py_ssize_t)frame.captured, &frame.vnet,
+					(Py_ssize_t)sizeof(frame.vnet));
+
+	free(memory);
+	return found;
 }

@@ -63,6 +63,7 @@ class FilePlan:
     rotate_size: int = 0  # bytes; 0: any
     rotate_seconds: int = 0  # 0: any
     keep: int = 0  # files, the one in work included; 0: all
+    raw: bool = False  # of IP packets, without Ethernet
 
     @property
     def path(self) -> str:
@@ -116,7 +117,7 @@ class FileTransmit:
         self.plan = plan
         self.failure = ""
         self._header = pcapng.section(f"mirrord {__version__}", plan.comment)
-        self._header += pcapng.interface(plan.interface, plan.snaplen, plan.comment)
+        self._header += pcapng.interface(plan.interface, plan.snaplen, plan.comment, raw=plan.raw)
         self.output = Output(descriptor=-1, start=len(self._header), limit=plan.rotate_size)
         self._stuck_at = 0
         self._look_at = time.monotonic() + LOOK_SECONDS

@@ -31,6 +31,7 @@ class StreamPlan:
     interface: str  # that the packets were captured on
     comment: str = ""
     snaplen: int = 0
+    raw: bool = False  # of IP packets, without Ethernet
 
 
 class StreamTransmit:
@@ -45,7 +46,7 @@ class StreamTransmit:
         self.plan = plan
         self.failure = ""
         header = pcapng.section(f"mirrord {__version__}", plan.comment)
-        header += pcapng.interface(plan.interface, plan.snaplen, plan.comment)
+        header += pcapng.interface(plan.interface, plan.snaplen, plan.comment, raw=plan.raw)
         self.output = Output(descriptor=plan.descriptor, written=len(header), start=len(header))
         try:
             os.write(plan.descriptor, header)
