@@ -61,6 +61,7 @@ TYPES = {
     "GuestOrGlob": "name, id or glob",
     "Group": "name of a group",
     "Expires": "time, or how long",
+    "KeptLength": 'number of bytes, "headers" or "headers+64"',
     "Label": "label",
     "Listen": "address:port",
     "Name": "name",

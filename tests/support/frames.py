@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.forward import encap
-from mirrord.dataplane.forward.step import ForwardPlan
 from mirrord.dataplane.frame.headers import Tag
 from mirrord.dataplane.frame.wire import Frame, Vnet
+from mirrord.plans import ForwardPlan
 from tests.support.selections import IPV4, IPV6, PORTS, VLANS, frames, guards, selections
 
 MACS = bytes.fromhex("020000000002020000000001")
@@ -170,6 +170,7 @@ def plans() -> st.SearchStrategy[ForwardPlan]:
         ForwardPlan,
         template=st.sampled_from(TEMPLATES),
         snaplen=limits,
+        past_headers=st.sampled_from([None, None, 0, 64]),
         frame_limit=limits,
         longest=st.sampled_from([0, 0, 0, 60, 1000, 1514]),
         on_mtu_exceeded=st.sampled_from(["truncate", "fragment", "drop"]),

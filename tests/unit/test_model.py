@@ -166,6 +166,8 @@ def session(**keys: object) -> dict[str, object]:
         (Session, session(source={"type": "gre", "local": "::1"}, direction="both"), 'must be "ingress"'),
         (Session, session(sampling_rate=0), "sampling_rate"),
         (Session, session(snaplen=-1), "snaplen"),
+        (Session, session(snaplen="headers+"), "for 64 bytes behind them"),
+        (Session, session(snaplen="headers+65536"), "snaplen"),
         (Session, session(workers=0), "workers"),
         (Session, session(destination={"type": "file", "path": "/a"}, pause_above="80%"), "has no link"),
         (Session, session(source={"type": "gre", "local": "::1"}, workers=2), "one socket, which one worker reads"),
@@ -300,7 +302,8 @@ SESSIONS = keys(
     {"name": NAMES, "source": SOURCES, "destination": DESTINATIONS},
     priority=st.integers(1, 65535),
     filter=NAMES,
-    snaplen=st.just(0) | st.integers(14, 65535),  # a device takes no less than an Ethernet header
+    snaplen=st.sampled_from([0, "headers", "headers+64"])
+    | st.integers(14, 65535),  # a device takes no less than an Ethernet header
     rate_limit=RATES,
     ring_size=SIZES,
     pause_above=st.sampled_from(["", "80%"]),

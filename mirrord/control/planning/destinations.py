@@ -8,18 +8,14 @@ from ipaddress import ip_address
 from pathlib import PurePath
 from typing import NamedTuple
 
-from mirrord.control.host.links import Lease, Link, Path, View
-from mirrord.control.host.offloads import takes_ring
+from mirrord.control.host.view import Lease, Link, Path, View
 from mirrord.control.planning.files import file_of
 from mirrord.control.planning.leases import refuse_if_set_aside
 from mirrord.control.planning.transmit_choice import choose, no_answer
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.forward.encap import Template
-from mirrord.dataplane.forward.step import ForwardPlan
 from mirrord.dataplane.frame.headers import ETH_HEADER, IPPROTO_GRE, IPPROTO_UDP
-from mirrord.dataplane.transmit.file import FilePlan
-from mirrord.dataplane.transmit.sockets import DevicePlan, TunnelPlan
 from mirrord.errors import Refused
 from mirrord.model import (
     Config,
@@ -32,6 +28,7 @@ from mirrord.model import (
     TunnelDestination,
     VxlanDestination,
 )
+from mirrord.plans import DevicePlan, FilePlan, ForwardPlan, TunnelPlan
 
 UDP_HEADER = 8
 IP_HEADER = {4: 20, 6: 40}
@@ -65,7 +62,8 @@ def way_out(
     """
     forward = ForwardPlan(
         template=encap.bare(),
-        snaplen=session.snaplen,
+        snaplen=0 if session.snaplen.past_headers else session.snaplen.length,
+        past_headers=session.snaplen.length if session.snaplen.past_headers else None,
         on_mtu_exceeded=session.on_mtu_exceeded,
         sampling_rate=session.sampling_rate,
         rate_limit=session.rate_limit,
@@ -165,7 +163,7 @@ def _device(config: Config, to: DeviceDestination, source: Link, view: View, for
         view.netns,
         reserved=not to.normal_io,
         isolated=to.isolate,
-        takes_ring=to.netns is None and takes_ring(link),
+        takes_ring=to.netns is None and link.takes_ring,
     )
     return WayOut(plan, forward, tuple(warnings), trouble=trouble)
 
@@ -182,7 +180,7 @@ def _file(
         name=str(file.relative_to(directory)),
         interface=source.name,
         comment=f"mirror {mirror}, session {session.name}",
-        snaplen=session.snaplen,
+        snaplen=forward.snaplen,
         rotate_size=to.rotate_size,
         rotate_seconds=to.rotate_seconds,
         keep=to.keep,
@@ -275,9 +273,7 @@ def _template(to: TunnelDestination, *, guest: bool) -> Template:
 
 
 def _too_long(source: Link, forward: ForwardPlan, limit: str) -> list[str]:
-    full = source.mtu + ETH_HEADER
-    if forward.snaplen:
-        full = min(full, forward.snaplen)
+    full = forward.longest_kept(source.mtu + ETH_HEADER)
     if full <= forward.frame_limit:
         return []
     limit = f"{limit}, carries frames of {forward.frame_limit} bytes"

@@ -9,13 +9,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 
 from mirrord.control.planning.plan import Key
-from mirrord.dataplane.capture.packet_socket import CapturePlan
 from mirrord.dataplane.forward import encap
-from mirrord.dataplane.forward.step import ForwardPlan
-from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
+from mirrord.dataplane.pipeline import Pipeline
 from mirrord.dataplane.tap import Tap
-from mirrord.dataplane.transmit.stream import StreamPlan
 from mirrord.dataplane.worker import ANSWER_SECONDS, Worker
+from mirrord.plans import CapturePlan, ForwardPlan, PipelinePlan, StreamPlan
 
 LOOK_SECONDS = 0.5
 """How often it is asked whether the reader is still there, when nothing comes."""
@@ -97,6 +95,7 @@ def _as_packets(forward: ForwardPlan, *, raw: bool) -> ForwardPlan:
         template=template,
         overhead=-len(template.header),
         snaplen=forward.snaplen,
+        past_headers=forward.past_headers,
         sampling_rate=forward.sampling_rate,
         strip_tag=forward.strip_tag,
         push_tag=0 if raw else forward.push_tag,

@@ -19,7 +19,6 @@ import errno
 import mmap
 import socket
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from mirrord.dataplane.capture.fanout import SOL_PACKET, Group, set_slowly, steer
@@ -27,7 +26,8 @@ from mirrord.dataplane.filter import bpf, several
 from mirrord.dataplane.frame.headers import Tag
 from mirrord.dataplane.frame.wire import VNET, Frame, Vnet
 from mirrord.dataplane.frame.without_ethernet import with_ethernet
-from mirrord.dataplane.netns import Netns, inside
+from mirrord.dataplane.netns import inside
+from mirrord.plans import CapturePlan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,23 +91,6 @@ _AUXDATA = struct.Struct("=IIIHHHH")  # status, len, snaplen, mac, net, tci, tpi
 _TIMESPEC = struct.Struct("@ll")
 _STATISTICS = struct.Struct("=II")
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-@dataclass(frozen=True, slots=True)
-class CapturePlan:
-    """What to capture and how. `ring_size` is in bytes, rounded up to whole blocks, two of them at least.
-
-    `raw`: the device has no Ethernet, and its packets are given one (frame/without_ethernet.py).
-    """
-
-    device: str
-    index: int
-    selection: Selection
-    mode: str = "ring"  # or "socket", "auto"
-    ring_size: int = 8 << 20
-    promiscuous: bool = False
-    netns: Netns | None = None  # where the device is; None: here
-    raw: bool = False
 
 
 class Statistics(NamedTuple):

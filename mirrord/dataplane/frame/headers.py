@@ -60,6 +60,7 @@ class Headers(NamedTuple):
     source_port: int | None = None
     destination_port: int | None = None
     identification: int = 0  # of a fragment
+    behind: int = 0  # offset of what follows the IP header and those extension headers that were looked through
 
 
 def parse(data: bytes, metadata: Tag | None = None) -> Headers:
@@ -96,6 +97,7 @@ def _ipv4(data: bytes, link: Headers) -> Headers:
         fragment=fragment,
         divided=data[at + 9] if fragment else None,
         identification=int.from_bytes(data[at + 4 : at + 6], "big") if fragment else 0,
+        behind=at + length,
     )
     return headers if offset & 0x1FFF else _ports(data, headers, at + length)
 
@@ -110,7 +112,7 @@ def _ipv6(data: bytes, link: Headers) -> Headers:
         if following not in IPV6_OPTIONS and following not in (IPV6_FRAGMENT, IPV6_AUTHENTICATION):
             break
         if later or len(data) < at + 8:  # a later fragment starts in the middle of something
-            return headers
+            return headers._replace(behind=at)
         if following == IPV6_FRAGMENT:
             offset = int.from_bytes(data[at + 2 : at + 4], "big")
             if offset & 0xFFF9:
@@ -125,8 +127,8 @@ def _ipv6(data: bytes, link: Headers) -> Headers:
         following, at = data[at], at + length
     else:
         if following in IPV6_OPTIONS or following in (IPV6_FRAGMENT, IPV6_AUTHENTICATION):
-            return headers
-    headers = headers._replace(protocol=following)
+            return headers._replace(behind=at)
+    headers = headers._replace(protocol=following, behind=at)
     return headers if later else _ports(data, headers, at)
 
 

@@ -3,8 +3,10 @@
 #include <Python.h>
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "module.h"
+#include "transmit/pcapng.h"
 
 static bool read_number(PyObject *object, const char *name, uint64_t *number)
 {
@@ -28,14 +30,14 @@ static bool read_overhead(PyObject *object, struct plan *plan)
 	return !PyErr_Occurred();
 }
 
-/* A slot, or None. */
-static bool read_blocked(PyObject *object, struct plan *plan)
+/* A number, or None, which is -1 here. */
+static bool read_optional(PyObject *object, const char *name, int *number)
 {
-	PyObject *value = PyObject_GetAttrString(object, "blocked");
+	PyObject *value = PyObject_GetAttrString(object, name);
 
 	if (!value)
 		return false;
-	plan->blocked = value == Py_None ? NO_REASON : (int)PyLong_AsLong(value);
+	*number = value == Py_None ? -1 : (int)PyLong_AsLong(value);
 	Py_DECREF(value);
 	return !PyErr_Occurred();
 }
@@ -213,7 +215,8 @@ bool read_plan(PyObject *object, PyObject *matcher, struct plan *plan)
 	uint64_t snaplen, frame_limit, longest, sampling_rate, strip_tag, push_tag, strip_ethernet;
 
 	memset(plan, 0, sizeof(*plan));
-	if (!read_blocked(object, plan) || !read_number(object, "snaplen", &snaplen) ||
+	if (!read_optional(object, "blocked", &plan->blocked) ||
+	    !read_optional(object, "past_headers", &plan->past_headers) || !read_number(object, "snaplen", &snaplen) ||
 	    !read_number(object, "frame_limit", &frame_limit) || !read_number(object, "longest", &longest) ||
 	    !read_number(object, "sampling_rate", &sampling_rate) || !read_overhead(object, plan) ||
 	    !read_number(object, "strip_tag", &strip_tag) || !read_number(object, "push_tag", &push_tag) ||

@@ -1,8 +1,11 @@
 /* Devices without Ethernet: their IP packets get an Ethernet header. See without_ethernet.py. */
-#include "core.h"
+#include "frame/frame.h"
 
 #include <linux/if_ether.h>
 #include <linux/virtio_net.h>
+#include <string.h>
+
+#include "bytes.h"
 
 enum { FIRST_ETHERTYPE = 0x600 };	/* what is less is no ethertype (IEEE 802.3, 3.2.6) */
 
