@@ -555,13 +555,13 @@ VlanIds = Annotated[tuple[int, ...], Written(one_or_more(Between(1, 4094).parse)
 
 # VMs and containers.
 
-_MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
+MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 _GUEST = re.compile(r"[^\x00-\x1f\x7f/]{1,255}")
 
 
 def _nic(value: object) -> int | str:
     """An index, a MAC address (in lower case from now on), or every NIC."""
-    if isinstance(value, str) and (value == "*" or _MAC.fullmatch(value)):
+    if isinstance(value, str) and (value == "*" or MAC.fullmatch(value)):
         return value.lower()
     try:
         return Between(0, 255).parse(value)

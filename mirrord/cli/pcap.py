@@ -33,9 +33,10 @@ LONGEST = 64 << 20  # bytes of a block or packet: more is taken for damage
 
 
 class Packet(NamedTuple):
-    """What was captured of a frame; `egress` is None where the file does not tell."""
+    """What was captured of a frame of this length; `egress` is None where the file does not tell."""
 
     data: bytes
+    length: int
     egress: bool | None = None
 
 
@@ -68,8 +69,8 @@ def _pcap(file: BinaryIO, order: str) -> Iterator[Packet]:
     header = _exactly(file, 20)
     linktype = _known(struct.unpack_from(f"{order}I", header, 16)[0] & 0xFFFF)  # above it: the length of an FCS
     while head := file.read(16):
-        captured = struct.unpack_from(f"{order}8xI", _whole(head, 16))[0]
-        yield Packet(_frame(_exactly(file, captured), linktype))
+        captured, original = struct.unpack_from(f"{order}8xII", _whole(head, 16))
+        yield _packet(_exactly(file, captured), original, linktype)
 
 
 def _pcapng(file: BinaryIO) -> Iterator[Packet]:
@@ -83,15 +84,16 @@ def _pcapng(file: BinaryIO) -> Iterator[Packet]:
             linktypes.append(_known(linktype))
             snaplens.append(snaplen)
         elif kind in (PACKET, OLD_PACKET):
-            captured = struct.unpack_from(f"{order}12xI", _whole(body, 20))[0]
+            captured, original = struct.unpack_from(f"{order}12xII", _whole(body, 20))
             data = _whole(body[20:], captured)[:captured]
             number = struct.unpack_from(f"{order}I" if kind == PACKET else f"{order}H", body)[0]
-            yield Packet(_frame(data, _of(linktypes, number)), _egress(body[20 + captured + -captured % 4 :], order))
+            egress = _egress(body[20 + captured + -captured % 4 :], order)
+            yield _packet(data, original, _of(linktypes, number), egress)
         elif kind == SIMPLE_PACKET:
             original = struct.unpack_from(f"{order}I", _whole(body, 4))[0]
             limit = snaplens[0] if snaplens else 0
             captured = min(original, limit) if limit else original
-            yield Packet(_frame(_whole(body[4:], captured)[:captured], _of(linktypes, 0)))
+            yield _packet(_whole(body[4:], captured)[:captured], original, _of(linktypes, 0))
 
 
 def _blocks(file: BinaryIO) -> Iterator[tuple[int, bytes, str]]:
@@ -140,8 +142,10 @@ def _of(linktypes: list[int], interface: int) -> int:
     return linktypes[interface] if interface < len(linktypes) else LINKTYPE_ETHERNET
 
 
-def _frame(data: bytes, linktype: int) -> bytes:
-    return with_ethernet(Frame(data, len(data)), 0).data if linktype in WITHOUT_ETHERNET else data
+def _packet(data: bytes, length: int, linktype: int, egress: bool | None = None) -> Packet:
+    if linktype in WITHOUT_ETHERNET:
+        data, length, *_ = with_ethernet(Frame(data, length), 0)
+    return Packet(data, length, egress)
 
 
 def _exactly(file: BinaryIO, length: int) -> bytes:

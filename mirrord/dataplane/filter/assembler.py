@@ -66,9 +66,13 @@ class _Jump(NamedTuple):
 
 
 class Assembler:
-    """Collects instructions, jumps and labels in order; `program` resolves them."""
+    """Collects instructions, jumps and labels in order; `program` resolves them.
 
-    def __init__(self) -> None:
+    `raw`: what the program is for begins with its network header, see frame/without_ethernet.py.
+    """
+
+    def __init__(self, *, raw: bool = False) -> None:
+        self.raw = raw
         self._items: list[Instruction | _Jump | Label] = []
 
     def emit(self, code: int, k: int = 0) -> None:

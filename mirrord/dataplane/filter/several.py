@@ -31,8 +31,9 @@ from mirrord.dataplane.filter.bpf import (
     rules_of,
     runs,
 )
-from mirrord.dataplane.filter.bpf_headers import OF_ANY_FRAME, Cell, read_headers, read_outer_vlan
-from mirrord.dataplane.filter.decision import ACCEPT, Bounds, Branch, Clause, Range, ask, cut_of, decide, load, narrowed
+from mirrord.dataplane.filter.bpf_headers import read_headers, read_outer_vlan
+from mirrord.dataplane.filter.cells import OF_ANY_FRAME, Cell, load
+from mirrord.dataplane.filter.decision import ACCEPT, Bounds, Branch, Clause, Range, ask, cut_of, decide, narrowed
 from mirrord.dataplane.filter.rules import Direction, Selection
 
 MOST = 1 << 16
@@ -49,7 +50,7 @@ def compile_selections(selections: tuple[Selection, ...], *, raw: bool = False) 
     selections = _without_covered(selections)
     if len(selections) == 1:
         return compile_selection(selections[0], raw=raw)
-    asm, reject, accept = Assembler(), Label(), Label()
+    asm, reject, accept = Assembler(raw=raw), Label(), Label()
     if len({(one.mark, one.mark_mask) for one in selections}) == 1:
         refuse_marked(asm, selections[0], reject)
         selections = tuple(replace(one, mark_mask=0) for one in selections)
@@ -60,7 +61,7 @@ def compile_selections(selections: tuple[Selection, ...], *, raw: bool = False) 
     others = [one for one in selections if not _is_plain(one)]
     asked = [one for other in others for one in (other, *other.before)]
     rest = [branch for one in asked for branch in rules_of(one)]
-    _read(asm, [*plain, *rest], tagged=any(one.vlans is not None for one in asked), raw=raw)
+    _read(asm, [*plain, *rest], tagged=any(one.vlans is not None for one in asked))
     if plain:
         unlike = Label()
         decide(asm, plain, unlike)
@@ -102,12 +103,12 @@ def _without_covered(selections: tuple[Selection, ...]) -> tuple[Selection, ...]
     return tuple(dict.fromkeys(selections))
 
 
-def _read(asm: Assembler, branches: list[Branch], *, tagged: bool = False, raw: bool = False) -> None:
+def _read(asm: Assembler, branches: list[Branch], *, tagged: bool = False) -> None:
     cells = cells_of(branches)
     if Cell.VLAN in cells or tagged:
-        read_outer_vlan(asm, raw=raw)
+        read_outer_vlan(asm)
     ipv4, ipv6 = ([branch for branch in branches if family in branch.families] for family in (4, 6))
-    read_headers(asm, cells & OF_ANY_FRAME, cells_of(ipv4) - OF_ANY_FRAME, cells_of(ipv6) - OF_ANY_FRAME, raw=raw)
+    read_headers(asm, cells & OF_ANY_FRAME, cells_of(ipv4) - OF_ANY_FRAME, cells_of(ipv6) - OF_ANY_FRAME)
 
 
 def _is_plain(one: Selection) -> bool:
