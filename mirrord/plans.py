@@ -74,6 +74,14 @@ USUAL_HEADERS = 22 + 40 + 60
 """Ethernet with two tags, IPv6, TCP with all of its options."""
 
 
+class OnMtuExceeded(IntEnum):
+    """What becomes of a copy that is too long for the path."""
+
+    truncate = 0
+    fragment = 1
+    drop = 2
+
+
 @dataclass(frozen=True, slots=True)
 class ForwardPlan:
     """What becomes of a captured frame. Lengths are in bytes."""
@@ -83,7 +91,7 @@ class ForwardPlan:
     past_headers: int | None = None  # of it, behind its own headers; None: all
     frame_limit: int = 0  # the longest frame that the path MTU lets a copy carry; 0: no limit
     longest: int = 0  # the longest frame that a copy can carry in however many fragments; 0: no limit
-    on_mtu_exceeded: str = "truncate"  # or "fragment", "drop"
+    on_mtu_exceeded: OnMtuExceeded = OnMtuExceeded.truncate
     sampling_rate: int = 1  # 1 in n conversations
     rate_limit: int = 0  # bits a second of sent bytes; 0: none
     packet_limit: int = 0  # copies a second; 0: none

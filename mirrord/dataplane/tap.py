@@ -46,6 +46,7 @@ from mirrord.dataplane.filter.assembler import pack
 from mirrord.dataplane.filter.bpf import compile_selection
 from mirrord.dataplane.filter.several import compile_selections, compile_sets
 from mirrord.dataplane.frame.wire import TAG
+from mirrord.dataplane.native import NativeMember
 from mirrord.dataplane.parting import GRACE_SECONDS, Aside, Rates, open_aside
 from mirrord.dataplane.pipeline import Match, Pipeline
 from mirrord.dataplane.source import Source, open_source
@@ -327,8 +328,8 @@ class Tap(Source):
             self.capture.limit = max(forward.frame_limit - (TAG if forward.push_tag else 0), 0)
         if self.native is not None:
             program, sets = compile_sets(tuple(pipeline.selection for pipeline in self.pipelines))
-            members = tuple((member.pipeline.native, member.since, member.until) for member in self._members)
-            self.native.have(members, pack(program), sets)
+            members = [NativeMember(one.pipeline.native, one.since, one.until) for one in self._members]
+            self.native.have(members=tuple(members), program=pack(program), sets=sets)
 
     def tend(self, now: float) -> None:
         """See whether all that was taken before the last change of members has been read. `now` is monotonic."""
@@ -353,7 +354,7 @@ class Tap(Source):
         """
         if self.native is None:
             return self._run_reference()
-        more = bool(self.native.run())
+        more = self.native.run()
         self.ran()
         return more
 
@@ -445,7 +446,7 @@ class Tap(Source):
         (taken, lost), self._ahead = self._ahead, (0, 0)
         self._count_taken(taken, lost)
         if self.native is not None:
-            self.native.move(self.capture.fileno(), self.capture.ring, BLOCK_SIZE)
+            self.native.move(descriptor=self.capture.fileno(), ring=self.capture.ring, block_size=BLOCK_SIZE)
         if self.capture.exact != ended.exact:
             self._tell()
         return ended

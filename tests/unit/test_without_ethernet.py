@@ -60,4 +60,5 @@ def test_the_kernel_takes_what_the_matcher_means(pair: Pair, several: list[Selec
 @example(packet=b"", vnet=Vnet(), protocol=0)
 def test_the_planes_agree(packet: bytes, vnet: Vnet, protocol: int) -> None:
     frame = with_ethernet(Frame(packet, len(packet), vnet=vnet), protocol)
-    assert core.with_ethernet(packet, VNET.pack(*vnet), protocol) == (frame.data, VNET.pack(*frame.vnet))
+    native = core.with_ethernet(packet=packet, vnet=VNET.pack(*vnet), protocol=protocol)
+    assert (native.data, native.vnet) == (frame.data, VNET.pack(*frame.vnet))

@@ -28,7 +28,7 @@ from mirrord.model import (
     TunnelDestination,
     VxlanDestination,
 )
-from mirrord.plans import DevicePlan, FilePlan, ForwardPlan, TunnelPlan
+from mirrord.plans import DevicePlan, FilePlan, ForwardPlan, OnMtuExceeded, TunnelPlan
 
 UDP_HEADER = 8
 IP_HEADER = {4: 20, 6: 40}
@@ -64,7 +64,7 @@ def way_out(
         template=encap.bare(),
         snaplen=0 if session.snaplen.past_headers else session.snaplen.length,
         past_headers=session.snaplen.length if session.snaplen.past_headers else None,
-        on_mtu_exceeded=session.on_mtu_exceeded,
+        on_mtu_exceeded=OnMtuExceeded[session.on_mtu_exceeded],
         sampling_rate=session.sampling_rate,
         rate_limit=session.rate_limit,
         packet_limit=session.packet_limit,
@@ -212,7 +212,7 @@ def _tunnel(
     longest = IP_LONGEST[version] - headers - len(template.header)
     limit = max(min(route.mtu - headers - len(template.header), longest), ETH_HEADER) if route else 0
     forward = replace(forward, frame_limit=limit, overhead=ETH_HEADER + headers)
-    if forward.on_mtu_exceeded == "fragment":
+    if forward.on_mtu_exceeded is OnMtuExceeded.fragment:
         forward = replace(forward, longest=longest)
     if route and route.device in view.by_index and lease is None and to.netns is None:
         refuse_if_set_aside(config, view.by_index[route.device].name, f"the route to {way.remote} leads by it")
@@ -236,7 +236,7 @@ def _tunnel(
         ttl=to.ttl,
         dscp=to.dscp,
         mark=config.daemon.mark,
-        fragment=forward.on_mtu_exceeded == "fragment",
+        fragment=forward.on_mtu_exceeded is OnMtuExceeded.fragment,
         hop=how.hop,
         gso=how.gso,
         overtakes=session.gso == "on",
@@ -282,7 +282,8 @@ def _too_long(source: Link, forward: ForwardPlan, limit: str) -> list[str]:
 
 def fate(forward: ForwardPlan, full: int) -> str:
     """What becomes of frames of up to `full` bytes that are longer than the path MTU lets a copy carry, in words."""
-    words = {"truncate": "truncated", "fragment": "fragmented", "drop": "dropped"}[forward.on_mtu_exceeded]
+    fates = {OnMtuExceeded.truncate: "truncated", OnMtuExceeded.fragment: "fragmented", OnMtuExceeded.drop: "dropped"}
+    words = fates[forward.on_mtu_exceeded]
     if 0 < forward.longest < full:
         words += f", and those of more than {forward.longest}, which fit no IP packet, dropped"
     return words

@@ -26,7 +26,7 @@ from mirrord.dataplane.frame.extent import headers_end
 from mirrord.dataplane.frame.headers import ETH_HEADER, TPIDS, Headers, flow_hash, parse
 from mirrord.dataplane.frame.segment import MalformedError
 from mirrord.dataplane.frame.wire import ADDRESSES, TAG, Frame, rebuild
-from mirrord.plans import ForwardPlan
+from mirrord.plans import ForwardPlan, OnMtuExceeded
 
 SOURCE_PORTS = 49152
 """The first of the 16384 dynamic ports (RFC 6335 6) that RFC 7348 5 wants for the outer source port."""
@@ -128,9 +128,9 @@ class Forward:
         kept = [data[: self._snaplen(data, before)] for data, before in zip(frames, rebuilt, strict=True)]
         limits = [self._limit(data) for data in frames]
         over = [limit > 0 and len(data) > limit for data, limit in zip(kept, limits, strict=True)]
-        if plan.on_mtu_exceeded == "drop" and any(over):
+        if plan.on_mtu_exceeded is OnMtuExceeded.drop and any(over):
             return Outcome(reason=Slot.dropped_mtu_exceeded)
-        if plan.on_mtu_exceeded == "truncate":
+        if plan.on_mtu_exceeded is OnMtuExceeded.truncate:
             kept = [data[:limit] if limit else data for data, limit in zip(kept, limits, strict=True)]
         if 0 < plan.longest < max(map(len, kept)):
             return Outcome(reason=Slot.dropped_mtu_exceeded)
@@ -145,7 +145,7 @@ class Forward:
             original = len(before) + max(frame.length - len(frame.data), 0)
             facts = Facts(next(self._numbers), vlan, truncated, frame.egress, frame.time, len(data), original)
             copies.append(Copy(plan.template.fill(facts) + data, flow, plan.template.trailer(facts)))
-        fragmented = sum(over) if plan.on_mtu_exceeded == "fragment" else 0
+        fragmented = sum(over) if plan.on_mtu_exceeded is OnMtuExceeded.fragment else 0
         return Outcome(tuple(copies), None, sum(cut), int(len(copies) > 1), fragmented)
 
     def _accepts(self, exact: Selection, headers: Headers, *, egress: bool) -> bool:
