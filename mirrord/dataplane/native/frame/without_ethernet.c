@@ -7,7 +7,7 @@
 
 #include "bytes.h"
 
-enum { FIRST_ETHERTYPE = 0x600 };	/* what is less is no ethertype (IEEE 802.3, 3.2.6) */
+enum { FIRST_ETHERTYPE = 0x600 }; /* what is less is no ethertype (IEEE 802.3, 3.2.6) */
 
 static uint16_t ethertype_of(const struct frame *packet, uint16_t protocol)
 {
