@@ -83,7 +83,8 @@ TYPES = {
     "Size": 'size such as "100MB"',
     "Socket": "path",
     "Source": "a device's name or a table, see below",
-    "Uri": "URI",
+    "Connection": 'URI, or "proc:"',
+    "ContainerOrGlob": "name, id, namespace/pod or glob",
     "VlanIds": "1 to 4094, or a list",
 }
 """The words for each kind of value that is written as text. A new kind needs new words."""
