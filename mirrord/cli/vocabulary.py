@@ -91,6 +91,13 @@ RULE: Keys = {
     "destination_ports": (),
     "vlan": (),
     "ethertype": (),
+    "source_mac": (),
+    "destination_mac": (),
+    "length": (),
+    "dscp": (),
+    "tcp_flags": (),
+    "icmp_type": (),
+    "icmp_code": (),
 }
 
 SOURCES: dict[str, Keys] = {

@@ -8,36 +8,28 @@ meanwhile, so that nothing in it needs a lock.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mirrord.dataplane.counters import Counters, RuleCounters, Slot
-from mirrord.dataplane.forward.step import Forward, ForwardPlan, Numbering
+from mirrord.dataplane.forward.step import Forward, Numbering
 from mirrord.dataplane.native import core, matcher
-from mirrord.dataplane.transmit.file import FilePlan, FileTransmit
-from mirrord.dataplane.transmit.sockets import DevicePlan, Transmit, TunnelPlan
-from mirrord.dataplane.transmit.stream import StreamPlan, StreamTransmit
+from mirrord.dataplane.transmit.file import FileTransmit
+from mirrord.dataplane.transmit.sockets import Transmit
+from mirrord.dataplane.transmit.stream import StreamTransmit
+from mirrord.plans import DevicePlan, FilePlan, PipelinePlan, StreamPlan, TunnelPlan
 
 if TYPE_CHECKING:
-    from mirrord.dataplane.capture.listener import ListenPlan
-    from mirrord.dataplane.capture.packet_socket import CapturePlan
+    from collections.abc import Callable
+
     from mirrord.dataplane.filter.rules import Selection
     from mirrord.dataplane.frame.wire import Frame
-    from mirrord.dataplane.tap import Tap
+    from mirrord.dataplane.source import Source
+    from mirrord.dataplane.transmit.file import Output
+    from mirrord.dataplane.transmit.lanes import NativeLane
     from mirrord.dataplane.transmit.tx_ring import TxRing
 
 ALTERED = Slot.truncated, Slot.segmented, Slot.fragmented, Slot.unplaced
-
-
-@dataclass(frozen=True, slots=True)
-class PipelinePlan:
-    """One source of one session."""
-
-    capture: CapturePlan | ListenPlan
-    forward: ForwardPlan
-    transmit: DevicePlan | TunnelPlan | FilePlan | StreamPlan
-    count_rules_of: str = ""  # the filter that the rules are of, to be counted; "": they are not
-    workers: int = 1  # threads, which divide the source by its frames' addresses
 
 
 class Match(NamedTuple):
@@ -50,7 +42,7 @@ class Match(NamedTuple):
 
 
 class Pipeline:
-    """An open pipeline. `tap` is where it gets its frames, once it has joined one.
+    """An open pipeline. `source` is the tap where it gets its frames, once it has joined one, see tap.tap_of.
 
     Where the plan has several workers it is one of several, each at a tap of its own: `beside` another one, whose rate
     limit it shares.
@@ -67,12 +59,12 @@ class Pipeline:
         numbering: Numbering | None = None,
     ) -> None:
         self.plan = plan
-        self.tap: Tap | None = None
+        self.source: Source | None = None
         self.counters = Counters()
         self.rule_counters = RuleCounters()
         self._trouble = ""
         self.matches: Match | None = None
-        self.native: Any = None  # the core's part, which closing takes away, in another thread
+        self.native: core.Pipeline | None = None  # the core's part, which closing takes away, in another thread
         self.transmit = _way_out(plan.transmit)
         try:
             self._set_up(plan, numbering or Numbering(), beside, native=native)
@@ -84,13 +76,14 @@ class Pipeline:
         self.rule_counters.begin(plan.count_rules_of, _counted(plan))
         self._forward = Forward(plan.forward, self.rule_counters.row, numbering)
         if native:
+            output, callback = _goes_on(self.transmit)
             self.native = core.Pipeline(
-                plan.forward,
-                None,
-                self.transmit.native(),
-                self.counters.row,
-                numbering.row,
-                *_goes_on(self.transmit),
+                plan=plan.forward,
+                way=self.transmit.native(),
+                counters=self.counters.row,
+                sequence=numbering.row,
+                output=output,
+                callback=callback,
             )
         if beside is not None:
             self._share(beside)
@@ -98,6 +91,7 @@ class Pipeline:
     def _share(self, beside: Pipeline) -> None:
         self._forward.state = beside._forward.state
         if self.native is not None:
+            assert beside.native is not None  # both are of one plane
             self.native.share(beside.native)
 
     @property
@@ -108,7 +102,7 @@ class Pipeline:
     @property
     def failure(self) -> str:
         """Why no frames come ("" while they may)."""
-        return self._trouble or (self.tap.failure if self.tap is not None else "")
+        return self._trouble or (self.source.failure if self.source is not None else "")
 
     @failure.setter
     def failure(self, reason: str) -> None:
@@ -137,8 +131,9 @@ class Pipeline:
         self._forward.plan = plan.forward if plan.forward.exact == exact else replace(plan.forward, exact=exact)
         self._forward.matches = self.rule_counters.row
         if self.native is not None:
-            counts = matcher(self._forward.plan, self.rule_counters.row)
-            self.native.replace(self._forward.plan, counts, self.transmit.native(), how.shares)
+            exactly = matcher(self._forward.plan, self.rule_counters.row)
+            way = self.transmit.native()
+            self.native.replace(plan=self._forward.plan, matcher=exactly, way=way, shares=how.shares)
 
     def block(self, reason: Slot) -> None:
         """Make no copies from now on: what is wanted counts as this."""
@@ -179,14 +174,14 @@ class Pipeline:
     def gso_refused(self) -> int:
         """The errno that the kernel refused GSO with, after which copies leave one by one; or 0."""
         native = self.native
-        return 0 if native is None else int(native.gso_refused())
+        return 0 if native is None else native.gso_refused()
 
     def new_tx_ring(self) -> TxRing | None:
         """A TX ring for what leaves here, where frames come by a ring, too: then they are many. Takes long.
 
         The native plane's alone. None also where the copies have no use for one, or there is no memory.
         """
-        busy = self.native is not None and self.tap is not None and self.tap.mode == "ring"
+        busy = self.native is not None and self.source is not None and self.source.mode == "ring"
         return self.transmit.new_ring() if busy and isinstance(self.transmit, Transmit) else None
 
     def leave_by(self, ring: TxRing | None) -> TxRing | None:
@@ -223,7 +218,9 @@ def _way_out(plan: DevicePlan | TunnelPlan | FilePlan | StreamPlan) -> Transmit 
             return Transmit(plan)
 
 
-def _goes_on(transmit: Transmit | FileTransmit | StreamTransmit) -> tuple[object, object]:
+def _goes_on(
+    transmit: Transmit | FileTransmit | StreamTransmit,
+) -> tuple[Output | None, Callable[..., NativeLane | None]]:
     """For the native core: the file's memory, None for no file, and what to call for the next file or lane."""
     return (None, transmit.lanes.native) if isinstance(transmit, Transmit) else (transmit.output, transmit.next_file)
 

@@ -14,7 +14,7 @@ from mirrord.control.guests.follower import UnreachableError
 from mirrord.control.guests.inventory import Answer, Guest, GuestNic, Place
 from mirrord.control.guests.libvirt import domains, guest
 from mirrord.control.guests.processes import Nic, machines, told
-from mirrord.control.host.links import Link, View
+from mirrord.control.host.view import Link, View
 from mirrord.control.planning.guests import Resolved, places, resolve
 from mirrord.control.planning.plan import Planner
 from mirrord.model import Config, DeviceDestination, DeviceSource

@@ -8,18 +8,14 @@ from ipaddress import ip_address
 from pathlib import PurePath
 from typing import NamedTuple
 
-from mirrord.control.host.links import Lease, Link, Path, View
-from mirrord.control.host.offloads import takes_ring
+from mirrord.control.host.view import Lease, Link, Path, View
 from mirrord.control.planning.files import file_of
 from mirrord.control.planning.leases import refuse_if_set_aside
 from mirrord.control.planning.transmit_choice import choose, no_answer
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.forward.encap import Template
-from mirrord.dataplane.forward.step import ForwardPlan
 from mirrord.dataplane.frame.headers import ETH_HEADER, IPPROTO_GRE, IPPROTO_UDP
-from mirrord.dataplane.transmit.file import FilePlan
-from mirrord.dataplane.transmit.sockets import DevicePlan, TunnelPlan
 from mirrord.errors import Refused
 from mirrord.model import (
     Config,
@@ -32,6 +28,7 @@ from mirrord.model import (
     TunnelDestination,
     VxlanDestination,
 )
+from mirrord.plans import DevicePlan, FilePlan, ForwardPlan, OnMtuExceeded, TunnelPlan
 
 UDP_HEADER = 8
 IP_HEADER = {4: 20, 6: 40}
@@ -65,8 +62,9 @@ def way_out(
     """
     forward = ForwardPlan(
         template=encap.bare(),
-        snaplen=session.snaplen,
-        on_mtu_exceeded=session.on_mtu_exceeded,
+        snaplen=0 if session.snaplen.past_headers else session.snaplen.length,
+        past_headers=session.snaplen.length if session.snaplen.past_headers else None,
+        on_mtu_exceeded=OnMtuExceeded[session.on_mtu_exceeded],
         sampling_rate=session.sampling_rate,
         rate_limit=session.rate_limit,
         packet_limit=session.packet_limit,
@@ -165,7 +163,7 @@ def _device(config: Config, to: DeviceDestination, source: Link, view: View, for
         view.netns,
         reserved=not to.normal_io,
         isolated=to.isolate,
-        takes_ring=to.netns is None and takes_ring(link),
+        takes_ring=to.netns is None and link.takes_ring,
     )
     return WayOut(plan, forward, tuple(warnings), trouble=trouble)
 
@@ -182,7 +180,7 @@ def _file(
         name=str(file.relative_to(directory)),
         interface=source.name,
         comment=f"mirror {mirror}, session {session.name}",
-        snaplen=session.snaplen,
+        snaplen=forward.snaplen,
         rotate_size=to.rotate_size,
         rotate_seconds=to.rotate_seconds,
         keep=to.keep,
@@ -212,7 +210,7 @@ def _tunnel(
     longest = IP_LONGEST[version] - headers - len(template.header)
     limit = max(min(route.mtu - headers - len(template.header), longest), ETH_HEADER) if route else 0
     forward = replace(forward, frame_limit=limit, overhead=ETH_HEADER + headers)
-    if forward.on_mtu_exceeded == "fragment":
+    if forward.on_mtu_exceeded is OnMtuExceeded.fragment:
         forward = replace(forward, longest=longest)
     if route and route.device in view.by_index and lease is None and to.netns is None:
         refuse_if_set_aside(config, view.by_index[route.device].name, f"the route to {way.remote} leads by it")
@@ -236,7 +234,7 @@ def _tunnel(
         ttl=to.ttl,
         dscp=to.dscp,
         mark=config.daemon.mark,
-        fragment=forward.on_mtu_exceeded == "fragment",
+        fragment=forward.on_mtu_exceeded is OnMtuExceeded.fragment,
         hop=how.hop,
         gso=how.gso,
         overtakes=session.gso == "on",
@@ -273,9 +271,7 @@ def _template(to: TunnelDestination, *, guest: bool) -> Template:
 
 
 def _too_long(source: Link, forward: ForwardPlan, limit: str) -> list[str]:
-    full = source.mtu + ETH_HEADER
-    if forward.snaplen:
-        full = min(full, forward.snaplen)
+    full = forward.longest_kept(source.mtu + ETH_HEADER)
     if full <= forward.frame_limit:
         return []
     limit = f"{limit}, carries frames of {forward.frame_limit} bytes"
@@ -284,7 +280,8 @@ def _too_long(source: Link, forward: ForwardPlan, limit: str) -> list[str]:
 
 def fate(forward: ForwardPlan, full: int) -> str:
     """What becomes of frames of up to `full` bytes that are longer than the path MTU lets a copy carry, in words."""
-    words = {"truncate": "truncated", "fragment": "fragmented", "drop": "dropped"}[forward.on_mtu_exceeded]
+    fates = {OnMtuExceeded.truncate: "truncated", OnMtuExceeded.fragment: "fragmented", OnMtuExceeded.drop: "dropped"}
+    words = fates[forward.on_mtu_exceeded]
     if 0 < forward.longest < full:
         words += f", and those of more than {forward.longest}, which fit no IP packet, dropped"
     return words

@@ -10,11 +10,10 @@ from contextlib import suppress
 
 from mirrord.control.planning.plan import Key
 from mirrord.dataplane.forward import encap
-from mirrord.dataplane.forward.step import ForwardPlan
-from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
+from mirrord.dataplane.pipeline import Pipeline
 from mirrord.dataplane.tap import Tap
-from mirrord.dataplane.transmit.stream import StreamPlan
 from mirrord.dataplane.worker import ANSWER_SECONDS, Worker
+from mirrord.plans import ForwardPlan, PipelinePlan, StreamPlan
 
 LOOK_SECONDS = 0.5
 """How often it is asked whether the reader is still there, when nothing comes."""
@@ -93,6 +92,7 @@ def _as_packets(forward: ForwardPlan) -> ForwardPlan:
         template=template,
         overhead=-len(template.header),
         snaplen=forward.snaplen,
+        past_headers=forward.past_headers,
         sampling_rate=forward.sampling_rate,
         strip_tag=forward.strip_tag,
         push_tag=forward.push_tag,

@@ -20,11 +20,13 @@ from typing import NamedTuple
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.rules import Selection, decide
 from mirrord.dataplane.forward.conversation import Conversations
-from mirrord.dataplane.forward.encap import Facts, Template
-from mirrord.dataplane.forward.own_copies import Guard, OwnCopies, pack
+from mirrord.dataplane.forward.encap import Facts
+from mirrord.dataplane.forward.own_copies import OwnCopies
+from mirrord.dataplane.frame.extent import headers_end
 from mirrord.dataplane.frame.headers import ETH_HEADER, TPIDS, Headers, flow_hash, parse
 from mirrord.dataplane.frame.segment import MalformedError
 from mirrord.dataplane.frame.wire import ADDRESSES, TAG, Frame, rebuild
+from mirrord.plans import ForwardPlan, OnMtuExceeded
 
 SOURCE_PORTS = 49152
 """The first of the 16384 dynamic ports (RFC 6335 6) that RFC 7348 5 wants for the outer source port."""
@@ -41,31 +43,6 @@ _TPIDS = [tpid.to_bytes(2, "big") for tpid in TPIDS]
 
 _SECOND = 1_000_000_000
 """What a bit or a copy costs: a bucket counts in nanoseconds times its rate, so that all of it are whole numbers."""
-
-
-@dataclass(frozen=True, slots=True)
-class ForwardPlan:
-    """What becomes of a captured frame. Lengths are in bytes."""
-
-    template: Template
-    snaplen: int = 0  # of the mirrored frame, outer headers not included; 0: all
-    frame_limit: int = 0  # the longest frame that the path MTU lets a copy carry; 0: no limit
-    longest: int = 0  # the longest frame that a copy can carry in however many fragments; 0: no limit
-    on_mtu_exceeded: str = "truncate"  # or "fragment", "drop"
-    sampling_rate: int = 1  # 1 in n conversations
-    rate_limit: int = 0  # bits a second of sent bytes; 0: none
-    packet_limit: int = 0  # copies a second; 0: none
-    strip_tag: bool = False  # take the outermost VLAN tag off
-    push_tag: int = 0  # put an 802.1Q tag of this id on; 0: none
-    overhead: int = 0  # what counts as sent beside header and frame: the kernel's headers; less what does not count
-    blocked: Slot | None = None  # make no copies for now: what each frame counts as instead
-    guards: tuple[Guard, ...] = ()  # copies already, not to be mirrored again
-    exact: Selection | None = None  # match it here: the kernel ran a coarser filter, or rules are counted
-
-    @property
-    def packed_guards(self) -> bytes:
-        """The guards for the native core."""
-        return pack(self.guards)
 
 
 class Copy(NamedTuple):
@@ -144,15 +121,16 @@ class Forward:
         if len(frame.data) < ETH_HEADER:
             return Outcome(reason=Slot.dropped_malformed)
         try:
-            frames = [self._retagged(data) for data in rebuild(frame, headers)]
+            rebuilt = rebuild(frame, headers)
         except MalformedError:
             return Outcome(reason=Slot.dropped_malformed)
-        kept = [self._kept(data) for data in frames]
+        frames = [self._retagged(data) for data in rebuilt]
+        kept = [data[: self._snaplen(data, before)] for data, before in zip(frames, rebuilt, strict=True)]
         limits = [self._limit(data) for data in frames]
         over = [limit > 0 and len(data) > limit for data, limit in zip(kept, limits, strict=True)]
-        if plan.on_mtu_exceeded == "drop" and any(over):
+        if plan.on_mtu_exceeded is OnMtuExceeded.drop and any(over):
             return Outcome(reason=Slot.dropped_mtu_exceeded)
-        if plan.on_mtu_exceeded == "truncate":
+        if plan.on_mtu_exceeded is OnMtuExceeded.truncate:
             kept = [data[:limit] if limit else data for data, limit in zip(kept, limits, strict=True)]
         if 0 < plan.longest < max(map(len, kept)):
             return Outcome(reason=Slot.dropped_mtu_exceeded)
@@ -167,7 +145,7 @@ class Forward:
             original = len(before) + max(frame.length - len(frame.data), 0)
             facts = Facts(next(self._numbers), vlan, truncated, frame.egress, frame.time, len(data), original)
             copies.append(Copy(plan.template.fill(facts) + data, flow, plan.template.trailer(facts)))
-        fragmented = sum(over) if plan.on_mtu_exceeded == "fragment" else 0
+        fragmented = sum(over) if plan.on_mtu_exceeded is OnMtuExceeded.fragment else 0
         return Outcome(tuple(copies), None, sum(cut), int(len(copies) > 1), fragmented)
 
     def _accepts(self, exact: Selection, headers: Headers, *, egress: bool) -> bool:
@@ -183,9 +161,16 @@ class Forward:
             data = data[:ADDRESSES] + _TPIDS[0] + self.plan.push_tag.to_bytes(2, "big") + data[ADDRESSES:]
         return data
 
-    def _kept(self, data: bytes) -> bytes:
-        """What snaplen leaves; a tag that was pushed is no part of the mirrored frame."""
-        return data[: self.plan.snaplen + (TAG if self.plan.push_tag else 0)] if self.plan.snaplen else data
+    def _snaplen(self, data: bytes, before: bytes) -> int | None:
+        """How much is kept; None: all. `before` is the frame before its tags were changed.
+
+        A tag that was pushed is no part of the mirrored frame.
+        """
+        plan = self.plan
+        if plan.past_headers is not None:
+            end = headers_end(before, parse(before))
+            return None if end is None else end + len(data) - len(before) + plan.past_headers
+        return plan.snaplen + (TAG if plan.push_tag else 0) if plan.snaplen else None
 
     def _limit(self, data: bytes) -> int:
         """The longest frame for the path; a device takes one 802.1Q tag over its MTU (packet_snd in the kernel)."""

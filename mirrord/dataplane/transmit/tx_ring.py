@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from mirrord.dataplane.capture.fanout import SOL_PACKET, set_slowly
 
 if TYPE_CHECKING:
-    from mirrord.dataplane.transmit.sockets import DevicePlan
+    from mirrord.plans import DevicePlan
 
 PACKET_VERSION, PACKET_TX_RING = 10, 13
 TPACKET_V2 = 1
@@ -54,6 +54,11 @@ class TxRing:
         except BaseException:
             sock.close()
             raise
+
+    @property
+    def descriptor(self) -> int:
+        """The socket's: the native core reads it, `memory` and `slot_size` by their names."""
+        return self.socket.fileno()
 
     def close(self) -> None:
         """The memory goes when nothing uses it any more."""

@@ -1,9 +1,12 @@
 /* Frames to copies: the step in the middle of every session. */
-#include "core.h"
+#include "forward/forward.h"
 
 #include <linux/if_ether.h>
 #include <linux/virtio_net.h>
 #include <sched.h>
+#include <string.h>
+
+#include "bytes.h"
 
 /* Where SCTP's checksum is in its header. No other protocol has one there, so it tells SCTP in tunnels too. */
 enum { SCTP_CHECKSUM = 8 };
@@ -85,23 +88,33 @@ static bool within_limits(const struct plan *plan, struct state *state, uint64_t
 	return taken;
 }
 
-/* How much is kept of a frame of this length that begins at `start`; and whether the path takes less than that. */
-static uint32_t kept_length(const struct plan *plan, const uint8_t *start, uint32_t length, bool *exceeds)
+/* How much of a frame is kept whose headers end at `end`, as it leaves, or NONE: where that is not known. */
+static inline uint32_t snaplen(const struct plan *plan, int end)
 {
-	uint32_t kept = length, limit = plan->frame_limit;
+	if (plan->past_headers != NONE)
+		return end == NONE ? UINT32_MAX : (uint32_t)end + (uint32_t)plan->past_headers;
+	/* A tag that was pushed is no part of the mirrored frame. */
+	return plan->snaplen ? plan->snaplen + (plan->push_tag ? TAG : 0) : UINT32_MAX;
+}
 
-	if (plan->snaplen) {
-		/* A tag that was pushed is no part of the mirrored frame. */
-		uint32_t snaplen = plan->snaplen + (plan->push_tag ? TAG : 0);
+/* How much is kept of a frame of this length that begins at `start`; and whether the path takes less than that. */
+static uint32_t kept_length(const struct plan *plan, const uint8_t *start, uint32_t length, uint32_t snaplen,
+			    bool *exceeds)
+{
+	uint32_t kept = snaplen < length ? snaplen : length, limit = plan->frame_limit;
 
-		kept = snaplen < length ? snaplen : length;
-	}
 	*exceeds = limit && kept > limit;
 	if (*exceeds && !plan->header_length && be16(start + ETH_ADDRESSES) == ETH_P_8021Q) {
 		limit += TAG;	/* a device takes one 802.1Q tag over its MTU */
 		*exceeds = kept > limit;
 	}
 	return *exceeds && plan->on_mtu_exceeded == TRUNCATE ? limit : kept;
+}
+
+/* An offset behind the tags, after what was `before` bytes long has become `after`. */
+static int moved(int offset, uint32_t before, uint32_t after)
+{
+	return offset == NONE ? NONE : offset + (int)(after - before);
 }
 
 /* For any number of fragments. */
@@ -225,16 +238,19 @@ static bool whole(const struct plan *plan, struct piece *piece, const struct fra
 }
 
 static int forward_whole(const struct plan *plan, struct state *state, const struct frame *frame, struct batch *batch,
-			 uint64_t flow, struct facts *facts, uint64_t *counters)
+			 const struct parsed *parsed, struct facts *facts, uint64_t *counters)
 {
 	struct piece piece;
 	bool exceeds;
+	int end = NONE;
 
 	if (!whole(plan, &piece, frame))
 		return DROPPED_MALFORMED;
 	uint32_t length = piece.head_length + piece.tail_length;
 	uint32_t cut = frame->captured < frame->length ? frame->length - frame->captured : 0;
-	facts->kept = kept_length(plan, piece.head_length ? piece.head : piece.tail, length, &exceeds);
+	if (plan->past_headers != NONE)
+		end = moved(headers_end(&parsed->headers, frame->data, frame->captured), frame->captured, length);
+	facts->kept = kept_length(plan, piece.head_length ? piece.head : piece.tail, length, snaplen(plan, end), &exceeds);
 	facts->original = length + cut;
 	facts->truncated = facts->kept < facts->original;
 	if ((exceeds && plan->on_mtu_exceeded == DROP) || too_long(plan, facts->kept))
@@ -242,19 +258,30 @@ static int forward_whole(const struct plan *plan, struct state *state, const str
 	if (!within_limits(plan, state, facts->kept + plan->header_length + plan->overhead, 1, frame->time))
 		return SKIPPED_RATE_LIMITED;
 	struct message *message = emit(plan, facts, batch, piece.head, piece.head_length, piece.tail, piece.tail_length);
-	message->flow = flow;
+	message->flow = parsed->flow;
 	message->last = true;
 	counters[TRUNCATED] += facts->truncated;
 	counters[FRAGMENTED] += exceeds && plan->on_mtu_exceeded == FRAGMENT;
 	return NO_REASON;
 }
 
+/* Where the headers of each segment end that this super-frame is split into. */
+static int super_headers_end(const struct super_frame *super)
+{
+	struct frame head = { .data = super->head, .captured = super->head_length };
+	struct headers headers;
+
+	parse(&head, &headers);
+	return headers_end(&headers, head.data, head.captured);
+}
+
 static int forward_super(const struct plan *plan, struct state *state, const struct frame *frame, struct batch *batch,
-			 uint64_t flow, struct facts *facts, int transport, uint64_t *counters)
+			 const struct parsed *parsed, struct facts *facts, uint64_t *counters)
 {
 	struct super_frame super;
 	enum kind kind;
 	bool full_exceeds = false, rest_exceeds;
+	int transport = parsed->headers.transport, end = NONE;
 
 	switch (frame->vnet.gso_type & ~VIRTIO_NET_HDR_GSO_ECN) {
 	case VIRTIO_NET_HDR_GSO_TCPV4:
@@ -273,13 +300,16 @@ static int forward_super(const struct plan *plan, struct state *state, const str
 		return DROPPED_MALFORMED;
 
 	uint32_t before = super.head_length, others = super.count - 1;
+	if (plan->past_headers != NONE)
+		end = super_headers_end(&super);
 	super.head_length = retag(plan, super.head, before);
+	end = moved(end, before, super.head_length);
 	for (uint32_t n = 0; n < super.layer_count; n++)
 		super.layers[n].at += super.head_length - before;
 	uint32_t full = super.head_length + super.gso_size;
 	uint32_t rest = super.head_length + super.payload_length - others * super.gso_size;
-	uint32_t kept_rest = kept_length(plan, super.head, rest, &rest_exceeds);
-	uint32_t kept_full = others ? kept_length(plan, super.head, full, &full_exceeds) : 0;
+	uint32_t kept_rest = kept_length(plan, super.head, rest, snaplen(plan, end), &rest_exceeds);
+	uint32_t kept_full = others ? kept_length(plan, super.head, full, snaplen(plan, end), &full_exceeds) : 0;
 	if ((full_exceeds || rest_exceeds) && plan->on_mtu_exceeded == DROP)
 		return DROPPED_MTU_EXCEEDED;
 	if (too_long(plan, kept_full) || too_long(plan, kept_rest))
@@ -299,7 +329,7 @@ static int forward_super(const struct plan *plan, struct state *state, const str
 		facts->original = last ? rest : full;
 		facts->truncated = facts->kept < facts->original;
 		struct message *message = emit(plan, facts, batch, head, super.head_length, payload, length);
-		message->flow = flow;
+		message->flow = parsed->flow;
 		message->last = last;
 		counters[TRUNCATED] += facts->truncated;
 	}
@@ -353,6 +383,6 @@ int forward(const struct plan *plan, struct state *state, const struct frame *fr
 	struct facts facts = { .sequence = state->sequence, .vlan = parsed->headers.vlan, .egress = frame->egress,
 			       .time = frame->time };
 	if (super)
-		return forward_super(plan, state, frame, batch, parsed->flow, &facts, parsed->headers.transport, counters);
-	return forward_whole(plan, state, frame, batch, parsed->flow, &facts, counters);
+		return forward_super(plan, state, frame, batch, parsed, &facts, counters);
+	return forward_whole(plan, state, frame, batch, parsed, &facts, counters);
 }
