@@ -33,6 +33,7 @@ struct plan {
 	int blocked; /* the slot that each frame counts in for now, no copies being made; or NO_REASON */
 	bool strip_tag;
 	uint32_t push_tag; /* or 0 */
+	bool strip_ethernet;
 	uint32_t snaplen;
 	enum payload payload;
 	int past_headers; /* bytes kept behind the frame's headers, or NONE */
@@ -54,7 +55,7 @@ struct plan {
 
 static inline bool retags(const struct plan *plan)
 {
-	return plan->strip_tag || plan->push_tag;
+	return plan->strip_tag || plan->push_tag || plan->strip_ethernet;
 }
 
 /* What changes from frame to frame. Pipelines of one session and source share it, each on a thread of its own. */
@@ -135,7 +136,7 @@ static inline uint32_t piece_length(const struct piece *piece)
 /* forward/payload.c: the offset of the first byte that is hidden in the frame that these are the headers of; or NONE. */
 int hidden_from(const struct headers *headers, const uint8_t *data, uint32_t length);
 /* Put zeros in place of all from `start` on, and mend the checksum. The headers' offsets are `moved` bytes less than in the
- * piece, `tags` of these by a tag that was put on or taken off. False where there is nothing. */
+ * piece, `tags` of these by what was put on or taken off. False where there is nothing. */
 bool hide(struct piece *piece, const struct headers *headers, int moved, int tags, uint32_t start);
 /* What zeros are sent from: ZEROS bytes, as many as the longest frame has. Nobody writes there. */
 enum { ZEROS = 512 << 10 };
