@@ -12,7 +12,8 @@ from mirrord import kernel
 PACKAGE = Path(kernel.__file__).parent
 
 HEADERS = """\
-sys/socket.h asm/socket.h linux/netlink.h linux/rtnetlink.h linux/if_link.h linux/if.h linux/if_arp.h linux/if_bridge.h
+sys/socket.h asm/socket.h linux/netlink.h linux/rtnetlink.h linux/if_link.h
+linux/if_tunnel.h linux/if.h linux/if_arp.h linux/if_bridge.h
 linux/if_addr.h linux/neighbour.h linux/fib_rules.h linux/net_namespace.h linux/pkt_sched.h linux/pkt_cls.h
 linux/tc_act/tc_bpf.h linux/xfrm.h linux/netfilter/nfnetlink.h linux/netfilter/nf_tables.h linux/sockios.h
 linux/ethtool.h linux/sock_diag.h linux/in.h linux/in6.h linux/udp.h linux/if_packet.h linux/sched.h linux/prctl.h

@@ -50,6 +50,9 @@ NOT_SENDING = {1, 2, 3, 4}
 """IF_OPER_NOTPRESENT, _DOWN, _LOWERLAYERDOWN, _TESTING (linux/if.h): what a device is given is dropped unsaid, also
 right after the carrier came, while its queue is not in place. Many have no state (unknown): the carrier alone tells."""
 ON_ANOTHER = {"vlan", "macvlan", "macvtap"}
+WITHOUT_ETHERNET = {256, 257, 258, 259, 512, 519, 768, 769, 776, 778, 823, 0xFFFE}
+"""ARPHRD_SLIP, _CSLIP, _SLIP6, _CSLIP6, _PPP, _RAWIP, _TUNNEL, _TUNNEL6, _SIT, _IPGRE, _IP6GRE, and _NONE, which tun,
+WireGuard and XFRM devices have: a packet socket sees their packets from the network header on."""
 
 
 _NEXT_HOP = struct.Struct("=HBBi")  # length, flags, weight, index (struct rtnexthop)
@@ -340,6 +343,7 @@ def _link(body: bytes) -> Link:
         mtu=number(found[kernel.IFLA_MTU]),
         up=bool(flags & kernel.IFF_UP),
         ethernet=kind in (kernel.ARPHRD_ETHER, kernel.ARPHRD_LOOPBACK),
+        raw=kind in WITHOUT_ETHERNET,
         carrier=bool(flags & kernel.IFF_LOWER_UP) and number(found.get(kernel.IFLA_OPERSTATE)) not in NOT_SENDING,
         loopback=kind == kernel.ARPHRD_LOOPBACK,
         most_mtu=number(found.get(kernel.IFLA_MAX_MTU)),

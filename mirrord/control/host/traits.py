@@ -14,6 +14,8 @@ from mirrord.control.host.rtnetlink import attributes, number, text
 from mirrord.control.host.view import Traits
 from mirrord.kernel import (
     IFLA_BR_VLAN_FILTERING,
+    IFLA_GRE_COLLECT_METADATA,
+    IFLA_GRE_REMOTE,
     IFLA_INFO_DATA,
     IFLA_INFO_KIND,
     IFLA_PARENT_DEV_BUS_NAME,
@@ -30,13 +32,14 @@ MODES = {
     "macvtap": (1, MACVLAN_MODES),
     "ipvlan": (1, {0: "l2", 1: "l3", 2: "l3s"}),  # IFLA_IPVLAN_MODE, enum ipvlan_mode
 }
+TOLD = {"bridge", "gre", "ip6gre", *MODES}  # kinds whose own attributes matter
 PCI_DEVICES = Path("/sys/bus/pci/devices")
 
 
 def traits(found: Mapping[int, bytes], info: Mapping[int, bytes]) -> Traits:
     """Of a link's attributes and those in its IFLA_LINKINFO."""
     kind = text(info.get(IFLA_INFO_KIND))
-    data = attributes(info.get(IFLA_INFO_DATA, b"")) if kind == "bridge" or kind in MODES else {}
+    data = attributes(info.get(IFLA_INFO_DATA, b"")) if kind in TOLD else {}
     where, modes = MODES.get(kind, (0, {}))
     attached = number(attributes(found.get(IFLA_XDP, b"")).get(IFLA_XDP_ATTACHED))
     virtual, functions = False, 0
@@ -48,8 +51,18 @@ def traits(found: Mapping[int, bytes], info: Mapping[int, bytes]) -> Traits:
         vlan_filtering=kind == "bridge" and bool(number(data.get(IFLA_BR_VLAN_FILTERING))),
         functions=functions,
         virtual=virtual,
+        multipoint=kind in ("gre", "ip6gre") and _multipoint(data),
         taken_off=bridge_of(alternative_names(found.get(IFLA_PROP_LIST, b""))),
     )
+
+
+def _multipoint(data: Mapping[int, bytes]) -> bool:
+    """Whether a GRE device has neither one remote nor its remotes from routes; then it has link headers of its own
+    (ipgre_tunnel_init in net/ipv4/ip_gre.c, ip6gre_tunnel_init in net/ipv6/ip6_gre.c).
+    """
+    remote = data.get(IFLA_GRE_REMOTE, b"")
+    multicast = len(remote) == 4 and remote[0] >> 4 == 14
+    return IFLA_GRE_COLLECT_METADATA not in data and (multicast or not any(remote))
 
 
 def _functions(device: Path) -> tuple[bool, int]:
