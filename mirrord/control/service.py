@@ -59,6 +59,9 @@ TOGETHER_SECONDS = 0.002
 AHEAD_SECONDS = 0.2
 """How much of the time between turns may be saved up while nothing happens: no turn of a short burst has to wait."""
 
+AT_ONCE_SECONDS = 0.03
+"""How long guests' managers are waited for where somebody waits at a keyboard."""
+
 AT_START = ("socket", "socket_group", "read_only_socket", "read_only_group", "metrics", "state", "dataplane", "nice")
 """Keys of [daemon] that are read at start only."""
 
@@ -386,11 +389,19 @@ class Service:
 
         return await asyncio.to_thread(look)
 
-    async def sources(self) -> list[dict[str, Any]]:
-        """What could be mirrored, and who mirrors it now. Takes 0.2 s, and 2 s where a manager is slow."""
+    async def sources(self, *, at_once: bool = False) -> list[dict[str, Any]]:
+        """What could be mirrored, and who mirrors it now. Takes 0.2 s, and 2 s where a manager is slow; `at_once` as
+        little as may be, without rates, for those who wait at a keyboard.
+        """
         async with self._turn:
             view = await self._surroundings.look(self.loaded.config)
-        inventory, rates = await asyncio.gather(self._surroundings.all_guests(), asyncio.to_thread(device_rate.rates))
+        rates: Mapping[str, tuple[float, float]] = {}
+        if at_once:
+            inventory = await self._surroundings.all_guests(AT_ONCE_SECONDS)
+        else:
+            inventory, rates = await asyncio.gather(
+                self._surroundings.all_guests(), asyncio.to_thread(device_rate.rates)
+            )
         return await asyncio.to_thread(lambda: sources(view, inventory, self.rows(), rates))
 
 

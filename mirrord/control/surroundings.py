@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from mirrord.control.guests.inventory import Inventory
-from mirrord.control.guests.managers import Managers, usual
+from mirrord.control.guests.managers import LOOK_SECONDS, Managers, usual
 from mirrord.control.host.leases_in_kernel import all_held
 from mirrord.control.host.links import Links
 from mirrord.control.host.namespaces import Namespaces
@@ -36,7 +36,7 @@ class Surroundings:
         self._flow_networks: FlowNetworks | None = None
         self._leases: dict[str, Lease] = {}
         self._managers = Managers(changed)
-        self._taps: frozenset[int] = frozenset()
+        self._taps: frozenset[tuple[int, bool]] = frozenset()  # index, and whether somebody holds it
         self._resolved = Resolved(config)
         self.known: tuple[Config, Inventory] = (config, {})
 
@@ -61,7 +61,7 @@ class Surroundings:
     async def resolve(self, wanted: Config, view: View) -> Resolved:
         """The configuration by the devices that guests have now. A tap that comes or goes is news of a guest."""
         inventory = await self._managers.inventory(await asyncio.to_thread(guests.places, wanted))
-        taps = frozenset(link.index for link in view.links.values() if link.kind in GUESTS_HAVE)
+        taps = frozenset((link.index, link.carrier) for link in view.links.values() if link.kind in GUESTS_HAVE)
         if taps != self._taps:
             self._taps = taps
             self._managers.nudge()
@@ -77,9 +77,9 @@ class Surroundings:
         inventory = await self._managers.inventory(guests.places(wanted))
         return await asyncio.to_thread(guests.resolve, wanted, inventory), view
 
-    async def all_guests(self) -> Inventory:
-        """What the usual managers tell, named in the configuration or not. Takes 2 s where one is slow."""
-        return await self._managers.look(usual())
+    async def all_guests(self, seconds: float = LOOK_SECONDS) -> Inventory:
+        """What the usual managers tell, named in the configuration or not; where one is slow it takes so long."""
+        return await self._managers.look(usual(), seconds)
 
     async def give_back(self) -> None:
         """Have flow networks give back what the last `look` did not want."""
