@@ -23,6 +23,7 @@ class Result(NamedTuple):
     segmented: int
     fragmented: int
     unplaced: int
+    flow_table_full: int
 
 
 Step = Callable[[Frame], Result]

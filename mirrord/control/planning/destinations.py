@@ -8,6 +8,7 @@ from ipaddress import ip_address
 from pathlib import PurePath
 from typing import NamedTuple
 
+from mirrord import model
 from mirrord.control.host.links import Lease, Link, Path, View
 from mirrord.control.host.offloads import takes_ring
 from mirrord.control.planning.files import file_of
@@ -16,6 +17,7 @@ from mirrord.control.planning.transmit_choice import choose, no_answer
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.forward.encap import Template
+from mirrord.dataplane.forward.flows import FlowLimit
 from mirrord.dataplane.forward.step import ForwardPlan
 from mirrord.dataplane.frame.headers import ETH_HEADER, IPPROTO_GRE, IPPROTO_UDP
 from mirrord.dataplane.transmit.file import FilePlan
@@ -68,6 +70,7 @@ def way_out(
         snaplen=session.snaplen,
         on_mtu_exceeded=session.on_mtu_exceeded,
         sampling_rate=session.sampling_rate,
+        flow_limit=_flow_limit(session.flow_limit),
         rate_limit=session.rate_limit,
         packet_limit=session.packet_limit,
     )
@@ -79,6 +82,12 @@ def way_out(
     guest = getattr(session.source, "perspective", "host") == "guest"
     forward = replace(forward, template=_template(session.destination, guest=guest))
     return _tunnel(config, session, session.destination, source, view, forward, lease, native=native)
+
+
+def _flow_limit(limit: model.FlowLimit | None) -> FlowLimit | None:
+    if limit is None:
+        return None
+    return FlowLimit(packets=limit.packets or 0, octets=limit.bytes or 0, idle=limit.idle, flows=limit.flows)
 
 
 def path(to: TunnelDestination, config: Config, lease: Lease | None) -> Path:

@@ -30,6 +30,7 @@ from mirrord.control.running.workers import Workers, stall, what
 from mirrord.dataplane.capture.packet_socket import CapturePlan
 from mirrord.dataplane.counters import SLOTS, Slot
 from mirrord.dataplane.forward.step import Numbering
+from mirrord.dataplane.memory import Memory
 from mirrord.dataplane.pipeline import Pipeline, PipelinePlan, open_pipelines
 from mirrord.dataplane.rounds import LATENCY_SECONDS
 from mirrord.dataplane.transmit.file import FilePlan
@@ -57,6 +58,8 @@ _TOTALS = [
 ]
 """What the log tells of a session at its end: the slot, its name, and whether also when it is zero."""
 
+NO_TABLE = "no memory for its table of flows (daemon.memory_limit): every flow is mirrored whole"
+
 NOTHING = (0,) * SLOTS
 _MIRRORED, _SENT_BYTES, _TOO_LARGE = int(Slot.mirrored), int(Slot.sent_bytes), int(Slot.dropped_mtu_exceeded)
 
@@ -67,8 +70,10 @@ RuleCounts = dict[tuple[str, int], int]
 class Pipelines:
     """`apply` and `stop` block, up to a second for each pipeline that ends; the rest answers at once, on any thread."""
 
-    def __init__(self, *, native: bool, nice: int = 0, latency: float = LATENCY_SECONDS) -> None:
-        self._native = native
+    def __init__(
+        self, *, native: bool, nice: int = 0, latency: float = LATENCY_SECONDS, memory: Memory | None = None
+    ) -> None:
+        self._native, self._memory = native, memory or Memory()
         self._openers = started(OPENERS, "opener")
         self._workers = Workers(nice, latency)
         self._restarts = Restarts()
@@ -92,6 +97,7 @@ class Pipelines:
         self._errors: dict[Key, tuple[str, str]] = {}  # of what should run and does not: its state, and why
         self._troubles: dict[Key, str] = {}  # of transmits, as logged; they mend themselves
         self._short_rings: dict[Key, str] = {}  # as logged
+        self._short_tables: set[Key] = set()  # the same
         self._sent: tuple[dict[Pipeline, int], dict[Pipeline, int]] = {}, {}  # copies, when `told` was last asked
         self._refused: set[Key] = set()  # as logged: what the kernel refused GSO to
 
@@ -208,7 +214,7 @@ class Pipelines:
             plan = self._plans.get(key)
         if plan is None:
             raise Refused(f"session {key.session} does not run on {key.source}")
-        return Live(key, plan, native=self._native)
+        return Live(key, plan, native=self._native, memory=self._memory)
 
     def failing(self) -> bool:
         """Whether something that should run does not."""
@@ -222,6 +228,10 @@ class Pipelines:
             running = [(key, pipeline) for key in self._running for pipeline, _ in self._of(key)]
             refused = {key for key, pipeline in running if pipeline.gso_refused()}
             rings = {key: tap.short_ring for key in self._running if (tap := self._running[key][0].tap) is not None}
+            short = {key for key, pipeline in running if pipeline.tables.short}
+        for key in short - self._short_tables:
+            log.warning(NO_TABLE, **_names(key))
+        self._short_tables = short
         for key in refused - self._refused:
             log.warning("the kernel refuses UDP GSO: copies leave one by one", **_names(key))
         self._refused = refused
@@ -327,7 +337,7 @@ class Pipelines:
                 self._isolations.hold(way.index)
             numbering = self._numberings[add.key[:2]]
             plan = self._paused(add.key, add.pipeline)
-            opening = partial(open_pipelines, plan, numbering, native=self._native)
+            opening = partial(open_pipelines, plan, numbering, native=self._native, memory=self._memory)
             if not isinstance(way, FilePlan):
                 return opening()
             try:
@@ -454,8 +464,14 @@ class Pipelines:
         filled = [fill for tap in taps if (fill := tap.ring_fill) is not None]
         return Row(
             entry, state, failure or verdict.reason, counters,
-            capture=taps[0].captures_by if taps else "", ring_fill=max(filled, default=None),
+            capture=taps[0].captures_by if taps else "", ring_fill=max(filled, default=None), flows=self._flows(key),
+            remarks=(NO_TABLE,) if any(pipeline.tables.short for pipeline, _ in self._of(key)) else (),
         )  # fmt: skip
+
+    def _flows(self, key: Key) -> int | None:
+        """How many flows are known; None where none is limited."""
+        limited = self._plans[key].forward.flow_limit is not None
+        return sum(pipeline.flows for pipeline, _ in self._of(key)) if limited else None
 
     def _rules(self, entry: Entry) -> dict[int, int]:
         """What the rules of the session's filter matched, by priority; none where they are not counted."""

@@ -2,11 +2,11 @@
 
 It is pure: a captured frame goes in, and out come the packets to send, or the reason why there are none. It reads no
 clock (a frame's capture time is the only time there is) and knows no socket. Its state is the token buckets of the two
-limits, the session's sequence numbers, and what the first fragments of datagrams told.
+limits, the session's sequence numbers, the flows that are limited, and what the first fragments of datagrams told.
 
 The steps, in order: exact match (where the kernel ran a coarse filter, or rules are counted), own copies, whether
-copies are made at all, sampling, the frame as the wire carried it, VLAN tag off and on, snaplen, path MTU, the two
-limits, header.
+copies are made at all, sampling, the flow's limit, the frame as the wire carried it, VLAN tag off and on, snaplen, path
+MTU, the two limits, header.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.rules import Selection, decide
 from mirrord.dataplane.forward.conversation import Conversations
 from mirrord.dataplane.forward.encap import Facts, Template
+from mirrord.dataplane.forward.flows import CLOCK_STEP_NANOSECONDS, Flow, FlowLimit, Flows, passes
 from mirrord.dataplane.forward.own_copies import Guard, OwnCopies, pack
 from mirrord.dataplane.frame.headers import ETH_HEADER, TPIDS, Headers, flow_hash, parse
 from mirrord.dataplane.frame.segment import MalformedError
@@ -33,9 +34,6 @@ BURST_NANOSECONDS = 20_000_000
 BURST_BYTES = 65536
 BURST_PACKETS = 64
 """A limit's bucket holds 20 ms of its rate, and a super-frame at least: 64 KiB, or 64 copies."""
-
-CLOCK_STEP_NANOSECONDS = 1_000_000_000
-"""Capture times go back a little where several processors stamp frames; by more, the clock was set."""
 
 _TPIDS = [tpid.to_bytes(2, "big") for tpid in TPIDS]
 
@@ -53,6 +51,7 @@ class ForwardPlan:
     longest: int = 0  # the longest frame that a copy can carry in however many fragments; 0: no limit
     on_mtu_exceeded: str = "truncate"  # or "fragment", "drop"
     sampling_rate: int = 1  # 1 in n conversations
+    flow_limit: FlowLimit | None = None  # how much of each flow
     rate_limit: int = 0  # bits a second of sent bytes; 0: none
     packet_limit: int = 0  # copies a second; 0: none
     strip_tag: bool = False  # take the outermost VLAN tag off
@@ -89,7 +88,8 @@ class Outcome(NamedTuple):
     truncated: int = 0  # copies cut by snaplen or the path MTU
     segmented: int = 0  # 1 when a super-frame was split
     fragmented: int = 0  # copies that leave in more than one IP fragment
-    unplaced: int = 0  # 1 for a later fragment that was sampled by a guess: its first one is not known
+    unplaced: int = 0  # 1 for a later fragment placed by a guess: its first one is not known
+    flow_table_full: int = 0  # 1 for one that passed because its flow had no place
 
 
 @dataclass(slots=True)
@@ -120,6 +120,7 @@ class Forward:
         self._numbers = (numbering or Numbering()).numbers
         self.state = State(_bits_depth(plan), _packets_depth(plan))
         self._conversations, self._own_copies = Conversations(), OwnCopies()
+        self._flows: Flows | None = None
 
     def __call__(self, frame: Frame) -> Outcome:
         plan = self.plan
@@ -132,14 +133,32 @@ class Forward:
             return Outcome(reason=Slot.skipped_own_copy)
         if plan.blocked is not None:
             return Outcome(reason=plan.blocked)
-        if plan.sampling_rate == 1:
-            return self._sampled_in(frame, headers)
-        conversation, unplaced = self._conversations.hash(headers)
-        if (conversation & 0xFFFFFFFF) % plan.sampling_rate:
-            return Outcome(reason=Slot.skipped_sampled_out, unplaced=unplaced)
-        return self._sampled_in(frame, headers)._replace(unplaced=unplaced)
+        unplaced = False
+        if plan.sampling_rate > 1:
+            conversation, unplaced = self._conversations.hash(headers)
+            if (conversation & 0xFFFFFFFF) % plan.sampling_rate:
+                return Outcome(reason=Slot.skipped_sampled_out, unplaced=unplaced)
+        outcome = self._sampled_in(frame, headers)
+        return outcome._replace(unplaced=unplaced | outcome.unplaced) if unplaced else outcome
+
+    @property
+    def flows(self) -> int:
+        """How many flows are known."""
+        return 0 if self._flows is None else len(self._flows)
 
     def _sampled_in(self, frame: Frame, headers: Headers) -> Outcome:
+        limit = self.plan.flow_limit
+        if limit is None:
+            self._flows = None
+            return self._within_flow(frame, headers, None)
+        if self._flows is None:
+            self._flows = Flows()
+        flow, full, guessed = self._flows.find(limit, headers, frame.data, frame.time)
+        if flow is not None and flow.spent(limit) and not passes(headers, frame.data):
+            return Outcome(reason=Slot.skipped_flow_limit, unplaced=guessed)
+        return self._within_flow(frame, headers, flow)._replace(unplaced=guessed, flow_table_full=full)
+
+    def _within_flow(self, frame: Frame, headers: Headers, flow: Flow | None) -> Outcome:
         plan = self.plan
         if len(frame.data) < ETH_HEADER:
             return Outcome(reason=Slot.dropped_malformed)
@@ -147,6 +166,8 @@ class Forward:
             frames = [self._retagged(data) for data in rebuild(frame, headers)]
         except MalformedError:
             return Outcome(reason=Slot.dropped_malformed)
+        if flow is not None:
+            flow.count(len(frames), frame.length)
         kept = [self._kept(data) for data in frames]
         limits = [self._limit(data) for data in frames]
         over = [limit > 0 and len(data) > limit for data, limit in zip(kept, limits, strict=True)]
@@ -159,14 +180,14 @@ class Forward:
         size = sum(map(len, kept)) + len(kept) * (len(plan.template.header) + plan.overhead)
         if (plan.rate_limit or plan.packet_limit) and not self._take(size, len(kept), frame.time):
             return Outcome(reason=Slot.skipped_rate_limited)
-        flow = flow_hash(headers)
+        hashed = flow_hash(headers)
         vlan = headers.tags[0].vid if headers.tags else None
         cut = [len(frame.data) < frame.length or len(k) < len(data) for k, data in zip(kept, frames, strict=True)]
         copies = []
         for data, before, truncated in zip(kept, frames, cut, strict=True):
             original = len(before) + max(frame.length - len(frame.data), 0)
             facts = Facts(next(self._numbers), vlan, truncated, frame.egress, frame.time, len(data), original)
-            copies.append(Copy(plan.template.fill(facts) + data, flow, plan.template.trailer(facts)))
+            copies.append(Copy(plan.template.fill(facts) + data, hashed, plan.template.trailer(facts)))
         fragmented = sum(over) if plan.on_mtu_exceeded == "fragment" else 0
         return Outcome(tuple(copies), None, sum(cut), int(len(copies) > 1), fragmented)
 

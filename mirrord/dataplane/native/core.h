@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "filter/bpf.h"
+#include "forward/flows.h"
 
 enum {
 	ETH_HEADER = 14,
@@ -52,6 +53,7 @@ enum slot {
 	SKIPPED_PAUSED,
 	SKIPPED_UNMATCHED,
 	SKIPPED_OWN_COPY,
+	SKIPPED_FLOW_LIMIT,
 	DROPPED_RING_FULL,
 	DROPPED_SEND_ERROR,
 	DROPPED_MTU_EXCEEDED,
@@ -63,6 +65,7 @@ enum slot {
 	SEGMENTED,
 	FRAGMENTED,
 	UNPLACED,
+	FLOW_TABLE_FULL,
 	LATENCY_SUM,
 	LATENCY_BUCKET,
 	LATENCY_BOUNDS = 14,
@@ -126,6 +129,8 @@ struct plan {
 	enum { TRUNCATE, FRAGMENT, DROP } on_mtu_exceeded;
 	uint32_t sampling_rate;
 	struct fragments *firsts;	/* of the conversations that are sampled; or NULL */
+	struct flow_limit flow_limit;
+	struct flows *flows;	/* that it holds for; or NULL */
 	struct own_copies *own;	/* what is not mirrored again; or NULL */
 	void *guards_owner;	/* the bytes object that it looks into; or NULL */
 	uint64_t rate_limit;	/* bits a second, or 0 */
@@ -162,6 +167,7 @@ struct facts {
 	uint64_t time;
 	uint32_t kept;		/* bytes of the mirrored frame in the copy */
 	uint32_t original;	/* bytes that it had */
+	uint32_t packets;	/* that the captured frame is on the wire; 0: nobody knows */
 };
 
 struct message {

@@ -171,12 +171,21 @@ static PyObject *Pipeline_share(PyObject *object, PyObject *other)
 	Py_RETURN_NONE;
 }
 
+static PyObject *Pipeline_flows(PyObject *object, PyObject *unused)
+{
+	const struct flows *flows = ((Pipeline *)object)->pipeline.plan.flows;
+
+	(void)unused;
+	return PyLong_FromUnsignedLong(flows ? count_flows(flows) : 0);
+}
+
 static PyMethodDef pipeline_methods[] = {
 	{ "replace", Pipeline_replace, METH_VARARGS,
 	  "replace(plan, matcher, transmit, shares): forward by another plan, and another way, from now on; `shares`: what the\n"
 	  "matcher does not want is another session's." },
 	{ "gso_refused", Pipeline_gso_refused, METH_NOARGS,
 	  "The errno that the kernel refused GSO with, after which copies leave one by one; or 0." },
+	{ "flows", Pipeline_flows, METH_NOARGS, "How many flows are known." },
 	{ "share", Pipeline_share, METH_O,
 	  "share(pipeline): use its rate limit's bucket. Before either runs." },
 	{ NULL, NULL, 0, NULL },
@@ -212,9 +221,9 @@ static PyMethodDef module_methods[] = {
 static const char *const slot_names[] = {
 	"captured", "read_ingress_frames", "read_ingress_bytes", "read_egress_frames", "read_egress_bytes", "mirrored",
 	"sent_packets", "sent_bytes", "skipped_sampled_out", "skipped_rate_limited", "skipped_paused",
-	"skipped_unmatched", "skipped_own_copy", "dropped_ring_full", "dropped_send_error", "dropped_mtu_exceeded",
+	"skipped_unmatched", "skipped_own_copy", "skipped_flow_limit", "dropped_ring_full", "dropped_send_error", "dropped_mtu_exceeded",
 	"dropped_no_route", "dropped_malformed", "dropped_write_error", "dropped_link_down", "truncated", "segmented",
-	"fragmented", "unplaced", "latency_sum", "latency_bucket",
+	"fragmented", "unplaced", "flow_table_full", "latency_sum", "latency_bucket",
 };
 _Static_assert(sizeof(slot_names) / sizeof(*slot_names) == LATENCY_BUCKET + 1, "a name for each slot");
 

@@ -157,6 +157,8 @@ void clear_plan(struct plan *plan)
 	plan->matches_owner = NULL;
 	free(plan->firsts);
 	plan->firsts = NULL;
+	free_flows(plan->flows);
+	plan->flows = NULL;
 	free_own_copies(plan->own);
 	plan->own = NULL;
 	Py_XDECREF((PyObject *)plan->guards_owner);
@@ -170,6 +172,14 @@ void replace_plan(struct plan *plan, struct plan *next)
 
 		plan->firsts = next->firsts;
 		next->firsts = seen;
+	}
+	if (plan->flows && next->flows && plan->flow_limit.flows == next->flow_limit.flows) {
+		struct flows *seen = plan->flows;
+
+		plan->flows = next->flows;
+		next->flows = seen;
+	} else if (plan->flows && next->flows) {
+		keep_flows(plan->flows, next->flows);
 	}
 	if (plan->own && next->own)
 		keep_firsts(plan->own, next->own);
@@ -186,6 +196,28 @@ static bool make_firsts(struct plan *plan)
 	if (!plan->firsts)
 		PyErr_NoMemory();
 	return plan->firsts;
+}
+
+/* FlowLimit, or None. */
+static bool read_flow_limit(PyObject *object, struct plan *plan)
+{
+	PyObject *value = PyObject_GetAttrString(object, "flow_limit");
+	struct flow_limit *limit = &plan->flow_limit;
+	uint64_t headers, flows;
+	bool done = value == Py_None;
+
+	if (value && !done && read_number(value, "packets", &limit->packets) && read_number(value, "octets", &limit->octets) &&
+	    read_number(value, "headers", &headers) && read_number(value, "idle", &limit->idle) &&
+	    read_number(value, "flows", &flows)) {
+		limit->headers = headers;
+		limit->flows = (uint32_t)flows;
+		plan->flows = new_flows(limit);
+		done = plan->flows;
+		if (!done)
+			PyErr_NoMemory();
+	}
+	Py_XDECREF(value);
+	return done;
 }
 
 /* The guards against mirroring a copy again, as own_copies.pack gives them: all sessions' plans hold the same bytes. */
@@ -220,7 +252,7 @@ bool read_plan(PyObject *object, PyObject *matcher, struct plan *plan)
 	    !read_number(object, "rate_limit", &plan->rate_limit) ||
 	    !read_number(object, "packet_limit", &plan->packet_limit) || !read_header(object, plan) ||
 	    !read_patches(object, plan) || !read_on_mtu_exceeded(object, plan) || !read_matcher(matcher, plan) ||
-	    !read_guards(object, plan))
+	    !read_flow_limit(object, plan) || !read_guards(object, plan))
 		return false;
 	plan->snaplen = (uint32_t)snaplen;
 	plan->frame_limit = (uint32_t)frame_limit;

@@ -107,9 +107,9 @@ static PyObject *Forward_call(PyObject *object, PyObject *arguments, PyObject *k
 		collect(batch, copies);
 		free(exact);
 		free(batch);
-		return Py_BuildValue("NKiIIII", copies, flow, reason, (unsigned int)counters[TRUNCATED],
+		return Py_BuildValue("NKiIIIII", copies, flow, reason, (unsigned int)counters[TRUNCATED],
 				     (unsigned int)counters[SEGMENTED], (unsigned int)counters[FRAGMENTED],
-				     (unsigned int)counters[UNPLACED]);
+				     (unsigned int)counters[UNPLACED], (unsigned int)counters[FLOW_TABLE_FULL]);
 	}
 	free(exact);
 	free(batch);
@@ -119,7 +119,7 @@ static PyObject *Forward_call(PyObject *object, PyObject *arguments, PyObject *k
 
 PyDoc_STRVAR(forward_doc, "Forward(plan, matcher)(data, length, egress, tagged, tpid, tci, vnet, time)\n\n"
 			  "The forward step on one frame: (copies, flow, reason or -1, truncated, segmented, fragmented,\n"
-			  "unplaced).");
+			  "unplaced, flow_table_full).");
 
 static PyType_Slot forward_slots[] = {
 	{ Py_tp_doc, (void *)forward_doc },

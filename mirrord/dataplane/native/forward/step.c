@@ -232,6 +232,7 @@ static int forward_whole(const struct plan *plan, struct state *state, const str
 
 	if (!whole(plan, &piece, frame))
 		return DROPPED_MALFORMED;
+	facts->packets = 1;
 	uint32_t length = piece.head_length + piece.tail_length;
 	uint32_t cut = frame->captured < frame->length ? frame->length - frame->captured : 0;
 	facts->kept = kept_length(plan, piece.head_length ? piece.head : piece.tail, length, &exceeds);
@@ -271,7 +272,7 @@ static int forward_super(const struct plan *plan, struct state *state, const str
 		transport = frame->vnet.csum_start;
 	if (transport == NONE || !open_super_frame(&super, frame, (uint32_t)transport, kind))
 		return DROPPED_MALFORMED;
-
+	facts->packets = super.count;
 	uint32_t before = super.head_length, others = super.count - 1;
 	super.head_length = retag(plan, super.head, before);
 	for (uint32_t n = 0; n < super.layer_count; n++)
@@ -309,14 +310,11 @@ static int forward_super(const struct plan *plan, struct state *state, const str
 	return NO_REASON;
 }
 
-static bool sampled_in(const struct plan *plan, const struct headers *headers, uint64_t *counters)
+static bool sampled_in(const struct plan *plan, const struct headers *headers, bool *guessed)
 {
-	bool guessed;
-
 	if (plan->sampling_rate == 1)
 		return true;
-	uint64_t conversation = conversation_hash(headers, plan->firsts, &guessed);
-	counters[UNPLACED] += guessed;
+	uint64_t conversation = conversation_hash(headers, plan->firsts, guessed);
 	return !((uint32_t)conversation % plan->sampling_rate);
 }
 
@@ -333,15 +331,10 @@ bool wants(const struct plan *plan, const struct frame *frame)
 	return rule;
 }
 
-int forward(const struct plan *plan, struct state *state, const struct frame *frame, struct parsed *parsed,
-	    struct batch *batch, uint64_t *counters)
+/* Make the copies of a frame that is not left out for what it is part of. */
+static int forward_sampled(const struct plan *plan, struct state *state, const struct frame *frame, struct parsed *parsed,
+			   struct batch *batch, struct flow *flow, uint64_t *counters)
 {
-	if (plan->own && is_own_copy(plan->own, &parsed->headers, frame))
-		return SKIPPED_OWN_COPY;
-	if (plan->blocked != NO_REASON)
-		return plan->blocked;
-	if (!sampled_in(plan, &parsed->headers, counters))
-		return SKIPPED_SAMPLED_OUT;
 	if (frame->captured < ETH_HEADER)
 		return DROPPED_MALFORMED;
 	bool super = frame->vnet.gso_type != VIRTIO_NET_HDR_GSO_NONE;
@@ -352,7 +345,34 @@ int forward(const struct plan *plan, struct state *state, const struct frame *fr
 	parsed->hashed = true;
 	struct facts facts = { .sequence = state->sequence, .vlan = parsed->headers.vlan, .egress = frame->egress,
 			       .time = frame->time };
+	int reason;
 	if (super)
-		return forward_super(plan, state, frame, batch, parsed->flow, &facts, parsed->headers.transport, counters);
-	return forward_whole(plan, state, frame, batch, parsed->flow, &facts, counters);
+		reason = forward_super(plan, state, frame, batch, parsed->flow, &facts, parsed->headers.transport, counters);
+	else
+		reason = forward_whole(plan, state, frame, batch, parsed->flow, &facts, counters);
+	if (flow && facts.packets)
+		count_in_flow(flow, facts.packets, frame->length);
+	return reason;
+}
+
+int forward(const struct plan *plan, struct state *state, const struct frame *frame, struct parsed *parsed,
+	    struct batch *batch, uint64_t *counters)
+{
+	bool guessed = false;
+	struct found found = { 0 };
+
+	if (plan->own && is_own_copy(plan->own, &parsed->headers, frame))
+		return SKIPPED_OWN_COPY;
+	if (plan->blocked != NO_REASON)
+		return plan->blocked;
+	bool sampled = sampled_in(plan, &parsed->headers, &guessed);
+	if (sampled && plan->flows)
+		found = find_flow(plan->flows, &plan->flow_limit, &parsed->headers, frame);
+	counters[UNPLACED] += guessed || found.guessed;
+	counters[FLOW_TABLE_FULL] += found.full;
+	if (!sampled)
+		return SKIPPED_SAMPLED_OUT;
+	if (found.flow && is_spent(found.flow, &plan->flow_limit) && !passes_flow_limit(&parsed->headers, frame))
+		return SKIPPED_FLOW_LIMIT;
+	return forward_sampled(plan, state, frame, parsed, batch, found.flow, counters);
 }
