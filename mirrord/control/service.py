@@ -23,8 +23,9 @@ from mirrord.control.guests.inventory import Inventory
 from mirrord.control.guests.managers import Managers, usual
 from mirrord.control.host import clock, device_rate
 from mirrord.control.host.leases_in_kernel import all_held
-from mirrord.control.host.links import Lease, Links, View
+from mirrord.control.host.links import Links
 from mirrord.control.host.namespaces import Namespaces
+from mirrord.control.host.view import Lease, View
 from mirrord.control.limits import started
 from mirrord.control.logs import logger
 from mirrord.control.notify import notify, reloading, watchdog_seconds

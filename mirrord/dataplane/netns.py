@@ -11,7 +11,9 @@ import os
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+from mirrord.plans import Netns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,13 +22,6 @@ T = TypeVar("T")
 LACKS = "needs {}, which the drop-in netns.conf adds to the systemd unit"
 CLONE_NEWNET = 0x40000000  # linux/sched.h
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-class Netns(NamedTuple):
-    """A network namespace. The inode tells it from another that has come to the same path."""
-
-    path: str
-    inode: int
 
 
 def find(name: str) -> Netns:

@@ -8,38 +8,26 @@ meanwhile, so that nothing in it needs a lock.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mirrord.dataplane.counters import Counters, RuleCounters, Slot
 from mirrord.dataplane.forward.flows import FLOW_BYTES
-from mirrord.dataplane.forward.step import Forward, ForwardPlan, Numbering
+from mirrord.dataplane.forward.step import Forward, Numbering
 from mirrord.dataplane.memory import Memory, Share
 from mirrord.dataplane.native import core, matcher
-from mirrord.dataplane.transmit.file import FilePlan, FileTransmit
-from mirrord.dataplane.transmit.sockets import DevicePlan, Transmit, TunnelPlan
-from mirrord.dataplane.transmit.stream import StreamPlan, StreamTransmit
+from mirrord.dataplane.transmit.file import FileTransmit
+from mirrord.dataplane.transmit.sockets import Transmit
+from mirrord.dataplane.transmit.stream import StreamTransmit
+from mirrord.plans import DevicePlan, FilePlan, ForwardPlan, PipelinePlan, StreamPlan, TunnelPlan
 
 if TYPE_CHECKING:
-    from mirrord.dataplane.capture.listener import ListenPlan
-    from mirrord.dataplane.capture.packet_socket import CapturePlan
     from mirrord.dataplane.filter.rules import Selection
     from mirrord.dataplane.frame.wire import Frame
-    from mirrord.dataplane.tap import Tap
+    from mirrord.dataplane.source import Source
     from mirrord.dataplane.transmit.tx_ring import TxRing
 
 ALTERED = Slot.truncated, Slot.segmented, Slot.fragmented, Slot.unplaced, Slot.flow_table_full
-
-
-@dataclass(frozen=True, slots=True)
-class PipelinePlan:
-    """One source of one session."""
-
-    capture: CapturePlan | ListenPlan
-    forward: ForwardPlan
-    transmit: DevicePlan | TunnelPlan | FilePlan | StreamPlan
-    count_rules_of: str = ""  # the filter that the rules are of, to be counted; "": they are not
-    workers: int = 1  # threads, which divide the source by its frames' addresses
 
 
 class Match(NamedTuple):
@@ -52,7 +40,7 @@ class Match(NamedTuple):
 
 
 class Pipeline:
-    """An open pipeline. `tap` is where it gets its frames, once it has joined one.
+    """An open pipeline. `source` is the tap where it gets its frames, once it has joined one, see tap.tap_of.
 
     Where the plan has several workers it is one of several, each at a tap of its own: `beside` another one, whose rate
     limit it shares. `memory` is what its tables come out of.
@@ -71,7 +59,7 @@ class Pipeline:
     ) -> None:
         self.plan = plan
         self.tables = Share(memory or Memory())
-        self.tap: Tap | None = None
+        self.source: Source | None = None
         self.counters = Counters()
         self.rule_counters = RuleCounters()
         self._trouble = ""
@@ -120,7 +108,7 @@ class Pipeline:
     @property
     def failure(self) -> str:
         """Why no frames come ("" while they may)."""
-        return self._trouble or (self.tap.failure if self.tap is not None else "")
+        return self._trouble or (self.source.failure if self.source is not None else "")
 
     @failure.setter
     def failure(self, reason: str) -> None:
@@ -205,7 +193,7 @@ class Pipeline:
 
         The native plane's alone. None also where the copies have no use for one, or there is no memory.
         """
-        busy = self.native is not None and self.tap is not None and self.tap.mode == "ring"
+        busy = self.native is not None and self.source is not None and self.source.mode == "ring"
         return self.transmit.new_ring() if busy and isinstance(self.transmit, Transmit) else None
 
     def leave_by(self, ring: TxRing | None) -> TxRing | None:

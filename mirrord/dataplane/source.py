@@ -9,12 +9,13 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from mirrord.dataplane.capture.listener import Listener, ListenPlan
+from mirrord.dataplane.capture.listener import Listener
 from mirrord.dataplane.capture.mode_switch import ModeSwitch
-from mirrord.dataplane.capture.packet_socket import BLOCK_SIZE, Capture, CapturePlan
+from mirrord.dataplane.capture.packet_socket import BLOCK_SIZE, Capture
 from mirrord.dataplane.counters import Seen
 from mirrord.dataplane.native import core
 from mirrord.dataplane.peak import Peak
+from mirrord.plans import CapturePlan, ListenPlan
 
 if TYPE_CHECKING:
     from mirrord.dataplane.capture.fanout import Group

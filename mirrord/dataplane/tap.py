@@ -45,7 +45,7 @@ from typing import TYPE_CHECKING
 from mirrord.dataplane.capture import load
 from mirrord.dataplane.capture.fanout import Group
 from mirrord.dataplane.capture.listener import Listener
-from mirrord.dataplane.capture.packet_socket import BLOCK_SIZE, Capture, CapturePlan
+from mirrord.dataplane.capture.packet_socket import BLOCK_SIZE, Capture
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.assembler import pack
 from mirrord.dataplane.filter.bpf import compile_selection
@@ -54,15 +54,16 @@ from mirrord.dataplane.frame.wire import TAG
 from mirrord.dataplane.pipeline import Match, Pipeline
 from mirrord.dataplane.source import Source, open_source
 from mirrord.dataplane.transmit.sockets import Transmit
+from mirrord.plans import CapturePlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from mirrord.dataplane.filter.rules import Selection
     from mirrord.dataplane.frame.wire import Frame
-    from mirrord.dataplane.pipeline import PipelinePlan
     from mirrord.dataplane.transmit.file import FileTransmit
     from mirrord.dataplane.transmit.stream import StreamTransmit
+    from mirrord.plans import PipelinePlan
 
 GRACE_SECONDS = 0.02
 """How long after a change of the filter a frame may still come that the one before took: one that was under way."""
@@ -143,7 +144,7 @@ class Tap(Source):
 
     def _begin_with(self, pipelines: Sequence[Pipeline], aside: Aside | None) -> None:
         for pipeline in pipelines:
-            pipeline.tap = self
+            pipeline.source = self
             if aside is None:
                 pipeline.leave_by(pipeline.new_tx_ring())
         if aside is None:
@@ -175,7 +176,7 @@ class Tap(Source):
         joining = [_Member(pipeline, time.time_ns()) for pipeline in pipelines]
         self._select(also=joining)
         for member in joining:
-            member.pipeline.tap = self
+            member.pipeline.source = self
         self._members += joining
         self._changed()
 
@@ -492,6 +493,11 @@ class Tap(Source):
             self._count_taken(captured, lost)
             self._see_ahead()
         return self.seen.waiting + self._ahead[0]
+
+
+def tap_of(pipeline: Pipeline) -> Tap | None:
+    """The tap that a pipeline has joined; None before it joins one."""
+    return pipeline.source if isinstance(pipeline.source, Tap) else None
 
 
 def _begin_turn(transmit: Transmit | FileTransmit | StreamTransmit) -> None:

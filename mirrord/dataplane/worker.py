@@ -29,15 +29,16 @@ from typing import TYPE_CHECKING, NamedTuple
 from mirrord.dataplane.closers import Closers
 from mirrord.dataplane.helper import Helper
 from mirrord.dataplane.rounds import LATENCY_SECONDS, rounds
-from mirrord.dataplane.tap import Aside, Tap
+from mirrord.dataplane.tap import Aside, Tap, tap_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from mirrord.dataplane.capture.mode_switch import ModeSwitch
     from mirrord.dataplane.capture.packet_socket import Capture
-    from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
+    from mirrord.dataplane.pipeline import Pipeline
     from mirrord.dataplane.transmit.tx_ring import TxRing
+    from mirrord.plans import PipelinePlan
 
 DRAIN_SECONDS = 0.5
 """How long a pipeline that is taken out may go on with what was captured for it."""
@@ -138,8 +139,8 @@ class Worker:
 
     def replace(self, pipeline: Pipeline, plan: PipelinePlan) -> None:
         """Have a pipeline go on by another plan, soon."""
-        if pipeline.tap is not None:
-            pipeline.tap.foresee(changed={pipeline: plan.capture.selection})
+        if (tap := tap_of(pipeline)) is not None:
+            tap.foresee(changed={pipeline: plan.capture.selection})
         self._order(lambda: self._replace(pipeline, plan))
 
     def remove(self, *pipelines: Pipeline, seconds: float | None = None) -> bool:
@@ -153,7 +154,7 @@ class Worker:
     def begin_to_remove(self, pipelines: Sequence[Pipeline], seconds: float | None = None) -> Callable[[], bool]:
         """As `remove`, but returns at once: what it gives waits, so that several workers' can be removed together."""
         done, begun = {pipeline: threading.Event() for pipeline in pipelines}, time.monotonic()
-        for tap in {pipeline.tap for pipeline in pipelines if pipeline.tap is not None}:
+        for tap in {tap for pipeline in pipelines if (tap := tap_of(pipeline)) is not None}:
             tap.foresee(leaving=done)
         self._order(lambda: self._drain(done))
 
@@ -224,7 +225,7 @@ class Worker:
             done.set()
 
     def _replace(self, pipeline: Pipeline, plan: PipelinePlan) -> None:
-        tap = pipeline.tap
+        tap = tap_of(pipeline)
         if tap is None or pipeline not in tap.pipelines or self._later(tap, lambda: self._replace(pipeline, plan)):
             return
 
@@ -241,7 +242,7 @@ class Worker:
         deadline = time.monotonic() + DRAIN_SECONDS
         leaving: dict[Tap, list[Pipeline]] = {}
         for pipeline, event in done.items():
-            tap = pipeline.tap
+            tap = tap_of(pipeline)
             if tap is None or tap not in self.taps or pipeline not in tap.pipelines:  # it could not join
                 self._dispose(None, pipeline, event)
             elif not self._later(tap, partial(self._drain, {pipeline: event})):
@@ -450,7 +451,7 @@ class Worker:
     def _leave_by(self, pipeline: Pipeline, outcome: TxRing | Exception | None) -> None:
         """Without a ring they leave by a socket as well."""
         unused = ring = None if isinstance(outcome, Exception) else outcome
-        tap = pipeline.tap
+        tap = tap_of(pipeline)
         if tap is not None and tap in self.taps and tap not in self._broken and pipeline in tap.pipelines:
             unused = pipeline.leave_by(ring)
         if unused is not None:
@@ -472,7 +473,7 @@ class Worker:
     def _finish_drained(self) -> None:
         finished: dict[Tap, list[Pipeline]] = {}
         for pipeline, (deadline, _) in self._draining.items():
-            tap = pipeline.tap
+            tap = tap_of(pipeline)
             assert tap is not None  # it has joined one
             if tap in self._broken or self.progress >= deadline or self._has_left(tap, pipeline):
                 finished.setdefault(tap, []).append(pipeline)
@@ -510,7 +511,7 @@ class Worker:
 
     def _end(self, pipeline: Pipeline) -> None:
         """In place of the thread, which is not there any more."""
-        tap = pipeline.tap
+        tap = tap_of(pipeline)
         if tap is not None and pipeline in tap.pipelines:
             last = len(tap.pipelines) == 1
             for step in (partial(tap.leave, [pipeline]), partial(tap.drop, [pipeline])):

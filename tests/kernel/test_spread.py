@@ -16,10 +16,11 @@ from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
 from mirrord.dataplane.capture.fanout import Group
-from mirrord.dataplane.capture.packet_socket import Capture, CapturePlan
+from mirrord.dataplane.capture.packet_socket import Capture
 from mirrord.dataplane.filter.rules import Selection
 from mirrord.dataplane.frame.wire import Frame
 from mirrord.dataplane.netns import find
+from mirrord.plans import CapturePlan
 from tests.support.topology import Host, Topology
 
 SOCKETS, PAIRS = 4, 200

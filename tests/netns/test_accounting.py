@@ -11,16 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from mirrord.dataplane.capture.packet_socket import CapturePlan
 from mirrord.dataplane.counters import SLOTS, Slot
 from mirrord.dataplane.filter.rules import Direction, Selection
 from mirrord.dataplane.forward.encap import bare
-from mirrord.dataplane.forward.step import ForwardPlan
 from mirrord.dataplane.netns import find
-from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
+from mirrord.dataplane.pipeline import Pipeline
 from mirrord.dataplane.tap import Tap
-from mirrord.dataplane.transmit.sockets import DevicePlan
 from mirrord.dataplane.worker import Worker
+from mirrord.plans import CapturePlan, DevicePlan, ForwardPlan, PipelinePlan
 from tests.conftest import MakeDaemon
 from tests.support.send import UNANSWERED, flood, send, udp_frame
 from tests.support.source import session, source_and_collector

@@ -17,15 +17,14 @@ from hypothesis import strategies as st
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import ARP, Ether
 
-from mirrord.dataplane.capture.packet_socket import PACKET_VNET_HDR, CapturePlan
+from mirrord.dataplane.capture.packet_socket import PACKET_VNET_HDR
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.rules import Direction, Selection
 from mirrord.dataplane.forward import encap
-from mirrord.dataplane.forward.step import ForwardPlan
 from mirrord.dataplane.frame.wire import VNET
 from mirrord.dataplane.netns import find
-from mirrord.dataplane.pipeline import PipelinePlan
-from mirrord.dataplane.transmit.sockets import SOL_PACKET, DevicePlan, Hop, TunnelPlan
+from mirrord.dataplane.transmit.sockets import SOL_PACKET
+from mirrord.plans import CapturePlan, DevicePlan, ForwardPlan, Hop, PipelinePlan, TunnelPlan
 from tests.support.alone import Alone
 from tests.support.receiver import Receiver
 from tests.support.source import source_and_collector
@@ -34,7 +33,7 @@ from tests.support.wait import wait_for
 
 MARK = 0x10000000
 LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
-BATCH = 512  # core.h: copies that are handed to the kernel together
+BATCH = 512  # forward.h: copies that are handed to the kernel together
 OUTER = 14 + 20 + 8 + 8  # Ethernet, IPv4, UDP, VXLAN
 TCPV4, NEEDS_CSUM = 1, 1  # linux/virtio_net.h
 SEGMENT = 100

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from mirrord.dataplane.capture.packet_socket import Capture, CapturePlan
+from mirrord.dataplane.capture.packet_socket import Capture
 from mirrord.dataplane.filter.rules import Selection
 from mirrord.dataplane.netns import find
+from mirrord.plans import CapturePlan
 from tests.conftest import MakeDaemon
 from tests.support.daemon import Daemon
 from tests.support.send import send, udp_frame

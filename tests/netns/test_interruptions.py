@@ -12,14 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from mirrord.dataplane.capture.packet_socket import CapturePlan
 from mirrord.dataplane.filter.rules import Selection
 from mirrord.dataplane.forward.encap import packet_block
-from mirrord.dataplane.forward.step import ForwardPlan
 from mirrord.dataplane.netns import find
-from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
+from mirrord.dataplane.pipeline import Pipeline
 from mirrord.dataplane.tap import Tap
-from mirrord.dataplane.transmit.stream import StreamPlan
+from mirrord.plans import CapturePlan, ForwardPlan, PipelinePlan, StreamPlan
 from tests.conftest import MakeDaemon
 from tests.support.captures import count
 from tests.support.daemon import Daemon

@@ -16,7 +16,8 @@ from typing import TypeVar
 import pytest
 import uvloop
 
-from mirrord.control.host.links import Link, Links, Path, View
+from mirrord.control.host.links import Links
+from mirrord.control.host.view import Link, Path, View
 from tests.support.topology import Host, Topology
 
 T = TypeVar("T")

@@ -14,16 +14,14 @@ from pathlib import Path
 import pytest
 
 from mirrord.dataplane.capture import load
-from mirrord.dataplane.capture.packet_socket import CapturePlan
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.rules import Selection
 from mirrord.dataplane.forward import encap
-from mirrord.dataplane.forward.step import ForwardPlan
 from mirrord.dataplane.netns import find
-from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
+from mirrord.dataplane.pipeline import Pipeline
 from mirrord.dataplane.tap import Tap
-from mirrord.dataplane.transmit.sockets import DevicePlan
 from mirrord.dataplane.worker import Worker
+from mirrord.plans import CapturePlan, DevicePlan, ForwardPlan, PipelinePlan
 from tests.conftest import MakeDaemon
 from tests.support.daemon import Daemon
 from tests.support.receiver import Receiver

@@ -77,7 +77,7 @@ def test_the_wheel_is_for_every_python_and_runs_in_an_environment_of_its_own(dis
     (wheel,) = dist.glob("*.whl")
     assert wheel.name.startswith(f"mirrord-{__version__}-cp311-abi3-manylinux")
     with tarfile.open(dist / f"mirrord-{__version__}.tar.gz") as archive:
-        for file in ("mirrord/dataplane/native/core.h", "systemd/mirrord.service", "config/mirrord.toml", "LICENSE"):
+        for file in ("mirrord/dataplane/native/tap.h", "systemd/mirrord.service", "config/mirrord.toml", "LICENSE"):
             assert f"mirrord-{__version__}/{file}" in archive.getnames()
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path)], check=True)
     pip = [sys.executable, "-m", "pip", "--python", str(tmp_path / "bin/python")]  # as pipx, with a pip of its own

@@ -15,14 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from mirrord.dataplane.capture.packet_socket import BLOCK_SIZE, CapturePlan
+from mirrord.dataplane.capture.packet_socket import BLOCK_SIZE
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.rules import Rule, Selection
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.forward.encap import Template
-from mirrord.dataplane.forward.step import ForwardPlan
-from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
-from mirrord.dataplane.transmit.sockets import DevicePlan, TunnelPlan
+from mirrord.dataplane.pipeline import Pipeline
+from mirrord.plans import CapturePlan, DevicePlan, ForwardPlan, PipelinePlan, TunnelPlan
 from tests.support.alone import Alone
 from tests.support.send import FRAME, send
 from tests.support.source import linked

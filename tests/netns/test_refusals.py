@@ -15,15 +15,15 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
 
 from mirrord.dataplane.capture.fanout import SOL_PACKET
-from mirrord.dataplane.capture.packet_socket import PACKET_VNET_HDR, CapturePlan
+from mirrord.dataplane.capture.packet_socket import PACKET_VNET_HDR
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.rules import Selection
 from mirrord.dataplane.forward import encap
-from mirrord.dataplane.forward.step import ForwardPlan
 from mirrord.dataplane.frame.wire import VNET
-from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
-from mirrord.dataplane.tap import Tap
-from mirrord.dataplane.transmit.sockets import LANES, SO_NO_CHECK, DevicePlan, Hop, Transmit, TunnelPlan
+from mirrord.dataplane.pipeline import Pipeline
+from mirrord.dataplane.tap import Tap, tap_of
+from mirrord.dataplane.transmit.sockets import LANES, SO_NO_CHECK, Transmit
+from mirrord.plans import CapturePlan, DevicePlan, ForwardPlan, Hop, PipelinePlan, TunnelPlan
 from tests.support.source import linked
 from tests.support.topology import Host, Topology
 from tests.support.wait import wait_for
@@ -80,8 +80,8 @@ def pipeline(source: Host, dataplane: str, way: str) -> Iterator[Pipeline]:
     try:
         yield made
     finally:
-        assert made.tap is not None
-        made.tap.close()
+        if (tap := tap_of(made)) is not None:
+            tap.close()
         made.close()
 
 
@@ -99,10 +99,12 @@ def send_all(client: Host) -> None:
 
 
 def run(pipeline: Pipeline) -> None:
+    tap = tap_of(pipeline)
+    assert tap is not None
+
     def done() -> bool:
-        assert pipeline.tap is not None
-        pipeline.tap.run()
-        return pipeline.counters[Slot.captured] >= COUNT and pipeline.tap.drained()
+        tap.run()
+        return pipeline.counters[Slot.captured] >= COUNT and tap.drained()
 
     wait_for(done, "every frame is accounted for")
 

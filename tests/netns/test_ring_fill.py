@@ -5,9 +5,10 @@ eth0 [other] ---- nic [source]
 
 from __future__ import annotations
 
-from mirrord.dataplane.capture.packet_socket import BLOCK_SIZE, Capture, CapturePlan
+from mirrord.dataplane.capture.packet_socket import BLOCK_SIZE, Capture
 from mirrord.dataplane.filter.rules import Selection
 from mirrord.dataplane.netns import find
+from mirrord.plans import CapturePlan
 from tests.support.send import send, udp_frame
 from tests.support.topology import Topology
 from tests.support.wait import wait_for

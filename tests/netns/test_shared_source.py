@@ -22,18 +22,16 @@ from hypothesis import strategies as st
 from scapy.utils import RawPcapNgReader
 
 from mirrord.dataplane.capture import load
-from mirrord.dataplane.capture.packet_socket import Capture, CapturePlan
+from mirrord.dataplane.capture.packet_socket import Capture
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.rules import Direction, Rule, Selection, accepts
 from mirrord.dataplane.forward import encap
-from mirrord.dataplane.forward.step import ForwardPlan
 from mirrord.dataplane.frame.headers import parse
 from mirrord.dataplane.netns import find
-from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
+from mirrord.dataplane.pipeline import Pipeline
 from mirrord.dataplane.tap import Tap
-from mirrord.dataplane.transmit.sockets import DevicePlan
-from mirrord.dataplane.transmit.stream import StreamPlan
 from mirrord.dataplane.worker import Worker
+from mirrord.plans import CapturePlan, DevicePlan, ForwardPlan, PipelinePlan, StreamPlan
 from tests.conftest import MakeDaemon
 from tests.support.planes import step
 from tests.support.receiver import Receiver

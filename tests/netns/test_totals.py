@@ -9,13 +9,10 @@ import pytest
 from mirrord.control.planning.plan import Entry, Key
 from mirrord.control.running import pipelines
 from mirrord.control.running.pipelines import Pipelines
-from mirrord.dataplane.capture.packet_socket import CapturePlan
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.rules import Direction, Selection
 from mirrord.dataplane.forward import encap
-from mirrord.dataplane.forward.step import ForwardPlan
-from mirrord.dataplane.pipeline import PipelinePlan
-from mirrord.dataplane.transmit.sockets import DevicePlan
+from mirrord.plans import CapturePlan, DevicePlan, ForwardPlan, PipelinePlan
 from tests.support.topology import Topology
 from tests.support.wait import wait_for
 

@@ -14,15 +14,13 @@ import pytest
 from mirrord.control.planning.plan import Entry, Key
 from mirrord.control.reporting.metrics import Row
 from mirrord.control.running.pipelines import Pipelines
-from mirrord.dataplane.capture.packet_socket import CapturePlan
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.rules import Direction, Selection
 from mirrord.dataplane.forward import encap
-from mirrord.dataplane.forward.step import ForwardPlan
 from mirrord.dataplane.helper import Helper
-from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
-from mirrord.dataplane.transmit.sockets import DevicePlan
+from mirrord.dataplane.pipeline import Pipeline
 from mirrord.dataplane.worker import Worker
+from mirrord.plans import CapturePlan, DevicePlan, ForwardPlan, PipelinePlan
 from tests.support.alone import Alone
 from tests.support.send import UNANSWERED, send
 from tests.support.topology import Host, Topology

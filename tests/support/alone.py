@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
+from mirrord.dataplane.pipeline import Pipeline
 from mirrord.dataplane.tap import Tap
+from mirrord.plans import PipelinePlan
 
 
 class Alone:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.forward import encap
-from mirrord.dataplane.forward.step import ForwardPlan
 from mirrord.dataplane.frame.headers import Tag
 from mirrord.dataplane.frame.wire import Frame, Vnet
+from mirrord.plans import ForwardPlan
 from tests.support.selections import IPV4, IPV6, PORTS, VLANS, frames, guards, selections
 
 MACS = bytes.fromhex("020000000002020000000001")

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from mirrord.dataplane.counters import Slot
-from mirrord.dataplane.forward.step import Forward, ForwardPlan
+from mirrord.dataplane.forward.step import Forward
 from mirrord.dataplane.frame.headers import Tag, flow_hash, parse
 from mirrord.dataplane.frame.wire import VNET, Frame
 from mirrord.dataplane.native import core, matcher
+from mirrord.plans import ForwardPlan
 
 
 class Result(NamedTuple):

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from mirrord.control.host import traits as traits_of
-from mirrord.control.host.links import Link, View
 from mirrord.control.host.offloaded import in_hardware
 from mirrord.control.host.rtnetlink import attribute, attributes
-from mirrord.control.host.traits import Traits, traits
+from mirrord.control.host.traits import traits
+from mirrord.control.host.view import Link, Traits, View
 from mirrord.control.planning.blind_spots import blind_spots
 from mirrord.control.planning.plan import Entry, Key, make
 from mirrord.model import Config

@@ -18,8 +18,8 @@ from scapy.packet import Packet
 
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.forward import encap
-from mirrord.dataplane.forward.step import ForwardPlan
 from mirrord.dataplane.frame.wire import Frame
+from mirrord.plans import ForwardPlan
 from tests.support.planes import Step, step
 
 LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")

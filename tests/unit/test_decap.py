@@ -13,12 +13,13 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import GRE, Dot1Q, Ether
 from scapy.layers.vxlan import VXLAN
 
-from mirrord.dataplane.forward.decap import Tunnel, decapsulate, unfinished
+from mirrord.dataplane.forward.decap import decapsulate, unfinished
 from mirrord.dataplane.forward.encap import bare
-from mirrord.dataplane.forward.step import Forward, ForwardPlan
+from mirrord.dataplane.forward.step import Forward
 from mirrord.dataplane.frame.checksum import checksum
 from mirrord.dataplane.frame.wire import VNET, Frame, Vnet
 from mirrord.dataplane.native import core
+from mirrord.plans import ForwardPlan, Tunnel
 
 LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
 FRAME = bytes(LINK / IP(src="10.0.0.1", dst="10.0.0.2") / TCP(sport=1000, dport=80) / b"inside")

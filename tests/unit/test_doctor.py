@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mirrord.control.configuration.config import Files, Loaded
-from mirrord.control.host.links import View
+from mirrord.control.host.view import View
 from mirrord.control.reporting import doctor, probes
 from mirrord.control.reporting.metrics import Reload
 from mirrord.control.reporting.probes import ControlSocket, Host

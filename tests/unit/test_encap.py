@@ -14,9 +14,9 @@ from scapy.packet import Packet
 
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.forward.encap import Template
-from mirrord.dataplane.forward.step import ForwardPlan
 from mirrord.dataplane.frame.headers import Tag
 from mirrord.dataplane.frame.wire import Frame, Vnet
+from mirrord.plans import ForwardPlan
 from tests.support.planes import step
 
 LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from mirrord.control.guests.inventory import Answer, Guest, GuestNic, Place
 from mirrord.control.guests.libvirt import domains, guest
-from mirrord.control.host.links import Link, View
+from mirrord.control.host.view import Link, View
 from mirrord.control.planning.guests import Resolved, places, resolve
 from mirrord.control.planning.plan import Planner
 from mirrord.model import Config, DeviceDestination, DeviceSource

@@ -23,9 +23,10 @@ from scapy.layers.sctp import SCTP
 from scapy.packet import Packet
 
 from mirrord.dataplane.forward import encap
-from mirrord.dataplane.forward.step import Copy, ForwardPlan
+from mirrord.dataplane.forward.step import Copy
 from mirrord.dataplane.frame.headers import parse
 from mirrord.dataplane.frame.wire import Frame
+from mirrord.plans import ForwardPlan
 from tests.support.planes import step
 
 LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")

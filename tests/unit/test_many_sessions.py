@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mirrord.control.configuration.config import NOTHING, Files, Loaded, combine
-from mirrord.control.host.links import Link, View
+from mirrord.control.host.view import Link, View
 from mirrord.control.logs import console
 from mirrord.control.pieces import pieces
 from mirrord.control.planning.overlap import LAST, TOLD_APART_BY, Order

@@ -19,9 +19,9 @@ from mirrord.control.planning.selection import guards
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.forward.own_copies import Guard
-from mirrord.dataplane.forward.step import ForwardPlan
 from mirrord.dataplane.frame.wire import Frame
 from mirrord.model import Config
+from mirrord.plans import ForwardPlan
 from tests.support.frames import captured
 from tests.support.planes import Step, step
 from tests.support.selections import frames

@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mirrord.dataplane.forward import encap
-from mirrord.dataplane.forward.step import Forward, ForwardPlan
+from mirrord.dataplane.forward.step import Forward
 from mirrord.dataplane.frame.headers import Tag
 from mirrord.dataplane.frame.wire import VNET, VNET_GSO_TCPV4, VNET_NEEDS_CSUM, Frame, Vnet
 from mirrord.dataplane.native import core, matcher
 from mirrord.dataplane.transmit import pcapng
+from mirrord.plans import ForwardPlan
 
 SUPER = Vnet(VNET_NEEDS_CSUM, VNET_GSO_TCPV4, 54, 100, 34, 16)
 IPV4_TCP = bytes.fromhex(

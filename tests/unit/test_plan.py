@@ -10,23 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirrord.control.host.links import Link, Path, Route, View
+from mirrord.control.host.view import Link, Path, Route, View
 from mirrord.control.planning.plan import Add, Entry, Key, Remove, Rename, Replace, diff, make, paths
-from mirrord.dataplane.capture.listener import ListenPlan
-from mirrord.dataplane.capture.packet_socket import CapturePlan
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.rules import Direction, Selection
 from mirrord.dataplane.forward import encap
-from mirrord.dataplane.forward.decap import Tunnel
 from mirrord.dataplane.forward.own_copies import Guard, Word
-from mirrord.dataplane.forward.step import ForwardPlan
-from mirrord.dataplane.pipeline import PipelinePlan
-from mirrord.dataplane.transmit.file import FilePlan
-from mirrord.dataplane.transmit.sockets import DevicePlan, TunnelPlan
 from mirrord.model import Config, FlowNetwork
+from mirrord.plans import CapturePlan, DevicePlan, FilePlan, ForwardPlan, ListenPlan, PipelinePlan, Tunnel, TunnelPlan
 
 MARK = 0x10000000
-TAP, EM, UP = Link("tap0", 5, 1500), Link("em0", 6, 1500), Link("up0", 7, 1600)
+TAP = Link("tap0", 5, 1500)
+EM, UP = Link("em0", 6, 1500, takes_ring=True), Link("up0", 7, 1600, takes_ring=True)
 REMOTE = Path("192.0.2.9", "", MARK)
 VIEW = View(
     links={link.name: link for link in (TAP, EM, UP)},

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from mirrord.dataplane.forward import encap
-from mirrord.dataplane.forward.step import ForwardPlan
 from mirrord.dataplane.frame.wire import Frame
+from mirrord.plans import ForwardPlan
 from tests.support.frames import captured, mutated, plans, super_frames
 from tests.support.planes import step
 

@@ -9,9 +9,10 @@ from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
 
 from mirrord.dataplane.forward import encap
-from mirrord.dataplane.forward.step import Forward, ForwardPlan
+from mirrord.dataplane.forward.step import Forward
 from mirrord.dataplane.frame.wire import VNET, Frame, Vnet
 from mirrord.dataplane.native import core
+from mirrord.plans import ForwardPlan
 from tests.support.planes import step
 
 RATE = 8_000_000  # a byte each microsecond

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from mirrord.dataplane.forward.step import Copy
-from mirrord.dataplane.transmit.file import FilePlan, FileTransmit
+from mirrord.dataplane.transmit.file import FileTransmit
+from mirrord.plans import FilePlan
 from tests.support.wait import wait_for
 
 SECOND = 1_000_000_000

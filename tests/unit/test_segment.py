@@ -18,9 +18,9 @@ from scapy.packet import Packet
 
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.forward import encap
-from mirrord.dataplane.forward.step import ForwardPlan
 from mirrord.dataplane.frame.headers import Tag
 from mirrord.dataplane.frame.wire import Frame, Vnet
+from mirrord.plans import ForwardPlan
 from tests.support.planes import Result, step
 
 MSS = 1000

@@ -13,8 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from mirrord.dataplane.capture.load import BUSY, calls_for_ring
-from mirrord.dataplane.capture.packet_socket import CapturePlan
-from mirrord.dataplane.netns import Netns, inside
+from mirrord.dataplane.netns import inside
+from mirrord.plans import CapturePlan, Netns
 
 SECONDS = 0.02
 """Between the two readings: at 20,000 frames a second, 400 frames."""

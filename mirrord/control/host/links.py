@@ -13,7 +13,7 @@ import asyncio
 import errno
 import socket
 import struct
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,10 +25,10 @@ from mirrord.control.host.neighbours import Neighbour, Neighbours
 from mirrord.control.host.obstacles import ROUTE_PROTOCOL, obstacle
 from mirrord.control.host.offloads import takes_ring, uncut
 from mirrord.control.host.rtnetlink import Announcements, Rtnetlink, attribute, attributes, number, text
-from mirrord.control.host.traits import NO_TRAITS, Traits, traits
-from mirrord.dataplane.netns import Netns, enter, inside
-from mirrord.dataplane.transmit.sockets import Hop
-from mirrord.errors import Refused
+from mirrord.control.host.traits import traits
+from mirrord.control.host.view import Link, Path, Route, View
+from mirrord.dataplane.netns import enter, inside
+from mirrord.plans import Hop, Netns
 
 # linux/rtnetlink.h
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
@@ -79,108 +79,6 @@ NO_ROUTES = {
 
 AT_ONCE = 100
 """To ask about more devices than this one by one costs as much as to ask about all of a large host's."""
-
-
-class AbsentError(Exception):
-    """The host does not have yet what is asked of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """One network device."""
-
-    name: str
-    index: int
-    mtu: int
-    up: bool = True
-    ethernet: bool = True  # its frames begin with an Ethernet header
-    kind: str = ""  # as `ip -d link` names it: veth, bridge, ...; "" for a hardware NIC
-    master: int = 0  # index of the bridge or bond it belongs to
-    learning: bool = False  # a bridge port that learns addresses from what arrives
-    qdisc: str = ""
-    lower: int = 0  # index of the device that a VLAN, macvlan or macvtap lies on, in the same network namespace
-    address: bytes = b""
-    resolves: bool = True  # asks for the addresses of next hops
-    carrier: bool = True  # what leaves by it gets somewhere
-    loopback: bool = False
-    most_mtu: int = 0  # the largest that its driver takes; 0: unknown
-    traits: Traits = NO_TRAITS
-
-
-class Path(NamedTuple):
-    """A way out that copies take: where to, from which local address ("": the kernel chooses), with which mark."""
-
-    remote: str
-    local: str
-    mark: int
-    device: int = 0  # index of the one that it must leave by; 0: the kernel chooses
-    netns: str = ""  # in which network namespace, as the configuration names it; "": the daemon's
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """The kernel's answer for a path."""
-
-    device: int  # index
-    mtu: int  # bytes of an IP packet
-    source: str = ""  # the address that the kernel sends from
-    gateway: str = ""  # "" when the next hop is the destination itself
-    hop: Hop | None = None  # where a packet socket has to send
-    obstacle: str = "not looked for"  # why a packet socket must not be used; "" when it may
-    uncut: str = "not looked for"  # who would see a datagram of many segments; "" when nobody can
-    silent: bool = False  # the next hop was asked for its address, and has not answered for a while
-
-
-class Lease(NamedTuple):
-    """What a flow network has taken, or why it has nothing."""
-
-    device: str = ""
-    device_index: int = 0
-    address: str = ""
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """The host's network at one moment."""
-
-    links: Mapping[str, Link] = field(default_factory=dict)  # by name
-    default_routes: frozenset[int] = frozenset()  # indexes of the devices that hold one
-    routes: Mapping[Path, Route] = field(default_factory=dict)  # of the paths asked for; without those that have none
-    unreached: Mapping[Path, str] = field(default_factory=dict)  # those that have none, and why
-    addresses: frozenset[IPv4Address | IPv6Address] = frozenset()  # that can be used; link-local ones name their device
-    leases: Mapping[str, Lease] = field(default_factory=dict)  # of the flow networks, by name
-    netns: Netns | None = None  # None: the daemon's own, by whatever name
-    namespaces: Mapping[str, View] = field(default_factory=dict)  # the others, as the configuration names them
-    barred: Mapping[str, str] = field(default_factory=dict)  # namespaces that are there and cannot be entered, and why
-    by_index: Mapping[int, Link] = field(init=False, repr=False, compare=False)  # the links again
-    macvlan_parents: frozenset[int] = field(
-        init=False, repr=False, compare=False
-    )  # indexes; of children in bridge mode
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "by_index", {link.index: link for link in self.links.values()})
-        parents = frozenset(link.lower for link in self.links.values() if link.lower and link.traits.mode == "bridge")
-        object.__setattr__(self, "macvlan_parents", parents)
-
-    def inside(self, name: str | None) -> View:
-        """What is in this namespace; None: in the daemon's. AbsentError, Refused where it cannot be had."""
-        if name is None:
-            return self
-        if name in self.barred:
-            raise Refused(f"network namespace {name}: {self.barred[name]}")
-        if name not in self.namespaces:
-            raise AbsentError(f"no such network namespace: {name}")
-        return self.namespaces[name]
-
-    def ethernet(self, name: str) -> Link:
-        """A device that frames can leave by. AbsentError when it may come later, Refused when it is of another kind."""
-        link = self.links.get(name)
-        if link is None:
-            raise AbsentError(f"no such device: {name}")
-        if not link.ethernet:
-            raise Refused(f"{name} is not an Ethernet device")
-        return link
 
 
 @dataclass(slots=True)
@@ -359,7 +257,7 @@ class _Picture:
                 mtu=found.mtu or link.mtu,
                 source=found.source,
                 gateway=found.gateway,
-                hop=Hop(link.name, link.index, link.address, address, takes_ring(link))
+                hop=Hop(link.name, link.index, link.address, address, link.takes_ring)
                 if address and not special[path]
                 else None,
                 obstacle=special[path] or hindrance,
@@ -437,9 +335,10 @@ def _link(body: bytes) -> Link:
     info = attributes(found.get(IFLA_LINKINFO, b""))
     bridged = text(info.get(IFLA_INFO_SLAVE_KIND)) == "bridge"
     port = attributes(info.get(IFLA_INFO_SLAVE_DATA, b"")) if bridged else {}
-    upper = text(info.get(IFLA_INFO_KIND)) in ON_ANOTHER
+    name, device_kind = text(found[IFLA_IFNAME]), text(info.get(IFLA_INFO_KIND))
+    upper = device_kind in ON_ANOTHER
     return Link(
-        name=text(found[IFLA_IFNAME]),
+        name=name,
         index=index,
         mtu=number(found[IFLA_MTU]),
         up=bool(flags & IFF_UP),
@@ -447,13 +346,14 @@ def _link(body: bytes) -> Link:
         carrier=bool(flags & IFF_LOWER_UP) and number(found.get(IFLA_OPERSTATE)) not in NOT_SENDING,
         loopback=kind == ARPHRD_LOOPBACK,
         most_mtu=number(found.get(IFLA_MAX_MTU)),
-        kind=text(info.get(IFLA_INFO_KIND)),
+        kind=device_kind,
         master=number(found.get(IFLA_MASTER)),
         learning=bool(number(port.get(IFLA_BRPORT_LEARNING))),
         qdisc=text(found.get(IFLA_QDISC)),
         lower=number(found.get(IFLA_LINK)) if upper and IFLA_LINK_NETNSID not in found else 0,
         address=found.get(IFLA_ADDRESS, b""),
         resolves=not flags & IFF_NOARP,
+        takes_ring=takes_ring(name, device_kind),
         traits=traits(found, info),
     )
 

@@ -11,9 +11,10 @@ from concurrent.futures import BrokenExecutor
 from contextlib import suppress
 from dataclasses import replace
 
-from mirrord.control.host.links import Links, Path, View
+from mirrord.control.host.links import Links
+from mirrord.control.host.view import Path, View
 from mirrord.dataplane import netns
-from mirrord.dataplane.netns import Netns
+from mirrord.plans import Netns
 
 
 class Namespaces:

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mirrord.control.host.links import Link
+    from mirrord.control.host.view import Link
 
 SIOCETHTOOL = 0x8946
 ETHTOOL_GDRVINFO, ETHTOOL_GSTRINGS, ETHTOOL_GSSET_INFO, ETHTOOL_GFEATURES = 0x03, 0x1B, 0x37, 0x3A
@@ -29,9 +29,9 @@ LEADING_ON = ("bond", "bridge", "team", "vlan")
 PARAVIRTUAL = (b"virtio_net", b"vmxnet3", b"hv_netvsc", b"xennet", b"vif")  # another host's kernel is the far side
 
 
-def takes_ring(link: Link) -> bool:
-    """Whether the device takes packets out of a TX ring as they are; for another stack the kernel copies them."""
-    return link.kind in SEGMENTING and _driver(link.name) not in PARAVIRTUAL
+def takes_ring(device: str, kind: str) -> bool:
+    """Whether a device takes packets out of a TX ring as they are; for another stack the kernel copies them."""
+    return kind in SEGMENTING and _driver(device) not in PARAVIRTUAL
 
 
 def uncut(link: Link, links: Iterable[Link]) -> str:
@@ -41,7 +41,7 @@ def uncut(link: Link, links: Iterable[Link]) -> str:
     if link.kind in LEADING_ON:
         lower = [one for one in links if one.master == link.index or one.index == link.lower]
         return next((words for one in lower if (words := uncut(one, links))), "")
-    if takes_ring(link):
+    if link.takes_ring:
         return ""
     return f"the far side of {link.name} would see copies joined"
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from mirrord.control.host.isolate import alternative_names, bridge_of
 from mirrord.control.host.rtnetlink import attributes, number, text
+from mirrord.control.host.view import Traits
 
 IFLA_XDP, IFLA_PROP_LIST, IFLA_PARENT_DEV_NAME, IFLA_PARENT_DEV_BUS_NAME = 43, 52, 56, 57
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
@@ -25,20 +25,6 @@ MODES = {
     "ipvlan": (1, {0: "l2", 1: "l3", 2: "l3s"}),  # IFLA_IPVLAN_MODE, enum ipvlan_mode
 }
 PCI_DEVICES = Path("/sys/bus/pci/devices")
-
-
-class Traits(NamedTuple):
-    """Of one device; most devices have none."""
-
-    mode: str = ""  # of a macvlan, macvtap or ipvlan, as `ip -d link` names it
-    xdp: str = ""  # how an XDP program is attached: native, generic, offloaded, several; "": none is
-    vlan_filtering: bool = False  # a bridge with VLANs of its own
-    functions: int = 0  # SR-IOV: how many virtual functions the NIC has
-    virtual: bool = False  # SR-IOV: a virtual function itself
-    taken_off: str = ""  # the bridge that mirrord took it off, while it is a destination
-
-
-NO_TRAITS = Traits()
 
 
 def traits(found: Mapping[int, bytes], info: Mapping[int, bytes]) -> Traits:

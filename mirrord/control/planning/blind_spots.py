@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from mirrord.control.host.links import Link, View
+from mirrord.control.host.view import Link, View
 from mirrord.control.planning.sources import matches
 from mirrord.model import BridgeSource, DeviceSource, FileDestination, Mirror, Session
 

@@ -9,19 +9,14 @@ from pathlib import PurePath
 from typing import NamedTuple
 
 from mirrord import model
-from mirrord.control.host.links import Lease, Link, Path, View
-from mirrord.control.host.offloads import takes_ring
+from mirrord.control.host.view import Lease, Link, Path, View
 from mirrord.control.planning.files import file_of
 from mirrord.control.planning.leases import refuse_if_set_aside
 from mirrord.control.planning.transmit_choice import choose, no_answer
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.forward.encap import Template
-from mirrord.dataplane.forward.flows import FlowLimit
-from mirrord.dataplane.forward.step import ForwardPlan
 from mirrord.dataplane.frame.headers import ETH_HEADER, IPPROTO_GRE, IPPROTO_UDP
-from mirrord.dataplane.transmit.file import FilePlan
-from mirrord.dataplane.transmit.sockets import DevicePlan, TunnelPlan
 from mirrord.errors import Refused
 from mirrord.model import (
     Config,
@@ -34,6 +29,7 @@ from mirrord.model import (
     TunnelDestination,
     VxlanDestination,
 )
+from mirrord.plans import DevicePlan, FilePlan, FlowLimit, ForwardPlan, TunnelPlan
 
 UDP_HEADER = 8
 IP_HEADER = {4: 20, 6: 40}
@@ -174,7 +170,7 @@ def _device(config: Config, to: DeviceDestination, source: Link, view: View, for
         view.netns,
         reserved=not to.normal_io,
         isolated=to.isolate,
-        takes_ring=to.netns is None and takes_ring(link),
+        takes_ring=to.netns is None and link.takes_ring,
     )
     return WayOut(plan, forward, tuple(warnings), trouble=trouble)
 

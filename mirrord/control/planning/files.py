@@ -5,7 +5,7 @@ from __future__ import annotations
 import os.path
 from pathlib import PurePath
 
-from mirrord.dataplane.transmit.retention import STAMP
+from mirrord.dataplane.transmit.file_names import STAMP
 from mirrord.model import DeviceSource, Session, TunnelSource
 from mirrord.values import GLOB
 

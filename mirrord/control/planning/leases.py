@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mirrord.control.host.links import AbsentError, Lease, Link, View
+from mirrord.control.host.view import AbsentError, Lease, Link, View
 from mirrord.errors import Refused
 from mirrord.model import Config, FlowNetwork
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mirrord.control.host.links import AbsentError, Link, View
-from mirrord.dataplane.capture.listener import ListenPlan
+from mirrord.control.host.view import AbsentError, Link, View
 from mirrord.dataplane.filter.rules import Selection
-from mirrord.dataplane.forward.decap import Tunnel
 from mirrord.model import (
     Config,
     ErspanDestination,
@@ -19,6 +17,7 @@ from mirrord.model import (
     VxlanDestination,
     VxlanSource,
 )
+from mirrord.plans import ListenPlan, Tunnel
 from mirrord.values import Address
 
 Named = Mapping[tuple[Tunnel, int, int], tuple[Address, ...]]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import NamedTuple
 
-from mirrord.control.host.links import AbsentError, Lease, Link, Path, View
+from mirrord.control.host.view import AbsentError, Lease, Link, Path, View
 from mirrord.control.planning import sources
 from mirrord.control.planning.blind_spots import blind_spots
 from mirrord.control.planning.destinations import path, shaping, way_out
@@ -19,13 +19,7 @@ from mirrord.control.planning.guests import Resolved
 from mirrord.control.planning.leases import lease, refuse_if_set_aside
 from mirrord.control.planning.listeners import listen_plan
 from mirrord.control.planning.selection import Selections
-from mirrord.dataplane.capture.listener import ListenPlan
-from mirrord.dataplane.capture.packet_socket import CapturePlan
 from mirrord.dataplane.filter.rules import Direction
-from mirrord.dataplane.netns import Netns
-from mirrord.dataplane.pipeline import PipelinePlan
-from mirrord.dataplane.transmit.file import FilePlan
-from mirrord.dataplane.transmit.sockets import TunnelPlan
 from mirrord.errors import Refused
 from mirrord.model import (
     BridgeSource,
@@ -37,6 +31,7 @@ from mirrord.model import (
     TunnelDestination,
     TunnelSource,
 )
+from mirrord.plans import CapturePlan, FilePlan, ListenPlan, Netns, PipelinePlan, TunnelPlan
 
 NO_LEASES: Mapping[str, Lease] = {}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
-from mirrord.control.host.links import AbsentError, Link, View
+from mirrord.control.host.view import AbsentError, Link, View
 from mirrord.control.planning.listeners import end, label
 from mirrord.dataplane.filter.rules import Direction
 from mirrord.errors import Refused

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from mirrord.control.host.links import AbsentError, Route
-from mirrord.dataplane.transmit.sockets import Hop
+from mirrord.control.host.view import AbsentError, Route
 from mirrord.model import Session
+from mirrord.plans import Hop
 
 SLOWER = "the Python data plane is slower with outer headers of its own"
 """Microseconds a copy, for what takes the kernel a part of one: it pays only where the native core joins copies."""

@@ -11,19 +11,18 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 from mirrord.control.configuration.config import Loaded
-from mirrord.control.host.links import AbsentError, Link, View
+from mirrord.control.host.view import AbsentError, Link, View
 from mirrord.control.planning import sources
 from mirrord.control.planning.blind_spots import blind_spots
 from mirrord.control.planning.destinations import IP_LONGEST, SHAPERS, fate, misled_bridge, path
 from mirrord.control.planning.leases import lease
 from mirrord.control.reporting.metrics import Reload, Row
 from mirrord.control.reporting.probes import Host, Kept
-from mirrord.dataplane.capture.listener import ListenPlan
 from mirrord.dataplane.counters import DROPPED, Slot
 from mirrord.dataplane.frame.headers import ETH_HEADER
-from mirrord.dataplane.transmit.file import FilePlan
 from mirrord.errors import Refused, nearest
 from mirrord.model import Config, DeviceDestination, DeviceSource, FileDestination, Mirror, Session, TunnelDestination
+from mirrord.plans import FilePlan, ListenPlan
 from mirrord.values import GLOB, show_size
 
 ERROR, WARNING = "error", "warning"

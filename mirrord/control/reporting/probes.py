@@ -20,20 +20,20 @@ from pathlib import Path as FilePath
 from typing import NamedTuple
 
 from mirrord.control.host import neighbours
-from mirrord.control.host.links import Path, View
 from mirrord.control.host.neighbours import Neighbour
 from mirrord.control.host.offloaded import with_offloaded_flows
 from mirrord.control.host.rtnetlink import Rtnetlink
+from mirrord.control.host.view import Path, View
 from mirrord.control.planning.plan import Key
 from mirrord.control.reporting.metrics import Row
 from mirrord.dataplane import native
 from mirrord.dataplane.capture.fanout import SOL_PACKET
-from mirrord.dataplane.capture.packet_socket import PACKET_VERSION, TPACKET_V3, CapturePlan
+from mirrord.dataplane.capture.packet_socket import PACKET_VERSION, TPACKET_V3
 from mirrord.dataplane.filter.several import attach
 from mirrord.dataplane.netns import inside
-from mirrord.dataplane.transmit import retention
-from mirrord.dataplane.transmit.file import FilePlan
+from mirrord.dataplane.transmit import file_names, retention
 from mirrord.model import Daemon
+from mirrord.plans import CapturePlan, FilePlan
 
 UDP_SEGMENT = 103  # linux/udp.h, 4.18
 RTM_NEWNEIGH, NLM_F_REQUEST, NLM_F_ACK, NLMSG_ERROR = 28, 1, 4, 2  # linux/rtnetlink.h, linux/netlink.h
@@ -188,9 +188,9 @@ def _kept(plan: FilePlan) -> Kept:
             there, listed = os.listdir(directory), retention.read(directory, file.name)  # noqa: PTH208 (of a descriptor)
         finally:
             os.close(directory)
-        finished = [name for name in there if retention.final_names(file.name).fullmatch(name)]
+        finished = [name for name in there if file_names.final_names(file.name).fullmatch(name)]
         unlisted = len({*finished} - {*listed}) if plan.keep else 0
-        return Kept(retention.dated_ahead(finished, file.name, time.time_ns()), unlisted)
+        return Kept(file_names.dated_ahead(finished, file.name, time.time_ns()), unlisted)
     return Kept()
 
 

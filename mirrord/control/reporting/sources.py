@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mirrord.control.guests.inventory import Inventory
-from mirrord.control.host.links import View
+from mirrord.control.host.view import View
 from mirrord.control.reporting.metrics import Row
 
 NO_RATE = (0.0, 0.0)

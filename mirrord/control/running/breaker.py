@@ -14,7 +14,8 @@ from functools import partial
 from mirrord.control.host.link_load import Sample, sample
 from mirrord.control.logs import logger
 from mirrord.control.planning.plan import Key, Limit
-from mirrord.dataplane.netns import Netns, inside
+from mirrord.dataplane.netns import inside
+from mirrord.plans import Netns
 
 log = logger("breaker")
 

@@ -25,7 +25,7 @@ from typing import NamedTuple, TypeVar
 from mirrord.control.host import arp
 from mirrord.control.host.address_config import Placed, Taking
 from mirrord.control.host.leases_in_kernel import TABLES, Held, all_held
-from mirrord.control.host.links import AbsentError, Lease, View
+from mirrord.control.host.view import AbsentError, Lease, View
 from mirrord.control.logs import logger
 from mirrord.control.planning.leases import device
 from mirrord.errors import Refused

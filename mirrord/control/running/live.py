@@ -10,12 +10,11 @@ from contextlib import suppress
 
 from mirrord.control.planning.plan import Key
 from mirrord.dataplane.forward import encap
-from mirrord.dataplane.forward.step import ForwardPlan
 from mirrord.dataplane.memory import Memory
-from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
+from mirrord.dataplane.pipeline import Pipeline
 from mirrord.dataplane.tap import Tap
-from mirrord.dataplane.transmit.stream import StreamPlan
 from mirrord.dataplane.worker import ANSWER_SECONDS, Worker
+from mirrord.plans import ForwardPlan, PipelinePlan, StreamPlan
 
 LOOK_SECONDS = 0.5
 """How often it is asked whether the reader is still there, when nothing comes."""

@@ -27,17 +27,15 @@ from mirrord.control.running.patience import Patience
 from mirrord.control.running.restarts import Restarts
 from mirrord.control.running.taps import Taps
 from mirrord.control.running.workers import Workers, stall, what
-from mirrord.dataplane.capture.packet_socket import CapturePlan
 from mirrord.dataplane.counters import SLOTS, Slot
 from mirrord.dataplane.forward.step import Numbering
 from mirrord.dataplane.memory import Memory
-from mirrord.dataplane.pipeline import Pipeline, PipelinePlan, open_pipelines
+from mirrord.dataplane.pipeline import Pipeline, open_pipelines
 from mirrord.dataplane.rounds import LATENCY_SECONDS
-from mirrord.dataplane.transmit.file import FilePlan
-from mirrord.dataplane.transmit.sockets import DevicePlan, TunnelPlan
 from mirrord.dataplane.worker import Failure, Worker
 from mirrord.errors import Refused
 from mirrord.errors import reason as reason_of
+from mirrord.plans import CapturePlan, DevicePlan, FilePlan, PipelinePlan, TunnelPlan
 
 log = logger("pipelines")
 
@@ -227,7 +225,9 @@ class Pipelines:
             now = {key: self._trouble(key) for key in self._running}
             running = [(key, pipeline) for key in self._running for pipeline, _ in self._of(key)]
             refused = {key for key, pipeline in running if pipeline.gso_refused()}
-            rings = {key: tap.short_ring for key in self._running if (tap := self._running[key][0].tap) is not None}
+            rings = {
+                key: source.short_ring for key, row in self._running.items() if (source := row[0].source) is not None
+            }
             short = {key for key, pipeline in running if pipeline.tables.short}
         for key in short - self._short_tables:
             log.warning(NO_TABLE, **_names(key))
@@ -460,11 +460,12 @@ class Pipelines:
         verdict = self._verdicts.get(key, Verdict())
         counters = self._total(key)
         state = "failed" if failure else "paused" if verdict.paused else "up"
-        taps = [pipeline.tap for pipeline, _ in self._of(key) if pipeline.tap is not None]
-        filled = [fill for tap in taps if (fill := tap.ring_fill) is not None]
+        sources = [pipeline.source for pipeline, _ in self._of(key) if pipeline.source is not None]
+        filled = [fill for source in sources if (fill := source.ring_fill) is not None]
         return Row(
             entry, state, failure or verdict.reason, counters,
-            capture=taps[0].captures_by if taps else "", ring_fill=max(filled, default=None), flows=self._flows(key),
+            capture=sources[0].captures_by if sources else "", ring_fill=max(filled, default=None),
+            flows=self._flows(key),
             remarks=(NO_TABLE,) if any(pipeline.tables.short for pipeline, _ in self._of(key)) else (),
         )  # fmt: skip
 

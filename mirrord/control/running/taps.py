@@ -14,12 +14,11 @@ from dataclasses import replace
 from mirrord.control.host.device_rate import Place
 from mirrord.control.planning.plan import Key
 from mirrord.control.running.workers import Workers, what
-from mirrord.dataplane.capture.packet_socket import CapturePlan
 from mirrord.dataplane.filter.rules import Selection
-from mirrord.dataplane.pipeline import Pipeline, PipelinePlan
+from mirrord.dataplane.pipeline import Pipeline
 from mirrord.dataplane.tap import Tap, open_taps
-from mirrord.dataplane.transmit.file import FilePlan
 from mirrord.dataplane.worker import Worker
+from mirrord.plans import CapturePlan, FilePlan, PipelinePlan
 
 _ANY = Selection()
 

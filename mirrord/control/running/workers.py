@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from mirrord.control.logs import logger
 from mirrord.dataplane.counters import Counters, Slot
 from mirrord.dataplane.rounds import LATENCY_SECONDS
+from mirrord.dataplane.tap import tap_of
 from mirrord.dataplane.transmit.file import FileTransmit
 from mirrord.dataplane.worker import ANSWER_SECONDS, Failure, Worker
 
@@ -139,7 +140,7 @@ def _give_up(pipeline: Pipeline) -> None:
     """Count as lost all that a pipeline has not got to, whose worker is stuck in it."""
     row, pipeline.counters = pipeline.counters.row, Counters()
     pipeline.counters.row[:] = row  # not the ones that its worker goes on with, should it come back
-    if pipeline.tap is not None:
-        pipeline.lose(pipeline.tap.left_behind())
+    if (tap := tap_of(pipeline)) is not None:
+        pipeline.lose(tap.left_behind())
     if isinstance(pipeline.transmit, FileTransmit):
         pipeline.counters.add(Slot.dropped_write_error, max(pipeline.counters.unaccounted(), 0))

@@ -16,8 +16,6 @@ import socket
 import struct
 import threading
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TYPE_CHECKING
 
 from mirrord.dataplane.capture.listener_filter import compile_listener
@@ -30,9 +28,10 @@ from mirrord.dataplane.capture.packet_socket import (
     stamp,
 )
 from mirrord.dataplane.filter import bpf
-from mirrord.dataplane.forward.decap import Tunnel, decapsulate, unfinished
+from mirrord.dataplane.forward.decap import decapsulate, unfinished
 from mirrord.dataplane.frame.headers import IPPROTO_GRE, IPPROTO_UDP
 from mirrord.dataplane.frame.wire import Frame
+from mirrord.plans import ListenPlan, Tunnel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -41,20 +40,6 @@ if TYPE_CHECKING:
 
 SO_MEMINFO = 55  # asm-generic/socket.h
 _MEMINFO = struct.Struct("=9I")  # bytes that wait, ..., packets dropped
-
-
-@dataclass(frozen=True, slots=True)
-class ListenPlan:
-    """Which tunnel's frames to take. `local` may be 0.0.0.0 or ::, any address of the host."""
-
-    tunnel: Tunnel
-    local: IPv4Address | IPv6Address
-    selection: Selection  # of the frames inside
-    port: int = 0  # UDP only
-    ident: int | None = None  # VNI, key, or session id; None: any
-    allow: tuple[IPv4Network | IPv6Network, ...] = ()  # the senders; empty: any
-    elsewhere: tuple[IPv4Address | IPv6Address, ...] = ()  # what comes to these is other listeners'
-    buffer_size: int = 8 << 20  # bytes
 
 
 class _Holders:

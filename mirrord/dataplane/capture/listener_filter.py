@@ -19,7 +19,6 @@ from mirrord.dataplane.forward.decap import (
     GRE_HEADER,
     UDP_HEADER,
     VXLAN_HEADER,
-    Tunnel,
 )
 from mirrord.dataplane.forward.encap import (
     ETH_P_ERSPAN,
@@ -29,6 +28,7 @@ from mirrord.dataplane.forward.encap import (
     GRE_SEQUENCE,
     VXLAN_FLAGS,
 )
+from mirrord.plans import Tunnel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

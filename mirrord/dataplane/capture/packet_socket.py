@@ -19,14 +19,14 @@ import errno
 import mmap
 import socket
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from mirrord.dataplane.capture.fanout import SOL_PACKET, Group, set_slowly, steer
 from mirrord.dataplane.filter import bpf, several
 from mirrord.dataplane.frame.headers import Tag
 from mirrord.dataplane.frame.wire import VNET, Frame, Vnet
-from mirrord.dataplane.netns import Netns, inside
+from mirrord.dataplane.netns import inside
+from mirrord.plans import CapturePlan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,19 +86,6 @@ _AUXDATA = struct.Struct("=IIIHHHH")  # status, len, snaplen, mac, net, tci, tpi
 _TIMESPEC = struct.Struct("@ll")
 _STATISTICS = struct.Struct("=II")
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-@dataclass(frozen=True, slots=True)
-class CapturePlan:
-    """What to capture and how. `ring_size` is in bytes, rounded up to whole blocks, two of them at least."""
-
-    device: str
-    index: int
-    selection: Selection
-    mode: str = "ring"  # or "socket", "auto"
-    ring_size: int = 8 << 20
-    promiscuous: bool = False
-    netns: Netns | None = None  # where the device is; None: here
 
 
 class Statistics(NamedTuple):

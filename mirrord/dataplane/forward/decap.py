@@ -8,8 +8,6 @@ VXLAN: RFC 7348 5. GRE: RFC 2784 2, RFC 2890 2. ERSPAN: draft-foschiano-erspan-0
 
 from __future__ import annotations
 
-from enum import IntEnum
-
 from mirrord.dataplane.forward.encap import (
     ETH_P_ERSPAN,
     ETH_P_ERSPAN_III,
@@ -22,6 +20,7 @@ from mirrord.dataplane.frame.checksum import ones_sum
 from mirrord.dataplane.frame.headers import ETH_HEADER, IPPROTO_TCP, IPPROTO_UDP, parse
 from mirrord.dataplane.frame.segment import MAX_HEADERS
 from mirrord.dataplane.frame.wire import VNET_GSO_TCPV4, VNET_GSO_TCPV6, VNET_NEEDS_CSUM, Vnet
+from mirrord.plans import Tunnel
 
 UDP_HEADER = 8
 VXLAN_HEADER = 8
@@ -37,14 +36,6 @@ ERSPAN_FRAME_TYPE = 0x7C00  # in the last 16 bits of a type III header; 0: Ether
 ERSPAN_OPTIONAL = 0x0001  # there: a subheader follows
 
 CHECKSUM_FIELDS = {IPPROTO_TCP: 16, IPPROTO_UDP: 6}
-
-
-class Tunnel(IntEnum):
-    """How the frames that a listener takes are wrapped."""
-
-    VXLAN = 1
-    GRE = 2  # transparent Ethernet bridging
-    ERSPAN = 3  # types I, II and III
 
 
 def decapsulate(tunnel: Tunnel, packet: bytes) -> bytes | None:

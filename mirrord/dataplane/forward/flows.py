@@ -15,10 +15,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mirrord.dataplane.forward.fragments import Fragments
 from mirrord.dataplane.frame.headers import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, Headers
+from mirrord.dataplane.frame.wire import CLOCK_STEP_NANOSECONDS
+
+if TYPE_CHECKING:
+    from mirrord.plans import FlowLimit
 
 FLOW_BYTES = 88
 """What the native core takes for a flow at most, with its share of the chains."""
@@ -32,20 +36,6 @@ TCP_FLAGS = 13  # where they are in the header
 TCP_ENDS = 0x07  # FIN, SYN, RST
 
 PASSES = 0  # in place of a flow's number: what its first fragment was
-
-CLOCK_STEP_NANOSECONDS = 1_000_000_000
-"""Capture times go back a little where several processors stamp frames; by more, the clock was set."""
-
-
-@dataclass(frozen=True, slots=True)
-class FlowLimit:
-    """How much of each flow is mirrored whole; 0: any number. What comes first decides."""
-
-    packets: int = 0
-    octets: int = 0  # of frames as they are read
-    headers: bool = False  # what comes after is cut behind its headers; else skipped
-    idle: int = 60_000_000_000  # nanoseconds until a flow is forgotten
-    flows: int = 65536  # the most that are known
 
 
 @dataclass(slots=True)

@@ -20,12 +20,13 @@ from typing import NamedTuple
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.rules import Selection, decide
 from mirrord.dataplane.forward.conversation import Conversations
-from mirrord.dataplane.forward.encap import Facts, Template
-from mirrord.dataplane.forward.flows import CLOCK_STEP_NANOSECONDS, Flow, FlowLimit, Flows, passes
-from mirrord.dataplane.forward.own_copies import Guard, OwnCopies, pack
+from mirrord.dataplane.forward.encap import Facts
+from mirrord.dataplane.forward.flows import Flow, Flows, passes
+from mirrord.dataplane.forward.own_copies import OwnCopies
 from mirrord.dataplane.frame.headers import ETH_HEADER, TPIDS, Headers, flow_hash, parse
 from mirrord.dataplane.frame.segment import MalformedError
-from mirrord.dataplane.frame.wire import ADDRESSES, TAG, Frame, rebuild
+from mirrord.dataplane.frame.wire import ADDRESSES, CLOCK_STEP_NANOSECONDS, TAG, Frame, rebuild
+from mirrord.plans import ForwardPlan
 
 SOURCE_PORTS = 49152
 """The first of the 16384 dynamic ports (RFC 6335 6) that RFC 7348 5 wants for the outer source port."""
@@ -39,32 +40,6 @@ _TPIDS = [tpid.to_bytes(2, "big") for tpid in TPIDS]
 
 _SECOND = 1_000_000_000
 """What a bit or a copy costs: a bucket counts in nanoseconds times its rate, so that all of it are whole numbers."""
-
-
-@dataclass(frozen=True, slots=True)
-class ForwardPlan:
-    """What becomes of a captured frame. Lengths are in bytes."""
-
-    template: Template
-    snaplen: int = 0  # of the mirrored frame, outer headers not included; 0: all
-    frame_limit: int = 0  # the longest frame that the path MTU lets a copy carry; 0: no limit
-    longest: int = 0  # the longest frame that a copy can carry in however many fragments; 0: no limit
-    on_mtu_exceeded: str = "truncate"  # or "fragment", "drop"
-    sampling_rate: int = 1  # 1 in n conversations
-    flow_limit: FlowLimit | None = None  # how much of each flow
-    rate_limit: int = 0  # bits a second of sent bytes; 0: none
-    packet_limit: int = 0  # copies a second; 0: none
-    strip_tag: bool = False  # take the outermost VLAN tag off
-    push_tag: int = 0  # put an 802.1Q tag of this id on; 0: none
-    overhead: int = 0  # what counts as sent beside header and frame: the kernel's headers; less what does not count
-    blocked: Slot | None = None  # make no copies for now: what each frame counts as instead
-    guards: tuple[Guard, ...] = ()  # copies already, not to be mirrored again
-    exact: Selection | None = None  # match it here: the kernel ran a coarser filter, or rules are counted
-
-    @property
-    def packed_guards(self) -> bytes:
-        """The guards for the native core."""
-        return pack(self.guards)
 
 
 class Copy(NamedTuple):

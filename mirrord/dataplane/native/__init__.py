@@ -13,7 +13,7 @@ from mirrord.dataplane.filter.bpf import compile_selection
 if TYPE_CHECKING:
     from array import array
 
-    from mirrord.dataplane.forward.step import ForwardPlan
+    from mirrord.plans import ForwardPlan
 
 __all__ = ["core", "matcher", "missing"]
 

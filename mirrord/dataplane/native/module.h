@@ -2,7 +2,7 @@
 #ifndef MIRRORD_MODULE_H
 #define MIRRORD_MODULE_H
 
-#include "core.h"
+#include "tap.h"
 
 /* plan.c: read a ForwardPlan, and what matches for it: None, or a program (bytes) and where it counts (None, or an array of
  * 64-bit numbers). False with an exception set. Either way the plan is the caller's to clear. */

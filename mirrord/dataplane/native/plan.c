@@ -3,8 +3,10 @@
 #include <Python.h>
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "module.h"
+#include "transmit/pcapng.h"
 
 static bool read_number(PyObject *object, const char *name, uint64_t *number)
 {

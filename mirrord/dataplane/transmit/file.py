@@ -22,15 +22,16 @@ import fcntl
 import os
 import stat
 import time
-from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from mirrord import __version__
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.transmit import pcapng
-from mirrord.dataplane.transmit.retention import Finished, final_name
+from mirrord.dataplane.transmit.file_names import final_name
+from mirrord.dataplane.transmit.retention import Finished
 from mirrord.dataplane.transmit.sockets import Sent
+from mirrord.plans import FilePlan
 
 if TYPE_CHECKING:
     import socket
@@ -49,24 +50,6 @@ SAME_MOMENT = 1_000_000_000
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-@dataclass(frozen=True, slots=True)
-class FilePlan:
-    """Copies are appended to `name`, a path below `directory` in which no symbolic link is followed."""
-
-    directory: str
-    name: str
-    interface: str  # that the packets were captured on
-    comment: str = ""
-    snaplen: int = 0
-    rotate_size: int = 0  # bytes; 0: any
-    rotate_seconds: int = 0  # 0: any
-    keep: int = 0  # files, the one in work included; 0: all
-
-    @property
-    def path(self) -> str:
-        return os.path.join(self.directory, self.name)  # noqa: PTH118 (text for messages)
 
 
 class Output(ctypes.Structure):

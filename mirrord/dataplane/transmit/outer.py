@@ -15,7 +15,7 @@ from mirrord.dataplane.frame.headers import ETH_HEADER, ETH_P_IP, ETH_P_IPV6, IP
 from mirrord.dataplane.frame.wire import VNET, Vnet
 
 if TYPE_CHECKING:
-    from mirrord.dataplane.transmit.sockets import TunnelPlan
+    from mirrord.plans import TunnelPlan
 
 IPV4_HEADER, IPV6_HEADER, UDP_HEADER = 20, 40, 8
 UDP_CHECKSUM = 6  # its offset

@@ -22,7 +22,6 @@ import select
 import socket
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -30,10 +29,11 @@ from mirrord.dataplane.counters import Slot, dropped_by
 from mirrord.dataplane.filter import bpf
 from mirrord.dataplane.forward.step import SOURCE_PORTS
 from mirrord.dataplane.frame.headers import IPPROTO_UDP
-from mirrord.dataplane.netns import Netns, inside
+from mirrord.dataplane.netns import inside
 from mirrord.dataplane.transmit.lanes import Lanes
 from mirrord.dataplane.transmit.outer import Outer
 from mirrord.dataplane.transmit.tx_ring import TxRing
+from mirrord.plans import DevicePlan, TunnelPlan
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -65,50 +65,6 @@ SO_NO_CHECK = 11
 SO_SNDBUFFORCE = 32
 MSG_ERRQUEUE = 0x2000
 SOL_PACKET, PACKET_VNET_HDR = 263, 15  # linux/socket.h, linux/if_packet.h
-
-
-@dataclass(frozen=True, slots=True)
-class DevicePlan:
-    """Copies leave by this device, as they are."""
-
-    device: str
-    index: int
-    mark: int = 0
-    netns: Netns | None = None  # where the device is; None: here
-    reserved: bool = False  # nothing else passes it meanwhile; the control plane sees to that
-    isolated: bool = False  # taken off its bridge meanwhile; as well
-    takes_ring: bool = False  # a TX ring pays: the device takes packets out of its memory
-
-
-@dataclass(frozen=True, slots=True)
-class Hop:
-    """The next hop of copies whose outer headers are ours. Addresses are of six bytes."""
-
-    device: str
-    index: int
-    source: bytes
-    destination: bytes
-    takes_ring: bool = False  # as of a DevicePlan
-
-
-@dataclass(frozen=True, slots=True)
-class TunnelPlan:
-    """Copies are the payload of UDP datagrams, or of packets of another IP protocol, that the kernel routes."""
-
-    remote: str
-    port: int = 0  # UDP only
-    protocol: int = IPPROTO_UDP
-    local: str = ""
-    device: str = ""  # leave by this one only
-    index: int = 0
-    netns: Netns | None = None  # where its sockets are; None: here
-    ttl: int = 64
-    dscp: int = 0
-    mark: int = 0
-    fragment: bool = False  # let the kernel fragment what exceeds the path MTU
-    hop: Hop | None = None  # leave by a packet socket, with outer headers of ours; None: the kernel routes
-    gso: bool = False  # several copies of a lane in one message; the native plane's alone
-    overtakes: bool = False  # with gso: copies of one lane may overtake another's, so that more of them are neighbours
 
 
 class Patience:

@@ -7,7 +7,6 @@ worker of its own, and a capture of its own, and no session notices.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mirrord import __version__
@@ -15,22 +14,13 @@ from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.transmit import pcapng
 from mirrord.dataplane.transmit.file import Output, write_all
 from mirrord.dataplane.transmit.sockets import Sent
+from mirrord.plans import StreamPlan
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterable
 
     from mirrord.dataplane.forward.step import Copy
-
-
-@dataclass(frozen=True, slots=True)
-class StreamPlan:
-    """Copies are written to `descriptor`, the end of a pipe, which is the transmit's from now on."""
-
-    descriptor: int
-    interface: str  # that the packets were captured on
-    comment: str = ""
-    snaplen: int = 0
 
 
 class StreamTransmit:

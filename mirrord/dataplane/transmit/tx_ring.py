@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from mirrord.dataplane.capture.fanout import SOL_PACKET, set_slowly
 
 if TYPE_CHECKING:
-    from mirrord.dataplane.transmit.sockets import DevicePlan
+    from mirrord.plans import DevicePlan
 
 PACKET_VERSION, PACKET_TX_RING = 10, 13
 TPACKET_V2 = 1

@@ -2,6 +2,8 @@
 #define _GNU_SOURCE
 #include "capture/receive.h"
 
+#include "clock.h"
+
 enum { PACKETS_A_LOOK = 16 };	/* at the clock */
 
 /* Take one batch, `most` packets; false when that was all. */

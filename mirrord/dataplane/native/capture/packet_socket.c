@@ -2,57 +2,16 @@
 #define _GNU_SOURCE
 #include "capture/receive.h"
 
-#include <errno.h>
 #include <linux/if_packet.h>
-#include <stdlib.h>
-#include <sys/mman.h>
-#include <time.h>
+#include <string.h>
+
+#include "clock.h"
 
 enum {
 	BLOCKS_A_TURN = 4,	/* then other taps have theirs */
 	FRAMES_A_LOOK = 32,	/* at the clock */
 	FIRST_BATCH = 8,
-	LARGEST_FRAME = 512 << 10,
 };
-
-static const size_t BUFFERS = (size_t)SOCKET_BATCH * LARGEST_FRAME;
-
-uint64_t monotonic(void)
-{
-	struct timespec clock;
-
-	clock_gettime(CLOCK_MONOTONIC, &clock);
-	return (uint64_t)clock.tv_sec * 1000000000u + (uint64_t)clock.tv_nsec;
-}
-
-bool open_work(struct work *work)
-{
-	void *buffers = mmap(NULL, BUFFERS, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-	*work = (struct work){ .batch = malloc(sizeof(struct batch)), .outgoing = new_outgoing(),
-			       .staged = new_staged(), .buffers = buffers == MAP_FAILED ? NULL : buffers };
-	if (work->batch && work->outgoing && work->staged && work->buffers)
-		return true;
-	close_work(work);
-	return false;
-}
-
-void close_work(struct work *work)
-{
-	free(work->batch);
-	free(work->outgoing);
-	free(work->staged);
-	if (work->buffers)
-		munmap(work->buffers, BUFFERS);
-	*work = (struct work){ 0 };
-}
-
-static void set_tag(struct frame *frame, uint32_t status, uint32_t tpid, uint32_t tci)
-{
-	frame->tagged = status & TP_STATUS_VLAN_VALID;
-	frame->tpid = status & TP_STATUS_VLAN_TPID_VALID ? (uint16_t)tpid : 0x8100;
-	frame->tci = (uint16_t)tci;
-}
 
 static bool user_may_read(const struct tpacket_block_desc *block)
 {
@@ -132,41 +91,6 @@ static bool run_ring(struct tap *tap, struct work *work, uint64_t until)
 		tap->block = (tap->block + 1) % tap->block_count;
 	}
 	return user_may_read(block_of(tap, 0));
-}
-
-void read_control(struct frame *frame, struct msghdr *message)
-{
-	for (struct cmsghdr *control = CMSG_FIRSTHDR(message); control; control = CMSG_NXTHDR(message, control)) {
-		if (control->cmsg_level == SOL_PACKET && control->cmsg_type == PACKET_AUXDATA) {
-			struct tpacket_auxdata data;
-
-			memcpy(&data, CMSG_DATA(control), sizeof(data));
-			frame->length = data.tp_len;
-			set_tag(frame, data.tp_status, data.tp_vlan_tpid, data.tp_vlan_tci);
-		} else if (control->cmsg_level == SOL_SOCKET && control->cmsg_type == SCM_TIMESTAMPNS) {
-			struct timespec stamp;
-
-			memcpy(&stamp, CMSG_DATA(control), sizeof(stamp));
-			frame->time = (uint64_t)stamp.tv_sec * 1000000000u + (uint64_t)stamp.tv_nsec;
-		}
-	}
-}
-
-int receive(struct tap *tap, uint8_t *buffers, struct received *received, int most)
-{
-	for (int n = 0; n < most; n++) {
-		received->vectors[n] = (struct iovec){ buffers + (size_t)n * LARGEST_FRAME, LARGEST_FRAME };
-		received->messages[n].msg_hdr = (struct msghdr){
-			.msg_name = &received->addresses[n], .msg_namelen = sizeof(received->addresses[n]),
-			.msg_iov = &received->vectors[n], .msg_iovlen = 1,
-			.msg_control = received->controls[n], .msg_controllen = sizeof(received->controls[n]),
-		};
-	}
-	int count = recvmmsg(tap->descriptor, received->messages, (unsigned int)most, MSG_DONTWAIT, NULL);
-
-	if (count < 0 && errno != EAGAIN)
-		tap->error = errno;
-	return count < 0 ? 0 : count;
 }
 
 /* Forward what there is, `most` frames at most; false when that was all. */

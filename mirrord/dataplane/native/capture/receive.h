@@ -1,13 +1,15 @@
-/* What packet_socket.c and listener.c share: a batch of messages taken from a socket. Needs _GNU_SOURCE. */
+/* What packet_socket.c and listener.c share: messages taken from a socket, and a frame's tag. Needs _GNU_SOURCE. */
 #ifndef MIRRORD_RECEIVE_H
 #define MIRRORD_RECEIVE_H
 
+#include <linux/if_packet.h>
 #include <sys/socket.h>
 
-#include "core.h"
+#include "tap.h"
 
 enum {
 	SOCKET_BATCH = 64,
+	LARGEST_FRAME = 512 << 10,
 	LARGE = 8192,		/* bytes of the mean frame from which fewer are taken at a time, */
 	LARGE_BATCH = 4,	/* so that their payload is still in the processor's cache when it is summed up and sent */
 };
@@ -24,5 +26,13 @@ struct received {
  * tap's error. */
 int receive(struct tap *tap, uint8_t *buffers, struct received *received, int most);
 void read_control(struct frame *frame, struct msghdr *message);
+
+/* The tag that the kernel took off, by what it says in an auxdata or a ring's header. */
+static inline void set_tag(struct frame *frame, uint32_t status, uint32_t tpid, uint32_t tci)
+{
+	frame->tagged = status & TP_STATUS_VLAN_VALID;
+	frame->tpid = status & TP_STATUS_VLAN_TPID_VALID ? (uint16_t)tpid : 0x8100;
+	frame->tci = (uint16_t)tci;
+}
 
 #endif

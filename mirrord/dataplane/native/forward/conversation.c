@@ -1,5 +1,5 @@
 /* The conversation that a frame is part of: what is kept or left out whole. */
-#include "core.h"
+#include "forward/forward.h"
 
 #include <netinet/in.h>
 

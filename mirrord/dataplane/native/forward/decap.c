@@ -1,8 +1,10 @@
 /* What a tunnel's packet carries, and what its sender left undone in it. */
-#include "core.h"
+#include "forward/forward.h"
 
 #include <linux/virtio_net.h>
 #include <netinet/in.h>
+
+#include "bytes.h"
 
 enum {
 	VXLAN_HEADER = 8,

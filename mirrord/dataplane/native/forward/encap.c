@@ -1,5 +1,10 @@
 /* What one copy has around the frame: the template, and the fields that differ from copy to copy. */
-#include "core.h"
+#include "forward/forward.h"
+
+#include <string.h>
+
+#include "bytes.h"
+#include "transmit/pcapng.h"
 
 enum {
 	ERSPAN_TAGGED = 3,	/* the tag is still in the frame */

@@ -1,9 +1,12 @@
 /* The first of each flow: a table of places, in chains by a hash and in a row by when they were seen. */
-#include "core.h"
+#include "forward/flows.h"
 
 #include <netinet/in.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/random.h>
+
+#include "forward/forward.h"
 
 enum {
 	TIDIED = 2,		/* flows.py tells of these */

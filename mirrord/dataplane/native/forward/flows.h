@@ -2,11 +2,7 @@
 #ifndef MIRRORD_FLOWS_H
 #define MIRRORD_FLOWS_H
 
-#include <stdbool.h>
-#include <stdint.h>
-
-struct frame;
-struct headers;
+#include "frame/frame.h"
 
 /* flows.py: FlowLimit. */
 struct flow_limit {

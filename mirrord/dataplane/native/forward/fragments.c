@@ -1,7 +1,8 @@
 /* What the first fragment of a datagram told, for its later ones: a ring of the last ones, and chains to find them by. */
-#include "core.h"
+#include "forward/forward.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 enum { MOST = 1024 };	/* fragments.py; a power of two */
 

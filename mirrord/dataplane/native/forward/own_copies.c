@@ -1,7 +1,10 @@
 /* Tunnel packets of configured destinations and listeners, which are copies already. */
-#include "core.h"
+#include "forward/forward.h"
 
 #include <stdlib.h>
+#include <string.h>
+
+#include "bytes.h"
 
 enum { MOST_WORDS = 2 };	/* own_copies.py */
 

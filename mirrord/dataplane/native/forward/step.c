@@ -1,9 +1,12 @@
 /* Frames to copies: the step in the middle of every session. */
-#include "core.h"
+#include "forward/forward.h"
 
 #include <linux/if_ether.h>
 #include <linux/virtio_net.h>
 #include <sched.h>
+#include <string.h>
+
+#include "bytes.h"
 
 /* Where SCTP's checksum is in its header. No other protocol has one there, so it tells SCTP in tunnels too. */
 enum { SCTP_CHECKSUM = 8 };

@@ -1,7 +1,8 @@
 /* The Internet checksum, RFC 1071; and the CRC32c that SCTP has in its place, RFC 9260 appendix A. */
-#include "core.h"
+#include "frame/frame.h"
 
 #include <arpa/inet.h>
+#include <string.h>
 
 uint32_t fold(uint64_t sum)
 {

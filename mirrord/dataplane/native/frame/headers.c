@@ -1,8 +1,10 @@
 /* What a frame's headers say, and the hash of its flow. */
-#include "core.h"
+#include "frame/frame.h"
 
 #include <linux/if_ether.h>
 #include <netinet/in.h>
+
+#include "bytes.h"
 
 enum { MAX_EXTENSIONS = 6 };
 

@@ -1,8 +1,11 @@
 /* A super-frame cut into the frames that the wire carried. */
-#include "core.h"
+#include "frame/frame.h"
 
 #include <linux/if_ether.h>
 #include <netinet/in.h>
+#include <string.h>
+
+#include "bytes.h"
 
 enum {
 	ETH_P_ETHERNET = 0x6558,	/* transparent Ethernet bridging */

@@ -1,5 +1,5 @@
 /* In which order a batch's copies leave, and which of them may share a message. */
-#include "core.h"
+#include "transmit/transmit.h"
 
 enum {
 	MOST_SEGMENTS = 64,	/* UDP_MAX_SEGMENTS before Linux 6.9 */

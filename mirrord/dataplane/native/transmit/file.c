@@ -2,12 +2,14 @@
  * decides.
  */
 #define _GNU_SOURCE
-#include "core.h"
+#include "transmit/file.h"
 
 #include <errno.h>
 #include <sys/uio.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "clock.h"
+#include "transmit/pcapng.h"
 
 enum { VECTORS = 3, MOST_BLOCKS = 1024 / VECTORS };	/* of a block; in one call, by UIO_MAXIOV */
 
@@ -104,10 +106,8 @@ static uint32_t write_some(struct output *output, struct batch *batch, uint32_t 
 static void count_written(struct file *file, const struct message *messages, uint32_t count)
 {
 	uint64_t *counters = file->counters;
-	struct timespec clock;
+	uint64_t now = wall_clock();
 
-	clock_gettime(CLOCK_REALTIME, &clock);
-	uint64_t now = (uint64_t)clock.tv_sec * 1000000000u + (uint64_t)clock.tv_nsec;
 	for (uint32_t n = 0; n < count; n++) {
 		counters[SENT_PACKETS]++;
 		counters[SENT_BYTES] += messages[n].head_length + messages[n].tail_length - PACKET_HEADER;

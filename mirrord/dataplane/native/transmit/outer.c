@@ -1,9 +1,12 @@
 /* The headers of a copy that leaves by a packet socket: Ethernet, IP and, where there is one, UDP. */
-#include "core.h"
+#include "transmit/transmit.h"
 
 #include <linux/if_ether.h>
 #include <linux/virtio_net.h>
 #include <netinet/in.h>
+#include <string.h>
+
+#include "bytes.h"
 
 enum {
 	IPV6_HEADER = 40,

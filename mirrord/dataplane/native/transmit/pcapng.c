@@ -1,5 +1,9 @@
 /* What a packet block of a pcapng file has around its packet. Numbers are little-endian. */
-#include "core.h"
+#include "transmit/pcapng.h"
+
+#include <string.h>
+
+#include "forward/forward.h"
 
 enum {
 	PACKET = 6,

@@ -1,22 +1,21 @@
 /* Copies out of the host: a batch over a row of sockets, or one packet socket, many messages to a system call. */
 #define _GNU_SOURCE
-#include "core.h"
+#include "transmit/transmit.h"
 
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/udp.h>
-#include <poll.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
-#include <time.h>
+
+#include "clock.h"
 
 enum {
 	ATTEMPTS = 4,
 	REFUSED_ATTEMPTS = 64,
 };
-
-enum { FIRST_BOUND = 50000 };	/* counters.py: LATENCY_BOUNDS; each is twice the one before */
 
 static int dropped_by(const struct transmit *transmit, int error)
 {
@@ -37,16 +36,6 @@ static int dropped_by(const struct transmit *transmit, int error)
 	}
 }
 
-void observe_latency(uint64_t *counters, uint64_t time, uint64_t now)
-{
-	uint64_t taken = now > time ? now - time : 0;
-	uint64_t bounds = taken > FIRST_BOUND ? (taken - 1) / FIRST_BOUND : 0;
-	int bucket = bounds ? 64 - __builtin_clzll(bounds) : 0;
-
-	counters[LATENCY_SUM] += taken;
-	counters[LATENCY_BUCKET + (bucket < LATENCY_BOUNDS ? bucket : LATENCY_BOUNDS)]++;
-}
-
 /* Empty the error queue: what it holds was about copies that are gone. */
 static void clear_errors(int descriptor)
 {
@@ -54,29 +43,6 @@ static void clear_errors(int descriptor)
 
 	while (recvmsg(descriptor, &nothing, MSG_ERRQUEUE | MSG_DONTWAIT) >= 0)
 		;
-}
-
-void begin_turn(struct transmit *transmit, struct outgoing *outgoing)
-{
-	transmit->outgoing = outgoing;
-	transmit->patience = (transmit->jammed ? JAMMED_MILLISECONDS : PATIENCE_MILLISECONDS) * UINT64_C(1000000);
-	transmit->jammed = false;
-}
-
-bool wait_for_room(struct transmit *transmit, int descriptor)
-{
-	struct pollfd room = { .fd = descriptor, .events = POLLOUT };
-	struct timespec most = { .tv_nsec = (long)transmit->patience };
-	uint64_t begun = monotonic();
-
-	if (ppoll(&room, 1, &most, NULL) <= 0) {
-		transmit->patience = 0;
-		transmit->jammed = true;
-		return false;
-	}
-	uint64_t waited = monotonic() - begun;
-	transmit->patience -= waited < transmit->patience ? waited : transmit->patience;
-	return true;
 }
 
 /* How many of the messages were accepted, at least one; or minus the errno that the first was refused with. */
@@ -125,13 +91,6 @@ static void ask_for_segments(struct msghdr *message, uint8_t *memory, uint16_t s
 	message->msg_controllen = CMSG_SPACE(sizeof(size));
 }
 
-uint8_t *gather(const struct message *message, uint8_t *at)
-{
-	memcpy(at, message->head, message->head_length);
-	memcpy(at + message->head_length, message->tail, message->tail_length);
-	return at + message->head_length + message->tail_length;
-}
-
 static uint8_t *align(uint8_t *at)
 {
 	return (uint8_t *)(((uintptr_t)at + 7) & ~(uintptr_t)7);
@@ -178,10 +137,7 @@ static uint32_t build(struct transmit *transmit, struct message *const *row, uin
 static void count_sent(const struct transmit *transmit, struct message *const *row, uint32_t copies)
 {
 	uint64_t *counters = transmit->counters;
-	struct timespec clock;
-
-	clock_gettime(CLOCK_REALTIME, &clock);
-	uint64_t now = (uint64_t)clock.tv_sec * 1000000000u + (uint64_t)clock.tv_nsec, bytes = 0, frames = 0;
+	uint64_t now = wall_clock(), bytes = 0, frames = 0;
 
 	for (uint32_t n = 0; n < copies; n++) {
 		bytes += length_of(row[n]) + transmit->overhead;

@@ -2,7 +2,7 @@
  * system call. See tx_ring.py. Kernel: Documentation/networking/packet_mmap.rst, net/packet/af_packet.c (tpacket_snd).
  */
 #define _GNU_SOURCE
-#include "core.h"
+#include "transmit/transmit.h"
 
 #include <errno.h>
 #include <linux/if_packet.h>

@@ -1,0 +1,157 @@
+/* The forward step: a frame and a plan in, messages in a batch and counters out. */
+#ifndef MIRRORD_FORWARD_H
+#define MIRRORD_FORWARD_H
+
+#include "counters.h"
+#include "filter/bpf.h"
+#include "forward/flows.h"
+#include "frame/frame.h"
+
+enum {
+	MAX_TEMPLATE = 128,
+	MAX_PATCHES = 4,
+	MAX_TRAILER = 20,
+	BATCH = 512,		/* copies handed to the kernel at a time, and how far one may overtake where it may */
+};
+
+/* A field of the header that differs from copy to copy. */
+struct patch {
+	enum { SEQUENCE = 1, ERSPAN_II, ERSPAN_III, PACKET_BLOCK } field;
+	uint32_t at;
+};
+
+struct plan {
+	uint8_t header[MAX_TEMPLATE];
+	uint32_t header_length;
+	struct patch patches[MAX_PATCHES];
+	uint32_t patch_count;
+	int blocked;		/* the slot that each frame counts in for now, no copies being made; or NO_REASON */
+	bool strip_tag;
+	uint32_t push_tag;	/* or 0 */
+	uint32_t snaplen;
+	uint32_t frame_limit, longest;
+	enum { TRUNCATE, FRAGMENT, DROP } on_mtu_exceeded;
+	uint32_t sampling_rate;
+	struct fragments *firsts;	/* of the conversations that are sampled; or NULL */
+	struct flow_limit flow_limit;
+	struct flows *flows;	/* that it holds for; or NULL */
+	struct own_copies *own;	/* what is not mirrored again; or NULL */
+	void *guards_owner;	/* the bytes object that it looks into; or NULL */
+	uint64_t rate_limit;	/* bits a second, or 0 */
+	uint64_t packet_limit;	/* copies a second, or 0 */
+	int32_t overhead;	/* may be less than 0 */
+	struct sock_filter *exact;	/* or NULL */
+	uint32_t exact_length;
+	uint64_t *matches;	/* frames by the rule that accepted them, or NULL */
+	uint32_t match_count;
+	void *matches_owner;	/* plan.c's */
+};
+
+static inline bool retags(const struct plan *plan)
+{
+	return plan->strip_tag || plan->push_tag;
+}
+
+/* What changes from frame to frame. Pipelines of one session and source share it, each on a thread of its own. */
+struct state {
+	bool shared;
+	bool locked;		/* the buckets, while they are shared */
+	__int128 bits;		/* 64 bits are too few from 461 Gbit/s on */
+	__int128 packets;
+	uint64_t filled;	/* both */
+	uint32_t *sequence;	/* of the session's next copy that has one; its other sources count there too */
+};
+
+/* What the fields are made from. */
+struct facts {
+	uint32_t *sequence;	/* counted up where the header has one */
+	int vlan;		/* or NONE */
+	bool truncated;
+	bool egress;
+	uint64_t time;
+	uint32_t kept;		/* bytes of the mirrored frame in the copy */
+	uint32_t original;	/* bytes that it had */
+	uint32_t packets;	/* that the captured frame is on the wire; 0: nobody knows */
+};
+
+struct message {
+	const uint8_t *head;	/* in the plan, where all copies have the same, or in the message's room */
+	const uint8_t *tail;	/* in the capture's memory */
+	uint32_t head_length;
+	uint32_t tail_length;
+	uint64_t flow;
+	uint64_t time;
+	uint8_t trailer_length;	/* bytes of the room's trailer */
+	uint8_t lane;		/* which of the transmit's; send_batch fills it */
+	bool last;		/* of its frame's copies */
+};
+
+/* What of a message is its own. */
+struct room {
+	uint8_t head[MAX_TEMPLATE + MAX_HEADERS + TAG];
+	uint8_t trailer[MAX_TRAILER];
+};
+
+static inline uint32_t length_of(const struct message *message)
+{
+	return message->head_length + message->tail_length;
+}
+
+/* Copies on their way. flush() empties it; forward() calls it when it is full. Most messages use no room of their own, so
+ * the rooms stand apart. */
+struct batch {
+	struct message messages[BATCH];
+	uint32_t count;
+	void (*flush)(struct batch *batch, void *context);
+	void *context;
+	struct room rooms[BATCH];
+};
+
+static inline struct room *room_of(struct batch *batch, const struct message *message)
+{
+	return &batch->rooms[message - batch->messages];
+}
+
+/* forward/fragments.c: made by new_fragments (NULL: no memory), ended by free. */
+struct fragments;
+struct fragments *new_fragments(void);
+void remember_fragment(struct fragments *fragments, const struct headers *first, uint64_t number);
+bool recall_fragment(struct fragments *fragments, const struct headers *later, uint64_t *number);
+
+/* forward/own_copies.c: from what own_copies.pack gives, which has to outlive it; NULL: no memory. */
+struct own_copies;
+struct own_copies *new_own_copies(const void *packed, size_t length);
+void free_own_copies(struct own_copies *own);
+/* What was seen of fragments goes on to the next. */
+void keep_firsts(struct own_copies *own, struct own_copies *next);
+bool is_own_copy(struct own_copies *own, const struct headers *headers, const struct frame *frame);
+
+/* forward/conversation.c */
+uint64_t conversation_hash(const struct headers *headers, struct fragments *firsts, bool *guessed);
+
+/* forward/decap.c */
+enum tunnel { NO_TUNNEL, TUNNEL_VXLAN, TUNNEL_GRE, TUNNEL_ERSPAN };
+/* Find the frame in a packet that begins with its UDP or GRE header; false for a malformed one. */
+bool decapsulate(enum tunnel tunnel, struct frame *frame, const uint8_t *packet, uint32_t length);
+/* Tell in the frame's vnet header what its sender left to a device; split a TCP frame longer than limit, if not 0. */
+void unfinished(struct frame *frame, uint32_t limit);
+
+/* forward/encap.c: gives the trailer's length. */
+uint32_t fill(const struct plan *plan, const struct facts *facts, struct room *room);
+
+/* What every session that wants a frame asks of it, found out once. */
+struct parsed {
+	struct headers headers;
+	uint64_t flow;
+	bool hashed;		/* the flow is known */
+};
+
+/* forward/step.c: whether the plan's exact program, where it has one, wants the frame; its rule is counted. */
+bool wants(const struct plan *plan, const struct frame *frame);
+/* Gives NO_REASON when copies were made, whose TRUNCATED, SEGMENTED and FRAGMENTED are counted; or the slot of why there are
+ * none. The frame is wanted. */
+int forward(const struct plan *plan, struct state *state, const struct frame *frame, struct parsed *parsed,
+	    struct batch *batch, uint64_t *counters);
+void fill_buckets(const struct plan *plan, struct state *state);
+
+#endif

@@ -1,0 +1,98 @@
+/* Messages on their way out: by sockets, a packet socket, or its TX ring. */
+#ifndef MIRRORD_TRANSMIT_H
+#define MIRRORD_TRANSMIT_H
+
+#include <string.h>
+
+#include "forward/forward.h"
+
+enum {
+	MAX_SOCKETS = 64,
+	MAX_OUTER = 62,		/* Ethernet, IPv6, UDP */
+	SMALL = 256,		/* bytes of a copy that costs less to copy than to refer to */
+};
+
+/* transmit/outer.c: the headers before a copy that leaves by a packet socket; elsewhere they are the kernel's. */
+struct outer {
+	uint8_t header[MAX_OUTER];
+	uint32_t length;	/* 0: none */
+	bool udp;
+	uint16_t id;		/* of the next IPv4 packet */
+	uint32_t ip_sum;	/* of the IPv4 header but for length and id */
+	uint32_t pseudo_sum;	/* of the UDP pseudo-header but for the length */
+};
+
+struct outer_head {
+	struct vnet vnet;
+	uint8_t header[MAX_OUTER];
+};
+
+bool open_outer(struct outer *outer, const uint8_t *header, size_t length);
+/* The headers of `copies` copies in one message, each `segment` bytes long but the last; `payload` bytes in all. */
+void write_outer(struct outer *outer, struct outer_head *head, uint16_t port, uint32_t payload, uint32_t segment,
+		 uint32_t copies);
+
+/* transmit/tx_ring.c */
+struct tx_ring {
+	int descriptor;
+	uint8_t *memory;	/* or NULL: there is none */
+	uint32_t slots, slot_size;
+	uint32_t next;		/* slot to be filled */
+};
+
+struct outgoing;
+
+/* transmit/sockets.c: a lane is what copies of one flow leave by: a socket, or a source port of the packet socket. */
+struct transmit {
+	int sockets[MAX_SOCKETS];
+	uint16_t ports[MAX_SOCKETS];
+	uint32_t lanes;
+	void (*open_lane)(void *context, uint32_t lane);	/* gives a lane that has none its socket and port */
+	void *context;
+	int packet;		/* the packet socket, or -1 */
+	struct tx_ring ring;	/* of another packet socket for the same device */
+	struct outer outer;
+	bool gso;
+	bool overtakes;		/* with gso: copies of different lanes may leave in any order */
+	int gso_refused;	/* the errno that GSO was refused with, or 0 */
+	int32_t overhead;
+	bool failed;		/* a copy of the frame at hand was refused */
+	uint64_t patience;	/* nanoseconds that may still be waited for room in this turn */
+	bool jammed;		/* it ran out in this turn */
+	struct outgoing *outgoing;	/* the worker's, in its turn */
+	uint64_t *counters;
+};
+
+/* What send_batch builds messages in, to be freed with free(); NULL when there is no memory. */
+struct outgoing *new_outgoing(void);
+void send_batch(struct batch *batch, void *transmit);
+
+/* transmit/patience.c */
+/* A turn begins, on this working memory. */
+void begin_turn(struct transmit *transmit, struct outgoing *outgoing);
+/* Wait until the socket has room, as long as this turn's patience lasts; false when there is none. */
+bool wait_for_room(struct transmit *transmit, int descriptor);
+
+/* Copy a message to one place; gives its end there. */
+static inline uint8_t *gather(const struct message *message, uint8_t *at)
+{
+	memcpy(at, message->head, message->head_length);
+	memcpy(at + message->head_length, message->tail, message->tail_length);
+	return at + message->head_length + message->tail_length;
+}
+
+/* transmit/tx_ring.c */
+bool fits_slot(const struct tx_ring *ring, const struct message *message);
+/* How many of the row's first copies were accepted, the first of which fits; or minus the errno it was refused with. */
+int send_by_ring(struct transmit *transmit, struct message *const *row, uint32_t count);
+
+/* transmit/coalesce.c */
+/* The messages from `first` on as they are to leave: as they came, or by lane, where one may overtake another's. Gives their
+ * number. */
+uint32_t order(struct batch *batch, uint32_t first, uint32_t lanes, bool by_lane, struct message **row);
+/* How many of the row's first copies are of one lane. */
+uint32_t lane_length(struct message *const *row, uint32_t count);
+/* How many of the row's first copies may leave as one message: all of one lane and length but a shorter last one. */
+uint32_t run_length(struct message *const *row, uint32_t count);
+
+#endif

@@ -1,0 +1,193 @@
+"""Plans: what the data plane is to do, as immutable values. The control plane makes them, the data plane obeys them.
+
+Nothing here opens anything. Lengths and sizes are in bytes.
+"""
+
+from __future__ import annotations
+
+import os.path
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+from mirrord.dataplane.forward.own_copies import pack
+from mirrord.dataplane.frame.headers import IPPROTO_UDP
+
+if TYPE_CHECKING:
+    from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+    from mirrord.dataplane.counters import Slot
+    from mirrord.dataplane.filter.rules import Selection
+    from mirrord.dataplane.forward.encap import Template
+    from mirrord.dataplane.forward.own_copies import Guard
+
+
+class Netns(NamedTuple):
+    """A network namespace. The inode tells it from another that has come to the same path."""
+
+    path: str
+    inode: int
+
+
+# --- where frames come from ---
+
+
+@dataclass(frozen=True, slots=True)
+class CapturePlan:
+    """What to capture and how. `ring_size` is in bytes, rounded up to whole blocks, two of them at least."""
+
+    device: str
+    index: int
+    selection: Selection
+    mode: str = "ring"  # or "socket", "auto"
+    ring_size: int = 8 << 20
+    promiscuous: bool = False
+    netns: Netns | None = None  # where the device is; None: here
+
+
+class Tunnel(IntEnum):
+    """How the frames that a listener takes are wrapped."""
+
+    VXLAN = 1
+    GRE = 2  # transparent Ethernet bridging
+    ERSPAN = 3  # types I, II and III
+
+
+@dataclass(frozen=True, slots=True)
+class ListenPlan:
+    """Which tunnel's frames to take. `local` may be 0.0.0.0 or ::, any address of the host."""
+
+    tunnel: Tunnel
+    local: IPv4Address | IPv6Address
+    selection: Selection  # of the frames inside
+    port: int = 0  # UDP only
+    ident: int | None = None  # VNI, key, or session id; None: any
+    allow: tuple[IPv4Network | IPv6Network, ...] = ()  # the senders; empty: any
+    elsewhere: tuple[IPv4Address | IPv6Address, ...] = ()  # what comes to these is other listeners'
+    buffer_size: int = 8 << 20  # bytes
+
+
+# --- what becomes of them ---
+
+
+@dataclass(frozen=True, slots=True)
+class FlowLimit:
+    """How much of each flow is mirrored whole; 0: any number. What comes first decides."""
+
+    packets: int = 0
+    octets: int = 0  # of frames as they are read
+    headers: bool = False  # what comes after is cut behind its headers; else skipped
+    idle: int = 60_000_000_000  # nanoseconds until a flow is forgotten
+    flows: int = 65536  # the most that are known
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardPlan:
+    """What becomes of a captured frame. Lengths are in bytes."""
+
+    template: Template
+    snaplen: int = 0  # of the mirrored frame, outer headers not included; 0: all
+    frame_limit: int = 0  # the longest frame that the path MTU lets a copy carry; 0: no limit
+    longest: int = 0  # the longest frame that a copy can carry in however many fragments; 0: no limit
+    on_mtu_exceeded: str = "truncate"  # or "fragment", "drop"
+    sampling_rate: int = 1  # 1 in n conversations
+    flow_limit: FlowLimit | None = None  # how much of each flow
+    rate_limit: int = 0  # bits a second of sent bytes; 0: none
+    packet_limit: int = 0  # copies a second; 0: none
+    strip_tag: bool = False  # take the outermost VLAN tag off
+    push_tag: int = 0  # put an 802.1Q tag of this id on; 0: none
+    overhead: int = 0  # what counts as sent beside header and frame: the kernel's headers; less what does not count
+    blocked: Slot | None = None  # make no copies for now: what each frame counts as instead
+    guards: tuple[Guard, ...] = ()  # copies already, not to be mirrored again
+    exact: Selection | None = None  # match it here: the kernel ran a coarser filter, or rules are counted
+
+    @property
+    def packed_guards(self) -> bytes:
+        """The guards for the native core."""
+        return pack(self.guards)
+
+
+# --- where copies go ---
+
+
+@dataclass(frozen=True, slots=True)
+class DevicePlan:
+    """Copies leave by this device, as they are."""
+
+    device: str
+    index: int
+    mark: int = 0
+    netns: Netns | None = None  # where the device is; None: here
+    reserved: bool = False  # nothing else passes it meanwhile; the control plane sees to that
+    isolated: bool = False  # taken off its bridge meanwhile; as well
+    takes_ring: bool = False  # a TX ring pays: the device takes packets out of its memory
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """The next hop of copies whose outer headers are ours. Addresses are of six bytes."""
+
+    device: str
+    index: int
+    source: bytes
+    destination: bytes
+    takes_ring: bool = False  # as of a DevicePlan
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelPlan:
+    """Copies are the payload of UDP datagrams, or of packets of another IP protocol, that the kernel routes."""
+
+    remote: str
+    port: int = 0  # UDP only
+    protocol: int = IPPROTO_UDP
+    local: str = ""
+    device: str = ""  # leave by this one only
+    index: int = 0
+    netns: Netns | None = None  # where its sockets are; None: here
+    ttl: int = 64
+    dscp: int = 0
+    mark: int = 0
+    fragment: bool = False  # let the kernel fragment what exceeds the path MTU
+    hop: Hop | None = None  # leave by a packet socket, with outer headers of ours; None: the kernel routes
+    gso: bool = False  # several copies of a lane in one message; the native plane's alone
+    overtakes: bool = False  # with gso: copies of one lane may overtake another's, so that more of them are neighbours
+
+
+@dataclass(frozen=True, slots=True)
+class FilePlan:
+    """Copies are appended to `name`, a path below `directory` in which no symbolic link is followed."""
+
+    directory: str
+    name: str
+    interface: str  # that the packets were captured on
+    comment: str = ""
+    snaplen: int = 0
+    rotate_size: int = 0  # bytes; 0: any
+    rotate_seconds: int = 0  # 0: any
+    keep: int = 0  # files, the one in work included; 0: all
+
+    @property
+    def path(self) -> str:
+        return os.path.join(self.directory, self.name)  # noqa: PTH118 (text for messages)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPlan:
+    """Copies are written to `descriptor`, the end of a pipe, which is the transmit's from now on."""
+
+    descriptor: int
+    interface: str  # that the packets were captured on
+    comment: str = ""
+    snaplen: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PipelinePlan:
+    """One source of one session."""
+
+    capture: CapturePlan | ListenPlan
+    forward: ForwardPlan
+    transmit: DevicePlan | TunnelPlan | FilePlan | StreamPlan
+    count_rules_of: str = ""  # the filter that the rules are of, to be counted; "": they are not
+    workers: int = 1  # threads, which divide the source by its frames' addresses

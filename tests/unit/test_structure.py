@@ -1,0 +1,83 @@
+"""What may import what. Read from the source, so that imports inside functions and for types alone count, too."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import mirrord
+
+PACKAGE = Path(mirrord.__file__).parent
+OPENS_THINGS = {"ctypes", "fcntl", "mmap", "select", "socket"}
+DEFINITIONS = {
+    "mirrord.dataplane",
+    "mirrord.dataplane.counters",
+    "mirrord.dataplane.filter",
+    "mirrord.dataplane.filter.rules",
+    "mirrord.dataplane.forward",
+    "mirrord.dataplane.forward.encap",
+    "mirrord.dataplane.forward.fragments",
+    "mirrord.dataplane.forward.own_copies",
+    "mirrord.dataplane.frame",
+    "mirrord.dataplane.frame.headers",
+    "mirrord.dataplane.transmit",
+    "mirrord.dataplane.transmit.file_names",
+    "mirrord.dataplane.transmit.pcapng",
+}
+"""What of the data plane only says what is meant, and opens nothing."""
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in PACKAGE.rglob("*.py")}
+
+
+def imported(name: str) -> Iterator[str]:
+    """The modules that one imports: the package's by their full names, all others by their first."""
+    for node in ast.walk(ast.parse(MODULES[name].read_text())):
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name} has a relative import"
+            module = node.module or ""
+            found = [one if (one := f"{module}.{alias.name}") in MODULES else module for alias in node.names]
+        else:
+            continue
+        yield from (one if one in MODULES else one.partition(".")[0] for one in found)
+
+
+IMPORTS = {name: set(imported(name)) - {name} for name in MODULES}
+
+
+def reached(start: str) -> dict[str, tuple[str, ...]]:
+    """Every module that this one imports, by itself or through others, and through which."""
+    ways: dict[str, tuple[str, ...]] = {start: ()}
+    left = [start]
+    while left:
+        name = left.pop()
+        for other in IMPORTS.get(name, ()):
+            if other not in ways:
+                ways[other] = (*ways[name], name)
+                left.append(other)
+    return ways
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    ways = {name: reached(name) for name in MODULES}
+    circles = [(*ways[other][name], name) for name in MODULES for other in IMPORTS[name] if name in ways.get(other, ())]
+    assert not [" -> ".join(circle) for circle in circles]
+
+
+@pytest.mark.parametrize(
+    "name", ["mirrord.plans", *sorted(one for one in MODULES if one.startswith("mirrord.control.planning"))]
+)
+def test_plans_are_made_without_opening_anything(name: str) -> None:
+    ways = reached(name)
+    wrong = OPENS_THINGS | {one for one in MODULES if one.startswith("mirrord.dataplane") and one not in DEFINITIONS}
+    assert not [" -> ".join((*ways[one], one)) for one in sorted(wrong & ways.keys())]
