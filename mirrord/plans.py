@@ -69,6 +69,17 @@ class ListenPlan:
 
 # --- what becomes of them ---
 
+USUAL_HEADERS = 22 + 40 + 60
+"""Ethernet with two tags, IPv6, TCP with all of its options."""
+
+
+class OnMtuExceeded(IntEnum):
+    """What becomes of a copy that is too long for the path."""
+
+    truncate = 0
+    fragment = 1
+    drop = 2
+
 
 @dataclass(frozen=True, slots=True)
 class FlowLimit:
@@ -87,9 +98,10 @@ class ForwardPlan:
 
     template: Template
     snaplen: int = 0  # of the mirrored frame, outer headers not included; 0: all
+    past_headers: int | None = None  # of it, behind its own headers; None: all
     frame_limit: int = 0  # the longest frame that the path MTU lets a copy carry; 0: no limit
     longest: int = 0  # the longest frame that a copy can carry in however many fragments; 0: no limit
-    on_mtu_exceeded: str = "truncate"  # or "fragment", "drop"
+    on_mtu_exceeded: OnMtuExceeded = OnMtuExceeded.truncate
     sampling_rate: int = 1  # 1 in n conversations
     flow_limit: FlowLimit | None = None  # how much of each flow
     rate_limit: int = 0  # bits a second of sent bytes; 0: none
@@ -100,6 +112,12 @@ class ForwardPlan:
     blocked: Slot | None = None  # make no copies for now: what each frame counts as instead
     guards: tuple[Guard, ...] = ()  # copies already, not to be mirrored again
     exact: Selection | None = None  # match it here: the kernel ran a coarser filter, or rules are counted
+
+    def longest_kept(self, full: int) -> int:
+        """What may be left of frames of up to `full` bytes. Headers are taken for no longer than they usually are."""
+        if self.past_headers is not None:
+            return min(full, USUAL_HEADERS + self.past_headers)
+        return min(full, self.snaplen or full)
 
     @property
     def packed_guards(self) -> bytes:

@@ -255,6 +255,41 @@ def _percentage(value: object) -> int:
     return int(match[1])
 
 
+class Snaplen(NamedTuple):
+    """How much of a frame is kept: bytes, 0 for all; or, `past_headers`, so many bytes behind its headers."""
+
+    length: int = 0
+    past_headers: bool = False
+
+    def __str__(self) -> str:
+        if not self.past_headers:
+            return f"{self.length}"
+        return f"headers+{self.length}" if self.length else "headers"
+
+
+LONGEST_SNAPLEN = (1 << 31) - 1
+_SNAPLEN_FORMS = f'a whole number from 0 to {LONGEST_SNAPLEN}, "headers", or "headers+64" for 64 bytes behind them'
+
+
+def parse_snaplen(value: object) -> Snaplen:
+    """What is kept, of 96, "96", "headers" or "headers+64" (65535 at most behind them)."""
+    if isinstance(value, Snaplen):
+        return value
+    match = re.fullmatch(r"headers(?:\+([0-9]{1,5}))?", value) if isinstance(value, str) else None
+    if match and int(match[1] or 0) <= 0xFFFF:
+        return Snaplen(int(match[1] or 0), past_headers=True)
+    try:
+        return Snaplen(Between(0, LONGEST_SNAPLEN).parse(value))
+    except ValueError:
+        raise unexpected(_SNAPLEN_FORMS, value) from None
+
+
+def show_snaplen(snaplen: Snaplen) -> int | str:
+    """A number of bytes as a number, else as parse_snaplen reads it."""
+    return str(snaplen) if snaplen.past_headers else snaplen.length
+
+
+KeptLength = Annotated[Snaplen, Written(parse_snaplen, show_snaplen, {"anyOf": [{"type": "integer"}, TEXT]})]
 Size = Annotated[int, Written(parse_size, show_size, TEXT)]
 PositiveSize = Annotated[int, Written(_positive_size, show_size, TEXT)]
 RingSize = Annotated[int, Written(_ring_size, show_size, TEXT)]
@@ -547,13 +582,13 @@ VlanIds = Annotated[tuple[int, ...], Written(one_or_more(Between(1, 4094).parse)
 
 # VMs and containers.
 
-_MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
+MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 _GUEST = re.compile(r"[^\x00-\x1f\x7f/]{1,255}")
 
 
 def _nic(value: object) -> int | str:
     """An index, a MAC address (in lower case from now on), or every NIC."""
-    if isinstance(value, str) and (value == "*" or _MAC.fullmatch(value)):
+    if isinstance(value, str) and (value == "*" or MAC.fullmatch(value)):
         return value.lower()
     try:
         return Between(0, 255).parse(value)

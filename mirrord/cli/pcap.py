@@ -28,9 +28,10 @@ LONGEST = 64 << 20  # bytes of a block or packet: more is taken for damage
 
 
 class Packet(NamedTuple):
-    """What was captured of a frame; `egress` is None where the file does not tell."""
+    """What was captured of a frame of this length; `egress` is None where the file does not tell."""
 
     data: bytes
+    length: int
     egress: bool | None = None
 
 
@@ -63,8 +64,8 @@ def _pcap(file: BinaryIO, order: str) -> Iterator[Packet]:
     header = _exactly(file, 20)
     _require_ethernet(struct.unpack_from(f"{order}I", header, 16)[0] & 0xFFFF)  # above it: the length of an FCS
     while head := file.read(16):
-        captured = struct.unpack_from(f"{order}8xI", _whole(head, 16))[0]
-        yield Packet(_exactly(file, captured))
+        captured, original = struct.unpack_from(f"{order}8xII", _whole(head, 16))
+        yield Packet(_exactly(file, captured), original)
 
 
 def _pcapng(file: BinaryIO) -> Iterator[Packet]:
@@ -77,14 +78,14 @@ def _pcapng(file: BinaryIO) -> Iterator[Packet]:
             _require_ethernet(linktype)
             snaplens.append(snaplen)
         elif kind in (PACKET, OLD_PACKET):
-            captured = struct.unpack_from(f"{order}12xI", _whole(body, 20))[0]
+            captured, original = struct.unpack_from(f"{order}12xII", _whole(body, 20))
             data = _whole(body[20:], captured)[:captured]
-            yield Packet(data, _egress(body[20 + captured + -captured % 4 :], order))
+            yield Packet(data, original, _egress(body[20 + captured + -captured % 4 :], order))
         elif kind == SIMPLE_PACKET:
             original = struct.unpack_from(f"{order}I", _whole(body, 4))[0]
             limit = snaplens[0] if snaplens else 0
             captured = min(original, limit) if limit else original
-            yield Packet(_whole(body[4:], captured)[:captured])
+            yield Packet(_whole(body[4:], captured)[:captured], original)
 
 
 def _blocks(file: BinaryIO) -> Iterator[tuple[int, bytes, str]]:

@@ -16,7 +16,14 @@ from mirrord.cli.vocabulary import HELP, REQUIRED, SESSION, TABLES
 
 Command = Callable[..., None]
 
-METAVARS = {"description": "TEXT", "filter": "NAME", "rate_limit": "RATE", "ring_size": "SIZE", "pause_above": "N%"}
+METAVARS = {
+    "description": "TEXT",
+    "filter": "NAME",
+    "pause_above": "N%",
+    "rate_limit": "RATE",
+    "ring_size": "SIZE",
+    "snaplen": "N|headers|headers+N",
+}
 FLAG = ("true", "false")
 SIDES = "source", "destination"
 

@@ -93,6 +93,13 @@ RULE: Keys = {
     "destination_ports": (),
     "vlan": (),
     "ethertype": (),
+    "source_mac": (),
+    "destination_mac": (),
+    "length": (),
+    "dscp": (),
+    "tcp_flags": (),
+    "icmp_type": (),
+    "icmp_code": (),
 }
 
 SOURCES: dict[str, Keys] = {
@@ -224,7 +231,7 @@ TABLES: dict[str, Keys] = {
     "flow_limit": {
         "packets": (),
         "bytes": (),
-        "then": ("skip",),
+        "then": ("skip", "headers"),
         "idle": (),
         "flows": (),
     },

@@ -22,9 +22,13 @@ from mirrord.dataplane.transmit.stream import StreamTransmit
 from mirrord.plans import DevicePlan, FilePlan, ForwardPlan, PipelinePlan, StreamPlan, TunnelPlan
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mirrord.dataplane.filter.rules import Selection
     from mirrord.dataplane.frame.wire import Frame
     from mirrord.dataplane.source import Source
+    from mirrord.dataplane.transmit.file import Output
+    from mirrord.dataplane.transmit.lanes import NativeLane
     from mirrord.dataplane.transmit.tx_ring import TxRing
 
 ALTERED = Slot.truncated, Slot.segmented, Slot.fragmented, Slot.unplaced, Slot.flow_table_full
@@ -64,7 +68,7 @@ class Pipeline:
         self.rule_counters = RuleCounters()
         self._trouble = ""
         self.matches: Match | None = None
-        self.native: Any = None  # the core's part, which closing takes away, in another thread
+        self.native: core.Pipeline | None = None  # the core's part, which closing takes away, in another thread
         self.transmit = _way_out(plan.transmit)
         try:
             self._set_up(plan, numbering or Numbering(), beside, native=native)
@@ -77,13 +81,14 @@ class Pipeline:
         forward = self._with_tables(plan.forward)
         self._forward = Forward(forward, self.rule_counters.row, numbering)
         if native:
+            output, callback = _goes_on(self.transmit)
             self.native = core.Pipeline(
-                forward,
-                None,
-                self.transmit.native(),
-                self.counters.row,
-                numbering.row,
-                *_goes_on(self.transmit),
+                plan=forward,
+                way=self.transmit.native(),
+                counters=self.counters.row,
+                sequence=numbering.row,
+                output=output,
+                callback=callback,
             )
         if beside is not None:
             self._share(beside)
@@ -91,6 +96,7 @@ class Pipeline:
     def _share(self, beside: Pipeline) -> None:
         self._forward.state = beside._forward.state
         if self.native is not None:
+            assert beside.native is not None  # both are of one plane
             self.native.share(beside.native)
 
     def _with_tables(self, forward: ForwardPlan) -> ForwardPlan:
@@ -138,8 +144,9 @@ class Pipeline:
         self._forward.plan = forward if forward.exact == exact else replace(forward, exact=exact)
         self._forward.matches = self.rule_counters.row
         if self.native is not None:
-            counts = matcher(self._forward.plan, self.rule_counters.row)
-            self.native.replace(self._forward.plan, counts, self.transmit.native(), how.shares)
+            exactly = matcher(self._forward.plan, self.rule_counters.row)
+            way = self.transmit.native()
+            self.native.replace(plan=self._forward.plan, matcher=exactly, way=way, shares=how.shares)
 
     def block(self, reason: Slot) -> None:
         """Make no copies from now on: what is wanted counts as this."""
@@ -181,12 +188,12 @@ class Pipeline:
     def flows(self) -> int:
         """How many flows it knows, of those that a limit is for."""
         native = self.native
-        return self._forward.flows if native is None else int(native.flows())
+        return self._forward.flows if native is None else native.flows()
 
     def gso_refused(self) -> int:
         """The errno that the kernel refused GSO with, after which copies leave one by one; or 0."""
         native = self.native
-        return 0 if native is None else int(native.gso_refused())
+        return 0 if native is None else native.gso_refused()
 
     def new_tx_ring(self) -> TxRing | None:
         """A TX ring for what leaves here, where frames come by a ring, too: then they are many. Takes long.
@@ -231,7 +238,9 @@ def _way_out(plan: DevicePlan | TunnelPlan | FilePlan | StreamPlan) -> Transmit 
             return Transmit(plan)
 
 
-def _goes_on(transmit: Transmit | FileTransmit | StreamTransmit) -> tuple[object, object]:
+def _goes_on(
+    transmit: Transmit | FileTransmit | StreamTransmit,
+) -> tuple[Output | None, Callable[..., NativeLane | None]]:
     """For the native core: the file's memory, None for no file, and what to call for the next file or lane."""
     return (None, transmit.lanes.native) if isinstance(transmit, Transmit) else (transmit.output, transmit.next_file)
 

@@ -24,11 +24,7 @@ so that they lose nothing. A member that comes gets no frame from before; one th
 until then: what waits is counted (`taken` less `lost` by the kernel, `read` here), and it goes when so many frames have
 been read. As long as frames may wait that were taken for another, the one member that is left matches exactly, too.
 
-Sessions of very unequal rates part. Where one is so busy that it takes a ring (load.BUSY), those with less than a tenth
-of its frames would lose theirs whenever it floods the ring: so the busy ones go on with a capture of their own. It is
-opened beside; a moment later a time is set: what the kernel stamped before, they take from here, and the rest from
-there, once all of the former has been read. The stamp is the frame's own and the same at both, so each frame is one or
-the other. They do not come together again until a session is begun anew.
+Sessions of very unequal rates part, see parting.py.
 
 A tunnel's end is not shared: each session has a socket of its own there, see listener.py.
 """
@@ -42,7 +38,6 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from mirrord.dataplane.capture import load
 from mirrord.dataplane.capture.fanout import Group
 from mirrord.dataplane.capture.listener import Listener
 from mirrord.dataplane.capture.packet_socket import BLOCK_SIZE, Capture
@@ -51,6 +46,8 @@ from mirrord.dataplane.filter.assembler import pack
 from mirrord.dataplane.filter.bpf import compile_selection
 from mirrord.dataplane.filter.several import compile_selections, compile_sets
 from mirrord.dataplane.frame.wire import TAG
+from mirrord.dataplane.native import NativeMember
+from mirrord.dataplane.parting import GRACE_SECONDS, Aside, Rates, open_aside
 from mirrord.dataplane.pipeline import Match, Pipeline
 from mirrord.dataplane.source import Source, open_source
 from mirrord.dataplane.transmit.sockets import Transmit
@@ -65,15 +62,9 @@ if TYPE_CHECKING:
     from mirrord.dataplane.transmit.stream import StreamTransmit
     from mirrord.plans import PipelinePlan
 
-GRACE_SECONDS = 0.02
-"""How long after a change of the filter a frame may still come that the one before took: one that was under way."""
-
 TURN_SECONDS = 0.004
 """How long a turn may take, a few copies more or less, however much waits: other taps have theirs. What it waits for
 room is bounded beside that, see transmit.PATIENCE_MILLISECONDS."""
-
-UNEQUAL = 10
-"""How many times the frames of another a busy member must get for the two to part."""
 
 FOR_EVER = (1 << 64) - 1
 
@@ -87,15 +78,6 @@ class _Member:
     parted: bool = False  # it gets nothing that is still to be taken
     broken: bool = False  # an error ended its work: what it gets counts as lost
     leaves_at: int | None = None  # when so many frames have been read
-
-
-@dataclass(slots=True)
-class Aside:
-    """A capture for members that part from their tap, and the time from which on what was captured is theirs there."""
-
-    capture: Capture
-    pipelines: tuple[Pipeline, ...]
-    border: int = 0  # nanoseconds since 1970
 
 
 class Tap(Source):
@@ -133,7 +115,7 @@ class Tap(Source):
         self._begins_later = group is not None and group.divides
         self._parted_at: float | None = None  # when some were told to go on elsewhere
         self._parts_at: int | None = None  # when so many frames have been read
-        self._rates_at, self._got = time.monotonic(), dict.fromkeys(pipelines, 0)
+        self._rates = Rates(pipelines)
         capture = aside.capture if aside else open_source(self.plan, self._selections(), group, busy=busy)
         try:
             super().__init__(capture, native=native)
@@ -269,34 +251,18 @@ class Tap(Source):
     # --- members that part ---
 
     def outgrown(self, now: float) -> list[Pipeline]:
-        """The members that are so busy that they are to part from the others; none, mostly. `now` is monotonic.
-
-        To be asked often: it compares what they got since it was asked before.
-        """
-        elapsed = now - self._rates_at
-        if len(self._members) < 2 or elapsed < load.LOOK_SECONDS["socket"] or self._begins_later:
+        """The members that are so busy that they are to part from the others; none, mostly. `now` is monotonic."""
+        if len(self._members) < 2 or self._begins_later:
             return []
-        before, self._got = self._got, {one: one.read for one in self.pipelines}
-        self._rates_at = now
-        if self._got.keys() - before.keys() or self.changing or self._successor is not None:
-            return []
-        got = {one: count - before[one] for one, count in self._got.items()}
-        most = max(got.values())
-        if most < load.BUSY * elapsed:
-            return []
-        busy = [one for one, count in got.items() if count * UNEQUAL > most]
-        return busy if len(busy) < len(got) else []
+        settled = not self.changing and self._successor is None
+        return self._rates.outgrown(self.pipelines, now, settled=settled)
 
     def open_aside(self, pipelines: Sequence[Pipeline]) -> Aside:
         """Open a capture for members to part with. OSError; takes long: not for the thread that runs the tap."""
         assert isinstance(self.plan, CapturePlan)  # what is listened to is one member's
-        selections = tuple(dict.fromkeys(pipeline.selection for pipeline in pipelines))
         self.foresee(leaving=pipelines)
         compile_sets(tuple(pipeline.selection for pipeline in pipelines))
-        mode = "ring" if self.plan.mode == "auto" else self.plan.mode
-        capture = Capture(self.plan, selections, mode=mode, stamped=True)
-        time.sleep(GRACE_SECONDS)  # until the kernel stamps frames, and its filter has seen all that come
-        return Aside(capture, tuple(pipelines))
+        return open_aside(self.plan, pipelines)
 
     def part(self, aside: Aside) -> bool:
         """Have members go on with another capture. False where what it was opened for is not so any more."""
@@ -362,8 +328,8 @@ class Tap(Source):
             self.capture.limit = max(forward.frame_limit - (TAG if forward.push_tag else 0), 0)
         if self.native is not None:
             program, sets = compile_sets(tuple(pipeline.selection for pipeline in self.pipelines))
-            members = tuple((member.pipeline.native, member.since, member.until) for member in self._members)
-            self.native.have(members, pack(program), sets)
+            members = [NativeMember(one.pipeline.native, one.since, one.until) for one in self._members]
+            self.native.have(members=tuple(members), program=pack(program), sets=sets)
 
     def tend(self, now: float) -> None:
         """See whether all that was taken before the last change of members has been read. `now` is monotonic."""
@@ -388,7 +354,7 @@ class Tap(Source):
         """
         if self.native is None:
             return self._run_reference()
-        more = bool(self.native.run())
+        more = self.native.run()
         self.ran()
         return more
 
@@ -480,7 +446,7 @@ class Tap(Source):
         (taken, lost), self._ahead = self._ahead, (0, 0)
         self._count_taken(taken, lost)
         if self.native is not None:
-            self.native.move(self.capture.fileno(), self.capture.ring, BLOCK_SIZE)
+            self.native.move(descriptor=self.capture.fileno(), ring=self.capture.ring, block_size=BLOCK_SIZE)
         if self.capture.exact != ended.exact:
             self._tell()
         return ended

@@ -19,8 +19,9 @@ class FlowLimit(Model):
     bytes: PositiveSize | None = None
     """Of both directions together, as `mirrord_read_bytes_total` counts. Left out: any number. The frame in which
     either limit falls is mirrored whole."""
-    then: Literal["skip"] = "skip"
-    """What becomes of the rest: `skip`, it is not mirrored. TCP frames with SYN, FIN or RST always are."""
+    then: Literal["skip", "headers"] = "skip"
+    """What becomes of the rest: `skip`, it is not mirrored; `headers`, it is cut as by `snaplen = "headers"`, so that a
+    sensor keeps its counts and the state of TCP. TCP frames with SYN, FIN or RST are mirrored whole."""
     idle: Idle = 60_000_000_000
     """A flow of which nothing came for so long is forgotten; one that comes again starts anew."""
     flows: Annotated[int, Between(1, MOST_FLOWS)] = 65536

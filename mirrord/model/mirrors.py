@@ -14,7 +14,20 @@ from mirrord.model.destinations import Destination, FileDestination, SpanDestina
 from mirrord.model.filters import Filter
 from mirrord.model.flows import FlowLimit
 from mirrord.model.sources import BridgeSource, Source, TunnelSource
-from mirrord.values import Addresses, AnyAddress, Between, Description, Device, Flag, Name, Percentage, Rate, RingSize
+from mirrord.values import (
+    Addresses,
+    AnyAddress,
+    Between,
+    Description,
+    Device,
+    Flag,
+    KeptLength,
+    Name,
+    Percentage,
+    Rate,
+    RingSize,
+    Snaplen,
+)
 
 ETH_HEADER = 14  # bytes, IEEE 802.3 3.2
 MOST_SESSIONS = 4096  # of a mirror
@@ -44,8 +57,11 @@ class Session(Model):
     """The name of a filter; left out: every frame."""
     destination: Destination
     """Where copies go."""
-    snaplen: Count = 0
-    """Bytes of the mirrored frame that are kept; 0: all. Outer headers are not counted. To a device, at least 14."""
+    snaplen: KeptLength = Snaplen()
+    """Bytes of the mirrored frame that are kept; 0: all. Outer headers are not counted. To a device, at least 14.
+    `"headers"`: all up to the end of the header of TCP, UDP, SCTP or ICMP, with tags, options and extension headers;
+    `"headers+64"`: and 64 bytes behind it. Of a tunnel's packet these are the outer headers; of another protocol or a
+    later fragment, all up to the end of the IP header. What is not IP stays whole."""
     sampling_rate: Annotated[int, Between(1, (1 << 31) - 1)] = 1
     """One in n conversations, whole, both directions: TCP connections, and of all else what two addresses say to each
     other by one protocol. Fragments are in or out with the rest."""
@@ -106,7 +122,8 @@ class Session(Model):
             yield "transmit", '"packet" cannot fragment, only the kernel can'
         if self.gso == "on" and getattr(self.destination, "port", None) is None:
             yield "gso", f'"on" does not apply to a {self.destination.type} destination, which has no UDP'
-        if isinstance(self.destination, SpanDestination) and 0 < self.snaplen < ETH_HEADER:
+        short = not self.snaplen.past_headers and 0 < self.snaplen.length < ETH_HEADER
+        if isinstance(self.destination, SpanDestination) and short:
             yield "snaplen", f"a device takes no frame shorter than its Ethernet header, {ETH_HEADER} bytes"
         if not isinstance(self.destination, TunnelDestination):
             kind = self.destination.type

@@ -1,6 +1,6 @@
 """The first of each flow: what real programs say, as tshark counts it; a table that is full; what is kept.
 
-client eth0 ---- nic [source] uplink ---- eth0 [collector] vxlan0, vxlan1, vxlan2
+client eth0 ---- nic [source] uplink ---- eth0 [collector] vxlan0, vxlan1, ...
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ LIMITS = {
     "packets": f"packets = {PACKETS}",
     "bytes": f'bytes = "{BYTES}"',
     "both": f'packets = {PACKETS}, bytes = "{BYTES}"',
+    "headers": f'packets = {PACKETS}, then = "headers"',
 }
 
 
@@ -49,19 +50,25 @@ flow_limit = {{ {limit} }}
 
 @dataclass
 class Conversation:
-    """What tshark says of one: of each frame its length, and whether the limit leaves it alone."""
+    """What tshark says of one: of each frame its length, that of its headers, and whether the limit leaves it alone."""
 
-    frames: list[tuple[int, bool]] = field(default_factory=list)
+    frames: list[tuple[int, int, bool]] = field(default_factory=list)
 
-    def first(self, packets: int, octets: int) -> list[int]:
-        """The lengths of those that a limit has mirrored."""
+    @property
+    def lengths(self) -> list[int]:
+        return [length for length, _, _ in self.frames]
+
+    def first(self, packets: int, octets: int, *, headers: bool = False) -> list[int]:
+        """The lengths of those that a limit has mirrored, with the headers of the others if wanted."""
         kept, seen = [], (0, 0)
-        for length, always in self.frames:
+        for length, ahead, always in self.frames:
             within = (not packets or seen[0] < packets) and (not octets or seen[1] < octets)
             if within:
                 seen = seen[0] + 1, seen[1] + length
             if within or always:
                 kept.append(length)
+            elif headers:
+                kept.append(ahead)
         return kept
 
 
@@ -76,15 +83,20 @@ def conversations(recording: Recording) -> dict[tuple[str, ...], Conversation]:
         "udp.port",
         "tcp.flags",
         "icmp.type",
+        "ip.hdr_len",
+        "tcp.hdr_len",
         "_ws.col.Info",
     )
     found: dict[tuple[str, ...], Conversation] = {}
-    for length, protocol, source, destination, tcp, udp, flags, icmp, info in recording.fields(*names):
+    for length, protocol, source, destination, tcp, udp, flags, icmp, ip_header, tcp_header, info in recording.fields(
+        *names
+    ):
         ports = (tcp or udp or "0,0").split(",")
         ends = sorted([f"{source} {ports[0]}", f"{destination} {ports[1]}"])
         key = (protocol, *ends) if protocol and icmp != "3" else ("none", info)
         always = key[0] == "none" or (bool(flags) and int(flags, 16) & ENDS > 0)
-        found.setdefault(key, Conversation()).frames.append((int(length), always))
+        ahead = 0 if key[0] == "none" else 14 + int(ip_header) + int(tcp_header or 8)
+        found.setdefault(key, Conversation()).frames.append((int(length), ahead, always))
     return found
 
 
@@ -132,15 +144,19 @@ def test_each_conversation_is_mirrored_as_far_as_its_limit(
     assert len(said) > 25
     assert sum(len(one.frames) > 2 * PACKETS for one in said.values()) >= 6
     flows = sum(key[0] != "none" for key in said)
-    for name, (packets, octets) in {"packets": (PACKETS, 0), "bytes": (0, BYTES), "both": (PACKETS, BYTES)}.items():
-        got = {key: [length for length, _ in one.frames] for key, one in conversations(copies[name].stop()).items()}
-        wanted = {key: one.first(packets, octets) for key, one in said.items()}
+    limits = {"packets": (PACKETS, 0), "bytes": (0, BYTES), "both": (PACKETS, BYTES), "headers": (PACKETS, 0)}
+    for name, (packets, octets) in limits.items():
+        got = {key: one.lengths for key, one in conversations(copies[name].stop()).items()}
+        wanted = {key: one.first(packets, octets, headers=name == "headers") for key, one in said.items()}
         assert got == wanted
         mirrored = sum(map(len, wanted.values()))
         assert metrics.total("mirrord_mirrored_frames_total", session=name) == mirrored + 1
         skipped = metrics.total("mirrord_skipped_frames_total", session=name, reason="flow_limit")
-        assert skipped == count - mirrored > 500
+        assert skipped == count - mirrored
+        assert (mirrored == count) if name == "headers" else (skipped > 500)
         assert metrics.total("mirrord_flow_table_flows", session=name) == flows
+    shorter = sum(a < b for key, one in said.items() for a, b in zip(got[key], one.lengths, strict=True))
+    assert metrics.total("mirrord_truncated_frames_total") == shorter > 500
     assert metrics.total("mirrord_flow_table_full_total") == 0
 
 

@@ -120,6 +120,24 @@ def test_a_super_frame_counts_as_its_packets_and_passes_whole(dataplane: str) ->
     assert [len(forward(large).copies) for _ in range(3)] == [10, 10, 0]
 
 
+def test_what_comes_after_may_be_cut_behind_its_headers(dataplane: str) -> None:
+    """As snaplen = "headers" cuts it, and by a shorter snaplen as well; what begins or ends a connection is whole."""
+    whole = frame(IP(src=A, dst=B) / TCP(sport=1, dport=2, flags="A", options=[("NOP", None)] * 12) / bytes(100))
+    end = frame(IP(src=A, dst=B) / TCP(sport=1, dport=2, flags="FA") / bytes(100))
+    limit = FlowLimit(packets=1, headers=True)
+    lengths = {}
+    for snaplen in (0, 60, 160):
+        forward = step(ForwardPlan(encap.bare(), snaplen=snaplen, flow_limit=limit, push_tag=5), dataplane)
+        results = [forward(one) for one in (whole, whole, end)]
+        assert results[1].reason is None
+        lengths[snaplen] = [len(one.copies[0]) - 4 for one in results]
+    assert lengths == {0: [166, 66, 154], 60: [60, 60, 60], 160: [160, 66, 154]}
+    assert [result.truncated for result in results] == [1, 1, 0]
+    large = frame(tcp(A, B, size=1000), vnet=Vnet(0, 1, 0, 100, 0, 0))
+    forward = step(ForwardPlan(encap.bare(), flow_limit=limit), dataplane)
+    assert [[len(copy) for copy in forward(large).copies] for _ in range(2)] == [[154] * 10, [54] * 10]
+
+
 def test_tags_are_no_part_of_the_flow(dataplane: str) -> None:
     tagged = frame(Dot1Q(vlan=5) / tcp(A, B))
     assert mirrored(limited(dataplane, packets=1), [frame(tcp(A, B)), tagged]) == [True, False]
@@ -208,6 +226,7 @@ def some() -> Iterator[list[Frame]]:
         FlowLimit,
         packets=st.sampled_from([0, 1, 2, 5]),
         octets=st.sampled_from([0, 100, 1000]),
+        headers=st.booleans(),
         idle=st.sampled_from([1_000_000, 100_000_000, 60 * SECOND]),
         flows=st.sampled_from([0, 1, 2, 3, 100]),
     ),

@@ -307,6 +307,8 @@ def test_frames_too_long_for_the_way_out_are_warned_of() -> None:
         " longer ones are truncated"
     )
     assert only(make(config(f'source = "tap0"\nsnaplen = 96\n{TO_VXLAN}'), view)).warnings == ()
+    assert only(make(config(f'source = "tap0"\nsnaplen = "headers"\n{TO_VXLAN}'), view)).warnings == ()
+    assert only(make(config(f'source = "tap0"\nsnaplen = "headers+1400"\n{TO_VXLAN}'), view)).warnings == (warning,)
 
 
 def test_shaping_a_learning_bridge_and_a_missing_route_are_warned_of() -> None:

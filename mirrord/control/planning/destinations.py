@@ -29,7 +29,7 @@ from mirrord.model import (
     TunnelDestination,
     VxlanDestination,
 )
-from mirrord.plans import DevicePlan, FilePlan, FlowLimit, ForwardPlan, TunnelPlan
+from mirrord.plans import DevicePlan, FilePlan, FlowLimit, ForwardPlan, OnMtuExceeded, TunnelPlan
 
 UDP_HEADER = 8
 IP_HEADER = {4: 20, 6: 40}
@@ -63,8 +63,9 @@ def way_out(
     """
     forward = ForwardPlan(
         template=encap.bare(),
-        snaplen=session.snaplen,
-        on_mtu_exceeded=session.on_mtu_exceeded,
+        snaplen=0 if session.snaplen.past_headers else session.snaplen.length,
+        past_headers=session.snaplen.length if session.snaplen.past_headers else None,
+        on_mtu_exceeded=OnMtuExceeded[session.on_mtu_exceeded],
         sampling_rate=session.sampling_rate,
         flow_limit=_flow_limit(session.flow_limit),
         rate_limit=session.rate_limit,
@@ -83,7 +84,7 @@ def way_out(
 def _flow_limit(limit: model.FlowLimit | None) -> FlowLimit | None:
     if limit is None:
         return None
-    return FlowLimit(packets=limit.packets or 0, octets=limit.bytes or 0, idle=limit.idle, flows=limit.flows)
+    return FlowLimit(limit.packets or 0, limit.bytes or 0, limit.then == "headers", limit.idle, limit.flows)
 
 
 def path(to: TunnelDestination, config: Config, lease: Lease | None) -> Path:
@@ -187,7 +188,7 @@ def _file(
         name=str(file.relative_to(directory)),
         interface=source.name,
         comment=f"mirror {mirror}, session {session.name}",
-        snaplen=session.snaplen,
+        snaplen=forward.snaplen,
         rotate_size=to.rotate_size,
         rotate_seconds=to.rotate_seconds,
         keep=to.keep,
@@ -217,7 +218,7 @@ def _tunnel(
     longest = IP_LONGEST[version] - headers - len(template.header)
     limit = max(min(route.mtu - headers - len(template.header), longest), ETH_HEADER) if route else 0
     forward = replace(forward, frame_limit=limit, overhead=ETH_HEADER + headers)
-    if forward.on_mtu_exceeded == "fragment":
+    if forward.on_mtu_exceeded is OnMtuExceeded.fragment:
         forward = replace(forward, longest=longest)
     if route and route.device in view.by_index and lease is None and to.netns is None:
         refuse_if_set_aside(config, view.by_index[route.device].name, f"the route to {way.remote} leads by it")
@@ -241,7 +242,7 @@ def _tunnel(
         ttl=to.ttl,
         dscp=to.dscp,
         mark=config.daemon.mark,
-        fragment=forward.on_mtu_exceeded == "fragment",
+        fragment=forward.on_mtu_exceeded is OnMtuExceeded.fragment,
         hop=how.hop,
         gso=how.gso,
         overtakes=session.gso == "on",
@@ -278,9 +279,7 @@ def _template(to: TunnelDestination, *, guest: bool) -> Template:
 
 
 def _too_long(source: Link, forward: ForwardPlan, limit: str) -> list[str]:
-    full = source.mtu + ETH_HEADER
-    if forward.snaplen:
-        full = min(full, forward.snaplen)
+    full = forward.longest_kept(source.mtu + ETH_HEADER)
     if full <= forward.frame_limit:
         return []
     limit = f"{limit}, carries frames of {forward.frame_limit} bytes"
@@ -289,7 +288,8 @@ def _too_long(source: Link, forward: ForwardPlan, limit: str) -> list[str]:
 
 def fate(forward: ForwardPlan, full: int) -> str:
     """What becomes of frames of up to `full` bytes that are longer than the path MTU lets a copy carry, in words."""
-    words = {"truncate": "truncated", "fragment": "fragmented", "drop": "dropped"}[forward.on_mtu_exceeded]
+    fates = {OnMtuExceeded.truncate: "truncated", OnMtuExceeded.fragment: "fragmented", OnMtuExceeded.drop: "dropped"}
+    words = fates[forward.on_mtu_exceeded]
     if 0 < forward.longest < full:
         words += f", and those of more than {forward.longest}, which fit no IP packet, dropped"
     return words

@@ -217,4 +217,15 @@ def _rule(rule: model.Rule, *, guest: bool) -> Rule:
         destination_ports=rule.destination_ports or (),
         vlan=rule.vlan,
         ethertype=rule.ethertype,
+        source_macs=_packed(rule.source_mac),
+        destination_macs=_packed(rule.destination_mac),
+        lengths=rule.length or (),
+        dscps=rule.dscp or (),
+        tcp_flags=rule.tcp_flags or (),
+        icmp_types=rule.icmp_type or (),
+        icmp_codes=rule.icmp_code or (),
     )
+
+
+def _packed(macs: tuple[str, ...] | None) -> tuple[bytes, ...]:
+    return tuple(bytes.fromhex(mac.replace(":", "")) for mac in macs or ())

@@ -324,8 +324,7 @@ def _mtu(config: Config, session: Session, row: Row, view: View) -> Iterator[Fin
         outlet = _outlet(config, row.entry.key.mirror, session, view)
     except (AbsentError, Refused):
         return
-    full = source.mtu + ETH_HEADER
-    full = min(full, plan.forward.snaplen or full)
+    full = plan.forward.longest_kept(source.mtu + ETH_HEADER)
     short = full - plan.forward.frame_limit
     if outlet is None or short <= 0:
         return

@@ -95,6 +95,7 @@ def _as_packets(forward: ForwardPlan) -> ForwardPlan:
         template=template,
         overhead=-len(template.header),
         snaplen=forward.snaplen,
+        past_headers=forward.past_headers,
         sampling_rate=forward.sampling_rate,
         flow_limit=forward.flow_limit,
         strip_tag=forward.strip_tag,

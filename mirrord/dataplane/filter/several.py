@@ -31,8 +31,9 @@ from mirrord.dataplane.filter.bpf import (
     rules_of,
     runs,
 )
-from mirrord.dataplane.filter.bpf_headers import OF_ANY_FRAME, Cell, read_headers, read_outer_vlan
-from mirrord.dataplane.filter.decision import ACCEPT, Bounds, Branch, Clause, Range, ask, cut_of, decide, load, narrowed
+from mirrord.dataplane.filter.bpf_headers import read_headers, read_outer_vlan
+from mirrord.dataplane.filter.cells import OF_ANY_FRAME, Cell, load
+from mirrord.dataplane.filter.decision import ACCEPT, Bounds, Branch, Clause, Range, ask, cut_of, decide, narrowed
 from mirrord.dataplane.filter.rules import Direction, Selection
 
 MOST = 1 << 16

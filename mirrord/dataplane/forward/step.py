@@ -23,10 +23,11 @@ from mirrord.dataplane.forward.conversation import Conversations
 from mirrord.dataplane.forward.encap import Facts
 from mirrord.dataplane.forward.flows import Flow, Flows, passes
 from mirrord.dataplane.forward.own_copies import OwnCopies
+from mirrord.dataplane.frame.extent import headers_end
 from mirrord.dataplane.frame.headers import ETH_HEADER, TPIDS, Headers, flow_hash, parse
 from mirrord.dataplane.frame.segment import MalformedError
 from mirrord.dataplane.frame.wire import ADDRESSES, CLOCK_STEP_NANOSECONDS, TAG, Frame, rebuild
-from mirrord.plans import ForwardPlan
+from mirrord.plans import ForwardPlan, OnMtuExceeded
 
 SOURCE_PORTS = 49152
 """The first of the 16384 dynamic ports (RFC 6335 6) that RFC 7348 5 wants for the outer source port."""
@@ -125,30 +126,37 @@ class Forward:
         limit = self.plan.flow_limit
         if limit is None:
             self._flows = None
-            return self._within_flow(frame, headers, None)
+            return self._copied(frame, headers, None, spent=False)
         if self._flows is None:
             self._flows = Flows()
         flow, full, guessed = self._flows.find(limit, headers, frame.data, frame.time)
-        if flow is not None and flow.spent(limit) and not passes(headers, frame.data):
+        spent = flow is not None and flow.spent(limit) and not passes(headers, frame.data)
+        if spent and not limit.headers:
             return Outcome(reason=Slot.skipped_flow_limit, unplaced=guessed)
-        return self._within_flow(frame, headers, flow)._replace(unplaced=guessed, flow_table_full=full)
+        return self._copied(frame, headers, flow, spent=spent)._replace(unplaced=guessed, flow_table_full=full)
 
-    def _within_flow(self, frame: Frame, headers: Headers, flow: Flow | None) -> Outcome:
+    def _copied(self, frame: Frame, headers: Headers, flow: Flow | None, *, spent: bool) -> Outcome:
+        """The copies of a frame; when its flow is spent, of its headers alone."""
         plan = self.plan
         if len(frame.data) < ETH_HEADER:
             return Outcome(reason=Slot.dropped_malformed)
         try:
-            frames = [self._retagged(data) for data in rebuild(frame, headers)]
+            rebuilt = rebuild(frame, headers)
         except MalformedError:
             return Outcome(reason=Slot.dropped_malformed)
         if flow is not None:
-            flow.count(len(frames), frame.length)
-        kept = [self._kept(data) for data in frames]
+            flow.count(len(rebuilt), frame.length)
+        frames = [self._retagged(data) for data in rebuilt]
+        kept = [data[: self._snaplen(data, before)] for data, before in zip(frames, rebuilt, strict=True)]
+        if spent:
+            kept = [
+                data[: _headers_end(whole, before)] for data, whole, before in zip(kept, frames, rebuilt, strict=True)
+            ]
         limits = [self._limit(data) for data in frames]
         over = [limit > 0 and len(data) > limit for data, limit in zip(kept, limits, strict=True)]
-        if plan.on_mtu_exceeded == "drop" and any(over):
+        if plan.on_mtu_exceeded is OnMtuExceeded.drop and any(over):
             return Outcome(reason=Slot.dropped_mtu_exceeded)
-        if plan.on_mtu_exceeded == "truncate":
+        if plan.on_mtu_exceeded is OnMtuExceeded.truncate:
             kept = [data[:limit] if limit else data for data, limit in zip(kept, limits, strict=True)]
         if 0 < plan.longest < max(map(len, kept)):
             return Outcome(reason=Slot.dropped_mtu_exceeded)
@@ -163,7 +171,7 @@ class Forward:
             original = len(before) + max(frame.length - len(frame.data), 0)
             facts = Facts(next(self._numbers), vlan, truncated, frame.egress, frame.time, len(data), original)
             copies.append(Copy(plan.template.fill(facts) + data, hashed, plan.template.trailer(facts)))
-        fragmented = sum(over) if plan.on_mtu_exceeded == "fragment" else 0
+        fragmented = sum(over) if plan.on_mtu_exceeded is OnMtuExceeded.fragment else 0
         return Outcome(tuple(copies), None, sum(cut), int(len(copies) > 1), fragmented)
 
     def _accepts(self, exact: Selection, headers: Headers, *, egress: bool) -> bool:
@@ -179,9 +187,16 @@ class Forward:
             data = data[:ADDRESSES] + _TPIDS[0] + self.plan.push_tag.to_bytes(2, "big") + data[ADDRESSES:]
         return data
 
-    def _kept(self, data: bytes) -> bytes:
-        """What snaplen leaves; a tag that was pushed is no part of the mirrored frame."""
-        return data[: self.plan.snaplen + (TAG if self.plan.push_tag else 0)] if self.plan.snaplen else data
+    def _snaplen(self, data: bytes, before: bytes) -> int | None:
+        """How much is kept; None: all. `before` is the frame before its tags were changed.
+
+        A tag that was pushed is no part of the mirrored frame.
+        """
+        plan = self.plan
+        if plan.past_headers is not None:
+            end = _headers_end(data, before)
+            return None if end is None else end + plan.past_headers
+        return plan.snaplen + (TAG if plan.push_tag else 0) if plan.snaplen else None
 
     def _limit(self, data: bytes) -> int:
         """The longest frame for the path; a device takes one 802.1Q tag over its MTU (packet_snd in the kernel)."""
@@ -206,6 +221,12 @@ class Forward:
             if plan.packet_limit:
                 state.packets -= packets * _SECOND
             return True
+
+
+def _headers_end(data: bytes, before: bytes) -> int | None:
+    """Where the headers of a frame end, whose tags were changed; None: nobody knows."""
+    end = headers_end(before, parse(before))
+    return None if end is None else end + len(data) - len(before)
 
 
 def _bits_depth(plan: ForwardPlan) -> int:

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "clock.h"
+#include "fields.h"
 #include "module.h"
 
 enum {
@@ -148,6 +149,24 @@ static void go_round(Rounds *self, struct wait *wait, uint64_t until)
 	} while (!wait->pressing && time < until && (!first || time - first < LONGEST_AWAY));
 }
 
+static PyStructSequence_Field news_field[] = {
+	{ "descriptor", "What it is about." },
+	{ "events", "EPOLLIN, EPOLLERR, ..." },
+	{ "ran", "Whether it is a tap, which was run already." },
+	{ NULL, NULL },
+};
+
+PyStructSequence_Desc news_fields = { "mirrord.dataplane._native.News", "What a wait found out.", news_field, 3 };
+PyTypeObject *news_type;
+
+static PyObject *new_news(const struct news *news)
+{
+	PyObject *values[] = { PyLong_FromLong(news->descriptor), PyLong_FromUnsignedLong(news->events),
+			       PyBool_FromLong(news->ran) };
+
+	return new_named(news_type, values, 3);
+}
+
 static PyObject *Rounds_wait(PyObject *object, PyObject *arguments)
 {
 	Rounds *self = (Rounds *)object;
@@ -167,8 +186,7 @@ static PyObject *Rounds_wait(PyObject *object, PyObject *arguments)
 	}
 	PyObject *list = PyList_New(wait.count);
 	for (int n = 0; list && n < wait.count; n++) {
-		const struct news *news = &wait.news[n];
-		PyObject *item = Py_BuildValue("iIN", news->descriptor, news->events, PyBool_FromLong(news->ran));
+		PyObject *item = new_news(&wait.news[n]);
 
 		if (!item || PyList_SetItem(list, n, item) < 0)
 			Py_CLEAR(list);
@@ -253,8 +271,8 @@ static void Rounds_dealloc(PyObject *object)
 static PyMethodDef rounds_methods[] = {
 	{ "register", Rounds_register, METH_VARARGS, "register(descriptor, Tap or None)" },
 	{ "unregister", Rounds_unregister, METH_O, "unregister(descriptor)" },
-	{ "wait", Rounds_wait, METH_VARARGS, "wait(seconds, lagging): [(descriptor, events, ran)]. Without the GIL." },
-	{ "close", Rounds_close, METH_NOARGS, "Wait no more." },
+	{ "wait", Rounds_wait, METH_VARARGS, "wait(seconds, lagging): a list of News. Without the GIL." },
+	{ "close", Rounds_close, METH_NOARGS, "End the wait and give its memory back." },
 	{ NULL, NULL, 0, NULL },
 };
 

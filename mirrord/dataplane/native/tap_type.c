@@ -4,6 +4,7 @@
 
 #include <stdlib.h>
 
+#include "fields.h"
 #include "module.h"
 
 typedef struct {
@@ -36,12 +37,13 @@ static bool set_ring(Tap *self, PyObject *ring, unsigned int block_size)
 
 static PyObject *Tap_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
+	static char *names[] = { "descriptor", "ring", "block_size", "seen", "tunnel", "ip_header", NULL };
 	PyObject *ring, *seen;
 	int descriptor, ip_header;
 	unsigned int block_size, tunnel;
 
-	(void)keywords;
-	if (!PyArg_ParseTuple(arguments, "iOIOIp", &descriptor, &ring, &block_size, &seen, &tunnel, &ip_header))
+	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$iOIOIp", names, &descriptor, &ring, &block_size, &seen, &tunnel,
+					 &ip_header))
 		return NULL;
 	allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
 	Tap *self = (Tap *)allocate(type, 0);
@@ -137,32 +139,30 @@ static PyObject *Tap_most_waiting(PyObject *object, PyObject *forget)
 	return PyLong_FromUnsignedLong(blocks);
 }
 
-static PyObject *Tap_move(PyObject *object, PyObject *arguments)
+static PyObject *Tap_move(PyObject *object, PyObject *arguments, PyObject *keywords)
 {
+	static char *names[] = { "descriptor", "ring", "block_size", NULL };
 	Tap *self = (Tap *)object;
 	PyObject *ring;
 	int descriptor;
 	unsigned int block_size;
 
-	if (!PyArg_ParseTuple(arguments, "iOI", &descriptor, &ring, &block_size) || !set_ring(self, ring, block_size))
+	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$iOI", names, &descriptor, &ring, &block_size) ||
+	    !set_ring(self, ring, block_size))
 		return NULL;
 	self->tap.descriptor = descriptor;
 	Py_RETURN_NONE;
 }
 
-/* One member: a pipeline, since when it is one, and until when. */
-static struct pipeline *read_member(PyObject *item)
+static struct pipeline *read_member(PyObject *member)
 {
-	PyObject *object;
-	unsigned long long since, until;
+	PyObject *object = PyObject_GetAttrString(member, "pipeline");
+	struct pipeline *pipeline = object ? pipeline_in(object) : NULL;
 
-	if (!PyArg_ParseTuple(item, "OKK", &object, &since, &until))
+	Py_XDECREF(object);	/* the member holds on to it */
+	if (!pipeline || !read_unsigned(member, "since", UINT64_MAX, &pipeline->since) ||
+	    !read_unsigned(member, "until", UINT64_MAX, &pipeline->until))
 		return NULL;
-	struct pipeline *pipeline = pipeline_in(object);
-	if (pipeline) {
-		pipeline->since = since;
-		pipeline->until = until;
-	}
 	return pipeline;
 }
 
@@ -187,16 +187,17 @@ static bool read_members(PyObject *list, struct tap *tap)
 	return true;
 }
 
-/* One set's members: their places, twice, and one where they want the frame for certain. */
+/* One set's candidates: their places, twice, and one where they want the frame for certain. */
 static bool read_set(PyObject *set, struct tap *tap, uint32_t *at)
 {
 	Py_ssize_t size = PyTuple_Size(set);
 
 	for (Py_ssize_t n = 0; n < size; n++) {
-		unsigned int place;
-		int certain;
+		PyObject *candidate = PyTuple_GetItem(set, n);
+		uint32_t place;
+		bool certain;
 
-		if (!PyArg_ParseTuple(PyTuple_GetItem(set, n), "Ip", &place, &certain))
+		if (!read_u32(candidate, "place", &place) || !read_bool(candidate, "certain", &certain))
 			return false;
 		if (place >= tap->count) {
 			PyErr_SetString(PyExc_ValueError, "a set has a member that is none");
@@ -238,18 +239,19 @@ static bool read_sets(PyObject *sets, struct tap *tap)
 	return true;
 }
 
-static PyObject *Tap_have(PyObject *object, PyObject *arguments)
+static PyObject *Tap_have(PyObject *object, PyObject *arguments, PyObject *keywords)
 {
+	static char *names[] = { "members", "program", "sets", NULL };
 	Tap *self = (Tap *)object;
-	PyObject *list, *sets;
-	const char *program;
+	PyObject *list, *program, *sets;
+	char *bytes;
 	Py_ssize_t length;
 	struct tap next = { .count = 0 };
 
-	if (!PyArg_ParseTuple(arguments, "Oy#O", &list, &program, &length, &sets))
+	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$OSO", names, &list, &program, &sets))
 		return NULL;
-	if (!read_members(list, &next) || !read_program(program, length, &next.program, &next.program_length) ||
-	    !read_sets(sets, &next)) {
+	if (PyBytes_AsStringAndSize(program, &bytes, &length) < 0 || !read_members(list, &next) ||
+	    !read_program(bytes, length, &next.program, &next.program_length) || !read_sets(sets, &next)) {
 		clear_members(&next);
 		return NULL;
 	}
@@ -278,16 +280,16 @@ static PyMethodDef tap_methods[] = {
 	{ "error", Tap_error, METH_NOARGS, "The errno that a reading came upon, and clear it; or 0." },
 	{ "most_waiting", Tap_most_waiting, METH_O,
 	  "most_waiting(forget): the most blocks of the ring that waited when it was run, since they were forgotten." },
-	{ "move", Tap_move, METH_VARARGS,
-	  "move(descriptor, ring or None, block_size): read another packet socket from now on." },
-	{ "have", Tap_have, METH_VARARGS,
-	  "have(((pipeline, since, until), ...), program, sets): give frames to these from now on; what was captured before\n"
-	  "`since`, or not before `until`, in nanoseconds since 1970, is not theirs. The program gives the number of a set of those that may want\n"
-	  "a frame, each ((place, certain), ...); with one pipeline it is not run." },
+	{ "move", (PyCFunction)(void (*)(void))Tap_move, METH_VARARGS | METH_KEYWORDS,
+	  "move(*, descriptor, ring, block_size): read another packet socket from now on." },
+	{ "have", (PyCFunction)(void (*)(void))Tap_have, METH_VARARGS | METH_KEYWORDS,
+	  "have(*, members, program, sets): give frames to these from now on; what was captured before `since`, or not before\n"
+	  "`until`, in nanoseconds since 1970, is not theirs. The program gives the number of a set of those that may want a\n"
+	  "frame, see several.py; with one member it is not run." },
 	{ NULL, NULL, 0, NULL },
 };
 
-PyDoc_STRVAR(tap_doc, "Tap(descriptor, ring or None, block_size, seen, tunnel, ip_header)\n\n"
+PyDoc_STRVAR(tap_doc, "Tap(*, descriptor, ring, block_size, seen, tunnel, ip_header)\n\n"
 		      "Frames out of one packet socket, or the raw socket where a tunnel ends (0: no tunnel), to the pipelines that\n"
 		      "want them; `seen` is memory for tap.py's Seen. The caller keeps all of them open, and lets one thread at a\n"
 		      "time in.");

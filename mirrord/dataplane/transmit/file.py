@@ -31,6 +31,7 @@ from mirrord.dataplane.transmit import pcapng
 from mirrord.dataplane.transmit.file_names import final_name
 from mirrord.dataplane.transmit.retention import Finished
 from mirrord.dataplane.transmit.sockets import Sent
+from mirrord.dataplane.transmit.way import Way
 from mirrord.plans import FilePlan
 
 if TYPE_CHECKING:
@@ -115,9 +116,9 @@ class FileTransmit:
             self.close()
             raise OSError(error.errno, f"{plan.path}: {error.strerror}") from error
 
-    def native(self) -> tuple[object, ...]:
+    def native(self) -> Way:
         """For the native core: no sockets, no TX ring."""
-        return (), (), -1, b"", False, False, -1, None, 0
+        return Way()
 
     def told(self) -> bool:
         """No router has a word about a file."""

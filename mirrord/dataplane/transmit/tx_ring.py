@@ -55,6 +55,11 @@ class TxRing:
             sock.close()
             raise
 
+    @property
+    def descriptor(self) -> int:
+        """The socket's: the native core reads it, `memory` and `slot_size` by their names."""
+        return self.socket.fileno()
+
     def close(self) -> None:
         """The memory goes when nothing uses it any more."""
         self.socket.close()

@@ -14,9 +14,14 @@ enum {
 	BATCH = 512,		/* copies handed to the kernel at a time, and how far one may overtake where it may */
 };
 
+/* plans.py: OnMtuExceeded, Tunnel; encap.py: Field. module.c gives the names to Python, which compares. */
+enum on_mtu_exceeded { TRUNCATE, FRAGMENT, DROP };
+enum field { SEQUENCE = 1, ERSPAN_II, ERSPAN_III, PACKET_BLOCK };
+enum tunnel { NO_TUNNEL, TUNNEL_VXLAN, TUNNEL_GRE, TUNNEL_ERSPAN };
+
 /* A field of the header that differs from copy to copy. */
 struct patch {
-	enum { SEQUENCE = 1, ERSPAN_II, ERSPAN_III, PACKET_BLOCK } field;
+	enum field field;
 	uint32_t at;
 };
 
@@ -29,8 +34,9 @@ struct plan {
 	bool strip_tag;
 	uint32_t push_tag;	/* or 0 */
 	uint32_t snaplen;
+	int past_headers;	/* bytes kept behind the frame's headers, or NONE */
 	uint32_t frame_limit, longest;
-	enum { TRUNCATE, FRAGMENT, DROP } on_mtu_exceeded;
+	enum on_mtu_exceeded on_mtu_exceeded;
 	uint32_t sampling_rate;
 	struct fragments *firsts;	/* of the conversations that are sampled; or NULL */
 	struct flow_limit flow_limit;
@@ -71,6 +77,7 @@ struct facts {
 	uint64_t time;
 	uint32_t kept;		/* bytes of the mirrored frame in the copy */
 	uint32_t original;	/* bytes that it had */
+	bool spent;		/* its flow has had its share: the headers alone */
 	uint32_t packets;	/* that the captured frame is on the wire; 0: nobody knows */
 };
 
@@ -130,7 +137,6 @@ bool is_own_copy(struct own_copies *own, const struct headers *headers, const st
 uint64_t conversation_hash(const struct headers *headers, struct fragments *firsts, bool *guessed);
 
 /* forward/decap.c */
-enum tunnel { NO_TUNNEL, TUNNEL_VXLAN, TUNNEL_GRE, TUNNEL_ERSPAN };
 /* Find the frame in a packet that begins with its UDP or GRE header; false for a malformed one. */
 bool decapsulate(enum tunnel tunnel, struct frame *frame, const uint8_t *packet, uint32_t length);
 /* Tell in the frame's vnet header what its sender left to a device; split a TCP frame longer than limit, if not 0. */

@@ -88,23 +88,46 @@ static bool within_limits(const struct plan *plan, struct state *state, uint64_t
 	return taken;
 }
 
-/* How much is kept of a frame of this length that begins at `start`; and whether the path takes less than that. */
-static uint32_t kept_length(const struct plan *plan, const uint8_t *start, uint32_t length, bool *exceeds)
+/* Whether it matters where a frame's headers end. */
+static bool needs_end(const struct plan *plan, const struct facts *facts)
 {
-	uint32_t kept = length, limit = plan->frame_limit;
+	return plan->past_headers != NONE || facts->spent;
+}
 
-	if (plan->snaplen) {
-		/* A tag that was pushed is no part of the mirrored frame. */
-		uint32_t snaplen = plan->snaplen + (plan->push_tag ? TAG : 0);
+/* How much of a frame is kept whose headers end at `end`, as it leaves, or NONE: where that is not known. */
+static uint32_t planned_snaplen(const struct plan *plan, int end)
+{
+	if (plan->past_headers != NONE)
+		return end == NONE ? UINT32_MAX : (uint32_t)end + (uint32_t)plan->past_headers;
+	/* A tag that was pushed is no part of the mirrored frame. */
+	return plan->snaplen ? plan->snaplen + (plan->push_tag ? TAG : 0) : UINT32_MAX;
+}
 
-		kept = snaplen < length ? snaplen : length;
-	}
+static uint32_t snaplen(const struct plan *plan, const struct facts *facts, int end)
+{
+	uint32_t planned = planned_snaplen(plan, end);
+
+	return facts->spent && end != NONE && (uint32_t)end < planned ? (uint32_t)end : planned;
+}
+
+/* How much is kept of a frame of this length that begins at `start`; and whether the path takes less than that. */
+static uint32_t kept_length(const struct plan *plan, const uint8_t *start, uint32_t length, uint32_t snaplen,
+			    bool *exceeds)
+{
+	uint32_t kept = snaplen < length ? snaplen : length, limit = plan->frame_limit;
+
 	*exceeds = limit && kept > limit;
 	if (*exceeds && !plan->header_length && be16(start + ETH_ADDRESSES) == ETH_P_8021Q) {
 		limit += TAG;	/* a device takes one 802.1Q tag over its MTU */
 		*exceeds = kept > limit;
 	}
 	return *exceeds && plan->on_mtu_exceeded == TRUNCATE ? limit : kept;
+}
+
+/* An offset behind the tags, after what was `before` bytes long has become `after`. */
+static int moved(int offset, uint32_t before, uint32_t after)
+{
+	return offset == NONE ? NONE : offset + (int)(after - before);
 }
 
 /* For any number of fragments. */
@@ -228,17 +251,21 @@ static bool whole(const struct plan *plan, struct piece *piece, const struct fra
 }
 
 static int forward_whole(const struct plan *plan, struct state *state, const struct frame *frame, struct batch *batch,
-			 uint64_t flow, struct facts *facts, uint64_t *counters)
+			 const struct parsed *parsed, struct facts *facts, uint64_t *counters)
 {
 	struct piece piece;
 	bool exceeds;
+	int end = NONE;
 
 	if (!whole(plan, &piece, frame))
 		return DROPPED_MALFORMED;
 	facts->packets = 1;
 	uint32_t length = piece.head_length + piece.tail_length;
 	uint32_t cut = frame->captured < frame->length ? frame->length - frame->captured : 0;
-	facts->kept = kept_length(plan, piece.head_length ? piece.head : piece.tail, length, &exceeds);
+	if (needs_end(plan, facts))
+		end = moved(headers_end(&parsed->headers, frame->data, frame->captured), frame->captured, length);
+	facts->kept = kept_length(plan, piece.head_length ? piece.head : piece.tail, length, snaplen(plan, facts, end),
+				  &exceeds);
 	facts->original = length + cut;
 	facts->truncated = facts->kept < facts->original;
 	if ((exceeds && plan->on_mtu_exceeded == DROP) || too_long(plan, facts->kept))
@@ -246,19 +273,30 @@ static int forward_whole(const struct plan *plan, struct state *state, const str
 	if (!within_limits(plan, state, facts->kept + plan->header_length + plan->overhead, 1, frame->time))
 		return SKIPPED_RATE_LIMITED;
 	struct message *message = emit(plan, facts, batch, piece.head, piece.head_length, piece.tail, piece.tail_length);
-	message->flow = flow;
+	message->flow = parsed->flow;
 	message->last = true;
 	counters[TRUNCATED] += facts->truncated;
 	counters[FRAGMENTED] += exceeds && plan->on_mtu_exceeded == FRAGMENT;
 	return NO_REASON;
 }
 
+/* Where the headers of each segment end that this super-frame is split into. */
+static int super_headers_end(const struct super_frame *super)
+{
+	struct frame head = { .data = super->head, .captured = super->head_length };
+	struct headers headers;
+
+	parse(&head, &headers);
+	return headers_end(&headers, head.data, head.captured);
+}
+
 static int forward_super(const struct plan *plan, struct state *state, const struct frame *frame, struct batch *batch,
-			 uint64_t flow, struct facts *facts, int transport, uint64_t *counters)
+			 const struct parsed *parsed, struct facts *facts, uint64_t *counters)
 {
 	struct super_frame super;
 	enum kind kind;
 	bool full_exceeds = false, rest_exceeds;
+	int transport = parsed->headers.transport, end = NONE;
 
 	switch (frame->vnet.gso_type & ~VIRTIO_NET_HDR_GSO_ECN) {
 	case VIRTIO_NET_HDR_GSO_TCPV4:
@@ -275,15 +313,19 @@ static int forward_super(const struct plan *plan, struct state *state, const str
 		transport = frame->vnet.csum_start;
 	if (transport == NONE || !open_super_frame(&super, frame, (uint32_t)transport, kind))
 		return DROPPED_MALFORMED;
+
 	facts->packets = super.count;
 	uint32_t before = super.head_length, others = super.count - 1;
+	if (needs_end(plan, facts))
+		end = super_headers_end(&super);
 	super.head_length = retag(plan, super.head, before);
+	end = moved(end, before, super.head_length);
 	for (uint32_t n = 0; n < super.layer_count; n++)
 		super.layers[n].at += super.head_length - before;
 	uint32_t full = super.head_length + super.gso_size;
 	uint32_t rest = super.head_length + super.payload_length - others * super.gso_size;
-	uint32_t kept_rest = kept_length(plan, super.head, rest, &rest_exceeds);
-	uint32_t kept_full = others ? kept_length(plan, super.head, full, &full_exceeds) : 0;
+	uint32_t kept_rest = kept_length(plan, super.head, rest, snaplen(plan, facts, end), &rest_exceeds);
+	uint32_t kept_full = others ? kept_length(plan, super.head, full, snaplen(plan, facts, end), &full_exceeds) : 0;
 	if ((full_exceeds || rest_exceeds) && plan->on_mtu_exceeded == DROP)
 		return DROPPED_MTU_EXCEEDED;
 	if (too_long(plan, kept_full) || too_long(plan, kept_rest))
@@ -303,7 +345,7 @@ static int forward_super(const struct plan *plan, struct state *state, const str
 		facts->original = last ? rest : full;
 		facts->truncated = facts->kept < facts->original;
 		struct message *message = emit(plan, facts, batch, head, super.head_length, payload, length);
-		message->flow = flow;
+		message->flow = parsed->flow;
 		message->last = last;
 		counters[TRUNCATED] += facts->truncated;
 	}
@@ -334,9 +376,9 @@ bool wants(const struct plan *plan, const struct frame *frame)
 	return rule;
 }
 
-/* Make the copies of a frame that is not left out for what it is part of. */
-static int forward_sampled(const struct plan *plan, struct state *state, const struct frame *frame, struct parsed *parsed,
-			   struct batch *batch, struct flow *flow, uint64_t *counters)
+/* Make the copies of a frame; when its flow is spent, of its headers alone. */
+static int copy(const struct plan *plan, struct state *state, const struct frame *frame, struct parsed *parsed,
+		struct batch *batch, struct flow *flow, bool spent, uint64_t *counters)
 {
 	if (frame->captured < ETH_HEADER)
 		return DROPPED_MALFORMED;
@@ -347,12 +389,12 @@ static int forward_sampled(const struct plan *plan, struct state *state, const s
 		parsed->flow = flow_hash(&parsed->headers);
 	parsed->hashed = true;
 	struct facts facts = { .sequence = state->sequence, .vlan = parsed->headers.vlan, .egress = frame->egress,
-			       .time = frame->time };
+			       .time = frame->time, .spent = spent };
 	int reason;
 	if (super)
-		reason = forward_super(plan, state, frame, batch, parsed->flow, &facts, parsed->headers.transport, counters);
+		reason = forward_super(plan, state, frame, batch, parsed, &facts, counters);
 	else
-		reason = forward_whole(plan, state, frame, batch, parsed->flow, &facts, counters);
+		reason = forward_whole(plan, state, frame, batch, parsed, &facts, counters);
 	if (flow && facts.packets)
 		count_in_flow(flow, facts.packets, frame->length);
 	return reason;
@@ -375,7 +417,8 @@ int forward(const struct plan *plan, struct state *state, const struct frame *fr
 	counters[FLOW_TABLE_FULL] += found.full;
 	if (!sampled)
 		return SKIPPED_SAMPLED_OUT;
-	if (found.flow && is_spent(found.flow, &plan->flow_limit) && !passes_flow_limit(&parsed->headers, frame))
+	bool spent = found.flow && is_spent(found.flow, &plan->flow_limit) && !passes_flow_limit(&parsed->headers, frame);
+	if (spent && !plan->flow_limit.headers)
 		return SKIPPED_FLOW_LIMIT;
-	return forward_sampled(plan, state, frame, parsed, batch, found.flow, counters);
+	return copy(plan, state, frame, parsed, batch, found.flow, spent, counters);
 }

@@ -53,6 +53,7 @@ struct headers {
 	int source_port, destination_port;	/* or NONE */
 	const uint8_t *source, *destination;
 	uint32_t address_length;
+	uint32_t behind;	/* offset of what follows the IP header and those extension headers that were looked through */
 };
 
 /* frame/headers.c */
@@ -63,6 +64,9 @@ uint64_t flow_hash(const struct headers *headers);
 bool is_tpid(uint16_t ethertype);	/* frame/headers.py: TPIDS */
 bool is_ipv6_option(int protocol);	/* frame/headers.py: IPV6_OPTIONS */
 bool is_extension(int protocol);	/* any IPv6 extension header that is looked through */
+
+/* frame/extent.c: where the headers of a frame of this length end, or NONE where that is not known. */
+int headers_end(const struct headers *headers, const uint8_t *data, uint32_t length);
 
 /* frame/checksum.c */
 uint32_t ones_sum(const uint8_t *data, size_t length);

@@ -73,6 +73,7 @@ static void parse_ipv4(const struct frame *frame, struct headers *headers, uint3
 	headers->fragment = (offset & 0x3FFF) != 0;
 	headers->divided = ip[9];
 	headers->identification = be16(ip + 4);
+	headers->behind = at + length;
 	if (!(offset & 0x1FFF))
 		parse_ports(frame, headers, at + length);
 }
@@ -93,6 +94,7 @@ static void parse_ipv6(const struct frame *frame, struct headers *headers, uint3
 	for (int n = 0; n < MAX_EXTENSIONS && is_extension(following); n++) {
 		uint32_t length;
 
+		headers->behind = at;
 		if (later || frame->captured < at + 8)
 			return;
 		const uint8_t *extension = frame->data + at;
@@ -113,6 +115,7 @@ static void parse_ipv6(const struct frame *frame, struct headers *headers, uint3
 		following = extension[0];
 		at += length;
 	}
+	headers->behind = at;
 	if (is_extension(following))
 		return;
 	headers->protocol = following;
@@ -133,7 +136,7 @@ static bool parse_plain(const struct frame *frame, struct headers *headers)
 	*headers = (struct headers){
 		.ethertype = ETH_P_IP, .family = 4, .vlan = NONE, .protocol = ip[9],
 		.transport = ETH_HEADER + IPV4_HEADER, .source_port = be16(ports), .destination_port = be16(ports + 2),
-		.source = ip + 12, .destination = ip + 16, .address_length = 4,
+		.source = ip + 12, .destination = ip + 16, .address_length = 4, .behind = ETH_HEADER + IPV4_HEADER,
 	};
 	return true;
 }
