@@ -37,7 +37,7 @@ def sources(
         for guest in answer.guests:
             for index, nic in enumerate(guest.nics):
                 told = {"type": place.kind, "name": guest.name, "id": guest.id, "runs": guest.runs, "nic": index}
-                told |= {"nic_name": nic.name, "mac": nic.mac, "manager": place.address}
+                told |= {"nic_name": nic.name, "mac": nic.mac, "manager": place.address, "labels": dict(guest.labels)}
                 if nic.device in by_device:
                     by_device[nic.device]["guest"] = told
                 else:

@@ -53,7 +53,8 @@ static void collect(struct batch *batch, void *list)
 		PyObject *head = PyBytes_FromStringAndSize((const char *)message->head, message->head_length);
 		PyObject *tail = PyBytes_FromStringAndSize((const char *)message->tail, message->tail_length);
 
-		PyObject *trailer = PyBytes_FromStringAndSize((const char *)room_of(batch, message)->trailer, message->trailer_length);
+		PyObject *trailer = PyBytes_FromStringAndSize((const char *)room_of(batch, message)->trailer,
+							      message->trailer_length);
 
 		if (head && tail)
 			PyBytes_Concat(&head, tail);
@@ -100,8 +101,8 @@ static bool read_vnet(PyObject *object, struct vnet *vnet)
 
 	Py_XDECREF(fields);
 	if (done)
-		*vnet = (struct vnet){ (uint8_t)flags, (uint8_t)gso_type, (uint16_t)header_length, (uint16_t)gso_size,
-				       (uint16_t)csum_start, (uint16_t)csum_offset };
+		*vnet = (struct vnet){ (uint8_t)flags,	   (uint8_t)gso_type,	 (uint16_t)header_length,
+				       (uint16_t)gso_size, (uint16_t)csum_start, (uint16_t)csum_offset };
 	return done;
 }
 
@@ -138,9 +139,9 @@ static bool read_frame(PyObject *object, struct frame *frame, uint8_t **memory)
 		frame->captured = (uint32_t)length;
 	}
 	Py_XDECREF(data);
-	return done && *memory && read_u32(object, "length", &frame->length) && read_bool(object, "egress", &frame->egress) &&
-	       read_tag(object, frame) && read_vnet(object, &frame->vnet) &&
-	       read_unsigned(object, "time", UINT64_MAX, &frame->time);
+	return done && *memory && read_u32(object, "length", &frame->length) &&
+	       read_bool(object, "egress", &frame->egress) && read_tag(object, frame) &&
+	       read_vnet(object, &frame->vnet) && read_unsigned(object, "time", UINT64_MAX, &frame->time);
 }
 
 static PyObject *forward_frame(Forward *self, const struct frame *frame, struct batch *batch)
@@ -159,7 +160,8 @@ static PyObject *forward_frame(Forward *self, const struct frame *frame, struct 
 	if (wants(&self->plan, frame))
 		reason = forward(&self->plan, &self->state, frame, &parsed, batch, counters);
 	collect(batch, copies);
-	PyObject *values[] = { copies, PyLong_FromUnsignedLongLong(flow_hash(&parsed.headers)),
+	PyObject *values[] = { copies,
+			       PyLong_FromUnsignedLongLong(flow_hash(&parsed.headers)),
 			       reason == NO_REASON ? Py_NewRef(Py_None) : PyLong_FromLong(reason),
 			       PyLong_FromUnsignedLongLong(counters[TRUNCATED]),
 			       PyLong_FromUnsignedLongLong(counters[SEGMENTED]),

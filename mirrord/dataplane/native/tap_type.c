@@ -11,7 +11,7 @@ typedef struct {
 	PyObject_HEAD
 	struct tap tap;
 	Py_buffer ring, seen;
-	PyObject *members;	/* holds on to them */
+	PyObject *members; /* holds on to them */
 } Tap;
 
 /* Read the ring's memory, or the plain socket where there is none. */
@@ -42,8 +42,8 @@ static PyObject *Tap_new(PyTypeObject *type, PyObject *arguments, PyObject *keyw
 	int descriptor, ip_header;
 	unsigned int block_size, tunnel;
 
-	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$iOIOIp", names, &descriptor, &ring, &block_size, &seen, &tunnel,
-					 &ip_header))
+	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$iOIOIp", names, &descriptor, &ring, &block_size, &seen,
+					 &tunnel, &ip_header))
 		return NULL;
 	allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
 	Tap *self = (Tap *)allocate(type, 0);
@@ -159,7 +159,7 @@ static struct pipeline *read_member(PyObject *member)
 	PyObject *object = PyObject_GetAttrString(member, "pipeline");
 	struct pipeline *pipeline = object ? pipeline_in(object) : NULL;
 
-	Py_XDECREF(object);	/* the member holds on to it */
+	Py_XDECREF(object); /* the member holds on to it */
 	if (!pipeline || !read_unsigned(member, "since", UINT64_MAX, &pipeline->since) ||
 	    !read_unsigned(member, "until", UINT64_MAX, &pipeline->until))
 		return NULL;
@@ -289,10 +289,12 @@ static PyMethodDef tap_methods[] = {
 	{ NULL, NULL, 0, NULL },
 };
 
-PyDoc_STRVAR(tap_doc, "Tap(*, descriptor, ring, block_size, seen, tunnel, ip_header)\n\n"
-		      "Frames out of one packet socket, or the raw socket where a tunnel ends (0: no tunnel), to the pipelines that\n"
-		      "want them; `seen` is memory for tap.py's Seen. The caller keeps all of them open, and lets one thread at a\n"
-		      "time in.");
+PyDoc_STRVAR(
+	tap_doc,
+	"Tap(*, descriptor, ring, block_size, seen, tunnel, ip_header)\n\n"
+	"Frames out of one packet socket, or the raw socket where a tunnel ends (0: no tunnel), to the pipelines that\n"
+	"want them; `seen` is memory for tap.py's Seen. The caller keeps all of them open, and lets one thread at a\n"
+	"time in.");
 
 static PyType_Slot tap_slots[] = {
 	{ Py_tp_doc, (void *)tap_doc },

@@ -8,8 +8,8 @@
 #include "clock.h"
 
 enum {
-	BLOCKS_A_TURN = 4,	/* then other taps have theirs */
-	FRAMES_A_LOOK = 32,	/* at the clock */
+	BLOCKS_A_TURN = 4, /* then other taps have theirs */
+	FRAMES_A_LOOK = 32, /* at the clock */
 	FIRST_BATCH = 8,
 };
 
@@ -24,8 +24,7 @@ static void give_to_kernel(struct tpacket_block_desc *block)
 }
 
 /* Forward a block's frames, from the one on that the last turn came to; false when time is up before the last. */
-static bool run_block(struct tap *tap, struct work *work, const struct tpacket_block_desc *block,
-		      uint64_t until)
+static bool run_block(struct tap *tap, struct work *work, const struct tpacket_block_desc *block, uint64_t until)
 {
 	bool begun = tap->left > 0;
 	const uint8_t *at = begun ? tap->at : (const uint8_t *)block + block->hdr.bh1.offset_to_first_pkt;
@@ -84,7 +83,7 @@ static bool run_ring(struct tap *tap, struct work *work, uint64_t until)
 		if (!user_may_read(block))
 			return false;
 		bool whole = run_block(tap, work, block, until);
-		settle(tap, work);	/* its messages point into the block */
+		settle(tap, work); /* its messages point into the block */
 		if (!whole)
 			return true;
 		give_to_kernel(block);
@@ -127,7 +126,7 @@ static bool run_socket(struct tap *tap, struct work *work, uint64_t until)
 	for (int left = SOCKET_BATCH; left > 0; left -= most, most = tap->large ? LARGE_BATCH : left) {
 		if (!run_frames(tap, work, most))
 			return false;
-		settle(tap, work);	/* its messages point to what the next frames lie in */
+		settle(tap, work); /* its messages point to what the next frames lie in */
 		if (monotonic() >= until)
 			break;
 	}

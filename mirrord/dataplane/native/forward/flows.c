@@ -9,44 +9,44 @@
 #include "forward/forward.h"
 
 enum {
-	TIDIED = 2,		/* flows.py tells of these */
+	TIDIED = 2, /* flows.py tells of these */
 	TCP_FLAGS = 13,
 	TCP_ENDS = 0x07,
 	ICMPV6_QUERIES = 128,
 	PASSES = 0,
-	NOWHERE = 0,		/* no place: they count from 1 */
+	NOWHERE = 0, /* no place: they count from 1 */
 };
 
 static const uint64_t CLOCK_STEP_NANOSECONDS = 1000000000;
 
 struct flow_key {
-	uint64_t ends[4];	/* the lesser address, the greater one */
+	uint64_t ends[4]; /* the lesser address, the greater one */
 	uint16_t ports[2];
-	uint16_t protocol;	/* or UINT16_MAX: hidden */
+	uint16_t protocol; /* or UINT16_MAX: hidden */
 	uint16_t family;
 };
 
 struct place {
-	struct flow flow;	/* the first: who has the one has the other */
+	struct flow flow; /* the first: who has the one has the other */
 	struct flow_key key;
-	uint64_t seen;		/* on the table's clock */
-	uint32_t next;		/* of the same chain, or of those that are free */
-	uint32_t older, newer;	/* in the row */
-	uint32_t turn;		/* how many flows had this place before */
+	uint64_t seen; /* on the table's clock */
+	uint32_t next; /* of the same chain, or of those that are free */
+	uint32_t older, newer; /* in the row */
+	uint32_t turn; /* how many flows had this place before */
 };
 
 _Static_assert(sizeof(struct place) + 2 * sizeof(uint32_t) <= 88, "flows.py: FLOW_BYTES");
 
 struct flows {
 	uint64_t clock, time;
-	uint64_t seed;		/* so that nobody outside knows which flows share a chain */
+	uint64_t seed; /* so that nobody outside knows which flows share a chain */
 	struct fragments *firsts;
 	struct place *places;
 	uint32_t *chains;
 	uint32_t chain_mask;
 	uint32_t most, count;
-	uint32_t begun;		/* places that ever had a flow: memory behind them was not touched */
-	uint32_t free;		/* the first of those before that have none */
+	uint32_t begun; /* places that ever had a flow: memory behind them was not touched */
+	uint32_t free; /* the first of those before that have none */
 	uint32_t oldest, newest;
 };
 
@@ -75,7 +75,7 @@ struct flows *new_flows(const struct flow_limit *limit)
 	flows->chains = calloc(chains, sizeof(*flows->chains));
 	flows->firsts = new_fragments();
 	if (getrandom(&flows->seed, sizeof(flows->seed), GRND_NONBLOCK) < 0)
-		flows->seed = (uintptr_t)flows;	/* the host has just booted */
+		flows->seed = (uintptr_t)flows; /* the host has just booted */
 	if (flows->places && flows->chains && flows->firsts)
 		return flows;
 	free_flows(flows);
@@ -244,8 +244,8 @@ static uint64_t told(const struct flows *flows, const struct flow *flow)
 	return flow ? (uint64_t)place->turn << 32 | number_of(flows, place) : PASSES;
 }
 
-static struct found find_whole_or_first(struct flows *flows, const struct flow_limit *limit, const struct headers *headers,
-					const struct frame *frame)
+static struct found find_whole_or_first(struct flows *flows, const struct flow_limit *limit,
+					const struct headers *headers, const struct frame *frame)
 {
 	struct found found = { 0 };
 

@@ -6,10 +6,10 @@
 
 /* flows.py: FlowLimit. */
 struct flow_limit {
-	uint64_t packets, octets;	/* 0: any number */
-	bool headers;		/* what comes after is cut behind its headers; else skipped */
-	uint64_t idle;		/* nanoseconds */
-	uint32_t flows;		/* the most that are known */
+	uint64_t packets, octets; /* 0: any number */
+	bool headers; /* what comes after is cut behind its headers; else skipped */
+	uint64_t idle; /* nanoseconds */
+	uint32_t flows; /* the most that are known */
 };
 
 struct flows;
@@ -20,8 +20,8 @@ struct flow {
 };
 
 struct found {
-	struct flow *flow;	/* or NULL: it passes */
-	bool full;		/* there was no place for it */
+	struct flow *flow; /* or NULL: it passes */
+	bool full; /* there was no place for it */
 	bool guessed;
 };
 

@@ -11,7 +11,7 @@ enum {
 	MAX_TEMPLATE = 128,
 	MAX_PATCHES = 4,
 	MAX_TRAILER = 20,
-	BATCH = 512,		/* copies handed to the kernel at a time, and how far one may overtake where it may */
+	BATCH = 512, /* copies handed to the kernel at a time, and how far one may overtake where it may */
 };
 
 /* plans.py: OnMtuExceeded, Tunnel; encap.py: Field. module.c gives the names to Python, which compares. */
@@ -30,27 +30,27 @@ struct plan {
 	uint32_t header_length;
 	struct patch patches[MAX_PATCHES];
 	uint32_t patch_count;
-	int blocked;		/* the slot that each frame counts in for now, no copies being made; or NO_REASON */
+	int blocked; /* the slot that each frame counts in for now, no copies being made; or NO_REASON */
 	bool strip_tag;
-	uint32_t push_tag;	/* or 0 */
+	uint32_t push_tag; /* or 0 */
 	uint32_t snaplen;
-	int past_headers;	/* bytes kept behind the frame's headers, or NONE */
+	int past_headers; /* bytes kept behind the frame's headers, or NONE */
 	uint32_t frame_limit, longest;
 	enum on_mtu_exceeded on_mtu_exceeded;
 	uint32_t sampling_rate;
-	struct fragments *firsts;	/* of the conversations that are sampled; or NULL */
+	struct fragments *firsts; /* of the conversations that are sampled; or NULL */
 	struct flow_limit flow_limit;
-	struct flows *flows;	/* that it holds for; or NULL */
-	struct own_copies *own;	/* what is not mirrored again; or NULL */
-	void *guards_owner;	/* the bytes object that it looks into; or NULL */
-	uint64_t rate_limit;	/* bits a second, or 0 */
-	uint64_t packet_limit;	/* copies a second, or 0 */
-	int32_t overhead;	/* may be less than 0 */
-	struct sock_filter *exact;	/* or NULL */
+	struct flows *flows; /* that it holds for; or NULL */
+	struct own_copies *own; /* what is not mirrored again; or NULL */
+	void *guards_owner; /* the bytes object that it looks into; or NULL */
+	uint64_t rate_limit; /* bits a second, or 0 */
+	uint64_t packet_limit; /* copies a second, or 0 */
+	int32_t overhead; /* may be less than 0 */
+	struct sock_filter *exact; /* or NULL */
 	uint32_t exact_length;
-	uint64_t *matches;	/* frames by the rule that accepted them, or NULL */
+	uint64_t *matches; /* frames by the rule that accepted them, or NULL */
 	uint32_t match_count;
-	void *matches_owner;	/* plan.c's */
+	void *matches_owner; /* plan.c's */
 };
 
 static inline bool retags(const struct plan *plan)
@@ -61,36 +61,36 @@ static inline bool retags(const struct plan *plan)
 /* What changes from frame to frame. Pipelines of one session and source share it, each on a thread of its own. */
 struct state {
 	bool shared;
-	bool locked;		/* the buckets, while they are shared */
-	__int128 bits;		/* 64 bits are too few from 461 Gbit/s on */
+	bool locked; /* the buckets, while they are shared */
+	__int128 bits; /* 64 bits are too few from 461 Gbit/s on */
 	__int128 packets;
-	uint64_t filled;	/* both */
-	uint32_t *sequence;	/* of the session's next copy that has one; its other sources count there too */
+	uint64_t filled; /* both */
+	uint32_t *sequence; /* of the session's next copy that has one; its other sources count there too */
 };
 
 /* What the fields are made from. */
 struct facts {
-	uint32_t *sequence;	/* counted up where the header has one */
-	int vlan;		/* or NONE */
+	uint32_t *sequence; /* counted up where the header has one */
+	int vlan; /* or NONE */
 	bool truncated;
 	bool egress;
 	uint64_t time;
-	uint32_t kept;		/* bytes of the mirrored frame in the copy */
-	uint32_t original;	/* bytes that it had */
-	bool spent;		/* its flow has had its share: the headers alone */
-	uint32_t packets;	/* that the captured frame is on the wire; 0: nobody knows */
+	uint32_t kept; /* bytes of the mirrored frame in the copy */
+	uint32_t original; /* bytes that it had */
+	bool spent; /* its flow has had its share: the headers alone */
+	uint32_t packets; /* that the captured frame is on the wire; 0: nobody knows */
 };
 
 struct message {
-	const uint8_t *head;	/* in the plan, where all copies have the same, or in the message's room */
-	const uint8_t *tail;	/* in the capture's memory */
+	const uint8_t *head; /* in the plan, where all copies have the same, or in the message's room */
+	const uint8_t *tail; /* in the capture's memory */
 	uint32_t head_length;
 	uint32_t tail_length;
 	uint64_t flow;
 	uint64_t time;
-	uint8_t trailer_length;	/* bytes of the room's trailer */
-	uint8_t lane;		/* which of the transmit's; send_batch fills it */
-	bool last;		/* of its frame's copies */
+	uint8_t trailer_length; /* bytes of the room's trailer */
+	uint8_t lane; /* which of the transmit's; send_batch fills it */
+	bool last; /* of its frame's copies */
 };
 
 /* What of a message is its own. */
@@ -149,7 +149,7 @@ uint32_t fill(const struct plan *plan, const struct facts *facts, struct room *r
 struct parsed {
 	struct headers headers;
 	uint64_t flow;
-	bool hashed;		/* the flow is known */
+	bool hashed; /* the flow is known */
 };
 
 /* forward/step.c: whether the plan's exact program, where it has one, wants the frame; its rule is counted. */

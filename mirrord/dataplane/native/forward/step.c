@@ -19,7 +19,7 @@ static const int64_t SECOND = 1000000000;
 
 /* A frame that is to be mirrored as it is but for its first bytes, which may have been rewritten. */
 struct piece {
-	uint8_t head[MAX_HEADERS + TAG];	/* a tag may be pushed */
+	uint8_t head[MAX_HEADERS + TAG]; /* a tag may be pushed */
 	uint32_t head_length;
 	const uint8_t *tail;
 	uint32_t tail_length;
@@ -118,7 +118,7 @@ static uint32_t kept_length(const struct plan *plan, const uint8_t *start, uint3
 
 	*exceeds = limit && kept > limit;
 	if (*exceeds && !plan->header_length && be16(start + ETH_ADDRESSES) == ETH_P_8021Q) {
-		limit += TAG;	/* a device takes one 802.1Q tag over its MTU */
+		limit += TAG; /* a device takes one 802.1Q tag over its MTU */
 		*exceeds = kept > limit;
 	}
 	return *exceeds && plan->on_mtu_exceeded == TRUNCATE ? limit : kept;
@@ -146,8 +146,7 @@ static struct message *next_message(struct batch *batch)
 /* The first facts->kept bytes of head and tail, behind the plan's header. Most copies need nothing written: the header
  * is the plan's, as it is, and all of the frame is tail. */
 static inline struct message *emit(const struct plan *plan, const struct facts *facts, struct batch *batch,
-				   const uint8_t *head, uint32_t head_length, const uint8_t *tail,
-				   uint32_t tail_length)
+				   const uint8_t *head, uint32_t head_length, const uint8_t *tail, uint32_t tail_length)
 {
 	struct message *message = next_message(batch);
 	uint32_t from_head = facts->kept < head_length ? facts->kept : head_length;
@@ -206,7 +205,7 @@ static void complete_checksum(struct piece *piece, uint32_t start, uint32_t fiel
 		return;
 	}
 	uint32_t tail_sum = ones_sum(piece->tail, piece->tail_length);
-	if (length & 1)		/* the tail begins in the middle of a word */
+	if (length & 1) /* the tail begins in the middle of a word */
 		tail_sum = (tail_sum >> 8) | (tail_sum & 0xFF) << 8;
 	uint16_t value = (uint16_t)~fold((uint64_t)tail_sum + ones_sum(covered, length));
 	put_be16(piece->head + field, value ? value : 0xFFFF);
@@ -272,7 +271,8 @@ static int forward_whole(const struct plan *plan, struct state *state, const str
 		return DROPPED_MTU_EXCEEDED;
 	if (!within_limits(plan, state, facts->kept + plan->header_length + plan->overhead, 1, frame->time))
 		return SKIPPED_RATE_LIMITED;
-	struct message *message = emit(plan, facts, batch, piece.head, piece.head_length, piece.tail, piece.tail_length);
+	struct message *message =
+		emit(plan, facts, batch, piece.head, piece.head_length, piece.tail, piece.tail_length);
 	message->flow = parsed->flow;
 	message->last = true;
 	counters[TRUNCATED] += facts->truncated;
@@ -367,9 +367,13 @@ bool wants(const struct plan *plan, const struct frame *frame)
 {
 	if (!plan->exact)
 		return true;
-	struct mirrord_bpf_frame view = { .data = frame->data, .length = frame->captured, .egress = frame->egress,
-					  .tagged = frame->tagged, .tci = frame->tci, .tpid = frame->tpid };
-	uint32_t rule = mirrord_bpf_run(plan->exact, plan->exact_length, &view);
+	struct bpf_frame view = { .data = frame->data,
+				  .length = frame->captured,
+				  .egress = frame->egress,
+				  .tagged = frame->tagged,
+				  .tci = frame->tci,
+				  .tpid = frame->tpid };
+	uint32_t rule = run_program(plan->exact, plan->exact_length, &view);
 
 	if (rule && rule <= plan->match_count)
 		plan->matches[rule - 1]++;
@@ -388,8 +392,11 @@ static int copy(const struct plan *plan, struct state *state, const struct frame
 	if (!parsed->hashed)
 		parsed->flow = flow_hash(&parsed->headers);
 	parsed->hashed = true;
-	struct facts facts = { .sequence = state->sequence, .vlan = parsed->headers.vlan, .egress = frame->egress,
-			       .time = frame->time, .spent = spent };
+	struct facts facts = { .sequence = state->sequence,
+			       .vlan = parsed->headers.vlan,
+			       .egress = frame->egress,
+			       .time = frame->time,
+			       .spent = spent };
 	int reason;
 	if (super)
 		reason = forward_super(plan, state, frame, batch, parsed, &facts, counters);
@@ -417,7 +424,8 @@ int forward(const struct plan *plan, struct state *state, const struct frame *fr
 	counters[FLOW_TABLE_FULL] += found.full;
 	if (!sampled)
 		return SKIPPED_SAMPLED_OUT;
-	bool spent = found.flow && is_spent(found.flow, &plan->flow_limit) && !passes_flow_limit(&parsed->headers, frame);
+	bool spent =
+		found.flow && is_spent(found.flow, &plan->flow_limit) && !passes_flow_limit(&parsed->headers, frame);
 	if (spent && !plan->flow_limit.headers)
 		return SKIPPED_FLOW_LIMIT;
 	return copy(plan, state, frame, parsed, batch, found.flow, spent, counters);

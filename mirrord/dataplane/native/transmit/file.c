@@ -11,7 +11,7 @@
 #include "clock.h"
 #include "transmit/pcapng.h"
 
-enum { VECTORS = 3, MOST_BLOCKS = 1024 / VECTORS };	/* of a block; in one call, by UIO_MAXIOV */
+enum { VECTORS = 3, MOST_BLOCKS = 1024 / VECTORS }; /* of a block; in one call, by UIO_MAXIOV */
 
 static int64_t block_length(const struct message *message)
 {
