@@ -43,6 +43,7 @@ class CapturePlan:
     ring_size: int = 8 << 20
     promiscuous: bool = False
     netns: Netns | None = None  # where the device is; None: here
+    raw: bool = False  # it has no Ethernet: its packets are given some, see frame/without_ethernet.py
 
 
 class Tunnel(IntEnum):
@@ -108,6 +109,7 @@ class ForwardPlan:
     packet_limit: int = 0  # copies a second; 0: none
     strip_tag: bool = False  # take the outermost VLAN tag off
     push_tag: int = 0  # put an 802.1Q tag of this id on; 0: none
+    strip_ethernet: bool = False  # take off the Ethernet header that a device without Ethernet does not have
     overhead: int = 0  # what counts as sent beside header and frame: the kernel's headers; less what does not count
     blocked: Slot | None = None  # make no copies for now: what each frame counts as instead
     guards: tuple[Guard, ...] = ()  # copies already, not to be mirrored again
@@ -184,6 +186,7 @@ class FilePlan:
     rotate_size: int = 0  # bytes; 0: any
     rotate_seconds: int = 0  # 0: any
     keep: int = 0  # files, the one in work included; 0: all
+    raw: bool = False  # of IP packets, without Ethernet
 
     @property
     def path(self) -> str:
@@ -198,6 +201,7 @@ class StreamPlan:
     interface: str  # that the packets were captured on
     comment: str = ""
     snaplen: int = 0
+    raw: bool = False  # of IP packets, without Ethernet
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,9 @@ class Forward:
     def __new__(cls, plan: ForwardPlan, matcher: Matcher | None, /) -> Forward: ...
     def __call__(self, frame: Frame, /) -> Outcome: ...
 
+def with_ethernet(*, packet: bytes, vnet: bytes, protocol: int) -> Unwrapped:
+    """As without_ethernet.with_ethernet."""
+
 def decapsulate(*, tunnel: int, packet: bytes, limit: int) -> Unwrapped | None:
     """As decap.decapsulate and decap.unfinished; None for a malformed packet."""
 
@@ -95,6 +98,7 @@ class Tap:
         seen: array[int],
         tunnel: int,
         ip_header: bool,
+        raw: bool,
     ) -> Tap: ...
     def run(self) -> bool:
         """Forward what has been captured: at most a few blocks. Whether there is more."""

@@ -193,7 +193,9 @@ def test_a_full_table_stays_as_large_as_it_is_and_counts_what_passes(
     """1,024 places and 100,000 flows; the Python plane gets a tenth of these."""
     client, source, collector = linked(net)
     receive_vxlan(collector, vni=1)
-    mirrord = daemon(source, session('ring_size = "64MiB"\nflow_limit = { packets = 1, flows = 1024 }'))
+    mirrord = daemon(
+        source, session('capture = "ring"\nring_size = "32MiB"\nflow_limit = { packets = 1, flows = 1024 }')
+    )
     first, flows = 2_000, 100_000 if dataplane == "native" else 10_000
     _send_all(client, "eth0", many(first), mirrord)
     before = mirrord.settle(first)

@@ -183,6 +183,7 @@ def plans() -> st.SearchStrategy[ForwardPlan]:
         packet_limit=st.sampled_from([0, 0, 0, 1, 1000, 10_000_000, (1 << 31) - 1]),
         strip_tag=st.booleans(),
         push_tag=st.sampled_from([0, 0, 111]),
+        strip_ethernet=st.sampled_from([False, False, True]),
         overhead=st.sampled_from([0, 42, 40_000]),  # the last empties a bucket with two frames
         guards=st.just(()) | guards(),
         exact=st.none() | st.none() | selections(),

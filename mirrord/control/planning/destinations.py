@@ -192,9 +192,11 @@ def _file(
         rotate_size=to.rotate_size,
         rotate_seconds=to.rotate_seconds,
         keep=to.keep,
+        raw=source.raw,
     )
     template = encap.packet_block()
-    return WayOut(plan, replace(forward, template=template, overhead=-len(template.header)))
+    forward = replace(forward, template=template, overhead=-len(template.header), strip_ethernet=source.raw)
+    return WayOut(plan, forward)
 
 
 def _tunnel(

@@ -5,8 +5,13 @@ clock (a frame's capture time is the only time there is) and knows no socket. It
 limits, the session's sequence numbers, the flows that are limited, and what the first fragments of datagrams told.
 
 The steps, in order: exact match (where the kernel ran a coarse filter, or rules are counted), own copies, whether
+<<<<<<< HEAD
 copies are made at all, sampling, the flow's limit, the frame as the wire carried it, VLAN tag off and on, snaplen, path
 MTU, the two limits, header.
+=======
+copies are made at all, sampling, the frame as the wire carried it, VLAN tag off and on, Ethernet header off where the
+device has none, snaplen, path MTU, the two limits, header.
+>>>>>>> main
 """
 
 from __future__ import annotations
@@ -185,7 +190,7 @@ class Forward:
             data = data[:ADDRESSES] + data[ADDRESSES + TAG :]
         if self.plan.push_tag:
             data = data[:ADDRESSES] + _TPIDS[0] + self.plan.push_tag.to_bytes(2, "big") + data[ADDRESSES:]
-        return data
+        return data[ETH_HEADER:] if self.plan.strip_ethernet else data
 
     def _snaplen(self, data: bytes, before: bytes) -> int | None:
         """How much is kept; None: all. `before` is the frame before its tags were changed.
@@ -200,8 +205,9 @@ class Forward:
 
     def _limit(self, data: bytes) -> int:
         """The longest frame for the path; a device takes one 802.1Q tag over its MTU (packet_snd in the kernel)."""
-        tagged = not self.plan.template.header and data[12:14] == _TPIDS[0]
-        return self.plan.frame_limit and self.plan.frame_limit + (TAG if tagged else 0)
+        plan = self.plan
+        tagged = not plan.template.header and not plan.strip_ethernet and data[12:14] == _TPIDS[0]
+        return plan.frame_limit and plan.frame_limit + (TAG if tagged else 0)
 
     def _take(self, size: int, packets: int, time: int) -> bool:
         """Take a frame's bytes and copies out of the buckets: allowed while none in force is empty, so that each may

@@ -216,6 +216,8 @@ static PyType_Spec pipeline_spec = {
 };
 
 static PyMethodDef module_methods[] = {
+	{ "with_ethernet", (PyCFunction)(void (*)(void))with_ethernet, METH_VARARGS | METH_KEYWORDS,
+	  "with_ethernet(*, packet, vnet, protocol): Unwrapped, of a device without Ethernet." },
 	{ "decapsulate", (PyCFunction)(void (*)(void))decapsulate_one, METH_VARARGS | METH_KEYWORDS,
 	  "decapsulate(*, tunnel, packet, limit): Unwrapped, or None for a malformed packet." },
 	{ NULL, NULL, 0, NULL },

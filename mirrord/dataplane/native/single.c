@@ -1,4 +1,5 @@
-/* Single steps on single frames, for what holds the two planes together: the forward step, and decapsulation. */
+/* Single steps on single frames, for what holds the two planes together: the forward step, what a device without Ethernet
+ * lacks, and decapsulation. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
@@ -247,4 +248,36 @@ PyObject *decapsulate_one(PyObject *module, PyObject *arguments, PyObject *keywo
 	}
 	free(packet);
 	return found;
+}
+
+PyObject *with_ethernet(PyObject *module, PyObject *arguments, PyObject *keywords)
+{
+	static char *names[] = { "packet", "vnet", "protocol", NULL };
+	const char *bytes, *vnet;
+	Py_ssize_t length, vnet_length;
+	unsigned int protocol;
+
+	(void)module;
+	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$y#y#I", names, &bytes, &length, &vnet, &vnet_length,
+					 &protocol))
+		return NULL;
+	if (vnet_length != sizeof(struct vnet)) {
+		PyErr_SetString(PyExc_ValueError, "a vnet header has 10 bytes");
+		return NULL;
+	}
+	/* In memory of exactly its length and the header's, so that a sanitizer sees an access beyond. */
+	uint8_t *memory = malloc((size_t)length + ETH_HEADER);
+	if (!memory)
+		return PyErr_NoMemory();
+	uint8_t *packet = memory + ETH_HEADER;
+	struct frame frame = { .data = packet, .captured = (uint32_t)length, .length = (uint32_t)length };
+
+	memcpy(packet, bytes, (size_t)length);
+	memcpy(&frame.vnet, vnet, sizeof(frame.vnet));
+	put_ethernet(&frame, packet, (uint16_t)protocol);
+	PyObject *values[] = { PyBytes_FromStringAndSize((const char *)frame.data, frame.captured),
+			       PyBytes_FromStringAndSize((const char *)&frame.vnet, sizeof(frame.vnet)) };
+
+	free(memory);
+	return new_named(unwrapped_type, values, 2);
 }

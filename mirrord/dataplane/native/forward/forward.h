@@ -33,6 +33,7 @@ struct plan {
 	int blocked; /* the slot that each frame counts in for now, no copies being made; or NO_REASON */
 	bool strip_tag;
 	uint32_t push_tag; /* or 0 */
+	bool strip_ethernet;
 	uint32_t snaplen;
 	int past_headers; /* bytes kept behind the frame's headers, or NONE */
 	uint32_t frame_limit, longest;
@@ -55,7 +56,7 @@ struct plan {
 
 static inline bool retags(const struct plan *plan)
 {
-	return plan->strip_tag || plan->push_tag;
+	return plan->strip_tag || plan->push_tag || plan->strip_ethernet;
 }
 
 /* What changes from frame to frame. Pipelines of one session and source share it, each on a thread of its own. */

@@ -117,7 +117,7 @@ static uint32_t kept_length(const struct plan *plan, const uint8_t *start, uint3
 	uint32_t kept = snaplen < length ? snaplen : length, limit = plan->frame_limit;
 
 	*exceeds = limit && kept > limit;
-	if (*exceeds && !plan->header_length && be16(start + ETH_ADDRESSES) == ETH_P_8021Q) {
+	if (*exceeds && !plan->header_length && !plan->strip_ethernet && be16(start + ETH_ADDRESSES) == ETH_P_8021Q) {
 		limit += TAG; /* a device takes one 802.1Q tag over its MTU */
 		*exceeds = kept > limit;
 	}
@@ -173,7 +173,8 @@ static bool is_tag(const uint8_t *at)
 	return is_tpid(be16(at));
 }
 
-/* Take the outermost tag off and put one on, as planned, in headers of this length; gives their new length. */
+/* Take the outermost tag off, put one on, and take the Ethernet header off, as planned, in headers of this length; gives
+ * their new length. */
 static uint32_t retag(const struct plan *plan, uint8_t *head, uint32_t length)
 {
 	uint8_t *at = head + ETH_ADDRESSES;
@@ -187,6 +188,12 @@ static uint32_t retag(const struct plan *plan, uint8_t *head, uint32_t length)
 		put_be16(at, ETH_P_8021Q);
 		put_be16(at + 2, plan->push_tag);
 		length += TAG;
+	}
+	if (plan->strip_ethernet) {
+		uint32_t off = length < ETH_HEADER ? length : ETH_HEADER;
+
+		length -= off;
+		memmove(head, head + off, length);
 	}
 	return length;
 }
@@ -211,7 +218,7 @@ static void complete_checksum(struct piece *piece, uint32_t start, uint32_t fiel
 	put_be16(piece->head + field, value ? value : 0xFFFF);
 }
 
-/* The frame with its VLAN tag back in and its checksum complete. */
+/* The frame with its VLAN tag back in and its checksum complete, retagged. */
 static bool whole(const struct plan *plan, struct piece *piece, const struct frame *frame)
 {
 	bool unfinished = frame->vnet.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM;
@@ -219,8 +226,13 @@ static bool whole(const struct plan *plan, struct piece *piece, const struct fra
 	piece->head_length = 0;
 	piece->tail = frame->data;
 	piece->tail_length = frame->captured;
-	if (!frame->tagged && !unfinished && !retags(plan))
+	if (!frame->tagged && !unfinished && !plan->strip_tag && !plan->push_tag) {
+		if (plan->strip_ethernet) {
+			piece->tail += ETH_HEADER;
+			piece->tail_length -= ETH_HEADER;
+		}
 		return true;
+	}
 	uint32_t shift = frame->tagged ? TAG : 0, length = frame->captured + shift;
 	uint32_t start = frame->vnet.csum_start + shift, field = start + frame->vnet.csum_offset;
 	uint32_t width = frame->vnet.csum_offset == SCTP_CHECKSUM ? 4 : 2;
