@@ -82,6 +82,14 @@ class OnMtuExceeded(IntEnum):
     drop = 2
 
 
+class Payload(IntEnum):
+    """What becomes of all behind a frame's headers."""
+
+    keep = 0
+    zero = 1
+    tls = 2  # of TCP from the first application data of TLS on, else as zero
+
+
 @dataclass(frozen=True, slots=True)
 class FlowLimit:
     """How much of each flow is mirrored whole; 0: any number. What comes first decides."""
@@ -100,6 +108,7 @@ class ForwardPlan:
     template: Template
     snaplen: int = 0  # of the mirrored frame, outer headers not included; 0: all
     past_headers: int | None = None  # of it, behind its own headers; None: all
+    payload: Payload = Payload.keep
     frame_limit: int = 0  # the longest frame that the path MTU lets a copy carry; 0: no limit
     longest: int = 0  # the longest frame that a copy can carry in however many fragments; 0: no limit
     on_mtu_exceeded: OnMtuExceeded = OnMtuExceeded.truncate

@@ -17,7 +17,7 @@ VERSION: str
 """Of the sources that it was built from."""
 
 ENUMERATIONS: dict[str, dict[str, int]]
-"""The numbers of Slot, OnMtuExceeded, Field and Tunnel as the core has them, by the class's name and the member's."""
+"""The numbers of Slot, OnMtuExceeded, Payload, Field and Tunnel in the core, by the class's name and the member's."""
 
 class News(NamedTuple):
     """As rounds.News."""
@@ -35,6 +35,8 @@ class Outcome(NamedTuple):
     truncated: int
     segmented: int
     fragmented: int
+    zeroed: int
+    unfollowed: int
     unplaced: int
     flow_table_full: int
 

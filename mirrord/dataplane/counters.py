@@ -45,8 +45,10 @@ class Slot(enum.IntEnum):
     fragmented = 23
     unplaced = 24  # later fragments, sampled or counted to a flow by a guess
     flow_table_full = 25  # frames that passed since their flow had no place
-    latency_sum = 26  # nanoseconds
-    latency_bucket = 27  # the first of len(LATENCY_BOUNDS) + 1 slots; the last is for what took longer
+    zeroed = 26  # copies with payload overwritten
+    unfollowed = 27  # frames of these whose TCP connection was not seen from its SYN on, without a gap
+    latency_sum = 28  # nanoseconds
+    latency_bucket = 29  # the first of len(LATENCY_BOUNDS) + 1 slots; the last is for what took longer
 
 
 SKIPPED = ("sampled_out", "rate_limited", "paused", "unmatched", "own_copy", "flow_limit")

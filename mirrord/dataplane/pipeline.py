@@ -31,7 +31,15 @@ if TYPE_CHECKING:
     from mirrord.dataplane.transmit.lanes import NativeLane
     from mirrord.dataplane.transmit.tx_ring import TxRing
 
-ALTERED = Slot.truncated, Slot.segmented, Slot.fragmented, Slot.unplaced, Slot.flow_table_full
+ALTERED = (
+    Slot.truncated,
+    Slot.segmented,
+    Slot.fragmented,
+    Slot.zeroed,
+    Slot.unfollowed,
+    Slot.unplaced,
+    Slot.flow_table_full,
+)
 
 
 class Match(NamedTuple):

@@ -14,7 +14,7 @@ from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.frame.headers import Tag
 from mirrord.dataplane.frame.wire import Frame, Vnet
-from mirrord.plans import FlowLimit, ForwardPlan, OnMtuExceeded
+from mirrord.plans import FlowLimit, ForwardPlan, OnMtuExceeded, Payload
 from tests.support.selections import IPV4, IPV6, PORTS, VLANS, frames, guards, selections
 
 MACS = bytes.fromhex("020000000002020000000001")
@@ -170,6 +170,7 @@ def plans() -> st.SearchStrategy[ForwardPlan]:
         ForwardPlan,
         template=st.sampled_from(TEMPLATES),
         snaplen=limits,
+        payload=st.sampled_from([Payload.keep, Payload.keep, Payload.zero]),
         past_headers=st.sampled_from([None, None, 0, 64]),
         frame_limit=limits,
         longest=st.sampled_from([0, 0, 0, 60, 1000, 1514]),

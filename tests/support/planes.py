@@ -23,6 +23,8 @@ class Result(NamedTuple):
     truncated: int
     segmented: int
     fragmented: int
+    zeroed: int
+    unfollowed: int
     unplaced: int
     flow_table_full: int
 

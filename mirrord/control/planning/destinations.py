@@ -29,7 +29,7 @@ from mirrord.model import (
     TunnelDestination,
     VxlanDestination,
 )
-from mirrord.plans import DevicePlan, FilePlan, FlowLimit, ForwardPlan, OnMtuExceeded, TunnelPlan
+from mirrord.plans import DevicePlan, FilePlan, FlowLimit, ForwardPlan, OnMtuExceeded, Payload, TunnelPlan
 
 UDP_HEADER = 8
 IP_HEADER = {4: 20, 6: 40}
@@ -64,6 +64,7 @@ def way_out(
     forward = ForwardPlan(
         template=encap.bare(),
         snaplen=0 if session.snaplen.past_headers else session.snaplen.length,
+        payload=Payload[session.payload],
         past_headers=session.snaplen.length if session.snaplen.past_headers else None,
         on_mtu_exceeded=OnMtuExceeded[session.on_mtu_exceeded],
         sampling_rate=session.sampling_rate,

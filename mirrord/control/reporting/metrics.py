@@ -61,6 +61,7 @@ SIMPLE = (
     ("truncated_frames", Slot.truncated, "Copies cut to the snaplen or to the path MTU."),
     ("segmented_frames", Slot.segmented, "Super-frames split into the frames that the wire carried."),
     ("fragmented_frames", Slot.fragmented, "Copies sent in outer IP fragments."),
+    ("zeroed_frames", Slot.zeroed, "Copies whose payload was overwritten with zeros, or a part of it."),
     ("unplaced_frames", Slot.unplaced, "Later fragments placed by addresses alone: their first one was not seen."),
     ("flow_table_full", Slot.flow_table_full, "Frames that flow_limit let pass because their flow found no place."),
 )

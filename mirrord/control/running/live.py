@@ -98,6 +98,7 @@ def _as_packets(forward: ForwardPlan, *, raw: bool) -> ForwardPlan:
         template=template,
         overhead=-len(template.header),
         snaplen=forward.snaplen,
+        payload=forward.payload,
         past_headers=forward.past_headers,
         sampling_rate=forward.sampling_rate,
         flow_limit=forward.flow_limit,

@@ -5,13 +5,8 @@ clock (a frame's capture time is the only time there is) and knows no socket. It
 limits, the session's sequence numbers, the flows that are limited, and what the first fragments of datagrams told.
 
 The steps, in order: exact match (where the kernel ran a coarse filter, or rules are counted), own copies, whether
-<<<<<<< HEAD
-copies are made at all, sampling, the flow's limit, the frame as the wire carried it, VLAN tag off and on, snaplen, path
-MTU, the two limits, header.
-=======
-copies are made at all, sampling, the frame as the wire carried it, VLAN tag off and on, Ethernet header off where the
-device has none, snaplen, path MTU, the two limits, header.
->>>>>>> main
+from mirrord.dataplane.frame.wire import ADDRESSES, CLOCK_STEP_NANOSECONDS, TAG, Frame, rebuild
+from mirrord.plans import ForwardPlan, OnMtuExceeded, Payload
 """
 
 from __future__ import annotations
@@ -28,11 +23,12 @@ from mirrord.dataplane.forward.conversation import Conversations
 from mirrord.dataplane.forward.encap import Facts
 from mirrord.dataplane.forward.flows import Flow, Flows, passes
 from mirrord.dataplane.forward.own_copies import OwnCopies
+from mirrord.dataplane.forward.payload import hide
 from mirrord.dataplane.frame.extent import headers_end
 from mirrord.dataplane.frame.headers import ETH_HEADER, TPIDS, Headers, flow_hash, parse
 from mirrord.dataplane.frame.segment import MalformedError
 from mirrord.dataplane.frame.wire import ADDRESSES, CLOCK_STEP_NANOSECONDS, TAG, Frame, rebuild
-from mirrord.plans import ForwardPlan, OnMtuExceeded
+from mirrord.plans import ForwardPlan, OnMtuExceeded, Payload
 
 SOURCE_PORTS = 49152
 """The first of the 16384 dynamic ports (RFC 6335 6) that RFC 7348 5 wants for the outer source port."""
@@ -69,6 +65,8 @@ class Outcome(NamedTuple):
     truncated: int = 0  # copies cut by snaplen or the path MTU
     segmented: int = 0  # 1 when a super-frame was split
     fragmented: int = 0  # copies that leave in more than one IP fragment
+    zeroed: int = 0  # copies with payload overwritten
+    unfollowed: int = 0  # 1 when that is because its connection's beginning, or a part of it, was not seen
     unplaced: int = 0  # 1 for a later fragment placed by a guess: its first one is not known
     flow_table_full: int = 0  # 1 for one that passed because its flow had no place
 
@@ -151,6 +149,11 @@ class Forward:
             return Outcome(reason=Slot.dropped_malformed)
         if flow is not None:
             flow.count(len(rebuilt), frame.length)
+        zeroed = 0
+        if plan.payload is not Payload.keep:
+            hidden = [hide(data, parse(data)) for data in rebuilt]
+            zeroed = sum(one is not other for one, other in zip(hidden, rebuilt, strict=True))
+            rebuilt = hidden
         frames = [self._retagged(data) for data in rebuilt]
         kept = [data[: self._snaplen(data, before)] for data, before in zip(frames, rebuilt, strict=True)]
         if spent:
@@ -177,7 +180,7 @@ class Forward:
             facts = Facts(next(self._numbers), vlan, truncated, frame.egress, frame.time, len(data), original)
             copies.append(Copy(plan.template.fill(facts) + data, hashed, plan.template.trailer(facts)))
         fragmented = sum(over) if plan.on_mtu_exceeded is OnMtuExceeded.fragment else 0
-        return Outcome(tuple(copies), None, sum(cut), int(len(copies) > 1), fragmented)
+        return Outcome(tuple(copies), None, sum(cut), int(len(copies) > 1), fragmented, zeroed)
 
     def _accepts(self, exact: Selection, headers: Headers, *, egress: bool) -> bool:
         decision = decide(exact, headers, egress=egress)

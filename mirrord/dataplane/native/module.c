@@ -251,18 +251,22 @@ static const char *const slot_names[] = {
 	"fragmented",
 	"unplaced",
 	"flow_table_full",
+	"zeroed",
+	"unfollowed",
 	"latency_sum",
 	"latency_bucket",
 };
 _Static_assert(sizeof(slot_names) / sizeof(*slot_names) == LATENCY_BUCKET + 1, "a name for each slot");
 
 static const char *const on_mtu_exceeded_names[] = { "truncate", "fragment", "drop" };
+static const char *const payload_names[] = { "keep", "zero", "tls" };
 static const char *const field_names[] = { "SEQUENCE", "ERSPAN_II", "ERSPAN_III", "PACKET_BLOCK" };
 static const char *const tunnel_names[] = { "VXLAN", "GRE", "ERSPAN" };
 
 static const struct names enumerations[] = {
 	{ "Slot", slot_names, CAPTURED, LATENCY_BUCKET + 1 },
 	{ "OnMtuExceeded", on_mtu_exceeded_names, TRUNCATE, DROP + 1 },
+	{ "Payload", payload_names, KEEP, TLS + 1 },
 	{ "Field", field_names, SEQUENCE, PACKET_BLOCK },
 	{ "Tunnel", tunnel_names, TUNNEL_VXLAN, TUNNEL_ERSPAN },
 };

@@ -80,6 +80,16 @@ static bool read_on_mtu_exceeded(PyObject *object, struct plan *plan)
 	return true;
 }
 
+static bool read_payload(PyObject *object, struct plan *plan)
+{
+	uint64_t value;
+
+	if (!read_unsigned(object, "payload", TLS, &value))
+		return false;
+	plan->payload = (enum payload)value;
+	return true;
+}
+
 bool read_program(const char *bytes, Py_ssize_t length, struct sock_filter **program, uint32_t *count)
 {
 	*program = malloc((size_t)length + 1);
@@ -236,8 +246,9 @@ bool read_plan(PyObject *object, PyObject *matcher, struct plan *plan)
 	       read_bool(object, "strip_ethernet", &plan->strip_ethernet) &&
 	       read_unsigned(object, "rate_limit", UINT64_MAX, &plan->rate_limit) &&
 	       read_unsigned(object, "packet_limit", UINT64_MAX, &plan->packet_limit) && read_header(object, plan) &&
-	       read_patches(object, plan) && read_on_mtu_exceeded(object, plan) && read_matcher(matcher, plan) &&
-	       read_flow_limit(object, plan) && read_guards(object, plan) && make_firsts(plan);
+	       read_patches(object, plan) && read_on_mtu_exceeded(object, plan) && read_payload(object, plan) &&
+	       read_matcher(matcher, plan) && read_flow_limit(object, plan) && read_guards(object, plan) &&
+	       make_firsts(plan);
 }
 
 static bool read_lane(PyObject *lane, int *descriptor, uint16_t *port)

@@ -54,17 +54,23 @@ static void collect(struct batch *batch, void *list)
 		PyObject *head = PyBytes_FromStringAndSize((const char *)message->head, message->head_length);
 		PyObject *tail = PyBytes_FromStringAndSize((const char *)message->tail, message->tail_length);
 
+		PyObject *zeros = PyBytes_FromStringAndSize(NULL, message->zeros);
 		PyObject *trailer = PyBytes_FromStringAndSize((const char *)room_of(batch, message)->trailer,
 							      message->trailer_length);
 
+		if (zeros)
+			memset(PyBytes_AsString(zeros), 0, message->zeros);
 		if (head && tail)
 			PyBytes_Concat(&head, tail);
+		if (head && zeros)
+			PyBytes_Concat(&head, zeros);
 		if (head && trailer)
 			PyBytes_Concat(&head, trailer);
-		if (head && tail && trailer)
+		if (head && tail && zeros && trailer)
 			PyList_Append(list, head);
 		Py_XDECREF(head);
 		Py_XDECREF(trailer);
+		Py_XDECREF(zeros);
 		Py_XDECREF(tail);
 	}
 	batch->count = 0;
@@ -77,6 +83,8 @@ static PyStructSequence_Field outcome_field[] = {
 	{ "truncated", "As of step.py's Outcome; so are the next." },
 	{ "segmented", NULL },
 	{ "fragmented", NULL },
+	{ "zeroed", NULL },
+	{ "unfollowed", NULL },
 	{ "unplaced", NULL },
 	{ "flow_table_full", NULL },
 	{ NULL, NULL },
@@ -167,6 +175,8 @@ static PyObject *forward_frame(Forward *self, const struct frame *frame, struct 
 			       PyLong_FromUnsignedLongLong(counters[TRUNCATED]),
 			       PyLong_FromUnsignedLongLong(counters[SEGMENTED]),
 			       PyLong_FromUnsignedLongLong(counters[FRAGMENTED]),
+			       PyLong_FromUnsignedLongLong(counters[ZEROED]),
+			       PyLong_FromUnsignedLongLong(counters[UNFOLLOWED]),
 			       PyLong_FromUnsignedLongLong(counters[UNPLACED]),
 			       PyLong_FromUnsignedLongLong(counters[FLOW_TABLE_FULL]) };
 

@@ -43,6 +43,7 @@ enum { NONE = -1 };
 
 struct headers {
 	uint16_t ethertype;
+	uint32_t network; /* offset of what the ethertype announces */
 	uint8_t family; /* 4, 6, or 0 */
 	bool fragment;
 	uint8_t divided; /* of a fragment: what all fragments of the datagram say that they are parts of */
