@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from mirrord.errors import MirrordError, Problem, nearest
 from mirrord.model import (
+    Config,
     Contradiction,
     ContradictionError,
     Destination,
@@ -176,6 +177,16 @@ class Examined(NamedTuple):
 def not_found(kind: str, name: str, known: Iterable[str]) -> MirrordError:
     """The error for an object that is not there, with a hint at the one that may be meant."""
     return MirrordError("not_found", f"no such {kind}: {name}{nearest(name, known)}")
+
+
+def find_session(config: Config, mirror: str, name: str) -> Session:
+    """A session of a configuration. MirrordError `not_found`."""
+    if mirror not in config.mirrors:
+        raise not_found("mirror", mirror, config.mirrors)
+    sessions = {one.name: one for one in config.mirrors[mirror].sessions}
+    if name not in sessions:
+        raise not_found("session", name, sessions)
+    return sessions[name]
 
 
 def join(path: str, *parts: int | str) -> str:
