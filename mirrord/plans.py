@@ -90,6 +90,10 @@ class Payload(IntEnum):
     tls = 2  # of TCP from the first application data of TLS on, else as zero
 
 
+FLOW_BYTES = 88
+"""What the native core takes for a flow at most, with its share of the chains."""
+
+
 @dataclass(frozen=True, slots=True)
 class FlowLimit:
     """How much of each flow is mirrored whole; 0: any number. What comes first decides."""

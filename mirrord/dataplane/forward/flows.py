@@ -25,9 +25,6 @@ from mirrord.protocols import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP
 if TYPE_CHECKING:
     from mirrord.plans import FlowLimit
 
-FLOW_BYTES = 88
-"""What the native core takes for a flow at most, with its share of the chains."""
-
 TIDIED = 2
 
 ICMP_ERRORS = (3, 4, 5, 11, 12)
