@@ -32,6 +32,7 @@ TABLES: tuple[tuple[str, tuple[type[model.Model], ...]], ...] = (
     ("A rule of a filter", (model.Rule,)),
     ("[mirrors.NAME]", (model.Mirror,)),
     ("[[mirrors.NAME.sessions]]", (model.Session,)),
+    ("flow_limit = { ... }", (model.FlowLimit,)),
     ('source = { type = "device" }', (model.DeviceSource,)),
     ('source = { type = "bridge" }', (model.BridgeSource,)),
     ('source = { type = "vm" }', (model.VmSource, model.GuestSource)),
@@ -55,14 +56,21 @@ TYPES = {
     "Description": "one line of text",
     "Destination": "a table, see below",
     "Device": "device",
+    "Dscps": "0 to 63, or a list",
     "Engine": "name of an engine, or path",
     "Devices": "device, glob or a list",
+    "FlowLimit": "a table, see below",
     "Guest": "name or UUID",
     "GuestOrGlob": "name, id or glob",
     "Group": "name of a group",
     "Expires": "time, or how long",
+    "IcmpNumbers": "0 to 255, or a list",
+    "KeptLength": 'number of bytes, "headers" or "headers+64"',
+    "Idle": 'time, as "60s", "5m"',
     "Label": "label",
+    "Lengths": '"64", "64-1518", "1519-", "-63" or a list',
     "Listen": "address:port",
+    "Macs": "MAC address or a list",
     "Name": "name",
     "NetworkList": "network or a list",
     "Netns": "name, process id or path",
@@ -74,6 +82,7 @@ TYPES = {
     "Pattern": "pattern of paths",
     "Percentage": 'a share such as "80%"',
     "Ports": '"80", "1000-2000" or a list',
+    "PositiveSize": 'size such as "64KiB"',
     "Protocol": "name or number",
     "Rate": 'rate such as "200Mbit"',
     "RingSize": 'size such as "8MiB"',
@@ -83,7 +92,9 @@ TYPES = {
     "Size": 'size such as "100MB"',
     "Socket": "path",
     "Source": "a device's name or a table, see below",
-    "Uri": "URI",
+    "Connection": 'URI, or "proc:"',
+    "ContainerOrGlob": "name, id, namespace/pod or glob",
+    "TcpFlags": '"syn", "syn,!ack" or a list',
     "VlanIds": "1 to 4094, or a list",
 }
 """The words for each kind of value that is written as text. A new kind needs new words."""
@@ -159,7 +170,7 @@ def _default(described: type[model.Model], name: str) -> str:
     metadata = [*field.metadata, None]  # Annotated wants at least one
     annotation: Any = Annotated[field.annotation, *metadata]
     shown = TypeAdapter(annotation).dump_python(field.default, mode="json")
-    return hex(shown) if type(shown) is int and shown > 0xFFFF else json.dumps(shown)
+    return hex(shown) if type(shown) is int and shown > 0xFFFFFFF else json.dumps(shown)
 
 
 def page() -> str:
@@ -223,6 +234,7 @@ def vocabulary() -> str:
         "RULE": {"": model.Rule},
         "SOURCES": {},
         "DESTINATIONS": {},
+        "TABLES": {"flow_limit": model.FlowLimit},
     }
     for title, (described, *_) in TABLES:
         if title.startswith(("source", "destination")):

@@ -180,6 +180,13 @@ def show_size(size: int) -> str:
     return _show_quantity(size, _SHOWN_SIZES)
 
 
+def _positive_size(value: object) -> int:
+    size = parse_size(value)
+    if not size:
+        raise unexpected('a size of at least "1B"', value)
+    return size
+
+
 def _ring_size(value: object) -> int:
     size = parse_size(value)
     if size < 4096:  # a ring is made of whole pages
@@ -221,6 +228,24 @@ def show_latency(latency: int) -> str:
     return "0"
 
 
+_IDLE = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
+LONGEST_IDLE = 24 * _IDLE["h"]  # nanoseconds
+
+
+def parse_idle(value: object) -> int:
+    """Nanoseconds, of "500ms", "60s", "5m" or "1h". ValueError for what is none, 0, or longer than a day."""
+    found = re.fullmatch(r"(\d{1,9})(ms|s|m|h)", value) if isinstance(value, str) else None
+    idle = int(found[1]) * _IDLE[found[2]] if found else 0
+    if not 0 < idle <= LONGEST_IDLE:
+        raise unexpected('a time of at most 24h, as "500ms", "60s", "5m" or "1h"', value)
+    return idle
+
+
+def show_idle(idle: int) -> str:
+    """As it is written, in seconds where they are whole."""
+    return f"{idle // _IDLE['s']}s" if idle % _IDLE["s"] == 0 else f"{idle // _IDLE['ms']}ms"
+
+
 def _percentage(value: object) -> int:
     if value == "" or (value == 0 and not isinstance(value, bool)):
         return 0
@@ -230,10 +255,47 @@ def _percentage(value: object) -> int:
     return int(match[1])
 
 
+class Snaplen(NamedTuple):
+    """How much of a frame is kept: bytes, 0 for all; or, `past_headers`, so many bytes behind its headers."""
+
+    length: int = 0
+    past_headers: bool = False
+
+    def __str__(self) -> str:
+        if not self.past_headers:
+            return f"{self.length}"
+        return f"headers+{self.length}" if self.length else "headers"
+
+
+LONGEST_SNAPLEN = (1 << 31) - 1
+_SNAPLEN_FORMS = f'a whole number from 0 to {LONGEST_SNAPLEN}, "headers", or "headers+64" for 64 bytes behind them'
+
+
+def parse_snaplen(value: object) -> Snaplen:
+    """What is kept, of 96, "96", "headers" or "headers+64" (65535 at most behind them)."""
+    if isinstance(value, Snaplen):
+        return value
+    match = re.fullmatch(r"headers(?:\+([0-9]{1,5}))?", value) if isinstance(value, str) else None
+    if match and int(match[1] or 0) <= 0xFFFF:
+        return Snaplen(int(match[1] or 0), past_headers=True)
+    try:
+        return Snaplen(Between(0, LONGEST_SNAPLEN).parse(value))
+    except ValueError:
+        raise unexpected(_SNAPLEN_FORMS, value) from None
+
+
+def show_snaplen(snaplen: Snaplen) -> int | str:
+    """A number of bytes as a number, else as parse_snaplen reads it."""
+    return str(snaplen) if snaplen.past_headers else snaplen.length
+
+
+KeptLength = Annotated[Snaplen, Written(parse_snaplen, show_snaplen, {"anyOf": [{"type": "integer"}, TEXT]})]
 Size = Annotated[int, Written(parse_size, show_size, TEXT)]
+PositiveSize = Annotated[int, Written(_positive_size, show_size, TEXT)]
 RingSize = Annotated[int, Written(_ring_size, show_size, TEXT)]
 Rate = Annotated[int, Written(parse_rate, show_rate, TEXT)]
 Latency = Annotated[int, Written(parse_latency, show_latency, TEXT)]
+Idle = Annotated[int, Written(parse_idle, show_idle, TEXT)]
 Percentage = Annotated[int, Written(_percentage, lambda share: f"{share}%" if share else "", TEXT)]
 
 
@@ -520,13 +582,14 @@ VlanIds = Annotated[tuple[int, ...], Written(one_or_more(Between(1, 4094).parse)
 
 # VMs and containers.
 
-_MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
+MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 _GUEST = re.compile(r"[^\x00-\x1f\x7f/]{1,255}")
+_CONTAINER = re.compile(r"[^\x00-\x1f\x7f/]{1,255}(/[^\x00-\x1f\x7f/]{1,255})?")
 
 
 def _nic(value: object) -> int | str:
     """An index, a MAC address (in lower case from now on), or every NIC."""
-    if isinstance(value, str) and (value == "*" or _MAC.fullmatch(value)):
+    if isinstance(value, str) and (value == "*" or MAC.fullmatch(value)):
         return value.lower()
     try:
         return Between(0, 255).parse(value)
@@ -555,6 +618,11 @@ GuestOrGlob = Annotated[str, Written(_guest_or_glob, _same, TEXT)]
 Nic = Annotated[int | str, Written(_one_nic, _same, _NIC_SCHEMA)]
 Nics = Annotated[int | str, Written(_nic, _same, _NIC_SCHEMA)]
 Label = Annotated[str, Written(_matching(_LABEL, 'a label: "app" or "app=web"'), _same, TEXT)]
-Uri = Annotated[str, Written(_matching(re.compile(r"[a-z][a-z0-9+.-]*:[!-~]+"), "a URI of libvirt"), _same, TEXT)]
+ContainerOrGlob = Annotated[
+    str, Written(_matching(_CONTAINER, "a name or an id of at most 255 characters, or namespace/pod"), _same, TEXT)
+]
+_CONNECTION = re.compile(r"proc:|[a-z][a-z0-9+.-]*:[!-~]+")
+Connection = Annotated[str, Written(_matching(_CONNECTION, 'a URI of libvirt, or "proc:"'), _same, TEXT)]
 _ENGINE = re.compile(r"auto|podman|docker|/[^\0]{1,106}")
-Engine = Annotated[str, Written(_matching(_ENGINE, '"auto", "podman", "docker" or the path of a socket'), _same, TEXT)]
+_engine = _matching(_ENGINE, '"auto", "podman", "docker", or the path of a socket or directory')
+Engine = Annotated[str, Written(_engine, _same, TEXT)]

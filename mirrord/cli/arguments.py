@@ -13,6 +13,7 @@ import click
 
 Callback = Callable[[click.Context, click.Parameter, Any], Any]
 PAIRS = "k=v,..."
+WITH_COMMAS = "tcp_flags="  # its value has commas of its own: "syn,!ack"
 
 
 def read_by(parse: Callable[[str], Any]) -> Callback:
@@ -42,7 +43,7 @@ def pairs(text: str) -> dict[str, Any]:
     """`key=value,...` as a table. A key given again makes a list, a dotted key a table within the table."""
     written: dict[str, Any] = {}
     before = ""
-    for part in text.split(","):
+    for part in _parts(text):
         key, equals, value = part.partition("=")
         if not (key and equals):
             hint = (
@@ -61,6 +62,17 @@ def pairs(text: str) -> dict[str, Any]:
             raise ValueError(f"{last} is a table already, so it is not {value!r}")  # noqa: TRY004 (the same)
         table[last] = value if there is None else [*(there if isinstance(there, list) else [there]), value]
     return written
+
+
+def _parts(text: str) -> list[str]:
+    """Each key with its value."""
+    parts: list[str] = []
+    for part in text.split(","):
+        if parts and part and "=" not in part and parts[-1].startswith(WITH_COMMAS):
+            parts[-1] += f",{part}"
+        else:
+            parts.append(part)
+    return parts
 
 
 def source(text: str) -> dict[str, Any]:

@@ -144,7 +144,7 @@ def _explained(
     selection, place = Selection(rules=rules), {rule.priority: at for at, rule in enumerate(rules)}
     for number, packet in enumerate(read, 1):
         egress = undirected if packet.egress is None else packet.egress
-        headers = parse(packet.data)
+        headers = parse(packet.data)._replace(length=packet.length)
         rule = decide(selection, headers, egress=egress).rule
         totals.count(rule, undirected=packet.egress is None)
         yield Explained(number, egress, headers, rule, rules if rule is None else rules[: place[rule.priority]])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from ipaddress import ip_address
 
 from mirrord.dataplane.filter.rules import Direction, Rule, mismatch
 from mirrord.dataplane.frame.headers import Headers
+from mirrord.match_values import show_length, show_tcp_flags
 from mirrord.values import show_ports, show_protocol
 
 
@@ -34,11 +36,44 @@ def _compared(name: str, rule: Rule, headers: Headers) -> tuple[str, str]:
             networks = rule.sources if name == "source" else rule.destinations
             address = headers.source if name == "source" else headers.destination
             return " or ".join(map(str, networks)), _address(headers, address)
+        case "source_mac" | "destination_mac" | "length" | "dscp" | "tcp_flags" | "icmp_type" | "icmp_code":
+            return _detail(name, rule, headers)
         case _:
             ports = rule.source_ports if name == "source_ports" else rule.destination_ports
             port = headers.source_port if name == "source_ports" else headers.destination_port
-            none = "a later fragment" if headers.fragment and headers.transport is None else "no port"
-            return " or ".join(map(show_ports, ports)), none if port is None else str(port)
+            return " or ".join(map(show_ports, ports)), _absent(headers, "no port") if port is None else str(port)
+
+
+def _detail(name: str, rule: Rule, headers: Headers) -> tuple[str, str]:
+    """The same of what is asked beside addresses and ports."""
+    wanted: Iterable[object]
+    match name:
+        case "source_mac" | "destination_mac":
+            macs = rule.source_macs if name == "source_mac" else rule.destination_macs
+            mac = headers.source_mac if name == "source_mac" else headers.destination_mac
+            wanted, found = (one.hex(":") for one in macs), mac.hex(":") or "no Ethernet header"
+        case "length":
+            wanted, found = map(show_length, rule.lengths), str(headers.length)
+        case "dscp":
+            wanted, found = rule.dscps, _family(headers) if headers.dscp is None else str(headers.dscp)
+        case "tcp_flags":
+            wanted, found = map(show_tcp_flags, rule.tcp_flags), _flags(headers)
+        case _:
+            number = headers.icmp_type if name == "icmp_type" else headers.icmp_code
+            wanted = rule.icmp_types if name == "icmp_type" else rule.icmp_codes
+            found = _absent(headers, "no ICMP header") if number is None else str(number)
+    return " or ".join(map(str, wanted)), found
+
+
+def _flags(headers: Headers) -> str:
+    flags = headers.tcp_flags
+    if flags is None:
+        return _absent(headers, "no TCP header")
+    return show_tcp_flags((flags, flags)) or "none"
+
+
+def _absent(headers: Headers, otherwise: str) -> str:
+    return "a later fragment" if headers.fragment and headers.transport is None else otherwise
 
 
 def _family(headers: Headers) -> str:

@@ -13,21 +13,32 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mirrord.dataplane.counters import Counters, RuleCounters, Slot
 from mirrord.dataplane.forward.step import Forward, Numbering
+from mirrord.dataplane.memory import Memory, Share
 from mirrord.dataplane.native import core, matcher
 from mirrord.dataplane.transmit.file import FileTransmit
 from mirrord.dataplane.transmit.sockets import Transmit
 from mirrord.dataplane.transmit.stream import StreamTransmit
-from mirrord.plans import DevicePlan, FilePlan, PipelinePlan, StreamPlan, TunnelPlan
+from mirrord.plans import FLOW_BYTES, DevicePlan, FilePlan, ForwardPlan, PipelinePlan, StreamPlan, TunnelPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from mirrord.dataplane.filter.rules import Selection
     from mirrord.dataplane.frame.wire import Frame
     from mirrord.dataplane.source import Source
+    from mirrord.dataplane.transmit.file import Output
+    from mirrord.dataplane.transmit.lanes import NativeLane
     from mirrord.dataplane.transmit.tx_ring import TxRing
 
-ALTERED = Slot.truncated, Slot.segmented, Slot.fragmented, Slot.unplaced
+ALTERED = (
+    Slot.truncated,
+    Slot.segmented,
+    Slot.fragmented,
+    Slot.zeroed,
+    Slot.unfollowed,
+    Slot.unplaced,
+    Slot.flow_table_full,
+)
 
 
 _Way = Transmit | FileTransmit | StreamTransmit
@@ -46,7 +57,7 @@ class Pipeline:
     """An open pipeline. `source` is the tap where it gets its frames, once it has joined one, see tap.tap_of.
 
     Where the plan has several workers it is one of several, each at a tap of its own: `beside` another one, whose rate
-    limit it shares.
+    limit it shares. `memory` is what its tables come out of.
 
     The copies of another source of a session leave by the way of its `leader`, in the order in which frames came by the
     two: for that the same thread has to run both.
@@ -62,15 +73,17 @@ class Pipeline:
         beside: Pipeline | None = None,
         numbering: Numbering | None = None,
         leader: Pipeline | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self.plan = plan
+        self.tables = Share(memory or Memory())
         self._closed = False
         self.source: Source | None = None
         self.counters = Counters()
         self.rule_counters = RuleCounters()
         self._trouble = ""
         self.matches: Match | None = None
-        self.native: Any = None  # the core's part, which closing takes away, in another thread
+        self.native: core.Pipeline | None = None  # the core's part, which closing takes away, in another thread
         if leader is not None and isinstance(leader.transmit, Transmit):
             leader.transmit.hold()
             self.transmit: _Way = leader.transmit
@@ -92,17 +105,19 @@ class Pipeline:
         native: bool,
     ) -> None:
         self.rule_counters.begin(plan.count_rules_of, _counted(plan))
-        self._forward = Forward(plan.forward, self.rule_counters.row, numbering)
+        forward = self._with_tables(plan.forward)
+        self._forward = Forward(forward, self.rule_counters.row, numbering)
         if native:
+            output, callback = _goes_on(self.transmit)
             self.native = core.Pipeline(
-                plan.forward,
-                None,
-                self.transmit.native(),
-                self.counters.row,
-                numbering.row,
-                *_goes_on(self.transmit),
+                plan=forward,
+                way=self.transmit.native(),
+                counters=self.counters.row,
+                sequence=numbering.row,
+                output=output,
+                callback=callback,
             )
-            if leader is not None and self.transmit is leader.transmit:
+            if leader is not None and leader.native is not None and self.transmit is leader.transmit:
                 self.native.leave_with(leader.native)
         if beside is not None:
             self._share(beside)
@@ -110,7 +125,15 @@ class Pipeline:
     def _share(self, beside: Pipeline) -> None:
         self._forward.state = beside._forward.state
         if self.native is not None:
+            assert beside.native is not None  # both are of one plane
             self.native.share(beside.native)
+
+    def _with_tables(self, forward: ForwardPlan) -> ForwardPlan:
+        """The step, with a table of flows without places where there is no memory for one."""
+        limit = forward.flow_limit
+        if self.tables.want(limit.flows * FLOW_BYTES if limit else 0) or limit is None:
+            return forward
+        return replace(forward, flow_limit=replace(limit, flows=0))
 
     @property
     def selection(self) -> Selection:
@@ -146,11 +169,13 @@ class Pipeline:
         plan, self.matches = self.plan, how
         self.rule_counters.begin(plan.count_rules_of, _counted(plan))
         exact = None if how.exact and not plan.count_rules_of else replace(self.selection, mark_mask=0)
-        self._forward.plan = plan.forward if plan.forward.exact == exact else replace(plan.forward, exact=exact)
+        forward = self._with_tables(plan.forward)
+        self._forward.plan = forward if forward.exact == exact else replace(forward, exact=exact)
         self._forward.matches = self.rule_counters.row
         if self.native is not None:
-            counts = matcher(self._forward.plan, self.rule_counters.row)
-            self.native.replace(self._forward.plan, counts, self.transmit.native(), how.shares)
+            exactly = matcher(self._forward.plan, self.rule_counters.row)
+            way = self.transmit.native()
+            self.native.replace(plan=self._forward.plan, matcher=exactly, way=way, shares=how.shares)
 
     def block(self, reason: Slot) -> None:
         """Make no copies from now on: what is wanted counts as this."""
@@ -188,10 +213,16 @@ class Pipeline:
         """Count as lost what its work was in the middle of when an error ended it."""
         self.counters.add(Slot.dropped_ring_full, max(self.counters.unaccounted(), 0))
 
+    @property
+    def flows(self) -> int:
+        """How many flows it knows, of those that a limit is for."""
+        native = self.native
+        return self._forward.flows if native is None else native.flows()
+
     def gso_refused(self) -> int:
         """The errno that the kernel refused GSO with, after which copies leave one by one; or 0."""
         native = self.native
-        return 0 if native is None else int(native.gso_refused())
+        return 0 if native is None else native.gso_refused()
 
     def new_tx_ring(self) -> TxRing | None:
         """A TX ring for what leaves here, where frames come by a ring, too: then they are many. Takes long.
@@ -220,6 +251,7 @@ class Pipeline:
         if self._closed:
             return
         self._closed, self.native = True, None
+        self.tables.want(0)
         self.transmit.close()
 
 
@@ -237,16 +269,23 @@ def _way_out(plan: DevicePlan | TunnelPlan | FilePlan | StreamPlan) -> Transmit 
             return Transmit(plan)
 
 
-def _goes_on(transmit: Transmit | FileTransmit | StreamTransmit) -> tuple[object, object]:
+def _goes_on(
+    transmit: Transmit | FileTransmit | StreamTransmit,
+) -> tuple[Output | None, Callable[..., NativeLane | None]]:
     """For the native core: the file's memory, None for no file, and what to call for the next file or lane."""
     return (None, transmit.lanes.native) if isinstance(transmit, Transmit) else (transmit.output, transmit.next_file)
 
 
 def open_pipelines(
-    plan: PipelinePlan, numbering: Numbering, *, native: bool, leaders: Sequence[Pipeline] = ()
+    plan: PipelinePlan,
+    numbering: Numbering,
+    *,
+    native: bool,
+    leaders: Sequence[Pipeline] = (),
+    memory: Memory | None = None,
 ) -> list[Pipeline]:
-    """As many pipelines as the plan has workers, each to join a tap; their copies take numbers from `numbering`, and
-    leave with those of the `leaders`, if there are any, each with one on the same thread.
+    """As many pipelines as the plan has workers, each to join a tap; their copies take numbers from `numbering`, their
+    tables from `memory`. They leave with those of the `leaders`, if there are any, each with one on the same thread.
 
     OSError when one cannot be opened: then none is.
     """
@@ -255,7 +294,9 @@ def open_pipelines(
         while len(pipelines) < plan.workers:
             first = pipelines[0] if pipelines else None
             leader = leaders[len(pipelines)] if leaders else None
-            pipelines.append(Pipeline(plan, native=native, beside=first, numbering=numbering, leader=leader))
+            pipelines.append(
+                Pipeline(plan, native=native, beside=first, numbering=numbering, leader=leader, memory=memory)
+            )
     except BaseException:
         for pipeline in pipelines:
             pipeline.close()

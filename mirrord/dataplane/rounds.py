@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import select
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from mirrord.dataplane.native import core
+from mirrord.dataplane.native import core, missing
 
 SHORTEST_ROUND_SECONDS = 0.0005
 """A frame that comes sooner after the last round waits for company: to wake up costs more than a frame does. One that
@@ -26,7 +26,7 @@ LATENCY_SECONDS = 0.001
 
 
 class News(NamedTuple):
-    """What a wait found out about a descriptor: EPOLLIN, EPOLLERR, ..., and whether its pipeline ran already."""
+    """What a wait found out about a descriptor: EPOLLIN, EPOLLERR, ..., and whether its tap ran already."""
 
     descriptor: int
     events: int
@@ -41,9 +41,9 @@ class Rounds:
         self._epoll = select.epoll()
         self._last = 0.0
 
-    def register(self, descriptor: int, pipeline: Any) -> None:
-        """Wait for this descriptor, too. `pipeline`: the core's, which it may run; or None."""
-        del pipeline
+    def register(self, descriptor: int, tap: core.Tap | None) -> None:
+        """Wait for this descriptor, too. `tap`: the core's, which only the core's Rounds runs; or None."""
+        del tap
         self._epoll.register(descriptor, select.EPOLLIN)
 
     def unregister(self, descriptor: int) -> None:
@@ -61,11 +61,10 @@ class Rounds:
         return [News(descriptor, event, False) for descriptor, event in events]
 
     def close(self) -> None:
-        """Wait no more."""
+        """End the wait."""
         self._epoll.close()
 
 
-def rounds(latency: float = LATENCY_SECONDS) -> Rounds:
+def rounds(latency: float = LATENCY_SECONDS) -> Rounds | core.Rounds:
     """The core's, if it is there. `latency`: how long a frame may wait for company at most, in seconds."""
-    made: Rounds = Rounds(latency) if core is None else core.Rounds(latency)
-    return made
+    return Rounds(latency) if missing else core.Rounds(latency)

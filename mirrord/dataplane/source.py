@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mirrord.dataplane.capture.listener import Listener
 from mirrord.dataplane.capture.mode_switch import ModeSwitch
@@ -37,9 +37,18 @@ class Source:
         self.mode_switch: ModeSwitch | None = None
         if isinstance(capture, Capture) and capture.plan.mode == "auto":
             self.mode_switch = ModeSwitch(capture, self.seen)
-        self.native: Any = None
+        self.native: core.Tap | None = None
         if native:
-            self.native = core.Tap(capture.fileno(), capture.ring, BLOCK_SIZE, self.seen.row, *_listens(capture))
+            tunnel, ip_header, raw = _kind(capture)
+            self.native = core.Tap(
+                descriptor=capture.fileno(),
+                ring=capture.ring,
+                block_size=BLOCK_SIZE,
+                seen=self.seen.row,
+                tunnel=tunnel,
+                ip_header=ip_header,
+                raw=raw,
+            )
 
     def note_error(self) -> None:
         """Ask the capture what is wrong with it."""
@@ -115,7 +124,8 @@ class Source:
                 return
             self._closed = True
         if self.native is not None:
-            self.native.move(-1, None, BLOCK_SIZE)  # it holds on to the ring, and others may on to it
+            # it holds on to the ring, and others may on to it
+            self.native.move(descriptor=-1, ring=None, block_size=BLOCK_SIZE)
             self.native = None
         self.capture.close()
         if self._successor is not None:
@@ -131,6 +141,10 @@ def open_source(
     return Capture(plan, wanted, mode="ring" if busy and plan.mode == "auto" else "", group=group)
 
 
-def _listens(capture: Capture | Listener) -> tuple[int, bool]:
-    """For the native core: the tunnel, 0 for none, and whether its packets begin with an IP header."""
-    return (capture.plan.tunnel, capture.plan.local.version == 4) if isinstance(capture, Listener) else (0, False)
+def _kind(capture: Capture | Listener) -> tuple[int, bool, bool]:
+    """For the native core: the tunnel, 0 for none, and whether its packets begin with an IP header; or whether those of
+    a device have no Ethernet header.
+    """
+    if isinstance(capture, Listener):
+        return capture.plan.tunnel, capture.plan.local.version == 4, False
+    return 0, False, capture.plan.raw

@@ -24,11 +24,7 @@ so that they lose nothing. A member that comes gets no frame from before; one th
 until then: what waits is counted (`taken` less `lost` by the kernel, `read` here), and it goes when so many frames have
 been read. As long as frames may wait that were taken for another, the one member that is left matches exactly, too.
 
-Sessions of very unequal rates part. Where one is so busy that it takes a ring (load.BUSY), those with less than a tenth
-of its frames would lose theirs whenever it floods the ring: so the busy ones go on with a capture of their own. It is
-opened beside; a moment later a time is set: what the kernel stamped before, they take from here, and the rest from
-there, once all of the former has been read. The stamp is the frame's own and the same at both, so each frame is one or
-the other. They do not come together again until a session is begun anew.
+Sessions of very unequal rates part, see parting.py.
 
 A tunnel's end is not shared: each session has a socket of its own there, see listener.py.
 """
@@ -36,24 +32,22 @@ A tunnel's end is not shared: each session has a socket of its own there, see li
 from __future__ import annotations
 
 import time
-from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from operator import attrgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from mirrord.dataplane.capture import load
 from mirrord.dataplane.capture.fanout import Group
 from mirrord.dataplane.capture.listener import Listener
 from mirrord.dataplane.capture.packet_socket import BLOCK_SIZE, Capture
 from mirrord.dataplane.counters import Slot
-from mirrord.dataplane.filter.assembler import pack
 from mirrord.dataplane.filter.bpf import compile_selection
 from mirrord.dataplane.filter.by_device import Asked, Wanted, compile_wanted
 from mirrord.dataplane.filter.several import compile_selections, compile_sets
 from mirrord.dataplane.frame.wire import TAG
+from mirrord.dataplane.membership import FOR_EVER, Member, described, groups_of, one_a_way
+from mirrord.dataplane.parting import GRACE_SECONDS, Aside, Rates, open_aside
 from mirrord.dataplane.pipeline import Match, Pipeline
 from mirrord.dataplane.source import Source, open_source
 from mirrord.dataplane.transmit.sockets import Transmit
@@ -68,42 +62,12 @@ if TYPE_CHECKING:
     from mirrord.dataplane.transmit.stream import StreamTransmit
     from mirrord.plans import ListenPlan, PipelinePlan
 
-GRACE_SECONDS = 0.02
-"""How long after a change of the filter a frame may still come that the one before took: one that was under way."""
-
 TURN_SECONDS = 0.004
 """How long a turn may take, a few copies more or less, however much waits: other taps have theirs. What it waits for
 room is bounded beside that, see transmit.PATIENCE_MILLISECONDS."""
 
-UNEQUAL = 10
-"""How many times the frames of another a busy member must get for the two to part."""
-
-FOR_EVER = (1 << 64) - 1
-
-
 SEVERAL_DEVICES = "several devices"
 """The source that a loss counts for which may have been any one's of several. No device has blanks in its name."""
-
-
-@dataclass(slots=True)
-class _Member:
-    pipeline: Pipeline
-    device: int  # its index; 0: it wants whatever the tap captures
-    since: int = 0  # nanoseconds since 1970: what was captured before is not its
-    until: int = FOR_EVER  # the same of what was not captured before: it goes on elsewhere
-    leaves: bool = False
-    parted: bool = False  # it gets nothing that is still to be taken
-    broken: bool = False  # an error ended its work: what it gets counts as lost
-    leaves_at: int | None = None  # when so many frames have been read
-
-
-@dataclass(slots=True)
-class Aside:
-    """A capture for members that part from their tap, and the time from which on what was captured is theirs there."""
-
-    capture: Capture
-    pipelines: tuple[Pipeline, ...]
-    border: int = 0  # nanoseconds since 1970
 
 
 class Tap(Source):
@@ -143,11 +107,9 @@ class Tap(Source):
         self._begins_later = group is not None and group.divides
         self._parted_at: float | None = None  # when some were told to go on elsewhere
         self._parts_at: int | None = None  # when so many frames have been read
-        self._rates_at, self._got = time.monotonic(), dict.fromkeys(pipelines, 0)
-        self._read_before = 0  # frames, when it was last asked which members are busy
-        self._acting: list[_Member] = []  # those whose way out acts by time
-        self._ways = 0  # by which its members' copies leave
-        self._by_device: dict[int, list[_Member]] = {}
+        self._rates = Rates(pipelines)
+        self._acting: list[Member] = []  # those whose way out acts by time
+        self._by_device: dict[int, list[Member]] = {}
         capture = aside.capture if aside else open_source(self.plan, self._wanted(), group, busy=busy)
         try:
             super().__init__(capture, native=native)
@@ -179,10 +141,10 @@ class Tap(Source):
         """Whether it is on all devices of a namespace, for those that its members want."""
         return isinstance(self.plan, CapturePlan) and not self.plan.device
 
-    def _new_member(self, pipeline: Pipeline, since: int) -> _Member:
+    def _new_member(self, pipeline: Pipeline, since: int) -> Member:
         capture = pipeline.plan.capture
         device = capture.index if self.everywhere and isinstance(capture, CapturePlan) else 0
-        return _Member(pipeline, device, since)
+        return Member(pipeline, device, since)
 
     @property
     def pipelines(self) -> list[Pipeline]:
@@ -268,7 +230,7 @@ class Tap(Source):
         selections = [changed.get(member.pipeline, member.pipeline.selection) for member in left]
         wanted = [Wanted(member.device, selection) for member, selection in zip(left, selections, strict=True)]
         self._compile(tuple(dict.fromkeys(wanted)))
-        for group in _groups(wanted).values():
+        for group in groups_of(wanted).values():
             compile_sets(group)
         for selection in (*(pipeline.selection for pipeline in joining), *changed.values()):
             compile_selection(replace(selection, mark_mask=0), numbered=True)
@@ -295,41 +257,20 @@ class Tap(Source):
     # --- members that part ---
 
     def outgrown(self, now: float) -> list[Pipeline]:
-        """The members that are so busy that they are to part from the others; none, mostly. `now` is monotonic.
-
-        To be asked often: it compares what they got since it was asked before.
-        """
-        elapsed = now - self._rates_at
-        if self._ways < 2 or elapsed < load.LOOK_SECONDS["socket"] or self._begins_later:
+        """The members that are so busy that they are to part from the others; none, mostly. `now` is monotonic."""
+        if len(self._members) < 2 or self._begins_later:
             return []
-        read, self._read_before = self.seen.read - self._read_before, self.seen.read
-        if read < load.BUSY * elapsed:  # nor is any member: not to count what each of thousands got is quicker
-            self._rates_at, self._got = now, {}
-            return []
-        before, self._got = self._got, {one: one.read for one in self.pipelines}
-        self._rates_at = now
-        if self._got.keys() - before.keys() or self.changing or self._successor is not None:
-            return []
-        got: Counter[int] = Counter()  # by way: the sources of a session stay together, so that its copies are in order
-        for one, count in self._got.items():
-            got[id(one.transmit)] += count - before[one]
-        most = max(got.values())
-        if most < load.BUSY * elapsed:
-            return []
-        busy = {way for way, count in got.items() if count * UNEQUAL > most}
-        return [one for one in self._got if id(one.transmit) in busy] if len(busy) < len(got) else []
+        settled = not self.changing and self._successor is None
+        return self._rates.outgrown(self.pipelines, self.seen.read, now, settled=settled)
 
     def open_aside(self, pipelines: Sequence[Pipeline]) -> Aside:
         """Open a capture for members to part with. OSError; takes long: not for the thread that runs the tap."""
         assert isinstance(self.plan, CapturePlan)  # what is listened to is one member's
         self.foresee(leaving=pipelines)
         wanted = [Wanted(one.device, one.pipeline.selection) for one in self._members if one.pipeline in pipelines]
-        for group in _groups(wanted).values():
+        for group in groups_of(wanted).values():
             compile_sets(group)
-        mode = "ring" if self.plan.mode == "auto" else self.plan.mode
-        capture = Capture(self.plan, tuple(dict.fromkeys(wanted)), mode=mode, stamped=True)
-        time.sleep(GRACE_SECONDS)  # until the kernel stamps frames, and its filter has seen all that come
-        return Aside(capture, tuple(pipelines))
+        return open_aside(self.plan, pipelines, tuple(dict.fromkeys(wanted)))
 
     def part(self, aside: Aside) -> bool:
         """Have members go on with another capture. False where what it was opened for is not so any more."""
@@ -365,21 +306,22 @@ class Tap(Source):
         self._changed()
         return True
 
-    def _member(self, pipeline: Pipeline) -> _Member:
+    def _member(self, pipeline: Pipeline) -> Member:
         return next(member for member in self._members if member.pipeline is pipeline)
 
-    def _wanted(self, also: Sequence[_Member] = ()) -> Asked:
+    def _wanted(self, also: Sequence[Member] = ()) -> Asked:
         members = [member for member in (*self._members, *also) if not (member.leaves or member.parted)]
         return tuple(dict.fromkeys(Wanted(member.device, member.pipeline.selection) for member in members))
 
     def _compile(self, wanted: Asked) -> None:
         """Make the program that the kernel will be given."""
+        assert isinstance(self.plan, CapturePlan)  # what is listened to is another program's
         if wanted and self.everywhere:
             compile_wanted(wanted)
         elif wanted:
-            compile_selections(tuple(one.selection for one in wanted))
+            compile_selections(tuple(one.selection for one in wanted), raw=self.plan.raw)
 
-    def _select(self, also: Sequence[_Member] = ()) -> None:
+    def _select(self, also: Sequence[Member] = ()) -> None:
         wanted = self._wanted(also)
         for capture in (self.capture, self._successor):
             if capture is not None and not (isinstance(capture, Capture) and capture.wanted == wanted):
@@ -395,7 +337,6 @@ class Tap(Source):
         self._by_device = {}
         for member in self._members:
             self._by_device.setdefault(member.device, []).append(member)
-        self._ways = len({id(member.pipeline.transmit) for member in self._members})
         for member in self._members:
             pipeline, shares = member.pipeline, self._mixed or len(self._by_device[member.device]) > 1
             how = Match(exact=self.capture.exact and not shares, shares=shares)
@@ -405,22 +346,8 @@ class Tap(Source):
             forward = self._members[0].pipeline.plan.forward
             self.capture.limit = max(forward.frame_limit - (TAG if forward.push_tag else 0), 0)
         if self.native is not None:
-            self._give_out()
-
-    def _give_out(self) -> None:
-        """Have the core know whose a device's frames may be."""
-        members = sorted(self._members, key=attrgetter("device"))
-        groups = _groups([Wanted(member.device, member.pipeline.selection) for member in members])
-        matchers = {group: n for n, group in enumerate(dict.fromkeys(group for group in groups.values() if group[1:]))}
-        stretches, first = [], 0
-        for device, group in groups.items():
-            stretches.append((device, first, len(group), matchers.get(group, -1)))
-            first += len(group)
-        self.native.have(
-            tuple((member.pipeline.native, member.since, member.until) for member in members),
-            tuple((pack(sets.program), sets.sets) for sets in map(compile_sets, matchers)),
-            tuple(stretches),
-        )
+            members, matchers, stretches = described(self._members)
+            self.native.have(members=members, matchers=matchers, stretches=stretches)
 
     def tend(self, now: float) -> None:
         """See whether all that was taken before the last change of members has been read. `now` is monotonic."""
@@ -445,7 +372,7 @@ class Tap(Source):
         """
         if self.native is None:
             return self._run_reference()
-        more = bool(self.native.run())
+        more = self.native.run()
         self.ran()
         return more
 
@@ -472,13 +399,13 @@ class Tap(Source):
         self.note_error()  # the reading may have come upon one
         return self.seen.waiting > 0
 
-    def _have_forwarded(self, member: _Member, frame: Frame) -> None:
+    def _have_forwarded(self, member: Member, frame: Frame) -> None:
         try:
             member.pipeline.forward(frame)
         except Exception as error:  # noqa: BLE001 (of any kind; see _break)
             self._break(member, error)
 
-    def _have_work(self, member: _Member, work: Callable[[], None]) -> None:
+    def _have_work(self, member: Member, work: Callable[[], None]) -> None:
         """Do this for a member, unless an error has ended its work."""
         if member.broken:
             return
@@ -487,7 +414,7 @@ class Tap(Source):
         except Exception as error:  # noqa: BLE001 (of any kind; see _break)
             self._break(member, error)
 
-    def _break(self, member: _Member, error: Exception) -> None:
+    def _break(self, member: Member, error: Exception) -> None:
         """Have a member make no copies any more: what it is in the middle of nobody knows. The others go on."""
         if not member.broken:
             member.broken = True
@@ -536,7 +463,7 @@ class Tap(Source):
         (taken, lost), self._ahead = self._ahead, (0, 0)
         self._count_taken(taken, lost)
         if self.native is not None:
-            self.native.move(self.capture.fileno(), self.capture.ring, BLOCK_SIZE)
+            self.native.move(descriptor=self.capture.fileno(), ring=self.capture.ring, block_size=BLOCK_SIZE)
         if self.capture.exact != ended.exact:
             self._tell()
         return ended
@@ -554,19 +481,6 @@ class Tap(Source):
 def _plan_of(pipelines: Sequence[Pipeline]) -> CapturePlan | ListenPlan:
     plan = pipelines[0].plan.capture
     return plan.everywhere if isinstance(plan, CapturePlan) and plan.together else plan
-
-
-def _groups(wanted: Iterable[Wanted]) -> dict[int, tuple[Selection, ...]]:
-    """What each device's members want, one after the other, by the devices' indexes, ascending."""
-    groups: dict[int, list[Selection]] = {}
-    for device, selection in wanted:
-        groups.setdefault(device, []).append(selection)
-    return {device: tuple(groups[device]) for device in sorted(groups)}
-
-
-def one_a_way(pipelines: Iterable[Pipeline]) -> list[Pipeline]:
-    """One of those that leave by the same way, for each way."""
-    return list({id(pipeline.transmit): pipeline for pipeline in pipelines}.values())
 
 
 def tap_of(pipeline: Pipeline) -> Tap | None:
@@ -587,7 +501,9 @@ def open_taps(pipelines: Sequence[Sequence[Pipeline]], *, native: bool, busy: bo
     """
     taps: list[Tap] = []
     columns = list(zip(*pipelines, strict=True))
-    group = Group(divides=True) if len(columns) > 1 else None
+    plan = pipelines[0][0].plan.capture
+    raw = isinstance(plan, CapturePlan) and plan.raw
+    group = Group(divides=True, raw=raw) if len(columns) > 1 else None
     try:
         for column in columns:
             taps.append(Tap(column, native=native, busy=busy, group=group))  # noqa: PERF401 (each is to be closed)

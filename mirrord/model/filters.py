@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
+from mirrord.match_values import Dscps, IcmpNumbers, Lengths, Macs, TcpFlags
 from mirrord.model.base import DirectionName, Model, repeated, too_many
+from mirrord.protocols import TPIDS
 from mirrord.values import Between, Description, Networks, Ports, Protocol, VlanId, show_protocol
 
 ICMP, TCP, UDP, ICMPV6, SCTP = 1, 6, 17, 58, 132
 MOST_RULES = 10_000  # of a filter
 ETHERTYPE_FAMILIES = {0x0800: 4, 0x86DD: 6}
-TPIDS = (0x8100, 0x88A8, 0x9100, 0x9200)
 IPV6_EXTENSIONS = (0, 43, 44, 51, 60, 135, 139, 140)  # RFC 7045 appendix A, less ESP, which hides what follows
 
 
@@ -42,6 +43,24 @@ class Rule(Model):
     ethertype: Annotated[int, Between(0x0600, 0xFFFF)] | None = None  # below 0x0600 it is a length, IEEE 802.3 3.2.6
     """The ethertype behind the VLAN tags, of which two are looked through. What lies behind a third one has no address,
     protocol or port."""
+    source_mac: Macs | None = None
+    """A MAC address or a list of them: one of them is the frame's source."""
+    destination_mac: Macs | None = None
+    """The same of the destination MAC address."""
+    length: Lengths | None = None
+    """Bytes of the frame, from the Ethernet header on, VLAN tags included and without FCS: a number, a range, or one
+    that is open at an end, or a list of them. A super-frame has the length that it has before it is split."""
+    dscp: Dscps | None = None
+    """A number or a list of numbers, of which the DSCP in the IPv4 or IPv6 header is one."""
+    tcp_flags: TcpFlags | None = None
+    """The flags of a TCP header: "syn" matches where SYN is set, "syn,!ack" where besides ACK is not; a list, where one
+    of its items does. They are fin, syn, rst, psh, ack, urg, ece and cwr. With protocol tcp; never matches a later
+    fragment."""
+    icmp_type: IcmpNumbers | None = None
+    """A number or a list of numbers; with protocol icmp or icmpv6, whose numbers differ. Never matches a later
+    fragment."""
+    icmp_code: IcmpNumbers | None = None
+    """The same of the code."""
 
     def _contradictions(self) -> Iterator[tuple[str, ...]]:
         for key in ("source_ports", "destination_ports"):
@@ -51,6 +70,7 @@ class Rule(Model):
                 yield key, "ports need a protocol: name tcp, udp or sctp", "protocol"
             else:
                 yield key, f"protocol {show_protocol(self.protocol)} has no ports; only tcp, udp and sctp have"
+        yield from self._transports()
         if self.protocol in IPV6_EXTENSIONS and self.family != "ipv4":
             name = show_protocol(self.protocol)
             why = f"{name} is an extension header in IPv6, which is looked through: name the protocol behind it"
@@ -58,6 +78,20 @@ class Rule(Model):
         if self.ethertype in TPIDS:
             yield "ethertype", f"{self.ethertype:#06x} is a VLAN tag's, which is looked through: match it by vlan"
         yield from self._families()
+
+    def _transports(self) -> Iterator[tuple[str, ...]]:
+        """Keys that ask for what no header of the protocol has."""
+        for key, protocols, named in (
+            ("tcp_flags", (TCP,), "tcp"),
+            ("icmp_type", (ICMP, ICMPV6), "icmp or icmpv6"),
+            ("icmp_code", (ICMP, ICMPV6), "icmp or icmpv6"),
+        ):
+            if getattr(self, key) is None or self.protocol in protocols:
+                continue
+            if self.protocol is None:
+                yield key, f"{key} needs a protocol: name {named}", "protocol"
+            else:
+                yield key, f"protocol {show_protocol(self.protocol)} has no {key}; only {named} has"
 
     def _families(self) -> Iterator[tuple[str, str]]:
         """Keys that leave no IP version for the ones before them."""
@@ -68,7 +102,7 @@ class Rule(Model):
                 return
             if not possible <= versions:
                 possible, because = possible & versions, key
-        keys = ("family", "protocol", "source", "destination")
+        keys = ("family", "protocol", "source", "destination", "dscp")
         used = next((key for key in keys if getattr(self, key) is not None), None)
         if used and self.ethertype is not None and self.ethertype not in ETHERTYPE_FAMILIES:
             yield "ethertype", f"{self.ethertype:#06x} is not IP, but {used} asks for IP: no frame can match"

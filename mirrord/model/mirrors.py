@@ -12,10 +12,24 @@ from mirrord.model.base import Count, DirectionName, Model, repeated, too_many
 from mirrord.model.daemon import Daemon
 from mirrord.model.destinations import Destination, FileDestination, SpanDestination, TunnelDestination
 from mirrord.model.filters import Filter
+from mirrord.model.flows import FlowLimit
 from mirrord.model.sources import BridgeSource, Source, TunnelSource
-from mirrord.values import Addresses, AnyAddress, Between, Description, Device, Flag, Name, Percentage, Rate, RingSize
+from mirrord.protocols import ETH_HEADER
+from mirrord.values import (
+    Addresses,
+    AnyAddress,
+    Between,
+    Description,
+    Device,
+    Flag,
+    KeptLength,
+    Name,
+    Percentage,
+    Rate,
+    RingSize,
+    Snaplen,
+)
 
-ETH_HEADER = 14  # bytes, IEEE 802.3 3.2
 MOST_SESSIONS = 4096  # of a mirror
 
 
@@ -43,11 +57,20 @@ class Session(Model):
     """The name of a filter; left out: every frame."""
     destination: Destination
     """Where copies go."""
-    snaplen: Count = 0
-    """Bytes of the mirrored frame that are kept; 0: all. Outer headers are not counted. To a device, at least 14."""
+    snaplen: KeptLength = Snaplen()
+    """Bytes of the mirrored frame that are kept; 0: all. Outer headers are not counted. To a device, at least 14.
+    `"headers"`: all up to the end of the header of TCP, UDP, SCTP or ICMP, with tags, options and extension headers;
+    `"headers+64"`: and 64 bytes behind it. Of a tunnel's packet these are the outer headers; of another protocol or a
+    later fragment, all up to the end of the IP header. What is not IP stays whole."""
+    payload: Literal["keep", "zero"] = "keep"
+    """What becomes of all behind the headers (as for `snaplen`), where it may not be sent. `zero`: zeros, up to the end
+    of the frame; lengths stay, and checksums that were right are right. What is not IP stays, but where IP may be
+    inside and is not looked for (behind three VLAN tags, MPLS, PPPoE, ...)."""
     sampling_rate: Annotated[int, Between(1, (1 << 31) - 1)] = 1
     """One in n conversations, whole, both directions: TCP connections, and of all else what two addresses say to each
     other by one protocol. Fragments are in or out with the rest."""
+    flow_limit: FlowLimit | None = None
+    """Mirror the first of each flow only. Left out: all of it."""
     rate_limit: Rate = 0
     """Bound on the sent bits a second, outer headers included, in tc's units; 0: none."""
     packet_limit: Count = 0
@@ -103,7 +126,8 @@ class Session(Model):
             yield "transmit", '"packet" cannot fragment, only the kernel can'
         if self.gso == "on" and getattr(self.destination, "port", None) is None:
             yield "gso", f'"on" does not apply to a {self.destination.type} destination, which has no UDP'
-        if isinstance(self.destination, SpanDestination) and 0 < self.snaplen < ETH_HEADER:
+        short = not self.snaplen.past_headers and 0 < self.snaplen.length < ETH_HEADER
+        if isinstance(self.destination, SpanDestination) and short:
             yield "snaplen", f"a device takes no frame shorter than its Ethernet header, {ETH_HEADER} bytes"
         if not isinstance(self.destination, TunnelDestination):
             kind = self.destination.type

@@ -64,7 +64,7 @@ class Running:
         return next(row for row in self.pipelines.rows() if row.entry.key == key)
 
     def of(self, key: Key) -> tuple[Pipeline, Worker]:
-        return self.pipelines._running[key]
+        return self.pipelines._running[key].placed[0]
 
     def breaks(self, key: Key) -> None:
         """Have its work raise an error the next time."""
@@ -133,7 +133,7 @@ def test_a_worker_that_ends_leaves_its_sessions_to_another(running: Running) -> 
     running.takes_frames(A, B)
     _, worker = running.of(A)
     mates = [key for key in (A, B) if running.of(key)[1] is worker]
-    worker._order(explode)
+    worker.order(explode)
     running.noticed()
     wait_for(lambda: worker.ended, "the thread's end")  # it says why before it ends
     assert running.pipelines.worker_failures() == 1

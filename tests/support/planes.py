@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.forward.step import Forward
-from mirrord.dataplane.frame.headers import Tag, flow_hash, parse
-from mirrord.dataplane.frame.wire import VNET, Frame
+from mirrord.dataplane.frame.headers import flow_hash, parse
+from mirrord.dataplane.frame.wire import Frame
 from mirrord.dataplane.native import core, matcher
 from mirrord.plans import ForwardPlan
 
@@ -23,7 +23,10 @@ class Result(NamedTuple):
     truncated: int
     segmented: int
     fragmented: int
+    zeroed: int
+    unfollowed: int
     unplaced: int
+    flow_table_full: int
 
 
 Step = Callable[[Frame], Result]
@@ -50,11 +53,7 @@ def _native(plan: ForwardPlan, matches: array[int] | None) -> Step:
     forward = core.Forward(plan, matcher(plan, matches))
 
     def run(frame: Frame) -> Result:
-        tpid, tci = frame.tag or Tag(0, 0)
-        vnet = VNET.pack(*frame.vnet)
-        copies, flow, reason, *altered = forward(
-            frame.data, frame.length, frame.egress, frame.tag is not None, tpid, tci, vnet, frame.time
-        )
-        return Result(copies, flow, None if reason < 0 else Slot(reason), *altered)
+        copies, flow, reason, *altered = forward(frame)
+        return Result(copies, flow, None if reason is None else Slot(reason), *altered)
 
     return run

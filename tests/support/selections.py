@@ -16,10 +16,14 @@ from mirrord.dataplane.forward.own_copies import Guard, Word
 IPV4 = [IPv4Address(text) for text in ("10.0.0.1", "10.0.1.2", "192.168.0.161")]
 IPV6 = [IPv6Address(text) for text in ("2001:db8::1", "2001:db8:0:1::2", "ff02::1")]
 PORTS = [80, 1234, 4789, 65535]
-PROTOCOLS = [17, 6, 6, 17, 6, 132, 47, 0, 58]
+PROTOCOLS = [17, 6, 6, 17, 6, 132, 47, 0, 58, 1, 58]
 VLANS = [0, 1, 5, 111, 4095]
 ETHERTYPES = [0, 0x0800, 0x86DD, 0x0806, 0x8100, 0x88A8, 0x6558]
 EXTENSIONS = [0, 44, 44, 44, 43, 51, 60, 135, 139, 140]
+MACS = [bytes.fromhex(text) for text in ("020000000001", "020000000002", "ffffffffffff", "ffffffff0001")]
+FLAGS = [0x02, 0x12, 0x10, 0x11, 0x04, 0xC2, 0]
+DSCPS = [0, 46, 63, 1]
+ICMP_NUMBERS = [0, 4, 18, 80, 210, 255]  # the bytes of PORTS: an ICMP header is where ports are
 MARK = 0x10000000
 
 
@@ -32,8 +36,9 @@ def _ipv4(draw: st.DrawFn) -> bytes:
     options = draw(st.sampled_from([0, 0, 0, 4, 40]))
     fragment = draw(st.sampled_from([0, 0, 0x4000, 0x2000, 0x2001, 0x0001, 0x1000, 0x8000]))
     first = draw(st.sampled_from([0x40] * 8 + [0x60])) | (20 + options) // 4
+    traffic_class = draw(st.sampled_from(DSCPS)) << 2 | draw(st.sampled_from([0, 3]))
     ends = [draw(st.sampled_from(IPV4)).packed for _ in range(2)]
-    header = struct.pack("!BBHHHBBH", first, 0, 60, 1, fragment, 64, draw(st.sampled_from(PROTOCOLS)), 0)
+    header = struct.pack("!BBHHHBBH", first, traffic_class, 60, 1, fragment, 64, draw(st.sampled_from(PROTOCOLS)), 0)
     return header + b"".join(ends) + bytes([1]) * options
 
 
@@ -42,7 +47,8 @@ def _ipv6(draw: st.DrawFn) -> bytes:
     kinds = draw(st.sampled_from([[], [44], [0, 44], [44, 60], [60] * 6, [60] * 7]) | some)
     following = [*kinds, draw(st.sampled_from(PROTOCOLS))]
     ends = b"".join(draw(st.sampled_from(IPV6)).packed for _ in range(2))
-    header = struct.pack("!IHBB", 6 << 28, 8, following[0], 64) + ends
+    first = 6 << 28 | draw(st.sampled_from(DSCPS)) << 22 | draw(st.sampled_from([0, 3 << 20, 0xFFFFF]))
+    header = struct.pack("!IHBB", first, 8, following[0], 64) + ends
     for kind, after in zip(kinds, following[1:], strict=True):
         if kind == 44:
             header += struct.pack("!BBHI", after, 9, draw(st.sampled_from([0, 1, 6, 8, 0x101, 0xFFF8])), 1)
@@ -56,7 +62,7 @@ def _ipv6(draw: st.DrawFn) -> bytes:
 @st.composite
 def frames(draw: st.DrawFn) -> bytes:
     """Ethernet frames: whole ones, and some cut or with a byte changed."""
-    data = bytes.fromhex("020000000002020000000001")
+    data = draw(st.sampled_from(MACS)) + draw(st.sampled_from(MACS))
     data += b"".join(_tag(draw) for _ in range(draw(st.sampled_from([0, 0, 0, 1, 1, 2, 3]))))
     kind = draw(st.sampled_from([4, 4, 4, 6, 6, 6, 0]))
     if kind == 4:
@@ -66,6 +72,7 @@ def frames(draw: st.DrawFn) -> bytes:
     else:
         data += struct.pack("!H", draw(st.sampled_from(ETHERTYPES)))
     data += struct.pack("!HHII", draw(st.sampled_from(PORTS)), draw(st.sampled_from(PORTS)), 8, 0)
+    data += bytes([0x50, draw(st.sampled_from(FLAGS))])
     if draw(st.sampled_from(range(5))) == 4:
         at = draw(st.integers(0, len(data) - 1))
         data = data[:at] + bytes([draw(st.integers(0, 255))]) + data[at + 1 :]
@@ -87,6 +94,23 @@ def _ranges() -> st.SearchStrategy[tuple[tuple[int, int], ...]]:
     return st.lists(pair, min_size=1, max_size=3).map(tuple)
 
 
+def _flag_tests() -> st.SearchStrategy[tuple[tuple[int, int], ...]]:
+    test = st.tuples(st.sampled_from([0x02, 0x12, 0x17, 0x04, 0xC0]), st.sampled_from(FLAGS))
+    return st.lists(test.map(lambda one: (one[0], one[0] & one[1])), min_size=1, max_size=2).map(tuple)
+
+
+def _some(values: list[Any]) -> st.SearchStrategy[tuple[Any, ...]]:
+    return st.lists(st.sampled_from(values), min_size=1, max_size=3, unique=True).map(tuple)
+
+
+_LENGTHS = st.lists(
+    st.tuples(st.sampled_from([0, 14, 44, 52]), st.sampled_from([13, 52, 72, 1 << 31])).filter(
+        lambda one: one[0] <= one[1]
+    ),
+    min_size=1,
+    max_size=2,
+).map(tuple)
+
 # Making a strategy takes longer than drawing from it: each is made once.
 _NETWORKS = st.lists(_networks(IPV4) | _networks(IPV6), min_size=1, max_size=3).map(tuple)
 _FIELDS: dict[str, st.SearchStrategy[Any]] = {
@@ -99,6 +123,13 @@ _FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "direction": st.sampled_from([Direction.INGRESS, Direction.EGRESS]),
     "vlan": st.sampled_from(VLANS),
     "ethertype": st.sampled_from(ETHERTYPES),
+    "source_macs": _some(MACS),
+    "destination_macs": _some(MACS),
+    "lengths": _LENGTHS,
+    "dscps": _some(DSCPS),
+    "tcp_flags": _flag_tests(),
+    "icmp_types": _some(ICMP_NUMBERS),
+    "icmp_codes": _some(ICMP_NUMBERS),
 }
 _NAMES = st.lists(st.sampled_from(list(_FIELDS)), min_size=1, max_size=3, unique=True)
 _PRIORITIES = st.integers(1, 65535)

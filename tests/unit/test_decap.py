@@ -76,8 +76,8 @@ def both(tunnel: Tunnel, packet: bytes, limit: int = LIMIT) -> tuple[bytes, Vnet
     """What both planes make of a packet; they must agree."""
     frame = decapsulate(tunnel, packet)
     python = None if frame is None else (frame, unfinished(frame, limit))
-    native = core.decapsulate(tunnel, packet, limit)
-    assert python == (native and (native[0], Vnet._make(VNET.unpack(native[1]))))
+    native = core.decapsulate(tunnel=tunnel, packet=packet, limit=limit)
+    assert python == (native and (native.data, Vnet._make(VNET.unpack(native.vnet))))
     return python
 
 

@@ -60,6 +60,16 @@ rules = [
   { priority = 2, action = "reject" },
 ]
 
+[filters.details]
+rules = [
+  { priority = 1, action = "accept", length = "-41" },
+  { priority = 2, action = "accept", source_mac = ["02:00:00:00:00:09", "02:00:00:00:00:0a"] },
+  { priority = 3, action = "accept", dscp = [1, 46] },
+  { priority = 4, action = "accept", protocol = "tcp", tcp_flags = ["syn,ack", "fin"] },
+  { priority = 5, action = "accept", protocol = "udp", source_ports = 9 },
+  { priority = 6, action = "accept", protocol = "icmp", icmp_type = [0, 3], icmp_code = 1 },
+]
+
 [filters.many]
 rules = [
 MANY]
@@ -134,6 +144,25 @@ def test_the_field_that_does_not_match_is_named(plain: Path, config: str) -> Non
     assert "; 20 rules before; rule 21: destination_ports is 80, not 1021;" in lines[2]
 
 
+def test_what_is_asked_beside_addresses_and_ports_is_named(plain: Path, config: str, tmp_path: Path) -> None:
+    def line(number: int, file: Path = plain) -> list[str]:
+        lines = ctl("/nowhere", "explain", "details", "--pcap", str(file), "--config", config).splitlines()
+        return lines[number - 1].split("; ")[1:]
+
+    tcp, ping, arp = line(3), line(8), line(11)
+    assert tcp[0] == "rule 1: length is 54, not -41"
+    assert tcp[1] == "rule 2: source_mac is 02:00:00:00:00:01, not 02:00:00:00:00:09 or 02:00:00:00:00:0a"
+    assert tcp[2] == "rule 3: dscp is 0, not 1 or 46"
+    assert tcp[3] == "rule 4: tcp_flags is syn, not syn,ack or fin"
+    assert ping[5] == "rule 6: icmp_type is 8, not 0 or 3"
+    assert arp[2] == "rule 3: dscp is ethertype 0x0806, not 1 or 46"
+    cut = tmp_path / "cut.pcap"
+    subprocess.run(["editcap", "-F", "pcap", "-s", "34", str(plain), str(cut)], check=True, timeout=30)
+    assert line(3, cut)[0] == "rule 1: length is 54, not -41"  # what it was before the file's maker cut it
+    assert line(3, cut)[3] == "rule 4: tcp_flags is no TCP header, not syn,ack or fin"
+    assert line(8, cut)[5] == "rule 6: icmp_type is no ICMP header, not 0 or 3"
+
+
 def test_the_direction_is_the_files_or_the_one_given(plain: Path, config: str, tmp_path: Path) -> None:
     hexdump = "\n".join(f"{way}\n000000 {bytes(ETHER / HTTP).hex(' ')}\n" for way in "IO")
     ways = tmp_path / "ways.pcapng"
@@ -158,7 +187,7 @@ def test_a_file_that_cannot_be_read_is_told(plain: Path, config: str, tmp_path: 
     assert "cut.pcap: after packet 11: the file ends" in error(tmp_path / "cut.pcap")
     assert "neither pcap nor pcapng" in error(Path(config))
     wrpcap(str(tmp_path / "any.pcap"), FRAMES, linktype=113)  # Linux cooked capture
-    assert "not Ethernet frames (link type 113)" in error(tmp_path / "any.pcap")
+    assert "neither Ethernet frames nor IP packets (link type 113)" in error(tmp_path / "any.pcap")
     said = ctl("/nowhere", "explain", "g", "--pcap", str(plain), "--config", config, status=2)
     assert "no such filter: g; did you mean" not in said
     said = ctl("/nowhere", "explain", "way", "--pcap", str(plain), "--config", config, status=2)

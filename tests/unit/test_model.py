@@ -26,7 +26,9 @@ SESSION: dict[str, object] = {
     "filter": OPTIONAL,
     "destination": REQUIRED,
     "snaplen": 0,
+    "payload": "keep",
     "sampling_rate": 1,
+    "flow_limit": OPTIONAL,
     "rate_limit": "0",
     "packet_limit": 0,
     "on_mtu_exceeded": "truncate",
@@ -54,6 +56,7 @@ DAEMON: dict[str, object] = {
     "ring_size": "8MiB",
     "nice": 0,
     "latency": "1ms",
+    "memory_limit": "0",
     "log_level": "info",
 }
 TUNNEL = {"remote": REQUIRED, "local": OPTIONAL, "dscp": 0, "ttl": 64, "netns": OPTIONAL}
@@ -63,7 +66,8 @@ DOCUMENTED: dict[type[Model], dict[str, object]] = {
     model.Filter: {"description": "", "rules": REQUIRED},
     Rule: {"priority": REQUIRED, "direction": "both", "action": REQUIRED}
     | dict.fromkeys(("family", "protocol", "source", "destination", "source_ports", "destination_ports"))
-    | {"vlan": OPTIONAL, "ethertype": OPTIONAL},
+    | {"vlan": OPTIONAL, "ethertype": OPTIONAL}
+    | dict.fromkeys(("source_mac", "destination_mac", "length", "dscp", "tcp_flags", "icmp_type", "icmp_code")),
     Mirror: {
         "description": "",
         "flow_network": OPTIONAL,
@@ -73,6 +77,7 @@ DOCUMENTED: dict[type[Model], dict[str, object]] = {
         "sessions": [],
     },
     Session: SESSION,
+    model.FlowLimit: {"packets": OPTIONAL, "bytes": OPTIONAL, "then": "skip", "idle": "60s", "flows": 65536},
     model.DeviceSource: {
         "type": "device",
         "device": REQUIRED,
@@ -128,6 +133,8 @@ def test_every_documented_key_exists_with_its_default(kind: type[Model]) -> None
     keys = DOCUMENTED[kind]
     assert set(kind.model_fields) == set(keys)
     written = {key: GIVEN[key] for key, default in keys.items() if default is REQUIRED}
+    if kind is model.FlowLimit:
+        written["packets"] = keys["packets"] = 20  # it, or bytes
     if kind is model.ErspanDestination:
         written["session_id"] = 7  # required by the types that carry one
     shown = kind.model_validate(written).model_dump(mode="json")
@@ -157,6 +164,25 @@ def session(**keys: object) -> dict[str, object]:
         (Rule, rule(family="ipv6", ethertype=0x0800), "IPv4 only, but family is IPv6 only"),
         (Rule, rule(family="ipv6", protocol="icmp"), "IPv4 only, but family"),
         (Rule, rule(protocol="tcp", ethertype=0x0806), "0x0806 is not IP"),
+        (Rule, rule(dscp=46, ethertype=0x0806), "0x0806 is not IP"),
+        (Rule, rule(dscp=64), "from 0 to 63"),
+        (Rule, rule(tcp_flags="syn"), "tcp_flags needs a protocol: name tcp"),
+        (Rule, rule(protocol="udp", tcp_flags="syn"), "udp has no tcp_flags"),
+        (Rule, rule(protocol="tcp", tcp_flags=""), 'such as "syn" or "syn,!ack", of fin, syn, rst'),
+        (Rule, rule(protocol="tcp", tcp_flags=2), 'such as "syn" or "syn,!ack"'),
+        (Rule, rule(protocol="tcp", tcp_flags="syn,push"), 'such as "syn" or "syn,!ack"'),
+        (Rule, rule(protocol="tcp", tcp_flags="syn,!syn"), "syn is there twice"),
+        (Rule, rule(icmp_type=8), "name icmp or icmpv6"),
+        (Rule, rule(protocol="tcp", icmp_code=0), "tcp has no icmp_code"),
+        (Rule, rule(protocol="icmp", icmp_type=256), "from 0 to 255"),
+        (Rule, rule(family="ipv6", protocol="icmp", icmp_type=8), "IPv4 only, but family"),
+        (Rule, rule(source_mac="52:54:00:12:34"), "a MAC address such as"),
+        (Rule, rule(destination_mac=["52-54-00-12-34-56"]), "a MAC address such as"),
+        (Rule, rule(length="128-64"), 'lengths in bytes such as "64"'),
+        (Rule, rule(length="-"), 'lengths in bytes such as "64"'),
+        (Rule, rule(length=-1), 'lengths in bytes such as "64"'),
+        (Rule, rule(length=[]), "at least one value"),
+        (Rule, rule(protocol="ah"), 'add family = "ipv4"'),
         (Rule, rule(priority=0), "from 1 to 65535"),
         (Rule, rule(priority=65536), "from 1 to 65535"),
         (Rule, rule(ethertype=0x05FF), "from 1536 to 65535"),
@@ -166,7 +192,17 @@ def session(**keys: object) -> dict[str, object]:
         (Session, session(source={"type": "gre", "local": "::1"}, direction="both"), 'must be "ingress"'),
         (Session, session(sampling_rate=0), "sampling_rate"),
         (Session, session(snaplen=-1), "snaplen"),
+        (Session, session(snaplen="headers+"), "for 64 bytes behind them"),
+        (Session, session(snaplen="headers+65536"), "snaplen"),
         (Session, session(workers=0), "workers"),
+        (Session, session(flow_limit={"flows": 9}), "by packets, by bytes or by both"),
+        (Session, session(flow_limit={"packets": 0}), "from 1 to"),
+        (Session, session(flow_limit={"bytes": "0"}), "at least"),
+        (Session, session(flow_limit={"packets": 1, "flows": 1 << 25}), "from 1 to 16777216"),
+        (Session, session(flow_limit={"packets": 1, "idle": "0s"}), "a time of at most 24h"),
+        (Session, session(flow_limit={"packets": 1, "idle": "25h"}), "a time of at most 24h"),
+        (Session, session(flow_limit={"packets": 1, "idle": 60}), "a time of at most 24h"),
+        (Session, session(flow_limit={"packets": 1, "then": "drop"}), "then"),
         (Session, session(destination={"type": "file", "path": "/a"}, pause_above="80%"), "has no link"),
         (Session, session(source={"type": "gre", "local": "::1"}, workers=2), "one socket, which one worker reads"),
         (Session, session(destination={"type": "file", "path": "/a"}, workers=2), "written by one worker"),
@@ -283,24 +319,39 @@ DESTINATIONS = st.one_of(
     ),
     keys({"type": st.just("file"), "path": st.just("/var/lib/mirrord/captures/a.pcapng")}, rotate_size=SIZES),
 )
+MACS = st.integers(0, (1 << 48) - 1).map(lambda n: n.to_bytes(6, "big").hex(":"))
+LENGTHS = st.sampled_from([64, "64", "64-1518", "1519-", "-63", "0-0", "0-"])
+TCP_FLAGS = st.sampled_from(["syn", "syn,!ack", "!ack , SYN", "fin,psh,urg", "!fin,!syn,!rst,!psh,!ack,!urg,!ece,!cwr"])
+OF_TRANSPORT = st.one_of(
+    keys({"protocol": st.sampled_from(["tcp", 6])}, source_ports=some(PORTS), tcp_flags=some(TCP_FLAGS)),
+    keys({"protocol": st.sampled_from([17, "132"])}, source_ports=some(PORTS), destination_ports=some(PORTS)),
+    keys({"protocol": st.just("icmp")}, icmp_type=some(st.integers(0, 255)), icmp_code=some(st.integers(0, 255))),
+)
 RULES = keys(
     {
         "priority": st.integers(1, 65535),
         "action": st.sampled_from(["accept", "reject"]),
-        "protocol": st.sampled_from(["tcp", 17, "132"]),
     },
     direction=st.sampled_from(["ingress", "egress", "both"]),
     source=some(CIDR),
     destination=some(CIDR),
-    source_ports=some(PORTS),
-    destination_ports=some(PORTS),
     vlan=VLANS,
+    source_mac=some(MACS),
+    destination_mac=some(MACS),
+    length=some(LENGTHS),
+    dscp=some(st.integers(0, 63)),
+).flatmap(lambda one: OF_TRANSPORT.map(lambda other: one | other))
+FLOW_LIMITS = keys(
+    {"packets": st.integers(1, 100)}, bytes=st.sampled_from(["64KiB", "1GB"]), idle=st.sampled_from(["50ms", "1m"])
 )
 SESSIONS = keys(
     {"name": NAMES, "source": SOURCES, "destination": DESTINATIONS},
+    flow_limit=FLOW_LIMITS,
     priority=st.integers(1, 65535),
     filter=NAMES,
-    snaplen=st.just(0) | st.integers(14, 65535),  # a device takes no less than an Ethernet header
+    snaplen=st.sampled_from([0, "headers", "headers+64"])
+    | st.integers(14, 65535),  # a device takes no less than an Ethernet header
+    payload=st.sampled_from(["keep", "zero"]),
     rate_limit=RATES,
     ring_size=SIZES,
     pause_above=st.sampled_from(["", "80%"]),
@@ -338,6 +389,15 @@ def test_what_is_shown_is_read_as_the_same(written: dict[str, Any]) -> None:
 def test_what_is_shown_is_the_documented_vocabulary() -> None:
     written = rule(protocol="tcp", source="192.168.0.161/32", destination_ports=["80", "1000-2000"], vlan=7)
     shown = Rule.model_validate(written).model_dump(mode="json")
+    assert {key: shown[key] for key in written} == written
+    written = rule(
+        protocol="tcp",
+        tcp_flags=["syn,!ack", "fin"],
+        dscp=46,
+        length=["64", "65-70", "-63", "1519-"],
+        source_mac="52:54:00:12:34:56",
+    )
+    shown = Rule.model_validate(written | {"source_mac": "52:54:00:12:34:56".upper()}).model_dump(mode="json")
     assert {key: shown[key] for key in written} == written
     written = session(rate_limit="200Mbit", ring_size="8MiB", pause_above="80%", source="tap*")
     shown = Session.model_validate(written).model_dump(mode="json")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.forward.step import Forward
 from mirrord.dataplane.frame.headers import Tag
-from mirrord.dataplane.frame.wire import VNET, VNET_GSO_TCPV4, VNET_NEEDS_CSUM, Frame, Vnet
+from mirrord.dataplane.frame.wire import VNET_GSO_TCPV4, VNET_NEEDS_CSUM, Frame, Vnet
 from mirrord.dataplane.native import core, matcher
 from mirrord.dataplane.transmit import pcapng
 from mirrord.plans import ForwardPlan
@@ -33,10 +33,7 @@ def python(of: ForwardPlan, frame: Frame) -> list[bytes]:
 
 
 def native(of: ForwardPlan, frame: Frame) -> list[bytes]:
-    tpid, tci = frame.tag or Tag(0, 0)
-    vnet = VNET.pack(*frame.vnet)
-    arguments = (frame.data, frame.length, frame.egress, frame.tag is not None, tpid, tci, vnet, frame.time)
-    return list(core.Forward(of, matcher(of))(*arguments)[0])
+    return core.Forward(of, matcher(of))(frame).copies
 
 
 @settings(deadline=None)

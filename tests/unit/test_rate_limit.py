@@ -10,7 +10,7 @@ from scapy.layers.l2 import Ether
 
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.forward.step import Forward
-from mirrord.dataplane.frame.wire import VNET, Frame, Vnet
+from mirrord.dataplane.frame.wire import Frame, Vnet
 from mirrord.dataplane.native import core
 from mirrord.plans import ForwardPlan
 from tests.support.planes import step
@@ -32,7 +32,7 @@ def passes(request: pytest.FixtureRequest) -> Step:
         python = Forward(plan)
         return lambda time: python(Frame(data, SIZE, time=time)).reason is None
     native = core.Forward(plan, None)
-    return lambda time: native(data, SIZE, False, False, 0, 0, bytes(VNET.size), time)[2] < 0
+    return lambda time: native(Frame(data, SIZE, time=time)).reason is None
 
 
 def test_two_clocks_that_differ_do_not_raise_the_rate(passes: Step) -> None:

@@ -63,5 +63,5 @@ def test_rounds_are_a_little_apart_but_where_something_lags(rounds: Any, bell: i
 def test_the_core_runs_its_own_pipelines_alone(bell: int) -> None:
     rounds = core.Rounds(LATENCY_SECONDS)
     with pytest.raises(TypeError, match="not a tap"):
-        rounds.register(bell, object())
+        rounds.register(bell, object())  # type: ignore[arg-type]
     rounds.close()

@@ -8,6 +8,7 @@ from ipaddress import ip_address
 from pathlib import PurePath
 from typing import NamedTuple
 
+from mirrord import model
 from mirrord.control.host.view import Lease, Link, Path, View
 from mirrord.control.planning.files import file_of
 from mirrord.control.planning.leases import refuse_if_set_aside
@@ -15,7 +16,6 @@ from mirrord.control.planning.transmit_choice import choose, no_answer
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.forward.encap import Template
-from mirrord.dataplane.frame.headers import ETH_HEADER, IPPROTO_GRE, IPPROTO_UDP
 from mirrord.errors import Refused
 from mirrord.model import (
     Config,
@@ -28,9 +28,9 @@ from mirrord.model import (
     TunnelDestination,
     VxlanDestination,
 )
-from mirrord.plans import DevicePlan, FilePlan, ForwardPlan, TunnelPlan
+from mirrord.plans import DevicePlan, FilePlan, FlowLimit, ForwardPlan, OnMtuExceeded, Payload, TunnelPlan
+from mirrord.protocols import ETH_HEADER, IPPROTO_GRE, IPPROTO_UDP, UDP_HEADER
 
-UDP_HEADER = 8
 IP_HEADER = {4: 20, 6: 40}
 IP_LONGEST = {4: 65535, 6: 65575}  # what the length fields of RFC 791 and RFC 8200 can say, headers included
 SHAPERS = frozenset({"cake", "cbq", "hfsc", "htb", "netem", "tbf"})  # queueing disciplines that hold traffic back
@@ -62,9 +62,12 @@ def way_out(
     """
     forward = ForwardPlan(
         template=encap.bare(),
-        snaplen=session.snaplen,
-        on_mtu_exceeded=session.on_mtu_exceeded,
+        snaplen=0 if session.snaplen.past_headers else session.snaplen.length,
+        payload=Payload[session.payload],
+        past_headers=session.snaplen.length if session.snaplen.past_headers else None,
+        on_mtu_exceeded=OnMtuExceeded[session.on_mtu_exceeded],
         sampling_rate=session.sampling_rate,
+        flow_limit=_flow_limit(session.flow_limit),
         rate_limit=session.rate_limit,
         packet_limit=session.packet_limit,
     )
@@ -76,6 +79,12 @@ def way_out(
     guest = getattr(session.source, "perspective", "host") == "guest"
     forward = replace(forward, template=_template(session.destination, guest=guest))
     return _tunnel(config, session, session.destination, source, view, forward, lease, native=native)
+
+
+def _flow_limit(limit: model.FlowLimit | None) -> FlowLimit | None:
+    if limit is None:
+        return None
+    return FlowLimit(limit.packets or 0, limit.bytes or 0, limit.then == "headers", limit.idle, limit.flows)
 
 
 def path(to: TunnelDestination, config: Config, lease: Lease | None) -> Path:
@@ -179,13 +188,15 @@ def _file(
         name=str(file.relative_to(directory)),
         interface=source.name,
         comment=f"mirror {mirror}, session {session.name}",
-        snaplen=session.snaplen,
+        snaplen=forward.snaplen,
         rotate_size=to.rotate_size,
         rotate_seconds=to.rotate_seconds,
         keep=to.keep,
+        raw=source.raw,
     )
     template = encap.packet_block()
-    return WayOut(plan, replace(forward, template=template, overhead=-len(template.header)))
+    forward = replace(forward, template=template, overhead=-len(template.header), strip_ethernet=source.raw)
+    return WayOut(plan, forward)
 
 
 def _tunnel(
@@ -209,7 +220,7 @@ def _tunnel(
     longest = IP_LONGEST[version] - headers - len(template.header)
     limit = max(min(route.mtu - headers - len(template.header), longest), ETH_HEADER) if route else 0
     forward = replace(forward, frame_limit=limit, overhead=ETH_HEADER + headers)
-    if forward.on_mtu_exceeded == "fragment":
+    if forward.on_mtu_exceeded is OnMtuExceeded.fragment:
         forward = replace(forward, longest=longest)
     if route and route.device in view.by_index and lease is None and to.netns is None:
         refuse_if_set_aside(config, view.by_index[route.device].name, f"the route to {way.remote} leads by it")
@@ -233,7 +244,7 @@ def _tunnel(
         ttl=to.ttl,
         dscp=to.dscp,
         mark=config.daemon.mark,
-        fragment=forward.on_mtu_exceeded == "fragment",
+        fragment=forward.on_mtu_exceeded is OnMtuExceeded.fragment,
         hop=how.hop,
         gso=how.gso,
         overtakes=session.gso == "on",
@@ -270,9 +281,7 @@ def _template(to: TunnelDestination, *, guest: bool) -> Template:
 
 
 def _too_long(source: Link, forward: ForwardPlan, limit: str) -> list[str]:
-    full = source.mtu + ETH_HEADER
-    if forward.snaplen:
-        full = min(full, forward.snaplen)
+    full = forward.longest_kept(source.mtu + ETH_HEADER)
     if full <= forward.frame_limit:
         return []
     limit = f"{limit}, carries frames of {forward.frame_limit} bytes"
@@ -281,7 +290,8 @@ def _too_long(source: Link, forward: ForwardPlan, limit: str) -> list[str]:
 
 def fate(forward: ForwardPlan, full: int) -> str:
     """What becomes of frames of up to `full` bytes that are longer than the path MTU lets a copy carry, in words."""
-    words = {"truncate": "truncated", "fragment": "fragmented", "drop": "dropped"}[forward.on_mtu_exceeded]
+    fates = {OnMtuExceeded.truncate: "truncated", OnMtuExceeded.fragment: "fragmented", OnMtuExceeded.drop: "dropped"}
+    words = fates[forward.on_mtu_exceeded]
     if 0 < forward.longest < full:
         words += f", and those of more than {forward.longest}, which fit no IP packet, dropped"
     return words

@@ -26,12 +26,13 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Received(NamedTuple):
-    """A frame, what came beside it (level, type, value), its device's index and its packet type."""
+    """A frame, what came beside it (level, type, value), its device's index, its packet type and protocol."""
 
     data: bytes
     ancillary: list[tuple[int, int, bytes]]
     device: int
     packet_type: int
+    protocol: int  # by its Ethertype, host byte order
 
 
 class _Vector(ctypes.Structure):
@@ -78,10 +79,10 @@ def receive(sock: socket.socket) -> Received:
     if length < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
-    _, _, device, _, packet_type, _ = _ADDRESS.unpack(room.address)
+    _, protocol, device, _, packet_type, _ = _ADDRESS.unpack(room.address)
     data = ctypes.string_at(room.data, length)
     control = ctypes.string_at(room.control, message.control_length)
-    return Received(data, list(_ancillary(control)), device, packet_type)
+    return Received(data, list(_ancillary(control)), device, packet_type, socket.ntohs(protocol))
 
 
 def _ancillary(control: bytes) -> Iterator[tuple[int, int, bytes]]:

@@ -11,15 +11,27 @@ import ctypes
 import errno
 import socket
 import struct
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from mirrord.dataplane.filter import assembler as op
 from mirrord.dataplane.filter.assembler import WORD, Assembler, Label, Program
-from mirrord.dataplane.filter.bpf_headers import OF_ANY_FRAME, Cell, read_headers, read_outer_vlan
+from mirrord.dataplane.filter.bpf_headers import read_headers, read_outer_vlan
+from mirrord.dataplane.filter.cells import (
+    DSCP_KNOWN,
+    DSCP_SHIFT,
+    FLAGS_KNOWN,
+    ICMP_KNOWN,
+    OF_ANY_FRAME,
+    Cell,
+    flags,
+    kind,
+)
 from mirrord.dataplane.filter.decision import ACCEPT, Alternative, Branch, Clause, Range, ask, decide
 from mirrord.dataplane.filter.rules import Direction, Rule, Selection
+from mirrord.kernel import PACKET_OUTGOING
 
 REJECT_ALL: Program = (op.Instruction(op.RET, k=0),)
 
@@ -29,13 +41,15 @@ _MAX_COARSE_RULES = 32
 
 
 @lru_cache(maxsize=1024)
-def compile_selection(selection: Selection, *, numbered: bool = False) -> Program:
+def compile_selection(selection: Selection, *, numbered: bool = False, raw: bool = False) -> Program:
     """The program that gives 0 for a frame not captured, 0xFFFFFFFF (keep all of it) for one that is.
 
     `numbered`: for a frame that a rule accepts, instead, that rule's place in `selection.rules`, from 1. The program
     may be longer than the kernel takes (4096 instructions); userspace runs any.
+
+    `raw`: for the socket of a device without Ethernet.
     """
-    asm, reject = Assembler(), Label()
+    asm, reject = Assembler(raw=raw), Label()
     refuse_marked(asm, selection, reject)
     if selection.direction != Direction.BOTH:
         ask(asm, direction_clause(selection.direction), reject)
@@ -90,7 +104,7 @@ def refuse_marked(asm: Assembler, selection: Selection, reject: Label) -> None:
 
 
 def cells_of(branches: list[Branch]) -> set[int]:
-    return {test.cell for branch in branches for clause in branch.clauses for ranges in clause for test in ranges}
+    return {kind(test.cell) for branch in branches for clause in branch.clauses for ranges in clause for test in ranges}
 
 
 # What rules ask
@@ -113,8 +127,8 @@ def families_of(rule: Rule) -> list[tuple[int, ...]]:
     asked.append(set() if rule.family is None else {rule.family})
     if any(asked):
         return [(family,) for family in (4, 6) if all(not families or family in families for families in asked)]
-    ported = rule.source_ports or rule.destination_ports
-    return [(4, 6)] if rule.protocol is not None or ported else [()]
+    of_ip = (rule.source_ports, rule.destination_ports, rule.dscps, rule.tcp_flags, rule.icmp_types, rule.icmp_codes)
+    return [(4, 6)] if rule.protocol is not None or any(of_ip) else [()]
 
 
 def branch_of(rule: Rule, direction: Direction, families: tuple[int, ...], result: int) -> Branch:
@@ -135,8 +149,38 @@ def branch_of(rule: Rule, direction: Direction, families: tuple[int, ...], resul
             clauses += [clause] if clause else []
     for cell, ports in ((Cell.SOURCE_PORT, rule.source_ports), (Cell.DESTINATION_PORT, rule.destination_ports)):
         if ports:
-            clauses.append(tuple((Range(cell, low, high),) for low, high in ports))
+            clauses.append(_ranges(cell, ports))
+    clauses += _details(rule)
     return Branch(families, tuple(clauses), result)
+
+
+def _details(rule: Rule) -> Iterator[Clause]:
+    """What the rule asks beside addresses and ports."""
+    for cell, macs in ((Cell.SOURCE_MAC, rule.source_macs), (Cell.DESTINATION_MAC, rule.destination_macs)):
+        if macs:
+            yield tuple(_mac(cell, mac) for mac in macs)
+    if rule.lengths:
+        yield _ranges(Cell.LENGTH, rule.lengths)
+    if rule.dscps:
+        scale, known = 1 << DSCP_SHIFT, DSCP_KNOWN << DSCP_SHIFT
+        yield tuple(
+            (Range(Cell.DSCP, known + low * scale, known + high * scale),) for low, high in runs(frozenset(rule.dscps))
+        )
+    for cell, numbers in ((Cell.ICMP_TYPE, rule.icmp_types), (Cell.ICMP_CODE, rule.icmp_codes)):
+        if numbers:
+            yield tuple((Range(cell, ICMP_KNOWN + low, ICMP_KNOWN + high),) for low, high in runs(frozenset(numbers)))
+    if rule.tcp_flags:
+        asked = ((flags(mask), FLAGS_KNOWN | value) for mask, value in rule.tcp_flags)
+        yield tuple((Range(cell, value, value),) for cell, value in asked)
+
+
+def _mac(cell: int, mac: bytes) -> Alternative:
+    first, last = int.from_bytes(mac[:4], "big"), int.from_bytes(mac[4:], "big")
+    return Range(cell, first, first), Range(cell + 1, last, last)
+
+
+def _ranges(cell: int, ranges: tuple[tuple[int, int], ...]) -> Clause:
+    return tuple((Range(cell, low, high),) for low, high in ranges)
 
 
 def _equal(cell: int, value: int) -> Clause:
@@ -145,9 +189,9 @@ def _equal(cell: int, value: int) -> Clause:
 
 def direction_clause(direction: Direction) -> Clause:
     if direction == Direction.EGRESS:
-        return _equal(Cell.DIRECTION, op.PACKET_OUTGOING)
-    before = Range(Cell.DIRECTION, 0, op.PACKET_OUTGOING - 1)
-    return ((before,), (Range(Cell.DIRECTION, op.PACKET_OUTGOING + 1, WORD),))
+        return _equal(Cell.DIRECTION, PACKET_OUTGOING)
+    before = Range(Cell.DIRECTION, 0, PACKET_OUTGOING - 1)
+    return ((before,), (Range(Cell.DIRECTION, PACKET_OUTGOING + 1, WORD),))
 
 
 def _address(cell: int, address: IPv4Address | IPv6Address) -> Alternative:
@@ -184,7 +228,8 @@ def attach_reject_all(sock: socket.socket) -> None:
 def coarsen(selection: Selection, *, addresses: bool = False) -> Selection:
     """Give a selection of fewer rules that accepts all that this one does and more.
 
-    Ports go, and addresses where they are not to be kept, and what comes before: to leave out too little is safe.
+    Addresses, MAC addresses too, go where they are not to be kept; ports, all else of the headers behind them, lengths
+    and what comes before go always: to leave out too little is safe.
     """
     rules = None
     if selection.rules is not None:
@@ -207,6 +252,8 @@ def _widen(rule: Rule, families: tuple[int, ...], *, addresses: bool) -> Rule:
         destinations=rule.destinations if addresses else (),
         vlan=rule.vlan,
         ethertype=rule.ethertype,
+        source_macs=rule.source_macs if addresses else (),
+        destination_macs=rule.destination_macs if addresses else (),
     )
 
 

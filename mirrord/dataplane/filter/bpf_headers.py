@@ -2,52 +2,48 @@
 
 Exactly the same on every frame, cut and lying ones too. So every load is preceded by a check of the length: the kernel
 ends a program that loads past the end.
+
+A raw program is for the socket of a device without Ethernet, where a frame begins with its network header, and the
+kernel has its ethertype beside it; without_ethernet.py defines what is read then.
 """
 
 from __future__ import annotations
 
-import enum
-
 from mirrord.dataplane.filter import assembler as op
-from mirrord.dataplane.filter.assembler import WORD, Assembler, Label
+from mirrord.dataplane.filter.assembler import Assembler, Label
+from mirrord.dataplane.filter.cells import (
+    DSCP_KNOWN,
+    DSCP_SHIFT,
+    FLAGS_KNOWN,
+    ICMP_KNOWN,
+    NONE,
+    OF_BESIDE,
+    STORED,
+    Cell,
+)
 from mirrord.dataplane.frame.headers import (
-    ETH_HEADER,
-    ETH_P_IP,
-    ETH_P_IPV6,
+    ICMP_PROTOCOLS,
     IPV6_AUTHENTICATION,
     IPV6_FRAGMENT,
     IPV6_OPTIONS,
     MAX_EXTENSIONS,
     PORT_PROTOCOLS,
-    TPIDS,
+    TCP_FLAGS,
 )
+from mirrord.dataplane.frame.without_ethernet import FIRST_ETHERTYPE, VERSIONS
+from mirrord.protocols import ETH_HEADER, ETH_P_IP, ETH_P_IPV6, IPPROTO_TCP, TPIDS
 
-NONE = WORD  # no tag, no protocol, no port
-
-
-class Cell(enum.IntEnum):
-    """The scratch cells. Addresses take four, an IPv4 address the first of them."""
-
-    VLAN = 0
-    ETHERTYPE = 1
-    FAMILY = 2
-    PROTOCOL = 3
-    SOURCE_PORT = 4
-    DESTINATION_PORT = 5
-    START = 6  # while headers are read: of the network header, or the last place where an extension header fits
-    END = 7  # while headers are read: of the header at hand
-    SOURCE = 8
-    DESTINATION = 12
-    DIRECTION = 16  # no cell but the kernel's packet type
-
-
-OF_ANY_FRAME = {Cell.VLAN, Cell.ETHERTYPE, Cell.DIRECTION}  # the rest is of IPv4 and IPv6 only
 _PORTS = {Cell.SOURCE_PORT, Cell.DESTINATION_PORT}
+_ICMP = {Cell.ICMP_TYPE, Cell.ICMP_CODE}
+_TRANSPORT = {*_PORTS, *_ICMP, Cell.TCP_FLAGS}
 _NUMBERS = {Cell.PROTOCOL, *_PORTS}
 
 
 def read_outer_vlan(asm: Assembler) -> None:
     """The id of the outermost tag: the kernel's metadata, else the frame's first."""
+    if asm.raw:
+        _store(asm, NONE, [Cell.VLAN])
+        return
     tagged, untagged, in_frame, known, done = Label(), Label(), Label(), Label(), Label()
     asm.emit(op.LD_W_ABS, op.VLAN_TAG_PRESENT)
     asm.jump(op.JEQ, 0, true=in_frame)
@@ -69,33 +65,35 @@ def read_outer_vlan(asm: Assembler) -> None:
 
 
 def read_headers(asm: Assembler, cells: set[int], ipv4_cells: set[int], ipv6_cells: set[int]) -> None:
-    """Fill the cells asked of any frame, of IPv4 and of IPv6; ports bring their protocol. All but VLAN."""
+    """Fill the cells asked of any frame, of IPv4 and of IPv6; what is the transport's brings its protocol. Not VLAN."""
     needs = {4: _with_protocol(ipv4_cells), 6: _with_protocol(ipv6_cells)}
-    wanted = sorted((cells | needs[4] | needs[6]) - {Cell.VLAN, Cell.DIRECTION})
-    if not wanted:
+    asked = (cells | needs[4] | needs[6]) - {Cell.VLAN, *OF_BESIDE}
+    if not asked:
         return
     # The kernel refuses a program with a way to a cell on which nothing was stored.
+    wanted = sorted({STORED.get(cell, cell) for cell in asked})
     absent = [cell for cell in wanted if cell in _NUMBERS]
     _store(asm, NONE, absent)
     _store(asm, 0, [cell for cell in wanted if cell not in absent])
-    ipv4, ipv6, ports, ready = Label(), Label(), Label(), Label()
+    ipv4, ipv6, transport, ready = Label(), Label(), Label(), Label()
     networks = {ETH_P_IP: ipv4} if needs[4] else {}
     networks |= {ETH_P_IPV6: ipv6} if needs[6] else {}
-    _ethertype(asm, networks, ready, store=Cell.ETHERTYPE in wanted)
+    find_network = _kernels_ethertype if asm.raw else _ethertype
+    find_network(asm, networks, ready, store=Cell.ETHERTYPE in wanted)
     if needs[4]:
         asm.place(ipv4)
-        _ipv4(asm, needs[4], ports, ready)
+        _ipv4(asm, needs[4], transport, ready)
     if needs[6]:
         asm.place(ipv6)
-        _ipv6(asm, needs[6], ports, ready)
-    asm.place(ports)
-    if _PORTS & set(wanted):
-        _ports(asm, ready)
+        _ipv6(asm, needs[6], transport, ready)
+    asm.place(transport)
+    if asked & _TRANSPORT:
+        _transport(asm, asked, ready)
     asm.place(ready)
 
 
 def _with_protocol(cells: set[int]) -> set[int]:
-    return cells | {Cell.PROTOCOL, *_PORTS} if cells & _PORTS else cells
+    return cells | {Cell.PROTOCOL} if cells & _TRANSPORT else cells
 
 
 def _store(asm: Assembler, value: int, cells: list[int]) -> None:
@@ -138,45 +136,88 @@ def _ethertype(asm: Assembler, networks: dict[int, Label], ready: Label, *, stor
         asm.place(inner)
 
 
-def _ipv4(asm: Assembler, needs: set[int], ports: Label, ready: Label) -> None:
+def _kernels_ethertype(asm: Assembler, networks: dict[int, Label], ready: Label, *, store: bool) -> None:
+    """The same where there is no Ethernet header, and so no tag."""
+    guess, known = Label(), Label()
+    asm.emit(op.LDX_IMM, 0)
+    asm.emit(op.LD_W_ABS, op.PROTOCOL)
+    asm.jump(op.JGE, FIRST_ETHERTYPE, false=guess)
+    _one_of(asm, TPIDS, guess, known)
+    asm.place(guess)
+    _need(asm, 1, ready)
+    for version, ethertype in VERSIONS.items():
+        other = Label()
+        asm.emit(op.LD_B_IND, 0)
+        asm.emit(op.AND, 0xF0)
+        asm.jump(op.JEQ, version << 4, false=other)
+        asm.emit(op.LD_IMM, ethertype)
+        asm.goto(known)
+        asm.place(other)
+    asm.emit(op.LD_IMM, 0)
+    asm.place(known)
+    if store:
+        asm.emit(op.ST, Cell.ETHERTYPE)
+    for ethertype, label in networks.items():
+        asm.jump(op.JEQ, ethertype, true=label)
+    asm.goto(ready)
+
+
+def _ipv4(asm: Assembler, needs: set[int], transport: Label, ready: Label) -> None:
     """RFC 791, 3.1; X is the header's offset."""
     _version(asm, 4, 20, ready)
-    asm.emit(op.STX, Cell.START)
+    asm.emit(op.STX, Cell.END)
     asm.emit(op.LD_B_IND, 0)
     asm.emit(op.AND, 15)
     asm.emit(op.LSH, 2)
     asm.jump(op.JGE, 20, false=ready)
     asm.emit(op.ADD_X)
-    asm.emit(op.ST, Cell.END)
     asm.emit(op.TAX)
     asm.emit(op.LD_LEN)
     asm.jump(op.JGE_X, false=ready)
-    asm.emit(op.LDX_MEM, Cell.START)
+    asm.emit(op.LDX_MEM, Cell.END)
     if Cell.FAMILY in needs:
         _store(asm, 4, [Cell.FAMILY])
     if Cell.PROTOCOL in needs:
         asm.emit(op.LD_B_IND, 9)
         asm.emit(op.ST, Cell.PROTOCOL)
+    if Cell.DSCP in needs:  # RFC 2474, 3: the first six bits of the second byte
+        asm.emit(op.LD_B_IND, 1)
+        _dscp(asm, 0xFC, DSCP_SHIFT - 2)
     for cell, offset in ((Cell.SOURCE, 12), (Cell.DESTINATION, 16)):
         if cell in needs:
             asm.emit(op.LD_W_IND, offset)
             asm.emit(op.ST, cell)
-    if needs & _PORTS:
+    if needs & _TRANSPORT:
         asm.emit(op.LD_H_IND, 6)
         asm.jump(op.JSET, 0x1FFF, true=ready)  # a later fragment
-        asm.emit(op.LDX_MEM, Cell.END)
-        asm.goto(ports)
+        asm.emit(op.LD_B_IND, 0)
+        asm.emit(op.AND, 15)
+        asm.emit(op.LSH, 2)
+        asm.emit(op.ADD_X)
+        asm.emit(op.TAX)
+        asm.goto(transport)
     else:
         asm.goto(ready)
 
 
-def _ipv6(asm: Assembler, needs: set[int], ports: Label, ready: Label) -> None:
+def _dscp(asm: Assembler, mask: int, shift: int) -> None:
+    """Keep the six bits of A that are under the mask."""
+    asm.emit(op.AND, mask)
+    asm.emit(op.LSH, shift)
+    asm.emit(op.ADD, DSCP_KNOWN << DSCP_SHIFT)
+    asm.emit(op.ST, Cell.BITS)
+
+
+def _ipv6(asm: Assembler, needs: set[int], transport: Label, ready: Label) -> None:
     """RFC 8200, 3 and 4; X is the header's offset. While the walk lasts, PROTOCOL is the next header."""
     _version(asm, 6, 40, ready)
     if Cell.FAMILY in needs:
         _store(asm, 6, [Cell.FAMILY])
+    if Cell.DSCP in needs:  # behind the version, RFC 8200, 3
+        asm.emit(op.LD_H_IND, 0)
+        _dscp(asm, 0x0FC0, DSCP_SHIFT - 6)
     for cell in sorted(needs):
-        if cell >= Cell.SOURCE:
+        if Cell.SOURCE <= cell < Cell.DIRECTION:
             asm.emit(op.LD_W_IND, 8 + 4 * (cell - Cell.SOURCE))
             asm.emit(op.ST, cell)
     if Cell.PROTOCOL not in needs:
@@ -184,9 +225,6 @@ def _ipv6(asm: Assembler, needs: set[int], ports: Label, ready: Label) -> None:
         return
     later, part, cut, hidden, found = Label(), Label(), Label(), Label(), Label()
     extensions = (*IPV6_OPTIONS, IPV6_FRAGMENT, IPV6_AUTHENTICATION)
-    asm.emit(op.LD_LEN)
-    asm.emit(op.SUB, 8)
-    asm.emit(op.ST, Cell.START)
     asm.emit(op.LD_B_IND, 6)
     asm.emit(op.ST, Cell.PROTOCOL)
     asm.emit(op.LD_IMM, 40)
@@ -208,13 +246,14 @@ def _ipv6(asm: Assembler, needs: set[int], ports: Label, ready: Label) -> None:
     _store(asm, NONE, [Cell.PROTOCOL])
     asm.goto(ready)
     asm.place(found)
-    asm.goto(ports if needs & _PORTS else ready)
+    asm.goto(transport if needs & _TRANSPORT else ready)
 
 
 def _extension(asm: Assembler, later: Label, cut: Label, found: Label) -> None:
     """Step over one extension header at X; to `found` where there is none."""
     options, authentication, fragment, step = Label(), Label(), Label(), Label()
-    asm.emit(op.LD_MEM, Cell.START)
+    asm.emit(op.LD_LEN)
+    asm.emit(op.SUB, 8)
     asm.jump(op.JGE_X, false=cut)
     asm.emit(op.LD_MEM, Cell.PROTOCOL)
     asm.jump(op.JEQ, IPV6_FRAGMENT, true=fragment)
@@ -252,16 +291,54 @@ def _version(asm: Assembler, version: int, length: int, ready: Label) -> None:
     asm.jump(op.JEQ, version << 4, false=ready)
 
 
-def _ports(asm: Assembler, ready: Label) -> None:
-    """RFC 9293, 768, 9260: X is the transport header's offset."""
-    ported = Label()
+def _transport(asm: Assembler, asked: set[int], ready: Label) -> None:
+    """X is the transport header's offset. Falls through, or goes to `ready`."""
+    icmp, ported = Label(), Label()
     asm.emit(op.LD_MEM, Cell.PROTOCOL)
-    _one_of(asm, PORT_PROTOCOLS, ported, ready)
-    asm.place(ported)
-    asm.emit(op.LD_LEN)
-    asm.emit(op.SUB, 4)
-    asm.jump(op.JGE_X, false=ready)
+    if asked & _ICMP:
+        for protocol in ICMP_PROTOCOLS:
+            asm.jump(op.JEQ, protocol, true=icmp)
+    if asked & _PORTS:
+        _one_of(asm, PORT_PROTOCOLS, ported, ready)
+        asm.place(ported)
+        _ports(asm, ready)
+        if Cell.TCP_FLAGS in asked:
+            asm.emit(op.LD_MEM, Cell.PROTOCOL)
+    if Cell.TCP_FLAGS in asked:
+        asm.jump(op.JEQ, IPPROTO_TCP, false=ready)
+        _flags(asm, ready)
+    if asked & _ICMP:
+        asm.goto(ready)
+    asm.place(icmp)
+    for cell, offset in ((Cell.ICMP_TYPE, 0), (Cell.ICMP_CODE, 1)):  # RFC 792, RFC 4443 2.1
+        if cell in asked:
+            _reaches(asm, offset + 1, ready)
+            asm.emit(op.LD_B_IND, offset)
+            asm.emit(op.ADD, ICMP_KNOWN)
+            asm.emit(op.ST, STORED[cell])
+
+
+def _ports(asm: Assembler, ready: Label) -> None:
+    """RFC 9293, 768, 9260."""
+    _reaches(asm, 4, ready)
     asm.emit(op.LD_H_IND, 0)
     asm.emit(op.ST, Cell.SOURCE_PORT)
     asm.emit(op.LD_H_IND, 2)
     asm.emit(op.ST, Cell.DESTINATION_PORT)
+
+
+def _flags(asm: Assembler, ready: Label) -> None:
+    """RFC 9293, 3.1. X is lost."""
+    _reaches(asm, TCP_FLAGS + 1, ready)
+    asm.emit(op.LD_B_IND, TCP_FLAGS)
+    asm.emit(op.ADD, FLAGS_KNOWN)
+    asm.emit(op.LDX_MEM, Cell.BITS)
+    asm.emit(op.ADD_X)
+    asm.emit(op.ST, Cell.BITS)
+
+
+def _reaches(asm: Assembler, length: int, otherwise: Label) -> None:
+    """Falls through where the frame has so many bytes from X on."""
+    asm.emit(op.LD_LEN)
+    asm.emit(op.SUB, length)
+    asm.jump(op.JGE_X, false=otherwise)

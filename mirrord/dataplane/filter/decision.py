@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from mirrord.dataplane.filter import assembler as op
 from mirrord.dataplane.filter.assembler import WORD, Assembler, Label
-from mirrord.dataplane.filter.bpf_headers import Cell
+from mirrord.dataplane.filter.cells import Cell, kind, load
 
 ACCEPT = WORD
 FEW = 4
@@ -28,7 +28,17 @@ FEW = 4
 WORTH_A_CUT = 0.8
 """A cut must bring the squares of what is left in its halves below this share: it bounds what is in both of them."""
 
-_BEST = Cell.START  # the headers have been read
+_GROUPED_BY = (
+    Cell.DESTINATION,
+    Cell.SOURCE,
+    Cell.DESTINATION_PORT,
+    Cell.SOURCE_PORT,
+    Cell.DESTINATION_MAC,
+    Cell.SOURCE_MAC,
+)
+"""What tells many rules apart: addresses and ports. In this order branches that differ in one of them become one."""
+
+_BEST = Cell.END  # the headers have been read
 _LOW_HALF = 0xFFFF
 _NOWHERE: Mapping[int, Label] = {}
 
@@ -66,7 +76,7 @@ def decide(
 ) -> None:
     """Emit what ends the program with the result of the first branch that holds, or goes on where `ends` says.
 
-    `otherwise`: the result, or where to go on, where none holds. Uses the scratch cell START.
+    `otherwise`: the result, or where to go on, where none holds. Uses the scratch cell END.
     """
     groups = _groups([_Placed(n, branch) for n, branch in enumerate(_merged(branches))])
     stores = [_has_to_wait(group, groups[n + 1 :]) for n, group in enumerate(groups)]
@@ -128,7 +138,7 @@ def _merged(branches: Sequence[Branch]) -> Iterator[Branch]:
     """The same decisions by fewer branches: the order of those with the same result, one behind the other, is free."""
     for _, run in itertools.groupby(branches, lambda branch: branch.result):
         merged = list(run)
-        for dimension in (Cell.DESTINATION, Cell.SOURCE, Cell.DESTINATION_PORT, Cell.SOURCE_PORT):
+        for dimension in _GROUPED_BY:
             merged = _united(merged, dimension)
         yield from merged
 
@@ -148,20 +158,20 @@ def _united(branches: list[Branch], dimension: int) -> list[Branch]:
 
 
 def _dimensions(clause: Clause) -> set[int]:
-    """What a clause is about: the words of an address are one thing."""
+    """What a clause is about: the parts of an address are one thing, and so are the flags under any masks."""
     return {_dimension(test.cell) for alternative in clause for test in alternative}
 
 
-def _dimension(cell: int) -> int:
+def _dimension(asked: int) -> int:
+    cell = kind(asked)
     if Cell.SOURCE <= cell < Cell.DIRECTION:
         return Cell.SOURCE if cell < Cell.DESTINATION else Cell.DESTINATION
+    if cell in (Cell.SOURCE_MAC_END, Cell.DESTINATION_MAC_END):
+        return cell - 1
     return cell
 
 
 # Groups
-
-
-_GROUPED_BY = {Cell.SOURCE, Cell.DESTINATION, Cell.SOURCE_PORT, Cell.DESTINATION_PORT}
 
 
 def _groups(placed: list[_Placed]) -> list[list[_Placed]]:
@@ -170,7 +180,7 @@ def _groups(placed: list[_Placed]) -> list[list[_Placed]]:
         return [placed]
     kinds: dict[object, list[_Placed]] = defaultdict(list)
     for one in placed:
-        asked = frozenset[int]().union(*map(_dimensions, one.branch.clauses)) & _GROUPED_BY
+        asked = frozenset[int]().union(*map(_dimensions, one.branch.clauses)).intersection(_GROUPED_BY)
         kinds[one.branch.families, asked].append(one)
     groups = [
         kind for kind in kinds.values() if len(kind) >= 2 * FEW or _weight([one.branch for one in kind]) > 4 * FEW
@@ -371,15 +381,6 @@ def ask(asm: Assembler, clause: Clause, otherwise: Label, loaded: int | None = N
         asm.goto(otherwise)
     asm.place(holds)
     return loaded if len({test.cell for alternative in clause for test in alternative}) == 1 else None
-
-
-def load(asm: Assembler, cell: int, loaded: int | None) -> None:
-    if cell == loaded:
-        return
-    if cell == Cell.DIRECTION:
-        asm.emit(op.LD_W_ABS, op.PKTTYPE)
-    else:
-        asm.emit(op.LD_MEM, cell)
 
 
 def _range(asm: Assembler, test: Range, holds: Label | None, otherwise: Label) -> None:

@@ -37,6 +37,13 @@ class Rule:
     destination_ports: tuple[tuple[int, int], ...] = ()
     vlan: int | None = None  # the outermost tag's id
     ethertype: int | None = None  # behind the tags
+    source_macs: tuple[bytes, ...] = ()
+    destination_macs: tuple[bytes, ...] = ()
+    lengths: tuple[tuple[int, int], ...] = ()  # inclusive ranges
+    dscps: tuple[int, ...] = ()
+    tcp_flags: tuple[tuple[int, int], ...] = ()  # masks, and what is under them
+    icmp_types: tuple[int, ...] = ()  # of ICMP and ICMPv6
+    icmp_codes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +135,26 @@ def mismatch(rule: Rule, headers: Headers) -> str | None:
         return "source_ports"
     if not _between(rule.destination_ports, headers.destination_port):
         return "destination_ports"
+    return _detail(rule, headers)
+
+
+def _detail(rule: Rule, headers: Headers) -> str | None:
+    """The same of what is asked beside addresses and ports."""
+    if rule.source_macs and headers.source_mac not in rule.source_macs:
+        return "source_mac"
+    if rule.destination_macs and headers.destination_mac not in rule.destination_macs:
+        return "destination_mac"
+    if not _between(rule.lengths, headers.length):
+        return "length"
+    if rule.dscps and headers.dscp not in rule.dscps:
+        return "dscp"
+    if rule.icmp_types and headers.icmp_type not in rule.icmp_types:
+        return "icmp_type"
+    if rule.icmp_codes and headers.icmp_code not in rule.icmp_codes:
+        return "icmp_code"
+    flags = headers.tcp_flags
+    if rule.tcp_flags and (flags is None or all(flags & mask != value for mask, value in rule.tcp_flags)):
+        return "tcp_flags"
     return None
 
 
@@ -140,5 +167,5 @@ def _within(networks: tuple[IPv4Network | IPv6Network, ...], family: int, addres
     return any(ip in network for network in networks)
 
 
-def _between(ranges: tuple[tuple[int, int], ...], port: int | None) -> bool:
-    return not ranges or (port is not None and any(low <= port <= high for low, high in ranges))
+def _between(ranges: tuple[tuple[int, int], ...], number: int | None) -> bool:
+    return not ranges or (number is not None and any(low <= number <= high for low, high in ranges))

@@ -4,27 +4,31 @@ One parse serves the filter, the flow hash and the repair of offloaded frames, s
 is. It never fails: a header that is cut short, or whose lengths lie, ends the parse there, and what would have followed
 is absent. Offsets count from the first byte of the captured data; numbers are in host order.
 
-Ethernet: IEEE 802.3; tags: IEEE 802.1Q-2022 9.5; IPv4: RFC 791 3.1; IPv6: RFC 8200 3, 4; ports: RFC 9293 3.1,
-RFC 768, RFC 9260 3.1.
+Ethernet: IEEE 802.3; tags: IEEE 802.1Q-2022 9.5; IPv4: RFC 791 3.1; IPv6: RFC 8200 3, 4; DSCP: RFC 2474 3; ports and
+flags: RFC 9293 3.1, RFC 768, RFC 9260 3.1; ICMP: RFC 792, RFC 4443 2.1.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-ETH_HEADER = 14
-ETH_P_IP = 0x0800
-ETH_P_IPV6 = 0x86DD
-TPIDS = (0x8100, 0x88A8, 0x9100, 0x9200)
-"""802.1Q, 802.1ad, and what switches used for outer tags before there was 802.1ad."""
+from mirrord.protocols import (
+    ETH_HEADER,
+    ETH_P_IP,
+    ETH_P_IPV6,
+    IPPROTO_ICMP,
+    IPPROTO_ICMPV6,
+    IPPROTO_SCTP,
+    IPPROTO_TCP,
+    IPPROTO_UDP,
+    TPIDS,
+)
 
 MAX_TAGS = 2
 
-IPPROTO_TCP = 6
-IPPROTO_UDP = 17
-IPPROTO_GRE = 47
-IPPROTO_SCTP = 132
 PORT_PROTOCOLS = (IPPROTO_TCP, IPPROTO_UDP, IPPROTO_SCTP)
+ICMP_PROTOCOLS = (IPPROTO_ICMP, IPPROTO_ICMPV6)
+TCP_FLAGS = 13  # offset of the byte with the flags in the TCP header
 
 IPV6_FRAGMENT = 44
 IPV6_AUTHENTICATION = 51
@@ -60,18 +64,37 @@ class Headers(NamedTuple):
     source_port: int | None = None
     destination_port: int | None = None
     identification: int = 0  # of a fragment
+    behind: int = 0  # offset of what follows the IP header and those extension headers that were looked through
+    source_mac: bytes = b""  # like what follows for rules alone, which the native core runs as a program
+    destination_mac: bytes = b""
+    length: int = 0  # of what was captured, with the tag that the kernel took off
+    dscp: int | None = None  # of IP
+    tcp_flags: int | None = None  # FIN is 1, CWR 128
+    icmp_type: int | None = None  # ICMP's or ICMPv6's
+    icmp_code: int | None = None
 
 
 def parse(data: bytes, metadata: Tag | None = None) -> Headers:
     """Read the headers of an Ethernet frame; `metadata` is the tag that the kernel took off it."""
     tags: tuple[Tag, ...] = () if metadata is None else (metadata,)
+    length = len(data) + 4 * len(tags)
     if len(data) < ETH_HEADER:
-        return Headers(tags=tags)
+        return Headers(tags=tags, length=length)
     ethertype, network = int.from_bytes(data[12:14], "big"), ETH_HEADER
     while ethertype in TPIDS and len(tags) < MAX_TAGS and len(data) >= network + 4:
         tags += (Tag(ethertype, int.from_bytes(data[network : network + 2], "big")),)
         ethertype, network = int.from_bytes(data[network + 2 : network + 4], "big"), network + 4
-    link = Headers(tags, ethertype, network, source=data[6:12], destination=data[0:6])
+    source, destination = data[6:12], data[0:6]
+    link = Headers(
+        tags,
+        ethertype,
+        network,
+        source=source,
+        destination=destination,
+        source_mac=source,
+        destination_mac=destination,
+        length=length,
+    )
     if ethertype == ETH_P_IP:
         return _ipv4(data, link)
     if ethertype == ETH_P_IPV6:
@@ -96,21 +119,28 @@ def _ipv4(data: bytes, link: Headers) -> Headers:
         fragment=fragment,
         divided=data[at + 9] if fragment else None,
         identification=int.from_bytes(data[at + 4 : at + 6], "big") if fragment else 0,
+        behind=at + length,
+        dscp=data[at + 1] >> 2,
     )
-    return headers if offset & 0x1FFF else _ports(data, headers, at + length)
+    return headers if offset & 0x1FFF else _transport(data, headers, at + length)
 
 
 def _ipv6(data: bytes, link: Headers) -> Headers:
     at = link.network
     if len(data) < at + 40 or data[at] >> 4 != 6:
         return link
-    headers = link._replace(family=6, source=data[at + 8 : at + 24], destination=data[at + 24 : at + 40])
+    headers = link._replace(
+        family=6,
+        source=data[at + 8 : at + 24],
+        destination=data[at + 24 : at + 40],
+        dscp=int.from_bytes(data[at : at + 2], "big") >> 6 & 0x3F,
+    )
     following, at, later = data[at + 6], at + 40, False
     for _ in range(MAX_EXTENSIONS):
         if following not in IPV6_OPTIONS and following not in (IPV6_FRAGMENT, IPV6_AUTHENTICATION):
             break
         if later or len(data) < at + 8:  # a later fragment starts in the middle of something
-            return headers
+            return headers._replace(behind=at)
         if following == IPV6_FRAGMENT:
             offset = int.from_bytes(data[at + 2 : at + 4], "big")
             if offset & 0xFFF9:
@@ -125,18 +155,23 @@ def _ipv6(data: bytes, link: Headers) -> Headers:
         following, at = data[at], at + length
     else:
         if following in IPV6_OPTIONS or following in (IPV6_FRAGMENT, IPV6_AUTHENTICATION):
-            return headers
-    headers = headers._replace(protocol=following)
-    return headers if later else _ports(data, headers, at)
+            return headers._replace(behind=at)
+    headers = headers._replace(protocol=following, behind=at)
+    return headers if later else _transport(data, headers, at)
 
 
-def _ports(data: bytes, headers: Headers, at: int) -> Headers:
+def _transport(data: bytes, headers: Headers, at: int) -> Headers:
     headers = headers._replace(transport=at)
+    if headers.protocol in ICMP_PROTOCOLS:
+        kind, code = (data[n] if n < len(data) else None for n in (at, at + 1))
+        return headers._replace(icmp_type=kind, icmp_code=code)
     if headers.protocol not in PORT_PROTOCOLS or len(data) < at + 4:
         return headers
+    flagged = headers.protocol == IPPROTO_TCP and len(data) > at + TCP_FLAGS
     return headers._replace(
         source_port=int.from_bytes(data[at : at + 2], "big"),
         destination_port=int.from_bytes(data[at + 2 : at + 4], "big"),
+        tcp_flags=data[at + TCP_FLAGS] if flagged else None,
     )
 
 

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mirrord import __version__
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.assembler import pack
 from mirrord.dataplane.filter.bpf import compile_selection
+from mirrord.dataplane.forward.encap import Field
+from mirrord.dataplane.native import self_test
+from mirrord.plans import OnMtuExceeded, Payload, Tunnel
 
 if TYPE_CHECKING:
     from array import array
 
     from mirrord.plans import ForwardPlan
 
-__all__ = ["core", "matcher", "missing"]
-
-core: Any = None
-"""None where `missing` says why: nothing of a core that does not fit is used."""
-
-missing = ""
+__all__ = ["Matcher", "NativeMember", "core", "matcher", "missing"]
 
 
 def mismatch(found: Any) -> str:
@@ -28,24 +26,47 @@ def mismatch(found: Any) -> str:
     version = getattr(found, "VERSION", "none")
     if version != __version__:
         return f"the compiled core is of version {version}, the rest of {__version__}: install mirrord again"
-    if tuple(slot.name for slot in Slot) != found.SLOTS:
-        return "the compiled core counts other things than the rest: install mirrord again"
-    return ""
+    for enumeration in (Slot, OnMtuExceeded, Payload, Field, Tunnel):
+        numbers = {member.name: int(member) for member in enumeration}
+        if getattr(found, "ENUMERATIONS", {}).get(enumeration.__name__) != numbers:
+            return f"the compiled core numbers {enumeration.__name__} otherwise than the rest: install mirrord again"
+    wrong = self_test.run(found)
+    return f"the compiled core fails its self-test ({wrong}): install mirrord again" if wrong else ""
 
 
-try:
-    core = import_module("mirrord.dataplane._native")
-except ImportError as error:
-    missing = f"the compiled core cannot be loaded: {error}"
+def _load() -> tuple[Any, str]:
+    try:
+        found = import_module("mirrord.dataplane._native")
+    except ImportError as error:
+        return None, f"the compiled core cannot be loaded: {error}"
+    wrong = mismatch(found)
+    return (None, wrong) if wrong else (found, "")
+
+
+missing: str
+"""Why `core` is None; "" where it is there. Nothing of a core that does not fit is used."""
+
+if TYPE_CHECKING:
+    from mirrord.dataplane import _native as core
 else:
-    missing = mismatch(core)
-    if missing:
-        core = None
+    core, missing = _load()
 
 
-def matcher(plan: ForwardPlan, matches: array[int] | None = None) -> tuple[bytes, array[int] | None] | None:
-    """What the core runs where the plan wants an exact match: the selection as BPF, of any length.
+class Matcher(NamedTuple):
+    """What the core runs where the plan wants an exact match."""
 
-    `matches`: where it counts the frames that each rule accepts, by the rule's place.
-    """
-    return None if plan.exact is None else (pack(compile_selection(plan.exact, numbered=True)), matches)
+    program: bytes  # packed
+    counts: array[int] | None  # where the frames that each rule accepts are counted, by the rule's place
+
+
+class NativeMember(NamedTuple):
+    """Whom a tap gives frames that were captured from `since` on and before `until`, nanoseconds since 1970."""
+
+    pipeline: core.Pipeline | None
+    since: int
+    until: int
+
+
+def matcher(plan: ForwardPlan, counts: array[int] | None = None) -> Matcher | None:
+    """The plan's exact selection as BPF, of any length; None where it has none."""
+    return None if plan.exact is None else Matcher(pack(compile_selection(plan.exact, numbered=True)), counts)

@@ -27,8 +27,8 @@ static void begin_batch(struct work *work, struct pipeline *pipeline)
 }
 
 /* `certain`: it is known already that the pipeline's matcher wants the frame. */
-static void forward_one(struct pipeline *pipeline, struct batch *batch, const struct frame *frame, struct parsed *parsed,
-			bool certain)
+static void forward_one(struct pipeline *pipeline, struct batch *batch, const struct frame *frame,
+			struct parsed *parsed, bool certain)
 {
 	uint64_t *counters = pipeline->counters;
 	const struct plan *plan = &pipeline->plan;
@@ -88,9 +88,13 @@ static void assign(struct tap *tap, const struct work *work, uint32_t n)
 		return;
 	}
 	const struct matcher *matcher = &tap->matchers[stretch->matcher];
-	struct mirrord_bpf_frame view = { .data = frame->data, .length = frame->captured, .egress = frame->egress,
-					  .tagged = frame->tagged, .tci = frame->tci, .tpid = frame->tpid };
-	uint32_t set = mirrord_bpf_run(matcher->program, matcher->length, &view);
+	struct bpf_frame view = { .data = frame->data,
+				  .length = frame->captured,
+				  .egress = frame->egress,
+				  .tagged = frame->tagged,
+				  .tci = frame->tci,
+				  .tpid = frame->tpid };
+	uint32_t set = run_program(matcher->program, matcher->length, &view);
 
 	if (set >= matcher->set_count)
 		set = 0;
@@ -115,7 +119,8 @@ static void give_out(struct tap *tap, struct work *work)
 		for (uint32_t n = 0; n < tap->share_counts[outlet]; n++) {
 			struct staged *one = &work->staged[shares[n].frame];
 
-			forward_one(tap->members[shares[n].member], batch, &one->frame, &one->parsed, shares[n].certain);
+			forward_one(tap->members[shares[n].member], batch, &one->frame, &one->parsed,
+				    shares[n].certain);
 		}
 		batch->flush(batch, batch->context);
 		tap->share_counts[outlet] = 0;

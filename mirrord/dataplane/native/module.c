@@ -4,15 +4,16 @@
 
 #include <errno.h>
 
+#include "fields.h"
 #include "module.h"
 
 typedef struct {
 	PyObject_HEAD
 	struct pipeline pipeline;
 	Py_buffer counters, sequence, output, tx_ring;
-	PyObject *callback;	/* gives the next file, or a lane its socket */
-	PyObject *beside;	/* whose state it shares, or NULL */
-	PyObject *leader;	/* whose way out it shares, or NULL */
+	PyObject *callback; /* gives the next file, or a lane its socket */
+	PyObject *beside; /* whose state it shares, or NULL */
+	PyObject *leader; /* whose way out it shares, or NULL */
 } Pipeline;
 
 /* Called in the middle of a turn, which runs without the GIL. */
@@ -35,7 +36,7 @@ static void call_open_lane(void *self, uint32_t lane)
 	struct transmit *transmit = &((Pipeline *)self)->pipeline.own_transmit;
 	PyObject *opened = PyObject_CallFunction(((Pipeline *)self)->callback, "I", lane);
 
-	if (!opened || !PyArg_ParseTuple(opened, "iH", &transmit->sockets[lane], &transmit->ports[lane]))
+	if (!opened || !open_lane(opened, transmit, lane))
 		PyErr_WriteUnraisable(((Pipeline *)self)->callback);
 	Py_XDECREF(opened);
 	PyGILState_Release(state);
@@ -55,17 +56,18 @@ static bool open_output(Pipeline *self, PyObject *output)
 
 static PyObject *Pipeline_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
-	PyObject *plan, *matcher, *transmit, *counters, *sequence, *output, *callback;
+	static char *names[] = { "plan", "way", "counters", "sequence", "output", "callback", NULL };
+	PyObject *plan, *way, *counters, *sequence, *output, *callback;
 
-	(void)keywords;
-	if (!PyArg_ParseTuple(arguments, "OOOOOOO", &plan, &matcher, &transmit, &counters, &sequence, &output, &callback))
+	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$OOOOOO", names, &plan, &way, &counters, &sequence,
+					 &output, &callback))
 		return NULL;
 	allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
 	Pipeline *self = (Pipeline *)allocate(type, 0);
 	if (!self)
 		return NULL;
 	struct pipeline *pipeline = &self->pipeline;
-	if (!read_plan(plan, matcher, &pipeline->plan) || !read_transmit(transmit, &pipeline->own_transmit, &self->tx_ring) ||
+	if (!read_plan(plan, Py_None, &pipeline->plan) || !read_way(way, &pipeline->own_transmit, &self->tx_ring) ||
 	    PyObject_GetBuffer(counters, &self->counters, PyBUF_WRITABLE) < 0 ||
 	    PyObject_GetBuffer(sequence, &self->sequence, PyBUF_WRITABLE) < 0 ||
 	    (output != Py_None && !open_output(self, output)))
@@ -126,18 +128,19 @@ static Pipeline *leader_of(Pipeline *self)
 	return self->leader ? (Pipeline *)self->leader : self;
 }
 
-static PyObject *Pipeline_replace(PyObject *object, PyObject *arguments)
+static PyObject *Pipeline_replace(PyObject *object, PyObject *arguments, PyObject *keywords)
 {
+	static char *names[] = { "plan", "matcher", "way", "shares", NULL };
 	Pipeline *self = (Pipeline *)object;
 	struct pipeline *pipeline = &self->pipeline;
-	PyObject *plan, *matcher, *transmit;
+	PyObject *plan, *matcher, *way;
 	int shares;
-	struct transmit way = { .packet = -1 };
+	struct transmit transmit = { .packet = -1 };
 	struct plan next = { 0 };
 	Py_buffer tx_ring = { 0 };
 
-	if (!PyArg_ParseTuple(arguments, "OOOp", &plan, &matcher, &transmit, &shares) ||
-	    !read_transmit(transmit, &way, &tx_ring) || !read_plan(plan, matcher, &next)) {
+	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$OOOp", names, &plan, &matcher, &way, &shares) ||
+	    !read_way(way, &transmit, &tx_ring) || !read_plan(plan, matcher, &next)) {
 		PyBuffer_Release(&tx_ring);
 		clear_plan(&next);
 		return NULL;
@@ -145,17 +148,17 @@ static PyObject *Pipeline_replace(PyObject *object, PyObject *arguments)
 	Pipeline *leader = leader_of(self);
 
 	if (tx_ring.obj == leader->tx_ring.obj)
-		way.ring.next = pipeline->transmit->ring.next;
+		transmit.ring.next = pipeline->transmit->ring.next;
 	PyBuffer_Release(&leader->tx_ring);
 	leader->tx_ring = tx_ring;
 	replace_plan(&pipeline->plan, &next);
 	pipeline->shares = shares;
-	way.open_lane = pipeline->transmit->open_lane;
-	way.context = pipeline->transmit->context;
-	way.overhead = next.overhead;
-	way.outer.id = pipeline->transmit->outer.id;
-	way.jammed = pipeline->transmit->jammed;
-	*pipeline->transmit = way;
+	transmit.open_lane = pipeline->transmit->open_lane;
+	transmit.context = pipeline->transmit->context;
+	transmit.overhead = next.overhead;
+	transmit.outer.id = pipeline->transmit->outer.id;
+	transmit.jammed = pipeline->transmit->jammed;
+	*pipeline->transmit = transmit;
 	Py_RETURN_NONE;
 }
 
@@ -179,6 +182,14 @@ static PyObject *Pipeline_share(PyObject *object, PyObject *other)
 	Py_RETURN_NONE;
 }
 
+static PyObject *Pipeline_flows(PyObject *object, PyObject *unused)
+{
+	const struct flows *flows = ((Pipeline *)object)->pipeline.plan.flows;
+
+	(void)unused;
+	return PyLong_FromUnsignedLong(flows ? count_flows(flows) : 0);
+}
+
 static PyObject *Pipeline_leave_with(PyObject *object, PyObject *other)
 {
 	Pipeline *self = (Pipeline *)object;
@@ -194,22 +205,24 @@ static PyObject *Pipeline_leave_with(PyObject *object, PyObject *other)
 }
 
 static PyMethodDef pipeline_methods[] = {
-	{ "replace", Pipeline_replace, METH_VARARGS,
-	  "replace(plan, matcher, transmit, shares): forward by another plan, and another way, from now on; `shares`: what the\n"
+	{ "replace", (PyCFunction)(void (*)(void))Pipeline_replace, METH_VARARGS | METH_KEYWORDS,
+	  "replace(*, plan, matcher, way, shares): forward by another plan, and another way, from now on; `shares`: what the\n"
 	  "matcher does not want is another session's." },
 	{ "gso_refused", Pipeline_gso_refused, METH_NOARGS,
 	  "The errno that the kernel refused GSO with, after which copies leave one by one; or 0." },
+	{ "flows", Pipeline_flows, METH_NOARGS, "How many flows are known." },
 	{ "leave_with", Pipeline_leave_with, METH_O,
-	  "leave_with(pipeline): send by its way out, which is described alike. Before either runs, and on its thread ever after." },
-	{ "share", Pipeline_share, METH_O,
-	  "share(pipeline): use its rate limit's bucket. Before either runs." },
+	  "leave_with(pipeline): send by its way out, which is described alike. Before either runs, and on its thread ever "
+	  "after." },
+	{ "share", Pipeline_share, METH_O, "share(pipeline): use its rate limit's bucket. Before either runs." },
 	{ NULL, NULL, 0, NULL },
 };
 
-PyDoc_STRVAR(pipeline_doc, "Pipeline(plan, matcher, transmit, counters, sequence, output or None, callback)\n\n"
-			   "The way of the frames that one session wants of a tap, to a transmit (see Transmit.native; callback(n)\n"
-			   "opens a lane, see lanes.py), or to a file (output, see file.py; callback() is called when it is full).\n"
-			   "The caller keeps them open, and lets one thread at a time in.");
+PyDoc_STRVAR(pipeline_doc,
+	     "Pipeline(*, plan, way, counters, sequence, output, callback)\n\n"
+	     "The way of the frames that one session wants of a tap, to a transmit (see way.py; callback(n) opens a\n"
+	     "lane, see lanes.py), or to a file (output, see file.py; callback() is called when it is full).\n"
+	     "The caller keeps them open, and lets one thread at a time in.");
 
 static PyType_Slot pipeline_slots[] = {
 	{ Py_tp_doc, (void *)pipeline_doc },
@@ -227,34 +240,79 @@ static PyType_Spec pipeline_spec = {
 };
 
 static PyMethodDef module_methods[] = {
-	{ "decapsulate", decapsulate_one, METH_VARARGS,
-	  "decapsulate(tunnel, packet, limit): (frame, vnet), or None for a malformed packet." },
+	{ "with_ethernet", (PyCFunction)(void (*)(void))with_ethernet, METH_VARARGS | METH_KEYWORDS,
+	  "with_ethernet(*, packet, vnet, protocol): Unwrapped, of a device without Ethernet." },
+	{ "decapsulate", (PyCFunction)(void (*)(void))decapsulate_one, METH_VARARGS | METH_KEYWORDS,
+	  "decapsulate(*, tunnel, packet, limit): Unwrapped, or None for a malformed packet." },
 	{ NULL, NULL, 0, NULL },
 };
 
-/* The counters' names in the order of enum slot. */
+/* The enumerations' names, in the order of C's. */
 static const char *const slot_names[] = {
-	"captured", "read_ingress_frames", "read_ingress_bytes", "read_egress_frames", "read_egress_bytes", "mirrored",
-	"sent_packets", "sent_bytes", "skipped_sampled_out", "skipped_rate_limited", "skipped_paused",
-	"skipped_unmatched", "skipped_own_copy", "dropped_ring_full", "dropped_send_error", "dropped_mtu_exceeded",
-	"dropped_no_route", "dropped_malformed", "dropped_write_error", "dropped_link_down", "truncated", "segmented",
-	"fragmented", "unplaced", "latency_sum", "latency_bucket",
+	"captured",
+	"read_ingress_frames",
+	"read_ingress_bytes",
+	"read_egress_frames",
+	"read_egress_bytes",
+	"mirrored",
+	"sent_packets",
+	"sent_bytes",
+	"skipped_sampled_out",
+	"skipped_rate_limited",
+	"skipped_paused",
+	"skipped_unmatched",
+	"skipped_own_copy",
+	"skipped_flow_limit",
+	"dropped_ring_full",
+	"dropped_send_error",
+	"dropped_mtu_exceeded",
+	"dropped_no_route",
+	"dropped_malformed",
+	"dropped_write_error",
+	"dropped_link_down",
+	"truncated",
+	"segmented",
+	"fragmented",
+	"unplaced",
+	"flow_table_full",
+	"zeroed",
+	"unfollowed",
+	"latency_sum",
+	"latency_bucket",
 };
 _Static_assert(sizeof(slot_names) / sizeof(*slot_names) == LATENCY_BUCKET + 1, "a name for each slot");
 
-static bool add_slots(PyObject *module)
+static const char *const on_mtu_exceeded_names[] = { "truncate", "fragment", "drop" };
+static const char *const payload_names[] = { "keep", "zero", "tls" };
+static const char *const field_names[] = { "SEQUENCE", "ERSPAN_II", "ERSPAN_III", "PACKET_BLOCK" };
+static const char *const tunnel_names[] = { "VXLAN", "GRE", "ERSPAN" };
+
+static const struct names enumerations[] = {
+	{ "Slot", slot_names, CAPTURED, LATENCY_BUCKET + 1 },
+	{ "OnMtuExceeded", on_mtu_exceeded_names, TRUNCATE, DROP + 1 },
+	{ "Payload", payload_names, KEEP, TLS + 1 },
+	{ "Field", field_names, SEQUENCE, PACKET_BLOCK },
+	{ "Tunnel", tunnel_names, TUNNEL_VXLAN, TUNNEL_ERSPAN },
+};
+
+static bool add_enumerations(PyObject *module)
 {
-	PyObject *names = PyTuple_New(LATENCY_BUCKET + 1);
+	PyObject *all = PyDict_New();
+	bool done = all;
 
-	for (int n = 0; names && n <= LATENCY_BUCKET; n++) {
-		PyObject *name = PyUnicode_FromString(slot_names[n]);
-
-		if (!name || PyTuple_SetItem(names, n, name) < 0)
-			Py_CLEAR(names);
-	}
-	bool done = names && PyModule_AddObjectRef(module, "SLOTS", names) == 0;
-	Py_XDECREF(names);
+	for (size_t n = 0; done && n < sizeof(enumerations) / sizeof(*enumerations); n++)
+		done = add_names(all, &enumerations[n]);
+	done = done && PyModule_AddObjectRef(module, "ENUMERATIONS", all) == 0;
+	Py_XDECREF(all);
 	return done;
+}
+
+/* What readings give back: a type for all modules of a process, which it outlives. */
+static bool add_named(PyObject *module, PyTypeObject **type, PyStructSequence_Desc *fields, const char *name)
+{
+	if (!*type)
+		*type = PyStructSequence_NewType(fields);
+	return *type && PyModule_AddObjectRef(module, name, (PyObject *)*type) == 0;
 }
 
 static bool add_type(PyObject *module, PyType_Spec *spec, const char *name)
@@ -268,9 +326,14 @@ static bool add_type(PyObject *module, PyType_Spec *spec, const char *name)
 
 static int execute(PyObject *module)
 {
-	return PyModule_AddStringConstant(module, "VERSION", MIRRORD_VERSION) == 0 && add_slots(module) &&
-	       add_type(module, &forward_spec, "Forward") && add_type(module, &pipeline_spec, "Pipeline") &&
-	       add_type(module, &tap_spec, "Tap") && add_type(module, &rounds_spec, "Rounds") ? 0 : -1;
+	bool done = PyModule_AddStringConstant(module, "VERSION", MIRRORD_VERSION) == 0 && add_enumerations(module) &&
+		    add_named(module, &news_type, &news_fields, "News") &&
+		    add_named(module, &outcome_type, &outcome_fields, "Outcome") &&
+		    add_named(module, &unwrapped_type, &unwrapped_fields, "Unwrapped") &&
+		    add_type(module, &forward_spec, "Forward") && add_type(module, &pipeline_spec, "Pipeline") &&
+		    add_type(module, &tap_spec, "Tap") && add_type(module, &rounds_spec, "Rounds");
+
+	return done ? 0 : -1;
 }
 
 static PyModuleDef_Slot module_slots[] = {

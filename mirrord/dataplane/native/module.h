@@ -4,8 +4,8 @@
 
 #include "tap.h"
 
-/* plan.c: read a ForwardPlan, and what matches for it: None, or a program (bytes) and where it counts (None, or an array of
- * 64-bit numbers). False with an exception set. Either way the plan is the caller's to clear. */
+/* plan.c: read a ForwardPlan, and what matches for it: a Matcher or None. False with an exception set. Either way the plan is
+ * the caller's to clear. */
 bool read_plan(PyObject *object, PyObject *matcher, struct plan *plan);
 
 /* A program to be run: struct sock_filter after struct sock_filter. False with an exception set; it is the caller's to free. */
@@ -16,21 +16,32 @@ void clear_plan(struct plan *plan);
 /* Put the next plan in the place of this one; what was seen for both stays. */
 void replace_plan(struct plan *plan, struct plan *next);
 
-/* From the tuple that Transmit.native gives; the same. `ring` holds the TX ring's memory, the caller's to release. */
-bool read_transmit(PyObject *description, struct transmit *transmit, Py_buffer *ring);
+/* Read a Way; the same. `ring` holds the TX ring's memory, the caller's to release. */
+bool read_way(PyObject *way, struct transmit *transmit, Py_buffer *ring);
+
+/* Read the nth lane, which has a socket now. */
+bool open_lane(PyObject *lane, struct transmit *transmit, uint32_t n);
 
 /* module.c, tap_type.c: what a Pipeline or Tap of Python's stands for. NULL with an exception set for anything else. */
 struct pipeline *pipeline_in(PyObject *object);
 struct tap *tap_in(PyObject *object);
+
+/* matchers.c: from a tuple of tap.py's Matchers. False with an exception set; either way the tap's to clear. */
+bool read_matchers(PyObject *list, struct tap *tap);
 
 /* tap_type.c */
 extern PyType_Spec tap_spec;
 
 /* rounds.c */
 extern PyType_Spec rounds_spec;
+extern PyStructSequence_Desc news_fields;
+extern PyTypeObject *news_type;
 
 /* single.c */
 extern PyType_Spec forward_spec;
-PyObject *decapsulate_one(PyObject *module, PyObject *arguments);
+extern PyStructSequence_Desc outcome_fields, unwrapped_fields;
+extern PyTypeObject *outcome_type, *unwrapped_type;
+PyObject *with_ethernet(PyObject *module, PyObject *arguments, PyObject *keywords);
+PyObject *decapsulate_one(PyObject *module, PyObject *arguments, PyObject *keywords);
 
 #endif

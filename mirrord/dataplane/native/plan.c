@@ -1,43 +1,22 @@
-/* What Python planned (forward/step.py: ForwardPlan, transmit/sockets.py: Transmit.native) into the core's own. */
+/* What Python planned (plans.py: ForwardPlan; transmit/way.py: Way) into the core's own. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
 #include <stdlib.h>
 #include <string.h>
 
+#include "fields.h"
 #include "module.h"
 #include "transmit/pcapng.h"
 
-static bool read_number(PyObject *object, const char *name, uint64_t *number)
+/* A number, or None, which is -1 here. */
+static bool read_optional(PyObject *object, const char *name, int *number)
 {
 	PyObject *value = PyObject_GetAttrString(object, name);
 
 	if (!value)
 		return false;
-	*number = PyLong_AsUnsignedLongLong(value);
-	Py_DECREF(value);
-	return !PyErr_Occurred();
-}
-
-static bool read_overhead(PyObject *object, struct plan *plan)
-{
-	PyObject *value = PyObject_GetAttrString(object, "overhead");
-
-	if (!value)
-		return false;
-	plan->overhead = (int32_t)PyLong_AsLong(value);
-	Py_DECREF(value);
-	return !PyErr_Occurred();
-}
-
-/* A slot, or None. */
-static bool read_blocked(PyObject *object, struct plan *plan)
-{
-	PyObject *value = PyObject_GetAttrString(object, "blocked");
-
-	if (!value)
-		return false;
-	plan->blocked = value == Py_None ? NO_REASON : (int)PyLong_AsLong(value);
+	*number = value == Py_None ? -1 : (int)PyLong_AsLong(value);
 	Py_DECREF(value);
 	return !PyErr_Occurred();
 }
@@ -64,20 +43,22 @@ static bool read_header(PyObject *object, struct plan *plan)
 	return done;
 }
 
-/* The template's patches: pairs of a field and its offset. */
+/* The template's patches. */
 static bool read_patches(PyObject *object, struct plan *plan)
 {
-	static const uint32_t sizes[] = { [SEQUENCE] = 4, [ERSPAN_II] = 4, [ERSPAN_III] = 12,
-					  [PACKET_BLOCK] = PACKET_HEADER };
+	static const uint32_t sizes[] = {
+		[SEQUENCE] = 4, [ERSPAN_II] = 4, [ERSPAN_III] = 12, [PACKET_BLOCK] = PACKET_HEADER
+	};
 	PyObject *template = PyObject_GetAttrString(object, "template");
 	PyObject *patches = template ? PyObject_GetAttrString(template, "patches") : NULL;
 	Py_ssize_t count = patches ? PyTuple_Size(patches) : -1;
 	bool done = count >= 0 && count <= MAX_PATCHES;
 
 	for (Py_ssize_t n = 0; done && n < count; n++) {
-		unsigned int field, at;
+		PyObject *patch = PyTuple_GetItem(patches, n);
+		uint32_t field, at;
 
-		done = PyArg_ParseTuple(PyTuple_GetItem(patches, n), "II", &field, &at) && field >= SEQUENCE &&
+		done = read_u32(patch, "field", &field) && read_u32(patch, "at", &at) && field >= SEQUENCE &&
 		       field <= PACKET_BLOCK && at + sizes[field] <= plan->header_length;
 		if (done)
 			plan->patches[plan->patch_count++] = (struct patch){ field, at };
@@ -91,14 +72,21 @@ static bool read_patches(PyObject *object, struct plan *plan)
 
 static bool read_on_mtu_exceeded(PyObject *object, struct plan *plan)
 {
-	PyObject *value = PyObject_GetAttrString(object, "on_mtu_exceeded");
+	uint64_t value;
 
-	if (!value)
+	if (!read_unsigned(object, "on_mtu_exceeded", DROP, &value))
 		return false;
-	plan->on_mtu_exceeded = PyUnicode_CompareWithASCIIString(value, "drop") == 0	   ? DROP
-				: PyUnicode_CompareWithASCIIString(value, "fragment") == 0 ? FRAGMENT
-											   : TRUNCATE;
-	Py_DECREF(value);
+	plan->on_mtu_exceeded = (enum on_mtu_exceeded)value;
+	return true;
+}
+
+static bool read_payload(PyObject *object, struct plan *plan)
+{
+	uint64_t value;
+
+	if (!read_unsigned(object, "payload", TLS, &value))
+		return false;
+	plan->payload = (enum payload)value;
 	return true;
 }
 
@@ -111,7 +99,7 @@ bool read_program(const char *bytes, Py_ssize_t length, struct sock_filter **pro
 	}
 	memcpy(*program, bytes, (size_t)length);
 	*count = (uint32_t)((size_t)length / sizeof(struct sock_filter));
-	if ((size_t)length % sizeof(struct sock_filter) || mirrord_bpf_check(*program, *count) < 0) {
+	if ((size_t)length % sizeof(struct sock_filter) || !may_run(*program, *count)) {
 		PyErr_SetString(PyExc_ValueError, "not a program that may be run");
 		return false;
 	}
@@ -139,14 +127,19 @@ static bool read_matches(PyObject *matches, struct plan *plan)
 
 static bool read_matcher(PyObject *matcher, struct plan *plan)
 {
-	const char *bytes;
-	Py_ssize_t length;
-	PyObject *matches;
-
 	if (matcher == Py_None)
 		return true;
-	return PyArg_ParseTuple(matcher, "y#O", &bytes, &length, &matches) && read_program(bytes, length, &plan->exact, &plan->exact_length) &&
-	       (matches == Py_None || read_matches(matches, plan));
+	PyObject *program = PyObject_GetAttrString(matcher, "program");
+	PyObject *counts = program ? PyObject_GetAttrString(matcher, "counts") : NULL;
+	char *bytes;
+	Py_ssize_t length;
+	bool done = counts && PyBytes_AsStringAndSize(program, &bytes, &length) == 0 &&
+		    read_program(bytes, length, &plan->exact, &plan->exact_length) &&
+		    (counts == Py_None || read_matches(counts, plan));
+
+	Py_XDECREF(counts);
+	Py_XDECREF(program);
+	return done;
 }
 
 void clear_plan(struct plan *plan)
@@ -159,6 +152,8 @@ void clear_plan(struct plan *plan)
 	plan->matches_owner = NULL;
 	free(plan->firsts);
 	plan->firsts = NULL;
+	free_flows(plan->flows);
+	plan->flows = NULL;
 	free_own_copies(plan->own);
 	plan->own = NULL;
 	Py_XDECREF((PyObject *)plan->guards_owner);
@@ -172,6 +167,14 @@ void replace_plan(struct plan *plan, struct plan *next)
 
 		plan->firsts = next->firsts;
 		next->firsts = seen;
+	}
+	if (plan->flows && next->flows && plan->flow_limit.flows == next->flow_limit.flows) {
+		struct flows *seen = plan->flows;
+
+		plan->flows = next->flows;
+		next->flows = seen;
+	} else if (plan->flows && next->flows) {
+		keep_flows(plan->flows, next->flows);
 	}
 	if (plan->own && next->own)
 		keep_firsts(plan->own, next->own);
@@ -188,6 +191,27 @@ static bool make_firsts(struct plan *plan)
 	if (!plan->firsts)
 		PyErr_NoMemory();
 	return plan->firsts;
+}
+
+/* FlowLimit, or None. */
+static bool read_flow_limit(PyObject *object, struct plan *plan)
+{
+	PyObject *value = PyObject_GetAttrString(object, "flow_limit");
+	struct flow_limit *limit = &plan->flow_limit;
+	bool done = value && value != Py_None && read_unsigned(value, "packets", UINT64_MAX, &limit->packets) &&
+		    read_unsigned(value, "octets", UINT64_MAX, &limit->octets) &&
+		    read_bool(value, "headers", &limit->headers) &&
+		    read_unsigned(value, "idle", UINT64_MAX, &limit->idle) && read_u32(value, "flows", &limit->flows);
+
+	if (done) {
+		plan->flows = new_flows(limit);
+		done = plan->flows;
+		if (!done)
+			PyErr_NoMemory();
+	}
+	done = done || value == Py_None;
+	Py_XDECREF(value);
+	return done;
 }
 
 /* The guards against mirroring a copy again, as own_copies.pack gives them: all sessions' plans hold the same bytes. */
@@ -212,73 +236,96 @@ static bool read_guards(PyObject *object, struct plan *plan)
 
 bool read_plan(PyObject *object, PyObject *matcher, struct plan *plan)
 {
-	uint64_t snaplen, frame_limit, longest, sampling_rate, strip_tag, push_tag;
-
 	memset(plan, 0, sizeof(*plan));
-	if (!read_blocked(object, plan) || !read_number(object, "snaplen", &snaplen) ||
-	    !read_number(object, "frame_limit", &frame_limit) || !read_number(object, "longest", &longest) ||
-	    !read_number(object, "sampling_rate", &sampling_rate) || !read_overhead(object, plan) ||
-	    !read_number(object, "strip_tag", &strip_tag) || !read_number(object, "push_tag", &push_tag) ||
-	    !read_number(object, "rate_limit", &plan->rate_limit) ||
-	    !read_number(object, "packet_limit", &plan->packet_limit) || !read_header(object, plan) ||
-	    !read_patches(object, plan) || !read_on_mtu_exceeded(object, plan) || !read_matcher(matcher, plan) ||
-	    !read_guards(object, plan))
-		return false;
-	plan->snaplen = (uint32_t)snaplen;
-	plan->frame_limit = (uint32_t)frame_limit;
-	plan->longest = (uint32_t)longest;
-	plan->sampling_rate = (uint32_t)sampling_rate;
-	plan->strip_tag = strip_tag;
-	plan->push_tag = (uint32_t)push_tag;
-	return make_firsts(plan);
+	return read_optional(object, "blocked", &plan->blocked) &&
+	       read_optional(object, "past_headers", &plan->past_headers) &&
+	       read_u32(object, "snaplen", &plan->snaplen) && read_u32(object, "frame_limit", &plan->frame_limit) &&
+	       read_u32(object, "longest", &plan->longest) && read_u32(object, "sampling_rate", &plan->sampling_rate) &&
+	       read_int(object, "overhead", &plan->overhead) && read_bool(object, "strip_tag", &plan->strip_tag) &&
+	       read_u32(object, "push_tag", &plan->push_tag) &&
+	       read_bool(object, "strip_ethernet", &plan->strip_ethernet) &&
+	       read_unsigned(object, "rate_limit", UINT64_MAX, &plan->rate_limit) &&
+	       read_unsigned(object, "packet_limit", UINT64_MAX, &plan->packet_limit) && read_header(object, plan) &&
+	       read_patches(object, plan) && read_on_mtu_exceeded(object, plan) && read_payload(object, plan) &&
+	       read_matcher(matcher, plan) && read_flow_limit(object, plan) && read_guards(object, plan) &&
+	       make_firsts(plan);
 }
 
-static bool read_lanes(PyObject *sockets, PyObject *ports, struct transmit *transmit)
+static bool read_lane(PyObject *lane, int *descriptor, uint16_t *port)
 {
-	Py_ssize_t count = PyTuple_Size(sockets);
+	uint64_t number;
 
-	if (count > MAX_SOCKETS || PyTuple_Size(ports) != count) {
-		PyErr_SetString(PyExc_ValueError, "64 sockets at most, and a port for each");
+	if (!read_int(lane, "descriptor", descriptor) || !read_unsigned(lane, "port", UINT16_MAX, &number))
 		return false;
-	}
-	for (Py_ssize_t n = 0; n < count; n++) {
-		transmit->sockets[n] = (int)PyLong_AsLong(PyTuple_GetItem(sockets, n));
-		transmit->ports[n] = (uint16_t)PyLong_AsUnsignedLong(PyTuple_GetItem(ports, n));
-	}
-	transmit->lanes = (uint32_t)count;
-	return !PyErr_Occurred();
-}
-
-static bool read_ring(PyObject *memory, struct tx_ring *ring, Py_buffer *view)
-{
-	if (memory == Py_None)
-		return true;
-	if (PyObject_GetBuffer(memory, view, PyBUF_WRITABLE) < 0)
-		return false;
-	ring->memory = view->buf;
-	ring->slots = ring->slot_size ? (uint32_t)((size_t)view->len / ring->slot_size) : 0;
-	if (!ring->slots)
-		PyErr_SetString(PyExc_ValueError, "a TX ring without slots");
-	return ring->slots;
-}
-
-bool read_transmit(PyObject *description, struct transmit *transmit, Py_buffer *ring)
-{
-	PyObject *sockets, *ports, *memory;
-	const char *outer;
-	Py_ssize_t length;
-	int gso, overtakes;
-
-	if (!PyArg_ParseTuple(description, "O!O!iy#ppiOI", &PyTuple_Type, &sockets, &PyTuple_Type, &ports,
-			      &transmit->packet, &outer, &length, &gso, &overtakes, &transmit->ring.descriptor, &memory,
-			      &transmit->ring.slot_size) ||
-	    !read_lanes(sockets, ports, transmit) || !read_ring(memory, &transmit->ring, ring))
-		return false;
-	transmit->gso = gso;
-	transmit->overtakes = overtakes;
-	if (transmit->packet >= 0 && !open_outer(&transmit->outer, (const uint8_t *)outer, (size_t)length)) {
-		PyErr_SetString(PyExc_ValueError, "not the headers of a packet");
-		return false;
-	}
+	*port = (uint16_t)number;
 	return true;
+}
+
+bool open_lane(PyObject *lane, struct transmit *transmit, uint32_t n)
+{
+	return read_lane(lane, &transmit->sockets[n], &transmit->ports[n]);
+}
+
+static bool read_lanes(PyObject *way, struct transmit *transmit)
+{
+	PyObject *lanes = PyObject_GetAttrString(way, "lanes");
+	Py_ssize_t count = lanes ? PyTuple_Size(lanes) : -1;
+	bool done = count >= 0 && count <= MAX_SOCKETS;
+
+	if (count > MAX_SOCKETS)
+		PyErr_Format(PyExc_ValueError, "%d lanes at most", MAX_SOCKETS);
+	for (Py_ssize_t n = 0; done && n < count; n++)
+		done = open_lane(PyTuple_GetItem(lanes, n), transmit, (uint32_t)n);
+	transmit->lanes = done ? (uint32_t)count : 0;
+	Py_XDECREF(lanes);
+	return done;
+}
+
+/* The headers before each copy that leaves by the packet socket, if it does. */
+static bool read_outer(PyObject *way, struct transmit *transmit)
+{
+	PyObject *outer = PyObject_GetAttrString(way, "outer");
+	char *bytes;
+	Py_ssize_t length;
+	bool done = outer && PyBytes_AsStringAndSize(outer, &bytes, &length) == 0;
+
+	if (done && transmit->packet >= 0 && !open_outer(&transmit->outer, (uint8_t *)bytes, (size_t)length)) {
+		PyErr_SetString(PyExc_ValueError, "not the headers of a packet");
+		done = false;
+	}
+	Py_XDECREF(outer);
+	return done;
+}
+
+static bool read_ring_memory(PyObject *ring, struct tx_ring *into, Py_buffer *view)
+{
+	PyObject *memory = PyObject_GetAttrString(ring, "memory");
+	bool done = memory && PyObject_GetBuffer(memory, view, PyBUF_WRITABLE) == 0;
+
+	Py_XDECREF(memory);
+	if (!done)
+		return false;
+	into->memory = view->buf;
+	into->slots = into->slot_size ? (uint32_t)((size_t)view->len / into->slot_size) : 0;
+	if (!into->slots)
+		PyErr_SetString(PyExc_ValueError, "a TX ring without slots");
+	return into->slots;
+}
+
+static bool read_ring(PyObject *way, struct tx_ring *into, Py_buffer *view)
+{
+	PyObject *ring = PyObject_GetAttrString(way, "ring");
+	bool done = ring == Py_None ||
+		    (ring && read_int(ring, "descriptor", &into->descriptor) &&
+		     read_u32(ring, "slot_size", &into->slot_size) && read_ring_memory(ring, into, view));
+
+	Py_XDECREF(ring);
+	return done;
+}
+
+bool read_way(PyObject *way, struct transmit *transmit, Py_buffer *ring)
+{
+	return read_lanes(way, transmit) && read_int(way, "packet", &transmit->packet) && read_outer(way, transmit) &&
+	       read_bool(way, "gso", &transmit->gso) && read_bool(way, "overtakes", &transmit->overtakes) &&
+	       read_ring(way, &transmit->ring, ring);
 }

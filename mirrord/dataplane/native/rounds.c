@@ -8,12 +8,13 @@
 #include <unistd.h>
 
 #include "clock.h"
+#include "fields.h"
 #include "module.h"
 
 enum {
-	MANY = 64,	/* descriptors told of at a time */
-	READY = 512,	/* descriptors looked after in one round */
-	ENOUGH = 200,	/* frames of a tap after which Python has to see whether they are too many */
+	MANY = 64, /* descriptors told of at a time */
+	READY = 512, /* descriptors looked after in one round */
+	ENOUGH = 200, /* frames of a tap after which Python has to see whether they are too many */
 	SECOND = 1000000000,
 };
 
@@ -23,10 +24,10 @@ static const uint64_t SHORTEST_ROUND = 500000, FOR_EACH = 20000, LONGEST_AWAY = 
 typedef struct {
 	PyObject_HEAD
 	int epoll;
-	uint64_t last;	/* when the last round began */
-	uint64_t pause;	/* how long after it the next one begins, at the soonest */
-	uint64_t latency;	/* the longest pause */
-	bool lagging;	/* a tap had more than its turn took */
+	uint64_t last; /* when the last round began */
+	uint64_t pause; /* how long after it the next one begins, at the soonest */
+	uint64_t latency; /* the longest pause */
+	bool lagging; /* a tap had more than its turn took */
 	struct work work;
 } Rounds;
 
@@ -39,10 +40,10 @@ struct news {
 
 struct wait {
 	struct news news[MANY];
-	struct tap *taps[MANY];	/* or NULL: Python's to look after */
+	struct tap *taps[MANY]; /* or NULL: Python's to look after */
 	int count;
 	bool pressing;
-	int error;	/* the errno that the wait itself failed with, or 0 */
+	int error; /* the errno that the wait itself failed with, or 0 */
 };
 
 /* What is watched is a tap by its address, which is even, or a descriptor, twice and one. */
@@ -122,7 +123,7 @@ static void run_round(Rounds *self, struct wait *wait, const struct epoll_event 
 		}
 		bool more = run_tap(tap, &self->work);
 		self->lagging |= more;
-		wait->pressing |= tap->error || (more && !tap->ring);	/* it may have to move to one */
+		wait->pressing |= tap->error || (more && !tap->ring); /* it may have to move to one */
 		if (worth_telling(tap, more))
 			tell(wait, &events[n], true);
 	}
@@ -148,6 +149,24 @@ static void go_round(Rounds *self, struct wait *wait, uint64_t until)
 	} while (!wait->pressing && time < until && (!first || time - first < LONGEST_AWAY));
 }
 
+static PyStructSequence_Field news_field[] = {
+	{ "descriptor", "What it is about." },
+	{ "events", "EPOLLIN, EPOLLERR, ..." },
+	{ "ran", "Whether it is a tap, which was run already." },
+	{ NULL, NULL },
+};
+
+PyStructSequence_Desc news_fields = { "mirrord.dataplane._native.News", "What a wait found out.", news_field, 3 };
+PyTypeObject *news_type;
+
+static PyObject *new_news(const struct news *news)
+{
+	PyObject *values[] = { PyLong_FromLong(news->descriptor), PyLong_FromUnsignedLong(news->events),
+			       PyBool_FromLong(news->ran) };
+
+	return new_named(news_type, values, 3);
+}
+
 static PyObject *Rounds_wait(PyObject *object, PyObject *arguments)
 {
 	Rounds *self = (Rounds *)object;
@@ -167,8 +186,7 @@ static PyObject *Rounds_wait(PyObject *object, PyObject *arguments)
 	}
 	PyObject *list = PyList_New(wait.count);
 	for (int n = 0; list && n < wait.count; n++) {
-		const struct news *news = &wait.news[n];
-		PyObject *item = Py_BuildValue("iIN", news->descriptor, news->events, PyBool_FromLong(news->ran));
+		PyObject *item = new_news(&wait.news[n]);
 
 		if (!item || PyList_SetItem(list, n, item) < 0)
 			Py_CLEAR(list);
@@ -253,8 +271,8 @@ static void Rounds_dealloc(PyObject *object)
 static PyMethodDef rounds_methods[] = {
 	{ "register", Rounds_register, METH_VARARGS, "register(descriptor, Tap or None)" },
 	{ "unregister", Rounds_unregister, METH_O, "unregister(descriptor)" },
-	{ "wait", Rounds_wait, METH_VARARGS, "wait(seconds, lagging): [(descriptor, events, ran)]. Without the GIL." },
-	{ "close", Rounds_close, METH_NOARGS, "Wait no more." },
+	{ "wait", Rounds_wait, METH_VARARGS, "wait(seconds, lagging): a list of News. Without the GIL." },
+	{ "close", Rounds_close, METH_NOARGS, "End the wait and give its memory back." },
 	{ NULL, NULL, 0, NULL },
 };
 

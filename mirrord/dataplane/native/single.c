@@ -1,10 +1,12 @@
-/* Single steps on single frames, for what holds the two planes together: the forward step, and decapsulation. */
+/* Single steps on single frames, for what holds the two planes together: the forward step, what a device without Ethernet
+ * lacks, and decapsulation. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
 #include <stdlib.h>
 #include <string.h>
 
+#include "fields.h"
 #include "module.h"
 
 typedef struct {
@@ -52,75 +54,154 @@ static void collect(struct batch *batch, void *list)
 		PyObject *head = PyBytes_FromStringAndSize((const char *)message->head, message->head_length);
 		PyObject *tail = PyBytes_FromStringAndSize((const char *)message->tail, message->tail_length);
 
-		PyObject *trailer = PyBytes_FromStringAndSize((const char *)room_of(batch, message)->trailer, message->trailer_length);
+		PyObject *zeros = PyBytes_FromStringAndSize(NULL, message->zeros);
+		PyObject *trailer = PyBytes_FromStringAndSize((const char *)room_of(batch, message)->trailer,
+							      message->trailer_length);
 
+		if (zeros)
+			memset(PyBytes_AsString(zeros), 0, message->zeros);
 		if (head && tail)
 			PyBytes_Concat(&head, tail);
+		if (head && zeros)
+			PyBytes_Concat(&head, zeros);
 		if (head && trailer)
 			PyBytes_Concat(&head, trailer);
-		if (head && tail && trailer)
+		if (head && tail && zeros && trailer)
 			PyList_Append(list, head);
 		Py_XDECREF(head);
 		Py_XDECREF(trailer);
+		Py_XDECREF(zeros);
 		Py_XDECREF(tail);
 	}
 	batch->count = 0;
 }
 
-static PyObject *Forward_call(PyObject *object, PyObject *arguments, PyObject *keywords)
+static PyStructSequence_Field outcome_field[] = {
+	{ "copies", "A list of bytes." },
+	{ "flow", "The hash of the frame's flow." },
+	{ "reason", "The slot of why there are no copies, or None." },
+	{ "truncated", "As of step.py's Outcome; so are the next." },
+	{ "segmented", NULL },
+	{ "fragmented", NULL },
+	{ "zeroed", NULL },
+	{ "unfollowed", NULL },
+	{ "unplaced", NULL },
+	{ "flow_table_full", NULL },
+	{ NULL, NULL },
+};
+
+enum { OUTCOME_FIELDS = sizeof(outcome_field) / sizeof(*outcome_field) - 1 };
+
+PyStructSequence_Desc outcome_fields = { "mirrord.dataplane._native.Outcome", "What one frame became.", outcome_field,
+					 OUTCOME_FIELDS };
+PyTypeObject *outcome_type;
+
+/* The virtio_net header of a frame, from its fields. */
+static bool read_vnet(PyObject *object, struct vnet *vnet)
 {
-	Forward *self = (Forward *)object;
-	const char *data, *vnet;
-	Py_ssize_t length, vnet_length;
-	unsigned int wire_length, tpid, tci;
-	int egress, tagged;
-	unsigned long long time;
+	PyObject *fields = PyObject_GetAttrString(object, "vnet");
+	uint64_t flags, gso_type, header_length, gso_size, csum_start, csum_offset;
+	bool done = fields && read_unsigned(fields, "flags", UINT8_MAX, &flags) &&
+		    read_unsigned(fields, "gso_type", UINT8_MAX, &gso_type) &&
+		    read_unsigned(fields, "header_length", UINT16_MAX, &header_length) &&
+		    read_unsigned(fields, "gso_size", UINT16_MAX, &gso_size) &&
+		    read_unsigned(fields, "csum_start", UINT16_MAX, &csum_start) &&
+		    read_unsigned(fields, "csum_offset", UINT16_MAX, &csum_offset);
 
-	(void)keywords;
-	if (!PyArg_ParseTuple(arguments, "y#IppIIy#K", &data, &length, &wire_length, &egress, &tagged, &tpid, &tci,
-			      &vnet, &vnet_length, &time))
-		return NULL;
-	if (vnet_length != sizeof(struct vnet)) {
-		PyErr_SetString(PyExc_ValueError, "a vnet header has 10 bytes");
-		return NULL;
-	}
-	/* In memory of exactly its length, so that a sanitizer sees a read past its end. */
-	uint8_t *exact = malloc(length ? (size_t)length : 1);
-	struct batch *batch = malloc(sizeof(*batch));
-	PyObject *copies = PyList_New(0);
-	uint64_t counters[SLOTS] = { 0 };
-	if (exact && batch && copies) {
-		struct parsed parsed = { .hashed = false };
-		struct frame frame = { .data = exact, .captured = (uint32_t)length, .length = wire_length,
-				       .egress = egress, .tagged = tagged, .tpid = (uint16_t)tpid,
-				       .tci = (uint16_t)tci, .time = time };
-
-		memcpy(exact, data, (size_t)length);
-		memcpy(&frame.vnet, vnet, sizeof(frame.vnet));
-		batch->count = 0;
-		batch->flush = collect;
-		batch->context = copies;
-		parse(&frame, &parsed.headers);
-		unsigned long long flow = flow_hash(&parsed.headers);	/* before the memory goes that the addresses lie in */
-		int reason = SKIPPED_UNMATCHED;
-		if (wants(&self->plan, &frame))
-			reason = forward(&self->plan, &self->state, &frame, &parsed, batch, counters);
-		collect(batch, copies);
-		free(exact);
-		free(batch);
-		return Py_BuildValue("NKiIIII", copies, flow, reason, (unsigned int)counters[TRUNCATED],
-				     (unsigned int)counters[SEGMENTED], (unsigned int)counters[FRAGMENTED],
-				     (unsigned int)counters[UNPLACED]);
-	}
-	free(exact);
-	free(batch);
-	Py_XDECREF(copies);
-	return PyErr_NoMemory();
+	Py_XDECREF(fields);
+	if (done)
+		*vnet = (struct vnet){ (uint8_t)flags,	   (uint8_t)gso_type,	 (uint16_t)header_length,
+				       (uint16_t)gso_size, (uint16_t)csum_start, (uint16_t)csum_offset };
+	return done;
 }
 
-PyDoc_STRVAR(forward_doc, "Forward(plan, matcher)(data, length, egress, tagged, tpid, tci, vnet, time)\n\n"
-			  "The forward step on one frame: (copies, flow, reason or -1, truncated, segmented, fragmented,\n"
-			  "unplaced).");
+static bool read_tag(PyObject *object, struct frame *frame)
+{
+	PyObject *tag = PyObject_GetAttrString(object, "tag");
+	uint64_t tpid = 0, tci = 0;
+	bool done = tag == Py_None || (tag && read_unsigned(tag, "tpid", UINT16_MAX, &tpid) &&
+				       read_unsigned(tag, "tci", UINT16_MAX, &tci));
+
+	frame->tagged = tag != Py_None;
+	frame->tpid = (uint16_t)tpid;
+	frame->tci = (uint16_t)tci;
+	Py_XDECREF(tag);
+	return done;
+}
+
+/* A Frame of wire.py. Its bytes are in memory of exactly their length, so that a sanitizer sees a read past their end: the
+ * caller's to free, whatever is returned. */
+static bool read_frame(PyObject *object, struct frame *frame, uint8_t **memory)
+{
+	PyObject *data = PyObject_GetAttrString(object, "data");
+	char *bytes;
+	Py_ssize_t length;
+	bool done = data && PyBytes_AsStringAndSize(data, &bytes, &length) == 0;
+
+	if (done) {
+		*memory = malloc(length ? (size_t)length : 1);
+		if (*memory)
+			memcpy(*memory, bytes, (size_t)length);
+		else
+			PyErr_NoMemory();
+		frame->data = *memory;
+		frame->captured = (uint32_t)length;
+	}
+	Py_XDECREF(data);
+	return done && *memory && read_u32(object, "length", &frame->length) &&
+	       read_bool(object, "egress", &frame->egress) && read_tag(object, frame) &&
+	       read_vnet(object, &frame->vnet) && read_unsigned(object, "time", UINT64_MAX, &frame->time);
+}
+
+static PyObject *forward_frame(Forward *self, const struct frame *frame, struct batch *batch)
+{
+	PyObject *copies = PyList_New(0);
+	uint64_t counters[SLOTS] = { 0 };
+	struct parsed parsed = { .hashed = false };
+	int reason = SKIPPED_UNMATCHED;
+
+	if (!copies)
+		return NULL;
+	batch->count = 0;
+	batch->flush = collect;
+	batch->context = copies;
+	parse(frame, &parsed.headers);
+	if (wants(&self->plan, frame))
+		reason = forward(&self->plan, &self->state, frame, &parsed, batch, counters);
+	collect(batch, copies);
+	PyObject *values[] = { copies,
+			       PyLong_FromUnsignedLongLong(flow_hash(&parsed.headers)),
+			       reason == NO_REASON ? Py_NewRef(Py_None) : PyLong_FromLong(reason),
+			       PyLong_FromUnsignedLongLong(counters[TRUNCATED]),
+			       PyLong_FromUnsignedLongLong(counters[SEGMENTED]),
+			       PyLong_FromUnsignedLongLong(counters[FRAGMENTED]),
+			       PyLong_FromUnsignedLongLong(counters[ZEROED]),
+			       PyLong_FromUnsignedLongLong(counters[UNFOLLOWED]),
+			       PyLong_FromUnsignedLongLong(counters[UNPLACED]),
+			       PyLong_FromUnsignedLongLong(counters[FLOW_TABLE_FULL]) };
+
+	_Static_assert(sizeof(values) / sizeof(*values) == OUTCOME_FIELDS, "a value for each field");
+	return new_named(outcome_type, values, OUTCOME_FIELDS);
+}
+
+static PyObject *Forward_call(PyObject *object, PyObject *arguments, PyObject *keywords)
+{
+	struct batch *batch = malloc(sizeof(*batch));
+	struct frame frame = { 0 };
+	uint8_t *memory = NULL;
+	PyObject *given, *outcome = NULL;
+
+	(void)keywords;
+	if (!batch)
+		PyErr_NoMemory();
+	else if (PyArg_ParseTuple(arguments, "O", &given) && read_frame(given, &frame, &memory))
+		outcome = forward_frame((Forward *)object, &frame, batch);
+	free(memory);
+	free(batch);
+	return outcome;
+}
+
+PyDoc_STRVAR(forward_doc, "Forward(plan, matcher)(frame): the forward step on one frame, an Outcome.");
 
 static PyType_Slot forward_slots[] = {
 	{ Py_tp_doc, (void *)forward_doc },
@@ -137,28 +218,76 @@ PyType_Spec forward_spec = {
 	.slots = forward_slots,
 };
 
-PyObject *decapsulate_one(PyObject *module, PyObject *arguments)
+static PyStructSequence_Field unwrapped_field[] = {
+	{ "data", "The frame inside." },
+	{ "vnet", "What its sender left to a device, as struct virtio_net_hdr." },
+	{ NULL, NULL },
+};
+
+PyStructSequence_Desc unwrapped_fields = { "mirrord.dataplane._native.Unwrapped", "What a tunnel's packet carries.",
+					   unwrapped_field, 2 };
+PyTypeObject *unwrapped_type;
+
+PyObject *decapsulate_one(PyObject *module, PyObject *arguments, PyObject *keywords)
 {
-	const char *bytes;
+	static char *names[] = { "tunnel", "packet", "limit", NULL };
+	PyObject *given, *found = NULL;
+	char *bytes;
 	Py_ssize_t length;
 	unsigned int tunnel, limit;
 
 	(void)module;
-	if (!PyArg_ParseTuple(arguments, "Iy#I", &tunnel, &bytes, &length, &limit))
+	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$ISI", names, &tunnel, &given, &limit) ||
+	    PyBytes_AsStringAndSize(given, &bytes, &length) < 0)
 		return NULL;
 	/* In memory of exactly its length, so that a sanitizer sees a read past its end. */
 	uint8_t *packet = malloc(length ? (size_t)length : 1);
 	if (!packet)
 		return PyErr_NoMemory();
 	struct frame frame = { 0 };
-	PyObject *found = NULL;
 
 	memcpy(packet, bytes, (size_t)length);
 	if (decapsulate((enum tunnel)tunnel, &frame, packet, (uint32_t)length)) {
 		unfinished(&frame, limit);
-		found = Py_BuildValue("y#y#", frame.data, (Py_ssize_t)frame.captured, &frame.vnet,
-				      (Py_ssize_t)sizeof(frame.vnet));
+		PyObject *values[] = { PyBytes_FromStringAndSize((const char *)frame.data, frame.captured),
+				       PyBytes_FromStringAndSize((const char *)&frame.vnet, sizeof(frame.vnet)) };
+
+		found = new_named(unwrapped_type, values, 2);
+	} else {
+		found = Py_NewRef(Py_None);
 	}
 	free(packet);
-	return found || PyErr_Occurred() ? found : Py_NewRef(Py_None);
+	return found;
+}
+
+PyObject *with_ethernet(PyObject *module, PyObject *arguments, PyObject *keywords)
+{
+	static char *names[] = { "packet", "vnet", "protocol", NULL };
+	const char *bytes, *vnet;
+	Py_ssize_t length, vnet_length;
+	unsigned int protocol;
+
+	(void)module;
+	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$y#y#I", names, &bytes, &length, &vnet, &vnet_length,
+					 &protocol))
+		return NULL;
+	if (vnet_length != sizeof(struct vnet)) {
+		PyErr_SetString(PyExc_ValueError, "a vnet header has 10 bytes");
+		return NULL;
+	}
+	/* In memory of exactly its length and the header's, so that a sanitizer sees an access beyond. */
+	uint8_t *memory = malloc((size_t)length + ETH_HEADER);
+	if (!memory)
+		return PyErr_NoMemory();
+	uint8_t *packet = memory + ETH_HEADER;
+	struct frame frame = { .data = packet, .captured = (uint32_t)length, .length = (uint32_t)length };
+
+	memcpy(packet, bytes, (size_t)length);
+	memcpy(&frame.vnet, vnet, sizeof(frame.vnet));
+	put_ethernet(&frame, packet, (uint16_t)protocol);
+	PyObject *values[] = { PyBytes_FromStringAndSize((const char *)frame.data, frame.captured),
+			       PyBytes_FromStringAndSize((const char *)&frame.vnet, sizeof(frame.vnet)) };
+
+	free(memory);
+	return new_named(unwrapped_type, values, 2);
 }

@@ -9,10 +9,10 @@
 struct work {
 	struct batch *batch;
 	struct outgoing *outgoing;
-	uint8_t *buffers;	/* that a plain socket's frames are read into; pages that none reached cost nothing */
-	struct staged *staged;	/* frames that are to be given out, */
-	uint32_t stage_count;	/* and how many: none between two turns */
-	uint64_t turn;		/* a number that no other turn has */
+	uint8_t *buffers; /* that a plain socket's frames are read into; pages that none reached cost nothing */
+	struct staged *staged; /* frames that are to be given out, */
+	uint32_t stage_count; /* and how many: none between two turns */
+	uint64_t turn; /* a number that no other turn has */
 };
 
 /* False when there is no memory: then there is nothing to close. */
@@ -23,66 +23,67 @@ void close_work(struct work *work);
 struct pipeline {
 	struct plan plan;
 	struct state own;
-	struct state *state;	/* its own, or another's */
+	struct state *state; /* its own, or another's */
 	struct transmit own_transmit;
-	struct transmit *transmit;	/* its own, or that of another source of its session on the same thread */
-	struct file file;	/* in its place, when it has an output */
+	struct transmit *transmit; /* its own, or that of another source of its session on the same thread */
+	struct file file; /* in its place, when it has an output */
 	uint64_t *counters;
-	bool shares;		/* its source: what it does not match is another's, and not counted */
-	uint64_t since, until;	/* what was captured before, or from then on, is not its; nanoseconds since 1970 */
+	bool shares; /* its source: what it does not match is another's, and not counted */
+	uint64_t since, until; /* what was captured before, or from then on, is not its; nanoseconds since 1970 */
 };
 
 /* Which of a device's members may want a frame. */
 struct matcher {
-	struct sock_filter *program;	/* gives the number of a set of them */
+	struct sock_filter *program; /* gives the number of a set of them */
 	uint32_t length;
-	uint32_t *sets;		/* where each set begins in candidates, and behind the last one, where it ends */
+	uint32_t *sets; /* where each set begins in candidates, and behind the last one, where it ends */
 	uint32_t set_count;
-	uint32_t *candidates;	/* a member's place, twice, and one where it wants the frame for certain */
+	uint32_t *candidates; /* a member's place, twice, and one where it wants the frame for certain */
 };
 
 /* A device, and who wants its frames: members that follow one another. */
 struct stretch {
-	int device;		/* its index; 0: whatever the tap captures */
+	int device; /* its index; 0: whatever the tap captures */
 	uint32_t first, count;
-	int matcher;		/* or NONE: the one member there is asked */
-};
-
-/* What is captured together, and who wants its frames. */
-struct tap {
-	int descriptor;
-	uint8_t *ring;		/* or NULL: a plain socket */
-	uint32_t block_size, block_count, block;
-	const uint8_t *at;	/* the next frame in the block, */
-	uint32_t left;		/* where the last turn ended before so many; or 0 */
-	int error;		/* the errno that a reading came upon, or 0: a socket tells it once */
-	uint32_t most_waiting;	/* blocks, whenever it was run since somebody asked */
-	bool large;		/* a plain socket's frames were, lately */
-	enum tunnel tunnel;	/* that a raw IP socket is the end of, or NO_TUNNEL */
-	bool ip_header;		/* its packets begin with one */
-	uint64_t *seen;
-	uint64_t told;		/* of the frames read, when Python was last told of it */
-	bool eager;		/* a member acts by time: Python is told each time */
-	struct pipeline **members;
-	uint32_t count;
-	struct stretch *stretches;	/* by their devices, ascending */
-	uint32_t stretch_count;
-	struct matcher *matchers;
-	uint32_t matcher_count;
-	uint32_t *outlets;	/* of each member, which of those that leave by one way it is of */
-	uint32_t outlet_count;
-	struct share *shares;	/* STAGED for each outlet: its part of the frames at hand, */
-	uint32_t *share_counts;	/* and how many */
+	int matcher; /* or NONE: the one member there is asked */
 };
 
 /* That a member may want one of the frames at hand. */
 struct share {
 	uint32_t member;
 	uint16_t frame;
-	bool certain;		/* it does */
+	bool certain; /* it does */
 };
 
-enum { STAGED = 256 };	/* frames given out at a time: what is known of them stays in the processor's cache */
+/* What is captured together, and who wants its frames. */
+struct tap {
+	int descriptor;
+	uint8_t *ring; /* or NULL: a plain socket */
+	uint32_t block_size, block_count, block;
+	const uint8_t *at; /* the next frame in the block, */
+	uint32_t left; /* where the last turn ended before so many; or 0 */
+	int error; /* the errno that a reading came upon, or 0: a socket tells it once */
+	uint32_t most_waiting; /* blocks, whenever it was run since somebody asked */
+	bool large; /* a plain socket's frames were, lately */
+	enum tunnel tunnel; /* that a raw IP socket is the end of, or NO_TUNNEL */
+	bool ip_header; /* its packets begin with one */
+	bool raw; /* a device without Ethernet: its packets begin with a network header */
+	uint64_t *seen;
+	uint64_t told; /* of the frames read, when Python was last told of it */
+	bool eager; /* a member acts by time: Python is told each time */
+	struct pipeline **members;
+	uint32_t count;
+	struct stretch *stretches; /* by their devices, ascending */
+	uint32_t stretch_count;
+	struct matcher *matchers;
+	uint32_t matcher_count;
+	uint32_t *outlets; /* of each member, which of those that leave by one way it is of */
+	uint32_t outlet_count;
+	struct share *shares; /* STAGED for each outlet: its part of the frames at hand, */
+	uint32_t *share_counts; /* and how many */
+};
+
+enum { STAGED = 256 }; /* frames given out at a time: what is known of them stays in the processor's cache */
 
 /* Forward what has been captured: at most a few blocks, and for a few milliseconds. Tells whether there was more. */
 bool run_tap(struct tap *tap, struct work *work);

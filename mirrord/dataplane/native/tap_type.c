@@ -4,13 +4,14 @@
 
 #include <stdlib.h>
 
+#include "fields.h"
 #include "module.h"
 
 typedef struct {
 	PyObject_HEAD
 	struct tap tap;
 	Py_buffer ring, seen;
-	PyObject *members;	/* holds on to them */
+	PyObject *members; /* holds on to them */
 } Tap;
 
 /* Read the ring's memory, or the plain socket where there is none. */
@@ -36,12 +37,13 @@ static bool set_ring(Tap *self, PyObject *ring, unsigned int block_size)
 
 static PyObject *Tap_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
+	static char *names[] = { "descriptor", "ring", "block_size", "seen", "tunnel", "ip_header", "raw", NULL };
 	PyObject *ring, *seen;
-	int descriptor, ip_header;
+	int descriptor, ip_header, raw;
 	unsigned int block_size, tunnel;
 
-	(void)keywords;
-	if (!PyArg_ParseTuple(arguments, "iOIOIp", &descriptor, &ring, &block_size, &seen, &tunnel, &ip_header))
+	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$iOIOIpp", names, &descriptor, &ring, &block_size, &seen,
+					 &tunnel, &ip_header, &raw))
 		return NULL;
 	allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
 	Tap *self = (Tap *)allocate(type, 0);
@@ -50,6 +52,7 @@ static PyObject *Tap_new(PyTypeObject *type, PyObject *arguments, PyObject *keyw
 	self->tap.descriptor = descriptor;
 	self->tap.tunnel = (enum tunnel)tunnel;
 	self->tap.ip_header = ip_header;
+	self->tap.raw = raw;
 	if (PyObject_GetBuffer(seen, &self->seen, PyBUF_WRITABLE) < 0 || !set_ring(self, ring, block_size))
 		goto failed;
 	if (self->seen.len != SEENS * (Py_ssize_t)sizeof(uint64_t)) {
@@ -143,32 +146,30 @@ static PyObject *Tap_most_waiting(PyObject *object, PyObject *forget)
 	return PyLong_FromUnsignedLong(blocks);
 }
 
-static PyObject *Tap_move(PyObject *object, PyObject *arguments)
+static PyObject *Tap_move(PyObject *object, PyObject *arguments, PyObject *keywords)
 {
+	static char *names[] = { "descriptor", "ring", "block_size", NULL };
 	Tap *self = (Tap *)object;
 	PyObject *ring;
 	int descriptor;
 	unsigned int block_size;
 
-	if (!PyArg_ParseTuple(arguments, "iOI", &descriptor, &ring, &block_size) || !set_ring(self, ring, block_size))
+	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$iOI", names, &descriptor, &ring, &block_size) ||
+	    !set_ring(self, ring, block_size))
 		return NULL;
 	self->tap.descriptor = descriptor;
 	Py_RETURN_NONE;
 }
 
-/* One member: a pipeline, since when it is one, and until when. */
-static struct pipeline *read_member(PyObject *item)
+static struct pipeline *read_member(PyObject *member)
 {
-	PyObject *object;
-	unsigned long long since, until;
+	PyObject *object = PyObject_GetAttrString(member, "pipeline");
+	struct pipeline *pipeline = object ? pipeline_in(object) : NULL;
 
-	if (!PyArg_ParseTuple(item, "OKK", &object, &since, &until))
+	Py_XDECREF(object); /* the member holds on to it */
+	if (!pipeline || !read_unsigned(member, "since", UINT64_MAX, &pipeline->since) ||
+	    !read_unsigned(member, "until", UINT64_MAX, &pipeline->until))
 		return NULL;
-	struct pipeline *pipeline = pipeline_in(object);
-	if (pipeline) {
-		pipeline->since = since;
-		pipeline->until = until;
-	}
 	return pipeline;
 }
 
@@ -192,77 +193,6 @@ static bool read_members(PyObject *list, struct tap *tap)
 	return true;
 }
 
-/* One set's members: their places, twice, and one where they want the frame for certain. */
-static bool read_set(PyObject *set, struct matcher *matcher, uint32_t *at)
-{
-	Py_ssize_t size = PyTuple_Size(set);
-
-	for (Py_ssize_t n = 0; n < size; n++) {
-		unsigned int place;
-		int certain;
-
-		if (!PyArg_ParseTuple(PyTuple_GetItem(set, n), "Ip", &place, &certain))
-			return false;
-		matcher->candidates[(*at)++] = place << 1 | (uint32_t)certain;
-	}
-	return size >= 0;
-}
-
-static bool read_sets(PyObject *sets, struct matcher *matcher)
-{
-	Py_ssize_t count = PyTuple_Size(sets), total = 0;
-	uint32_t at = 0;
-
-	for (Py_ssize_t n = 0; n < count; n++) {
-		Py_ssize_t size = PyTuple_Size(PyTuple_GetItem(sets, n));
-
-		if (size < 0)
-			return false;
-		total += size;
-	}
-	if (count <= 0 || total > INT32_MAX) {
-		PyErr_SetString(PyExc_ValueError, "no set");
-		return false;
-	}
-	matcher->sets = calloc((size_t)count + 1, sizeof(*matcher->sets));
-	matcher->candidates = calloc((size_t)total + 1, sizeof(*matcher->candidates));
-	if (!matcher->sets || !matcher->candidates) {
-		PyErr_NoMemory();
-		return false;
-	}
-	for (Py_ssize_t n = 0; n < count; n++) {
-		if (!read_set(PyTuple_GetItem(sets, n), matcher, &at))
-			return false;
-		matcher->sets[n + 1] = at;
-	}
-	matcher->set_count = (uint32_t)count;
-	return true;
-}
-
-static bool read_matchers(PyObject *list, struct tap *tap)
-{
-	Py_ssize_t count = PyTuple_Size(list);
-
-	if (count < 0)
-		return false;
-	tap->matchers = calloc((size_t)count + 1, sizeof(*tap->matchers));
-	if (!tap->matchers) {
-		PyErr_NoMemory();
-		return false;
-	}
-	for (Py_ssize_t n = 0; n < count; n++) {
-		struct matcher *matcher = &tap->matchers[tap->matcher_count++];
-		const char *program;
-		Py_ssize_t length;
-		PyObject *sets;
-
-		if (!PyArg_ParseTuple(PyTuple_GetItem(list, n), "y#O", &program, &length, &sets) ||
-		    !read_program(program, length, &matcher->program, &matcher->length) || !read_sets(sets, matcher))
-			return false;
-	}
-	return true;
-}
-
 /* Whether all that a matcher gives are members of the stretch. */
 static bool fits(const struct tap *tap, const struct stretch *stretch)
 {
@@ -279,6 +209,12 @@ static bool fits(const struct tap *tap, const struct stretch *stretch)
 	return true;
 }
 
+static bool read_stretch(PyObject *object, struct stretch *stretch)
+{
+	return read_int(object, "device", &stretch->device) && read_u32(object, "first", &stretch->first) &&
+	       read_u32(object, "members", &stretch->count) && read_int(object, "matcher", &stretch->matcher);
+}
+
 static bool read_stretches(PyObject *list, struct tap *tap)
 {
 	Py_ssize_t count = PyTuple_Size(list);
@@ -293,8 +229,7 @@ static bool read_stretches(PyObject *list, struct tap *tap)
 	for (Py_ssize_t n = 0; n < count; n++) {
 		struct stretch *stretch = &tap->stretches[n];
 
-		if (!PyArg_ParseTuple(PyTuple_GetItem(list, n), "iIIi", &stretch->device, &stretch->first,
-				      &stretch->count, &stretch->matcher))
+		if (!read_stretch(PyTuple_GetItem(list, n), stretch))
 			return false;
 		bool ascends = n == 0 || (stretch[-1].device > 0 && stretch[-1].device < stretch->device);
 
@@ -309,8 +244,8 @@ static bool read_stretches(PyObject *list, struct tap *tap)
 	return !tap->count || count;
 }
 
-/* Members that leave by one way are of one outlet, so that what they send is in order; but of one device only one is, for a
- * frame is in each outlet once. */
+/* Members that leave by one way are of one outlet, so that what they send is in order; but of one device only one is, for
+ * a frame is in each outlet once. */
 static bool find_outlets(struct tap *tap)
 {
 	for (uint32_t n = 0; n < tap->count; n++)
@@ -321,9 +256,9 @@ static bool find_outlets(struct tap *tap)
 		for (uint32_t n = stretch->first; n < stretch->first + stretch->count; n++) {
 			struct transmit *transmit = tap->members[n]->transmit;
 
-			if (transmit->outlet == UINT32_MAX)
+			if (transmit->outlet == UINT32_MAX) {
 				transmit->outlet = tap->outlet_count++;
-			else if (transmit->stretch == s) {
+			} else if (transmit->stretch == s) {
 				tap->outlets[n] = tap->outlet_count++;
 				continue;
 			}
@@ -338,13 +273,14 @@ static bool find_outlets(struct tap *tap)
 	return tap->shares && tap->share_counts;
 }
 
-static PyObject *Tap_have(PyObject *object, PyObject *arguments)
+static PyObject *Tap_have(PyObject *object, PyObject *arguments, PyObject *keywords)
 {
+	static char *names[] = { "members", "matchers", "stretches", NULL };
 	Tap *self = (Tap *)object;
 	PyObject *list, *matchers, *stretches;
 	struct tap next = { .count = 0 }, *tap = &self->tap;
 
-	if (!PyArg_ParseTuple(arguments, "OOO", &list, &matchers, &stretches))
+	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$OOO", names, &list, &matchers, &stretches))
 		return NULL;
 	if (!read_members(list, &next) || !read_matchers(matchers, &next) || !read_stretches(stretches, &next) ||
 	    !find_outlets(&next)) {
@@ -377,21 +313,22 @@ static PyMethodDef tap_methods[] = {
 	{ "error", Tap_error, METH_NOARGS, "The errno that a reading came upon, and clear it; or 0." },
 	{ "most_waiting", Tap_most_waiting, METH_O,
 	  "most_waiting(forget): the most blocks of the ring that waited when it was run, since they were forgotten." },
-	{ "move", Tap_move, METH_VARARGS,
-	  "move(descriptor, ring or None, block_size): read another packet socket from now on." },
-	{ "have", Tap_have, METH_VARARGS,
-	  "have(((pipeline, since, until), ...), ((program, sets), ...), ((device, first, count, matcher), ...)): give frames to\n"
-	  "these from now on; what was captured before `since`, or not before `until`, in nanoseconds since 1970, is not theirs.\n"
-	  "Members of a device, by its index, ascending, follow one another; 0: of whatever device a frame is. The matcher's\n"
-	  "program gives the number of a set of those that may want a frame, each ((place, certain), ...), places counted from\n"
-	  "`first` on; -1: there is one, which is asked." },
+	{ "move", (PyCFunction)(void (*)(void))Tap_move, METH_VARARGS | METH_KEYWORDS,
+	  "move(*, descriptor, ring, block_size): read another packet socket from now on." },
+	{ "have", (PyCFunction)(void (*)(void))Tap_have, METH_VARARGS | METH_KEYWORDS,
+	  "have(*, members, matchers, stretches): give frames to these from now on; what was captured before `since`, or not\n"
+	  "before `until`, in nanoseconds since 1970, is not theirs. Members of a device follow one another, see tap.py:\n"
+	  "Stretch; devices ascend. A matcher's program gives the number of a set of those that may want a frame, see\n"
+	  "several.py; places count from the stretch's first member on." },
 	{ NULL, NULL, 0, NULL },
 };
 
-PyDoc_STRVAR(tap_doc, "Tap(descriptor, ring or None, block_size, seen, tunnel, ip_header)\n\n"
-		      "Frames out of one packet socket, or the raw socket where a tunnel ends (0: no tunnel), to the pipelines that\n"
-		      "want them; `seen` is memory for tap.py's Seen. The caller keeps all of them open, and lets one thread at a\n"
-		      "time in.");
+PyDoc_STRVAR(
+	tap_doc,
+	"Tap(*, descriptor, ring, block_size, seen, tunnel, ip_header)\n\n"
+	"Frames out of one packet socket, or the raw socket where a tunnel ends (0: no tunnel), to the pipelines that\n"
+	"want them; `seen` is memory for tap.py's Seen. The caller keeps all of them open, and lets one thread at a\n"
+	"time in.");
 
 static PyType_Slot tap_slots[] = {
 	{ Py_tp_doc, (void *)tap_doc },

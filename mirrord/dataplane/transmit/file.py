@@ -31,6 +31,7 @@ from mirrord.dataplane.transmit import pcapng
 from mirrord.dataplane.transmit.file_names import final_name
 from mirrord.dataplane.transmit.retention import Finished
 from mirrord.dataplane.transmit.sockets import Sent
+from mirrord.dataplane.transmit.way import Way
 from mirrord.plans import FilePlan
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class FileTransmit:
         self.plan = plan
         self.failure = ""
         self._header = pcapng.section(f"mirrord {__version__}", plan.comment)
-        self._header += pcapng.interface(plan.interface, plan.snaplen, plan.comment)
+        self._header += pcapng.interface(plan.interface, plan.snaplen, plan.comment, raw=plan.raw)
         self.output = Output(descriptor=-1, start=len(self._header), limit=plan.rotate_size)
         self._stuck_at = 0
         self._look_at = time.monotonic() + LOOK_SECONDS
@@ -115,9 +116,9 @@ class FileTransmit:
             self.close()
             raise OSError(error.errno, f"{plan.path}: {error.strerror}") from error
 
-    def native(self) -> tuple[object, ...]:
+    def native(self) -> Way:
         """For the native core: no sockets, no TX ring."""
-        return (), (), -1, b"", False, False, -1, None, 0
+        return Way()
 
     def told(self) -> bool:
         """No router has a word about a file."""

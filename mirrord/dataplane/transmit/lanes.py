@@ -13,8 +13,12 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-NOT_OPEN = -1, 0
-"""What the native core takes for a lane without a socket: no descriptor, no port."""
+
+class NativeLane(NamedTuple):
+    """A lane for the native core, which reads the fields by their names. As it is: one without a socket."""
+
+    descriptor: int = -1
+    port: int = 0
 
 
 class Lane(NamedTuple):
@@ -48,14 +52,13 @@ class Lanes:
             self._spare = None
         return lane
 
-    def native(self, number: int) -> tuple[int, int]:
-        """A lane, ready to send, for the native core: its descriptor and port."""
-        lane = self[number]
-        return lane.socket.fileno(), lane.port
+    def native(self, number: int) -> NativeLane:
+        """A lane, ready to send, for the native core."""
+        return _native(self[number])
 
-    def row(self) -> list[tuple[int, int]]:
+    def row(self) -> tuple[NativeLane, ...]:
         """All of them for the native core, as they are."""
-        return [NOT_OPEN if lane is None else (lane.socket.fileno(), lane.port) for lane in self._row]
+        return tuple(NativeLane() if lane is None else _native(lane) for lane in self._row)
 
     def _another(self, number: int) -> Lane:
         try:
@@ -73,3 +76,7 @@ class Lanes:
     def close(self) -> None:
         for lane in self.opened:
             lane.socket.close()
+
+
+def _native(lane: Lane) -> NativeLane:
+    return NativeLane(lane.socket.fileno(), lane.port)

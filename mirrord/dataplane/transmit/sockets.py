@@ -29,12 +29,26 @@ from typing import TYPE_CHECKING, NamedTuple
 from mirrord.dataplane.counters import Slot, dropped_by
 from mirrord.dataplane.filter import bpf
 from mirrord.dataplane.forward.step import SOURCE_PORTS
-from mirrord.dataplane.frame.headers import IPPROTO_UDP
 from mirrord.dataplane.netns import inside
 from mirrord.dataplane.transmit.lanes import Lanes
 from mirrord.dataplane.transmit.outer import Outer
 from mirrord.dataplane.transmit.tx_ring import TxRing
+from mirrord.dataplane.transmit.way import Way
+from mirrord.kernel import (
+    IP_MTU_DISCOVER,
+    IP_RECVERR,
+    IPV6_MTU_DISCOVER,
+    IPV6_RECVERR,
+    MSG_ERRQUEUE,
+    PACKET_VNET_HDR,
+    PMTUDISC_DO,
+    PMTUDISC_DONT,
+    SO_NO_CHECK,
+    SO_SNDBUFFORCE,
+    SOL_PACKET,
+)
 from mirrord.plans import DevicePlan, TunnelPlan
+from mirrord.protocols import IPPROTO_UDP
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -54,18 +68,6 @@ ATTEMPTS, REFUSED_ATTEMPTS = 4, 64
 and comes in bursts from a collector that does not listen."""
 
 SEND_BUFFER = 4 << 20
-
-# linux/in.h, linux/in6.h and asm-generic/socket.h; the socket module has no names for these
-IP_MTU_DISCOVER = 10
-IP_RECVERR = 11
-IPV6_MTU_DISCOVER = 23
-IPV6_RECVERR = 25
-PMTUDISC_DONT = 0
-PMTUDISC_DO = 2
-SO_NO_CHECK = 11
-SO_SNDBUFFORCE = 32
-MSG_ERRQUEUE = 0x2000
-SOL_PACKET, PACKET_VNET_HDR = 263, 15  # linux/socket.h, linux/if_packet.h
 
 
 class Patience:
@@ -201,19 +203,16 @@ class Transmit:
             return inside(device.netns, lambda: TxRing(_packet_socket(device, vnet_header=vnet_header), device))
         return None
 
-    def native(self) -> tuple[object, ...]:
-        """For the native core: sockets, their ports, the packet socket or -1, the outer headers, whether GSO is on and
-        whether copies may overtake for it, and the TX ring: its descriptor or -1, its memory or None, and the size of
-        a slot.
-        """
-        sockets, ports = zip(*self.lanes.row(), strict=True)
-        joined = (self.plan.gso, self.plan.overtakes) if isinstance(self.plan, TunnelPlan) else (False, False)
-        slots: tuple[object, ...] = (-1, None, 0)
+    def native(self) -> Way:
+        """For the native core."""
+        way = Way(self.lanes.row())
+        if isinstance(self.plan, TunnelPlan):
+            way = way._replace(gso=self.plan.gso, overtakes=self.plan.overtakes)
         if self.ring is not None and self.ring.device == _device_of(self.plan):  # the route may lead elsewhere by now
-            slots = (self.ring.socket.fileno(), self.ring.memory, self.ring.slot_size)
-        if self._packet is None or self._outer is None:
-            return sockets, ports, -1, b"", *joined, *slots
-        return sockets, ports, self._packet.fileno(), self._outer.header, *joined, *slots
+            way = way._replace(ring=self.ring)
+        if self._packet is not None and self._outer is not None:
+            way = way._replace(packet=self._packet.fileno(), outer=self._outer.header)
+        return way
 
     def told(self) -> bool:
         """Whether an ICMP error has come about what the packet socket sent, since this was last asked.

@@ -14,6 +14,7 @@ from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.transmit import pcapng
 from mirrord.dataplane.transmit.file import Output, write_all
 from mirrord.dataplane.transmit.sockets import Sent
+from mirrord.dataplane.transmit.way import Way
 from mirrord.plans import StreamPlan
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class StreamTransmit:
         self.plan = plan
         self.failure = ""
         header = pcapng.section(f"mirrord {__version__}", plan.comment)
-        header += pcapng.interface(plan.interface, plan.snaplen, plan.comment)
+        header += pcapng.interface(plan.interface, plan.snaplen, plan.comment, raw=plan.raw)
         self.output = Output(descriptor=plan.descriptor, written=len(header), start=len(header))
         try:
             os.write(plan.descriptor, header)
@@ -63,9 +64,9 @@ class StreamTransmit:
         """No router has a word about a pipe."""
         return False
 
-    def native(self) -> tuple[object, ...]:
+    def native(self) -> Way:
         """For the native core: no sockets, no TX ring."""
-        return (), (), -1, b"", False, False, -1, None, 0
+        return Way()
 
     def next_file(self) -> None:
         """There is none: a stream has no bound."""

@@ -1,0 +1,137 @@
+"""The compiled core's types. What it is given it reads by these names, see native/plan.c, tap_type.c, single.c."""
+
+from array import array
+from collections.abc import Callable
+from mmap import mmap
+from typing import NamedTuple, final
+
+from mirrord.dataplane.frame.wire import Frame
+from mirrord.dataplane.membership import NativeMatcher, Stretch
+from mirrord.dataplane.native import Matcher, NativeMember
+from mirrord.dataplane.transmit.file import Output
+from mirrord.dataplane.transmit.lanes import NativeLane
+from mirrord.dataplane.transmit.way import Way
+from mirrord.plans import ForwardPlan
+
+VERSION: str
+"""Of the sources that it was built from."""
+
+ENUMERATIONS: dict[str, dict[str, int]]
+"""The numbers of Slot, OnMtuExceeded, Payload, Field and Tunnel in the core, by the class's name and the member's."""
+
+class News(NamedTuple):
+    """As rounds.News."""
+
+    descriptor: int
+    events: int
+    ran: bool
+
+class Outcome(NamedTuple):
+    """What one frame became: its copies, its flow's hash, and the rest of step.Outcome."""
+
+    copies: list[bytes]
+    flow: int
+    reason: int | None
+    truncated: int
+    segmented: int
+    fragmented: int
+    zeroed: int
+    unfollowed: int
+    unplaced: int
+    flow_table_full: int
+
+class Unwrapped(NamedTuple):
+    """The frame in a tunnel's packet, and what its sender left to a device (wire.VNET)."""
+
+    data: bytes
+    vnet: bytes
+
+@final
+class Forward:
+    """The forward step on single frames."""
+
+    def __new__(cls, plan: ForwardPlan, matcher: Matcher | None, /) -> Forward: ...
+    def __call__(self, frame: Frame, /) -> Outcome: ...
+
+def with_ethernet(*, packet: bytes, vnet: bytes, protocol: int) -> Unwrapped:
+    """As without_ethernet.with_ethernet."""
+
+def decapsulate(*, tunnel: int, packet: bytes, limit: int) -> Unwrapped | None:
+    """As decap.decapsulate and decap.unfinished; None for a malformed packet."""
+
+@final
+class Pipeline:
+    """The way of the frames that one session wants of a tap. `callback` opens the lane of this number, or, with an
+    `output`, begins the next file.
+    """
+
+    def __new__(
+        cls,
+        *,
+        plan: ForwardPlan,
+        way: Way,
+        counters: array[int],
+        sequence: array[int],
+        output: Output | None,
+        callback: Callable[..., NativeLane | None],
+    ) -> Pipeline: ...
+    def replace(self, *, plan: ForwardPlan, matcher: Matcher | None, way: Way, shares: bool) -> None:
+        """Forward by another plan, and another way, from now on; `shares`: what is not wanted is another session's."""
+
+    def flows(self) -> int:
+        """How many flows are known, of those that a limit is for."""
+
+    def gso_refused(self) -> int:
+        """The errno that the kernel refused GSO with, after which copies leave one by one; or 0."""
+
+    def leave_with(self, pipeline: Pipeline, /) -> None:
+        """Send by its way out, which is described alike. Before either runs, and on its thread ever after."""
+
+    def share(self, pipeline: Pipeline, /) -> None:
+        """Use its rate limit's bucket. Before either runs."""
+
+@final
+class Tap:
+    """Frames out of one packet socket, or the raw socket where a `tunnel` ends (0: none). `seen` is Seen's row."""
+
+    def __new__(
+        cls,
+        *,
+        descriptor: int,
+        ring: mmap | None,
+        block_size: int,
+        seen: array[int],
+        tunnel: int,
+        ip_header: bool,
+        raw: bool,
+    ) -> Tap: ...
+    def run(self) -> bool:
+        """Forward what has been captured: at most a few blocks. Whether there is more."""
+
+    def error(self) -> int:
+        """The errno that a reading came upon, which is cleared; or 0."""
+
+    def most_waiting(self, forget: bool, /) -> int:
+        """The most blocks of the ring that waited when it was run, since they were forgotten."""
+
+    def move(self, *, descriptor: int, ring: mmap | None, block_size: int) -> None:
+        """Read another packet socket from now on."""
+
+    def have(
+        self,
+        *,
+        members: tuple[NativeMember, ...],
+        matchers: tuple[NativeMatcher, ...],
+        stretches: tuple[Stretch, ...],
+    ) -> None:
+        """Give frames to these from now on: each to those of the set whose number its device's matcher gives."""
+
+@final
+class Rounds:
+    """As rounds.Rounds; it runs taps itself. `latency` is in seconds."""
+
+    def __new__(cls, latency: float, /) -> Rounds: ...
+    def register(self, descriptor: int, tap: Tap | None, /) -> None: ...
+    def unregister(self, descriptor: int, /) -> None: ...
+    def wait(self, seconds: float, lagging: bool, /) -> list[News]: ...
+    def close(self) -> None: ...
