@@ -81,6 +81,7 @@ TYPES = {
     "Ports": '"80", "1000-2000" or a list',
     "Protocol": "name or number",
     "Rate": 'rate such as "200Mbit"',
+    "RecorderSize": 'size such as "64MiB"',
     "RingSize": 'size such as "8MiB"',
     "Latency": 'time, as "500us", "1ms"',
     "Rule": "a list of tables, see below",

@@ -15,6 +15,7 @@ from mirrord.dataplane.counters import Counters, RuleCounters, Slot
 from mirrord.dataplane.forward.step import Forward, Numbering
 from mirrord.dataplane.native import core, matcher
 from mirrord.dataplane.transmit.file import FileTransmit
+from mirrord.dataplane.transmit.recorder import Recorder
 from mirrord.dataplane.transmit.sockets import Transmit
 from mirrord.dataplane.transmit.stream import StreamTransmit
 from mirrord.plans import DevicePlan, FilePlan, PipelinePlan, StreamPlan, TunnelPlan
@@ -45,7 +46,7 @@ class Pipeline:
     """An open pipeline. `source` is the tap where it gets its frames, once it has joined one, see tap.tap_of.
 
     Where the plan has several workers it is one of several, each at a tap of its own: `beside` another one, whose rate
-    limit it shares.
+    limit it shares. What `recorder` keeps outlives it.
 
     Raises OSError, as Transmit does, when it cannot be opened.
     """
@@ -57,8 +58,10 @@ class Pipeline:
         native: bool,
         beside: Pipeline | None = None,
         numbering: Numbering | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self.plan = plan
+        self.recorder = recorder or Recorder(native=native)
         self.source: Source | None = None
         self.counters = Counters()
         self.rule_counters = RuleCounters()
@@ -130,10 +133,11 @@ class Pipeline:
         exact = None if how.exact and not plan.count_rules_of else replace(self.selection, mark_mask=0)
         self._forward.plan = plan.forward if plan.forward.exact == exact else replace(plan.forward, exact=exact)
         self._forward.matches = self.rule_counters.row
+        self._forward.recorder = self.recorder.ring
         if self.native is not None:
             exactly = matcher(self._forward.plan, self.rule_counters.row)
-            way = self.transmit.native()
-            self.native.replace(plan=self._forward.plan, matcher=exactly, way=way, shares=how.shares)
+            way, ring = self.transmit.native(), self._forward.recorder
+            self.native.replace(plan=self._forward.plan, matcher=exactly, recorder=ring, way=way, shares=how.shares)
 
     def block(self, reason: Slot) -> None:
         """Make no copies from now on: what is wanted counts as this."""
@@ -225,8 +229,11 @@ def _goes_on(
     return (None, transmit.lanes.native) if isinstance(transmit, Transmit) else (transmit.output, transmit.next_file)
 
 
-def open_pipelines(plan: PipelinePlan, numbering: Numbering, *, native: bool) -> list[Pipeline]:
-    """As many pipelines as the plan has workers, each to join a tap; their copies take numbers from `numbering`.
+def open_pipelines(
+    plan: PipelinePlan, numbering: Numbering, recorder: Recorder | None = None, *, native: bool
+) -> list[Pipeline]:
+    """As many pipelines as the plan has workers, each to join a tap; their copies take numbers from `numbering`, and
+    are kept by `recorder`.
 
     OSError when one cannot be opened: then none is.
     """
@@ -234,7 +241,7 @@ def open_pipelines(plan: PipelinePlan, numbering: Numbering, *, native: bool) ->
     try:
         while len(pipelines) < plan.workers:
             first = pipelines[0] if pipelines else None
-            pipelines.append(Pipeline(plan, native=native, beside=first, numbering=numbering))
+            pipelines.append(Pipeline(plan, native=native, beside=first, numbering=numbering, recorder=recorder))
     except BaseException:
         for pipeline in pipelines:
             pipeline.close()

@@ -137,6 +137,9 @@ static inline struct message *emit(const struct plan *plan, const struct facts *
 				   uint32_t tail_length)
 {
 	struct message *message = next_message(batch);
+
+	if (plan->recorder.memory)
+		record(&plan->recorder, facts, head, head_length, tail);
 	uint32_t from_head = facts->kept < head_length ? facts->kept : head_length;
 	uint32_t from_tail = facts->kept - from_head;
 
