@@ -86,6 +86,9 @@ class HostError(MirrordError):
     """The host does not have, or does not let us have, what the configuration needs."""
 
 
+GONE = frozenset({errno.ENODEV, errno.ENXIO, errno.ENETDOWN})
+"""What the kernel answers about a device that went since the host was looked at: there is news of it already."""
+
 _LACKS = {
     errno.EMFILE: "too many files are open in mirrord (LimitNOFILE= of its unit, ulimit -n)",
     errno.ENFILE: "too many files are open on this host (fs.file-max)",

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from mirrord.control.planning.plan import Entry, Key
-from mirrord.control.running import pipelines
+from mirrord.control.running import totals
 from mirrord.control.running.pipelines import Pipelines
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.rules import Direction, Selection
@@ -17,7 +17,7 @@ from tests.support.topology import Topology
 from tests.support.wait import wait_for
 
 
-def totals(names: str) -> dict[str, int]:
+def captured(names: str) -> dict[str, int]:
     """What each session captured in all, where one after the other captures one frame."""
     running = Pipelines(native=False)
     found = {}
@@ -37,10 +37,10 @@ def totals(names: str) -> dict[str, int]:
 
 
 def test_totals_are_kept_of_the_last_that_went(net: Topology, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipelines, "REMEMBERED", 2)
+    monkeypatch.setattr(totals, "REMEMBERED", 2)
     host = net.host("host")
     host.ip("link add d0 index 10 type veth peer name d1 index 11")
     host.ip("link set d0 up")
     host.ip("link set d1 up")
-    assert host.call(lambda: totals("abab")) == {"a": 2, "b": 2}
-    assert host.call(lambda: totals("abcda")) == {"b": 1, "c": 1, "d": 1, "a": 1}
+    assert host.call(lambda: captured("abab")) == {"a": 2, "b": 2}
+    assert host.call(lambda: captured("abcda")) == {"b": 1, "c": 1, "d": 1, "a": 1}

@@ -64,7 +64,7 @@ class Running:
         return next(row for row in self.pipelines.rows() if row.entry.key == key)
 
     def of(self, key: Key) -> tuple[Pipeline, Worker]:
-        return self.pipelines._running[key]
+        return self.pipelines._running[key].placed[0]
 
     def breaks(self, key: Key) -> None:
         """Have its work raise an error the next time."""

@@ -1,0 +1,99 @@
+"""One running session and source: its pipelines, the workers that run them, and the plan that they follow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from mirrord.control.running.totals import Counts, RuleCounts
+from mirrord.control.running.workers import stall
+from mirrord.dataplane.counters import Slot
+from mirrord.dataplane.pipeline import Pipeline
+from mirrord.dataplane.worker import Worker
+from mirrord.plans import PipelinePlan
+
+
+@dataclass(slots=True)
+class Running:
+    """What is `placed`: a pipeline and its worker; where workers divide a source, one for each of them."""
+
+    plan: PipelinePlan  # as made: the pipelines' own is another while they pause
+    placed: list[tuple[Pipeline, Worker]]
+    _sent: tuple[list[int], ...] = field(default=([], []), repr=False)  # copies, at the last two calls of `told`
+
+    def follow(self, plan: PipelinePlan) -> None:
+        """Have the pipelines go on by another plan, soon."""
+        for pipeline, worker in self.placed:
+            worker.replace(pipeline, plan)
+
+    # --- how it does ---
+
+    @property
+    def failure(self) -> str:
+        """Why no frames come; "" where they do."""
+        return next((pipeline.failure for pipeline, _ in self.placed if pipeline.failure), "")
+
+    @property
+    def trouble(self) -> str:
+        """Why copies do not get out; "" where they do."""
+        for pipeline, worker in self.placed:
+            if failure := pipeline.transmit.failure or stall(pipeline, worker):
+                return failure
+        return ""
+
+    @property
+    def resumes(self) -> bool:
+        """Whether copies are about to be made again: a worker has not heard of it yet, and counts frames as lost."""
+        blocked = {pipeline.plan.forward.blocked for pipeline, _ in self.placed}
+        return bool(blocked - {None, Slot.skipped_paused})
+
+    @property
+    def gso_refused(self) -> bool:
+        """Whether the kernel refuses to cut joined copies."""
+        return any(pipeline.gso_refused() for pipeline, _ in self.placed)
+
+    @property
+    def short_ring(self) -> str:
+        """How much of the ring could be had, where not all of it could; else ""."""
+        source = self.placed[0][0].source
+        return source.short_ring if source is not None else ""
+
+    @property
+    def captures_by(self) -> str:
+        """Which way of capturing is in use, where the plan leaves it open; else ""."""
+        sources = [pipeline.source for pipeline, _ in self.placed if pipeline.source is not None]
+        return sources[0].captures_by if sources else ""
+
+    @property
+    def ring_fill(self) -> float | None:
+        """The largest share of a ring's blocks that waited lately; None without a ring."""
+        sources = [pipeline.source for pipeline, _ in self.placed if pipeline.source is not None]
+        return max((fill for source in sources if (fill := source.ring_fill) is not None), default=None)
+
+    def told(self) -> bool:
+        """Whether a router has had something to say about copies since this was last asked.
+
+        It is asked where copies have left lately: what a router says comes a while after a copy.
+        """
+        now = [pipeline.counters[Slot.sent_packets] for pipeline, _ in self.placed]
+        last, before_last = self._sent
+        self._sent = now, last
+        if now == last == before_last:
+            return False
+        told = [pipeline.transmit.told() for pipeline, _ in self.placed]  # each is to be asked
+        return any(told)
+
+    # --- what it counts ---
+
+    @property
+    def rows(self) -> list[Sequence[int]]:
+        """The live counters of each pipeline."""
+        return [pipeline.counters.row for pipeline, _ in self.placed]
+
+    def counters(self) -> list[Counts]:
+        """The counters of each pipeline as they are now."""
+        return [pipeline.counters.snapshot() for pipeline, _ in self.placed]
+
+    def rule_counts(self) -> list[RuleCounts]:
+        """What the rules of each pipeline matched."""
+        return [pipeline.rule_counters.snapshot() for pipeline, _ in self.placed]

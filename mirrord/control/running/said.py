@@ -1,0 +1,76 @@
+"""What the log says about sessions: each thing once, when it begins and when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mirrord.control.logs import logger
+from mirrord.control.planning.plan import Entry, Key
+from mirrord.control.running.breaker import Verdict
+from mirrord.control.running.record import Running
+from mirrord.dataplane.counters import Slot
+
+log = logger("pipelines")
+
+_TOTALS = [
+    (int(slot), slot.name, not slot.name.startswith(("skipped_", "dropped_")))
+    for slot in Slot
+    if slot < Slot.latency_sum
+]
+"""What is told of a session at its end: the slot, its name, and whether also when it is zero."""
+
+
+class Said:
+    """What was said last of what may change by itself while a session runs."""
+
+    def __init__(self) -> None:
+        self._troubles: dict[Key, str] = {}
+        self._short_rings: dict[Key, str] = {}
+        self._refused: set[Key] = set()  # what the kernel refused GSO to
+
+    def look(self, troubles: Mapping[Key, str], running: Mapping[Key, Running]) -> None:
+        """Say which sessions began, or ceased, to have nowhere to put their copies, and what they cannot have."""
+        refused = {key for key, one in running.items() if one.gso_refused}
+        for key in refused - self._refused:
+            log.warning("the kernel refuses UDP GSO: copies leave one by one", **key._asdict())
+        self._refused = refused
+        rings = {key: one.short_ring for key, one in running.items()}
+        for key, ring in rings.items():
+            if ring and ring != self._short_rings.get(key):
+                log.warning("there is no memory for the ring, a smaller one runs", **key._asdict(), ring=ring)
+        self._short_rings = rings
+        for key, trouble in troubles.items():
+            if trouble and trouble != self._troubles.get(key):
+                log.error("session failed", **key._asdict(), reason=trouble)
+            elif not trouble and self._troubles.get(key):
+                log.info("session up", **key._asdict())
+        self._troubles = dict(troubles)
+
+
+def say_planned(before: Mapping[Key, Entry], after: Mapping[Key, Entry]) -> None:
+    """Say what a new plan warns of, and what it cannot run."""
+    for key, entry in after.items():
+        was = before.get(key)
+        for warning in (*entry.warnings, *entry.notes):
+            if was is None or warning not in (*was.warnings, *was.notes):
+                log.warning(warning, **key._asdict())
+        if entry.pipeline is None and (was is None or was.reason != entry.reason):
+            say_state(key, entry.state, entry.reason)
+
+
+def say_state(key: Key, state: str, reason: str) -> None:
+    """Say that a session does not run: `failed` needs the operator, `waiting` the host."""
+    say = log.error if state == "failed" else log.info
+    say(f"session {state}", **key._asdict(), reason=reason)
+
+
+def say_verdict(key: Key, now: Verdict) -> None:
+    """Say that the circuit breaker judges otherwise than before."""
+    words = now.reason or "the link has room again"
+    log.warning(words, **key._asdict(), paused=now.paused, percent=now.percent)
+
+
+def say_total(key: Key, counters: Sequence[int]) -> None:
+    """Say what a session counted, at its end; reasons that counted nothing are left out."""
+    told = {name: counters[slot] for slot, name, always in _TOTALS if always or counters[slot]}
+    log.info("total", **key._asdict(), **told)
