@@ -360,7 +360,7 @@ def _on_its_way(before: PipelinePlan, plan: PipelinePlan) -> PipelinePlan:
 
 
 def _as(before: PipelinePlan, plan: PipelinePlan) -> PipelinePlan:
-    """What runs, with the selection, the forward step and a tunnel's next hop of the plan, and what it counts and keeps."""
+    """What runs, with the selection, the forward step and a tunnel's next hop of the plan, what it counts and keeps."""
     transmit = before.transmit
     if isinstance(transmit, TunnelPlan) and isinstance(plan.transmit, TunnelPlan):
         way = plan.transmit

@@ -30,12 +30,13 @@ _LENGTH_AT = 4  # of a block, draft-ietf-opsawg-pcapng 3.1
 
 
 class Read(NamedTuple):
-    """What was read: whole blocks, how many, and where the first one begins. If that is further on than was asked for,
-    so many blocks `before` it have been written over since the beginning of time.
+    """What was read: whole blocks, of how many packets, and where the first one begins.
+
+    If that is further on than was asked for, it is the oldest one, and so many came `before` it.
     """
 
     blocks: bytes
-    count: int
+    packets: int
     start: int
     before: int
 
@@ -81,12 +82,12 @@ class Ring:
         head, tail, before = self._positions()
         start, end = max(position, tail), min(end, head)
         while start < end:
-            data = self._copy(start, min(end - start, most))
+            data = self._copy(start, min(end - start, max(most, _LENGTH_AT + 4)))
             _, tail, before = self._positions()
             if tail <= start:
-                length, count = _whole(data)
-                if count:
-                    return Read(data[:length], count, start, before)
+                length, packets = _whole(data)
+                if packets:
+                    return Read(data[:length], packets, start, before)
                 most = int.from_bytes(data[_LENGTH_AT : _LENGTH_AT + 4], "little")
             start = max(start, tail)
         return Read(b"", 0, start, before)
