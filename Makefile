@@ -7,13 +7,14 @@ export MIRRORD_REQUIRE_NATIVE = 1
 DIST ?= dist
 
 native = $(wildcard mirrord/dataplane/native/*.[ch] mirrord/dataplane/native/*/*.[ch])
+c = $(shell find mirrord bench tests -name '*.[ch]')
 ready = .venv/.ready
 
 help:
 	@echo "make venv      .venv with mirrord, mirrorctl, the native core, and the tools of the other targets"
 	@echo "make demo      a client, a source and a collector: see mirrored packets arrive"
 	@echo "make test      every test"
-	@echo "make lint      ruff, mypy, C warnings"
+	@echo "make lint      ruff, mypy, clang-format, C warnings"
 	@echo "make wheel     the source archive and the wheel, in dist/"
 	@echo "make deb       the Debian package, in dist/"
 	@echo "make pristine  the Debian package in a minimal Debian 12, which it fetches"
@@ -44,6 +45,7 @@ lint: venv
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
+	.venv/bin/clang-format --dry-run --Werror $(c)
 	CFLAGS=-Werror .venv/bin/python setup.py -q build_ext --force --build-lib build/lint --build-temp build/lint
 
 wheel: venv

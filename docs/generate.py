@@ -89,8 +89,9 @@ TYPES = {
     "Size": 'size such as "100MB"',
     "Socket": "path",
     "Source": "a device's name or a table, see below",
+    "Connection": 'URI, or "proc:"',
+    "ContainerOrGlob": "name, id, namespace/pod or glob",
     "TcpFlags": '"syn", "syn,!ack" or a list',
-    "Uri": "URI",
     "VlanIds": "1 to 4094, or a list",
 }
 """The words for each kind of value that is written as text. A new kind needs new words."""

@@ -568,6 +568,7 @@ VlanIds = Annotated[tuple[int, ...], Written(one_or_more(Between(1, 4094).parse)
 
 MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 _GUEST = re.compile(r"[^\x00-\x1f\x7f/]{1,255}")
+_CONTAINER = re.compile(r"[^\x00-\x1f\x7f/]{1,255}(/[^\x00-\x1f\x7f/]{1,255})?")
 
 
 def _nic(value: object) -> int | str:
@@ -601,6 +602,11 @@ GuestOrGlob = Annotated[str, Written(_guest_or_glob, _same, TEXT)]
 Nic = Annotated[int | str, Written(_one_nic, _same, _NIC_SCHEMA)]
 Nics = Annotated[int | str, Written(_nic, _same, _NIC_SCHEMA)]
 Label = Annotated[str, Written(_matching(_LABEL, 'a label: "app" or "app=web"'), _same, TEXT)]
-Uri = Annotated[str, Written(_matching(re.compile(r"[a-z][a-z0-9+.-]*:[!-~]+"), "a URI of libvirt"), _same, TEXT)]
+ContainerOrGlob = Annotated[
+    str, Written(_matching(_CONTAINER, "a name or an id of at most 255 characters, or namespace/pod"), _same, TEXT)
+]
+_CONNECTION = re.compile(r"proc:|[a-z][a-z0-9+.-]*:[!-~]+")
+Connection = Annotated[str, Written(_matching(_CONNECTION, 'a URI of libvirt, or "proc:"'), _same, TEXT)]
 _ENGINE = re.compile(r"auto|podman|docker|/[^\0]{1,106}")
-Engine = Annotated[str, Written(_matching(_ENGINE, '"auto", "podman", "docker" or the path of a socket'), _same, TEXT)]
+_engine = _matching(_ENGINE, '"auto", "podman", "docker", or the path of a socket or directory')
+Engine = Annotated[str, Written(_engine, _same, TEXT)]

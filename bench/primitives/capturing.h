@@ -10,13 +10,13 @@
 enum capture_way { RING_V3, RING_V2, PLAIN_SOCKET };
 
 struct capture_options {
-    enum capture_way way;
-    unsigned ring_size;  // bytes
-    unsigned block_size; // bytes, V3 only
-    unsigned retire_ms;  // V3 only
-    unsigned batch;      // recvmmsg, plain socket only
-    bool vnet;           // a vnet header before each frame
-    bool stamps;         // ask the kernel to stamp a frame once, before any capture gets it
+	enum capture_way way;
+	unsigned ring_size; // bytes
+	unsigned block_size; // bytes, V3 only
+	unsigned retire_ms; // V3 only
+	unsigned batch; // recvmmsg, plain socket only
+	bool vnet; // a vnet header before each frame
+	bool stamps; // ask the kernel to stamp a frame once, before any capture gets it
 };
 
 struct capture;

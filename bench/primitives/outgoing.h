@@ -7,12 +7,12 @@
 enum outgoing_way { UDP, UDP_GSO, PACKET, PACKET_VNET, PACKET_GSO, TX_RING };
 
 struct outgoing_options {
-    enum outgoing_way way;
-    unsigned batch;    // messages in one sendmmsg, slots filled before one send on the TX ring
-    unsigned segments; // copies in one GSO message
-    bool connected;    // UDP: connect once instead of naming the peer in every message
-    bool dontwait;     // MSG_DONTWAIT
-    bool bypass;       // AF_PACKET: PACKET_QDISC_BYPASS
+	enum outgoing_way way;
+	unsigned batch; // messages in one sendmmsg, slots filled before one send on the TX ring
+	unsigned segments; // copies in one GSO message
+	bool connected; // UDP: connect once instead of naming the peer in every message
+	bool dontwait; // MSG_DONTWAIT
+	bool bypass; // AF_PACKET: PACKET_QDISC_BYPASS
 };
 
 struct outgoing;

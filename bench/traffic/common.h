@@ -11,9 +11,9 @@
 #define SECOND 1000000000LL
 
 struct frame {
-    const uint8_t *data;
-    uint32_t length;
-    int64_t stamp; // nanoseconds since 1970, from the kernel
+	const uint8_t *data;
+	uint32_t length;
+	int64_t stamp; // nanoseconds since 1970, from the kernel
 };
 
 _Noreturn void die(const char *what); // prints errno too

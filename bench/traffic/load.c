@@ -17,75 +17,76 @@
 #define SOURCE_PORT 34 // its offset
 
 // "Simple IMIX", 7:4:1, evenly mixed.
-static const size_t IMIX[] = {64, 594, 64, 64, 594, 64, 1514, 64, 594, 64, 64, 594};
+static const size_t IMIX[] = { 64, 594, 64, 64, 594, 64, 1514, 64, 594, 64, 64, 594 };
 
 static int open_socket(const char *device)
 {
-    struct sockaddr_ll address = {.sll_family = AF_PACKET, .sll_ifindex = (int)if_nametoindex(device)};
-    int fd = socket(AF_PACKET, SOCK_RAW, 0);
-    if (fd < 0 || address.sll_ifindex == 0 || bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
-        die(device);
-    return fd;
+	struct sockaddr_ll address = { .sll_family = AF_PACKET, .sll_ifindex = (int)if_nametoindex(device) };
+	int fd = socket(AF_PACKET, SOCK_RAW, 0);
+	if (fd < 0 || address.sll_ifindex == 0 || bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
+		die(device);
+	return fd;
 }
 
 // When the frame after `sent` is due at this rate. A lone frame is moved at random by up to its period, so that no
 // timer of the kernel can keep step with it.
 static int64_t due(int64_t start, uint64_t sent, long rate)
 {
-    int64_t period = SECOND / rate;
-    int64_t shift = rate < 10000 ? rand() % period : 0;
-    return start + (int64_t)((__int128)sent * SECOND / rate) + shift;
+	int64_t period = SECOND / rate;
+	int64_t shift = rate < 10000 ? rand() % period : 0;
+	return start + (int64_t)((__int128)sent * SECOND / rate) + shift;
 }
 
 int main(int argc, char **argv)
 {
-    if (argc < 2) {
-        fprintf(stderr, "usage: load DEVICE [--ms N] [--rate N] [--size N | --imix 1] [--flows N] [--stream N] [--cpu N]\n");
-        return 2;
-    }
-    long rate = option(argv, "rate", 0);
-    size_t size = (size_t)option(argv, "size", 64);
-    uint32_t stream = (uint32_t)option(argv, "stream", 0);
-    long flows = option(argv, "flows", 1);
-    bool imix = option(argv, "imix", 0);
-    if (size < 64 || size > LARGEST)
-        size = 64;
-    unsigned batch = rate == 0 ? BATCH : rate < 100000 ? 1 : 16;
-    pin((int)option(argv, "cpu", 0));
-    int fd = open_socket(argv[1]);
+	if (argc < 2) {
+		fprintf(stderr,
+			"usage: load DEVICE [--ms N] [--rate N] [--size N | --imix 1] [--flows N] [--stream N] [--cpu N]\n");
+		return 2;
+	}
+	long rate = option(argv, "rate", 0);
+	size_t size = (size_t)option(argv, "size", 64);
+	uint32_t stream = (uint32_t)option(argv, "stream", 0);
+	long flows = option(argv, "flows", 1);
+	bool imix = option(argv, "imix", 0);
+	if (size < 64 || size > LARGEST)
+		size = 64;
+	unsigned batch = rate == 0 ? BATCH : rate < 100000 ? 1 : 16;
+	pin((int)option(argv, "cpu", 0));
+	int fd = open_socket(argv[1]);
 
-    static uint8_t frames[BATCH][LARGEST];
-    struct iovec parts[BATCH];
-    struct mmsghdr messages[BATCH] = {0};
-    for (unsigned i = 0; i < BATCH; i++) {
-        size_t length = imix ? IMIX[i % (sizeof(IMIX) / sizeof(*IMIX))] : size;
-        write_headers(frames[i], length - ETHERNET_IP_UDP, 1000, 2000);
-        parts[i] = (struct iovec){frames[i], length};
-        messages[i].msg_hdr = (struct msghdr){.msg_iov = &parts[i], .msg_iovlen = 1};
-    }
+	static uint8_t frames[BATCH][LARGEST];
+	struct iovec parts[BATCH];
+	struct mmsghdr messages[BATCH] = { 0 };
+	for (unsigned i = 0; i < BATCH; i++) {
+		size_t length = imix ? IMIX[i % (sizeof(IMIX) / sizeof(*IMIX))] : size;
+		write_headers(frames[i], length - ETHERNET_IP_UDP, 1000, 2000);
+		parts[i] = (struct iovec){ frames[i], length };
+		messages[i].msg_hdr = (struct msghdr){ .msg_iov = &parts[i], .msg_iovlen = 1 };
+	}
 
-    uint64_t sent = 0, refused = 0;
-    int64_t start = clock_ns(CLOCK_MONOTONIC), end = start + option(argv, "ms", 500) * 1000000, now = start;
-    int64_t cpu = cpu_ns();
-    while ((now = clock_ns(CLOCK_MONOTONIC)) < end) {
-        if (rate)
-            sleep_until(due(start, sent, rate));
-        for (unsigned i = 0; i < batch; i++) {
-            uint64_t port = 1000 + (sent + i) % (uint64_t)flows;
-            frames[i][SOURCE_PORT] = (uint8_t)(port >> 8);
-            frames[i][SOURCE_PORT + 1] = (uint8_t)port;
-            number_frame(frames[i], stream, sent + i);
-        }
-        int taken = sendmmsg(fd, messages, batch, 0);
-        if (taken > 0)
-            sent += (unsigned)taken;
-        else if (errno == ENOBUFS)
-            refused++;
-        else
-            die("sendmmsg");
-    }
-    cpu = cpu_ns() - cpu;
-    printf("{\"frames\": %llu, \"refused\": %llu, \"wall_ns\": %lld, \"cpu_ns\": %lld}\n", (unsigned long long)sent,
-           (unsigned long long)refused, (long long)(now - start), (long long)cpu);
-    return 0;
+	uint64_t sent = 0, refused = 0;
+	int64_t start = clock_ns(CLOCK_MONOTONIC), end = start + option(argv, "ms", 500) * 1000000, now = start;
+	int64_t cpu = cpu_ns();
+	while ((now = clock_ns(CLOCK_MONOTONIC)) < end) {
+		if (rate)
+			sleep_until(due(start, sent, rate));
+		for (unsigned i = 0; i < batch; i++) {
+			uint64_t port = 1000 + (sent + i) % (uint64_t)flows;
+			frames[i][SOURCE_PORT] = (uint8_t)(port >> 8);
+			frames[i][SOURCE_PORT + 1] = (uint8_t)port;
+			number_frame(frames[i], stream, sent + i);
+		}
+		int taken = sendmmsg(fd, messages, batch, 0);
+		if (taken > 0)
+			sent += (unsigned)taken;
+		else if (errno == ENOBUFS)
+			refused++;
+		else
+			die("sendmmsg");
+	}
+	cpu = cpu_ns() - cpu;
+	printf("{\"frames\": %llu, \"refused\": %llu, \"wall_ns\": %lld, \"cpu_ns\": %lld}\n", (unsigned long long)sent,
+	       (unsigned long long)refused, (long long)(now - start), (long long)cpu);
+	return 0;
 }

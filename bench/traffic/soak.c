@@ -14,10 +14,10 @@
 #define MOST_CORES 64
 
 struct core {
-    pthread_t thread;
-    int cpu;
-    atomic_bool watches;
-    int64_t busy;
+	pthread_t thread;
+	int cpu;
+	atomic_bool watches;
+	int64_t busy;
 };
 
 static atomic_bool stop;
@@ -25,46 +25,46 @@ static struct core cores[MOST_CORES];
 
 static void *watch(void *argument)
 {
-    struct core *core = argument;
-    struct sched_param none = {0};
-    pin(core->cpu);
-    if (sched_setscheduler(0, SCHED_IDLE, &none) < 0)
-        die("SCHED_IDLE");
-    int64_t before = clock_ns(CLOCK_MONOTONIC);
-    core->watches = true;
-    while (!stop) {
-        int64_t now = clock_ns(CLOCK_MONOTONIC);
-        if (now - before > GAP)
-            core->busy += now - before;
-        before = now;
-    }
-    return NULL;
+	struct core *core = argument;
+	struct sched_param none = { 0 };
+	pin(core->cpu);
+	if (sched_setscheduler(0, SCHED_IDLE, &none) < 0)
+		die("SCHED_IDLE");
+	int64_t before = clock_ns(CLOCK_MONOTONIC);
+	core->watches = true;
+	while (!stop) {
+		int64_t now = clock_ns(CLOCK_MONOTONIC);
+		if (now - before > GAP)
+			core->busy += now - before;
+		before = now;
+	}
+	return NULL;
 }
 
 int main(void)
 {
-    char rest[16];
-    int online = (int)sysconf(_SC_NPROCESSORS_ONLN);
-    online = online > MOST_CORES ? MOST_CORES : online;
-    for (int i = 0; i < online; i++) {
-        cores[i].cpu = i;
-        if (pthread_create(&cores[i].thread, NULL, watch, &cores[i]) != 0)
-            die("pthread_create");
-    }
-    for (int i = 0; i < online; i++)
-        while (!cores[i].watches)
-            sched_yield();
-    int64_t begun = clock_ns(CLOCK_MONOTONIC);
-    puts("ready");
-    fflush(stdout);
-    while (read(STDIN_FILENO, rest, sizeof(rest)) > 0)
-        ;
-    stop = true;
-    for (int i = 0; i < online; i++)
-        pthread_join(cores[i].thread, NULL);
-    printf("{\"wall_ns\": %lld, \"busy_ns\": [", (long long)(clock_ns(CLOCK_MONOTONIC) - begun));
-    for (int i = 0; i < online; i++)
-        printf("%s%lld", i ? ", " : "", (long long)cores[i].busy);
-    puts("]}");
-    return 0;
+	char rest[16];
+	int online = (int)sysconf(_SC_NPROCESSORS_ONLN);
+	online = online > MOST_CORES ? MOST_CORES : online;
+	for (int i = 0; i < online; i++) {
+		cores[i].cpu = i;
+		if (pthread_create(&cores[i].thread, NULL, watch, &cores[i]) != 0)
+			die("pthread_create");
+	}
+	for (int i = 0; i < online; i++)
+		while (!cores[i].watches)
+			sched_yield();
+	int64_t begun = clock_ns(CLOCK_MONOTONIC);
+	puts("ready");
+	fflush(stdout);
+	while (read(STDIN_FILENO, rest, sizeof(rest)) > 0)
+		;
+	stop = true;
+	for (int i = 0; i < online; i++)
+		pthread_join(cores[i].thread, NULL);
+	printf("{\"wall_ns\": %lld, \"busy_ns\": [", (long long)(clock_ns(CLOCK_MONOTONIC) - begun));
+	for (int i = 0; i < online; i++)
+		printf("%s%lld", i ? ", " : "", (long long)cores[i].busy);
+	puts("]}");
+	return 0;
 }

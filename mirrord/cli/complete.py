@@ -68,28 +68,29 @@ def choices(key: str) -> Complete | None:
     return (lambda _, __, begun: _starting(begun, words)) if words else None
 
 
-def source(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
+def source(context: click.Context, _: click.Parameter, begun: str) -> list[CompletionItem]:
     """A device, or the keys of a source."""
-    return _pairs(begun, _of_type(begun, SOURCES, "device")) + ([] if "=" in begun else _starting(begun, _devices()))
+    found = _pairs(context, begun, _of_type(begun, SOURCES, "device"))
+    return found + ([] if "=" in begun else _starting(begun, _devices()))
 
 
-def destination(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
+def destination(context: click.Context, _: click.Parameter, begun: str) -> list[CompletionItem]:
     """The keys of a destination."""
-    return _pairs(begun, _of_type(begun, DESTINATIONS, ""))
+    return _pairs(context, begun, _of_type(begun, DESTINATIONS, ""))
 
 
-def rule(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
+def rule(context: click.Context, _: click.Parameter, begun: str) -> list[CompletionItem]:
     """The keys of a rule."""
-    return _pairs(begun, RULE)
+    return _pairs(context, begun, RULE)
 
 
-def session(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
+def session(context: click.Context, _: click.Parameter, begun: str) -> list[CompletionItem]:
     """The keys of a session, dotted where one is a table."""
     keys = {key: words for key, words in SESSION.items() if key not in ("source", "destination")}
     for side, types in (("source", SOURCES), ("destination", DESTINATIONS)):
         own = ",".join(part.removeprefix(f"{side}.") for part in begun.split(",") if part.startswith(f"{side}."))
         keys |= {f"{side}.{key}": words for key, words in _of_type(own, types, "").items()}
-    return _pairs(begun, keys)
+    return _pairs(context, begun, keys)
 
 
 # --- key=value,... ---
@@ -102,7 +103,7 @@ def _of_type(begun: str, types: dict[str, Keys], otherwise: str) -> Keys:
     return {"type": tuple(types)} | {key: words for keys in chosen for key, words in keys.items() if key != "type"}
 
 
-def _pairs(begun: str, keys: Keys) -> list[CompletionItem]:
+def _pairs(context: click.Context, begun: str, keys: Keys) -> list[CompletionItem]:
     """How a text of `key=value,...` may go on."""
     before, comma, last = begun.rpartition(",")
     key, equals, value = last.partition("=")
@@ -110,8 +111,35 @@ def _pairs(begun: str, keys: Keys) -> list[CompletionItem]:
     if not equals:
         given = {part.partition("=")[0] for part in before.split(",")}
         return _starting(begun, (f"{head}{name}=" for name in keys if name not in given or not keys[name]))
-    words = keys.get(key, ()) or (_devices() if key.rpartition(".")[2] in ("device", "bridge") else ())
+    words = keys.get(key, ()) or _there(context, key, before)
     return [CompletionItem(f"{head}{key}={word}") for word in words if word.startswith(value)]
+
+
+def _there(context: click.Context, key: str, before: str) -> Iterable[str]:
+    """What there is of a key's kind: devices, VMs and containers that the daemon knows. `before`: other keys."""
+    side, dot, name = key.rpartition(".")
+    if name in ("device", "bridge"):
+        return _devices()
+    if name not in ("vm", "container", "label", "nic"):
+        return ()
+    given = dict(part.removeprefix(side + dot).split("=", 1) for part in before.split(",") if "=" in part)
+    kind = "container" if given.get("type") == "container" or name in ("container", "label") else "vm"
+    guests = [
+        guest
+        for one in _ask(context, "sources", query="at_once=true").get("sources", ())
+        if (guest := one["guest"]) and guest["type"] == kind
+    ]
+    if name == "nic":
+        chosen = given.get("vm") or given.get("container")
+        nics = [one for one in guests if not chosen or chosen in (one["name"], one["id"])]
+        # of a VM, what lasts stands first
+        names = [*(one["mac" if kind == "vm" else "nic_name"] for one in nics)]
+        names += [str(one["nic"]) for one in nics] if kind == "vm" else []
+    elif name == "label":
+        names = [f"{label}={value}" for one in guests for label, value in one["labels"].items()]
+    else:
+        names = [one["name"] for one in guests]
+    return dict.fromkeys(one for one in names if one and "," not in one)
 
 
 def _devices() -> tuple[str, ...]:
@@ -122,13 +150,13 @@ def _devices() -> tuple[str, ...]:
 # --- the daemon's names ---
 
 
-def _ask(context: click.Context, *resource: str) -> dict[str, Any]:
+def _ask(context: click.Context, *resource: str, query: str = "") -> dict[str, Any]:
     """What the daemon says of a resource; nothing where it does not answer.
 
     In the words of HTTP/1.0 (RFC 1945), by hand: to import an HTTP library would be a third of what TAB takes.
     """
     path = context.find_root().params["path"]
-    address = "/".join(["/v1", *map(_quoted, resource)])
+    address = "/".join(["/v1", *map(_quoted, resource)]) + f"?{query}" * bool(query)
     for each in [path] if path else [SOCKET, READ_ONLY_SOCKET]:
         try:
             with socket.socket(socket.AF_UNIX) as connection:

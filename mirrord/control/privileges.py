@@ -18,9 +18,20 @@ from typing import NamedTuple
 
 from mirrord.control.configuration.config import Loaded
 from mirrord.control.configuration.validation import join
+from mirrord.control.guests.cni import is_cache
+from mirrord.control.guests.processes import ADDRESS as PROCESSES
 from mirrord.control.logs import logger
 from mirrord.errors import Problem
-from mirrord.model import Config, FileDestination, TunnelSource
+from mirrord.model import (
+    Config,
+    ContainerSource,
+    Destination,
+    FileDestination,
+    Source,
+    TunnelSource,
+    VmDestination,
+    VmSource,
+)
 
 log = logger("privileges")
 
@@ -124,12 +135,21 @@ def _of_sessions(config: Config) -> Iterator[Need]:
                     yield Need(
                         "CAP_SYS_PTRACE", join(at, side, "netns"), "the namespace of another user's process", name
                     )
+                yield from _of_guests(end, join(at, side), name)
             port = getattr(session.source, "port", UNPRIVILEGED_PORTS)
             if isinstance(session.source, TunnelSource) and port < UNPRIVILEGED_PORTS:
                 yield Need("CAP_NET_BIND_SERVICE", join(at, "source", "port"), f"to listen on port {port}", name)
     allowed, _ = resource.getrlimit(resource.RLIMIT_NICE)
     if config.daemon.nice < min(0, 20 - allowed):  # getrlimit(2)
         yield Need("CAP_SYS_NICE", "daemon.nice", f"a priority of {config.daemon.nice}")
+
+
+def _of_guests(end: Source | Destination, at: str, mirror: str) -> Iterator[Need]:
+    """To ask about guests where no manager answers."""
+    if isinstance(end, VmSource | VmDestination) and end.connection == PROCESSES:
+        yield Need("CAP_SYS_PTRACE", join(at, "connection"), "to see which taps other users' processes hold", mirror)
+    if isinstance(end, ContainerSource) and is_cache(end.engine) and not os.access(end.engine, os.R_OK | os.X_OK):
+        yield Need("CAP_DAC_READ_SEARCH", join(at, "engine"), f"to read {end.engine}", mirror)
 
 
 def _of_files(path: str, config: Config) -> Iterator[Need]:

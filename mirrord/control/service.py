@@ -68,6 +68,7 @@ TOGETHER_SECONDS = 0.002
 AHEAD_SECONDS = 0.2
 """How much of the time between turns may be saved up while nothing happens: no turn of a short burst has to wait."""
 
+AT_ONCE_SECONDS = 0.03
 GUESTS_HAVE = frozenset({"tun", "macvtap", "veth"})
 """Kinds of devices that are the host's end of a guest's NIC."""
 
@@ -103,7 +104,7 @@ class Service:
         self._flow_networks: FlowNetworks | None = None
         self._leases: dict[str, Lease] = {}
         self._managers = Managers(self._changed.set)
-        self._taps: frozenset[int] = frozenset()
+        self._taps: frozenset[tuple[int, bool]] = frozenset()  # index, and whether somebody holds it
         self._resolved = Resolved(loaded.config)
         self._known: tuple[Config, Inventory] = (loaded.config, {})  # what it was resolved from
         self._planner = plan.Planner()
@@ -354,7 +355,7 @@ class Service:
     async def _resolve(self, wanted: Config, view: View) -> Resolved:
         """The configuration by the devices that guests have now. A tap that comes or goes is news of a guest."""
         inventory = await self._managers.inventory(await asyncio.to_thread(guests.places, wanted))
-        taps = frozenset(link.index for link in view.links.values() if link.kind in GUESTS_HAVE)
+        taps = frozenset((link.index, link.carrier) for link in view.links.values() if link.kind in GUESTS_HAVE)
         if taps != self._taps:
             self._taps = taps
             self._managers.nudge()
@@ -504,11 +505,17 @@ class Service:
 
         return await asyncio.to_thread(look)
 
-    async def sources(self) -> list[dict[str, Any]]:
-        """What could be mirrored, and who mirrors it now. Takes 0.2 s, and 2 s where a manager is slow."""
+    async def sources(self, *, at_once: bool = False) -> list[dict[str, Any]]:
+        """What could be mirrored, and who mirrors it now. Takes 0.2 s, and 2 s where a manager is slow; `at_once` as
+        little as may be, without rates, for those who wait at a keyboard.
+        """
         async with self._turn:
             view = await self._look(self.loaded.config)
-        inventory, rates = await asyncio.gather(self._managers.look(usual()), asyncio.to_thread(device_rate.rates))
+        rates: Mapping[str, tuple[float, float]] = {}
+        if at_once:
+            inventory = await self._managers.look(usual(), AT_ONCE_SECONDS)
+        else:
+            inventory, rates = await asyncio.gather(self._managers.look(usual()), asyncio.to_thread(device_rate.rates))
         return await asyncio.to_thread(lambda: sources(view, inventory, self.rows(), rates))
 
     def object(self, section: str, name: str, loaded: Loaded | None = None) -> dict[str, Any]:

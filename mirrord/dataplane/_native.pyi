@@ -18,7 +18,7 @@ VERSION: str
 """Of the sources that it was built from."""
 
 ENUMERATIONS: dict[str, dict[str, int]]
-"""The numbers of Slot, OnMtuExceeded, Field and Tunnel as the core has them, by the class's name and the member's."""
+"""The numbers of Slot, OnMtuExceeded, Payload, Field and Tunnel in the core, by the class's name and the member's."""
 
 class News(NamedTuple):
     """As rounds.News."""
@@ -36,6 +36,8 @@ class Outcome(NamedTuple):
     truncated: int
     segmented: int
     fragmented: int
+    zeroed: int
+    unfollowed: int
     unplaced: int
 
 class Unwrapped(NamedTuple):
@@ -50,6 +52,9 @@ class Forward:
 
     def __new__(cls, plan: ForwardPlan, matcher: Matcher | None, recorder: Ring | None = ..., /) -> Forward: ...
     def __call__(self, frame: Frame, /) -> Outcome: ...
+
+def with_ethernet(*, packet: bytes, vnet: bytes, protocol: int) -> Unwrapped:
+    """As without_ethernet.with_ethernet."""
 
 def decapsulate(*, tunnel: int, packet: bytes, limit: int) -> Unwrapped | None:
     """As decap.decapsulate and decap.unfinished; None for a malformed packet."""
@@ -99,6 +104,7 @@ class Tap:
         seen: array[int],
         tunnel: int,
         ip_header: bool,
+        raw: bool,
     ) -> Tap: ...
     def run(self) -> bool:
         """Forward what has been captured: at most a few blocks. Whether there is more."""

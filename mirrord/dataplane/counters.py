@@ -43,8 +43,10 @@ class Slot(enum.IntEnum):
     segmented = 21
     fragmented = 22
     unplaced = 23  # later fragments, sampled by a guess
-    latency_sum = 24  # nanoseconds
-    latency_bucket = 25  # the first of len(LATENCY_BOUNDS) + 1 slots; the last is for what took longer
+    zeroed = 24  # copies with payload overwritten
+    unfollowed = 25  # frames of these whose TCP connection was not seen from its SYN on, without a gap
+    latency_sum = 26  # nanoseconds
+    latency_bucket = 27  # the first of len(LATENCY_BOUNDS) + 1 slots; the last is for what took longer
 
 
 SKIPPED = ("sampled_out", "rate_limited", "paused", "unmatched", "own_copy")

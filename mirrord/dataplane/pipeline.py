@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mirrord.dataplane.transmit.lanes import NativeLane
     from mirrord.dataplane.transmit.tx_ring import TxRing
 
-ALTERED = Slot.truncated, Slot.segmented, Slot.fragmented, Slot.unplaced
+ALTERED = Slot.truncated, Slot.segmented, Slot.fragmented, Slot.zeroed, Slot.unfollowed, Slot.unplaced
 
 
 class Match(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, Tag
 
 from mirrord.model.base import Count, ErspanSession, GreKey, Model, Port, Vni, type_of
-from mirrord.values import Address, AnyAddress, Between, Device, Flag, Guest, Netns, Nic, Path, Size, Uri, VlanId
+from mirrord.values import Address, AnyAddress, Between, Connection, Device, Flag, Guest, Netns, Nic, Path, Size, VlanId
 
 
 def _default_original_vlan(data: dict[str, Any]) -> Literal["strip", "keep"]:
@@ -63,8 +63,8 @@ class VmDestination(SpanDestination):
     """The name or UUID of a VM."""
     nic: Nic
     """Which of its NICs: an index in the order of the VM's definition, from 0 on, or a MAC address."""
-    connection: Uri = "qemu:///system"
-    """The URI that libvirt is reached by; read-only."""
+    connection: Connection = "qemu:///system"
+    """The URI that libvirt is reached by; read-only. `"proc:"`: without libvirt, as in a source."""
     allow_default_route: Flag = False
     """Take the VM's first NIC, the one that it is reached by, which is refused otherwise."""
 
@@ -163,7 +163,7 @@ class FileDestination(Model):
     """pcapng files; 0 never rotates, and `keep = 0` keeps them all."""
 
     type: Literal["file"] = "file"
-    """pcapng files with nanosecond stamps."""
+    """pcapng files with nanosecond stamps; of Ethernet frames, or of IP packets where the source has no Ethernet."""
     path: Path
     """Below one of `daemon.capture_directories`. A finished file has the time of its last packet in its name."""
     rotate_size: Size = 0

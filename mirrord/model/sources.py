@@ -10,6 +10,8 @@ from pydantic import Tag, model_validator
 from mirrord.model.base import ErspanSession, GreKey, Model, Port, Vni, type_of
 from mirrord.values import (
     AnyAddress,
+    Connection,
+    ContainerOrGlob,
     Device,
     Devices,
     Engine,
@@ -19,7 +21,6 @@ from mirrord.values import (
     Netns,
     NetworkList,
     Nics,
-    Uri,
     VlanIds,
 )
 
@@ -31,7 +32,8 @@ class DeviceSource(Model):
     """A network device. A bare string is short for this with `device`."""
     device: Devices
     """A name, a glob (every device that matches, now or later), or a list of both. A glob leaves out what cannot be
-    captured, with a note in `status`."""
+    captured, with a note in `status`. Packets of a device without Ethernet (tun, WireGuard, PPP, sit, ipip, gre) get an
+    Ethernet header with addresses of zeros, but in a file, which has them as they are."""
     vlan: VlanIds | None = None
     """Only frames whose outermost tag has this id, or one of these."""
     netns: Netns | None = None
@@ -81,23 +83,27 @@ class VmSource(GuestSource):
     nic: Nics = 0
     """Which of its NICs: an index in the order of the VM's definition, from 0 on; a MAC address, which lasts where an
     index moves as NICs are unplugged; or `"*"`, all of them."""
-    connection: Uri = "qemu:///system"
-    """The URI that libvirt is reached by; read-only."""
+    connection: Connection = "qemu:///system"
+    """The URI that libvirt is reached by; read-only. `"proc:"`: without libvirt, by the taps that this host's QEMUs
+    hold open, and the names on their command lines; it needs the drop-in `processes.conf`."""
 
 
 class ContainerSource(GuestSource):
     """A container's NIC, found through its engine. While the container does not run the session waits."""
 
     type: Literal["container"] = "container"
-    """NICs of containers, by the host's end of their veth: found through the engine's API, followed by its events."""
-    container: GuestOrGlob | None = None
-    """The name of a container, or its id (12 digits or more of it), or a glob of names."""
+    """NICs of containers and pods, by the host's end of their veth: found through the engine's API or the cache of CNI,
+    and followed by their events."""
+    container: ContainerOrGlob | None = None
+    """The name of a container, or its id (12 digits or more of it), or a glob of names. In the cache of CNI a pod is
+    called `namespace/pod`, what belongs to none by its id."""
     label: Label | None = None
     """Every container with this label, now or later: `"app=web"`, or `"app"` with any value."""
     nic: Device = "eth0"
     """The NIC's name in the container."""
     engine: Engine = "auto"
-    """`podman`, `docker`, or the path of the engine's socket; `auto`: whichever of the two is there, or both."""
+    """`podman`, `docker`, or the path of the engine's socket; `auto`: whichever of the two is there, or both. The path
+    of a directory is that of a cache of CNI, `/var/lib/cni/results`; to read it needs the drop-in `cni.conf`."""
 
     def _contradictions(self) -> Iterator[tuple[str, ...]]:
         if self.container is None and self.label is None:

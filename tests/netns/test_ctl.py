@@ -12,7 +12,7 @@ from scapy.layers.l2 import Ether
 from scapy.utils import wrpcap
 
 from tests.conftest import MakeDaemon
-from tests.support.ctl import COMMAND, ROOT, ctl, run
+from tests.support.ctl import COMMAND, ROOT, complete, ctl, run
 from tests.support.daemon import Daemon
 from tests.support.send import FRAME, send
 from tests.support.terminal import Terminal
@@ -94,16 +94,6 @@ def test_the_daemons_filter_is_explained(running: Daemon, tmp_path: Path) -> Non
     assert lines[0].split() == ["1", "ingress", "rule", "1", "accepts", "tcp", "10.1.0.1:1000", ">", "10.1.0.2:80"]
     assert lines[1].endswith("udp 10.1.0.1:1000 > 10.1.0.2:2000; rule 1: protocol is udp, not tcp")
     assert "no such filter" in ctl(running.socket, "explain", "wob", "--pcap", str(tmp_path / "two.pcap"), status=1)
-
-
-def complete(line: str, shell: str = "bash") -> list[str]:
-    """What the shell is told when the last word of this line is to be completed."""
-    words = line.split(" ")
-    at = words[-1] if shell == "fish" else str(len(words) - 1)
-    lines = run(_MIRRORCTL_COMPLETE=f"{shell}_complete", COMP_WORDS=line, COMP_CWORD=at).stdout.splitlines()
-    if shell == "zsh":  # type, word and help on a line each
-        return lines[1::3]
-    return [line.partition(",")[2].split("\t")[0] for line in lines if line]
 
 
 def inside(running: Daemon, line: str) -> list[str]:

@@ -92,6 +92,7 @@ def test_a_way_out_that_goes_down_and_comes_up_again(
     source.ip("link set uplink up")
     source.ip("neighbour replace 10.99.0.2 lladdr 02:00:00:00:00:99 dev uplink")
     wait_for(lambda: "state UP" in collector.ip("link show dev eth0"), "the collector's link up")
+    mirrord.wait_up()  # it has seen that the link is up
     send(client, "eth0", FRAME, 10)
     metrics = mirrord.settle(120)
     assert metrics.total("mirrord_mirrored_frames_total") == len(sniffer.stop().frames()) == 20

@@ -33,3 +33,13 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
         [*COMMAND, *arguments], env={**os.environ, **environment},
         capture_output=True, text=True, timeout=60, check=False, cwd=ROOT,
     )  # fmt: skip
+
+
+def complete(line: str, shell: str = "bash") -> list[str]:
+    """What the shell is told when the last word of this line is to be completed."""
+    words = line.split(" ")
+    at = words[-1] if shell == "fish" else str(len(words) - 1)
+    lines = run(_MIRRORCTL_COMPLETE=f"{shell}_complete", COMP_WORDS=line, COMP_CWORD=at).stdout.splitlines()
+    if shell == "zsh":  # type, word and help on a line each
+        return lines[1::3]
+    return [line.partition(",")[2].split("\t")[0] for line in lines if line]

@@ -14,7 +14,7 @@ from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.frame.headers import Tag
 from mirrord.dataplane.frame.wire import Frame, Vnet
-from mirrord.plans import ForwardPlan, OnMtuExceeded
+from mirrord.plans import ForwardPlan, OnMtuExceeded, Payload
 from tests.support.selections import IPV4, IPV6, PORTS, VLANS, frames, guards, selections
 
 MACS = bytes.fromhex("020000000002020000000001")
@@ -170,6 +170,7 @@ def plans() -> st.SearchStrategy[ForwardPlan]:
         ForwardPlan,
         template=st.sampled_from(TEMPLATES),
         snaplen=limits,
+        payload=st.sampled_from([Payload.keep, Payload.keep, Payload.zero]),
         past_headers=st.sampled_from([None, None, 0, 64]),
         frame_limit=limits,
         longest=st.sampled_from([0, 0, 0, 60, 1000, 1514]),
@@ -179,6 +180,7 @@ def plans() -> st.SearchStrategy[ForwardPlan]:
         packet_limit=st.sampled_from([0, 0, 0, 1, 1000, 10_000_000, (1 << 31) - 1]),
         strip_tag=st.booleans(),
         push_tag=st.sampled_from([0, 0, 111]),
+        strip_ethernet=st.sampled_from([False, False, True]),
         overhead=st.sampled_from([0, 42, 40_000]),  # the last empties a bucket with two frames
         guards=st.just(()) | guards(),
         exact=st.none() | st.none() | selections(),

@@ -124,9 +124,9 @@ class Hypervisor:
 
 
 class Podman:
-    """Podman in a host, with a store of its own, and its API on `socket`."""
+    """Podman in a host, with a store of its own, and its API on `socket`; its networks by netavark, or by CNI."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, *, cni: bool = False) -> None:
         self.host = host
         self._directory = Path(tempfile.mkdtemp(prefix="pod-"))
         self.socket = self._directory / "podman.sock"
@@ -135,6 +135,9 @@ class Podman:
             (root / name).mkdir(parents=True)
         shutil.copy("/bin/busybox", root / "bin" / "busybox")
         self._root = root
+        self._settings = self._directory / "containers.conf"
+        words = ('network_backend = "cni"', 'cni_plugin_dirs = ["/usr/lib/cni"]') if cni else ()
+        self._settings.write_text("\n".join(("[network]", *words)))
         self._service = self._spawn("system", "service", "--time", "0", f"unix://{self.socket}")
         wait_for(self.socket.is_socket, "Podman's API listens", 30)
 
@@ -142,7 +145,7 @@ class Podman:
         # not by `ip netns exec`, which mounts a /sys without the cgroups that runc looks for
         base = ["podman", "--root", f"{self._directory}/store", "--runroot", f"{self._directory}/run"]
         return [
-            "nsenter", f"--net=/run/netns/{self.host.name}", *base,
+            "env", f"CONTAINERS_CONF={self._settings}", "nsenter", f"--net=/run/netns/{self.host.name}", *base,
             "--runtime", "runc", "--cgroup-manager", "cgroupfs", *arguments,
         ]  # fmt: skip
 
@@ -154,13 +157,17 @@ class Podman:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    def run(self, name: str, **labels: str) -> str:
+    def run(self, name: str, *options: str, **labels: str) -> str:
         """A container that does nothing until it is told to; its address."""
         words = [word for key, value in labels.items() for word in ("--label", f"{key}={value}")]
         limits = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")  # no more than a test's own
         sleep = ("/bin/busybox", "sleep", "1000")
-        self.podman("run", "--detach", "--name", name, *limits, *words, "--rootfs", str(self._root), *sleep)
+        self.podman("run", "--detach", "--name", name, *limits, *options, *words, "--rootfs", str(self._root), *sleep)
         return self.address(name)
+
+    def id(self, name: str) -> str:
+        """All of a container's id."""
+        return self.podman("inspect", "--format", "{{.Id}}", name)
 
     def address(self, name: str) -> str:
         (told,) = json.loads(self.podman("inspect", name))

@@ -1,5 +1,5 @@
 /* Runs programs on frames, for test_bpf.py. One request on standard input, one answer of two words on standard output:
- * what mirrord_bpf_check and mirrord_bpf_run gave. Every buffer is exactly as long as it should be, for ASan to see. */
+ * what may_run, turned round, and run_program gave. Every buffer is exactly as long as it should be, for ASan to see. */
 #include "filter/bpf.h"
 
 #include <stdio.h>
@@ -25,7 +25,7 @@ int main(void)
 	while (fread(&request, sizeof request, 1, stdin) == 1) {
 		struct sock_filter *program = receive(request.instructions * sizeof *program);
 		uint8_t *data = receive(request.length);
-		struct mirrord_bpf_frame frame = {
+		struct bpf_frame frame = {
 			.data = data,
 			.length = request.length,
 			.mark = request.mark,
@@ -34,10 +34,10 @@ int main(void)
 			.tci = (uint16_t)request.tci,
 			.tpid = (uint16_t)request.tpid,
 		};
-		uint32_t answer[2] = {(uint32_t)mirrord_bpf_check(program, request.instructions), 0};
+		uint32_t answer[2] = { !may_run(program, request.instructions), 0 };
 
 		if (answer[0] == 0)
-			answer[1] = mirrord_bpf_run(program, request.instructions, &frame);
+			answer[1] = run_program(program, request.instructions, &frame);
 		if (fwrite(answer, sizeof answer, 1, stdout) != 1 || fflush(stdout) != 0)
 			return 1;
 		free(data);

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from mirrord.control.guests.cni import containers
+from mirrord.control.guests.follower import UnreachableError
 from mirrord.control.guests.inventory import Answer, Guest, GuestNic, Place
 from mirrord.control.guests.libvirt import domains, guest
+from mirrord.control.guests.processes import Nic, machines, told
 from mirrord.control.host.view import Link, View
 from mirrord.control.planning.guests import Resolved, places, resolve
 from mirrord.control.planning.plan import Planner
@@ -174,3 +179,94 @@ def test_libvirts_definitions_are_read() -> None:
     assert (off.name, off.runs, off.nics[0].device) == ("off", False, "")
     with pytest.raises(ValueError, match="not a definition"):
         guest("<domain")
+
+
+LIBVIRTS = [
+    "/usr/bin/qemu-system-x86_64", "-name", "guest=VM-1,debug-threads=on", "-S", "-uuid", VM1.id,
+    "-netdev", '{"type":"tap","fd":"31","vhost":true,"vhostfd":"33","id":"hostnet0"}',
+    "-device", '{"driver":"virtio-net-pci","netdev":"hostnet0","id":"net0","mac":"52:54:00:AA:00:01","bus":"pci.0"}',
+    "-netdev", "tap,fds=34:35,id=hostnet1",
+    "-device", "virtio-net-pci,netdev=hostnet1,mac=52:54:00:aa:00:02",
+]  # fmt: skip
+PROXMOXS = [
+    "/usr/bin/kvm", "-id", "101", "-name", "web,,1,debug-threads=on",
+    "-device", "virtio-net-pci,mac=BC:24:11:00:00:01,netdev=net0,bus=pci.0",
+    "-netdev", "type=tap,id=net0,ifname=tap101i0,script=/usr/libexec/qemu-server/pve-bridge",
+    "--nic", "user,mac=52:54:00:aa:00:03", "-nic", "tap,mac=52:54:00:aa:00:04",
+]  # fmt: skip
+
+
+def test_a_qemus_command_line_is_read() -> None:
+    assert told(LIBVIRTS) == (
+        "VM-1",
+        VM1.id,
+        [Nic("hostnet0", "tap", "52:54:00:aa:00:01", 31), Nic("hostnet1", "tap", "52:54:00:aa:00:02", 34)],
+    )
+    assert told(PROXMOXS) == (
+        "web,1",
+        "",
+        [
+            Nic("net0", "tap", "bc:24:11:00:00:01", tap="tap101i0"),
+            Nic("-nic 1", "user", "52:54:00:aa:00:03"),
+            Nic("-nic 2", "tap", "52:54:00:aa:00:04"),
+        ],
+    )
+    assert told(["qemu-system-x86_64", "-netdev", "{", "-device", "x,netdev=none", "-name"]) == ("", "", [])
+
+
+def test_a_process_that_holds_taps_is_a_vm(tmp_path: Path) -> None:
+    """What the kernel shows of taps in /proc, in the form of drivers/net/tun.c; the files are made here."""
+    for number, words, taps in (("1", ["init"], {}), ("7", PROXMOXS, {3: "tap101i0", 4: "tap0"})):
+        process = tmp_path / number
+        (process / "fdinfo").mkdir(parents=True)
+        (process / "ns").mkdir()
+        (process / "ns" / "net").symlink_to(Path("/proc/self/ns/net").readlink())
+        (process / "cmdline").write_bytes("\0".join([*words, ""]).encode())
+        for descriptor, name in taps.items():
+            (process / "fdinfo" / str(descriptor)).write_text(f"pos:\t0\nflags:\t0104002\nmnt_id:\t26\niff:\t{name}\n")
+    (found,) = machines(tmp_path)
+    assert (found.name, found.id, found.runs) == ("web,1", "7", True)
+    assert [nic.device for nic in found.nics] == ["tap101i0", "", "tap0"]
+    assert found.nics[1].reason.startswith("its frames end in QEMU")
+    (tmp_path / "7" / "ns" / "net").unlink()
+    (tmp_path / "7" / "ns" / "net").symlink_to("net:[1]")
+    (elsewhere,) = machines(tmp_path)
+    assert [nic.device for nic in elsewhere.nics] == ["", "", ""]  # a tap of this name may be here, too: another one
+    assert elsewhere.nics[0].reason == "its process (7) is in another network namespace"
+    (tmp_path / "1" / "cmdline").unlink()
+    for name in ("fdinfo", "ns/net", "ns"):
+        one = tmp_path / "1" / name
+        one.rmdir() if one.is_dir() and not one.is_symlink() else one.unlink()
+    (tmp_path / "1").rmdir()
+    with pytest.raises(UnreachableError, match=r"hidden .* the drop-in processes\.conf"):
+        machines(tmp_path)
+
+
+def test_a_cache_of_cni_is_read(tmp_path: Path) -> None:
+    """By the forms of libcni's cache and of an ADD's result, CNI specification 1.0."""
+
+    def write(name: str, container: str, interface: str, interfaces: list[dict[str, str]], **pod: str) -> None:
+        arguments = [[key, value] for key, value in pod.items()]
+        result = {"cniVersion": "1.0.0", "interfaces": interfaces}
+        told = {"kind": "cniCacheV1", "containerId": container, "ifName": interface, "networkName": "net"}
+        (tmp_path / name).write_text(json.dumps({**told, "cniArgs": arguments, "result": result}))
+
+    bridge, veth = {"name": "cni0", "mac": "02:00:00:00:00:01"}, {"name": "veth1a2b", "mac": "02:00:00:00:00:02"}
+    inside = {"name": "eth0", "mac": "02:00:00:00:00:0A", "sandbox": "/var/run/netns/cni-1"}
+    pod = {"K8S_POD_NAMESPACE": "shop", "K8S_POD_NAME": "web-0"}
+    write("net-aaa-eth0", "aaa", "eth0", [bridge, veth, inside], IgnoreUnknown="1", **pod)
+    write("data-aaa-net1", "aaa", "net1", [{**inside, "name": "net1"}], **pod)
+    write("net-bbb-eth0", "bbb", "eth0", [{"name": "cali12"}])
+    (tmp_path / "half").write_text('{"kind":')
+    (tmp_path / "other").write_text("[]")
+    (tmp_path / "directory").mkdir()
+    bbb, aaa = containers(tmp_path)
+    assert (bbb.name, bbb.nics) == ("bbb", (GuestNic("eth0", "", "cali12"),))
+    assert (aaa.name, aaa.id) == ("shop/web-0", "aaa")
+    assert aaa.labels == {"io.kubernetes.pod.namespace": "shop", "io.kubernetes.pod.name": "web-0"}
+    assert aaa.nics[0] == GuestNic("eth0", "02:00:00:00:00:0a", "veth1a2b")
+    assert (aaa.nics[1].device, aaa.nics[1].reason[:25]) == ("", "it has no end on this hos")
+    cache = {Place("container", "/var/lib/cni/results"): Answer((aaa, bbb))}
+    chosen = {"type": "container", "engine": "/var/lib/cni/results"}
+    for how in ({"container": "shop/web-0"}, {"container": "shop/*"}, {"label": "io.kubernetes.pod.namespace=shop"}):
+        assert devices(resolve(config({**chosen, **how}), cache)) == ("veth1a2b",)

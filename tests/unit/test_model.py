@@ -26,6 +26,7 @@ SESSION: dict[str, object] = {
     "filter": OPTIONAL,
     "destination": REQUIRED,
     "snaplen": 0,
+    "payload": "keep",
     "sampling_rate": 1,
     "rate_limit": "0",
     "packet_limit": 0,
@@ -333,6 +334,7 @@ SESSIONS = keys(
     filter=NAMES,
     snaplen=st.sampled_from([0, "headers", "headers+64"])
     | st.integers(14, 65535),  # a device takes no less than an Ethernet header
+    payload=st.sampled_from(["keep", "zero"]),
     rate_limit=RATES,
     ring_size=SIZES,
     pause_above=st.sampled_from(["", "80%"]),

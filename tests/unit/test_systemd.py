@@ -6,6 +6,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.support.daemon import ROOT
 
 FILES = ROOT / "systemd"
@@ -20,19 +22,26 @@ def security(unit: Path) -> str:
     return run("systemd-analyze", "security", "--offline=yes", "--threshold=20", unit)
 
 
-def test_the_unit_is_hardened_and_netns_options_cost_what_the_drop_in_says(tmp_path: Path) -> None:
-    assert "✓ CapabilityBoundingSet=~CAP_SYS_ADMIN" in security(FILES / "mirrord.service")
+@pytest.mark.parametrize(
+    ("drop_in", "costs"),
+    [
+        ("netns.conf", {"CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "RestrictNamespaces=~net", "ProtectProc="}),
+        ("processes.conf", {"CAP_SYS_PTRACE", "ProtectProc="}),
+        ("cni.conf", {"CAP_(DAC_*|FOWNER|IPC_OWNER)"}),
+        ("podman.conf", {"SupplementaryGroups="}),
+        ("docker.conf", {"SupplementaryGroups="}),
+    ],
+)
+def test_the_unit_is_hardened_and_a_drop_in_costs_what_it_says(drop_in: str, costs: set[str], tmp_path: Path) -> None:
+    security(FILES / "mirrord.service")
     (tmp_path / "mirrord.service.d").mkdir()
     shutil.copy(FILES / "mirrord.service", tmp_path)
-    shutil.copy(FILES / "netns.conf", tmp_path / "mirrord.service.d")
+    shutil.copy(FILES / drop_in, tmp_path / "mirrord.service.d")
     weaker = run("systemd-analyze", "security", "--offline=yes", tmp_path / "mirrord.service")
     lost = {line.split()[1] for line in weaker.splitlines() if line.startswith("✗")} - {
         line.split()[1] for line in security(FILES / "mirrord.service").splitlines() if line.startswith("✗")
     }
-    assert lost == {
-        "CapabilityBoundingSet=~CAP_SYS_ADMIN", "CapabilityBoundingSet=~CAP_SYS_PTRACE",
-        "RestrictNamespaces=~net", "ProtectProc=",
-    }  # fmt: skip
+    assert {one.removeprefix("CapabilityBoundingSet=~") for one in lost} == costs
 
 
 def test_the_user_and_its_directories_are_made(tmp_path: Path) -> None:

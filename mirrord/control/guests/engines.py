@@ -1,10 +1,12 @@
 """Containers, as their engine tells of them, and the host's end of each NIC, as the kernel tells of it.
 
 The engine's API (Docker's; Podman serves the same) says which containers run, and as which process. The kernel then
-says which veths of the host have their other end in that process's network namespace, and what it is called there; that
-takes CAP_NET_ADMIN, and no visit to the namespace.
+says which veths of the host have their other end in that process's network namespace, and what it is called there.
 
-https://docs.docker.com/reference/api/engine/, https://docs.podman.io/en/latest/_static/api.html, rtnetlink(7)
+An engine tells of a container when all of it has started, and Podman answers nothing about it before: some 200 ms after
+its NIC has come, mostly under the name that it had. So while a container is restarted its last answer holds.
+
+https://docs.docker.com/reference/api/engine/, https://docs.podman.io/en/latest/_static/api.html
 """
 
 from __future__ import annotations
@@ -12,8 +14,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
-import struct
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,21 +22,20 @@ from urllib.parse import quote
 from aiohttp import ClientError, ClientSession, ClientTimeout, UnixConnector
 
 from mirrord.control.guests.follower import Follower, UnreachableError
-from mirrord.control.guests.inventory import Guest, GuestNic
-from mirrord.control.host.rtnetlink import Rtnetlink, attribute, attributes, number, text
+from mirrord.control.guests.inventory import Guest
+from mirrord.control.guests.veths import nics_of
 
 SOCKETS = {"podman": "/run/podman/podman.sock", "docker": "/run/docker.sock"}
 
 MOST_AT_ONCE = 16
 """How many questions an engine is asked at a time."""
 
-# linux/rtnetlink.h, linux/net_namespace.h, linux/if_link.h
-RTM_GETLINK, RTM_GETNSID = 18, 90
-NETNSA_NSID, NETNSA_PID = 1, 2
-IFLA_ADDRESS, IFLA_IFNAME, IFLA_LINK, IFLA_LINK_NETNSID, IFLA_TARGET_NETNSID = 1, 3, 5, 37, 46
-_LINK = struct.Struct("=BxHiII")  # family, type, index, flags, change (struct ifinfomsg)
-_NSID = struct.Struct("=B3x")  # family (struct rtgenmsg)
-_SIGNED = struct.Struct("=i")
+
+HOLD_SECONDS = 5.0
+"""How long a container that is being restarted, or of whose end there was no event yet, is what it was, at most."""
+
+ENDS = "die", "died", "remove"
+"""Events of a container's end."""
 
 
 class Engine(Follower):
@@ -43,6 +43,9 @@ class Engine(Follower):
 
     def __init__(self, path: str, changed: Callable[[], None]) -> None:
         self._path = path
+        self._held: dict[str, asyncio.TimerHandle] = {}  # by id: those that go on as they were
+        self._ended: set[str] = set()  # those that are not to be held
+        self._restarts: set[str] = set()  # those whose restart was told of, and not yet their start
         super().__init__(f"the container engine at {path}", changed)
 
     async def look(self) -> tuple[Guest, ...]:
@@ -54,8 +57,42 @@ class Engine(Follower):
                 async with turns:
                     return await _container(session, container["Id"])
 
-            found = await asyncio.gather(*map(one, running))
-        return tuple(sorted((one for one in found if one is not None), key=lambda one: one.name))
+            found = [one for one in await asyncio.gather(*map(one, running)) if one is not None]
+        held = {guest.id: guest for guest in self._hold(found)}
+        return tuple(sorted([*held.values(), *(one for one in found if one.id not in held)], key=lambda one: one.name))
+
+    def _hold(self, found: list[Guest]) -> Iterator[Guest]:
+        """Those that have gone, and may be back in a moment, as they were; unless another one has their device by now.
+
+        Events come later than the answers: what has gone is held until its event tells that it is no restart.
+        """
+        running = {guest.id for guest in found if guest.nics}
+        taken = {nic.device for guest in found for nic in guest.nics}
+        known = {guest.id for guest in self.answer.guests} | running
+        self._ended, self._restarts = self._ended & known, self._restarts & known
+        for guest in self.answer.guests:
+            if guest.id in running or not guest.nics or taken & {nic.device for nic in guest.nics}:
+                self._release(guest.id)
+            elif guest.id not in self._ended:
+                self._keep(guest.id)
+                yield guest
+
+    def _keep(self, container: str) -> None:
+        if container not in self._held:
+            loop = asyncio.get_running_loop()
+            self._held[container] = loop.call_later(HOLD_SECONDS, self._end, container)
+
+    def _release(self, container: str) -> None:
+        self._ended.discard(container)
+        if (timer := self._held.pop(container, None)) is not None:
+            timer.cancel()
+
+    def _end(self, container: str) -> None:
+        """Hold a container no longer."""
+        self._release(container)
+        self._restarts.discard(container)
+        self._ended.add(container)
+        self.nudge()
 
     async def events(self) -> AsyncGenerator[None, None]:
         filters = quote(json.dumps({"type": ["container", "network"]}))
@@ -65,10 +102,26 @@ class Engine(Follower):
                     if answer.status != 200:
                         raise UnreachableError(f"{answer.status} {answer.reason}")
                     yield
-                    async for _ in answer.content:
+                    async for line in answer.content:
+                        self._heard(line)
                         yield
             except ClientError as error:
                 raise UnreachableError(self._why(error)) from error
+
+    def _heard(self, line: bytes) -> None:
+        """See what an event tells of a container's end: that it is one, or a restart."""
+        try:
+            told = json.loads(line)
+            action, container = told.get("Action"), told.get("Actor", {}).get("ID", "")
+        except (ValueError, AttributeError):
+            return  # half a line of a very long one, or nothing that can be understood: it is looked all the same
+        if action == "restart":  # Podman's first event of one, Docker's last
+            self._restarts.add(container)
+        elif action == "start":
+            self._restarts.discard(container)
+            self._ended.discard(container)
+        elif action in ENDS and container not in self._restarts:
+            self._end(container)
 
     def _session(self, total: float | None) -> ClientSession:
         return ClientSession(connector=UnixConnector(self._path), timeout=ClientTimeout(total=total))
@@ -107,42 +160,3 @@ async def _container(session: ClientSession, name: str) -> Guest | None:
         nics=nics,
         labels=told.get("Config", {}).get("Labels") or {},
     )
-
-
-def nics_of(process: int) -> tuple[GuestNic, ...]:
-    """The veths of this host whose other end is in the process's network namespace. Empty when the process is gone."""
-    netlink = Rtnetlink()
-    try:
-        place = _namespace_id(netlink, process)
-        if place is None:
-            return ()
-        there = {index: (name, mac) for index, name, mac, _ in _links(netlink, place)}
-        here = [(name, peer) for _, name, _, (peer, at) in _links(netlink) if at == place]
-        return tuple(GuestNic(*there[peer], device) for device, peer in here if peer in there)
-    except OSError as error:
-        if error.errno in (errno.ESRCH, errno.ENOENT, errno.EINVAL):
-            return ()
-        raise
-    finally:
-        netlink.close()
-
-
-def _namespace_id(netlink: Rtnetlink, process: int) -> int | None:
-    """What the kernel calls the process's network namespace in this one; None where it has no name for it."""
-    for body in netlink.ask(RTM_GETNSID, _NSID.pack(0) + attribute(NETNSA_PID, struct.pack("=I", process))):
-        (found,) = _SIGNED.unpack(attributes(body, _NSID.size)[NETNSA_NSID])
-        return int(found) if found >= 0 else None
-    return None
-
-
-def _links(netlink: Rtnetlink, place: int | None = None) -> list[tuple[int, str, str, tuple[int, int | None]]]:
-    """Index, name and address of each device there (None: here); for a veth, its peer's index and namespace's id."""
-    where = b"" if place is None else attribute(IFLA_TARGET_NETNSID, _SIGNED.pack(place))
-    found = []
-    for body in netlink.dump(RTM_GETLINK, _LINK.pack(0, 0, 0, 0, 0) + where):
-        told = attributes(body, _LINK.size)
-        beyond = told.get(IFLA_LINK_NETNSID)
-        peer = number(told.get(IFLA_LINK)), None if beyond is None else int(_SIGNED.unpack(beyond)[0])
-        mac = told.get(IFLA_ADDRESS, b"").hex(":")
-        found.append((_LINK.unpack_from(body)[2], text(told.get(IFLA_IFNAME)), mac, peer))
-    return found

@@ -49,8 +49,13 @@ class Follower(ABC):
         """Look again: something happened that the manager's events may not tell of."""
         self._news.set()
 
-    async def close(self) -> None:
+    def end(self) -> None:
+        """Follow no more, as soon as may be."""
         self._task.cancel()
+
+    async def close(self) -> None:
+        """Follow no more, and wait until that is so."""
+        self.end()
         with suppress(asyncio.CancelledError):
             await self._task
 

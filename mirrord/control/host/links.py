@@ -55,6 +55,9 @@ right after the carrier came, while its queue is not in place. Many have no stat
 ON_ANOTHER = {"vlan", "macvlan", "macvtap"}
 ETH_ALEN = 6
 ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772  # linux/if_arp.h
+WITHOUT_ETHERNET = {256, 257, 258, 259, 512, 519, 768, 769, 776, 778, 823, 0xFFFE}
+"""ARPHRD_SLIP, _CSLIP, _SLIP6, _CSLIP6, _PPP, _RAWIP, _TUNNEL, _TUNNEL6, _SIT, _IPGRE, _IP6GRE, and _NONE, which tun,
+WireGuard and XFRM devices have: a packet socket sees their packets from the network header on."""
 
 # linux/if_addr.h
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
@@ -343,6 +346,7 @@ def _link(body: bytes) -> Link:
         mtu=number(found[IFLA_MTU]),
         up=bool(flags & IFF_UP),
         ethernet=kind in (ARPHRD_ETHER, ARPHRD_LOOPBACK),
+        raw=kind in WITHOUT_ETHERNET,
         carrier=bool(flags & IFF_LOWER_UP) and number(found.get(IFLA_OPERSTATE)) not in NOT_SENDING,
         loopback=kind == ARPHRD_LOOPBACK,
         most_mtu=number(found.get(IFLA_MAX_MTU)),

@@ -91,7 +91,8 @@ async def _doctor(request: web.Request) -> web.StreamResponse:
 
 
 async def _sources(request: web.Request) -> web.StreamResponse:
-    return await json_response({"sources": iter(await request.app[SERVICE].sources())})
+    found = await request.app[SERVICE].sources(at_once=flag(request, "at_once"))
+    return await json_response({"sources": iter(found)})
 
 
 async def _openapi(_: web.Request) -> web.StreamResponse:

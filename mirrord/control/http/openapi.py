@@ -33,12 +33,18 @@ QUERY: dict[str, dict[str, Any]] = {
         "default": False,
         "description": "Change nothing: refuse what would be refused, or answer with what is doubtful.",
     },
+    "at_once": {
+        "type": "boolean",
+        "default": False,
+        "description": "Leave out the rates, and the guests of managers that take more than 30 ms to answer.",
+    },
 }
 QUERIES = {
     "/v1/audit": ("mirror", "since", "limit"),
     "/v1/doctor": ("mirror",),
     "/v1/apply": ("prune", "dry_run"),
     "/v1/reload": ("dry_run",),
+    "/v1/sources": ("at_once",),
 }
 
 
@@ -161,9 +167,10 @@ def _audit_record() -> dict[str, Any]:
 def _source() -> dict[str, Any]:
     number, index = {"type": "number"}, {"type": "integer"}
     words = ("type", "name", "id", "nic_name", "mac", "manager")
-    guest = _object(dict.fromkeys(words, TEXT) | {"runs": {"type": "boolean"}, "nic": index})
+    labels = {"type": "object", "additionalProperties": TEXT}
+    guest = _object(dict.fromkeys(words, TEXT) | {"runs": {"type": "boolean"}, "nic": index, "labels": labels})
     return _object(
-        dict.fromkeys(("device", "kind", "state", "master"), TEXT)
+        dict.fromkeys(("device", "kind", "link", "state", "master"), TEXT)
         | {"guest": {"anyOf": [guest, {"type": "null"}]}, "mirrored_by": {"type": "array", "items": TEXT}}
         | {"frames_per_second": number, "bits_per_second": number}
     )

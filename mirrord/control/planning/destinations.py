@@ -28,7 +28,7 @@ from mirrord.model import (
     TunnelDestination,
     VxlanDestination,
 )
-from mirrord.plans import DevicePlan, FilePlan, ForwardPlan, OnMtuExceeded, TunnelPlan
+from mirrord.plans import DevicePlan, FilePlan, ForwardPlan, OnMtuExceeded, Payload, TunnelPlan
 
 UDP_HEADER = 8
 IP_HEADER = {4: 20, 6: 40}
@@ -63,6 +63,7 @@ def way_out(
     forward = ForwardPlan(
         template=encap.bare(),
         snaplen=0 if session.snaplen.past_headers else session.snaplen.length,
+        payload=Payload[session.payload],
         past_headers=session.snaplen.length if session.snaplen.past_headers else None,
         on_mtu_exceeded=OnMtuExceeded[session.on_mtu_exceeded],
         sampling_rate=session.sampling_rate,
@@ -184,9 +185,11 @@ def _file(
         rotate_size=to.rotate_size,
         rotate_seconds=to.rotate_seconds,
         keep=to.keep,
+        raw=source.raw,
     )
     template = encap.packet_block()
-    return WayOut(plan, replace(forward, template=template, overhead=-len(template.header)))
+    forward = replace(forward, template=template, overhead=-len(template.header), strip_ethernet=source.raw)
+    return WayOut(plan, forward)
 
 
 def _tunnel(

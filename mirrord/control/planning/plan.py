@@ -34,6 +34,7 @@ from mirrord.model import (
 from mirrord.plans import CapturePlan, FilePlan, ListenPlan, Netns, PipelinePlan, TunnelPlan
 
 NO_LEASES: Mapping[str, Lease] = {}
+WITHOUT_ETHERNET = "ip"  # what a source's link is where it is not Ethernet
 
 
 class Key(NamedTuple):
@@ -225,7 +226,8 @@ def _entry(
     forward = replace(way.forward, guards=selections.guards(session))
     pipeline = PipelinePlan(capture, forward, way.transmit, counted or "", session.workers, session.recorder)
     limit = _limit(config, session, view, leased)
-    about = tuple({**dict(about), **dict(way.how)}.items())
+    link = (("link", WITHOUT_ETHERNET),) if source.raw else ()
+    about = tuple({**dict(about), **dict(way.how), **dict(link)}.items())
     bypassed = any(spot.bypassed for spot in spots)
     return Entry(key, "up", "", pipeline, guest, about, warnings, limit, trouble=way.trouble, bypassed=bypassed)
 
@@ -268,6 +270,7 @@ def _capture(
         mode="ring" if session.capture == "auto" and session.workers > 1 else session.capture,
         ring_size=size,
         promiscuous=isinstance(session.source, DeviceSource) and session.source.promiscuous,
+        raw=source.raw,
     )
 
 

@@ -59,6 +59,7 @@ SIMPLE = (
     ("truncated_frames", Slot.truncated, "Copies cut to the snaplen or to the path MTU."),
     ("segmented_frames", Slot.segmented, "Super-frames split into the frames that the wire carried."),
     ("fragmented_frames", Slot.fragmented, "Copies sent in outer IP fragments."),
+    ("zeroed_frames", Slot.zeroed, "Copies whose payload was overwritten with zeros, or a part of it."),
     ("unplaced_frames", Slot.unplaced, "Later fragments sampled by addresses alone: their first one was not seen."),
 )
 READ = {

@@ -13,7 +13,7 @@ from mirrord.dataplane.forward import encap
 from mirrord.dataplane.pipeline import Pipeline
 from mirrord.dataplane.tap import Tap
 from mirrord.dataplane.worker import ANSWER_SECONDS, Worker
-from mirrord.plans import ForwardPlan, PipelinePlan, StreamPlan
+from mirrord.plans import CapturePlan, ForwardPlan, PipelinePlan, StreamPlan
 
 LOOK_SECONDS = 0.5
 """How often it is asked whether the reader is still there, when nothing comes."""
@@ -33,10 +33,13 @@ class Live:
         with suppress(OSError):  # the user's pipes have as many pages as they may: a smaller one does
             fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
         comment = f"mirror {key.mirror}, session {key.session}"
+        raw = isinstance(plan.capture, CapturePlan) and plan.capture.raw
         try:
             self._pipeline = Pipeline(
                 PipelinePlan(
-                    plan.capture, _as_packets(plan.forward), StreamPlan(end, key.source, comment, plan.forward.snaplen)
+                    plan.capture,
+                    _as_packets(plan.forward, raw=raw),
+                    StreamPlan(end, key.source, comment, plan.forward.snaplen, raw),
                 ),
                 native=native,
             )
@@ -86,15 +89,17 @@ def _settle(ready: asyncio.Future[None]) -> None:
         ready.set_result(None)
 
 
-def _as_packets(forward: ForwardPlan) -> ForwardPlan:
+def _as_packets(forward: ForwardPlan, *, raw: bool) -> ForwardPlan:
     template = encap.packet_block()
     return ForwardPlan(
         template=template,
         overhead=-len(template.header),
         snaplen=forward.snaplen,
+        payload=forward.payload,
         past_headers=forward.past_headers,
         sampling_rate=forward.sampling_rate,
         strip_tag=forward.strip_tag,
-        push_tag=forward.push_tag,
+        push_tag=0 if raw else forward.push_tag,
+        strip_ethernet=raw,
         guards=forward.guards,
     )

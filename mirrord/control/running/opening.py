@@ -47,7 +47,7 @@ class Opening:
         """The pipelines that the plan asks for, each without a source; or why they cannot be had."""
         try:
             self._devices.hold(plan.transmit)
-            recorder = self._recorders.of(key, plan.recorder)
+            recorder = self._recorders.of(key, plan)
             opening = partial(open_pipelines, plan, self._numberings[key[:2]], recorder, native=self._native)
             if not isinstance(plan.transmit, FilePlan):
                 return opening()

@@ -129,7 +129,7 @@ class Pipelines:
 
     def _replace(self, key: Key, plan: PipelinePlan) -> None:
         runs = self._running[key]
-        self._recorders.of(key, plan.recorder)
+        self._recorders.of(key, plan)
         runs.follow(self._paused(key, plan))
         if _beside_guards(runs.plan, plan) != plan:
             log.info("session changed", **key._asdict(), frame_limit=plan.forward.frame_limit)

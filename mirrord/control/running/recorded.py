@@ -35,11 +35,12 @@ class Recorded:
 
     async def read(self, gone: Callable[[], bool]) -> AsyncIterator[bytes]:
         """The stream as it comes, until its end, or until the reader is `gone`."""
-        comment = f"mirror {self._key.mirror}, session {self._key.session}"
-        yield pcapng.section(f"mirrord {__version__}", comment) + pcapng.interface(self._key.source, 0, comment)
         ring = self._ring
         if ring is None:
             return
+        comment = f"mirror {self._key.mirror}, session {self._key.session}"
+        header = pcapng.section(f"mirrord {__version__}", comment)
+        yield header + pcapng.interface(self._key.source, 0, comment, raw=ring.raw)
         end = EVERYTHING if self._follow else ring.head
         position, number = 0, 0  # of the next block
         begun = False

@@ -12,6 +12,7 @@ from threading import Lock
 
 from mirrord.control.planning.plan import Key
 from mirrord.dataplane.transmit.recorder import Recorder
+from mirrord.plans import PipelinePlan
 
 
 class Recorders:
@@ -23,14 +24,14 @@ class Recorders:
         self._known: dict[Key, Recorder] = {}
         self._planned: Collection[Key] = ()
 
-    def of(self, key: Key, size: int) -> Recorder:
-        """The recorder of what is about to run, with so many bytes, 0 for none."""
+    def of(self, key: Key, plan: PipelinePlan) -> Recorder:
+        """The recorder of what is about to run by this plan."""
         with self._lock:
             if key not in self._known:
                 self._drop({one for one in self._known if one[:2] == key[:2] and one not in self._planned})
                 self._known[key] = Recorder(native=self._native)
             recorder = self._known[key]
-        recorder.hold(size)
+        recorder.hold(plan.recorder, raw=plan.forward.strip_ethernet)
         return recorder
 
     def plan(self, planned: Collection[Key]) -> None:

@@ -25,6 +25,7 @@ from mirrord.dataplane.capture.fanout import SOL_PACKET, Group, set_slowly, stee
 from mirrord.dataplane.filter import bpf, several
 from mirrord.dataplane.frame.headers import Tag
 from mirrord.dataplane.frame.wire import VNET, Frame, Vnet
+from mirrord.dataplane.frame.without_ethernet import with_ethernet
 from mirrord.dataplane.netns import inside
 from mirrord.plans import CapturePlan
 
@@ -39,6 +40,7 @@ PACKET_RX_RING = 5
 PACKET_STATISTICS = 6
 PACKET_AUXDATA = 8
 PACKET_VERSION = 10
+PACKET_RESERVE = 12
 PACKET_VNET_HDR = 15
 PACKET_MR_PROMISC = 1
 TPACKET_V3 = 2
@@ -62,6 +64,9 @@ for a busy source. A slow stream uses up a block each time, so that this also bo
 by 64 or 128 ms with the default 16 blocks. Losing nothing is worth 4 ms to a busy source; it also wakes less often.
 """
 
+HEADROOM = 16
+"""Bytes before a packet of a device without Ethernet, for the header that the native core puts there."""
+
 NOMINAL_FRAME = 2048
 """The kernel wants a frame size of a ring; in version 3 frames lie close together and it has no effect."""
 
@@ -81,7 +86,7 @@ _STATUS_AT = 8
 _FRAME = struct.Struct(
     "=IIIIIIHH4xIH"
 )  # tpacket3_hdr: next_offset, sec, nsec, snaplen, len, status, mac, net, tci, tpid
-_PACKET_TYPE = 48 + 10  # sll_pkttype of the sockaddr_ll behind a tpacket3_hdr
+_PROTOCOL, _PACKET_TYPE = 48 + 2, 48 + 10  # sll_protocol, sll_pkttype of the sockaddr_ll behind a tpacket3_hdr
 _AUXDATA = struct.Struct("=IIIHHHH")  # status, len, snaplen, mac, net, tci, tpid (struct tpacket_auxdata)
 _TIMESPEC = struct.Struct("@ll")
 _STATISTICS = struct.Struct("=II")
@@ -150,6 +155,8 @@ class Capture:
         if self.mode == "ring":
             if self._stamped:
                 sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+            if plan.raw:
+                sock.setsockopt(SOL_PACKET, PACKET_RESERVE, HEADROOM)
             self._map_ring()
         else:
             sock.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
@@ -198,7 +205,7 @@ class Capture:
         """Take what any of these wants from now on; none is missed that was wanted before, too. OSError when there is
         no room: then it goes on as before.
         """
-        self.exact = several.attach(self.socket, *selections)
+        self.exact = several.attach(self.socket, *selections, raw=self.plan.raw)
         self.selections = selections
 
     def fill(self) -> float:
@@ -269,9 +276,10 @@ class Capture:
                 vnet=Vnet._make(VNET.unpack_from(ring, at + mac - VNET.size)),
                 time=seconds * 1_000_000_000 + nanoseconds,
             )
+            protocol = int.from_bytes(ring[at + _PROTOCOL : at + _PROTOCOL + 2], "big")
             if not self._left:
                 self._give_back()
-            yield frame
+            yield with_ethernet(frame, protocol) if self.plan.raw else frame
 
     def _give_back(self) -> None:
         """Let the kernel have the block again: its last frame was taken out."""
@@ -294,7 +302,7 @@ class Capture:
                     state, length, _, _, _, tci, tpid = _AUXDATA.unpack(value)
                 elif (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPNS):
                     time = stamp(value)
-            yield Frame(
+            frame = Frame(
                 data=data[VNET.size :],
                 length=length,
                 egress=address[2] == PACKET_OUTGOING,
@@ -302,6 +310,7 @@ class Capture:
                 vnet=Vnet._make(VNET.unpack_from(data)),
                 time=time,
             )
+            yield with_ethernet(frame, address[1]) if self.plan.raw else frame
 
     def close(self) -> None:
         self._statuses.release()

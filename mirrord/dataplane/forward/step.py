@@ -5,8 +5,8 @@ clock (a frame's capture time is the only time there is) and knows no socket. It
 limits, the session's sequence numbers, and what the first fragments of datagrams told.
 
 The steps, in order: exact match (where the kernel ran a coarse filter, or rules are counted), own copies, whether
-copies are made at all, sampling, the frame as the wire carried it, VLAN tag off and on, snaplen, path MTU, the two
-limits, header.
+copies are made at all, sampling, the frame as the wire carried it, VLAN tag off and on, Ethernet header off where the
+device has none, snaplen, path MTU, the two limits, header.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from mirrord.dataplane.filter.rules import Selection, decide
 from mirrord.dataplane.forward.conversation import Conversations
 from mirrord.dataplane.forward.encap import Facts
 from mirrord.dataplane.forward.own_copies import OwnCopies
+from mirrord.dataplane.forward.payload import hide
 from mirrord.dataplane.frame.extent import headers_end
 from mirrord.dataplane.frame.headers import ETH_HEADER, TPIDS, Headers, flow_hash, parse
 from mirrord.dataplane.frame.segment import MalformedError
 from mirrord.dataplane.frame.wire import ADDRESSES, TAG, Frame, rebuild
-from mirrord.plans import ForwardPlan, OnMtuExceeded
+from mirrord.plans import ForwardPlan, OnMtuExceeded, Payload
 
 if TYPE_CHECKING:
     from mirrord.dataplane.transmit.recorder import Ring
@@ -69,6 +70,8 @@ class Outcome(NamedTuple):
     truncated: int = 0  # copies cut by snaplen or the path MTU
     segmented: int = 0  # 1 when a super-frame was split
     fragmented: int = 0  # copies that leave in more than one IP fragment
+    zeroed: int = 0  # copies with payload overwritten
+    unfollowed: int = 0  # 1 when that is because its connection's beginning, or a part of it, was not seen
     unplaced: int = 0  # 1 for a later fragment that was sampled by a guess: its first one is not known
 
 
@@ -133,6 +136,11 @@ class Forward:
             rebuilt = rebuild(frame, headers)
         except MalformedError:
             return Outcome(reason=Slot.dropped_malformed)
+        zeroed = 0
+        if plan.payload is not Payload.keep:
+            hidden = [hide(data, parse(data)) for data in rebuilt]
+            zeroed = sum(one is not other for one, other in zip(hidden, rebuilt, strict=True))
+            rebuilt = hidden
         frames = [self._retagged(data) for data in rebuilt]
         kept = [data[: self._snaplen(data, before)] for data, before in zip(frames, rebuilt, strict=True)]
         limits = [self._limit(data) for data in frames]
@@ -157,7 +165,7 @@ class Forward:
                 self.recorder.add(data, facts)
             copies.append(Copy(plan.template.fill(facts) + data, flow, plan.template.trailer(facts)))
         fragmented = sum(over) if plan.on_mtu_exceeded is OnMtuExceeded.fragment else 0
-        return Outcome(tuple(copies), None, sum(cut), int(len(copies) > 1), fragmented)
+        return Outcome(tuple(copies), None, sum(cut), int(len(copies) > 1), fragmented, zeroed)
 
     def _accepts(self, exact: Selection, headers: Headers, *, egress: bool) -> bool:
         decision = decide(exact, headers, egress=egress)
@@ -170,7 +178,7 @@ class Forward:
             data = data[:ADDRESSES] + data[ADDRESSES + TAG :]
         if self.plan.push_tag:
             data = data[:ADDRESSES] + _TPIDS[0] + self.plan.push_tag.to_bytes(2, "big") + data[ADDRESSES:]
-        return data
+        return data[ETH_HEADER:] if self.plan.strip_ethernet else data
 
     def _snaplen(self, data: bytes, before: bytes) -> int | None:
         """How much is kept; None: all. `before` is the frame before its tags were changed.
@@ -185,8 +193,9 @@ class Forward:
 
     def _limit(self, data: bytes) -> int:
         """The longest frame for the path; a device takes one 802.1Q tag over its MTU (packet_snd in the kernel)."""
-        tagged = not self.plan.template.header and data[12:14] == _TPIDS[0]
-        return self.plan.frame_limit and self.plan.frame_limit + (TAG if tagged else 0)
+        plan = self.plan
+        tagged = not plan.template.header and not plan.strip_ethernet and data[12:14] == _TPIDS[0]
+        return plan.frame_limit and plan.frame_limit + (TAG if tagged else 0)
 
     def _take(self, size: int, packets: int, time: int) -> bool:
         """Take a frame's bytes and copies out of the buckets: allowed while none in force is empty, so that each may

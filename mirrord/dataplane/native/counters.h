@@ -30,6 +30,8 @@ enum slot {
 	SEGMENTED,
 	FRAGMENTED,
 	UNPLACED,
+	ZEROED,
+	UNFOLLOWED,
 	LATENCY_SUM,
 	LATENCY_BUCKET,
 	LATENCY_BOUNDS = 14,
@@ -40,7 +42,7 @@ enum slot {
 /* counters.py: Seen, what a tap counts itself. */
 enum seen { SEEN_TAKEN, SEEN_LOST, SEEN_READ, SEEN_READ_BYTES, SEENS };
 
-enum { FIRST_BOUND = 50000 };	/* nanoseconds; counters.py: LATENCY_BOUNDS, each of which is twice the one before */
+enum { FIRST_BOUND = 50000 }; /* nanoseconds; counters.py: LATENCY_BOUNDS, each of which is twice the one before */
 
 /* Count one frame's time from capture to `now`, both in nanoseconds since 1970. */
 static inline void observe_latency(uint64_t *counters, uint64_t time, uint64_t now)

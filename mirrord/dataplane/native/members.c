@@ -21,8 +21,8 @@ void begin_batch(struct batch *batch, struct pipeline *pipeline)
 }
 
 /* `certain`: it is known already that the pipeline's matcher wants the frame. */
-static void forward_one(struct pipeline *pipeline, struct batch *batch, const struct frame *frame, struct parsed *parsed,
-			bool certain)
+static void forward_one(struct pipeline *pipeline, struct batch *batch, const struct frame *frame,
+			struct parsed *parsed, bool certain)
 {
 	uint64_t *counters = pipeline->counters;
 	const struct plan *plan = &pipeline->plan;
@@ -46,9 +46,13 @@ static void forward_one(struct pipeline *pipeline, struct batch *batch, const st
 static void assign(struct tap *tap, const struct work *work, uint32_t n)
 {
 	const struct frame *frame = &work->staged[n].frame;
-	struct mirrord_bpf_frame view = { .data = frame->data, .length = frame->captured, .egress = frame->egress,
-					  .tagged = frame->tagged, .tci = frame->tci, .tpid = frame->tpid };
-	uint32_t set = mirrord_bpf_run(tap->program, tap->program_length, &view);
+	struct bpf_frame view = { .data = frame->data,
+				  .length = frame->captured,
+				  .egress = frame->egress,
+				  .tagged = frame->tagged,
+				  .tci = frame->tci,
+				  .tpid = frame->tpid };
+	uint32_t set = run_program(tap->program, tap->program_length, &view);
 
 	if (set >= tap->set_count)
 		set = 0;

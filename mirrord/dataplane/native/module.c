@@ -11,8 +11,8 @@ typedef struct {
 	PyObject_HEAD
 	struct pipeline pipeline;
 	Py_buffer counters, sequence, output, tx_ring;
-	PyObject *callback;	/* gives the next file, or a lane its socket */
-	PyObject *beside;	/* whose state it shares, or NULL */
+	PyObject *callback; /* gives the next file, or a lane its socket */
+	PyObject *beside; /* whose state it shares, or NULL */
 } Pipeline;
 
 /* Called in the middle of a turn, which runs without the GIL. */
@@ -49,8 +49,9 @@ static bool open_output(Pipeline *self, PyObject *output)
 		PyErr_SetString(PyExc_ValueError, "memory of the wrong size");
 		return false;
 	}
-	self->pipeline.file = (struct file){ .output = self->output.buf, .counters = self->counters.buf,
-					     .next = call_next_file, .context = self };
+	self->pipeline.file = (struct file){
+		.output = self->output.buf, .counters = self->counters.buf, .next = call_next_file, .context = self
+	};
 	return true;
 }
 
@@ -59,15 +60,16 @@ static PyObject *Pipeline_new(PyTypeObject *type, PyObject *arguments, PyObject 
 	static char *names[] = { "plan", "way", "counters", "sequence", "output", "callback", NULL };
 	PyObject *plan, *way, *counters, *sequence, *output, *callback;
 
-	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$OOOOOO", names, &plan, &way, &counters, &sequence, &output,
-					 &callback))
+	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$OOOOOO", names, &plan, &way, &counters, &sequence,
+					 &output, &callback))
 		return NULL;
 	allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
 	Pipeline *self = (Pipeline *)allocate(type, 0);
 	if (!self)
 		return NULL;
 	struct pipeline *pipeline = &self->pipeline;
-	if (!read_plan(plan, Py_None, Py_None, &pipeline->plan) || !read_way(way, &pipeline->transmit, &self->tx_ring) ||
+	if (!read_plan(plan, Py_None, Py_None, &pipeline->plan) ||
+	    !read_way(way, &pipeline->transmit, &self->tx_ring) ||
 	    PyObject_GetBuffer(counters, &self->counters, PyBUF_WRITABLE) < 0 ||
 	    PyObject_GetBuffer(sequence, &self->sequence, PyBUF_WRITABLE) < 0 ||
 	    (output != Py_None && !open_output(self, output)))
@@ -132,7 +134,8 @@ static PyObject *Pipeline_replace(PyObject *object, PyObject *arguments, PyObjec
 	struct plan next = { 0 };
 	Py_buffer tx_ring = { 0 };
 
-	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$OOOOp", names, &plan, &matcher, &recorder, &way, &shares) ||
+	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$OOOOp", names, &plan, &matcher, &recorder, &way,
+					 &shares) ||
 	    !read_way(way, &transmit, &tx_ring) || !read_plan(plan, matcher, recorder, &next)) {
 		PyBuffer_Release(&tx_ring);
 		clear_plan(&next);
@@ -180,15 +183,15 @@ static PyMethodDef pipeline_methods[] = {
 	  "the copies in this ring (recorder.py) or None; `shares`: what the matcher does not want is another session's." },
 	{ "gso_refused", Pipeline_gso_refused, METH_NOARGS,
 	  "The errno that the kernel refused GSO with, after which copies leave one by one; or 0." },
-	{ "share", Pipeline_share, METH_O,
-	  "share(pipeline): use its rate limit's bucket. Before either runs." },
+	{ "share", Pipeline_share, METH_O, "share(pipeline): use its rate limit's bucket. Before either runs." },
 	{ NULL, NULL, 0, NULL },
 };
 
-PyDoc_STRVAR(pipeline_doc, "Pipeline(*, plan, way, counters, sequence, output, callback)\n\n"
-			   "The way of the frames that one session wants of a tap, to a transmit (see way.py; callback(n) opens a\n"
-			   "lane, see lanes.py), or to a file (output, see file.py; callback() is called when it is full).\n"
-			   "The caller keeps them open, and lets one thread at a time in.");
+PyDoc_STRVAR(pipeline_doc,
+	     "Pipeline(*, plan, way, counters, sequence, output, callback)\n\n"
+	     "The way of the frames that one session wants of a tap, to a transmit (see way.py; callback(n) opens a\n"
+	     "lane, see lanes.py), or to a file (output, see file.py; callback() is called when it is full).\n"
+	     "The caller keeps them open, and lets one thread at a time in.");
 
 static PyType_Slot pipeline_slots[] = {
 	{ Py_tp_doc, (void *)pipeline_doc },
@@ -225,7 +228,10 @@ static PyObject *recorded(PyObject *module, PyObject *row)
 }
 
 static PyMethodDef module_methods[] = {
-	{ "recorded", recorded, METH_O, "recorded(row): the head, the tail and the evicted blocks of a ring, between two blocks." },
+	{ "recorded", recorded, METH_O,
+	  "recorded(row): the head, the tail and the evicted blocks of a ring, between two blocks." },
+	{ "with_ethernet", (PyCFunction)(void (*)(void))with_ethernet, METH_VARARGS | METH_KEYWORDS,
+	  "with_ethernet(*, packet, vnet, protocol): Unwrapped, of a device without Ethernet." },
 	{ "decapsulate", (PyCFunction)(void (*)(void))decapsulate_one, METH_VARARGS | METH_KEYWORDS,
 	  "decapsulate(*, tunnel, packet, limit): Unwrapped, or None for a malformed packet." },
 	{ NULL, NULL, 0, NULL },
@@ -233,21 +239,46 @@ static PyMethodDef module_methods[] = {
 
 /* The enumerations' names, in the order of C's. */
 static const char *const slot_names[] = {
-	"captured", "read_ingress_frames", "read_ingress_bytes", "read_egress_frames", "read_egress_bytes", "mirrored",
-	"sent_packets", "sent_bytes", "skipped_sampled_out", "skipped_rate_limited", "skipped_paused",
-	"skipped_unmatched", "skipped_own_copy", "dropped_ring_full", "dropped_send_error", "dropped_mtu_exceeded",
-	"dropped_no_route", "dropped_malformed", "dropped_write_error", "dropped_link_down", "truncated", "segmented",
-	"fragmented", "unplaced", "latency_sum", "latency_bucket",
+	"captured",
+	"read_ingress_frames",
+	"read_ingress_bytes",
+	"read_egress_frames",
+	"read_egress_bytes",
+	"mirrored",
+	"sent_packets",
+	"sent_bytes",
+	"skipped_sampled_out",
+	"skipped_rate_limited",
+	"skipped_paused",
+	"skipped_unmatched",
+	"skipped_own_copy",
+	"dropped_ring_full",
+	"dropped_send_error",
+	"dropped_mtu_exceeded",
+	"dropped_no_route",
+	"dropped_malformed",
+	"dropped_write_error",
+	"dropped_link_down",
+	"truncated",
+	"segmented",
+	"fragmented",
+	"unplaced",
+	"zeroed",
+	"unfollowed",
+	"latency_sum",
+	"latency_bucket",
 };
 _Static_assert(sizeof(slot_names) / sizeof(*slot_names) == LATENCY_BUCKET + 1, "a name for each slot");
 
 static const char *const on_mtu_exceeded_names[] = { "truncate", "fragment", "drop" };
+static const char *const payload_names[] = { "keep", "zero", "tls" };
 static const char *const field_names[] = { "SEQUENCE", "ERSPAN_II", "ERSPAN_III", "PACKET_BLOCK" };
 static const char *const tunnel_names[] = { "VXLAN", "GRE", "ERSPAN" };
 
 static const struct names enumerations[] = {
 	{ "Slot", slot_names, CAPTURED, LATENCY_BUCKET + 1 },
 	{ "OnMtuExceeded", on_mtu_exceeded_names, TRUNCATE, DROP + 1 },
+	{ "Payload", payload_names, KEEP, TLS + 1 },
 	{ "Field", field_names, SEQUENCE, PACKET_BLOCK },
 	{ "Tunnel", tunnel_names, TUNNEL_VXLAN, TUNNEL_ERSPAN },
 };
@@ -283,12 +314,14 @@ static bool add_type(PyObject *module, PyType_Spec *spec, const char *name)
 
 static int execute(PyObject *module)
 {
-	return PyModule_AddStringConstant(module, "VERSION", MIRRORD_VERSION) == 0 && add_enumerations(module) &&
-	       add_named(module, &news_type, &news_fields, "News") &&
-	       add_named(module, &outcome_type, &outcome_fields, "Outcome") &&
-	       add_named(module, &unwrapped_type, &unwrapped_fields, "Unwrapped") &&
-	       add_type(module, &forward_spec, "Forward") && add_type(module, &pipeline_spec, "Pipeline") &&
-	       add_type(module, &tap_spec, "Tap") && add_type(module, &rounds_spec, "Rounds") ? 0 : -1;
+	bool done = PyModule_AddStringConstant(module, "VERSION", MIRRORD_VERSION) == 0 && add_enumerations(module) &&
+		    add_named(module, &news_type, &news_fields, "News") &&
+		    add_named(module, &outcome_type, &outcome_fields, "Outcome") &&
+		    add_named(module, &unwrapped_type, &unwrapped_fields, "Unwrapped") &&
+		    add_type(module, &forward_spec, "Forward") && add_type(module, &pipeline_spec, "Pipeline") &&
+		    add_type(module, &tap_spec, "Tap") && add_type(module, &rounds_spec, "Rounds");
+
+	return done ? 0 : -1;
 }
 
 static PyModuleDef_Slot module_slots[] = {

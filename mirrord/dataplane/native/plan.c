@@ -46,8 +46,9 @@ static bool read_header(PyObject *object, struct plan *plan)
 /* The template's patches. */
 static bool read_patches(PyObject *object, struct plan *plan)
 {
-	static const uint32_t sizes[] = { [SEQUENCE] = 4, [ERSPAN_II] = 4, [ERSPAN_III] = 12,
-					  [PACKET_BLOCK] = PACKET_HEADER };
+	static const uint32_t sizes[] = {
+		[SEQUENCE] = 4, [ERSPAN_II] = 4, [ERSPAN_III] = 12, [PACKET_BLOCK] = PACKET_HEADER
+	};
 	PyObject *template = PyObject_GetAttrString(object, "template");
 	PyObject *patches = template ? PyObject_GetAttrString(template, "patches") : NULL;
 	Py_ssize_t count = patches ? PyTuple_Size(patches) : -1;
@@ -79,6 +80,16 @@ static bool read_on_mtu_exceeded(PyObject *object, struct plan *plan)
 	return true;
 }
 
+static bool read_payload(PyObject *object, struct plan *plan)
+{
+	uint64_t value;
+
+	if (!read_unsigned(object, "payload", TLS, &value))
+		return false;
+	plan->payload = (enum payload)value;
+	return true;
+}
+
 bool read_program(const char *bytes, Py_ssize_t length, struct sock_filter **program, uint32_t *count)
 {
 	*program = malloc((size_t)length + 1);
@@ -88,7 +99,7 @@ bool read_program(const char *bytes, Py_ssize_t length, struct sock_filter **pro
 	}
 	memcpy(*program, bytes, (size_t)length);
 	*count = (uint32_t)((size_t)length / sizeof(struct sock_filter));
-	if ((size_t)length % sizeof(struct sock_filter) || mirrord_bpf_check(*program, *count) < 0) {
+	if ((size_t)length % sizeof(struct sock_filter) || !may_run(*program, *count)) {
 		PyErr_SetString(PyExc_ValueError, "not a program that may be run");
 		return false;
 	}
@@ -240,15 +251,17 @@ bool read_plan(PyObject *object, PyObject *matcher, PyObject *recorder, struct p
 {
 	memset(plan, 0, sizeof(*plan));
 	return read_optional(object, "blocked", &plan->blocked) &&
-	       read_optional(object, "past_headers", &plan->past_headers) && read_u32(object, "snaplen", &plan->snaplen) &&
-	       read_u32(object, "frame_limit", &plan->frame_limit) && read_u32(object, "longest", &plan->longest) &&
-	       read_u32(object, "sampling_rate", &plan->sampling_rate) &&
+	       read_optional(object, "past_headers", &plan->past_headers) &&
+	       read_u32(object, "snaplen", &plan->snaplen) && read_u32(object, "frame_limit", &plan->frame_limit) &&
+	       read_u32(object, "longest", &plan->longest) && read_u32(object, "sampling_rate", &plan->sampling_rate) &&
 	       read_int(object, "overhead", &plan->overhead) && read_bool(object, "strip_tag", &plan->strip_tag) &&
 	       read_u32(object, "push_tag", &plan->push_tag) &&
+	       read_bool(object, "strip_ethernet", &plan->strip_ethernet) &&
 	       read_unsigned(object, "rate_limit", UINT64_MAX, &plan->rate_limit) &&
 	       read_unsigned(object, "packet_limit", UINT64_MAX, &plan->packet_limit) && read_header(object, plan) &&
-	       read_patches(object, plan) && read_on_mtu_exceeded(object, plan) && read_matcher(matcher, plan) &&
-	       read_recorder(recorder, plan) && read_guards(object, plan) && make_firsts(plan);
+	       read_patches(object, plan) && read_on_mtu_exceeded(object, plan) && read_payload(object, plan) &&
+	       read_matcher(matcher, plan) && read_recorder(recorder, plan) && read_guards(object, plan) &&
+	       make_firsts(plan);
 }
 
 static bool read_lane(PyObject *lane, int *descriptor, uint16_t *port)
@@ -315,8 +328,9 @@ static bool read_ring_memory(PyObject *ring, struct tx_ring *into, Py_buffer *vi
 static bool read_ring(PyObject *way, struct tx_ring *into, Py_buffer *view)
 {
 	PyObject *ring = PyObject_GetAttrString(way, "ring");
-	bool done = ring == Py_None || (ring && read_int(ring, "descriptor", &into->descriptor) &&
-					read_u32(ring, "slot_size", &into->slot_size) && read_ring_memory(ring, into, view));
+	bool done = ring == Py_None ||
+		    (ring && read_int(ring, "descriptor", &into->descriptor) &&
+		     read_u32(ring, "slot_size", &into->slot_size) && read_ring_memory(ring, into, view));
 
 	Py_XDECREF(ring);
 	return done;

@@ -12,9 +12,9 @@
 #include "module.h"
 
 enum {
-	MANY = 64,	/* descriptors told of at a time */
-	READY = 512,	/* descriptors looked after in one round */
-	ENOUGH = 200,	/* frames of a tap after which Python has to see whether they are too many */
+	MANY = 64, /* descriptors told of at a time */
+	READY = 512, /* descriptors looked after in one round */
+	ENOUGH = 200, /* frames of a tap after which Python has to see whether they are too many */
 	SECOND = 1000000000,
 };
 
@@ -24,10 +24,10 @@ static const uint64_t SHORTEST_ROUND = 500000, FOR_EACH = 20000, LONGEST_AWAY = 
 typedef struct {
 	PyObject_HEAD
 	int epoll;
-	uint64_t last;	/* when the last round began */
-	uint64_t pause;	/* how long after it the next one begins, at the soonest */
-	uint64_t latency;	/* the longest pause */
-	bool lagging;	/* a tap had more than its turn took */
+	uint64_t last; /* when the last round began */
+	uint64_t pause; /* how long after it the next one begins, at the soonest */
+	uint64_t latency; /* the longest pause */
+	bool lagging; /* a tap had more than its turn took */
 	struct work work;
 } Rounds;
 
@@ -40,10 +40,10 @@ struct news {
 
 struct wait {
 	struct news news[MANY];
-	struct tap *taps[MANY];	/* or NULL: Python's to look after */
+	struct tap *taps[MANY]; /* or NULL: Python's to look after */
 	int count;
 	bool pressing;
-	int error;	/* the errno that the wait itself failed with, or 0 */
+	int error; /* the errno that the wait itself failed with, or 0 */
 };
 
 /* What is watched is a tap by its address, which is even, or a descriptor, twice and one. */
@@ -123,7 +123,7 @@ static void run_round(Rounds *self, struct wait *wait, const struct epoll_event 
 		}
 		bool more = run_tap(tap, &self->work);
 		self->lagging |= more;
-		wait->pressing |= tap->error || (more && !tap->ring);	/* it may have to move to one */
+		wait->pressing |= tap->error || (more && !tap->ring); /* it may have to move to one */
 		if (worth_telling(tap, more))
 			tell(wait, &events[n], true);
 	}

@@ -3,7 +3,7 @@
 
 #include "clock.h"
 
-enum { TURN_MILLISECONDS = 4 };	/* tap.py: TURN_SECONDS */
+enum { TURN_MILLISECONDS = 4 }; /* tap.py: TURN_SECONDS */
 
 bool run_tap(struct tap *tap, struct work *work)
 {

@@ -9,9 +9,9 @@
 struct work {
 	struct batch *batch;
 	struct outgoing *outgoing;
-	uint8_t *buffers;	/* that a plain socket's frames are read into; pages that none reached cost nothing */
-	struct staged *staged;	/* frames that are to be given out, */
-	uint32_t stage_count;	/* and how many: none between two turns */
+	uint8_t *buffers; /* that a plain socket's frames are read into; pages that none reached cost nothing */
+	struct staged *staged; /* frames that are to be given out, */
+	uint32_t stage_count; /* and how many: none between two turns */
 };
 
 /* False when there is no memory: then there is nothing to close. */
@@ -22,41 +22,42 @@ void close_work(struct work *work);
 struct pipeline {
 	struct plan plan;
 	struct state own;
-	struct state *state;	/* its own, or another's */
+	struct state *state; /* its own, or another's */
 	struct transmit transmit;
-	struct file file;	/* in its place, when it has an output */
+	struct file file; /* in its place, when it has an output */
 	uint64_t *counters;
-	bool shares;		/* its source: what it does not match is another's, and not counted */
-	uint64_t since, until;	/* what was captured before, or from then on, is not its; nanoseconds since 1970 */
+	bool shares; /* its source: what it does not match is another's, and not counted */
+	uint64_t since, until; /* what was captured before, or from then on, is not its; nanoseconds since 1970 */
 };
 
 /* A source that is captured, and who wants its frames. */
 struct tap {
 	int descriptor;
-	uint8_t *ring;		/* or NULL: a plain socket */
+	uint8_t *ring; /* or NULL: a plain socket */
 	uint32_t block_size, block_count, block;
-	const uint8_t *at;	/* the next frame in the block, */
-	uint32_t left;		/* where the last turn ended before so many; or 0 */
-	int error;		/* the errno that a reading came upon, or 0: a socket tells it once */
-	uint32_t most_waiting;	/* blocks, whenever it was run since somebody asked */
-	bool large;		/* a plain socket's frames were, lately */
-	enum tunnel tunnel;	/* that a raw IP socket is the end of, or NO_TUNNEL */
-	bool ip_header;		/* its packets begin with one */
+	const uint8_t *at; /* the next frame in the block, */
+	uint32_t left; /* where the last turn ended before so many; or 0 */
+	int error; /* the errno that a reading came upon, or 0: a socket tells it once */
+	uint32_t most_waiting; /* blocks, whenever it was run since somebody asked */
+	bool large; /* a plain socket's frames were, lately */
+	enum tunnel tunnel; /* that a raw IP socket is the end of, or NO_TUNNEL */
+	bool ip_header; /* its packets begin with one */
+	bool raw; /* a device without Ethernet: its packets begin with a network header */
 	uint64_t *seen;
-	uint64_t told;		/* of the frames read, when Python was last told of it */
-	bool eager;		/* a member acts by time: Python is told each time */
+	uint64_t told; /* of the frames read, when Python was last told of it */
+	bool eager; /* a member acts by time: Python is told each time */
 	struct pipeline **members;
 	uint32_t count;
-	struct sock_filter *program;	/* or NULL; gives the number of a set of members */
+	struct sock_filter *program; /* or NULL; gives the number of a set of members */
 	uint32_t program_length;
-	uint32_t *sets;		/* where each set begins in candidates, and behind the last one, where it ends */
+	uint32_t *sets; /* where each set begins in candidates, and behind the last one, where it ends */
 	uint32_t set_count;
-	uint32_t *candidates;	/* a member's place, twice, and one where it wants the frame for certain */
-	uint16_t *theirs;	/* STAGED for each member: its frames of those at hand, in the same way */
+	uint32_t *candidates; /* a member's place, twice, and one where it wants the frame for certain */
+	uint16_t *theirs; /* STAGED for each member: its frames of those at hand, in the same way */
 	uint16_t *their_count;
 };
 
-enum { STAGED = 256 };	/* frames given out at a time: what is known of them stays in the processor's cache */
+enum { STAGED = 256 }; /* frames given out at a time: what is known of them stays in the processor's cache */
 
 /* Forward what has been captured: at most a few blocks, and for a few milliseconds. Tells whether there was more. */
 bool run_tap(struct tap *tap, struct work *work);

@@ -11,7 +11,7 @@ typedef struct {
 	PyObject_HEAD
 	struct tap tap;
 	Py_buffer ring, seen;
-	PyObject *members;	/* holds on to them */
+	PyObject *members; /* holds on to them */
 } Tap;
 
 /* Read the ring's memory, or the plain socket where there is none. */
@@ -37,13 +37,13 @@ static bool set_ring(Tap *self, PyObject *ring, unsigned int block_size)
 
 static PyObject *Tap_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
-	static char *names[] = { "descriptor", "ring", "block_size", "seen", "tunnel", "ip_header", NULL };
+	static char *names[] = { "descriptor", "ring", "block_size", "seen", "tunnel", "ip_header", "raw", NULL };
 	PyObject *ring, *seen;
-	int descriptor, ip_header;
+	int descriptor, ip_header, raw;
 	unsigned int block_size, tunnel;
 
-	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$iOIOIp", names, &descriptor, &ring, &block_size, &seen, &tunnel,
-					 &ip_header))
+	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$iOIOIpp", names, &descriptor, &ring, &block_size, &seen,
+					 &tunnel, &ip_header, &raw))
 		return NULL;
 	allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
 	Tap *self = (Tap *)allocate(type, 0);
@@ -52,6 +52,7 @@ static PyObject *Tap_new(PyTypeObject *type, PyObject *arguments, PyObject *keyw
 	self->tap.descriptor = descriptor;
 	self->tap.tunnel = (enum tunnel)tunnel;
 	self->tap.ip_header = ip_header;
+	self->tap.raw = raw;
 	if (PyObject_GetBuffer(seen, &self->seen, PyBUF_WRITABLE) < 0 || !set_ring(self, ring, block_size))
 		goto failed;
 	if (self->seen.len != SEENS * (Py_ssize_t)sizeof(uint64_t)) {
@@ -159,7 +160,7 @@ static struct pipeline *read_member(PyObject *member)
 	PyObject *object = PyObject_GetAttrString(member, "pipeline");
 	struct pipeline *pipeline = object ? pipeline_in(object) : NULL;
 
-	Py_XDECREF(object);	/* the member holds on to it */
+	Py_XDECREF(object); /* the member holds on to it */
 	if (!pipeline || !read_unsigned(member, "since", UINT64_MAX, &pipeline->since) ||
 	    !read_unsigned(member, "until", UINT64_MAX, &pipeline->until))
 		return NULL;
@@ -289,10 +290,12 @@ static PyMethodDef tap_methods[] = {
 	{ NULL, NULL, 0, NULL },
 };
 
-PyDoc_STRVAR(tap_doc, "Tap(*, descriptor, ring, block_size, seen, tunnel, ip_header)\n\n"
-		      "Frames out of one packet socket, or the raw socket where a tunnel ends (0: no tunnel), to the pipelines that\n"
-		      "want them; `seen` is memory for tap.py's Seen. The caller keeps all of them open, and lets one thread at a\n"
-		      "time in.");
+PyDoc_STRVAR(
+	tap_doc,
+	"Tap(*, descriptor, ring, block_size, seen, tunnel, ip_header)\n\n"
+	"Frames out of one packet socket, or the raw socket where a tunnel ends (0: no tunnel), to the pipelines that\n"
+	"want them; `seen` is memory for tap.py's Seen. The caller keeps all of them open, and lets one thread at a\n"
+	"time in.");
 
 static PyType_Slot tap_slots[] = {
 	{ Py_tp_doc, (void *)tap_doc },

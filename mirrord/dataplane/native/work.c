@@ -13,8 +13,10 @@ bool open_work(struct work *work)
 {
 	void *buffers = mmap(NULL, BUFFERS, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
-	*work = (struct work){ .batch = malloc(sizeof(struct batch)), .outgoing = new_outgoing(),
-			       .staged = new_staged(), .buffers = buffers == MAP_FAILED ? NULL : buffers };
+	*work = (struct work){ .batch = malloc(sizeof(struct batch)),
+			       .outgoing = new_outgoing(),
+			       .staged = new_staged(),
+			       .buffers = buffers == MAP_FAILED ? NULL : buffers };
 	if (work->batch && work->outgoing && work->staged && work->buffers)
 		return true;
 	close_work(work);

@@ -47,9 +47,10 @@ class Read(NamedTuple):
 
 
 class Ring:
-    """`size` bytes of memory, whole pages. OSError when they are not to be had."""
+    """`size` bytes of memory, whole pages. Its packets are Ethernet frames, or `raw`, IP packets. OSError when they are not to be had."""
 
-    def __init__(self, size: int, *, native: bool) -> None:
+    def __init__(self, size: int, *, raw: bool = False, native: bool) -> None:
+        self.raw = raw
         self.size = size - size % mmap.PAGESIZE
         self.memory = mmap.mmap(-1, self.size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.row = array("Q", [0] * 4)
@@ -123,17 +124,17 @@ class Recorder:
         self.ring: Ring | None = None
         self.short = False
         """Whether there is no memory for it."""
-        self._size = 0
+        self._held = 0, False
         self._native, self._lock = native, Lock()
 
-    def hold(self, size: int) -> Ring | None:
-        """The ring of this size, 0 for none: the one before, with what is in it, if it has it; else a new one."""
+    def hold(self, size: int, *, raw: bool = False) -> Ring | None:
+        """Such a ring, of size 0 none: the one before, with what is in it, if it is one; else a new one."""
         with self._lock:
-            if size == self._size and not self.short:
+            if (size, raw) == self._held and not self.short:
                 return self.ring
-            self.ring, self.short, self._size = None, False, size
+            self.ring, self.short, self._held = None, False, (size, raw)
             try:
-                self.ring = Ring(size, native=self._native) if size else None
+                self.ring = Ring(size, raw=raw, native=self._native) if size else None
             except OSError:
                 self.short = True
             return self.ring

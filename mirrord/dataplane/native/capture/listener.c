@@ -4,13 +4,13 @@
 
 #include "clock.h"
 
-enum { PACKETS_A_LOOK = 16 };	/* at the clock */
+enum { PACKETS_A_LOOK = 16 }; /* at the clock */
 
 /* Take one batch, `most` packets; false when that was all. */
 static bool run_packets(struct tap *tap, struct work *work, int most)
 {
 	struct received received;
-	struct pipeline *pipeline = tap->members[0];	/* a tunnel's end is one session's */
+	struct pipeline *pipeline = tap->members[0]; /* a tunnel's end is one session's */
 	const struct plan *plan = &pipeline->plan;
 	uint32_t pushed = plan->push_tag ? TAG : 0;
 	uint32_t limit = plan->frame_limit > pushed ? plan->frame_limit - pushed : 0;
@@ -39,7 +39,7 @@ bool run_listener(struct tap *tap, struct work *work, uint64_t until)
 	for (int left = SOCKET_BATCH; left > 0; left -= PACKETS_A_LOOK) {
 		if (!run_packets(tap, work, PACKETS_A_LOOK))
 			return false;
-		settle(tap, work);	/* its messages point to what the next packets lie in */
+		settle(tap, work); /* its messages point to what the next packets lie in */
 		if (monotonic() >= until)
 			break;
 	}

@@ -8,8 +8,8 @@
 #include "clock.h"
 
 enum {
-	BLOCKS_A_TURN = 4,	/* then other taps have theirs */
-	FRAMES_A_LOOK = 32,	/* at the clock */
+	BLOCKS_A_TURN = 4, /* then other taps have theirs */
+	FRAMES_A_LOOK = 32, /* at the clock */
 	FIRST_BATCH = 8,
 };
 
@@ -24,8 +24,7 @@ static void give_to_kernel(struct tpacket_block_desc *block)
 }
 
 /* Forward a block's frames, from the one on that the last turn came to; false when time is up before the last. */
-static bool run_block(struct tap *tap, struct work *work, const struct tpacket_block_desc *block,
-		      uint64_t until)
+static bool run_block(struct tap *tap, struct work *work, const struct tpacket_block_desc *block, uint64_t until)
 {
 	bool begun = tap->left > 0;
 	const uint8_t *at = begun ? tap->at : (const uint8_t *)block + block->hdr.bh1.offset_to_first_pkt;
@@ -49,6 +48,8 @@ static bool run_block(struct tap *tap, struct work *work, const struct tpacket_b
 		}
 		memcpy(&frame.vnet, frame.data - sizeof(frame.vnet), sizeof(frame.vnet));
 		set_tag(&frame, header->tp_status, header->hv1.tp_vlan_tpid, header->hv1.tp_vlan_tci);
+		if (tap->raw) /* the vnet header's place is free now, and what PACKET_RESERVE left before that */
+			put_ethernet(&frame, (uint8_t *)(uintptr_t)frame.data, be16toh(address->sll_protocol));
 		hand_over(tap, work, &frame);
 		at += header->tp_next_offset;
 		left--;
@@ -84,7 +85,7 @@ static bool run_ring(struct tap *tap, struct work *work, uint64_t until)
 		if (!user_may_read(block))
 			return false;
 		bool whole = run_block(tap, work, block, until);
-		settle(tap, work);	/* its messages point into the block */
+		settle(tap, work); /* its messages point into the block */
 		if (!whole)
 			return true;
 		give_to_kernel(block);
@@ -101,7 +102,7 @@ static bool run_frames(struct tap *tap, struct work *work, int most)
 	uint64_t bytes = 0;
 
 	for (int n = 0; n < count; n++) {
-		const uint8_t *data = received.vectors[n].iov_base;
+		uint8_t *data = received.vectors[n].iov_base;
 		const struct sockaddr_ll *address = (const void *)&received.addresses[n];
 		struct frame frame = {
 			.data = data + sizeof(frame.vnet),
@@ -111,6 +112,8 @@ static bool run_frames(struct tap *tap, struct work *work, int most)
 
 		memcpy(&frame.vnet, data, sizeof(frame.vnet));
 		read_control(&frame, &received.messages[n].msg_hdr);
+		if (tap->raw)
+			put_ethernet(&frame, data + sizeof(frame.vnet), be16toh(address->sll_protocol));
 		hand_over(tap, work, &frame);
 		bytes += frame.captured;
 	}
@@ -127,7 +130,7 @@ static bool run_socket(struct tap *tap, struct work *work, uint64_t until)
 	for (int left = SOCKET_BATCH; left > 0; left -= most, most = tap->large ? LARGE_BATCH : left) {
 		if (!run_frames(tap, work, most))
 			return false;
-		settle(tap, work);	/* its messages point to what the next frames lie in */
+		settle(tap, work); /* its messages point to what the next frames lie in */
 		if (monotonic() >= until)
 			break;
 	}

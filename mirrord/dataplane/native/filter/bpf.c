@@ -19,7 +19,7 @@ static bool is_beside(uint32_t k)
 	}
 }
 
-static uint32_t beside(const struct mirrord_bpf_frame *frame, uint32_t k)
+static uint32_t beside(const struct bpf_frame *frame, uint32_t k)
 {
 	switch (k) {
 	case AD(SKF_AD_PKTTYPE):
@@ -36,24 +36,22 @@ static uint32_t beside(const struct mirrord_bpf_frame *frame, uint32_t k)
 }
 
 /* Load size bytes at an offset, big-endian; false when they are not all there. */
-static bool load(const struct mirrord_bpf_frame *frame, uint64_t offset, uint32_t size, uint32_t *value)
+static bool load(const struct bpf_frame *frame, uint64_t offset, uint32_t size, uint32_t *value)
 {
-	const uint8_t *bytes;
 	uint32_t result = 0;
 
 	if (offset + size > frame->length)
 		return false;
-	bytes = frame->data + offset;
-	for (uint32_t i = 0; i < size; i++)
-		result = result << 8 | bytes[i];
+	for (uint32_t n = 0; n < size; n++)
+		result = result << 8 | frame->data[offset + n];
 	*value = result;
 	return true;
 }
 
-int mirrord_bpf_check(const struct sock_filter *program, size_t length)
+bool may_run(const struct sock_filter *program, size_t length)
 {
 	if (length == 0 || BPF_CLASS(program[length - 1].code) != BPF_RET)
-		return -1;
+		return false;
 	for (size_t at = 0; at < length; at++) {
 		const struct sock_filter *now = &program[at];
 		size_t left = length - at - 1; /* instructions behind this one */
@@ -61,29 +59,29 @@ int mirrord_bpf_check(const struct sock_filter *program, size_t length)
 		switch (now->code) {
 		case BPF_LD | BPF_W | BPF_ABS:
 			if (now->k > INT32_MAX && !is_beside(now->k))
-				return -1;
+				return false;
 			break;
 		case BPF_LD | BPF_H | BPF_ABS:
 		case BPF_LD | BPF_W | BPF_IND:
 		case BPF_LD | BPF_H | BPF_IND:
 		case BPF_LD | BPF_B | BPF_IND:
 			if (now->k > INT32_MAX)
-				return -1;
+				return false;
 			break;
 		case BPF_LD | BPF_MEM:
 		case BPF_LDX | BPF_MEM:
 		case BPF_ST:
 		case BPF_STX:
 			if (now->k >= BPF_MEMWORDS)
-				return -1;
+				return false;
 			break;
 		case BPF_ALU | BPF_LSH | BPF_K:
 			if (now->k > 31)
-				return -1;
+				return false;
 			break;
 		case BPF_JMP | BPF_JA:
 			if (now->k >= left)
-				return -1;
+				return false;
 			break;
 		case BPF_JMP | BPF_JEQ | BPF_K:
 		case BPF_JMP | BPF_JGT | BPF_K:
@@ -91,7 +89,7 @@ int mirrord_bpf_check(const struct sock_filter *program, size_t length)
 		case BPF_JMP | BPF_JGE | BPF_X:
 		case BPF_JMP | BPF_JSET | BPF_K:
 			if (now->jt >= left || now->jf >= left)
-				return -1;
+				return false;
 			break;
 		case BPF_LD | BPF_W | BPF_LEN:
 		case BPF_LD | BPF_IMM:
@@ -106,15 +104,15 @@ int mirrord_bpf_check(const struct sock_filter *program, size_t length)
 		case BPF_MISC | BPF_TAX:
 			break;
 		default:
-			return -1;
+			return false;
 		}
 	}
-	return 0;
+	return true;
 }
 
-uint32_t mirrord_bpf_run(const struct sock_filter *program, size_t length, const struct mirrord_bpf_frame *frame)
+uint32_t run_program(const struct sock_filter *program, size_t length, const struct bpf_frame *frame)
 {
-	uint32_t a = 0, x = 0, cells[BPF_MEMWORDS] = {0};
+	uint32_t a = 0, x = 0, cells[BPF_MEMWORDS] = { 0 };
 
 	for (size_t at = 0; at < length; at++) {
 		const struct sock_filter *now = &program[at];

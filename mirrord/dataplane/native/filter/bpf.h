@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 /* What a program can ask of a frame: its captured bytes, and what the kernel keeps beside them. */
-struct mirrord_bpf_frame {
+struct bpf_frame {
 	const uint8_t *data;
 	uint32_t length; /* of data */
 	uint32_t mark;
@@ -19,10 +19,10 @@ struct mirrord_bpf_frame {
 };
 
 /* Check a program once, before it is run: every instruction is one that runs here, every cell exists, every jump lands
- * inside, and the end is not run past. Gives 0, or -1 for a program that must not be run. */
-int mirrord_bpf_check(const struct sock_filter *program, size_t length);
+ * inside, and the end is not run past. False for a program that must not be run. */
+bool may_run(const struct sock_filter *program, size_t length);
 
 /* Run a checked program on a frame. Gives what it returns; 0 for one that loads past the frame's end. */
-uint32_t mirrord_bpf_run(const struct sock_filter *program, size_t length, const struct mirrord_bpf_frame *frame);
+uint32_t run_program(const struct sock_filter *program, size_t length, const struct bpf_frame *frame);
 
 #endif

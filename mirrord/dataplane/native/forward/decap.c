@@ -56,7 +56,8 @@ static bool from_gre(enum tunnel tunnel, const uint8_t *packet, uint32_t *start,
 	uint32_t flags = be16(packet), protocol = be16(packet + 2);
 	if (flags & GRE_DISCARD)
 		return false;
-	*start = GRE_HEADER + (flags & GRE_CHECKSUM ? 4 : 0) + (flags & GRE_KEY ? 4 : 0) + (flags & GRE_SEQUENCE ? 4 : 0);
+	*start = GRE_HEADER + (flags & GRE_CHECKSUM ? 4 : 0) + (flags & GRE_KEY ? 4 : 0) +
+		 (flags & GRE_SEQUENCE ? 4 : 0);
 	if (tunnel == TUNNEL_GRE)
 		return protocol == GRE_ETHERNET;
 	if (protocol == GRE_ERSPAN_III)
@@ -64,7 +65,7 @@ static bool from_gre(enum tunnel tunnel, const uint8_t *packet, uint32_t *start,
 	if (protocol != GRE_ERSPAN)
 		return false;
 	if (!(flags & GRE_SEQUENCE))
-		return true;	/* type I */
+		return true; /* type I */
 	if (*start >= end || packet[*start] >> 4 != 1)
 		return false;
 	*start += ERSPAN_II_HEADER;

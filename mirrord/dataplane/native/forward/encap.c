@@ -7,8 +7,8 @@
 #include "transmit/pcapng.h"
 
 enum {
-	ERSPAN_TAGGED = 3,	/* the tag is still in the frame */
-	ERSPAN_TICK = 100,	/* nanoseconds */
+	ERSPAN_TAGGED = 3, /* the tag is still in the frame */
+	ERSPAN_TICK = 100, /* nanoseconds */
 };
 
 static void or_be32(uint8_t *at, uint32_t bits)

@@ -11,11 +11,12 @@ enum {
 	MAX_TEMPLATE = 128,
 	MAX_PATCHES = 4,
 	MAX_TRAILER = 20,
-	BATCH = 512,		/* copies handed to the kernel at a time, and how far one may overtake where it may */
+	BATCH = 512, /* copies handed to the kernel at a time, and how far one may overtake where it may */
 };
 
-/* plans.py: OnMtuExceeded, Tunnel; encap.py: Field. module.c gives the names to Python, which compares. */
+/* plans.py: OnMtuExceeded, Payload, Tunnel; encap.py: Field. module.c gives the names to Python, which compares. */
 enum on_mtu_exceeded { TRUNCATE, FRAGMENT, DROP };
+enum payload { KEEP, ZERO, TLS };
 enum field { SEQUENCE = 1, ERSPAN_II, ERSPAN_III, PACKET_BLOCK };
 enum tunnel { NO_TUNNEL, TUNNEL_VXLAN, TUNNEL_GRE, TUNNEL_ERSPAN };
 
@@ -30,65 +31,68 @@ struct plan {
 	uint32_t header_length;
 	struct patch patches[MAX_PATCHES];
 	uint32_t patch_count;
-	int blocked;		/* the slot that each frame counts in for now, no copies being made; or NO_REASON */
+	int blocked; /* the slot that each frame counts in for now, no copies being made; or NO_REASON */
 	bool strip_tag;
-	uint32_t push_tag;	/* or 0 */
+	uint32_t push_tag; /* or 0 */
+	bool strip_ethernet;
 	uint32_t snaplen;
-	int past_headers;	/* bytes kept behind the frame's headers, or NONE */
+	enum payload payload;
+	int past_headers; /* bytes kept behind the frame's headers, or NONE */
 	uint32_t frame_limit, longest;
 	enum on_mtu_exceeded on_mtu_exceeded;
 	uint32_t sampling_rate;
-	struct fragments *firsts;	/* of the conversations that are sampled; or NULL */
-	struct own_copies *own;	/* what is not mirrored again; or NULL */
-	void *guards_owner;	/* the bytes object that it looks into; or NULL */
-	uint64_t rate_limit;	/* bits a second, or 0 */
-	uint64_t packet_limit;	/* copies a second, or 0 */
-	int32_t overhead;	/* may be less than 0 */
-	struct sock_filter *exact;	/* or NULL */
+	struct fragments *firsts; /* of the conversations that are sampled; or NULL */
+	struct own_copies *own; /* what is not mirrored again; or NULL */
+	void *guards_owner; /* the bytes object that it looks into; or NULL */
+	uint64_t rate_limit; /* bits a second, or 0 */
+	uint64_t packet_limit; /* copies a second, or 0 */
+	int32_t overhead; /* may be less than 0 */
+	struct sock_filter *exact; /* or NULL */
 	uint32_t exact_length;
-	uint64_t *matches;	/* frames by the rule that accepted them, or NULL */
+	uint64_t *matches; /* frames by the rule that accepted them, or NULL */
 	uint32_t match_count;
-	void *matches_owner;	/* plan.c's */
+	void *matches_owner; /* plan.c's */
 	struct recorder recorder;
-	void *recorder_owner;	/* plan.c's */
+	void *recorder_owner; /* plan.c's */
 };
 
 static inline bool retags(const struct plan *plan)
 {
-	return plan->strip_tag || plan->push_tag;
+	return plan->strip_tag || plan->push_tag || plan->strip_ethernet;
 }
 
 /* What changes from frame to frame. Pipelines of one session and source share it, each on a thread of its own. */
 struct state {
 	bool shared;
-	bool locked;		/* the buckets, while they are shared */
-	__int128 bits;		/* 64 bits are too few from 461 Gbit/s on */
+	bool locked; /* the buckets, while they are shared */
+	__int128 bits; /* 64 bits are too few from 461 Gbit/s on */
 	__int128 packets;
-	uint64_t filled;	/* both */
-	uint32_t *sequence;	/* of the session's next copy that has one; its other sources count there too */
+	uint64_t filled; /* both */
+	uint32_t *sequence; /* of the session's next copy that has one; its other sources count there too */
 };
 
 /* What the fields are made from. */
 struct facts {
-	uint32_t *sequence;	/* counted up where the header has one */
-	int vlan;		/* or NONE */
+	uint32_t *sequence; /* counted up where the header has one */
+	int vlan; /* or NONE */
 	bool truncated;
 	bool egress;
 	uint64_t time;
-	uint32_t kept;		/* bytes of the mirrored frame in the copy */
-	uint32_t original;	/* bytes that it had */
+	uint32_t kept; /* bytes of the mirrored frame in the copy */
+	uint32_t original; /* bytes that it had */
 };
 
 struct message {
-	const uint8_t *head;	/* in the plan, where all copies have the same, or in the message's room */
-	const uint8_t *tail;	/* in the capture's memory */
+	const uint8_t *head; /* in the plan, where all copies have the same, or in the message's room */
+	const uint8_t *tail; /* in the capture's memory */
 	uint32_t head_length;
 	uint32_t tail_length;
 	uint64_t flow;
 	uint64_t time;
-	uint8_t trailer_length;	/* bytes of the room's trailer */
-	uint8_t lane;		/* which of the transmit's; send_batch fills it */
-	bool last;		/* of its frame's copies */
+	uint8_t trailer_length; /* bytes of the room's trailer */
+	uint8_t lane; /* which of the transmit's; send_batch fills it */
+	bool last; /* of its frame's copies */
+	uint32_t zeros; /* that follow the tail */
 };
 
 /* What of a message is its own. */
@@ -99,7 +103,7 @@ struct room {
 
 static inline uint32_t length_of(const struct message *message)
 {
-	return message->head_length + message->tail_length;
+	return message->head_length + message->tail_length + message->zeros;
 }
 
 /* Copies on their way. flush() empties it; forward() calls it when it is full. Most messages use no room of their own, so
@@ -116,6 +120,30 @@ static inline struct room *room_of(struct batch *batch, const struct message *me
 {
 	return &batch->rooms[message - batch->messages];
 }
+
+/* A frame that is to be mirrored as it is but for its first bytes, which may have been rewritten, and its last ones, which
+ * may be zeros in place of the captured ones. */
+struct piece {
+	uint8_t head[MAX_HEADERS + TAG]; /* a tag may be pushed */
+	uint32_t head_length;
+	const uint8_t *tail;
+	uint32_t tail_length;
+	uint32_t zeros;
+};
+
+static inline uint32_t piece_length(const struct piece *piece)
+{
+	return piece->head_length + piece->tail_length + piece->zeros;
+}
+
+/* forward/payload.c: the offset of the first byte that is hidden in the frame that these are the headers of; or NONE. */
+int hidden_from(const struct headers *headers, const uint8_t *data, uint32_t length);
+/* Put zeros in place of all from `start` on, and mend the checksum. The headers' offsets are `moved` bytes less than in the
+ * piece, `tags` of these by what was put on or taken off. False where there is nothing. */
+bool hide(struct piece *piece, const struct headers *headers, int moved, int tags, uint32_t start);
+/* What zeros are sent from: ZEROS bytes, as many as the longest frame has. Nobody writes there. */
+enum { ZEROS = 512 << 10 };
+extern uint8_t zero_bytes[ZEROS];
 
 /* forward/fragments.c: made by new_fragments (NULL: no memory), ended by free. */
 struct fragments;
@@ -147,7 +175,7 @@ uint32_t fill(const struct plan *plan, const struct facts *facts, struct room *r
 struct parsed {
 	struct headers headers;
 	uint64_t flow;
-	bool hashed;		/* the flow is known */
+	bool hashed; /* the flow is known */
 };
 
 /* forward/step.c: whether the plan's exact program, where it has one, wants the frame; its rule is counted. */

@@ -4,23 +4,23 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST = 1024 };	/* fragments.py; a power of two */
+enum { MOST = 1024 }; /* fragments.py; a power of two */
 
 struct key {
 	uint64_t source[2], destination[2];
 	uint32_t identification;
-	uint32_t protocol;	/* and the family */
+	uint32_t protocol; /* and the family */
 };
 
 struct entry {
 	struct key key;
 	uint64_t number;
-	uint16_t next;		/* entry of the same chain, older: its place and one; or 0 */
+	uint16_t next; /* entry of the same chain, older: its place and one; or 0 */
 };
 
 struct fragments {
-	uint64_t count;		/* ever remembered; the next one's place */
-	uint16_t chains[MOST];	/* newest first */
+	uint64_t count; /* ever remembered; the next one's place */
+	uint16_t chains[MOST]; /* newest first */
 	struct entry entries[MOST];
 };
 
@@ -32,7 +32,8 @@ struct fragments *new_fragments(void)
 static struct key key_of(const struct headers *fragment)
 {
 	uint32_t protocol = fragment->family == 4 ? fragment->divided : 0;
-	struct key key = { .identification = fragment->identification, .protocol = (uint32_t)fragment->family << 8 | protocol };
+	struct key key = { .identification = fragment->identification,
+			   .protocol = (uint32_t)fragment->family << 8 | protocol };
 
 	memcpy(key.source, fragment->source, fragment->address_length);
 	memcpy(key.destination, fragment->destination, fragment->address_length);

@@ -6,14 +6,14 @@
 
 #include "bytes.h"
 
-enum { MOST_WORDS = 2 };	/* own_copies.py */
+enum { MOST_WORDS = 2 }; /* own_copies.py */
 
 /* As own_copies.pack gives it. */
 struct guard {
-	uint8_t address[16];	/* an IPv4 address in the first four, then zeros; all zeros: any */
+	uint8_t address[16]; /* an IPv4 address in the first four, then zeros; all zeros: any */
 	uint8_t family, protocol;
-	uint16_t port;		/* or 0 */
-	uint8_t count;		/* of words */
+	uint16_t port; /* or 0 */
+	uint8_t count; /* of words */
 	uint8_t unused[3];
 	struct {
 		uint32_t at, mask, value;
@@ -21,9 +21,9 @@ struct guard {
 };
 
 struct own_copies {
-	struct fragments *firsts;	/* made when the first fragment comes that has a guard's address; or NULL */
+	struct fragments *firsts; /* made when the first fragment comes that has a guard's address; or NULL */
 	uint32_t count;
-	const struct guard *guards;	/* by address; of who made it */
+	const struct guard *guards; /* by address; of who made it */
 };
 
 struct own_copies *new_own_copies(const void *packed, size_t length)
@@ -72,7 +72,8 @@ static bool has(const struct guard *guard, const struct headers *headers, const 
 	for (uint32_t n = 0; n < guard->count; n++) {
 		uint32_t at = (uint32_t)headers->transport + guard->words[n].at;
 
-		if (frame->captured < at + 4 || (be32(frame->data + at) & guard->words[n].mask) != guard->words[n].value)
+		if (frame->captured < at + 4 ||
+		    (be32(frame->data + at) & guard->words[n].mask) != guard->words[n].value)
 			return false;
 	}
 	return true;
@@ -124,7 +125,7 @@ bool is_own_copy(struct own_copies *own, const struct headers *headers, const st
 	bool known = any_holds(own, headers, frame);
 	if (!own->firsts)
 		own->firsts = new_fragments();
-	if (own->firsts)	/* without memory later fragments are mirrored, as where their first was not seen */
+	if (own->firsts) /* without memory later fragments are mirrored, as where their first was not seen */
 		remember_fragment(own->firsts, headers, known);
 	return known;
 }

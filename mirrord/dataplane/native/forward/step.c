@@ -17,14 +17,6 @@ static const uint64_t BURST_PACKETS = 64;
 static const uint64_t CLOCK_STEP_NANOSECONDS = 1000000000;
 static const int64_t SECOND = 1000000000;
 
-/* A frame that is to be mirrored as it is but for its first bytes, which may have been rewritten. */
-struct piece {
-	uint8_t head[MAX_HEADERS + TAG];	/* a tag may be pushed */
-	uint32_t head_length;
-	const uint8_t *tail;
-	uint32_t tail_length;
-};
-
 /* `burst` is the least that a bucket of this rate holds. */
 static __int128 bucket_depth(uint64_t rate, uint64_t burst)
 {
@@ -104,8 +96,8 @@ static uint32_t kept_length(const struct plan *plan, const uint8_t *start, uint3
 	uint32_t kept = snaplen < length ? snaplen : length, limit = plan->frame_limit;
 
 	*exceeds = limit && kept > limit;
-	if (*exceeds && !plan->header_length && be16(start + ETH_ADDRESSES) == ETH_P_8021Q) {
-		limit += TAG;	/* a device takes one 802.1Q tag over its MTU */
+	if (*exceeds && !plan->header_length && !plan->strip_ethernet && be16(start + ETH_ADDRESSES) == ETH_P_8021Q) {
+		limit += TAG; /* a device takes one 802.1Q tag over its MTU */
 		*exceeds = kept > limit;
 	}
 	return *exceeds && plan->on_mtu_exceeded == TRUNCATE ? limit : kept;
@@ -130,19 +122,17 @@ static struct message *next_message(struct batch *batch)
 	return &batch->messages[batch->count++];
 }
 
-/* The first facts->kept bytes of head and tail, behind the plan's header. Most copies need nothing written: the header
+/* The first facts->kept bytes of the piece, behind the plan's header. Most copies need nothing written: the header
  * is the plan's, as it is, and all of the frame is tail. */
 static inline struct message *emit(const struct plan *plan, const struct facts *facts, struct batch *batch,
-				   const uint8_t *head, uint32_t head_length, const uint8_t *tail,
-				   uint32_t tail_length)
+				   const struct piece *piece)
 {
 	struct message *message = next_message(batch);
+	uint32_t from_head = facts->kept < piece->head_length ? facts->kept : piece->head_length;
+	uint32_t rest = facts->kept - from_head;
 
 	if (plan->recorder.memory)
-		record(&plan->recorder, facts, head, head_length, tail);
-	uint32_t from_head = facts->kept < head_length ? facts->kept : head_length;
-	uint32_t from_tail = facts->kept - from_head;
-
+		record(&plan->recorder, facts, piece);
 	message->head = plan->header;
 	message->head_length = plan->header_length + from_head;
 	message->trailer_length = 0;
@@ -150,11 +140,12 @@ static inline struct message *emit(const struct plan *plan, const struct facts *
 		struct room *room = room_of(batch, message);
 
 		message->trailer_length = (uint8_t)fill(plan, facts, room);
-		memcpy(room->head + plan->header_length, head, from_head);
+		memcpy(room->head + plan->header_length, piece->head, from_head);
 		message->head = room->head;
 	}
-	message->tail = tail;
-	message->tail_length = from_tail < tail_length ? from_tail : tail_length;
+	message->tail = piece->tail;
+	message->tail_length = rest < piece->tail_length ? rest : piece->tail_length;
+	message->zeros = rest - message->tail_length;
 	message->time = facts->time;
 	return message;
 }
@@ -164,7 +155,8 @@ static bool is_tag(const uint8_t *at)
 	return is_tpid(be16(at));
 }
 
-/* Take the outermost tag off and put one on, as planned, in headers of this length; gives their new length. */
+/* Take the outermost tag off, put one on, and take the Ethernet header off, as planned, in headers of this length; gives
+ * their new length. */
 static uint32_t retag(const struct plan *plan, uint8_t *head, uint32_t length)
 {
 	uint8_t *at = head + ETH_ADDRESSES;
@@ -178,6 +170,12 @@ static uint32_t retag(const struct plan *plan, uint8_t *head, uint32_t length)
 		put_be16(at, ETH_P_8021Q);
 		put_be16(at + 2, plan->push_tag);
 		length += TAG;
+	}
+	if (plan->strip_ethernet) {
+		uint32_t off = length < ETH_HEADER ? length : ETH_HEADER;
+
+		length -= off;
+		memmove(head, head + off, length);
 	}
 	return length;
 }
@@ -196,13 +194,13 @@ static void complete_checksum(struct piece *piece, uint32_t start, uint32_t fiel
 		return;
 	}
 	uint32_t tail_sum = ones_sum(piece->tail, piece->tail_length);
-	if (length & 1)		/* the tail begins in the middle of a word */
+	if (length & 1) /* the tail begins in the middle of a word */
 		tail_sum = (tail_sum >> 8) | (tail_sum & 0xFF) << 8;
 	uint16_t value = (uint16_t)~fold((uint64_t)tail_sum + ones_sum(covered, length));
 	put_be16(piece->head + field, value ? value : 0xFFFF);
 }
 
-/* The frame with its VLAN tag back in and its checksum complete. */
+/* The frame with its VLAN tag back in and its checksum complete, retagged. */
 static bool whole(const struct plan *plan, struct piece *piece, const struct frame *frame)
 {
 	bool unfinished = frame->vnet.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM;
@@ -210,8 +208,14 @@ static bool whole(const struct plan *plan, struct piece *piece, const struct fra
 	piece->head_length = 0;
 	piece->tail = frame->data;
 	piece->tail_length = frame->captured;
-	if (!frame->tagged && !unfinished && !retags(plan))
+	piece->zeros = 0;
+	if (!frame->tagged && !unfinished && !plan->strip_tag && !plan->push_tag) {
+		if (plan->strip_ethernet) {
+			piece->tail += ETH_HEADER;
+			piece->tail_length -= ETH_HEADER;
+		}
 		return true;
+	}
 	uint32_t shift = frame->tagged ? TAG : 0, length = frame->captured + shift;
 	uint32_t start = frame->vnet.csum_start + shift, field = start + frame->vnet.csum_offset;
 	uint32_t width = frame->vnet.csum_offset == SCTP_CHECKSUM ? 4 : 2;
@@ -240,6 +244,15 @@ static bool whole(const struct plan *plan, struct piece *piece, const struct fra
 	return true;
 }
 
+/* Whether there was something to hide. */
+static bool hide_whole(struct piece *piece, const struct frame *frame, const struct headers *headers)
+{
+	int start = hidden_from(headers, frame->data, frame->captured);
+	int by = (int)(piece_length(piece) - frame->captured);
+
+	return start != NONE && hide(piece, headers, by, by - (frame->tagged ? TAG : 0), (uint32_t)(start + by));
+}
+
 static int forward_whole(const struct plan *plan, struct state *state, const struct frame *frame, struct batch *batch,
 			 const struct parsed *parsed, struct facts *facts, uint64_t *counters)
 {
@@ -249,33 +262,55 @@ static int forward_whole(const struct plan *plan, struct state *state, const str
 
 	if (!whole(plan, &piece, frame))
 		return DROPPED_MALFORMED;
-	uint32_t length = piece.head_length + piece.tail_length;
+	uint32_t length = piece_length(&piece);
 	uint32_t cut = frame->captured < frame->length ? frame->length - frame->captured : 0;
 	if (plan->past_headers != NONE)
 		end = moved(headers_end(&parsed->headers, frame->data, frame->captured), frame->captured, length);
-	facts->kept = kept_length(plan, piece.head_length ? piece.head : piece.tail, length, snaplen(plan, end), &exceeds);
+	bool zeroed = plan->payload != KEEP && hide_whole(&piece, frame, &parsed->headers);
+	facts->kept =
+		kept_length(plan, piece.head_length ? piece.head : piece.tail, length, snaplen(plan, end), &exceeds);
 	facts->original = length + cut;
 	facts->truncated = facts->kept < facts->original;
 	if ((exceeds && plan->on_mtu_exceeded == DROP) || too_long(plan, facts->kept))
 		return DROPPED_MTU_EXCEEDED;
 	if (!within_limits(plan, state, facts->kept + plan->header_length + plan->overhead, 1, frame->time))
 		return SKIPPED_RATE_LIMITED;
-	struct message *message = emit(plan, facts, batch, piece.head, piece.head_length, piece.tail, piece.tail_length);
+	struct message *message = emit(plan, facts, batch, &piece);
 	message->flow = parsed->flow;
 	message->last = true;
 	counters[TRUNCATED] += facts->truncated;
+	counters[ZEROED] += zeroed;
 	counters[FRAGMENTED] += exceeds && plan->on_mtu_exceeded == FRAGMENT;
 	return NO_REASON;
 }
 
-/* Where the headers of each segment end that this super-frame is split into. */
-static int super_headers_end(const struct super_frame *super)
+/* What is done to each segment of a super-frame alike. */
+struct treatment {
+	struct headers headers; /* that they have, but for its tags' being put on and taken off, */
+	int moved; /* by which the offsets change */
+	int end; /* of the headers as they leave, or NONE: not known */
+	int hidden_from; /* in the segment as it leaves, or NONE */
+};
+
+/* What the plan wants of segments, and put their tags on and off. */
+static void treat(const struct plan *plan, struct super_frame *super, struct treatment *treatment)
 {
 	struct frame head = { .data = super->head, .captured = super->head_length };
-	struct headers headers;
+	uint32_t before = super->head_length;
 
-	parse(&head, &headers);
-	return headers_end(&headers, head.data, head.captured);
+	*treatment = (struct treatment){ .end = NONE, .hidden_from = NONE };
+	if (plan->past_headers != NONE || plan->payload != KEEP) {
+		parse(&head, &treatment->headers);
+		treatment->end = headers_end(&treatment->headers, head.data, head.captured);
+		if (plan->payload != KEEP)
+			treatment->hidden_from = hidden_from(&treatment->headers, head.data, head.captured);
+	}
+	super->head_length = retag(plan, super->head, before);
+	treatment->moved = (int)(super->head_length - before);
+	treatment->end = moved(treatment->end, before, super->head_length);
+	treatment->hidden_from = moved(treatment->hidden_from, before, super->head_length);
+	for (uint32_t n = 0; n < super->layer_count; n++)
+		super->layers[n].at += super->head_length - before;
 }
 
 static int forward_super(const struct plan *plan, struct state *state, const struct frame *frame, struct batch *batch,
@@ -284,7 +319,8 @@ static int forward_super(const struct plan *plan, struct state *state, const str
 	struct super_frame super;
 	enum kind kind;
 	bool full_exceeds = false, rest_exceeds;
-	int transport = parsed->headers.transport, end = NONE;
+	int transport = parsed->headers.transport;
+	struct treatment treatment;
 
 	switch (frame->vnet.gso_type & ~VIRTIO_NET_HDR_GSO_ECN) {
 	case VIRTIO_NET_HDR_GSO_TCPV4:
@@ -302,17 +338,12 @@ static int forward_super(const struct plan *plan, struct state *state, const str
 	if (transport == NONE || !open_super_frame(&super, frame, (uint32_t)transport, kind))
 		return DROPPED_MALFORMED;
 
-	uint32_t before = super.head_length, others = super.count - 1;
-	if (plan->past_headers != NONE)
-		end = super_headers_end(&super);
-	super.head_length = retag(plan, super.head, before);
-	end = moved(end, before, super.head_length);
-	for (uint32_t n = 0; n < super.layer_count; n++)
-		super.layers[n].at += super.head_length - before;
+	treat(plan, &super, &treatment);
+	uint32_t others = super.count - 1, most = snaplen(plan, treatment.end);
 	uint32_t full = super.head_length + super.gso_size;
 	uint32_t rest = super.head_length + super.payload_length - others * super.gso_size;
-	uint32_t kept_rest = kept_length(plan, super.head, rest, snaplen(plan, end), &rest_exceeds);
-	uint32_t kept_full = others ? kept_length(plan, super.head, full, snaplen(plan, end), &full_exceeds) : 0;
+	uint32_t kept_rest = kept_length(plan, super.head, rest, most, &rest_exceeds);
+	uint32_t kept_full = others ? kept_length(plan, super.head, full, most, &full_exceeds) : 0;
 	if ((full_exceeds || rest_exceeds) && plan->on_mtu_exceeded == DROP)
 		return DROPPED_MTU_EXCEEDED;
 	if (too_long(plan, kept_full) || too_long(plan, kept_rest))
@@ -322,16 +353,17 @@ static int forward_super(const struct plan *plan, struct state *state, const str
 	if (!within_limits(plan, state, size, super.count, frame->time))
 		return SKIPPED_RATE_LIMITED;
 	for (uint32_t n = 0; n < super.count; n++) {
-		uint8_t head[MAX_HEADERS + TAG];
-		const uint8_t *payload;
-		uint32_t length;
+		struct piece piece = { .head_length = super.head_length };
 		bool last = n == others;
 
-		write_segment(&super, n, head, &payload, &length);
+		write_segment(&super, n, piece.head, &piece.tail, &piece.tail_length);
+		if (treatment.hidden_from != NONE)
+			counters[ZEROED] += hide(&piece, &treatment.headers, treatment.moved, treatment.moved,
+						 (uint32_t)treatment.hidden_from);
 		facts->kept = last ? kept_rest : kept_full;
 		facts->original = last ? rest : full;
 		facts->truncated = facts->kept < facts->original;
-		struct message *message = emit(plan, facts, batch, head, super.head_length, payload, length);
+		struct message *message = emit(plan, facts, batch, &piece);
 		message->flow = parsed->flow;
 		message->last = last;
 		counters[TRUNCATED] += facts->truncated;
@@ -357,9 +389,13 @@ bool wants(const struct plan *plan, const struct frame *frame)
 {
 	if (!plan->exact)
 		return true;
-	struct mirrord_bpf_frame view = { .data = frame->data, .length = frame->captured, .egress = frame->egress,
-					  .tagged = frame->tagged, .tci = frame->tci, .tpid = frame->tpid };
-	uint32_t rule = mirrord_bpf_run(plan->exact, plan->exact_length, &view);
+	struct bpf_frame view = { .data = frame->data,
+				  .length = frame->captured,
+				  .egress = frame->egress,
+				  .tagged = frame->tagged,
+				  .tci = frame->tci,
+				  .tpid = frame->tpid };
+	uint32_t rule = run_program(plan->exact, plan->exact_length, &view);
 
 	if (rule && rule <= plan->match_count)
 		plan->matches[rule - 1]++;
@@ -383,8 +419,9 @@ int forward(const struct plan *plan, struct state *state, const struct frame *fr
 	if (!parsed->hashed)
 		parsed->flow = flow_hash(&parsed->headers);
 	parsed->hashed = true;
-	struct facts facts = { .sequence = state->sequence, .vlan = parsed->headers.vlan, .egress = frame->egress,
-			       .time = frame->time };
+	struct facts facts = {
+		.sequence = state->sequence, .vlan = parsed->headers.vlan, .egress = frame->egress, .time = frame->time
+	};
 	if (super)
 		return forward_super(plan, state, frame, batch, parsed, &facts, counters);
 	return forward_whole(plan, state, frame, batch, parsed, &facts, counters);

@@ -4,7 +4,7 @@
 #include <netinet/in.h>
 
 enum {
-	TCP_HEADER = 20,	/* without options */
+	TCP_HEADER = 20, /* without options */
 	SCTP_HEADER = 12,
 	ICMP_HEADER = 8,
 };

@@ -11,11 +11,11 @@ enum {
 	ETH_ADDRESSES = 12,
 	TAG = 4,
 	MAX_TAGS = 2,
-	IPV4_HEADER = 20,	/* without options */
+	IPV4_HEADER = 20, /* without options */
 	UDP_HEADER = 8,
-	GSO_UDP_L4 = 5,		/* VIRTIO_NET_HDR_GSO_UDP_L4, in kernel headers since 6.2 */
-	MAX_HEADERS = 256,	/* bytes of headers rewritten in front of a segment */
-	MAX_LAYERS = 10,	/* headers that a segment has fields in */
+	GSO_UDP_L4 = 5, /* VIRTIO_NET_HDR_GSO_UDP_L4, in kernel headers since 6.2 */
+	MAX_HEADERS = 256, /* bytes of headers rewritten in front of a segment */
+	MAX_LAYERS = 10, /* headers that a segment has fields in */
 };
 
 /* struct virtio_net_hdr */
@@ -30,30 +30,31 @@ struct vnet {
 
 struct frame {
 	const uint8_t *data;
-	uint32_t captured;	/* bytes at data */
-	uint32_t length;	/* bytes that the kernel held */
+	uint32_t captured; /* bytes at data */
+	uint32_t length; /* bytes that the kernel held */
 	bool egress;
 	bool tagged;
 	uint16_t tpid, tci;
 	struct vnet vnet;
-	uint64_t time;		/* nanoseconds since 1970 */
+	uint64_t time; /* nanoseconds since 1970 */
 };
 
 enum { NONE = -1 };
 
 struct headers {
 	uint16_t ethertype;
-	uint8_t family;		/* 4, 6, or 0 */
+	uint32_t network; /* offset of what the ethertype announces */
+	uint8_t family; /* 4, 6, or 0 */
 	bool fragment;
-	uint8_t divided;	/* of a fragment: what all fragments of the datagram say that they are parts of */
-	uint32_t identification;	/* of a fragment */
-	int vlan;		/* the outermost tag's id, or NONE */
-	int protocol;		/* or NONE */
-	int transport;		/* offset, or NONE */
-	int source_port, destination_port;	/* or NONE */
+	uint8_t divided; /* of a fragment: what all fragments of the datagram say that they are parts of */
+	uint32_t identification; /* of a fragment */
+	int vlan; /* the outermost tag's id, or NONE */
+	int protocol; /* or NONE */
+	int transport; /* offset, or NONE */
+	int source_port, destination_port; /* or NONE */
 	const uint8_t *source, *destination;
 	uint32_t address_length;
-	uint32_t behind;	/* offset of what follows the IP header and those extension headers that were looked through */
+	uint32_t behind; /* offset of what follows the IP header and those extension headers that were looked through */
 };
 
 /* frame/headers.c */
@@ -61,17 +62,21 @@ void parse(const struct frame *frame, struct headers *headers);
 uint64_t mix(uint64_t value);
 uint64_t pair_hash(const struct headers *headers, bool ported);
 uint64_t flow_hash(const struct headers *headers);
-bool is_tpid(uint16_t ethertype);	/* frame/headers.py: TPIDS */
-bool is_ipv6_option(int protocol);	/* frame/headers.py: IPV6_OPTIONS */
-bool is_extension(int protocol);	/* any IPv6 extension header that is looked through */
+bool is_tpid(uint16_t ethertype); /* frame/headers.py: TPIDS */
+bool is_ipv6_option(int protocol); /* frame/headers.py: IPV6_OPTIONS */
+bool is_extension(int protocol); /* any IPv6 extension header that is looked through */
 
 /* frame/extent.c: where the headers of a frame of this length end, or NONE where that is not known. */
 int headers_end(const struct headers *headers, const uint8_t *data, uint32_t length);
 
+/* frame/without_ethernet.c: put an Ethernet header before a packet that begins with its network header; `protocol` is the
+ * kernel's. The frame's data is `packet`, and ETH_HEADER bytes before it are free. */
+void put_ethernet(struct frame *frame, uint8_t *packet, uint16_t protocol);
+
 /* frame/checksum.c */
 uint32_t ones_sum(const uint8_t *data, size_t length);
 uint32_t fold(uint64_t sum);
-uint32_t crc32c(uint32_t crc, const uint8_t *data, size_t length);	/* begins with, and is completed by, ~0 */
+uint32_t crc32c(uint32_t crc, const uint8_t *data, size_t length); /* begins with, and is completed by, ~0 */
 
 /* frame/segment.c */
 enum kind { IPV4 = 1, IPV6, GRE, UDP, TCP };
@@ -81,7 +86,7 @@ struct layer {
 };
 
 struct super_frame {
-	uint8_t head[MAX_HEADERS + TAG];	/* a tag may be pushed */
+	uint8_t head[MAX_HEADERS + TAG]; /* a tag may be pushed */
 	uint32_t head_length;
 	const uint8_t *payload;
 	uint32_t payload_length;

@@ -24,12 +24,12 @@ bool is_tpid(uint16_t ethertype)
 bool is_ipv6_option(int protocol)
 {
 	switch (protocol) {
-	case 0:			/* hop-by-hop */
-	case 43:		/* routing */
-	case 60:		/* destination options */
-	case 135:		/* mobility */
-	case 139:		/* HIP */
-	case 140:		/* shim6 */
+	case 0: /* hop-by-hop */
+	case 43: /* routing */
+	case 60: /* destination options */
+	case 135: /* mobility */
+	case 139: /* HIP */
+	case 140: /* shim6 */
 		return true;
 	default:
 		return false;
@@ -134,9 +134,18 @@ static bool parse_plain(const struct frame *frame, struct headers *headers)
 	if (be32(data + 12) >> 8 != (ETH_P_IP << 8 | 0x45) || be16(ip + 6) & 0x3FFF || !has_ports(ip[9]))
 		return false;
 	*headers = (struct headers){
-		.ethertype = ETH_P_IP, .family = 4, .vlan = NONE, .protocol = ip[9],
-		.transport = ETH_HEADER + IPV4_HEADER, .source_port = be16(ports), .destination_port = be16(ports + 2),
-		.source = ip + 12, .destination = ip + 16, .address_length = 4, .behind = ETH_HEADER + IPV4_HEADER,
+		.ethertype = ETH_P_IP,
+		.network = ETH_HEADER,
+		.family = 4,
+		.vlan = NONE,
+		.protocol = ip[9],
+		.transport = ETH_HEADER + IPV4_HEADER,
+		.source_port = be16(ports),
+		.destination_port = be16(ports + 2),
+		.source = ip + 12,
+		.destination = ip + 16,
+		.address_length = 4,
+		.behind = ETH_HEADER + IPV4_HEADER,
 	};
 	return true;
 }
@@ -145,8 +154,9 @@ void parse(const struct frame *frame, struct headers *headers)
 {
 	if (parse_plain(frame, headers))
 		return;
-	*headers = (struct headers){ .vlan = NONE, .protocol = NONE, .transport = NONE, .source_port = NONE,
-				     .destination_port = NONE };
+	*headers = (struct headers){
+		.vlan = NONE, .protocol = NONE, .transport = NONE, .source_port = NONE, .destination_port = NONE
+	};
 	if (frame->captured < ETH_HEADER)
 		return;
 	int tags = frame->tagged;
@@ -154,8 +164,7 @@ void parse(const struct frame *frame, struct headers *headers)
 	uint16_t ethertype = be16(frame->data + 12);
 	if (frame->tagged)
 		headers->vlan = frame->tci & 0xFFF;
-	while (is_tpid(ethertype) && tags < MAX_TAGS &&
-	       frame->captured >= at + TAG) {
+	while (is_tpid(ethertype) && tags < MAX_TAGS && frame->captured >= at + TAG) {
 		if (headers->vlan == NONE)
 			headers->vlan = be16(frame->data + at) & 0xFFF;
 		ethertype = be16(frame->data + at + 2);
@@ -163,6 +172,7 @@ void parse(const struct frame *frame, struct headers *headers)
 		tags++;
 	}
 	headers->ethertype = ethertype;
+	headers->network = at;
 	headers->destination = frame->data;
 	headers->source = frame->data + 6;
 	headers->address_length = 6;
@@ -186,7 +196,7 @@ static inline uint64_t endpoint(const uint8_t *address, uint32_t length, uint64_
 	uint64_t number = length == 4	 ? be32(address)
 			  : length == 16 ? be64(address) * 0x9E3779B97F4A7C15u + be64(address + 8)
 			  : length == 6	 ? (uint64_t)be16(address) << 32 | be32(address + 2)
-					 : 0;	/* less than an Ethernet header was captured */
+					 : 0; /* less than an Ethernet header was captured */
 
 	return number + (port << 48);
 }
@@ -194,11 +204,12 @@ static inline uint64_t endpoint(const uint8_t *address, uint32_t length, uint64_
 uint64_t pair_hash(const struct headers *headers, bool ported)
 {
 	ported = ported && headers->source_port != NONE;
-	uint64_t kind = headers->fragment		     ? headers->divided
-			: headers->family == 0	     ? headers->ethertype
+	uint64_t kind = headers->fragment	    ? headers->divided
+			: headers->family == 0	    ? headers->ethertype
 			: headers->protocol == NONE ? 0x10000
-						     : (uint64_t)headers->protocol;
-	uint64_t source = endpoint(headers->source, headers->address_length, ported ? (uint64_t)headers->source_port : 0);
+						    : (uint64_t)headers->protocol;
+	uint64_t source =
+		endpoint(headers->source, headers->address_length, ported ? (uint64_t)headers->source_port : 0);
 	uint64_t destination = endpoint(headers->destination, headers->address_length,
 					ported ? (uint64_t)headers->destination_port : 0);
 	uint64_t less = source < destination ? source : destination, more = source < destination ? destination : source;

@@ -8,7 +8,7 @@
 #include "bytes.h"
 
 enum {
-	ETH_P_ETHERNET = 0x6558,	/* transparent Ethernet bridging */
+	ETH_P_ETHERNET = 0x6558, /* transparent Ethernet bridging */
 	IPV6_JUMBO_OPTION = 0xC2,
 	TCP_CWR = 0x80,
 	TCP_PSH = 0x08,
@@ -199,8 +199,8 @@ void write_segment(const struct super_frame *super, uint32_t n, uint8_t *head, c
 		case GRE:
 			if (at[0] & 0x80) {
 				put_be16(at + 4, 0);
-				put_be16(at + 4, complement((uint64_t)payload_sum +
-							    ones_sum(at, head_length - layer->at)));
+				put_be16(at + 4,
+					 complement((uint64_t)payload_sum + ones_sum(at, head_length - layer->at)));
 			}
 			break;
 		case TCP:

@@ -2,8 +2,8 @@
 #include "transmit/transmit.h"
 
 enum {
-	MOST_SEGMENTS = 64,	/* UDP_MAX_SEGMENTS before Linux 6.9 */
-	MOST_PAYLOAD = 65507,	/* of one UDP datagram over IPv4 */
+	MOST_SEGMENTS = 64, /* UDP_MAX_SEGMENTS before Linux 6.9 */
+	MOST_PAYLOAD = 65507, /* of one UDP datagram over IPv4 */
 };
 
 static void choose_lanes(struct batch *batch, uint32_t first, uint32_t lanes)

@@ -7,7 +7,7 @@
 #include "clock.h"
 
 enum {
-	PATIENCE_MILLISECONDS = 10,	/* sockets.py tells why */
+	PATIENCE_MILLISECONDS = 10, /* sockets.py tells why */
 	JAMMED_MILLISECONDS = 1,
 };
 

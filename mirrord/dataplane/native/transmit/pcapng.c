@@ -7,10 +7,10 @@
 
 enum {
 	PACKET = 6,
-	FLAGS = 2,	/* epb_flags */
+	FLAGS = 2, /* epb_flags */
 	INBOUND = 1,
 	OUTBOUND = 2,
-	OPTIONS = 16,	/* the flags, the end of the options, and the block's length once more */
+	OPTIONS = 16, /* the flags, the end of the options, and the block's length once more */
 };
 
 static void put_le32(uint8_t *at, uint32_t number)

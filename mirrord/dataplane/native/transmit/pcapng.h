@@ -6,7 +6,7 @@
 
 struct facts;
 
-enum { PACKET_HEADER = 28 };	/* bytes of a packet block before its packet */
+enum { PACKET_HEADER = 28 }; /* bytes of a packet block before its packet */
 
 void packet_header(const struct facts *facts, uint8_t *header);
 /* Gives the trailer's length. */

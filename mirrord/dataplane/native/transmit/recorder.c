@@ -8,7 +8,7 @@
 #include "forward/forward.h"
 #include "transmit/pcapng.h"
 
-enum { LENGTH_AT = 4 };	/* of a block */
+enum { LENGTH_AT = 4 }; /* of a block */
 
 /* Held for the copy of one packet. */
 static void lock(struct recorded *row)
@@ -30,41 +30,55 @@ static uint32_t length_of_block(const struct recorder *recorder, uint64_t positi
 	return at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
 }
 
-/* Copy to this offset, or on from the beginning of the memory; gives the offset behind it. */
+/* Copy to this offset, or on from the beginning of the memory; gives the offset behind it. Of nothing: zeros. */
 static uint64_t put(const struct recorder *recorder, uint64_t at, const uint8_t *bytes, uint32_t length)
 {
-	uint64_t room = recorder->size - at;
+	uint64_t room = recorder->size - at, first = length < room ? length : room;
 
-	if (length < room) {
-		memcpy(recorder->memory + at, bytes, length);
-		return at + length;
+	if (bytes) {
+		memcpy(recorder->memory + at, bytes, first);
+		memcpy(recorder->memory, bytes + first, length - first);
+	} else {
+		memset(recorder->memory + at, 0, first);
+		memset(recorder->memory, 0, length - first);
 	}
-	memcpy(recorder->memory + at, bytes, room);
-	memcpy(recorder->memory, bytes + room, length - room);
-	return length - room;
+	return length < room ? at + length : length - room;
 }
 
-void record(const struct recorder *recorder, const struct facts *facts, const uint8_t *head, uint32_t head_length,
-	    const uint8_t *tail)
+static uint32_t least(uint32_t a, uint32_t b)
 {
-	uint8_t header[PACKET_HEADER], trailer[MAX_TRAILER];
+	return a < b ? a : b;
+}
+
+static void put_block(const struct recorder *recorder, uint64_t at, const struct facts *facts,
+		      const struct piece *piece, const uint8_t *trailer, uint32_t trailer_length)
+{
+	uint8_t header[PACKET_HEADER];
+	uint32_t head = least(facts->kept, piece->head_length), tail = least(facts->kept - head, piece->tail_length);
+
+	packet_header(facts, header);
+	at = put(recorder, at, header, PACKET_HEADER);
+	at = put(recorder, at, piece->head, head);
+	at = put(recorder, at, piece->tail, tail);
+	at = put(recorder, at, NULL, facts->kept - head - tail);
+	put(recorder, at, trailer, trailer_length);
+}
+
+void record(const struct recorder *recorder, const struct facts *facts, const struct piece *piece)
+{
+	uint8_t trailer[MAX_TRAILER];
 	uint32_t trailer_length = packet_trailer(facts, trailer);
 	uint32_t length = PACKET_HEADER + facts->kept + trailer_length;
-	uint32_t from_head = facts->kept < head_length ? facts->kept : head_length;
 	struct recorded *row = recorder->row;
 
 	if (length > recorder->size)
 		return;
-	packet_header(facts, header);
 	lock(row);
 	for (; row->head + length - row->tail > recorder->size; row->evicted++)
 		row->tail += length_of_block(recorder, row->tail);
 	/* Who reads without the lock has to see the tail before what is written behind it. */
 	__atomic_thread_fence(__ATOMIC_RELEASE);
-	uint64_t at = put(recorder, row->head % recorder->size, header, PACKET_HEADER);
-	at = put(recorder, at, head, from_head);
-	at = put(recorder, at, tail, facts->kept - from_head);
-	put(recorder, at, trailer, trailer_length);
+	put_block(recorder, row->head % recorder->size, facts, piece, trailer, trailer_length);
 	row->head += length;
 	unlock(row);
 }

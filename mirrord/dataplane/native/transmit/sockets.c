@@ -21,13 +21,13 @@ static int dropped_by(const struct transmit *transmit, int error)
 {
 	switch (error) {
 	case ENETDOWN:
-	case ENXIO:	/* what a routed socket calls a device that is down, or gone */
+	case ENXIO: /* what a routed socket calls a device that is down, or gone */
 		return transmit->outer.length ? DROPPED_NO_ROUTE : DROPPED_LINK_DOWN;
-	case EINVAL:	/* what a blackhole route answers; a device has no routes, and its copies no overhead */
+	case EINVAL: /* what a blackhole route answers; a device has no routes, and its copies no overhead */
 		return transmit->overhead && !transmit->outer.length ? DROPPED_NO_ROUTE : DROPPED_SEND_ERROR;
 	case ENETUNREACH:
 	case EHOSTUNREACH:
-	case EACCES:	/* a route that prohibits */
+	case EACCES: /* a route that prohibits */
 		return DROPPED_NO_ROUTE;
 	case EMSGSIZE:
 		return DROPPED_MTU_EXCEEDED;
@@ -68,7 +68,7 @@ static int send_some(struct transmit *transmit, int descriptor, struct mmsghdr *
 struct outgoing {
 	struct mmsghdr messages[BATCH];
 	uint32_t copies[BATCH];
-	struct iovec vectors[3 * BATCH];
+	struct iovec vectors[4 * BATCH];
 	uint8_t gathered[BATCH * (sizeof(struct outer_head) + SMALL)] __attribute__((aligned(8)));
 	uint8_t controls[BATCH][CMSG_SPACE(sizeof(uint16_t))] __attribute__((aligned(8)));
 };
@@ -113,7 +113,8 @@ static uint32_t build(struct transmit *transmit, struct message *const *row, uin
 		*message = (struct msghdr){ .msg_iov = vector };
 		*vector = (struct iovec){ at, 0 };
 		if (transmit->packet >= 0) {
-			write_outer(&transmit->outer, (void *)at, transmit->ports[row[n]->lane], payload, segment, copies);
+			write_outer(&transmit->outer, (void *)at, transmit->ports[row[n]->lane], payload, segment,
+				    copies);
 			at += sizeof(struct vnet) + transmit->outer.length;
 		} else if (copies > 1) {
 			ask_for_segments(message, outgoing->controls[messages], (uint16_t)segment);
@@ -126,6 +127,8 @@ static uint32_t build(struct transmit *transmit, struct message *const *row, uin
 		for (; n < end; n++) {
 			*vector++ = (struct iovec){ (void *)(uintptr_t)row[n]->head, row[n]->head_length };
 			*vector++ = (struct iovec){ (void *)(uintptr_t)row[n]->tail, row[n]->tail_length };
+			if (row[n]->zeros)
+				*vector++ = (struct iovec){ zero_bytes, row[n]->zeros };
 		}
 		message->msg_iovlen = (size_t)(vector - message->msg_iov);
 		outgoing->copies[messages] = copies;
@@ -193,11 +196,12 @@ static int give(struct transmit *transmit, int descriptor, struct message *const
 
 static void send_row(struct transmit *transmit, int descriptor, struct message *const *row, uint32_t count)
 {
-	uint32_t next = 0, lone = 0;	/* copies up to this one leave one by one */
+	uint32_t next = 0, lone = 0; /* copies up to this one leave one by one */
 
 	while (next < count) {
 		uint32_t copies;
-		int accepted = give(transmit, descriptor, row + next, count - next, lone > next ? lone - next : 0, &copies);
+		int accepted =
+			give(transmit, descriptor, row + next, count - next, lone > next ? lone - next : 0, &copies);
 
 		if (accepted > 0) {
 			count_sent(transmit, row + next, (uint32_t)accepted);

@@ -8,18 +8,18 @@
 
 enum {
 	MAX_SOCKETS = 64,
-	MAX_OUTER = 62,		/* Ethernet, IPv6, UDP */
-	SMALL = 256,		/* bytes of a copy that costs less to copy than to refer to */
+	MAX_OUTER = 62, /* Ethernet, IPv6, UDP */
+	SMALL = 256, /* bytes of a copy that costs less to copy than to refer to */
 };
 
 /* transmit/outer.c: the headers before a copy that leaves by a packet socket; elsewhere they are the kernel's. */
 struct outer {
 	uint8_t header[MAX_OUTER];
-	uint32_t length;	/* 0: none */
+	uint32_t length; /* 0: none */
 	bool udp;
-	uint16_t id;		/* of the next IPv4 packet */
-	uint32_t ip_sum;	/* of the IPv4 header but for length and id */
-	uint32_t pseudo_sum;	/* of the UDP pseudo-header but for the length */
+	uint16_t id; /* of the next IPv4 packet */
+	uint32_t ip_sum; /* of the IPv4 header but for length and id */
+	uint32_t pseudo_sum; /* of the UDP pseudo-header but for the length */
 };
 
 struct outer_head {
@@ -35,9 +35,9 @@ void write_outer(struct outer *outer, struct outer_head *head, uint16_t port, ui
 /* transmit/tx_ring.c */
 struct tx_ring {
 	int descriptor;
-	uint8_t *memory;	/* or NULL: there is none */
+	uint8_t *memory; /* or NULL: there is none */
 	uint32_t slots, slot_size;
-	uint32_t next;		/* slot to be filled */
+	uint32_t next; /* slot to be filled */
 };
 
 struct outgoing;
@@ -47,19 +47,19 @@ struct transmit {
 	int sockets[MAX_SOCKETS];
 	uint16_t ports[MAX_SOCKETS];
 	uint32_t lanes;
-	void (*open_lane)(void *context, uint32_t lane);	/* gives a lane that has none its socket and port */
+	void (*open_lane)(void *context, uint32_t lane); /* gives a lane that has none its socket and port */
 	void *context;
-	int packet;		/* the packet socket, or -1 */
-	struct tx_ring ring;	/* of another packet socket for the same device */
+	int packet; /* the packet socket, or -1 */
+	struct tx_ring ring; /* of another packet socket for the same device */
 	struct outer outer;
 	bool gso;
-	bool overtakes;		/* with gso: copies of different lanes may leave in any order */
-	int gso_refused;	/* the errno that GSO was refused with, or 0 */
+	bool overtakes; /* with gso: copies of different lanes may leave in any order */
+	int gso_refused; /* the errno that GSO was refused with, or 0 */
 	int32_t overhead;
-	bool failed;		/* a copy of the frame at hand was refused */
-	uint64_t patience;	/* nanoseconds that may still be waited for room in this turn */
-	bool jammed;		/* it ran out in this turn */
-	struct outgoing *outgoing;	/* the worker's, in its turn */
+	bool failed; /* a copy of the frame at hand was refused */
+	uint64_t patience; /* nanoseconds that may still be waited for room in this turn */
+	bool jammed; /* it ran out in this turn */
+	struct outgoing *outgoing; /* the worker's, in its turn */
 	uint64_t *counters;
 };
 
@@ -78,7 +78,9 @@ static inline uint8_t *gather(const struct message *message, uint8_t *at)
 {
 	memcpy(at, message->head, message->head_length);
 	memcpy(at + message->head_length, message->tail, message->tail_length);
-	return at + message->head_length + message->tail_length;
+	if (message->zeros)
+		memset(at + message->head_length + message->tail_length, 0, message->zeros);
+	return at + length_of(message);
 }
 
 /* transmit/tx_ring.c */

@@ -9,12 +9,12 @@
 #include <sys/socket.h>
 
 enum {
-	DATA = TPACKET2_HDRLEN - sizeof(struct sockaddr_ll),	/* where the kernel looks for the packet in a slot */
+	DATA = TPACKET2_HDRLEN - sizeof(struct sockaddr_ll), /* where the kernel looks for the packet in a slot */
 };
 
 static struct tpacket2_hdr *slot(const struct tx_ring *ring, uint32_t n)
 {
-	uint32_t place = ring->next + n;	/* both below their number; a division would cost what a copy does */
+	uint32_t place = ring->next + n; /* both below their number; a division would cost what a copy does */
 
 	return (void *)(ring->memory + (size_t)(place < ring->slots ? place : place - ring->slots) * ring->slot_size);
 }
