@@ -31,7 +31,6 @@ class Recorded:
         self._key, self._recorder, self._follow = key, recorder, follow
         self._ring = recorder.ring
         self._since = time.time_ns() - int(seconds * 1e9)
-        self._lost = 0
 
     async def read(self, gone: Callable[[], bool]) -> AsyncIterator[bytes]:
         """The stream as it comes, until its end, or until the reader is `gone`."""
@@ -42,16 +41,15 @@ class Recorded:
         header = pcapng.section(f"mirrord {__version__}", comment)
         yield header + pcapng.interface(self._key.source, 0, comment, raw=ring.raw)
         end = EVERYTHING if self._follow else ring.head
-        position, number = 0, 0  # of the next block
-        begun = False
+        lost, begun = 0, False
+        found = await asyncio.to_thread(ring.read, 0, end, CHUNK)
+        number = found.before  # of the next packet
         while not gone():
-            found = await asyncio.to_thread(ring.read, position, end, CHUNK)
-            if begun and found.start > position:
-                self._lost += found.before - number
-                yield pcapng.statistics(time.time_ns(), self._lost)
-            if not begun or found.start > position:
+            if found.before > number:
+                lost += found.before - number
+                yield pcapng.statistics(time.time_ns(), lost)
                 number = found.before
-            position, number = found.end, number + found.packets
+            number += found.packets
             blocks = found.blocks if begun else await asyncio.to_thread(pcapng.since, found.blocks, self._since)
             begun = begun or bool(blocks)
             if blocks:
@@ -60,6 +58,7 @@ class Recorded:
                 if not self._follow or self._recorder.ring is not ring:
                     return
                 await asyncio.sleep(LOOK_SECONDS)
+            found = await asyncio.to_thread(ring.read, found.end, end, CHUNK)
 
     def close(self) -> None:
         """There is nothing that stays open."""

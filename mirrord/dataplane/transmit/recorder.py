@@ -47,7 +47,7 @@ class Read(NamedTuple):
 
 
 class Ring:
-    """`size` bytes of memory, whole pages. Its packets are Ethernet frames, or `raw`, IP packets. OSError when they are not to be had."""
+    """`size` bytes of memory, whole pages, for Ethernet frames or, if `raw`, IP packets. OSError: there are not so many."""
 
     def __init__(self, size: int, *, raw: bool = False, native: bool) -> None:
         self.raw = raw

@@ -10,8 +10,8 @@ struct piece;
 /* Ring.row of recorder.py. Positions are counted in bytes from the beginning of time. */
 struct recorded {
 	uint64_t locked;
-	uint64_t head;	/* where the next block begins */
-	uint64_t tail;	/* where the oldest one does */
+	uint64_t head; /* where the next block begins */
+	uint64_t tail; /* where the oldest one does */
 	uint64_t evicted; /* blocks before that one */
 };
 
