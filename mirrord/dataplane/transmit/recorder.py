@@ -47,7 +47,7 @@ class Read(NamedTuple):
 
 
 class Ring:
-    """`size` bytes of memory, whole pages, for Ethernet frames or, if `raw`, IP packets. OSError: there are not so many."""
+    """`size` bytes of memory, whole pages, for Ethernet frames or, if `raw`, IP packets. OSError: there is no such room."""
 
     def __init__(self, size: int, *, raw: bool = False, native: bool) -> None:
         self.raw = raw
