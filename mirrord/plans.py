@@ -91,6 +91,17 @@ class Payload(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class FlowLimit:
+    """How much of each flow is mirrored whole; 0: any number. What comes first decides."""
+
+    packets: int = 0
+    octets: int = 0  # of frames as they are read
+    headers: bool = False  # what comes after is cut behind its headers; else skipped
+    idle: int = 60_000_000_000  # nanoseconds until a flow is forgotten
+    flows: int = 65536  # the most that are known
+
+
+@dataclass(frozen=True, slots=True)
 class ForwardPlan:
     """What becomes of a captured frame. Lengths are in bytes."""
 
@@ -102,6 +113,7 @@ class ForwardPlan:
     longest: int = 0  # the longest frame that a copy can carry in however many fragments; 0: no limit
     on_mtu_exceeded: OnMtuExceeded = OnMtuExceeded.truncate
     sampling_rate: int = 1  # 1 in n conversations
+    flow_limit: FlowLimit | None = None  # how much of each flow
     rate_limit: int = 0  # bits a second of sent bytes; 0: none
     packet_limit: int = 0  # copies a second; 0: none
     strip_tag: bool = False  # take the outermost VLAN tag off

@@ -8,6 +8,7 @@ from ipaddress import ip_address
 from pathlib import PurePath
 from typing import NamedTuple
 
+from mirrord import model
 from mirrord.control.host.view import Lease, Link, Path, View
 from mirrord.control.planning.files import file_of
 from mirrord.control.planning.leases import refuse_if_set_aside
@@ -28,7 +29,7 @@ from mirrord.model import (
     TunnelDestination,
     VxlanDestination,
 )
-from mirrord.plans import DevicePlan, FilePlan, ForwardPlan, OnMtuExceeded, Payload, TunnelPlan
+from mirrord.plans import DevicePlan, FilePlan, FlowLimit, ForwardPlan, OnMtuExceeded, Payload, TunnelPlan
 
 UDP_HEADER = 8
 IP_HEADER = {4: 20, 6: 40}
@@ -67,6 +68,7 @@ def way_out(
         past_headers=session.snaplen.length if session.snaplen.past_headers else None,
         on_mtu_exceeded=OnMtuExceeded[session.on_mtu_exceeded],
         sampling_rate=session.sampling_rate,
+        flow_limit=_flow_limit(session.flow_limit),
         rate_limit=session.rate_limit,
         packet_limit=session.packet_limit,
     )
@@ -78,6 +80,12 @@ def way_out(
     guest = getattr(session.source, "perspective", "host") == "guest"
     forward = replace(forward, template=_template(session.destination, guest=guest))
     return _tunnel(config, session, session.destination, source, view, forward, lease, native=native)
+
+
+def _flow_limit(limit: model.FlowLimit | None) -> FlowLimit | None:
+    if limit is None:
+        return None
+    return FlowLimit(limit.packets or 0, limit.bytes or 0, limit.then == "headers", limit.idle, limit.flows)
 
 
 def path(to: TunnelDestination, config: Config, lease: Lease | None) -> Path:

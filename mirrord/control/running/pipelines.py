@@ -29,6 +29,7 @@ from mirrord.control.running.taps import Taps
 from mirrord.control.running.totals import RuleCounts, Totals, added_rules
 from mirrord.control.running.workers import Workers, what
 from mirrord.dataplane.counters import Slot
+from mirrord.dataplane.memory import Memory
 from mirrord.dataplane.rounds import LATENCY_SECONDS
 from mirrord.dataplane.transmit.recorder import Recorder
 from mirrord.dataplane.worker import Failure, Worker
@@ -44,14 +45,16 @@ OPENERS = 8
 class Pipelines:
     """`apply` and `stop` block, up to a second for each pipeline that ends; the rest answers at once, on any thread."""
 
-    def __init__(self, *, native: bool, nice: int = 0, latency: float = LATENCY_SECONDS) -> None:
-        self._native = native
+    def __init__(
+        self, *, native: bool, nice: int = 0, latency: float = LATENCY_SECONDS, memory: Memory | None = None
+    ) -> None:
+        self._native, self._memory = native, memory or Memory()
         self._openers = started(OPENERS, "opener")
         self._workers = Workers(nice, latency)
         self._taps = Taps(self._workers, self._openers, native=native)
         self._devices = HeldDevices()
-        self._recorders = Recorders(native=native)
-        self._opening = Opening(self._devices, self._recorders, native=native)
+        self._recorders = Recorders(native=native, memory=self._memory)
+        self._opening = Opening(self._devices, self._recorders, native=native, memory=self._memory)
         self._restarts = Restarts()
         self._said = Said()
         self._worker_failures = 0
@@ -234,7 +237,7 @@ class Pipelines:
             runs = self._running.get(key)
         if runs is None:
             raise Refused(f"session {key.session} does not run on {key.source}")
-        return Live(key, runs.plan, native=self._native)
+        return Live(key, runs.plan, native=self._native, memory=self._memory)
 
     def recorders(self, mirror: str, session: str) -> dict[str, Recorder]:
         """By source, what keeps the last frames of a session."""

@@ -11,6 +11,7 @@ from collections.abc import Collection
 from threading import Lock
 
 from mirrord.control.planning.plan import Key
+from mirrord.dataplane.memory import Memory
 from mirrord.dataplane.transmit.recorder import Recorder
 from mirrord.plans import PipelinePlan
 
@@ -18,8 +19,8 @@ from mirrord.plans import PipelinePlan
 class Recorders:
     """`of` may be asked by several threads, `find` by any."""
 
-    def __init__(self, *, native: bool) -> None:
-        self._native = native
+    def __init__(self, *, native: bool, memory: Memory) -> None:
+        self._native, self._memory = native, memory
         self._lock = Lock()
         self._known: dict[Key, Recorder] = {}
         self._planned: Collection[Key] = ()
@@ -29,7 +30,7 @@ class Recorders:
         with self._lock:
             if key not in self._known:
                 self._drop({one for one in self._known if one[:2] == key[:2] and one not in self._planned})
-                self._known[key] = Recorder(native=self._native)
+                self._known[key] = Recorder(self._memory, native=self._native)
             recorder = self._known[key]
         recorder.hold(plan.recorder, raw=plan.forward.strip_ethernet)
         return recorder

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mirrord.dataplane.frame.headers import IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP
+from mirrord.dataplane.frame.headers import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP
 
 if TYPE_CHECKING:
     from mirrord.dataplane.frame.headers import Headers
 
-IPPROTO_ICMP = 1
-IPPROTO_ICMPV6 = 58
 TCP_HEADER = 20  # without options
 
 _LENGTHS = {

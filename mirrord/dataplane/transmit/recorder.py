@@ -16,6 +16,7 @@ from array import array
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
+from mirrord.dataplane.memory import Memory, Share
 from mirrord.dataplane.native import core
 from mirrord.dataplane.transmit import pcapng
 
@@ -47,7 +48,7 @@ class Read(NamedTuple):
 
 
 class Ring:
-    """`size` bytes of memory, whole pages, for Ethernet frames or, if `raw`, IP packets. OSError: there is no such room."""
+    """`size` bytes of memory, whole pages, for Ethernet frames or, if `raw`, IP packets. OSError: there are none."""
 
     def __init__(self, size: int, *, raw: bool = False, native: bool) -> None:
         self.raw = raw
@@ -118,9 +119,12 @@ def _whole(data: bytes) -> tuple[int, int]:
 
 
 class Recorder:
-    """The ring of one session and source, whichever pipelines write to it, one after the other or several at once."""
+    """The ring of one session and source, whichever pipelines write to it, one after the other or several at once. It
+    comes out of `memory`.
+    """
 
-    def __init__(self, *, native: bool) -> None:
+    def __init__(self, memory: Memory | None = None, *, native: bool) -> None:
+        self._share = Share(memory or Memory())
         self.ring: Ring | None = None
         self.short = False
         """Whether there is no memory for it."""
@@ -132,9 +136,9 @@ class Recorder:
         with self._lock:
             if (size, raw) == self._held and not self.short:
                 return self.ring
-            self.ring, self.short, self._held = None, False, (size, raw)
+            self.ring, self.short, self._held = None, not self._share.want(size), (size, raw)
             try:
-                self.ring = Ring(size, raw=raw, native=self._native) if size else None
+                self.ring = Ring(size, raw=raw, native=self._native) if size and not self.short else None
             except OSError:
                 self.short = True
             return self.ring
