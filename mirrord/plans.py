@@ -11,7 +11,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from mirrord.dataplane.forward.own_copies import pack
-from mirrord.dataplane.frame.headers import IPPROTO_UDP
+from mirrord.protocols import IPPROTO_UDP
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -88,6 +88,10 @@ class Payload(IntEnum):
     keep = 0
     zero = 1
     tls = 2  # of TCP from the first application data of TLS on, else as zero
+
+
+FLOW_BYTES = 88
+"""What the native core takes for a flow at most, with its share of the chains."""
 
 
 @dataclass(frozen=True, slots=True)

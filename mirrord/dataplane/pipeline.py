@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mirrord.dataplane.counters import Counters, RuleCounters, Slot
-from mirrord.dataplane.forward.flows import FLOW_BYTES
 from mirrord.dataplane.forward.step import Forward, Numbering
 from mirrord.dataplane.memory import Memory, Share
 from mirrord.dataplane.native import core, matcher
@@ -20,7 +19,7 @@ from mirrord.dataplane.transmit.file import FileTransmit
 from mirrord.dataplane.transmit.recorder import Recorder
 from mirrord.dataplane.transmit.sockets import Transmit
 from mirrord.dataplane.transmit.stream import StreamTransmit
-from mirrord.plans import DevicePlan, FilePlan, ForwardPlan, PipelinePlan, StreamPlan, TunnelPlan
+from mirrord.plans import FLOW_BYTES, DevicePlan, FilePlan, ForwardPlan, PipelinePlan, StreamPlan, TunnelPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable

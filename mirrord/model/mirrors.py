@@ -14,6 +14,7 @@ from mirrord.model.destinations import Destination, FileDestination, SpanDestina
 from mirrord.model.filters import Filter
 from mirrord.model.flows import FlowLimit
 from mirrord.model.sources import BridgeSource, Source, TunnelSource
+from mirrord.protocols import ETH_HEADER
 from mirrord.values import (
     Addresses,
     AnyAddress,
@@ -30,7 +31,6 @@ from mirrord.values import (
     Snaplen,
 )
 
-ETH_HEADER = 14  # bytes, IEEE 802.3 3.2
 MOST_SESSIONS = 4096  # of a mirror
 
 

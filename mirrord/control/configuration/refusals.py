@@ -16,7 +16,6 @@ from typing import NamedTuple
 from mirrord.control.configuration.validation import join
 from mirrord.control.planning.files import device_in, has_one_file, unfinished
 from mirrord.control.planning.listeners import reaches
-from mirrord.dataplane.forward.flows import FLOW_BYTES
 from mirrord.errors import Problem, nearest
 from mirrord.model import (
     BridgeSource,
@@ -37,6 +36,7 @@ from mirrord.model import (
     TunnelSource,
     VxlanDestination,
 )
+from mirrord.plans import FLOW_BYTES
 from mirrord.values import GLOB, show_size
 
 MOST_OBJECTS = 4096  # of a kind

@@ -25,10 +25,11 @@ from mirrord.dataplane.forward.flows import Flow, Flows, passes
 from mirrord.dataplane.forward.own_copies import OwnCopies
 from mirrord.dataplane.forward.payload import hide
 from mirrord.dataplane.frame.extent import headers_end
-from mirrord.dataplane.frame.headers import ETH_HEADER, TPIDS, Headers, flow_hash, parse
+from mirrord.dataplane.frame.headers import Headers, flow_hash, parse
 from mirrord.dataplane.frame.segment import MalformedError
 from mirrord.dataplane.frame.wire import ADDRESSES, CLOCK_STEP_NANOSECONDS, TAG, Frame, rebuild
 from mirrord.plans import ForwardPlan, OnMtuExceeded, Payload
+from mirrord.protocols import ETH_HEADER, TPIDS
 
 if TYPE_CHECKING:
     from mirrord.dataplane.transmit.recorder import Ring
