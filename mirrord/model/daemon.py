@@ -29,7 +29,7 @@ class Daemon(Model):
     socket_group: Group = ""
     """The group that may read and change by `socket`; empty: the daemon's own."""
     read_only_socket: OptionalSocket = ""
-    """A second socket that answers GET alone; empty: none."""
+    """A second socket that answers GET alone, and gives no packets; empty: none."""
     read_only_group: Group = ""
     """The group that may read by `read_only_socket`."""
     metrics: Listen = Endpoint("127.0.0.1", 9817)
