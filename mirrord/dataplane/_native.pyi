@@ -38,6 +38,7 @@ class Outcome(NamedTuple):
     zeroed: int
     unfollowed: int
     unplaced: int
+    flow_table_full: int
 
 class Unwrapped(NamedTuple):
     """The frame in a tunnel's packet, and what its sender left to a device (wire.VNET)."""
@@ -76,6 +77,9 @@ class Pipeline:
     ) -> Pipeline: ...
     def replace(self, *, plan: ForwardPlan, matcher: Matcher | None, way: Way, shares: bool) -> None:
         """Forward by another plan, and another way, from now on; `shares`: what is not wanted is another session's."""
+
+    def flows(self) -> int:
+        """How many flows are known, of those that a limit is for."""
 
     def gso_refused(self) -> int:
         """The errno that the kernel refused GSO with, after which copies leave one by one; or 0."""

@@ -12,7 +12,9 @@ from mirrord.model.base import Count, DirectionName, Model, repeated, too_many
 from mirrord.model.daemon import Daemon
 from mirrord.model.destinations import Destination, FileDestination, SpanDestination, TunnelDestination
 from mirrord.model.filters import Filter
+from mirrord.model.flows import FlowLimit
 from mirrord.model.sources import BridgeSource, Source, TunnelSource
+from mirrord.protocols import ETH_HEADER
 from mirrord.values import (
     Addresses,
     AnyAddress,
@@ -28,7 +30,6 @@ from mirrord.values import (
     Snaplen,
 )
 
-ETH_HEADER = 14  # bytes, IEEE 802.3 3.2
 MOST_SESSIONS = 4096  # of a mirror
 
 
@@ -68,6 +69,8 @@ class Session(Model):
     sampling_rate: Annotated[int, Between(1, (1 << 31) - 1)] = 1
     """One in n conversations, whole, both directions: TCP connections, and of all else what two addresses say to each
     other by one protocol. Fragments are in or out with the rest."""
+    flow_limit: FlowLimit | None = None
+    """Mirror the first of each flow only. Left out: all of it."""
     rate_limit: Rate = 0
     """Bound on the sent bits a second, outer headers included, in tc's units; 0: none."""
     packet_limit: Count = 0

@@ -26,6 +26,7 @@ class Result(NamedTuple):
     zeroed: int
     unfollowed: int
     unplaced: int
+    flow_table_full: int
 
 
 Step = Callable[[Frame], Result]

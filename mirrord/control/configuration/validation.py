@@ -21,6 +21,7 @@ from mirrord.model import (
     ContradictionError,
     Destination,
     Filter,
+    FlowLimit,
     Mirror,
     Model,
     Rule,
@@ -50,6 +51,9 @@ for _union in (Source, Destination):
     for _member in get_args(get_args(_union)[0]):
         _model, _tag = get_args(_member)
         _TAGGED[_tag.tag] = _model
+
+_TABLES: dict[str, type[Model]] = {"flow_limit": FlowLimit}
+"""Tables of a session, by their keys."""
 
 _NEUTRAL: dict[int | str, object] = {
     "action": "accept",
@@ -350,4 +354,6 @@ def _model_at(model: type[Model], location: tuple[int | str, ...]) -> type[Model
             model = _TAGGED[str(part)]
         elif model in PARTS and part == PARTS[model].key:
             model = PARTS[model].model
+        elif model is Session and part in _TABLES:
+            model = _TABLES[str(part)]
     return model

@@ -175,12 +175,21 @@ static PyObject *Pipeline_share(PyObject *object, PyObject *other)
 	Py_RETURN_NONE;
 }
 
+static PyObject *Pipeline_flows(PyObject *object, PyObject *unused)
+{
+	const struct flows *flows = ((Pipeline *)object)->pipeline.plan.flows;
+
+	(void)unused;
+	return PyLong_FromUnsignedLong(flows ? count_flows(flows) : 0);
+}
+
 static PyMethodDef pipeline_methods[] = {
 	{ "replace", (PyCFunction)(void (*)(void))Pipeline_replace, METH_VARARGS | METH_KEYWORDS,
 	  "replace(*, plan, matcher, way, shares): forward by another plan, and another way, from now on; `shares`: what the\n"
 	  "matcher does not want is another session's." },
 	{ "gso_refused", Pipeline_gso_refused, METH_NOARGS,
 	  "The errno that the kernel refused GSO with, after which copies leave one by one; or 0." },
+	{ "flows", Pipeline_flows, METH_NOARGS, "How many flows are known." },
 	{ "share", Pipeline_share, METH_O, "share(pipeline): use its rate limit's bucket. Before either runs." },
 	{ NULL, NULL, 0, NULL },
 };
@@ -229,6 +238,7 @@ static const char *const slot_names[] = {
 	"skipped_paused",
 	"skipped_unmatched",
 	"skipped_own_copy",
+	"skipped_flow_limit",
 	"dropped_ring_full",
 	"dropped_send_error",
 	"dropped_mtu_exceeded",
@@ -240,6 +250,7 @@ static const char *const slot_names[] = {
 	"segmented",
 	"fragmented",
 	"unplaced",
+	"flow_table_full",
 	"zeroed",
 	"unfollowed",
 	"latency_sum",

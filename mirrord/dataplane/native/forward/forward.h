@@ -4,6 +4,7 @@
 
 #include "counters.h"
 #include "filter/bpf.h"
+#include "forward/flows.h"
 #include "frame/frame.h"
 
 enum {
@@ -41,6 +42,8 @@ struct plan {
 	enum on_mtu_exceeded on_mtu_exceeded;
 	uint32_t sampling_rate;
 	struct fragments *firsts; /* of the conversations that are sampled; or NULL */
+	struct flow_limit flow_limit;
+	struct flows *flows; /* that it holds for; or NULL */
 	struct own_copies *own; /* what is not mirrored again; or NULL */
 	void *guards_owner; /* the bytes object that it looks into; or NULL */
 	uint64_t rate_limit; /* bits a second, or 0 */
@@ -77,6 +80,8 @@ struct facts {
 	uint64_t time;
 	uint32_t kept; /* bytes of the mirrored frame in the copy */
 	uint32_t original; /* bytes that it had */
+	bool spent; /* its flow has had its share: the headers alone */
+	uint32_t packets; /* that the captured frame is on the wire; 0: nobody knows */
 };
 
 struct message {

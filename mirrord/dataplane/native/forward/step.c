@@ -80,13 +80,26 @@ static bool within_limits(const struct plan *plan, struct state *state, uint64_t
 	return taken;
 }
 
+/* Whether it matters where a frame's headers end. */
+static bool needs_end(const struct plan *plan, const struct facts *facts)
+{
+	return plan->past_headers != NONE || facts->spent;
+}
+
 /* How much of a frame is kept whose headers end at `end`, as it leaves, or NONE: where that is not known. */
-static inline uint32_t snaplen(const struct plan *plan, int end)
+static uint32_t planned_snaplen(const struct plan *plan, int end)
 {
 	if (plan->past_headers != NONE)
 		return end == NONE ? UINT32_MAX : (uint32_t)end + (uint32_t)plan->past_headers;
 	/* A tag that was pushed is no part of the mirrored frame. */
 	return plan->snaplen ? plan->snaplen + (plan->push_tag ? TAG : 0) : UINT32_MAX;
+}
+
+static uint32_t snaplen(const struct plan *plan, const struct facts *facts, int end)
+{
+	uint32_t planned = planned_snaplen(plan, end);
+
+	return facts->spent && end != NONE && (uint32_t)end < planned ? (uint32_t)end : planned;
 }
 
 /* How much is kept of a frame of this length that begins at `start`; and whether the path takes less than that. */
@@ -260,13 +273,14 @@ static int forward_whole(const struct plan *plan, struct state *state, const str
 
 	if (!whole(plan, &piece, frame))
 		return DROPPED_MALFORMED;
+	facts->packets = 1;
 	uint32_t length = piece_length(&piece);
 	uint32_t cut = frame->captured < frame->length ? frame->length - frame->captured : 0;
-	if (plan->past_headers != NONE)
+	if (needs_end(plan, facts))
 		end = moved(headers_end(&parsed->headers, frame->data, frame->captured), frame->captured, length);
 	bool zeroed = plan->payload != KEEP && hide_whole(&piece, frame, &parsed->headers);
-	facts->kept =
-		kept_length(plan, piece.head_length ? piece.head : piece.tail, length, snaplen(plan, end), &exceeds);
+	facts->kept = kept_length(plan, piece.head_length ? piece.head : piece.tail, length, snaplen(plan, facts, end),
+				  &exceeds);
 	facts->original = length + cut;
 	facts->truncated = facts->kept < facts->original;
 	if ((exceeds && plan->on_mtu_exceeded == DROP) || too_long(plan, facts->kept))
@@ -291,13 +305,14 @@ struct treatment {
 };
 
 /* What the plan wants of segments, and put their tags on and off. */
-static void treat(const struct plan *plan, struct super_frame *super, struct treatment *treatment)
+static void treat(const struct plan *plan, const struct facts *facts, struct super_frame *super,
+		  struct treatment *treatment)
 {
 	struct frame head = { .data = super->head, .captured = super->head_length };
 	uint32_t before = super->head_length;
 
 	*treatment = (struct treatment){ .end = NONE, .hidden_from = NONE };
-	if (plan->past_headers != NONE || plan->payload != KEEP) {
+	if (needs_end(plan, facts) || plan->payload != KEEP) {
 		parse(&head, &treatment->headers);
 		treatment->end = headers_end(&treatment->headers, head.data, head.captured);
 		if (plan->payload != KEEP)
@@ -336,8 +351,9 @@ static int forward_super(const struct plan *plan, struct state *state, const str
 	if (transport == NONE || !open_super_frame(&super, frame, (uint32_t)transport, kind))
 		return DROPPED_MALFORMED;
 
-	treat(plan, &super, &treatment);
-	uint32_t others = super.count - 1, most = snaplen(plan, treatment.end);
+	facts->packets = super.count;
+	treat(plan, facts, &super, &treatment);
+	uint32_t others = super.count - 1, most = snaplen(plan, facts, treatment.end);
 	uint32_t full = super.head_length + super.gso_size;
 	uint32_t rest = super.head_length + super.payload_length - others * super.gso_size;
 	uint32_t kept_rest = kept_length(plan, super.head, rest, most, &rest_exceeds);
@@ -372,14 +388,11 @@ static int forward_super(const struct plan *plan, struct state *state, const str
 	return NO_REASON;
 }
 
-static bool sampled_in(const struct plan *plan, const struct headers *headers, uint64_t *counters)
+static bool sampled_in(const struct plan *plan, const struct headers *headers, bool *guessed)
 {
-	bool guessed;
-
 	if (plan->sampling_rate == 1)
 		return true;
-	uint64_t conversation = conversation_hash(headers, plan->firsts, &guessed);
-	counters[UNPLACED] += guessed;
+	uint64_t conversation = conversation_hash(headers, plan->firsts, guessed);
 	return !((uint32_t)conversation % plan->sampling_rate);
 }
 
@@ -400,15 +413,10 @@ bool wants(const struct plan *plan, const struct frame *frame)
 	return rule;
 }
 
-int forward(const struct plan *plan, struct state *state, const struct frame *frame, struct parsed *parsed,
-	    struct batch *batch, uint64_t *counters)
+/* Make the copies of a frame; when its flow is spent, of its headers alone. */
+static int copy(const struct plan *plan, struct state *state, const struct frame *frame, struct parsed *parsed,
+		struct batch *batch, struct flow *flow, bool spent, uint64_t *counters)
 {
-	if (plan->own && is_own_copy(plan->own, &parsed->headers, frame))
-		return SKIPPED_OWN_COPY;
-	if (plan->blocked != NO_REASON)
-		return plan->blocked;
-	if (!sampled_in(plan, &parsed->headers, counters))
-		return SKIPPED_SAMPLED_OUT;
 	if (frame->captured < ETH_HEADER)
 		return DROPPED_MALFORMED;
 	bool super = frame->vnet.gso_type != VIRTIO_NET_HDR_GSO_NONE;
@@ -417,10 +425,41 @@ int forward(const struct plan *plan, struct state *state, const struct frame *fr
 	if (!parsed->hashed)
 		parsed->flow = flow_hash(&parsed->headers);
 	parsed->hashed = true;
-	struct facts facts = {
-		.sequence = state->sequence, .vlan = parsed->headers.vlan, .egress = frame->egress, .time = frame->time
-	};
+	struct facts facts = { .sequence = state->sequence,
+			       .vlan = parsed->headers.vlan,
+			       .egress = frame->egress,
+			       .time = frame->time,
+			       .spent = spent };
+	int reason;
 	if (super)
-		return forward_super(plan, state, frame, batch, parsed, &facts, counters);
-	return forward_whole(plan, state, frame, batch, parsed, &facts, counters);
+		reason = forward_super(plan, state, frame, batch, parsed, &facts, counters);
+	else
+		reason = forward_whole(plan, state, frame, batch, parsed, &facts, counters);
+	if (flow && facts.packets)
+		count_in_flow(flow, facts.packets, frame->length);
+	return reason;
+}
+
+int forward(const struct plan *plan, struct state *state, const struct frame *frame, struct parsed *parsed,
+	    struct batch *batch, uint64_t *counters)
+{
+	bool guessed = false;
+	struct found found = { 0 };
+
+	if (plan->own && is_own_copy(plan->own, &parsed->headers, frame))
+		return SKIPPED_OWN_COPY;
+	if (plan->blocked != NO_REASON)
+		return plan->blocked;
+	bool sampled = sampled_in(plan, &parsed->headers, &guessed);
+	if (sampled && plan->flows)
+		found = find_flow(plan->flows, &plan->flow_limit, &parsed->headers, frame);
+	counters[UNPLACED] += guessed || found.guessed;
+	counters[FLOW_TABLE_FULL] += found.full;
+	if (!sampled)
+		return SKIPPED_SAMPLED_OUT;
+	bool spent =
+		found.flow && is_spent(found.flow, &plan->flow_limit) && !passes_flow_limit(&parsed->headers, frame);
+	if (spent && !plan->flow_limit.headers)
+		return SKIPPED_FLOW_LIMIT;
+	return copy(plan, state, frame, parsed, batch, found.flow, spent, counters);
 }
