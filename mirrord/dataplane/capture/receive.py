@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import socket
 import struct
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Iterator
 
 _ADDRESS = struct.Struct("=HHiHBB8x")  # struct sockaddr_ll: family, protocol, index, hatype, pkttype, halen, address
