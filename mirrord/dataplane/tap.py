@@ -1,4 +1,4 @@
-"""A tap: one source that is captured once, and the pipelines of all sessions that want its frames.
+"""A tap: what is captured once, and the pipelines of all sessions that want its frames.
 
 How it works. Sessions whose sources are the same device, in the same network namespace, and that ask for the same way
 of capturing (`capture`, `ring_size`, `workers`, promiscuous) join the same tap, whatever their directions, filters,
@@ -8,6 +8,21 @@ A frame is read and parsed once. A second program gives the set of members that 
 of these, in the order of joining, matches it exactly where that is not certain, and makes and sends its copies. A
 block of frames goes to one member after the other, so that each fills its own messages. The Python plane, which
 defines the meaning, asks each member.
+
+Several devices. A session of a bridge, a list or a pattern wants the frames of its devices in the order in which they
+came: no answer before its question, which came by another NIC. One socket on all devices of the namespace (the way of
+tcpdump -i any) gives that for nothing, and one ring of all of them costs a frame as one source's does: 211-221 ns to
+read 200 devices at 100,000 frames/s, 151-183 to read one, 2,023-2,583 with a socket for each (bench/primitives/many.c,
+load average 4). So all such sessions of a namespace that agree on how share a tap that is `everywhere`. Its filter
+begins with the device's index, see filter/by_device.py; a member wants what is of its device. Sources of one session
+leave by one way (WayOut.hold), and the core fills one batch of them in the order of capture. Merging sockets of their
+own by the kernel's stamp would need frames held back for as long as a ring keeps a block, and 200 of everything.
+
+What that costs: the kernel clones each frame that any device of the namespace sends before it asks the filter, some
+350 ns of 1,100 for devices that nobody mirrors, where what is received pays some comparisons. Where such devices send
+too much for that (control/host/bystanders.py), when a session begins, its sources are captured one by one, in taps of
+their own, and their order is given up. What the one ring has no room for may have been any device's: it counts for all
+members of the tap, and once for "several devices". A device that comes or goes is a member that joins or leaves.
 
 Why not a socket for each set of sessions that a frame may belong to (PACKET_FANOUT_CBPF): the kernel then runs the
 same union as the fanout's program and keeps a ring for each set, and there can be many sets. One ring is read in order
@@ -88,7 +103,7 @@ class Tap(Source):
         group: Group | None = None,
         aside: Aside | None = None,
     ) -> None:
-        self.plan = _plan_of(pipelines)
+        self.plan = aside.capture.plan if aside else _plan_of(pipelines)
         self.source = SEVERAL_DEVICES  # a name for it
         if not self.everywhere:
             self.source = self.plan.device if isinstance(self.plan, CapturePlan) else ""

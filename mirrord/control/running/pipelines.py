@@ -27,7 +27,7 @@ from mirrord.control.running.restarts import Restarts
 from mirrord.control.running.said import Said, say_planned, say_state, say_total, say_verdict
 from mirrord.control.running.taps import Taps
 from mirrord.control.running.totals import RuleCounts, Totals, added_rules
-from mirrord.control.running.ways import open_all
+from mirrord.control.running.ways import captured_apart, open_all
 from mirrord.control.running.workers import Workers, what
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.memory import Memory
@@ -107,7 +107,14 @@ class Pipelines:
         sources = [capture for add in adds if isinstance(capture := add.pipeline.capture, CapturePlan)]
         places = busy(sources)
         apart = {add.key: self._restarts.apart(add.key) for add in adds}
-        made = open_all(adds, self._open, openers=self._openers, taps=self._taps, running=self._running, apart=apart)
+        made = open_all(
+            captured_apart(adds, self._running),
+            self._open,
+            openers=self._openers,
+            taps=self._taps,
+            running=self._running,
+            apart=apart,
+        )
         there = {key: pipelines for key, pipelines in made.items() if not isinstance(pipelines, OSError)}
         workers = self._taps.place(there, places, apart)
         for add in adds:
