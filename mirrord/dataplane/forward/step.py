@@ -4,9 +4,9 @@ It is pure: a captured frame goes in, and out come the packets to send, or the r
 clock (a frame's capture time is the only time there is) and knows no socket. Its state is the token buckets of the two
 limits, the session's sequence numbers, and what the first fragments of datagrams told.
 
-The steps, in order: exact match (where the kernel ran a coarse filter, or rules are counted), own copies, whether
-copies are made at all, sampling, the frame as the wire carried it, VLAN tag off and on, snaplen, path MTU, the two
-limits, header.
+The steps, in order: exact match (where the kernel ran a coarse filter, or rules are counted; then of the frame inside
+of a tunnel's packet, where that is meant), own copies, whether copies are made at all, sampling, the frame as the wire
+carried it, VLAN tag off and on, snaplen, path MTU, the two limits, header.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.rules import Selection, decide
 from mirrord.dataplane.forward.conversation import Conversations
 from mirrord.dataplane.forward.encap import Facts
+from mirrord.dataplane.forward.inside import frame_inside
 from mirrord.dataplane.forward.own_copies import OwnCopies
 from mirrord.dataplane.frame.extent import headers_end
 from mirrord.dataplane.frame.headers import ETH_HEADER, TPIDS, Headers, flow_hash, parse
@@ -88,7 +89,9 @@ class Numbering:
 
 
 class Forward:
-    """The step for one pipeline. `matches` counts the frames that each rule of `plan.exact` accepts, by its place."""
+    """The step for one pipeline. `matches` counts the frames that each rule accepts, by its place: the rules of
+    `plan.inside`, or else of `plan.exact`.
+    """
 
     def __init__(
         self, plan: ForwardPlan, matches: array[int] | None = None, numbering: Numbering | None = None
@@ -101,7 +104,13 @@ class Forward:
     def __call__(self, frame: Frame) -> Outcome:
         plan = self.plan
         headers = parse(frame.data, frame.tag)
-        if plan.exact is not None and not self._accepts(plan.exact, headers, egress=frame.egress):
+        if plan.exact is not None and not self._accepts(plan.exact, headers, frame, counted=plan.inside is None):
+            return Outcome(reason=Slot.skipped_unmatched)
+        inner = frame if plan.inside is None else frame_inside(plan.inside, frame, headers)
+        if inner is None:
+            return Outcome(reason=Slot.skipped_unmatched)
+        meant = headers if plan.inside is None else parse(inner.data)
+        if plan.inside is not None and not self._accepts(plan.inside.selection, meant, inner):
             return Outcome(reason=Slot.skipped_unmatched)
         if plan.guards is not self._own_copies.guards:
             self._own_copies = OwnCopies(plan.guards, self._own_copies.firsts)
@@ -109,14 +118,17 @@ class Forward:
             return Outcome(reason=Slot.skipped_own_copy)
         if plan.blocked is not None:
             return Outcome(reason=plan.blocked)
+        if plan.inside is not None and plan.inside.strip:
+            frame, headers = inner, meant
         if plan.sampling_rate == 1:
-            return self._sampled_in(frame, headers)
-        conversation, unplaced = self._conversations.hash(headers)
+            return self._sampled_in(frame, headers, meant)
+        conversation, unplaced = self._conversations.hash(meant)
         if (conversation & 0xFFFFFFFF) % plan.sampling_rate:
             return Outcome(reason=Slot.skipped_sampled_out, unplaced=unplaced)
-        return self._sampled_in(frame, headers)._replace(unplaced=unplaced)
+        return self._sampled_in(frame, headers, meant)._replace(unplaced=unplaced)
 
-    def _sampled_in(self, frame: Frame, headers: Headers) -> Outcome:
+    def _sampled_in(self, frame: Frame, headers: Headers, meant: Headers) -> Outcome:
+        """The copies of a frame; what is `meant` is what tells the flow that they are of."""
         plan = self.plan
         if len(frame.data) < ETH_HEADER:
             return Outcome(reason=Slot.dropped_malformed)
@@ -137,7 +149,7 @@ class Forward:
         size = sum(map(len, kept)) + len(kept) * (len(plan.template.header) + plan.overhead)
         if (plan.rate_limit or plan.packet_limit) and not self._take(size, len(kept), frame.time):
             return Outcome(reason=Slot.skipped_rate_limited)
-        flow = flow_hash(headers)
+        flow = flow_hash(meant)
         vlan = headers.tags[0].vid if headers.tags else None
         cut = [len(frame.data) < frame.length or len(k) < len(data) for k, data in zip(kept, frames, strict=True)]
         copies = []
@@ -148,9 +160,9 @@ class Forward:
         fragmented = sum(over) if plan.on_mtu_exceeded is OnMtuExceeded.fragment else 0
         return Outcome(tuple(copies), None, sum(cut), int(len(copies) > 1), fragmented)
 
-    def _accepts(self, exact: Selection, headers: Headers, *, egress: bool) -> bool:
-        decision = decide(exact, headers, egress=egress)
-        if decision.accept and self.matches and exact.rules and decision.rule:
+    def _accepts(self, exact: Selection, headers: Headers, frame: Frame, *, counted: bool = True) -> bool:
+        decision = decide(exact, headers, egress=frame.egress)
+        if counted and decision.accept and self.matches and exact.rules and decision.rule:
             self.matches[exact.rules.index(decision.rule)] += 1
         return decision.accept
 

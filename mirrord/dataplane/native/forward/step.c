@@ -206,13 +206,13 @@ static bool whole(const struct plan *plan, struct piece *piece, const struct fra
 	piece->head_length = 0;
 	piece->tail = frame->data;
 	piece->tail_length = frame->captured;
-	if (!frame->tagged && !unfinished && !retags(plan))
+	if (!frame->tagged && !unfinished && !retags(plan) && !frame->lent)
 		return true;
 	uint32_t shift = frame->tagged ? TAG : 0, length = frame->captured + shift;
 	uint32_t start = frame->vnet.csum_start + shift, field = start + frame->vnet.csum_offset;
 	uint32_t width = frame->vnet.csum_offset == SCTP_CHECKSUM ? 4 : 2;
 
-	piece->head_length = unfinished ? field + width : shift ? ETH_ADDRESSES + TAG : 0;
+	piece->head_length = unfinished ? field + width : shift ? ETH_ADDRESSES + TAG : frame->lent ? ETH_HEADER : 0;
 	if (piece->head_length > length || piece->head_length > MAX_HEADERS)
 		return false;
 	/* What is rewritten holds the ethertype, also when a tag has been taken off in front of it. */
@@ -351,32 +351,44 @@ static bool sampled_in(const struct plan *plan, const struct headers *headers, u
 	return !((uint32_t)conversation % plan->sampling_rate);
 }
 
-bool wants(const struct plan *plan, const struct frame *frame)
+/* The number of the program's rule that accepts the frame; 0: it is not wanted. */
+static uint32_t accepts(const struct sock_filter *program, uint32_t length, const struct frame *frame)
 {
-	if (!plan->exact)
-		return true;
 	struct bpf_frame view = { .data = frame->data,
 				  .length = frame->captured,
 				  .egress = frame->egress,
 				  .tagged = frame->tagged,
 				  .tci = frame->tci,
 				  .tpid = frame->tpid };
-	uint32_t rule = run_program(plan->exact, plan->exact_length, &view);
 
+	return run_program(program, length, &view);
+}
+
+static uint32_t accepts_inside(const struct inside *inside, const struct frame *frame, const struct headers *headers)
+{
+	struct opened opened;
+
+	if (!open_inside(inside, frame, headers, &opened))
+		return 0;
+	uint32_t rule = accepts(inside->program, inside->program_length, &opened.frame);
+	close_inside(&opened);
+	return rule;
+}
+
+bool wants(const struct plan *plan, const struct frame *frame, const struct headers *headers)
+{
+	uint32_t rule = plan->exact ? accepts(plan->exact, plan->exact_length, frame) : UINT32_MAX;
+
+	if (rule && plan->inside.program)
+		rule = accepts_inside(&plan->inside, frame, headers);
 	if (rule && rule <= plan->match_count)
 		plan->matches[rule - 1]++;
 	return rule;
 }
 
-int forward(const struct plan *plan, struct state *state, const struct frame *frame, struct parsed *parsed,
-	    struct batch *batch, uint64_t *counters)
+static int make_copies(const struct plan *plan, struct state *state, const struct frame *frame, struct parsed *parsed,
+		       struct batch *batch, uint64_t *counters)
 {
-	if (plan->own && is_own_copy(plan->own, &parsed->headers, frame))
-		return SKIPPED_OWN_COPY;
-	if (plan->blocked != NO_REASON)
-		return plan->blocked;
-	if (!sampled_in(plan, &parsed->headers, counters))
-		return SKIPPED_SAMPLED_OUT;
 	if (frame->captured < ETH_HEADER)
 		return DROPPED_MALFORMED;
 	bool super = frame->vnet.gso_type != VIRTIO_NET_HDR_GSO_NONE;
@@ -391,4 +403,40 @@ int forward(const struct plan *plan, struct state *state, const struct frame *fr
 	if (super)
 		return forward_super(plan, state, frame, batch, parsed, &facts, counters);
 	return forward_whole(plan, state, frame, batch, parsed, &facts, counters);
+}
+
+/* The frame inside of the packet is the one that is meant: it tells the conversation and the flow, and may be all that is
+ * mirrored. */
+static int forward_inside(const struct plan *plan, struct state *state, const struct frame *frame,
+			  const struct headers *headers, struct batch *batch, uint64_t *counters)
+{
+	struct opened opened;
+	struct parsed within = { .hashed = true }, around = { .headers = *headers, .hashed = true };
+	int reason = SKIPPED_SAMPLED_OUT;
+
+	if (!open_inside(&plan->inside, frame, headers, &opened))
+		return SKIPPED_UNMATCHED;
+	parse(&opened.frame, &within.headers);
+	within.flow = around.flow = flow_hash(&within.headers);
+	bool sampled = sampled_in(plan, &within.headers, counters);
+	if (sampled && plan->inside.strip)
+		reason = make_copies(plan, state, &opened.frame, &within, batch, counters);
+	close_inside(&opened);
+	if (sampled && !plan->inside.strip)
+		reason = make_copies(plan, state, frame, &around, batch, counters);
+	return reason;
+}
+
+int forward(const struct plan *plan, struct state *state, const struct frame *frame, struct parsed *parsed,
+	    struct batch *batch, uint64_t *counters)
+{
+	if (plan->own && is_own_copy(plan->own, &parsed->headers, frame))
+		return SKIPPED_OWN_COPY;
+	if (plan->blocked != NO_REASON)
+		return plan->blocked;
+	if (plan->inside.program)
+		return forward_inside(plan, state, frame, &parsed->headers, batch, counters);
+	if (!sampled_in(plan, &parsed->headers, counters))
+		return SKIPPED_SAMPLED_OUT;
+	return make_copies(plan, state, frame, parsed, batch, counters);
 }
