@@ -25,6 +25,7 @@ from mirrord.model.filters import Filter, Rule
 from mirrord.model.mirrors import Config, FlowNetwork, Mirror, Session
 from mirrord.model.sources import (
     BridgeSource,
+    CapturedSource,
     ContainerSource,
     DeviceSource,
     ErspanSource,
@@ -38,6 +39,7 @@ from mirrord.model.sources import (
 
 __all__ = [
     "BridgeSource",
+    "CapturedSource",
     "Config",
     "ContainerSource",
     "Contradiction",
