@@ -11,7 +11,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from mirrord.dataplane.forward.own_copies import pack
-from mirrord.dataplane.frame.headers import IPPROTO_UDP
+from mirrord.protocols import IPPROTO_UDP
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -43,6 +43,7 @@ class CapturePlan:
     ring_size: int = 8 << 20
     promiscuous: bool = False
     netns: Netns | None = None  # where the device is; None: here
+    raw: bool = False  # it has no Ethernet: its packets are given some, see frame/without_ethernet.py
 
 
 class Tunnel(IntEnum):
@@ -81,6 +82,29 @@ class OnMtuExceeded(IntEnum):
     drop = 2
 
 
+class Payload(IntEnum):
+    """What becomes of all behind a frame's headers."""
+
+    keep = 0
+    zero = 1
+    tls = 2  # of TCP from the first application data of TLS on, else as zero
+
+
+FLOW_BYTES = 88
+"""What the native core takes for a flow at most, with its share of the chains."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlowLimit:
+    """How much of each flow is mirrored whole; 0: any number. What comes first decides."""
+
+    packets: int = 0
+    octets: int = 0  # of frames as they are read
+    headers: bool = False  # what comes after is cut behind its headers; else skipped
+    idle: int = 60_000_000_000  # nanoseconds until a flow is forgotten
+    flows: int = 65536  # the most that are known
+
+
 @dataclass(frozen=True, slots=True)
 class Inside:
     """Which tunnel packets are looked into, and what is wanted of the frames inside. Port 0: not this encapsulation."""
@@ -101,14 +125,17 @@ class ForwardPlan:
     template: Template
     snaplen: int = 0  # of the mirrored frame, outer headers not included; 0: all
     past_headers: int | None = None  # of it, behind its own headers; None: all
+    payload: Payload = Payload.keep
     frame_limit: int = 0  # the longest frame that the path MTU lets a copy carry; 0: no limit
     longest: int = 0  # the longest frame that a copy can carry in however many fragments; 0: no limit
     on_mtu_exceeded: OnMtuExceeded = OnMtuExceeded.truncate
     sampling_rate: int = 1  # 1 in n conversations
+    flow_limit: FlowLimit | None = None  # how much of each flow
     rate_limit: int = 0  # bits a second of sent bytes; 0: none
     packet_limit: int = 0  # copies a second; 0: none
     strip_tag: bool = False  # take the outermost VLAN tag off
     push_tag: int = 0  # put an 802.1Q tag of this id on; 0: none
+    strip_ethernet: bool = False  # take off the Ethernet header that a device without Ethernet does not have
     overhead: int = 0  # what counts as sent beside header and frame: the kernel's headers; less what does not count
     blocked: Slot | None = None  # make no copies for now: what each frame counts as instead
     guards: tuple[Guard, ...] = ()  # copies already, not to be mirrored again
@@ -186,6 +213,7 @@ class FilePlan:
     rotate_size: int = 0  # bytes; 0: any
     rotate_seconds: int = 0  # 0: any
     keep: int = 0  # files, the one in work included; 0: all
+    raw: bool = False  # of IP packets, without Ethernet
 
     @property
     def path(self) -> str:
@@ -200,6 +228,7 @@ class StreamPlan:
     interface: str  # that the packets were captured on
     comment: str = ""
     snaplen: int = 0
+    raw: bool = False  # of IP packets, without Ethernet
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from mirrord.cli import complete
 from mirrord.cli.asker import REFUSED, Asker
 from mirrord.cli.clock import synchronised
 from mirrord.cli.screen import Screen
+from mirrord.cli.show import place, without_ethernet
 from mirrord.cli.tables import coloured
 from mirrord.client import Client
 
@@ -30,7 +31,7 @@ def doctor(ask: Asker, mirror: str | None) -> None:
     """Find what is wrong, with one mirror or with all, and tell what to do.
 
     Looks at links, routes, next hops, MTU, shaping, rings, counters, the clock, files and the kernel's features.
-    Tells also which capabilities the daemon has kept.
+    Tells also which sources have no Ethernet, and which capabilities the daemon has kept.
     Exit status: 1 when there is an error, 0 when there are warnings at most.
     """
     findings = ask.answer(lambda client: client.doctor(mirror))
@@ -38,8 +39,11 @@ def doctor(ask: Asker, mirror: str | None) -> None:
         findings.append(CLOCK)
     ask.show(findings, _show)
     if not ask.as_json:
-        kept = ask.answer(Client.status)["capabilities"]
-        Screen().print(f"capabilities of the daemon: {', '.join(kept)}")
+        status = ask.answer(Client.status)
+        for one in status["sessions"]:
+            if mirror in (None, one["mirror"]) and (said := without_ethernet(one)):
+                Screen().print(f"{one['mirror']}/{one['session']} on {place(one)}{said}")
+        Screen().print(f"capabilities of the daemon: {', '.join(status['capabilities'])}")
     if any(one["severity"] == "error" for one in findings):
         sys.exit(REFUSED)
 

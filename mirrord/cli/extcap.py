@@ -68,7 +68,7 @@ def main(
     elif not interface:
         raise click.UsageError("Wireshark runs this program; to capture by hand use `mirrorctl capture`")
     elif dlts:
-        click.echo("dlt {number=1}{name=EN10MB}{display=Ethernet}")
+        click.echo(_link_type(interface, path))
     elif config:
         for line in _options(interface):
             click.echo(line)
@@ -81,15 +81,29 @@ def main(
 
 def _interfaces(path: str) -> list[Interface]:
     """The sessions that run here; without a daemon, the one for other hosts alone."""
-    rows: list[dict[str, str]] = []
-    with suppress(UnreachableError, AnsweredError):
-        rows = list(Client(path, seconds=5).status()["sessions"])
+    rows = _sessions(path)
     names = [f"{row['mirror']}/{row['session']}" for row in rows]
     found = []
     for name, row in zip(names, rows, strict=True):
         device = f"@{row['source']}" if names.count(name) > 1 else ""
         found.append(Interface(f"{PREFIX}{name}{device}", f"mirrord: {name}{' on ' + row['source'] if device else ''}"))
     return [*found, Interface(ELSEWHERE, "mirrord: a session of another host")]
+
+
+def _sessions(path: str) -> list[dict[str, str]]:
+    """As the daemon here tells of them; none without a daemon."""
+    with suppress(UnreachableError, AnsweredError):
+        return list(Client(path, seconds=5).status()["sessions"])
+    return []
+
+
+def _link_type(interface: str, path: str) -> str:
+    """The link type of a session's packets, https://www.tcpdump.org/linktypes.html. The packets themselves tell it."""
+    name, _, source = interface.removeprefix(PREFIX).partition("@")
+    for row in _sessions(path):
+        if f"{row['mirror']}/{row['session']}" == name and source in ("", row["source"]) and row.get("link") == "ip":
+            return "dlt {number=101}{name=RAW}{display=IP packets}"
+    return "dlt {number=1}{name=EN10MB}{display=Ethernet}"
 
 
 def _options(interface: str) -> Iterator[str]:

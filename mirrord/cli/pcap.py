@@ -1,4 +1,4 @@
-"""Packets of a capture file, pcap or pcapng, one after the other; of Ethernet alone.
+"""Packets of a capture file, pcap or pcapng, one after the other: Ethernet frames, or IP packets, which become some.
 
 draft-ietf-opsawg-pcap; draft-ietf-opsawg-pcapng: 3.1 blocks, 3.5 options, 4.1-4.4 sections, interfaces, packets,
 and A.1 the old packet block.
@@ -10,11 +10,14 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
+from mirrord.dataplane.frame.wire import Frame
+from mirrord.dataplane.frame.without_ethernet import with_ethernet
 from mirrord.dataplane.transmit.pcapng import (
     BYTE_ORDER,
     INBOUND,
     INTERFACE,
     LINKTYPE_ETHERNET,
+    LINKTYPE_RAW,
     OPTION_END,
     OUTBOUND,
     PACKET,
@@ -23,6 +26,8 @@ from mirrord.dataplane.transmit.pcapng import (
 )
 
 OLD_PACKET, SIMPLE_PACKET = 2, 3
+WITHOUT_ETHERNET = {LINKTYPE_RAW, 12, 14, 228, 229}
+"""LINKTYPE_RAW, DLT_RAW of Linux and of OpenBSD, LINKTYPE_IPV4 and _IPV6: https://www.tcpdump.org/linktypes.html"""
 PCAP_MAGICS = (0xA1B2C3D4, 0xA1B23C4D)  # stamps in microseconds, in nanoseconds
 LONGEST = 64 << 20  # bytes of a block or packet: more is taken for damage
 
@@ -36,7 +41,7 @@ class Packet(NamedTuple):
 
 
 class CaptureFileError(Exception):
-    """The file is no capture file of Ethernet frames, or it is damaged; the text says where."""
+    """The file is no capture file of Ethernet frames or IP packets, or it is damaged; the text says where."""
 
 
 def packets(file: BinaryIO) -> Iterator[Packet]:
@@ -62,30 +67,33 @@ def _read(file: BinaryIO) -> Iterator[Packet]:
 
 def _pcap(file: BinaryIO, order: str) -> Iterator[Packet]:
     header = _exactly(file, 20)
-    _require_ethernet(struct.unpack_from(f"{order}I", header, 16)[0] & 0xFFFF)  # above it: the length of an FCS
+    linktype = _known(struct.unpack_from(f"{order}I", header, 16)[0] & 0xFFFF)  # above it: the length of an FCS
     while head := file.read(16):
         captured, original = struct.unpack_from(f"{order}8xII", _whole(head, 16))
-        yield Packet(_exactly(file, captured), original)
+        yield _packet(_exactly(file, captured), original, linktype)
 
 
 def _pcapng(file: BinaryIO) -> Iterator[Packet]:
     snaplens: list[int] = []
+    linktypes: list[int] = []
     for kind, body, order in _blocks(file):
         if kind == SECTION:
-            snaplens = []
+            snaplens, linktypes = [], []
         elif kind == INTERFACE:
             linktype, snaplen = struct.unpack_from(f"{order}H2xI", _whole(body, 8))
-            _require_ethernet(linktype)
+            linktypes.append(_known(linktype))
             snaplens.append(snaplen)
         elif kind in (PACKET, OLD_PACKET):
             captured, original = struct.unpack_from(f"{order}12xII", _whole(body, 20))
             data = _whole(body[20:], captured)[:captured]
-            yield Packet(data, original, _egress(body[20 + captured + -captured % 4 :], order))
+            number = struct.unpack_from(f"{order}I" if kind == PACKET else f"{order}H", body)[0]
+            egress = _egress(body[20 + captured + -captured % 4 :], order)
+            yield _packet(data, original, _of(linktypes, number), egress)
         elif kind == SIMPLE_PACKET:
             original = struct.unpack_from(f"{order}I", _whole(body, 4))[0]
             limit = snaplens[0] if snaplens else 0
             captured = min(original, limit) if limit else original
-            yield Packet(_whole(body[4:], captured)[:captured], original)
+            yield _packet(_whole(body[4:], captured)[:captured], original, _of(linktypes, 0))
 
 
 def _blocks(file: BinaryIO) -> Iterator[tuple[int, bytes, str]]:
@@ -120,9 +128,24 @@ def _egress(options: bytes, order: str) -> bool | None:
     return None
 
 
-def _require_ethernet(linktype: int) -> None:
-    if linktype != LINKTYPE_ETHERNET:
-        raise CaptureFileError(f"its packets are not Ethernet frames (link type {linktype}): capture on one device")
+def _known(linktype: int) -> int:
+    if linktype != LINKTYPE_ETHERNET and linktype not in WITHOUT_ETHERNET:
+        problem = (
+            f"its packets are neither Ethernet frames nor IP packets (link type {linktype}): capture on one device"
+        )
+        raise CaptureFileError(problem)
+    return linktype
+
+
+def _of(linktypes: list[int], interface: int) -> int:
+    """An interface's link type; one that was not announced has Ethernet, as it always had."""
+    return linktypes[interface] if interface < len(linktypes) else LINKTYPE_ETHERNET
+
+
+def _packet(data: bytes, length: int, linktype: int, egress: bool | None = None) -> Packet:
+    if linktype in WITHOUT_ETHERNET:
+        data, length, *_ = with_ethernet(Frame(data, length), 0)
+    return Packet(data, length, egress)
 
 
 def _exactly(file: BinaryIO, length: int) -> bytes:

@@ -128,7 +128,7 @@ def show(ask: Asker, mirror: str, *, live: bool) -> None:
         if sources:
             _print_sessions(sources, screen)
         for source in sources:
-            screen.print(f"\n{source['session']} on {place(source)}")
+            screen.print(f"\n{source['session']} on {place(source)}{without_ethernet(source)}")
             screen.table(_counters(source))
 
     show_or_watch(ask, lambda client: client.mirror(mirror), show, live=live)
@@ -195,6 +195,11 @@ def _print_sessions(sessions: Sequence[Any], screen: Screen) -> None:
 def place(session: Any) -> str:
     """The source, and its network namespace where that is not the daemon's."""
     return f"{session['source']} in {session['netns']}" if session.get("netns") else str(session["source"])
+
+
+def without_ethernet(session: Any) -> str:
+    """That the source has no Ethernet; "" where it has."""
+    return ": IP packets, without Ethernet" if session.get("link") == "ip" else ""
 
 
 def _remarks(sessions: Sequence[Any]) -> Iterator[str]:

@@ -32,11 +32,16 @@ def sources(ask: Asker) -> None:
         for one in answer:
             rates = scaled(one["frames_per_second"]), scaled(one["bits_per_second"])
             shown.row(
-                one["device"], one["kind"], _guest(one["guest"]), one["state"], *rates, ", ".join(one["mirrored_by"])
+                one["device"], _kind(one), _guest(one["guest"]), one["state"], *rates, ", ".join(one["mirrored_by"])
             )
         screen.table(shown)
 
     ask(Client.sources, show)
+
+
+def _kind(one: Any) -> str:
+    """The kind of device, and what its packets begin with where that is no Ethernet header."""
+    return str(one["kind"]) if one["link"] in ("", "ethernet") else f"{one['kind']} ({one['link']})"
 
 
 def _guest(guest: Any) -> str:

@@ -41,7 +41,9 @@ HELP = {
     "filter": "The name of a filter; left out: every frame.",
     "destination": "Where copies go.",
     "snaplen": "Bytes of the mirrored frame that are kept; 0: all.",
+    "payload": "What becomes of all behind the headers (as for snaplen), where it may not be sent.",
     "sampling_rate": "One in n conversations, whole, both directions: TCP connections, and of all else what two addresses say to each other by one protocol.",
+    "flow_limit": "Mirror the first of each flow only.",
     "rate_limit": "Bound on the sent bits a second, outer headers included, in tc's units; 0: none.",
     "packet_limit": "Bound on the copies a second, a super-frame counting as the packets that it is split into; 0: none.",
     "on_mtu_exceeded": "What becomes of a copy larger than the path MTU.",
@@ -65,7 +67,9 @@ SESSION: Keys = {
     "filter": (),
     "destination": (),
     "snaplen": (),
+    "payload": ("keep", "zero"),
     "sampling_rate": (),
+    "flow_limit": (),
     "rate_limit": (),
     "packet_limit": (),
     "on_mtu_exceeded": ("truncate", "fragment", "drop"),
@@ -242,5 +246,15 @@ DESTINATIONS: dict[str, Keys] = {
         "rotate_size": (),
         "rotate_seconds": (),
         "keep": (),
+    },
+}
+
+TABLES: dict[str, Keys] = {
+    "flow_limit": {
+        "packets": (),
+        "bytes": (),
+        "then": ("skip", "headers"),
+        "idle": (),
+        "flows": (),
     },
 }

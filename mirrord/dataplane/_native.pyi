@@ -17,7 +17,7 @@ VERSION: str
 """Of the sources that it was built from."""
 
 ENUMERATIONS: dict[str, dict[str, int]]
-"""The numbers of Slot, OnMtuExceeded, Field and Tunnel as the core has them, by the class's name and the member's."""
+"""The numbers of Slot, OnMtuExceeded, Payload, Field and Tunnel in the core, by the class's name and the member's."""
 
 class News(NamedTuple):
     """As rounds.News."""
@@ -35,7 +35,10 @@ class Outcome(NamedTuple):
     truncated: int
     segmented: int
     fragmented: int
+    zeroed: int
+    unfollowed: int
     unplaced: int
+    flow_table_full: int
 
 class Unwrapped(NamedTuple):
     """The frame in a tunnel's packet, and what its sender left to a device (wire.VNET)."""
@@ -49,6 +52,9 @@ class Forward:
 
     def __new__(cls, plan: ForwardPlan, matcher: Matcher | None, /) -> Forward: ...
     def __call__(self, frame: Frame, /) -> Outcome: ...
+
+def with_ethernet(*, packet: bytes, vnet: bytes, protocol: int) -> Unwrapped:
+    """As without_ethernet.with_ethernet."""
 
 def decapsulate(*, tunnel: int, packet: bytes, limit: int) -> Unwrapped | None:
     """As decap.decapsulate and decap.unfinished; None for a malformed packet."""
@@ -72,6 +78,9 @@ class Pipeline:
     def replace(self, *, plan: ForwardPlan, matcher: Matcher | None, way: Way, shares: bool) -> None:
         """Forward by another plan, and another way, from now on; `shares`: what is not wanted is another session's."""
 
+    def flows(self) -> int:
+        """How many flows are known, of those that a limit is for."""
+
     def gso_refused(self) -> int:
         """The errno that the kernel refused GSO with, after which copies leave one by one; or 0."""
 
@@ -91,6 +100,7 @@ class Tap:
         seen: array[int],
         tunnel: int,
         ip_header: bool,
+        raw: bool,
     ) -> Tap: ...
     def run(self) -> bool:
         """Forward what has been captured: at most a few blocks. Whether there is more."""

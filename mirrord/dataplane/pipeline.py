@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mirrord.dataplane.counters import Counters, RuleCounters, Slot
 from mirrord.dataplane.forward.step import Forward, Numbering
+from mirrord.dataplane.memory import Memory, Share
 from mirrord.dataplane.native import core, matcher
 from mirrord.dataplane.transmit.file import FileTransmit
 from mirrord.dataplane.transmit.sockets import Transmit
 from mirrord.dataplane.transmit.stream import StreamTransmit
-from mirrord.plans import DevicePlan, FilePlan, PipelinePlan, StreamPlan, TunnelPlan
+from mirrord.plans import FLOW_BYTES, DevicePlan, FilePlan, ForwardPlan, PipelinePlan, StreamPlan, TunnelPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +30,15 @@ if TYPE_CHECKING:
     from mirrord.dataplane.transmit.lanes import NativeLane
     from mirrord.dataplane.transmit.tx_ring import TxRing
 
-ALTERED = Slot.truncated, Slot.segmented, Slot.fragmented, Slot.unplaced
+ALTERED = (
+    Slot.truncated,
+    Slot.segmented,
+    Slot.fragmented,
+    Slot.zeroed,
+    Slot.unfollowed,
+    Slot.unplaced,
+    Slot.flow_table_full,
+)
 
 
 class Match(NamedTuple):
@@ -45,7 +54,7 @@ class Pipeline:
     """An open pipeline. `source` is the tap where it gets its frames, once it has joined one, see tap.tap_of.
 
     Where the plan has several workers it is one of several, each at a tap of its own: `beside` another one, whose rate
-    limit it shares.
+    limit it shares. `memory` is what its tables come out of.
 
     Raises OSError, as Transmit does, when it cannot be opened.
     """
@@ -57,8 +66,10 @@ class Pipeline:
         native: bool,
         beside: Pipeline | None = None,
         numbering: Numbering | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self.plan = plan
+        self.tables = Share(memory or Memory())
         self.source: Source | None = None
         self.counters = Counters()
         self.rule_counters = RuleCounters()
@@ -74,11 +85,12 @@ class Pipeline:
 
     def _set_up(self, plan: PipelinePlan, numbering: Numbering, beside: Pipeline | None, *, native: bool) -> None:
         self.rule_counters.begin(plan.count_rules_of, _counted(plan))
-        self._forward = Forward(plan.forward, self.rule_counters.row, numbering)
+        forward = self._with_tables(plan.forward)
+        self._forward = Forward(forward, self.rule_counters.row, numbering)
         if native:
             output, callback = _goes_on(self.transmit)
             self.native = core.Pipeline(
-                plan=plan.forward,
+                plan=forward,
                 way=self.transmit.native(),
                 counters=self.counters.row,
                 sequence=numbering.row,
@@ -93,6 +105,13 @@ class Pipeline:
         if self.native is not None:
             assert beside.native is not None  # both are of one plane
             self.native.share(beside.native)
+
+    def _with_tables(self, forward: ForwardPlan) -> ForwardPlan:
+        """The step, with a table of flows without places where there is no memory for one."""
+        limit = forward.flow_limit
+        if self.tables.want(limit.flows * FLOW_BYTES if limit else 0) or limit is None:
+            return forward
+        return replace(forward, flow_limit=replace(limit, flows=0))
 
     @property
     def selection(self) -> Selection:
@@ -129,7 +148,8 @@ class Pipeline:
         self.rule_counters.begin(plan.count_rules_of, _counted(plan))
         counts_here = plan.count_rules_of and plan.forward.inside is None
         exact = None if how.exact and not counts_here else replace(self.selection, mark_mask=0)
-        self._forward.plan = plan.forward if plan.forward.exact == exact else replace(plan.forward, exact=exact)
+        forward = self._with_tables(plan.forward)
+        self._forward.plan = forward if forward.exact == exact else replace(forward, exact=exact)
         self._forward.matches = self.rule_counters.row
         if self.native is not None:
             exactly = matcher(self._forward.plan, self.rule_counters.row)
@@ -172,6 +192,12 @@ class Pipeline:
         """Count as lost what its work was in the middle of when an error ended it."""
         self.counters.add(Slot.dropped_ring_full, max(self.counters.unaccounted(), 0))
 
+    @property
+    def flows(self) -> int:
+        """How many flows it knows, of those that a limit is for."""
+        native = self.native
+        return self._forward.flows if native is None else native.flows()
+
     def gso_refused(self) -> int:
         """The errno that the kernel refused GSO with, after which copies leave one by one; or 0."""
         native = self.native
@@ -202,6 +228,7 @@ class Pipeline:
     def close(self) -> None:
         """Let go of the way out. No tap may have it any more."""
         self.native = None
+        self.tables.want(0)
         self.transmit.close()
 
 
@@ -227,8 +254,11 @@ def _goes_on(
     return (None, transmit.lanes.native) if isinstance(transmit, Transmit) else (transmit.output, transmit.next_file)
 
 
-def open_pipelines(plan: PipelinePlan, numbering: Numbering, *, native: bool) -> list[Pipeline]:
-    """As many pipelines as the plan has workers, each to join a tap; their copies take numbers from `numbering`.
+def open_pipelines(
+    plan: PipelinePlan, numbering: Numbering, *, native: bool, memory: Memory | None = None
+) -> list[Pipeline]:
+    """As many pipelines as the plan has workers, each to join a tap; their copies take numbers from `numbering`, their
+    tables from `memory`.
 
     OSError when one cannot be opened: then none is.
     """
@@ -236,7 +266,7 @@ def open_pipelines(plan: PipelinePlan, numbering: Numbering, *, native: bool) ->
     try:
         while len(pipelines) < plan.workers:
             first = pipelines[0] if pipelines else None
-            pipelines.append(Pipeline(plan, native=native, beside=first, numbering=numbering))
+            pipelines.append(Pipeline(plan, native=native, beside=first, numbering=numbering, memory=memory))
     except BaseException:
         for pipeline in pipelines:
             pipeline.close()

@@ -39,7 +39,7 @@ class Source:
             self.mode_switch = ModeSwitch(capture, self.seen)
         self.native: core.Tap | None = None
         if native:
-            tunnel, ip_header = _listens(capture)
+            tunnel, ip_header, raw = _kind(capture)
             self.native = core.Tap(
                 descriptor=capture.fileno(),
                 ring=capture.ring,
@@ -47,6 +47,7 @@ class Source:
                 seen=self.seen.row,
                 tunnel=tunnel,
                 ip_header=ip_header,
+                raw=raw,
             )
 
     def note_error(self) -> None:
@@ -140,6 +141,10 @@ def open_source(
     return Capture(plan, selections, mode="ring" if busy and plan.mode == "auto" else "", group=group)
 
 
-def _listens(capture: Capture | Listener) -> tuple[int, bool]:
-    """For the native core: the tunnel, 0 for none, and whether its packets begin with an IP header."""
-    return (capture.plan.tunnel, capture.plan.local.version == 4) if isinstance(capture, Listener) else (0, False)
+def _kind(capture: Capture | Listener) -> tuple[int, bool, bool]:
+    """For the native core: the tunnel, 0 for none, and whether its packets begin with an IP header; or whether those of
+    a device have no Ethernet header.
+    """
+    if isinstance(capture, Listener):
+        return capture.plan.tunnel, capture.plan.local.version == 4, False
+    return 0, False, capture.plan.raw

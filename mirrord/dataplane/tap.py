@@ -224,7 +224,7 @@ class Tap(Source):
         left = [pipeline for pipeline in (*self.pipelines, *joining) if pipeline not in leaving]
         wanted = [changed.get(pipeline, pipeline.selection) for pipeline in left]
         if wanted:
-            compile_selections(tuple(dict.fromkeys(wanted)))
+            compile_selections(tuple(dict.fromkeys(wanted)), raw=self.plan.raw)
             compile_sets(tuple(wanted))
         for selection in (*(pipeline.selection for pipeline in joining), *changed.values()):
             compile_selection(replace(selection, mark_mask=0), numbered=True)
@@ -479,7 +479,9 @@ def open_taps(pipelines: Sequence[Sequence[Pipeline]], *, native: bool, busy: bo
     """
     taps: list[Tap] = []
     columns = list(zip(*pipelines, strict=True))
-    group = Group(divides=True) if len(columns) > 1 else None
+    plan = pipelines[0][0].plan.capture
+    raw = isinstance(plan, CapturePlan) and plan.raw
+    group = Group(divides=True, raw=raw) if len(columns) > 1 else None
     try:
         for column in columns:
             taps.append(Tap(column, native=native, busy=busy, group=group))  # noqa: PERF401 (each is to be closed)

@@ -6,7 +6,19 @@ from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from mirrord.model.base import Mark, Model
-from mirrord.values import Between, Endpoint, Group, Latency, Listen, OptionalSocket, Path, Pattern, RingSize, Socket
+from mirrord.values import (
+    Between,
+    Endpoint,
+    Group,
+    Latency,
+    Listen,
+    OptionalSocket,
+    Path,
+    Pattern,
+    RingSize,
+    Size,
+    Socket,
+)
 
 
 class Daemon(Model):
@@ -41,6 +53,9 @@ class Daemon(Model):
     """Priority of the workers for the scheduler, as in nice(2); 0: the process's own."""
     latency: Latency = 1_000_000
     """How long a copy may wait for company at most, while frames come: "0", not at all, to "10ms", which costs less."""
+    memory_limit: Size = 0
+    """Bound on the memory of all flow tables together (`flow_limit`), each counting as full; "0": none. A session whose
+    table there is no room for mirrors every flow whole, and says so."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe messages that are logged."""
 

@@ -163,7 +163,7 @@ class FileDestination(Model):
     """pcapng files; 0 never rotates, and `keep = 0` keeps them all."""
 
     type: Literal["file"] = "file"
-    """pcapng files with nanosecond stamps."""
+    """pcapng files with nanosecond stamps; of Ethernet frames, or of IP packets where the source has no Ethernet."""
     path: Path
     """Below one of `daemon.capture_directories`. A finished file has the time of its last packet in its name."""
     rotate_size: Size = 0

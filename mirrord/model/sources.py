@@ -57,7 +57,8 @@ class DeviceSource(CapturedSource):
     """A network device. A bare string is short for this with `device`."""
     device: Devices
     """A name, a glob (every device that matches, now or later), or a list of both. A glob leaves out what cannot be
-    captured, with a note in `status`."""
+    captured, with a note in `status`. Packets of a device without Ethernet (tun, WireGuard, PPP, sit, ipip, gre) get an
+    Ethernet header with addresses of zeros, but in a file, which has them as they are."""
     vlan: VlanIds | None = None
     """Only frames whose outermost tag has this id, or one of these."""
     netns: Netns | None = None

@@ -1,6 +1,6 @@
 """Which socket of a group the kernel gives a frame to, by the program of `workers`.
 
-client eth0 ---- nic [source]
+client eth0 ---- nic [source] tun0
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from mirrord.dataplane.frame.wire import Frame
 from mirrord.dataplane.netns import find
 from mirrord.plans import CapturePlan
 from tests.support.topology import Host, Topology
+from tests.support.tun import Tun
 
 SOCKETS, PAIRS = 4, 200
 CLIENT, SERVER = "02:00:00:00:00:01", "02:00:00:00:00:02"
@@ -30,9 +31,10 @@ TAGS = (None, Dot1Q(vlan=5), Dot1AD(vlan=7) / Dot1Q(vlan=5), Dot1AD(vlan=7) / Do
 
 
 @contextmanager
-def group(source: Host) -> Iterator[list[Capture]]:
-    plan = CapturePlan("nic", source.index("nic"), Selection(), mode="socket", netns=find(source.name))
-    shared = Group(divides=True)
+def group(source: Host, device: str = "nic", *, raw: bool = False) -> Iterator[list[Capture]]:
+    index = source.index(device)
+    plan = CapturePlan(device, index, Selection(), mode="socket", netns=find(source.name), raw=raw)
+    shared = Group(divides=True, raw=raw)
     with ExitStack() as stack:
         captures = []
         for _ in range(SOCKETS):
@@ -127,3 +129,24 @@ def test_arp_is_one_sockets(net: Topology) -> None:
             out.send(bytes(Ether(src=mac, dst="ff:ff:ff:ff:ff:ff") / ARP(hwsrc=mac, pdst="10.0.0.1")))
             out.send(bytes(Ether(src=SERVER, dst=mac) / ARP(op=2, hwdst=mac)))
         assert Counter(map(bool, read(captures))) == {True: 1, False: SOCKETS - 1}
+
+
+def test_all_of_an_address_pair_is_one_sockets_without_ethernet(net: Topology) -> None:
+    source = net.host("source")
+    with (
+        Tun(source, "tun0") as wire,
+        group(source, "tun0", raw=True) as captures,
+        source.open_socket(socket.AF_PACKET, socket.SOCK_DGRAM) as sent,
+    ):
+        used = []
+        for pair in range(24):
+            hosts = (f"10.0.0.{pair}", "10.1.0.1") if pair % 2 else (f"2001:db8::{pair:x}", "2001:db8:1::1")
+            count = 0
+            for there, back in between(*hosts):
+                wire.send(bytes(there))
+                sent.sendto(bytes(back), ("tun0", 0x0800 if pair % 2 else 0x86DD))
+                count += 2
+            takers = [len(frames) for frames in read(captures)]
+            assert sorted(takers) == [0] * (SOCKETS - 1) + [count], (hosts, takers)
+            used.append(takers.index(count))
+        assert set(used) == set(range(SOCKETS))

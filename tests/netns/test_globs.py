@@ -56,11 +56,15 @@ def test_a_pattern_leaves_out_what_cannot_be_captured(net: Topology, daemon: Mak
     net.link(sensor, "eth0", host, "tap9")
     host.ip("tuntap add dev tap-l3 mode tun")
     host.ip("link set dev tap-l3 up")
-    note = "tap-l3 is not an Ethernet device: the pattern leaves it out"
-    mirrord = daemon(host, CONFIGURATION.replace('["nic", "tap*"]', '"tap*"'))
+    note = "no packet of tap-l3, which has no Ethernet, has a VLAN tag: the pattern leaves it out"
+    mirrord = daemon(host, CONFIGURATION.replace('["nic", "tap*"]', '"tap*", vlan = 7'))
     assert sources(mirrord) == {"tap1": 1}
     ask = Api(mirrord.socket)
-    other = {"name": "s", "source": "tap*", "destination": {"type": "device", "device": "tap9", "vlan": 5}}
+    other = {
+        "name": "s",
+        "source": {"device": "tap*", "vlan": 7},
+        "destination": {"type": "device", "device": "tap9", "vlan": 5},
+    }
     assert ask("PUT", "mirrors/made", {"sessions": [other]}).status == 201
     told = ask("GET", "status").body["sessions"]
     assert [(one["mirror"], one["source"], one["state"], one["warnings"]) for one in told] == [
@@ -72,5 +76,5 @@ def test_a_pattern_leaves_out_what_cannot_be_captured(net: Topology, daemon: Mak
         ("m", note), ("made", note),
     ]  # fmt: skip
     assert mirrord.output().count(note) == 2  # once for each session
-    named = ask("PUT", "mirrors/named", {"sessions": [other | {"source": {"device": "tap-l3"}}]})
+    named = ask("PUT", "mirrors/named", {"sessions": [other | {"source": {"device": "tap-l3", "vlan": 7}}]})
     assert (named.status, named.code) == (409, "refused")

@@ -23,7 +23,10 @@ class Result(NamedTuple):
     truncated: int
     segmented: int
     fragmented: int
+    zeroed: int
+    unfollowed: int
     unplaced: int
+    flow_table_full: int
 
 
 Step = Callable[[Frame], Result]

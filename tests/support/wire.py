@@ -173,9 +173,9 @@ def wrong(recording: Recording) -> str:
     return recording.tshark(*_CHECKS, expression=_WRONG)
 
 
-def stream_hash(recording: Recording) -> str:
-    """The SHA-256 of what the one TCP connection carried from its opener, reassembled by tshark."""
-    lines = recording.tshark("-q", "-z", "follow,tcp,raw,0").splitlines()
+def stream_hash(recording: Recording, stream: int = 0) -> str:
+    """The SHA-256 of what a TCP connection, the first one, carried from its opener, reassembled by tshark."""
+    lines = recording.tshark("-q", "-z", f"follow,tcp,raw,{stream}").splitlines()
     start = next(n for n, line in enumerate(lines) if line.startswith("Node 1"))
     return sha256(b"".join(bytes.fromhex(line) for line in lines[start + 1 : -1] if line[:1] != "\t")).hexdigest()
 

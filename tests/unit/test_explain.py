@@ -187,7 +187,7 @@ def test_a_file_that_cannot_be_read_is_told(plain: Path, config: str, tmp_path: 
     assert "cut.pcap: after packet 11: the file ends" in error(tmp_path / "cut.pcap")
     assert "neither pcap nor pcapng" in error(Path(config))
     wrpcap(str(tmp_path / "any.pcap"), FRAMES, linktype=113)  # Linux cooked capture
-    assert "not Ethernet frames (link type 113)" in error(tmp_path / "any.pcap")
+    assert "neither Ethernet frames nor IP packets (link type 113)" in error(tmp_path / "any.pcap")
     said = ctl("/nowhere", "explain", "g", "--pcap", str(plain), "--config", config, status=2)
     assert "no such filter: g; did you mean" not in said
     said = ctl("/nowhere", "explain", "way", "--pcap", str(plain), "--config", config, status=2)

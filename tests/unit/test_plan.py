@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirrord.control.host.view import Link, Path, Route, View
+from mirrord.control.host.view import Link, Path, Route, Traits, View
 from mirrord.control.planning.plan import Add, Entry, Key, Planner, Remove, Rename, Replace, diff, make, paths
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.rules import Direction, Rule, Selection
@@ -233,7 +233,18 @@ def test_sessions_come_before_others_of_their_source(overlap: str) -> None:
             f'source = "tun0"\n{TO_VXLAN}',
             replace(VIEW, links={"tun0": Link("tun0", 9, 1500, ethernet=False)}),
             "failed",
-            "tun0 is not an Ethernet device",
+            "tun0 is neither an Ethernet device nor one of IP packets",
+        ),
+        (
+            f'source = "gre0"\n{TO_VXLAN}',
+            replace(
+                VIEW, links={"gre0": Link("gre0", 9, 1500, ethernet=False, raw=True, traits=Traits(multipoint=True))}
+            ),
+            "failed",
+            (
+                "gre0 is a GRE device without a remote of its own, its packets begin with outer headers:"
+                " mirror the device that they leave by"
+            ),
         ),
         (
             'source = "tap0"\ndestination = { type = "device", device = "em9" }',

@@ -36,7 +36,8 @@ from mirrord.model import (
     TunnelSource,
     VxlanDestination,
 )
-from mirrord.values import GLOB
+from mirrord.plans import FLOW_BYTES
+from mirrord.values import GLOB, show_size
 
 MOST_OBJECTS = 4096  # of a kind
 MOST_SESSIONS, MOST_RULES = 10_000, 100_000  # altogether: what a daemon has the memory for
@@ -111,6 +112,7 @@ def refusals(declared: Declared) -> list[Problem]:
         *_shared_vnis(declared),
         *_files(declared),
         *_too_many(declared),
+        *_tables(declared),
     ]
 
 
@@ -338,3 +340,16 @@ def _too_many(declared: Declared) -> Iterator[Problem]:
     ):
         if found > most:
             yield Problem(path, f"expected at most {most} {what}, not {found}")
+
+
+def _tables(declared: Declared) -> Iterator[Problem]:
+    """Tables of flows that daemon.memory_limit has no room for; a pattern of devices counts as one of them here."""
+    limit, taken = declared.daemon.memory_limit, 0
+    for path, session in declared.sessions():
+        if session.flow_limit is None or not limit:
+            continue
+        tables = max(len(_devices_anywhere(session)), 1) * session.workers
+        taken += session.flow_limit.flows * FLOW_BYTES * tables
+        if taken > limit:
+            why = f"its table and those before it take {show_size(taken)}, more than memory_limit, {show_size(limit)}"
+            yield Problem(join(path, "flow_limit", "flows"), why)

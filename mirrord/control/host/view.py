@@ -23,6 +23,7 @@ class Traits(NamedTuple):
     vlan_filtering: bool = False  # a bridge with VLANs of its own
     functions: int = 0  # SR-IOV: how many virtual functions the NIC has
     virtual: bool = False  # SR-IOV: a virtual function itself
+    multipoint: bool = False  # a GRE device without a remote of its own: its packets begin with the outer headers
     taken_off: str = ""  # the bridge that mirrord took it off, while it is a destination
 
 
@@ -38,6 +39,7 @@ class Link:
     mtu: int
     up: bool = True
     ethernet: bool = True  # its frames begin with an Ethernet header
+    raw: bool = False  # they begin with their network header: IP packets
     kind: str = ""  # as `ip -d link` names it: veth, bridge, ...; "" for a hardware NIC
     master: int = 0  # index of the bridge or bond it belongs to
     learning: bool = False  # a bridge port that learns addresses from what arrives

@@ -23,11 +23,13 @@ from mirrord.control.http.peers import Caller, peer
 from mirrord.control.http.requests import MAX_BODY, STATUS, condition, flag, json_object, limit, since
 from mirrord.control.logs import logger
 from mirrord.control.service import Service
+from mirrord.control.shown import Shown
 from mirrord.errors import ConfigError, MirrordError, Problem, of_host
 
 log = logger("api")
 
 SERVICE = web.AppKey("service", Service)
+SHOWN = web.AppKey("shown", Shown)
 CHANGES = web.AppKey("changes", Changes)
 
 MIRROR = "/v1/mirrors/{mirror}"
@@ -39,10 +41,10 @@ NOTHING_MORE: Mapping[str, Any] = {}
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def application(service: Service, changed_by: Changes, *, read_only: bool = False) -> web.Application:
+def application(service: Service, shown: Shown, changed_by: Changes, *, read_only: bool = False) -> web.Application:
     """Every resource of the API, or what of it only reads."""
     app = web.Application(middlewares=[_errors], client_max_size=MAX_BODY)
-    app[SERVICE], app[CHANGES] = service, changed_by
+    app[SERVICE], app[SHOWN], app[CHANGES] = service, shown, changed_by
     for one in RESOURCES:
         if one.method == "GET":
             app.router.add_get(one.path, one.handler)  # and HEAD: RFC 9110, section 9.1
@@ -62,7 +64,7 @@ async def _refuse_change(request: web.Request) -> web.StreamResponse:
 async def _status(request: web.Request) -> web.StreamResponse:
     store = request.app[CHANGES].store
     state = {"path": str(store.path), "problem": store.problem}
-    return await json_response({**request.app[SERVICE].status(), "state": state})
+    return await json_response({**request.app[SHOWN].status(), "state": state})
 
 
 async def _reload(request: web.Request) -> web.StreamResponse:
@@ -98,18 +100,16 @@ async def _openapi(_: web.Request) -> web.StreamResponse:
 
 def _list(section: str) -> Handler:
     async def handler(request: web.Request) -> web.StreamResponse:
-        service = request.app[SERVICE]
-        loaded = service.loaded
-        one = service.mirror if section == "mirrors" else partial(service.object, section)
+        shown, loaded = request.app[SHOWN], request.app[SERVICE].loaded
+        one = shown.mirror if section == "mirrors" else partial(shown.object, section)
         return await json_response({section: (one(name, loaded) for name in getattr(loaded.config, section))})
 
     return handler
 
 
 async def _sessions(request: web.Request) -> web.StreamResponse:
-    service, target = request.app[SERVICE], _target(request, "mirror")
-    loaded = service.loaded
-    sessions = service.mirror(target.name, loaded)["sessions"]
+    target, loaded = _target(request, "mirror"), request.app[SERVICE].loaded
+    sessions = request.app[SHOWN].mirror(target.name, loaded)["sessions"]
     return await json_response({"sessions": sessions}, headers=await _tagged(loaded, target))
 
 
@@ -283,13 +283,13 @@ async def _shown(
     request: web.Request, target: Target, loaded: Loaded, status: int = 200, more: Mapping[str, Any] = NOTHING_MORE
 ) -> web.StreamResponse:
     """An object of a configuration, and its entity tag. MirrordError `not_found`."""
-    service = request.app[SERVICE]
+    shown = request.app[SHOWN]
     if target.kind == "session":
-        found = service.session(target.mirror, target.name, loaded)
+        found = shown.session(target.mirror, target.name, loaded)
     elif target.kind == "mirror":
-        found = service.mirror(target.name, loaded)
+        found = shown.mirror(target.name, loaded)
     else:
-        found = service.object(target.section, target.name, loaded)
+        found = shown.object(target.section, target.name, loaded)
     return await json_response({**found, **more}, status=status, headers=await _tagged(loaded, target))
 
 

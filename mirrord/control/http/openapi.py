@@ -170,7 +170,7 @@ def _source() -> dict[str, Any]:
     labels = {"type": "object", "additionalProperties": TEXT}
     guest = _object(dict.fromkeys(words, TEXT) | {"runs": {"type": "boolean"}, "nic": index, "labels": labels})
     return _object(
-        dict.fromkeys(("device", "kind", "state", "master"), TEXT)
+        dict.fromkeys(("device", "kind", "link", "state", "master"), TEXT)
         | {"guest": {"anyOf": [guest, {"type": "null"}]}, "mirrored_by": {"type": "array", "items": TEXT}}
         | {"frames_per_second": number, "bits_per_second": number}
     )

@@ -34,6 +34,7 @@ from mirrord.model import (
 from mirrord.plans import CapturePlan, FilePlan, ListenPlan, Netns, PipelinePlan, TunnelPlan
 
 NO_LEASES: Mapping[str, Lease] = {}
+WITHOUT_ETHERNET = "ip"  # what a source's link is where it is not Ethernet
 
 
 class Key(NamedTuple):
@@ -212,7 +213,8 @@ def _entry(
             refuse_if_set_aside(config, source.name, f"it is a port of {session.source.bridge}")
         _refuse_the_source(session, source, view)
         leased = lease(config, key.mirror, view)
-        mirrored = replace(source, mtu=source.mtu - taken_off(session))
+        strips = getattr(session.source, "strip", False)  # what is inside are frames
+        mirrored = replace(source, mtu=source.mtu - taken_off(session), raw=source.raw and not strips)
         way = way_out(config, key.mirror, session, mirrored, view, leased, native=native)
     except AbsentError as absent:
         return Entry(key, "waiting", str(absent), guest=guest, about=about)
@@ -226,7 +228,8 @@ def _entry(
     forward = replace(way.forward, guards=selections.guards(session), inside=selections.inside(session))
     pipeline = PipelinePlan(capture, forward, way.transmit, counted or "", session.workers)
     limit = _limit(config, session, view, leased)
-    about = tuple({**dict(about), **dict(way.how)}.items())
+    link = (("link", WITHOUT_ETHERNET),) if source.raw else ()
+    about = tuple({**dict(about), **dict(way.how), **dict(link)}.items())
     bypassed = any(spot.bypassed for spot in spots)
     return Entry(key, "up", "", pipeline, guest, about, warnings, limit, trouble=way.trouble, bypassed=bypassed)
 
@@ -269,6 +272,7 @@ def _capture(
         mode="ring" if session.capture == "auto" and session.workers > 1 else session.capture,
         ring_size=size,
         promiscuous=isinstance(session.source, DeviceSource) and session.source.promiscuous,
+        raw=source.raw,
     )
 
 

@@ -65,8 +65,10 @@ def _target(session: Session) -> str | None:
 
 def unfit(session: Session, link: Link) -> str:
     """Why this device cannot be the session's source; "" when it can."""
-    if not link.ethernet:
-        return f"{link.name} is not an Ethernet device"
+    if not (link.ethernet or link.raw):
+        return f"{link.name} is neither an Ethernet device nor one of IP packets"
+    if link.raw and (why := _unfit_without_ethernet(session, link)):
+        return why
     guest = isinstance(session.source, DeviceSource) and session.source.perspective == "guest"
     if link.loopback and session.direction == ("ingress" if guest else "egress"):
         return (
@@ -84,6 +86,17 @@ def unfit(session: Session, link: Link) -> str:
                 f"{link.name} is an ipvlan device in mode l3s, what it receives never comes to its tap:"
                 f' direction = "{session.direction}" has none; mirror the device that it lies on'
             )
+    return ""
+
+
+def _unfit_without_ethernet(session: Session, link: Link) -> str:
+    if link.traits.multipoint:
+        return (
+            f"{link.name} is a GRE device without a remote of its own, its packets begin with outer headers:"
+            " mirror the device that they leave by"
+        )
+    if isinstance(session.source, DeviceSource) and session.source.vlan is not None:
+        return f"no packet of {link.name}, which has no Ethernet, has a VLAN tag"
     return ""
 
 

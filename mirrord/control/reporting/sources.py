@@ -7,6 +7,7 @@ from typing import Any
 
 from mirrord.control.guests.inventory import Inventory
 from mirrord.control.host.view import View
+from mirrord.control.planning.plan import WITHOUT_ETHERNET
 from mirrord.control.reporting.metrics import Row
 
 NO_RATE = (0.0, 0.0)
@@ -22,7 +23,8 @@ def sources(
     found: list[dict[str, Any]] = [
         {
             "device": link.name,
-            "kind": link.kind or ("loopback" if not link.ethernet and link.name == "lo" else "nic"),
+            "kind": link.kind or ("loopback" if link.loopback else "nic"),
+            "link": "ethernet" if link.ethernet else WITHOUT_ETHERNET if link.raw else "other",
             "state": "up" if link.up else "down",
             "master": view.by_index[link.master].name if link.master in view.by_index else "",
             "guest": None,
@@ -48,6 +50,6 @@ def sources(
 def _without_device(guest: dict[str, Any], reason: str) -> dict[str, Any]:
     rate = {"frames_per_second": 0.0, "bits_per_second": 0.0}
     return {
-        "device": "", "kind": guest["type"], "state": reason or "no device here", "master": "", "guest": guest,
-        **rate, "mirrored_by": [],
+        "device": "", "kind": guest["type"], "link": "", "state": reason or "no device here", "master": "",
+        "guest": guest, **rate, "mirrored_by": [],
     }  # fmt: skip

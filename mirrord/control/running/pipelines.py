@@ -28,6 +28,7 @@ from mirrord.control.running.taps import Taps
 from mirrord.control.running.totals import RuleCounts, Totals, added_rules
 from mirrord.control.running.workers import Workers, what
 from mirrord.dataplane.counters import Slot
+from mirrord.dataplane.memory import Memory
 from mirrord.dataplane.rounds import LATENCY_SECONDS
 from mirrord.dataplane.worker import Failure, Worker
 from mirrord.errors import Refused
@@ -42,13 +43,15 @@ OPENERS = 8
 class Pipelines:
     """`apply` and `stop` block, up to a second for each pipeline that ends; the rest answers at once, on any thread."""
 
-    def __init__(self, *, native: bool, nice: int = 0, latency: float = LATENCY_SECONDS) -> None:
-        self._native = native
+    def __init__(
+        self, *, native: bool, nice: int = 0, latency: float = LATENCY_SECONDS, memory: Memory | None = None
+    ) -> None:
+        self._native, self._memory = native, memory or Memory()
         self._openers = started(OPENERS, "opener")
         self._workers = Workers(nice, latency)
         self._taps = Taps(self._workers, self._openers, native=native)
         self._devices = HeldDevices()
-        self._opening = Opening(self._devices, native=native)
+        self._opening = Opening(self._devices, native=native, memory=self._memory)
         self._restarts = Restarts()
         self._said = Said()
         self._worker_failures = 0
@@ -228,7 +231,7 @@ class Pipelines:
             runs = self._running.get(key)
         if runs is None:
             raise Refused(f"session {key.session} does not run on {key.source}")
-        return Live(key, runs.plan, native=self._native)
+        return Live(key, runs.plan, native=self._native, memory=self._memory)
 
     def failing(self) -> bool:
         """Whether something that should run does not."""

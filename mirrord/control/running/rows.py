@@ -15,6 +15,9 @@ from mirrord.dataplane.counters import Slot
 _MIRRORED, _SENT_BYTES, _TOO_LARGE = int(Slot.mirrored), int(Slot.sent_bytes), int(Slot.dropped_mtu_exceeded)
 
 
+NO_TABLE = "no memory for its table of flows (daemon.memory_limit): every flow is mirrored whole"
+
+
 class Planned:
     """The entries that are shown, in the plan's order, by mirror and session."""
 
@@ -53,7 +56,10 @@ def row(entry: Entry, runs: Running | None, error: tuple[str, str] | None, verdi
     reason = runs.failure or trouble(entry, runs) or ("about to go on" if runs.resumes else "")
     state = "failed" if reason else "paused" if verdict.paused else "up"
     counters = totals.of(entry.key, runs.counters())
-    return Row(entry, state, reason or verdict.reason, counters, rules, runs.captures_by, runs.ring_fill)
+    return Row(
+        entry, state, reason or verdict.reason, counters, rules, runs.captures_by, runs.ring_fill,
+        flows=runs.flows, remarks=(NO_TABLE,) if runs.short_table else (),
+    )  # fmt: skip
 
 
 def trouble(entry: Entry | None, runs: Running) -> str:

@@ -19,15 +19,13 @@ from typing import TYPE_CHECKING
 
 from mirrord.dataplane.capture import spread
 from mirrord.dataplane.filter import assembler as op
+from mirrord.kernel import PACKET_FANOUT, PACKET_FANOUT_DATA, SOL_PACKET
 
 if TYPE_CHECKING:
     import socket
 
     from mirrord.dataplane.filter.assembler import Program
 
-SOL_PACKET = 263
-PACKET_FANOUT = 18
-PACKET_FANOUT_DATA = 22
 _BY_PROGRAM = 6  # PACKET_FANOUT_CBPF
 _UNIQUE_ID = 0x2000  # PACKET_FANOUT_FLAG_UNIQUEID
 _OPTION = struct.Struct("=I")  # id, and from bit 16 on how frames are given out
@@ -38,11 +36,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Group:
     """A group without sockets yet; the kernel gives it an id that no other has when the first one joins.
 
-    `divides`: frames are for all of its sockets, by their addresses; else for the one that `steer` says.
+    `divides`: frames are for all of its sockets, by their addresses; else for the one that `steer` says. `raw`: of a
+    device without Ethernet.
     """
 
-    def __init__(self, *, divides: bool = False) -> None:
-        self.divides = divides
+    def __init__(self, *, divides: bool = False, raw: bool = False) -> None:
+        self.divides, self._raw = divides, raw
         self._id: int | None = None
 
     def join(self, sock: socket.socket) -> None:
@@ -56,7 +55,7 @@ class Group:
         sock.setsockopt(SOL_PACKET, PACKET_FANOUT, _OPTION.pack((_BY_PROGRAM | _UNIQUE_ID) << 16))
         self._id = _OPTION.unpack(sock.getsockopt(SOL_PACKET, PACKET_FANOUT, _OPTION.size))[0] & 0xFFFF
         if self.divides:
-            _go_by(sock, spread.by_addresses())
+            _go_by(sock, spread.by_addresses(raw=self._raw))
 
 
 def steer(sock: socket.socket, number: int) -> None:

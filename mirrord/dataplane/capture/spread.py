@@ -13,13 +13,12 @@ from __future__ import annotations
 
 from mirrord.dataplane.filter import assembler as op
 from mirrord.dataplane.filter.assembler import Assembler, Label, Program
-from mirrord.dataplane.frame.headers import ETH_HEADER, ETH_P_IP, ETH_P_IPV6, TPIDS
+from mirrord.kernel import PACKET_OUTGOING
+from mirrord.protocols import ETH_HEADER, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, TPIDS
 
-ETH_P_ARP = 0x0806
 MOST_TAGS = 4  # in the bytes of the frame
 
 _LINK = 0xFFE00000  # linux/filter.h: SKF_LL_OFF, offsets from the MAC header
-_PROTOCOL = 0xFFFFF000  # SKF_AD_OFF + SKF_AD_PROTOCOL
 
 # Odd numbers of no structure: the one of Fibonacci hashing, and two of MurmurHash3 (Austin Appleby, public domain).
 _FOLD, _MIX, _FINISH = 0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35
@@ -28,11 +27,14 @@ _FOLD, _MIX, _FINISH = 0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35
 _ONE, _OTHER, _AT = 0, 1, 2
 
 
-def by_addresses() -> Program:
-    """Gives a 32-bit number, the same for both directions; the kernel divides it by the number of workers."""
+def by_addresses(*, raw: bool = False) -> Program:
+    """Gives a 32-bit number, the same for both directions; the kernel divides it by the number of workers.
+
+    `raw`: for a device without Ethernet, where a frame begins with its network header whatever way it goes.
+    """
     asm = Assembler()
     ipv4, ipv6, hashed = Label(), Label(), Label()
-    _find_network(asm, {ETH_P_IP: ipv4, ETH_P_IPV6: ipv6})
+    _find_network(asm, {ETH_P_IP: ipv4, ETH_P_IPV6: ipv6}, raw=raw)
     asm.emit(op.LD_W_ABS, _LINK + 2)  # the last four bytes of each MAC address
     asm.emit(op.ST, _ONE)
     asm.emit(op.LD_W_ABS, _LINK + 8)
@@ -52,17 +54,18 @@ def by_addresses() -> Program:
     return asm.program()
 
 
-def _find_network(asm: Assembler, networks: dict[int, Label]) -> None:
+def _find_network(asm: Assembler, networks: dict[int, Label], *, raw: bool) -> None:
     """Go to the label of the ethertype behind all tags, with its offset in X; fall through with any other."""
-    sent, walk, other = Label(), Label(), Label()
-    asm.emit(op.LD_W_ABS, op.PKTTYPE)
-    asm.jump(op.JEQ, op.PACKET_OUTGOING, true=sent)
+    received, walk, other = Label(), Label(), Label()
+    if not raw:
+        asm.emit(op.LD_W_ABS, op.PKTTYPE)
+        asm.jump(op.JEQ, PACKET_OUTGOING, false=received)
+        asm.emit(op.LDX_IMM, ETH_HEADER)
+        asm.emit(op.LD_H_ABS, ETH_HEADER - 2)
+        asm.goto(walk)
+    asm.place(received)
     asm.emit(op.LDX_IMM, 0)
-    asm.emit(op.LD_W_ABS, _PROTOCOL)
-    asm.goto(walk)
-    asm.place(sent)
-    asm.emit(op.LDX_IMM, ETH_HEADER)
-    asm.emit(op.LD_H_ABS, ETH_HEADER - 2)
+    asm.emit(op.LD_W_ABS, op.PROTOCOL)
     asm.place(walk)
     for tags in range(MOST_TAGS + 1):
         for ethertype, label in networks.items():

@@ -21,12 +21,12 @@ RET, RET_A = 0x06, 0x16
 TAX, TXA, STX = 0x07, 0x87, 0x03
 
 # linux/filter.h: SKF_AD_OFF plus SKF_AD_*, absolute loads of what lies beside the bytes.
+PROTOCOL = 0xFFFFF000
 PKTTYPE = 0xFFFFF004
 MARK = 0xFFFFF014
 VLAN_TAG = 0xFFFFF02C
 VLAN_TAG_PRESENT = 0xFFFFF030
 VLAN_TPID = 0xFFFFF03C
-PACKET_OUTGOING = 4  # linux/if_packet.h, the pkttype of what the host sends
 
 CELLS = 16
 WORD = 0xFFFFFFFF
@@ -65,9 +65,13 @@ class _Jump(NamedTuple):
 
 
 class Assembler:
-    """Collects instructions, jumps and labels in order; `program` resolves them."""
+    """Collects instructions, jumps and labels in order; `program` resolves them.
 
-    def __init__(self) -> None:
+    `raw`: what the program is for begins with its network header, see frame/without_ethernet.py.
+    """
+
+    def __init__(self, *, raw: bool = False) -> None:
+        self.raw = raw
         self._items: list[Instruction | _Jump | Label] = []
 
     def emit(self, code: int, k: int = 0) -> None:

@@ -31,6 +31,7 @@ from mirrord.dataplane.filter.cells import (
 )
 from mirrord.dataplane.filter.decision import ACCEPT, Alternative, Branch, Clause, Range, ask, decide
 from mirrord.dataplane.filter.rules import Direction, Rule, Selection
+from mirrord.kernel import PACKET_OUTGOING
 
 REJECT_ALL: Program = (op.Instruction(op.RET, k=0),)
 
@@ -40,13 +41,15 @@ _MAX_COARSE_RULES = 32
 
 
 @lru_cache(maxsize=1024)
-def compile_selection(selection: Selection, *, numbered: bool = False) -> Program:
+def compile_selection(selection: Selection, *, numbered: bool = False, raw: bool = False) -> Program:
     """The program that gives 0 for a frame not captured, 0xFFFFFFFF (keep all of it) for one that is.
 
     `numbered`: for a frame that a rule accepts, instead, that rule's place in `selection.rules`, from 1. The program
     may be longer than the kernel takes (4096 instructions); userspace runs any.
+
+    `raw`: for the socket of a device without Ethernet.
     """
-    asm, reject = Assembler(), Label()
+    asm, reject = Assembler(raw=raw), Label()
     refuse_marked(asm, selection, reject)
     if selection.direction != Direction.BOTH:
         ask(asm, direction_clause(selection.direction), reject)
@@ -186,9 +189,9 @@ def _equal(cell: int, value: int) -> Clause:
 
 def direction_clause(direction: Direction) -> Clause:
     if direction == Direction.EGRESS:
-        return _equal(Cell.DIRECTION, op.PACKET_OUTGOING)
-    before = Range(Cell.DIRECTION, 0, op.PACKET_OUTGOING - 1)
-    return ((before,), (Range(Cell.DIRECTION, op.PACKET_OUTGOING + 1, WORD),))
+        return _equal(Cell.DIRECTION, PACKET_OUTGOING)
+    before = Range(Cell.DIRECTION, 0, PACKET_OUTGOING - 1)
+    return ((before,), (Range(Cell.DIRECTION, PACKET_OUTGOING + 1, WORD),))
 
 
 def _address(cell: int, address: IPv4Address | IPv6Address) -> Alternative:

@@ -2,6 +2,9 @@
 
 Exactly the same on every frame, cut and lying ones too. So every load is preceded by a check of the length: the kernel
 ends a program that loads past the end.
+
+A raw program is for the socket of a device without Ethernet, where a frame begins with its network header, and the
+kernel has its ethertype beside it; without_ethernet.py defines what is read then.
 """
 
 from __future__ import annotations
@@ -19,19 +22,16 @@ from mirrord.dataplane.filter.cells import (
     Cell,
 )
 from mirrord.dataplane.frame.headers import (
-    ETH_HEADER,
-    ETH_P_IP,
-    ETH_P_IPV6,
     ICMP_PROTOCOLS,
-    IPPROTO_TCP,
     IPV6_AUTHENTICATION,
     IPV6_FRAGMENT,
     IPV6_OPTIONS,
     MAX_EXTENSIONS,
     PORT_PROTOCOLS,
     TCP_FLAGS,
-    TPIDS,
 )
+from mirrord.dataplane.frame.without_ethernet import FIRST_ETHERTYPE, VERSIONS
+from mirrord.protocols import ETH_HEADER, ETH_P_IP, ETH_P_IPV6, IPPROTO_TCP, TPIDS
 
 _PORTS = {Cell.SOURCE_PORT, Cell.DESTINATION_PORT}
 _ICMP = {Cell.ICMP_TYPE, Cell.ICMP_CODE}
@@ -41,6 +41,9 @@ _NUMBERS = {Cell.PROTOCOL, *_PORTS}
 
 def read_outer_vlan(asm: Assembler) -> None:
     """The id of the outermost tag: the kernel's metadata, else the frame's first."""
+    if asm.raw:
+        _store(asm, NONE, [Cell.VLAN])
+        return
     tagged, untagged, in_frame, known, done = Label(), Label(), Label(), Label(), Label()
     asm.emit(op.LD_W_ABS, op.VLAN_TAG_PRESENT)
     asm.jump(op.JEQ, 0, true=in_frame)
@@ -75,7 +78,8 @@ def read_headers(asm: Assembler, cells: set[int], ipv4_cells: set[int], ipv6_cel
     ipv4, ipv6, transport, ready = Label(), Label(), Label(), Label()
     networks = {ETH_P_IP: ipv4} if needs[4] else {}
     networks |= {ETH_P_IPV6: ipv6} if needs[6] else {}
-    _ethertype(asm, networks, ready, store=Cell.ETHERTYPE in wanted)
+    find_network = _kernels_ethertype if asm.raw else _ethertype
+    find_network(asm, networks, ready, store=Cell.ETHERTYPE in wanted)
     if needs[4]:
         asm.place(ipv4)
         _ipv4(asm, needs[4], transport, ready)
@@ -130,6 +134,32 @@ def _ethertype(asm: Assembler, networks: dict[int, Label], ready: Label, *, stor
         else:
             asm.goto(ready)
         asm.place(inner)
+
+
+def _kernels_ethertype(asm: Assembler, networks: dict[int, Label], ready: Label, *, store: bool) -> None:
+    """The same where there is no Ethernet header, and so no tag."""
+    guess, known = Label(), Label()
+    asm.emit(op.LDX_IMM, 0)
+    asm.emit(op.LD_W_ABS, op.PROTOCOL)
+    asm.jump(op.JGE, FIRST_ETHERTYPE, false=guess)
+    _one_of(asm, TPIDS, guess, known)
+    asm.place(guess)
+    _need(asm, 1, ready)
+    for version, ethertype in VERSIONS.items():
+        other = Label()
+        asm.emit(op.LD_B_IND, 0)
+        asm.emit(op.AND, 0xF0)
+        asm.jump(op.JEQ, version << 4, false=other)
+        asm.emit(op.LD_IMM, ethertype)
+        asm.goto(known)
+        asm.place(other)
+    asm.emit(op.LD_IMM, 0)
+    asm.place(known)
+    if store:
+        asm.emit(op.ST, Cell.ETHERTYPE)
+    for ethertype, label in networks.items():
+        asm.jump(op.JEQ, ethertype, true=label)
+    asm.goto(ready)
 
 
 def _ipv4(asm: Assembler, needs: set[int], transport: Label, ready: Label) -> None:

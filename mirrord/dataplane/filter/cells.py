@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from mirrord.dataplane.filter import assembler as op
 from mirrord.dataplane.filter.assembler import WORD, Assembler, Label
-from mirrord.dataplane.frame.headers import ETH_HEADER
+from mirrord.protocols import ETH_HEADER
 
 NONE = WORD  # no tag, no protocol, no port
 
@@ -94,6 +94,9 @@ def load(asm: Assembler, asked: int, loaded: int | None) -> None:
     match kind(asked):
         case Cell.DIRECTION:
             asm.emit(op.LD_W_ABS, op.PKTTYPE)
+        case Cell.LENGTH if asm.raw:
+            asm.emit(op.LD_LEN)
+            asm.emit(op.ADD, ETH_HEADER)
         case Cell.LENGTH:  # a tag that the kernel took off is four bytes more
             asm.emit(op.LD_W_ABS, op.VLAN_TAG_PRESENT)
             asm.emit(op.LSH, 2)
@@ -116,6 +119,9 @@ def load(asm: Assembler, asked: int, loaded: int | None) -> None:
 
 def _mac(asm: Assembler, part: int) -> None:
     """A part of an address. Of a frame without one NONE, which 16 bits never are: no test of both parts holds."""
+    if asm.raw:
+        asm.emit(op.LD_IMM, 0)
+        return
     absent, done = Label(), Label()
     asm.emit(op.LD_LEN)
     asm.jump(op.JGE, ETH_HEADER, false=absent)

@@ -13,11 +13,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from mirrord.dataplane.forward.decap import GRE_DISCARD
-from mirrord.dataplane.forward.encap import ETH_P_TEB, GRE_KEY, VXLAN_FLAGS
-from mirrord.dataplane.frame.headers import ETH_HEADER, ETH_P_IP, ETH_P_IPV6, IPPROTO_GRE, IPPROTO_UDP, Headers
+from mirrord.dataplane.forward.encap import GRE_KEY, VXLAN_FLAGS
 from mirrord.dataplane.frame.wire import ADDRESSES, VNET_GSO_NONE, VNET_NEEDS_CSUM, Frame, Vnet
+from mirrord.protocols import ETH_HEADER, ETH_P_IP, ETH_P_IPV6, ETH_P_TEB, IPPROTO_GRE, IPPROTO_UDP
 
 if TYPE_CHECKING:
+    from mirrord.dataplane.frame.headers import Headers
     from mirrord.plans import Inside
 
 UDP_HEADER = 8

@@ -11,7 +11,7 @@ from mirrord.dataplane.filter.assembler import pack
 from mirrord.dataplane.filter.bpf import compile_selection
 from mirrord.dataplane.forward.encap import Field
 from mirrord.dataplane.native import self_test
-from mirrord.plans import OnMtuExceeded, Tunnel
+from mirrord.plans import OnMtuExceeded, Payload, Tunnel
 
 if TYPE_CHECKING:
     from array import array
@@ -27,7 +27,7 @@ def mismatch(found: Any) -> str:
     version = getattr(found, "VERSION", "none")
     if version != __version__:
         return f"the compiled core is of version {version}, the rest of {__version__}: install mirrord again"
-    for enumeration in (Slot, OnMtuExceeded, Field, Tunnel):
+    for enumeration in (Slot, OnMtuExceeded, Payload, Field, Tunnel):
         numbers = {member.name: int(member) for member in enumeration}
         if getattr(found, "ENUMERATIONS", {}).get(enumeration.__name__) != numbers:
             return f"the compiled core numbers {enumeration.__name__} otherwise than the rest: install mirrord again"

@@ -175,12 +175,21 @@ static PyObject *Pipeline_share(PyObject *object, PyObject *other)
 	Py_RETURN_NONE;
 }
 
+static PyObject *Pipeline_flows(PyObject *object, PyObject *unused)
+{
+	const struct flows *flows = ((Pipeline *)object)->pipeline.plan.flows;
+
+	(void)unused;
+	return PyLong_FromUnsignedLong(flows ? count_flows(flows) : 0);
+}
+
 static PyMethodDef pipeline_methods[] = {
 	{ "replace", (PyCFunction)(void (*)(void))Pipeline_replace, METH_VARARGS | METH_KEYWORDS,
 	  "replace(*, plan, matcher, way, shares): forward by another plan, and another way, from now on; `shares`: what the\n"
 	  "matcher does not want is another session's." },
 	{ "gso_refused", Pipeline_gso_refused, METH_NOARGS,
 	  "The errno that the kernel refused GSO with, after which copies leave one by one; or 0." },
+	{ "flows", Pipeline_flows, METH_NOARGS, "How many flows are known." },
 	{ "share", Pipeline_share, METH_O, "share(pipeline): use its rate limit's bucket. Before either runs." },
 	{ NULL, NULL, 0, NULL },
 };
@@ -207,6 +216,8 @@ static PyType_Spec pipeline_spec = {
 };
 
 static PyMethodDef module_methods[] = {
+	{ "with_ethernet", (PyCFunction)(void (*)(void))with_ethernet, METH_VARARGS | METH_KEYWORDS,
+	  "with_ethernet(*, packet, vnet, protocol): Unwrapped, of a device without Ethernet." },
 	{ "decapsulate", (PyCFunction)(void (*)(void))decapsulate_one, METH_VARARGS | METH_KEYWORDS,
 	  "decapsulate(*, tunnel, packet, limit): Unwrapped, or None for a malformed packet." },
 	{ NULL, NULL, 0, NULL },
@@ -227,6 +238,7 @@ static const char *const slot_names[] = {
 	"skipped_paused",
 	"skipped_unmatched",
 	"skipped_own_copy",
+	"skipped_flow_limit",
 	"dropped_ring_full",
 	"dropped_send_error",
 	"dropped_mtu_exceeded",
@@ -238,18 +250,23 @@ static const char *const slot_names[] = {
 	"segmented",
 	"fragmented",
 	"unplaced",
+	"flow_table_full",
+	"zeroed",
+	"unfollowed",
 	"latency_sum",
 	"latency_bucket",
 };
 _Static_assert(sizeof(slot_names) / sizeof(*slot_names) == LATENCY_BUCKET + 1, "a name for each slot");
 
 static const char *const on_mtu_exceeded_names[] = { "truncate", "fragment", "drop" };
+static const char *const payload_names[] = { "keep", "zero", "tls" };
 static const char *const field_names[] = { "SEQUENCE", "ERSPAN_II", "ERSPAN_III", "PACKET_BLOCK" };
 static const char *const tunnel_names[] = { "VXLAN", "GRE", "ERSPAN" };
 
 static const struct names enumerations[] = {
 	{ "Slot", slot_names, CAPTURED, LATENCY_BUCKET + 1 },
 	{ "OnMtuExceeded", on_mtu_exceeded_names, TRUNCATE, DROP + 1 },
+	{ "Payload", payload_names, KEEP, TLS + 1 },
 	{ "Field", field_names, SEQUENCE, PACKET_BLOCK },
 	{ "Tunnel", tunnel_names, TUNNEL_VXLAN, TUNNEL_ERSPAN },
 };

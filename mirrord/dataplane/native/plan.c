@@ -80,6 +80,16 @@ static bool read_on_mtu_exceeded(PyObject *object, struct plan *plan)
 	return true;
 }
 
+static bool read_payload(PyObject *object, struct plan *plan)
+{
+	uint64_t value;
+
+	if (!read_unsigned(object, "payload", TLS, &value))
+		return false;
+	plan->payload = (enum payload)value;
+	return true;
+}
+
 bool read_program(const char *bytes, Py_ssize_t length, struct sock_filter **program, uint32_t *count)
 {
 	*program = malloc((size_t)length + 1);
@@ -166,6 +176,8 @@ void clear_plan(struct plan *plan)
 	plan->matches_owner = NULL;
 	free(plan->firsts);
 	plan->firsts = NULL;
+	free_flows(plan->flows);
+	plan->flows = NULL;
 	free_own_copies(plan->own);
 	plan->own = NULL;
 	Py_XDECREF((PyObject *)plan->guards_owner);
@@ -179,6 +191,14 @@ void replace_plan(struct plan *plan, struct plan *next)
 
 		plan->firsts = next->firsts;
 		next->firsts = seen;
+	}
+	if (plan->flows && next->flows && plan->flow_limit.flows == next->flow_limit.flows) {
+		struct flows *seen = plan->flows;
+
+		plan->flows = next->flows;
+		next->flows = seen;
+	} else if (plan->flows && next->flows) {
+		keep_flows(plan->flows, next->flows);
 	}
 	if (plan->own && next->own)
 		keep_firsts(plan->own, next->own);
@@ -195,6 +215,27 @@ static bool make_firsts(struct plan *plan)
 	if (!plan->firsts)
 		PyErr_NoMemory();
 	return plan->firsts;
+}
+
+/* FlowLimit, or None. */
+static bool read_flow_limit(PyObject *object, struct plan *plan)
+{
+	PyObject *value = PyObject_GetAttrString(object, "flow_limit");
+	struct flow_limit *limit = &plan->flow_limit;
+	bool done = value && value != Py_None && read_unsigned(value, "packets", UINT64_MAX, &limit->packets) &&
+		    read_unsigned(value, "octets", UINT64_MAX, &limit->octets) &&
+		    read_bool(value, "headers", &limit->headers) &&
+		    read_unsigned(value, "idle", UINT64_MAX, &limit->idle) && read_u32(value, "flows", &limit->flows);
+
+	if (done) {
+		plan->flows = new_flows(limit);
+		done = plan->flows;
+		if (!done)
+			PyErr_NoMemory();
+	}
+	done = done || value == Py_None;
+	Py_XDECREF(value);
+	return done;
 }
 
 /* The guards against mirroring a copy again, as own_copies.pack gives them: all sessions' plans hold the same bytes. */
@@ -226,10 +267,12 @@ bool read_plan(PyObject *object, PyObject *matcher, struct plan *plan)
 	       read_u32(object, "longest", &plan->longest) && read_u32(object, "sampling_rate", &plan->sampling_rate) &&
 	       read_int(object, "overhead", &plan->overhead) && read_bool(object, "strip_tag", &plan->strip_tag) &&
 	       read_u32(object, "push_tag", &plan->push_tag) &&
+	       read_bool(object, "strip_ethernet", &plan->strip_ethernet) &&
 	       read_unsigned(object, "rate_limit", UINT64_MAX, &plan->rate_limit) &&
 	       read_unsigned(object, "packet_limit", UINT64_MAX, &plan->packet_limit) && read_header(object, plan) &&
-	       read_patches(object, plan) && read_on_mtu_exceeded(object, plan) && read_matcher(matcher, plan) &&
-	       read_inside(object, &plan->inside) && read_guards(object, plan) && make_firsts(plan);
+	       read_patches(object, plan) && read_on_mtu_exceeded(object, plan) && read_payload(object, plan) &&
+	       read_matcher(matcher, plan) && read_inside(object, &plan->inside) && read_flow_limit(object, plan) &&
+	       read_guards(object, plan) && make_firsts(plan);
 }
 
 static bool read_lane(PyObject *lane, int *descriptor, uint16_t *port)

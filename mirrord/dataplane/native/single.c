@@ -1,4 +1,5 @@
-/* Single steps on single frames, for what holds the two planes together: the forward step, and decapsulation. */
+/* Single steps on single frames, for what holds the two planes together: the forward step, what a device without Ethernet
+ * lacks, and decapsulation. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
@@ -62,18 +63,24 @@ static void collect(struct batch *batch, void *context)
 		PyObject *head = PyBytes_FromStringAndSize((const char *)message->head, message->head_length);
 		PyObject *tail = PyBytes_FromStringAndSize((const char *)message->tail, message->tail_length);
 
+		PyObject *zeros = PyBytes_FromStringAndSize(NULL, message->zeros);
 		PyObject *trailer = PyBytes_FromStringAndSize((const char *)room_of(batch, message)->trailer,
 							      message->trailer_length);
 
+		if (zeros)
+			memset(PyBytes_AsString(zeros), 0, message->zeros);
 		if (head && tail)
 			PyBytes_Concat(&head, tail);
+		if (head && zeros)
+			PyBytes_Concat(&head, zeros);
 		if (head && trailer)
 			PyBytes_Concat(&head, trailer);
-		if (head && tail && trailer)
+		if (head && tail && zeros && trailer)
 			PyList_Append(list, head);
 		collected->flow = message->flow;
 		Py_XDECREF(head);
 		Py_XDECREF(trailer);
+		Py_XDECREF(zeros);
 		Py_XDECREF(tail);
 	}
 	batch->count = 0;
@@ -86,12 +93,17 @@ static PyStructSequence_Field outcome_field[] = {
 	{ "truncated", "As of step.py's Outcome; so are the next." },
 	{ "segmented", NULL },
 	{ "fragmented", NULL },
+	{ "zeroed", NULL },
+	{ "unfollowed", NULL },
 	{ "unplaced", NULL },
+	{ "flow_table_full", NULL },
 	{ NULL, NULL },
 };
 
+enum { OUTCOME_FIELDS = sizeof(outcome_field) / sizeof(*outcome_field) - 1 };
+
 PyStructSequence_Desc outcome_fields = { "mirrord.dataplane._native.Outcome", "What one frame became.", outcome_field,
-					 7 };
+					 OUTCOME_FIELDS };
 PyTypeObject *outcome_type;
 
 /* The virtio_net header of a frame, from its fields. */
@@ -174,9 +186,13 @@ static PyObject *forward_frame(Forward *self, const struct frame *frame, struct 
 			       PyLong_FromUnsignedLongLong(counters[TRUNCATED]),
 			       PyLong_FromUnsignedLongLong(counters[SEGMENTED]),
 			       PyLong_FromUnsignedLongLong(counters[FRAGMENTED]),
-			       PyLong_FromUnsignedLongLong(counters[UNPLACED]) };
+			       PyLong_FromUnsignedLongLong(counters[ZEROED]),
+			       PyLong_FromUnsignedLongLong(counters[UNFOLLOWED]),
+			       PyLong_FromUnsignedLongLong(counters[UNPLACED]),
+			       PyLong_FromUnsignedLongLong(counters[FLOW_TABLE_FULL]) };
 
-	return new_named(outcome_type, values, 7);
+	_Static_assert(sizeof(values) / sizeof(*values) == OUTCOME_FIELDS, "a value for each field");
+	return new_named(outcome_type, values, OUTCOME_FIELDS);
 }
 
 static PyObject *Forward_call(PyObject *object, PyObject *arguments, PyObject *keywords)
@@ -253,4 +269,36 @@ PyObject *decapsulate_one(PyObject *module, PyObject *arguments, PyObject *keywo
 	}
 	free(packet);
 	return found;
+}
+
+PyObject *with_ethernet(PyObject *module, PyObject *arguments, PyObject *keywords)
+{
+	static char *names[] = { "packet", "vnet", "protocol", NULL };
+	const char *bytes, *vnet;
+	Py_ssize_t length, vnet_length;
+	unsigned int protocol;
+
+	(void)module;
+	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$y#y#I", names, &bytes, &length, &vnet, &vnet_length,
+					 &protocol))
+		return NULL;
+	if (vnet_length != sizeof(struct vnet)) {
+		PyErr_SetString(PyExc_ValueError, "a vnet header has 10 bytes");
+		return NULL;
+	}
+	/* In memory of exactly its length and the header's, so that a sanitizer sees an access beyond. */
+	uint8_t *memory = malloc((size_t)length + ETH_HEADER);
+	if (!memory)
+		return PyErr_NoMemory();
+	uint8_t *packet = memory + ETH_HEADER;
+	struct frame frame = { .data = packet, .captured = (uint32_t)length, .length = (uint32_t)length };
+
+	memcpy(packet, bytes, (size_t)length);
+	memcpy(&frame.vnet, vnet, sizeof(frame.vnet));
+	put_ethernet(&frame, packet, (uint16_t)protocol);
+	PyObject *values[] = { PyBytes_FromStringAndSize((const char *)frame.data, frame.captured),
+			       PyBytes_FromStringAndSize((const char *)&frame.vnet, sizeof(frame.vnet)) };
+
+	free(memory);
+	return new_named(unwrapped_type, values, 2);
 }

@@ -37,13 +37,13 @@ static bool set_ring(Tap *self, PyObject *ring, unsigned int block_size)
 
 static PyObject *Tap_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
-	static char *names[] = { "descriptor", "ring", "block_size", "seen", "tunnel", "ip_header", NULL };
+	static char *names[] = { "descriptor", "ring", "block_size", "seen", "tunnel", "ip_header", "raw", NULL };
 	PyObject *ring, *seen;
-	int descriptor, ip_header;
+	int descriptor, ip_header, raw;
 	unsigned int block_size, tunnel;
 
-	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$iOIOIp", names, &descriptor, &ring, &block_size, &seen,
-					 &tunnel, &ip_header))
+	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$iOIOIpp", names, &descriptor, &ring, &block_size, &seen,
+					 &tunnel, &ip_header, &raw))
 		return NULL;
 	allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
 	Tap *self = (Tap *)allocate(type, 0);
@@ -52,6 +52,7 @@ static PyObject *Tap_new(PyTypeObject *type, PyObject *arguments, PyObject *keyw
 	self->tap.descriptor = descriptor;
 	self->tap.tunnel = (enum tunnel)tunnel;
 	self->tap.ip_header = ip_header;
+	self->tap.raw = raw;
 	if (PyObject_GetBuffer(seen, &self->seen, PyBUF_WRITABLE) < 0 || !set_ring(self, ring, block_size))
 		goto failed;
 	if (self->seen.len != SEENS * (Py_ssize_t)sizeof(uint64_t)) {

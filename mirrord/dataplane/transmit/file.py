@@ -100,7 +100,7 @@ class FileTransmit:
         self.plan = plan
         self.failure = ""
         self._header = pcapng.section(f"mirrord {__version__}", plan.comment)
-        self._header += pcapng.interface(plan.interface, plan.snaplen, plan.comment)
+        self._header += pcapng.interface(plan.interface, plan.snaplen, plan.comment, raw=plan.raw)
         self.output = Output(descriptor=-1, start=len(self._header), limit=plan.rotate_size)
         self._stuck_at = 0
         self._look_at = time.monotonic() + LOOK_SECONDS

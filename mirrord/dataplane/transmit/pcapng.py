@@ -15,7 +15,7 @@ INTERFACE = 1
 PACKET = 6
 
 BYTE_ORDER = 0x1A2B3C4D
-LINKTYPE_ETHERNET = 1
+LINKTYPE_ETHERNET, LINKTYPE_RAW = 1, 101  # https://www.tcpdump.org/linktypes.html; raw: IPv4 or IPv6
 
 OPTION_END = 0
 OPTION_COMMENT = 1
@@ -39,9 +39,12 @@ def section(program: str, comment: str) -> bytes:
     return _block(SECTION, body + options + _option(OPTION_END))
 
 
-def interface(name: str, snaplen: int, comment: str) -> bytes:
-    """An Ethernet interface whose packets are stamped in nanoseconds; `snaplen` 0: packets are whole."""
-    body = struct.pack("<HxxI", LINKTYPE_ETHERNET, snaplen)
+def interface(name: str, snaplen: int, comment: str, *, raw: bool = False) -> bytes:
+    """An interface whose packets are stamped in nanoseconds; `snaplen` 0: packets are whole.
+
+    Its packets are Ethernet frames, or `raw`, IP packets.
+    """
+    body = struct.pack("<HxxI", LINKTYPE_RAW if raw else LINKTYPE_ETHERNET, snaplen)
     options = _option(OPTION_COMMENT, comment.encode()) + _option(INTERFACE_NAME, name.encode())
     return _block(INTERFACE, body + options + _option(INTERFACE_RESOLUTION, bytes([NANOSECONDS])) + _option(OPTION_END))
 

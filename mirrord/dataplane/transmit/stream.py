@@ -36,7 +36,7 @@ class StreamTransmit:
         self.plan = plan
         self.failure = ""
         header = pcapng.section(f"mirrord {__version__}", plan.comment)
-        header += pcapng.interface(plan.interface, plan.snaplen, plan.comment)
+        header += pcapng.interface(plan.interface, plan.snaplen, plan.comment, raw=plan.raw)
         self.output = Output(descriptor=plan.descriptor, written=len(header), start=len(header))
         try:
             os.write(plan.descriptor, header)

@@ -48,6 +48,8 @@ static bool run_block(struct tap *tap, struct work *work, const struct tpacket_b
 		}
 		memcpy(&frame.vnet, frame.data - sizeof(frame.vnet), sizeof(frame.vnet));
 		set_tag(&frame, header->tp_status, header->hv1.tp_vlan_tpid, header->hv1.tp_vlan_tci);
+		if (tap->raw) /* the vnet header's place is free now, and what PACKET_RESERVE left before that */
+			put_ethernet(&frame, (uint8_t *)(uintptr_t)frame.data, be16toh(address->sll_protocol));
 		hand_over(tap, work, &frame);
 		at += header->tp_next_offset;
 		left--;
@@ -100,7 +102,7 @@ static bool run_frames(struct tap *tap, struct work *work, int most)
 	uint64_t bytes = 0;
 
 	for (int n = 0; n < count; n++) {
-		const uint8_t *data = received.vectors[n].iov_base;
+		uint8_t *data = received.vectors[n].iov_base;
 		const struct sockaddr_ll *address = (const void *)&received.addresses[n];
 		struct frame frame = {
 			.data = data + sizeof(frame.vnet),
@@ -110,6 +112,8 @@ static bool run_frames(struct tap *tap, struct work *work, int most)
 
 		memcpy(&frame.vnet, data, sizeof(frame.vnet));
 		read_control(&frame, &received.messages[n].msg_hdr);
+		if (tap->raw)
+			put_ethernet(&frame, data + sizeof(frame.vnet), be16toh(address->sll_protocol));
 		hand_over(tap, work, &frame);
 		bytes += frame.captured;
 	}

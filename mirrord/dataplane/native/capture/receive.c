@@ -27,7 +27,8 @@ void read_control(struct frame *frame, struct msghdr *message)
 int receive(struct tap *tap, uint8_t *buffers, struct received *received, int most)
 {
 	for (int n = 0; n < most; n++) {
-		received->vectors[n] = (struct iovec){ buffers + (size_t)n * LARGEST_FRAME, LARGEST_FRAME };
+		received->vectors[n] =
+			(struct iovec){ buffers + (size_t)n * LARGEST_FRAME + HEADROOM, LARGEST_FRAME - HEADROOM };
 		received->messages[n].msg_hdr = (struct msghdr){
 			.msg_name = &received->addresses[n],
 			.msg_namelen = sizeof(received->addresses[n]),

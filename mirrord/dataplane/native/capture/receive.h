@@ -11,6 +11,7 @@ enum {
 	SOCKET_BATCH = 64,
 	LARGEST_FRAME = 512 << 10,
 	LARGE = 8192, /* bytes of the mean frame from which fewer are taken at a time, */
+	HEADROOM = 16, /* bytes before each message: for an Ethernet header, see packet_socket.py */
 	LARGE_BATCH = 4, /* so that their payload is still in the processor's cache when it is summed up and sent */
 };
 

@@ -4,6 +4,7 @@
 
 #include "counters.h"
 #include "filter/bpf.h"
+#include "forward/flows.h"
 #include "frame/frame.h"
 
 enum {
@@ -13,8 +14,9 @@ enum {
 	BATCH = 512, /* copies handed to the kernel at a time, and how far one may overtake where it may */
 };
 
-/* plans.py: OnMtuExceeded, Tunnel; encap.py: Field. module.c gives the names to Python, which compares. */
+/* plans.py: OnMtuExceeded, Payload, Tunnel; encap.py: Field. module.c gives the names to Python, which compares. */
 enum on_mtu_exceeded { TRUNCATE, FRAGMENT, DROP };
+enum payload { KEEP, ZERO, TLS };
 enum field { SEQUENCE = 1, ERSPAN_II, ERSPAN_III, PACKET_BLOCK };
 enum tunnel { NO_TUNNEL, TUNNEL_VXLAN, TUNNEL_GRE, TUNNEL_ERSPAN };
 
@@ -42,12 +44,16 @@ struct plan {
 	int blocked; /* the slot that each frame counts in for now, no copies being made; or NO_REASON */
 	bool strip_tag;
 	uint32_t push_tag; /* or 0 */
+	bool strip_ethernet;
 	uint32_t snaplen;
+	enum payload payload;
 	int past_headers; /* bytes kept behind the frame's headers, or NONE */
 	uint32_t frame_limit, longest;
 	enum on_mtu_exceeded on_mtu_exceeded;
 	uint32_t sampling_rate;
 	struct fragments *firsts; /* of the conversations that are sampled; or NULL */
+	struct flow_limit flow_limit;
+	struct flows *flows; /* that it holds for; or NULL */
 	struct own_copies *own; /* what is not mirrored again; or NULL */
 	void *guards_owner; /* the bytes object that it looks into; or NULL */
 	uint64_t rate_limit; /* bits a second, or 0 */
@@ -63,7 +69,7 @@ struct plan {
 
 static inline bool retags(const struct plan *plan)
 {
-	return plan->strip_tag || plan->push_tag;
+	return plan->strip_tag || plan->push_tag || plan->strip_ethernet;
 }
 
 /* What changes from frame to frame. Pipelines of one session and source share it, each on a thread of its own. */
@@ -85,6 +91,8 @@ struct facts {
 	uint64_t time;
 	uint32_t kept; /* bytes of the mirrored frame in the copy */
 	uint32_t original; /* bytes that it had */
+	bool spent; /* its flow has had its share: the headers alone */
+	uint32_t packets; /* that the captured frame is on the wire; 0: nobody knows */
 };
 
 struct message {
@@ -97,6 +105,7 @@ struct message {
 	uint8_t trailer_length; /* bytes of the room's trailer */
 	uint8_t lane; /* which of the transmit's; send_batch fills it */
 	bool last; /* of its frame's copies */
+	uint32_t zeros; /* that follow the tail */
 };
 
 /* What of a message is its own. */
@@ -107,7 +116,7 @@ struct room {
 
 static inline uint32_t length_of(const struct message *message)
 {
-	return message->head_length + message->tail_length;
+	return message->head_length + message->tail_length + message->zeros;
 }
 
 /* Copies on their way. flush() empties it; forward() calls it when it is full. Most messages use no room of their own, so
@@ -124,6 +133,30 @@ static inline struct room *room_of(struct batch *batch, const struct message *me
 {
 	return &batch->rooms[message - batch->messages];
 }
+
+/* A frame that is to be mirrored as it is but for its first bytes, which may have been rewritten, and its last ones, which
+ * may be zeros in place of the captured ones. */
+struct piece {
+	uint8_t head[MAX_HEADERS + TAG]; /* a tag may be pushed */
+	uint32_t head_length;
+	const uint8_t *tail;
+	uint32_t tail_length;
+	uint32_t zeros;
+};
+
+static inline uint32_t piece_length(const struct piece *piece)
+{
+	return piece->head_length + piece->tail_length + piece->zeros;
+}
+
+/* forward/payload.c: the offset of the first byte that is hidden in the frame that these are the headers of; or NONE. */
+int hidden_from(const struct headers *headers, const uint8_t *data, uint32_t length);
+/* Put zeros in place of all from `start` on, and mend the checksum. The headers' offsets are `moved` bytes less than in the
+ * piece, `tags` of these by what was put on or taken off. False where there is nothing. */
+bool hide(struct piece *piece, const struct headers *headers, int moved, int tags, uint32_t start);
+/* What zeros are sent from: ZEROS bytes, as many as the longest frame has. Nobody writes there. */
+enum { ZEROS = 512 << 10 };
+extern uint8_t zero_bytes[ZEROS];
 
 /* forward/fragments.c: made by new_fragments (NULL: no memory), ended by free. */
 struct fragments;

@@ -20,7 +20,7 @@ enum {
 };
 
 /* What a tunnel's header tells; offsets from the packet's frame's first byte. */
-struct found {
+struct tunnelled {
 	uint32_t start; /* of what is inside */
 	uint32_t end; /* by the UDP header */
 	uint16_t ethertype; /* of what is inside */
@@ -45,18 +45,18 @@ static uint32_t packet_end(const struct frame *frame, const struct headers *head
 }
 
 static bool find_udp(const struct inside *inside, const struct frame *frame, const struct headers *headers,
-		     struct found *found)
+		     struct tunnelled *found)
 {
 	uint32_t at = (uint32_t)headers->transport;
 
 	if (frame->captured < at + UDP_HEADER + TUNNEL_HEADER || headers->destination_port <= 0)
 		return false;
 	const uint8_t *udp = frame->data + at, *header = udp + UDP_HEADER;
-	*found = (struct found){ .start = at + UDP_HEADER + TUNNEL_HEADER,
-				 .end = at + be16(udp + 4),
-				 .ethertype = ETHERNET,
-				 .has_ident = true,
-				 .ident = be32(header + 4) >> 8 };
+	*found = (struct tunnelled){ .start = at + UDP_HEADER + TUNNEL_HEADER,
+				     .end = at + be16(udp + 4),
+				     .ethertype = ETHERNET,
+				     .has_ident = true,
+				     .ident = be32(header + 4) >> 8 };
 	if ((uint32_t)headers->destination_port == inside->vxlan_port && header[0] & VXLAN_VALID)
 		return true;
 	if ((uint32_t)headers->destination_port != inside->geneve_port || header[0] >> 6 || header[1] & GENEVE_CONTROL)
@@ -66,7 +66,7 @@ static bool find_udp(const struct inside *inside, const struct frame *frame, con
 	return true;
 }
 
-static bool find_gre(const struct frame *frame, const struct headers *headers, struct found *found)
+static bool find_gre(const struct frame *frame, const struct headers *headers, struct tunnelled *found)
 {
 	uint32_t at = (uint32_t)headers->transport;
 	const uint8_t *gre = frame->data + at;
@@ -78,7 +78,7 @@ static bool find_gre(const struct frame *frame, const struct headers *headers, s
 	uint32_t length = key + (flags & GRE_KEY ? 4 : 0) + (flags & GRE_SEQUENCE ? 4 : 0);
 	if (frame->captured < at + length || flags & GRE_DISCARD)
 		return false;
-	*found = (struct found){ .start = at + length, .ethertype = be16(gre + 2), .has_ident = flags & GRE_KEY };
+	*found = (struct tunnelled){ .start = at + length, .ethertype = be16(gre + 2), .has_ident = flags & GRE_KEY };
 	if (found->has_ident)
 		found->ident = be32(gre + key);
 	return true;
@@ -112,7 +112,7 @@ bool open_inside(const struct inside *inside, const struct frame *frame, const s
 		 struct opened *opened)
 {
 	bool super = frame->vnet.gso_type != VIRTIO_NET_HDR_GSO_NONE;
-	struct found found;
+	struct tunnelled found;
 
 	if (headers->transport == NONE)
 		return false;

@@ -44,6 +44,7 @@ enum { NONE = -1 };
 
 struct headers {
 	uint16_t ethertype;
+	uint32_t network; /* offset of what the ethertype announces */
 	uint8_t family; /* 4, 6, or 0 */
 	bool fragment;
 	uint8_t divided; /* of a fragment: what all fragments of the datagram say that they are parts of */
@@ -68,6 +69,10 @@ bool is_extension(int protocol); /* any IPv6 extension header that is looked thr
 
 /* frame/extent.c: where the headers of a frame of this length end, or NONE where that is not known. */
 int headers_end(const struct headers *headers, const uint8_t *data, uint32_t length);
+
+/* frame/without_ethernet.c: put an Ethernet header before a packet that begins with its network header; `protocol` is the
+ * kernel's. The frame's data is `packet`, and ETH_HEADER bytes before it are free. */
+void put_ethernet(struct frame *frame, uint8_t *packet, uint16_t protocol);
 
 /* frame/checksum.c */
 uint32_t ones_sum(const uint8_t *data, size_t length);
