@@ -240,3 +240,4 @@ class PipelinePlan:
     transmit: DevicePlan | TunnelPlan | FilePlan | StreamPlan
     count_rules_of: str = ""  # the filter that the rules are of, to be counted; "": they are not
     workers: int = 1  # threads, which divide the source by its frames' addresses
+    recorder: int = 0  # bytes for the last copies; 0: none are kept

@@ -16,6 +16,7 @@ from mirrord.dataplane.forward.step import Forward, Numbering
 from mirrord.dataplane.memory import Memory, Share
 from mirrord.dataplane.native import core, matcher
 from mirrord.dataplane.transmit.file import FileTransmit
+from mirrord.dataplane.transmit.recorder import Recorder
 from mirrord.dataplane.transmit.sockets import Transmit
 from mirrord.dataplane.transmit.stream import StreamTransmit
 from mirrord.plans import FLOW_BYTES, DevicePlan, FilePlan, ForwardPlan, PipelinePlan, StreamPlan, TunnelPlan
@@ -54,7 +55,7 @@ class Pipeline:
     """An open pipeline. `source` is the tap where it gets its frames, once it has joined one, see tap.tap_of.
 
     Where the plan has several workers it is one of several, each at a tap of its own: `beside` another one, whose rate
-    limit it shares. `memory` is what its tables come out of.
+    limit it shares. `memory` is what its tables come out of. What `recorder` keeps outlives it.
 
     Raises OSError, as Transmit does, when it cannot be opened.
     """
@@ -66,9 +67,11 @@ class Pipeline:
         native: bool,
         beside: Pipeline | None = None,
         numbering: Numbering | None = None,
+        recorder: Recorder | None = None,
         memory: Memory | None = None,
     ) -> None:
         self.plan = plan
+        self.recorder = recorder or Recorder(native=native)
         self.tables = Share(memory or Memory())
         self.source: Source | None = None
         self.counters = Counters()
@@ -151,10 +154,11 @@ class Pipeline:
         forward = self._with_tables(plan.forward)
         self._forward.plan = forward if forward.exact == exact else replace(forward, exact=exact)
         self._forward.matches = self.rule_counters.row
+        self._forward.recorder = self.recorder.ring
         if self.native is not None:
             exactly = matcher(self._forward.plan, self.rule_counters.row)
-            way = self.transmit.native()
-            self.native.replace(plan=self._forward.plan, matcher=exactly, way=way, shares=how.shares)
+            way, ring = self.transmit.native(), self._forward.recorder
+            self.native.replace(plan=self._forward.plan, matcher=exactly, recorder=ring, way=way, shares=how.shares)
 
     def block(self, reason: Slot) -> None:
         """Make no copies from now on: what is wanted counts as this."""
@@ -255,10 +259,15 @@ def _goes_on(
 
 
 def open_pipelines(
-    plan: PipelinePlan, numbering: Numbering, *, native: bool, memory: Memory | None = None
+    plan: PipelinePlan,
+    numbering: Numbering,
+    recorder: Recorder | None = None,
+    *,
+    native: bool,
+    memory: Memory | None = None,
 ) -> list[Pipeline]:
     """As many pipelines as the plan has workers, each to join a tap; their copies take numbers from `numbering`, their
-    tables from `memory`.
+    tables come out of `memory`, and `recorder` keeps their copies.
 
     OSError when one cannot be opened: then none is.
     """
@@ -266,7 +275,8 @@ def open_pipelines(
     try:
         while len(pipelines) < plan.workers:
             first = pipelines[0] if pipelines else None
-            pipelines.append(Pipeline(plan, native=native, beside=first, numbering=numbering, memory=memory))
+            one = Pipeline(plan, native=native, beside=first, numbering=numbering, recorder=recorder, memory=memory)
+            pipelines.append(one)
     except BaseException:
         for pipeline in pipelines:
             pipeline.close()

@@ -26,6 +26,7 @@ from mirrord.values import (
     Name,
     Percentage,
     Rate,
+    RecorderSize,
     RingSize,
     Snaplen,
 )
@@ -97,6 +98,10 @@ class Session(Model):
     """Send copies of equal length as one message. `auto`: those that follow each other, where the device or kernel
     segments before anyone can look; the order of capture is kept. `on`: anywhere, and flow by flow out of up to 512
     copies, so that a copy may overtake others of these that are not of its flow."""
+    recorder: RecorderSize = 0
+    """Memory for the last frames mirrored from each of its sources, as their copies have them, for `mirrorctl capture
+    --last`: "0", or at least "1MiB". They are kept while the session is enabled, over reloads and restarts of the
+    source."""
     pause_above: Percentage = 0
     """Pause while the destination's link is busier than this share of its speed; empty: never."""
 

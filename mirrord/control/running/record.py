@@ -64,6 +64,11 @@ class Running:
         return any(pipeline.tables.short for pipeline, _ in self.placed)
 
     @property
+    def short_recorder(self) -> bool:
+        """Whether there was no memory for its recorder."""
+        return any(pipeline.recorder.short for pipeline, _ in self.placed)
+
+    @property
     def flows(self) -> int | None:
         """How many flows are known; None where none is limited."""
         limited = self.plan.forward.flow_limit is not None

@@ -16,6 +16,7 @@ _MIRRORED, _SENT_BYTES, _TOO_LARGE = int(Slot.mirrored), int(Slot.sent_bytes), i
 
 
 NO_TABLE = "no memory for its table of flows (daemon.memory_limit): every flow is mirrored whole"
+NO_RECORDER = "no memory for its recorder (daemon.memory_limit): no frames are kept"
 
 
 class Planned:
@@ -58,8 +59,14 @@ def row(entry: Entry, runs: Running | None, error: tuple[str, str] | None, verdi
     counters = totals.of(entry.key, runs.counters())
     return Row(
         entry, state, reason or verdict.reason, counters, rules, runs.captures_by, runs.ring_fill,
-        flows=runs.flows, remarks=(NO_TABLE,) if runs.short_table else (),
+        flows=runs.flows, remarks=shortages(runs),
     )  # fmt: skip
+
+
+def shortages(runs: Running) -> tuple[str, ...]:
+    """What a session that runs has no memory for."""
+    short = (runs.short_table, NO_TABLE), (runs.short_recorder, NO_RECORDER)
+    return tuple(told for is_short, told in short if is_short)
 
 
 def trouble(entry: Entry | None, runs: Running) -> str:

@@ -6,6 +6,7 @@
 #include "filter/bpf.h"
 #include "forward/flows.h"
 #include "frame/frame.h"
+#include "transmit/recorder.h"
 
 enum {
 	MAX_TEMPLATE = 128,
@@ -65,6 +66,8 @@ struct plan {
 	uint64_t *matches; /* frames by the rule that accepted them, of the frames that are meant; or NULL */
 	uint32_t match_count;
 	void *matches_owner; /* plan.c's */
+	struct recorder recorder;
+	void *recorder_owner; /* plan.c's */
 };
 
 static inline bool retags(const struct plan *plan)
