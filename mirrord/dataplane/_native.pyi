@@ -8,8 +8,8 @@ from typing import NamedTuple, final
 from mirrord.dataplane.filter.several import Candidate
 from mirrord.dataplane.frame.wire import Frame
 from mirrord.dataplane.native import Matcher, NativeMember
-from mirrord.dataplane.transmit.file import Output
 from mirrord.dataplane.transmit.lanes import NativeLane
+from mirrord.dataplane.transmit.output import Output
 from mirrord.dataplane.transmit.recorder import Ring
 from mirrord.dataplane.transmit.way import Way
 from mirrord.plans import ForwardPlan
