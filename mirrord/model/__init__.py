@@ -22,9 +22,11 @@ from mirrord.model.destinations import (
     VxlanDestination,
 )
 from mirrord.model.filters import Filter, Rule
+from mirrord.model.flows import FlowLimit
 from mirrord.model.mirrors import Config, FlowNetwork, Mirror, Session
 from mirrord.model.sources import (
     BridgeSource,
+    CapturedSource,
     ContainerSource,
     DeviceSource,
     ErspanSource,
@@ -38,6 +40,7 @@ from mirrord.model.sources import (
 
 __all__ = [
     "BridgeSource",
+    "CapturedSource",
     "Config",
     "ContainerSource",
     "Contradiction",
@@ -50,6 +53,7 @@ __all__ = [
     "ErspanSource",
     "FileDestination",
     "Filter",
+    "FlowLimit",
     "FlowNetwork",
     "GeneveDestination",
     "GreDestination",

@@ -83,4 +83,4 @@ def test_a_runt_is_malformed(length: int, dataplane: str) -> None:
 
 def test_what_the_capture_cut_is_counted_as_truncated(dataplane: str) -> None:
     data = bytes(LINK / V4 / ICMP() / bytes(100))
-    assert forward(Frame(data, len(data) + 1000), dataplane)[2:] == (None, 1, 0, 0, 0)
+    assert forward(Frame(data, len(data) + 1000), dataplane)[2:6] == (None, 1, 0, 0)

@@ -32,7 +32,7 @@ def test_a_core_of_another_version_is_refused() -> None:
     assert mismatch(SimpleNamespace()).endswith(AGAIN)  # one that did not say
 
 
-@pytest.mark.parametrize("enumeration", ["Slot", "OnMtuExceeded", "Field", "Tunnel"])
+@pytest.mark.parametrize("enumeration", ["Slot", "OnMtuExceeded", "Payload", "Field", "Tunnel"])
 def test_a_core_with_other_numbers_is_refused(enumeration: str) -> None:
     numbers = core.ENUMERATIONS[enumeration]
     last = max(numbers, key=lambda name: numbers[name])

@@ -18,7 +18,7 @@ from mirrord.control.planning.destinations import path, shaping, way_out
 from mirrord.control.planning.guests import Resolved
 from mirrord.control.planning.leases import lease, refuse_if_set_aside
 from mirrord.control.planning.listeners import listen_plan
-from mirrord.control.planning.selection import Selections
+from mirrord.control.planning.selection import Selections, taken_off
 from mirrord.dataplane.filter.rules import Direction
 from mirrord.errors import Refused
 from mirrord.model import (
@@ -147,10 +147,10 @@ def _kept(entry: Entry, session: Session, selections: Selections) -> Entry | Non
     selected = selections.of(entry.key.mirror, session, entry.key.source)
     if entry.pipeline.capture.selection is not selected or isinstance(session.source, TunnelSource):
         return None
-    forward, guards = entry.pipeline.forward, selections.guards(session)
-    if forward.guards is guards:
+    forward, guards, inside = entry.pipeline.forward, selections.guards(session), selections.inside(session)
+    if forward.guards is guards and forward.inside == inside:
         return entry
-    return replace(entry, pipeline=replace(entry.pipeline, forward=replace(forward, guards=guards)))
+    return replace(entry, pipeline=replace(entry.pipeline, forward=replace(forward, guards=guards, inside=inside)))
 
 
 def _each_file_once(entries: dict[Key, Entry]) -> dict[Key, Entry]:
@@ -213,7 +213,9 @@ def _entry(
             refuse_if_set_aside(config, source.name, f"it is a port of {session.source.bridge}")
         _refuse_the_source(session, source, view)
         leased = lease(config, key.mirror, view)
-        way = way_out(config, key.mirror, session, source, view, leased, native=native)
+        strips = getattr(session.source, "strip", False)  # what is inside are frames
+        mirrored = replace(source, mtu=source.mtu - taken_off(session), raw=source.raw and not strips)
+        way = way_out(config, key.mirror, session, mirrored, view, leased, native=native)
     except AbsentError as absent:
         return Entry(key, "waiting", str(absent), guest=guest, about=about)
     except Refused as refused:
@@ -223,8 +225,8 @@ def _entry(
     spots = list(blind_spots(config.mirrors[key.mirror], session, source, place))
     warnings = (*shaping(source, "source"), *(spot.problem for spot in spots), *way.warnings)
     counted = session.filter if session.count_rules else None
-    forward = replace(way.forward, guards=selections.guards(session))
-    pipeline = PipelinePlan(capture, forward, way.transmit, counted or "", session.workers)
+    forward = replace(way.forward, guards=selections.guards(session), inside=selections.inside(session))
+    pipeline = PipelinePlan(capture, forward, way.transmit, counted or "", session.workers, session.recorder)
     limit = _limit(config, session, view, leased)
     link = (("link", WITHOUT_ETHERNET),) if source.raw else ()
     about = tuple({**dict(about), **dict(way.how), **dict(link)}.items())
@@ -363,10 +365,13 @@ def _on_its_way(before: PipelinePlan, plan: PipelinePlan) -> PipelinePlan:
 
 
 def _as(before: PipelinePlan, plan: PipelinePlan) -> PipelinePlan:
-    """What runs, with the selection, the forward step and a tunnel's next hop of the plan, and what it counts."""
+    """What runs, with the selection, the forward step and a tunnel's next hop of the plan, what it counts and keeps."""
     transmit = before.transmit
     if isinstance(transmit, TunnelPlan) and isinstance(plan.transmit, TunnelPlan):
         way = plan.transmit
         transmit = replace(transmit, hop=way.hop, gso=way.gso, overtakes=way.overtakes)
     capture = replace(before.capture, selection=plan.capture.selection)
-    return replace(before, capture=capture, forward=plan.forward, transmit=transmit, count_rules_of=plan.count_rules_of)
+    counted, recorder = plan.count_rules_of, plan.recorder
+    return replace(
+        before, capture=capture, forward=plan.forward, transmit=transmit, count_rules_of=counted, recorder=recorder
+    )

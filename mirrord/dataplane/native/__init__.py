@@ -11,11 +11,12 @@ from mirrord.dataplane.filter.assembler import pack
 from mirrord.dataplane.filter.bpf import compile_selection
 from mirrord.dataplane.forward.encap import Field
 from mirrord.dataplane.native import self_test
-from mirrord.plans import OnMtuExceeded, Tunnel
+from mirrord.plans import OnMtuExceeded, Payload, Tunnel
 
 if TYPE_CHECKING:
     from array import array
 
+    from mirrord.dataplane.filter.rules import Selection
     from mirrord.plans import ForwardPlan
 
 __all__ = ["Matcher", "NativeMember", "core", "matcher", "missing"]
@@ -26,7 +27,7 @@ def mismatch(found: Any) -> str:
     version = getattr(found, "VERSION", "none")
     if version != __version__:
         return f"the compiled core is of version {version}, the rest of {__version__}: install mirrord again"
-    for enumeration in (Slot, OnMtuExceeded, Field, Tunnel):
+    for enumeration in (Slot, OnMtuExceeded, Payload, Field, Tunnel):
         numbers = {member.name: int(member) for member in enumeration}
         if getattr(found, "ENUMERATIONS", {}).get(enumeration.__name__) != numbers:
             return f"the compiled core numbers {enumeration.__name__} otherwise than the rest: install mirrord again"
@@ -53,9 +54,10 @@ else:
 
 
 class Matcher(NamedTuple):
-    """What the core runs where the plan wants an exact match."""
+    """What the core runs where the plan wants an exact match: programs, packed, b"" for none."""
 
-    program: bytes  # packed
+    program: bytes  # of the frame
+    inside: bytes  # of the frame in a tunnel's packet
     counts: array[int] | None  # where the frames that each rule accepts are counted, by the rule's place
 
 
@@ -68,5 +70,12 @@ class NativeMember(NamedTuple):
 
 
 def matcher(plan: ForwardPlan, counts: array[int] | None = None) -> Matcher | None:
-    """The plan's exact selection as BPF, of any length; None where it has none."""
-    return None if plan.exact is None else Matcher(pack(compile_selection(plan.exact, numbered=True)), counts)
+    """The plan's exact selections as BPF, of any length; None where it has none."""
+    inside = None if plan.inside is None else plan.inside.selection
+    if plan.exact is None and inside is None:
+        return None
+    return Matcher(_program(plan.exact), _program(inside), counts)
+
+
+def _program(selection: Selection | None) -> bytes:
+    return b"" if selection is None else pack(compile_selection(selection, numbered=True))

@@ -18,14 +18,14 @@ typedef struct {
 
 static PyObject *Forward_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
-	PyObject *object, *matcher;
+	PyObject *object, *matcher, *recorder = Py_None;
 
 	(void)keywords;
-	if (!PyArg_ParseTuple(arguments, "OO", &object, &matcher))
+	if (!PyArg_ParseTuple(arguments, "OO|O", &object, &matcher, &recorder))
 		return NULL;
 	allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
 	Forward *self = (Forward *)allocate(type, 0);
-	if (self && !read_plan(object, matcher, &self->plan)) {
+	if (self && !read_plan(object, matcher, recorder, &self->plan)) {
 		Py_DECREF(self);
 		return NULL;
 	}
@@ -46,25 +46,41 @@ static void Forward_dealloc(PyObject *object)
 	Py_DECREF(type);
 }
 
+/* What has become of a frame so far. */
+struct collected {
+	PyObject *copies; /* a list */
+	uint64_t flow;
+};
+
 /* Move a batch's copies to a Python list. */
-static void collect(struct batch *batch, void *list)
+static void collect(struct batch *batch, void *context)
 {
+	struct collected *collected = context;
+	PyObject *list = collected->copies;
+
 	for (uint32_t n = 0; n < batch->count; n++) {
 		const struct message *message = &batch->messages[n];
 		PyObject *head = PyBytes_FromStringAndSize((const char *)message->head, message->head_length);
 		PyObject *tail = PyBytes_FromStringAndSize((const char *)message->tail, message->tail_length);
 
+		PyObject *zeros = PyBytes_FromStringAndSize(NULL, message->zeros);
 		PyObject *trailer = PyBytes_FromStringAndSize((const char *)room_of(batch, message)->trailer,
 							      message->trailer_length);
 
+		if (zeros)
+			memset(PyBytes_AsString(zeros), 0, message->zeros);
 		if (head && tail)
 			PyBytes_Concat(&head, tail);
+		if (head && zeros)
+			PyBytes_Concat(&head, zeros);
 		if (head && trailer)
 			PyBytes_Concat(&head, trailer);
-		if (head && tail && trailer)
+		if (head && tail && zeros && trailer)
 			PyList_Append(list, head);
+		collected->flow = message->flow;
 		Py_XDECREF(head);
 		Py_XDECREF(trailer);
+		Py_XDECREF(zeros);
 		Py_XDECREF(tail);
 	}
 	batch->count = 0;
@@ -77,12 +93,17 @@ static PyStructSequence_Field outcome_field[] = {
 	{ "truncated", "As of step.py's Outcome; so are the next." },
 	{ "segmented", NULL },
 	{ "fragmented", NULL },
+	{ "zeroed", NULL },
+	{ "unfollowed", NULL },
 	{ "unplaced", NULL },
+	{ "flow_table_full", NULL },
 	{ NULL, NULL },
 };
 
+enum { OUTCOME_FIELDS = sizeof(outcome_field) / sizeof(*outcome_field) - 1 };
+
 PyStructSequence_Desc outcome_fields = { "mirrord.dataplane._native.Outcome", "What one frame became.", outcome_field,
-					 7 };
+					 OUTCOME_FIELDS };
 PyTypeObject *outcome_type;
 
 /* The virtio_net header of a frame, from its fields. */
@@ -144,29 +165,34 @@ static bool read_frame(PyObject *object, struct frame *frame, uint8_t **memory)
 
 static PyObject *forward_frame(Forward *self, const struct frame *frame, struct batch *batch)
 {
-	PyObject *copies = PyList_New(0);
+	struct collected collected = { .copies = PyList_New(0) };
 	uint64_t counters[SLOTS] = { 0 };
 	struct parsed parsed = { .hashed = false };
 	int reason = SKIPPED_UNMATCHED;
 
-	if (!copies)
+	if (!collected.copies)
 		return NULL;
 	batch->count = 0;
 	batch->flush = collect;
-	batch->context = copies;
+	batch->context = &collected;
 	parse(frame, &parsed.headers);
-	if (wants(&self->plan, frame))
+	collected.flow = flow_hash(&parsed.headers);
+	if (wants(&self->plan, frame, &parsed.headers))
 		reason = forward(&self->plan, &self->state, frame, &parsed, batch, counters);
-	collect(batch, copies);
-	PyObject *values[] = { copies,
-			       PyLong_FromUnsignedLongLong(flow_hash(&parsed.headers)),
+	collect(batch, &collected);
+	PyObject *values[] = { collected.copies,
+			       PyLong_FromUnsignedLongLong(collected.flow),
 			       reason == NO_REASON ? Py_NewRef(Py_None) : PyLong_FromLong(reason),
 			       PyLong_FromUnsignedLongLong(counters[TRUNCATED]),
 			       PyLong_FromUnsignedLongLong(counters[SEGMENTED]),
 			       PyLong_FromUnsignedLongLong(counters[FRAGMENTED]),
-			       PyLong_FromUnsignedLongLong(counters[UNPLACED]) };
+			       PyLong_FromUnsignedLongLong(counters[ZEROED]),
+			       PyLong_FromUnsignedLongLong(counters[UNFOLLOWED]),
+			       PyLong_FromUnsignedLongLong(counters[UNPLACED]),
+			       PyLong_FromUnsignedLongLong(counters[FLOW_TABLE_FULL]) };
 
-	return new_named(outcome_type, values, 7);
+	_Static_assert(sizeof(values) / sizeof(*values) == OUTCOME_FIELDS, "a value for each field");
+	return new_named(outcome_type, values, OUTCOME_FIELDS);
 }
 
 static PyObject *Forward_call(PyObject *object, PyObject *arguments, PyObject *keywords)

@@ -4,7 +4,9 @@
 
 #include "counters.h"
 #include "filter/bpf.h"
+#include "forward/flows.h"
 #include "frame/frame.h"
+#include "transmit/recorder.h"
 
 enum {
 	MAX_TEMPLATE = 128,
@@ -13,8 +15,9 @@ enum {
 	BATCH = 512, /* copies handed to the kernel at a time, and how far one may overtake where it may */
 };
 
-/* plans.py: OnMtuExceeded, Tunnel; encap.py: Field. module.c gives the names to Python, which compares. */
+/* plans.py: OnMtuExceeded, Payload, Tunnel; encap.py: Field. module.c gives the names to Python, which compares. */
 enum on_mtu_exceeded { TRUNCATE, FRAGMENT, DROP };
+enum payload { KEEP, ZERO, TLS };
 enum field { SEQUENCE = 1, ERSPAN_II, ERSPAN_III, PACKET_BLOCK };
 enum tunnel { NO_TUNNEL, TUNNEL_VXLAN, TUNNEL_GRE, TUNNEL_ERSPAN };
 
@@ -22,6 +25,16 @@ enum tunnel { NO_TUNNEL, TUNNEL_VXLAN, TUNNEL_GRE, TUNNEL_ERSPAN };
 struct patch {
 	enum field field;
 	uint32_t at;
+};
+
+/* Which tunnel packets are looked into; port 0: not this encapsulation. plans.py: Inside. */
+struct inside {
+	uint32_t vxlan_port, geneve_port;
+	bool gre;
+	bool any_ident, strip;
+	uint32_t ident;
+	struct sock_filter *program; /* what is wanted of the frames inside; or NULL: no tunnel is looked into */
+	uint32_t program_length;
 };
 
 struct plan {
@@ -34,11 +47,14 @@ struct plan {
 	uint32_t push_tag; /* or 0 */
 	bool strip_ethernet;
 	uint32_t snaplen;
+	enum payload payload;
 	int past_headers; /* bytes kept behind the frame's headers, or NONE */
 	uint32_t frame_limit, longest;
 	enum on_mtu_exceeded on_mtu_exceeded;
 	uint32_t sampling_rate;
 	struct fragments *firsts; /* of the conversations that are sampled; or NULL */
+	struct flow_limit flow_limit;
+	struct flows *flows; /* that it holds for; or NULL */
 	struct own_copies *own; /* what is not mirrored again; or NULL */
 	void *guards_owner; /* the bytes object that it looks into; or NULL */
 	uint64_t rate_limit; /* bits a second, or 0 */
@@ -46,9 +62,12 @@ struct plan {
 	int32_t overhead; /* may be less than 0 */
 	struct sock_filter *exact; /* or NULL */
 	uint32_t exact_length;
-	uint64_t *matches; /* frames by the rule that accepted them, or NULL */
+	struct inside inside;
+	uint64_t *matches; /* frames by the rule that accepted them, of the frames that are meant; or NULL */
 	uint32_t match_count;
 	void *matches_owner; /* plan.c's */
+	struct recorder recorder;
+	void *recorder_owner; /* plan.c's */
 };
 
 static inline bool retags(const struct plan *plan)
@@ -75,6 +94,8 @@ struct facts {
 	uint64_t time;
 	uint32_t kept; /* bytes of the mirrored frame in the copy */
 	uint32_t original; /* bytes that it had */
+	bool spent; /* its flow has had its share: the headers alone */
+	uint32_t packets; /* that the captured frame is on the wire; 0: nobody knows */
 };
 
 struct message {
@@ -87,6 +108,7 @@ struct message {
 	uint8_t trailer_length; /* bytes of the room's trailer */
 	uint8_t lane; /* which of the transmit's; send_batch fills it */
 	bool last; /* of its frame's copies */
+	uint32_t zeros; /* that follow the tail */
 };
 
 /* What of a message is its own. */
@@ -97,7 +119,7 @@ struct room {
 
 static inline uint32_t length_of(const struct message *message)
 {
-	return message->head_length + message->tail_length;
+	return message->head_length + message->tail_length + message->zeros;
 }
 
 /* Copies on their way. flush() empties it; forward() calls it when it is full. Most messages use no room of their own, so
@@ -114,6 +136,30 @@ static inline struct room *room_of(struct batch *batch, const struct message *me
 {
 	return &batch->rooms[message - batch->messages];
 }
+
+/* A frame that is to be mirrored as it is but for its first bytes, which may have been rewritten, and its last ones, which
+ * may be zeros in place of the captured ones. */
+struct piece {
+	uint8_t head[MAX_HEADERS + TAG]; /* a tag may be pushed */
+	uint32_t head_length;
+	const uint8_t *tail;
+	uint32_t tail_length;
+	uint32_t zeros;
+};
+
+static inline uint32_t piece_length(const struct piece *piece)
+{
+	return piece->head_length + piece->tail_length + piece->zeros;
+}
+
+/* forward/payload.c: the offset of the first byte that is hidden in the frame that these are the headers of; or NONE. */
+int hidden_from(const struct headers *headers, const uint8_t *data, uint32_t length);
+/* Put zeros in place of all from `start` on, and mend the checksum. The headers' offsets are `moved` bytes less than in the
+ * piece, `tags` of these by what was put on or taken off. False where there is nothing. */
+bool hide(struct piece *piece, const struct headers *headers, int moved, int tags, uint32_t start);
+/* What zeros are sent from: ZEROS bytes, as many as the longest frame has. Nobody writes there. */
+enum { ZEROS = 512 << 10 };
+extern uint8_t zero_bytes[ZEROS];
 
 /* forward/fragments.c: made by new_fragments (NULL: no memory), ended by free. */
 struct fragments;
@@ -138,6 +184,18 @@ bool decapsulate(enum tunnel tunnel, struct frame *frame, const uint8_t *packet,
 /* Tell in the frame's vnet header what its sender left to a device; split a TCP frame longer than limit, if not 0. */
 void unfinished(struct frame *frame, uint32_t limit);
 
+/* forward/inside.c */
+struct opened {
+	struct frame frame;
+	uint8_t saved[ETH_HEADER];
+};
+
+/* Find the frame inside a tunnel's packet, whose headers these are; false for what is no such packet. What was opened is
+ * to be closed before anything else looks at the packet. */
+bool open_inside(const struct inside *inside, const struct frame *frame, const struct headers *headers,
+		 struct opened *opened);
+void close_inside(struct opened *opened);
+
 /* forward/encap.c: gives the trailer's length. */
 uint32_t fill(const struct plan *plan, const struct facts *facts, struct room *room);
 
@@ -148,8 +206,8 @@ struct parsed {
 	bool hashed; /* the flow is known */
 };
 
-/* forward/step.c: whether the plan's exact program, where it has one, wants the frame; its rule is counted. */
-bool wants(const struct plan *plan, const struct frame *frame);
+/* forward/step.c: whether the plan's programs, where it has any, want the frame; its rule is counted. */
+bool wants(const struct plan *plan, const struct frame *frame, const struct headers *headers);
 /* Gives NO_REASON when copies were made, whose TRUNCATED, SEGMENTED and FRAGMENTED are counted; or the slot of why there are
  * none. The frame is wanted. */
 int forward(const struct plan *plan, struct state *state, const struct frame *frame, struct parsed *parsed,

@@ -17,14 +17,6 @@ static const uint64_t BURST_PACKETS = 64;
 static const uint64_t CLOCK_STEP_NANOSECONDS = 1000000000;
 static const int64_t SECOND = 1000000000;
 
-/* A frame that is to be mirrored as it is but for its first bytes, which may have been rewritten. */
-struct piece {
-	uint8_t head[MAX_HEADERS + TAG]; /* a tag may be pushed */
-	uint32_t head_length;
-	const uint8_t *tail;
-	uint32_t tail_length;
-};
-
 /* `burst` is the least that a bucket of this rate holds. */
 static __int128 bucket_depth(uint64_t rate, uint64_t burst)
 {
@@ -88,13 +80,26 @@ static bool within_limits(const struct plan *plan, struct state *state, uint64_t
 	return taken;
 }
 
+/* Whether it matters where a frame's headers end. */
+static bool needs_end(const struct plan *plan, const struct facts *facts)
+{
+	return plan->past_headers != NONE || facts->spent;
+}
+
 /* How much of a frame is kept whose headers end at `end`, as it leaves, or NONE: where that is not known. */
-static inline uint32_t snaplen(const struct plan *plan, int end)
+static uint32_t planned_snaplen(const struct plan *plan, int end)
 {
 	if (plan->past_headers != NONE)
 		return end == NONE ? UINT32_MAX : (uint32_t)end + (uint32_t)plan->past_headers;
 	/* A tag that was pushed is no part of the mirrored frame. */
 	return plan->snaplen ? plan->snaplen + (plan->push_tag ? TAG : 0) : UINT32_MAX;
+}
+
+static uint32_t snaplen(const struct plan *plan, const struct facts *facts, int end)
+{
+	uint32_t planned = planned_snaplen(plan, end);
+
+	return facts->spent && end != NONE && (uint32_t)end < planned ? (uint32_t)end : planned;
 }
 
 /* How much is kept of a frame of this length that begins at `start`; and whether the path takes less than that. */
@@ -130,15 +135,17 @@ static struct message *next_message(struct batch *batch)
 	return &batch->messages[batch->count++];
 }
 
-/* The first facts->kept bytes of head and tail, behind the plan's header. Most copies need nothing written: the header
+/* The first facts->kept bytes of the piece, behind the plan's header. Most copies need nothing written: the header
  * is the plan's, as it is, and all of the frame is tail. */
 static inline struct message *emit(const struct plan *plan, const struct facts *facts, struct batch *batch,
-				   const uint8_t *head, uint32_t head_length, const uint8_t *tail, uint32_t tail_length)
+				   const struct piece *piece)
 {
 	struct message *message = next_message(batch);
-	uint32_t from_head = facts->kept < head_length ? facts->kept : head_length;
-	uint32_t from_tail = facts->kept - from_head;
+	uint32_t from_head = facts->kept < piece->head_length ? facts->kept : piece->head_length;
+	uint32_t rest = facts->kept - from_head;
 
+	if (plan->recorder.memory)
+		record(&plan->recorder, facts, piece);
 	message->head = plan->header;
 	message->head_length = plan->header_length + from_head;
 	message->trailer_length = 0;
@@ -146,11 +153,12 @@ static inline struct message *emit(const struct plan *plan, const struct facts *
 		struct room *room = room_of(batch, message);
 
 		message->trailer_length = (uint8_t)fill(plan, facts, room);
-		memcpy(room->head + plan->header_length, head, from_head);
+		memcpy(room->head + plan->header_length, piece->head, from_head);
 		message->head = room->head;
 	}
-	message->tail = tail;
-	message->tail_length = from_tail < tail_length ? from_tail : tail_length;
+	message->tail = piece->tail;
+	message->tail_length = rest < piece->tail_length ? rest : piece->tail_length;
+	message->zeros = rest - message->tail_length;
 	message->time = facts->time;
 	return message;
 }
@@ -213,7 +221,9 @@ static bool whole(const struct plan *plan, struct piece *piece, const struct fra
 	piece->head_length = 0;
 	piece->tail = frame->data;
 	piece->tail_length = frame->captured;
-	if (!frame->tagged && !unfinished && !plan->strip_tag && !plan->push_tag) {
+	piece->zeros = 0;
+	bool borrowed = frame->lent && !plan->strip_ethernet;
+	if (!frame->tagged && !unfinished && !plan->strip_tag && !plan->push_tag && !borrowed) {
 		if (plan->strip_ethernet) {
 			piece->tail += ETH_HEADER;
 			piece->tail_length -= ETH_HEADER;
@@ -224,7 +234,7 @@ static bool whole(const struct plan *plan, struct piece *piece, const struct fra
 	uint32_t start = frame->vnet.csum_start + shift, field = start + frame->vnet.csum_offset;
 	uint32_t width = frame->vnet.csum_offset == SCTP_CHECKSUM ? 4 : 2;
 
-	piece->head_length = unfinished ? field + width : shift ? ETH_ADDRESSES + TAG : 0;
+	piece->head_length = unfinished ? field + width : shift ? ETH_ADDRESSES + TAG : frame->lent ? ETH_HEADER : 0;
 	if (piece->head_length > length || piece->head_length > MAX_HEADERS)
 		return false;
 	/* What is rewritten holds the ethertype, also when a tag has been taken off in front of it. */
@@ -248,6 +258,15 @@ static bool whole(const struct plan *plan, struct piece *piece, const struct fra
 	return true;
 }
 
+/* Whether there was something to hide. */
+static bool hide_whole(struct piece *piece, const struct frame *frame, const struct headers *headers)
+{
+	int start = hidden_from(headers, frame->data, frame->captured);
+	int by = (int)(piece_length(piece) - frame->captured);
+
+	return start != NONE && hide(piece, headers, by, by - (frame->tagged ? TAG : 0), (uint32_t)(start + by));
+}
+
 static int forward_whole(const struct plan *plan, struct state *state, const struct frame *frame, struct batch *batch,
 			 const struct parsed *parsed, struct facts *facts, uint64_t *counters)
 {
@@ -257,35 +276,57 @@ static int forward_whole(const struct plan *plan, struct state *state, const str
 
 	if (!whole(plan, &piece, frame))
 		return DROPPED_MALFORMED;
-	uint32_t length = piece.head_length + piece.tail_length;
+	facts->packets = 1;
+	uint32_t length = piece_length(&piece);
 	uint32_t cut = frame->captured < frame->length ? frame->length - frame->captured : 0;
-	if (plan->past_headers != NONE)
+	if (needs_end(plan, facts))
 		end = moved(headers_end(&parsed->headers, frame->data, frame->captured), frame->captured, length);
-	facts->kept =
-		kept_length(plan, piece.head_length ? piece.head : piece.tail, length, snaplen(plan, end), &exceeds);
+	bool zeroed = plan->payload != KEEP && hide_whole(&piece, frame, &parsed->headers);
+	facts->kept = kept_length(plan, piece.head_length ? piece.head : piece.tail, length, snaplen(plan, facts, end),
+				  &exceeds);
 	facts->original = length + cut;
 	facts->truncated = facts->kept < facts->original;
 	if ((exceeds && plan->on_mtu_exceeded == DROP) || too_long(plan, facts->kept))
 		return DROPPED_MTU_EXCEEDED;
 	if (!within_limits(plan, state, facts->kept + plan->header_length + plan->overhead, 1, frame->time))
 		return SKIPPED_RATE_LIMITED;
-	struct message *message =
-		emit(plan, facts, batch, piece.head, piece.head_length, piece.tail, piece.tail_length);
+	struct message *message = emit(plan, facts, batch, &piece);
 	message->flow = parsed->flow;
 	message->last = true;
 	counters[TRUNCATED] += facts->truncated;
+	counters[ZEROED] += zeroed;
 	counters[FRAGMENTED] += exceeds && plan->on_mtu_exceeded == FRAGMENT;
 	return NO_REASON;
 }
 
-/* Where the headers of each segment end that this super-frame is split into. */
-static int super_headers_end(const struct super_frame *super)
+/* What is done to each segment of a super-frame alike. */
+struct treatment {
+	struct headers headers; /* that they have, but for its tags' being put on and taken off, */
+	int moved; /* by which the offsets change */
+	int end; /* of the headers as they leave, or NONE: not known */
+	int hidden_from; /* in the segment as it leaves, or NONE */
+};
+
+/* What the plan wants of segments, and put their tags on and off. */
+static void treat(const struct plan *plan, const struct facts *facts, struct super_frame *super,
+		  struct treatment *treatment)
 {
 	struct frame head = { .data = super->head, .captured = super->head_length };
-	struct headers headers;
+	uint32_t before = super->head_length;
 
-	parse(&head, &headers);
-	return headers_end(&headers, head.data, head.captured);
+	*treatment = (struct treatment){ .end = NONE, .hidden_from = NONE };
+	if (needs_end(plan, facts) || plan->payload != KEEP) {
+		parse(&head, &treatment->headers);
+		treatment->end = headers_end(&treatment->headers, head.data, head.captured);
+		if (plan->payload != KEEP)
+			treatment->hidden_from = hidden_from(&treatment->headers, head.data, head.captured);
+	}
+	super->head_length = retag(plan, super->head, before);
+	treatment->moved = (int)(super->head_length - before);
+	treatment->end = moved(treatment->end, before, super->head_length);
+	treatment->hidden_from = moved(treatment->hidden_from, before, super->head_length);
+	for (uint32_t n = 0; n < super->layer_count; n++)
+		super->layers[n].at += super->head_length - before;
 }
 
 static int forward_super(const struct plan *plan, struct state *state, const struct frame *frame, struct batch *batch,
@@ -294,7 +335,8 @@ static int forward_super(const struct plan *plan, struct state *state, const str
 	struct super_frame super;
 	enum kind kind;
 	bool full_exceeds = false, rest_exceeds;
-	int transport = parsed->headers.transport, end = NONE;
+	int transport = parsed->headers.transport;
+	struct treatment treatment;
 
 	switch (frame->vnet.gso_type & ~VIRTIO_NET_HDR_GSO_ECN) {
 	case VIRTIO_NET_HDR_GSO_TCPV4:
@@ -312,17 +354,13 @@ static int forward_super(const struct plan *plan, struct state *state, const str
 	if (transport == NONE || !open_super_frame(&super, frame, (uint32_t)transport, kind))
 		return DROPPED_MALFORMED;
 
-	uint32_t before = super.head_length, others = super.count - 1;
-	if (plan->past_headers != NONE)
-		end = super_headers_end(&super);
-	super.head_length = retag(plan, super.head, before);
-	end = moved(end, before, super.head_length);
-	for (uint32_t n = 0; n < super.layer_count; n++)
-		super.layers[n].at += super.head_length - before;
+	facts->packets = super.count;
+	treat(plan, facts, &super, &treatment);
+	uint32_t others = super.count - 1, most = snaplen(plan, facts, treatment.end);
 	uint32_t full = super.head_length + super.gso_size;
 	uint32_t rest = super.head_length + super.payload_length - others * super.gso_size;
-	uint32_t kept_rest = kept_length(plan, super.head, rest, snaplen(plan, end), &rest_exceeds);
-	uint32_t kept_full = others ? kept_length(plan, super.head, full, snaplen(plan, end), &full_exceeds) : 0;
+	uint32_t kept_rest = kept_length(plan, super.head, rest, most, &rest_exceeds);
+	uint32_t kept_full = others ? kept_length(plan, super.head, full, most, &full_exceeds) : 0;
 	if ((full_exceeds || rest_exceeds) && plan->on_mtu_exceeded == DROP)
 		return DROPPED_MTU_EXCEEDED;
 	if (too_long(plan, kept_full) || too_long(plan, kept_rest))
@@ -332,16 +370,17 @@ static int forward_super(const struct plan *plan, struct state *state, const str
 	if (!within_limits(plan, state, size, super.count, frame->time))
 		return SKIPPED_RATE_LIMITED;
 	for (uint32_t n = 0; n < super.count; n++) {
-		uint8_t head[MAX_HEADERS + TAG];
-		const uint8_t *payload;
-		uint32_t length;
+		struct piece piece = { .head_length = super.head_length };
 		bool last = n == others;
 
-		write_segment(&super, n, head, &payload, &length);
+		write_segment(&super, n, piece.head, &piece.tail, &piece.tail_length);
+		if (treatment.hidden_from != NONE)
+			counters[ZEROED] += hide(&piece, &treatment.headers, treatment.moved, treatment.moved,
+						 (uint32_t)treatment.hidden_from);
 		facts->kept = last ? kept_rest : kept_full;
 		facts->original = last ? rest : full;
 		facts->truncated = facts->kept < facts->original;
-		struct message *message = emit(plan, facts, batch, head, super.head_length, payload, length);
+		struct message *message = emit(plan, facts, batch, &piece);
 		message->flow = parsed->flow;
 		message->last = last;
 		counters[TRUNCATED] += facts->truncated;
@@ -352,43 +391,53 @@ static int forward_super(const struct plan *plan, struct state *state, const str
 	return NO_REASON;
 }
 
-static bool sampled_in(const struct plan *plan, const struct headers *headers, uint64_t *counters)
+static bool sampled_in(const struct plan *plan, const struct headers *headers, bool *guessed)
 {
-	bool guessed;
-
 	if (plan->sampling_rate == 1)
 		return true;
-	uint64_t conversation = conversation_hash(headers, plan->firsts, &guessed);
-	counters[UNPLACED] += guessed;
+	uint64_t conversation = conversation_hash(headers, plan->firsts, guessed);
 	return !((uint32_t)conversation % plan->sampling_rate);
 }
 
-bool wants(const struct plan *plan, const struct frame *frame)
+/* The number of the program's rule that accepts the frame; 0: it is not wanted. */
+static uint32_t accepts(const struct sock_filter *program, uint32_t length, const struct frame *frame)
 {
-	if (!plan->exact)
-		return true;
 	struct bpf_frame view = { .data = frame->data,
 				  .length = frame->captured,
 				  .egress = frame->egress,
 				  .tagged = frame->tagged,
 				  .tci = frame->tci,
 				  .tpid = frame->tpid };
-	uint32_t rule = run_program(plan->exact, plan->exact_length, &view);
 
+	return run_program(program, length, &view);
+}
+
+static uint32_t accepts_inside(const struct inside *inside, const struct frame *frame, const struct headers *headers)
+{
+	struct opened opened;
+
+	if (!open_inside(inside, frame, headers, &opened))
+		return 0;
+	uint32_t rule = accepts(inside->program, inside->program_length, &opened.frame);
+	close_inside(&opened);
+	return rule;
+}
+
+bool wants(const struct plan *plan, const struct frame *frame, const struct headers *headers)
+{
+	uint32_t rule = plan->exact ? accepts(plan->exact, plan->exact_length, frame) : UINT32_MAX;
+
+	if (rule && plan->inside.program)
+		rule = accepts_inside(&plan->inside, frame, headers);
 	if (rule && rule <= plan->match_count)
 		plan->matches[rule - 1]++;
 	return rule;
 }
 
-int forward(const struct plan *plan, struct state *state, const struct frame *frame, struct parsed *parsed,
-	    struct batch *batch, uint64_t *counters)
+/* Make the copies of a frame; when its flow is spent, of its headers alone. */
+static int copy(const struct plan *plan, struct state *state, const struct frame *frame, struct parsed *parsed,
+		struct batch *batch, struct flow *flow, bool spent, uint64_t *counters)
 {
-	if (plan->own && is_own_copy(plan->own, &parsed->headers, frame))
-		return SKIPPED_OWN_COPY;
-	if (plan->blocked != NO_REASON)
-		return plan->blocked;
-	if (!sampled_in(plan, &parsed->headers, counters))
-		return SKIPPED_SAMPLED_OUT;
 	if (frame->captured < ETH_HEADER)
 		return DROPPED_MALFORMED;
 	bool super = frame->vnet.gso_type != VIRTIO_NET_HDR_GSO_NONE;
@@ -397,10 +446,77 @@ int forward(const struct plan *plan, struct state *state, const struct frame *fr
 	if (!parsed->hashed)
 		parsed->flow = flow_hash(&parsed->headers);
 	parsed->hashed = true;
-	struct facts facts = {
-		.sequence = state->sequence, .vlan = parsed->headers.vlan, .egress = frame->egress, .time = frame->time
-	};
+	struct facts facts = { .sequence = state->sequence,
+			       .vlan = parsed->headers.vlan,
+			       .egress = frame->egress,
+			       .time = frame->time,
+			       .spent = spent };
+	int reason;
 	if (super)
-		return forward_super(plan, state, frame, batch, parsed, &facts, counters);
-	return forward_whole(plan, state, frame, batch, parsed, &facts, counters);
+		reason = forward_super(plan, state, frame, batch, parsed, &facts, counters);
+	else
+		reason = forward_whole(plan, state, frame, batch, parsed, &facts, counters);
+	if (flow && facts.packets)
+		count_in_flow(flow, facts.packets, frame->length);
+	return reason;
+}
+
+/* Whether sampling and the flow's limit let a frame pass: NO_REASON, its flow, and whether that is spent; or the slot of
+ * why not. */
+static int admit(const struct plan *plan, const struct frame *frame, const struct headers *headers, struct flow **flow,
+		 bool *spent, uint64_t *counters)
+{
+	bool guessed = false;
+	struct found found = { 0 };
+	bool sampled = sampled_in(plan, headers, &guessed);
+
+	if (sampled && plan->flows)
+		found = find_flow(plan->flows, &plan->flow_limit, headers, frame);
+	counters[UNPLACED] += guessed || found.guessed;
+	counters[FLOW_TABLE_FULL] += found.full;
+	if (!sampled)
+		return SKIPPED_SAMPLED_OUT;
+	*flow = found.flow;
+	*spent = found.flow && is_spent(found.flow, &plan->flow_limit) && !passes_flow_limit(headers, frame);
+	return *spent && !plan->flow_limit.headers ? SKIPPED_FLOW_LIMIT : NO_REASON;
+}
+
+/* The frame inside of the packet is the one that is meant: it tells the conversation and the flow, and may be all that is
+ * mirrored. */
+static int forward_inside(const struct plan *plan, struct state *state, const struct frame *frame,
+			  const struct headers *headers, struct batch *batch, uint64_t *counters)
+{
+	struct opened opened;
+	struct parsed within = { .hashed = true }, around = { .headers = *headers, .hashed = true };
+	struct flow *flow;
+	bool spent;
+
+	if (!open_inside(&plan->inside, frame, headers, &opened))
+		return SKIPPED_UNMATCHED;
+	parse(&opened.frame, &within.headers);
+	within.flow = around.flow = flow_hash(&within.headers);
+	int reason = admit(plan, &opened.frame, &within.headers, &flow, &spent, counters);
+	bool admitted = reason == NO_REASON;
+	if (admitted && plan->inside.strip)
+		reason = copy(plan, state, &opened.frame, &within, batch, flow, spent, counters);
+	close_inside(&opened);
+	if (admitted && !plan->inside.strip)
+		reason = copy(plan, state, frame, &around, batch, flow, spent, counters);
+	return reason;
+}
+
+int forward(const struct plan *plan, struct state *state, const struct frame *frame, struct parsed *parsed,
+	    struct batch *batch, uint64_t *counters)
+{
+	struct flow *flow;
+	bool spent;
+
+	if (plan->own && is_own_copy(plan->own, &parsed->headers, frame))
+		return SKIPPED_OWN_COPY;
+	if (plan->blocked != NO_REASON)
+		return plan->blocked;
+	if (plan->inside.program)
+		return forward_inside(plan, state, frame, &parsed->headers, batch, counters);
+	int reason = admit(plan, frame, &parsed->headers, &flow, &spent, counters);
+	return reason == NO_REASON ? copy(plan, state, frame, parsed, batch, flow, spent, counters) : reason;
 }

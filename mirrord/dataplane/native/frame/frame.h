@@ -37,12 +37,14 @@ struct frame {
 	uint16_t tpid, tci;
 	struct vnet vnet;
 	uint64_t time; /* nanoseconds since 1970 */
+	bool lent; /* its Ethernet header is in its place but for now: a copy needs one of its own */
 };
 
 enum { NONE = -1 };
 
 struct headers {
 	uint16_t ethertype;
+	uint32_t network; /* offset of what the ethertype announces */
 	uint8_t family; /* 4, 6, or 0 */
 	bool fragment;
 	uint8_t divided; /* of a fragment: what all fragments of the datagram say that they are parts of */

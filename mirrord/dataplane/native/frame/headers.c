@@ -135,6 +135,7 @@ static bool parse_plain(const struct frame *frame, struct headers *headers)
 		return false;
 	*headers = (struct headers){
 		.ethertype = ETH_P_IP,
+		.network = ETH_HEADER,
 		.family = 4,
 		.vlan = NONE,
 		.protocol = ip[9],
@@ -171,6 +172,7 @@ void parse(const struct frame *frame, struct headers *headers)
 		tags++;
 	}
 	headers->ethertype = ethertype;
+	headers->network = at;
 	headers->destination = frame->data;
 	headers->source = frame->data + 6;
 	headers->address_length = 6;

@@ -11,11 +11,16 @@
 #include "clock.h"
 #include "transmit/pcapng.h"
 
-enum { VECTORS = 3, MOST_BLOCKS = 1024 / VECTORS }; /* of a block; in one call, by UIO_MAXIOV */
+enum { MOST_VECTORS = 1024 }; /* in one call, UIO_MAXIOV */
 
 static int64_t block_length(const struct message *message)
 {
-	return (int64_t)message->head_length + message->tail_length + message->trailer_length;
+	return (int64_t)length_of(message) + message->trailer_length;
+}
+
+static uint32_t vectors_of(const struct message *message)
+{
+	return message->zeros ? 4 : 3;
 }
 
 /* One more frame is lost: step over its copies. Only the frame that the batch ends in may have copies yet to come. */
@@ -32,11 +37,14 @@ static uint32_t refuse(struct file *file, const struct batch *batch, uint32_t ne
 static uint32_t fitting(const struct output *output, const struct batch *batch, uint32_t first)
 {
 	int64_t written = output->written;
-	uint32_t n = first;
+	uint32_t n = first, vectors = 0;
 
-	for (; n < batch->count && n - first < MOST_BLOCKS; n++) {
+	for (; n < batch->count; n++) {
 		int64_t length = block_length(&batch->messages[n]);
 
+		vectors += vectors_of(&batch->messages[n]);
+		if (vectors > MOST_VECTORS)
+			break;
 		if (output->limit && written > output->start && written + length > output->limit)
 			break;
 		written += length;
@@ -76,7 +84,7 @@ static int64_t write_all(int descriptor, struct iovec *vectors, int count, int64
 static uint32_t write_some(struct output *output, struct batch *batch, uint32_t first, uint32_t count)
 {
 	const struct message *messages = &batch->messages[first];
-	struct iovec vectors[MOST_BLOCKS * VECTORS], *vector = vectors;
+	struct iovec vectors[MOST_VECTORS], *vector = vectors;
 	int64_t length = 0;
 	uint32_t whole = 0;
 
@@ -87,10 +95,12 @@ static uint32_t write_some(struct output *output, struct batch *batch, uint32_t 
 
 		*vector++ = (struct iovec){ (void *)(uintptr_t)message->head, message->head_length };
 		*vector++ = (struct iovec){ (void *)(uintptr_t)message->tail, message->tail_length };
+		if (message->zeros)
+			*vector++ = (struct iovec){ zero_bytes, message->zeros };
 		*vector++ = (struct iovec){ room_of(batch, message)->trailer, message->trailer_length };
 		length += block_length(message);
 	}
-	int64_t done = write_all((int)output->descriptor, vectors, (int)(count * VECTORS), &output->error);
+	int64_t done = write_all((int)output->descriptor, vectors, (int)(vector - vectors), &output->error);
 	for (int64_t left = done; whole < count && left >= block_length(&messages[whole]); whole++) {
 		left -= block_length(&messages[whole]);
 		output->written += block_length(&messages[whole]);
@@ -110,7 +120,7 @@ static void count_written(struct file *file, const struct message *messages, uin
 
 	for (uint32_t n = 0; n < count; n++) {
 		counters[SENT_PACKETS]++;
-		counters[SENT_BYTES] += messages[n].head_length + messages[n].tail_length - PACKET_HEADER;
+		counters[SENT_BYTES] += length_of(&messages[n]) - PACKET_HEADER;
 		if (messages[n].last) {
 			counters[MIRRORED]++;
 			observe_latency(counters, messages[n].time, now);

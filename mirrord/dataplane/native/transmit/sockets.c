@@ -68,7 +68,7 @@ static int send_some(struct transmit *transmit, int descriptor, struct mmsghdr *
 struct outgoing {
 	struct mmsghdr messages[BATCH];
 	uint32_t copies[BATCH];
-	struct iovec vectors[3 * BATCH];
+	struct iovec vectors[4 * BATCH];
 	uint8_t gathered[BATCH * (sizeof(struct outer_head) + SMALL)] __attribute__((aligned(8)));
 	uint8_t controls[BATCH][CMSG_SPACE(sizeof(uint16_t))] __attribute__((aligned(8)));
 };
@@ -127,6 +127,8 @@ static uint32_t build(struct transmit *transmit, struct message *const *row, uin
 		for (; n < end; n++) {
 			*vector++ = (struct iovec){ (void *)(uintptr_t)row[n]->head, row[n]->head_length };
 			*vector++ = (struct iovec){ (void *)(uintptr_t)row[n]->tail, row[n]->tail_length };
+			if (row[n]->zeros)
+				*vector++ = (struct iovec){ zero_bytes, row[n]->zeros };
 		}
 		message->msg_iovlen = (size_t)(vector - message->msg_iov);
 		outgoing->copies[messages] = copies;

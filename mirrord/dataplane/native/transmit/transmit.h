@@ -78,7 +78,9 @@ static inline uint8_t *gather(const struct message *message, uint8_t *at)
 {
 	memcpy(at, message->head, message->head_length);
 	memcpy(at + message->head_length, message->tail, message->tail_length);
-	return at + message->head_length + message->tail_length;
+	if (message->zeros)
+		memset(at + message->head_length + message->tail_length, 0, message->zeros);
+	return at + length_of(message);
 }
 
 /* transmit/tx_ring.c */
