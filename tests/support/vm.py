@@ -49,9 +49,9 @@ def _pack(archive: Path) -> None:
 
 
 _IMPORTED = """
-import mirrord.control.daemon, sys
+import mirrord.control.daemon, os, sys
 for module in list(sys.modules.values()):
     for file in (getattr(module, "__file__", None), getattr(module, "__cached__", None)):
-        if file and file.endswith((".py", ".pyc")):
+        if file and file.endswith((".py", ".pyc")) and os.path.exists(file):
             print(file)
 """
