@@ -108,6 +108,11 @@ RULE: Keys = {
 
 SOURCES: dict[str, Keys] = {
     "device": {
+        "inside": ("vxlan", "geneve", "gre", "any"),
+        "strip": ("true", "false"),
+        "inside_port": (),
+        "vni": (),
+        "key": (),
         "type": ("device",),
         "device": (),
         "vlan": (),
@@ -116,11 +121,21 @@ SOURCES: dict[str, Keys] = {
         "promiscuous": ("true", "false"),
     },
     "bridge": {
+        "inside": ("vxlan", "geneve", "gre", "any"),
+        "strip": ("true", "false"),
+        "inside_port": (),
+        "vni": (),
+        "key": (),
         "type": ("bridge",),
         "bridge": (),
         "vlan": (),
     },
     "vm": {
+        "inside": ("vxlan", "geneve", "gre", "any"),
+        "strip": ("true", "false"),
+        "inside_port": (),
+        "vni": (),
+        "key": (),
         "vlan": (),
         "type": ("vm",),
         "vm": (),
@@ -128,6 +143,11 @@ SOURCES: dict[str, Keys] = {
         "connection": (),
     },
     "container": {
+        "inside": ("vxlan", "geneve", "gre", "any"),
+        "strip": ("true", "false"),
+        "inside_port": (),
+        "vni": (),
+        "key": (),
         "vlan": (),
         "type": ("container",),
         "container": (),
