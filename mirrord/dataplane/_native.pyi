@@ -78,6 +78,9 @@ class Pipeline:
     def replace(self, *, plan: ForwardPlan, matcher: Matcher | None, way: Way, shares: bool) -> None:
         """Forward by another plan, and another way, from now on; `shares`: what is not wanted is another session's."""
 
+    def sampling_rate(self) -> int:
+        """The sampling rate in force."""
+
     def flows(self) -> int:
         """How many flows are known, of those that a limit is for."""
 

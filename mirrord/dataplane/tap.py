@@ -66,6 +66,9 @@ TURN_SECONDS = 0.004
 """How long a turn may take, a few copies more or less, however much waits: other taps have theirs. What it waits for
 room is bounded beside that, see transmit.PATIENCE_MILLISECONDS."""
 
+HALF_FULL = 0.5
+"""How much of a ring may wait before fewer conversations are mirrored, where sessions allow that."""
+
 FOR_EVER = (1 << 64) - 1
 
 
@@ -368,7 +371,11 @@ class Tap(Source):
         for member in self._members:
             self._have_work(member, partial(_begin_turn, member.pipeline.transmit))
         if self._in_ring is not None:
-            self._ring_fill.see(self._in_ring.fill(), time.monotonic())
+            fill = self._in_ring.fill()
+            self._ring_fill.see(fill, time.monotonic())
+            if fill > HALF_FULL:
+                for pipeline in self.pipelines:
+                    pipeline.press()
         members = list(self._members)
         for frame in self.capture.read():
             self.seen.count_read(frame.length)

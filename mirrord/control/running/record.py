@@ -64,6 +64,16 @@ class Running:
         return any(pipeline.tables.short for pipeline, _ in self.placed)
 
     @property
+    def sampling_rate(self) -> int:
+        """The one in force."""
+        return max(pipeline.sampling_rate for pipeline, _ in self.placed)
+
+    @property
+    def thinned(self) -> bool:
+        """Whether fewer conversations are mirrored than planned."""
+        return self.sampling_rate > self.plan.forward.sampling_rate
+
+    @property
     def flows(self) -> int | None:
         """How many flows are known; None where none is limited."""
         limited = self.plan.forward.flow_limit is not None

@@ -17,6 +17,8 @@ _MIRRORED, _SENT_BYTES, _TOO_LARGE = int(Slot.mirrored), int(Slot.sent_bytes), i
 
 NO_TABLE = "no memory for its table of flows (daemon.memory_limit): every flow is mirrored whole"
 
+THINNED = "not everything fits, conversations give way (overload)"
+
 
 class Planned:
     """The entries that are shown, in the plan's order, by mirror and session."""
@@ -58,8 +60,15 @@ def row(entry: Entry, runs: Running | None, error: tuple[str, str] | None, verdi
     counters = totals.of(entry.key, runs.counters())
     return Row(
         entry, state, reason or verdict.reason, counters, rules, runs.captures_by, runs.ring_fill,
-        flows=runs.flows, remarks=(NO_TABLE,) if runs.short_table else (),
+        flows=runs.flows, sampling_rate=runs.sampling_rate, remarks=tuple(_remarks(runs)),
     )  # fmt: skip
+
+
+def _remarks(runs: Running) -> Iterator[str]:
+    if runs.short_table:
+        yield NO_TABLE
+    if runs.thinned:
+        yield f"{THINNED}: of each {runs.sampling_rate} one is mirrored"
 
 
 def trouble(entry: Entry | None, runs: Running) -> str:

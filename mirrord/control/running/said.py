@@ -8,7 +8,7 @@ from mirrord.control.logs import logger
 from mirrord.control.planning.plan import Entry, Key
 from mirrord.control.running.breaker import Verdict
 from mirrord.control.running.record import Running
-from mirrord.control.running.rows import NO_TABLE
+from mirrord.control.running.rows import NO_TABLE, THINNED
 from mirrord.dataplane.counters import Slot
 
 log = logger("pipelines")
@@ -28,6 +28,7 @@ class Said:
         self._troubles: dict[Key, str] = {}
         self._short_rings: dict[Key, str] = {}
         self._short_tables: set[Key] = set()
+        self._thinned: set[Key] = set()
         self._refused: set[Key] = set()  # what the kernel refused GSO to
 
     def look(self, troubles: Mapping[Key, str], running: Mapping[Key, Running]) -> None:
@@ -40,6 +41,12 @@ class Said:
         for key in tables - self._short_tables:
             log.warning(NO_TABLE, **key._asdict())
         self._short_tables = tables
+        thinned = {key for key, one in running.items() if one.thinned}
+        for key in thinned - self._thinned:
+            log.warning(THINNED, **key._asdict(), sampling_rate=running[key].sampling_rate)
+        for key in self._thinned & running.keys() - thinned:
+            log.info("everything fits again", **key._asdict())
+        self._thinned = thinned
         rings = {key: one.short_ring for key, one in running.items()}
         for key, ring in rings.items():
             if ring and ring != self._short_rings.get(key):
