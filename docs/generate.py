@@ -85,6 +85,7 @@ TYPES = {
     "PositiveSize": 'size such as "64KiB"',
     "Protocol": "name or number",
     "Rate": 'rate such as "200Mbit"',
+    "RecorderSize": 'size such as "64MiB"',
     "RingSize": 'size such as "8MiB"',
     "Latency": 'time, as "500us", "1ms"',
     "Rule": "a list of tables, see below",

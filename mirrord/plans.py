@@ -8,10 +8,10 @@ from __future__ import annotations
 import os.path
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from mirrord.dataplane.forward.own_copies import pack
-from mirrord.dataplane.frame.headers import IPPROTO_UDP
+from mirrord.protocols import IPPROTO_UDP
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -36,6 +36,7 @@ class Netns(NamedTuple):
 class CapturePlan:
     """What to capture and how. `ring_size` is in bytes, rounded up to whole blocks, two of them at least."""
 
+    shared: ClassVar[bool] = True  # sessions that ask for it in the same way share it
     device: str
     index: int
     selection: Selection
@@ -58,6 +59,7 @@ class Tunnel(IntEnum):
 class ListenPlan:
     """Which tunnel's frames to take. `local` may be 0.0.0.0 or ::, any address of the host."""
 
+    shared: ClassVar[bool] = False  # each session has a socket of its own
     tunnel: Tunnel
     local: IPv4Address | IPv6Address
     selection: Selection  # of the frames inside
@@ -88,6 +90,10 @@ class Payload(IntEnum):
     keep = 0
     zero = 1
     tls = 2  # of TCP from the first application data of TLS on, else as zero
+
+
+FLOW_BYTES = 88
+"""What the native core takes for a flow at most, with its share of the chains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +151,7 @@ class ForwardPlan:
 class DevicePlan:
     """Copies leave by this device, as they are."""
 
+    waits: ClassVar[bool] = False  # a copy that there is no room for is lost
     device: str
     index: int
     mark: int = 0
@@ -169,6 +176,7 @@ class Hop:
 class TunnelPlan:
     """Copies are the payload of UDP datagrams, or of packets of another IP protocol, that the kernel routes."""
 
+    waits: ClassVar[bool] = False
     remote: str
     port: int = 0  # UDP only
     protocol: int = IPPROTO_UDP
@@ -189,6 +197,7 @@ class TunnelPlan:
 class FilePlan:
     """Copies are appended to `name`, a path below `directory` in which no symbolic link is followed."""
 
+    waits: ClassVar[bool] = True  # for a disk, as long as that likes
     directory: str
     name: str
     interface: str  # that the packets were captured on
@@ -208,11 +217,15 @@ class FilePlan:
 class StreamPlan:
     """Copies are written to `descriptor`, the end of a pipe, which is the transmit's from now on."""
 
+    waits: ClassVar[bool] = True  # for its reader
     descriptor: int
     interface: str  # that the packets were captured on
     comment: str = ""
     snaplen: int = 0
     raw: bool = False  # of IP packets, without Ethernet
+
+
+TransmitPlan = DevicePlan | TunnelPlan | FilePlan | StreamPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +234,7 @@ class PipelinePlan:
 
     capture: CapturePlan | ListenPlan
     forward: ForwardPlan
-    transmit: DevicePlan | TunnelPlan | FilePlan | StreamPlan
+    transmit: TransmitPlan
     count_rules_of: str = ""  # the filter that the rules are of, to be counted; "": they are not
     workers: int = 1  # threads, which divide the source by its frames' addresses
+    recorder: int = 0  # bytes for the last copies; 0: none are kept

@@ -194,6 +194,16 @@ def _ring_size(value: object) -> int:
     return size
 
 
+LEAST_RECORDER = 1 << 20  # bytes; no copy is longer
+
+
+def _recorder_size(value: object) -> int:
+    size = parse_size(value)
+    if 0 < size < LEAST_RECORDER:
+        raise unexpected('"0", or a size of at least "1MiB"', value)
+    return size
+
+
 def parse_rate(value: object) -> int:
     """Bits a second of a rate in tc's units: "200Mbit", "50mbps" (bytes), "1gibit" or a bare number of bits."""
     return _quantity(value, _RATES, 'a rate such as "200Mbit"')
@@ -293,6 +303,7 @@ KeptLength = Annotated[Snaplen, Written(parse_snaplen, show_snaplen, {"anyOf": [
 Size = Annotated[int, Written(parse_size, show_size, TEXT)]
 PositiveSize = Annotated[int, Written(_positive_size, show_size, TEXT)]
 RingSize = Annotated[int, Written(_ring_size, show_size, TEXT)]
+RecorderSize = Annotated[int, Written(_recorder_size, show_size, TEXT)]
 Rate = Annotated[int, Written(parse_rate, show_rate, TEXT)]
 Latency = Annotated[int, Written(parse_latency, show_latency, TEXT)]
 Idle = Annotated[int, Written(parse_idle, show_idle, TEXT)]

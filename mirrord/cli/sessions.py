@@ -21,6 +21,7 @@ METAVARS = {
     "filter": "NAME",
     "pause_above": "N%",
     "rate_limit": "RATE",
+    "recorder": "SIZE",
     "ring_size": "SIZE",
     "snaplen": "N|headers|headers+N",
 }

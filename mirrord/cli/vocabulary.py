@@ -55,6 +55,7 @@ HELP = {
     "workers": "Threads for one busy source, each for some of its pairs of addresses.",
     "transmit": "How copies leave: packet (AF_PACKET, headers made by mirrord), socket (the kernel routes), or what fits the device.",
     "gso": "Send copies of equal length as one message.",
+    "recorder": "Memory for the last frames mirrored from each of its sources, as their copies have them, for mirrorctl capture --last: \"0\", or at least \"1MiB\".",
     "pause_above": "Pause while the destination's link is busier than this share of its speed; empty: never.",
 }
 
@@ -82,6 +83,7 @@ SESSION: Keys = {
     "workers": (),
     "transmit": ("auto", "packet", "socket"),
     "gso": ("auto", "on", "off"),
+    "recorder": (),
     "pause_above": (),
 }
 

@@ -34,6 +34,7 @@ from mirrord.control.reporting.sources import sources
 from mirrord.control.running.breaker import Breaker
 from mirrord.control.running.live import Live
 from mirrord.control.running.pipelines import Pipelines
+from mirrord.control.running.recorded import Recorded
 from mirrord.control.surroundings import Surroundings
 from mirrord.dataplane.netns import own_name
 from mirrord.errors import ConfigError, MirrordError, Refused, of_host
@@ -345,6 +346,24 @@ class Service:
             return await asyncio.to_thread(self._pipelines.live, keys[source])
         except OSError as error:
             raise Refused(f"{source} cannot be captured: {error.strerror}") from error
+
+    async def recorded(
+        self, mirror: str, session: str, source: str | None, seconds: float, *, follow: bool
+    ) -> Recorded:
+        """What a session mirrored of one device in the last `seconds`; with `follow`, and what it does from now on.
+
+        MirrordError, also when it is not said which device, or nothing is kept.
+        """
+        find_session(self.loaded.config, mirror, session)
+        found = await asyncio.to_thread(self._pipelines.recorders, mirror, session)
+        if not found:
+            raise Refused(f'{session} keeps no frames: set recorder of it, such as "64MiB", and enable it', "last")
+        if source is None and len(found) > 1:
+            raise Refused(f"name one of its sources: {', '.join(found)}", "source")
+        source = next(iter(found)) if source is None else source
+        if source not in found:
+            raise not_found("source", source, found)
+        return Recorded(plan.Key(mirror, session, source), found[source], seconds, follow=follow)
 
     def workers(self) -> WorkerState:
         """How the workers do."""

@@ -8,8 +8,9 @@ from typing import NamedTuple, final
 from mirrord.dataplane.filter.several import Candidate
 from mirrord.dataplane.frame.wire import Frame
 from mirrord.dataplane.native import Matcher, NativeMember
-from mirrord.dataplane.transmit.file import Output
 from mirrord.dataplane.transmit.lanes import NativeLane
+from mirrord.dataplane.transmit.output import Output
+from mirrord.dataplane.transmit.recorder import Ring
 from mirrord.dataplane.transmit.way import Way
 from mirrord.plans import ForwardPlan
 
@@ -50,7 +51,7 @@ class Unwrapped(NamedTuple):
 class Forward:
     """The forward step on single frames."""
 
-    def __new__(cls, plan: ForwardPlan, matcher: Matcher | None, /) -> Forward: ...
+    def __new__(cls, plan: ForwardPlan, matcher: Matcher | None, recorder: Ring | None = ..., /) -> Forward: ...
     def __call__(self, frame: Frame, /) -> Outcome: ...
 
 def with_ethernet(*, packet: bytes, vnet: bytes, protocol: int) -> Unwrapped:
@@ -58,6 +59,9 @@ def with_ethernet(*, packet: bytes, vnet: bytes, protocol: int) -> Unwrapped:
 
 def decapsulate(*, tunnel: int, packet: bytes, limit: int) -> Unwrapped | None:
     """As decap.decapsulate and decap.unfinished; None for a malformed packet."""
+
+def recorded(row: array[int], /) -> tuple[int, int, int]:
+    """The head, the tail and the evicted blocks of a ring, as they are between two blocks."""
 
 @final
 class Pipeline:
@@ -75,8 +79,12 @@ class Pipeline:
         output: Output | None,
         callback: Callable[..., NativeLane | None],
     ) -> Pipeline: ...
-    def replace(self, *, plan: ForwardPlan, matcher: Matcher | None, way: Way, shares: bool) -> None:
-        """Forward by another plan, and another way, from now on; `shares`: what is not wanted is another session's."""
+    def replace(
+        self, *, plan: ForwardPlan, matcher: Matcher | None, recorder: Ring | None, way: Way, shares: bool
+    ) -> None:
+        """Forward by another plan, and another way, from now on, and keep the copies in the ring; `shares`: what is not
+        wanted is another session's.
+        """
 
     def sampling_rate(self) -> int:
         """The sampling rate in force."""

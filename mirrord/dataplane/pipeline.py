@@ -12,23 +12,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mirrord.dataplane.counters import Counters, RuleCounters, Slot
-from mirrord.dataplane.forward.flows import FLOW_BYTES
 from mirrord.dataplane.forward.step import Forward, Numbering
 from mirrord.dataplane.memory import Memory, Share
 from mirrord.dataplane.native import core, matcher
-from mirrord.dataplane.transmit.file import FileTransmit
-from mirrord.dataplane.transmit.sockets import Transmit
-from mirrord.dataplane.transmit.stream import StreamTransmit
-from mirrord.plans import DevicePlan, FilePlan, ForwardPlan, PipelinePlan, StreamPlan, TunnelPlan
+from mirrord.dataplane.transmit.recorder import Recorder
+from mirrord.dataplane.ways_out import open_way_out
+from mirrord.plans import FLOW_BYTES, ForwardPlan, PipelinePlan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mirrord.dataplane.filter.rules import Selection
     from mirrord.dataplane.frame.wire import Frame
     from mirrord.dataplane.source import Source
-    from mirrord.dataplane.transmit.file import Output
-    from mirrord.dataplane.transmit.lanes import NativeLane
     from mirrord.dataplane.transmit.tx_ring import TxRing
 
 ALTERED = (
@@ -55,9 +49,9 @@ class Pipeline:
     """An open pipeline. `source` is the tap where it gets its frames, once it has joined one, see tap.tap_of.
 
     Where the plan has several workers it is one of several, each at a tap of its own: `beside` another one, whose rate
-    limit it shares. `memory` is what its tables come out of.
+    limit it shares. `memory` is what its tables come out of. What `recorder` keeps outlives it.
 
-    Raises OSError, as Transmit does, when it cannot be opened.
+    Raises OSError when it cannot be opened.
     """
 
     def __init__(
@@ -67,9 +61,11 @@ class Pipeline:
         native: bool,
         beside: Pipeline | None = None,
         numbering: Numbering | None = None,
+        recorder: Recorder | None = None,
         memory: Memory | None = None,
     ) -> None:
         self.plan = plan
+        self.recorder = recorder or Recorder(native=native)
         self.tables = Share(memory or Memory())
         self.source: Source | None = None
         self.counters = Counters()
@@ -77,7 +73,7 @@ class Pipeline:
         self._trouble = ""
         self.matches: Match | None = None
         self.native: core.Pipeline | None = None  # the core's part, which closing takes away, in another thread
-        self.transmit = _way_out(plan.transmit)
+        self.transmit = open_way_out(plan.transmit)
         try:
             self._set_up(plan, numbering or Numbering(), beside, native=native)
         except BaseException:
@@ -89,14 +85,13 @@ class Pipeline:
         forward = self._with_tables(plan.forward)
         self._forward = Forward(forward, self.rule_counters.row, numbering)
         if native:
-            output, callback = _goes_on(self.transmit)
             self.native = core.Pipeline(
                 plan=forward,
                 way=self.transmit.native(),
                 counters=self.counters.row,
                 sequence=numbering.row,
-                output=output,
-                callback=callback,
+                output=self.transmit.output,
+                callback=self.transmit.callback,
             )
         if beside is not None:
             self._share(beside)
@@ -137,8 +132,7 @@ class Pipeline:
         """Send by a new plan, which may differ in its selection, its forward step, a tunnel's next hop and what is
         counted. The tap has to be told to `match` then. OSError: it goes on by the plan before.
         """
-        if isinstance(self.transmit, Transmit) and isinstance(plan.transmit, TunnelPlan):
-            self.transmit.follow(plan.transmit)
+        self.transmit.follow(plan.transmit)
         self.plan = plan
 
     def match(self, how: Match) -> None:
@@ -151,10 +145,11 @@ class Pipeline:
         forward = self._with_tables(plan.forward)
         self._forward.plan = forward if forward.exact == exact else replace(forward, exact=exact)
         self._forward.matches = self.rule_counters.row
+        self._forward.recorder = self.recorder.ring
         if self.native is not None:
             exactly = matcher(self._forward.plan, self.rule_counters.row)
-            way = self.transmit.native()
-            self.native.replace(plan=self._forward.plan, matcher=exactly, way=way, shares=how.shares)
+            way, ring = self.transmit.native(), self._forward.recorder
+            self.native.replace(plan=self._forward.plan, matcher=exactly, recorder=ring, way=way, shares=how.shares)
 
     def block(self, reason: Slot) -> None:
         """Make no copies from now on: what is wanted counts as this."""
@@ -219,12 +214,10 @@ class Pipeline:
         The native plane's alone. None also where the copies have no use for one, or there is no memory.
         """
         busy = self.native is not None and self.source is not None and self.source.mode == "ring"
-        return self.transmit.new_ring() if busy and isinstance(self.transmit, Transmit) else None
+        return self.transmit.new_ring() if busy else None
 
     def leave_by(self, ring: TxRing | None) -> TxRing | None:
         """Send copies from this ring from now on, or from none. Gives the one before, for the caller to close."""
-        if not isinstance(self.transmit, Transmit):
-            return None
         before, self.transmit.ring = self.transmit.ring, ring
         if ring is not before and self.matches is not None:
             self.match(self.matches)
@@ -233,7 +226,7 @@ class Pipeline:
     @property
     def exclusive(self) -> bool:
         """Whether it writes to what can be had only once: a file."""
-        return not isinstance(self.transmit, Transmit)
+        return self.transmit.exclusive
 
     def close(self) -> None:
         """Let go of the way out. No tap may have it any more."""
@@ -246,28 +239,16 @@ def _counted(plan: PipelinePlan) -> tuple[Any, ...]:
     return plan.capture.selection.rules or () if plan.count_rules_of else ()
 
 
-def _way_out(plan: DevicePlan | TunnelPlan | FilePlan | StreamPlan) -> Transmit | FileTransmit | StreamTransmit:
-    match plan:
-        case FilePlan():
-            return FileTransmit(plan)
-        case StreamPlan():
-            return StreamTransmit(plan)
-        case _:
-            return Transmit(plan)
-
-
-def _goes_on(
-    transmit: Transmit | FileTransmit | StreamTransmit,
-) -> tuple[Output | None, Callable[..., NativeLane | None]]:
-    """For the native core: the file's memory, None for no file, and what to call for the next file or lane."""
-    return (None, transmit.lanes.native) if isinstance(transmit, Transmit) else (transmit.output, transmit.next_file)
-
-
 def open_pipelines(
-    plan: PipelinePlan, numbering: Numbering, *, native: bool, memory: Memory | None = None
+    plan: PipelinePlan,
+    numbering: Numbering,
+    recorder: Recorder | None = None,
+    *,
+    native: bool,
+    memory: Memory | None = None,
 ) -> list[Pipeline]:
     """As many pipelines as the plan has workers, each to join a tap; their copies take numbers from `numbering`, their
-    tables from `memory`.
+    tables come out of `memory`, and `recorder` keeps their copies.
 
     OSError when one cannot be opened: then none is.
     """
@@ -275,7 +256,8 @@ def open_pipelines(
     try:
         while len(pipelines) < plan.workers:
             first = pipelines[0] if pipelines else None
-            pipelines.append(Pipeline(plan, native=native, beside=first, numbering=numbering, memory=memory))
+            one = Pipeline(plan, native=native, beside=first, numbering=numbering, recorder=recorder, memory=memory)
+            pipelines.append(one)
     except BaseException:
         for pipeline in pipelines:
             pipeline.close()

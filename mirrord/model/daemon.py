@@ -29,7 +29,7 @@ class Daemon(Model):
     socket_group: Group = ""
     """The group that may read and change by `socket`; empty: the daemon's own."""
     read_only_socket: OptionalSocket = ""
-    """A second socket that answers GET alone; empty: none."""
+    """A second socket that answers GET alone, and gives no packets; empty: none."""
     read_only_group: Group = ""
     """The group that may read by `read_only_socket`."""
     metrics: Listen = Endpoint("127.0.0.1", 9817)
@@ -54,8 +54,9 @@ class Daemon(Model):
     latency: Latency = 1_000_000
     """How long a copy may wait for company at most, while frames come: "0", not at all, to "10ms", which costs less."""
     memory_limit: Size = 0
-    """Bound on the memory of all flow tables together (`flow_limit`), each counting as full; "0": none. A session whose
-    table there is no room for mirrors every flow whole, and says so."""
+    """Bound on the memory of all flow tables (`flow_limit`) and recorders together, each counting as full; "0": none. A
+    session whose table there is no room for mirrors every flow whole, one whose recorder there is no room for keeps no
+    frames, and says so."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe messages that are logged."""
 

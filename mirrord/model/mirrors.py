@@ -14,6 +14,7 @@ from mirrord.model.destinations import Destination, FileDestination, SpanDestina
 from mirrord.model.filters import Filter
 from mirrord.model.flows import FlowLimit
 from mirrord.model.sources import BridgeSource, Source, TunnelSource
+from mirrord.protocols import ETH_HEADER
 from mirrord.values import (
     Addresses,
     AnyAddress,
@@ -25,11 +26,11 @@ from mirrord.values import (
     Name,
     Percentage,
     Rate,
+    RecorderSize,
     RingSize,
     Snaplen,
 )
 
-ETH_HEADER = 14  # bytes, IEEE 802.3 3.2
 MOST_SESSIONS = 4096  # of a mirror
 
 
@@ -101,6 +102,10 @@ class Session(Model):
     """Send copies of equal length as one message. `auto`: those that follow each other, where the device or kernel
     segments before anyone can look; the order of capture is kept. `on`: anywhere, and flow by flow out of up to 512
     copies, so that a copy may overtake others of these that are not of its flow."""
+    recorder: RecorderSize = 0
+    """Memory for the last frames mirrored from each of its sources, as their copies have them, for `mirrorctl capture
+    --last`: "0", or at least "1MiB". They are kept while the session is enabled, over reloads and restarts of the
+    source."""
     pause_above: Percentage = 0
     """Pause while the destination's link is busier than this share of its speed; empty: never. With
     `overload = "flows"`, mirror fewer conversations instead."""

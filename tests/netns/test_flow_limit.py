@@ -6,6 +6,7 @@ client eth0 ---- nic [source] uplink ---- eth0 [collector] vxlan0, vxlan1, ...
 from __future__ import annotations
 
 import socket
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -103,7 +104,7 @@ def conversations(recording: Recording) -> dict[tuple[str, ...], Conversation]:
 def converse(client: Host, server: Host, directory: Path) -> None:
     """curl, iperf3, openssl, dig, ping and nmap, from one host to the other."""
     (directory / "page").write_bytes(bytes(range(256)) * 400)
-    web = server.spawn("python3", "-m", "http.server", "8000", "--bind", "10.1.0.2", directory=directory)
+    web = server.spawn(sys.executable, "-m", "http.server", "8000", "--bind", "10.1.0.2", directory=directory)
     iperf = server.spawn("iperf3", "-s", "-B", "10.1.0.2", "--forceflush")
     request = "openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -subj /CN=mirrord -days 2"
     assert server.spawn(*request.split(), directory=directory).wait(30) == 0

@@ -471,6 +471,15 @@ SPAN = 'source = "%s"\ndestination = { type = "device", device = "%s" }'
             "mirrors.m.sessions[0].destination.device",
             "'a' in 'n' is also the source",
         ),
+        (
+            sessions(
+                'source = { type = "device", device = ["a", "b"] }\n'
+                'recorder = "1MiB"\ndestination = { type = "device", device = "c" }',
+                'source = "d"\nrecorder = "1MiB"\ndestination = { type = "device", device = "c" }',
+            ).replace("include = []", 'include = []\nmemory_limit = "2MiB"'),
+            "mirrors.m.sessions[1].recorder",
+            "its recorder and those before it take 3MiB, more than memory_limit, 2MiB",
+        ),
         ("[mirrors.b]\nflow_network = 'n'\n", "mirrors.b.flow_network", "there is no flow network 'n'"),
     ],
 )

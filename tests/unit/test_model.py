@@ -41,6 +41,7 @@ SESSION: dict[str, object] = {
     "transmit": "auto",
     "gso": "auto",
     "pause_above": "",
+    "recorder": "0",
 }
 DAEMON: dict[str, object] = {
     "socket": "/run/mirrord/mirrord.sock",
@@ -184,6 +185,7 @@ def session(**keys: object) -> dict[str, object]:
         (Rule, rule(length=-1), 'lengths in bytes such as "64"'),
         (Rule, rule(length=[]), "at least one value"),
         (Rule, rule(protocol="ah"), 'add family = "ipv4"'),
+        (Session, session(recorder="64KiB"), 'a size of at least "1MiB"'),
         (Rule, rule(priority=0), "from 1 to 65535"),
         (Rule, rule(priority=65536), "from 1 to 65535"),
         (Rule, rule(ethertype=0x05FF), "from 1536 to 65535"),
@@ -357,6 +359,7 @@ SESSIONS = keys(
     rate_limit=RATES,
     ring_size=SIZES,
     pause_above=st.sampled_from(["", "80%"]),
+    recorder=st.sampled_from(["0", "1MiB", "64MiB"]),
 ).filter(lambda one: one["destination"]["type"] != "file" or not one.get("pause_above"))
 EXPIRES = st.sampled_from(["90s", "120m", "1w", "2027-01-31T18:00:00Z", "2027-01-31t18:00:00.5+01:30"])
 CONFIGS = keys(

@@ -16,7 +16,6 @@ from typing import NamedTuple
 from mirrord.control.configuration.validation import join
 from mirrord.control.planning.files import device_in, has_one_file, unfinished
 from mirrord.control.planning.listeners import reaches
-from mirrord.dataplane.forward.flows import FLOW_BYTES
 from mirrord.errors import Problem, nearest
 from mirrord.model import (
     BridgeSource,
@@ -37,6 +36,7 @@ from mirrord.model import (
     TunnelSource,
     VxlanDestination,
 )
+from mirrord.plans import FLOW_BYTES
 from mirrord.values import GLOB, show_size
 
 MOST_OBJECTS = 4096  # of a kind
@@ -112,7 +112,7 @@ def refusals(declared: Declared) -> list[Problem]:
         *_shared_vnis(declared),
         *_files(declared),
         *_too_many(declared),
-        *_tables(declared),
+        *_memory(declared),
     ]
 
 
@@ -342,14 +342,17 @@ def _too_many(declared: Declared) -> Iterator[Problem]:
             yield Problem(path, f"expected at most {most} {what}, not {found}")
 
 
-def _tables(declared: Declared) -> Iterator[Problem]:
-    """Tables of flows that daemon.memory_limit has no room for; a pattern of devices counts as one of them here."""
+def _memory(declared: Declared) -> Iterator[Problem]:
+    """Tables of flows and recorders that daemon.memory_limit has no room for; a pattern of devices counts as one."""
     limit, taken = declared.daemon.memory_limit, 0
     for path, session in declared.sessions():
-        if session.flow_limit is None or not limit:
-            continue
-        tables = max(len(_devices_anywhere(session)), 1) * session.workers
-        taken += session.flow_limit.flows * FLOW_BYTES * tables
-        if taken > limit:
-            why = f"its table and those before it take {show_size(taken)}, more than memory_limit, {show_size(limit)}"
-            yield Problem(join(path, "flow_limit", "flows"), why)
+        sources = max(len(_devices_anywhere(session)), 1)
+        flows = session.flow_limit.flows if session.flow_limit is not None else 0
+        for key, what, size in (
+            (("flow_limit", "flows"), "table", flows * FLOW_BYTES * session.workers),
+            (("recorder",), "recorder", session.recorder),
+        ):
+            taken += size * sources
+            if size and 0 < limit < taken:
+                told = f"{show_size(taken)}, more than memory_limit, {show_size(limit)}"
+                yield Problem(join(path, *key), f"its {what} and those before it take {told}")

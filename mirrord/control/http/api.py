@@ -20,8 +20,10 @@ from mirrord.control.http import openapi
 from mirrord.control.http.answers import json_response
 from mirrord.control.http.openapi import Resource
 from mirrord.control.http.peers import Caller, peer
-from mirrord.control.http.requests import MAX_BODY, STATUS, condition, flag, json_object, limit, since
+from mirrord.control.http.requests import MAX_BODY, STATUS, condition, flag, json_object, limit, period, since
 from mirrord.control.logs import logger
+from mirrord.control.running.live import Live
+from mirrord.control.running.recorded import Recorded
 from mirrord.control.service import Service
 from mirrord.control.shown import Shown
 from mirrord.errors import ConfigError, MirrordError, Problem, of_host
@@ -50,12 +52,16 @@ def application(service: Service, shown: Shown, changed_by: Changes, *, read_onl
             app.router.add_get(one.path, one.handler)  # and HEAD: RFC 9110, section 9.1
         else:
             app.router.add_route(one.method, one.path, _refuse_change if read_only else one.handler)
-    app.router.add_get(f"{SESSION}/capture", _capture, allow_head=False)
+    app.router.add_get(f"{SESSION}/capture", _refuse_packets if read_only else _capture, allow_head=False)
     return app
 
 
 async def _refuse_change(request: web.Request) -> web.StreamResponse:
     raise MirrordError("method_not_allowed", f"{request.method} {request.path}: this socket serves GET alone")
+
+
+async def _refuse_packets(request: web.Request) -> web.StreamResponse:
+    raise MirrordError("read_only", f"{request.path}: this socket serves states and counters, no packets")
 
 
 # --- the daemon ---
@@ -239,9 +245,17 @@ RESOURCES = [
 
 
 async def _capture(request: web.Request) -> web.StreamResponse:
-    """A live pcapng, until its reader goes."""
-    names = request.match_info
-    live = await request.app[SERVICE].live(names["mirror"], names["session"], request.query.get("source"))
+    """A live pcapng, until its reader goes; with `last` what was kept of that time, and from there on with `follow`."""
+    service, query = request.app[SERVICE], request.query
+    of = request.match_info["mirror"], request.match_info["session"], query.get("source")
+    follow, last = flag(request, "follow"), period(query.get("last"), "last")
+    live: Live | Recorded
+    if last is None:
+        if follow:
+            raise MirrordError("bad_request", "follow: goes with last; without it a capture is live")
+        live = await service.live(*of)
+    else:
+        live = await service.recorded(*of, last, follow=follow)
     try:
         response = web.StreamResponse(headers={"Content-Type": "application/x-pcapng"})
         await response.prepare(request)

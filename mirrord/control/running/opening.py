@@ -9,6 +9,7 @@ from functools import partial
 from mirrord.control.planning.plan import Key
 from mirrord.control.running.held_devices import HeldDevices
 from mirrord.control.running.patience import Patience
+from mirrord.control.running.recorders import Recorders
 from mirrord.dataplane.forward.step import Numbering
 from mirrord.dataplane.memory import Memory
 from mirrord.dataplane.pipeline import Pipeline, open_pipelines
@@ -23,8 +24,8 @@ OPEN_SECONDS = 1.5
 class Opening:
     """Opens ways out. The copies of one session are numbered in one row, whichever of its sources they are of."""
 
-    def __init__(self, devices: HeldDevices, *, native: bool, memory: Memory) -> None:
-        self._devices, self._native, self._memory = devices, native, memory
+    def __init__(self, devices: HeldDevices, recorders: Recorders, *, native: bool, memory: Memory) -> None:
+        self._devices, self._recorders, self._native, self._memory = devices, recorders, native, memory
         self._patience = Patience()
         self._numberings: dict[tuple[str, str], Numbering] = {}  # by mirror and session
 
@@ -47,8 +48,8 @@ class Opening:
         """The pipelines that the plan asks for, each without a source; or why they cannot be had."""
         try:
             self._devices.hold(plan.transmit)
-            numbering = self._numberings[key[:2]]
-            opening = partial(open_pipelines, plan, numbering, native=self._native, memory=self._memory)
+            numbering, recorder = self._numberings[key[:2]], self._recorders.of(key, plan)
+            opening = partial(open_pipelines, plan, numbering, recorder, native=self._native, memory=self._memory)
             if not isinstance(plan.transmit, FilePlan):
                 return opening()
             try:

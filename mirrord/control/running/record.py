@@ -74,6 +74,11 @@ class Running:
         return self.sampling_rate > self.plan.forward.sampling_rate
 
     @property
+    def short_recorder(self) -> bool:
+        """Whether there was no memory for its recorder."""
+        return any(pipeline.recorder.short for pipeline, _ in self.placed)
+
+    @property
     def flows(self) -> int | None:
         """How many flows are known; None where none is limited."""
         limited = self.plan.forward.flow_limit is not None

@@ -8,7 +8,7 @@ from mirrord.control.logs import logger
 from mirrord.control.planning.plan import Entry, Key
 from mirrord.control.running.breaker import Verdict
 from mirrord.control.running.record import Running
-from mirrord.control.running.rows import NO_TABLE, THINNED
+from mirrord.control.running.rows import THINNED, shortages
 from mirrord.dataplane.counters import Slot
 
 log = logger("pipelines")
@@ -27,7 +27,7 @@ class Said:
     def __init__(self) -> None:
         self._troubles: dict[Key, str] = {}
         self._short_rings: dict[Key, str] = {}
-        self._short_tables: set[Key] = set()
+        self._shortages: dict[Key, tuple[str, ...]] = {}
         self._thinned: set[Key] = set()
         self._refused: set[Key] = set()  # what the kernel refused GSO to
 
@@ -37,16 +37,17 @@ class Said:
         for key in refused - self._refused:
             log.warning("the kernel refuses UDP GSO: copies leave one by one", **key._asdict())
         self._refused = refused
-        tables = {key for key, one in running.items() if one.short_table}
-        for key in tables - self._short_tables:
-            log.warning(NO_TABLE, **key._asdict())
-        self._short_tables = tables
         thinned = {key for key, one in running.items() if one.thinned}
         for key in thinned - self._thinned:
             log.warning(THINNED, **key._asdict(), sampling_rate=running[key].sampling_rate)
         for key in self._thinned & running.keys() - thinned:
             log.info("everything fits again", **key._asdict())
         self._thinned = thinned
+        short = {key: shortages(one) for key, one in running.items()}
+        for key, shortage in short.items():
+            for told in set(shortage) - set(self._shortages.get(key, ())):
+                log.warning(told, **key._asdict())
+        self._shortages = short
         rings = {key: one.short_ring for key, one in running.items()}
         for key, ring in rings.items():
             if ring and ring != self._short_rings.get(key):

@@ -18,21 +18,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from mirrord.dataplane.forward.fragments import Fragments
-from mirrord.dataplane.frame.headers import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, Headers
+from mirrord.dataplane.frame.headers import TCP_FLAGS, Headers
 from mirrord.dataplane.frame.wire import CLOCK_STEP_NANOSECONDS
+from mirrord.protocols import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP
 
 if TYPE_CHECKING:
     from mirrord.plans import FlowLimit
-
-FLOW_BYTES = 88
-"""What the native core takes for a flow at most, with its share of the chains."""
 
 TIDIED = 2
 
 ICMP_ERRORS = (3, 4, 5, 11, 12)
 ICMPV6_QUERIES = 128  # the first type that is no error
 
-TCP_FLAGS = 13  # where they are in the header
 TCP_ENDS = 0x07  # FIN, SYN, RST
 
 PASSES = 0  # in place of a flow's number: what its first fragment was

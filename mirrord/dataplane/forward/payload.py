@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from mirrord.dataplane.frame.checksum import crc32c, ones_sum
 from mirrord.dataplane.frame.extent import headers_end
-from mirrord.dataplane.frame.headers import (
+from mirrord.dataplane.frame.segment import MAX_HEADERS
+from mirrord.protocols import (
     ETH_P_IP,
     ETH_P_IPV6,
     IPPROTO_ICMP,
@@ -25,7 +26,6 @@ from mirrord.dataplane.frame.headers import (
     IPPROTO_UDP,
     TPIDS,
 )
-from mirrord.dataplane.frame.segment import MAX_HEADERS
 
 if TYPE_CHECKING:
     from mirrord.dataplane.frame.headers import Headers

@@ -15,7 +15,7 @@ from array import array
 from dataclasses import dataclass, field
 from itertools import count
 from threading import Lock
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.rules import Selection, decide
@@ -26,10 +26,14 @@ from mirrord.dataplane.forward.overload import Thinning
 from mirrord.dataplane.forward.own_copies import OwnCopies
 from mirrord.dataplane.forward.payload import hide
 from mirrord.dataplane.frame.extent import headers_end
-from mirrord.dataplane.frame.headers import ETH_HEADER, TPIDS, Headers, flow_hash, parse
+from mirrord.dataplane.frame.headers import Headers, flow_hash, parse
 from mirrord.dataplane.frame.segment import MalformedError
 from mirrord.dataplane.frame.wire import ADDRESSES, CLOCK_STEP_NANOSECONDS, TAG, Frame, rebuild
 from mirrord.plans import ForwardPlan, OnMtuExceeded, Payload
+from mirrord.protocols import ETH_HEADER, TPIDS
+
+if TYPE_CHECKING:
+    from mirrord.dataplane.transmit.recorder import Ring
 
 SOURCE_PORTS = 49152
 """The first of the 16384 dynamic ports (RFC 6335 6) that RFC 7348 5 wants for the outer source port."""
@@ -97,12 +101,18 @@ class Numbering:
 
 
 class Forward:
-    """The step for one pipeline. `matches` counts the frames that each rule of `plan.exact` accepts, by its place."""
+    """The step for one pipeline. `matches` counts the frames that each rule of `plan.exact` accepts, by its place;
+    `recorder` keeps the copies.
+    """
 
     def __init__(
-        self, plan: ForwardPlan, matches: array[int] | None = None, numbering: Numbering | None = None
+        self,
+        plan: ForwardPlan,
+        matches: array[int] | None = None,
+        numbering: Numbering | None = None,
+        recorder: Ring | None = None,
     ) -> None:
-        self.plan, self.matches = plan, matches
+        self.plan, self.matches, self.recorder = plan, matches, recorder
         self._numbers = (numbering or Numbering()).numbers
         self.state = State(_bits_depth(plan), _packets_depth(plan))
         self._conversations, self._own_copies = Conversations(), OwnCopies()
@@ -198,6 +208,8 @@ class Forward:
         for data, before, truncated in zip(kept, frames, cut, strict=True):
             original = len(before) + max(frame.length - len(frame.data), 0)
             facts = Facts(next(self._numbers), vlan, truncated, frame.egress, frame.time, len(data), original)
+            if self.recorder is not None:
+                self.recorder.add(data, facts)
             copies.append(Copy(plan.template.fill(facts) + data, hashed, plan.template.trailer(facts)))
         fragmented = sum(over) if plan.on_mtu_exceeded is OnMtuExceeded.fragment else 0
         return Outcome(tuple(copies), None, sum(cut), int(len(copies) > 1), fragmented, zeroed)

@@ -18,14 +18,14 @@ typedef struct {
 
 static PyObject *Forward_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
-	PyObject *object, *matcher;
+	PyObject *object, *matcher, *recorder = Py_None;
 
 	(void)keywords;
-	if (!PyArg_ParseTuple(arguments, "OO", &object, &matcher))
+	if (!PyArg_ParseTuple(arguments, "OO|O", &object, &matcher, &recorder))
 		return NULL;
 	allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
 	Forward *self = (Forward *)allocate(type, 0);
-	if (self && !read_plan(object, matcher, &self->plan)) {
+	if (self && !read_plan(object, matcher, recorder, &self->plan)) {
 		Py_DECREF(self);
 		return NULL;
 	}

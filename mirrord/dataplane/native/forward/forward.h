@@ -7,6 +7,7 @@
 #include "forward/flows.h"
 #include "forward/overload.h"
 #include "frame/frame.h"
+#include "transmit/recorder.h"
 
 enum {
 	MAX_TEMPLATE = 128,
@@ -57,6 +58,8 @@ struct plan {
 	uint64_t *matches; /* frames by the rule that accepted them, or NULL */
 	uint32_t match_count;
 	void *matches_owner; /* plan.c's */
+	struct recorder recorder;
+	void *recorder_owner; /* plan.c's */
 };
 
 static inline bool retags(const struct plan *plan)

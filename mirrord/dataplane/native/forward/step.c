@@ -74,6 +74,8 @@ static inline struct message *emit(const struct plan *plan, const struct facts *
 	uint32_t from_head = facts->kept < piece->head_length ? facts->kept : piece->head_length;
 	uint32_t rest = facts->kept - from_head;
 
+	if (plan->recorder.memory)
+		record(&plan->recorder, facts, piece);
 	message->head = plan->header;
 	message->head_length = plan->header_length + from_head;
 	message->trailer_length = 0;
