@@ -108,6 +108,19 @@ class FlowLimit:
 
 
 @dataclass(frozen=True, slots=True)
+class Inside:
+    """Which tunnel packets are looked into, and what is wanted of the frames inside. Port 0: not this encapsulation."""
+
+    selection: Selection
+    vxlan_port: int = 0
+    geneve_port: int = 0
+    gre: bool = False
+    ident: int = 0  # the VNI or key
+    any_ident: bool = True  # whatever it is, or is not there
+    strip: bool = False  # the frame inside is what is mirrored, else all of the packet
+
+
+@dataclass(frozen=True, slots=True)
 class ForwardPlan:
     """What becomes of a captured frame. Lengths are in bytes."""
 
@@ -131,6 +144,7 @@ class ForwardPlan:
     blocked: Slot | None = None  # make no copies for now: what each frame counts as instead
     guards: tuple[Guard, ...] = ()  # copies already, not to be mirrored again
     exact: Selection | None = None  # match it here: the kernel ran a coarser filter, or rules are counted
+    inside: Inside | None = None  # the frames that are meant are in tunnel packets; `exact` is of these
 
     def longest_kept(self, full: int) -> int:
         """What may be left of frames of up to `full` bytes. Headers are taken for no longer than they usually are."""

@@ -110,6 +110,11 @@ RULE: Keys = {
 
 SOURCES: dict[str, Keys] = {
     "device": {
+        "inside": ("vxlan", "geneve", "gre", "any"),
+        "strip": ("true", "false"),
+        "inside_port": (),
+        "vni": (),
+        "key": (),
         "type": ("device",),
         "device": (),
         "vlan": (),
@@ -118,11 +123,21 @@ SOURCES: dict[str, Keys] = {
         "promiscuous": ("true", "false"),
     },
     "bridge": {
+        "inside": ("vxlan", "geneve", "gre", "any"),
+        "strip": ("true", "false"),
+        "inside_port": (),
+        "vni": (),
+        "key": (),
         "type": ("bridge",),
         "bridge": (),
         "vlan": (),
     },
     "vm": {
+        "inside": ("vxlan", "geneve", "gre", "any"),
+        "strip": ("true", "false"),
+        "inside_port": (),
+        "vni": (),
+        "key": (),
         "vlan": (),
         "type": ("vm",),
         "vm": (),
@@ -130,6 +145,11 @@ SOURCES: dict[str, Keys] = {
         "connection": (),
     },
     "container": {
+        "inside": ("vxlan", "geneve", "gre", "any"),
+        "strip": ("true", "false"),
+        "inside_port": (),
+        "vni": (),
+        "key": (),
         "vlan": (),
         "type": ("container",),
         "container": (),

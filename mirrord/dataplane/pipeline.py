@@ -141,7 +141,8 @@ class Pipeline:
         """
         plan, self.matches = self.plan, how
         self.rule_counters.begin(plan.count_rules_of, _counted(plan))
-        exact = None if how.exact and not plan.count_rules_of else replace(self.selection, mark_mask=0)
+        counts_here = plan.count_rules_of and plan.forward.inside is None
+        exact = None if how.exact and not counts_here else replace(self.selection, mark_mask=0)
         forward = self._with_tables(plan.forward)
         self._forward.plan = forward if forward.exact == exact else replace(forward, exact=exact)
         self._forward.matches = self.rule_counters.row
@@ -236,7 +237,8 @@ class Pipeline:
 
 
 def _counted(plan: PipelinePlan) -> tuple[Any, ...]:
-    return plan.capture.selection.rules or () if plan.count_rules_of else ()
+    selection = plan.capture.selection if plan.forward.inside is None else plan.forward.inside.selection
+    return selection.rules or () if plan.count_rules_of else ()
 
 
 def open_pipelines(

@@ -178,6 +178,12 @@ class Mirror(Model):
         yield from repeated("sessions", "name", [session.name for session in self.sessions])
         if self.overlap == "first":
             yield from repeated("sessions", "priority", [one.priority for one in self.sessions if one.priority])
+            for index, session in enumerate(self.sessions if len(self.sessions) > 1 else ()):
+                if getattr(session.source, "inside", None) is not None:
+                    yield (
+                        f"sessions[{index}].source.inside",
+                        'does not go with overlap = "first": give it a mirror of its own',
+                    )
 
 
 class FlowNetwork(Model):

@@ -4,9 +4,9 @@ It is pure: a captured frame goes in, and out come the packets to send, or the r
 clock (a frame's capture time is the only time there is) and knows no socket. Its state is the token buckets of the two
 limits, the session's sequence numbers, the flows that are limited, and what the first fragments of datagrams told.
 
-The steps, in order: exact match (where the kernel ran a coarse filter, or rules are counted), own copies, whether
-from mirrord.dataplane.frame.wire import ADDRESSES, CLOCK_STEP_NANOSECONDS, TAG, Frame, rebuild
-from mirrord.plans import ForwardPlan, OnMtuExceeded, Payload
+The steps, in order: exact match (where the kernel ran a coarse filter, or rules are counted; then of the frame inside
+of a tunnel's packet, where that is meant), own copies, whether copies are made at all, sampling, the flow's limit, the
+frame as the wire carried it, payload, VLAN tag off and on, snaplen, path MTU, the two limits, header.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from mirrord.dataplane.filter.rules import Selection, decide
 from mirrord.dataplane.forward.conversation import Conversations
 from mirrord.dataplane.forward.encap import Facts
 from mirrord.dataplane.forward.flows import Flow, Flows, passes
+from mirrord.dataplane.forward.inside import frame_inside
 from mirrord.dataplane.forward.overload import Thinning
 from mirrord.dataplane.forward.own_copies import OwnCopies
 from mirrord.dataplane.forward.payload import hide
@@ -100,9 +101,14 @@ class Numbering:
         self.row = array("I", [0])  # the native core's next one
 
 
+class _Parsed(NamedTuple):
+    frame: Frame
+    headers: Headers
+
+
 class Forward:
-    """The step for one pipeline. `matches` counts the frames that each rule of `plan.exact` accepts, by its place;
-    `recorder` keeps the copies.
+    """The step for one pipeline. `matches` counts the frames that each rule accepts, by its place: the rules of
+    `plan.inside`, or else of `plan.exact`; `recorder` keeps the copies.
     """
 
     def __init__(
@@ -120,12 +126,19 @@ class Forward:
 
     def __call__(self, frame: Frame) -> Outcome:
         plan = self.plan
-        headers = parse(frame.data, frame.tag)
-        if plan.exact is not None and not self._accepts(plan.exact, headers, egress=frame.egress):
+        mirrored = meant = _Parsed(frame, parse(frame.data, frame.tag))
+        if plan.exact is not None and not self._accepts(plan.exact, meant, counted=plan.inside is None):
             return Outcome(reason=Slot.skipped_unmatched)
+        if plan.inside is not None:
+            inner = frame_inside(plan.inside, *mirrored)
+            if inner is None:
+                return Outcome(reason=Slot.skipped_unmatched)
+            meant = _Parsed(inner, parse(inner.data))
+            if not self._accepts(plan.inside.selection, meant):
+                return Outcome(reason=Slot.skipped_unmatched)
         if plan.guards is not self._own_copies.guards:
             self._own_copies = OwnCopies(plan.guards, self._own_copies.firsts)
-        if plan.guards and self._own_copies(headers, frame.data):
+        if plan.guards and self._own_copies(mirrored.headers, frame.data):
             return Outcome(reason=Slot.skipped_own_copy)
         if plan.blocked is not None:
             return Outcome(reason=plan.blocked)
@@ -134,10 +147,10 @@ class Forward:
             with self.state.lock:
                 self.state.thinning.tick(frame.time, (plan.rate_limit, plan.packet_limit))
         if plan.sampling_rate > 1 or plan.overload:
-            conversation, unplaced = self._conversations.hash(headers)
+            conversation, unplaced = self._conversations.hash(meant.headers)
             if (conversation & 0xFFFFFFFF) % self.sampling_rate:
                 return Outcome(reason=Slot.skipped_sampled_out, unplaced=unplaced)
-        outcome = self._sampled_in(frame, headers)
+        outcome = self._sampled_in(meant if plan.inside is not None and plan.inside.strip else mirrored, meant)
         return outcome._replace(unplaced=unplaced | outcome.unplaced) if unplaced else outcome
 
     @property
@@ -155,20 +168,23 @@ class Forward:
         """How many flows are known."""
         return 0 if self._flows is None else len(self._flows)
 
-    def _sampled_in(self, frame: Frame, headers: Headers) -> Outcome:
-        limit = self.plan.flow_limit
+    def _sampled_in(self, mirrored: _Parsed, meant: _Parsed) -> Outcome:
+        """What becomes of a frame, by the flow that what is meant is of."""
+        limit, (frame, headers) = self.plan.flow_limit, meant
+        hashed = flow_hash(headers)
         if limit is None:
             self._flows = None
-            return self._copied(frame, headers, None, spent=False)
+            return self._copied(*mirrored, hashed, None, spent=False)
         if self._flows is None:
             self._flows = Flows()
         flow, full, guessed = self._flows.find(limit, headers, frame.data, frame.time)
         spent = flow is not None and flow.spent(limit) and not passes(headers, frame.data)
         if spent and not limit.headers:
             return Outcome(reason=Slot.skipped_flow_limit, unplaced=guessed)
-        return self._copied(frame, headers, flow, spent=spent)._replace(unplaced=guessed, flow_table_full=full)
+        outcome = self._copied(*mirrored, hashed, flow, spent=spent)
+        return outcome._replace(unplaced=guessed, flow_table_full=full)
 
-    def _copied(self, frame: Frame, headers: Headers, flow: Flow | None, *, spent: bool) -> Outcome:
+    def _copied(self, frame: Frame, headers: Headers, hashed: int, flow: Flow | None, *, spent: bool) -> Outcome:
         """The copies of a frame; when its flow is spent, of its headers alone."""
         plan = self.plan
         if len(frame.data) < ETH_HEADER:
@@ -201,7 +217,6 @@ class Forward:
         size = sum(map(len, kept)) + len(kept) * (len(plan.template.header) + plan.overhead)
         if (plan.rate_limit or plan.packet_limit) and not self._take(size, len(kept), frame.time):
             return Outcome(reason=Slot.skipped_rate_limited)
-        hashed = flow_hash(headers)
         vlan = headers.tags[0].vid if headers.tags else None
         cut = [len(frame.data) < frame.length or len(k) < len(data) for k, data in zip(kept, frames, strict=True)]
         copies = []
@@ -214,9 +229,9 @@ class Forward:
         fragmented = sum(over) if plan.on_mtu_exceeded is OnMtuExceeded.fragment else 0
         return Outcome(tuple(copies), None, sum(cut), int(len(copies) > 1), fragmented, zeroed)
 
-    def _accepts(self, exact: Selection, headers: Headers, *, egress: bool) -> bool:
-        decision = decide(exact, headers, egress=egress)
-        if decision.accept and self.matches and exact.rules and decision.rule:
+    def _accepts(self, exact: Selection, what: _Parsed, *, counted: bool = True) -> bool:
+        decision = decide(exact, what.headers, egress=what.frame.egress)
+        if counted and decision.accept and self.matches and exact.rules and decision.rule:
             self.matches[exact.rules.index(decision.rule)] += 1
         return decision.accept
 

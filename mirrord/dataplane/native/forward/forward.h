@@ -28,6 +28,16 @@ struct patch {
 	uint32_t at;
 };
 
+/* Which tunnel packets are looked into; port 0: not this encapsulation. plans.py: Inside. */
+struct inside {
+	uint32_t vxlan_port, geneve_port;
+	bool gre;
+	bool any_ident, strip;
+	uint32_t ident;
+	struct sock_filter *program; /* what is wanted of the frames inside; or NULL: no tunnel is looked into */
+	uint32_t program_length;
+};
+
 struct plan {
 	uint8_t header[MAX_TEMPLATE];
 	uint32_t header_length;
@@ -55,7 +65,8 @@ struct plan {
 	int32_t overhead; /* may be less than 0 */
 	struct sock_filter *exact; /* or NULL */
 	uint32_t exact_length;
-	uint64_t *matches; /* frames by the rule that accepted them, or NULL */
+	struct inside inside;
+	uint64_t *matches; /* frames by the rule that accepted them, of the frames that are meant; or NULL */
 	uint32_t match_count;
 	void *matches_owner; /* plan.c's */
 	struct recorder recorder;
@@ -177,6 +188,18 @@ bool decapsulate(enum tunnel tunnel, struct frame *frame, const uint8_t *packet,
 /* Tell in the frame's vnet header what its sender left to a device; split a TCP frame longer than limit, if not 0. */
 void unfinished(struct frame *frame, uint32_t limit);
 
+/* forward/inside.c */
+struct opened {
+	struct frame frame;
+	uint8_t saved[ETH_HEADER];
+};
+
+/* Find the frame inside a tunnel's packet, whose headers these are; false for what is no such packet. What was opened is
+ * to be closed before anything else looks at the packet. */
+bool open_inside(const struct inside *inside, const struct frame *frame, const struct headers *headers,
+		 struct opened *opened);
+void close_inside(struct opened *opened);
+
 /* forward/encap.c: gives the trailer's length. */
 uint32_t fill(const struct plan *plan, const struct facts *facts, struct room *room);
 
@@ -187,8 +210,8 @@ struct parsed {
 	bool hashed; /* the flow is known */
 };
 
-/* forward/step.c: whether the plan's exact program, where it has one, wants the frame; its rule is counted. */
-bool wants(const struct plan *plan, const struct frame *frame);
+/* forward/step.c: whether the plan's programs, where it has any, want the frame; its rule is counted. */
+bool wants(const struct plan *plan, const struct frame *frame, const struct headers *headers);
 /* Gives NO_REASON when copies were made, whose TRUNCATED, SEGMENTED and FRAGMENTED are counted; or the slot of why there are
  * none. The frame is wanted. */
 int forward(const struct plan *plan, struct state *state, const struct frame *frame, struct parsed *parsed,

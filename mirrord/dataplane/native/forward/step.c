@@ -152,7 +152,8 @@ static bool whole(const struct plan *plan, struct piece *piece, const struct fra
 	piece->tail = frame->data;
 	piece->tail_length = frame->captured;
 	piece->zeros = 0;
-	if (!frame->tagged && !unfinished && !plan->strip_tag && !plan->push_tag) {
+	bool borrowed = frame->lent && !plan->strip_ethernet;
+	if (!frame->tagged && !unfinished && !plan->strip_tag && !plan->push_tag && !borrowed) {
 		if (plan->strip_ethernet) {
 			piece->tail += ETH_HEADER;
 			piece->tail_length -= ETH_HEADER;
@@ -163,7 +164,7 @@ static bool whole(const struct plan *plan, struct piece *piece, const struct fra
 	uint32_t start = frame->vnet.csum_start + shift, field = start + frame->vnet.csum_offset;
 	uint32_t width = frame->vnet.csum_offset == SCTP_CHECKSUM ? 4 : 2;
 
-	piece->head_length = unfinished ? field + width : shift ? ETH_ADDRESSES + TAG : 0;
+	piece->head_length = unfinished ? field + width : shift ? ETH_ADDRESSES + TAG : frame->lent ? ETH_HEADER : 0;
 	if (piece->head_length > length || piece->head_length > MAX_HEADERS)
 		return false;
 	/* What is rewritten holds the ethertype, also when a tag has been taken off in front of it. */
@@ -329,18 +330,36 @@ static bool sampled_in(const struct plan *plan, struct state *state, const struc
 	return !((uint32_t)conversation % rate_now(plan, state, time));
 }
 
-bool wants(const struct plan *plan, const struct frame *frame)
+/* The number of the program's rule that accepts the frame; 0: it is not wanted. */
+static uint32_t accepts(const struct sock_filter *program, uint32_t length, const struct frame *frame)
 {
-	if (!plan->exact)
-		return true;
 	struct bpf_frame view = { .data = frame->data,
 				  .length = frame->captured,
 				  .egress = frame->egress,
 				  .tagged = frame->tagged,
 				  .tci = frame->tci,
 				  .tpid = frame->tpid };
-	uint32_t rule = run_program(plan->exact, plan->exact_length, &view);
 
+	return run_program(program, length, &view);
+}
+
+static uint32_t accepts_inside(const struct inside *inside, const struct frame *frame, const struct headers *headers)
+{
+	struct opened opened;
+
+	if (!open_inside(inside, frame, headers, &opened))
+		return 0;
+	uint32_t rule = accepts(inside->program, inside->program_length, &opened.frame);
+	close_inside(&opened);
+	return rule;
+}
+
+bool wants(const struct plan *plan, const struct frame *frame, const struct headers *headers)
+{
+	uint32_t rule = plan->exact ? accepts(plan->exact, plan->exact_length, frame) : UINT32_MAX;
+
+	if (rule && plan->inside.program)
+		rule = accepts_inside(&plan->inside, frame, headers);
 	if (rule && rule <= plan->match_count)
 		plan->matches[rule - 1]++;
 	return rule;
@@ -373,26 +392,62 @@ static int copy(const struct plan *plan, struct state *state, const struct frame
 	return reason;
 }
 
-int forward(const struct plan *plan, struct state *state, const struct frame *frame, struct parsed *parsed,
-	    struct batch *batch, uint64_t *counters)
+/* Whether sampling and the flow's limit let a frame pass: NO_REASON, its flow, and whether that is spent; or the slot of
+ * why not. */
+static int admit(const struct plan *plan, struct state *state, const struct frame *frame, const struct headers *headers,
+		 struct flow **flow, bool *spent, uint64_t *counters)
 {
 	bool guessed = false;
 	struct found found = { 0 };
+	bool sampled = sampled_in(plan, state, headers, frame->time, &guessed);
+
+	if (sampled && plan->flows)
+		found = find_flow(plan->flows, &plan->flow_limit, headers, frame);
+	counters[UNPLACED] += guessed || found.guessed;
+	counters[FLOW_TABLE_FULL] += found.full;
+	if (!sampled)
+		return SKIPPED_SAMPLED_OUT;
+	*flow = found.flow;
+	*spent = found.flow && is_spent(found.flow, &plan->flow_limit) && !passes_flow_limit(headers, frame);
+	return *spent && !plan->flow_limit.headers ? SKIPPED_FLOW_LIMIT : NO_REASON;
+}
+
+/* The frame inside of the packet is the one that is meant: it tells the conversation and the flow, and may be all that is
+ * mirrored. */
+static int forward_inside(const struct plan *plan, struct state *state, const struct frame *frame,
+			  const struct headers *headers, struct batch *batch, uint64_t *counters)
+{
+	struct opened opened;
+	struct parsed within = { .hashed = true }, around = { .headers = *headers, .hashed = true };
+	struct flow *flow;
+	bool spent;
+
+	if (!open_inside(&plan->inside, frame, headers, &opened))
+		return SKIPPED_UNMATCHED;
+	parse(&opened.frame, &within.headers);
+	within.flow = around.flow = flow_hash(&within.headers);
+	int reason = admit(plan, state, &opened.frame, &within.headers, &flow, &spent, counters);
+	bool admitted = reason == NO_REASON;
+	if (admitted && plan->inside.strip)
+		reason = copy(plan, state, &opened.frame, &within, batch, flow, spent, counters);
+	close_inside(&opened);
+	if (admitted && !plan->inside.strip)
+		reason = copy(plan, state, frame, &around, batch, flow, spent, counters);
+	return reason;
+}
+
+int forward(const struct plan *plan, struct state *state, const struct frame *frame, struct parsed *parsed,
+	    struct batch *batch, uint64_t *counters)
+{
+	struct flow *flow;
+	bool spent;
 
 	if (plan->own && is_own_copy(plan->own, &parsed->headers, frame))
 		return SKIPPED_OWN_COPY;
 	if (plan->blocked != NO_REASON)
 		return plan->blocked;
-	bool sampled = sampled_in(plan, state, &parsed->headers, frame->time, &guessed);
-	if (sampled && plan->flows)
-		found = find_flow(plan->flows, &plan->flow_limit, &parsed->headers, frame);
-	counters[UNPLACED] += guessed || found.guessed;
-	counters[FLOW_TABLE_FULL] += found.full;
-	if (!sampled)
-		return SKIPPED_SAMPLED_OUT;
-	bool spent =
-		found.flow && is_spent(found.flow, &plan->flow_limit) && !passes_flow_limit(&parsed->headers, frame);
-	if (spent && !plan->flow_limit.headers)
-		return SKIPPED_FLOW_LIMIT;
-	return copy(plan, state, frame, parsed, batch, found.flow, spent, counters);
+	if (plan->inside.program)
+		return forward_inside(plan, state, frame, &parsed->headers, batch, counters);
+	int reason = admit(plan, state, frame, &parsed->headers, &flow, &spent, counters);
+	return reason == NO_REASON ? copy(plan, state, frame, parsed, batch, flow, spent, counters) : reason;
 }
