@@ -62,6 +62,9 @@ TURN_SECONDS = 0.004
 """How long a turn may take, a few copies more or less, however much waits: other taps have theirs. What it waits for
 room is bounded beside that, see transmit.PATIENCE_MILLISECONDS."""
 
+HALF_FULL = 0.5
+"""How much of a ring may wait before fewer conversations are mirrored, where sessions allow that."""
+
 FOR_EVER = (1 << 64) - 1
 
 
@@ -362,7 +365,11 @@ class Tap(Source):
         for member in self._members:
             self._have_work(member, member.pipeline.transmit.begin_turn)
         if self.mode == "ring":
-            self._ring_fill.see(self.capture.fill(), time.monotonic())
+            fill = self.capture.fill()
+            self._ring_fill.see(fill, time.monotonic())
+            if fill > HALF_FULL:
+                for pipeline in self.pipelines:
+                    pipeline.press()
         members = list(self._members)
         for frame in self.capture.read():
             self.seen.count_read(frame.length)
