@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.rules import Selection, decide
+from mirrord.dataplane.forward.connections import EVERYTHING, NOTHING, Connections, Shown
 from mirrord.dataplane.forward.conversation import Conversations
 from mirrord.dataplane.forward.encap import Facts
 from mirrord.dataplane.forward.own_copies import OwnCopies
@@ -100,6 +101,7 @@ class Forward:
         self._numbers = (numbering or Numbering()).numbers
         self.state = State(_bits_depth(plan), _packets_depth(plan))
         self._conversations, self._own_copies = Conversations(), OwnCopies()
+        self._connections: Connections | None = None
 
     def __call__(self, frame: Frame) -> Outcome:
         plan = self.plan
@@ -111,6 +113,7 @@ class Forward:
         if plan.guards and self._own_copies(headers, frame.data):
             return Outcome(reason=Slot.skipped_own_copy)
         if plan.blocked is not None:
+            self._show(frame, headers)  # what comes after is to be known
             return Outcome(reason=plan.blocked)
         if plan.sampling_rate == 1:
             return self._sampled_in(frame, headers)
@@ -120,7 +123,7 @@ class Forward:
         return self._sampled_in(frame, headers)._replace(unplaced=unplaced)
 
     def _sampled_in(self, frame: Frame, headers: Headers) -> Outcome:
-        plan = self.plan
+        plan, shown = self.plan, self._show(frame, headers)
         if len(frame.data) < ETH_HEADER:
             return Outcome(reason=Slot.dropped_malformed)
         try:
@@ -128,8 +131,9 @@ class Forward:
         except MalformedError:
             return Outcome(reason=Slot.dropped_malformed)
         zeroed = 0
-        if plan.payload is not Payload.keep:
-            hidden = [hide(data, parse(data)) for data in rebuilt]
+        if shown.kept is not None:
+            behind = range(0, len(rebuilt) * frame.vnet.gso_size + 1, frame.vnet.gso_size or 1)
+            hidden = [hide(data, parse(data), max(shown.kept - n, 0)) for data, n in zip(rebuilt, behind, strict=False)]
             zeroed = sum(one is not other for one, other in zip(hidden, rebuilt, strict=True))
             rebuilt = hidden
         frames = [self._retagged(data) for data in rebuilt]
@@ -154,7 +158,15 @@ class Forward:
             facts = Facts(next(self._numbers), vlan, truncated, frame.egress, frame.time, len(data), original)
             copies.append(Copy(plan.template.fill(facts) + data, flow, plan.template.trailer(facts)))
         fragmented = sum(over) if plan.on_mtu_exceeded is OnMtuExceeded.fragment else 0
-        return Outcome(tuple(copies), None, sum(cut), int(len(copies) > 1), fragmented, zeroed)
+        return Outcome(tuple(copies), None, sum(cut), int(len(copies) > 1), fragmented, zeroed, int(shown.unfollowed))
+
+    def _show(self, frame: Frame, headers: Headers) -> Shown:
+        """How much of the payload may leave."""
+        if self.plan.payload is Payload.tls:
+            self._connections = self._connections or Connections()
+            return self._connections.show(frame, headers)
+        self._connections = None
+        return EVERYTHING if self.plan.payload is Payload.keep else NOTHING
 
     def _accepts(self, exact: Selection, headers: Headers, *, egress: bool) -> bool:
         decision = decide(exact, headers, egress=egress)

@@ -4,6 +4,7 @@
 
 #include "counters.h"
 #include "filter/bpf.h"
+#include "forward/tls.h"
 #include "frame/frame.h"
 
 enum {
@@ -41,6 +42,7 @@ struct plan {
 	enum on_mtu_exceeded on_mtu_exceeded;
 	uint32_t sampling_rate;
 	struct fragments *firsts; /* of the conversations that are sampled; or NULL */
+	struct connections *connections; /* whose payload is shown but for application data; or NULL */
 	struct own_copies *own; /* what is not mirrored again; or NULL */
 	void *guards_owner; /* the bytes object that it looks into; or NULL */
 	uint64_t rate_limit; /* bits a second, or 0 */
@@ -76,6 +78,7 @@ struct facts {
 	bool egress;
 	uint64_t time;
 	uint32_t kept; /* bytes of the mirrored frame in the copy */
+	uint32_t shown; /* bytes of its payload, or SHOW_ALL */
 	uint32_t original; /* bytes that it had */
 };
 

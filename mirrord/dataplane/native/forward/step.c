@@ -243,12 +243,13 @@ static bool whole(const struct plan *plan, struct piece *piece, const struct fra
 }
 
 /* Whether there was something to hide. */
-static bool hide_whole(struct piece *piece, const struct frame *frame, const struct headers *headers)
+static bool hide_whole(struct piece *piece, const struct frame *frame, const struct headers *headers, uint32_t shown)
 {
 	int start = hidden_from(headers, frame->data, frame->captured);
 	int by = (int)(piece_length(piece) - frame->captured);
 
-	return start != NONE && hide(piece, headers, by, by - (frame->tagged ? TAG : 0), (uint32_t)(start + by));
+	return start != NONE &&
+	       hide(piece, headers, by, by - (frame->tagged ? TAG : 0), (uint32_t)(start + by) + shown);
 }
 
 static int forward_whole(const struct plan *plan, struct state *state, const struct frame *frame, struct batch *batch,
@@ -264,7 +265,7 @@ static int forward_whole(const struct plan *plan, struct state *state, const str
 	uint32_t cut = frame->captured < frame->length ? frame->length - frame->captured : 0;
 	if (plan->past_headers != NONE)
 		end = moved(headers_end(&parsed->headers, frame->data, frame->captured), frame->captured, length);
-	bool zeroed = plan->payload != KEEP && hide_whole(&piece, frame, &parsed->headers);
+	bool zeroed = facts->shown != SHOW_ALL && hide_whole(&piece, frame, &parsed->headers, facts->shown);
 	facts->kept =
 		kept_length(plan, piece.head_length ? piece.head : piece.tail, length, snaplen(plan, end), &exceeds);
 	facts->original = length + cut;
@@ -291,16 +292,16 @@ struct treatment {
 };
 
 /* What the plan wants of segments, and put their tags on and off. */
-static void treat(const struct plan *plan, struct super_frame *super, struct treatment *treatment)
+static void treat(const struct plan *plan, struct super_frame *super, uint32_t shown, struct treatment *treatment)
 {
 	struct frame head = { .data = super->head, .captured = super->head_length };
 	uint32_t before = super->head_length;
 
 	*treatment = (struct treatment){ .end = NONE, .hidden_from = NONE };
-	if (plan->past_headers != NONE || plan->payload != KEEP) {
+	if (plan->past_headers != NONE || shown != SHOW_ALL) {
 		parse(&head, &treatment->headers);
 		treatment->end = headers_end(&treatment->headers, head.data, head.captured);
-		if (plan->payload != KEEP)
+		if (shown != SHOW_ALL)
 			treatment->hidden_from = hidden_from(&treatment->headers, head.data, head.captured);
 	}
 	super->head_length = retag(plan, super->head, before);
@@ -309,6 +310,15 @@ static void treat(const struct plan *plan, struct super_frame *super, struct tre
 	treatment->hidden_from = moved(treatment->hidden_from, before, super->head_length);
 	for (uint32_t n = 0; n < super->layer_count; n++)
 		super->layers[n].at += super->head_length - before;
+}
+
+/* The segment has what is behind so many bytes of the payload. */
+static bool hide_segment(struct piece *piece, const struct treatment *treatment, uint32_t shown, uint32_t behind)
+{
+	uint32_t kept = shown > behind ? shown - behind : 0;
+
+	return hide(piece, &treatment->headers, treatment->moved, treatment->moved,
+		    (uint32_t)treatment->hidden_from + kept);
 }
 
 static int forward_super(const struct plan *plan, struct state *state, const struct frame *frame, struct batch *batch,
@@ -336,7 +346,7 @@ static int forward_super(const struct plan *plan, struct state *state, const str
 	if (transport == NONE || !open_super_frame(&super, frame, (uint32_t)transport, kind))
 		return DROPPED_MALFORMED;
 
-	treat(plan, &super, &treatment);
+	treat(plan, &super, facts->shown, &treatment);
 	uint32_t others = super.count - 1, most = snaplen(plan, treatment.end);
 	uint32_t full = super.head_length + super.gso_size;
 	uint32_t rest = super.head_length + super.payload_length - others * super.gso_size;
@@ -356,8 +366,7 @@ static int forward_super(const struct plan *plan, struct state *state, const str
 
 		write_segment(&super, n, piece.head, &piece.tail, &piece.tail_length);
 		if (treatment.hidden_from != NONE)
-			counters[ZEROED] += hide(&piece, &treatment.headers, treatment.moved, treatment.moved,
-						 (uint32_t)treatment.hidden_from);
+			counters[ZEROED] += hide_segment(&piece, &treatment, facts->shown, n * super.gso_size);
 		facts->kept = last ? kept_rest : kept_full;
 		facts->original = last ? rest : full;
 		facts->truncated = facts->kept < facts->original;
@@ -400,15 +409,26 @@ bool wants(const struct plan *plan, const struct frame *frame)
 	return rule;
 }
 
+/* How much of the payload may leave. */
+static struct shown show_some(const struct plan *plan, const struct frame *frame, const struct headers *headers)
+{
+	if (plan->connections)
+		return show_payload(plan->connections, frame, headers);
+	return (struct shown){ plan->payload == KEEP ? SHOW_ALL : 0, false };
+}
+
 int forward(const struct plan *plan, struct state *state, const struct frame *frame, struct parsed *parsed,
 	    struct batch *batch, uint64_t *counters)
 {
 	if (plan->own && is_own_copy(plan->own, &parsed->headers, frame))
 		return SKIPPED_OWN_COPY;
-	if (plan->blocked != NO_REASON)
+	if (plan->blocked != NO_REASON) {
+		show_some(plan, frame, &parsed->headers); /* what comes after is to be known */
 		return plan->blocked;
+	}
 	if (!sampled_in(plan, &parsed->headers, counters))
 		return SKIPPED_SAMPLED_OUT;
+	struct shown shown = show_some(plan, frame, &parsed->headers);
 	if (frame->captured < ETH_HEADER)
 		return DROPPED_MALFORMED;
 	bool super = frame->vnet.gso_type != VIRTIO_NET_HDR_GSO_NONE;
@@ -418,9 +438,14 @@ int forward(const struct plan *plan, struct state *state, const struct frame *fr
 		parsed->flow = flow_hash(&parsed->headers);
 	parsed->hashed = true;
 	struct facts facts = {
-		.sequence = state->sequence, .vlan = parsed->headers.vlan, .egress = frame->egress, .time = frame->time
+		.sequence = state->sequence,
+		.vlan = parsed->headers.vlan,
+		.egress = frame->egress,
+		.time = frame->time,
+		.shown = shown.kept,
 	};
-	if (super)
-		return forward_super(plan, state, frame, batch, parsed, &facts, counters);
-	return forward_whole(plan, state, frame, batch, parsed, &facts, counters);
+	int reason = super ? forward_super(plan, state, frame, batch, parsed, &facts, counters)
+			   : forward_whole(plan, state, frame, batch, parsed, &facts, counters);
+	counters[UNFOLLOWED] += reason == NO_REASON && shown.unfollowed;
+	return reason;
 }
