@@ -66,7 +66,7 @@ SESSION: Keys = {
     "filter": (),
     "destination": (),
     "snaplen": (),
-    "payload": ("keep", "zero"),
+    "payload": ("keep", "zero", "tls"),
     "sampling_rate": (),
     "rate_limit": (),
     "packet_limit": (),
