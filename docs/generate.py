@@ -32,6 +32,7 @@ TABLES: tuple[tuple[str, tuple[type[model.Model], ...]], ...] = (
     ("A rule of a filter", (model.Rule,)),
     ("[mirrors.NAME]", (model.Mirror,)),
     ("[[mirrors.NAME.sessions]]", (model.Session,)),
+    ("flow_limit = { ... }", (model.FlowLimit,)),
     ('source = { type = "device" }', (model.DeviceSource,)),
     ('source = { type = "bridge" }', (model.BridgeSource,)),
     ('source = { type = "vm" }', (model.VmSource, model.GuestSource)),
@@ -58,12 +59,14 @@ TYPES = {
     "Dscps": "0 to 63, or a list",
     "Engine": "name of an engine, or path",
     "Devices": "device, glob or a list",
+    "FlowLimit": "a table, see below",
     "Guest": "name or UUID",
     "GuestOrGlob": "name, id or glob",
     "Group": "name of a group",
     "Expires": "time, or how long",
     "IcmpNumbers": "0 to 255, or a list",
     "KeptLength": 'number of bytes, "headers" or "headers+64"',
+    "Idle": 'time, as "60s", "5m"',
     "Label": "label",
     "Lengths": '"64", "64-1518", "1519-", "-63" or a list',
     "Listen": "address:port",
@@ -79,8 +82,10 @@ TYPES = {
     "Pattern": "pattern of paths",
     "Percentage": 'a share such as "80%"',
     "Ports": '"80", "1000-2000" or a list',
+    "PositiveSize": 'size such as "64KiB"',
     "Protocol": "name or number",
     "Rate": 'rate such as "200Mbit"',
+    "RecorderSize": 'size such as "64MiB"',
     "RingSize": 'size such as "8MiB"',
     "Latency": 'time, as "500us", "1ms"',
     "Rule": "a list of tables, see below",
@@ -166,7 +171,7 @@ def _default(described: type[model.Model], name: str) -> str:
     metadata = [*field.metadata, None]  # Annotated wants at least one
     annotation: Any = Annotated[field.annotation, *metadata]
     shown = TypeAdapter(annotation).dump_python(field.default, mode="json")
-    return hex(shown) if type(shown) is int and shown > 0xFFFF else json.dumps(shown)
+    return hex(shown) if type(shown) is int and shown > 0xFFFFFFF else json.dumps(shown)
 
 
 def page() -> str:
@@ -230,6 +235,7 @@ def vocabulary() -> str:
         "RULE": {"": model.Rule},
         "SOURCES": {},
         "DESTINATIONS": {},
+        "TABLES": {"flow_limit": model.FlowLimit},
     }
     for title, (described, *_) in TABLES:
         if title.startswith(("source", "destination")):

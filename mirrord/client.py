@@ -152,15 +152,21 @@ class Client:
         """Delete one session."""
         return dict(self._ask("DELETE", ("mirrors", mirror, "sessions", session)) or {})
 
-    def capture(self, mirror: str, session: str, source: str | None = None) -> Iterator[bytes]:
-        """A live pcapng of what the session mirrors; `source` names the device where it has several."""
+    def capture(
+        self, mirror: str, session: str, source: str | None = None, last: str | None = None, *, follow: bool = False
+    ) -> Iterator[bytes]:
+        """A live pcapng of what the session mirrors; `source` names the device where it has several.
+
+        With `last`, such as "30s", it is what was kept of that time, and ends, or with `follow` goes on live.
+        """
         from mirrord import unix_http  # noqa: PLC0415 (see there)
 
         connection = self._connect()
         connection.sock.settimeout(None)  # the next packet may be long in coming
         try:
             resource = ("mirrors", mirror, "sessions", session, "capture")
-            response = self._answer(connection, "GET", resource, query={"source": source})
+            query = {"source": source, "last": last, "follow": "true" if follow else None}
+            response = self._answer(connection, "GET", resource, query=query)
             while chunk := response.read1(CHUNK):
                 yield chunk
         except unix_http.FAILURES as error:

@@ -11,7 +11,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from mirrord.dataplane.forward.own_copies import pack
-from mirrord.dataplane.frame.headers import IPPROTO_UDP
+from mirrord.protocols import IPPROTO_UDP
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -90,6 +90,24 @@ class Payload(IntEnum):
     tls = 2  # of TCP from the first application data of TLS on, else as zero
 
 
+CONNECTIONS_BYTES = 65536 * 128
+"""What the TCP connections that are followed take at most, where application data are hidden."""
+
+FLOW_BYTES = 88
+"""What the native core takes for a flow at most, with its share of the chains."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlowLimit:
+    """How much of each flow is mirrored whole; 0: any number. What comes first decides."""
+
+    packets: int = 0
+    octets: int = 0  # of frames as they are read
+    headers: bool = False  # what comes after is cut behind its headers; else skipped
+    idle: int = 60_000_000_000  # nanoseconds until a flow is forgotten
+    flows: int = 65536  # the most that are known
+
+
 @dataclass(frozen=True, slots=True)
 class ForwardPlan:
     """What becomes of a captured frame. Lengths are in bytes."""
@@ -102,6 +120,7 @@ class ForwardPlan:
     longest: int = 0  # the longest frame that a copy can carry in however many fragments; 0: no limit
     on_mtu_exceeded: OnMtuExceeded = OnMtuExceeded.truncate
     sampling_rate: int = 1  # 1 in n conversations
+    flow_limit: FlowLimit | None = None  # how much of each flow
     rate_limit: int = 0  # bits a second of sent bytes; 0: none
     packet_limit: int = 0  # copies a second; 0: none
     strip_tag: bool = False  # take the outermost VLAN tag off
@@ -210,3 +229,4 @@ class PipelinePlan:
     transmit: DevicePlan | TunnelPlan | FilePlan | StreamPlan
     count_rules_of: str = ""  # the filter that the rules are of, to be counted; "": they are not
     workers: int = 1  # threads, which divide the source by its frames' addresses
+    recorder: int = 0  # bytes for the last copies; 0: none are kept

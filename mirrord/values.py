@@ -180,10 +180,27 @@ def show_size(size: int) -> str:
     return _show_quantity(size, _SHOWN_SIZES)
 
 
+def _positive_size(value: object) -> int:
+    size = parse_size(value)
+    if not size:
+        raise unexpected('a size of at least "1B"', value)
+    return size
+
+
 def _ring_size(value: object) -> int:
     size = parse_size(value)
     if size < 4096:  # a ring is made of whole pages
         raise unexpected('a size of at least "4KiB"', value)
+    return size
+
+
+LEAST_RECORDER = 1 << 20  # bytes; no copy is longer
+
+
+def _recorder_size(value: object) -> int:
+    size = parse_size(value)
+    if 0 < size < LEAST_RECORDER:
+        raise unexpected('"0", or a size of at least "1MiB"', value)
     return size
 
 
@@ -219,6 +236,24 @@ def show_latency(latency: int) -> str:
         if latency and latency % _DURATIONS[unit] == 0:
             return f"{latency // _DURATIONS[unit]}{unit}"
     return "0"
+
+
+_IDLE = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
+LONGEST_IDLE = 24 * _IDLE["h"]  # nanoseconds
+
+
+def parse_idle(value: object) -> int:
+    """Nanoseconds, of "500ms", "60s", "5m" or "1h". ValueError for what is none, 0, or longer than a day."""
+    found = re.fullmatch(r"(\d{1,9})(ms|s|m|h)", value) if isinstance(value, str) else None
+    idle = int(found[1]) * _IDLE[found[2]] if found else 0
+    if not 0 < idle <= LONGEST_IDLE:
+        raise unexpected('a time of at most 24h, as "500ms", "60s", "5m" or "1h"', value)
+    return idle
+
+
+def show_idle(idle: int) -> str:
+    """As it is written, in seconds where they are whole."""
+    return f"{idle // _IDLE['s']}s" if idle % _IDLE["s"] == 0 else f"{idle // _IDLE['ms']}ms"
 
 
 def _percentage(value: object) -> int:
@@ -266,9 +301,12 @@ def show_snaplen(snaplen: Snaplen) -> int | str:
 
 KeptLength = Annotated[Snaplen, Written(parse_snaplen, show_snaplen, {"anyOf": [{"type": "integer"}, TEXT]})]
 Size = Annotated[int, Written(parse_size, show_size, TEXT)]
+PositiveSize = Annotated[int, Written(_positive_size, show_size, TEXT)]
 RingSize = Annotated[int, Written(_ring_size, show_size, TEXT)]
+RecorderSize = Annotated[int, Written(_recorder_size, show_size, TEXT)]
 Rate = Annotated[int, Written(parse_rate, show_rate, TEXT)]
 Latency = Annotated[int, Written(parse_latency, show_latency, TEXT)]
+Idle = Annotated[int, Written(parse_idle, show_idle, TEXT)]
 Percentage = Annotated[int, Written(_percentage, lambda share: f"{share}%" if share else "", TEXT)]
 
 

@@ -128,6 +128,21 @@ def altered(labels: str) -> Panel:
     return graph("Altered", queries, "pps", text)
 
 
+def flows(labels: str, legend: str) -> list[Panel]:
+    full = rate("flow_table_full", labels, legend.strip("{}"))
+    return [
+        graph(
+            "Flows known",
+            {legend: f"sum by ({legend.strip('{}')}) (mirrord_flow_table_flows{{{labels}}})"},
+            "short",
+            "Of sessions with flow_limit. Those that are idle go as frames come.",
+        ),
+        graph(
+            "Frames whose flow found no place", {legend: full}, "pps", "Mirrored whole: flow_limit's flows are too few."
+        ),
+    ]
+
+
 def overview() -> list[Panel]:
     of = "{{mirror}}/{{session}} {{source}}"
     key = "mirror, session, source"
@@ -196,6 +211,7 @@ def overview() -> list[Panel]:
             "A writer waits for its disk; any other that stands still is stuck. Errors are in the log.",
         ),
         altered(ALL),
+        *flows(ALL, "{{mirror}}"),
         graph(
             "Matched, by rule", {"{{filter}} {{rule}}": rate("rule_matched_frames", HOST, "filter, rule")}, "pps", RULES
         ),
@@ -274,6 +290,7 @@ def session() -> list[Panel]:
         heat_map(ONE),
         graph("Latency, half and 99 of 100 frames", quantiles, "s"),
         altered(ONE),
+        *flows(ONE, "{{source}}"),
         graph("Copies", {"sent": rate("sent_packets", ONE)}, "pps", "A super-frame becomes several."),
         graph(
             "The tap does not see everything",

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import click
 
+from mirrord import periods
 from mirrord.cli import complete
 from mirrord.cli.arguments import read_by
 from mirrord.cli.asker import Asker
 from mirrord.cli.screen import Screen
 from mirrord.cli.tables import Table, coloured, local_time, name, whole, words
 
-UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 LOOK_SECONDS = 1.0
 ROWS = 1000  # the daemon's own limit, where none is given
 
@@ -24,13 +23,12 @@ ROWS = 1000  # the daemon's own limit, where none is given
 def moment(text: str) -> str:
     """RFC 3339 in UTC of some time ago (90s, 15m, 1h, 2d, 1w) or of a time, without a zone this machine's."""
     try:
-        ago = re.fullmatch(r"([0-9]{1,9})([smhdw])", text)
-        if ago:
-            then = datetime.now(UTC) - timedelta(**{UNITS[ago[2]]: int(ago[1])})
+        if text[-1:] in tuple("smhdw"):
+            then = datetime.now(UTC) - periods.parse(text)
         else:
             then = datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        expected = "how long ago (90s, 15m, 1h, 2d, 1w) or a time such as 2026-01-31T08:00:00Z"
+        expected = f"how long ago ({periods.EXAMPLES}) or a time such as 2026-01-31T08:00:00Z"
         raise ValueError(f"expected {expected}, not {text!r}") from error
     return then.isoformat().replace("+00:00", "Z")
 

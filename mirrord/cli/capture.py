@@ -1,25 +1,34 @@
-"""capture: a live pcapng of what a session mirrors, to a file or down a pipe."""
+"""capture: a pcapng of what a session mirrors, live or of the last while, to a file or down a pipe."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import signal
 import struct
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import click
 
+from mirrord import periods
 from mirrord.cli import complete
+from mirrord.cli.arguments import read_by
 from mirrord.cli.asker import Asker
 from mirrord.client import AnsweredError, Client, UnreachableError
 from mirrord.errors import nearest
 
-PACKET = 6  # draft-ietf-opsawg-pcapng 4.3
+STATISTICS, PACKET = 5, 6  # draft-ietf-opsawg-pcapng 4.6, 4.3
 BLOCK = struct.Struct("<II")  # type and length
+LOST = struct.Struct("<20xHHQ")  # what the daemon writes of a statistics block: an option and the count in it
 TELL_SECONDS = 1.0
+
+
+def _period(text: str) -> str:
+    periods.parse(text)
+    return text
 
 
 @click.command()
@@ -28,22 +37,31 @@ TELL_SECONDS = 1.0
     "-w", "output", metavar="FILE|-", default="-", show_default=True, help="Where to write; -: standard output."
 )
 @click.option("--source", metavar="DEVICE", help="Which source device, where the session has several.")
+@click.option(
+    "--last",
+    metavar="TIME",
+    callback=read_by(_period),
+    help="What it has mirrored in that time (30s, 5m), as its recorder keeps it; then end.",
+)
+@click.option("--follow", is_flag=True, help="With --last: go on live, without a gap and without a double.")
 @click.pass_obj
-def capture(ask: Asker, session: str, output: str, source: str | None) -> None:
+def capture(ask: Asker, session: str, output: str, source: str | None, last: str | None, *, follow: bool) -> None:
     """Write what a session mirrors, live, as pcapng; the session does not notice.
 
     Its mirror need not be named where no other has a session of that name. Ctrl-C, SIGINT or SIGTERM ends it.
+    FILE is written from the moment on that the daemon sends something: a refusal leaves it as it is.
 
     Into Wireshark: mirrorctl capture web/vm2 -w - | wireshark -k -i -
     """
+    if follow and last is None:
+        raise click.UsageError("--follow goes with --last; without it a capture is live")
     mirror, slash, name = session.partition("/")
     if not slash:
         mirror, name = _mirror_of(ask, session), session
     if output == "-" and sys.stdout.isatty():
         raise click.BadParameter("standard output is a terminal: name a file, or pipe it on", param_hint="-w")
     try:
-        with contextlib.nullcontext(sys.stdout.buffer) if output == "-" else Path(output).open("wb") as file:
-            _copy(ask.client(), (mirror, name, source), file)
+        _copy(ask.client().capture(mirror, name, source, last, follow=follow), output)
     except (UnreachableError, AnsweredError) as error:
         ask.fail(error)
     except BrokenPipeError:  # who read it has seen enough
@@ -73,24 +91,24 @@ def _end(*_: object) -> None:
     raise _EndedError
 
 
-def _copy(client: Client, session: tuple[str, str, str | None], file: BinaryIO) -> None:
-    progress, refused = Progress(), False
+def _copy(chunks: Iterator[bytes], output: str) -> None:
+    progress, begun = Progress(), False
     # A script's shell has what it begins beside itself ignore the first.
     before = {number: signal.signal(number, _end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        for chunk in client.capture(*session):
-            file.write(chunk)
-            file.flush()
-            progress.add(chunk)
+        first = next(chunks, b"")  # a refusal comes before it
+        with contextlib.nullcontext(sys.stdout.buffer) if output == "-" else Path(output).open("wb") as file:
+            begun = True
+            for chunk in itertools.chain([first], chunks):
+                file.write(chunk)
+                file.flush()
+                progress.add(chunk)
     except _EndedError:
         pass
-    except AnsweredError:
-        refused = True
-        raise
     finally:
         for number in before:
             signal.signal(number, signal.SIG_IGN)  # the end is on its way
-        if not refused:
+        if begun:
             progress.end()
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -100,7 +118,7 @@ class Progress:
     """A line on the terminal that says how much has come. None where standard error is no terminal, but at the end."""
 
     def __init__(self) -> None:
-        self._packets = self._bytes = 0
+        self._packets = self._bytes = self._lost = 0
         self._skip = 0  # bytes until the next block begins
         self._rest = b""
         self._begun = self._told = time.monotonic()
@@ -112,6 +130,10 @@ class Progress:
         at = self._skip
         while at + BLOCK.size <= len(data):
             kind, length = BLOCK.unpack_from(data, at)
+            if kind == STATISTICS:
+                if len(data) < at + LOST.size:
+                    break
+                _, _, self._lost = LOST.unpack_from(data, at)
             self._packets += kind == PACKET
             at += length
         self._skip, self._rest = max(at - len(data), 0), data[at:]
@@ -126,4 +148,5 @@ class Progress:
 
     def __str__(self) -> str:
         seconds = time.monotonic() - self._begun
-        return f"{self._packets} packets, {self._bytes} bytes in {seconds:.0f} s"
+        lost = f"; {self._lost} are missing: they were written over before they were read" if self._lost else ""
+        return f"{self._packets} packets, {self._bytes} bytes in {seconds:.0f} s{lost}"

@@ -15,7 +15,7 @@ from typing import Any
 import click
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class, split_arg_string
 
-from mirrord.cli.vocabulary import DESTINATIONS, RULE, SESSION, SOURCES, Keys
+from mirrord.cli.vocabulary import DESTINATIONS, RULE, SESSION, SOURCES, TABLES, Keys
 from mirrord.client import READ_ONLY_SOCKET, SOCKET
 
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
@@ -84,9 +84,15 @@ def rule(context: click.Context, _: click.Parameter, begun: str) -> list[Complet
     return _pairs(context, begun, RULE)
 
 
+def table(key: str) -> Complete:
+    """The keys of a session's table."""
+    return lambda context, _, begun: _pairs(context, begun, TABLES[key])
+
+
 def session(context: click.Context, _: click.Parameter, begun: str) -> list[CompletionItem]:
     """The keys of a session, dotted where one is a table."""
-    keys = {key: words for key, words in SESSION.items() if key not in ("source", "destination")}
+    keys = {key: words for key, words in SESSION.items() if key not in ("source", "destination", *TABLES)}
+    keys |= {f"{table}.{key}": words for table, own in TABLES.items() for key, words in own.items()}
     for side, types in (("source", SOURCES), ("destination", DESTINATIONS)):
         own = ",".join(part.removeprefix(f"{side}.") for part in begun.split(",") if part.startswith(f"{side}."))
         keys |= {f"{side}.{key}": words for key, words in _of_type(own, types, "").items()}

@@ -12,7 +12,7 @@ from mirrord.cli.arguments import PAIRS, check, given, name, pairs, read_by, sou
 from mirrord.cli.asker import Asker
 from mirrord.cli.change import mirror_argument
 from mirrord.cli.group import Group, changes
-from mirrord.cli.vocabulary import HELP, REQUIRED, SESSION
+from mirrord.cli.vocabulary import HELP, REQUIRED, SESSION, TABLES
 
 Command = Callable[..., None]
 
@@ -21,6 +21,7 @@ METAVARS = {
     "filter": "NAME",
     "pause_above": "N%",
     "rate_limit": "RATE",
+    "recorder": "SIZE",
     "ring_size": "SIZE",
     "snaplen": "N|headers|headers+N",
 }
@@ -44,6 +45,8 @@ def _options(*, complete_one: bool) -> Callable[[Command], Command]:
                 settings |= {
                     "metavar": f"{PAIRS}|DEVICE", "callback": read_by(source), "shell_complete": complete.source
                 }  # fmt: skip
+            elif key in TABLES:
+                settings |= {"metavar": PAIRS, "callback": read_by(pairs), "shell_complete": complete.table(key)}
             elif key == "destination":
                 settings |= {"metavar": PAIRS, "callback": read_by(pairs), "shell_complete": complete.destination}
             elif words == FLAG:

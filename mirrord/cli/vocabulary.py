@@ -43,6 +43,7 @@ HELP = {
     "snaplen": "Bytes of the mirrored frame that are kept; 0: all.",
     "payload": "What becomes of all behind the headers (as for snaplen), where it may not be sent.",
     "sampling_rate": "One in n conversations, whole, both directions: TCP connections, and of all else what two addresses say to each other by one protocol.",
+    "flow_limit": "Mirror the first of each flow only.",
     "rate_limit": "Bound on the sent bits a second, outer headers included, in tc's units; 0: none.",
     "packet_limit": "Bound on the copies a second, a super-frame counting as the packets that it is split into; 0: none.",
     "on_mtu_exceeded": "What becomes of a copy larger than the path MTU.",
@@ -53,6 +54,7 @@ HELP = {
     "workers": "Threads for one busy source, each for some of its pairs of addresses.",
     "transmit": "How copies leave: packet (AF_PACKET, headers made by mirrord), socket (the kernel routes), or what fits the device.",
     "gso": "Send copies of equal length as one message.",
+    "recorder": "Memory for the last frames mirrored from each of its sources, as their copies have them, for mirrorctl capture --last: \"0\", or at least \"1MiB\".",
     "pause_above": "Pause while the destination's link is busier than this share of its speed; empty: never.",
 }
 
@@ -68,6 +70,7 @@ SESSION: Keys = {
     "snaplen": (),
     "payload": ("keep", "zero", "tls"),
     "sampling_rate": (),
+    "flow_limit": (),
     "rate_limit": (),
     "packet_limit": (),
     "on_mtu_exceeded": ("truncate", "fragment", "drop"),
@@ -78,6 +81,7 @@ SESSION: Keys = {
     "workers": (),
     "transmit": ("auto", "packet", "socket"),
     "gso": ("auto", "on", "off"),
+    "recorder": (),
     "pause_above": (),
 }
 
@@ -224,5 +228,15 @@ DESTINATIONS: dict[str, Keys] = {
         "rotate_size": (),
         "rotate_seconds": (),
         "keep": (),
+    },
+}
+
+TABLES: dict[str, Keys] = {
+    "flow_limit": {
+        "packets": (),
+        "bytes": (),
+        "then": ("skip", "headers"),
+        "idle": (),
+        "flows": (),
     },
 }

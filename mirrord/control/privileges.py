@@ -22,6 +22,7 @@ from mirrord.control.guests.cni import is_cache
 from mirrord.control.guests.processes import ADDRESS as PROCESSES
 from mirrord.control.logs import logger
 from mirrord.errors import Problem
+from mirrord.kernel import PR_CAPBSET_DROP
 from mirrord.model import (
     Config,
     ContainerSource,
@@ -54,7 +55,6 @@ FILES = ("CAP_DAC_OVERRIDE", "CAP_CHOWN", "CAP_FOWNER")
 
 UNPRIVILEGED_PORTS = 1024
 VERSION_3 = 0x20080522  # _LINUX_CAPABILITY_VERSION_3
-PR_CAPBSET_DROP = 24
 _libc = ctypes.CDLL(None, use_errno=True)
 
 

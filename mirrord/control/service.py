@@ -7,45 +7,38 @@ read the host, make the plan, apply the difference. One at a time; causes that c
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from mirrord import __version__, expiry
 from mirrord.control import logs
 from mirrord.control.configuration import config
 from mirrord.control.configuration.config import Loaded
-from mirrord.control.configuration.validation import not_found, session_path
-from mirrord.control.guests.inventory import Inventory
-from mirrord.control.guests.managers import Managers, usual
+from mirrord.control.configuration.validation import find_session, not_found, session_path
 from mirrord.control.host import clock, device_rate
-from mirrord.control.host.leases_in_kernel import all_held
 from mirrord.control.host.links import Links
-from mirrord.control.host.namespaces import Namespaces
-from mirrord.control.host.view import Lease, View
+from mirrord.control.host.view import View
 from mirrord.control.limits import started
 from mirrord.control.logs import logger
 from mirrord.control.notify import notify, reloading, watchdog_seconds
-from mirrord.control.planning import guests, plan
+from mirrord.control.planning import plan
 from mirrord.control.planning.guests import Resolved
-from mirrord.control.planning.in_force import InForce, expired, is_expired, over
-from mirrord.control.privileges import Privileges, held
+from mirrord.control.planning.in_force import InForce, over
+from mirrord.control.privileges import Privileges
 from mirrord.control.reporting import doctor, probes, report
 from mirrord.control.reporting import expiries as expiry_findings
 from mirrord.control.reporting import guests as guest_findings
 from mirrord.control.reporting.metrics import Reload, Row, WorkerState
 from mirrord.control.reporting.sources import sources
 from mirrord.control.running.breaker import Breaker
-from mirrord.control.running.flow_networks import FlowNetworks
 from mirrord.control.running.live import Live
 from mirrord.control.running.pipelines import Pipelines
+from mirrord.control.running.recorded import Recorded
+from mirrord.control.surroundings import Surroundings
 from mirrord.dataplane.netns import own_name
 from mirrord.errors import ConfigError, MirrordError, Refused, of_host
 from mirrord.expiry import Now
-from mirrord.model import Config, Filter, Mirror, Session
 
 log = logger("service")
 T = TypeVar("T")
@@ -68,8 +61,7 @@ AHEAD_SECONDS = 0.2
 """How much of the time between turns may be saved up while nothing happens: no turn of a short burst has to wait."""
 
 AT_ONCE_SECONDS = 0.03
-GUESTS_HAVE = frozenset({"tun", "macvtap", "veth"})
-"""Kinds of devices that are the host's end of a guest's NIC."""
+"""How long guests' managers are waited for where somebody waits at a keyboard."""
 
 AT_START = ("socket", "socket_group", "read_only_socket", "read_only_group", "metrics", "state", "dataplane", "nice")
 """Keys of [daemon] that are read at start only."""
@@ -91,21 +83,16 @@ class Service:
         self.path, self.loaded, self.dataplane = path, loaded, dataplane
         self._begun = {key: getattr(loaded.config.daemon, key) for key in AT_START}
         self.last_reload = Reload(succeeded_at=time.time())
-        self._links, self._pipelines = Namespaces(links), pipelines
-        self._started, self._netns = time.time(), own_name()
+        self._pipelines = pipelines
+        self.started_at, self.netns = time.time(), own_name()
         self.changing = asyncio.Lock()
         """Whoever changes the configuration holds it, from reading the old one to running the new one."""
         self._turn = asyncio.Lock()
         self._changed = asyncio.Event()
+        self._surroundings = Surroundings(links, loaded.config, self._changed.set)
         self._breaker = Breaker()
-        self._rates: report.Rates = {}
+        self.rates: report.Rates = {}
         self._lacks = ""  # what the host did not have for the last turn, as logged
-        self._flow_networks: FlowNetworks | None = None
-        self._leases: dict[str, Lease] = {}
-        self._managers = Managers(self._changed.set)
-        self._taps: frozenset[tuple[int, bool]] = frozenset()  # index, and whether somebody holds it
-        self._resolved = Resolved(loaded.config)
-        self._known: tuple[Config, Inventory] = (loaded.config, {})  # what it was resolved from
         self._planner = plan.Planner()
         self._ticker = started(1, "ticker")
         self._in_force = InForce()
@@ -113,10 +100,8 @@ class Service:
 
     async def start(self) -> None:
         """Bring up what the configuration asks for and the host allows."""
-        self._links.watch(self._changed.set)
         await asyncio.to_thread(self._pipelines.clean_up)
-        if await asyncio.to_thread(all_held):
-            self._lend()
+        await self._surroundings.start()
         await self._refresh(self.loaded)
 
     async def follow(self) -> None:
@@ -163,9 +148,9 @@ class Service:
             await self._break(now)
             if now - reread >= REREAD_SECONDS:
                 reread = now
-                self._links.doubt()
+                self._surroundings.doubt()
                 self._changed.set()
-            if news or self._links.moved():
+            if news or self._surroundings.moved():
                 self._changed.set()
             before, looked = counted, now
             if now - retried >= RETRY_SECONDS and (self._lacks or failing):
@@ -189,7 +174,7 @@ class Service:
         counted = self._pipelines.counted()
         failed = self._pipelines.tend_workers()
         self._pipelines.log_troubles()
-        self._rates = report.rates(before, counted, seconds)
+        self.rates = report.rates(before, counted, seconds)
         told = self._pipelines.told() or _too_large(counted) > _too_large(before)
         return counted, told or failed, self._pipelines.failing()
 
@@ -266,10 +251,7 @@ class Service:
         self._refuse_lacking(new)
         _, wanted = InForce()(new.config, clock.now())
         async with self._turn:
-            names, paths = plan.namespaces(wanted), plan.paths(wanted, self._leases)
-            view = replace(await self._links.read(paths, names), leases=self._leases)
-            inventory = await self._managers.inventory(guests.places(wanted))
-            resolved = await asyncio.to_thread(guests.resolve, wanted, inventory)
+            resolved, view = await self._surroundings.try_out(wanted)
             make = partial(plan.make, resolved, view, native=self.dataplane == "native")
             entries = await asyncio.to_thread(make)
         await asyncio.to_thread(self._refuse_failing, entries)
@@ -284,10 +266,7 @@ class Service:
         """End every pipeline without losing a frame on its way."""
         async with self._turn:
             await asyncio.to_thread(self._pipelines.stop)
-            if self._flow_networks:
-                await self._flow_networks.close()
-            await self._links.close()
-            await self._managers.close()
+            await self._surroundings.close()
         self._ticker.shutdown(wait=False)
 
     async def _refresh(self, new: Loaded | None = None, keep: Callable[[], None] | None = None) -> float:
@@ -296,8 +275,8 @@ class Service:
             begun = time.monotonic()
             loaded = new or self.loaded
             ended, wanted = self._in_force(loaded.config, clock.now())
-            view = await self._look(wanted)
-            resolved = await self._resolve(wanted, view)
+            view = await self._surroundings.look(wanted)
+            resolved = await self._surroundings.resolve(wanted, view)
             entries = await asyncio.to_thread(self._plan, resolved, view)
             spent = time.monotonic() - begun
             if keep:
@@ -305,8 +284,7 @@ class Service:
                 await asyncio.to_thread(keep)
             await self._apply(entries, kept=keep is not None)
             self._ended = ended
-            if self._flow_networks:
-                await self._flow_networks.give_back()
+            await self._surroundings.give_back()
             if new:
                 known = self.loaded.warnings if keep else ()
                 for warning in new.warnings:
@@ -339,49 +317,24 @@ class Service:
             why = "\n".join(f"session {one.key.session!r} on {one.key.source}: {one.reason}" for one in failing)
             raise Refused(why, session_path(failing[0].key.mirror, failing[0].key.session))
 
-    async def _look(self, wanted: Config) -> View:
-        """The host as it is now, with the addresses that flow networks have taken."""
-        names = await asyncio.to_thread(plan.namespaces, wanted)
-        view = await self._links.read(await asyncio.to_thread(plan.paths, wanted, self._leases), names)
-        if not (wanted.flow_networks or self._flow_networks):
-            return view
-        leases = await self._lend().leases(wanted, view)
-        if leases != self._leases:
-            self._leases = leases
-            view = await self._links.read(await asyncio.to_thread(plan.paths, wanted, leases), names)
-        return replace(view, leases=leases)
-
-    async def _resolve(self, wanted: Config, view: View) -> Resolved:
-        """The configuration by the devices that guests have now. A tap that comes or goes is news of a guest."""
-        inventory = await self._managers.inventory(await asyncio.to_thread(guests.places, wanted))
-        taps = frozenset((link.index, link.carrier) for link in view.links.values() if link.kind in GUESTS_HAVE)
-        if taps != self._taps:
-            self._taps = taps
-            self._managers.nudge()
-        if wanted is not self._known[0] or inventory != self._known[1]:
-            self._resolved = await asyncio.to_thread(guests.resolve, wanted, inventory, self._resolved)
-            self._known = wanted, inventory
-        return self._resolved
-
-    def _lend(self) -> FlowNetworks:
-        if self._flow_networks is None:
-            self._flow_networks = FlowNetworks(self._changed.set)
-        return self._flow_networks
-
     # --- what it says about itself ---
 
     def entries(self) -> dict[plan.Key, plan.Entry]:
         """What is planned of every session and source."""
         return {row.entry.key: row.entry for row in self.rows()}
 
-    def rows(self) -> Sequence[Row]:
-        """Every planned session and source."""
-        return self._pipelines.rows()
+    def rows(self, *names: str) -> Sequence[Row]:
+        """Every planned session and source; those of a mirror, or of a mirror's session."""
+        return self._pipelines.rows(*names)
+
+    def mirrors(self) -> list[str]:
+        """The names of the planned sessions' mirrors."""
+        return self._pipelines.mirrors()
 
     async def live(self, mirror: str, session: str, source: str | None) -> Live:
         """A live look at what a session mirrors on one device. MirrordError, also when it is not said which device."""
-        _find(self.loaded, mirror, session)
-        rows = await asyncio.to_thread(self._pipelines.rows, mirror, session)
+        find_session(self.loaded.config, mirror, session)
+        rows = await asyncio.to_thread(self.rows, mirror, session)
         keys = {row.entry.key.source: row.entry.key for row in rows}
         if source is None and len(keys) == 1:
             source = next(iter(keys))
@@ -394,14 +347,27 @@ class Service:
         except OSError as error:
             raise Refused(f"{source} cannot be captured: {error.strerror}") from error
 
+    async def recorded(
+        self, mirror: str, session: str, source: str | None, seconds: float, *, follow: bool
+    ) -> Recorded:
+        """What a session mirrored of one device in the last `seconds`; with `follow`, and what it does from now on.
+
+        MirrordError, also when it is not said which device, or nothing is kept.
+        """
+        find_session(self.loaded.config, mirror, session)
+        found = await asyncio.to_thread(self._pipelines.recorders, mirror, session)
+        if not found:
+            raise Refused(f'{session} keeps no frames: set recorder of it, such as "64MiB", and enable it', "last")
+        if source is None and len(found) > 1:
+            raise Refused(f"name one of its sources: {', '.join(found)}", "source")
+        source = next(iter(found)) if source is None else source
+        if source not in found:
+            raise not_found("source", source, found)
+        return Recorded(plan.Key(mirror, session, source), found[source], seconds, follow=follow)
+
     def workers(self) -> WorkerState:
         """How the workers do."""
         return WorkerState(len(self._pipelines.stalled()), self._pipelines.worker_failures())
-
-    def ends(self) -> Mapping[str, float]:
-        """When each mirror ends, or has ended, in seconds since 1970; those that have an end."""
-        ends = {name: expiry.end(one.expires) for name, one in self.loaded.config.mirrors.items()}
-        return {name: at for name, at in ends.items() if at is not None}
 
     def rule_counts(self) -> Mapping[tuple[str, int], int]:
         """Frames by the filter and priority of the rule that accepted them."""
@@ -411,68 +377,24 @@ class Service:
         """Frames that there was no room for, by source, each once."""
         return self._pipelines.lost()
 
-    def status(self) -> dict[str, Any]:
-        """The daemon and every session, which are an iterator."""
-        return {
-            "version": __version__,
-            "pid": os.getpid(),
-            "dataplane": self.dataplane,
-            "started_at": self._started,
-            "netns": self._netns,
-            "capabilities": sorted(held()),
-            "config": {
-                "path": self.path,
-                "last_reload_successful": self.last_reload.successful,
-                "last_reload_success_at": self.last_reload.succeeded_at,
-                "problems": self.last_reload.problems,
-                "warnings": [str(warning) for warning in self.loaded.warnings],
-                "set_aside": [
-                    {"section": one.section, "name": one.name, "reason": one.reason} for one in self.loaded.set_aside
-                ],
-            },
-            "expired": [
-                {"mirror": name, "expires": expiry.show(value)} for name, value in expired(self.loaded, clock.now())
-            ],
-            "sessions": (
-                report.session(row, self._rates)
-                for mirror in self._pipelines.mirrors()
-                for row in self._pipelines.rows(mirror)
-            ),
-        }
-
-    def mirror(self, name: str, loaded: Loaded | None = None) -> dict[str, Any]:
-        """One mirror, of a configuration that ran if not of the one that does. MirrordError `not_found`."""
-        return self.object("mirrors", name, loaded)
-
-    def _session(self, mirror: str, one: Session) -> dict[str, Any]:
-        """A session as configured, and how it does on each of its source devices."""
-        running = [report.session(row, self._rates) for row in self._pipelines.rows(mirror, one.name)]
-        return {**one.model_dump(mode="json"), "running": running}
-
-    def session(self, mirror: str, name: str, loaded: Loaded | None = None) -> dict[str, Any]:
-        """One session of a mirror. As `mirror`."""
-        loaded = loaded or self.loaded
-        found = _find(loaded, mirror, name)
-        return {**self._session(mirror, found), "origin": _origin(loaded, "mirrors", mirror)}
-
     async def doctor(self, mirror: str | None, state: str) -> list[doctor.Finding]:
         """What is wrong, with this mirror or with all, and what to do; `state` is the state database's own problem.
 
         MirrordError `not_found`.
         """
-        self._links.doubt()  # the kernel does not announce an XDP program that was attached as a BPF link
+        self._surroundings.doubt()  # the kernel does not announce an XDP program that was attached as a BPF link
         async with self._turn:
             loaded, now = self.loaded, clock.now()
             wanted = self._in_force(loaded.config, now)[1]
-            view = await self._look(wanted)
-            resolved = await self._resolve(wanted, view)
+            view = await self._surroundings.look(wanted)
+            resolved = await self._surroundings.resolve(wanted, view)
         self._changed.set()
         if mirror is not None and mirror not in loaded.config.mirrors:
             raise not_found("mirror", mirror, loaded.config.mirrors)
         runs = loaded.config.daemon.model_copy(update=self._begun)
         gone = expiry_findings.findings(loaded, now, mirror=mirror)
         loaded = loaded._replace(config=resolved.config.model_copy(update={"daemon": runs}))
-        known = self._known
+        known = self._surroundings.known
 
         def look() -> list[doctor.Finding]:
             rows, stalled = self.rows(), self._pipelines.stalled()
@@ -491,45 +413,15 @@ class Service:
         little as may be, without rates, for those who wait at a keyboard.
         """
         async with self._turn:
-            view = await self._look(self.loaded.config)
+            view = await self._surroundings.look(self.loaded.config)
         rates: Mapping[str, tuple[float, float]] = {}
         if at_once:
-            inventory = await self._managers.look(usual(), AT_ONCE_SECONDS)
+            inventory = await self._surroundings.all_guests(AT_ONCE_SECONDS)
         else:
-            inventory, rates = await asyncio.gather(self._managers.look(usual()), asyncio.to_thread(device_rate.rates))
+            inventory, rates = await asyncio.gather(
+                self._surroundings.all_guests(), asyncio.to_thread(device_rate.rates)
+            )
         return await asyncio.to_thread(lambda: sources(view, inventory, self.rows(), rates))
-
-    def object(self, section: str, name: str, loaded: Loaded | None = None) -> dict[str, Any]:
-        """A mirror, filter or flow network as configured, and where: a mirror's sessions, each with how it does, and a
-        filter's rules are iterators. MirrordError `not_found`.
-        """
-        loaded = loaded or self.loaded
-        one = getattr(loaded.config, section).get(name)
-        if one is None:
-            raise not_found(section.removesuffix("s").replace("_", " "), name, getattr(loaded.config, section))
-        shown = {"name": name, **one.model_dump(mode="json", exclude={"rules", "sessions"})}
-        if isinstance(one, Mirror):
-            shown["expired"] = is_expired(loaded, name, clock.now())
-            shown["sessions"] = (self._session(name, session) for session in one.sessions)
-        if isinstance(one, Filter):
-            shown["rules"] = (rule.model_dump(mode="json") for rule in one.rules)
-        return {**shown, "origin": _origin(loaded, section, name)}
-
-
-def _find(loaded: Loaded, mirror: str, name: str) -> Session:
-    """A session of a configuration. MirrordError `not_found`."""
-    mirrors = loaded.config.mirrors
-    if mirror not in mirrors:
-        raise not_found("mirror", mirror, mirrors)
-    sessions = {one.name: one for one in mirrors[mirror].sessions}
-    if name not in sessions:
-        raise not_found("session", name, sessions)
-    return sessions[name]
-
-
-def _origin(loaded: Loaded, section: str, name: str) -> dict[str, Any]:
-    file = loaded.origin(section, name)
-    return {"file": file} if file else {"state": True}
 
 
 def _too_large(counts: Counts) -> int:

@@ -10,6 +10,7 @@ from mirrord.dataplane.frame.wire import Frame
 from mirrord.dataplane.native import Matcher, NativeMember
 from mirrord.dataplane.transmit.file import Output
 from mirrord.dataplane.transmit.lanes import NativeLane
+from mirrord.dataplane.transmit.recorder import Ring
 from mirrord.dataplane.transmit.way import Way
 from mirrord.plans import ForwardPlan
 
@@ -38,6 +39,7 @@ class Outcome(NamedTuple):
     zeroed: int
     unfollowed: int
     unplaced: int
+    flow_table_full: int
 
 class Unwrapped(NamedTuple):
     """The frame in a tunnel's packet, and what its sender left to a device (wire.VNET)."""
@@ -49,7 +51,7 @@ class Unwrapped(NamedTuple):
 class Forward:
     """The forward step on single frames."""
 
-    def __new__(cls, plan: ForwardPlan, matcher: Matcher | None, /) -> Forward: ...
+    def __new__(cls, plan: ForwardPlan, matcher: Matcher | None, recorder: Ring | None = ..., /) -> Forward: ...
     def __call__(self, frame: Frame, /) -> Outcome: ...
 
 def with_ethernet(*, packet: bytes, vnet: bytes, protocol: int) -> Unwrapped:
@@ -57,6 +59,9 @@ def with_ethernet(*, packet: bytes, vnet: bytes, protocol: int) -> Unwrapped:
 
 def decapsulate(*, tunnel: int, packet: bytes, limit: int) -> Unwrapped | None:
     """As decap.decapsulate and decap.unfinished; None for a malformed packet."""
+
+def recorded(row: array[int], /) -> tuple[int, int, int]:
+    """The head, the tail and the evicted blocks of a ring, as they are between two blocks."""
 
 @final
 class Pipeline:
@@ -74,8 +79,15 @@ class Pipeline:
         output: Output | None,
         callback: Callable[..., NativeLane | None],
     ) -> Pipeline: ...
-    def replace(self, *, plan: ForwardPlan, matcher: Matcher | None, way: Way, shares: bool) -> None:
-        """Forward by another plan, and another way, from now on; `shares`: what is not wanted is another session's."""
+    def replace(
+        self, *, plan: ForwardPlan, matcher: Matcher | None, recorder: Ring | None, way: Way, shares: bool
+    ) -> None:
+        """Forward by another plan, and another way, from now on, and keep the copies in the ring; `shares`: what is not
+        wanted is another session's.
+        """
+
+    def flows(self) -> int:
+        """How many flows are known, of those that a limit is for."""
 
     def gso_refused(self) -> int:
         """The errno that the kernel refused GSO with, after which copies leave one by one; or 0."""

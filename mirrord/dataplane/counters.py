@@ -32,24 +32,26 @@ class Slot(enum.IntEnum):
     skipped_paused = 10
     skipped_unmatched = 11
     skipped_own_copy = 12
-    dropped_ring_full = 13
-    dropped_send_error = 14
-    dropped_mtu_exceeded = 15
-    dropped_no_route = 16
-    dropped_malformed = 17
-    dropped_write_error = 18
-    dropped_link_down = 19
-    truncated = 20
-    segmented = 21
-    fragmented = 22
-    unplaced = 23  # later fragments, sampled by a guess
-    zeroed = 24  # copies with payload overwritten
-    unfollowed = 25  # frames of these whose TCP connection was not seen from its SYN on, without a gap
-    latency_sum = 26  # nanoseconds
-    latency_bucket = 27  # the first of len(LATENCY_BOUNDS) + 1 slots; the last is for what took longer
+    skipped_flow_limit = 13
+    dropped_ring_full = 14
+    dropped_send_error = 15
+    dropped_mtu_exceeded = 16
+    dropped_no_route = 17
+    dropped_malformed = 18
+    dropped_write_error = 19
+    dropped_link_down = 20
+    truncated = 21
+    segmented = 22
+    fragmented = 23
+    unplaced = 24  # later fragments, sampled or counted to a flow by a guess
+    flow_table_full = 25  # frames that passed since their flow had no place
+    zeroed = 26  # copies with payload overwritten
+    unfollowed = 27  # frames of these whose TCP connection was not seen from its SYN on, without a gap
+    latency_sum = 28  # nanoseconds
+    latency_bucket = 29  # the first of len(LATENCY_BOUNDS) + 1 slots; the last is for what took longer
 
 
-SKIPPED = ("sampled_out", "rate_limited", "paused", "unmatched", "own_copy")
+SKIPPED = ("sampled_out", "rate_limited", "paused", "unmatched", "own_copy", "flow_limit")
 DROPPED = ("ring_full", "send_error", "mtu_exceeded", "no_route", "malformed", "write_error", "link_down")
 
 LATENCY_BOUNDS = tuple(50_000 << power for power in range(14))

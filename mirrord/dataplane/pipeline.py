@@ -13,11 +13,23 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mirrord.dataplane.counters import Counters, RuleCounters, Slot
 from mirrord.dataplane.forward.step import Forward, Numbering
+from mirrord.dataplane.memory import Memory, Share
 from mirrord.dataplane.native import core, matcher
 from mirrord.dataplane.transmit.file import FileTransmit
+from mirrord.dataplane.transmit.recorder import Recorder
 from mirrord.dataplane.transmit.sockets import Transmit
 from mirrord.dataplane.transmit.stream import StreamTransmit
-from mirrord.plans import DevicePlan, FilePlan, PipelinePlan, StreamPlan, TunnelPlan
+from mirrord.plans import (
+    CONNECTIONS_BYTES,
+    FLOW_BYTES,
+    DevicePlan,
+    FilePlan,
+    ForwardPlan,
+    Payload,
+    PipelinePlan,
+    StreamPlan,
+    TunnelPlan,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +41,15 @@ if TYPE_CHECKING:
     from mirrord.dataplane.transmit.lanes import NativeLane
     from mirrord.dataplane.transmit.tx_ring import TxRing
 
-ALTERED = Slot.truncated, Slot.segmented, Slot.fragmented, Slot.zeroed, Slot.unfollowed, Slot.unplaced
+ALTERED = (
+    Slot.truncated,
+    Slot.segmented,
+    Slot.fragmented,
+    Slot.zeroed,
+    Slot.unfollowed,
+    Slot.unplaced,
+    Slot.flow_table_full,
+)
 
 
 class Match(NamedTuple):
@@ -45,7 +65,7 @@ class Pipeline:
     """An open pipeline. `source` is the tap where it gets its frames, once it has joined one, see tap.tap_of.
 
     Where the plan has several workers it is one of several, each at a tap of its own: `beside` another one, whose rate
-    limit it shares.
+    limit it shares. `memory` is what its tables come out of. What `recorder` keeps outlives it.
 
     Raises OSError, as Transmit does, when it cannot be opened.
     """
@@ -57,8 +77,13 @@ class Pipeline:
         native: bool,
         beside: Pipeline | None = None,
         numbering: Numbering | None = None,
+        recorder: Recorder | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self.plan = plan
+        self.recorder = recorder or Recorder(native=native)
+        memory = memory or Memory()
+        self.tables, self.connections = Share(memory), Share(memory)
         self.source: Source | None = None
         self.counters = Counters()
         self.rule_counters = RuleCounters()
@@ -74,11 +99,12 @@ class Pipeline:
 
     def _set_up(self, plan: PipelinePlan, numbering: Numbering, beside: Pipeline | None, *, native: bool) -> None:
         self.rule_counters.begin(plan.count_rules_of, _counted(plan))
-        self._forward = Forward(plan.forward, self.rule_counters.row, numbering)
+        forward = self._with_tables(plan.forward)
+        self._forward = Forward(forward, self.rule_counters.row, numbering)
         if native:
             output, callback = _goes_on(self.transmit)
             self.native = core.Pipeline(
-                plan=plan.forward,
+                plan=forward,
                 way=self.transmit.native(),
                 counters=self.counters.row,
                 sequence=numbering.row,
@@ -93,6 +119,17 @@ class Pipeline:
         if self.native is not None:
             assert beside.native is not None  # both are of one plane
             self.native.share(beside.native)
+
+    def _with_tables(self, forward: ForwardPlan) -> ForwardPlan:
+        """The step; where there is no memory, with no place in its table of flows, and with no payload at all where
+        connections would have to be followed.
+        """
+        if not self.connections.want(CONNECTIONS_BYTES if forward.payload is Payload.tls else 0):
+            forward = replace(forward, payload=Payload.zero)
+        limit = forward.flow_limit
+        if self.tables.want(limit.flows * FLOW_BYTES if limit else 0) or limit is None:
+            return forward
+        return replace(forward, flow_limit=replace(limit, flows=0))
 
     @property
     def selection(self) -> Selection:
@@ -128,12 +165,14 @@ class Pipeline:
         plan, self.matches = self.plan, how
         self.rule_counters.begin(plan.count_rules_of, _counted(plan))
         exact = None if how.exact and not plan.count_rules_of else replace(self.selection, mark_mask=0)
-        self._forward.plan = plan.forward if plan.forward.exact == exact else replace(plan.forward, exact=exact)
+        forward = self._with_tables(plan.forward)
+        self._forward.plan = forward if forward.exact == exact else replace(forward, exact=exact)
         self._forward.matches = self.rule_counters.row
+        self._forward.recorder = self.recorder.ring
         if self.native is not None:
             exactly = matcher(self._forward.plan, self.rule_counters.row)
-            way = self.transmit.native()
-            self.native.replace(plan=self._forward.plan, matcher=exactly, way=way, shares=how.shares)
+            way, ring = self.transmit.native(), self._forward.recorder
+            self.native.replace(plan=self._forward.plan, matcher=exactly, recorder=ring, way=way, shares=how.shares)
 
     def block(self, reason: Slot) -> None:
         """Make no copies from now on: what is wanted counts as this."""
@@ -171,6 +210,12 @@ class Pipeline:
         """Count as lost what its work was in the middle of when an error ended it."""
         self.counters.add(Slot.dropped_ring_full, max(self.counters.unaccounted(), 0))
 
+    @property
+    def flows(self) -> int:
+        """How many flows it knows, of those that a limit is for."""
+        native = self.native
+        return self._forward.flows if native is None else native.flows()
+
     def gso_refused(self) -> int:
         """The errno that the kernel refused GSO with, after which copies leave one by one; or 0."""
         native = self.native
@@ -201,6 +246,8 @@ class Pipeline:
     def close(self) -> None:
         """Let go of the way out. No tap may have it any more."""
         self.native = None
+        self.tables.want(0)
+        self.connections.want(0)
         self.transmit.close()
 
 
@@ -225,8 +272,16 @@ def _goes_on(
     return (None, transmit.lanes.native) if isinstance(transmit, Transmit) else (transmit.output, transmit.next_file)
 
 
-def open_pipelines(plan: PipelinePlan, numbering: Numbering, *, native: bool) -> list[Pipeline]:
-    """As many pipelines as the plan has workers, each to join a tap; their copies take numbers from `numbering`.
+def open_pipelines(
+    plan: PipelinePlan,
+    numbering: Numbering,
+    recorder: Recorder | None = None,
+    *,
+    native: bool,
+    memory: Memory | None = None,
+) -> list[Pipeline]:
+    """As many pipelines as the plan has workers, each to join a tap; their copies take numbers from `numbering`, their
+    tables come out of `memory`, and `recorder` keeps their copies.
 
     OSError when one cannot be opened: then none is.
     """
@@ -234,7 +289,8 @@ def open_pipelines(plan: PipelinePlan, numbering: Numbering, *, native: bool) ->
     try:
         while len(pipelines) < plan.workers:
             first = pipelines[0] if pipelines else None
-            pipelines.append(Pipeline(plan, native=native, beside=first, numbering=numbering))
+            one = Pipeline(plan, native=native, beside=first, numbering=numbering, recorder=recorder, memory=memory)
+            pipelines.append(one)
     except BaseException:
         for pipeline in pipelines:
             pipeline.close()

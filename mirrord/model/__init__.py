@@ -22,6 +22,7 @@ from mirrord.model.destinations import (
     VxlanDestination,
 )
 from mirrord.model.filters import Filter, Rule
+from mirrord.model.flows import FlowLimit
 from mirrord.model.mirrors import Config, FlowNetwork, Mirror, Session
 from mirrord.model.sources import (
     BridgeSource,
@@ -50,6 +51,7 @@ __all__ = [
     "ErspanSource",
     "FileDestination",
     "Filter",
+    "FlowLimit",
     "FlowNetwork",
     "GeneveDestination",
     "GreDestination",

@@ -6,7 +6,19 @@ from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from mirrord.model.base import Mark, Model
-from mirrord.values import Between, Endpoint, Group, Latency, Listen, OptionalSocket, Path, Pattern, RingSize, Socket
+from mirrord.values import (
+    Between,
+    Endpoint,
+    Group,
+    Latency,
+    Listen,
+    OptionalSocket,
+    Path,
+    Pattern,
+    RingSize,
+    Size,
+    Socket,
+)
 
 
 class Daemon(Model):
@@ -17,7 +29,7 @@ class Daemon(Model):
     socket_group: Group = ""
     """The group that may read and change by `socket`; empty: the daemon's own."""
     read_only_socket: OptionalSocket = ""
-    """A second socket that answers GET alone; empty: none."""
+    """A second socket that answers GET alone, and gives no packets; empty: none."""
     read_only_group: Group = ""
     """The group that may read by `read_only_socket`."""
     metrics: Listen = Endpoint("127.0.0.1", 9817)
@@ -41,6 +53,10 @@ class Daemon(Model):
     """Priority of the workers for the scheduler, as in nice(2); 0: the process's own."""
     latency: Latency = 1_000_000
     """How long a copy may wait for company at most, while frames come: "0", not at all, to "10ms", which costs less."""
+    memory_limit: Size = 0
+    """Bound on the memory of all flow tables (`flow_limit`), tables of connections (`payload = "tls"`, 8 MiB each) and
+    recorders together, each counting as full; "0": none. A session whose table there is no room for mirrors every flow
+    whole, or has zeros for all payload; one whose recorder there is no room for keeps no frames; and says so."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe messages that are logged."""
 

@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 
 from mirrord.match_values import Dscps, IcmpNumbers, Lengths, Macs, TcpFlags
 from mirrord.model.base import DirectionName, Model, repeated, too_many
+from mirrord.protocols import TPIDS
 from mirrord.values import Between, Description, Networks, Ports, Protocol, VlanId, show_protocol
 
 ICMP, TCP, UDP, ICMPV6, SCTP = 1, 6, 17, 58, 132
 MOST_RULES = 10_000  # of a filter
 ETHERTYPE_FAMILIES = {0x0800: 4, 0x86DD: 6}
-TPIDS = (0x8100, 0x88A8, 0x9100, 0x9200)
 IPV6_EXTENSIONS = (0, 43, 44, 51, 60, 135, 139, 140)  # RFC 7045 appendix A, less ESP, which hides what follows
 
 

@@ -12,7 +12,9 @@ from mirrord.model.base import Count, DirectionName, Model, repeated, too_many
 from mirrord.model.daemon import Daemon
 from mirrord.model.destinations import Destination, FileDestination, SpanDestination, TunnelDestination
 from mirrord.model.filters import Filter
+from mirrord.model.flows import FlowLimit
 from mirrord.model.sources import BridgeSource, Source, TunnelSource
+from mirrord.protocols import ETH_HEADER
 from mirrord.values import (
     Addresses,
     AnyAddress,
@@ -24,11 +26,11 @@ from mirrord.values import (
     Name,
     Percentage,
     Rate,
+    RecorderSize,
     RingSize,
     Snaplen,
 )
 
-ETH_HEADER = 14  # bytes, IEEE 802.3 3.2
 MOST_SESSIONS = 4096  # of a mirror
 
 
@@ -71,6 +73,8 @@ class Session(Model):
     sampling_rate: Annotated[int, Between(1, (1 << 31) - 1)] = 1
     """One in n conversations, whole, both directions: TCP connections, and of all else what two addresses say to each
     other by one protocol. Fragments are in or out with the rest."""
+    flow_limit: FlowLimit | None = None
+    """Mirror the first of each flow only. Left out: all of it."""
     rate_limit: Rate = 0
     """Bound on the sent bits a second, outer headers included, in tc's units; 0: none."""
     packet_limit: Count = 0
@@ -97,6 +101,10 @@ class Session(Model):
     """Send copies of equal length as one message. `auto`: those that follow each other, where the device or kernel
     segments before anyone can look; the order of capture is kept. `on`: anywhere, and flow by flow out of up to 512
     copies, so that a copy may overtake others of these that are not of its flow."""
+    recorder: RecorderSize = 0
+    """Memory for the last frames mirrored from each of its sources, as their copies have them, for `mirrorctl capture
+    --last`: "0", or at least "1MiB". They are kept while the session is enabled, over reloads and restarts of the
+    source."""
     pause_above: Percentage = 0
     """Pause while the destination's link is busier than this share of its speed; empty: never."""
 

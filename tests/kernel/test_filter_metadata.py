@@ -20,10 +20,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mirrord.dataplane.filter.assembler import PACKET_OUTGOING
 from mirrord.dataplane.filter.rules import Direction, Reason, Rule, Selection, decide
 from mirrord.dataplane.filter.several import attach
 from mirrord.dataplane.frame.headers import Tag, parse
+from mirrord.kernel import PACKET_OUTGOING
 from tests.support.selections import MARK, frames, selections
 
 CLONE_NEWNET = 0x40000000  # linux/sched.h

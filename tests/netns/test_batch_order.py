@@ -17,13 +17,12 @@ from hypothesis import strategies as st
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import ARP, Ether
 
-from mirrord.dataplane.capture.packet_socket import PACKET_VNET_HDR
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.rules import Direction, Selection
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.frame.wire import VNET
 from mirrord.dataplane.netns import find
-from mirrord.dataplane.transmit.sockets import SOL_PACKET
+from mirrord.kernel import PACKET_VNET_HDR, SOL_PACKET
 from mirrord.plans import CapturePlan, DevicePlan, ForwardPlan, Hop, PipelinePlan, TunnelPlan
 from tests.support.alone import Alone
 from tests.support.receiver import Receiver

@@ -18,10 +18,9 @@ from scapy.layers.l2 import ARP, GRE, Ether
 from scapy.layers.vxlan import VXLAN
 from scapy.utils import RawPcapNgReader
 
-from mirrord.dataplane.capture.fanout import SOL_PACKET
-from mirrord.dataplane.capture.packet_socket import PACKET_VNET_HDR
 from mirrord.dataplane.frame.checksum import checksum
 from mirrord.dataplane.frame.wire import VNET, VNET_GSO_NONE, VNET_GSO_TCPV4, VNET_NEEDS_CSUM
+from mirrord.kernel import PACKET_VNET_HDR, SOL_PACKET
 from tests.conftest import MakeDaemon, MakeOpenVSwitch, MakeSniffer
 from tests.support.daemon import Daemon
 from tests.support.send import flood, send

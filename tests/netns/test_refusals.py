@@ -14,15 +14,14 @@ import pytest
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
 
-from mirrord.dataplane.capture.fanout import SOL_PACKET
-from mirrord.dataplane.capture.packet_socket import PACKET_VNET_HDR
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.rules import Selection
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.frame.wire import VNET
 from mirrord.dataplane.pipeline import Pipeline
 from mirrord.dataplane.tap import Tap, tap_of
-from mirrord.dataplane.transmit.sockets import LANES, SO_NO_CHECK, Transmit
+from mirrord.dataplane.transmit.sockets import LANES, Transmit
+from mirrord.kernel import PACKET_VNET_HDR, SO_NO_CHECK, SOL_PACKET
 from mirrord.plans import CapturePlan, DevicePlan, ForwardPlan, Hop, PipelinePlan, TunnelPlan
 from tests.support.source import linked
 from tests.support.topology import Host, Topology

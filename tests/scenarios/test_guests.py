@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -206,7 +207,7 @@ def test_a_container_is_mirrored_by_its_label_over_restarts_under_load(
         host.ip(f"neighbour replace {WEB[0]} lladdr {WEB[1]} dev podman0 nud permanent")
         received = sniff(collector, "in", "udp port 9")
         links = host.spawn("ip", "-ts", "-oneline", "monitor", "link")
-        load = host.spawn("python3", "-c", LOAD, WEB[0])
+        load = host.spawn(sys.executable, "-c", LOAD, WEB[0])
         ends: list[float] = []
         passed: list[int] = []
         for _ in range(RESTARTS):

@@ -14,7 +14,7 @@ from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.frame.headers import Tag
 from mirrord.dataplane.frame.wire import Frame, Vnet
-from mirrord.plans import ForwardPlan, OnMtuExceeded, Payload
+from mirrord.plans import FlowLimit, ForwardPlan, OnMtuExceeded, Payload
 from tests.support.selections import IPV4, IPV6, PORTS, VLANS, frames, guards, selections
 
 MACS = bytes.fromhex("020000000002020000000001")
@@ -176,6 +176,10 @@ def plans() -> st.SearchStrategy[ForwardPlan]:
         longest=st.sampled_from([0, 0, 0, 60, 1000, 1514]),
         on_mtu_exceeded=st.sampled_from(OnMtuExceeded),
         sampling_rate=st.sampled_from([1, 1, 1, 2, 3, (1 << 31) - 1]),
+        flow_limit=st.none()
+        | st.builds(
+            FlowLimit, packets=st.sampled_from([1, 3]), headers=st.booleans(), flows=st.sampled_from([0, 1, 9])
+        ),
         rate_limit=st.sampled_from([0, 0, 1, 1_000_000, 1_000_000_000, 500_000_000_000, 10**14]),
         packet_limit=st.sampled_from([0, 0, 0, 1, 1000, 10_000_000, (1 << 31) - 1]),
         strip_tag=st.booleans(),

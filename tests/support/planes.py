@@ -11,6 +11,7 @@ from mirrord.dataplane.forward.step import Forward
 from mirrord.dataplane.frame.headers import flow_hash, parse
 from mirrord.dataplane.frame.wire import Frame
 from mirrord.dataplane.native import core, matcher
+from mirrord.dataplane.transmit.recorder import Ring
 from mirrord.plans import ForwardPlan
 
 
@@ -26,18 +27,19 @@ class Result(NamedTuple):
     zeroed: int
     unfollowed: int
     unplaced: int
+    flow_table_full: int
 
 
 Step = Callable[[Frame], Result]
 
 
-def step(plan: ForwardPlan, dataplane: str, matches: array[int] | None = None) -> Step:
-    """A new forward step, whose rate limit's bucket is full; `matches` counts by rule."""
-    return _python(plan, matches) if dataplane == "python" else _native(plan, matches)
+def step(plan: ForwardPlan, dataplane: str, matches: array[int] | None = None, ring: Ring | None = None) -> Step:
+    """A new forward step, whose rate limit's bucket is full; `matches` counts by rule, `ring` keeps the copies."""
+    return _python(plan, matches, ring) if dataplane == "python" else _native(plan, matches, ring)
 
 
-def _python(plan: ForwardPlan, matches: array[int] | None) -> Step:
-    forward = Forward(plan, matches)
+def _python(plan: ForwardPlan, matches: array[int] | None, ring: Ring | None) -> Step:
+    forward = Forward(plan, matches, recorder=ring)
 
     def run(frame: Frame) -> Result:
         copies, reason, *altered = forward(frame)
@@ -48,8 +50,8 @@ def _python(plan: ForwardPlan, matches: array[int] | None) -> Step:
     return run
 
 
-def _native(plan: ForwardPlan, matches: array[int] | None) -> Step:
-    forward = core.Forward(plan, matcher(plan, matches))
+def _native(plan: ForwardPlan, matches: array[int] | None, ring: Ring | None) -> Step:
+    forward = core.Forward(plan, matcher(plan, matches), ring)
 
     def run(frame: Frame) -> Result:
         copies, flow, reason, *altered = forward(frame)

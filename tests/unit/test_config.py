@@ -471,6 +471,22 @@ SPAN = 'source = "%s"\ndestination = { type = "device", device = "%s" }'
             "mirrors.m.sessions[0].destination.device",
             "'a' in 'n' is also the source",
         ),
+        (
+            sessions(
+                'source = { type = "device", device = ["a", "b"] }\n'
+                'recorder = "1MiB"\ndestination = { type = "device", device = "c" }',
+                'source = "d"\nrecorder = "1MiB"\ndestination = { type = "device", device = "c" }',
+            ).replace("include = []", 'include = []\nmemory_limit = "2MiB"'),
+            "mirrors.m.sessions[1].recorder",
+            "its recorder and those before it take 3MiB, more than memory_limit, 2MiB",
+        ),
+        (
+            sessions(
+                'source = "a"\npayload = "tls"\nworkers = 2\ndestination = { type = "device", device = "c" }'
+            ).replace("include = []", 'include = []\nmemory_limit = "8MiB"'),
+            "mirrors.m.sessions[0].payload",
+            "its connections and those before it take 16MiB, more than memory_limit, 8MiB",
+        ),
         ("[mirrors.b]\nflow_network = 'n'\n", "mirrors.b.flow_network", "there is no flow network 'n'"),
     ],
 )

@@ -28,6 +28,7 @@ SESSION: dict[str, object] = {
     "snaplen": 0,
     "payload": "keep",
     "sampling_rate": 1,
+    "flow_limit": OPTIONAL,
     "rate_limit": "0",
     "packet_limit": 0,
     "on_mtu_exceeded": "truncate",
@@ -39,6 +40,7 @@ SESSION: dict[str, object] = {
     "transmit": "auto",
     "gso": "auto",
     "pause_above": "",
+    "recorder": "0",
 }
 DAEMON: dict[str, object] = {
     "socket": "/run/mirrord/mirrord.sock",
@@ -55,6 +57,7 @@ DAEMON: dict[str, object] = {
     "ring_size": "8MiB",
     "nice": 0,
     "latency": "1ms",
+    "memory_limit": "0",
     "log_level": "info",
 }
 TUNNEL = {"remote": REQUIRED, "local": OPTIONAL, "dscp": 0, "ttl": 64, "netns": OPTIONAL}
@@ -75,6 +78,7 @@ DOCUMENTED: dict[type[Model], dict[str, object]] = {
         "sessions": [],
     },
     Session: SESSION,
+    model.FlowLimit: {"packets": OPTIONAL, "bytes": OPTIONAL, "then": "skip", "idle": "60s", "flows": 65536},
     model.DeviceSource: {
         "type": "device",
         "device": REQUIRED,
@@ -130,6 +134,8 @@ def test_every_documented_key_exists_with_its_default(kind: type[Model]) -> None
     keys = DOCUMENTED[kind]
     assert set(kind.model_fields) == set(keys)
     written = {key: GIVEN[key] for key, default in keys.items() if default is REQUIRED}
+    if kind is model.FlowLimit:
+        written["packets"] = keys["packets"] = 20  # it, or bytes
     if kind is model.ErspanDestination:
         written["session_id"] = 7  # required by the types that carry one
     shown = kind.model_validate(written).model_dump(mode="json")
@@ -178,6 +184,7 @@ def session(**keys: object) -> dict[str, object]:
         (Rule, rule(length=-1), 'lengths in bytes such as "64"'),
         (Rule, rule(length=[]), "at least one value"),
         (Rule, rule(protocol="ah"), 'add family = "ipv4"'),
+        (Session, session(recorder="64KiB"), 'a size of at least "1MiB"'),
         (Rule, rule(priority=0), "from 1 to 65535"),
         (Rule, rule(priority=65536), "from 1 to 65535"),
         (Rule, rule(ethertype=0x05FF), "from 1536 to 65535"),
@@ -190,6 +197,14 @@ def session(**keys: object) -> dict[str, object]:
         (Session, session(snaplen="headers+"), "for 64 bytes behind them"),
         (Session, session(snaplen="headers+65536"), "snaplen"),
         (Session, session(workers=0), "workers"),
+        (Session, session(flow_limit={"flows": 9}), "by packets, by bytes or by both"),
+        (Session, session(flow_limit={"packets": 0}), "from 1 to"),
+        (Session, session(flow_limit={"bytes": "0"}), "at least"),
+        (Session, session(flow_limit={"packets": 1, "flows": 1 << 25}), "from 1 to 16777216"),
+        (Session, session(flow_limit={"packets": 1, "idle": "0s"}), "a time of at most 24h"),
+        (Session, session(flow_limit={"packets": 1, "idle": "25h"}), "a time of at most 24h"),
+        (Session, session(flow_limit={"packets": 1, "idle": 60}), "a time of at most 24h"),
+        (Session, session(flow_limit={"packets": 1, "then": "drop"}), "then"),
         (Session, session(destination={"type": "file", "path": "/a"}, pause_above="80%"), "has no link"),
         (Session, session(source={"type": "gre", "local": "::1"}, workers=2), "one socket, which one worker reads"),
         (Session, session(destination={"type": "file", "path": "/a"}, workers=2), "written by one worker"),
@@ -328,8 +343,12 @@ RULES = keys(
     length=some(LENGTHS),
     dscp=some(st.integers(0, 63)),
 ).flatmap(lambda one: OF_TRANSPORT.map(lambda other: one | other))
+FLOW_LIMITS = keys(
+    {"packets": st.integers(1, 100)}, bytes=st.sampled_from(["64KiB", "1GB"]), idle=st.sampled_from(["50ms", "1m"])
+)
 SESSIONS = keys(
     {"name": NAMES, "source": SOURCES, "destination": DESTINATIONS},
+    flow_limit=FLOW_LIMITS,
     priority=st.integers(1, 65535),
     filter=NAMES,
     snaplen=st.sampled_from([0, "headers", "headers+64"])
@@ -338,6 +357,7 @@ SESSIONS = keys(
     rate_limit=RATES,
     ring_size=SIZES,
     pause_above=st.sampled_from(["", "80%"]),
+    recorder=st.sampled_from(["0", "1MiB", "64MiB"]),
 ).filter(lambda one: one["destination"]["type"] != "file" or not one.get("pause_above"))
 EXPIRES = st.sampled_from(["90s", "120m", "1w", "2027-01-31T18:00:00Z", "2027-01-31t18:00:00.5+01:30"])
 CONFIGS = keys(

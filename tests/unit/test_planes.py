@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.frame.wire import Frame
+from mirrord.dataplane.transmit.recorder import Ring
 from mirrord.plans import ForwardPlan, Payload
 from tests.support.frames import captured, mutated, plans, super_frames
 from tests.support.planes import step
 from tests.support.tls import frame as segment
 
+RING_SIZE = 16384  # less than many copies have together
 NOW = 1_700_000_000_000_000_000
 THOROUGH = settings(
     deadline=None,
@@ -33,10 +35,13 @@ pauses = st.sampled_from([0, 1, 1000, 1_000_000, 50_000_000, 10_000_000_000, -1_
 def compare(plan: ForwardPlan, sent: list[Frame]) -> None:
     rules = plan.exact.rules if plan.exact is not None and plan.exact.rules else ()
     counted = {plane: array("Q", bytes(8 * len(rules))) for plane in ("python", "native")}
-    python, native = (step(plan, plane, matches) for plane, matches in counted.items())
+    rings = [Ring(RING_SIZE, native=plane == "native") for plane in counted]
+    python, native = (step(plan, *one, ring) for one, ring in zip(counted.items(), rings, strict=True))
     for n, frame in enumerate(sent):
         assert native(frame) == python(frame), f"frame {n}: {frame}"
     assert counted["native"] == counted["python"]
+    assert rings[0].row == rings[1].row
+    assert rings[0].memory[:] == rings[1].memory[:]
 
 
 @THOROUGH

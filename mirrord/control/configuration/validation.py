@@ -16,10 +16,12 @@ from pydantic import ValidationError
 
 from mirrord.errors import MirrordError, Problem, nearest
 from mirrord.model import (
+    Config,
     Contradiction,
     ContradictionError,
     Destination,
     Filter,
+    FlowLimit,
     Mirror,
     Model,
     Rule,
@@ -49,6 +51,9 @@ for _union in (Source, Destination):
     for _member in get_args(get_args(_union)[0]):
         _model, _tag = get_args(_member)
         _TAGGED[_tag.tag] = _model
+
+_TABLES: dict[str, type[Model]] = {"flow_limit": FlowLimit}
+"""Tables of a session, by their keys."""
 
 _NEUTRAL: dict[int | str, object] = {
     "action": "accept",
@@ -172,6 +177,16 @@ class Examined(NamedTuple):
 def not_found(kind: str, name: str, known: Iterable[str]) -> MirrordError:
     """The error for an object that is not there, with a hint at the one that may be meant."""
     return MirrordError("not_found", f"no such {kind}: {name}{nearest(name, known)}")
+
+
+def find_session(config: Config, mirror: str, name: str) -> Session:
+    """A session of a configuration. MirrordError `not_found`."""
+    if mirror not in config.mirrors:
+        raise not_found("mirror", mirror, config.mirrors)
+    sessions = {one.name: one for one in config.mirrors[mirror].sessions}
+    if name not in sessions:
+        raise not_found("session", name, sessions)
+    return sessions[name]
 
 
 def join(path: str, *parts: int | str) -> str:
@@ -339,4 +354,6 @@ def _model_at(model: type[Model], location: tuple[int | str, ...]) -> type[Model
             model = _TAGGED[str(part)]
         elif model in PARTS and part == PARTS[model].key:
             model = PARTS[model].model
+        elif model is Session and part in _TABLES:
+            model = _TABLES[str(part)]
     return model

@@ -10,12 +10,19 @@ import struct
 from contextlib import closing
 
 from mirrord.control.guests.inventory import GuestNic
-from mirrord.control.host.rtnetlink import Rtnetlink, attribute, attributes, number, text
+from mirrord.control.host.rtnetlink import LINK, Rtnetlink, attribute, attributes, number, text
+from mirrord.kernel import (
+    IFLA_ADDRESS,
+    IFLA_IFNAME,
+    IFLA_LINK,
+    IFLA_LINK_NETNSID,
+    IFLA_TARGET_NETNSID,
+    NETNSA_NSID,
+    NETNSA_PID,
+    RTM_GETLINK,
+    RTM_GETNSID,
+)
 
-RTM_GETLINK, RTM_GETNSID = 18, 90
-NETNSA_NSID, NETNSA_PID = 1, 2
-IFLA_ADDRESS, IFLA_IFNAME, IFLA_LINK, IFLA_LINK_NETNSID, IFLA_TARGET_NETNSID = 1, 3, 5, 37, 46
-_LINK = struct.Struct("=BxHiII")  # family, type, index, flags, change (struct ifinfomsg)
 _NSID = struct.Struct("=B3x")  # family (struct rtgenmsg)
 _SIGNED = struct.Struct("=i")
 GONE = errno.ESRCH, errno.ENOENT, errno.EINVAL
@@ -49,10 +56,10 @@ def _links(netlink: Rtnetlink, place: int | None = None) -> list[tuple[int, str,
     """Index, name and address of each device there (None: here); for a veth, its peer's index and namespace's id."""
     where = b"" if place is None else attribute(IFLA_TARGET_NETNSID, _SIGNED.pack(place))
     found = []
-    for body in netlink.dump(RTM_GETLINK, _LINK.pack(0, 0, 0, 0, 0) + where):
-        told = attributes(body, _LINK.size)
+    for body in netlink.dump(RTM_GETLINK, LINK.pack(0, 0, 0, 0, 0) + where):
+        told = attributes(body, LINK.size)
         beyond = told.get(IFLA_LINK_NETNSID)
         peer = number(told.get(IFLA_LINK)), None if beyond is None else int(_SIGNED.unpack(beyond)[0])
         mac = told.get(IFLA_ADDRESS, b"").hex(":")
-        found.append((_LINK.unpack_from(body)[2], text(told.get(IFLA_IFNAME)), mac, peer))
+        found.append((LINK.unpack_from(body)[2], text(told.get(IFLA_IFNAME)), mac, peer))
     return found

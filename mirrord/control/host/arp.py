@@ -12,10 +12,11 @@ import time
 from collections.abc import Iterable
 from ipaddress import IPv4Address
 
+from mirrord.protocols import ETH_P_ARP
+
 PROBES = 3  # RFC 5227 1.1, PROBE_NUM
 PROBE_SECONDS = 0.3  # from each probe to the next, and after the last
 
-ETH_P_ARP = 0x0806
 _ARP = struct.Struct(
     "!HHBBH6s4s6s4s"
 )  # RFC 826: spaces, lengths, operation, then sender and target, hardware and address

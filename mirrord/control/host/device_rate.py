@@ -10,16 +10,14 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
-from pathlib import Path
 
+from mirrord.control.host import device_counters
 from mirrord.dataplane.capture.load import BUSY, calls_for_ring
 from mirrord.dataplane.netns import inside
 from mirrord.plans import CapturePlan, Netns
 
 SECONDS = 0.02
 """Between the two readings: at 20,000 frames a second, 400 frames."""
-
-_FRAMES, _BYTES = (1, 9), (0, 8)  # the columns after the name, received and sent
 
 Place = tuple[Netns | None, str]
 """A device, and the network namespace where it is."""
@@ -57,13 +55,11 @@ def rates() -> dict[str, tuple[float, float]]:
 
 
 def _counters() -> dict[str, tuple[int, int]]:
-    """Frames and bytes that each device of the thread's network namespace has received and sent; proc(5)."""
-    found = {}
-    for line in Path("/proc/thread-self/net/dev").read_text().splitlines()[2:]:
-        name, _, counters = line.rpartition(":")
-        row = [int(number) for number in counters.split()]
-        found[name.strip()] = sum(row[n] for n in _FRAMES), sum(row[n] for n in _BYTES)
-    return found
+    """Frames and bytes that each device of the thread's network namespace has received and sent."""
+    return {
+        name: (one.received_frames + one.sent_frames, one.received_bytes + one.sent_bytes)
+        for name, one in device_counters.read().items()
+    }
 
 
 def _is_busy(before: tuple[int, int], after: tuple[int, int], elapsed: float) -> bool:

@@ -22,16 +22,8 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-from mirrord.control.host.rtnetlink import NLA_F_NESTED, Rtnetlink, attribute, attributes, number, pairs, text
-
-RTM_DELLINK, RTM_GETLINK, RTM_SETLINK, RTM_NEWLINKPROP, RTM_DELLINKPROP = 17, 18, 19, 108, 109
-NLM_F_CREATE_EXCL_APPEND = 0x400 | 0x200 | 0x800
-IFLA_IFNAME, IFLA_MASTER, IFLA_PROTINFO, IFLA_LINKINFO, IFLA_AF_SPEC, IFLA_EXT_MASK = 3, 10, 12, 18, 26, 29
-IFLA_PROP_LIST, IFLA_ALT_IFNAME = 52, 53
-IFLA_INFO_KIND, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 4, 5
-IFLA_BRIDGE_VLAN_INFO = 2
-BRIDGE_VLAN_INFO_RANGE_BEGIN, BRIDGE_VLAN_INFO_RANGE_END = 8, 16
-RTEXT_FILTER_BRVLAN_COMPRESSED = 4
+from mirrord import kernel
+from mirrord.control.host.rtnetlink import LINK, NUMBER, Rtnetlink, attribute, attributes, number, pairs, text
 
 SETTINGS = (2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 25, 27, 28, 29, 30, 31, 32, 33, 34, 39, 40, 42, 43)
 """IFLA_BRPORT_PRIORITY, _COST, _MODE, _GUARD, _PROTECT, _FAST_LEAVE, _LEARNING, _UNICAST_FLOOD, _PROXYARP,
@@ -42,8 +34,6 @@ CHUNK = 96  # characters; a name has up to 127
 OF = re.compile(r"mirrord-\d+-of-(.+)")
 PART = re.compile(r"mirrord-\d+-(\d+)-(.*)")
 
-_LINK = struct.Struct("=BxHiII")  # family, type, index, flags, change (struct ifinfomsg)
-_NUMBER = struct.Struct("=I")
 _VLAN = struct.Struct("=HH")  # flags, id (struct bridge_vlan_info)
 _BRIDGE_INDEX = struct.Struct("!I")
 
@@ -55,7 +45,7 @@ def bridge_of(names: Iterable[str]) -> str:
 
 def alternative_names(properties: bytes) -> list[str]:
     """The names in an IFLA_PROP_LIST."""
-    return [text(value) for kind, value in pairs(properties) if kind == IFLA_ALT_IFNAME]
+    return [text(value) for kind, value in pairs(properties) if kind == kernel.IFLA_ALT_IFNAME]
 
 
 class _Port(NamedTuple):
@@ -187,65 +177,71 @@ class _Netlink(Rtnetlink):
 
     def port(self, index: int) -> _Port:
         """One device. OSError ENODEV when it is gone."""
-        (body,) = self.ask(RTM_GETLINK, _LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0))
+        (body,) = self.ask(kernel.RTM_GETLINK, LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0))
         return _port(body)
 
     def ports(self) -> list[tuple[int, _Port]]:
         """Every device, by index."""
-        bodies = self.dump(RTM_GETLINK, _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
-        return [(_LINK.unpack_from(body)[2], _port(body)) for body in bodies]
+        bodies = self.dump(kernel.RTM_GETLINK, LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
+        return [(LINK.unpack_from(body)[2], _port(body)) for body in bodies]
 
     def bridge(self, name: str, index: int) -> int:
         """The index of the bridge of this name, or of the one that had it when this was its index; 0 for none."""
-        by_name = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + attribute(IFLA_IFNAME, name.encode() + b"\0")
-        for question in (by_name, _LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0)):
+        by_name = LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + attribute(kernel.IFLA_IFNAME, name.encode() + b"\0")
+        for question in (by_name, LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0)):
             with suppress(OSError):
-                (body,) = self.ask(RTM_GETLINK, question)
+                (body,) = self.ask(kernel.RTM_GETLINK, question)
                 if _port(body).kind == "bridge":
-                    return int(_LINK.unpack_from(body)[2])
+                    return int(LINK.unpack_from(body)[2])
         return 0
 
     def set_master(self, index: int, master: int) -> None:
         self.ask(
-            RTM_SETLINK, _LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0) + attribute(IFLA_MASTER, _NUMBER.pack(master))
+            kernel.RTM_SETLINK,
+            LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0) + attribute(kernel.IFLA_MASTER, NUMBER.pack(master)),
         )
 
     def set_port(self, index: int, settings: dict[int, bytes]) -> None:
         if settings:
             told = b"".join(attribute(kind, one) for kind, one in settings.items())
-            head = _LINK.pack(socket.AF_BRIDGE, 0, index, 0, 0)
-            self.ask(RTM_SETLINK, head + attribute(IFLA_PROTINFO | NLA_F_NESTED, told))
+            head = LINK.pack(socket.AF_BRIDGE, 0, index, 0, 0)
+            self.ask(kernel.RTM_SETLINK, head + attribute(kernel.IFLA_PROTINFO | kernel.NLA_F_NESTED, told))
 
     def vlans(self, index: int) -> list[tuple[int, int]]:
         """Of a bridge's port: flags and id, a range as two of them."""
-        head = _LINK.pack(socket.AF_BRIDGE, 0, 0, 0, 0)
-        bodies = self.dump(RTM_GETLINK, head + attribute(IFLA_EXT_MASK, _NUMBER.pack(RTEXT_FILTER_BRVLAN_COMPRESSED)))
+        head = LINK.pack(socket.AF_BRIDGE, 0, 0, 0, 0)
+        bodies = self.dump(
+            kernel.RTM_GETLINK,
+            head + attribute(kernel.IFLA_EXT_MASK, NUMBER.pack(kernel.RTEXT_FILTER_BRVLAN_COMPRESSED)),
+        )
         return [
             _VLAN.unpack(one)
             for body in bodies
-            if _LINK.unpack_from(body)[2] == index
-            for kind, one in pairs(attributes(body, _LINK.size).get(IFLA_AF_SPEC, b""))
-            if kind == IFLA_BRIDGE_VLAN_INFO
+            if LINK.unpack_from(body)[2] == index
+            for kind, one in pairs(attributes(body, LINK.size).get(kernel.IFLA_AF_SPEC, b""))
+            if kind == kernel.IFLA_BRIDGE_VLAN_INFO
         ]
 
     def set_vlans(self, index: int, vlans: list[tuple[int, int]]) -> None:
         """Have a port be in these VLANs, and in no other: a bridge puts a new port into its own."""
         surplus = _each(self.vlans(index)) - _each(vlans)
-        self._vlans(RTM_DELLINK, index, [(0, vlan) for vlan in sorted(surplus)])
-        self._vlans(RTM_SETLINK, index, vlans)
+        self._vlans(kernel.RTM_DELLINK, index, [(0, vlan) for vlan in sorted(surplus)])
+        self._vlans(kernel.RTM_SETLINK, index, vlans)
 
     def _vlans(self, request: int, index: int, vlans: list[tuple[int, int]]) -> None:
         if vlans:
-            told = b"".join(attribute(IFLA_BRIDGE_VLAN_INFO, _VLAN.pack(*one)) for one in vlans)
-            self.ask(request, _LINK.pack(socket.AF_BRIDGE, 0, index, 0, 0) + attribute(IFLA_AF_SPEC, told))
+            told = b"".join(attribute(kernel.IFLA_BRIDGE_VLAN_INFO, _VLAN.pack(*one)) for one in vlans)
+            self.ask(request, LINK.pack(socket.AF_BRIDGE, 0, index, 0, 0) + attribute(kernel.IFLA_AF_SPEC, told))
 
     def add_names(self, index: int, names: list[str]) -> None:
-        self.ask(RTM_NEWLINKPROP, _names(index, names), NLM_F_CREATE_EXCL_APPEND)
+        self.ask(
+            kernel.RTM_NEWLINKPROP, _names(index, names), kernel.NLM_F_CREATE | kernel.NLM_F_EXCL | kernel.NLM_F_APPEND
+        )
 
     def forget(self, index: int, names: list[str]) -> None:
         """Take names away, first the one that makes them a record."""
         if names:
-            self.ask(RTM_DELLINKPROP, _names(index, sorted(names, key=lambda name: not OF.fullmatch(name))))
+            self.ask(kernel.RTM_DELLINKPROP, _names(index, sorted(names, key=lambda name: not OF.fullmatch(name))))
 
 
 def _each(vlans: list[tuple[int, int]]) -> set[int]:
@@ -253,26 +249,26 @@ def _each(vlans: list[tuple[int, int]]) -> set[int]:
     found: set[int] = set()
     first = 0
     for flags, vlan in vlans:
-        first = vlan if flags & BRIDGE_VLAN_INFO_RANGE_BEGIN else first
-        found.update(range(first, vlan + 1) if flags & BRIDGE_VLAN_INFO_RANGE_END else [vlan])
+        first = vlan if flags & kernel.BRIDGE_VLAN_INFO_RANGE_BEGIN else first
+        found.update(range(first, vlan + 1) if flags & kernel.BRIDGE_VLAN_INFO_RANGE_END else [vlan])
     return found
 
 
 def _names(index: int, names: list[str]) -> bytes:
-    told = b"".join(attribute(IFLA_ALT_IFNAME, name.encode() + b"\0") for name in names)
-    return _LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0) + attribute(IFLA_PROP_LIST | NLA_F_NESTED, told)
+    told = b"".join(attribute(kernel.IFLA_ALT_IFNAME, name.encode() + b"\0") for name in names)
+    return LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0) + attribute(kernel.IFLA_PROP_LIST | kernel.NLA_F_NESTED, told)
 
 
 def _port(body: bytes) -> _Port:
-    found = attributes(body, _LINK.size)
-    info = attributes(found.get(IFLA_LINKINFO, b""))
-    bridged = text(info.get(IFLA_INFO_SLAVE_KIND)) == "bridge"
-    settings = attributes(info.get(IFLA_INFO_SLAVE_DATA, b"")) if bridged else {}
-    names = alternative_names(found.get(IFLA_PROP_LIST, b""))
+    found = attributes(body, LINK.size)
+    info = attributes(found.get(kernel.IFLA_LINKINFO, b""))
+    bridged = text(info.get(kernel.IFLA_INFO_SLAVE_KIND)) == "bridge"
+    settings = attributes(info.get(kernel.IFLA_INFO_SLAVE_DATA, b"")) if bridged else {}
+    names = alternative_names(found.get(kernel.IFLA_PROP_LIST, b""))
     return _Port(
-        name=text(found[IFLA_IFNAME]),
-        master=number(found.get(IFLA_MASTER)),
-        kind=text(info.get(IFLA_INFO_KIND)),
+        name=text(found[kernel.IFLA_IFNAME]),
+        master=number(found.get(kernel.IFLA_MASTER)),
+        kind=text(info.get(kernel.IFLA_INFO_KIND)),
         bridged=bridged,
         settings={kind: settings[kind] for kind in SETTINGS if kind in settings},
         names=[name for name in names if OF.fullmatch(name) or PART.fullmatch(name)],

@@ -6,19 +6,16 @@ ip-rule(8), linux/fib_rules.h
 from __future__ import annotations
 
 import socket
-import struct
 from contextlib import closing, suppress
 from ipaddress import ip_address
 from typing import NamedTuple
 
 from mirrord.control.host.obstacles import ROUTE_PROTOCOL
-from mirrord.control.host.rtnetlink import Rtnetlink, attributes, number
+from mirrord.control.host.rtnetlink import RULE, Rtnetlink, attributes, number
+from mirrord.kernel import FRA_PRIORITY, FRA_PROTOCOL, FRA_SRC, FRA_TABLE, RTM_GETRULE
 from mirrord.values import Address
 
 TABLES = 0x6D000000  # and the device's index: the table of its routes
-RTM_GETRULE = 34
-FRA_SRC, FRA_PRIORITY, FRA_TABLE, FRA_PROTOCOL = 2, 6, 15, 21
-_RULE = struct.Struct("=B11x")  # family (struct fib_rule_hdr)
 
 
 class Held(NamedTuple):
@@ -48,8 +45,8 @@ def all_held() -> set[Held]:
     with closing(Rtnetlink()) as netlink:
         for one in (socket.AF_INET, socket.AF_INET6):
             with suppress(OSError):  # a kernel without this family, or policy routing: nothing can have been taken
-                bodies += netlink.dump(RTM_GETRULE, _RULE.pack(one))
-    rules = (attributes(body, _RULE.size) for body in bodies)
+                bodies += netlink.dump(RTM_GETRULE, RULE.pack(one, *bytes(8)))
+    rules = (attributes(body, RULE.size) for body in bodies)
     return {
         Held(ip_address(rule[FRA_SRC]), number(rule.get(FRA_TABLE)), number(rule.get(FRA_PRIORITY)))
         for rule in rules

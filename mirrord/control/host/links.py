@@ -21,56 +21,51 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from itertools import chain
 from typing import NamedTuple
 
+from mirrord import kernel
 from mirrord.control.host.neighbours import Neighbour, Neighbours
 from mirrord.control.host.obstacles import ROUTE_PROTOCOL, obstacle
 from mirrord.control.host.offloads import takes_ring, uncut
-from mirrord.control.host.rtnetlink import Announcements, Rtnetlink, attribute, attributes, number, text
+from mirrord.control.host.rtnetlink import (
+    ADDRESS,
+    LINK,
+    NUMBER,
+    ROUTE,
+    Announcements,
+    Rtnetlink,
+    attribute,
+    attributes,
+    number,
+    text,
+)
 from mirrord.control.host.traits import traits
 from mirrord.control.host.view import Link, Path, Route, View
 from mirrord.dataplane.netns import enter, inside
 from mirrord.plans import Hop, Netns
+from mirrord.protocols import ETH_ALEN
 
-# linux/rtnetlink.h
-RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
-RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
-RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
-RTM_NEWQDISC, RTM_DELQDISC = 36, 37
-RTA_DST, RTA_SRC, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC, RTA_METRICS, RTA_MULTIPATH = 1, 2, 4, 5, 7, 8, 9
-RTA_MARK, RTA_VIA, RTA_ENCAP = 16, 18, 22
-RTAX_MTU = 2
-RTN_UNICAST = 1
-RTEXT_FILTER_SKIP_STATS = 8
 # RTMGRP_LINK, _TC, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE, _IPV6_IFADDR, _IPV6_ROUTE, and RTNLGRP_IPV6_RULE, the 19th
 GROUPS = 0x1 | 0x8 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18
 
-# linux/if_link.h
-IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_QDISC, IFLA_MASTER = 1, 3, 4, 5, 6, 10
-IFLA_OPERSTATE, IFLA_LINKINFO, IFLA_EXT_MASK, IFLA_LINK_NETNSID, IFLA_MAX_MTU = 16, 18, 29, 37, 51
-IFLA_INFO_KIND, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 4, 5
-IFLA_BRPORT_LEARNING = 8
-IFF_UP, IFF_NOARP, IFF_LOWER_UP = 0x1, 0x80, 0x10000  # netdevice(7)
 NOT_SENDING = {1, 2, 3, 4}
 """IF_OPER_NOTPRESENT, _DOWN, _LOWERLAYERDOWN, _TESTING (linux/if.h): what a device is given is dropped unsaid, also
 right after the carrier came, while its queue is not in place. Many have no state (unknown): the carrier alone tells."""
 ON_ANOTHER = {"vlan", "macvlan", "macvtap"}
-ETH_ALEN = 6
-ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772  # linux/if_arp.h
 WITHOUT_ETHERNET = {256, 257, 258, 259, 512, 519, 768, 769, 776, 778, 823, 0xFFFE}
 """ARPHRD_SLIP, _CSLIP, _SLIP6, _CSLIP6, _PPP, _RAWIP, _TUNNEL, _TUNNEL6, _SIT, _IPGRE, _IP6GRE, and _NONE, which tun,
 WireGuard and XFRM devices have: a packet socket sees their packets from the network header on."""
 
-# linux/if_addr.h
-IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
-IFA_F_OPTIMISTIC, IFA_F_TENTATIVE = 0x04, 0x40
 
-_LINK = struct.Struct("=BxHiII")  # family, type, index, flags, change (struct ifinfomsg)
-_ADDRESS = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index (struct ifaddrmsg)
-_ROUTE = struct.Struct("=8BI")  # family, lengths of destination and source, tos, table, protocol, scope, type, flags
 _NEXT_HOP = struct.Struct("=HBBi")  # length, flags, weight, index (struct rtnexthop)
 _INDEX = struct.Struct("=4xi")  # where links, addresses and struct tcmsg have the device's index
-_NUMBER = struct.Struct("=I")
 
-OF_A_DEVICE = {RTM_NEWLINK, RTM_DELLINK, RTM_NEWADDR, RTM_DELADDR, RTM_NEWQDISC, RTM_DELQDISC}
+OF_A_DEVICE = {
+    kernel.RTM_NEWLINK,
+    kernel.RTM_DELLINK,
+    kernel.RTM_NEWADDR,
+    kernel.RTM_DELADDR,
+    kernel.RTM_NEWQDISC,
+    kernel.RTM_DELQDISC,
+}
 """Announcements that name a device; that another queueing discipline is in place, its own do not tell."""
 
 NO_ROUTES = {
@@ -166,7 +161,7 @@ class Links:
             if kind in OF_A_DEVICE:
                 news.indexes.add(_INDEX.unpack_from(body)[0])
             # The kernel says nothing of an IPv4 route that goes with an address.
-            if kind == RTM_DELADDR or (kind in (RTM_NEWROUTE, RTM_DELROUTE) and not body[1]):
+            if kind == kernel.RTM_DELADDR or (kind in (kernel.RTM_NEWROUTE, kernel.RTM_DELROUTE) and not body[1]):
                 news.default_routes = True
         news.everything |= self._announcements.overrun()
 
@@ -211,10 +206,10 @@ class _Picture:
         )
 
     def _ask_all(self) -> None:
-        links = map(_link, self._netlink.dump(RTM_GETLINK, _link_question()))
+        links = map(_link, self._netlink.dump(kernel.RTM_GETLINK, _link_question()))
         self._links = {link.index: link for link in links}
         found: dict[int, set[IPv4Address | IPv6Address]] = {index: set() for index in self._links}
-        for body in self._netlink.dump(RTM_GETADDR, _ADDRESS.pack(0, 0, 0, 0, 0)):
+        for body in self._netlink.dump(kernel.RTM_GETADDR, ADDRESS.pack(0, 0, 0, 0, 0)):
             (index,) = _INDEX.unpack_from(body)
             if index in found:  # else it came after the devices were asked for, and there is news of it
                 found[index].update(_usable(body, self._links[index].name))
@@ -223,8 +218,8 @@ class _Picture:
     def _ask(self, index: int) -> None:
         """Ask about one device."""
         try:
-            (link,) = map(_link, self._netlink.ask(RTM_GETLINK, _link_question(index)))
-            bodies = self._netlink.dump(RTM_GETADDR, _ADDRESS.pack(0, 0, 0, 0, index))
+            (link,) = map(_link, self._netlink.ask(kernel.RTM_GETLINK, _link_question(index)))
+            bodies = self._netlink.dump(kernel.RTM_GETADDR, ADDRESS.pack(0, 0, 0, 0, index))
         except OSError as error:
             if error.errno != errno.ENODEV:
                 raise
@@ -278,30 +273,32 @@ class _Picture:
         """The route, or why there is none."""
         remote = ip_address(path.remote)
         family, bits = (socket.AF_INET, 32) if remote.version == 4 else (socket.AF_INET6, 128)
-        body = _ROUTE.pack(family, bits, bits if path.local else 0, 0, 0, 0, 0, 0, 0) + attribute(
-            RTA_DST, remote.packed
+        body = ROUTE.pack(family, bits, bits if path.local else 0, 0, 0, 0, 0, 0, 0) + attribute(
+            kernel.RTA_DST, remote.packed
         )
         if path.local:
-            body += attribute(RTA_SRC, ip_address(path.local).packed)
+            body += attribute(kernel.RTA_SRC, ip_address(path.local).packed)
         if path.device:
-            body += attribute(RTA_OIF, _NUMBER.pack(path.device))
-        body += attribute(RTA_MARK, _NUMBER.pack(path.mark))
+            body += attribute(kernel.RTA_OIF, NUMBER.pack(path.device))
+        body += attribute(kernel.RTA_MARK, NUMBER.pack(path.mark))
         try:
-            (answer,) = self._netlink.ask(RTM_GETROUTE, body)
+            (answer,) = self._netlink.ask(kernel.RTM_GETROUTE, body)
         except OSError as error:
             if path.local and not any(ip_address(path.local) in one for one in self._addresses.values()):
                 return f"{path.local} is not an address of this host: no copies can be sent from it"
             return NO_ROUTES.get(error.errno or 0, "no route to {}").format(path.remote)
-        found = attributes(answer, _ROUTE.size)
-        gateway = found.get(RTA_GATEWAY) or found.get(RTA_VIA, b"")[2:]  # struct rtvia begins with the family
-        source = found.get(RTA_PREFSRC)
+        found = attributes(answer, ROUTE.size)
+        gateway = (
+            found.get(kernel.RTA_GATEWAY) or found.get(kernel.RTA_VIA, b"")[2:]
+        )  # struct rtvia begins with the family
+        source = found.get(kernel.RTA_PREFSRC)
         return _Found(
-            device=number(found.get(RTA_OIF)),
-            mtu=number(attributes(found.get(RTA_METRICS, b"")).get(RTAX_MTU)),
+            device=number(found.get(kernel.RTA_OIF)),
+            mtu=number(attributes(found.get(kernel.RTA_METRICS, b"")).get(kernel.RTAX_MTU)),
             source=str(ip_address(source)) if source else "",
             gateway=str(ip_address(gateway)) if gateway else "",
-            unicast=_ROUTE.unpack_from(answer)[7] == RTN_UNICAST,
-            encapsulates=RTA_ENCAP in found,
+            unicast=ROUTE.unpack_from(answer)[7] == kernel.RTN_UNICAST,
+            encapsulates=kernel.RTA_ENCAP in found,
         )
 
 
@@ -328,35 +325,35 @@ def _special(found: _Found, link: Link) -> str:
 
 
 def _link_question(index: int = 0) -> bytes:
-    skip = attribute(IFLA_EXT_MASK, _NUMBER.pack(RTEXT_FILTER_SKIP_STATS))
-    return _LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0) + skip
+    skip = attribute(kernel.IFLA_EXT_MASK, NUMBER.pack(kernel.RTEXT_FILTER_SKIP_STATS))
+    return LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0) + skip
 
 
 def _link(body: bytes) -> Link:
-    _family, kind, index, flags, _change = _LINK.unpack_from(body)
-    found = attributes(body, _LINK.size)
-    info = attributes(found.get(IFLA_LINKINFO, b""))
-    bridged = text(info.get(IFLA_INFO_SLAVE_KIND)) == "bridge"
-    port = attributes(info.get(IFLA_INFO_SLAVE_DATA, b"")) if bridged else {}
-    name, device_kind = text(found[IFLA_IFNAME]), text(info.get(IFLA_INFO_KIND))
+    _family, kind, index, flags, _change = LINK.unpack_from(body)
+    found = attributes(body, LINK.size)
+    info = attributes(found.get(kernel.IFLA_LINKINFO, b""))
+    bridged = text(info.get(kernel.IFLA_INFO_SLAVE_KIND)) == "bridge"
+    port = attributes(info.get(kernel.IFLA_INFO_SLAVE_DATA, b"")) if bridged else {}
+    name, device_kind = text(found[kernel.IFLA_IFNAME]), text(info.get(kernel.IFLA_INFO_KIND))
     upper = device_kind in ON_ANOTHER
     return Link(
         name=name,
         index=index,
-        mtu=number(found[IFLA_MTU]),
-        up=bool(flags & IFF_UP),
-        ethernet=kind in (ARPHRD_ETHER, ARPHRD_LOOPBACK),
+        mtu=number(found[kernel.IFLA_MTU]),
+        up=bool(flags & kernel.IFF_UP),
+        ethernet=kind in (kernel.ARPHRD_ETHER, kernel.ARPHRD_LOOPBACK),
         raw=kind in WITHOUT_ETHERNET,
-        carrier=bool(flags & IFF_LOWER_UP) and number(found.get(IFLA_OPERSTATE)) not in NOT_SENDING,
-        loopback=kind == ARPHRD_LOOPBACK,
-        most_mtu=number(found.get(IFLA_MAX_MTU)),
+        carrier=bool(flags & kernel.IFF_LOWER_UP) and number(found.get(kernel.IFLA_OPERSTATE)) not in NOT_SENDING,
+        loopback=kind == kernel.ARPHRD_LOOPBACK,
+        most_mtu=number(found.get(kernel.IFLA_MAX_MTU)),
         kind=device_kind,
-        master=number(found.get(IFLA_MASTER)),
-        learning=bool(number(port.get(IFLA_BRPORT_LEARNING))),
-        qdisc=text(found.get(IFLA_QDISC)),
-        lower=number(found.get(IFLA_LINK)) if upper and IFLA_LINK_NETNSID not in found else 0,
-        address=found.get(IFLA_ADDRESS, b""),
-        resolves=not flags & IFF_NOARP,
+        master=number(found.get(kernel.IFLA_MASTER)),
+        learning=bool(number(port.get(kernel.IFLA_BRPORT_LEARNING))),
+        qdisc=text(found.get(kernel.IFLA_QDISC)),
+        lower=number(found.get(kernel.IFLA_LINK)) if upper and kernel.IFLA_LINK_NETNSID not in found else 0,
+        address=found.get(kernel.IFLA_ADDRESS, b""),
+        resolves=not flags & kernel.IFF_NOARP,
         takes_ring=takes_ring(name, device_kind),
         traits=traits(found, info),
     )
@@ -364,14 +361,14 @@ def _link(body: bytes) -> Link:
 
 def _default_routes(netlink: Rtnetlink) -> Iterable[int]:
     """The devices of every default route, of either family and in every table, multipath ones included."""
-    for body in netlink.dump(RTM_GETROUTE, _ROUTE.pack(*bytes(8), 0)):
-        _family, length, _, _, _, protocol, _, kind, _ = _ROUTE.unpack_from(body)
-        if length or kind != RTN_UNICAST or protocol == ROUTE_PROTOCOL:
+    for body in netlink.dump(kernel.RTM_GETROUTE, ROUTE.pack(*bytes(8), 0)):
+        _family, length, _, _, _, protocol, _, kind, _ = ROUTE.unpack_from(body)
+        if length or kind != kernel.RTN_UNICAST or protocol == ROUTE_PROTOCOL:
             continue
-        found = attributes(body, _ROUTE.size)
-        if RTA_OIF in found:
-            yield number(found[RTA_OIF])
-        hops = found.get(RTA_MULTIPATH, b"")
+        found = attributes(body, ROUTE.size)
+        if kernel.RTA_OIF in found:
+            yield number(found[kernel.RTA_OIF])
+        hops = found.get(kernel.RTA_MULTIPATH, b"")
         while hops:
             size, _, _, device = _NEXT_HOP.unpack_from(hops)
             yield device
@@ -380,11 +377,11 @@ def _default_routes(netlink: Rtnetlink) -> Iterable[int]:
 
 def _usable(body: bytes, device: str) -> Iterable[IPv4Address | IPv6Address]:
     """An address of the host's own, unless it may turn out to be another host's (RFC 4862 5.4)."""
-    _family, _length, flags, _scope, _index = _ADDRESS.unpack_from(body)
-    found = attributes(body, _ADDRESS.size)
-    flags = number(found[IFA_FLAGS]) if IFA_FLAGS in found else flags
-    if flags & IFA_F_TENTATIVE and not flags & IFA_F_OPTIMISTIC:
+    _family, _length, flags, _scope, _index = ADDRESS.unpack_from(body)
+    found = attributes(body, ADDRESS.size)
+    flags = number(found[kernel.IFA_FLAGS]) if kernel.IFA_FLAGS in found else flags
+    if flags & kernel.IFA_F_TENTATIVE and not flags & kernel.IFA_F_OPTIMISTIC:
         return
-    address = ip_address(found.get(IFA_LOCAL) or found[IFA_ADDRESS])
+    address = ip_address(found.get(kernel.IFA_LOCAL) or found[kernel.IFA_ADDRESS])
     scoped = address.version == 6 and address.is_link_local
     yield ip_address(f"{address}%{device}") if scoped else address

@@ -9,38 +9,22 @@ rtnetlink(7), linux/neighbour.h
 from __future__ import annotations
 
 import socket
-import struct
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from mirrord.control.host.rtnetlink import (
-    NLM_F_CREATE,
-    NLM_F_REPLACE,
-    Announcements,
-    Rtnetlink,
-    attribute,
-    attributes,
-    number,
-)
+from mirrord import kernel
+from mirrord.control.host.rtnetlink import NEIGHBOUR, NUMBER, Announcements, Rtnetlink, attribute, attributes, number
 
-RTMGRP_NEIGH = 0x4
-RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
-NTF_USE, NTF_EXT_MANAGED = 0x01, 0x01
-NUD_PERMANENT, NUD_NOARP = 0x80, 0x40
-NUD_VALID = NUD_PERMANENT | NUD_NOARP | 0x02 | 0x04 | 0x08 | 0x10  # reachable, stale, delay, probe
-NDA_DST, NDA_LLADDR, NDA_FLAGS_EXT = 1, 2, 15
+NUD_VALID = kernel.NUD_PERMANENT | kernel.NUD_NOARP | 0x02 | 0x04 | 0x08 | 0x10  # reachable, stale, delay, probe
 PATIENCE_SECONDS = 0.2
 POLL_SECONDS = 0.002
 """How long an answer is waited for when a neighbour is first asked for. Later ones are told of by the bell."""
 SILENCE_SECONDS = 1.0
 """How long a neighbour may be without an address before what is sent to it counts as lost: the kernel takes it, holds
 some of it back, and discards the rest unsaid. One that it keeps fresh is asked for ever, and never counts as failed."""
-
-_NEIGHBOUR = struct.Struct("=BxxxiHBB")  # family, index, state, flags, type (struct ndmsg)
-_NUMBER = struct.Struct("=I")
 
 
 class Neighbour(NamedTuple):
@@ -62,7 +46,7 @@ class Neighbours:
     """Asks by the netlink socket that it is given. Its bell is its own, of the network namespace it was made in."""
 
     def __init__(self) -> None:
-        self.bell = Announcements(RTMGRP_NEIGH)
+        self.bell = Announcements(kernel.RTMGRP_NEIGH)
         self._known: dict[Neighbour, bytes] = {}  # with what was last told of them; b"": not resolved
         self._managed: set[Neighbour] = set()
         self._asked: dict[Neighbour, float] = {}  # since when those that were asked have not answered; monotonic
@@ -76,7 +60,7 @@ class Neighbours:
         found, open_questions = {}, []
         for one, may_ask in wanted.items():
             known = _look(netlink, one)
-            if may_ask and not known.state & (NUD_PERMANENT | NUD_NOARP) and one not in self._managed:
+            if may_ask and not known.state & (kernel.NUD_PERMANENT | kernel.NUD_NOARP) and one not in self._managed:
                 known = self._ask(netlink, one)
                 if not (known.address or one in self._known):
                     open_questions.append(one)
@@ -111,22 +95,24 @@ class Neighbours:
         for kind, _flags, _sequence, body in self.bell.read():
             neighbour, told = _parse(body)
             if neighbour in self._known:
-                if kind == RTM_DELNEIGH:
+                if kind == kernel.RTM_DELNEIGH:
                     self._managed.discard(neighbour)
-                news |= kind == RTM_DELNEIGH or told.address != self._known[neighbour]
+                news |= kind == kernel.RTM_DELNEIGH or told.address != self._known[neighbour]
         return self.bell.overrun() or news
 
     def _let_go(self, netlink: Rtnetlink, gone: Iterable[Neighbour]) -> None:
         for one in self._managed & set(gone):
             self._managed.discard(one)
             with suppress(OSError):
-                netlink.ask(RTM_NEWNEIGH, _question(one, NTF_USE), NLM_F_CREATE | NLM_F_REPLACE)
+                netlink.ask(
+                    kernel.RTM_NEWNEIGH, _question(one, kernel.NTF_USE), kernel.NLM_F_CREATE | kernel.NLM_F_REPLACE
+                )
 
     def _ask(self, netlink: Rtnetlink, wanted: Neighbour) -> Known:
         """Have the kernel resolve it; what is known right after."""
-        body = _question(wanted, NTF_USE) + attribute(NDA_FLAGS_EXT, _NUMBER.pack(NTF_EXT_MANAGED))
+        body = _question(wanted, kernel.NTF_USE) + attribute(kernel.NDA_FLAGS_EXT, NUMBER.pack(kernel.NTF_EXT_MANAGED))
         with suppress(OSError):
-            netlink.ask(RTM_NEWNEIGH, body, NLM_F_CREATE | NLM_F_REPLACE)
+            netlink.ask(kernel.RTM_NEWNEIGH, body, kernel.NLM_F_CREATE | kernel.NLM_F_REPLACE)
         known = _look(netlink, wanted)
         if known.managed:
             self._managed.add(wanted)
@@ -135,13 +121,13 @@ class Neighbours:
 
 def states(netlink: Rtnetlink) -> dict[Neighbour, int]:
     """NUD_... of every neighbour that the kernel has. OSError as Rtnetlink."""
-    told = map(_parse, netlink.dump(RTM_GETNEIGH, _NEIGHBOUR.pack(socket.AF_UNSPEC, 0, 0, 0, 0)))
+    told = map(_parse, netlink.dump(kernel.RTM_GETNEIGH, NEIGHBOUR.pack(socket.AF_UNSPEC, 0, 0, 0, 0)))
     return {neighbour: known.state for neighbour, known in told if neighbour is not None}
 
 
 def _look(netlink: Rtnetlink, wanted: Neighbour) -> Known:
     try:
-        (body,) = netlink.ask(RTM_GETNEIGH, _question(wanted))
+        (body,) = netlink.ask(kernel.RTM_GETNEIGH, _question(wanted))
     except OSError:  # it has none
         return Known()
     return _parse(body)[1]
@@ -150,18 +136,18 @@ def _look(netlink: Rtnetlink, wanted: Neighbour) -> Known:
 def _question(wanted: Neighbour, flags: int = 0) -> bytes:
     address = ip_address(wanted.address)
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    return _NEIGHBOUR.pack(family, wanted.device, 0, flags, 0) + attribute(NDA_DST, address.packed)
+    return NEIGHBOUR.pack(family, wanted.device, 0, flags, 0) + attribute(kernel.NDA_DST, address.packed)
 
 
 def _parse(body: bytes) -> tuple[Neighbour | None, Known]:
     """A message's neighbour, None for one that is no IP address's (a bridge's own table), and what it tells of it."""
-    family, index, state, _flags, _type = _NEIGHBOUR.unpack_from(body)
-    found = attributes(body, _NEIGHBOUR.size)
+    family, index, state, _flags, _type = NEIGHBOUR.unpack_from(body)
+    found = attributes(body, NEIGHBOUR.size)
     known = Known(
         state,
-        found.get(NDA_LLADDR, b"") if state & NUD_VALID else b"",
-        bool(number(found.get(NDA_FLAGS_EXT)) & NTF_EXT_MANAGED),
+        found.get(kernel.NDA_LLADDR, b"") if state & NUD_VALID else b"",
+        bool(number(found.get(kernel.NDA_FLAGS_EXT)) & kernel.NTF_EXT_MANAGED),
     )
-    if family not in (socket.AF_INET, socket.AF_INET6) or NDA_DST not in found:
+    if family not in (socket.AF_INET, socket.AF_INET6) or kernel.NDA_DST not in found:
         return None, known
-    return Neighbour(index, str(ip_address(found[NDA_DST]))), known
+    return Neighbour(index, str(ip_address(found[kernel.NDA_DST]))), known

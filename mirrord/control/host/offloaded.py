@@ -5,19 +5,13 @@ tc-flower(8), tc-matchall(8); linux/pkt_cls.h, linux/rtnetlink.h
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Collection
 from contextlib import closing, suppress
 
-from mirrord.control.host.rtnetlink import Rtnetlink, attributes, number, text
+from mirrord.control.host.rtnetlink import TRAFFIC, Rtnetlink, attributes, number, text
+from mirrord.kernel import CLSACT_INGRESS, RTM_GETTFILTER, TCA_CLS_FLAGS_IN_HW, TCA_KIND, TCA_OPTIONS
 
-RTM_GETTFILTER = 46
-TCA_KIND, TCA_OPTIONS = 1, 2
-INGRESS = 0xFFFFFFF2  # of a clsact or ingress qdisc
 FLAGS = {"bpf": 9, "flower": 22, "matchall": 3, "u32": 11}  # TCA_BPF_FLAGS_GEN, TCA_FLOWER_FLAGS, ...
-TCA_CLS_FLAGS_IN_HW = 4
-
-_TC = struct.Struct("=BxxxiIII")  # family, ifindex, handle, parent, info (struct tcmsg)
 
 
 def with_offloaded_flows(indexes: Collection[int]) -> frozenset[int]:
@@ -29,7 +23,7 @@ def with_offloaded_flows(indexes: Collection[int]) -> frozenset[int]:
     with closing(Rtnetlink()) as netlink:
         for index in indexes:
             with suppress(OSError):  # the device is gone
-                bodies = netlink.dump(RTM_GETTFILTER, _TC.pack(0, index, 0, INGRESS, 0))
+                bodies = netlink.dump(RTM_GETTFILTER, TRAFFIC.pack(0, index, 0, CLSACT_INGRESS, 0))
                 if any(map(in_hardware, bodies)):
                     found.add(index)
     return frozenset(found)
@@ -37,7 +31,7 @@ def with_offloaded_flows(indexes: Collection[int]) -> frozenset[int]:
 
 def in_hardware(body: bytes) -> bool:
     """Whether a classifier, as the kernel tells of it, is in hardware."""
-    found = attributes(body, _TC.size)
+    found = attributes(body, TRAFFIC.size)
     flags = FLAGS.get(text(found.get(TCA_KIND)))
     options = attributes(found.get(TCA_OPTIONS, b""))
     return flags is not None and bool(number(options.get(flags)) & TCA_CLS_FLAGS_IN_HW)

@@ -3,25 +3,28 @@
 A device without tx-udp-segmentation has the kernel cut first, whatever the device. One with it may be hardware, which
 cuts on the way out; or a virtual link, whose far side would see one long packet; or lead to others, which decide.
 
-ethtool(8), linux/ethtool.h, linux/sockios.h
+ethtool(8), linux/ethtool.h
 """
 
 from __future__ import annotations
 
-import ctypes
-import fcntl
-import socket
 import struct
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from mirrord.control.host import ethtool
+from mirrord.kernel import (
+    ETH_GSTRING_LEN,
+    ETH_SS_FEATURES,
+    ETHTOOL_GDRVINFO,
+    ETHTOOL_GFEATURES,
+    ETHTOOL_GSSET_INFO,
+    ETHTOOL_GSTRINGS,
+)
+
 if TYPE_CHECKING:
     from mirrord.control.host.view import Link
 
-SIOCETHTOOL = 0x8946
-ETHTOOL_GDRVINFO, ETHTOOL_GSTRINGS, ETHTOOL_GSSET_INFO, ETHTOOL_GFEATURES = 0x03, 0x1B, 0x37, 0x3A
-ETH_SS_FEATURES = 4
-ETH_GSTRING_LEN = 32
 DRVINFO_LENGTH = 196
 FEATURE = b"tx-udp-segmentation"
 SEGMENTING = ("", "ifb")  # kinds that cut by themselves: hardware, and a null sink to measure with
@@ -49,12 +52,12 @@ def uncut(link: Link, links: Iterable[Link]) -> str:
 def _feature(device: str) -> bool:
     """Whether the device cuts UDP datagrams; True where it cannot be told."""
     try:
-        info = _ethtool(device, struct.pack("=IIQI", ETHTOOL_GSSET_INFO, 0, 1 << ETH_SS_FEATURES, 0))
+        info = ethtool.ask(device, struct.pack("=IIQI", ETHTOOL_GSSET_INFO, 0, 1 << ETH_SS_FEATURES, 0))
         count = struct.unpack_from("=I", info, 16)[0]
         names = struct.pack("=III", ETHTOOL_GSTRINGS, ETH_SS_FEATURES, count) + bytes(count * ETH_GSTRING_LEN)
-        names = _ethtool(device, names)[12:]
+        names = ethtool.ask(device, names)[12:]
         blocks = (count + 31) // 32
-        features = _ethtool(device, struct.pack("=II", ETHTOOL_GFEATURES, blocks) + bytes(16 * blocks))[8:]
+        features = ethtool.ask(device, struct.pack("=II", ETHTOOL_GFEATURES, blocks) + bytes(16 * blocks))[8:]
     except OSError:
         return True
     for n in range(count):
@@ -66,14 +69,6 @@ def _feature(device: str) -> bool:
 
 def _driver(device: str) -> bytes:
     try:
-        return _ethtool(device, struct.pack("=I", ETHTOOL_GDRVINFO).ljust(DRVINFO_LENGTH, b"\0"))[4:36].rstrip(b"\0")
+        return ethtool.ask(device, struct.pack("=I", ETHTOOL_GDRVINFO).ljust(DRVINFO_LENGTH, b"\0"))[4:36].rstrip(b"\0")
     except OSError:
         return b""
-
-
-def _ethtool(device: str, request: bytes) -> bytes:
-    memory = ctypes.create_string_buffer(request, len(request))
-    interface = struct.pack("16sP16x", device.encode(), ctypes.addressof(memory))
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        fcntl.ioctl(any_socket, SIOCETHTOOL, interface)
-    return memory.raw

@@ -20,27 +20,18 @@ from collections.abc import Collection
 from contextlib import suppress
 from typing import NamedTuple
 
-from mirrord.control.host.rtnetlink import NLM_F_CREATE, NLM_F_EXCL, Rtnetlink, attribute, attributes, text
+from mirrord import kernel
+from mirrord.control.host.rtnetlink import TRAFFIC, Rtnetlink, attribute, attributes, text
 from mirrord.dataplane.filter import assembler as op
 from mirrord.dataplane.filter.assembler import Instruction, pack
-
-RTM_NEWQDISC, RTM_DELQDISC, RTM_GETQDISC = 36, 37, 38
-RTM_NEWTFILTER, RTM_DELTFILTER, RTM_GETTFILTER = 44, 45, 46
-TCA_KIND, TCA_OPTIONS = 1, 2
-TCA_BPF_OPS_LEN, TCA_BPF_OPS, TCA_BPF_FLAGS = 4, 5, 8
-TCA_BPF_FLAG_ACT_DIRECT = 1
-TC_H_CLSACT, CLSACT_HANDLE = 0xFFFFFFF1, 0xFFFF0000
-INGRESS, EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
-TC_ACT_UNSPEC, TC_ACT_SHOT = 0xFFFFFFFF, 2  # ask the next classifier; drop
+from mirrord.protocols import ETH_P_ALL
 
 FIRST = 1  # the priority: before any classifier that would end the search
 HANDLE = int.from_bytes(b"mir\0", "big")
 MADE_CLSACT = 1  # or-ed to the handle
-INFO = FIRST << 16 | socket.htons(3)  # ETH_P_ALL
+INFO = FIRST << 16 | socket.htons(ETH_P_ALL)
 
-DROP_ALL = pack((Instruction(op.RET, k=TC_ACT_SHOT),))
-
-_TC = struct.Struct("=BxxxiIII")  # family, ifindex, handle, parent, info
+DROP_ALL = pack((Instruction(op.RET, k=kernel.TC_ACT_SHOT),))
 
 
 def drop_unmarked(mark: int) -> bytes:
@@ -49,8 +40,8 @@ def drop_unmarked(mark: int) -> bytes:
         (
             Instruction(op.LD_W_ABS, k=op.MARK),
             Instruction(op.JEQ, jf=1, k=mark),
-            Instruction(op.RET, k=TC_ACT_UNSPEC),
-            Instruction(op.RET, k=TC_ACT_SHOT),
+            Instruction(op.RET, k=kernel.TC_ACT_UNSPEC),
+            Instruction(op.RET, k=kernel.TC_ACT_SHOT),
         )
     )
 
@@ -68,7 +59,7 @@ class _Found(NamedTuple):
     @property
     def ours(self) -> bool:
         known = self.kind == "bpf" and self.info == INFO and self.handle & ~MADE_CLSACT == HANDLE
-        if self.parent == INGRESS:
+        if self.parent == kernel.CLSACT_INGRESS:
             return known and self.code == DROP_ALL
         return known and len(self.code) == len(drop_unmarked(0)) and self.code == drop_unmarked(_mark(self.code))
 
@@ -102,7 +93,7 @@ class Reservations:
                 self._hold(index, mark)
 
     def _hold(self, index: int, mark: int) -> None:
-        hooks = (one.kind for one in self._netlink.qdiscs() if (one.device, one.parent) == (index, TC_H_CLSACT))
+        hooks = (one.kind for one in self._netlink.qdiscs() if (one.device, one.parent) == (index, kernel.TC_H_CLSACT))
         kind = next(hooks, "")
         if kind not in ("", "clsact"):  # its egress classifiers would end up on its ingress
             raise OSError(errno.EBUSY, f"its {kind} qdisc leaves no place for the rule that reserves it")
@@ -110,8 +101,8 @@ class Reservations:
             self._netlink.add_clsact(index)
         handle = HANDLE if kind else HANDLE | MADE_CLSACT
         try:
-            self._netlink.add_classifier(index, INGRESS, handle, DROP_ALL)
-            self._netlink.add_classifier(index, EGRESS, handle, drop_unmarked(mark))
+            self._netlink.add_classifier(index, kernel.CLSACT_INGRESS, handle, DROP_ALL)
+            self._netlink.add_classifier(index, kernel.CLSACT_EGRESS, handle, drop_unmarked(mark))
         except OSError:
             self._release(index)
             raise
@@ -144,41 +135,47 @@ class _Netlink(Rtnetlink):
 
     def qdiscs(self) -> list[_Found]:
         """Those of every device."""
-        return [_found(body) for body in self.dump(RTM_GETQDISC, _TC.pack(0, 0, 0, 0, 0))]
+        return [_found(body) for body in self.dump(kernel.RTM_GETQDISC, TRAFFIC.pack(0, 0, 0, 0, 0))]
 
     def classifiers(self, index: int) -> list[_Found]:
         """Those at both hooks of a device that has a clsact qdisc."""
-        asked = (_TC.pack(0, index, 0, parent, 0) for parent in (INGRESS, EGRESS))
-        found = [_found(body) for question in asked for body in self.dump(RTM_GETTFILTER, question)]
+        asked = (TRAFFIC.pack(0, index, 0, parent, 0) for parent in (kernel.CLSACT_INGRESS, kernel.CLSACT_EGRESS))
+        found = [_found(body) for question in asked for body in self.dump(kernel.RTM_GETTFILTER, question)]
         return [one for one in found if one.handle]
 
     def add_clsact(self, index: int) -> None:
-        body = _TC.pack(0, index, CLSACT_HANDLE, TC_H_CLSACT, 0) + attribute(TCA_KIND, b"clsact\0")
-        self.ask(RTM_NEWQDISC, body, NLM_F_CREATE | NLM_F_EXCL)
+        body = TRAFFIC.pack(0, index, kernel.CLSACT_HANDLE, kernel.TC_H_CLSACT, 0) + attribute(
+            kernel.TCA_KIND, b"clsact\0"
+        )
+        self.ask(kernel.RTM_NEWQDISC, body, kernel.NLM_F_CREATE | kernel.NLM_F_EXCL)
 
     def remove_clsact(self, index: int) -> None:
-        self.ask(RTM_DELQDISC, _TC.pack(0, index, CLSACT_HANDLE, TC_H_CLSACT, 0))
+        self.ask(kernel.RTM_DELQDISC, TRAFFIC.pack(0, index, kernel.CLSACT_HANDLE, kernel.TC_H_CLSACT, 0))
 
     def add_classifier(self, index: int, parent: int, handle: int, code: bytes) -> None:
         options = (
-            attribute(TCA_BPF_OPS_LEN, struct.pack("=H", len(code) // len(DROP_ALL)))
-            + attribute(TCA_BPF_OPS, code)
-            + attribute(TCA_BPF_FLAGS, struct.pack("=I", TCA_BPF_FLAG_ACT_DIRECT))
+            attribute(kernel.TCA_BPF_OPS_LEN, struct.pack("=H", len(code) // len(DROP_ALL)))
+            + attribute(kernel.TCA_BPF_OPS, code)
+            + attribute(kernel.TCA_BPF_FLAGS, struct.pack("=I", kernel.TCA_BPF_FLAG_ACT_DIRECT))
         )
-        body = attribute(TCA_KIND, b"bpf\0") + attribute(TCA_OPTIONS, options)
-        self.ask(RTM_NEWTFILTER, _TC.pack(0, index, handle, parent, INFO) + body, NLM_F_CREATE | NLM_F_EXCL)
+        body = attribute(kernel.TCA_KIND, b"bpf\0") + attribute(kernel.TCA_OPTIONS, options)
+        self.ask(
+            kernel.RTM_NEWTFILTER,
+            TRAFFIC.pack(0, index, handle, parent, INFO) + body,
+            kernel.NLM_F_CREATE | kernel.NLM_F_EXCL,
+        )
 
     def remove_classifier(self, one: _Found) -> None:
-        body = _TC.pack(0, one.device, one.handle, one.parent, one.info) + attribute(TCA_KIND, b"bpf\0")
-        self.ask(RTM_DELTFILTER, body)
+        body = TRAFFIC.pack(0, one.device, one.handle, one.parent, one.info) + attribute(kernel.TCA_KIND, b"bpf\0")
+        self.ask(kernel.RTM_DELTFILTER, body)
 
 
 def _found(payload: bytes) -> _Found:
-    _family, index, handle, parent, info = _TC.unpack_from(payload)
-    found = attributes(payload, _TC.size)
-    kind = text(found.get(TCA_KIND))
-    options = attributes(found.get(TCA_OPTIONS, b"")) if kind == "bpf" else {}
-    return _Found(index, handle, parent, info, kind, options.get(TCA_BPF_OPS, b""))
+    _family, index, handle, parent, info = TRAFFIC.unpack_from(payload)
+    found = attributes(payload, TRAFFIC.size)
+    kind = text(found.get(kernel.TCA_KIND))
+    options = attributes(found.get(kernel.TCA_OPTIONS, b"")) if kind == "bpf" else {}
+    return _Found(index, handle, parent, info, kind, options.get(kernel.TCA_BPF_OPS, b""))
 
 
 def _mark(code: bytes) -> int:

@@ -12,12 +12,19 @@ from pathlib import Path
 from mirrord.control.host.isolate import alternative_names, bridge_of
 from mirrord.control.host.rtnetlink import attributes, number, text
 from mirrord.control.host.view import Traits
+from mirrord.kernel import (
+    IFLA_BR_VLAN_FILTERING,
+    IFLA_GRE_COLLECT_METADATA,
+    IFLA_GRE_REMOTE,
+    IFLA_INFO_DATA,
+    IFLA_INFO_KIND,
+    IFLA_PARENT_DEV_BUS_NAME,
+    IFLA_PARENT_DEV_NAME,
+    IFLA_PROP_LIST,
+    IFLA_XDP,
+    IFLA_XDP_ATTACHED,
+)
 
-IFLA_XDP, IFLA_PROP_LIST, IFLA_PARENT_DEV_NAME, IFLA_PARENT_DEV_BUS_NAME = 43, 52, 56, 57
-IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
-IFLA_BR_VLAN_FILTERING = 7
-IFLA_GRE_REMOTE, IFLA_GRE_COLLECT_METADATA = 7, 18
-IFLA_XDP_ATTACHED = 2
 XDP_MODES = {1: "native", 2: "generic", 3: "offloaded", 4: "several"}  # XDP_ATTACHED_DRV, _SKB, _HW, _MULTI
 MACVLAN_MODES = {1: "private", 2: "vepa", 4: "bridge", 8: "passthru", 16: "source"}  # enum macvlan_mode
 MODES = {

@@ -20,14 +20,18 @@ from mirrord.control.http import openapi
 from mirrord.control.http.answers import json_response
 from mirrord.control.http.openapi import Resource
 from mirrord.control.http.peers import Caller, peer
-from mirrord.control.http.requests import MAX_BODY, STATUS, condition, flag, json_object, limit, since
+from mirrord.control.http.requests import MAX_BODY, STATUS, condition, flag, json_object, limit, period, since
 from mirrord.control.logs import logger
+from mirrord.control.running.live import Live
+from mirrord.control.running.recorded import Recorded
 from mirrord.control.service import Service
+from mirrord.control.shown import Shown
 from mirrord.errors import ConfigError, MirrordError, Problem, of_host
 
 log = logger("api")
 
 SERVICE = web.AppKey("service", Service)
+SHOWN = web.AppKey("shown", Shown)
 CHANGES = web.AppKey("changes", Changes)
 
 MIRROR = "/v1/mirrors/{mirror}"
@@ -39,21 +43,25 @@ NOTHING_MORE: Mapping[str, Any] = {}
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def application(service: Service, changed_by: Changes, *, read_only: bool = False) -> web.Application:
+def application(service: Service, shown: Shown, changed_by: Changes, *, read_only: bool = False) -> web.Application:
     """Every resource of the API, or what of it only reads."""
     app = web.Application(middlewares=[_errors], client_max_size=MAX_BODY)
-    app[SERVICE], app[CHANGES] = service, changed_by
+    app[SERVICE], app[SHOWN], app[CHANGES] = service, shown, changed_by
     for one in RESOURCES:
         if one.method == "GET":
             app.router.add_get(one.path, one.handler)  # and HEAD: RFC 9110, section 9.1
         else:
             app.router.add_route(one.method, one.path, _refuse_change if read_only else one.handler)
-    app.router.add_get(f"{SESSION}/capture", _capture, allow_head=False)
+    app.router.add_get(f"{SESSION}/capture", _refuse_packets if read_only else _capture, allow_head=False)
     return app
 
 
 async def _refuse_change(request: web.Request) -> web.StreamResponse:
     raise MirrordError("method_not_allowed", f"{request.method} {request.path}: this socket serves GET alone")
+
+
+async def _refuse_packets(request: web.Request) -> web.StreamResponse:
+    raise MirrordError("read_only", f"{request.path}: this socket serves states and counters, no packets")
 
 
 # --- the daemon ---
@@ -62,7 +70,7 @@ async def _refuse_change(request: web.Request) -> web.StreamResponse:
 async def _status(request: web.Request) -> web.StreamResponse:
     store = request.app[CHANGES].store
     state = {"path": str(store.path), "problem": store.problem}
-    return await json_response({**request.app[SERVICE].status(), "state": state})
+    return await json_response({**request.app[SHOWN].status(), "state": state})
 
 
 async def _reload(request: web.Request) -> web.StreamResponse:
@@ -98,18 +106,16 @@ async def _openapi(_: web.Request) -> web.StreamResponse:
 
 def _list(section: str) -> Handler:
     async def handler(request: web.Request) -> web.StreamResponse:
-        service = request.app[SERVICE]
-        loaded = service.loaded
-        one = service.mirror if section == "mirrors" else partial(service.object, section)
+        shown, loaded = request.app[SHOWN], request.app[SERVICE].loaded
+        one = shown.mirror if section == "mirrors" else partial(shown.object, section)
         return await json_response({section: (one(name, loaded) for name in getattr(loaded.config, section))})
 
     return handler
 
 
 async def _sessions(request: web.Request) -> web.StreamResponse:
-    service, target = request.app[SERVICE], _target(request, "mirror")
-    loaded = service.loaded
-    sessions = service.mirror(target.name, loaded)["sessions"]
+    target, loaded = _target(request, "mirror"), request.app[SERVICE].loaded
+    sessions = request.app[SHOWN].mirror(target.name, loaded)["sessions"]
     return await json_response({"sessions": sessions}, headers=await _tagged(loaded, target))
 
 
@@ -239,9 +245,17 @@ RESOURCES = [
 
 
 async def _capture(request: web.Request) -> web.StreamResponse:
-    """A live pcapng, until its reader goes."""
-    names = request.match_info
-    live = await request.app[SERVICE].live(names["mirror"], names["session"], request.query.get("source"))
+    """A live pcapng, until its reader goes; with `last` what was kept of that time, and from there on with `follow`."""
+    service, query = request.app[SERVICE], request.query
+    of = request.match_info["mirror"], request.match_info["session"], query.get("source")
+    follow, last = flag(request, "follow"), period(query.get("last"), "last")
+    live: Live | Recorded
+    if last is None:
+        if follow:
+            raise MirrordError("bad_request", "follow: goes with last; without it a capture is live")
+        live = await service.live(*of)
+    else:
+        live = await service.recorded(*of, last, follow=follow)
     try:
         response = web.StreamResponse(headers={"Content-Type": "application/x-pcapng"})
         await response.prepare(request)
@@ -283,13 +297,13 @@ async def _shown(
     request: web.Request, target: Target, loaded: Loaded, status: int = 200, more: Mapping[str, Any] = NOTHING_MORE
 ) -> web.StreamResponse:
     """An object of a configuration, and its entity tag. MirrordError `not_found`."""
-    service = request.app[SERVICE]
+    shown = request.app[SHOWN]
     if target.kind == "session":
-        found = service.session(target.mirror, target.name, loaded)
+        found = shown.session(target.mirror, target.name, loaded)
     elif target.kind == "mirror":
-        found = service.mirror(target.name, loaded)
+        found = shown.mirror(target.name, loaded)
     else:
-        found = service.object(target.section, target.name, loaded)
+        found = shown.object(target.section, target.name, loaded)
     return await json_response({**found, **more}, status=status, headers=await _tagged(loaded, target))
 
 

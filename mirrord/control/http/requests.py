@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from aiohttp import web
 
+from mirrord import periods
 from mirrord.control.changes import Condition
 from mirrord.errors import MirrordError
 
@@ -133,6 +134,16 @@ def since(text: str | None) -> float:
         message = f"since: expected seconds or a time such as 2026-01-31T12:00:00Z, not {text!r}"
         raise MirrordError("bad_request", message)
     return seconds
+
+
+def period(text: str | None, name: str) -> float | None:
+    """Seconds, of "30s" or "5m"; None where it is not there."""
+    if text is None:
+        return None
+    try:
+        return periods.parse(text).total_seconds()
+    except ValueError as error:
+        raise MirrordError("bad_request", f"{name}: {error}") from None
 
 
 def limit(text: str | None) -> int:

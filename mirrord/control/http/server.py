@@ -15,6 +15,7 @@ from mirrord.control.http import api, scrape
 from mirrord.control.http.sockets import Addresses
 from mirrord.control.reporting.metrics import Counts
 from mirrord.control.service import Service
+from mirrord.control.shown import Shown
 
 MAX_CONNECTIONS = 64  # of each socket of the control API: descriptors are for the mirrors
 MAX_SCRAPERS = 16  # each holds all counters while it is answered
@@ -25,8 +26,9 @@ class Server:
     """Answers for a service at its addresses."""
 
     def __init__(self, service: Service, changes: Changes) -> None:
-        self._changing = api.application(service, changes)
-        self._reading = api.application(service, changes, read_only=True)
+        shown = Shown(service)
+        self._changing = api.application(service, shown, changes)
+        self._reading = api.application(service, shown, changes, read_only=True)
         counts = Counts(
             service.rows,
             service.last_reload,
@@ -34,7 +36,7 @@ class Server:
             service.rule_counts,
             service.workers,
             service.lost,
-            service.ends,
+            shown.ends,
         )
         self._metrics = scrape.application(counts)
         self._runners: list[web.AppRunner] = []

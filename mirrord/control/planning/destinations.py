@@ -8,6 +8,7 @@ from ipaddress import ip_address
 from pathlib import PurePath
 from typing import NamedTuple
 
+from mirrord import model
 from mirrord.control.host.view import Lease, Link, Path, View
 from mirrord.control.planning.files import file_of
 from mirrord.control.planning.leases import refuse_if_set_aside
@@ -15,7 +16,6 @@ from mirrord.control.planning.transmit_choice import choose, no_answer
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.forward.encap import Template
-from mirrord.dataplane.frame.headers import ETH_HEADER, IPPROTO_GRE, IPPROTO_UDP
 from mirrord.errors import Refused
 from mirrord.model import (
     Config,
@@ -28,9 +28,9 @@ from mirrord.model import (
     TunnelDestination,
     VxlanDestination,
 )
-from mirrord.plans import DevicePlan, FilePlan, ForwardPlan, OnMtuExceeded, Payload, TunnelPlan
+from mirrord.plans import DevicePlan, FilePlan, FlowLimit, ForwardPlan, OnMtuExceeded, Payload, TunnelPlan
+from mirrord.protocols import ETH_HEADER, IPPROTO_GRE, IPPROTO_UDP, UDP_HEADER
 
-UDP_HEADER = 8
 IP_HEADER = {4: 20, 6: 40}
 IP_LONGEST = {4: 65535, 6: 65575}  # what the length fields of RFC 791 and RFC 8200 can say, headers included
 SHAPERS = frozenset({"cake", "cbq", "hfsc", "htb", "netem", "tbf"})  # queueing disciplines that hold traffic back
@@ -67,6 +67,7 @@ def way_out(
         past_headers=session.snaplen.length if session.snaplen.past_headers else None,
         on_mtu_exceeded=OnMtuExceeded[session.on_mtu_exceeded],
         sampling_rate=session.sampling_rate,
+        flow_limit=_flow_limit(session.flow_limit),
         rate_limit=session.rate_limit,
         packet_limit=session.packet_limit,
     )
@@ -78,6 +79,12 @@ def way_out(
     guest = getattr(session.source, "perspective", "host") == "guest"
     forward = replace(forward, template=_template(session.destination, guest=guest))
     return _tunnel(config, session, session.destination, source, view, forward, lease, native=native)
+
+
+def _flow_limit(limit: model.FlowLimit | None) -> FlowLimit | None:
+    if limit is None:
+        return None
+    return FlowLimit(limit.packets or 0, limit.bytes or 0, limit.then == "headers", limit.idle, limit.flows)
 
 
 def path(to: TunnelDestination, config: Config, lease: Lease | None) -> Path:

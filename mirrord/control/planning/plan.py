@@ -224,7 +224,7 @@ def _entry(
     warnings = (*shaping(source, "source"), *(spot.problem for spot in spots), *way.warnings)
     counted = session.filter if session.count_rules else None
     forward = replace(way.forward, guards=selections.guards(session))
-    pipeline = PipelinePlan(capture, forward, way.transmit, counted or "", session.workers)
+    pipeline = PipelinePlan(capture, forward, way.transmit, counted or "", session.workers, session.recorder)
     limit = _limit(config, session, view, leased)
     link = (("link", WITHOUT_ETHERNET),) if source.raw else ()
     about = tuple({**dict(about), **dict(way.how), **dict(link)}.items())
@@ -363,10 +363,13 @@ def _on_its_way(before: PipelinePlan, plan: PipelinePlan) -> PipelinePlan:
 
 
 def _as(before: PipelinePlan, plan: PipelinePlan) -> PipelinePlan:
-    """What runs, with the selection, the forward step and a tunnel's next hop of the plan, and what it counts."""
+    """What runs, with the selection, the forward step and a tunnel's next hop of the plan, what it counts and keeps."""
     transmit = before.transmit
     if isinstance(transmit, TunnelPlan) and isinstance(plan.transmit, TunnelPlan):
         way = plan.transmit
         transmit = replace(transmit, hop=way.hop, gso=way.gso, overtakes=way.overtakes)
     capture = replace(before.capture, selection=plan.capture.selection)
-    return replace(before, capture=capture, forward=plan.forward, transmit=transmit, count_rules_of=plan.count_rules_of)
+    counted, recorder = plan.count_rules_of, plan.recorder
+    return replace(
+        before, capture=capture, forward=plan.forward, transmit=transmit, count_rules_of=counted, recorder=recorder
+    )

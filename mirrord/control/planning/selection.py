@@ -13,16 +13,13 @@ from mirrord.control.planning.overlap import Order
 from mirrord.control.planning.sources import bridged
 from mirrord.dataplane.filter.rules import Direction, Rule, Selection
 from mirrord.dataplane.forward.own_copies import (
-    GRE_ERSPAN,
-    GRE_ERSPAN_III,
-    GRE_TEB,
     Guard,
     Word,
     by_erspan,
     by_gre,
     by_vni,
 )
-from mirrord.dataplane.frame.headers import IPPROTO_GRE, IPPROTO_UDP
+from mirrord.protocols import ETH_P_ERSPAN, ETH_P_ERSPAN_III, ETH_P_TEB, IPPROTO_GRE, IPPROTO_UDP
 
 DIRECTIONS = {"ingress": Direction.INGRESS, "egress": Direction.EGRESS, "both": Direction.BOTH}
 TURNED = {
@@ -160,23 +157,23 @@ def _tunnels_of(session: model.Session) -> Iterator[Guard]:
         case model.VxlanDestination() | model.GeneveDestination():
             yield Guard(to.remote, IPPROTO_UDP, to.port, by_vni(to.vni))
         case model.GreDestination():
-            yield from (Guard(to.remote, IPPROTO_GRE, None, words) for words in by_gre(GRE_TEB, to.key))
+            yield from (Guard(to.remote, IPPROTO_GRE, None, words) for words in by_gre(ETH_P_TEB, to.key))
         case model.ErspanDestination():
-            protocol = GRE_ERSPAN_III if to.erspan_type == "III" else GRE_ERSPAN
+            protocol = ETH_P_ERSPAN_III if to.erspan_type == "III" else ETH_P_ERSPAN
             number = None if to.erspan_type == "I" else to.session_id
             yield Guard(to.remote, IPPROTO_GRE, None, by_erspan(protocol, number))
     match source:
         case model.VxlanSource():
             yield Guard(source.local, IPPROTO_UDP, source.port, by_vni(source.vni))
         case model.GreSource():
-            taken = by_gre(GRE_TEB, source.key, any_key=source.key is None)
+            taken = by_gre(ETH_P_TEB, source.key, any_key=source.key is None)
             yield from (Guard(source.local, IPPROTO_GRE, None, words) for words in taken)
         case model.ErspanSource():
             yield from (Guard(source.local, IPPROTO_GRE, None, words) for words in _erspan_taken(source.session_id))
 
 
 def _erspan_taken(session: int | None) -> Iterator[tuple[Word, ...]]:
-    for protocol in (GRE_ERSPAN, GRE_ERSPAN_III):
+    for protocol in (ETH_P_ERSPAN, ETH_P_ERSPAN_III):
         if session is None:
             yield from by_gre(protocol, None, any_key=True)
         else:

@@ -19,10 +19,10 @@ from mirrord.control.planning.leases import lease
 from mirrord.control.reporting.metrics import Reload, Row
 from mirrord.control.reporting.probes import Host, Kept
 from mirrord.dataplane.counters import DROPPED, Slot
-from mirrord.dataplane.frame.headers import ETH_HEADER
 from mirrord.errors import Refused, nearest
 from mirrord.model import Config, DeviceDestination, DeviceSource, FileDestination, Mirror, Session, TunnelDestination
 from mirrord.plans import FilePlan, ListenPlan
+from mirrord.protocols import ETH_HEADER
 from mirrord.values import GLOB, show_size
 
 ERROR, WARNING = "error", "warning"

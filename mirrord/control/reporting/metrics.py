@@ -26,6 +26,8 @@ class Row:
     rules: Mapping[int, int] = field(default_factory=dict)  # frames by priority; of accept rules that are counted
     capture: str = ""  # how frames are captured now, where that is not for the plan to say
     ring_fill: float | None = None  # None where there is no ring
+    flows: int | None = None  # that are known; None where none is limited
+    remarks: tuple[str, ...] = ()  # what is not as planned
 
     @property
     def about(self) -> dict[str, str]:
@@ -61,7 +63,8 @@ SIMPLE = (
     ("fragmented_frames", Slot.fragmented, "Copies sent in outer IP fragments."),
     ("zeroed_frames", Slot.zeroed, "Copies whose payload was overwritten with zeros, or a part of it."),
     ("unfollowed_frames", Slot.unfollowed, "Frames of these whose TCP connection was not seen from its SYN on."),
-    ("unplaced_frames", Slot.unplaced, "Later fragments sampled by addresses alone: their first one was not seen."),
+    ("unplaced_frames", Slot.unplaced, "Later fragments placed by addresses alone: their first one was not seen."),
+    ("flow_table_full", Slot.flow_table_full, "Frames that flow_limit let pass because their flow found no place."),
 )
 READ = {
     "read_frames": (Slot.read_ingress_frames, Slot.read_egress_frames, "Frames taken out of the ring or socket."),
@@ -100,6 +103,7 @@ class Counts:
         yield Family("mirrord_session_up", "gauge", "1 running, 0 waiting or failed.", up)
         yield _bypassed(rows, heads)
         yield _ring_fill(rows, heads)
+        yield _flows(rows, heads)
         ends = (
             f"mirrord_mirror_expires_timestamp_seconds{labels({'mirror': n})} {at!r}" for n, at in self._ends().items()
         )
@@ -205,3 +209,10 @@ def _ring_fill(rows: Sequence[Row], heads: Sequence[str]) -> Family:
     both = zip(rows, heads, strict=True)
     lines = (f"{name}{head}}} {row.ring_fill!r}" for row, head in both if row.ring_fill is not None)
     return Family(name, "gauge", text, lines)
+
+
+def _flows(rows: Sequence[Row], heads: Sequence[str]) -> Family:
+    name = "mirrord_flow_table_flows"
+    both = zip(rows, heads, strict=True)
+    lines = (f"{name}{head}}} {row.flows}" for row, head in both if row.flows is not None)
+    return Family(name, "gauge", "Flows that are known, of a session with flow_limit.", lines)

@@ -10,7 +10,6 @@ import grp
 import os
 import socket
 import stat
-import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
@@ -22,22 +21,26 @@ from typing import NamedTuple
 from mirrord.control.host import neighbours
 from mirrord.control.host.neighbours import Neighbour
 from mirrord.control.host.offloaded import with_offloaded_flows
-from mirrord.control.host.rtnetlink import Rtnetlink
+from mirrord.control.host.rtnetlink import NEIGHBOUR, NUMBER, Rtnetlink, attribute
 from mirrord.control.host.view import Path, View
 from mirrord.control.planning.plan import Key
 from mirrord.control.reporting.metrics import Row
 from mirrord.dataplane import native
-from mirrord.dataplane.capture.fanout import SOL_PACKET
-from mirrord.dataplane.capture.packet_socket import PACKET_VERSION, TPACKET_V3
 from mirrord.dataplane.filter.several import attach
 from mirrord.dataplane.netns import inside
 from mirrord.dataplane.transmit import file_names, retention
+from mirrord.kernel import (
+    NDA_DST,
+    NDA_FLAGS_EXT,
+    PACKET_VERSION,
+    RTM_NEWNEIGH,
+    SOL_PACKET,
+    TPACKET_V3,
+    UDP_SEGMENT,
+)
 from mirrord.model import Daemon
 from mirrord.plans import CapturePlan, FilePlan
 
-UDP_SEGMENT = 103  # linux/udp.h, 4.18
-RTM_NEWNEIGH, NLM_F_REQUEST, NLM_F_ACK, NLMSG_ERROR = 28, 1, 4, 2  # linux/rtnetlink.h, linux/netlink.h
-NDA_DST, NDA_FLAGS_EXT = 1, 15  # linux/neighbour.h
 NO_DEVICE = 0x7FFFFFFF  # an index that no device has
 
 NEIGHBOUR_STATES = {0x01: "incomplete", 0x02: "reachable", 0x04: "stale", 0x08: "delay", 0x10: "probe", 0x20: "failed"}
@@ -126,13 +129,13 @@ def _has_managed_neighbours() -> bool:
     Asked to make an entry on a device that does not exist, with a flag that no kernel has: one that knows the
     attribute refuses the flag, an older one looks for the device.
     """
-    attributes = struct.pack("=HH4sHHI", 8, NDA_DST, bytes(4), 8, NDA_FLAGS_EXT, 1 << 31)
-    body = struct.pack("=BxxxiHBB", socket.AF_INET, NO_DEVICE, 0, 0, 0) + attributes
-    header = struct.pack("=IHHII", 16 + len(body), RTM_NEWNEIGH, NLM_F_REQUEST | NLM_F_ACK, 1, 0)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
-        netlink.send(header + body)
-        kind, error = struct.unpack_from("=4xH10xi", netlink.recv(4096))
-    return bool(kind == NLMSG_ERROR and error == -errno.EINVAL)
+    message = NEIGHBOUR.pack(socket.AF_INET, NO_DEVICE, 0, 0, 0) + attribute(NDA_DST, bytes(4))
+    with closing(Rtnetlink()) as netlink:
+        try:
+            netlink.ask(RTM_NEWNEIGH, message + attribute(NDA_FLAGS_EXT, NUMBER.pack(1 << 31)))
+        except OSError as error:
+            return error.errno == errno.EINVAL
+    return False
 
 
 FEATURES: Mapping[str, Callable[[], bool]] = {

@@ -29,11 +29,12 @@ def session(row: Row, rates: Rates) -> dict[str, Any]:
         **row.entry.key._asdict(),
         "state": row.state,
         "reason": row.reason,
-        "warnings": [*(row.entry.warnings if row.state == "up" else ()), *row.entry.notes],
+        "warnings": [*(row.entry.warnings if row.state == "up" else ()), *row.entry.notes, *row.remarks],
         **row.about,
         "frames_per_second": round(frames, 1),
         "bits_per_second": round(bits, 1),
         "counters": counters(row),
+        **({} if row.flows is None else {"flows": row.flows}),
         **({"rules": {str(rule): count for rule, count in row.rules.items()}} if row.rules else {}),
     }
 

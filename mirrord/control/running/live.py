@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from mirrord.control.planning.plan import Key
 from mirrord.dataplane.forward import encap
+from mirrord.dataplane.memory import Memory
 from mirrord.dataplane.pipeline import Pipeline
 from mirrord.dataplane.tap import Tap
 from mirrord.dataplane.worker import ANSWER_SECONDS, Worker
@@ -24,11 +25,12 @@ PIPE_SIZE = 1 << 20  # what an unprivileged process may ask for at most, pipe(7)
 class Live:
     """A pcapng stream of the frames that this plan's session mirrors, to be read from `descriptor` until `close`.
 
-    The frames are those of the session, sampled and cut as there, without its outer headers and its rate limit. Raises
-    OSError when the source cannot be captured. Both calls block; `close` for half a second at most.
+    The frames are those of the session, sampled and cut as there, without its outer headers and its rate limit. What is
+    limited by flow begins anew: flows that went on before count from the first frame that is seen here. Raises OSError
+    when the source cannot be captured. Both calls block; `close` for half a second at most.
     """
 
-    def __init__(self, key: Key, plan: PipelinePlan, *, native: bool) -> None:
+    def __init__(self, key: Key, plan: PipelinePlan, *, native: bool, memory: Memory | None = None) -> None:
         self.descriptor, end = os.pipe2(os.O_CLOEXEC)
         with suppress(OSError):  # the user's pipes have as many pages as they may: a smaller one does
             fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
@@ -42,6 +44,7 @@ class Live:
                     StreamPlan(end, key.source, comment, plan.forward.snaplen, raw),
                 ),
                 native=native,
+                memory=memory,
             )
         except BaseException:
             os.close(self.descriptor)
@@ -98,6 +101,7 @@ def _as_packets(forward: ForwardPlan, *, raw: bool) -> ForwardPlan:
         payload=forward.payload,
         past_headers=forward.past_headers,
         sampling_rate=forward.sampling_rate,
+        flow_limit=forward.flow_limit,
         strip_tag=forward.strip_tag,
         push_tag=0 if raw else forward.push_tag,
         strip_ethernet=raw,

@@ -9,7 +9,9 @@ from functools import partial
 from mirrord.control.planning.plan import Key
 from mirrord.control.running.held_devices import HeldDevices
 from mirrord.control.running.patience import Patience
+from mirrord.control.running.recorders import Recorders
 from mirrord.dataplane.forward.step import Numbering
+from mirrord.dataplane.memory import Memory
 from mirrord.dataplane.pipeline import Pipeline, open_pipelines
 from mirrord.errors import GONE
 from mirrord.errors import reason as reason_of
@@ -22,8 +24,8 @@ OPEN_SECONDS = 1.5
 class Opening:
     """Opens ways out. The copies of one session are numbered in one row, whichever of its sources they are of."""
 
-    def __init__(self, devices: HeldDevices, *, native: bool) -> None:
-        self._devices, self._native = devices, native
+    def __init__(self, devices: HeldDevices, recorders: Recorders, *, native: bool, memory: Memory) -> None:
+        self._devices, self._recorders, self._native, self._memory = devices, recorders, native, memory
         self._patience = Patience()
         self._numberings: dict[tuple[str, str], Numbering] = {}  # by mirror and session
 
@@ -46,7 +48,8 @@ class Opening:
         """The pipelines that the plan asks for, each without a source; or why they cannot be had."""
         try:
             self._devices.hold(plan.transmit)
-            opening = partial(open_pipelines, plan, self._numberings[key[:2]], native=self._native)
+            numbering, recorder = self._numberings[key[:2]], self._recorders.of(key, plan)
+            opening = partial(open_pipelines, plan, numbering, recorder, native=self._native, memory=self._memory)
             if not isinstance(plan.transmit, FilePlan):
                 return opening()
             try:

@@ -22,13 +22,16 @@ from mirrord.control.running.held_devices import HeldDevices
 from mirrord.control.running.live import Live
 from mirrord.control.running.opening import Opening, close_all, state_after
 from mirrord.control.running.record import Running
+from mirrord.control.running.recorders import Recorders
 from mirrord.control.running.restarts import Restarts
 from mirrord.control.running.said import Said, say_planned, say_state, say_total, say_verdict
 from mirrord.control.running.taps import Taps
 from mirrord.control.running.totals import RuleCounts, Totals, added_rules
 from mirrord.control.running.workers import Workers, what
 from mirrord.dataplane.counters import Slot
+from mirrord.dataplane.memory import Memory
 from mirrord.dataplane.rounds import LATENCY_SECONDS
+from mirrord.dataplane.transmit.recorder import Recorder
 from mirrord.dataplane.worker import Failure, Worker
 from mirrord.errors import Refused
 from mirrord.plans import CapturePlan, PipelinePlan
@@ -42,13 +45,16 @@ OPENERS = 8
 class Pipelines:
     """`apply` and `stop` block, up to a second for each pipeline that ends; the rest answers at once, on any thread."""
 
-    def __init__(self, *, native: bool, nice: int = 0, latency: float = LATENCY_SECONDS) -> None:
-        self._native = native
+    def __init__(
+        self, *, native: bool, nice: int = 0, latency: float = LATENCY_SECONDS, memory: Memory | None = None
+    ) -> None:
+        self._native, self._memory = native, memory or Memory()
         self._openers = started(OPENERS, "opener")
         self._workers = Workers(nice, latency)
         self._taps = Taps(self._workers, self._openers, native=native)
         self._devices = HeldDevices()
-        self._opening = Opening(self._devices, native=native)
+        self._recorders = Recorders(native=native, memory=self._memory)
+        self._opening = Opening(self._devices, self._recorders, native=native, memory=self._memory)
         self._restarts = Restarts()
         self._said = Said()
         self._worker_failures = 0
@@ -82,6 +88,7 @@ class Pipelines:
                     self._replace(key, plan)
                 case Rename(old, new):
                     self._rename(old, new)
+        self._recorders.plan(entries.keys())
         self._add_all([action for action in actions if isinstance(action, Add) and self._restarts.due(action.key)])
         self._restarts.forget(set(wanted))
         self._devices.keep(one.plan for one in self._running.values())
@@ -125,6 +132,7 @@ class Pipelines:
 
     def _replace(self, key: Key, plan: PipelinePlan) -> None:
         runs = self._running[key]
+        self._recorders.of(key, plan)
         runs.follow(self._paused(key, plan))
         if _beside_guards(runs.plan, plan) != plan:
             log.info("session changed", **key._asdict(), frame_limit=plan.forward.frame_limit)
@@ -139,6 +147,7 @@ class Pipelines:
             self._totals.rename(old, new)
             self._planned.entries.pop(old, None)
         self._opening.rename(old, new)
+        self._recorders.rename(old, new)
         log.info("session renamed", **new._asdict(), before=f"{old.mirror}/{old.session}")
 
     def _end_failed(self) -> None:
@@ -228,7 +237,11 @@ class Pipelines:
             runs = self._running.get(key)
         if runs is None:
             raise Refused(f"session {key.session} does not run on {key.source}")
-        return Live(key, runs.plan, native=self._native)
+        return Live(key, runs.plan, native=self._native, memory=self._memory)
+
+    def recorders(self, mirror: str, session: str) -> dict[str, Recorder]:
+        """By source, what keeps the last frames of a session."""
+        return self._recorders.find(mirror, session)
 
     def failing(self) -> bool:
         """Whether something that should run does not."""

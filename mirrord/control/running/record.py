@@ -59,6 +59,27 @@ class Running:
         return source.short_ring if source is not None else ""
 
     @property
+    def short_table(self) -> bool:
+        """Whether there was no memory for its table of flows."""
+        return any(pipeline.tables.short for pipeline, _ in self.placed)
+
+    @property
+    def short_connections(self) -> bool:
+        """Whether there was no memory for the connections that it is to follow."""
+        return any(pipeline.connections.short for pipeline, _ in self.placed)
+
+    @property
+    def short_recorder(self) -> bool:
+        """Whether there was no memory for its recorder."""
+        return any(pipeline.recorder.short for pipeline, _ in self.placed)
+
+    @property
+    def flows(self) -> int | None:
+        """How many flows are known; None where none is limited."""
+        limited = self.plan.forward.flow_limit is not None
+        return sum(pipeline.flows for pipeline, _ in self.placed) if limited else None
+
+    @property
     def captures_by(self) -> str:
         """Which way of capturing is in use, where the plan leaves it open; else ""."""
         sources = [pipeline.source for pipeline, _ in self.placed if pipeline.source is not None]

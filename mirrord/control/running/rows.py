@@ -15,6 +15,11 @@ from mirrord.dataplane.counters import Slot
 _MIRRORED, _SENT_BYTES, _TOO_LARGE = int(Slot.mirrored), int(Slot.sent_bytes), int(Slot.dropped_mtu_exceeded)
 
 
+NO_TABLE = "no memory for its table of flows (daemon.memory_limit): every flow is mirrored whole"
+NO_CONNECTIONS = "no memory to follow connections in (daemon.memory_limit): all payload is zeros"
+NO_RECORDER = "no memory for its recorder (daemon.memory_limit): no frames are kept"
+
+
 class Planned:
     """The entries that are shown, in the plan's order, by mirror and session."""
 
@@ -53,7 +58,20 @@ def row(entry: Entry, runs: Running | None, error: tuple[str, str] | None, verdi
     reason = runs.failure or trouble(entry, runs) or ("about to go on" if runs.resumes else "")
     state = "failed" if reason else "paused" if verdict.paused else "up"
     counters = totals.of(entry.key, runs.counters())
-    return Row(entry, state, reason or verdict.reason, counters, rules, runs.captures_by, runs.ring_fill)
+    return Row(
+        entry, state, reason or verdict.reason, counters, rules, runs.captures_by, runs.ring_fill,
+        flows=runs.flows, remarks=shortages(runs),
+    )  # fmt: skip
+
+
+def shortages(runs: Running) -> tuple[str, ...]:
+    """What a session that runs has no memory for."""
+    short = (
+        (runs.short_table, NO_TABLE),
+        (runs.short_connections, NO_CONNECTIONS),
+        (runs.short_recorder, NO_RECORDER),
+    )
+    return tuple(told for is_short, told in short if is_short)
 
 
 def trouble(entry: Entry | None, runs: Running) -> str:

@@ -8,6 +8,7 @@ from mirrord.control.logs import logger
 from mirrord.control.planning.plan import Entry, Key
 from mirrord.control.running.breaker import Verdict
 from mirrord.control.running.record import Running
+from mirrord.control.running.rows import shortages
 from mirrord.dataplane.counters import Slot
 
 log = logger("pipelines")
@@ -26,6 +27,7 @@ class Said:
     def __init__(self) -> None:
         self._troubles: dict[Key, str] = {}
         self._short_rings: dict[Key, str] = {}
+        self._shortages: dict[Key, tuple[str, ...]] = {}
         self._refused: set[Key] = set()  # what the kernel refused GSO to
 
     def look(self, troubles: Mapping[Key, str], running: Mapping[Key, Running]) -> None:
@@ -34,6 +36,11 @@ class Said:
         for key in refused - self._refused:
             log.warning("the kernel refuses UDP GSO: copies leave one by one", **key._asdict())
         self._refused = refused
+        short = {key: shortages(one) for key, one in running.items()}
+        for key, shortage in short.items():
+            for told in set(shortage) - set(self._shortages.get(key, ())):
+                log.warning(told, **key._asdict())
+        self._shortages = short
         rings = {key: one.short_ring for key, one in running.items()}
         for key, ring in rings.items():
             if ring and ring != self._short_rings.get(key):

@@ -19,15 +19,13 @@ from typing import TYPE_CHECKING
 
 from mirrord.dataplane.capture import spread
 from mirrord.dataplane.filter import assembler as op
+from mirrord.kernel import PACKET_FANOUT, PACKET_FANOUT_DATA, SOL_PACKET
 
 if TYPE_CHECKING:
     import socket
 
     from mirrord.dataplane.filter.assembler import Program
 
-SOL_PACKET = 263
-PACKET_FANOUT = 18
-PACKET_FANOUT_DATA = 22
 _BY_PROGRAM = 6  # PACKET_FANOUT_CBPF
 _UNIQUE_ID = 0x2000  # PACKET_FANOUT_FLAG_UNIQUEID
 _OPTION = struct.Struct("=I")  # id, and from bit 16 on how frames are given out

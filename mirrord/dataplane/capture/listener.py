@@ -6,40 +6,30 @@ on the socket chooses by port, VNI, key or session id, and by sender, see listen
 The kernel answers an UDP packet for which no UDP socket is there with an ICMP error, whatever raw sockets took it. So
 a bound socket holds the port, and takes nothing; that it could be bound also tells that nobody else receives there.
 
-raw(7), ipv6(7); the counters of a socket: include/uapi/linux/sock_diag.h, SK_MEMINFO_*.
+raw(7), ipv6(7); the counters of a socket: include/uapi/linux/sock_diag.h, SKMEMINFO_*.
 """
 
 from __future__ import annotations
 
 import errno
 import socket
-import struct
 import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from mirrord.dataplane.capture.listener_filter import compile_listener
-from mirrord.dataplane.capture.packet_socket import (
-    LARGEST_FRAME,
-    SO_RCVBUFFORCE,
-    SO_TIMESTAMPNS,
-    SOCKET_BATCH,
-    Statistics,
-    stamp,
-)
+from mirrord.dataplane.capture.packet_socket import LARGEST_FRAME, SOCKET_BATCH, Statistics, stamp
 from mirrord.dataplane.filter import bpf
 from mirrord.dataplane.forward.decap import decapsulate, unfinished
-from mirrord.dataplane.frame.headers import IPPROTO_GRE, IPPROTO_UDP
 from mirrord.dataplane.frame.wire import Frame
+from mirrord.kernel import MEMINFO, SO_MEMINFO, SO_RCVBUFFORCE, SO_TIMESTAMPNS
 from mirrord.plans import ListenPlan, Tunnel
+from mirrord.protocols import IPPROTO_GRE, IPPROTO_UDP
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from mirrord.dataplane.filter.rules import Selection
-
-SO_MEMINFO = 55  # asm-generic/socket.h
-_MEMINFO = struct.Struct("=9I")  # bytes that wait, ..., packets dropped
 
 
 class _Holders:
@@ -203,7 +193,7 @@ class Listener:
 
     def _memory(self) -> tuple[int, int]:
         """Bytes that wait, and packets dropped since the socket was made."""
-        waiting, *_, dropped = _MEMINFO.unpack(self.socket.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, _MEMINFO.size))
+        waiting, *_, dropped = MEMINFO.unpack(self.socket.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, MEMINFO.size))
         return waiting, dropped
 
     def _let_go(self) -> None:

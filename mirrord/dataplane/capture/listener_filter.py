@@ -12,23 +12,10 @@ from typing import TYPE_CHECKING
 
 from mirrord.dataplane.filter import assembler as op
 from mirrord.dataplane.filter.assembler import WORD, Assembler, Label, Program
-from mirrord.dataplane.forward.decap import (
-    ERSPAN_II_HEADER,
-    GRE_CHECKSUM,
-    GRE_DISCARD,
-    GRE_HEADER,
-    UDP_HEADER,
-    VXLAN_HEADER,
-)
-from mirrord.dataplane.forward.encap import (
-    ETH_P_ERSPAN,
-    ETH_P_ERSPAN_III,
-    ETH_P_TEB,
-    GRE_KEY,
-    GRE_SEQUENCE,
-    VXLAN_FLAGS,
-)
+from mirrord.dataplane.forward.decap import ERSPAN_II_HEADER, GRE_CHECKSUM, GRE_DISCARD, VXLAN_HEADER
+from mirrord.dataplane.forward.encap import GRE_KEY, GRE_SEQUENCE, VXLAN_FLAGS
 from mirrord.plans import Tunnel
+from mirrord.protocols import ETH_P_ERSPAN, ETH_P_ERSPAN_III, ETH_P_TEB, GRE_HEADER, UDP_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -21,38 +21,21 @@ import socket
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
-from mirrord.dataplane.capture.fanout import SOL_PACKET, Group, set_slowly, steer
+from mirrord import kernel
+from mirrord.dataplane.capture.fanout import Group, set_slowly, steer
 from mirrord.dataplane.filter import bpf, several
 from mirrord.dataplane.frame.headers import Tag
 from mirrord.dataplane.frame.wire import VNET, Frame, Vnet
 from mirrord.dataplane.frame.without_ethernet import with_ethernet
 from mirrord.dataplane.netns import inside
 from mirrord.plans import CapturePlan
+from mirrord.protocols import ETH_P_8021Q, ETH_P_ALL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mirrord.dataplane.filter.rules import Selection
 
-# linux/if_packet.h; the socket module has no names for these
-PACKET_ADD_MEMBERSHIP = 1
-PACKET_RX_RING = 5
-PACKET_STATISTICS = 6
-PACKET_AUXDATA = 8
-PACKET_VERSION = 10
-PACKET_RESERVE = 12
-PACKET_VNET_HDR = 15
-PACKET_MR_PROMISC = 1
-TPACKET_V3 = 2
-PACKET_OUTGOING = 4
-TP_STATUS_KERNEL = 0
-TP_STATUS_USER = 1
-TP_STATUS_VLAN_VALID = 1 << 4
-TP_STATUS_VLAN_TPID_VALID = 1 << 6
-SO_RCVBUFFORCE = 33
-SO_TIMESTAMPNS = 35
-ETH_P_ALL = 3
-ETH_P_8021Q = 0x8100
 
 BLOCK_SIZE = 512 << 10
 """Bytes of a ring's block. A frame must fit into one, and BIG TCP makes frames of 131 KB and more."""
@@ -150,25 +133,29 @@ class Capture:
     def _set_up(self) -> None:
         sock, plan = self.socket, self.plan
         if self.mode == "ring":
-            sock.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V3)
-        sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+            sock.setsockopt(kernel.SOL_PACKET, kernel.PACKET_VERSION, kernel.TPACKET_V3)
+        sock.setsockopt(kernel.SOL_PACKET, kernel.PACKET_VNET_HDR, 1)
         if self.mode == "ring":
             if self._stamped:
-                sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+                sock.setsockopt(socket.SOL_SOCKET, kernel.SO_TIMESTAMPNS, 1)
             if plan.raw:
-                sock.setsockopt(SOL_PACKET, PACKET_RESERVE, HEADROOM)
+                sock.setsockopt(kernel.SOL_PACKET, kernel.PACKET_RESERVE, HEADROOM)
             self._map_ring()
         else:
-            sock.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
-            sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+            sock.setsockopt(kernel.SOL_PACKET, kernel.PACKET_AUXDATA, 1)
+            sock.setsockopt(socket.SOL_SOCKET, kernel.SO_TIMESTAMPNS, 1)
             size = plan.ring_size * (ROOM_TO_MOVE if plan.mode == "auto" else 1)
-            sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, min(size, LARGEST_BUFFER))
+            sock.setsockopt(socket.SOL_SOCKET, kernel.SO_RCVBUFFORCE, min(size, LARGEST_BUFFER))
         bpf.attach_reject_all(sock)
         sock.bind((plan.device, ETH_P_ALL))
         if socket.if_nametoindex(plan.device) != plan.index:
             raise OSError(19, "the device was replaced", plan.device)
         if plan.promiscuous:
-            sock.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, struct.pack("=iHH8x", plan.index, PACKET_MR_PROMISC, 0))
+            sock.setsockopt(
+                kernel.SOL_PACKET,
+                kernel.PACKET_ADD_MEMBERSHIP,
+                struct.pack("=iHH8x", plan.index, kernel.PACKET_MR_PROMISC, 0),
+            )
         if self._group is not None:
             self._group.join(sock)
         self.exact = True
@@ -185,7 +172,7 @@ class Capture:
             except OSError as error:
                 if error.errno != errno.ENOMEM or self.block_count <= MINIMUM_BLOCKS:
                     raise
-            set_slowly(self.socket, PACKET_RX_RING, bytes(_REQUEST.size))  # what was had and cannot be mapped
+            set_slowly(self.socket, kernel.PACKET_RX_RING, bytes(_REQUEST.size))  # what was had and cannot be mapped
             self.block_count = max(self.block_count // 2, MINIMUM_BLOCKS)
         self.shortened = self.block_count < wanted
         assert self.ring is not None  # tried, and had
@@ -195,7 +182,7 @@ class Capture:
         frames = self.block_count * (BLOCK_SIZE // NOMINAL_FRAME)
         retire = BUSY_RETIRE_MILLISECONDS if self.plan.mode == "auto" else RETIRE_MILLISECONDS
         request = (BLOCK_SIZE, self.block_count, NOMINAL_FRAME, frames, retire, 0, 0)
-        set_slowly(self.socket, PACKET_RX_RING, _REQUEST.pack(*request))
+        set_slowly(self.socket, kernel.PACKET_RX_RING, _REQUEST.pack(*request))
         self.ring = mmap.mmap(self.socket.fileno(), self.block_count * BLOCK_SIZE)
 
     def fileno(self) -> int:
@@ -211,7 +198,7 @@ class Capture:
     def fill(self) -> float:
         """The share of the ring's blocks that wait to be read; 0 without a ring."""
         statuses = self._statuses.tolist()
-        return 1 - statuses.count(TP_STATUS_KERNEL) / len(statuses) if statuses else 0.0
+        return 1 - statuses.count(kernel.TP_STATUS_KERNEL) / len(statuses) if statuses else 0.0
 
     def reject_all(self) -> None:
         """Take no more frames; those already taken can still be read."""
@@ -241,7 +228,9 @@ class Capture:
 
     def statistics(self) -> Statistics:
         """What has been counted since the last call: reading sets the kernel's counters to zero."""
-        return Statistics(*_STATISTICS.unpack(self.socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, _STATISTICS.size)))
+        return Statistics(
+            *_STATISTICS.unpack(self.socket.getsockopt(kernel.SOL_PACKET, kernel.PACKET_STATISTICS, _STATISTICS.size))
+        )
 
     def error(self) -> int:
         """The socket's pending errno, and clear it: ENETDOWN when the device went down or away, else 0."""
@@ -258,7 +247,7 @@ class Capture:
     def _read_block(self, ring: mmap.mmap) -> Iterator[Frame]:
         base = self._block * BLOCK_SIZE
         status, count, first = _BLOCK.unpack_from(ring, base)
-        if not status & TP_STATUS_USER:
+        if not status & kernel.TP_STATUS_USER:
             return
         if not self._left:
             self._at, self._left = base + first, count
@@ -271,7 +260,7 @@ class Capture:
             frame = Frame(
                 data=ring[at + mac : at + mac + captured],
                 length=length,
-                egress=ring[at + _PACKET_TYPE] == PACKET_OUTGOING,
+                egress=ring[at + _PACKET_TYPE] == kernel.PACKET_OUTGOING,
                 tag=_tag(state, tpid, tci),
                 vnet=Vnet._make(VNET.unpack_from(ring, at + mac - VNET.size)),
                 time=seconds * 1_000_000_000 + nanoseconds,
@@ -284,7 +273,7 @@ class Capture:
     def _give_back(self) -> None:
         """Let the kernel have the block again: its last frame was taken out."""
         assert self.ring is not None  # that it is a block of
-        _BLOCK_STATUS.pack_into(self.ring, self._block * BLOCK_SIZE + _STATUS_AT, TP_STATUS_KERNEL)
+        _BLOCK_STATUS.pack_into(self.ring, self._block * BLOCK_SIZE + _STATUS_AT, kernel.TP_STATUS_KERNEL)
         self._block = (self._block + 1) % self.block_count
 
     def _read_socket(self) -> Iterator[Frame]:
@@ -298,14 +287,14 @@ class Capture:
                 return
             state = length = tci = tpid = time = 0
             for level, kind, value in ancillary:
-                if (level, kind) == (SOL_PACKET, PACKET_AUXDATA):
+                if (level, kind) == (kernel.SOL_PACKET, kernel.PACKET_AUXDATA):
                     state, length, _, _, _, tci, tpid = _AUXDATA.unpack(value)
-                elif (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPNS):
+                elif (level, kind) == (socket.SOL_SOCKET, kernel.SO_TIMESTAMPNS):
                     time = stamp(value)
             frame = Frame(
                 data=data[VNET.size :],
                 length=length,
-                egress=address[2] == PACKET_OUTGOING,
+                egress=address[2] == kernel.PACKET_OUTGOING,
                 tag=_tag(state, tpid, tci),
                 vnet=Vnet._make(VNET.unpack_from(data)),
                 time=time,
@@ -326,6 +315,6 @@ def stamp(timespec: bytes) -> int:
 
 
 def _tag(state: int, tpid: int, tci: int) -> Tag | None:
-    if not state & TP_STATUS_VLAN_VALID:
+    if not state & kernel.TP_STATUS_VLAN_VALID:
         return None
-    return Tag(tpid if state & TP_STATUS_VLAN_TPID_VALID else ETH_P_8021Q, tci & 0xFFFF)
+    return Tag(tpid if state & kernel.TP_STATUS_VLAN_TPID_VALID else ETH_P_8021Q, tci & 0xFFFF)

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from mirrord.dataplane.filter import assembler as op
 from mirrord.dataplane.filter.assembler import Assembler, Label, Program
-from mirrord.dataplane.frame.headers import ETH_HEADER, ETH_P_IP, ETH_P_IPV6, TPIDS
+from mirrord.kernel import PACKET_OUTGOING
+from mirrord.protocols import ETH_HEADER, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, TPIDS
 
-ETH_P_ARP = 0x0806
 MOST_TAGS = 4  # in the bytes of the frame
 
 _LINK = 0xFFE00000  # linux/filter.h: SKF_LL_OFF, offsets from the MAC header
@@ -59,7 +59,7 @@ def _find_network(asm: Assembler, networks: dict[int, Label], *, raw: bool) -> N
     received, walk, other = Label(), Label(), Label()
     if not raw:
         asm.emit(op.LD_W_ABS, op.PKTTYPE)
-        asm.jump(op.JEQ, op.PACKET_OUTGOING, false=received)
+        asm.jump(op.JEQ, PACKET_OUTGOING, false=received)
         asm.emit(op.LDX_IMM, ETH_HEADER)
         asm.emit(op.LD_H_ABS, ETH_HEADER - 2)
         asm.goto(walk)

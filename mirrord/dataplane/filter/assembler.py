@@ -27,7 +27,6 @@ MARK = 0xFFFFF014
 VLAN_TAG = 0xFFFFF02C
 VLAN_TAG_PRESENT = 0xFFFFF030
 VLAN_TPID = 0xFFFFF03C
-PACKET_OUTGOING = 4  # linux/if_packet.h, the pkttype of what the host sends
 
 CELLS = 16
 WORD = 0xFFFFFFFF

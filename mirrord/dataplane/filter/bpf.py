@@ -31,6 +31,7 @@ from mirrord.dataplane.filter.cells import (
 )
 from mirrord.dataplane.filter.decision import ACCEPT, Alternative, Branch, Clause, Range, ask, decide
 from mirrord.dataplane.filter.rules import Direction, Rule, Selection
+from mirrord.kernel import PACKET_OUTGOING
 
 REJECT_ALL: Program = (op.Instruction(op.RET, k=0),)
 
@@ -188,9 +189,9 @@ def _equal(cell: int, value: int) -> Clause:
 
 def direction_clause(direction: Direction) -> Clause:
     if direction == Direction.EGRESS:
-        return _equal(Cell.DIRECTION, op.PACKET_OUTGOING)
-    before = Range(Cell.DIRECTION, 0, op.PACKET_OUTGOING - 1)
-    return ((before,), (Range(Cell.DIRECTION, op.PACKET_OUTGOING + 1, WORD),))
+        return _equal(Cell.DIRECTION, PACKET_OUTGOING)
+    before = Range(Cell.DIRECTION, 0, PACKET_OUTGOING - 1)
+    return ((before,), (Range(Cell.DIRECTION, PACKET_OUTGOING + 1, WORD),))
 
 
 def _address(cell: int, address: IPv4Address | IPv6Address) -> Alternative:

@@ -22,20 +22,16 @@ from mirrord.dataplane.filter.cells import (
     Cell,
 )
 from mirrord.dataplane.frame.headers import (
-    ETH_HEADER,
-    ETH_P_IP,
-    ETH_P_IPV6,
     ICMP_PROTOCOLS,
-    IPPROTO_TCP,
     IPV6_AUTHENTICATION,
     IPV6_FRAGMENT,
     IPV6_OPTIONS,
     MAX_EXTENSIONS,
     PORT_PROTOCOLS,
     TCP_FLAGS,
-    TPIDS,
 )
 from mirrord.dataplane.frame.without_ethernet import FIRST_ETHERTYPE, VERSIONS
+from mirrord.protocols import ETH_HEADER, ETH_P_IP, ETH_P_IPV6, IPPROTO_TCP, TPIDS
 
 _PORTS = {Cell.SOURCE_PORT, Cell.DESTINATION_PORT}
 _ICMP = {Cell.ICMP_TYPE, Cell.ICMP_CODE}

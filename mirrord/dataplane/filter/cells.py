@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from mirrord.dataplane.filter import assembler as op
 from mirrord.dataplane.filter.assembler import WORD, Assembler, Label
-from mirrord.dataplane.frame.headers import ETH_HEADER
+from mirrord.protocols import ETH_HEADER
 
 NONE = WORD  # no tag, no protocol, no port
 

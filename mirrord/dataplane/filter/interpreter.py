@@ -9,6 +9,7 @@ from __future__ import annotations
 from mirrord.dataplane.filter import assembler as op
 from mirrord.dataplane.filter.assembler import CELLS, WORD, Program
 from mirrord.dataplane.frame.headers import Tag
+from mirrord.kernel import PACKET_OUTGOING
 
 _SIZES = {op.LD_W_ABS: 4, op.LD_H_ABS: 2, op.LD_W_IND: 4, op.LD_H_IND: 2, op.LD_B_IND: 1}
 _INDIRECT = (op.LD_W_IND, op.LD_H_IND, op.LD_B_IND)
@@ -20,7 +21,7 @@ def interpret(program: Program, data: bytes, tag: Tag | None = None, *, egress: 
     ValueError for an instruction that no filter has, IndexError for a program that runs out.
     """
     beside = {
-        op.PKTTYPE: op.PACKET_OUTGOING if egress else 0,
+        op.PKTTYPE: PACKET_OUTGOING if egress else 0,
         op.MARK: mark,
         op.VLAN_TAG: 0 if tag is None else tag.tci,
         op.VLAN_TAG_PRESENT: int(tag is not None),

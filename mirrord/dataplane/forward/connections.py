@@ -20,16 +20,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from mirrord.dataplane.forward.tls import Stream
-from mirrord.dataplane.frame.extent import TCP_HEADER, headers_end
-from mirrord.dataplane.frame.headers import IPPROTO_TCP
+from mirrord.dataplane.frame.extent import headers_end
 from mirrord.dataplane.frame.wire import VNET_GSO_NONE
+from mirrord.protocols import IPPROTO_TCP, TCP_HEADER
 
 if TYPE_CHECKING:
     from mirrord.dataplane.frame.headers import Headers
     from mirrord.dataplane.frame.wire import Frame
 
 MOST = 65536
-"""Connections. The native core takes 128 bytes for each at most, 8 MiB in all, as they come."""
+"""Connections. The native core takes less than 128 bytes for each, as they come: plans.CONNECTIONS_BYTES in all."""
 
 FAR = 1 << 30
 """Bytes that a direction may be ahead or behind; TCP's windows are no larger (RFC 7323 2.3)."""

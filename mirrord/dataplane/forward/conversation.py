@@ -8,14 +8,8 @@ its protocol where options stand before that; it follows its first one, too.
 from __future__ import annotations
 
 from mirrord.dataplane.forward.fragments import Fragments
-from mirrord.dataplane.frame.headers import (
-    IPPROTO_TCP,
-    IPV6_AUTHENTICATION,
-    IPV6_FRAGMENT,
-    IPV6_OPTIONS,
-    Headers,
-    pair_hash,
-)
+from mirrord.dataplane.frame.headers import IPV6_AUTHENTICATION, IPV6_FRAGMENT, IPV6_OPTIONS, Headers, pair_hash
+from mirrord.protocols import IPPROTO_TCP
 
 _UNTOLD = {4: (IPPROTO_TCP,), 6: (IPPROTO_TCP, *IPV6_OPTIONS, IPV6_FRAGMENT, IPV6_AUTHENTICATION)}
 """By family, what a later fragment may say that it is a part of, while only the first one tells the conversation."""

@@ -8,23 +8,24 @@ VXLAN: RFC 7348 5. GRE: RFC 2784 2, RFC 2890 2. ERSPAN: draft-foschiano-erspan-0
 
 from __future__ import annotations
 
-from mirrord.dataplane.forward.encap import (
-    ETH_P_ERSPAN,
-    ETH_P_ERSPAN_III,
-    ETH_P_TEB,
-    GRE_KEY,
-    GRE_SEQUENCE,
-    VXLAN_FLAGS,
-)
+from mirrord.dataplane.forward.encap import GRE_KEY, GRE_SEQUENCE, VXLAN_FLAGS
 from mirrord.dataplane.frame.checksum import ones_sum
-from mirrord.dataplane.frame.headers import ETH_HEADER, IPPROTO_TCP, IPPROTO_UDP, parse
+from mirrord.dataplane.frame.headers import parse
 from mirrord.dataplane.frame.segment import MAX_HEADERS
 from mirrord.dataplane.frame.wire import VNET_GSO_TCPV4, VNET_GSO_TCPV6, VNET_NEEDS_CSUM, Vnet
 from mirrord.plans import Tunnel
+from mirrord.protocols import (
+    ETH_HEADER,
+    ETH_P_ERSPAN,
+    ETH_P_ERSPAN_III,
+    ETH_P_TEB,
+    GRE_HEADER,
+    IPPROTO_TCP,
+    IPPROTO_UDP,
+    UDP_HEADER,
+)
 
-UDP_HEADER = 8
 VXLAN_HEADER = 8
-GRE_HEADER = 4
 GRE_CHECKSUM = 0x8000
 GRE_DISCARD = 0x4C07
 """Bits of which one is enough to discard the packet: routing, the reserved ones of RFC 2784 2.2, the version."""

@@ -14,10 +14,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from mirrord.dataplane.transmit import pcapng
-
-ETH_P_TEB = 0x6558
-ETH_P_ERSPAN = 0x88BE  # types I and II
-ETH_P_ERSPAN_III = 0x22EB
+from mirrord.protocols import ETH_P_ERSPAN, ETH_P_ERSPAN_III, ETH_P_TEB
 
 GRE_KEY = 0x2000
 GRE_SEQUENCE = 0x1000

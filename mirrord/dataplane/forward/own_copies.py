@@ -19,9 +19,8 @@ from typing import NamedTuple
 
 from mirrord.dataplane.forward.fragments import Fragments
 from mirrord.dataplane.frame.headers import Headers
+from mirrord.protocols import UDP_HEADER
 
-UDP_HEADER = 8
-GRE_TEB, GRE_ERSPAN, GRE_ERSPAN_III = 0x6558, 0x88BE, 0x22EB
 _CHECKSUM, _KEY, _SEQUENCE = 1 << 31, 1 << 29, 1 << 28  # of the first word of a GRE header
 _SESSION = 0x3FF  # of the first word of an ERSPAN header
 

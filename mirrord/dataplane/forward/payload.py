@@ -14,9 +14,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mirrord.dataplane.frame.checksum import crc32c, ones_sum
-from mirrord.dataplane.frame.extent import IPPROTO_ICMP, IPPROTO_ICMPV6, headers_end
-from mirrord.dataplane.frame.headers import ETH_P_IP, ETH_P_IPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, TPIDS
+from mirrord.dataplane.frame.extent import headers_end
 from mirrord.dataplane.frame.segment import MAX_HEADERS
+from mirrord.protocols import (
+    ETH_P_IP,
+    ETH_P_IPV6,
+    IPPROTO_ICMP,
+    IPPROTO_ICMPV6,
+    IPPROTO_SCTP,
+    IPPROTO_TCP,
+    IPPROTO_UDP,
+    TPIDS,
+)
 
 if TYPE_CHECKING:
     from mirrord.dataplane.frame.headers import Headers

@@ -2,11 +2,11 @@
 
 It is pure: a captured frame goes in, and out come the packets to send, or the reason why there are none. It reads no
 clock (a frame's capture time is the only time there is) and knows no socket. Its state is the token buckets of the two
-limits, the session's sequence numbers, and what the first fragments of datagrams told.
+limits, the session's sequence numbers, the flows that are limited, and what the first fragments of datagrams told.
 
 The steps, in order: exact match (where the kernel ran a coarse filter, or rules are counted), own copies, whether
-copies are made at all, sampling, the frame as the wire carried it, VLAN tag off and on, Ethernet header off where the
-device has none, snaplen, path MTU, the two limits, header.
+from mirrord.dataplane.frame.wire import ADDRESSES, CLOCK_STEP_NANOSECONDS, TAG, Frame, rebuild
+from mirrord.plans import ForwardPlan, OnMtuExceeded, Payload
 """
 
 from __future__ import annotations
@@ -15,20 +15,25 @@ from array import array
 from dataclasses import dataclass, field
 from itertools import count
 from threading import Lock
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.rules import Selection, decide
 from mirrord.dataplane.forward.connections import EVERYTHING, NOTHING, Connections, Shown
 from mirrord.dataplane.forward.conversation import Conversations
 from mirrord.dataplane.forward.encap import Facts
+from mirrord.dataplane.forward.flows import Flow, Flows, passes
 from mirrord.dataplane.forward.own_copies import OwnCopies
 from mirrord.dataplane.forward.payload import hide
 from mirrord.dataplane.frame.extent import headers_end
-from mirrord.dataplane.frame.headers import ETH_HEADER, TPIDS, Headers, flow_hash, parse
+from mirrord.dataplane.frame.headers import Headers, flow_hash, parse
 from mirrord.dataplane.frame.segment import MalformedError
-from mirrord.dataplane.frame.wire import ADDRESSES, TAG, Frame, rebuild
+from mirrord.dataplane.frame.wire import ADDRESSES, CLOCK_STEP_NANOSECONDS, TAG, Frame, rebuild
 from mirrord.plans import ForwardPlan, OnMtuExceeded, Payload
+from mirrord.protocols import ETH_HEADER, TPIDS
+
+if TYPE_CHECKING:
+    from mirrord.dataplane.transmit.recorder import Ring
 
 SOURCE_PORTS = 49152
 """The first of the 16384 dynamic ports (RFC 6335 6) that RFC 7348 5 wants for the outer source port."""
@@ -37,9 +42,6 @@ BURST_NANOSECONDS = 20_000_000
 BURST_BYTES = 65536
 BURST_PACKETS = 64
 """A limit's bucket holds 20 ms of its rate, and a super-frame at least: 64 KiB, or 64 copies."""
-
-CLOCK_STEP_NANOSECONDS = 1_000_000_000
-"""Capture times go back a little where several processors stamp frames; by more, the clock was set."""
 
 _TPIDS = [tpid.to_bytes(2, "big") for tpid in TPIDS]
 
@@ -70,7 +72,8 @@ class Outcome(NamedTuple):
     fragmented: int = 0  # copies that leave in more than one IP fragment
     zeroed: int = 0  # copies with payload overwritten
     unfollowed: int = 0  # 1 when that is because its connection's beginning, or a part of it, was not seen
-    unplaced: int = 0  # 1 for a later fragment that was sampled by a guess: its first one is not known
+    unplaced: int = 0  # 1 for a later fragment placed by a guess: its first one is not known
+    flow_table_full: int = 0  # 1 for one that passed because its flow had no place
 
 
 @dataclass(slots=True)
@@ -92,16 +95,23 @@ class Numbering:
 
 
 class Forward:
-    """The step for one pipeline. `matches` counts the frames that each rule of `plan.exact` accepts, by its place."""
+    """The step for one pipeline. `matches` counts the frames that each rule of `plan.exact` accepts, by its place;
+    `recorder` keeps the copies.
+    """
 
     def __init__(
-        self, plan: ForwardPlan, matches: array[int] | None = None, numbering: Numbering | None = None
+        self,
+        plan: ForwardPlan,
+        matches: array[int] | None = None,
+        numbering: Numbering | None = None,
+        recorder: Ring | None = None,
     ) -> None:
-        self.plan, self.matches = plan, matches
+        self.plan, self.matches, self.recorder = plan, matches, recorder
         self._numbers = (numbering or Numbering()).numbers
         self.state = State(_bits_depth(plan), _packets_depth(plan))
         self._conversations, self._own_copies = Conversations(), OwnCopies()
         self._connections: Connections | None = None
+        self._flows: Flows | None = None
 
     def __call__(self, frame: Frame) -> Outcome:
         plan = self.plan
@@ -115,21 +125,43 @@ class Forward:
         if plan.blocked is not None:
             self._show(frame, headers)  # what comes after is to be known
             return Outcome(reason=plan.blocked)
-        if plan.sampling_rate == 1:
-            return self._sampled_in(frame, headers)
-        conversation, unplaced = self._conversations.hash(headers)
-        if (conversation & 0xFFFFFFFF) % plan.sampling_rate:
-            return Outcome(reason=Slot.skipped_sampled_out, unplaced=unplaced)
-        return self._sampled_in(frame, headers)._replace(unplaced=unplaced)
+        unplaced = False
+        if plan.sampling_rate > 1:
+            conversation, unplaced = self._conversations.hash(headers)
+            if (conversation & 0xFFFFFFFF) % plan.sampling_rate:
+                return Outcome(reason=Slot.skipped_sampled_out, unplaced=unplaced)
+        outcome = self._sampled_in(frame, headers)
+        return outcome._replace(unplaced=unplaced | outcome.unplaced) if unplaced else outcome
+
+    @property
+    def flows(self) -> int:
+        """How many flows are known."""
+        return 0 if self._flows is None else len(self._flows)
 
     def _sampled_in(self, frame: Frame, headers: Headers) -> Outcome:
-        plan, shown = self.plan, self._show(frame, headers)
+        limit, shown = self.plan.flow_limit, self._show(frame, headers)
+        if limit is None:
+            self._flows = None
+            return self._copied(frame, headers, shown, None, spent=False)
+        if self._flows is None:
+            self._flows = Flows()
+        flow, full, guessed = self._flows.find(limit, headers, frame.data, frame.time)
+        spent = flow is not None and flow.spent(limit) and not passes(headers, frame.data)
+        if spent and not limit.headers:
+            return Outcome(reason=Slot.skipped_flow_limit, unplaced=guessed)
+        return self._copied(frame, headers, shown, flow, spent=spent)._replace(unplaced=guessed, flow_table_full=full)
+
+    def _copied(self, frame: Frame, headers: Headers, shown: Shown, flow: Flow | None, *, spent: bool) -> Outcome:
+        """The copies of a frame; when its flow is spent, of its headers alone."""
+        plan = self.plan
         if len(frame.data) < ETH_HEADER:
             return Outcome(reason=Slot.dropped_malformed)
         try:
             rebuilt = rebuild(frame, headers)
         except MalformedError:
             return Outcome(reason=Slot.dropped_malformed)
+        if flow is not None:
+            flow.count(len(rebuilt), frame.length)
         zeroed = 0
         if shown.kept is not None:
             behind = range(0, len(rebuilt) * frame.vnet.gso_size + 1, frame.vnet.gso_size or 1)
@@ -138,6 +170,10 @@ class Forward:
             rebuilt = hidden
         frames = [self._retagged(data) for data in rebuilt]
         kept = [data[: self._snaplen(data, before)] for data, before in zip(frames, rebuilt, strict=True)]
+        if spent:
+            kept = [
+                data[: _headers_end(whole, before)] for data, whole, before in zip(kept, frames, rebuilt, strict=True)
+            ]
         limits = [self._limit(data) for data in frames]
         over = [limit > 0 and len(data) > limit for data, limit in zip(kept, limits, strict=True)]
         if plan.on_mtu_exceeded is OnMtuExceeded.drop and any(over):
@@ -149,14 +185,16 @@ class Forward:
         size = sum(map(len, kept)) + len(kept) * (len(plan.template.header) + plan.overhead)
         if (plan.rate_limit or plan.packet_limit) and not self._take(size, len(kept), frame.time):
             return Outcome(reason=Slot.skipped_rate_limited)
-        flow = flow_hash(headers)
+        hashed = flow_hash(headers)
         vlan = headers.tags[0].vid if headers.tags else None
         cut = [len(frame.data) < frame.length or len(k) < len(data) for k, data in zip(kept, frames, strict=True)]
         copies = []
         for data, before, truncated in zip(kept, frames, cut, strict=True):
             original = len(before) + max(frame.length - len(frame.data), 0)
             facts = Facts(next(self._numbers), vlan, truncated, frame.egress, frame.time, len(data), original)
-            copies.append(Copy(plan.template.fill(facts) + data, flow, plan.template.trailer(facts)))
+            if self.recorder is not None:
+                self.recorder.add(data, facts)
+            copies.append(Copy(plan.template.fill(facts) + data, hashed, plan.template.trailer(facts)))
         fragmented = sum(over) if plan.on_mtu_exceeded is OnMtuExceeded.fragment else 0
         return Outcome(tuple(copies), None, sum(cut), int(len(copies) > 1), fragmented, zeroed, int(shown.unfollowed))
 
@@ -188,8 +226,8 @@ class Forward:
         """
         plan = self.plan
         if plan.past_headers is not None:
-            end = headers_end(before, parse(before))
-            return None if end is None else end + len(data) - len(before) + plan.past_headers
+            end = _headers_end(data, before)
+            return None if end is None else end + plan.past_headers
         return plan.snaplen + (TAG if plan.push_tag else 0) if plan.snaplen else None
 
     def _limit(self, data: bytes) -> int:
@@ -216,6 +254,12 @@ class Forward:
             if plan.packet_limit:
                 state.packets -= packets * _SECOND
             return True
+
+
+def _headers_end(data: bytes, before: bytes) -> int | None:
+    """Where the headers of a frame end, whose tags were changed; None: nobody knows."""
+    end = headers_end(before, parse(before))
+    return None if end is None else end + len(data) - len(before)
 
 
 def _bits_depth(plan: ForwardPlan) -> int:

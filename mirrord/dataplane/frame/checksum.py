@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 
-from mirrord.dataplane.frame.headers import IPPROTO_UDP
+from mirrord.protocols import IPPROTO_UDP
 
 
 def ones_sum(data: bytes, start: int = 0) -> int:

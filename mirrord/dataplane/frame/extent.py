@@ -9,14 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mirrord.dataplane.frame.headers import IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP
+from mirrord.protocols import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, TCP_HEADER
 
 if TYPE_CHECKING:
     from mirrord.dataplane.frame.headers import Headers
 
-IPPROTO_ICMP = 1
-IPPROTO_ICMPV6 = 58
-TCP_HEADER = 20  # without options
 
 _LENGTHS = {
     (4, IPPROTO_ICMP): 8,

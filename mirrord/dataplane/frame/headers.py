@@ -12,20 +12,20 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-ETH_HEADER = 14
-ETH_P_IP = 0x0800
-ETH_P_IPV6 = 0x86DD
-TPIDS = (0x8100, 0x88A8, 0x9100, 0x9200)
-"""802.1Q, 802.1ad, and what switches used for outer tags before there was 802.1ad."""
+from mirrord.protocols import (
+    ETH_HEADER,
+    ETH_P_IP,
+    ETH_P_IPV6,
+    IPPROTO_ICMP,
+    IPPROTO_ICMPV6,
+    IPPROTO_SCTP,
+    IPPROTO_TCP,
+    IPPROTO_UDP,
+    TPIDS,
+)
 
 MAX_TAGS = 2
 
-IPPROTO_ICMP = 1
-IPPROTO_TCP = 6
-IPPROTO_UDP = 17
-IPPROTO_GRE = 47
-IPPROTO_ICMPV6 = 58
-IPPROTO_SCTP = 132
 PORT_PROTOCOLS = (IPPROTO_TCP, IPPROTO_UDP, IPPROTO_SCTP)
 ICMP_PROTOCOLS = (IPPROTO_ICMP, IPPROTO_ICMPV6)
 TCP_FLAGS = 13  # offset of the byte with the flags in the TCP header

@@ -14,20 +14,20 @@ from enum import Enum
 from typing import NamedTuple
 
 from mirrord.dataplane.frame.checksum import checksum, transport_checksum
-from mirrord.dataplane.frame.headers import (
+from mirrord.dataplane.frame.headers import IPV6_OPTIONS
+from mirrord.protocols import (
     ETH_HEADER,
     ETH_P_IP,
     ETH_P_IPV6,
+    ETH_P_TEB,
     IPPROTO_GRE,
+    IPPROTO_IPIP,
+    IPPROTO_IPV6,
     IPPROTO_TCP,
     IPPROTO_UDP,
-    IPV6_OPTIONS,
     TPIDS,
 )
 
-ETH_P_TEB = 0x6558  # Ethernet in GRE or Geneve
-IPPROTO_IPIP = 4
-IPPROTO_IPV6 = 41
 IPV6_JUMBO_OPTION = 0xC2
 
 MAX_HEADERS = 256

@@ -44,6 +44,10 @@ class Vnet(NamedTuple):
     csum_offset: int = 0  # from csum_start to the checksum field
 
 
+CLOCK_STEP_NANOSECONDS = 1_000_000_000
+"""Capture times go back a little where several processors stamp frames; by more, the clock was set."""
+
+
 class Frame(NamedTuple):
     """One frame as a source gave it."""
 

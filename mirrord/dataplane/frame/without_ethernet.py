@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mirrord.dataplane.frame.headers import ETH_HEADER, ETH_P_IP, ETH_P_IPV6, TPIDS
 from mirrord.dataplane.frame.wire import VNET_NEEDS_CSUM
+from mirrord.protocols import ETH_HEADER, ETH_P_IP, ETH_P_IPV6, TPIDS
 
 if TYPE_CHECKING:
     from mirrord.dataplane.frame.wire import Frame

@@ -68,7 +68,8 @@ static PyObject *Pipeline_new(PyTypeObject *type, PyObject *arguments, PyObject 
 	if (!self)
 		return NULL;
 	struct pipeline *pipeline = &self->pipeline;
-	if (!read_plan(plan, Py_None, &pipeline->plan) || !read_way(way, &pipeline->transmit, &self->tx_ring) ||
+	if (!read_plan(plan, Py_None, Py_None, &pipeline->plan) ||
+	    !read_way(way, &pipeline->transmit, &self->tx_ring) ||
 	    PyObject_GetBuffer(counters, &self->counters, PyBUF_WRITABLE) < 0 ||
 	    PyObject_GetBuffer(sequence, &self->sequence, PyBUF_WRITABLE) < 0 ||
 	    (output != Py_None && !open_output(self, output)))
@@ -124,17 +125,18 @@ struct pipeline *pipeline_in(PyObject *object)
 
 static PyObject *Pipeline_replace(PyObject *object, PyObject *arguments, PyObject *keywords)
 {
-	static char *names[] = { "plan", "matcher", "way", "shares", NULL };
+	static char *names[] = { "plan", "matcher", "recorder", "way", "shares", NULL };
 	Pipeline *self = (Pipeline *)object;
 	struct pipeline *pipeline = &self->pipeline;
-	PyObject *plan, *matcher, *way;
+	PyObject *plan, *matcher, *recorder, *way;
 	int shares;
 	struct transmit transmit = { .packet = -1 };
 	struct plan next = { 0 };
 	Py_buffer tx_ring = { 0 };
 
-	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$OOOp", names, &plan, &matcher, &way, &shares) ||
-	    !read_way(way, &transmit, &tx_ring) || !read_plan(plan, matcher, &next)) {
+	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$OOOOp", names, &plan, &matcher, &recorder, &way,
+					 &shares) ||
+	    !read_way(way, &transmit, &tx_ring) || !read_plan(plan, matcher, recorder, &next)) {
 		PyBuffer_Release(&tx_ring);
 		clear_plan(&next);
 		return NULL;
@@ -175,12 +177,21 @@ static PyObject *Pipeline_share(PyObject *object, PyObject *other)
 	Py_RETURN_NONE;
 }
 
+static PyObject *Pipeline_flows(PyObject *object, PyObject *unused)
+{
+	const struct flows *flows = ((Pipeline *)object)->pipeline.plan.flows;
+
+	(void)unused;
+	return PyLong_FromUnsignedLong(flows ? count_flows(flows) : 0);
+}
+
 static PyMethodDef pipeline_methods[] = {
 	{ "replace", (PyCFunction)(void (*)(void))Pipeline_replace, METH_VARARGS | METH_KEYWORDS,
-	  "replace(*, plan, matcher, way, shares): forward by another plan, and another way, from now on; `shares`: what the\n"
-	  "matcher does not want is another session's." },
+	  "replace(*, plan, matcher, recorder, way, shares): forward by another plan, and another way, from now on, and keep\n"
+	  "the copies in this ring (recorder.py) or None; `shares`: what the matcher does not want is another session's." },
 	{ "gso_refused", Pipeline_gso_refused, METH_NOARGS,
 	  "The errno that the kernel refused GSO with, after which copies leave one by one; or 0." },
+	{ "flows", Pipeline_flows, METH_NOARGS, "How many flows are known." },
 	{ "share", Pipeline_share, METH_O, "share(pipeline): use its rate limit's bucket. Before either runs." },
 	{ NULL, NULL, 0, NULL },
 };
@@ -206,7 +217,28 @@ static PyType_Spec pipeline_spec = {
 	.slots = pipeline_slots,
 };
 
+/* A ring's row, see recorder.py. */
+static PyObject *recorded(PyObject *module, PyObject *row)
+{
+	Py_buffer view;
+
+	(void)module;
+	if (PyObject_GetBuffer(row, &view, PyBUF_WRITABLE) < 0)
+		return NULL;
+	if (view.len != sizeof(struct recorded)) {
+		PyBuffer_Release(&view);
+		PyErr_SetString(PyExc_ValueError, "memory of the wrong size");
+		return NULL;
+	}
+	struct recorded found = read_recorded(view.buf);
+	PyBuffer_Release(&view);
+	return Py_BuildValue("KKK", (unsigned long long)found.head, (unsigned long long)found.tail,
+			     (unsigned long long)found.evicted);
+}
+
 static PyMethodDef module_methods[] = {
+	{ "recorded", recorded, METH_O,
+	  "recorded(row): the head, the tail and the evicted blocks of a ring, between two blocks." },
 	{ "with_ethernet", (PyCFunction)(void (*)(void))with_ethernet, METH_VARARGS | METH_KEYWORDS,
 	  "with_ethernet(*, packet, vnet, protocol): Unwrapped, of a device without Ethernet." },
 	{ "decapsulate", (PyCFunction)(void (*)(void))decapsulate_one, METH_VARARGS | METH_KEYWORDS,
@@ -229,6 +261,7 @@ static const char *const slot_names[] = {
 	"skipped_paused",
 	"skipped_unmatched",
 	"skipped_own_copy",
+	"skipped_flow_limit",
 	"dropped_ring_full",
 	"dropped_send_error",
 	"dropped_mtu_exceeded",
@@ -240,6 +273,7 @@ static const char *const slot_names[] = {
 	"segmented",
 	"fragmented",
 	"unplaced",
+	"flow_table_full",
 	"zeroed",
 	"unfollowed",
 	"latency_sum",

@@ -4,9 +4,9 @@
 
 #include "tap.h"
 
-/* plan.c: read a ForwardPlan, and what matches for it: a Matcher or None. False with an exception set. Either way the plan is
- * the caller's to clear. */
-bool read_plan(PyObject *object, PyObject *matcher, struct plan *plan);
+/* plan.c: read a ForwardPlan, what matches for it: a Matcher or None, and what keeps its copies: a Ring or None. False with
+ * an exception set. Either way the plan is the caller's to clear. */
+bool read_plan(PyObject *object, PyObject *matcher, PyObject *recorder, struct plan *plan);
 
 /* A program to be run: struct sock_filter after struct sock_filter. False with an exception set; it is the caller's to free. */
 bool read_program(const char *bytes, Py_ssize_t length, struct sock_filter **program, uint32_t *count);

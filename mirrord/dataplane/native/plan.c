@@ -125,6 +125,47 @@ static bool read_matches(PyObject *matches, struct plan *plan)
 	return true;
 }
 
+/* What holds on to the memory of a ring of recorder.py. */
+struct ring_views {
+	Py_buffer memory, row;
+};
+
+static void release_ring(struct ring_views *views)
+{
+	if (!views)
+		return;
+	PyBuffer_Release(&views->memory);
+	PyBuffer_Release(&views->row);
+	free(views);
+}
+
+/* Where copies are kept in memory; None: nowhere. */
+static bool read_recorder(PyObject *ring, struct plan *plan)
+{
+	if (ring == Py_None)
+		return true;
+	struct ring_views *views = calloc(1, sizeof(*views));
+	if (!views) {
+		PyErr_NoMemory();
+		return false;
+	}
+	plan->recorder_owner = views;
+	PyObject *memory = PyObject_GetAttrString(ring, "memory");
+	PyObject *row = memory ? PyObject_GetAttrString(ring, "row") : NULL;
+	bool done = row && PyObject_GetBuffer(memory, &views->memory, PyBUF_WRITABLE) == 0 &&
+		    PyObject_GetBuffer(row, &views->row, PyBUF_WRITABLE) == 0;
+
+	Py_XDECREF(memory);
+	Py_XDECREF(row);
+	if (done && (views->row.len != sizeof(struct recorded) || views->memory.len == 0 || views->memory.len % 4)) {
+		PyErr_SetString(PyExc_ValueError, "memory of the wrong size");
+		done = false;
+	}
+	if (done)
+		plan->recorder = (struct recorder){ views->memory.buf, (uint64_t)views->memory.len, views->row.buf };
+	return done;
+}
+
 static bool read_matcher(PyObject *matcher, struct plan *plan)
 {
 	if (matcher == Py_None)
@@ -150,10 +191,15 @@ void clear_plan(struct plan *plan)
 		PyBuffer_Release(plan->matches_owner);
 	free(plan->matches_owner);
 	plan->matches_owner = NULL;
+	release_ring(plan->recorder_owner);
+	plan->recorder_owner = NULL;
+	plan->recorder.memory = NULL;
 	free(plan->firsts);
 	plan->firsts = NULL;
 	free_connections(plan->connections);
 	plan->connections = NULL;
+	free_flows(plan->flows);
+	plan->flows = NULL;
 	free_own_copies(plan->own);
 	plan->own = NULL;
 	Py_XDECREF((PyObject *)plan->guards_owner);
@@ -173,6 +219,14 @@ void replace_plan(struct plan *plan, struct plan *next)
 
 		plan->connections = next->connections;
 		next->connections = followed;
+	}
+	if (plan->flows && next->flows && plan->flow_limit.flows == next->flow_limit.flows) {
+		struct flows *seen = plan->flows;
+
+		plan->flows = next->flows;
+		next->flows = seen;
+	} else if (plan->flows && next->flows) {
+		keep_flows(plan->flows, next->flows);
 	}
 	if (plan->own && next->own)
 		keep_firsts(plan->own, next->own);
@@ -202,6 +256,27 @@ static bool make_firsts(struct plan *plan)
 	return plan->firsts;
 }
 
+/* FlowLimit, or None. */
+static bool read_flow_limit(PyObject *object, struct plan *plan)
+{
+	PyObject *value = PyObject_GetAttrString(object, "flow_limit");
+	struct flow_limit *limit = &plan->flow_limit;
+	bool done = value && value != Py_None && read_unsigned(value, "packets", UINT64_MAX, &limit->packets) &&
+		    read_unsigned(value, "octets", UINT64_MAX, &limit->octets) &&
+		    read_bool(value, "headers", &limit->headers) &&
+		    read_unsigned(value, "idle", UINT64_MAX, &limit->idle) && read_u32(value, "flows", &limit->flows);
+
+	if (done) {
+		plan->flows = new_flows(limit);
+		done = plan->flows;
+		if (!done)
+			PyErr_NoMemory();
+	}
+	done = done || value == Py_None;
+	Py_XDECREF(value);
+	return done;
+}
+
 /* The guards against mirroring a copy again, as own_copies.pack gives them: all sessions' plans hold the same bytes. */
 static bool read_guards(PyObject *object, struct plan *plan)
 {
@@ -222,7 +297,7 @@ static bool read_guards(PyObject *object, struct plan *plan)
 	return done;
 }
 
-bool read_plan(PyObject *object, PyObject *matcher, struct plan *plan)
+bool read_plan(PyObject *object, PyObject *matcher, PyObject *recorder, struct plan *plan)
 {
 	memset(plan, 0, sizeof(*plan));
 	return read_optional(object, "blocked", &plan->blocked) &&
@@ -235,7 +310,8 @@ bool read_plan(PyObject *object, PyObject *matcher, struct plan *plan)
 	       read_unsigned(object, "rate_limit", UINT64_MAX, &plan->rate_limit) &&
 	       read_unsigned(object, "packet_limit", UINT64_MAX, &plan->packet_limit) && read_header(object, plan) &&
 	       read_patches(object, plan) && read_on_mtu_exceeded(object, plan) && read_payload(object, plan) &&
-	       read_matcher(matcher, plan) && read_guards(object, plan) && make_firsts(plan) && make_connections(plan);
+	       read_matcher(matcher, plan) && read_recorder(recorder, plan) && read_flow_limit(object, plan) &&
+	       read_guards(object, plan) && make_firsts(plan) && make_connections(plan);
 }
 
 static bool read_lane(PyObject *lane, int *descriptor, uint16_t *port)

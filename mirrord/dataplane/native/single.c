@@ -18,14 +18,14 @@ typedef struct {
 
 static PyObject *Forward_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
-	PyObject *object, *matcher;
+	PyObject *object, *matcher, *recorder = Py_None;
 
 	(void)keywords;
-	if (!PyArg_ParseTuple(arguments, "OO", &object, &matcher))
+	if (!PyArg_ParseTuple(arguments, "OO|O", &object, &matcher, &recorder))
 		return NULL;
 	allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
 	Forward *self = (Forward *)allocate(type, 0);
-	if (self && !read_plan(object, matcher, &self->plan)) {
+	if (self && !read_plan(object, matcher, recorder, &self->plan)) {
 		Py_DECREF(self);
 		return NULL;
 	}
@@ -86,11 +86,14 @@ static PyStructSequence_Field outcome_field[] = {
 	{ "zeroed", NULL },
 	{ "unfollowed", NULL },
 	{ "unplaced", NULL },
+	{ "flow_table_full", NULL },
 	{ NULL, NULL },
 };
 
+enum { OUTCOME_FIELDS = sizeof(outcome_field) / sizeof(*outcome_field) - 1 };
+
 PyStructSequence_Desc outcome_fields = { "mirrord.dataplane._native.Outcome", "What one frame became.", outcome_field,
-					 9 };
+					 OUTCOME_FIELDS };
 PyTypeObject *outcome_type;
 
 /* The virtio_net header of a frame, from its fields. */
@@ -174,9 +177,11 @@ static PyObject *forward_frame(Forward *self, const struct frame *frame, struct 
 			       PyLong_FromUnsignedLongLong(counters[FRAGMENTED]),
 			       PyLong_FromUnsignedLongLong(counters[ZEROED]),
 			       PyLong_FromUnsignedLongLong(counters[UNFOLLOWED]),
-			       PyLong_FromUnsignedLongLong(counters[UNPLACED]) };
+			       PyLong_FromUnsignedLongLong(counters[UNPLACED]),
+			       PyLong_FromUnsignedLongLong(counters[FLOW_TABLE_FULL]) };
 
-	return new_named(outcome_type, values, 9);
+	_Static_assert(sizeof(values) / sizeof(*values) == OUTCOME_FIELDS, "a value for each field");
+	return new_named(outcome_type, values, OUTCOME_FIELDS);
 }
 
 static PyObject *Forward_call(PyObject *object, PyObject *arguments, PyObject *keywords)

@@ -11,13 +11,12 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from mirrord.dataplane.frame.checksum import ones_sum
-from mirrord.dataplane.frame.headers import ETH_HEADER, ETH_P_IP, ETH_P_IPV6, IPPROTO_UDP
 from mirrord.dataplane.frame.wire import VNET, Vnet
+from mirrord.protocols import ETH_HEADER, ETH_P_IP, ETH_P_IPV6, IPPROTO_UDP, IPV4_HEADER, IPV6_HEADER
 
 if TYPE_CHECKING:
     from mirrord.plans import TunnelPlan
 
-IPV4_HEADER, IPV6_HEADER, UDP_HEADER = 20, 40, 8
 UDP_CHECKSUM = 6  # its offset
 DO_NOT_FRAGMENT = 0x4000
 NEEDS_CSUM = 1  # VIRTIO_NET_HDR_F_NEEDS_CSUM

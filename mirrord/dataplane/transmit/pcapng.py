@@ -3,7 +3,8 @@
 A file of ours is one section with one interface and a packet block for each copy. Everything in its headers is
 constant, so that what wrote a file can tell one without packets from its bytes alone.
 
-draft-ietf-opsawg-pcapng: 3.1 blocks, 3.5 options, 4.1 section header, 4.2 interface, 4.3 enhanced packet.
+draft-ietf-opsawg-pcapng: 3.1 blocks, 3.5 options, 4.1 section header, 4.2 interface, 4.3 enhanced packet,
+4.6 interface statistics.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import struct
 
 SECTION = 0x0A0D0D0A
 INTERFACE = 1
+STATISTICS = 5
 PACKET = 6
 
 BYTE_ORDER = 0x1A2B3C4D
@@ -23,6 +25,7 @@ SECTION_PROGRAM = 4  # shb_userappl
 INTERFACE_NAME = 2  # if_name
 INTERFACE_RESOLUTION = 9  # if_tsresol
 PACKET_FLAGS = 2  # epb_flags
+STATISTICS_DROPPED = 5  # isb_ifdrop
 NANOSECONDS = 9  # 10 to the power of -9 seconds
 INBOUND, OUTBOUND = 1, 2
 
@@ -61,6 +64,23 @@ def packet_trailer(captured: int, *, egress: bool) -> bytes:
     length = PACKET_HEADER_LENGTH + captured + padding + _PACKET_OPTIONS.size
     flags = OUTBOUND if egress else INBOUND
     return bytes(padding) + _PACKET_OPTIONS.pack(PACKET_FLAGS, 4, flags, OPTION_END, 0, length)
+
+
+def statistics(time: int, dropped: int) -> bytes:
+    """That so many packets are missing so far; `time` as above."""
+    body = struct.pack("<III", 0, time >> 32 & 0xFFFFFFFF, time & 0xFFFFFFFF)
+    return _block(STATISTICS, body + _option(STATISTICS_DROPPED, struct.pack("<Q", dropped)) + _option(OPTION_END))
+
+
+def since(packets: bytes, time: int) -> bytes:
+    """Whole packet blocks from the first one on that is no older than this."""
+    at = 0
+    while at < len(packets):
+        _, length, _, high, low, _, _ = _PACKET_HEADER.unpack_from(packets, at)
+        if high << 32 | low >= time:
+            break
+        at += length
+    return packets[at:]
 
 
 def _block(kind: int, body: bytes) -> bytes:

@@ -28,13 +28,26 @@ from typing import TYPE_CHECKING, NamedTuple
 from mirrord.dataplane.counters import Slot, dropped_by
 from mirrord.dataplane.filter import bpf
 from mirrord.dataplane.forward.step import SOURCE_PORTS
-from mirrord.dataplane.frame.headers import IPPROTO_UDP
 from mirrord.dataplane.netns import inside
 from mirrord.dataplane.transmit.lanes import Lanes
 from mirrord.dataplane.transmit.outer import Outer
 from mirrord.dataplane.transmit.tx_ring import TxRing
 from mirrord.dataplane.transmit.way import Way
+from mirrord.kernel import (
+    IP_MTU_DISCOVER,
+    IP_RECVERR,
+    IPV6_MTU_DISCOVER,
+    IPV6_RECVERR,
+    MSG_ERRQUEUE,
+    PACKET_VNET_HDR,
+    PMTUDISC_DO,
+    PMTUDISC_DONT,
+    SO_NO_CHECK,
+    SO_SNDBUFFORCE,
+    SOL_PACKET,
+)
 from mirrord.plans import DevicePlan, TunnelPlan
+from mirrord.protocols import IPPROTO_UDP
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -54,18 +67,6 @@ ATTEMPTS, REFUSED_ATTEMPTS = 4, 64
 and comes in bursts from a collector that does not listen."""
 
 SEND_BUFFER = 4 << 20
-
-# linux/in.h, linux/in6.h and asm-generic/socket.h; the socket module has no names for these
-IP_MTU_DISCOVER = 10
-IP_RECVERR = 11
-IPV6_MTU_DISCOVER = 23
-IPV6_RECVERR = 25
-PMTUDISC_DONT = 0
-PMTUDISC_DO = 2
-SO_NO_CHECK = 11
-SO_SNDBUFFORCE = 32
-MSG_ERRQUEUE = 0x2000
-SOL_PACKET, PACKET_VNET_HDR = 263, 15  # linux/socket.h, linux/if_packet.h
 
 
 class Patience:

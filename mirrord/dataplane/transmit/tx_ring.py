@@ -17,14 +17,12 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
-from mirrord.dataplane.capture.fanout import SOL_PACKET, set_slowly
+from mirrord.dataplane.capture.fanout import set_slowly
+from mirrord.kernel import PACKET_TX_RING, PACKET_VERSION, SIOCGIFMTU, SOL_PACKET, TPACKET_V2
 
 if TYPE_CHECKING:
     from mirrord.plans import DevicePlan
 
-PACKET_VERSION, PACKET_TX_RING = 10, 13
-TPACKET_V2 = 1
-SIOCGIFMTU = 0x8921
 
 SLOTS = 256
 """More take the processor's cache from what else passes; fewer would wait for a slow device more often."""

@@ -4,8 +4,10 @@
 
 #include "counters.h"
 #include "filter/bpf.h"
+#include "forward/flows.h"
 #include "forward/tls.h"
 #include "frame/frame.h"
+#include "transmit/recorder.h"
 
 enum {
 	MAX_TEMPLATE = 128,
@@ -43,6 +45,8 @@ struct plan {
 	uint32_t sampling_rate;
 	struct fragments *firsts; /* of the conversations that are sampled; or NULL */
 	struct connections *connections; /* whose payload is shown but for application data; or NULL */
+	struct flow_limit flow_limit;
+	struct flows *flows; /* that it holds for; or NULL */
 	struct own_copies *own; /* what is not mirrored again; or NULL */
 	void *guards_owner; /* the bytes object that it looks into; or NULL */
 	uint64_t rate_limit; /* bits a second, or 0 */
@@ -53,6 +57,8 @@ struct plan {
 	uint64_t *matches; /* frames by the rule that accepted them, or NULL */
 	uint32_t match_count;
 	void *matches_owner; /* plan.c's */
+	struct recorder recorder;
+	void *recorder_owner; /* plan.c's */
 };
 
 static inline bool retags(const struct plan *plan)
@@ -80,6 +86,8 @@ struct facts {
 	uint32_t kept; /* bytes of the mirrored frame in the copy */
 	uint32_t shown; /* bytes of its payload, or SHOW_ALL */
 	uint32_t original; /* bytes that it had */
+	bool spent; /* its flow has had its share: the headers alone */
+	uint32_t packets; /* that the captured frame is on the wire; 0: nobody knows */
 };
 
 struct message {

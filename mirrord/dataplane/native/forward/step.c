@@ -80,13 +80,26 @@ static bool within_limits(const struct plan *plan, struct state *state, uint64_t
 	return taken;
 }
 
+/* Whether it matters where a frame's headers end. */
+static bool needs_end(const struct plan *plan, const struct facts *facts)
+{
+	return plan->past_headers != NONE || facts->spent;
+}
+
 /* How much of a frame is kept whose headers end at `end`, as it leaves, or NONE: where that is not known. */
-static inline uint32_t snaplen(const struct plan *plan, int end)
+static uint32_t planned_snaplen(const struct plan *plan, int end)
 {
 	if (plan->past_headers != NONE)
 		return end == NONE ? UINT32_MAX : (uint32_t)end + (uint32_t)plan->past_headers;
 	/* A tag that was pushed is no part of the mirrored frame. */
 	return plan->snaplen ? plan->snaplen + (plan->push_tag ? TAG : 0) : UINT32_MAX;
+}
+
+static uint32_t snaplen(const struct plan *plan, const struct facts *facts, int end)
+{
+	uint32_t planned = planned_snaplen(plan, end);
+
+	return facts->spent && end != NONE && (uint32_t)end < planned ? (uint32_t)end : planned;
 }
 
 /* How much is kept of a frame of this length that begins at `start`; and whether the path takes less than that. */
@@ -131,6 +144,8 @@ static inline struct message *emit(const struct plan *plan, const struct facts *
 	uint32_t from_head = facts->kept < piece->head_length ? facts->kept : piece->head_length;
 	uint32_t rest = facts->kept - from_head;
 
+	if (plan->recorder.memory)
+		record(&plan->recorder, facts, piece);
 	message->head = plan->header;
 	message->head_length = plan->header_length + from_head;
 	message->trailer_length = 0;
@@ -261,13 +276,14 @@ static int forward_whole(const struct plan *plan, struct state *state, const str
 
 	if (!whole(plan, &piece, frame))
 		return DROPPED_MALFORMED;
+	facts->packets = 1;
 	uint32_t length = piece_length(&piece);
 	uint32_t cut = frame->captured < frame->length ? frame->length - frame->captured : 0;
-	if (plan->past_headers != NONE)
+	if (needs_end(plan, facts))
 		end = moved(headers_end(&parsed->headers, frame->data, frame->captured), frame->captured, length);
 	bool zeroed = facts->shown != SHOW_ALL && hide_whole(&piece, frame, &parsed->headers, facts->shown);
-	facts->kept =
-		kept_length(plan, piece.head_length ? piece.head : piece.tail, length, snaplen(plan, end), &exceeds);
+	facts->kept = kept_length(plan, piece.head_length ? piece.head : piece.tail, length, snaplen(plan, facts, end),
+				  &exceeds);
 	facts->original = length + cut;
 	facts->truncated = facts->kept < facts->original;
 	if ((exceeds && plan->on_mtu_exceeded == DROP) || too_long(plan, facts->kept))
@@ -292,16 +308,17 @@ struct treatment {
 };
 
 /* What the plan wants of segments, and put their tags on and off. */
-static void treat(const struct plan *plan, struct super_frame *super, uint32_t shown, struct treatment *treatment)
+static void treat(const struct plan *plan, const struct facts *facts, struct super_frame *super,
+		  struct treatment *treatment)
 {
 	struct frame head = { .data = super->head, .captured = super->head_length };
 	uint32_t before = super->head_length;
 
 	*treatment = (struct treatment){ .end = NONE, .hidden_from = NONE };
-	if (plan->past_headers != NONE || shown != SHOW_ALL) {
+	if (needs_end(plan, facts) || facts->shown != SHOW_ALL) {
 		parse(&head, &treatment->headers);
 		treatment->end = headers_end(&treatment->headers, head.data, head.captured);
-		if (shown != SHOW_ALL)
+		if (facts->shown != SHOW_ALL)
 			treatment->hidden_from = hidden_from(&treatment->headers, head.data, head.captured);
 	}
 	super->head_length = retag(plan, super->head, before);
@@ -346,8 +363,9 @@ static int forward_super(const struct plan *plan, struct state *state, const str
 	if (transport == NONE || !open_super_frame(&super, frame, (uint32_t)transport, kind))
 		return DROPPED_MALFORMED;
 
-	treat(plan, &super, facts->shown, &treatment);
-	uint32_t others = super.count - 1, most = snaplen(plan, treatment.end);
+	facts->packets = super.count;
+	treat(plan, facts, &super, &treatment);
+	uint32_t others = super.count - 1, most = snaplen(plan, facts, treatment.end);
 	uint32_t full = super.head_length + super.gso_size;
 	uint32_t rest = super.head_length + super.payload_length - others * super.gso_size;
 	uint32_t kept_rest = kept_length(plan, super.head, rest, most, &rest_exceeds);
@@ -381,14 +399,11 @@ static int forward_super(const struct plan *plan, struct state *state, const str
 	return NO_REASON;
 }
 
-static bool sampled_in(const struct plan *plan, const struct headers *headers, uint64_t *counters)
+static bool sampled_in(const struct plan *plan, const struct headers *headers, bool *guessed)
 {
-	bool guessed;
-
 	if (plan->sampling_rate == 1)
 		return true;
-	uint64_t conversation = conversation_hash(headers, plan->firsts, &guessed);
-	counters[UNPLACED] += guessed;
+	uint64_t conversation = conversation_hash(headers, plan->firsts, guessed);
 	return !((uint32_t)conversation % plan->sampling_rate);
 }
 
@@ -417,18 +432,16 @@ static struct shown show_some(const struct plan *plan, const struct frame *frame
 	return (struct shown){ plan->payload == KEEP ? SHOW_ALL : 0, false };
 }
 
-int forward(const struct plan *plan, struct state *state, const struct frame *frame, struct parsed *parsed,
-	    struct batch *batch, uint64_t *counters)
+/* What was found out of a frame before its copies are made. */
+struct finding {
+	struct flow *flow; /* or NULL */
+	bool spent; /* which has had its share: of the headers alone */
+	struct shown shown;
+};
+
+static int copy(const struct plan *plan, struct state *state, const struct frame *frame, struct parsed *parsed,
+		struct batch *batch, const struct finding *finding, uint64_t *counters)
 {
-	if (plan->own && is_own_copy(plan->own, &parsed->headers, frame))
-		return SKIPPED_OWN_COPY;
-	if (plan->blocked != NO_REASON) {
-		show_some(plan, frame, &parsed->headers); /* what comes after is to be known */
-		return plan->blocked;
-	}
-	if (!sampled_in(plan, &parsed->headers, counters))
-		return SKIPPED_SAMPLED_OUT;
-	struct shown shown = show_some(plan, frame, &parsed->headers);
 	if (frame->captured < ETH_HEADER)
 		return DROPPED_MALFORMED;
 	bool super = frame->vnet.gso_type != VIRTIO_NET_HDR_GSO_NONE;
@@ -437,15 +450,48 @@ int forward(const struct plan *plan, struct state *state, const struct frame *fr
 	if (!parsed->hashed)
 		parsed->flow = flow_hash(&parsed->headers);
 	parsed->hashed = true;
-	struct facts facts = {
-		.sequence = state->sequence,
-		.vlan = parsed->headers.vlan,
-		.egress = frame->egress,
-		.time = frame->time,
-		.shown = shown.kept,
-	};
-	int reason = super ? forward_super(plan, state, frame, batch, parsed, &facts, counters)
-			   : forward_whole(plan, state, frame, batch, parsed, &facts, counters);
-	counters[UNFOLLOWED] += reason == NO_REASON && shown.unfollowed;
+	struct facts facts = { .sequence = state->sequence,
+			       .vlan = parsed->headers.vlan,
+			       .egress = frame->egress,
+			       .time = frame->time,
+			       .shown = finding->shown.kept,
+			       .spent = finding->spent };
+	int reason;
+	if (super)
+		reason = forward_super(plan, state, frame, batch, parsed, &facts, counters);
+	else
+		reason = forward_whole(plan, state, frame, batch, parsed, &facts, counters);
+	if (finding->flow && facts.packets)
+		count_in_flow(finding->flow, facts.packets, frame->length);
+	counters[UNFOLLOWED] += reason == NO_REASON && finding->shown.unfollowed;
 	return reason;
+}
+
+int forward(const struct plan *plan, struct state *state, const struct frame *frame, struct parsed *parsed,
+	    struct batch *batch, uint64_t *counters)
+{
+	bool guessed = false;
+	struct found found = { 0 };
+	struct finding finding;
+
+	if (plan->own && is_own_copy(plan->own, &parsed->headers, frame))
+		return SKIPPED_OWN_COPY;
+	if (plan->blocked != NO_REASON) {
+		show_some(plan, frame, &parsed->headers); /* what comes after is to be known */
+		return plan->blocked;
+	}
+	bool sampled = sampled_in(plan, &parsed->headers, &guessed);
+	if (sampled && plan->flows)
+		found = find_flow(plan->flows, &plan->flow_limit, &parsed->headers, frame);
+	counters[UNPLACED] += guessed || found.guessed;
+	counters[FLOW_TABLE_FULL] += found.full;
+	if (!sampled)
+		return SKIPPED_SAMPLED_OUT;
+	finding.flow = found.flow;
+	finding.shown = show_some(plan, frame, &parsed->headers);
+	finding.spent =
+		found.flow && is_spent(found.flow, &plan->flow_limit) && !passes_flow_limit(&parsed->headers, frame);
+	if (finding.spent && !plan->flow_limit.headers)
+		return SKIPPED_FLOW_LIMIT;
+	return copy(plan, state, frame, parsed, batch, &finding, counters);
 }
