@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from bench import scale, startup
+from bench import rules, scale, startup
 from bench.comparison import run as comparison
 from bench.primitives import run as primitives
 
 if __name__ == "__main__":
     startup.main()
+    rules.main()
     primitives.main()
     comparison.main()
     scale.main()

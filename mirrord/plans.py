@@ -8,7 +8,7 @@ from __future__ import annotations
 import os.path
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from mirrord.dataplane.forward.own_copies import pack
 from mirrord.protocols import IPPROTO_UDP
@@ -36,6 +36,7 @@ class Netns(NamedTuple):
 class CapturePlan:
     """What to capture and how. `ring_size` is in bytes, rounded up to whole blocks, two of them at least."""
 
+    shared: ClassVar[bool] = True  # sessions that ask for it in the same way share it
     device: str
     index: int
     selection: Selection
@@ -58,6 +59,7 @@ class Tunnel(IntEnum):
 class ListenPlan:
     """Which tunnel's frames to take. `local` may be 0.0.0.0 or ::, any address of the host."""
 
+    shared: ClassVar[bool] = False  # each session has a socket of its own
     tunnel: Tunnel
     local: IPv4Address | IPv6Address
     selection: Selection  # of the frames inside
@@ -109,6 +111,19 @@ class FlowLimit:
 
 
 @dataclass(frozen=True, slots=True)
+class Inside:
+    """Which tunnel packets are looked into, and what is wanted of the frames inside. Port 0: not this encapsulation."""
+
+    selection: Selection
+    vxlan_port: int = 0
+    geneve_port: int = 0
+    gre: bool = False
+    ident: int = 0  # the VNI or key
+    any_ident: bool = True  # whatever it is, or is not there
+    strip: bool = False  # the frame inside is what is mirrored, else all of the packet
+
+
+@dataclass(frozen=True, slots=True)
 class ForwardPlan:
     """What becomes of a captured frame. Lengths are in bytes."""
 
@@ -120,6 +135,8 @@ class ForwardPlan:
     longest: int = 0  # the longest frame that a copy can carry in however many fragments; 0: no limit
     on_mtu_exceeded: OnMtuExceeded = OnMtuExceeded.truncate
     sampling_rate: int = 1  # 1 in n conversations
+    overload: bool = False  # fewer conversations, when there is too much
+    least_level: int = 0  # of these: one in two to it, at most
     flow_limit: FlowLimit | None = None  # how much of each flow
     rate_limit: int = 0  # bits a second of sent bytes; 0: none
     packet_limit: int = 0  # copies a second; 0: none
@@ -130,6 +147,7 @@ class ForwardPlan:
     blocked: Slot | None = None  # make no copies for now: what each frame counts as instead
     guards: tuple[Guard, ...] = ()  # copies already, not to be mirrored again
     exact: Selection | None = None  # match it here: the kernel ran a coarser filter, or rules are counted
+    inside: Inside | None = None  # the frames that are meant are in tunnel packets; `exact` is of these
 
     def longest_kept(self, full: int) -> int:
         """What may be left of frames of up to `full` bytes. Headers are taken for no longer than they usually are."""
@@ -150,6 +168,7 @@ class ForwardPlan:
 class DevicePlan:
     """Copies leave by this device, as they are."""
 
+    waits: ClassVar[bool] = False  # a copy that there is no room for is lost
     device: str
     index: int
     mark: int = 0
@@ -174,6 +193,7 @@ class Hop:
 class TunnelPlan:
     """Copies are the payload of UDP datagrams, or of packets of another IP protocol, that the kernel routes."""
 
+    waits: ClassVar[bool] = False
     remote: str
     port: int = 0  # UDP only
     protocol: int = IPPROTO_UDP
@@ -194,6 +214,7 @@ class TunnelPlan:
 class FilePlan:
     """Copies are appended to `name`, a path below `directory` in which no symbolic link is followed."""
 
+    waits: ClassVar[bool] = True  # for a disk, as long as that likes
     directory: str
     name: str
     interface: str  # that the packets were captured on
@@ -213,11 +234,15 @@ class FilePlan:
 class StreamPlan:
     """Copies are written to `descriptor`, the end of a pipe, which is the transmit's from now on."""
 
+    waits: ClassVar[bool] = True  # for its reader
     descriptor: int
     interface: str  # that the packets were captured on
     comment: str = ""
     snaplen: int = 0
     raw: bool = False  # of IP packets, without Ethernet
+
+
+TransmitPlan = DevicePlan | TunnelPlan | FilePlan | StreamPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +251,7 @@ class PipelinePlan:
 
     capture: CapturePlan | ListenPlan
     forward: ForwardPlan
-    transmit: DevicePlan | TunnelPlan | FilePlan | StreamPlan
+    transmit: TransmitPlan
     count_rules_of: str = ""  # the filter that the rules are of, to be counted; "": they are not
     workers: int = 1  # threads, which divide the source by its frames' addresses
     recorder: int = 0  # bytes for the last copies; 0: none are kept

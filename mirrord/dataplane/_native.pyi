@@ -8,8 +8,8 @@ from typing import NamedTuple, final
 from mirrord.dataplane.filter.several import Candidate
 from mirrord.dataplane.frame.wire import Frame
 from mirrord.dataplane.native import Matcher, NativeMember
-from mirrord.dataplane.transmit.file import Output
 from mirrord.dataplane.transmit.lanes import NativeLane
+from mirrord.dataplane.transmit.output import Output
 from mirrord.dataplane.transmit.recorder import Ring
 from mirrord.dataplane.transmit.way import Way
 from mirrord.plans import ForwardPlan
@@ -85,6 +85,9 @@ class Pipeline:
         """Forward by another plan, and another way, from now on, and keep the copies in the ring; `shares`: what is not
         wanted is another session's.
         """
+
+    def sampling_rate(self) -> int:
+        """The sampling rate in force."""
 
     def flows(self) -> int:
         """How many flows are known, of those that a limit is for."""

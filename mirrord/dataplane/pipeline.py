@@ -15,30 +15,14 @@ from mirrord.dataplane.counters import Counters, RuleCounters, Slot
 from mirrord.dataplane.forward.step import Forward, Numbering
 from mirrord.dataplane.memory import Memory, Share
 from mirrord.dataplane.native import core, matcher
-from mirrord.dataplane.transmit.file import FileTransmit
 from mirrord.dataplane.transmit.recorder import Recorder
-from mirrord.dataplane.transmit.sockets import Transmit
-from mirrord.dataplane.transmit.stream import StreamTransmit
-from mirrord.plans import (
-    CONNECTIONS_BYTES,
-    FLOW_BYTES,
-    DevicePlan,
-    FilePlan,
-    ForwardPlan,
-    Payload,
-    PipelinePlan,
-    StreamPlan,
-    TunnelPlan,
-)
+from mirrord.dataplane.ways_out import open_way_out
+from mirrord.plans import CONNECTIONS_BYTES, FLOW_BYTES, ForwardPlan, Payload, PipelinePlan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mirrord.dataplane.filter.rules import Selection
     from mirrord.dataplane.frame.wire import Frame
     from mirrord.dataplane.source import Source
-    from mirrord.dataplane.transmit.file import Output
-    from mirrord.dataplane.transmit.lanes import NativeLane
     from mirrord.dataplane.transmit.tx_ring import TxRing
 
 ALTERED = (
@@ -67,7 +51,7 @@ class Pipeline:
     Where the plan has several workers it is one of several, each at a tap of its own: `beside` another one, whose rate
     limit it shares. `memory` is what its tables come out of. What `recorder` keeps outlives it.
 
-    Raises OSError, as Transmit does, when it cannot be opened.
+    Raises OSError when it cannot be opened.
     """
 
     def __init__(
@@ -90,7 +74,7 @@ class Pipeline:
         self._trouble = ""
         self.matches: Match | None = None
         self.native: core.Pipeline | None = None  # the core's part, which closing takes away, in another thread
-        self.transmit = _way_out(plan.transmit)
+        self.transmit = open_way_out(plan.transmit)
         try:
             self._set_up(plan, numbering or Numbering(), beside, native=native)
         except BaseException:
@@ -102,14 +86,13 @@ class Pipeline:
         forward = self._with_tables(plan.forward)
         self._forward = Forward(forward, self.rule_counters.row, numbering)
         if native:
-            output, callback = _goes_on(self.transmit)
             self.native = core.Pipeline(
                 plan=forward,
                 way=self.transmit.native(),
                 counters=self.counters.row,
                 sequence=numbering.row,
-                output=output,
-                callback=callback,
+                output=self.transmit.output,
+                callback=self.transmit.callback,
             )
         if beside is not None:
             self._share(beside)
@@ -154,8 +137,7 @@ class Pipeline:
         """Send by a new plan, which may differ in its selection, its forward step, a tunnel's next hop and what is
         counted. The tap has to be told to `match` then. OSError: it goes on by the plan before.
         """
-        if isinstance(self.transmit, Transmit) and isinstance(plan.transmit, TunnelPlan):
-            self.transmit.follow(plan.transmit)
+        self.transmit.follow(plan.transmit)
         self.plan = plan
 
     def match(self, how: Match) -> None:
@@ -164,7 +146,8 @@ class Pipeline:
         """
         plan, self.matches = self.plan, how
         self.rule_counters.begin(plan.count_rules_of, _counted(plan))
-        exact = None if how.exact and not plan.count_rules_of else replace(self.selection, mark_mask=0)
+        counts_here = plan.count_rules_of and plan.forward.inside is None
+        exact = None if how.exact and not counts_here else replace(self.selection, mark_mask=0)
         forward = self._with_tables(plan.forward)
         self._forward.plan = forward if forward.exact == exact else replace(forward, exact=exact)
         self._forward.matches = self.rule_counters.row
@@ -211,6 +194,16 @@ class Pipeline:
         self.counters.add(Slot.dropped_ring_full, max(self.counters.unaccounted(), 0))
 
     @property
+    def sampling_rate(self) -> int:
+        """The one in force: overload may raise it."""
+        native = self.native
+        return self._forward.sampling_rate if native is None else native.sampling_rate()
+
+    def press(self) -> None:
+        """The ring was found half full."""
+        self._forward.press()
+
+    @property
     def flows(self) -> int:
         """How many flows it knows, of those that a limit is for."""
         native = self.native
@@ -227,12 +220,10 @@ class Pipeline:
         The native plane's alone. None also where the copies have no use for one, or there is no memory.
         """
         busy = self.native is not None and self.source is not None and self.source.mode == "ring"
-        return self.transmit.new_ring() if busy and isinstance(self.transmit, Transmit) else None
+        return self.transmit.new_ring() if busy else None
 
     def leave_by(self, ring: TxRing | None) -> TxRing | None:
         """Send copies from this ring from now on, or from none. Gives the one before, for the caller to close."""
-        if not isinstance(self.transmit, Transmit):
-            return None
         before, self.transmit.ring = self.transmit.ring, ring
         if ring is not before and self.matches is not None:
             self.match(self.matches)
@@ -241,7 +232,7 @@ class Pipeline:
     @property
     def exclusive(self) -> bool:
         """Whether it writes to what can be had only once: a file."""
-        return not isinstance(self.transmit, Transmit)
+        return self.transmit.exclusive
 
     def close(self) -> None:
         """Let go of the way out. No tap may have it any more."""
@@ -252,24 +243,8 @@ class Pipeline:
 
 
 def _counted(plan: PipelinePlan) -> tuple[Any, ...]:
-    return plan.capture.selection.rules or () if plan.count_rules_of else ()
-
-
-def _way_out(plan: DevicePlan | TunnelPlan | FilePlan | StreamPlan) -> Transmit | FileTransmit | StreamTransmit:
-    match plan:
-        case FilePlan():
-            return FileTransmit(plan)
-        case StreamPlan():
-            return StreamTransmit(plan)
-        case _:
-            return Transmit(plan)
-
-
-def _goes_on(
-    transmit: Transmit | FileTransmit | StreamTransmit,
-) -> tuple[Output | None, Callable[..., NativeLane | None]]:
-    """For the native core: the file's memory, None for no file, and what to call for the next file or lane."""
-    return (None, transmit.lanes.native) if isinstance(transmit, Transmit) else (transmit.output, transmit.next_file)
+    selection = plan.capture.selection if plan.forward.inside is None else plan.forward.inside.selection
+    return selection.rules or () if plan.count_rules_of else ()
 
 
 def open_pipelines(

@@ -34,7 +34,6 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -50,7 +49,6 @@ from mirrord.dataplane.native import NativeMember
 from mirrord.dataplane.parting import GRACE_SECONDS, Aside, Rates, open_aside
 from mirrord.dataplane.pipeline import Match, Pipeline
 from mirrord.dataplane.source import Source, open_source
-from mirrord.dataplane.transmit.sockets import Transmit
 from mirrord.plans import CapturePlan
 
 if TYPE_CHECKING:
@@ -58,13 +56,14 @@ if TYPE_CHECKING:
 
     from mirrord.dataplane.filter.rules import Selection
     from mirrord.dataplane.frame.wire import Frame
-    from mirrord.dataplane.transmit.file import FileTransmit
-    from mirrord.dataplane.transmit.stream import StreamTransmit
     from mirrord.plans import PipelinePlan
 
 TURN_SECONDS = 0.004
 """How long a turn may take, a few copies more or less, however much waits: other taps have theirs. What it waits for
 room is bounded beside that, see transmit.PATIENCE_MILLISECONDS."""
+
+HALF_FULL = 0.5
+"""How much of a ring may wait before fewer conversations are mirrored, where sessions allow that."""
 
 FOR_EVER = (1 << 64) - 1
 
@@ -366,9 +365,13 @@ class Tap(Source):
     def _run_reference(self) -> bool:
         until = time.monotonic() + TURN_SECONDS
         for member in self._members:
-            self._have_work(member, partial(_begin_turn, member.pipeline.transmit))
+            self._have_work(member, member.pipeline.transmit.begin_turn)
         if self._in_ring is not None:
-            self._ring_fill.see(self._in_ring.fill(), time.monotonic())
+            fill = self._in_ring.fill()
+            self._ring_fill.see(fill, time.monotonic())
+            if fill > HALF_FULL:
+                for pipeline in self.pipelines:
+                    pipeline.press()
         members = list(self._members)
         for frame in self.capture.read():
             self.seen.count_read(frame.length)
@@ -464,12 +467,6 @@ class Tap(Source):
 def tap_of(pipeline: Pipeline) -> Tap | None:
     """The tap that a pipeline has joined; None before it joins one."""
     return pipeline.source if isinstance(pipeline.source, Tap) else None
-
-
-def _begin_turn(transmit: Transmit | FileTransmit | StreamTransmit) -> None:
-    transmit.tend()
-    if isinstance(transmit, Transmit):
-        transmit.begin_turn()
 
 
 def open_taps(pipelines: Sequence[Sequence[Pipeline]], *, native: bool, busy: bool = False) -> list[Tap]:

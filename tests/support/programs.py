@@ -7,8 +7,8 @@ import socket
 from hypothesis import strategies as st
 
 from mirrord.dataplane.filter.assembler import Instruction, Program
-from mirrord.dataplane.filter.interpreter import interpret
 from mirrord.dataplane.frame.headers import Tag
+from tests.support.interpreter import interpret
 from tests.support.selections import MARK
 
 METADATA = st.tuples(

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from mirrord.dataplane.filter import assembler as op
 from mirrord.dataplane.filter.assembler import Instruction, Program, pack
 from mirrord.dataplane.filter.bpf import attach_reject_all, coarsen, compile_selection
-from mirrord.dataplane.filter.interpreter import interpret
 from mirrord.dataplane.filter.rules import Rule, Selection, accepts, decide
 from mirrord.dataplane.filter.several import attach
 from mirrord.dataplane.frame.headers import Tag, parse
+from tests.support.interpreter import interpret
 from tests.support.programs import METADATA, Pair, steps
 from tests.support.selections import frames, rules, selections
 

@@ -16,9 +16,9 @@ from scapy.packet import Packet
 from scapy.utils import RawPcapReader, wrpcap
 
 from mirrord.dataplane.filter.bpf import compile_selection
-from mirrord.dataplane.filter.interpreter import interpret
 from mirrord.dataplane.filter.rules import Direction, Rule, Selection, decide
 from mirrord.dataplane.frame.headers import Tag, parse
+from tests.support.interpreter import interpret
 
 ETHER = Ether(dst="02:00:00:00:00:02", src="02:00:00:00:00:01")  # both given: scapy would ask the network for one
 HUAWEI = Rule(

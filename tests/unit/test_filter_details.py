@@ -22,9 +22,9 @@ from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.utils import RawPcapReader, wrpcap
 
 from mirrord.dataplane.filter.bpf import compile_selection
-from mirrord.dataplane.filter.interpreter import interpret
 from mirrord.dataplane.filter.rules import Rule, Selection, accepts
 from mirrord.dataplane.frame.headers import Tag, parse
+from tests.support.interpreter import interpret
 from tests.support.programs import steps
 
 A, B, NEARLY, ALL = "02:00:00:00:00:01", "02:00:00:00:00:02", "ff:ff:ff:ff:00:01", "ff:ff:ff:ff:ff:ff"

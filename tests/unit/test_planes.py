@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.frame.wire import Frame
 from mirrord.dataplane.transmit.recorder import Ring
-from mirrord.plans import ForwardPlan, Payload
-from tests.support.frames import captured, mutated, plans, super_frames
+from mirrord.plans import ForwardPlan, Inside, Payload
+from tests.support.frames import captured, insides, mutated, plans, super_frames, tunnelled
 from tests.support.planes import step
 from tests.support.tls import frame as segment
 
@@ -33,7 +33,8 @@ pauses = st.sampled_from([0, 1, 1000, 1_000_000, 50_000_000, 10_000_000_000, -1_
 
 
 def compare(plan: ForwardPlan, sent: list[Frame]) -> None:
-    rules = plan.exact.rules if plan.exact is not None and plan.exact.rules else ()
+    counting = plan.inside.selection if plan.inside is not None else plan.exact
+    rules = counting.rules if counting is not None and counting.rules else ()
     counted = {plane: array("Q", bytes(8 * len(rules))) for plane in ("python", "native")}
     rings = [Ring(RING_SIZE, native=plane == "native") for plane in counted]
     python, native = (step(plan, *one, ring) for one, ring in zip(counted.items(), rings, strict=True))
@@ -49,6 +50,12 @@ def compare(plan: ForwardPlan, sent: list[Frame]) -> None:
 def test_any_frames_by_any_plan(plan: ForwardPlan, sent: list[tuple[Frame, int]]) -> None:
     times = accumulate((pause for _, pause in sent), initial=NOW)
     compare(plan, [frame._replace(time=time) for (frame, _), time in zip(sent, times, strict=False)])
+
+
+@THOROUGH
+@given(inside=insides(), frame=tunnelled())
+def test_frames_inside_of_tunnels(inside: Inside, frame: Frame) -> None:
+    compare(ForwardPlan(encap.bare(), inside=inside), [frame])
 
 
 @THOROUGH

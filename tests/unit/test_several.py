@@ -13,10 +13,10 @@ from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
 
 from mirrord.dataplane.filter.bpf import compile_selection
-from mirrord.dataplane.filter.interpreter import interpret
 from mirrord.dataplane.filter.rules import Direction, Rule, Selection, accepts
 from mirrord.dataplane.filter.several import attach, compile_selections, compile_sets
 from mirrord.dataplane.frame.headers import Tag, parse
+from tests.support.interpreter import interpret
 from tests.support.programs import METADATA, Pair, steps
 from tests.support.selections import MARK, frames, selections
 

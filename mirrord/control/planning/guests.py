@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 from mirrord.control.guests.inventory import Answer, Guest, GuestNic, Inventory, Place
 from mirrord.errors import Refused
 from mirrord.model import (
+    CapturedSource,
     Config,
     ContainerSource,
     DeviceDestination,
@@ -135,7 +136,9 @@ def _session(mirror: str, session: Session, inventory: Inventory, found: _Findin
 
 
 def _by_device(source: object, devices: Iterable[str]) -> DeviceSource:
+    looks = CapturedSource.model_fields if isinstance(source, GuestSource) else ()
     return DeviceSource.model_construct(
+        **{key: getattr(source, key) for key in looks},
         type="device",
         device=tuple(dict.fromkeys(devices)),
         vlan=getattr(source, "vlan", None),

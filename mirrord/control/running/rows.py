@@ -19,6 +19,8 @@ NO_TABLE = "no memory for its table of flows (daemon.memory_limit): every flow i
 NO_CONNECTIONS = "no memory to follow connections in (daemon.memory_limit): all payload is zeros"
 NO_RECORDER = "no memory for its recorder (daemon.memory_limit): no frames are kept"
 
+THINNED = "not everything fits, conversations give way (overload)"
+
 
 class Planned:
     """The entries that are shown, in the plan's order, by mirror and session."""
@@ -60,7 +62,7 @@ def row(entry: Entry, runs: Running | None, error: tuple[str, str] | None, verdi
     counters = totals.of(entry.key, runs.counters())
     return Row(
         entry, state, reason or verdict.reason, counters, rules, runs.captures_by, runs.ring_fill,
-        flows=runs.flows, remarks=shortages(runs),
+        flows=runs.flows, sampling_rate=runs.sampling_rate, remarks=(*shortages(runs), *_remarks(runs)),
     )  # fmt: skip
 
 
@@ -72,6 +74,11 @@ def shortages(runs: Running) -> tuple[str, ...]:
         (runs.short_recorder, NO_RECORDER),
     )
     return tuple(told for is_short, told in short if is_short)
+
+
+def _remarks(runs: Running) -> Iterator[str]:
+    if runs.thinned:
+        yield f"{THINNED}: of each {runs.sampling_rate} one is mirrored"
 
 
 def trouble(entry: Entry | None, runs: Running) -> str:

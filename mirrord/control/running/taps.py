@@ -18,7 +18,7 @@ from mirrord.dataplane.filter.rules import Selection
 from mirrord.dataplane.pipeline import Pipeline
 from mirrord.dataplane.tap import Tap, open_taps
 from mirrord.dataplane.worker import Worker
-from mirrord.plans import CapturePlan, FilePlan, PipelinePlan
+from mirrord.plans import CapturePlan, PipelinePlan
 
 _ANY = Selection()
 
@@ -115,7 +115,7 @@ class Taps:
         self, shared: Shared, key: Key, pipelines: Sequence[Pipeline], taps: Sequence[Tap], apart: Collection[Worker]
     ) -> list[Worker] | OSError:
         workers: list[Worker] = []
-        writes = isinstance(pipelines[0].plan.transmit, FilePlan)
+        writes = pipelines[0].plan.transmit.waits
         loads = {worker: len(worker.pipelines) for worker in self._workers.all}
         try:
             for _ in taps:
@@ -135,6 +135,6 @@ class Taps:
 
 def _shared(key: Key, plan: PipelinePlan) -> Shared:
     """A tunnel's end is one session's alone; so is the source of one that waits for a disk."""
-    if not isinstance(plan.capture, CapturePlan) or isinstance(plan.transmit, FilePlan):
+    if not plan.capture.shared or plan.transmit.waits:
         return (key,)
     return replace(plan.capture, selection=_ANY), plan.workers

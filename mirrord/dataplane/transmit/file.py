@@ -16,7 +16,6 @@ packet; a file without packets does not rotate.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import os
@@ -29,16 +28,17 @@ from mirrord import __version__
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.transmit import pcapng
 from mirrord.dataplane.transmit.file_names import final_name
+from mirrord.dataplane.transmit.output import Output, write_all
 from mirrord.dataplane.transmit.retention import Finished
-from mirrord.dataplane.transmit.sockets import Sent
 from mirrord.dataplane.transmit.way import Way
+from mirrord.dataplane.transmit.way_out import Sent, WayOut
 from mirrord.plans import FilePlan
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from mirrord.dataplane.forward.step import Copy
+    from mirrord.dataplane.transmit.lanes import NativeLane
 
 LOOK_SECONDS = 1.0
 """How often a file that cannot be written is tried again, and one that may have been deleted is looked for."""
@@ -53,48 +53,14 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class Output(ctypes.Structure):
-    """Where blocks go now. The native core has the same memory, and writes there itself (struct output)."""
-
-    descriptor: int
-    error: int  # errno: why nothing is written; 0: it is
-    written: int  # bytes in the file, whole blocks all of them
-    start: int  # bytes before its first packet
-    limit: int  # bytes that it may have; 0: any
-
-    _fields_ = (
-        ("descriptor", ctypes.c_int64),
-        ("error", ctypes.c_int64),
-        ("written", ctypes.c_int64),
-        ("start", ctypes.c_int64),
-        ("limit", ctypes.c_int64),
-    )
-
-
-def write_all(descriptor: int, block: bytes) -> tuple[int, int]:
-    """Write a block, however often that is interrupted (write(2): a short count is no failure yet).
-
-    How many bytes were written, and the errno for why not all of them, or 0.
-    """
-    done = 0
-    while done < len(block):
-        try:
-            some = os.write(descriptor, block[done:] if done else block)
-        except OSError as error:
-            return done, error.errno or errno.EIO
-        if not some:
-            return done, errno.ENOSPC
-        done += some
-    return done, 0
-
-
-class FileTransmit:
+class FileTransmit(WayOut):
     """Where the copies of a session go that has a file. `failure` says why nothing is written ("" while it is).
 
     Raises OSError, whose strerror names the path, when the first file cannot be made.
     """
 
-    sockets: tuple[socket.socket, ...] = ()
+    exclusive = True
+    output: Output
 
     def __init__(self, plan: FilePlan) -> None:
         self.plan = plan
@@ -120,9 +86,12 @@ class FileTransmit:
         """For the native core: no sockets, no TX ring."""
         return Way()
 
-    def told(self) -> bool:
-        """No router has a word about a file."""
-        return False
+    @property
+    def callback(self) -> Callable[..., NativeLane | None]:
+        return self.next_file
+
+    def stuck(self) -> str:
+        return f"{self.plan.path}: the disk does not answer"
 
     def send(self, copies: Iterable[Copy]) -> Sent:
         """Append copies in order, up to the first that cannot be."""

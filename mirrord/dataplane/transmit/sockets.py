@@ -23,7 +23,7 @@ import socket
 import time
 from contextlib import suppress
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mirrord.dataplane.counters import Slot, dropped_by
 from mirrord.dataplane.filter import bpf
@@ -33,6 +33,7 @@ from mirrord.dataplane.transmit.lanes import Lanes
 from mirrord.dataplane.transmit.outer import Outer
 from mirrord.dataplane.transmit.tx_ring import TxRing
 from mirrord.dataplane.transmit.way import Way
+from mirrord.dataplane.transmit.way_out import Sent, WayOut
 from mirrord.kernel import (
     IP_MTU_DISCOVER,
     IP_RECVERR,
@@ -50,9 +51,11 @@ from mirrord.plans import DevicePlan, TunnelPlan
 from mirrord.protocols import IPPROTO_UDP
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from mirrord.dataplane.forward.step import Copy
+    from mirrord.dataplane.transmit.lanes import NativeLane
+    from mirrord.plans import TransmitPlan
 
 LANES = 32
 """Source ports of a UDP destination: flows are spread over them by their hash."""
@@ -92,20 +95,11 @@ class Patience:
         return True
 
 
-class Sent(NamedTuple):
-    """How many copies were accepted before the first that was not, and why that one was not (an errno, or 0)."""
-
-    accepted: int
-    error: int = 0
-
-
-class Transmit:
+class Transmit(WayOut):
     """Where the copies of a session leave. `lanes` is the row that a flow's hash chooses from.
 
     Raises OSError when a socket cannot be had: EPERM without CAP_NET_ADMIN for the mark, ENODEV, ENETUNREACH, ...
     """
-
-    failure = ""  # what is refused is counted; the next copy may be taken
 
     def __init__(self, plan: DevicePlan | TunnelPlan) -> None:
         self.plan = plan
@@ -113,7 +107,6 @@ class Transmit:
         self._packet: socket.socket | None = None
         self._outer: Outer | None = None
         self._patience = Patience()
-        self.ring: TxRing | None = None  # the native core sends by it what leaves one by one
         udp = isinstance(plan, TunnelPlan) and plan.protocol == IPPROTO_UDP
         self.lanes = Lanes(LANES if udp else 1, self._make_socket)
         try:
@@ -132,10 +125,10 @@ class Transmit:
             self._errors.register(sock, 0)
         return sock
 
-    def follow(self, plan: TunnelPlan) -> None:
+    def follow(self, plan: TransmitPlan) -> None:
         """Take another next hop, or leave that to the kernel; the plan is else the same. The source ports stay."""
         before = self.plan
-        if plan == before or not isinstance(before, TunnelPlan):
+        if plan == before or not isinstance(before, TunnelPlan) or not isinstance(plan, TunnelPlan):
             return
         inside(plan.netns, lambda: self._open_packet(plan))
         if plan.gso != before.gso:
@@ -184,11 +177,9 @@ class Transmit:
             return Slot.dropped_no_route  # what a blackhole route answers, ip-route(8)
         return dropped_by(error)
 
-    def tend(self) -> None:
-        """Time brings nothing to see to."""
-
     def begin_turn(self) -> None:
         """Be patient anew."""
+        super().begin_turn()
         self._patience.begin_turn()
 
     def new_ring(self) -> TxRing | None:
@@ -211,6 +202,10 @@ class Transmit:
         if self._packet is not None and self._outer is not None:
             way = way._replace(packet=self._packet.fileno(), outer=self._outer.header)
         return way
+
+    @property
+    def callback(self) -> Callable[..., NativeLane | None]:
+        return self.lanes.native
 
     def told(self) -> bool:
         """Whether an ICMP error has come about what the packet socket sent, since this was last asked.

@@ -12,25 +12,26 @@ from typing import TYPE_CHECKING
 from mirrord import __version__
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.transmit import pcapng
-from mirrord.dataplane.transmit.file import Output, write_all
-from mirrord.dataplane.transmit.sockets import Sent
+from mirrord.dataplane.transmit.output import Output, write_all
 from mirrord.dataplane.transmit.way import Way
+from mirrord.dataplane.transmit.way_out import Sent, WayOut
 from mirrord.plans import StreamPlan
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from mirrord.dataplane.forward.step import Copy
+    from mirrord.dataplane.transmit.lanes import NativeLane
 
 
-class StreamTransmit:
+class StreamTransmit(WayOut):
     """Where the copies of a stream go. `failure` says why nothing is written ("" while it is): for good.
 
     Raises OSError when the reader is gone already.
     """
 
-    sockets: tuple[socket.socket, ...] = ()
+    exclusive = True
+    output: Output
 
     def __init__(self, plan: StreamPlan) -> None:
         self.plan = plan
@@ -60,9 +61,9 @@ class StreamTransmit:
         """What a frame counts as that could not be written."""
         return Slot.dropped_write_error
 
-    def told(self) -> bool:
-        """No router has a word about a pipe."""
-        return False
+    @property
+    def callback(self) -> Callable[..., NativeLane | None]:
+        return self.next_file
 
     def native(self) -> Way:
         """For the native core: no sockets, no TX ring."""

@@ -1,4 +1,4 @@
-/* Classic BPF run in userspace, as interpreter.py runs it. */
+/* Classic BPF run in userspace, as tests/support/interpreter.py runs it. */
 #ifndef MIRRORD_BPF_H
 #define MIRRORD_BPF_H
 

@@ -1,4 +1,4 @@
-"""Classic BPF run in userspace: for programs longer than the kernel takes, and to say which rule it was.
+"""Classic BPF in Python: what the native core and the kernel are compared with.
 
 The meaning is the kernel's (Documentation/networking/filter.rst): 32-bit arithmetic, big-endian loads, and a load past
 the end ends the program with 0. native/filter/bpf.c is the same at full speed.

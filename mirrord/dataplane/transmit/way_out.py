@@ -1,0 +1,86 @@
+"""What every way out of copies has in common. CONTRIBUTING tells how another kind of destination is added."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from mirrord.dataplane.counters import Slot
+    from mirrord.dataplane.forward.step import Copy
+    from mirrord.dataplane.transmit.lanes import NativeLane
+    from mirrord.dataplane.transmit.output import Output
+    from mirrord.dataplane.transmit.tx_ring import TxRing
+    from mirrord.dataplane.transmit.way import Way
+    from mirrord.plans import TransmitPlan
+
+
+class Sent(NamedTuple):
+    """How many copies were accepted before the first that was not, and why that one was not (an errno, or 0)."""
+
+    accepted: int
+    error: int = 0
+
+
+class WayOut(ABC):
+    """Where the copies of a session leave. One thread at a time, but for `told`.
+
+    A subclass is made of its plan, and raises OSError when it cannot be opened.
+    """
+
+    failure = ""
+    """Why no copy gets out; "" while some may."""
+
+    exclusive = False
+    """Whether it can be had only once, as a file: whoever wants it next waits until it is closed."""
+
+    output: Output | None = None
+    """The memory that tells the native core where to write; None where it sends."""
+
+    ring: TxRing | None = None
+    """The native core sends by it what leaves one by one."""
+
+    @abstractmethod
+    def send(self, copies: Iterable[Copy]) -> Sent:
+        """Send copies in order, up to the first that is refused."""
+
+    @abstractmethod
+    def lost(self, error: int) -> Slot:
+        """What a frame counts as whose copy was refused with this errno."""
+
+    @abstractmethod
+    def native(self) -> Way:
+        """For the native core."""
+
+    @property
+    @abstractmethod
+    def callback(self) -> Callable[..., NativeLane | None]:
+        """What the native core calls: for the lane of a number, or for the next file."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of it."""
+
+    def begin_turn(self) -> None:
+        """A turn of the worker begins."""
+        self.tend()
+
+    def tend(self) -> None:  # noqa: B027 (most have nothing to see to)
+        """See to what time brings; to be called between turns."""
+
+    def told(self) -> bool:
+        """Whether a router has had something to say about copies since this was last asked. On any thread."""
+        return False
+
+    def follow(self, plan: TransmitPlan) -> None:  # noqa: B027 (most have no next hop)
+        """Go on by another plan, which differs from the one before in a tunnel's next hop alone. OSError."""
+
+    def new_ring(self) -> TxRing | None:
+        """A TX ring to send from; None where there is no use for one, or no memory. Takes long."""
+        return None
+
+    def stuck(self) -> str:
+        """Why it does not get on, where its worker makes no progress."""
+        return "its worker makes no progress"

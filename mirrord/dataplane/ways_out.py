@@ -1,0 +1,28 @@
+"""Which way out a plan is for: a line for each kind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mirrord.dataplane.transmit.file import FileTransmit
+from mirrord.dataplane.transmit.sockets import Transmit
+from mirrord.dataplane.transmit.stream import StreamTransmit
+from mirrord.plans import DevicePlan, FilePlan, StreamPlan, TunnelPlan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from mirrord.dataplane.transmit.way_out import WayOut
+    from mirrord.plans import TransmitPlan
+
+WAYS_OUT: Mapping[type[TransmitPlan], Callable[[Any], WayOut]] = {
+    DevicePlan: Transmit,
+    TunnelPlan: Transmit,
+    FilePlan: FileTransmit,
+    StreamPlan: StreamTransmit,
+}
+
+
+def open_way_out(plan: TransmitPlan) -> WayOut:
+    """The way out that the plan asks for. OSError when it cannot be opened."""
+    return WAYS_OUT[type(plan)](plan)
