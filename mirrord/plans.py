@@ -242,6 +242,7 @@ class StreamPlan:
     raw: bool = False  # of IP packets, without Ethernet
 
 
+SourcePlan = CapturePlan | ListenPlan
 TransmitPlan = DevicePlan | TunnelPlan | FilePlan | StreamPlan
 
 
@@ -249,7 +250,7 @@ TransmitPlan = DevicePlan | TunnelPlan | FilePlan | StreamPlan
 class PipelinePlan:
     """One source of one session."""
 
-    capture: CapturePlan | ListenPlan
+    capture: SourcePlan
     forward: ForwardPlan
     transmit: TransmitPlan
     count_rules_of: str = ""  # the filter that the rules are of, to be counted; "": they are not
