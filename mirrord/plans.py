@@ -239,6 +239,7 @@ class StreamPlan:
     raw: bool = False  # of IP packets, without Ethernet
 
 
+SourcePlan = CapturePlan | ListenPlan
 TransmitPlan = DevicePlan | TunnelPlan | FilePlan | StreamPlan
 
 
@@ -246,7 +247,7 @@ TransmitPlan = DevicePlan | TunnelPlan | FilePlan | StreamPlan
 class PipelinePlan:
     """One source of one session."""
 
-    capture: CapturePlan | ListenPlan
+    capture: SourcePlan
     forward: ForwardPlan
     transmit: TransmitPlan
     count_rules_of: str = ""  # the filter that the rules are of, to be counted; "": they are not
