@@ -210,7 +210,9 @@ struct parsed {
 	bool hashed; /* the flow is known */
 };
 
-/* forward/step.c: whether the plan's programs, where it has any, want the frame; its rule is counted. */
+/* forward/step.c: what a checked program gives for a frame; of a plan's, the number of the rule that accepts it, or 0. */
+uint32_t run_on_frame(const struct sock_filter *program, uint32_t length, const struct frame *frame);
+/* Whether the plan's programs, where it has any, want the frame; its rule is counted. */
 bool wants(const struct plan *plan, const struct frame *frame, const struct headers *headers);
 /* Gives NO_REASON when copies were made, whose TRUNCATED, SEGMENTED and FRAGMENTED are counted; or the slot of why there are
  * none. The frame is wanted. */

@@ -330,8 +330,7 @@ static bool sampled_in(const struct plan *plan, struct state *state, const struc
 	return !((uint32_t)conversation % rate_now(plan, state, time));
 }
 
-/* The number of the program's rule that accepts the frame; 0: it is not wanted. */
-static uint32_t accepts(const struct sock_filter *program, uint32_t length, const struct frame *frame)
+uint32_t run_on_frame(const struct sock_filter *program, uint32_t length, const struct frame *frame)
 {
 	struct bpf_frame view = { .data = frame->data,
 				  .length = frame->captured,
@@ -349,14 +348,14 @@ static uint32_t accepts_inside(const struct inside *inside, const struct frame *
 
 	if (!open_inside(inside, frame, headers, &opened))
 		return 0;
-	uint32_t rule = accepts(inside->program, inside->program_length, &opened.frame);
+	uint32_t rule = run_on_frame(inside->program, inside->program_length, &opened.frame);
 	close_inside(&opened);
 	return rule;
 }
 
 bool wants(const struct plan *plan, const struct frame *frame, const struct headers *headers)
 {
-	uint32_t rule = plan->exact ? accepts(plan->exact, plan->exact_length, frame) : UINT32_MAX;
+	uint32_t rule = plan->exact ? run_on_frame(plan->exact, plan->exact_length, frame) : UINT32_MAX;
 
 	if (rule && plan->inside.program)
 		rule = accepts_inside(&plan->inside, frame, headers);
