@@ -132,6 +132,8 @@ class ForwardPlan:
     longest: int = 0  # the longest frame that a copy can carry in however many fragments; 0: no limit
     on_mtu_exceeded: OnMtuExceeded = OnMtuExceeded.truncate
     sampling_rate: int = 1  # 1 in n conversations
+    overload: bool = False  # fewer conversations, when there is too much
+    least_level: int = 0  # of these: one in two to it, at most
     flow_limit: FlowLimit | None = None  # how much of each flow
     rate_limit: int = 0  # bits a second of sent bytes; 0: none
     packet_limit: int = 0  # copies a second; 0: none
@@ -237,6 +239,7 @@ class StreamPlan:
     raw: bool = False  # of IP packets, without Ethernet
 
 
+SourcePlan = CapturePlan | ListenPlan
 TransmitPlan = DevicePlan | TunnelPlan | FilePlan | StreamPlan
 
 
@@ -244,7 +247,7 @@ TransmitPlan = DevicePlan | TunnelPlan | FilePlan | StreamPlan
 class PipelinePlan:
     """One source of one session."""
 
-    capture: CapturePlan | ListenPlan
+    capture: SourcePlan
     forward: ForwardPlan
     transmit: TransmitPlan
     count_rules_of: str = ""  # the filter that the rules are of, to be counted; "": they are not

@@ -189,6 +189,16 @@ class Pipeline:
         self.counters.add(Slot.dropped_ring_full, max(self.counters.unaccounted(), 0))
 
     @property
+    def sampling_rate(self) -> int:
+        """The one in force: overload may raise it."""
+        native = self.native
+        return self._forward.sampling_rate if native is None else native.sampling_rate()
+
+    def press(self) -> None:
+        """The ring was found half full."""
+        self._forward.press()
+
+    @property
     def flows(self) -> int:
         """How many flows it knows, of those that a limit is for."""
         native = self.native

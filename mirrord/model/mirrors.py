@@ -77,6 +77,10 @@ class Session(Model):
     packet_limit: Count = 0
     """Bound on the copies a second, a super-frame counting as the packets that it is split into; 0: none. A frame that
     one of the two limits leaves out is skipped whole, and costs the other one nothing."""
+    overload: Literal["frames", "flows"] = "frames"
+    """What gives way when not everything fits. `frames`: whatever comes while a limit's bucket is empty, the session is
+    paused, or the ring is full. `flows`: fewer conversations are mirrored, whole, by a sampling rate that doubles, and
+    falls again, as `rate_limit`, `packet_limit`, `pause_above` and the ring's fill tell; what stays has no holes."""
     on_mtu_exceeded: Literal["truncate", "fragment", "drop"] = "truncate"
     """What becomes of a copy larger than the path MTU. With `fragment`, one that fits no IP packet at all, from a frame
     of about 65,500 bytes on, is dropped."""
@@ -103,7 +107,8 @@ class Session(Model):
     --last`: "0", or at least "1MiB". They are kept while the session is enabled, over reloads and restarts of the
     source."""
     pause_above: Percentage = 0
-    """Pause while the destination's link is busier than this share of its speed; empty: never."""
+    """Pause while the destination's link is busier than this share of its speed; empty: never. With
+    `overload = "flows"`, mirror fewer conversations instead."""
 
     @field_validator("destination")
     @classmethod

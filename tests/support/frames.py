@@ -212,6 +212,8 @@ def plans() -> st.SearchStrategy[ForwardPlan]:
         longest=st.sampled_from([0, 0, 0, 60, 1000, 1514]),
         on_mtu_exceeded=st.sampled_from(OnMtuExceeded),
         sampling_rate=st.sampled_from([1, 1, 1, 2, 3, (1 << 31) - 1]),
+        overload=st.booleans(),
+        least_level=st.sampled_from([0, 0, 1, 16]),
         flow_limit=st.none()
         | st.builds(
             FlowLimit, packets=st.sampled_from([1, 3]), headers=st.booleans(), flows=st.sampled_from([0, 1, 9])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP, in4_pseudoheader
 from scapy.layers.inet6 import IPv6, in6_pseudoheader
-from scapy.layers.l2 import Dot1Q, Ether
+from scapy.layers.l2 import Dot1Q
 from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet
 from scapy.utils import checksum
@@ -15,10 +15,9 @@ from mirrord.dataplane.forward import encap
 from mirrord.dataplane.frame.headers import Tag
 from mirrord.dataplane.frame.wire import Frame, Vnet
 from mirrord.plans import ForwardPlan
+from tests.support.packets import LINK, V4
 from tests.support.planes import Result, step
 
-LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
-V4 = IP(src="10.0.0.1", dst="10.0.0.2")
 V6 = IPv6(src="2001:db8::1", dst="2001:db8::2")
 TUNNEL = IP(src="172.16.0.1", dst="172.16.0.2") / UDP(sport=50000, chksum=0) / VXLAN(vni=9)
 NEEDS_CSUM, DATA_VALID = 1, 2  # linux/virtio_net.h

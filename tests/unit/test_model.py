@@ -31,6 +31,7 @@ SESSION: dict[str, object] = {
     "flow_limit": OPTIONAL,
     "rate_limit": "0",
     "packet_limit": 0,
+    "overload": "frames",
     "on_mtu_exceeded": "truncate",
     "count_rules": False,
     "mirror_tunnels": False,
@@ -360,6 +361,7 @@ FLOW_LIMITS = keys(
 SESSIONS = keys(
     {"name": NAMES, "source": SOURCES, "destination": DESTINATIONS},
     flow_limit=FLOW_LIMITS,
+    overload=st.sampled_from(["frames", "flows"]),
     priority=st.integers(1, 65535),
     filter=NAMES,
     snaplen=st.sampled_from([0, "headers", "headers+64"])

@@ -67,6 +67,7 @@ def way_out(
         past_headers=session.snaplen.length if session.snaplen.past_headers else None,
         on_mtu_exceeded=OnMtuExceeded[session.on_mtu_exceeded],
         sampling_rate=session.sampling_rate,
+        overload=session.overload == "flows",
         flow_limit=_flow_limit(session.flow_limit),
         rate_limit=session.rate_limit,
         packet_limit=session.packet_limit,

@@ -47,11 +47,12 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """How busy the link may be that copies leave by, in percent of its speed, before their session pauses."""
+    """How busy the link may be that copies leave by, in percent of its speed, before their session pauses, or thins."""
 
     device: str
     netns: Netns | None
     share: int
+    thins: bool = False  # it mirrors fewer conversations then
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,11 +251,11 @@ def _limit(config: Config, session: Session, view: View, leased: Lease | None) -
         return None
     there = view.inside(getattr(to, "netns", None))
     if isinstance(to, DeviceDestination):
-        return Limit(to.device, there.netns, session.pause_above)
+        return Limit(to.device, there.netns, session.pause_above, session.overload == "flows")
     assert isinstance(to, TunnelDestination)  # there are no others
     route = there.routes.get(path(to, config, leased))
     link = None if route is None else there.by_index.get(route.device)
-    return None if link is None else Limit(link.name, there.netns, session.pause_above)
+    return None if link is None else Limit(link.name, there.netns, session.pause_above, session.overload == "flows")
 
 
 def _capture(

@@ -27,6 +27,7 @@ class Row:
     capture: str = ""  # how frames are captured now, where that is not for the plan to say
     ring_fill: float | None = None  # None where there is no ring
     flows: int | None = None  # that are known; None where none is limited
+    sampling_rate: int | None = None  # in force; None where it does not run
     remarks: tuple[str, ...] = ()  # what is not as planned
 
     @property
@@ -103,6 +104,7 @@ class Counts:
         yield _bypassed(rows, heads)
         yield _ring_fill(rows, heads)
         yield _flows(rows, heads)
+        yield _sampling_rate(rows, heads)
         ends = (
             f"mirrord_mirror_expires_timestamp_seconds{labels({'mirror': n})} {at!r}" for n, at in self._ends().items()
         )
@@ -215,3 +217,10 @@ def _flows(rows: Sequence[Row], heads: Sequence[str]) -> Family:
     both = zip(rows, heads, strict=True)
     lines = (f"{name}{head}}} {row.flows}" for row, head in both if row.flows is not None)
     return Family(name, "gauge", "Flows that are known, of a session with flow_limit.", lines)
+
+
+def _sampling_rate(rows: Sequence[Row], heads: Sequence[str]) -> Family:
+    name = "mirrord_sampling_rate"
+    both = zip(rows, heads, strict=True)
+    lines = (f"{name}{head}}} {row.sampling_rate}" for row, head in both if row.sampling_rate is not None)
+    return Family(name, "gauge", "One in so many conversations is mirrored now: what is planned, or more.", lines)

@@ -35,6 +35,7 @@ def session(row: Row, rates: Rates) -> dict[str, Any]:
         "bits_per_second": round(bits, 1),
         "counters": counters(row),
         **({} if row.flows is None else {"flows": row.flows}),
+        **({} if row.sampling_rate is None else {"sampling_rate": row.sampling_rate}),
         **({"rules": {str(rule): count for rule, count in row.rules.items()}} if row.rules else {}),
     }
 

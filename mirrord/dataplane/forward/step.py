@@ -23,6 +23,7 @@ from mirrord.dataplane.forward.conversation import Conversations
 from mirrord.dataplane.forward.encap import Facts
 from mirrord.dataplane.forward.flows import Flow, Flows, passes
 from mirrord.dataplane.forward.inside import frame_inside
+from mirrord.dataplane.forward.overload import Thinning
 from mirrord.dataplane.forward.own_copies import OwnCopies
 from mirrord.dataplane.forward.payload import hide
 from mirrord.dataplane.frame.extent import headers_end
@@ -42,6 +43,11 @@ BURST_NANOSECONDS = 20_000_000
 BURST_BYTES = 65536
 BURST_PACKETS = 64
 """A limit's bucket holds 20 ms of its rate, and a super-frame at least: 64 KiB, or 64 copies."""
+
+OVERLOAD_NANOSECONDS = 100_000_000
+OVERLOAD_BYTES = 1 << 20
+OVERLOAD_PACKETS = 1024
+"""The same where conversations give way before it is empty."""
 
 _TPIDS = [tpid.to_bytes(2, "big") for tpid in TPIDS]
 
@@ -83,7 +89,8 @@ class State:
     bits: int
     packets: int
     filled: int = 0  # both
-    lock: Lock = field(default_factory=Lock)  # of the buckets
+    thinning: Thinning = field(default_factory=Thinning)
+    lock: Lock = field(default_factory=Lock)  # of all these
 
 
 class Numbering:
@@ -136,12 +143,25 @@ class Forward:
         if plan.blocked is not None:
             return Outcome(reason=plan.blocked)
         unplaced = False
-        if plan.sampling_rate > 1:
+        if plan.overload:
+            with self.state.lock:
+                self.state.thinning.tick(frame.time, (plan.rate_limit, plan.packet_limit))
+        if plan.sampling_rate > 1 or plan.overload:
             conversation, unplaced = self._conversations.hash(meant.headers)
-            if (conversation & 0xFFFFFFFF) % plan.sampling_rate:
+            if (conversation & 0xFFFFFFFF) % self.sampling_rate:
                 return Outcome(reason=Slot.skipped_sampled_out, unplaced=unplaced)
         outcome = self._sampled_in(meant if plan.inside is not None and plan.inside.strip else mirrored, meant)
         return outcome._replace(unplaced=unplaced | outcome.unplaced) if unplaced else outcome
+
+    @property
+    def sampling_rate(self) -> int:
+        """The one in force."""
+        plan = self.plan
+        return self.state.thinning.rate(plan.sampling_rate, plan.least_level) if plan.overload else plan.sampling_rate
+
+    def press(self) -> None:
+        """The ring was found half full."""
+        self.state.thinning.pressed = True
 
     @property
     def flows(self) -> int:
@@ -250,13 +270,26 @@ class Forward:
             state.packets = min(state.packets + max(elapsed, 0) * plan.packet_limit, _packets_depth(plan))
             if elapsed > 0 or elapsed < -CLOCK_STEP_NANOSECONDS:
                 state.filled = time
+            if plan.overload:
+                self._see_buckets(time)
             if (plan.rate_limit and state.bits <= 0) or (plan.packet_limit and state.packets <= 0):
+                if plan.overload:
+                    state.thinning.refused(time)
                 return False
             if plan.rate_limit:
                 state.bits -= size * 8 * _SECOND
+                state.thinning.take(0, size * 8 * _SECOND)
             if plan.packet_limit:
                 state.packets -= packets * _SECOND
+                state.thinning.take(1, packets * _SECOND)
             return True
+
+    def _see_buckets(self, time: int) -> None:
+        state, plan = self.state, self.plan
+        if plan.rate_limit:
+            state.thinning.see(0, state.bits, _bits_depth(plan), time)
+        if plan.packet_limit:
+            state.thinning.see(1, state.packets, _packets_depth(plan), time)
 
 
 def _headers_end(data: bytes, before: bytes) -> int | None:
@@ -266,8 +299,10 @@ def _headers_end(data: bytes, before: bytes) -> int | None:
 
 
 def _bits_depth(plan: ForwardPlan) -> int:
-    return max(plan.rate_limit * BURST_NANOSECONDS, BURST_BYTES * 8 * _SECOND)
+    time, least = (OVERLOAD_NANOSECONDS, OVERLOAD_BYTES) if plan.overload else (BURST_NANOSECONDS, BURST_BYTES)
+    return max(plan.rate_limit * time, least * 8 * _SECOND)
 
 
 def _packets_depth(plan: ForwardPlan) -> int:
-    return max(plan.packet_limit * BURST_NANOSECONDS, BURST_PACKETS * _SECOND)
+    time, least = (OVERLOAD_NANOSECONDS, OVERLOAD_PACKETS) if plan.overload else (BURST_NANOSECONDS, BURST_PACKETS)
+    return max(plan.packet_limit * time, least * _SECOND)

@@ -185,12 +185,21 @@ static PyObject *Pipeline_flows(PyObject *object, PyObject *unused)
 	return PyLong_FromUnsignedLong(flows ? count_flows(flows) : 0);
 }
 
+static PyObject *Pipeline_sampling_rate(PyObject *object, PyObject *unused)
+{
+	const struct pipeline *pipeline = &((Pipeline *)object)->pipeline;
+
+	(void)unused;
+	return PyLong_FromUnsignedLong(rate_in_force(&pipeline->plan, pipeline->state));
+}
+
 static PyMethodDef pipeline_methods[] = {
 	{ "replace", (PyCFunction)(void (*)(void))Pipeline_replace, METH_VARARGS | METH_KEYWORDS,
 	  "replace(*, plan, matcher, recorder, way, shares): forward by another plan, and another way, from now on, and keep\n"
 	  "the copies in this ring (recorder.py) or None; `shares`: what the matcher does not want is another session's." },
 	{ "gso_refused", Pipeline_gso_refused, METH_NOARGS,
 	  "The errno that the kernel refused GSO with, after which copies leave one by one; or 0." },
+	{ "sampling_rate", Pipeline_sampling_rate, METH_NOARGS, "The sampling rate in force." },
 	{ "flows", Pipeline_flows, METH_NOARGS, "How many flows are known." },
 	{ "share", Pipeline_share, METH_O, "share(pipeline): use its rate limit's bucket. Before either runs." },
 	{ NULL, NULL, 0, NULL },

@@ -253,7 +253,7 @@ void replace_plan(struct plan *plan, struct plan *next)
 /* What first fragments told, where conversations are sampled. */
 static bool make_firsts(struct plan *plan)
 {
-	if (plan->sampling_rate == 1)
+	if (plan->sampling_rate == 1 && !plan->overload)
 		return true;
 	plan->firsts = new_fragments();
 	if (!plan->firsts)
@@ -309,6 +309,7 @@ bool read_plan(PyObject *object, PyObject *matcher, PyObject *recorder, struct p
 	       read_optional(object, "past_headers", &plan->past_headers) &&
 	       read_u32(object, "snaplen", &plan->snaplen) && read_u32(object, "frame_limit", &plan->frame_limit) &&
 	       read_u32(object, "longest", &plan->longest) && read_u32(object, "sampling_rate", &plan->sampling_rate) &&
+	       read_bool(object, "overload", &plan->overload) && read_u32(object, "least_level", &plan->least_level) &&
 	       read_int(object, "overhead", &plan->overhead) && read_bool(object, "strip_tag", &plan->strip_tag) &&
 	       read_u32(object, "push_tag", &plan->push_tag) &&
 	       read_bool(object, "strip_ethernet", &plan->strip_ethernet) &&

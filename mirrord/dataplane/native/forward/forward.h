@@ -5,6 +5,7 @@
 #include "counters.h"
 #include "filter/bpf.h"
 #include "forward/flows.h"
+#include "forward/overload.h"
 #include "frame/frame.h"
 #include "transmit/recorder.h"
 
@@ -52,6 +53,8 @@ struct plan {
 	uint32_t frame_limit, longest;
 	enum on_mtu_exceeded on_mtu_exceeded;
 	uint32_t sampling_rate;
+	bool overload; /* fewer conversations, when there is too much */
+	uint32_t least_level; /* of these */
 	struct fragments *firsts; /* of the conversations that are sampled; or NULL */
 	struct flow_limit flow_limit;
 	struct flows *flows; /* that it holds for; or NULL */
@@ -78,10 +81,11 @@ static inline bool retags(const struct plan *plan)
 /* What changes from frame to frame. Pipelines of one session and source share it, each on a thread of its own. */
 struct state {
 	bool shared;
-	bool locked; /* the buckets, while they are shared */
+	bool locked; /* the buckets and the thinning, while they are shared */
 	__int128 bits; /* 64 bits are too few from 461 Gbit/s on */
 	__int128 packets;
 	uint64_t filled; /* both */
+	struct thinning thinning;
 	uint32_t *sequence; /* of the session's next copy that has one; its other sources count there too */
 };
 
@@ -206,12 +210,27 @@ struct parsed {
 	bool hashed; /* the flow is known */
 };
 
-/* forward/step.c: whether the plan's programs, where it has any, want the frame; its rule is counted. */
+/* forward/step.c: what a checked program gives for a frame; of a plan's, the number of the rule that accepts it, or 0. */
+uint32_t run_on_frame(const struct sock_filter *program, uint32_t length, const struct frame *frame);
+/* Whether the plan's programs, where it has any, want the frame; its rule is counted. */
 bool wants(const struct plan *plan, const struct frame *frame, const struct headers *headers);
 /* Gives NO_REASON when copies were made, whose TRUNCATED, SEGMENTED and FRAGMENTED are counted; or the slot of why there are
  * none. The frame is wanted. */
 int forward(const struct plan *plan, struct state *state, const struct frame *frame, struct parsed *parsed,
 	    struct batch *batch, uint64_t *counters);
+
+/* forward/limits.c */
 void fill_buckets(const struct plan *plan, struct state *state);
+/* Whether the limits let a frame pass whose copies are of this size together, and so many. */
+bool within_limits(const struct plan *plan, struct state *state, uint64_t size, uint32_t packets, uint64_t time);
+/* The sampling rate for a frame that was captured at this time. */
+uint32_t rate_now(const struct plan *plan, struct state *state, uint64_t time);
+
+/* The sampling rate, for who looks on. */
+static inline uint32_t rate_in_force(const struct plan *plan, const struct state *state)
+{
+	return plan->overload ? thinned_rate(&state->thinning, plan->sampling_rate, plan->least_level)
+			      : plan->sampling_rate;
+}
 
 #endif

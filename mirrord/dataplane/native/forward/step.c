@@ -3,82 +3,12 @@
 
 #include <linux/if_ether.h>
 #include <linux/virtio_net.h>
-#include <sched.h>
 #include <string.h>
 
 #include "bytes.h"
 
 /* Where SCTP's checksum is in its header. No other protocol has one there, so it tells SCTP in tunnels too. */
 enum { SCTP_CHECKSUM = 8 };
-
-static const uint64_t BURST_NANOSECONDS = 20000000;
-static const uint64_t BURST_BITS = 65536 * 8;
-static const uint64_t BURST_PACKETS = 64;
-static const uint64_t CLOCK_STEP_NANOSECONDS = 1000000000;
-static const int64_t SECOND = 1000000000;
-
-/* `burst` is the least that a bucket of this rate holds. */
-static __int128 bucket_depth(uint64_t rate, uint64_t burst)
-{
-	__int128 least = (__int128)burst * SECOND, depth = (__int128)BURST_NANOSECONDS * rate;
-
-	return depth > least ? depth : least;
-}
-
-void fill_buckets(const struct plan *plan, struct state *state)
-{
-	state->bits = bucket_depth(plan->rate_limit, BURST_BITS);
-	state->packets = bucket_depth(plan->packet_limit, BURST_PACKETS);
-}
-
-static void refill(__int128 *bucket, uint64_t elapsed, uint64_t rate, uint64_t burst)
-{
-	__int128 tokens = *bucket + (__int128)elapsed * rate, depth = bucket_depth(rate, burst);
-
-	*bucket = tokens < depth ? tokens : depth;
-}
-
-/* Held for some additions: a thread that waits for it need not sleep. */
-static void lock(struct state *state)
-{
-	while (state->shared && __atomic_test_and_set(&state->locked, __ATOMIC_ACQUIRE))
-		sched_yield();
-}
-
-static void unlock(struct state *state)
-{
-	if (state->shared)
-		__atomic_clear(&state->locked, __ATOMIC_RELEASE);
-}
-
-/* A bucket may fall below zero, so that a frame of any size passes while none is empty. */
-static bool take_locked(const struct plan *plan, struct state *state, uint64_t size, uint32_t packets, uint64_t time)
-{
-	uint64_t elapsed = time > state->filled ? time - state->filled : 0;
-
-	refill(&state->bits, elapsed, plan->rate_limit, BURST_BITS);
-	refill(&state->packets, elapsed, plan->packet_limit, BURST_PACKETS);
-	if (elapsed || state->filled - time > CLOCK_STEP_NANOSECONDS)
-		state->filled = time;
-	if ((plan->rate_limit && state->bits <= 0) || (plan->packet_limit && state->packets <= 0))
-		return false;
-	if (plan->rate_limit)
-		state->bits -= (__int128)size * 8 * SECOND;
-	if (plan->packet_limit)
-		state->packets -= (__int128)packets * SECOND;
-	return true;
-}
-
-/* Whether the limits let a frame pass whose copies are of this size together, and so many. */
-static bool within_limits(const struct plan *plan, struct state *state, uint64_t size, uint32_t packets, uint64_t time)
-{
-	if (!plan->rate_limit && !plan->packet_limit)
-		return true;
-	lock(state);
-	bool taken = take_locked(plan, state, size, packets, time);
-	unlock(state);
-	return taken;
-}
 
 /* Whether it matters where a frame's headers end. */
 static bool needs_end(const struct plan *plan, const struct facts *facts)
@@ -391,16 +321,16 @@ static int forward_super(const struct plan *plan, struct state *state, const str
 	return NO_REASON;
 }
 
-static bool sampled_in(const struct plan *plan, const struct headers *headers, bool *guessed)
+static bool sampled_in(const struct plan *plan, struct state *state, const struct headers *headers, uint64_t time,
+		       bool *guessed)
 {
-	if (plan->sampling_rate == 1)
+	if (plan->sampling_rate == 1 && !plan->overload)
 		return true;
 	uint64_t conversation = conversation_hash(headers, plan->firsts, guessed);
-	return !((uint32_t)conversation % plan->sampling_rate);
+	return !((uint32_t)conversation % rate_now(plan, state, time));
 }
 
-/* The number of the program's rule that accepts the frame; 0: it is not wanted. */
-static uint32_t accepts(const struct sock_filter *program, uint32_t length, const struct frame *frame)
+uint32_t run_on_frame(const struct sock_filter *program, uint32_t length, const struct frame *frame)
 {
 	struct bpf_frame view = { .data = frame->data,
 				  .length = frame->captured,
@@ -418,14 +348,14 @@ static uint32_t accepts_inside(const struct inside *inside, const struct frame *
 
 	if (!open_inside(inside, frame, headers, &opened))
 		return 0;
-	uint32_t rule = accepts(inside->program, inside->program_length, &opened.frame);
+	uint32_t rule = run_on_frame(inside->program, inside->program_length, &opened.frame);
 	close_inside(&opened);
 	return rule;
 }
 
 bool wants(const struct plan *plan, const struct frame *frame, const struct headers *headers)
 {
-	uint32_t rule = plan->exact ? accepts(plan->exact, plan->exact_length, frame) : UINT32_MAX;
+	uint32_t rule = plan->exact ? run_on_frame(plan->exact, plan->exact_length, frame) : UINT32_MAX;
 
 	if (rule && plan->inside.program)
 		rule = accepts_inside(&plan->inside, frame, headers);
@@ -463,12 +393,12 @@ static int copy(const struct plan *plan, struct state *state, const struct frame
 
 /* Whether sampling and the flow's limit let a frame pass: NO_REASON, its flow, and whether that is spent; or the slot of
  * why not. */
-static int admit(const struct plan *plan, const struct frame *frame, const struct headers *headers, struct flow **flow,
-		 bool *spent, uint64_t *counters)
+static int admit(const struct plan *plan, struct state *state, const struct frame *frame, const struct headers *headers,
+		 struct flow **flow, bool *spent, uint64_t *counters)
 {
 	bool guessed = false;
 	struct found found = { 0 };
-	bool sampled = sampled_in(plan, headers, &guessed);
+	bool sampled = sampled_in(plan, state, headers, frame->time, &guessed);
 
 	if (sampled && plan->flows)
 		found = find_flow(plan->flows, &plan->flow_limit, headers, frame);
@@ -495,7 +425,7 @@ static int forward_inside(const struct plan *plan, struct state *state, const st
 		return SKIPPED_UNMATCHED;
 	parse(&opened.frame, &within.headers);
 	within.flow = around.flow = flow_hash(&within.headers);
-	int reason = admit(plan, &opened.frame, &within.headers, &flow, &spent, counters);
+	int reason = admit(plan, state, &opened.frame, &within.headers, &flow, &spent, counters);
 	bool admitted = reason == NO_REASON;
 	if (admitted && plan->inside.strip)
 		reason = copy(plan, state, &opened.frame, &within, batch, flow, spent, counters);
@@ -517,6 +447,6 @@ int forward(const struct plan *plan, struct state *state, const struct frame *fr
 		return plan->blocked;
 	if (plan->inside.program)
 		return forward_inside(plan, state, frame, &parsed->headers, batch, counters);
-	int reason = admit(plan, frame, &parsed->headers, &flow, &spent, counters);
+	int reason = admit(plan, state, frame, &parsed->headers, &flow, &spent, counters);
 	return reason == NO_REASON ? copy(plan, state, frame, parsed, batch, flow, spent, counters) : reason;
 }
