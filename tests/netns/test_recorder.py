@@ -28,7 +28,7 @@ CONFIGURATION = """
 [[mirrors.core.sessions]]
 name = "vm2"
 source = "nic"
-snaplen = {snaplen}
+{keys}
 recorder = "1MiB"
 destination = {{ type = "vxlan", remote = "10.1.0.2", vni = 7 }}
 [[mirrors.core.sessions]]
@@ -52,18 +52,18 @@ def client(net: Topology) -> Host:
 
 
 @pytest.fixture
-def snaplen() -> int:
-    """Of the session."""
-    return 60
+def keys() -> str:
+    """Of the session that keeps frames."""
+    return "snaplen = 60"
 
 
 @pytest.fixture
-def mirrord(net: Topology, daemon: MakeDaemon, client: Host, tmp_path: Path, snaplen: int) -> Daemon:
+def mirrord(net: Topology, daemon: MakeDaemon, client: Host, tmp_path: Path, keys: str) -> Daemon:
     source, collector = net.host("source"), net.host("collector")
     link(client, source)
     net.link(source, "up", collector, "eth0", ("10.1.0.1/24", "10.1.0.2/24"), mtu=1600)
     acquaint(source, "up", "10.1.0.1", collector, "eth0", "10.1.0.2")
-    configuration = CONFIGURATION.format(snaplen=snaplen)
+    configuration = CONFIGURATION.format(keys=keys)
     return daemon(source, configuration, read_only_socket=str(tmp_path / "reading.sock"), read_only_group="root")
 
 
@@ -178,7 +178,7 @@ def test_follow_goes_on_without_a_gap_or_a_double(mirrord: Daemon, client: Host,
     mirrored(mirrord, sent[0])
 
 
-@pytest.mark.parametrize("snaplen", [0])
+@pytest.mark.parametrize("keys", [""])
 def test_under_a_flood_what_is_written_is_sound_and_what_is_missing_is_told(
     mirrord: Daemon, client: Host, tmp_path: Path
 ) -> None:
@@ -203,6 +203,23 @@ def test_under_a_flood_what_is_written_is_sound_and_what_is_missing_is_told(
     assert f"; {missing} are missing" in said.decode()
     assert count(file) == len(written)
     assert mirrord.metrics().total("mirrord_dropped_frames_total") == 0
+
+
+@pytest.mark.parametrize("dataplane", ["native"], indirect=True)
+@pytest.mark.parametrize("keys", ["workers = 4"])
+def test_several_workers_keep_theirs_in_one_recorder(mirrord: Daemon, client: Host, tmp_path: Path) -> None:
+    file = tmp_path / "workers.pcapng"
+    template, sent = frame_to(0), [(pair, port) for port in range(50) for pair in range(1, 51)]
+    with client.open_socket(socket.AF_PACKET, socket.SOCK_RAW) as out:
+        out.bind(("eth0", 0))
+        for pair, port in sent:  # between 50 pairs of addresses
+            out.send(template[:29] + bytes([pair]) + template[30:36] + port.to_bytes(2, "big") + template[38:])
+    mirrored(mirrord, len(sent))
+    ctl(mirrord.socket, "capture", "core/vm2", "--last", "1m", "-w", str(file))
+    found = [(int(address.rpartition(".")[2]), int(port)) for address, port in fields(file, "ip.src", "udp.dstport")]
+    assert sorted(found) == sorted(sent)
+    for pair in range(1, 51):
+        assert [port for one, port in found if one == pair] == list(range(50)), "in order between two addresses"
 
 
 def test_what_cannot_be_had_is_told(mirrord: Daemon, tmp_path: Path) -> None:

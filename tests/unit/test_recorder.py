@@ -8,11 +8,15 @@ import random
 import pytest
 from scapy.utils import RawPcapNgReader
 
+from mirrord.control.planning.plan import Key
+from mirrord.control.running.recorders import Recorders
+from mirrord.dataplane.filter.rules import Selection
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.frame.wire import Frame
+from mirrord.dataplane.memory import Memory
 from mirrord.dataplane.transmit import pcapng
 from mirrord.dataplane.transmit.recorder import EVICTED, HEAD, TAIL, Recorder, Ring
-from mirrord.plans import ForwardPlan
+from mirrord.plans import CapturePlan, DevicePlan, ForwardPlan, PipelinePlan
 from tests.support.planes import step
 
 SIZE = 65536
@@ -117,3 +121,36 @@ def test_a_recorder_of_the_same_size_holds_what_it_has(dataplane: str) -> None:
     assert recorder.short
     assert recorder.hold(0) is None
     assert not recorder.short
+
+
+def plan_of(size: int) -> PipelinePlan:
+    capture = CapturePlan("nic", 1, Selection())
+    return PipelinePlan(capture, ForwardPlan(encap.bare()), DevicePlan("up", 2), recorder=size)
+
+
+def test_recorders_stay_while_their_session_is_enabled(dataplane: str) -> None:
+    memory = Memory(3 * SIZE)
+    recorders = Recorders(native=dataplane == "native", memory=memory)
+    old, new, other = Key("m", "s", "tap1"), Key("m", "s", "tap2"), Key("m", "t", "tap1")
+    recorders.plan([old, other])
+    first = recorders.of(old, plan_of(SIZE))
+    kept = first.ring
+    assert recorders.of(other, plan_of(0)).ring is None
+    assert recorders.find("m", "s") == {"tap1": first}
+    assert recorders.find("m", "t") == {}
+
+    renamed = Key("n", "s", "tap1")
+    recorders.rename(old, renamed)
+    recorders.plan([renamed])
+    assert recorders.of(renamed, plan_of(SIZE)).ring is kept is not None
+
+    recorders.plan([Key("n", "s", "tap9")])  # its device has gone: another is planned and does not run yet
+    assert recorders.find("n", "s") == {"tap1": first}
+    recorders.of(new._replace(mirror="n"), plan_of(SIZE))
+    assert list(recorders.find("n", "s")) == ["tap2"]
+    assert first.ring is None
+
+    assert recorders.of(old, plan_of(2 * SIZE)).ring is not None
+    assert recorders.of(other, plan_of(SIZE)).short  # there is no memory left
+    recorders.plan([other])
+    assert recorders.of(other, plan_of(SIZE)).ring is not None
