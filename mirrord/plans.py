@@ -98,6 +98,9 @@ class Payload(IntEnum):
     tls = 2  # of TCP from the first application data of TLS on, else as zero
 
 
+CONNECTIONS_BYTES = 65536 * 128
+"""What the TCP connections that are followed take at most, where application data are hidden."""
+
 FLOW_BYTES = 88
 """What the native core takes for a flow at most, with its share of the chains."""
 
@@ -114,6 +117,19 @@ class FlowLimit:
 
 
 @dataclass(frozen=True, slots=True)
+class Inside:
+    """Which tunnel packets are looked into, and what is wanted of the frames inside. Port 0: not this encapsulation."""
+
+    selection: Selection
+    vxlan_port: int = 0
+    geneve_port: int = 0
+    gre: bool = False
+    ident: int = 0  # the VNI or key
+    any_ident: bool = True  # whatever it is, or is not there
+    strip: bool = False  # the frame inside is what is mirrored, else all of the packet
+
+
+@dataclass(frozen=True, slots=True)
 class ForwardPlan:
     """What becomes of a captured frame. Lengths are in bytes."""
 
@@ -125,6 +141,8 @@ class ForwardPlan:
     longest: int = 0  # the longest frame that a copy can carry in however many fragments; 0: no limit
     on_mtu_exceeded: OnMtuExceeded = OnMtuExceeded.truncate
     sampling_rate: int = 1  # 1 in n conversations
+    overload: bool = False  # fewer conversations, when there is too much
+    least_level: int = 0  # of these: one in two to it, at most
     flow_limit: FlowLimit | None = None  # how much of each flow
     rate_limit: int = 0  # bits a second of sent bytes; 0: none
     packet_limit: int = 0  # copies a second; 0: none
@@ -135,6 +153,7 @@ class ForwardPlan:
     blocked: Slot | None = None  # make no copies for now: what each frame counts as instead
     guards: tuple[Guard, ...] = ()  # copies already, not to be mirrored again
     exact: Selection | None = None  # match it here: the kernel ran a coarser filter, or rules are counted
+    inside: Inside | None = None  # the frames that are meant are in tunnel packets; `exact` is of these
 
     def longest_kept(self, full: int) -> int:
         """What may be left of frames of up to `full` bytes. Headers are taken for no longer than they usually are."""
@@ -229,6 +248,7 @@ class StreamPlan:
     raw: bool = False  # of IP packets, without Ethernet
 
 
+SourcePlan = CapturePlan | ListenPlan
 TransmitPlan = DevicePlan | TunnelPlan | FilePlan | StreamPlan
 
 
@@ -236,7 +256,7 @@ TransmitPlan = DevicePlan | TunnelPlan | FilePlan | StreamPlan
 class PipelinePlan:
     """One source of one session."""
 
-    capture: CapturePlan | ListenPlan
+    capture: SourcePlan
     forward: ForwardPlan
     transmit: TransmitPlan
     count_rules_of: str = ""  # the filter that the rules are of, to be counted; "": they are not

@@ -73,6 +73,7 @@ NONE_IS_WELL = steps(("green", None), ("red", 1))
 RULES = "Of sessions with count_rules, of all mirrors that use the filter."
 BYPASSED = "XDP, virtual functions, the kind of the device: mirrorctl doctor tells what is not seen."
 FILL = "The most that waited to be read lately. At 1 frames are lost. A source that is quiet has no ring."
+RATE = "One in so many conversations is mirrored: as planned, or fewer with overload."
 STACKED = {"custom": {"stacking": {"mode": "normal"}, "fillOpacity": 40}}
 
 
@@ -122,7 +123,7 @@ def causes(labels: str) -> list[Panel]:
 
 
 def altered(labels: str) -> Panel:
-    names = ("truncated", "segmented", "fragmented", "zeroed", "unplaced")
+    names = ("truncated", "segmented", "fragmented", "zeroed", "unfollowed", "unplaced")
     queries = {name: rate(f"{name}_frames", labels) for name in names}
     text = "Copies cut, super-frames split, copies sent in IP fragments, without payload; fragments sampled by a guess."
     return graph("Altered", queries, "pps", text)
@@ -212,6 +213,7 @@ def overview() -> list[Panel]:
         ),
         altered(ALL),
         *flows(ALL, "{{mirror}}"),
+        graph("Sampling rate, the highest", {of: f"topk(10, mirrord_sampling_rate{{{ALL}}} > 1)"}, "short", RATE),
         graph(
             "Matched, by rule", {"{{filter}} {{rule}}": rate("rule_matched_frames", HOST, "filter, rule")}, "pps", RULES
         ),
@@ -291,6 +293,7 @@ def session() -> list[Panel]:
         graph("Latency, half and 99 of 100 frames", quantiles, "s"),
         altered(ONE),
         *flows(ONE, "{{source}}"),
+        graph("Sampling rate in force", {"{{source}}": f"mirrord_sampling_rate{{{ONE}}}"}, "short", RATE),
         graph("Copies", {"sent": rate("sent_packets", ONE)}, "pps", "A super-frame becomes several."),
         graph(
             "The tap does not see everything",

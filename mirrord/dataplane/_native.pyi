@@ -86,6 +86,9 @@ class Pipeline:
         wanted is another session's.
         """
 
+    def sampling_rate(self) -> int:
+        """The sampling rate in force."""
+
     def flows(self) -> int:
         """How many flows are known, of those that a limit is for."""
 

@@ -17,7 +17,7 @@ from mirrord.dataplane.memory import Memory, Share
 from mirrord.dataplane.native import core, matcher
 from mirrord.dataplane.transmit.recorder import Recorder
 from mirrord.dataplane.ways_out import open_way_out
-from mirrord.plans import FLOW_BYTES, ForwardPlan, PipelinePlan
+from mirrord.plans import CONNECTIONS_BYTES, FLOW_BYTES, ForwardPlan, Payload, PipelinePlan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,7 +73,8 @@ class Pipeline:
     ) -> None:
         self.plan = plan
         self.recorder = recorder or Recorder(native=native)
-        self.tables = Share(memory or Memory())
+        memory = memory or Memory()
+        self.tables, self.connections = Share(memory), Share(memory)
         self._closed = False
         self.source: Source | None = None
         self.counters = Counters()
@@ -121,7 +122,11 @@ class Pipeline:
             self.native.share(beside.native)
 
     def _with_tables(self, forward: ForwardPlan) -> ForwardPlan:
-        """The step, with a table of flows without places where there is no memory for one."""
+        """The step; where there is no memory, with no place in its table of flows, and with no payload at all where
+        connections would have to be followed.
+        """
+        if not self.connections.want(CONNECTIONS_BYTES if forward.payload is Payload.tls else 0):
+            forward = replace(forward, payload=Payload.zero)
         limit = forward.flow_limit
         if self.tables.want(limit.flows * FLOW_BYTES if limit else 0) or limit is None:
             return forward
@@ -159,7 +164,8 @@ class Pipeline:
         """
         plan, self.matches = self.plan, how
         self.rule_counters.begin(plan.count_rules_of, _counted(plan))
-        exact = None if how.exact and not plan.count_rules_of else replace(self.selection, mark_mask=0)
+        counts_here = plan.count_rules_of and plan.forward.inside is None
+        exact = None if how.exact and not counts_here else replace(self.selection, mark_mask=0)
         forward = self._with_tables(plan.forward)
         self._forward.plan = forward if forward.exact == exact else replace(forward, exact=exact)
         self._forward.matches = self.rule_counters.row
@@ -206,6 +212,16 @@ class Pipeline:
         self.counters.add(Slot.dropped_ring_full, max(self.counters.unaccounted(), 0))
 
     @property
+    def sampling_rate(self) -> int:
+        """The one in force: overload may raise it."""
+        native = self.native
+        return self._forward.sampling_rate if native is None else native.sampling_rate()
+
+    def press(self) -> None:
+        """The ring was found half full."""
+        self._forward.press()
+
+    @property
     def flows(self) -> int:
         """How many flows it knows, of those that a limit is for."""
         native = self.native
@@ -242,11 +258,13 @@ class Pipeline:
             return
         self._closed, self.native = True, None
         self.tables.want(0)
+        self.connections.want(0)
         self.transmit.close()
 
 
 def _counted(plan: PipelinePlan) -> tuple[Any, ...]:
-    return plan.capture.selection.rules or () if plan.count_rules_of else ()
+    selection = plan.capture.selection if plan.forward.inside is None else plan.forward.inside.selection
+    return selection.rules or () if plan.count_rules_of else ()
 
 
 def open_pipelines(

@@ -53,22 +53,22 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from mirrord.dataplane.capture.fanout import Group
-from mirrord.dataplane.capture.listener import Listener
 from mirrord.dataplane.capture.packet_socket import BLOCK_SIZE, Capture
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.bpf import compile_selection
 from mirrord.dataplane.filter.by_device import Asked, Wanted, compile_wanted
 from mirrord.dataplane.filter.several import compile_selections, compile_sets
-from mirrord.dataplane.frame.wire import TAG
 from mirrord.dataplane.membership import FOR_EVER, Member, described, groups_of, one_a_way
 from mirrord.dataplane.parting import GRACE_SECONDS, Aside, Rates, open_aside
 from mirrord.dataplane.pipeline import Match, Pipeline
-from mirrord.dataplane.source import Source, open_source
+from mirrord.dataplane.source import Source
+from mirrord.dataplane.ways_in import open_way_in
 from mirrord.plans import CapturePlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+    from mirrord.dataplane.capture.way_in import WayIn
     from mirrord.dataplane.filter.rules import Selection
     from mirrord.dataplane.frame.wire import Frame
     from mirrord.plans import ListenPlan, PipelinePlan
@@ -76,6 +76,9 @@ if TYPE_CHECKING:
 TURN_SECONDS = 0.004
 """How long a turn may take, a few copies more or less, however much waits: other taps have theirs. What it waits for
 room is bounded beside that, see transmit.PATIENCE_MILLISECONDS."""
+
+HALF_FULL = 0.5
+"""How much of a ring may wait before fewer conversations are mirrored, where sessions allow that."""
 
 SEVERAL_DEVICES = "several devices"
 """The source that a loss counts for which may have been any one's of several. No device has blanks in its name."""
@@ -121,7 +124,7 @@ class Tap(Source):
         self._rates = Rates(pipelines)
         self._acting: list[Member] = []  # those whose way out acts by time
         self._by_device: dict[int, list[Member]] = {}
-        capture = aside.capture if aside else open_source(self.plan, self._wanted(), group, busy=busy)
+        capture = aside.capture if aside else open_way_in(self.plan, self._wanted(), group, busy=busy)
         try:
             super().__init__(capture, native=native)
             self._begin_with(pipelines, aside)
@@ -205,7 +208,7 @@ class Tap(Source):
         with suppress(OSError):  # of a source that an error put aside
             self.update()
             self._see_ahead()
-        waiting = self.seen.waiting if isinstance(self.capture, Capture) else 0
+        waiting = self.capture.waiting(self.seen)
         for pipeline in pipelines:
             member = self._member(pipeline)
             self._members.remove(member)
@@ -353,9 +356,7 @@ class Tap(Source):
             how = Match(exact=self.capture.exact and not shares, shares=shares)
             if pipeline is changed or pipeline.matches != how:
                 pipeline.match(how)
-        if isinstance(self.capture, Listener):
-            forward = self._members[0].pipeline.plan.forward
-            self.capture.limit = max(forward.frame_limit - (TAG if forward.push_tag else 0), 0)
+        self.capture.follow_way_out(self._members[0].pipeline.plan.forward)
         if self.native is not None:
             members, matchers, stretches = described(self._members)
             self.native.have(members=members, matchers=matchers, stretches=stretches)
@@ -396,8 +397,12 @@ class Tap(Source):
         until = time.monotonic() + TURN_SECONDS
         for member in self._members:
             self._have_work(member, member.pipeline.transmit.begin_turn)
-        if self._in_ring is not None:
-            self._ring_fill.see(self._in_ring.fill(), time.monotonic())
+        if self.mode == "ring":
+            fill = self.capture.fill()
+            self._ring_fill.see(fill, time.monotonic())
+            if fill > HALF_FULL:
+                for pipeline in self.pipelines:
+                    pipeline.press()
         everybody, wanting = list(self._members), self._by_device
         for frame in self.capture.read():
             self.seen.count_read(frame.length)
@@ -442,8 +447,8 @@ class Tap(Source):
     def look(self) -> None:
         """See to what may have happened without a frame, from time to time."""
         self._looked_at = self.seen.read
-        if self.native is not None and self._in_ring is not None:
-            self._ring_fill.see(self.native.most_waiting(True) / self._in_ring.block_count, time.monotonic())
+        if self.native is not None and self.mode == "ring":
+            self._ring_fill.see(self.native.most_waiting(True) / self.capture.block_count, time.monotonic())
         self.update()
 
     def update(self) -> None:
@@ -454,7 +459,7 @@ class Tap(Source):
             self._have_work(member, member.pipeline.transmit.tend)
         for member in self._members if malformed else ():
             member.pipeline.lose(malformed, Slot.dropped_malformed)
-        came = self.seen.taken if isinstance(self.capture, Capture) else self.seen.read
+        came = self.capture.came(self.seen)
         if came != self._came:  # where there are more, nothing keeps them away any more
             self._came, self.failure = came, ""
 
@@ -467,7 +472,7 @@ class Tap(Source):
         """Whether there can be no news: it did not run, and nothing of it acts by time."""
         return self.seen.read == self._looked_at and self.capture.ring is None and not self._acting
 
-    def succeed(self) -> Capture | Listener:
+    def succeed(self) -> WayIn:
         """Go on with the capture that this one moves to. Gives the one that ends, drained, for the caller to close."""
         assert self.mode_switch is not None  # it moves
         ended, self.capture = self.capture, self.mode_switch.succeed()

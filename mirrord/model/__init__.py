@@ -26,6 +26,7 @@ from mirrord.model.flows import FlowLimit
 from mirrord.model.mirrors import Config, FlowNetwork, Mirror, Session
 from mirrord.model.sources import (
     BridgeSource,
+    CapturedSource,
     ContainerSource,
     DeviceSource,
     ErspanSource,
@@ -39,6 +40,7 @@ from mirrord.model.sources import (
 
 __all__ = [
     "BridgeSource",
+    "CapturedSource",
     "Config",
     "ContainerSource",
     "Contradiction",

@@ -63,10 +63,13 @@ class Session(Model):
     `"headers"`: all up to the end of the header of TCP, UDP, SCTP or ICMP, with tags, options and extension headers;
     `"headers+64"`: and 64 bytes behind it. Of a tunnel's packet these are the outer headers; of another protocol or a
     later fragment, all up to the end of the IP header. What is not IP stays whole."""
-    payload: Literal["keep", "zero"] = "keep"
+    payload: Literal["keep", "zero", "tls"] = "keep"
     """What becomes of all behind the headers (as for `snaplen`), where it may not be sent. `zero`: zeros, up to the end
     of the frame; lengths stay, and checksums that were right are right. What is not IP stays, but where IP may be
-    inside and is not looked for (behind three VLAN tags, MPLS, PPPoE, ...)."""
+    inside and is not looked for (behind three VLAN tags, MPLS, PPPoE, ...). `tls`: the same, but of TCP only from the
+    first application data of TLS on; TCP that has none stays. What is not TCP has zeros (QUIC, DTLS and tunnels, too),
+    and so has a TCP connection whose SYN was not seen, or of which something is missing. **`tls` does not hide the
+    names in the ClientHello, certificates of TLS 1.2, lengths and times, nor what is said in the clear.**"""
     sampling_rate: Annotated[int, Between(1, (1 << 31) - 1)] = 1
     """One in n conversations, whole, both directions: TCP connections, and of all else what two addresses say to each
     other by one protocol. Fragments are in or out with the rest."""
@@ -77,6 +80,10 @@ class Session(Model):
     packet_limit: Count = 0
     """Bound on the copies a second, a super-frame counting as the packets that it is split into; 0: none. A frame that
     one of the two limits leaves out is skipped whole, and costs the other one nothing."""
+    overload: Literal["frames", "flows"] = "frames"
+    """What gives way when not everything fits. `frames`: whatever comes while a limit's bucket is empty, the session is
+    paused, or the ring is full. `flows`: fewer conversations are mirrored, whole, by a sampling rate that doubles, and
+    falls again, as `rate_limit`, `packet_limit`, `pause_above` and the ring's fill tell; what stays has no holes."""
     on_mtu_exceeded: Literal["truncate", "fragment", "drop"] = "truncate"
     """What becomes of a copy larger than the path MTU. With `fragment`, one that fits no IP packet at all, from a frame
     of about 65,500 bytes on, is dropped."""
@@ -103,7 +110,8 @@ class Session(Model):
     --last`: "0", or at least "1MiB". They are kept while the session is enabled, over reloads and restarts of the
     source."""
     pause_above: Percentage = 0
-    """Pause while the destination's link is busier than this share of its speed; empty: never."""
+    """Pause while the destination's link is busier than this share of its speed; empty: never. With
+    `overload = "flows"`, mirror fewer conversations instead."""
 
     @field_validator("destination")
     @classmethod
@@ -173,6 +181,12 @@ class Mirror(Model):
         yield from repeated("sessions", "name", [session.name for session in self.sessions])
         if self.overlap == "first":
             yield from repeated("sessions", "priority", [one.priority for one in self.sessions if one.priority])
+            for index, session in enumerate(self.sessions if len(self.sessions) > 1 else ()):
+                if getattr(session.source, "inside", None) is not None:
+                    yield (
+                        f"sessions[{index}].source.inside",
+                        'does not go with overlap = "first": give it a mirror of its own',
+                    )
 
 
 class FlowNetwork(Model):

@@ -25,7 +25,32 @@ from mirrord.values import (
 )
 
 
-class DeviceSource(Model):
+class CapturedSource(Model):
+    """Frames that pass a NIC; those that are tunnel packets may be looked into."""
+
+    inside: Literal["vxlan", "geneve", "gre", "any"] | None = None
+    """Mean the frames inside of tunnel packets that pass by, as on the uplink of an overlay: filter, sampling and flow
+    go by these, and nothing else is mirrored. `any`: all three. VXLAN and Geneve by their UDP ports (`inside_port`);
+    GRE with Ethernet or IP in it. One tunnel is looked into, not another one inside of that. Of a packet that comes in
+    IP fragments the first one counts, and has but a part of the frame."""
+    strip: Flag = False
+    """Mirror the frame inside alone (IP packets get an Ethernet header of zero addresses); else the whole packet."""
+    inside_port: Port | None = None
+    """The UDP port of the tunnel; left out: 4789 for VXLAN (many overlays use 8472), 6081 for Geneve."""
+    vni: Vni | None = None
+    """Only VXLAN and Geneve packets of this VNI."""
+    key: GreKey | None = None
+    """Only GRE packets with this key."""
+
+    def _contradictions(self) -> Iterator[tuple[str, ...]]:
+        for key, fits in (("inside_port", ("vxlan", "geneve")), ("vni", ("vxlan", "geneve", "any")), ("key", ("gre",))):
+            if getattr(self, key) is not None and self.inside not in fits:
+                yield key, f"needs {' or '.join(f'inside = {one!r}' for one in fits)}".replace("'", '"')
+        if self.strip and self.inside is None:
+            yield "strip", 'needs `inside`: "vxlan", "geneve", "gre" or "any"'
+
+
+class DeviceSource(CapturedSource):
     """NICs by name or glob; in TOML a bare string is short for it."""
 
     type: Literal["device"] = "device"
@@ -49,7 +74,7 @@ class DeviceSource(Model):
         return {"device": value} if isinstance(value, str) else value
 
 
-class BridgeSource(Model):
+class BridgeSource(CapturedSource):
     """Every frame that enters or leaves a bridge, once: ingress from a port, egress from the host itself.
 
     What the bridge says for itself (spanning tree, queriers) and what is sent out of a port past it is neither.
@@ -63,7 +88,7 @@ class BridgeSource(Model):
     """Only frames whose outermost tag has this id, or one of these."""
 
 
-class GuestSource(Model):
+class GuestSource(CapturedSource):
     """NICs of VMs or containers by the names that people use; the host's devices behind them come and go.
 
     Directions are the guest's: `ingress` is what the guest receives.
@@ -106,6 +131,7 @@ class ContainerSource(GuestSource):
     of a directory is that of a cache of CNI, `/var/lib/cni/results`; to read it needs the drop-in `cni.conf`."""
 
     def _contradictions(self) -> Iterator[tuple[str, ...]]:
+        yield from super()._contradictions()
         if self.container is None and self.label is None:
             yield "container", "needs the name of a container, or a label", "container"
         if self.container is not None and self.label is not None:

@@ -68,6 +68,22 @@ def test_a_session_pauses_while_its_link_is_busy_and_goes_on(
     assert collector.counter("eth0", "rx", "packets") == 3 * RATE + 40
 
 
+@pytest.mark.parametrize("dataplane", ["native"], indirect=True)
+def test_with_overload_by_flows_fewer_conversations_are_mirrored_instead(
+    hosts: tuple[Host, Host, Host], daemon: MakeDaemon
+) -> None:
+    _, source, _ = hosts
+    mirrord = daemon(source, configuration("uplink").replace("pause_above", 'overload = "flows"\npause_above'))
+    busy = threading.Thread(target=send, args=(source, "uplink", LONG, 4 * RATE, RATE))
+    busy.start()
+    wait_for(lambda: mirrord.metrics().total("mirrord_sampling_rate") >= 4, "a fourth, after two looks")
+    assert about(mirrord)["state"] == "up"
+    assert about(mirrord)["reason"] == "uplink sends at more than 1% of its speed (pause_above)"
+    busy.join()
+    most = mirrord.metrics().total("mirrord_sampling_rate")
+    wait_for(lambda: mirrord.metrics().total("mirrord_sampling_rate") < most, "more again", 20)
+
+
 def test_a_link_of_no_known_speed_is_told_of(net: Topology, daemon: MakeDaemon) -> None:
     source, other = net.host("source"), net.host("other")
     net.link(source, "nic", other, "eth0")

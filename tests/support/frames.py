@@ -11,10 +11,11 @@ import struct
 from hypothesis import strategies as st
 
 from mirrord.dataplane.counters import Slot
+from mirrord.dataplane.filter.rules import Selection
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.frame.headers import Tag
 from mirrord.dataplane.frame.wire import Frame, Vnet
-from mirrord.plans import FlowLimit, ForwardPlan, OnMtuExceeded, Payload
+from mirrord.plans import FlowLimit, ForwardPlan, Inside, OnMtuExceeded, Payload
 from tests.support.selections import IPV4, IPV6, PORTS, VLANS, frames, guards, selections
 
 MACS = bytes.fromhex("020000000002020000000001")
@@ -121,6 +122,27 @@ def super_frames(draw: st.DrawFn) -> Frame:
 
 
 @st.composite
+def plain_tunnelled(draw: st.DrawFn) -> Frame:
+    """A tunnel's packet of ordinary size, perhaps padded, or a first fragment, or with an unfinished checksum."""
+    protocol = draw(st.sampled_from([TCP, UDP]))
+    segment = _transport(draw, protocol, draw(payloads)[:1400])
+    ethertype, packet = _tunnel(draw, *_network(draw, protocol, segment))
+    data = bytearray(_link(draw, ethertype, packet))
+    start, vnet = len(data) - len(segment), Vnet()
+    if draw(st.booleans()):
+        vnet = Vnet(1, 0, 0, 0, draw(st.sampled_from([start, 34, 54])), CSUM_OFFSET[protocol])
+    if draw(st.sampled_from(range(4))) == 0 and len(data) > 34:
+        data[20] |= 0x20  # more fragments, where there is no tag
+    return _frame(draw, bytes(data) + bytes(draw(st.sampled_from([0, 0, 6, 46]))), vnet)
+
+
+def tunnelled() -> st.SearchStrategy[Frame]:
+    """What may be a tunnel's packet, sound and unsound."""
+    sound = plain_tunnelled() | super_frames()
+    return sound | sound | mutated(sound)
+
+
+@st.composite
 def unfinished_frames(draw: st.DrawFn) -> Frame:
     """A frame of ordinary size whose checksum was left to the device."""
     protocol = draw(st.sampled_from([TCP, UDP]))
@@ -164,18 +186,34 @@ def captured() -> st.SearchStrategy[Frame]:
     return st.one_of(sound, sound, mutated(sound))
 
 
+def insides() -> st.SearchStrategy[Inside]:
+    """Tunnels as `super_frames` makes them, and others; mostly all that is inside is wanted."""
+    return st.builds(
+        Inside,
+        selection=st.just(Selection()) | selections(),
+        vxlan_port=st.sampled_from([0, 4789, 4789, 8472]),
+        geneve_port=st.sampled_from([0, 6081, 6081]),
+        gre=st.booleans(),
+        ident=st.sampled_from([5, 5, 0x55555555, 0]),
+        any_ident=st.booleans(),
+        strip=st.booleans(),
+    )
+
+
 def plans() -> st.SearchStrategy[ForwardPlan]:
     limits = st.sampled_from([0, 0, 14, 60, 64, 1000, 1514]) | st.integers(14, 1600)
     return st.builds(
         ForwardPlan,
         template=st.sampled_from(TEMPLATES),
         snaplen=limits,
-        payload=st.sampled_from([Payload.keep, Payload.keep, Payload.zero]),
+        payload=st.sampled_from([Payload.keep, Payload.keep, Payload.zero, Payload.tls]),
         past_headers=st.sampled_from([None, None, 0, 64]),
         frame_limit=limits,
         longest=st.sampled_from([0, 0, 0, 60, 1000, 1514]),
         on_mtu_exceeded=st.sampled_from(OnMtuExceeded),
         sampling_rate=st.sampled_from([1, 1, 1, 2, 3, (1 << 31) - 1]),
+        overload=st.booleans(),
+        least_level=st.sampled_from([0, 0, 1, 16]),
         flow_limit=st.none()
         | st.builds(
             FlowLimit, packets=st.sampled_from([1, 3]), headers=st.booleans(), flows=st.sampled_from([0, 1, 9])
@@ -188,5 +226,6 @@ def plans() -> st.SearchStrategy[ForwardPlan]:
         overhead=st.sampled_from([0, 42, 40_000]),  # the last empties a bucket with two frames
         guards=st.just(()) | guards(),
         exact=st.none() | st.none() | selections(),
+        inside=st.none() | st.none() | insides(),
         blocked=st.sampled_from([*[None] * 8, Slot.skipped_paused, Slot.dropped_link_down]),
     )

@@ -43,7 +43,7 @@ def _python(plan: ForwardPlan, matches: array[int] | None, ring: Ring | None) ->
 
     def run(frame: Frame) -> Result:
         copies, reason, *altered = forward(frame)
-        flow = flow_hash(parse(frame.data, frame.tag))
+        flow = copies[0].flow if copies else flow_hash(parse(frame.data, frame.tag))
         assert {copy.flow for copy in copies} <= {flow}
         return Result([copy.data for copy in copies], flow, reason, *altered)
 

@@ -31,6 +31,7 @@ SESSION: dict[str, object] = {
     "flow_limit": OPTIONAL,
     "rate_limit": "0",
     "packet_limit": 0,
+    "overload": "frames",
     "on_mtu_exceeded": "truncate",
     "count_rules": False,
     "mirror_tunnels": False,
@@ -61,6 +62,7 @@ DAEMON: dict[str, object] = {
     "log_level": "info",
 }
 TUNNEL = {"remote": REQUIRED, "local": OPTIONAL, "dscp": 0, "ttl": 64, "netns": OPTIONAL}
+INSIDE = {"inside": OPTIONAL, "strip": False, "inside_port": OPTIONAL, "vni": OPTIONAL, "key": OPTIONAL}
 DOCUMENTED: dict[type[Model], dict[str, object]] = {
     Daemon: DAEMON,
     FlowNetwork: {"description": "", "device": REQUIRED, "addresses": REQUIRED, "gateway": OPTIONAL},
@@ -86,8 +88,9 @@ DOCUMENTED: dict[type[Model], dict[str, object]] = {
         "netns": OPTIONAL,
         "perspective": "host",
         "promiscuous": False,
-    },
-    model.BridgeSource: {"type": "bridge", "bridge": REQUIRED, "vlan": OPTIONAL},
+    }
+    | INSIDE,
+    model.BridgeSource: {"type": "bridge", "bridge": REQUIRED, "vlan": OPTIONAL} | INSIDE,
     model.VxlanSource: {"type": "vxlan", "local": REQUIRED, "port": 4789, "vni": OPTIONAL, "allow": []},
     model.GreSource: {"type": "gre", "local": REQUIRED, "key": OPTIONAL, "allow": []},
     model.ErspanSource: {"type": "erspan", "local": REQUIRED, "session_id": OPTIONAL, "allow": []},
@@ -237,6 +240,15 @@ def session(**keys: object) -> dict[str, object]:
         (Daemon, {"latency": 1}, "a time of at most 10 ms"),
         (Mirror, {"sessions": [session(), session()]}, "name 'a' is used more than once"),
         (Mirror, {"descripton": "x"}, "Extra inputs"),
+        (model.DeviceSource, {"device": "a", "strip": True}, "needs `inside`"),
+        (model.DeviceSource, {"device": "a", "inside": "gre", "vni": 5}, 'needs inside = "vxlan" or'),
+        (model.VmSource, {"vm": "a", "inside": "any", "key": 5}, 'needs inside = "gre"'),
+        (model.ContainerSource, {"container": "a", "inside": "any", "inside_port": 8472}, 'needs inside = "vxlan" or'),
+        (
+            Mirror,
+            {"overlap": "first", "sessions": [session(source={"device": "a", "inside": "gre"}), session(name="b")]},
+            'does not go with overlap = "first"',
+        ),
         (Config, {"mirrors": {"a b": {}}}, "expected a name"),
     ],
 )
@@ -349,11 +361,12 @@ FLOW_LIMITS = keys(
 SESSIONS = keys(
     {"name": NAMES, "source": SOURCES, "destination": DESTINATIONS},
     flow_limit=FLOW_LIMITS,
+    overload=st.sampled_from(["frames", "flows"]),
     priority=st.integers(1, 65535),
     filter=NAMES,
     snaplen=st.sampled_from([0, "headers", "headers+64"])
     | st.integers(14, 65535),  # a device takes no less than an Ethernet header
-    payload=st.sampled_from(["keep", "zero"]),
+    payload=st.sampled_from(["keep", "zero", "tls"]),
     rate_limit=RATES,
     ring_size=SIZES,
     pause_above=st.sampled_from(["", "80%"]),

@@ -11,13 +11,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirrord.control.host.view import Link, Path, Route, Traits, View
-from mirrord.control.planning.plan import Add, Entry, Key, Remove, Rename, Replace, diff, make, paths
+from mirrord.control.planning.plan import Add, Entry, Key, Planner, Remove, Rename, Replace, diff, make, paths
 from mirrord.dataplane.counters import Slot
-from mirrord.dataplane.filter.rules import Direction, Selection
+from mirrord.dataplane.filter.rules import Direction, Rule, Selection
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.forward.own_copies import Guard, Word
 from mirrord.model import Config, FlowNetwork
-from mirrord.plans import CapturePlan, DevicePlan, FilePlan, ForwardPlan, ListenPlan, PipelinePlan, Tunnel, TunnelPlan
+from mirrord.plans import (
+    CapturePlan,
+    DevicePlan,
+    FilePlan,
+    ForwardPlan,
+    Inside,
+    ListenPlan,
+    PipelinePlan,
+    Tunnel,
+    TunnelPlan,
+)
 
 MARK = 0x10000000
 TAP = Link("tap0", 5, 1500)
@@ -151,6 +161,24 @@ def test_a_guest_sees_directions_the_other_way_round() -> None:
         (2, False, Direction.INGRESS),
         (3, True, Direction.BOTH),
     ]
+
+
+def test_of_tunnel_packets_the_kernel_takes_what_it_can_tell() -> None:
+    """And the filter is of what is inside: another one leaves what is captured as it is."""
+    inside = 'source = { device = "tap0", perspective = "guest", inside = "any", vni = 7, strip = true }'
+    text = '[filters.f]\nrules = [{ priority = 1, action = "accept", direction = "ingress", protocol = PROTOCOL }]\n'
+    text += f'[[mirrors.m.sessions]]\nname = "s0"\nfilter = "f"\ndirection = "ingress"\n{inside}\n{TO_VXLAN}'
+    before, after = (Config.model_validate(tomllib.loads(text.replace("PROTOCOL", one))) for one in ('"tcp"', '"udp"'))
+    planner = Planner()
+    first, second = (running(planner.make(one, VIEW)) for one in (before, after))
+    rules = tuple(Rule(1, accept=True, protocol=17, destination_ports=((port, port),)) for port in (4789, 6081))
+    assert first.capture.selection == Selection(Direction.EGRESS, rules, mark=MARK, mark_mask=MARK)
+    wanted = Selection(rules=(Rule(1, accept=True, direction=Direction.EGRESS, protocol=6),))
+    assert first.forward.inside == Inside(wanted, 4789, 6081, gre=False, ident=7, any_ident=False, strip=True)
+    assert second.capture.selection is first.capture.selection
+    assert second.forward.inside is not None
+    assert second.forward.inside.selection.rules == (replace(wanted.rules[0], protocol=17),)  # type: ignore[index]
+    assert isinstance(diff({Key("m", "s0", "tap0"): first}, {Key("m", "s0", "tap0"): second})[0], Replace)
 
 
 def test_every_configured_tunnel_is_guarded_against_unless_asked_for() -> None:
@@ -313,10 +341,14 @@ def test_frames_too_long_for_the_way_out_are_warned_of() -> None:
     wanted = config(f'source = "tap0"\n{TO_VXLAN}')
     assert only(make(wanted, VIEW)).warnings == ()  # 1564 bytes carry 1514
     (warning,) = only(make(wanted, view)).warnings
-    assert warning == (
-        "the path MTU to 192.0.2.9, 1500, carries frames of 1464 bytes, but those of tap0 have up to 1514:"
-        " longer ones are truncated"
+    assert (warning.code, warning.problem) == (
+        "mtu",
+        (
+            "the path MTU to 192.0.2.9, 1500, carries frames of 1464 bytes, but those of tap0 have up to 1514:"
+            " longer ones are truncated"
+        ),
     )
+    assert warning.remedy == "ip link set up0 mtu 1550, and the same all the way; or snaplen = 1464"
     assert only(make(config(f'source = "tap0"\nsnaplen = 96\n{TO_VXLAN}'), view)).warnings == ()
     assert only(make(config(f'source = "tap0"\nsnaplen = "headers"\n{TO_VXLAN}'), view)).warnings == ()
     assert only(make(config(f'source = "tap0"\nsnaplen = "headers+1400"\n{TO_VXLAN}'), view)).warnings == (warning,)
@@ -324,13 +356,15 @@ def test_frames_too_long_for_the_way_out_are_warned_of() -> None:
 
 def test_shaping_a_learning_bridge_and_a_missing_route_are_warned_of() -> None:
     view = View(links={"tap0": replace(TAP, qdisc="tbf"), "em0": replace(EM, learning=True)})
-    assert only(make(config('source = "tap0"\ndestination = { type = "device", device = "em0" }'), view)).warnings == (
-        "source device tap0 is shaped (tbf)",
-        (
-            "em0 is a port of a bridge that learns addresses: copies would mislead it;"
-            " `bridge link set dev em0 learning off` has it learn no more,"
-            " isolate = true takes it off the bridge while it is a destination"
-        ),
+    shaped, misled = only(
+        make(config('source = "tap0"\ndestination = { type = "device", device = "em0" }'), view)
+    ).warnings
+    assert (shaped.code, misled.code) == ("shaped", "learning_bridge")
+    assert shaped.problem == "source device tap0 is shaped (tbf): what is sent there waits before it is copied"
+    assert misled.problem == "em0 is a port of a bridge that learns addresses: copies would mislead it"
+    assert misled.remedy == (
+        "bridge link set dev em0 learning off, which has it learn no more;"
+        " isolate = true takes it off the bridge while it is a destination"
     )
     entry = only(make(config(f'source = "em0"\n{TO_VXLAN}'), replace(VIEW, routes={})))
     assert entry.trouble == "no route to 192.0.2.9"

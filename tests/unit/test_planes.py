@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.frame.wire import Frame
 from mirrord.dataplane.transmit.recorder import Ring
-from mirrord.plans import ForwardPlan
-from tests.support.frames import captured, mutated, plans, super_frames
+from mirrord.plans import ForwardPlan, Inside, Payload
+from tests.support.frames import captured, insides, mutated, plans, super_frames, tunnelled
 from tests.support.planes import step
+from tests.support.tls import frame as segment
 
 RING_SIZE = 16384  # less than many copies have together
 NOW = 1_700_000_000_000_000_000
@@ -32,7 +33,8 @@ pauses = st.sampled_from([0, 1, 1000, 1_000_000, 50_000_000, 10_000_000_000, -1_
 
 
 def compare(plan: ForwardPlan, sent: list[Frame]) -> None:
-    rules = plan.exact.rules if plan.exact is not None and plan.exact.rules else ()
+    counting = plan.inside.selection if plan.inside is not None else plan.exact
+    rules = counting.rules if counting is not None and counting.rules else ()
     counted = {plane: array("Q", bytes(8 * len(rules))) for plane in ("python", "native")}
     rings = [Ring(RING_SIZE, native=plane == "native") for plane in counted]
     python, native = (step(plan, *one, ring) for one, ring in zip(counted.items(), rings, strict=True))
@@ -48,6 +50,12 @@ def compare(plan: ForwardPlan, sent: list[Frame]) -> None:
 def test_any_frames_by_any_plan(plan: ForwardPlan, sent: list[tuple[Frame, int]]) -> None:
     times = accumulate((pause for _, pause in sent), initial=NOW)
     compare(plan, [frame._replace(time=time) for (frame, _), time in zip(sent, times, strict=False)])
+
+
+@THOROUGH
+@given(inside=insides(), frame=tunnelled())
+def test_frames_inside_of_tunnels(inside: Inside, frame: Frame) -> None:
+    compare(ForwardPlan(encap.bare(), inside=inside), [frame])
 
 
 @THOROUGH
@@ -91,3 +99,27 @@ def test_a_bucket_of_copies_that_runs_empty(
     plan = ForwardPlan(encap.bare(), rate_limit=rate, packet_limit=packets)
     sent = [frame._replace(time=time) for time in accumulate(times, initial=NOW) for _ in range(repeated)]
     compare(plan, sent)
+
+
+# Parts of records, hellos and what looks like them; so that random streams of them are read in all ways there are.
+_PARTS = [b"\x16\x03\x01", b"\x16\x03\x03\x00\x04\x01\x00ab", b"\x16", b"\x03", b"\x00\x02", b"\x01\x00", b"\x02\x00"]
+_PARTS += [b"\x17\x03\x03", b"\x14\x03\x03\x00\x01\x01", b"\x48\xff", b"\x00\x00", b"\x15\x03", b"x", b"secret" * 3]
+_pieces = st.lists(st.sampled_from(_PARTS), max_size=4).map(b"".join)
+_steps = st.sampled_from(
+    [0, 0, 0, 0, 0, 0, -1, -3, -9, 1, 5, 1 << 30, -(1 << 30), (1 << 30) + 1, 1 << 31, (1 << 32) - 30]
+)
+_segments = st.tuples(st.sampled_from([0, 0, 1]), _steps, _pieces, st.sampled_from([False] * 12 + [True]))
+
+
+@THOROUGH
+@given(begins=st.tuples(st.booleans(), st.booleans()), sent=st.lists(_segments, min_size=1, max_size=30))
+def test_any_streams_with_application_data_hidden(
+    begins: tuple[bool, bool], sent: list[tuple[int, int, bytes, bool]]
+) -> None:
+    numbers = [0xFFFFFFF0, 5]
+    frames = [segment(end, numbers[end] - 1, b"", syn=True) for end in (0, 1) if begins[end]]
+    for end, further, data, syn in sent:
+        numbers[end] += further
+        frames.append(segment(end, numbers[end] - syn, data, syn=syn))
+        numbers[end] += len(data)
+    compare(ForwardPlan(encap.bare(), payload=Payload.tls), frames)

@@ -36,13 +36,15 @@ class Order:
         self._patterns: dict[Hashable, list[tuple[int, str]]] = {}  # the same with a pattern, by an end and a namespace
         for place, session in enumerate(self._sessions):
             to = session.destination
-            if first or not (isinstance(to, VxlanDestination) and to.shared_vni):
+            if first or not (_looks_inside(session) or (isinstance(to, VxlanDestination) and to.shared_vni)):
                 self._enter(place, session.source)
 
     def before(self, session: Session, device: str) -> list[Session]:
         """Those that come before one of the sessions on a device of its source, in their order."""
         own, source = self._places[session.name], session.source
         end = self._ends[own]
+        if _looks_inside(session):
+            return []
         found = {place for place in self._named.get((end, _name(source, device)), ()) if place < own}
         if isinstance(source, DeviceSource):
             patterns = self._patterns.get((end, source.netns), ())
@@ -56,6 +58,11 @@ class Order:
                 self._patterns.setdefault((end, source.netns), []).append((place, device))
             else:
                 self._named.setdefault((end, _name(source, device)), []).append(place)
+
+
+def _looks_inside(session: Session) -> bool:
+    """Whether a session means frames inside of tunnel packets: what it takes, and another does, are not compared."""
+    return getattr(session.source, "inside", None) is not None
 
 
 def _name(source: Source, device: str) -> Hashable:

@@ -15,10 +15,11 @@ from mirrord.control.host.view import AbsentError, Lease, Link, Path, View
 from mirrord.control.planning import sources
 from mirrord.control.planning.blind_spots import blind_spots
 from mirrord.control.planning.destinations import path, shaping, way_out
+from mirrord.control.planning.finding import ERROR, Finding
 from mirrord.control.planning.guests import Resolved
 from mirrord.control.planning.leases import lease, refuse_if_set_aside
 from mirrord.control.planning.listeners import listen_plan
-from mirrord.control.planning.selection import Selections
+from mirrord.control.planning.selection import Selections, taken_off
 from mirrord.dataplane.filter.rules import Direction
 from mirrord.errors import Refused
 from mirrord.model import (
@@ -47,11 +48,12 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """How busy the link may be that copies leave by, in percent of its speed, before their session pauses."""
+    """How busy the link may be that copies leave by, in percent of its speed, before their session pauses, or thins."""
 
     device: str
     netns: Netns | None
     share: int
+    thins: bool = False  # it mirrors fewer conversations then
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +66,16 @@ class Entry:
     pipeline: PipelinePlan | None = None
     guest: bool = False  # ingress and egress are the guest's
     about: tuple[tuple[str, str], ...] = ()  # the session in words, for status and metrics
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Finding, ...] = ()
     limit: Limit | None = None
-    notes: tuple[str, ...] = ()  # of the session, with the first of its sources
-    trouble: str = ""  # why no copy gets anywhere for now, though the pipeline runs
+    notes: tuple[Finding, ...] = ()  # of the session, with the first of its sources
+    cause: Finding | None = None  # why it cannot run, or why no copy gets anywhere for now, though the pipeline runs
     bypassed: bool = False  # frames of the source do not come to the tap: a warning says which
+
+    @property
+    def trouble(self) -> str:
+        """Why no copy gets anywhere for now, though the pipeline runs; "" where they do."""
+        return self.cause.problem if self.cause is not None and self.pipeline is not None else ""
 
 
 # --- what should run ---
@@ -147,10 +154,10 @@ def _kept(entry: Entry, session: Session, selections: Selections) -> Entry | Non
     selected = selections.of(entry.key.mirror, session, entry.key.source)
     if entry.pipeline.capture.selection is not selected or isinstance(session.source, TunnelSource):
         return None
-    forward, guards = entry.pipeline.forward, selections.guards(session)
-    if forward.guards is guards:
+    forward, guards, inside = entry.pipeline.forward, selections.guards(session), selections.inside(session)
+    if forward.guards is guards and forward.inside == inside:
         return entry
-    return replace(entry, pipeline=replace(entry.pipeline, forward=replace(forward, guards=guards)))
+    return replace(entry, pipeline=replace(entry.pipeline, forward=replace(forward, guards=guards, inside=inside)))
 
 
 def _each_file_once(entries: dict[Key, Entry]) -> dict[Key, Entry]:
@@ -213,23 +220,27 @@ def _entry(
             refuse_if_set_aside(config, source.name, f"it is a port of {session.source.bridge}")
         _refuse_the_source(session, source, view)
         leased = lease(config, key.mirror, view)
-        way = way_out(config, key.mirror, session, source, view, leased, native=native)
+        strips = getattr(session.source, "strip", False)  # what is inside are frames
+        mirrored = replace(source, mtu=source.mtu - taken_off(session), raw=source.raw and not strips)
+        way = way_out(config, key.mirror, session, mirrored, view, leased, native=native)
     except AbsentError as absent:
-        return Entry(key, "waiting", str(absent), guest=guest, about=about)
+        cause = Finding(ERROR, absent.code, str(absent), absent.remedy) if absent.code else None
+        return Entry(key, "waiting", str(absent), guest=guest, about=about, cause=cause)
     except Refused as refused:
-        return Entry(key, "failed", str(refused), guest=guest, about=about)
+        cause = Finding(ERROR, refused.about, str(refused), refused.remedy) if refused.about else None
+        return Entry(key, "failed", str(refused), guest=guest, about=about, cause=cause)
     capture = _capture(config, key.mirror, session, source, view, selections)
-    place = view.inside(getattr(session.source, "netns", None))
-    spots = list(blind_spots(config.mirrors[key.mirror], session, source, place))
-    warnings = (*shaping(source, "source"), *(spot.problem for spot in spots), *way.warnings)
+    netns = getattr(session.source, "netns", None)
+    spots = list(blind_spots(config.mirrors[key.mirror], session, source, view.inside(netns)))
+    warnings = (*shaping(source, "source", netns), *(spot.finding for spot in spots), *way.warnings)
     counted = session.filter if session.count_rules else None
-    forward = replace(way.forward, guards=selections.guards(session))
+    forward = replace(way.forward, guards=selections.guards(session), inside=selections.inside(session))
     pipeline = PipelinePlan(capture, forward, way.transmit, counted or "", session.workers, session.recorder)
     limit = _limit(config, session, view, leased)
     link = (("link", WITHOUT_ETHERNET),) if source.raw else ()
     about = tuple({**dict(about), **dict(way.how), **dict(link)}.items())
     bypassed = any(spot.bypassed for spot in spots)
-    return Entry(key, "up", "", pipeline, guest, about, warnings, limit, trouble=way.trouble, bypassed=bypassed)
+    return Entry(key, "up", "", pipeline, guest, about, warnings, limit, cause=way.trouble, bypassed=bypassed)
 
 
 def _refuse_the_source(session: Session, source: Link, view: View) -> None:
@@ -248,11 +259,11 @@ def _limit(config: Config, session: Session, view: View, leased: Lease | None) -
         return None
     there = view.inside(getattr(to, "netns", None))
     if isinstance(to, DeviceDestination):
-        return Limit(to.device, there.netns, session.pause_above)
+        return Limit(to.device, there.netns, session.pause_above, session.overload == "flows")
     assert isinstance(to, TunnelDestination)  # there are no others
     route = there.routes.get(path(to, config, leased))
     link = None if route is None else there.by_index.get(route.device)
-    return None if link is None else Limit(link.name, there.netns, session.pause_above)
+    return None if link is None else Limit(link.name, there.netns, session.pause_above, session.overload == "flows")
 
 
 def _capture(

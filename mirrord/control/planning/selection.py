@@ -19,6 +19,7 @@ from mirrord.dataplane.forward.own_copies import (
     by_gre,
     by_vni,
 )
+from mirrord.plans import Inside
 from mirrord.protocols import ETH_P_ERSPAN, ETH_P_ERSPAN_III, ETH_P_TEB, IPPROTO_GRE, IPPROTO_UDP
 
 DIRECTIONS = {"ingress": Direction.INGRESS, "egress": Direction.EGRESS, "both": Direction.BOTH}
@@ -36,6 +37,20 @@ class Words(NamedTuple):
     filter: str | None
     guest: bool
     vlans: frozenset[int] | None
+    overlay: Overlay | None
+
+
+class Overlay(NamedTuple):
+    """Which tunnel packets are meant, as of plans.Inside."""
+
+    vxlan_port: int
+    geneve_port: int
+    gre: bool
+
+
+GRE_OVERHEAD = 20 + 4  # IPv4; what is inside may be an IP packet
+UDP_OVERHEAD = 20 + 8 + 8 + 14
+VXLAN_PORT, GENEVE_PORT = 4789, 6081  # RFC 7348 5, RFC 8926 3.3
 
 
 class Selections:
@@ -50,7 +65,7 @@ class Selections:
         self.listeners = listeners(config)
         self._guards = guards(config)
         self._orders: dict[str, Order] = {}  # by mirror
-        self._rules: dict[tuple[str, bool], tuple[Rule, ...]] = {}  # by filter, and whether they are a guest's
+        self._filters: dict[tuple[str, bool], tuple[Rule, ...]] = {}  # by filter, and whether they are a guest's
         self._alone: dict[Words, Selection] = {}
         self._known: dict[tuple[str, str, str], Selection] = {}
         self._earlier: Mapping[tuple[str, str, str], Selection] = {}
@@ -72,6 +87,16 @@ class Selections:
                 selected = earlier if earlier is not None and earlier == selected else selected
             self._known[key] = selected
         return self._known[key]
+
+    def inside(self, session: model.Session) -> Inside | None:
+        """What this session wants of the frames inside of tunnel packets; None where it means the packets."""
+        source, overlay = session.source, _overlay(session.source)
+        if overlay is None or not isinstance(source, model.CapturedSource):
+            return None
+        guest = isinstance(source, model.DeviceSource) and source.perspective == "guest"
+        rules = None if session.filter is None else self._rules_of(session.filter, guest=guest)
+        ident = source.key if source.vni is None else source.vni
+        return Inside(Selection(rules=rules), *overlay, ident or 0, any_ident=ident is None, strip=source.strip)
 
     def guards(self, session: model.Session) -> tuple[Guard, ...]:
         """The tunnels whose packets this session takes for copies."""
@@ -100,7 +125,7 @@ class Selections:
         mirrors = {name for name, one in now.mirrors.items() if one is was.mirrors.get(name)}
         self._orders = {name: one for name, one in before._orders.items() if name in mirrors}
         filters = {name for name, one in now.filters.items() if one == was.filters.get(name)}
-        self._rules = {key: rules for key, rules in before._rules.items() if key[0] in filters}
+        self._filters = {key: rules for key, rules in before._filters.items() if key[0] in filters}
         known = {guard: guard for guard in before._guards}
         guarded = tuple(known.get(guard, guard) for guard in self._guards)
         self._guards = before._guards if guarded == before._guards else guarded
@@ -114,29 +139,64 @@ class Selections:
         if words not in self._alone:
             self._alone[words] = Selection(
                 direction=words.direction,
-                rules=None if words.filter is None else self._rules_of(words.filter, guest=words.guest),
+                rules=self._rules(words),
                 vlans=words.vlans,
                 mark=self.config.daemon.mark,
                 mark_mask=self.config.daemon.mark_mask,
             )
         return self._alone[words]
 
+    def _rules(self, words: Words) -> tuple[Rule, ...] | None:
+        if words.overlay is not None:
+            return tuple(_packets_of(words.overlay))
+        return None if words.filter is None else self._rules_of(words.filter, guest=words.guest)
+
     def _rules_of(self, name: str, *, guest: bool) -> tuple[Rule, ...]:
-        if (name, guest) not in self._rules:
-            self._rules[name, guest] = in_order(self.config.filters[name], guest=guest)
-        return self._rules[name, guest]
+        if (name, guest) not in self._filters:
+            self._filters[name, guest] = in_order(self.config.filters[name], guest=guest)
+        return self._filters[name, guest]
 
 
 def _decisive(session: model.Session, device: str) -> Words:
     source = session.source
     guest = isinstance(source, model.DeviceSource) and source.perspective == "guest"
     bridge = source if isinstance(source, model.BridgeSource) else None
+    overlay = _overlay(source)
     return Words(
         direction=bridged(bridge, device) if bridge else _direction(session.direction, guest=guest),
-        filter=session.filter,
+        filter=None if overlay else session.filter,
         guest=guest,
+        overlay=overlay,
         vlans=None if isinstance(source, model.TunnelSource) or source.vlan is None else frozenset(source.vlan),
     )
+
+
+def _overlay(source: object) -> Overlay | None:
+    if not isinstance(source, model.CapturedSource) or source.inside is None:
+        return None
+    every = source.inside == "any"
+    return Overlay(
+        vxlan_port=(source.inside_port or VXLAN_PORT) if every or source.inside == "vxlan" else 0,
+        geneve_port=(source.inside_port or GENEVE_PORT) if every or source.inside == "geneve" else 0,
+        gre=source.inside == "gre" or (every and source.vni is None),
+    )
+
+
+def _packets_of(overlay: Overlay) -> Iterator[Rule]:
+    """The rules that take what may be such tunnels' packets: what the kernel can tell of them."""
+    for port in (overlay.vxlan_port, overlay.geneve_port):
+        if port:
+            yield Rule(priority=1, accept=True, protocol=IPPROTO_UDP, destination_ports=((port, port),))
+    if overlay.gre:
+        yield Rule(priority=1, accept=True, protocol=IPPROTO_GRE)
+
+
+def taken_off(session: model.Session) -> int:
+    """By how many bytes the longest frame that is mirrored is shorter than the source's, at least."""
+    overlay = _overlay(session.source)
+    if overlay is None or not getattr(session.source, "strip", False):
+        return 0
+    return GRE_OVERHEAD if overlay.gre else UDP_OVERHEAD
 
 
 def guards(config: model.Config) -> tuple[Guard, ...]:

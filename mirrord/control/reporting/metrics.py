@@ -27,6 +27,7 @@ class Row:
     capture: str = ""  # how frames are captured now, where that is not for the plan to say
     ring_fill: float | None = None  # None where there is no ring
     flows: int | None = None  # that are known; None where none is limited
+    sampling_rate: int | None = None  # in force; None where it does not run
     remarks: tuple[str, ...] = ()  # what is not as planned
 
     @property
@@ -62,6 +63,7 @@ SIMPLE = (
     ("segmented_frames", Slot.segmented, "Super-frames split into the frames that the wire carried."),
     ("fragmented_frames", Slot.fragmented, "Copies sent in outer IP fragments."),
     ("zeroed_frames", Slot.zeroed, "Copies whose payload was overwritten with zeros, or a part of it."),
+    ("unfollowed_frames", Slot.unfollowed, "Frames of these whose TCP connection was not seen from its SYN on."),
     ("unplaced_frames", Slot.unplaced, "Later fragments placed by addresses alone: their first one was not seen."),
     ("flow_table_full", Slot.flow_table_full, "Frames that flow_limit let pass because their flow found no place."),
 )
@@ -103,6 +105,7 @@ class Counts:
         yield _bypassed(rows, heads)
         yield _ring_fill(rows, heads)
         yield _flows(rows, heads)
+        yield _sampling_rate(rows, heads)
         ends = (
             f"mirrord_mirror_expires_timestamp_seconds{labels({'mirror': n})} {at!r}" for n, at in self._ends().items()
         )
@@ -215,3 +218,10 @@ def _flows(rows: Sequence[Row], heads: Sequence[str]) -> Family:
     both = zip(rows, heads, strict=True)
     lines = (f"{name}{head}}} {row.flows}" for row, head in both if row.flows is not None)
     return Family(name, "gauge", "Flows that are known, of a session with flow_limit.", lines)
+
+
+def _sampling_rate(rows: Sequence[Row], heads: Sequence[str]) -> Family:
+    name = "mirrord_sampling_rate"
+    both = zip(rows, heads, strict=True)
+    lines = (f"{name}{head}}} {row.sampling_rate}" for row, head in both if row.sampling_rate is not None)
+    return Family(name, "gauge", "One in so many conversations is mirrored now: what is planned, or more.", lines)

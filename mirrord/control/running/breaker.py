@@ -1,7 +1,8 @@
 """The circuit breaker: a session with `pause_above` pauses while the link that its copies leave by is too busy.
 
 All that the device sends counts, not the copies alone. Without the copies the link has room again, perhaps only until
-they come back: so a session that had to pause soon after the last time stays paused for longer and longer.
+they come back: so a session that had to pause soon after the last time stays paused for longer and longer. One with
+`overload = "flows"` does not pause but mirrors fewer conversations, as long as that takes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from functools import partial
 from mirrord.control.host.link_load import Sample, sample
 from mirrord.control.logs import logger
 from mirrord.control.planning.plan import Key, Limit
+from mirrord.control.running.overload import LinkLevel
 from mirrord.dataplane.netns import inside
 from mirrord.plans import Netns
 
@@ -30,7 +32,8 @@ SOON_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a session is to pause, and what there is to say; "" for nothing.
+    """Whether a session is to pause, or how many times fewer conversations it is to mirror, two to the `level`; and
+    what there is to say, "" for nothing.
 
     The reason is a label in the metrics, so it says the same at each pause. `percent` is what the link sent at.
     """
@@ -38,6 +41,7 @@ class Verdict:
     paused: bool = False
     reason: str = ""
     percent: int = 0
+    level: int = 0
 
 
 class _Watch:
@@ -49,6 +53,7 @@ class _Watch:
         self._sent: int | None = None
         self._at = self._changed_at = 0.0
         self._hold = LEAST_SECONDS
+        self._level = LinkLevel()
 
     def look(self, seen: Sample | None, now: float) -> Verdict:
         before, elapsed = self._sent, now - self._at
@@ -59,7 +64,9 @@ class _Watch:
             self.verdict = Verdict(reason=f"pause_above has no effect: the speed of {self.limit.device} is not known")
             return self.verdict
         share = 100 * (seen.sent - before) * 8 / elapsed / seen.speed
-        if not self.verdict.paused:
+        if self.limit.thins:
+            self.verdict = self._thin(share, now)
+        elif not self.verdict.paused:
             self.verdict = self._pause(share, now) if share > self.limit.share else Verdict()
         elif now - self._changed_at >= self._hold and share < self.limit.share * RESUME_BELOW:
             self.verdict, self._changed_at = Verdict(), now
@@ -69,8 +76,16 @@ class _Watch:
         again = self._changed_at and now - self._changed_at < SOON_SECONDS
         self._hold = min(2 * self._hold, LONGEST_SECONDS) if again else LEAST_SECONDS
         self._changed_at = now
-        reason = f"{self.limit.device} sends at more than {self.limit.share}% of its speed (pause_above)"
-        return Verdict(paused=True, reason=reason, percent=round(share))
+        return Verdict(paused=True, reason=self._reason, percent=round(share))
+
+    def _thin(self, share: float, now: float) -> Verdict:
+        room = share < self.limit.share * RESUME_BELOW
+        level = self._level.look(now, busy=share > self.limit.share, room=room)
+        return Verdict(reason=self._reason if level else "", percent=round(share), level=level)
+
+    @property
+    def _reason(self) -> str:
+        return f"{self.limit.device} sends at more than {self.limit.share}% of its speed (pause_above)"
 
 
 class Breaker:

@@ -36,7 +36,8 @@ class Live:
         with suppress(OSError):  # the user's pipes have as many pages as they may: a smaller one does
             fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
         comment = f"mirror {key.mirror}, session {key.session}"
-        raw = isinstance(plan.capture, CapturePlan) and plan.capture.raw
+        stripped = plan.forward.inside is not None and plan.forward.inside.strip  # what is inside are frames
+        raw = isinstance(plan.capture, CapturePlan) and plan.capture.raw and not stripped
         try:
             self._pipeline = Pipeline(
                 PipelinePlan(
@@ -112,4 +113,5 @@ def _as_packets(forward: ForwardPlan, *, raw: bool) -> ForwardPlan:
         push_tag=0 if raw else forward.push_tag,
         strip_ethernet=raw,
         guards=forward.guards,
+        inside=forward.inside,
     )

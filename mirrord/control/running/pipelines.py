@@ -127,7 +127,7 @@ class Pipelines:
                 self._add(add.key, Running(add.pipeline, list(zip(pipelines, placed, strict=True))))
 
     def _open(self, add: Add, leaders: Sequence[Pipeline]) -> list[Pipeline] | OSError:
-        return self._opening.open(add.key, self._paused(add.key, add.pipeline), leaders)
+        return self._opening.open(add.key, self._judged(add.key, add.pipeline), leaders)
 
     def _add(self, key: Key, runs: Running) -> None:
         with self._lock:
@@ -145,7 +145,7 @@ class Pipelines:
     def _replace(self, key: Key, plan: PipelinePlan) -> None:
         runs = self._running[key]
         self._recorders.of(key, plan)
-        runs.follow(self._paused(key, plan))
+        runs.follow(self._judged(key, plan))
         if _beside_guards(runs.plan, plan) != plan:
             log.info("session changed", **key._asdict(), frame_limit=plan.forward.frame_limit)
         runs.plan = plan
@@ -195,19 +195,22 @@ class Pipelines:
             return {key: entry.limit for key, entry in entries.items() if entry.limit and key in self._running}
 
     def judge(self, verdicts: Mapping[Key, Verdict]) -> None:
-        """Pause what the circuit breaker says, and have go on what it says no more. Not while plans are applied."""
+        """Have sessions pause or mirror less, as the circuit breaker says. Not while plans are applied."""
         with self._lock:
             before, self._verdicts = self._verdicts, dict(verdicts)
         for key in self._running.keys() & (before.keys() | verdicts.keys()):
             was, now = before.get(key, Verdict()), verdicts.get(key, Verdict())
             if was.reason != now.reason:
                 say_verdict(key, now)
-            if was.paused != now.paused:
-                self._running[key].follow(self._paused(key, self._running[key].plan))
+            if (was.paused, was.level) != (now.paused, now.level):
+                self._running[key].follow(self._judged(key, self._running[key].plan))
 
-    def _paused(self, key: Key, plan: PipelinePlan) -> PipelinePlan:
-        paused = key in self._verdicts and self._verdicts[key].paused
-        if not paused or plan.forward.blocked is not None:  # copies that cannot leave are lost, paused or not
+    def _judged(self, key: Key, plan: PipelinePlan) -> PipelinePlan:
+        """The plan as the circuit breaker has it: paused, or with fewer conversations."""
+        verdict = self._verdicts.get(key, Verdict())
+        if verdict.level:
+            plan = replace(plan, forward=replace(plan.forward, least_level=verdict.level))
+        if not verdict.paused or plan.forward.blocked is not None:  # copies that cannot leave are lost, paused or not
             return plan
         return replace(plan, forward=replace(plan.forward, blocked=Slot.skipped_paused))
 

@@ -64,6 +64,21 @@ class Running:
         return any(pipeline.tables.short for pipeline, _ in self.placed)
 
     @property
+    def short_connections(self) -> bool:
+        """Whether there was no memory for the connections that it is to follow."""
+        return any(pipeline.connections.short for pipeline, _ in self.placed)
+
+    @property
+    def sampling_rate(self) -> int:
+        """The one in force."""
+        return max(pipeline.sampling_rate for pipeline, _ in self.placed)
+
+    @property
+    def thinned(self) -> bool:
+        """Whether fewer conversations are mirrored than planned."""
+        return self.sampling_rate > self.plan.forward.sampling_rate
+
+    @property
     def short_recorder(self) -> bool:
         """Whether there was no memory for its recorder."""
         return any(pipeline.recorder.short for pipeline, _ in self.placed)

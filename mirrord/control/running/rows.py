@@ -16,7 +16,10 @@ _MIRRORED, _SENT_BYTES, _TOO_LARGE = int(Slot.mirrored), int(Slot.sent_bytes), i
 
 
 NO_TABLE = "no memory for its table of flows (daemon.memory_limit): every flow is mirrored whole"
+NO_CONNECTIONS = "no memory to follow connections in (daemon.memory_limit): all payload is zeros"
 NO_RECORDER = "no memory for its recorder (daemon.memory_limit): no frames are kept"
+
+THINNED = "not everything fits, conversations give way (overload)"
 
 
 class Planned:
@@ -59,14 +62,23 @@ def row(entry: Entry, runs: Running | None, error: tuple[str, str] | None, verdi
     counters = totals.of(entry.key, runs.counters())
     return Row(
         entry, state, reason or verdict.reason, counters, rules, runs.captures_by, runs.ring_fill,
-        flows=runs.flows, remarks=shortages(runs),
+        flows=runs.flows, sampling_rate=runs.sampling_rate, remarks=(*shortages(runs), *_remarks(runs)),
     )  # fmt: skip
 
 
 def shortages(runs: Running) -> tuple[str, ...]:
     """What a session that runs has no memory for."""
-    short = (runs.short_table, NO_TABLE), (runs.short_recorder, NO_RECORDER)
+    short = (
+        (runs.short_table, NO_TABLE),
+        (runs.short_connections, NO_CONNECTIONS),
+        (runs.short_recorder, NO_RECORDER),
+    )
     return tuple(told for is_short, told in short if is_short)
+
+
+def _remarks(runs: Running) -> Iterator[str]:
+    if runs.thinned:
+        yield f"{THINNED}: of each {runs.sampling_rate} one is mirrored"
 
 
 def trouble(entry: Entry | None, runs: Running) -> str:

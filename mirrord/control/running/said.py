@@ -8,7 +8,7 @@ from mirrord.control.logs import logger
 from mirrord.control.planning.plan import Entry, Key
 from mirrord.control.running.breaker import Verdict
 from mirrord.control.running.record import Running
-from mirrord.control.running.rows import shortages
+from mirrord.control.running.rows import THINNED, shortages
 from mirrord.dataplane.counters import Slot
 
 log = logger("pipelines")
@@ -28,6 +28,7 @@ class Said:
         self._troubles: dict[Key, str] = {}
         self._short_rings: dict[Key, str] = {}
         self._shortages: dict[Key, tuple[str, ...]] = {}
+        self._thinned: set[Key] = set()
         self._refused: set[Key] = set()  # what the kernel refused GSO to
 
     def look(self, troubles: Mapping[Key, str], running: Mapping[Key, Running]) -> None:
@@ -36,6 +37,12 @@ class Said:
         for key in refused - self._refused:
             log.warning("the kernel refuses UDP GSO: copies leave one by one", **key._asdict())
         self._refused = refused
+        thinned = {key for key, one in running.items() if one.thinned}
+        for key in thinned - self._thinned:
+            log.warning(THINNED, **key._asdict(), sampling_rate=running[key].sampling_rate)
+        for key in self._thinned & running.keys() - thinned:
+            log.info("everything fits again", **key._asdict())
+        self._thinned = thinned
         short = {key: shortages(one) for key, one in running.items()}
         for key, shortage in short.items():
             for told in set(shortage) - set(self._shortages.get(key, ())):
@@ -58,9 +65,9 @@ def say_planned(before: Mapping[Key, Entry], after: Mapping[Key, Entry]) -> None
     """Say what a new plan warns of, and what it cannot run."""
     for key, entry in after.items():
         was = before.get(key)
-        for warning in (*entry.warnings, *entry.notes):
-            if was is None or warning not in (*was.warnings, *was.notes):
-                log.warning(warning, **key._asdict())
+        for one in (*entry.warnings, *entry.notes):
+            if was is None or one not in (*was.warnings, *was.notes):
+                log.warning(one.problem, **key._asdict(), remedy=one.remedy)
         if entry.pipeline is None and (was is None or was.reason != entry.reason):
             say_state(key, entry.state, entry.reason)
 

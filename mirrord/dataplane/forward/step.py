@@ -4,9 +4,9 @@ It is pure: a captured frame goes in, and out come the packets to send, or the r
 clock (a frame's capture time is the only time there is) and knows no socket. Its state is the token buckets of the two
 limits, the session's sequence numbers, the flows that are limited, and what the first fragments of datagrams told.
 
-The steps, in order: exact match (where the kernel ran a coarse filter, or rules are counted), own copies, whether
-from mirrord.dataplane.frame.wire import ADDRESSES, CLOCK_STEP_NANOSECONDS, TAG, Frame, rebuild
-from mirrord.plans import ForwardPlan, OnMtuExceeded, Payload
+The steps, in order: exact match (where the kernel ran a coarse filter, or rules are counted; then of the frame inside
+of a tunnel's packet, where that is meant), own copies, whether copies are made at all, sampling, the flow's limit, the
+frame as the wire carried it, payload, VLAN tag off and on, snaplen, path MTU, the two limits, header.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.rules import Selection, decide
+from mirrord.dataplane.forward.connections import EVERYTHING, NOTHING, Connections, Shown
 from mirrord.dataplane.forward.conversation import Conversations
 from mirrord.dataplane.forward.encap import Facts
 from mirrord.dataplane.forward.flows import Flow, Flows, passes
+from mirrord.dataplane.forward.inside import frame_inside
+from mirrord.dataplane.forward.overload import Thinning
 from mirrord.dataplane.forward.own_copies import OwnCopies
 from mirrord.dataplane.forward.payload import hide
 from mirrord.dataplane.frame.extent import headers_end
@@ -41,6 +44,11 @@ BURST_NANOSECONDS = 20_000_000
 BURST_BYTES = 65536
 BURST_PACKETS = 64
 """A limit's bucket holds 20 ms of its rate, and a super-frame at least: 64 KiB, or 64 copies."""
+
+OVERLOAD_NANOSECONDS = 100_000_000
+OVERLOAD_BYTES = 1 << 20
+OVERLOAD_PACKETS = 1024
+"""The same where conversations give way before it is empty."""
 
 _TPIDS = [tpid.to_bytes(2, "big") for tpid in TPIDS]
 
@@ -82,7 +90,8 @@ class State:
     bits: int
     packets: int
     filled: int = 0  # both
-    lock: Lock = field(default_factory=Lock)  # of the buckets
+    thinning: Thinning = field(default_factory=Thinning)
+    lock: Lock = field(default_factory=Lock)  # of all these
 
 
 class Numbering:
@@ -93,9 +102,14 @@ class Numbering:
         self.row = array("I", [0])  # the native core's next one
 
 
+class _Parsed(NamedTuple):
+    frame: Frame
+    headers: Headers
+
+
 class Forward:
-    """The step for one pipeline. `matches` counts the frames that each rule of `plan.exact` accepts, by its place;
-    `recorder` keeps the copies.
+    """The step for one pipeline. `matches` counts the frames that each rule accepts, by its place: the rules of
+    `plan.inside`, or else of `plan.exact`; `recorder` keeps the copies.
     """
 
     def __init__(
@@ -109,46 +123,74 @@ class Forward:
         self._numbers = (numbering or Numbering()).numbers
         self.state = State(_bits_depth(plan), _packets_depth(plan))
         self._conversations, self._own_copies = Conversations(), OwnCopies()
+        self._connections: Connections | None = None
         self._flows: Flows | None = None
 
     def __call__(self, frame: Frame) -> Outcome:
         plan = self.plan
-        headers = parse(frame.data, frame.tag)
-        if plan.exact is not None and not self._accepts(plan.exact, headers, egress=frame.egress):
+        mirrored = meant = _Parsed(frame, parse(frame.data, frame.tag))
+        if plan.exact is not None and not self._accepts(plan.exact, meant, counted=plan.inside is None):
             return Outcome(reason=Slot.skipped_unmatched)
+        if plan.inside is not None:
+            inner = frame_inside(plan.inside, *mirrored)
+            if inner is None:
+                return Outcome(reason=Slot.skipped_unmatched)
+            meant = _Parsed(inner, parse(inner.data))
+            if not self._accepts(plan.inside.selection, meant):
+                return Outcome(reason=Slot.skipped_unmatched)
         if plan.guards is not self._own_copies.guards:
             self._own_copies = OwnCopies(plan.guards, self._own_copies.firsts)
-        if plan.guards and self._own_copies(headers, frame.data):
+        if plan.guards and self._own_copies(mirrored.headers, frame.data):
             return Outcome(reason=Slot.skipped_own_copy)
         if plan.blocked is not None:
+            if plan.inside is None:
+                self._show(*mirrored)  # what comes after is to be known
             return Outcome(reason=plan.blocked)
         unplaced = False
-        if plan.sampling_rate > 1:
-            conversation, unplaced = self._conversations.hash(headers)
-            if (conversation & 0xFFFFFFFF) % plan.sampling_rate:
+        if plan.overload:
+            with self.state.lock:
+                self.state.thinning.tick(frame.time, (plan.rate_limit, plan.packet_limit))
+        if plan.sampling_rate > 1 or plan.overload:
+            conversation, unplaced = self._conversations.hash(meant.headers)
+            if (conversation & 0xFFFFFFFF) % self.sampling_rate:
                 return Outcome(reason=Slot.skipped_sampled_out, unplaced=unplaced)
-        outcome = self._sampled_in(frame, headers)
+        outcome = self._sampled_in(meant if plan.inside is not None and plan.inside.strip else mirrored, meant)
         return outcome._replace(unplaced=unplaced | outcome.unplaced) if unplaced else outcome
+
+    @property
+    def sampling_rate(self) -> int:
+        """The one in force."""
+        plan = self.plan
+        return self.state.thinning.rate(plan.sampling_rate, plan.least_level) if plan.overload else plan.sampling_rate
+
+    def press(self) -> None:
+        """The ring was found half full."""
+        self.state.thinning.pressed = True
 
     @property
     def flows(self) -> int:
         """How many flows are known."""
         return 0 if self._flows is None else len(self._flows)
 
-    def _sampled_in(self, frame: Frame, headers: Headers) -> Outcome:
-        limit = self.plan.flow_limit
+    def _sampled_in(self, mirrored: _Parsed, meant: _Parsed) -> Outcome:
+        """What becomes of a frame, by the flow that what is meant is of."""
+        limit, (frame, headers) = self.plan.flow_limit, meant
+        hashed, shown = flow_hash(headers), self._show(*mirrored)
         if limit is None:
             self._flows = None
-            return self._copied(frame, headers, None, spent=False)
+            return self._copied(*mirrored, hashed, shown, None, spent=False)
         if self._flows is None:
             self._flows = Flows()
         flow, full, guessed = self._flows.find(limit, headers, frame.data, frame.time)
         spent = flow is not None and flow.spent(limit) and not passes(headers, frame.data)
         if spent and not limit.headers:
             return Outcome(reason=Slot.skipped_flow_limit, unplaced=guessed)
-        return self._copied(frame, headers, flow, spent=spent)._replace(unplaced=guessed, flow_table_full=full)
+        outcome = self._copied(*mirrored, hashed, shown, flow, spent=spent)
+        return outcome._replace(unplaced=guessed, flow_table_full=full)
 
-    def _copied(self, frame: Frame, headers: Headers, flow: Flow | None, *, spent: bool) -> Outcome:
+    def _copied(
+        self, frame: Frame, headers: Headers, hashed: int, shown: Shown, flow: Flow | None, *, spent: bool
+    ) -> Outcome:
         """The copies of a frame; when its flow is spent, of its headers alone."""
         plan = self.plan
         if len(frame.data) < ETH_HEADER:
@@ -160,8 +202,9 @@ class Forward:
         if flow is not None:
             flow.count(len(rebuilt), frame.length)
         zeroed = 0
-        if plan.payload is not Payload.keep:
-            hidden = [hide(data, parse(data)) for data in rebuilt]
+        if shown.kept is not None:
+            behind = range(0, len(rebuilt) * frame.vnet.gso_size + 1, frame.vnet.gso_size or 1)
+            hidden = [hide(data, parse(data), max(shown.kept - n, 0)) for data, n in zip(rebuilt, behind, strict=False)]
             zeroed = sum(one is not other for one, other in zip(hidden, rebuilt, strict=True))
             rebuilt = hidden
         frames = [self._retagged(data) for data in rebuilt]
@@ -181,7 +224,6 @@ class Forward:
         size = sum(map(len, kept)) + len(kept) * (len(plan.template.header) + plan.overhead)
         if (plan.rate_limit or plan.packet_limit) and not self._take(size, len(kept), frame.time):
             return Outcome(reason=Slot.skipped_rate_limited)
-        hashed = flow_hash(headers)
         vlan = headers.tags[0].vid if headers.tags else None
         cut = [len(frame.data) < frame.length or len(k) < len(data) for k, data in zip(kept, frames, strict=True)]
         copies = []
@@ -192,11 +234,19 @@ class Forward:
                 self.recorder.add(data, facts)
             copies.append(Copy(plan.template.fill(facts) + data, hashed, plan.template.trailer(facts)))
         fragmented = sum(over) if plan.on_mtu_exceeded is OnMtuExceeded.fragment else 0
-        return Outcome(tuple(copies), None, sum(cut), int(len(copies) > 1), fragmented, zeroed)
+        return Outcome(tuple(copies), None, sum(cut), int(len(copies) > 1), fragmented, zeroed, int(shown.unfollowed))
 
-    def _accepts(self, exact: Selection, headers: Headers, *, egress: bool) -> bool:
-        decision = decide(exact, headers, egress=egress)
-        if decision.accept and self.matches and exact.rules and decision.rule:
+    def _show(self, frame: Frame, headers: Headers) -> Shown:
+        """How much of the payload may leave."""
+        if self.plan.payload is Payload.tls:
+            self._connections = self._connections or Connections()
+            return self._connections.show(frame, headers)
+        self._connections = None
+        return EVERYTHING if self.plan.payload is Payload.keep else NOTHING
+
+    def _accepts(self, exact: Selection, what: _Parsed, *, counted: bool = True) -> bool:
+        decision = decide(exact, what.headers, egress=what.frame.egress)
+        if counted and decision.accept and self.matches and exact.rules and decision.rule:
             self.matches[exact.rules.index(decision.rule)] += 1
         return decision.accept
 
@@ -235,13 +285,26 @@ class Forward:
             state.packets = min(state.packets + max(elapsed, 0) * plan.packet_limit, _packets_depth(plan))
             if elapsed > 0 or elapsed < -CLOCK_STEP_NANOSECONDS:
                 state.filled = time
+            if plan.overload:
+                self._see_buckets(time)
             if (plan.rate_limit and state.bits <= 0) or (plan.packet_limit and state.packets <= 0):
+                if plan.overload:
+                    state.thinning.refused(time)
                 return False
             if plan.rate_limit:
                 state.bits -= size * 8 * _SECOND
+                state.thinning.take(0, size * 8 * _SECOND)
             if plan.packet_limit:
                 state.packets -= packets * _SECOND
+                state.thinning.take(1, packets * _SECOND)
             return True
+
+    def _see_buckets(self, time: int) -> None:
+        state, plan = self.state, self.plan
+        if plan.rate_limit:
+            state.thinning.see(0, state.bits, _bits_depth(plan), time)
+        if plan.packet_limit:
+            state.thinning.see(1, state.packets, _packets_depth(plan), time)
 
 
 def _headers_end(data: bytes, before: bytes) -> int | None:
@@ -251,8 +314,10 @@ def _headers_end(data: bytes, before: bytes) -> int | None:
 
 
 def _bits_depth(plan: ForwardPlan) -> int:
-    return max(plan.rate_limit * BURST_NANOSECONDS, BURST_BYTES * 8 * _SECOND)
+    time, least = (OVERLOAD_NANOSECONDS, OVERLOAD_BYTES) if plan.overload else (BURST_NANOSECONDS, BURST_BYTES)
+    return max(plan.rate_limit * time, least * 8 * _SECOND)
 
 
 def _packets_depth(plan: ForwardPlan) -> int:
-    return max(plan.packet_limit * BURST_NANOSECONDS, BURST_PACKETS * _SECOND)
+    time, least = (OVERLOAD_NANOSECONDS, OVERLOAD_PACKETS) if plan.overload else (BURST_NANOSECONDS, BURST_PACKETS)
+    return max(plan.packet_limit * time, least * _SECOND)

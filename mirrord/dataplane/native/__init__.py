@@ -16,6 +16,7 @@ from mirrord.plans import OnMtuExceeded, Payload, Tunnel
 if TYPE_CHECKING:
     from array import array
 
+    from mirrord.dataplane.filter.rules import Selection
     from mirrord.plans import ForwardPlan
 
 __all__ = ["Matcher", "NativeMember", "core", "matcher", "missing"]
@@ -53,9 +54,10 @@ else:
 
 
 class Matcher(NamedTuple):
-    """What the core runs where the plan wants an exact match."""
+    """What the core runs where the plan wants an exact match: programs, packed, b"" for none."""
 
-    program: bytes  # packed
+    program: bytes  # of the frame
+    inside: bytes  # of the frame in a tunnel's packet
     counts: array[int] | None  # where the frames that each rule accepts are counted, by the rule's place
 
 
@@ -68,5 +70,12 @@ class NativeMember(NamedTuple):
 
 
 def matcher(plan: ForwardPlan, counts: array[int] | None = None) -> Matcher | None:
-    """The plan's exact selection as BPF, of any length; None where it has none."""
-    return None if plan.exact is None else Matcher(pack(compile_selection(plan.exact, numbered=True)), counts)
+    """The plan's exact selections as BPF, of any length; None where it has none."""
+    inside = None if plan.inside is None else plan.inside.selection
+    if plan.exact is None and inside is None:
+        return None
+    return Matcher(_program(plan.exact), _program(inside), counts)
+
+
+def _program(selection: Selection | None) -> bytes:
+    return b"" if selection is None else pack(compile_selection(selection, numbered=True))

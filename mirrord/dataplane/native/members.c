@@ -33,7 +33,8 @@ static void forward_one(struct pipeline *pipeline, struct batch *batch, const st
 	uint64_t *counters = pipeline->counters;
 	const struct plan *plan = &pipeline->plan;
 	bool timely = frame->time >= pipeline->since && frame->time < pipeline->until;
-	bool wanted = timely && ((certain && !plan->matches) || wants(plan, frame));
+	bool known = certain && !plan->matches && !plan->inside.program;
+	bool wanted = timely && (known || wants(plan, frame, &parsed->headers));
 
 	if (!wanted && pipeline->shares)
 		return;
@@ -78,8 +79,7 @@ static void note(struct tap *tap, uint32_t n, uint32_t member, bool certain)
 /* Note for each member that may want the nth of the frames at hand that it does. */
 static void assign(struct tap *tap, const struct work *work, uint32_t n)
 {
-	const struct frame *frame = &work->staged[n].frame;
-	const struct stretch *stretch = find_stretch(tap, frame->device);
+	const struct stretch *stretch = find_stretch(tap, work->staged[n].frame.device);
 
 	if (!stretch)
 		return;
@@ -88,13 +88,7 @@ static void assign(struct tap *tap, const struct work *work, uint32_t n)
 		return;
 	}
 	const struct matcher *matcher = &tap->matchers[stretch->matcher];
-	struct bpf_frame view = { .data = frame->data,
-				  .length = frame->captured,
-				  .egress = frame->egress,
-				  .tagged = frame->tagged,
-				  .tci = frame->tci,
-				  .tpid = frame->tpid };
-	uint32_t set = run_program(matcher->program, matcher->length, &view);
+	uint32_t set = run_on_frame(matcher->program, matcher->length, &work->staged[n].frame);
 
 	if (set >= matcher->set_count)
 		set = 0;

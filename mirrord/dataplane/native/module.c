@@ -206,12 +206,21 @@ static PyObject *Pipeline_leave_with(PyObject *object, PyObject *other)
 	Py_RETURN_NONE;
 }
 
+static PyObject *Pipeline_sampling_rate(PyObject *object, PyObject *unused)
+{
+	const struct pipeline *pipeline = &((Pipeline *)object)->pipeline;
+
+	(void)unused;
+	return PyLong_FromUnsignedLong(rate_in_force(&pipeline->plan, pipeline->state));
+}
+
 static PyMethodDef pipeline_methods[] = {
 	{ "replace", (PyCFunction)(void (*)(void))Pipeline_replace, METH_VARARGS | METH_KEYWORDS,
 	  "replace(*, plan, matcher, recorder, way, shares): forward by another plan, and another way, from now on, and keep\n"
 	  "the copies in this ring (recorder.py) or None; `shares`: what the matcher does not want is another session's." },
 	{ "gso_refused", Pipeline_gso_refused, METH_NOARGS,
 	  "The errno that the kernel refused GSO with, after which copies leave one by one; or 0." },
+	{ "sampling_rate", Pipeline_sampling_rate, METH_NOARGS, "The sampling rate in force." },
 	{ "flows", Pipeline_flows, METH_NOARGS, "How many flows are known." },
 	{ "leave_with", Pipeline_leave_with, METH_O,
 	  "leave_with(pipeline): send by its way out, which is described alike. Before either runs, and on its thread ever "

@@ -125,6 +125,19 @@ static bool read_matches(PyObject *matches, struct plan *plan)
 	return true;
 }
 
+/* A program by its name; NULL where it is empty. */
+static bool read_named_program(PyObject *object, const char *name, struct sock_filter **program, uint32_t *count)
+{
+	PyObject *value = PyObject_GetAttrString(object, name);
+	char *bytes;
+	Py_ssize_t length;
+	bool done = value && PyBytes_AsStringAndSize(value, &bytes, &length) == 0 &&
+		    (!length || read_program(bytes, length, program, count));
+
+	Py_XDECREF(value);
+	return done;
+}
+
 /* What holds on to the memory of a ring of recorder.py. */
 struct ring_views {
 	Py_buffer memory, row;
@@ -170,16 +183,25 @@ static bool read_matcher(PyObject *matcher, struct plan *plan)
 {
 	if (matcher == Py_None)
 		return true;
-	PyObject *program = PyObject_GetAttrString(matcher, "program");
-	PyObject *counts = program ? PyObject_GetAttrString(matcher, "counts") : NULL;
-	char *bytes;
-	Py_ssize_t length;
-	bool done = counts && PyBytes_AsStringAndSize(program, &bytes, &length) == 0 &&
-		    read_program(bytes, length, &plan->exact, &plan->exact_length) &&
+	PyObject *counts = PyObject_GetAttrString(matcher, "counts");
+	bool done = counts && read_named_program(matcher, "program", &plan->exact, &plan->exact_length) &&
+		    read_named_program(matcher, "inside", &plan->inside.program, &plan->inside.program_length) &&
 		    (counts == Py_None || read_matches(counts, plan));
 
 	Py_XDECREF(counts);
-	Py_XDECREF(program);
+	return done;
+}
+
+static bool read_inside(PyObject *object, struct inside *inside)
+{
+	PyObject *value = PyObject_GetAttrString(object, "inside");
+	bool done = value == Py_None ||
+		    (value && read_u32(value, "vxlan_port", &inside->vxlan_port) &&
+		     read_u32(value, "geneve_port", &inside->geneve_port) && read_bool(value, "gre", &inside->gre) &&
+		     read_u32(value, "ident", &inside->ident) && read_bool(value, "any_ident", &inside->any_ident) &&
+		     read_bool(value, "strip", &inside->strip));
+
+	Py_XDECREF(value);
 	return done;
 }
 
@@ -187,6 +209,8 @@ void clear_plan(struct plan *plan)
 {
 	free(plan->exact);
 	plan->exact = NULL;
+	free(plan->inside.program);
+	plan->inside.program = NULL;
 	if (plan->matches_owner)
 		PyBuffer_Release(plan->matches_owner);
 	free(plan->matches_owner);
@@ -196,6 +220,8 @@ void clear_plan(struct plan *plan)
 	plan->recorder.memory = NULL;
 	free(plan->firsts);
 	plan->firsts = NULL;
+	free_connections(plan->connections);
+	plan->connections = NULL;
 	free_flows(plan->flows);
 	plan->flows = NULL;
 	free_own_copies(plan->own);
@@ -212,6 +238,12 @@ void replace_plan(struct plan *plan, struct plan *next)
 		plan->firsts = next->firsts;
 		next->firsts = seen;
 	}
+	if (plan->connections && next->connections) {
+		struct connections *followed = plan->connections;
+
+		plan->connections = next->connections;
+		next->connections = followed;
+	}
 	if (plan->flows && next->flows && plan->flow_limit.flows == next->flow_limit.flows) {
 		struct flows *seen = plan->flows;
 
@@ -226,10 +258,21 @@ void replace_plan(struct plan *plan, struct plan *next)
 	*plan = *next;
 }
 
+/* The connections that are followed, where application data are hidden. */
+static bool make_connections(struct plan *plan)
+{
+	if (plan->payload != TLS)
+		return true;
+	plan->connections = new_connections();
+	if (!plan->connections)
+		PyErr_NoMemory();
+	return plan->connections;
+}
+
 /* What first fragments told, where conversations are sampled. */
 static bool make_firsts(struct plan *plan)
 {
-	if (plan->sampling_rate == 1)
+	if (plan->sampling_rate == 1 && !plan->overload)
 		return true;
 	plan->firsts = new_fragments();
 	if (!plan->firsts)
@@ -285,14 +328,16 @@ bool read_plan(PyObject *object, PyObject *matcher, PyObject *recorder, struct p
 	       read_optional(object, "past_headers", &plan->past_headers) &&
 	       read_u32(object, "snaplen", &plan->snaplen) && read_u32(object, "frame_limit", &plan->frame_limit) &&
 	       read_u32(object, "longest", &plan->longest) && read_u32(object, "sampling_rate", &plan->sampling_rate) &&
+	       read_bool(object, "overload", &plan->overload) && read_u32(object, "least_level", &plan->least_level) &&
 	       read_int(object, "overhead", &plan->overhead) && read_bool(object, "strip_tag", &plan->strip_tag) &&
 	       read_u32(object, "push_tag", &plan->push_tag) &&
 	       read_bool(object, "strip_ethernet", &plan->strip_ethernet) &&
 	       read_unsigned(object, "rate_limit", UINT64_MAX, &plan->rate_limit) &&
 	       read_unsigned(object, "packet_limit", UINT64_MAX, &plan->packet_limit) && read_header(object, plan) &&
 	       read_patches(object, plan) && read_on_mtu_exceeded(object, plan) && read_payload(object, plan) &&
-	       read_matcher(matcher, plan) && read_recorder(recorder, plan) && read_flow_limit(object, plan) &&
-	       read_guards(object, plan) && make_firsts(plan);
+	       read_matcher(matcher, plan) && read_inside(object, &plan->inside) && read_recorder(recorder, plan) &&
+	       read_flow_limit(object, plan) && read_guards(object, plan) && make_firsts(plan) &&
+	       make_connections(plan);
 }
 
 static bool read_lane(PyObject *lane, int *descriptor, uint16_t *port)

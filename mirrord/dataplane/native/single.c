@@ -46,9 +46,18 @@ static void Forward_dealloc(PyObject *object)
 	Py_DECREF(type);
 }
 
+/* What has become of a frame so far. */
+struct collected {
+	PyObject *copies; /* a list */
+	uint64_t flow;
+};
+
 /* Move a batch's copies to a Python list. */
-static void collect(struct batch *batch, void *list)
+static void collect(struct batch *batch, void *context)
 {
+	struct collected *collected = context;
+	PyObject *list = collected->copies;
+
 	for (uint32_t n = 0; n < batch->count; n++) {
 		const struct message *message = &batch->messages[n];
 		PyObject *head = PyBytes_FromStringAndSize((const char *)message->head, message->head_length);
@@ -68,6 +77,7 @@ static void collect(struct batch *batch, void *list)
 			PyBytes_Concat(&head, trailer);
 		if (head && tail && zeros && trailer)
 			PyList_Append(list, head);
+		collected->flow = message->flow;
 		Py_XDECREF(head);
 		Py_XDECREF(trailer);
 		Py_XDECREF(zeros);
@@ -155,22 +165,23 @@ static bool read_frame(PyObject *object, struct frame *frame, uint8_t **memory)
 
 static PyObject *forward_frame(Forward *self, const struct frame *frame, struct batch *batch)
 {
-	PyObject *copies = PyList_New(0);
+	struct collected collected = { .copies = PyList_New(0) };
 	uint64_t counters[SLOTS] = { 0 };
 	struct parsed parsed = { .hashed = false };
 	int reason = SKIPPED_UNMATCHED;
 
-	if (!copies)
+	if (!collected.copies)
 		return NULL;
 	batch->count = 0;
 	batch->flush = collect;
-	batch->context = copies;
+	batch->context = &collected;
 	parse(frame, &parsed.headers);
-	if (wants(&self->plan, frame))
+	collected.flow = flow_hash(&parsed.headers);
+	if (wants(&self->plan, frame, &parsed.headers))
 		reason = forward(&self->plan, &self->state, frame, &parsed, batch, counters);
-	collect(batch, copies);
-	PyObject *values[] = { copies,
-			       PyLong_FromUnsignedLongLong(flow_hash(&parsed.headers)),
+	collect(batch, &collected);
+	PyObject *values[] = { collected.copies,
+			       PyLong_FromUnsignedLongLong(collected.flow),
 			       reason == NO_REASON ? Py_NewRef(Py_None) : PyLong_FromLong(reason),
 			       PyLong_FromUnsignedLongLong(counters[TRUNCATED]),
 			       PyLong_FromUnsignedLongLong(counters[SEGMENTED]),

@@ -75,6 +75,9 @@ static void see_waiting(struct tap *tap)
 		waiting++;
 	if (waiting > tap->most_waiting)
 		tap->most_waiting = waiting;
+	if (waiting * 2 > tap->block_count)
+		for (uint32_t n = 0; n < tap->count; n++)
+			__atomic_store_n(&tap->members[n]->state->thinning.pressed, true, __ATOMIC_RELAXED);
 }
 
 static bool run_ring(struct tap *tap, struct work *work, uint64_t until)

@@ -5,6 +5,8 @@
 #include "counters.h"
 #include "filter/bpf.h"
 #include "forward/flows.h"
+#include "forward/overload.h"
+#include "forward/tls.h"
 #include "frame/frame.h"
 #include "transmit/recorder.h"
 
@@ -27,6 +29,16 @@ struct patch {
 	uint32_t at;
 };
 
+/* Which tunnel packets are looked into; port 0: not this encapsulation. plans.py: Inside. */
+struct inside {
+	uint32_t vxlan_port, geneve_port;
+	bool gre;
+	bool any_ident, strip;
+	uint32_t ident;
+	struct sock_filter *program; /* what is wanted of the frames inside; or NULL: no tunnel is looked into */
+	uint32_t program_length;
+};
+
 struct plan {
 	uint8_t header[MAX_TEMPLATE];
 	uint32_t header_length;
@@ -42,7 +54,10 @@ struct plan {
 	uint32_t frame_limit, longest;
 	enum on_mtu_exceeded on_mtu_exceeded;
 	uint32_t sampling_rate;
+	bool overload; /* fewer conversations, when there is too much */
+	uint32_t least_level; /* of these */
 	struct fragments *firsts; /* of the conversations that are sampled; or NULL */
+	struct connections *connections; /* whose payload is shown but for application data; or NULL */
 	struct flow_limit flow_limit;
 	struct flows *flows; /* that it holds for; or NULL */
 	struct own_copies *own; /* what is not mirrored again; or NULL */
@@ -52,7 +67,8 @@ struct plan {
 	int32_t overhead; /* may be less than 0 */
 	struct sock_filter *exact; /* or NULL */
 	uint32_t exact_length;
-	uint64_t *matches; /* frames by the rule that accepted them, or NULL */
+	struct inside inside;
+	uint64_t *matches; /* frames by the rule that accepted them, of the frames that are meant; or NULL */
 	uint32_t match_count;
 	void *matches_owner; /* plan.c's */
 	struct recorder recorder;
@@ -67,10 +83,11 @@ static inline bool retags(const struct plan *plan)
 /* What changes from frame to frame. Pipelines of one session and source share it, each on a thread of its own. */
 struct state {
 	bool shared;
-	bool locked; /* the buckets, while they are shared */
+	bool locked; /* the buckets and the thinning, while they are shared */
 	__int128 bits; /* 64 bits are too few from 461 Gbit/s on */
 	__int128 packets;
 	uint64_t filled; /* both */
+	struct thinning thinning;
 	uint32_t *sequence; /* of the session's next copy that has one; its other sources count there too */
 };
 
@@ -82,6 +99,7 @@ struct facts {
 	bool egress;
 	uint64_t time;
 	uint32_t kept; /* bytes of the mirrored frame in the copy */
+	uint32_t shown; /* bytes of its payload, or SHOW_ALL */
 	uint32_t original; /* bytes that it had */
 	bool spent; /* its flow has had its share: the headers alone */
 	uint32_t packets; /* that the captured frame is on the wire; 0: nobody knows */
@@ -175,6 +193,18 @@ bool decapsulate(enum tunnel tunnel, struct frame *frame, const uint8_t *packet,
 /* Tell in the frame's vnet header what its sender left to a device; split a TCP frame longer than limit, if not 0. */
 void unfinished(struct frame *frame, uint32_t limit);
 
+/* forward/inside.c */
+struct opened {
+	struct frame frame;
+	uint8_t saved[ETH_HEADER];
+};
+
+/* Find the frame inside a tunnel's packet, whose headers these are; false for what is no such packet. What was opened is
+ * to be closed before anything else looks at the packet. */
+bool open_inside(const struct inside *inside, const struct frame *frame, const struct headers *headers,
+		 struct opened *opened);
+void close_inside(struct opened *opened);
+
 /* forward/encap.c: gives the trailer's length. */
 uint32_t fill(const struct plan *plan, const struct facts *facts, struct room *room);
 
@@ -185,12 +215,27 @@ struct parsed {
 	bool hashed; /* the flow is known */
 };
 
-/* forward/step.c: whether the plan's exact program, where it has one, wants the frame; its rule is counted. */
-bool wants(const struct plan *plan, const struct frame *frame);
+/* forward/step.c: what a checked program gives for a frame; of a plan's, the number of the rule that accepts it, or 0. */
+uint32_t run_on_frame(const struct sock_filter *program, uint32_t length, const struct frame *frame);
+/* Whether the plan's programs, where it has any, want the frame; its rule is counted. */
+bool wants(const struct plan *plan, const struct frame *frame, const struct headers *headers);
 /* Gives NO_REASON when copies were made, whose TRUNCATED, SEGMENTED and FRAGMENTED are counted; or the slot of why there are
  * none. The frame is wanted. */
 int forward(const struct plan *plan, struct state *state, const struct frame *frame, struct parsed *parsed,
 	    struct batch *batch, uint64_t *counters);
+
+/* forward/limits.c */
 void fill_buckets(const struct plan *plan, struct state *state);
+/* Whether the limits let a frame pass whose copies are of this size together, and so many. */
+bool within_limits(const struct plan *plan, struct state *state, uint64_t size, uint32_t packets, uint64_t time);
+/* The sampling rate for a frame that was captured at this time. */
+uint32_t rate_now(const struct plan *plan, struct state *state, uint64_t time);
+
+/* The sampling rate, for who looks on. */
+static inline uint32_t rate_in_force(const struct plan *plan, const struct state *state)
+{
+	return plan->overload ? thinned_rate(&state->thinning, plan->sampling_rate, plan->least_level)
+			      : plan->sampling_rate;
+}
 
 #endif

@@ -3,82 +3,12 @@
 
 #include <linux/if_ether.h>
 #include <linux/virtio_net.h>
-#include <sched.h>
 #include <string.h>
 
 #include "bytes.h"
 
 /* Where SCTP's checksum is in its header. No other protocol has one there, so it tells SCTP in tunnels too. */
 enum { SCTP_CHECKSUM = 8 };
-
-static const uint64_t BURST_NANOSECONDS = 20000000;
-static const uint64_t BURST_BITS = 65536 * 8;
-static const uint64_t BURST_PACKETS = 64;
-static const uint64_t CLOCK_STEP_NANOSECONDS = 1000000000;
-static const int64_t SECOND = 1000000000;
-
-/* `burst` is the least that a bucket of this rate holds. */
-static __int128 bucket_depth(uint64_t rate, uint64_t burst)
-{
-	__int128 least = (__int128)burst * SECOND, depth = (__int128)BURST_NANOSECONDS * rate;
-
-	return depth > least ? depth : least;
-}
-
-void fill_buckets(const struct plan *plan, struct state *state)
-{
-	state->bits = bucket_depth(plan->rate_limit, BURST_BITS);
-	state->packets = bucket_depth(plan->packet_limit, BURST_PACKETS);
-}
-
-static void refill(__int128 *bucket, uint64_t elapsed, uint64_t rate, uint64_t burst)
-{
-	__int128 tokens = *bucket + (__int128)elapsed * rate, depth = bucket_depth(rate, burst);
-
-	*bucket = tokens < depth ? tokens : depth;
-}
-
-/* Held for some additions: a thread that waits for it need not sleep. */
-static void lock(struct state *state)
-{
-	while (state->shared && __atomic_test_and_set(&state->locked, __ATOMIC_ACQUIRE))
-		sched_yield();
-}
-
-static void unlock(struct state *state)
-{
-	if (state->shared)
-		__atomic_clear(&state->locked, __ATOMIC_RELEASE);
-}
-
-/* A bucket may fall below zero, so that a frame of any size passes while none is empty. */
-static bool take_locked(const struct plan *plan, struct state *state, uint64_t size, uint32_t packets, uint64_t time)
-{
-	uint64_t elapsed = time > state->filled ? time - state->filled : 0;
-
-	refill(&state->bits, elapsed, plan->rate_limit, BURST_BITS);
-	refill(&state->packets, elapsed, plan->packet_limit, BURST_PACKETS);
-	if (elapsed || state->filled - time > CLOCK_STEP_NANOSECONDS)
-		state->filled = time;
-	if ((plan->rate_limit && state->bits <= 0) || (plan->packet_limit && state->packets <= 0))
-		return false;
-	if (plan->rate_limit)
-		state->bits -= (__int128)size * 8 * SECOND;
-	if (plan->packet_limit)
-		state->packets -= (__int128)packets * SECOND;
-	return true;
-}
-
-/* Whether the limits let a frame pass whose copies are of this size together, and so many. */
-static bool within_limits(const struct plan *plan, struct state *state, uint64_t size, uint32_t packets, uint64_t time)
-{
-	if (!plan->rate_limit && !plan->packet_limit)
-		return true;
-	lock(state);
-	bool taken = take_locked(plan, state, size, packets, time);
-	unlock(state);
-	return taken;
-}
 
 /* Whether it matters where a frame's headers end. */
 static bool needs_end(const struct plan *plan, const struct facts *facts)
@@ -223,7 +153,8 @@ static bool whole(const struct plan *plan, struct piece *piece, const struct fra
 	piece->tail = frame->data;
 	piece->tail_length = frame->captured;
 	piece->zeros = 0;
-	if (!frame->tagged && !unfinished && !plan->strip_tag && !plan->push_tag) {
+	bool borrowed = frame->lent && !plan->strip_ethernet;
+	if (!frame->tagged && !unfinished && !plan->strip_tag && !plan->push_tag && !borrowed) {
 		if (plan->strip_ethernet) {
 			piece->tail += ETH_HEADER;
 			piece->tail_length -= ETH_HEADER;
@@ -234,7 +165,7 @@ static bool whole(const struct plan *plan, struct piece *piece, const struct fra
 	uint32_t start = frame->vnet.csum_start + shift, field = start + frame->vnet.csum_offset;
 	uint32_t width = frame->vnet.csum_offset == SCTP_CHECKSUM ? 4 : 2;
 
-	piece->head_length = unfinished ? field + width : shift ? ETH_ADDRESSES + TAG : 0;
+	piece->head_length = unfinished ? field + width : shift ? ETH_ADDRESSES + TAG : frame->lent ? ETH_HEADER : 0;
 	if (piece->head_length > length || piece->head_length > MAX_HEADERS)
 		return false;
 	/* What is rewritten holds the ethertype, also when a tag has been taken off in front of it. */
@@ -259,12 +190,13 @@ static bool whole(const struct plan *plan, struct piece *piece, const struct fra
 }
 
 /* Whether there was something to hide. */
-static bool hide_whole(struct piece *piece, const struct frame *frame, const struct headers *headers)
+static bool hide_whole(struct piece *piece, const struct frame *frame, const struct headers *headers, uint32_t shown)
 {
 	int start = hidden_from(headers, frame->data, frame->captured);
 	int by = (int)(piece_length(piece) - frame->captured);
 
-	return start != NONE && hide(piece, headers, by, by - (frame->tagged ? TAG : 0), (uint32_t)(start + by));
+	return start != NONE &&
+	       hide(piece, headers, by, by - (frame->tagged ? TAG : 0), (uint32_t)(start + by) + shown);
 }
 
 static int forward_whole(const struct plan *plan, struct state *state, const struct frame *frame, struct batch *batch,
@@ -281,7 +213,7 @@ static int forward_whole(const struct plan *plan, struct state *state, const str
 	uint32_t cut = frame->captured < frame->length ? frame->length - frame->captured : 0;
 	if (needs_end(plan, facts))
 		end = moved(headers_end(&parsed->headers, frame->data, frame->captured), frame->captured, length);
-	bool zeroed = plan->payload != KEEP && hide_whole(&piece, frame, &parsed->headers);
+	bool zeroed = facts->shown != SHOW_ALL && hide_whole(&piece, frame, &parsed->headers, facts->shown);
 	facts->kept = kept_length(plan, piece.head_length ? piece.head : piece.tail, length, snaplen(plan, facts, end),
 				  &exceeds);
 	facts->original = length + cut;
@@ -315,10 +247,10 @@ static void treat(const struct plan *plan, const struct facts *facts, struct sup
 	uint32_t before = super->head_length;
 
 	*treatment = (struct treatment){ .end = NONE, .hidden_from = NONE };
-	if (needs_end(plan, facts) || plan->payload != KEEP) {
+	if (needs_end(plan, facts) || facts->shown != SHOW_ALL) {
 		parse(&head, &treatment->headers);
 		treatment->end = headers_end(&treatment->headers, head.data, head.captured);
-		if (plan->payload != KEEP)
+		if (facts->shown != SHOW_ALL)
 			treatment->hidden_from = hidden_from(&treatment->headers, head.data, head.captured);
 	}
 	super->head_length = retag(plan, super->head, before);
@@ -327,6 +259,15 @@ static void treat(const struct plan *plan, const struct facts *facts, struct sup
 	treatment->hidden_from = moved(treatment->hidden_from, before, super->head_length);
 	for (uint32_t n = 0; n < super->layer_count; n++)
 		super->layers[n].at += super->head_length - before;
+}
+
+/* The segment has what is behind so many bytes of the payload. */
+static bool hide_segment(struct piece *piece, const struct treatment *treatment, uint32_t shown, uint32_t behind)
+{
+	uint32_t kept = shown > behind ? shown - behind : 0;
+
+	return hide(piece, &treatment->headers, treatment->moved, treatment->moved,
+		    (uint32_t)treatment->hidden_from + kept);
 }
 
 static int forward_super(const struct plan *plan, struct state *state, const struct frame *frame, struct batch *batch,
@@ -375,8 +316,7 @@ static int forward_super(const struct plan *plan, struct state *state, const str
 
 		write_segment(&super, n, piece.head, &piece.tail, &piece.tail_length);
 		if (treatment.hidden_from != NONE)
-			counters[ZEROED] += hide(&piece, &treatment.headers, treatment.moved, treatment.moved,
-						 (uint32_t)treatment.hidden_from);
+			counters[ZEROED] += hide_segment(&piece, &treatment, facts->shown, n * super.gso_size);
 		facts->kept = last ? kept_rest : kept_full;
 		facts->original = last ? rest : full;
 		facts->truncated = facts->kept < facts->original;
@@ -391,34 +331,66 @@ static int forward_super(const struct plan *plan, struct state *state, const str
 	return NO_REASON;
 }
 
-static bool sampled_in(const struct plan *plan, const struct headers *headers, bool *guessed)
+static bool sampled_in(const struct plan *plan, struct state *state, const struct headers *headers, uint64_t time,
+		       bool *guessed)
 {
-	if (plan->sampling_rate == 1)
+	if (plan->sampling_rate == 1 && !plan->overload)
 		return true;
 	uint64_t conversation = conversation_hash(headers, plan->firsts, guessed);
-	return !((uint32_t)conversation % plan->sampling_rate);
+	return !((uint32_t)conversation % rate_now(plan, state, time));
 }
 
-bool wants(const struct plan *plan, const struct frame *frame)
+uint32_t run_on_frame(const struct sock_filter *program, uint32_t length, const struct frame *frame)
 {
-	if (!plan->exact)
-		return true;
 	struct bpf_frame view = { .data = frame->data,
 				  .length = frame->captured,
 				  .egress = frame->egress,
 				  .tagged = frame->tagged,
 				  .tci = frame->tci,
 				  .tpid = frame->tpid };
-	uint32_t rule = run_program(plan->exact, plan->exact_length, &view);
 
+	return run_program(program, length, &view);
+}
+
+static uint32_t accepts_inside(const struct inside *inside, const struct frame *frame, const struct headers *headers)
+{
+	struct opened opened;
+
+	if (!open_inside(inside, frame, headers, &opened))
+		return 0;
+	uint32_t rule = run_on_frame(inside->program, inside->program_length, &opened.frame);
+	close_inside(&opened);
+	return rule;
+}
+
+bool wants(const struct plan *plan, const struct frame *frame, const struct headers *headers)
+{
+	uint32_t rule = plan->exact ? run_on_frame(plan->exact, plan->exact_length, frame) : UINT32_MAX;
+
+	if (rule && plan->inside.program)
+		rule = accepts_inside(&plan->inside, frame, headers);
 	if (rule && rule <= plan->match_count)
 		plan->matches[rule - 1]++;
 	return rule;
 }
 
-/* Make the copies of a frame; when its flow is spent, of its headers alone. */
+/* How much of the payload may leave. */
+static struct shown show_some(const struct plan *plan, const struct frame *frame, const struct headers *headers)
+{
+	if (plan->connections)
+		return show_payload(plan->connections, frame, headers);
+	return (struct shown){ plan->payload == KEEP ? SHOW_ALL : 0, false };
+}
+
+/* What was found out of a frame before its copies are made. */
+struct finding {
+	struct flow *flow; /* or NULL */
+	bool spent; /* which has had its share: of the headers alone */
+	struct shown shown;
+};
+
 static int copy(const struct plan *plan, struct state *state, const struct frame *frame, struct parsed *parsed,
-		struct batch *batch, struct flow *flow, bool spent, uint64_t *counters)
+		struct batch *batch, const struct finding *finding, uint64_t *counters)
 {
 	if (frame->captured < ETH_HEADER)
 		return DROPPED_MALFORMED;
@@ -432,37 +404,78 @@ static int copy(const struct plan *plan, struct state *state, const struct frame
 			       .vlan = parsed->headers.vlan,
 			       .egress = frame->egress,
 			       .time = frame->time,
-			       .spent = spent };
+			       .shown = finding->shown.kept,
+			       .spent = finding->spent };
 	int reason;
 	if (super)
 		reason = forward_super(plan, state, frame, batch, parsed, &facts, counters);
 	else
 		reason = forward_whole(plan, state, frame, batch, parsed, &facts, counters);
-	if (flow && facts.packets)
-		count_in_flow(flow, facts.packets, frame->length);
+	if (finding->flow && facts.packets)
+		count_in_flow(finding->flow, facts.packets, frame->length);
+	counters[UNFOLLOWED] += reason == NO_REASON && finding->shown.unfollowed;
+	return reason;
+}
+
+/* Whether sampling and the flow's limit let a frame pass: NO_REASON, and what was found; or the slot of why not. */
+static int admit(const struct plan *plan, struct state *state, const struct frame *frame, const struct headers *headers,
+		 struct finding *finding, uint64_t *counters)
+{
+	bool guessed = false;
+	struct found found = { 0 };
+	bool sampled = sampled_in(plan, state, headers, frame->time, &guessed);
+
+	if (sampled && plan->flows)
+		found = find_flow(plan->flows, &plan->flow_limit, headers, frame);
+	counters[UNPLACED] += guessed || found.guessed;
+	counters[FLOW_TABLE_FULL] += found.full;
+	if (!sampled)
+		return SKIPPED_SAMPLED_OUT;
+	finding->flow = found.flow;
+	finding->shown = show_some(plan, frame, headers);
+	finding->spent = found.flow && is_spent(found.flow, &plan->flow_limit) && !passes_flow_limit(headers, frame);
+	return finding->spent && !plan->flow_limit.headers ? SKIPPED_FLOW_LIMIT : NO_REASON;
+}
+
+/* The frame inside of the packet is the one that is meant: it tells the conversation and the flow, and may be all that is
+ * mirrored. */
+static int forward_inside(const struct plan *plan, struct state *state, const struct frame *frame,
+			  const struct headers *headers, struct batch *batch, uint64_t *counters)
+{
+	struct opened opened;
+	struct parsed within = { .hashed = true }, around = { .headers = *headers, .hashed = true };
+	struct finding finding;
+
+	if (!open_inside(&plan->inside, frame, headers, &opened))
+		return SKIPPED_UNMATCHED;
+	parse(&opened.frame, &within.headers);
+	within.flow = around.flow = flow_hash(&within.headers);
+	int reason = admit(plan, state, &opened.frame, &within.headers, &finding, counters);
+	bool admitted = reason == NO_REASON;
+	if (admitted && plan->inside.strip)
+		reason = copy(plan, state, &opened.frame, &within, batch, &finding, counters);
+	close_inside(&opened);
+	if (admitted && !plan->inside.strip) {
+		finding.shown = show_some(plan, frame, headers); /* of what leaves: the tunnel's packet */
+		reason = copy(plan, state, frame, &around, batch, &finding, counters);
+	}
 	return reason;
 }
 
 int forward(const struct plan *plan, struct state *state, const struct frame *frame, struct parsed *parsed,
 	    struct batch *batch, uint64_t *counters)
 {
-	bool guessed = false;
-	struct found found = { 0 };
+	struct finding finding;
 
 	if (plan->own && is_own_copy(plan->own, &parsed->headers, frame))
 		return SKIPPED_OWN_COPY;
-	if (plan->blocked != NO_REASON)
+	if (plan->blocked != NO_REASON) {
+		if (!plan->inside.program)
+			show_some(plan, frame, &parsed->headers); /* what comes after is to be known */
 		return plan->blocked;
-	bool sampled = sampled_in(plan, &parsed->headers, &guessed);
-	if (sampled && plan->flows)
-		found = find_flow(plan->flows, &plan->flow_limit, &parsed->headers, frame);
-	counters[UNPLACED] += guessed || found.guessed;
-	counters[FLOW_TABLE_FULL] += found.full;
-	if (!sampled)
-		return SKIPPED_SAMPLED_OUT;
-	bool spent =
-		found.flow && is_spent(found.flow, &plan->flow_limit) && !passes_flow_limit(&parsed->headers, frame);
-	if (spent && !plan->flow_limit.headers)
-		return SKIPPED_FLOW_LIMIT;
-	return copy(plan, state, frame, parsed, batch, found.flow, spent, counters);
+	}
+	if (plan->inside.program)
+		return forward_inside(plan, state, frame, &parsed->headers, batch, counters);
+	int reason = admit(plan, state, frame, &parsed->headers, &finding, counters);
+	return reason == NO_REASON ? copy(plan, state, frame, parsed, batch, &finding, counters) : reason;
 }

@@ -38,6 +38,7 @@ struct frame {
 	struct vnet vnet;
 	uint64_t time; /* nanoseconds since 1970 */
 	int device; /* its index; 0: of a tunnel's end */
+	bool lent; /* its Ethernet header is in its place but for now: a copy needs one of its own */
 };
 
 enum { NONE = -1 };
