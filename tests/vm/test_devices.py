@@ -21,6 +21,7 @@ from tests.support.wire import decapsulated
 
 SCRIPT = Path(__file__).with_name("devices.sh")
 PINGS = 3
+VLAN_OF_BRIDGE = 96  # the VNI
 STREAM = 200 << 10  # bytes that the peer sends
 
 
@@ -64,6 +65,11 @@ source = "vrf0"
 direction = "ingress"
 destination = { type = "vxlan", remote = "192.0.2.2", vni = 98 }
 
+[[mirrors.vlan.sessions]]
+name = "br0"
+source = { type = "bridge", bridge = "br0", vlan = 10 }
+destination = { type = "vxlan", remote = "192.0.2.2", vni = 96 }
+
 [[mirrors.twice.sessions]]
 name = "bonds"
 source = { device = ["bond0", "slave*"] }
@@ -92,7 +98,7 @@ def echoes(copies: Recording) -> list[tuple[str, str]]:
 def vnis(copies: Recording) -> dict[int, Recording]:
     """The copies by their VNI, out of VXLAN."""
     found = {}
-    for number in range(1, len(KINDS) + 1):
+    for number in (*range(1, len(KINDS) + 1), VLAN_OF_BRIDGE):
         chosen = copies.file.with_name(f"vni{number}.pcap")
         copies.tshark("-w", str(chosen), "-F", "pcap", expression=f"vxlan.vni == {number}")
         found[number] = decapsulated(Recording(chosen))
@@ -118,6 +124,7 @@ def test_each_packet_is_mirrored_once(tmp_path: Path) -> None:
         links = {one.get("link") for one in told if one["session"] == str(number)}
         assert links == {"ip" if kind.raw else None}
     _check_streams(by_number, metrics)
+    _check_vlan(by_number[11], by_number[VLAN_OF_BRIDGE])
     _check_doctor(tmp_path, told)
 
 
@@ -155,11 +162,18 @@ def _check_streams(copies: dict[int, Recording], metrics: Metrics) -> None:
         assert sum(int(length) for (length,) in received) >= STREAM
 
 
+def _check_vlan(whole: Recording, chosen: Recording) -> None:
+    """What comes in untagged has the VLAN of its port, as what comes in by the tagged port has: one form, one VLAN."""
+    for copies in (whole, chosen):
+        rows = copies.fields("icmp.type", "vlan.id", expression="icmp")
+        assert sorted(rows) == [["0", "10"]] * PINGS + [["8", "10"]] * PINGS
+
+
 def _check_doctor(directory: Path, told: list[dict[str, Any]]) -> None:
     """What a tap does not see is told, and what it has nothing of is refused."""
     found = json.loads((directory / "doctor.json").read_text())["doctor"]
-    codes = {(one["code"], one["source"]) for one in found if one["mirror"] in ("copies", "twice")}
-    blind = {("ipvlan_l3s", "child"), ("vrf", "vrf0"), ("vlan_filtering", "br0")}
+    codes = {(one["code"], one["source"]) for one in found if one["mirror"] in ("copies", "files", "twice")}
+    blind = {("ipvlan_l3s", "child"), ("vrf", "vrf0"), ("bridge_files", "br0")}
     assert blind | {("seen_twice", "slave1"), ("seen_twice", "slave2")} <= codes
     reasons = {one["source"]: one["reason"] for one in told if one["mirror"] == "refused"}
     assert "a GRE device without a remote of its own" in reasons["gre2"]
