@@ -144,6 +144,7 @@ class Podman:
     def _command(self, *arguments: str) -> list[str]:
         # not by `ip netns exec`, which mounts a /sys without the cgroups that runc looks for
         base = ["podman", "--root", f"{self._directory}/store", "--runroot", f"{self._directory}/run"]
+        base += ["--network-config-dir", f"{self._directory}/networks"]
         return [
             "env", f"CONTAINERS_CONF={self._settings}", "nsenter", f"--net=/run/netns/{self.host.name}", *base,
             "--runtime", "runc", "--cgroup-manager", "cgroupfs", *arguments,
@@ -171,12 +172,18 @@ class Podman:
 
     def address(self, name: str) -> str:
         (told,) = json.loads(self.podman("inspect", name))
-        networks = told["NetworkSettings"]["Networks"].values()
+        networks = told["NetworkSettings"].get("Networks", {}).values()
         return str(next((one["IPAddress"] for one in networks if one["IPAddress"]), ""))
 
     def close(self) -> None:
         self.podman("rm", "--all", "--force", "--time", "0")
         self._service.close()
         for mount in ("store/overlay", "store"):
-            subprocess.run(["umount", "-q", f"{self._directory}/{mount}"], check=False)
+            wait_for(lambda: self._unmount(mount), "what cleans up after containers is done")  # noqa: B023 (called here)
         shutil.rmtree(self._directory)
+
+    def _unmount(self, mount: str) -> bool:
+        path = self._directory / mount
+        if path.is_mount():  # some processes of Podman use it for a moment longer, or mount it anew
+            subprocess.run(["umount", "-q", path], check=False)
+        return not path.is_mount()
