@@ -48,7 +48,7 @@ from mirrord.protocols import ETH_ALEN
 GROUPS = 0x1 | 0x8 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18
 
 NOT_SENDING = {1, 2, 3, 4}
-"""IF_OPER_NOTPRESENT, _DOWN, _LOWERLAYERDOWN, _TESTING (linux/if.h): what a device is given is dropped unsaid, also
+"""IF_OPER_NOTPRESENT, _DOWN, _LOWERLAYERDOWN, _TESTING (linux/if.h): what a device is given is dropped silently, also
 right after the carrier came, while its queue is not in place. Many have no state (unknown): the carrier alone tells."""
 ON_ANOTHER = {"vlan", "macvlan", "macvtap"}
 WITHOUT_ETHERNET = {256, 257, 258, 259, 512, 519, 768, 769, 776, 778, 823, 0xFFFE}
@@ -93,7 +93,7 @@ class News:
 class Links:
     """The view on request, and a callback when it may have changed.
 
-    Of another network namespace, if one is given. OSError when netlink sockets cannot be had.
+    Of another network namespace, if one is given. OSError when netlink sockets cannot be opened.
     """
 
     def __init__(self, netns: Netns | None = None) -> None:

@@ -239,7 +239,7 @@ class Capture(MovableWayIn):
     def read(self) -> Iterator[Frame]:
         """The frames that are there now: at most one block of a ring, or one batch of a plain socket.
 
-        Who takes no more of them finds the next one the next time.
+        A caller that stops early gets the next frame at the next call.
         """
         return self._read_socket() if self.ring is None else self._read_block(self.ring)
 

@@ -79,7 +79,7 @@ class WayIn(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of it."""
+        """Close it."""
 
     def movable(self) -> MovableWayIn | None:
         """Itself, where it may give way to one of another mode while frames come."""

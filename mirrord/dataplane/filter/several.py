@@ -2,8 +2,8 @@
 
 The kernel runs one program for all: `compile_selections`. Userspace then has to know whose a frame is. The matcher of
 each selection has the last word, but to ask each of many takes long, and nearly all say no: so `compile_sets` gives a
-program that reads the frame's headers once, and by the values of its fields cuts down who is left. It never leaves out
-one that wants the frame.
+program that reads the frame's headers once, and by the values of its fields reduces the set of candidates. It never
+leaves out one that wants the frame.
 """
 
 from __future__ import annotations
