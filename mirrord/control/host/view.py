@@ -12,7 +12,11 @@ from mirrord.plans import Hop, Netns
 
 
 class AbsentError(Exception):
-    """The host does not have yet what is asked of it."""
+    """The host does not have yet what is asked of it. `code` and `remedy` are a finding's, where it has its own."""
+
+    def __init__(self, problem: str, code: str = "", remedy: str = "") -> None:
+        super().__init__(problem)
+        self.code, self.remedy = code, remedy
 
 
 class Traits(NamedTuple):
@@ -20,7 +24,7 @@ class Traits(NamedTuple):
 
     mode: str = ""  # of a macvlan, macvtap or ipvlan, as `ip -d link` names it
     xdp: str = ""  # how an XDP program is attached: native, generic, offloaded, several; "": none is
-    vlan_filtering: bool = False  # a bridge with VLANs of its own
+    vlan_filtering: bool = False  # a bridge with VLANs of its own, of 802.1Q tags
     functions: int = 0  # SR-IOV: how many virtual functions the NIC has
     virtual: bool = False  # SR-IOV: a virtual function itself
     multipoint: bool = False  # a GRE device without a remote of its own: its packets begin with the outer headers
@@ -49,6 +53,7 @@ class Link:
     resolves: bool = True  # asks for the addresses of next hops
     carrier: bool = True  # what leaves by it gets somewhere
     loopback: bool = False
+    pvid: int = 0  # of a bridge with VLANs of its own, or its port: the one of what comes in without a tag; 0: none
     most_mtu: int = 0  # the largest that its driver takes; 0: unknown
     takes_ring: bool = False  # takes packets out of a TX ring as they are
     traits: Traits = NO_TRAITS
@@ -124,7 +129,7 @@ class View:
         """A device that frames can leave by. AbsentError when it may come later, Refused when it is of another kind."""
         link = self.links.get(name)
         if link is None:
-            raise AbsentError(f"no such device: {name}")
+            raise AbsentError(f"no such device: {name}", "device_missing", "create it, or change the session")
         if not link.ethernet:
             raise Refused(f"{name} is not an Ethernet device")
         return link
