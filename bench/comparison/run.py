@@ -3,7 +3,7 @@
 Run as root, on a machine with nothing else to do: `python -m bench.comparison.run [--quick | --rounds N]`. A round runs
 every subject once; the tables show medians over the rounds. `goals.py` says what is aimed at. `--only order` measures
 what it costs to keep the order of capture, nothing else, and prints it; `--only sharing`, many sessions on one source;
-`--only sources`, many sources.
+`--only sources`, many sources; `--only payload`, what it costs to leave payload out.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from bench.comparison.experiments import Experiments
 from bench.comparison.goals import goals
 from bench.comparison.operation import Operation
+from bench.comparison.payloads import Payloads
 from bench.comparison.plots import draw
 from bench.comparison.sharing import Sharing
 from bench.comparison.sources import Sources
@@ -36,6 +37,7 @@ def measure(bed: Testbed, *, rounds: int, milliseconds: int, only: str = "") -> 
     experiments, operation = Experiments(bed, milliseconds), Operation(bed, milliseconds)
     streams, sharing = Streams(bed, milliseconds), Sharing(bed, milliseconds)
     many = Sources(bed, milliseconds)
+    payloads = Payloads(bed, milliseconds)
     for number in range(rounds):
         begun = time.monotonic()
         for experiment in (
@@ -49,6 +51,7 @@ def measure(bed: Testbed, *, rounds: int, milliseconds: int, only: str = "") -> 
             sharing.sharing,
             many.sources,
             many.unmirrored,
+            payloads.payload,
             operation.start,
             *((experiments.scripts, operation.latency, operation.idle) if number == 0 else ()),
         ):
@@ -61,6 +64,7 @@ def measure(bed: Testbed, *, rounds: int, milliseconds: int, only: str = "") -> 
         *operation.tables.values(),
         *sharing.tables.values(),
         *many.tables.values(),
+        *payloads.tables.values(),
     ]
 
 

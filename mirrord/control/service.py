@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 from mirrord.control import logs
 from mirrord.control.configuration import config
 from mirrord.control.configuration.config import Loaded
-from mirrord.control.configuration.validation import find_session, not_found, session_path
 from mirrord.control.host import clock, device_rate
 from mirrord.control.host.links import Links
 from mirrord.control.host.view import View
@@ -41,6 +40,7 @@ from mirrord.control.surroundings import Surroundings
 from mirrord.dataplane.netns import own_name
 from mirrord.errors import ConfigError, MirrordError, Refused, of_host
 from mirrord.expiry import Now
+from mirrord.model.validation import find_session, not_found, session_path
 
 log = logger("service")
 T = TypeVar("T")
@@ -235,7 +235,7 @@ class Service:
         log.info("reloaded", path=self.path)
 
     async def change(self, new: Loaded, keep: Callable[[], None]) -> None:
-        """Run a changed configuration; for who holds `changing`.
+        """Run a changed configuration; the caller holds `changing`.
 
         `keep` is called, on a thread, when it is known what is to run and before anything is touched: if it raises, all
         stays as it was. Refused: the host does not allow a session that the change begins. ConfigError: it needs a

@@ -30,6 +30,7 @@ from mirrord.dataplane.capture.way_in import Kind, MovableWayIn, Statistics, Way
 from mirrord.dataplane.filter import bpf, several
 from mirrord.dataplane.filter.by_device import Asked, Wanted, attach_wanted
 from mirrord.dataplane.frame.headers import Tag
+from mirrord.dataplane.frame.port_vlan import classified
 from mirrord.dataplane.frame.wire import VNET, Frame, Vnet
 from mirrord.dataplane.frame.without_ethernet import with_ethernet
 from mirrord.dataplane.netns import inside
@@ -116,7 +117,7 @@ class Capture(MovableWayIn):
         self._error = 0  # what a reading came upon
         self.ring: mmap.mmap | None = None
         self._statuses = memoryview(b"")  # the first word of each block's state, in the ring's memory
-        self.kind = Kind(raw=plan.raw)
+        self.kind = Kind(raw=plan.raw, pvid=plan.pvid)
         self._block = 0
         self._at, self._left = 0, 0  # the next frame in the block, and how many there are from it on; or 0
         inside(plan.netns, self._open)
@@ -209,9 +210,9 @@ class Capture(MovableWayIn):
         """
         if self.plan.device:
             selections = dict.fromkeys(one.selection for one in wanted)
-            self.exact = several.attach(self.socket, *selections, raw=self.plan.raw)
+            self.exact = several.attach(self.socket, *selections, raw=self.plan.raw, pvid=self.plan.pvid)
         else:
-            self.exact = attach_wanted(self.socket, wanted)
+            self.exact = attach_wanted(self.socket, wanted, pvid=self.plan.pvid)
         self.wanted = wanted
         self._receive_all()
 
@@ -264,7 +265,7 @@ class Capture(MovableWayIn):
     def read(self) -> Iterator[Frame]:
         """The frames that are there now: at most one block of a ring, or one batch of a plain socket.
 
-        Who takes no more of them finds the next one the next time.
+        A caller that stops early gets the next frame at the next call.
         """
         return self._read_socket() if self.ring is None else self._read_block(self.ring)
 
@@ -293,7 +294,13 @@ class Capture(MovableWayIn):
             protocol = int.from_bytes(ring[at + _PROTOCOL : at + _PROTOCOL + 2], "big")
             if not self._left:
                 self._give_back()
-            yield with_ethernet(frame, protocol) if self.plan.raw else frame
+            yield self._as_captured(frame, protocol)
+
+    def _as_captured(self, frame: Frame, protocol: int) -> Frame:
+        """The frame with what it lacks on this device."""
+        if self.plan.raw:
+            return with_ethernet(frame, protocol)
+        return classified(frame, self.plan.pvid) if self.plan.pvid else frame
 
     def _give_back(self) -> None:
         """Let the kernel have the block again: its last frame was taken out."""
@@ -325,7 +332,7 @@ class Capture(MovableWayIn):
                 time=time,
                 device=device,
             )
-            yield with_ethernet(frame, protocol) if self.plan.raw else frame
+            yield self._as_captured(frame, protocol)
 
     def close(self) -> None:
         self._statuses.release()

@@ -44,7 +44,7 @@ def by_device(wanted: Sequence[Wanted]) -> dict[int, _Group]:
 
 
 @lru_cache(maxsize=64)
-def compile_wanted(wanted: Asked) -> Program:
+def compile_wanted(wanted: Asked, *, pvid: int = 0) -> Program:
     """The program that takes a frame of one of these devices which is wanted of it, and no frame of another device."""
     asm, reject = Assembler(), Label()
     runs: list[tuple[int, Label]] = [(0, reject)]  # from which index on, and where to go
@@ -63,7 +63,7 @@ def compile_wanted(wanted: Asked) -> Program:
     _choose(asm, runs)
     for group, label in labels.items():
         asm.place(label)
-        asm.include(compile_selections(group))
+        asm.include(compile_selections(group, pvid=pvid))
     asm.place(reject)
     asm.emit(op.RET, 0)
     return asm.program()
@@ -80,14 +80,17 @@ def _choose(asm: Assembler, runs: Sequence[tuple[int, Label]]) -> None:
     _choose(asm, runs[middle:])
 
 
-def attach_wanted(sock: socket.socket, wanted: Asked) -> bool:
-    """Have the kernel take what is wanted of these devices, as several.attach does of one. True: exactly that."""
+def attach_wanted(sock: socket.socket, wanted: Asked, *, pvid: int = 0) -> bool:
+    """Have the kernel take what is wanted of these devices, as several.attach does of one. True: exactly that.
+
+    `pvid`: of all of these devices, as an Assembler has it.
+    """
     tried: list[Asked] = []
     for coarse in COARSER:
         candidate = tuple(dict.fromkeys(Wanted(device, coarse(selection)) for device, selection in wanted))
         if candidate in tried:
             continue
         tried.append(candidate)
-        if attach_program(sock, compile_wanted(candidate)):
+        if attach_program(sock, compile_wanted(candidate, pvid=pvid)):
             return len(tried) == 1
     raise OSError(errno.ENOMEM, "so many devices take a longer socket filter than net.core.optmem_max admits")
