@@ -223,7 +223,7 @@ class Tap(Source):
         left = [pipeline for pipeline in (*self.pipelines, *joining) if pipeline not in leaving]
         wanted = [changed.get(pipeline, pipeline.selection) for pipeline in left]
         if wanted:
-            compile_selections(tuple(dict.fromkeys(wanted)), raw=self.plan.raw)
+            compile_selections(tuple(dict.fromkeys(wanted)), raw=self.plan.raw, pvid=self.plan.pvid)
             compile_sets(tuple(wanted))
         for selection in (*(pipeline.selection for pipeline in joining), *changed.values()):
             compile_selection(replace(selection, mark_mask=0), numbered=True)
