@@ -92,6 +92,9 @@ class Payload(IntEnum):
     tls = 2  # of TCP from the first application data of TLS on, else as zero
 
 
+CONNECTIONS_BYTES = 65536 * 128
+"""What the TCP connections that are followed take at most, where application data are hidden."""
+
 FLOW_BYTES = 88
 """What the native core takes for a flow at most, with its share of the chains."""
 

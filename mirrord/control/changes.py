@@ -406,9 +406,13 @@ def _doubts(before: Mapping[Key, Entry], after: Mapping[Key, Entry]) -> Iterator
         old = before.get(key)
         if old is entry:
             continue
-        known = (*old.warnings, old.reason, old.trouble) if old else ()
-        for text in (*entry.warnings, entry.reason, entry.trouble):
+        known = _said(old) if old else ()
+        for text in _said(entry):
             if text and text not in known and (key.mirror, key.session, text) not in told:
                 told.add((key.mirror, key.session, text))
                 waits = f"waiting: {text}" if text == entry.reason else text
                 yield Problem(session_path(key.mirror, key.session), waits)
+
+
+def _said(entry: Entry) -> tuple[str, ...]:
+    return (*(one.problem for one in entry.warnings), entry.reason, entry.trouble)

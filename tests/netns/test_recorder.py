@@ -85,6 +85,11 @@ def mirrored(mirrord: Daemon, frames: int) -> None:
     mirrord.settle(2 * frames)
 
 
+def follow(mirrord: Daemon, file: Path) -> subprocess.Popen[bytes]:
+    arguments = ["capture", "vm2", "--last", "1m", "--follow", "-w", str(file)]
+    return subprocess.Popen([*COMMAND, "--socket", str(mirrord.socket), *arguments], stderr=subprocess.PIPE)
+
+
 def recorded(mirrord: Daemon, file: Path, *arguments: str) -> list[list[str]]:
     """What tshark reads of the last minute; the command ends by itself."""
     ctl(mirrord.socket, "capture", "core/vm2", "--last", "1m", "-w", str(file), *arguments)
@@ -130,14 +135,20 @@ def test_the_last_frames_are_written_as_they_were_mirrored(mirrord: Daemon, clie
     mirrored(mirrord, sent + 1)
     assert [row[0] for row in recorded(mirrord, file)] == [str(port) for port in range(2000, 2001 + sent)]
 
-    # What is older than asked for is left out. A session that is disabled keeps nothing.
+    # What is older than asked for is left out. A session that is disabled keeps nothing, and who follows it is done.
     wait_for(lambda: time.time() > times[-1] + 2, "two seconds")
     ctl(mirrord.socket, "capture", "core/vm2", "--last", "1s", "-w", str(file))
     assert count(file) < sent
     assert Api(mirrord.socket)("POST", "mirrors/core/disable").code == "read_only"
+    followed = tmp_path / "followed.pcapng"
+    following = follow(mirrord, followed)
+    last = frame_to(2000 + sent)
+    wait_for(lambda: followed.exists() and last in followed.read_bytes(), "all of it, and it follows")
     mirrord.file.write_text(mirrord.file.read_text().replace('name = "vm2"', 'name = "vm2"\nenabled = false'))
     mirrord.reload()
     wait_for(lambda: len(mirrord.metrics().select("mirrord_session_up")) == 1, "one session")
+    _, said = following.communicate(timeout=10)
+    assert (following.returncode, count(followed)) == (0, sent + 1), said
     kept = file.read_bytes()
     refused = invoke(mirrord.socket, "capture", "core/vm2", "--last", "1m", "-w", str(file))
     assert (refused.exit_code, file.read_bytes()) == (1, kept), "a refusal leaves the file as it is"
@@ -158,10 +169,7 @@ def test_follow_goes_on_without_a_gap_or_a_double(mirrord: Daemon, client: Host,
     sender.start()
     try:
         wait_for(lambda: sent[0] > 50, "frames before it")
-        capture = subprocess.Popen(
-            [*COMMAND, "--socket", str(mirrord.socket), "capture", "vm2", "--last", "1m", "--follow", "-w", str(file)],
-            stderr=subprocess.PIPE,
-        )
+        capture = follow(mirrord, file)
         wait_for(lambda: file.exists() and file.stat().st_size > 0, "the capture begins")
         begun = sent[0]
         wait_for(lambda: sent[0] > begun + 50, "frames while it follows")
@@ -184,10 +192,7 @@ def test_under_a_flood_what_is_written_is_sound_and_what_is_missing_is_told(
 ) -> None:
     """A reader that stands still is overtaken: the ring holds a thousand of these frames."""
     file, ports = tmp_path / "flood.pcapng", range(10_000, 14_000)
-    capture = subprocess.Popen(
-        [*COMMAND, "--socket", str(mirrord.socket), "capture", "vm2", "--last", "1m", "--follow", "-w", str(file)],
-        stderr=subprocess.PIPE,
-    )
+    capture = follow(mirrord, file)
     wait_for(lambda: file.exists() and file.stat().st_size > 0, "the capture begins")
     capture.send_signal(signal.SIGSTOP)
     send_to(client, *ports, payload=bytes(1000))

@@ -480,6 +480,13 @@ SPAN = 'source = "%s"\ndestination = { type = "device", device = "%s" }'
             "mirrors.m.sessions[1].recorder",
             "its recorder and those before it take 3MiB, more than memory_limit, 2MiB",
         ),
+        (
+            sessions(
+                'source = "a"\npayload = "tls"\nworkers = 2\ndestination = { type = "device", device = "c" }'
+            ).replace("include = []", 'include = []\nmemory_limit = "8MiB"'),
+            "mirrors.m.sessions[0].payload",
+            "its connections and those before it take 16MiB, more than memory_limit, 8MiB",
+        ),
         ("[mirrors.b]\nflow_network = 'n'\n", "mirrors.b.flow_network", "there is no flow network 'n'"),
     ],
 )

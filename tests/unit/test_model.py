@@ -366,7 +366,7 @@ SESSIONS = keys(
     filter=NAMES,
     snaplen=st.sampled_from([0, "headers", "headers+64"])
     | st.integers(14, 65535),  # a device takes no less than an Ethernet header
-    payload=st.sampled_from(["keep", "zero"]),
+    payload=st.sampled_from(["keep", "zero", "tls"]),
     rate_limit=RATES,
     ring_size=SIZES,
     pause_above=st.sampled_from(["", "80%"]),

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import io
 import random
+from dataclasses import replace
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from scapy.utils import RawPcapNgReader
 
+from mirrord.cli import pcap
 from mirrord.control.planning.plan import Key
 from mirrord.control.running.recorders import Recorders
 from mirrord.dataplane.filter.rules import Selection
@@ -17,6 +21,7 @@ from mirrord.dataplane.memory import Memory
 from mirrord.dataplane.transmit import pcapng
 from mirrord.dataplane.transmit.recorder import EVICTED, HEAD, TAIL, Recorder, Ring
 from mirrord.plans import CapturePlan, DevicePlan, ForwardPlan, PipelinePlan
+from tests.support.frames import captured, plans
 from tests.support.planes import step
 
 SIZE = 65536
@@ -45,6 +50,11 @@ def packets(blocks: bytes) -> list[tuple[bytes, int, int]]:
         for data, about in reader:
             found.append((data, (about.tshigh << 32 | about.tslow), about.wirelen))
     return found
+
+
+def blocks_of(blocks: bytes) -> list[tuple[bytes, bool]]:
+    """Each packet, and whether it was sent, by our own reader, which takes any length."""
+    return [(one.data, bool(one.egress)) for one in pcap.packets(io.BytesIO(HEADER + blocks))]
 
 
 def everything(ring: Ring, most: int = EVERYTHING) -> bytes:
@@ -77,6 +87,18 @@ def test_what_is_kept_is_what_leaves_without_outer_headers(dataplane: str) -> No
     expected = [step(plan, dataplane)(frame(n, length)).copies[0][8:] for n, length in enumerate([60, 200])]
     assert [(data, length) for data, _, length in packets(everything(ring))] == [(expected[0], 64), (expected[1], 204)]
     assert [len(one) for one in expected] == [64, 74]
+
+
+@settings(deadline=None, max_examples=100, suppress_health_check=list(HealthCheck))
+@given(plan=plans(), sent=st.lists(captured(), min_size=1, max_size=4))
+def test_whatever_a_plan_makes_of_frames_is_kept_so(dataplane: str, plan: ForwardPlan, sent: list[Frame]) -> None:
+    """Cut, without payload, with other tags, split: the copies themselves, if nothing is put in front of them."""
+    ring = Ring(1 << 21, native=dataplane == "native")
+    forward = step(replace(plan, template=encap.bare()), dataplane, None, ring)
+    copies = [(copy, one.egress) for one in sent for copy in forward(one._replace(time=1)).copies]
+    kept = [(data, egress) for data, egress in blocks_of(everything(ring))]
+    assert kept == copies[len(copies) - len(kept) :]
+    assert len(kept) == len(copies) or ring.row[EVICTED]
 
 
 def test_blocks_from_a_moment_on(dataplane: str) -> None:

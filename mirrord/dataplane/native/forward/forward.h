@@ -6,6 +6,7 @@
 #include "filter/bpf.h"
 #include "forward/flows.h"
 #include "forward/overload.h"
+#include "forward/tls.h"
 #include "frame/frame.h"
 #include "transmit/recorder.h"
 
@@ -56,6 +57,7 @@ struct plan {
 	bool overload; /* fewer conversations, when there is too much */
 	uint32_t least_level; /* of these */
 	struct fragments *firsts; /* of the conversations that are sampled; or NULL */
+	struct connections *connections; /* whose payload is shown but for application data; or NULL */
 	struct flow_limit flow_limit;
 	struct flows *flows; /* that it holds for; or NULL */
 	struct own_copies *own; /* what is not mirrored again; or NULL */
@@ -97,6 +99,7 @@ struct facts {
 	bool egress;
 	uint64_t time;
 	uint32_t kept; /* bytes of the mirrored frame in the copy */
+	uint32_t shown; /* bytes of its payload, or SHOW_ALL */
 	uint32_t original; /* bytes that it had */
 	bool spent; /* its flow has had its share: the headers alone */
 	uint32_t packets; /* that the captured frame is on the wire; 0: nobody knows */
