@@ -12,7 +12,8 @@ from pydantic.json_schema import models_json_schema
 from mirrord import __version__
 from mirrord.control.http.peers import Caller
 from mirrord.control.http.requests import MAX_ROWS, STATUS
-from mirrord.control.reporting.doctor import ERROR, WARNING, Finding
+from mirrord.control.planning.finding import ERROR, WARNING, Finding
+from mirrord.control.reporting.sources import ShownGuest, ShownSource
 from mirrord.control.store import AuditRecord
 from mirrord.model import Filter, FlowNetwork, Mirror, Session
 
@@ -158,7 +159,15 @@ def _error() -> dict[str, Any]:
     return _object({"error": _object(keys)})
 
 
-_JSON: dict[Any, dict[str, Any]] = {str: TEXT, int: {"type": "integer"}, Any: {"type": ["object", "null"]}}
+_JSON: dict[Any, dict[str, Any]] = {
+    str: TEXT,
+    int: {"type": "integer"},
+    float: {"type": "number"},
+    bool: {"type": "boolean"},
+    list[str]: {"type": "array", "items": TEXT},
+    dict[str, str]: {"type": "object", "additionalProperties": TEXT},
+    Any: {"type": ["object", "null"]},
+}
 
 
 def _of(what: type, /, **narrower: dict[str, Any]) -> dict[str, Any]:
@@ -180,15 +189,7 @@ def _audit_record() -> dict[str, Any]:
 
 
 def _source() -> dict[str, Any]:
-    number, index = {"type": "number"}, {"type": "integer"}
-    words = ("type", "name", "id", "nic_name", "mac", "manager")
-    labels = {"type": "object", "additionalProperties": TEXT}
-    guest = _object(dict.fromkeys(words, TEXT) | {"runs": {"type": "boolean"}, "nic": index, "labels": labels})
-    return _object(
-        dict.fromkeys(("device", "kind", "link", "state", "master"), TEXT)
-        | {"guest": {"anyOf": [guest, {"type": "null"}]}, "mirrored_by": {"type": "array", "items": TEXT}}
-        | {"frames_per_second": number, "bits_per_second": number}
-    )
+    return _object(_of(ShownSource, guest={"anyOf": [_object(_of(ShownGuest)), {"type": "null"}]}))
 
 
 def _finding() -> dict[str, Any]:
