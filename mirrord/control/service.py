@@ -16,7 +16,6 @@ from typing import TypeVar
 from mirrord.control import logs
 from mirrord.control.configuration import config
 from mirrord.control.configuration.config import Loaded
-from mirrord.control.configuration.validation import find_session, not_found, session_path
 from mirrord.control.host import clock, device_rate
 from mirrord.control.host.links import Links
 from mirrord.control.host.view import View
@@ -41,6 +40,7 @@ from mirrord.control.surroundings import Surroundings
 from mirrord.dataplane.netns import own_name
 from mirrord.errors import ConfigError, MirrordError, Refused, of_host
 from mirrord.expiry import Now
+from mirrord.model.validation import find_session, not_found, session_path
 
 log = logger("service")
 T = TypeVar("T")

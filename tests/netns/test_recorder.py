@@ -227,7 +227,7 @@ def test_several_workers_keep_theirs_in_one_recorder(mirrord: Daemon, client: Ho
         assert [port for one, port in found if one == pair] == list(range(50)), "in order between two addresses"
 
 
-def test_what_cannot_be_had_is_told(mirrord: Daemon, tmp_path: Path) -> None:
+def test_what_cannot_be_had_is_told(mirrord: Daemon, client: Host, tmp_path: Path) -> None:
     file = tmp_path / "kept"
     file.write_text("what was here before")
 
@@ -244,3 +244,22 @@ def test_what_cannot_be_had_is_told(mirrord: Daemon, tmp_path: Path) -> None:
     for query in ("last=", "last=30", "last=1s&follow=yes", "follow=true"):
         assert Api(mirrord.socket)("GET", f"mirrors/core/sessions/vm2/capture?{query}").code == "bad_request"
     assert file.read_text() == "what was here before"
+
+    # A session that runs has a recorder from the change on, and counts on.
+    send_to(client, 2000)
+    mirrored(mirrord, 1)
+    mirrord.file.write_text(mirrord.file.read_text().replace('name = "plain"', 'name = "plain"\nrecorder = "2MiB"'))
+    mirrord.reload()
+    sent = 1
+
+    def kept() -> list[list[str]]:
+        nonlocal sent
+        send_to(client, 2000 + sent)
+        sent += 1
+        mirrored(mirrord, sent)
+        done = invoke(mirrord.socket, "capture", "core/plain", "--last", "1m", "-w", str(file))
+        return fields(file, "udp.dstport") if done.exit_code == 0 else []
+
+    found = wait_for(kept, "a frame that is kept")
+    assert found == [[str(1999 + sent)]]
+    assert mirrord.metrics().total("mirrord_mirrored_frames_total", session="plain") == sent

@@ -147,6 +147,31 @@ def test_a_nic_that_is_plugged_in_is_followed_and_libvirt_may_go_away(
     wait_for(lambda: set(mirrored(mirrord)) == {tap}, "the NIC that is gone is let go of", 30)
 
 
+def test_a_vm_that_migrates_in_is_mirrored_from_its_first_frame(
+    hypervisor: Hypervisor, net: Topology, daemon: MakeDaemon
+) -> None:
+    host = hypervisor.host
+    with closing(Hypervisor(net.host("hv2"))) as other:
+        other.host.add_bridge("br0")
+        net.link(host, "trunk", other.host, "trunk")
+        for each in (host, other.host):
+            each.ip("link set dev trunk master br0")
+        net.link(other.host, "out", net.host("collector"), "in")
+        text = configuration(other, f'"{VM2}"').splitlines()[:-1]
+        text.append('destination = { type = "device", device = "out" }')
+        mirrord = daemon(other.host, "\n".join(text), up=False)
+        wait_for(lambda: source(mirrord)[2] == "there is no VM VM-2 here", "it waits")
+        ping = host.spawn("ping", "-q", "-i", "0.01", ADDRESS)
+        hypervisor.migrate("VM-2", other)
+        tap = other.device("VM-2", VM2)
+        wait_for(lambda: mirrored(mirrord).get(tap, 0) > 200, "the VM is mirrored", 30)
+        ping.stop(2)
+        wait_for(lambda: mirrored(mirrord)[tap] == seen(other.host, tap), "every frame was captured")
+        other.migrate("VM-2", hypervisor)
+        wait_for(lambda: source(mirrord)[1] == "waiting", "it is gone")
+        host.ip("link delete dev trunk")
+
+
 def mirrored(mirrord: Daemon) -> dict[str, int]:
     """Frames captured by source, of sessions that are up."""
     rows = json.loads(ctl(mirrord.socket, "--json", "status"))["sessions"]

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from mirrord import model
-from mirrord.control.configuration.validation import examine
 from mirrord.model import Config, Daemon, FlowNetwork, Mirror, Model, Rule, Session
+from mirrord.model.validation import examine
 
 # The keys and defaults of the design, section 2. REQUIRED and OPTIONAL (no value) are how it marks the others.
 REQUIRED, OPTIONAL = object(), None

@@ -237,7 +237,7 @@ def _entry(
     forward = replace(way.forward, guards=selections.guards(session), inside=selections.inside(session))
     pipeline = PipelinePlan(capture, forward, way.transmit, counted or "", session.workers, session.recorder)
     limit = _limit(config, session, view, leased)
-    link = (("link", WITHOUT_ETHERNET),) if source.raw else ()
+    link = (("link", WITHOUT_ETHERNET),) if mirrored.raw else ()
     about = tuple({**dict(about), **dict(way.how), **dict(link)}.items())
     bypassed = any(spot.bypassed for spot in spots)
     return Entry(key, "up", "", pipeline, guest, about, warnings, limit, cause=way.trouble, bypassed=bypassed)
