@@ -10,7 +10,7 @@ from aiohttp import web
 from pydantic.json_schema import models_json_schema
 
 from mirrord import __version__
-from mirrord.control.http.peers import Caller
+from mirrord.control.callers import Caller
 from mirrord.control.http.requests import MAX_ROWS, STATUS
 from mirrord.control.planning.finding import ERROR, WARNING, Finding
 from mirrord.control.reporting.sources import ShownGuest, ShownSource
