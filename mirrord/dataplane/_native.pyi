@@ -54,6 +54,9 @@ class Forward:
     def __new__(cls, plan: ForwardPlan, matcher: Matcher | None, recorder: Ring | None = ..., /) -> Forward: ...
     def __call__(self, frame: Frame, /) -> Outcome: ...
 
+def classify(*, frame: Frame, pvid: int) -> tuple[int, int] | None:
+    """The tag that the frame has after port_vlan.classified."""
+
 def with_ethernet(*, packet: bytes, vnet: bytes, protocol: int) -> Unwrapped:
     """As without_ethernet.with_ethernet."""
 
@@ -112,6 +115,7 @@ class Tap:
         tunnel: int,
         ip_header: bool,
         raw: bool,
+        pvid: int,
     ) -> Tap: ...
     def run(self) -> bool:
         """Forward what has been captured: at most a few blocks. Whether there is more."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mirrord.dataplane.counters import Counters, RuleCounters, Slot
 from mirrord.dataplane.forward.step import Forward, Numbering
 from mirrord.dataplane.memory import Memory, Share
-from mirrord.dataplane.native import core, matcher
+from mirrord.dataplane.native import core, foresee, matcher
 from mirrord.dataplane.transmit.recorder import Recorder
 from mirrord.dataplane.ways_out import open_way_out
 from mirrord.plans import CONNECTIONS_BYTES, FLOW_BYTES, ForwardPlan, Payload, PipelinePlan
@@ -86,6 +86,7 @@ class Pipeline:
         forward = self._with_tables(plan.forward)
         self._forward = Forward(forward, self.rule_counters.row, numbering)
         if native:
+            foresee(plan.forward)
             self.native = core.Pipeline(
                 plan=forward,
                 way=self.transmit.native(),
@@ -231,11 +232,11 @@ class Pipeline:
 
     @property
     def exclusive(self) -> bool:
-        """Whether it writes to what can be had only once: a file."""
+        """Whether it writes to what can be open only once: a file."""
         return self.transmit.exclusive
 
     def close(self) -> None:
-        """Let go of the way out. No tap may have it any more."""
+        """Close the way out. The pipeline must have left its tap."""
         self.native = None
         self.tables.want(0)
         self.connections.want(0)
