@@ -53,6 +53,11 @@ class Forward:
 
     def __new__(cls, plan: ForwardPlan, matcher: Matcher | None, recorder: Ring | None = ..., /) -> Forward: ...
     def __call__(self, frame: Frame, /) -> Outcome: ...
+    def watch(self, duplicates: object, place: int, /) -> None:
+        """As Pipeline's."""
+
+def duplicates() -> object:
+    """Memory for what was copied, see forward/duplicates.py."""
 
 def with_ethernet(*, packet: bytes, vnet: bytes, protocol: int) -> Unwrapped:
     """As without_ethernet.with_ethernet."""
@@ -94,6 +99,9 @@ class Pipeline:
 
     def gso_refused(self) -> int:
         """The errno that the kernel refused GSO with, after which copies leave one by one; or 0."""
+
+    def watch(self, duplicates: object, place: int, /) -> None:
+        """Remember copies there, as of this source. Before it runs."""
 
     def share(self, pipeline: Pipeline, /) -> None:
         """Use its rate limit's bucket. Before either runs."""
