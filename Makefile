@@ -21,6 +21,7 @@ help:
 	@echo "make booted    the Debian package under systemd as PID 1, in a Debian 12, which it fetches"
 	@echo "make docs      the configuration reference and man pages, out of the code"
 	@echo "make bench     what it costs, measured"
+	@echo "make vm-test   the tests of devices that only another kernel has, in a machine of QEMU's"
 	@echo "make sanitize  the frame tests, with the native core under ASan and UBSan"
 
 venv: $(ready)
@@ -72,6 +73,10 @@ bench: venv
 	@tests/setup bench
 	.venv/bin/python -m bench
 
+vm-test: venv
+	@tests/setup test
+	.venv/bin/python -m pytest tests/vm
+
 sanitize: venv
 	@tests/setup test
 	tests/sanitize
@@ -79,4 +84,4 @@ sanitize: venv
 clean:
 	rm -rf .venv build dist *.egg-info mirrord/dataplane/*.so
 
-.PHONY: help venv demo test lint wheel deb pristine booted docs bench sanitize clean
+.PHONY: help venv demo test lint wheel deb pristine booted docs bench vm-test sanitize clean

@@ -76,10 +76,13 @@ class ConfigError(MirrordError):
 
 
 class Refused(MirrordError):  # noqa: N818 -- a refusal is an answer, not a fault
-    """What was asked for is well-formed and would do harm."""
+    """What was asked for is well-formed and would do harm. `about` and `remedy` are the code and the remedy of the
+    finding that it is, where it has its own.
+    """
 
-    def __init__(self, message: str, path: str = "") -> None:
+    def __init__(self, message: str, path: str = "", *, about: str = "", remedy: str = "") -> None:
         super().__init__("refused", message, path)
+        self.about, self.remedy = about, remedy
 
 
 class HostError(MirrordError):

@@ -93,6 +93,9 @@ class Payload(IntEnum):
     tls = 2  # of TCP from the first application data of TLS on, else as zero
 
 
+CONNECTIONS_BYTES = 65536 * 128
+"""What the TCP connections that are followed take at most, where application data are hidden."""
+
 FLOW_BYTES = 88
 """What the native core takes for a flow at most, with its share of the chains."""
 
@@ -241,6 +244,7 @@ class StreamPlan:
     raw: bool = False  # of IP packets, without Ethernet
 
 
+SourcePlan = CapturePlan | ListenPlan
 TransmitPlan = DevicePlan | TunnelPlan | FilePlan | StreamPlan
 
 
@@ -248,7 +252,7 @@ TransmitPlan = DevicePlan | TunnelPlan | FilePlan | StreamPlan
 class PipelinePlan:
     """One source of one session."""
 
-    capture: CapturePlan | ListenPlan
+    capture: SourcePlan
     forward: ForwardPlan
     transmit: TransmitPlan
     count_rules_of: str = ""  # the filter that the rules are of, to be counted; "": they are not

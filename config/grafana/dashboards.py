@@ -123,7 +123,7 @@ def causes(labels: str) -> list[Panel]:
 
 
 def altered(labels: str) -> Panel:
-    names = ("truncated", "segmented", "fragmented", "zeroed", "unplaced")
+    names = ("truncated", "segmented", "fragmented", "zeroed", "unfollowed", "unplaced")
     queries = {name: rate(f"{name}_frames", labels) for name in names}
     text = "Copies cut, super-frames split, copies sent in IP fragments, without payload; fragments sampled by a guess."
     return graph("Altered", queries, "pps", text)

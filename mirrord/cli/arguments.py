@@ -93,10 +93,25 @@ def given(**options: Any) -> dict[str, Any]:
     return {key: value for key, value in options.items() if value is not None}
 
 
+def check_patch(model: str, there: dict[str, Any], patch: dict[str, Any]) -> None:
+    """Bad usage, where the model of that name takes a value of the patch in no case. `there`: what it is put into.
+
+    What contradicts something that is not named is the daemon's to tell.
+    """
+    from mirrord import model as models  # noqa: PLC0415 (see above)
+    from mirrord.merge_patch import merge  # noqa: PLC0415
+    from mirrord.model.validation import wrong_values  # noqa: PLC0415
+
+    named = merge({key: value for key, value in there.items() if isinstance(patch.get(key), dict)}, patch)
+    problems = wrong_values(getattr(models, model), named)
+    if problems:
+        raise click.UsageError("\n".join(map(str, problems)))
+
+
 def check(model: str, written: dict[str, Any]) -> dict[str, Any]:
     """What was written, as the model of that name writes it, if it takes it; else bad usage, with every problem."""
     from mirrord import model as models  # noqa: PLC0415 (see above)
-    from mirrord.control.configuration.validation import doubts, examine  # noqa: PLC0415
+    from mirrord.model.validation import doubts, examine  # noqa: PLC0415
 
     read, problems = examine(getattr(models, model), written, "")
     if problems:

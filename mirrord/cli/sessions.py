@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from mirrord.cli import complete
-from mirrord.cli.arguments import PAIRS, check, given, name, pairs, read_by, source
+from mirrord.cli.arguments import PAIRS, check, check_patch, given, name, pairs, read_by, source
 from mirrord.cli.asker import Asker
 from mirrord.cli.change import mirror_argument
 from mirrord.cli.group import Group, changes
@@ -120,17 +120,19 @@ def set_(ask: Asker, /, mirror: str, session: str, unset: tuple[str, ...], **opt
             raise click.BadParameter(f"{key} is set as well", param_hint="--unset")
     if not (changed or unset):
         raise click.UsageError("nothing to set: name a key, as --filter or --destination; --unset KEY for its default")
-    changed |= {side: _end(ask, (mirror, session, side), changed[side]) for side in SIDES if side in changed}
+    there = ask.answer(lambda client: client.mirror(mirror))["sessions"]
+    before: dict[str, Any] = next((one for one in there if one["name"] == session), {})
+    changed |= {side: _end(before.get(side, {}), changed[side]) for side in SIDES if side in changed}
     body = {**changed, **dict.fromkeys(unset)}
+    if before:  # else the daemon tells the names that there are
+        check_patch("Session", before, body)
     ask.change(lambda client: client.change_session(mirror, session, body), f"{mirror}/{session}: set")
 
 
-def _end(ask: Asker, which: tuple[str, str, str], changed: dict[str, Any]) -> dict[str, Any]:
+def _end(before: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
     """The merge patch (RFC 7396) for a source or destination: with another type, none of the old keys stays."""
-    mirror, session, side = which
-    sessions = ask.answer(lambda client: client.mirror(mirror))["sessions"] if "type" in changed else []
-    before = next((one[side] for one in sessions if one["name"] == session), changed)
-    return changed if before.get("type") == changed.get("type") else {**dict.fromkeys(before), **changed}
+    same = "type" not in changed or before.get("type") == changed["type"]
+    return changed if same else {**dict.fromkeys(before), **changed}
 
 
 @session.command()

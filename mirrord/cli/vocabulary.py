@@ -69,7 +69,7 @@ SESSION: Keys = {
     "filter": (),
     "destination": (),
     "snaplen": (),
-    "payload": ("keep", "zero"),
+    "payload": ("keep", "zero", "tls"),
     "sampling_rate": (),
     "flow_limit": (),
     "rate_limit": (),

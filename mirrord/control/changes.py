@@ -12,17 +12,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+from mirrord.control.callers import Caller, itself
 from mirrord.control.configuration import expiries
 from mirrord.control.configuration.config import Loaded, Objects, by_name, combine
 from mirrord.control.configuration.refusals import Declared
-from mirrord.control.configuration.validation import join, not_found, session_path
 from mirrord.control.host import clock
-from mirrord.control.http.peers import Caller, itself
 from mirrord.control.pieces import pieces
 from mirrord.control.planning.plan import Entry, Key
 from mirrord.control.service import Service
 from mirrord.control.store import AuditRecord, Store, Write
 from mirrord.errors import ConfigError, MirrordError, Problem, Refused, of_host
+from mirrord.merge_patch import merge
+from mirrord.model.validation import join, not_found, session_path
 from mirrord.values import unexpected
 
 SECTION = {"mirror": "mirrors", "session": "mirrors", "filter": "filters", "flow_network": "flow_networks"}
@@ -291,19 +292,6 @@ def _refuse_if_used(loaded: Loaded, target: Target) -> None:
 # --- what is to be ---
 
 
-def merge(target: Any, patch: Any) -> Any:
-    """Apply a JSON merge patch (RFC 7396)."""
-    if not isinstance(patch, dict):
-        return patch
-    merged = dict(target) if isinstance(target, dict) else {}
-    for key, value in patch.items():
-        if value is None:
-            merged.pop(key, None)
-        else:
-            merged[key] = merge(merged.get(key), value)
-    return merged
-
-
 def tidy(written: Any) -> Any:
     """Without what only the daemon says: what it shows may be sent back. A bare source becomes the table it means."""
     if not isinstance(written, dict):
@@ -418,9 +406,13 @@ def _doubts(before: Mapping[Key, Entry], after: Mapping[Key, Entry]) -> Iterator
         old = before.get(key)
         if old is entry:
             continue
-        known = (*old.warnings, old.reason, old.trouble) if old else ()
-        for text in (*entry.warnings, entry.reason, entry.trouble):
+        known = _said(old) if old else ()
+        for text in _said(entry):
             if text and text not in known and (key.mirror, key.session, text) not in told:
                 told.add((key.mirror, key.session, text))
                 waits = f"waiting: {text}" if text == entry.reason else text
                 yield Problem(session_path(key.mirror, key.session), waits)
+
+
+def _said(entry: Entry) -> tuple[str, ...]:
+    return (*(one.problem for one in entry.warnings), entry.reason, entry.trouble)

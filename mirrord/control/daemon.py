@@ -20,10 +20,10 @@ import uvloop
 
 from mirrord import __version__
 from mirrord.control import limits, logs
+from mirrord.control.callers import myself
 from mirrord.control.changes import Changes
 from mirrord.control.configuration import config
 from mirrord.control.host.links import Links
-from mirrord.control.http.peers import myself
 from mirrord.control.http.sockets import Addresses
 from mirrord.control.logs import logger
 from mirrord.control.notify import notify

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mirrord.control.configuration.config import Loaded
-from mirrord.control.configuration.validation import join
 from mirrord.control.guests.cni import is_cache
 from mirrord.control.guests.processes import ADDRESS as PROCESSES
 from mirrord.control.logs import logger
@@ -33,6 +32,7 @@ from mirrord.model import (
     VmDestination,
     VmSource,
 )
+from mirrord.model.validation import join
 
 log = logger("privileges")
 
@@ -75,6 +75,7 @@ class Need(NamedTuple):
     path: str
     why: str
     mirror: str = ""
+    perhaps: bool = False  # it is kept, and does without
 
 
 class Privileges:
@@ -107,7 +108,7 @@ class Privileges:
                 after.origin("mirrors", need.mirror) if need.mirror else path,
             )
             for need in needs(path, after)
-            if need.capability in self.given_up and need not in known
+            if need.capability in self.given_up and need not in known and not need.perhaps
         ]
 
 
@@ -148,6 +149,9 @@ def _of_guests(end: Source | Destination, at: str, mirror: str) -> Iterator[Need
     """To ask about guests where no manager answers."""
     if isinstance(end, VmSource | VmDestination) and end.connection == PROCESSES:
         yield Need("CAP_SYS_PTRACE", join(at, "connection"), "to see which taps other users' processes hold", mirror)
+    if isinstance(end, ContainerSource):
+        for capability in ("CAP_SYS_ADMIN", "CAP_SYS_PTRACE"):
+            yield Need(capability, join(at, "nic"), "a NIC that has no end on the host", mirror, perhaps=True)
     if isinstance(end, ContainerSource) and is_cache(end.engine) and not os.access(end.engine, os.R_OK | os.X_OK):
         yield Need("CAP_DAC_READ_SEARCH", join(at, "engine"), f"to read {end.engine}", mirror)
 

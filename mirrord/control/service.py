@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
 from mirrord.control import logs
 from mirrord.control.configuration import config
 from mirrord.control.configuration.config import Loaded
-from mirrord.control.configuration.validation import find_session, not_found, session_path
 from mirrord.control.host import clock, device_rate
 from mirrord.control.host.links import Links
 from mirrord.control.host.view import View
@@ -23,6 +23,7 @@ from mirrord.control.limits import started
 from mirrord.control.logs import logger
 from mirrord.control.notify import notify, reloading, watchdog_seconds
 from mirrord.control.planning import plan
+from mirrord.control.planning.finding import Finding
 from mirrord.control.planning.guests import Resolved
 from mirrord.control.planning.in_force import InForce, over
 from mirrord.control.privileges import Privileges
@@ -39,6 +40,7 @@ from mirrord.control.surroundings import Surroundings
 from mirrord.dataplane.netns import own_name
 from mirrord.errors import ConfigError, MirrordError, Refused, of_host
 from mirrord.expiry import Now
+from mirrord.model.validation import find_session, not_found, session_path
 
 log = logger("service")
 T = TypeVar("T")
@@ -377,7 +379,7 @@ class Service:
         """Frames that there was no room for, by source, each once."""
         return self._pipelines.lost()
 
-    async def doctor(self, mirror: str | None, state: str) -> list[doctor.Finding]:
+    async def doctor(self, mirror: str | None, state: str) -> list[Finding]:
         """What is wrong, with this mirror or with all, and what to do; `state` is the state database's own problem.
 
         MirrordError `not_found`.
@@ -388,6 +390,7 @@ class Service:
             wanted = self._in_force(loaded.config, now)[1]
             view = await self._surroundings.look(wanted)
             resolved = await self._surroundings.resolve(wanted, view)
+            entries = await asyncio.to_thread(self._plan, resolved, view)
         self._changed.set()
         if mirror is not None and mirror not in loaded.config.mirrors:
             raise not_found("mirror", mirror, loaded.config.mirrors)
@@ -396,8 +399,9 @@ class Service:
         loaded = loaded._replace(config=resolved.config.model_copy(update={"daemon": runs}))
         known = self._surroundings.known
 
-        def look() -> list[doctor.Finding]:
-            rows, stalled = self.rows(), self._pipelines.stalled()
+        def look() -> list[Finding]:
+            rows = [replace(row, entry=entries.get(row.entry.key, row.entry)) for row in self.rows()]
+            stalled = self._pipelines.stalled()
             host = probes.look(runs, view, rows)
             found = doctor.findings(
                 loaded, self.last_reload, view, rows, host, mirror=mirror, state=state, stalled=stalled

@@ -38,6 +38,7 @@ class Surroundings:
         self._managers = Managers(changed)
         self._taps: frozenset[tuple[int, bool]] = frozenset()  # index, and whether somebody holds it
         self._resolved = Resolved(config)
+        self._within: frozenset[str] = frozenset()  # network namespaces of guests that have no device here
         self.known: tuple[Config, Inventory] = (config, {})
 
     async def start(self) -> None:
@@ -48,7 +49,7 @@ class Surroundings:
 
     async def look(self, wanted: Config) -> View:
         """The host as it is now, with the addresses that flow networks have taken. OSError, RuntimeError."""
-        names = await asyncio.to_thread(plan.namespaces, wanted)
+        names = await asyncio.to_thread(plan.namespaces, wanted) | self._within
         view = await self._links.read(await asyncio.to_thread(plan.paths, wanted, self._leases), names)
         if not (wanted.flow_networks or self._flow_networks):
             return view
@@ -68,14 +69,18 @@ class Surroundings:
         if wanted is not self.known[0] or inventory != self.known[1]:
             self._resolved = await asyncio.to_thread(guests.resolve, wanted, inventory, self._resolved)
             self.known = wanted, inventory
+            within = await asyncio.to_thread(plan.namespaces, self._resolved.config)
+            if not within <= self._within | view.namespaces.keys():
+                self._changed()  # look there, too
+            self._within = within
         return self._resolved
 
     async def try_out(self, wanted: Config) -> tuple[Resolved, View]:
         """As `look` and `resolve`, for a configuration that does not run: no flow network takes an address."""
-        names, paths = plan.namespaces(wanted), plan.paths(wanted, self._leases)
-        view = replace(await self._links.read(paths, names), leases=self._leases)
         inventory = await self._managers.inventory(guests.places(wanted))
-        return await asyncio.to_thread(guests.resolve, wanted, inventory), view
+        resolved = await asyncio.to_thread(guests.resolve, wanted, inventory)
+        names, paths = plan.namespaces(resolved.config), plan.paths(wanted, self._leases)
+        return resolved, replace(await self._links.read(paths, names | self._within), leases=self._leases)
 
     async def all_guests(self, seconds: float = LOOK_SECONDS) -> Inventory:
         """What the usual managers tell, named in the configuration or not; where one is slow it takes so long."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable
 
     from mirrord.dataplane.capture.mode_switch import ModeSwitch
-    from mirrord.dataplane.capture.packet_socket import Capture
+    from mirrord.dataplane.capture.way_in import MovableWayIn, WayIn
     from mirrord.dataplane.loop import Loop
     from mirrord.dataplane.parting import Aside
     from mirrord.dataplane.pipeline import Pipeline
@@ -92,7 +92,7 @@ class Moves:
 
     # --- from mode to mode ---
 
-    def _moved(self, tap: Tap, mode_switch: ModeSwitch, outcome: Capture | Exception) -> None:
+    def _moved(self, tap: Tap, mode_switch: ModeSwitch, outcome: MovableWayIn | Exception) -> None:
         self._awaited.discard(tap)
         if isinstance(outcome, Exception):
             mode_switch.stay(reason(outcome))
@@ -173,5 +173,5 @@ class Moves:
         if unused is not None:
             self._close(unused)
 
-    def _close(self, one: Capture | TxRing) -> None:
+    def _close(self, one: WayIn | TxRing) -> None:
         self._loop.helper.submit(one.close, lambda _: None)

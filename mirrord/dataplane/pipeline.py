@@ -18,7 +18,7 @@ from mirrord.dataplane.memory import Memory, Share
 from mirrord.dataplane.native import core, matcher
 from mirrord.dataplane.transmit.recorder import Recorder
 from mirrord.dataplane.ways_out import open_way_out
-from mirrord.plans import FLOW_BYTES, ForwardPlan, PipelinePlan
+from mirrord.plans import CONNECTIONS_BYTES, FLOW_BYTES, ForwardPlan, Payload, PipelinePlan
 
 if TYPE_CHECKING:
     from mirrord.dataplane.filter.rules import Selection
@@ -69,7 +69,8 @@ class Pipeline:
     ) -> None:
         self.plan, self.place = plan, place
         self.recorder = recorder or Recorder(native=native)
-        self.tables = Share(memory or Memory())
+        memory = memory or Memory()
+        self.tables, self.connections = Share(memory), Share(memory)
         self.source: Source | None = None
         self.counters = Counters()
         self.rule_counters = RuleCounters()
@@ -115,7 +116,11 @@ class Pipeline:
             self.native.share(beside.native)
 
     def _with_tables(self, forward: ForwardPlan) -> ForwardPlan:
-        """The step, with a table of flows without places where there is no memory for one."""
+        """The step; where there is no memory, with no place in its table of flows, and with no payload at all where
+        connections would have to be followed.
+        """
+        if not self.connections.want(CONNECTIONS_BYTES if forward.payload is Payload.tls else 0):
+            forward = replace(forward, payload=Payload.zero)
         limit = forward.flow_limit
         if self.tables.want(limit.flows * FLOW_BYTES if limit else 0) or limit is None:
             return forward
@@ -245,6 +250,7 @@ class Pipeline:
         """Let go of the way out. No tap may have it any more."""
         self.native = None
         self.tables.want(0)
+        self.connections.want(0)
         self.transmit.close()
 
 

@@ -9,17 +9,14 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from mirrord.dataplane.capture.listener import Listener
 from mirrord.dataplane.capture.mode_switch import ModeSwitch
-from mirrord.dataplane.capture.packet_socket import BLOCK_SIZE, Capture
+from mirrord.dataplane.capture.packet_socket import BLOCK_SIZE
 from mirrord.dataplane.counters import Seen
 from mirrord.dataplane.native import core
 from mirrord.dataplane.peak import Peak
-from mirrord.plans import CapturePlan, ListenPlan
 
 if TYPE_CHECKING:
-    from mirrord.dataplane.capture.fanout import Group
-    from mirrord.dataplane.filter.rules import Selection
+    from mirrord.dataplane.capture.way_in import WayIn
 
 
 class Source:
@@ -28,26 +25,22 @@ class Source:
     A capture that may move begins as it is given.
     """
 
-    def __init__(self, capture: Capture | Listener, *, native: bool) -> None:
+    def __init__(self, capture: WayIn, *, native: bool) -> None:
         self.capture = capture
         self.failure = ""
         self.seen = Seen()
         self._ring_fill = Peak()
         self._closed, self._closing = False, threading.Lock()
-        self.mode_switch: ModeSwitch | None = None
-        if isinstance(capture, Capture) and capture.plan.mode == "auto":
-            self.mode_switch = ModeSwitch(capture, self.seen)
+        movable = capture.movable()
+        self.mode_switch = None if movable is None else ModeSwitch(movable, self.seen)
         self.native: core.Tap | None = None
         if native:
-            tunnel, ip_header, raw = _kind(capture)
             self.native = core.Tap(
                 descriptor=capture.fileno(),
                 ring=capture.ring,
                 block_size=BLOCK_SIZE,
                 seen=self.seen.row,
-                tunnel=tunnel,
-                ip_header=ip_header,
-                raw=raw,
+                **capture.kind._asdict(),
             )
 
     def note_error(self) -> None:
@@ -60,25 +53,19 @@ class Source:
 
     def drained(self) -> bool:
         """Whether every frame that was taken has been read, and so is accounted for."""
-        return not self.capture.waiting() if isinstance(self.capture, Listener) else self.seen.waiting == 0
+        return self.capture.drained(self.seen)
 
     @property
     def mode(self) -> str:
         """How frames are captured now: "ring" or "socket"."""
-        return "socket" if self._in_ring is None else "ring"
-
-    @property
-    def _in_ring(self) -> Capture | None:
-        capture = self.capture
-        return capture if isinstance(capture, Capture) and capture.mode == "ring" else None
+        return self.capture.mode
 
     @property
     def ring_fill(self) -> float | None:
         """The largest share of the ring's blocks that waited lately when it was their turn; None without a ring."""
-        capture, native = self._in_ring, self.native
-        if capture is None:
+        if self.mode != "ring":
             return None
-        lately = 0.0 if native is None else native.most_waiting(False) / capture.block_count
+        lately = 0.0 if self.native is None else self.native.most_waiting(False) / self.capture.block_count
         return max(self._ring_fill.last(time.monotonic()), lately)
 
     @property
@@ -91,10 +78,7 @@ class Source:
     @property
     def short_ring(self) -> str:
         """How much of the ring could be had, where not all of it could; else ""."""
-        ring = self._in_ring
-        if ring is None or not ring.shortened:
-            return ""
-        return f"of {ring.block_count * BLOCK_SIZE >> 10} KiB: no memory for {ring.plan.ring_size >> 10} KiB"
+        return self.capture.short_ring
 
     def _reject_all(self) -> None:
         self.capture.reject_all()
@@ -102,20 +86,17 @@ class Source:
             self._successor.reject_all()
 
     @property
-    def _successor(self) -> Capture | None:
+    def _successor(self) -> WayIn | None:
         return None if self.mode_switch is None else self.mode_switch.successor
 
     def take_unread(self) -> int:
         """What was thrown away when it was closed, and is not counted: once."""
-        if not isinstance(self.capture, Listener):
-            return 0
-        unread, self.capture.unread = self.capture.unread, 0
-        return unread
+        return self.capture.take_unread()
 
     @property
     def exclusive(self) -> bool:
         """Whether it holds what can be held only once: an address that is listened at."""
-        return isinstance(self.capture, Listener)
+        return self.capture.exclusive
 
     def close(self) -> None:
         """Let go of the source. Its members, if it has any, are the caller's to close."""
@@ -130,21 +111,3 @@ class Source:
         self.capture.close()
         if self._successor is not None:
             self._successor.close()
-
-
-def open_source(
-    plan: CapturePlan | ListenPlan, selections: tuple[Selection, ...], group: Group | None, *, busy: bool
-) -> Capture | Listener:
-    """Open what a plan says, for what any of the selections wants; by a ring, if that is open and it is `busy`."""
-    if isinstance(plan, ListenPlan):
-        return Listener(plan)
-    return Capture(plan, selections, mode="ring" if busy and plan.mode == "auto" else "", group=group)
-
-
-def _kind(capture: Capture | Listener) -> tuple[int, bool, bool]:
-    """For the native core: the tunnel, 0 for none, and whether its packets begin with an IP header; or whether those of
-    a device have no Ethernet header.
-    """
-    if isinstance(capture, Listener):
-        return capture.plan.tunnel, capture.plan.local.version == 4, False
-    return 0, False, capture.plan.raw

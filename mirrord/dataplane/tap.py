@@ -38,22 +38,22 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from mirrord.dataplane.capture.fanout import Group
-from mirrord.dataplane.capture.listener import Listener
 from mirrord.dataplane.capture.packet_socket import BLOCK_SIZE, Capture
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.assembler import pack
 from mirrord.dataplane.filter.bpf import compile_selection
 from mirrord.dataplane.filter.several import compile_selections, compile_sets
-from mirrord.dataplane.frame.wire import TAG
 from mirrord.dataplane.native import NativeMember
 from mirrord.dataplane.parting import GRACE_SECONDS, Aside, Rates, open_aside
 from mirrord.dataplane.pipeline import Match, Pipeline
-from mirrord.dataplane.source import Source, open_source
+from mirrord.dataplane.source import Source
+from mirrord.dataplane.ways_in import open_way_in
 from mirrord.plans import CapturePlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+    from mirrord.dataplane.capture.way_in import WayIn
     from mirrord.dataplane.filter.rules import Selection
     from mirrord.dataplane.frame.wire import Frame
     from mirrord.plans import PipelinePlan
@@ -115,7 +115,7 @@ class Tap(Source):
         self._parted_at: float | None = None  # when some were told to go on elsewhere
         self._parts_at: int | None = None  # when so many frames have been read
         self._rates = Rates(pipelines)
-        capture = aside.capture if aside else open_source(self.plan, self._selections(), group, busy=busy)
+        capture = aside.capture if aside else open_way_in(self.plan, self._selections(), group, busy=busy)
         try:
             super().__init__(capture, native=native)
             self._begin_with(pipelines, aside)
@@ -189,7 +189,7 @@ class Tap(Source):
         with suppress(OSError):  # of a source that an error put aside
             self.update()
             self._see_ahead()
-        waiting = self.seen.waiting if isinstance(self.capture, Capture) else 0
+        waiting = self.capture.waiting(self.seen)
         for pipeline in pipelines:
             member = self._member(pipeline)
             self._members.remove(member)
@@ -322,9 +322,7 @@ class Tap(Source):
             how = Match(exact=self.capture.exact and not shares, shares=shares)
             if pipeline is changed or pipeline.matches != how:
                 pipeline.match(how)
-        if isinstance(self.capture, Listener):
-            forward = self._members[0].pipeline.plan.forward
-            self.capture.limit = max(forward.frame_limit - (TAG if forward.push_tag else 0), 0)
+        self.capture.follow_way_out(self._members[0].pipeline.plan.forward)
         if self.native is not None:
             program, sets = compile_sets(tuple(pipeline.selection for pipeline in self.pipelines))
             members = [NativeMember(one.pipeline.native, one.since, one.until) for one in self._members]
@@ -366,8 +364,8 @@ class Tap(Source):
         until = time.monotonic() + TURN_SECONDS
         for member in self._members:
             self._have_work(member, member.pipeline.transmit.begin_turn)
-        if self._in_ring is not None:
-            fill = self._in_ring.fill()
+        if self.mode == "ring":
+            fill = self.capture.fill()
             self._ring_fill.see(fill, time.monotonic())
             if fill > HALF_FULL:
                 for pipeline in self.pipelines:
@@ -416,8 +414,8 @@ class Tap(Source):
     def look(self) -> None:
         """See to what may have happened without a frame, from time to time."""
         self._looked_at = self.seen.read
-        if self.native is not None and self._in_ring is not None:
-            self._ring_fill.see(self.native.most_waiting(True) / self._in_ring.block_count, time.monotonic())
+        if self.native is not None and self.mode == "ring":
+            self._ring_fill.see(self.native.most_waiting(True) / self.capture.block_count, time.monotonic())
         self.update()
 
     def update(self) -> None:
@@ -428,7 +426,7 @@ class Tap(Source):
             self._have_work(member, member.pipeline.transmit.tend)
             if malformed:
                 member.pipeline.lose(malformed, Slot.dropped_malformed)
-        came = self.seen.taken if isinstance(self.capture, Capture) else self.seen.read
+        came = self.capture.came(self.seen)
         if came != self._came:  # where there are more, nothing keeps them away any more
             self._came, self.failure = came, ""
 
@@ -442,7 +440,7 @@ class Tap(Source):
         acts = any(pipeline.exclusive for pipeline in self.pipelines)
         return self.seen.read == self._looked_at and self.capture.ring is None and not acts
 
-    def succeed(self) -> Capture | Listener:
+    def succeed(self) -> WayIn:
         """Go on with the capture that this one moves to. Gives the one that ends, drained, for the caller to close."""
         assert self.mode_switch is not None  # it moves
         ended, self.capture = self.capture, self.mode_switch.succeed()

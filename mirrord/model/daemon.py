@@ -54,9 +54,9 @@ class Daemon(Model):
     latency: Latency = 1_000_000
     """How long a copy may wait for company at most, while frames come: "0", not at all, to "10ms", which costs less."""
     memory_limit: Size = 0
-    """Bound on the memory of all flow tables (`flow_limit`) and recorders together, each counting as full; "0": none. A
-    session whose table there is no room for mirrors every flow whole, one whose recorder there is no room for keeps no
-    frames, and says so."""
+    """Bound on the memory of all flow tables (`flow_limit`), tables of connections (`payload = "tls"`, 8 MiB each) and
+    recorders together, each counting as full; "0": none. A session whose table there is no room for mirrors every flow
+    whole, or has zeros for all payload; one whose recorder there is no room for keeps no frames; and says so."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe messages that are logged."""
 

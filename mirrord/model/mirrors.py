@@ -64,10 +64,13 @@ class Session(Model):
     `"headers"`: all up to the end of the header of TCP, UDP, SCTP or ICMP, with tags, options and extension headers;
     `"headers+64"`: and 64 bytes behind it. Of a tunnel's packet these are the outer headers; of another protocol or a
     later fragment, all up to the end of the IP header. What is not IP stays whole."""
-    payload: Literal["keep", "zero"] = "keep"
+    payload: Literal["keep", "zero", "tls"] = "keep"
     """What becomes of all behind the headers (as for `snaplen`), where it may not be sent. `zero`: zeros, up to the end
     of the frame; lengths stay, and checksums that were right are right. What is not IP stays, but where IP may be
-    inside and is not looked for (behind three VLAN tags, MPLS, PPPoE, ...)."""
+    inside and is not looked for (behind three VLAN tags, MPLS, PPPoE, ...). `tls`: the same, but of TCP only from the
+    first application data of TLS on; TCP that has none stays. What is not TCP has zeros (QUIC, DTLS and tunnels, too),
+    and so has a TCP connection whose SYN was not seen, or of which something is missing. **`tls` does not hide the
+    names in the ClientHello, certificates of TLS 1.2, lengths and times, nor what is said in the clear.**"""
     sampling_rate: Annotated[int, Between(1, (1 << 31) - 1)] = 1
     """One in n conversations, whole, both directions: TCP connections, and of all else what two addresses say to each
     other by one protocol. Fragments are in or out with the rest."""

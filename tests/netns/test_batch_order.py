@@ -15,7 +15,7 @@ from typing import NamedTuple, Self
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scapy.layers.inet import IP, TCP, UDP
-from scapy.layers.l2 import ARP, Ether
+from scapy.layers.l2 import ARP
 
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.rules import Direction, Selection
@@ -25,13 +25,13 @@ from mirrord.dataplane.netns import find
 from mirrord.kernel import PACKET_VNET_HDR, SOL_PACKET
 from mirrord.plans import CapturePlan, DevicePlan, ForwardPlan, Hop, PipelinePlan, TunnelPlan
 from tests.support.alone import Alone
+from tests.support.packets import LINK
 from tests.support.receiver import Receiver
 from tests.support.source import source_and_collector
 from tests.support.topology import Host, Topology
 from tests.support.wait import wait_for
 
 MARK = 0x10000000
-LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
 BATCH = 512  # forward.h: copies that are handed to the kernel together
 OUTER = 14 + 20 + 8 + 8  # Ethernet, IPv4, UDP, VXLAN
 TCPV4, NEEDS_CSUM = 1, 1  # linux/virtio_net.h

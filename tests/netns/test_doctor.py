@@ -90,15 +90,15 @@ def test_links_routes_and_next_hops(hosts: tuple[Host, Host], daemon: MakeDaemon
 
     host.ip("link set tap0 down")
     problem, remedy = doctor.only("device_down", status=1)
-    assert problem == "source device tap0 is down"
+    assert problem == "device is down: tap0"
     mend(host, remedy)
     doctor.nothing()
 
     host.ip("link set up0 mtu 1500")
     problem, remedy = doctor.only("mtu", status=0)
-    assert "up to 1514 bytes" in problem
-    assert "an MTU of 1550" in problem  # 1514, VXLAN and UDP 8 each, IPv4 20: RFC 7348 5
-    assert "longer than 1464 bytes are truncated" in problem
+    assert "up to 1514: longer ones are truncated" in problem
+    assert "mtu 1550" in remedy  # 1514, VXLAN and UDP 8 each, IPv4 20: RFC 7348 5
+    assert "carries frames of 1464 bytes" in problem
     mend(host, remedy)
     doctor.nothing()
 
@@ -119,7 +119,8 @@ def test_links_routes_and_next_hops(hosts: tuple[Host, Host], daemon: MakeDaemon
     host.ip("neighbour delete 192.0.2.2 dev up0")
     send(host, "tap0", FRAME)
     problem, remedy = doctor.only("next_hop", status=1)
-    assert "192.0.2.2 does not answer on up0" in problem
+    assert "192.0.2.2" in problem
+    assert "does not answer" in problem
     assert host.run(*remedy.partition("; ")[2].split()[:5]).split()[-1] in ("INCOMPLETE", "FAILED")
 
 
@@ -148,11 +149,11 @@ def test_destination_devices(net: Topology, hosts: tuple[Host, Host], daemon: Ma
     doctor.nothing("bridge")
     assert "up0 holds a default route" in doctor.only("default_route", "default", status=1)[0]
     doctor.only("default_route", "allowed", status=0)
-    assert "out1 is missing; did you mean 'out0'?" in doctor.only("device_missing", "missing", status=1)[0]
+    assert "no such device: out1; did you mean 'out0'?" in doctor.only("device_missing", "missing", status=1)[0]
     doctor.nothing("down")
     host.ip("link set out0 down")
     problem, remedy = doctor.only("device_down", "down", status=1)
-    assert problem == "destination device out0 is down"
+    assert problem == "out0, by which copies leave, is down"
     mend(host, remedy)
     doctor.nothing("down")
     collector.ip("link set out0 down")

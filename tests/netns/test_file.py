@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from scapy.layers.inet import IP, UDP
-from scapy.layers.l2 import Dot1Q, Ether
+from scapy.layers.l2 import Dot1Q
 from scapy.utils import RawPcapReader
 
 from tests.conftest import MakeDaemon, MakeSniffer
@@ -25,6 +25,7 @@ from tests.support.captures import about, count, count_cut_short, fields
 from tests.support.ctl import invoke
 from tests.support.daemon import Daemon
 from tests.support.metrics import Metrics
+from tests.support.packets import LINK
 from tests.support.send import UNANSWERED, flood, send
 from tests.support.topology import Host, Topology, acquaint
 from tests.support.wait import wait_for
@@ -32,7 +33,6 @@ from tests.support.wait import wait_for
 SO_TIMESTAMPNS = 35  # asm-generic/socket.h
 FRAME = UNANSWERED.ljust(512, b"\0")
 BLOCK = 28 + len(FRAME) + 16  # of a packet: draft-ietf-opsawg-pcapng 4.3, with flags as its only option
-LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
 FLOW = IP(src="10.0.0.1", dst="10.0.0.2") / UDP(sport=1000, dport=2000)
 FRAMES = [bytes(LINK / FLOW / bytes(length)) for length in (18, 19, 20, 21, 1472)] + [
     bytes(LINK / Dot1Q(vlan=7) / FLOW / b"tagged")

@@ -5,19 +5,18 @@ client eth0 ---- nic [source] uplink ---- eth0 [collector] vxlan0
 
 from __future__ import annotations
 
-from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.inet import TCP, UDP
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrHopByHop, IPv6ExtHdrRouting
-from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
+from scapy.layers.l2 import Dot1AD, Dot1Q
 from scapy.packet import Packet
 
 from tests.conftest import MakeDaemon, MakeSniffer
 from tests.support.offload import GSO_TCPV4, NEEDS_CSUM, Offloaded, Offloader
+from tests.support.packets import LINK, V4
 from tests.support.send import UNANSWERED, send
 from tests.support.source import session, source_and_collector
 from tests.support.topology import Topology
 
-LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
-V4 = IP(src="10.0.0.1", dst="10.0.0.2")
 V6 = IPv6(src="2001:db8::1", dst="2001:db8::2")
 EXTENSIONS = V6 / IPv6ExtHdrHopByHop() / IPv6ExtHdrRouting(addresses=["::1"]) / IPv6ExtHdrDestOpt()
 OPTIONS = [("Timestamp", (1, 2))] * 4  # 40 bytes

@@ -15,6 +15,7 @@ from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet, Raw
 
 from tests.conftest import MakeDaemon, MakeSniffer
+from tests.support.packets import LINK
 from tests.support.send import send
 from tests.support.topology import Host, Topology
 from tests.support.wait import wait_for
@@ -105,7 +106,6 @@ def inner(n: int, source: str = "10.7.0.1", destination: str = "10.7.0.2", port:
 
 OUTER = IP(src="10.0.0.1", dst="10.0.0.2", id=1)
 OUTER6 = IPv6(src="2001:db8:0::1", dst="2001:db8:0::9")
-LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
 FRAME = Ether(src="02:00:00:00:00:0a", dst="02:00:00:00:00:0b")
 MADE = Ether(src="00:00:00:00:00:00", dst="00:00:00:00:00:00")
 OPTIONS = GeneveOptions(classid=0x0102, type=3, length=2, data=bytes(8))

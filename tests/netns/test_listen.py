@@ -23,12 +23,11 @@ from mirrord.dataplane.frame.wire import VNET, VNET_GSO_NONE, VNET_GSO_TCPV4, VN
 from mirrord.kernel import PACKET_VNET_HDR, SOL_PACKET
 from tests.conftest import MakeDaemon, MakeOpenVSwitch, MakeSniffer
 from tests.support.daemon import Daemon
+from tests.support.packets import LINK, V4
 from tests.support.send import flood, send
 from tests.support.topology import Host, Topology, acquaint
 from tests.support.wait import wait_for
 
-LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
-V4 = IP(src="10.0.0.1", dst="10.0.0.2")
 FRAMES = [
     bytes(layers)
     for layers in (

@@ -28,7 +28,7 @@ CONFIGURATION = """
 [[mirrors.core.sessions]]
 name = "vm2"
 source = "nic"
-snaplen = {snaplen}
+{keys}
 recorder = "1MiB"
 destination = {{ type = "vxlan", remote = "10.1.0.2", vni = 7 }}
 [[mirrors.core.sessions]]
@@ -52,18 +52,18 @@ def client(net: Topology) -> Host:
 
 
 @pytest.fixture
-def snaplen() -> int:
-    """Of the session."""
-    return 60
+def keys() -> str:
+    """Of the session that keeps frames."""
+    return "snaplen = 60"
 
 
 @pytest.fixture
-def mirrord(net: Topology, daemon: MakeDaemon, client: Host, tmp_path: Path, snaplen: int) -> Daemon:
+def mirrord(net: Topology, daemon: MakeDaemon, client: Host, tmp_path: Path, keys: str) -> Daemon:
     source, collector = net.host("source"), net.host("collector")
     link(client, source)
     net.link(source, "up", collector, "eth0", ("10.1.0.1/24", "10.1.0.2/24"), mtu=1600)
     acquaint(source, "up", "10.1.0.1", collector, "eth0", "10.1.0.2")
-    configuration = CONFIGURATION.format(snaplen=snaplen)
+    configuration = CONFIGURATION.format(keys=keys)
     return daemon(source, configuration, read_only_socket=str(tmp_path / "reading.sock"), read_only_group="root")
 
 
@@ -83,6 +83,11 @@ def send_to(client: Host, *ports: int, payload: bytes = bytes(40)) -> None:
 def mirrored(mirrord: Daemon, frames: int) -> None:
     """Wait until so many have been mirrored by both sessions."""
     mirrord.settle(2 * frames)
+
+
+def follow(mirrord: Daemon, file: Path) -> subprocess.Popen[bytes]:
+    arguments = ["capture", "vm2", "--last", "1m", "--follow", "-w", str(file)]
+    return subprocess.Popen([*COMMAND, "--socket", str(mirrord.socket), *arguments], stderr=subprocess.PIPE)
 
 
 def recorded(mirrord: Daemon, file: Path, *arguments: str) -> list[list[str]]:
@@ -130,14 +135,20 @@ def test_the_last_frames_are_written_as_they_were_mirrored(mirrord: Daemon, clie
     mirrored(mirrord, sent + 1)
     assert [row[0] for row in recorded(mirrord, file)] == [str(port) for port in range(2000, 2001 + sent)]
 
-    # What is older than asked for is left out. A session that is disabled keeps nothing.
+    # What is older than asked for is left out. A session that is disabled keeps nothing, and who follows it is done.
     wait_for(lambda: time.time() > times[-1] + 2, "two seconds")
     ctl(mirrord.socket, "capture", "core/vm2", "--last", "1s", "-w", str(file))
     assert count(file) < sent
     assert Api(mirrord.socket)("POST", "mirrors/core/disable").code == "read_only"
+    followed = tmp_path / "followed.pcapng"
+    following = follow(mirrord, followed)
+    last = frame_to(2000 + sent)
+    wait_for(lambda: followed.exists() and last in followed.read_bytes(), "all of it, and it follows")
     mirrord.file.write_text(mirrord.file.read_text().replace('name = "vm2"', 'name = "vm2"\nenabled = false'))
     mirrord.reload()
     wait_for(lambda: len(mirrord.metrics().select("mirrord_session_up")) == 1, "one session")
+    _, said = following.communicate(timeout=10)
+    assert (following.returncode, count(followed)) == (0, sent + 1), said
     kept = file.read_bytes()
     refused = invoke(mirrord.socket, "capture", "core/vm2", "--last", "1m", "-w", str(file))
     assert (refused.exit_code, file.read_bytes()) == (1, kept), "a refusal leaves the file as it is"
@@ -158,10 +169,7 @@ def test_follow_goes_on_without_a_gap_or_a_double(mirrord: Daemon, client: Host,
     sender.start()
     try:
         wait_for(lambda: sent[0] > 50, "frames before it")
-        capture = subprocess.Popen(
-            [*COMMAND, "--socket", str(mirrord.socket), "capture", "vm2", "--last", "1m", "--follow", "-w", str(file)],
-            stderr=subprocess.PIPE,
-        )
+        capture = follow(mirrord, file)
         wait_for(lambda: file.exists() and file.stat().st_size > 0, "the capture begins")
         begun = sent[0]
         wait_for(lambda: sent[0] > begun + 50, "frames while it follows")
@@ -178,16 +186,13 @@ def test_follow_goes_on_without_a_gap_or_a_double(mirrord: Daemon, client: Host,
     mirrored(mirrord, sent[0])
 
 
-@pytest.mark.parametrize("snaplen", [0])
+@pytest.mark.parametrize("keys", [""])
 def test_under_a_flood_what_is_written_is_sound_and_what_is_missing_is_told(
     mirrord: Daemon, client: Host, tmp_path: Path
 ) -> None:
     """A reader that stands still is overtaken: the ring holds a thousand of these frames."""
     file, ports = tmp_path / "flood.pcapng", range(10_000, 14_000)
-    capture = subprocess.Popen(
-        [*COMMAND, "--socket", str(mirrord.socket), "capture", "vm2", "--last", "1m", "--follow", "-w", str(file)],
-        stderr=subprocess.PIPE,
-    )
+    capture = follow(mirrord, file)
     wait_for(lambda: file.exists() and file.stat().st_size > 0, "the capture begins")
     capture.send_signal(signal.SIGSTOP)
     send_to(client, *ports, payload=bytes(1000))
@@ -205,7 +210,24 @@ def test_under_a_flood_what_is_written_is_sound_and_what_is_missing_is_told(
     assert mirrord.metrics().total("mirrord_dropped_frames_total") == 0
 
 
-def test_what_cannot_be_had_is_told(mirrord: Daemon, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dataplane", ["native"], indirect=True)
+@pytest.mark.parametrize("keys", ["workers = 4"])
+def test_several_workers_keep_theirs_in_one_recorder(mirrord: Daemon, client: Host, tmp_path: Path) -> None:
+    file = tmp_path / "workers.pcapng"
+    template, sent = frame_to(0), [(pair, port) for port in range(50) for pair in range(1, 51)]
+    with client.open_socket(socket.AF_PACKET, socket.SOCK_RAW) as out:
+        out.bind(("eth0", 0))
+        for pair, port in sent:  # between 50 pairs of addresses
+            out.send(template[:29] + bytes([pair]) + template[30:36] + port.to_bytes(2, "big") + template[38:])
+    mirrored(mirrord, len(sent))
+    ctl(mirrord.socket, "capture", "core/vm2", "--last", "1m", "-w", str(file))
+    found = [(int(address.rpartition(".")[2]), int(port)) for address, port in fields(file, "ip.src", "udp.dstport")]
+    assert sorted(found) == sorted(sent)
+    for pair in range(1, 51):
+        assert [port for one, port in found if one == pair] == list(range(50)), "in order between two addresses"
+
+
+def test_what_cannot_be_had_is_told(mirrord: Daemon, client: Host, tmp_path: Path) -> None:
     file = tmp_path / "kept"
     file.write_text("what was here before")
 
@@ -222,3 +244,22 @@ def test_what_cannot_be_had_is_told(mirrord: Daemon, tmp_path: Path) -> None:
     for query in ("last=", "last=30", "last=1s&follow=yes", "follow=true"):
         assert Api(mirrord.socket)("GET", f"mirrors/core/sessions/vm2/capture?{query}").code == "bad_request"
     assert file.read_text() == "what was here before"
+
+    # A session that runs has a recorder from the change on, and counts on.
+    send_to(client, 2000)
+    mirrored(mirrord, 1)
+    mirrord.file.write_text(mirrord.file.read_text().replace('name = "plain"', 'name = "plain"\nrecorder = "2MiB"'))
+    mirrord.reload()
+    sent = 1
+
+    def kept() -> list[list[str]]:
+        nonlocal sent
+        send_to(client, 2000 + sent)
+        sent += 1
+        mirrored(mirrord, sent)
+        done = invoke(mirrord.socket, "capture", "core/plain", "--last", "1m", "-w", str(file))
+        return fields(file, "udp.dstport") if done.exit_code == 0 else []
+
+    found = wait_for(kept, "a frame that is kept")
+    assert found == [[str(1999 + sent)]]
+    assert mirrord.metrics().total("mirrord_mirrored_frames_total", session="plain") == sent

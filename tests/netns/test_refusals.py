@@ -12,7 +12,6 @@ from contextlib import contextmanager
 
 import pytest
 from scapy.layers.inet import IP, TCP, UDP
-from scapy.layers.l2 import Ether
 
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.rules import Selection
@@ -23,11 +22,11 @@ from mirrord.dataplane.tap import Tap, tap_of
 from mirrord.dataplane.transmit.sockets import LANES, Transmit
 from mirrord.kernel import PACKET_VNET_HDR, SO_NO_CHECK, SOL_PACKET
 from mirrord.plans import CapturePlan, DevicePlan, ForwardPlan, Hop, PipelinePlan, TunnelPlan
+from tests.support.packets import LINK
 from tests.support.source import linked
 from tests.support.topology import Host, Topology
 from tests.support.wait import wait_for
 
-LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
 ENDS = IP(src="10.0.0.1", dst="10.0.0.2")
 DATAGRAMS = [bytes(LINK / ENDS / UDP(sport=1000 + n, dport=53) / bytes(200)) for n in range(40)]  # by all sockets
 SEGMENTS = 600  # more than the native core hands over at a time

@@ -9,18 +9,17 @@ from typing import NamedTuple
 
 import pytest
 from scapy.contrib.erspan import ERSPAN_I
-from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.inet import TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 
 from tests.conftest import MakeDaemon, MakeOpenVSwitch, MakeSniffer
+from tests.support.packets import LINK, V4
 from tests.support.send import send
 from tests.support.sniffer import Sniffer
 from tests.support.source import OVER_IPV4, OVER_IPV6, Underlay
 from tests.support.topology import Host, Topology, acquaint
 
-LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
-V4 = IP(src="10.0.0.1", dst="10.0.0.2")
 FRAMES = [
     bytes(layers)
     for layers in (

@@ -10,6 +10,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP, Ether
 
 from tests.conftest import MakeDaemon, MakeSniffer
+from tests.support.packets import LINK, V4
 from tests.support.send import send
 from tests.support.topology import Topology, receive_vxlan
 
@@ -23,8 +24,6 @@ direction = "ingress"
 source = { type = "device", device = "nic" }
 destination = { type = "vxlan", remote = "10.99.0.2", vni = 8388609 }
 """
-LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
-V4 = IP(src="10.0.0.1", dst="10.0.0.2")
 V6 = IPv6(src="2001:db8::1", dst="2001:db8::2")
 FRAMES = [
     bytes(layers)

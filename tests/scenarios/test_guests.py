@@ -35,6 +35,7 @@ def hypervisor() -> Iterator[Hypervisor]:
         host = net.host("hv")
         host.add_bridge("br0")
         host.ip("address add 10.1.225.124/24 dev br0")
+        host.add_bridge("spare")
         made = Hypervisor(host)
         made.define("VM-1", "10.1.225.36/24", *VM1)
         made.define("VM-2", f"{ADDRESS}/24", VM2)
@@ -99,7 +100,7 @@ def test_a_vm_that_comes_again_under_another_device_is_mirrored_within_a_second(
 [[mirrors.vm-2.sessions]]
 name = "process"
 source = {{ type = "vm", vm = "VM-2", nic = "{VM2}", connection = "proc:" }}
-destination = {{ type = "vxlan", remote = "10.1.225.200", vni = 1 }}
+destination = {{ type = "device", device = "spare" }}
 """
     mirrord = daemon(hypervisor.host, configuration(hypervisor, nic=f'"{VM2}"') + processes)
     before = hypervisor.device("VM-2", VM2)
@@ -144,6 +145,31 @@ def test_a_nic_that_is_plugged_in_is_followed_and_libvirt_may_go_away(
     wait_for(lambda: "libvirt" not in ctl(mirrord.socket, "doctor"), "doctor has no more to tell", 20)
     hypervisor.virsh("detach-interface", "VM-2", "bridge", "--mac", PLUGGED, "--live")
     wait_for(lambda: set(mirrored(mirrord)) == {tap}, "the NIC that is gone is let go of", 30)
+
+
+def test_a_vm_that_migrates_in_is_mirrored_from_its_first_frame(
+    hypervisor: Hypervisor, net: Topology, daemon: MakeDaemon
+) -> None:
+    host = hypervisor.host
+    with closing(Hypervisor(net.host("hv2"))) as other:
+        other.host.add_bridge("br0")
+        net.link(host, "trunk", other.host, "trunk")
+        for each in (host, other.host):
+            each.ip("link set dev trunk master br0")
+        net.link(other.host, "out", net.host("collector"), "in")
+        text = configuration(other, f'"{VM2}"').splitlines()[:-1]
+        text.append('destination = { type = "device", device = "out" }')
+        mirrord = daemon(other.host, "\n".join(text), up=False)
+        wait_for(lambda: source(mirrord)[2] == "there is no VM VM-2 here", "it waits")
+        ping = host.spawn("ping", "-q", "-i", "0.01", ADDRESS)
+        hypervisor.migrate("VM-2", other)
+        tap = other.device("VM-2", VM2)
+        wait_for(lambda: mirrored(mirrord).get(tap, 0) > 200, "the VM is mirrored", 30)
+        ping.stop(2)
+        wait_for(lambda: mirrored(mirrord)[tap] == seen(other.host, tap), "every frame was captured")
+        other.migrate("VM-2", hypervisor)
+        wait_for(lambda: source(mirrord)[1] == "waiting", "it is gone")
+        host.ip("link delete dev trunk")
 
 
 def mirrored(mirrord: Daemon) -> dict[str, int]:
@@ -259,3 +285,36 @@ def test_a_container_is_found_in_the_cache_of_cni(net: Topology, sniff: MakeSnif
             host.run("ping", "-c", "2", "-i", "0.2", engine.address("web"))
             wait_for(lambda: len(received.lines()) >= count, "the requests arrive")  # noqa: B023 (called here)
     assert all("echo request" in line for line in received.stop().lines())  # what it receives, and not what it sends
+
+
+def test_a_container_whose_nic_has_no_end_on_the_host_is_mirrored_from_within(
+    net: Topology, sniff: MakeSniffer, daemon: MakeDaemon
+) -> None:
+    host, peer, collector = net.host("host"), net.host("peer"), net.host("collector")
+    net.link(host, "uplink", peer, "eth0", ("", "10.89.9.1/24"))
+    net.link(host, "out", collector, "in")
+    with closing(Podman(host)) as engine:
+        engine.podman(
+            "network", "create", "--driver", "macvlan", "--opt", "parent=uplink", "--subnet", "10.89.9.0/24", "mv"
+        )
+        engine.run("web", "--network", "mv", "--ip", "10.89.9.7", "--mac-address", WEB[1], app="web")
+        engine.run("shared", "--network", "host", app="shared")
+        text = container_session(str(engine.socket), 'label = "app=web"')
+        text += container_session(str(engine.socket), 'container = "shared"').replace(".web.", ".shared.")
+        mirrord = daemon(host, text, up=False)
+        received = sniff(collector, "in", "icmp")
+        for count in (2, 4):
+            wait_for(lambda: ("eth0", "") in sources_of(mirrord, "web"), "the container is mirrored")
+            peer.run("ping", "-c", "2", "-i", "0.2", "10.89.9.7")
+            wait_for(lambda: len(received.lines()) >= count, "the requests arrive")  # noqa: B023 (called here)
+            if count == 2:
+                engine.podman("restart", "--time", "0", "web")
+        ((_, why),) = sources_of(mirrord, "shared")
+        assert why.startswith("shared has no NIC eth0: it is in the network namespace of the host")
+    assert all("echo request" in line for line in received.stop().lines())  # what it receives, and not what it sends
+
+
+def sources_of(mirrord: Daemon, mirror: str) -> list[tuple[str, str]]:
+    """The sources of a mirror's sessions, and why each is not up."""
+    rows = json.loads(ctl(mirrord.socket, "--json", "status"))["sessions"]
+    return [(row["source"], row["reason"]) for row in rows if row["mirror"] == mirror]

@@ -206,7 +206,7 @@ def plans() -> st.SearchStrategy[ForwardPlan]:
         ForwardPlan,
         template=st.sampled_from(TEMPLATES),
         snaplen=limits,
-        payload=st.sampled_from([Payload.keep, Payload.keep, Payload.zero]),
+        payload=st.sampled_from([Payload.keep, Payload.keep, Payload.zero, Payload.tls]),
         past_headers=st.sampled_from([None, None, 0, 64]),
         frame_limit=limits,
         longest=st.sampled_from([0, 0, 0, 60, 1000, 1514]),

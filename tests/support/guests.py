@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from uuid import uuid4
 
 from tests.support.process import Process
 from tests.support.topology import Host
@@ -58,7 +59,7 @@ class Hypervisor:
         (self._directory / "etc" / "qemu.conf").write_text(QEMU_CONF)
         sockets = self._directory / "sockets"
         (self._directory / "libvirtd.conf").write_text(
-            f'unix_sock_dir = "{sockets}"\nauth_unix_ro = "none"\nauth_unix_rw = "none"\n'
+            f'unix_sock_dir = "{sockets}"\nauth_unix_ro = "none"\nauth_unix_rw = "none"\nhost_uuid = "{uuid4()}"\n'
         )
         self._write, self._socket = f"qemu+unix:///system?socket={sockets}/libvirt-sock", sockets / "libvirt-sock"
         self.uri = f"{self._write}-ro"
@@ -70,8 +71,9 @@ class Hypervisor:
     def _start(self) -> Process:
         mounts = {"etc": "/etc/libvirt", "lib": "/var/lib/libvirt", "run": "/run/libvirt"}
         steps = [f"mkdir -p {there} && mount --bind {self._directory / here} {there}" for here, there in mounts.items()]
+        steps.append(f"hostname {self.host.name}")  # who migrates wants to go to another host
         steps.append(f"exec libvirtd -f {self._directory}/libvirtd.conf -p {self._directory}/pid")
-        daemon = self.host.spawn("unshare", "--mount", "sh", "-c", " && ".join(steps))
+        daemon = self.host.spawn("unshare", "--mount", "--uts", "sh", "-c", " && ".join(steps))
         wait_for(lambda: self._socket.is_socket() or daemon.status(), "libvirtd listens", 30)
         assert daemon.status() is None, daemon.output()
         wait_for(lambda: "Id" in self.host.run("virsh", "-c", self._write, "list", check=False), "libvirtd answers", 30)
@@ -101,6 +103,11 @@ class Hypervisor:
         file = self._directory / "nic.xml"
         file.write_text(NIC.format(mac=mac, bridge=bridge))
         self.virsh("attach-device", name, str(file), "--live")
+
+    def migrate(self, name: str, to: Hypervisor) -> None:
+        """Have a running VM go on at another hypervisor."""
+        way = f"unix://{to._directory}/{name}.migration"
+        self.virsh("migrate", "--live", "--unsafe", "--p2p", name, to._write, "--migrateuri", way)
 
     def device(self, name: str, mac: str) -> str:
         """The host's device behind a NIC, as libvirt lists it; "" for none."""
@@ -144,6 +151,7 @@ class Podman:
     def _command(self, *arguments: str) -> list[str]:
         # not by `ip netns exec`, which mounts a /sys without the cgroups that runc looks for
         base = ["podman", "--root", f"{self._directory}/store", "--runroot", f"{self._directory}/run"]
+        base += ["--network-config-dir", f"{self._directory}/networks"]
         return [
             "env", f"CONTAINERS_CONF={self._settings}", "nsenter", f"--net=/run/netns/{self.host.name}", *base,
             "--runtime", "runc", "--cgroup-manager", "cgroupfs", *arguments,
@@ -171,12 +179,18 @@ class Podman:
 
     def address(self, name: str) -> str:
         (told,) = json.loads(self.podman("inspect", name))
-        networks = told["NetworkSettings"]["Networks"].values()
+        networks = told["NetworkSettings"].get("Networks", {}).values()
         return str(next((one["IPAddress"] for one in networks if one["IPAddress"]), ""))
 
     def close(self) -> None:
         self.podman("rm", "--all", "--force", "--time", "0")
         self._service.close()
         for mount in ("store/overlay", "store"):
-            subprocess.run(["umount", "-q", f"{self._directory}/{mount}"], check=False)
+            wait_for(lambda: self._unmount(mount), "what cleans up after containers is done")  # noqa: B023 (called here)
         shutil.rmtree(self._directory)
+
+    def _unmount(self, mount: str) -> bool:
+        path = self._directory / mount
+        if path.is_mount():  # some processes of Podman use it for a moment longer, or mount it anew
+            subprocess.run(["umount", "-q", path], check=False)
+        return not path.is_mount()

@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,11 @@ class Recording:
         display = f"({expression}) && {ours}" if expression else ours
         return _tool(["tshark", "-n", "-r", str(self.file), "-Y", display, *arguments])
 
-    def fields(self, *names: str, expression: str = "") -> list[list[str]]:
+    def fields(self, *names: str, expression: str = "", decode: Sequence[str] = ()) -> list[list[str]]:
         """Fields by tshark, a row a packet; a field of several depths is comma-separated, outermost first."""
         chosen = [part for name in names for part in ("-e", name)]
-        return [line.split("\t") for line in self.tshark("-T", "fields", *chosen, expression=expression).splitlines()]
+        lines = self.tshark(*decode, "-T", "fields", *chosen, expression=expression).splitlines()
+        return [line.split("\t") for line in lines]
 
     def packets(self, expression: str = "") -> list[Any]:
         """The whole dissection by tshark, a tree a packet."""

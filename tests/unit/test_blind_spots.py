@@ -32,7 +32,7 @@ def entries(source: str, *links: Link, more: str = "", to: str = TO_DEVICE) -> d
 def told(source: str, *links: Link, more: str = "", to: str = TO_DEVICE) -> list[tuple[str, bool]]:
     """What is said of each source, and whether it counts as bypassed."""
     made = entries(source, *links, more=more, to=to).values()
-    return [(warning, entry.bypassed) for entry in made for warning in entry.warnings]
+    return [(warning.problem, entry.bypassed) for entry in made for warning in entry.warnings]
 
 
 def test_an_ordinary_device_has_nothing_to_tell() -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from scapy.layers.inet import IP, in4_chksum
+from scapy.layers.inet import in4_chksum
 from scapy.layers.inet6 import IPv6, in6_chksum
 from scapy.layers.sctp import crc32c as scapy_crc32c
 from scapy.utils import checksum as scapy_checksum
 
 from mirrord.dataplane.frame.checksum import checksum, crc32c, ones_sum, transport_checksum
+from tests.support.packets import V4
 
-V4 = IP(src="10.0.0.1", dst="10.0.0.2")
 V6 = IPv6(src="2001:db8::1", dst="2001:db8::2")
 
 

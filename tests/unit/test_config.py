@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from mirrord.control.configuration.config import Loaded, load
 from mirrord.control.configuration.refusals import Declared, refusals, unknown_names
-from mirrord.control.configuration.validation import examine
 from mirrord.errors import ConfigError
 from mirrord.model import Config, DeviceSource, Filter, Mirror, Session, VxlanDestination
+from mirrord.model.validation import examine
 
 ROOT = Path(__file__).parents[2]
 ALONE = "[daemon]\ninclude = []\n"
@@ -479,6 +479,13 @@ SPAN = 'source = "%s"\ndestination = { type = "device", device = "%s" }'
             ).replace("include = []", 'include = []\nmemory_limit = "2MiB"'),
             "mirrors.m.sessions[1].recorder",
             "its recorder and those before it take 3MiB, more than memory_limit, 2MiB",
+        ),
+        (
+            sessions(
+                'source = "a"\npayload = "tls"\nworkers = 2\ndestination = { type = "device", device = "c" }'
+            ).replace("include = []", 'include = []\nmemory_limit = "8MiB"'),
+            "mirrors.m.sessions[0].payload",
+            "its connections and those before it take 16MiB, more than memory_limit, 8MiB",
         ),
         ("[mirrors.b]\nflow_network = 'n'\n", "mirrors.b.flow_network", "there is no flow network 'n'"),
     ],

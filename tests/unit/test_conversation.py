@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, fragment6
-from scapy.layers.l2 import ARP, GRE, Dot1Q, Ether
+from scapy.layers.l2 import ARP, GRE, Dot1Q
 from scapy.layers.sctp import SCTP
 from scapy.packet import Packet
 
@@ -20,9 +20,9 @@ from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.frame.wire import Frame
 from mirrord.plans import ForwardPlan
+from tests.support.packets import LINK
 from tests.support.planes import Step, step
 
-LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
 RATE = 3
 KNOWN = 1024  # first fragments that are remembered: docs/watching.md
 

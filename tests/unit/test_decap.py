@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scapy.contrib.erspan import ERSPAN_II, ERSPAN_III, ERSPAN_PlatformSpecific
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
-from scapy.layers.l2 import GRE, Dot1Q, Ether
+from scapy.layers.l2 import GRE, Dot1Q
 from scapy.layers.vxlan import VXLAN
 
 from mirrord.dataplane.forward.decap import decapsulate, unfinished
@@ -20,8 +20,8 @@ from mirrord.dataplane.frame.checksum import checksum
 from mirrord.dataplane.frame.wire import VNET, Frame, Vnet
 from mirrord.dataplane.native import core
 from mirrord.plans import ForwardPlan, Tunnel
+from tests.support.packets import LINK
 
-LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
 FRAME = bytes(LINK / IP(src="10.0.0.1", dst="10.0.0.2") / TCP(sport=1000, dport=80) / b"inside")
 LIMIT = 1514
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mirrord.control.configuration.config import Files, Loaded
 from mirrord.control.host.view import View
+from mirrord.control.planning.finding import WARNING
 from mirrord.control.reporting import doctor, probes
 from mirrord.control.reporting.metrics import Reload
 from mirrord.control.reporting.probes import ControlSocket, Host
@@ -17,7 +18,7 @@ def found(host: Host, **daemon: str) -> list[tuple[str, str]]:
     config = Config(daemon=Daemon.model_validate(daemon))
     loaded = Loaded(config, [], Files(""), {})
     findings = doctor.findings(loaded, Reload(), View(), [], host)
-    assert all(one.severity == doctor.WARNING and one.remedy for one in findings)
+    assert all(one.severity == WARNING and one.remedy for one in findings)
     return [(one.code, one.problem) for one in findings]
 
 

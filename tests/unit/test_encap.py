@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scapy.contrib.erspan import ERSPAN_II, ERSPAN_III
 from scapy.contrib.geneve import GENEVE
 from scapy.layers.inet import IP, UDP
-from scapy.layers.l2 import GRE, Dot1AD, Dot1Q, Ether
+from scapy.layers.l2 import GRE, Dot1AD, Dot1Q
 from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet
 
@@ -17,9 +17,9 @@ from mirrord.dataplane.forward.encap import Template
 from mirrord.dataplane.frame.headers import Tag
 from mirrord.dataplane.frame.wire import Frame, Vnet
 from mirrord.plans import ForwardPlan
+from tests.support.packets import LINK
 from tests.support.planes import step
 
-LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
 DATAGRAM = IP(src="10.0.0.1", dst="10.0.0.2") / UDP(sport=1000, dport=2000) / bytes(range(100))
 PLAIN = bytes(LINK / DATAGRAM)
 

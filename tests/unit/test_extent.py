@@ -24,10 +24,9 @@ from mirrord.dataplane.forward import encap
 from mirrord.dataplane.frame.headers import Tag
 from mirrord.dataplane.frame.wire import Frame, Vnet
 from mirrord.plans import ForwardPlan
+from tests.support.packets import LINK, V4
 from tests.support.planes import step
 
-LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
-V4 = IP(src="10.0.0.1", dst="10.0.0.2")
 V6 = IPv6(src="2001:db8::1", dst="2001:db8::2")
 EXTENSIONS = V6 / IPv6ExtHdrHopByHop() / IPv6ExtHdrRouting(addresses=["::1"]) / IPv6ExtHdrDestOpt()
 OPTIONS = [("Timestamp", (1, 2))] * 4  # of 10 bytes each: all that fit

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP, in4_pseudoheader
 from scapy.layers.inet6 import IPv6, in6_pseudoheader
-from scapy.layers.l2 import Dot1Q, Ether
+from scapy.layers.l2 import Dot1Q
+from scapy.layers.sctp import SCTP, SCTPChunkCookieAck
 from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet
 from scapy.utils import checksum
@@ -15,10 +16,9 @@ from mirrord.dataplane.forward import encap
 from mirrord.dataplane.frame.headers import Tag
 from mirrord.dataplane.frame.wire import Frame, Vnet
 from mirrord.plans import ForwardPlan
+from tests.support.packets import LINK, V4
 from tests.support.planes import Result, step
 
-LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
-V4 = IP(src="10.0.0.1", dst="10.0.0.2")
 V6 = IPv6(src="2001:db8::1", dst="2001:db8::2")
 TUNNEL = IP(src="172.16.0.1", dst="172.16.0.2") / UDP(sport=50000, chksum=0) / VXLAN(vni=9)
 NEEDS_CSUM, DATA_VALID = 1, 2  # linux/virtio_net.h
@@ -84,3 +84,37 @@ def test_a_runt_is_malformed(length: int, dataplane: str) -> None:
 def test_what_the_capture_cut_is_counted_as_truncated(dataplane: str) -> None:
     data = bytes(LINK / V4 / ICMP() / bytes(100))
     assert forward(Frame(data, len(data) + 1000), dataplane)[2:6] == (None, 1, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "vnet",
+    [
+        Vnet(NEEDS_CSUM, 2, 54, 100, 34, 16),  # a type that no kernel has
+        Vnet(NEEDS_CSUM, 3, 54, 100, 34, 16),  # VIRTIO_NET_HDR_GSO_UDP, which sockets are not given
+        Vnet(0, 1, 54, 100, 0, 0),  # TCP, and the frame has none
+    ],
+)
+def test_a_super_frame_of_no_known_kind_is_malformed(vnet: Vnet, dataplane: str) -> None:
+    data = bytes(LINK / Dot1Q(vlan=1) / bytes(300)) if not vnet.flags else bytes(LINK / V4 / TCP() / bytes(300))
+    assert forward(Frame(data, len(data), vnet=vnet), dataplane).reason is Slot.dropped_malformed
+
+
+def test_a_super_frame_that_the_capture_cut_is_malformed(dataplane: str) -> None:
+    data = bytes(LINK / V4 / TCP() / bytes(300))
+    for vnet in (Vnet(NEEDS_CSUM, 1, 54, 100, 34, 16), Vnet(NEEDS_CSUM, 0, 0, 0, 34, 16)):
+        assert forward(Frame(data, len(data) + 1, vnet=vnet), dataplane).reason is Slot.dropped_malformed
+
+
+def test_segments_of_a_super_frame_are_what_the_wire_carries(dataplane: str) -> None:
+    """Also of one whose headers tell where TCP begins, since nobody left a checksum open."""
+    data = bytes(LINK / V4 / TCP(flags="A") / bytes(250))
+    for flags, start in ((NEEDS_CSUM, 34), (0, 0)):
+        result = forward(Frame(data, len(data), vnet=Vnet(flags, 1, 54, 100, start, 16 if flags else 0)), dataplane)
+        assert [len(copy) - 54 for copy in result.copies] == [100, 100, 50]
+
+
+def test_the_checksum_of_sctp_is_a_crc(dataplane: str) -> None:
+    """RFC 9260 6.8: CRC32c, which scapy makes too. Its field is known by its offset."""
+    whole = bytes(LINK / V4 / SCTP(sport=1, dport=2) / SCTPChunkCookieAck())
+    left_out = whole[:42] + bytes(4) + whole[46:]
+    assert forward(Frame(left_out, len(left_out), vnet=Vnet(NEEDS_CSUM, 0, 0, 0, 34, 8)), dataplane).copies == [whole]

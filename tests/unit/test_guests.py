@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,26 @@ def test_a_containers_nic_is_found_by_name_id_and_label(chosen: dict[str, str], 
     resolved = resolve(config({"type": "container", **chosen}), inventory)
     assert devices(resolved) == (("veth7",) if found else ())
     assert bool(resolved.absent) != found
+
+
+def test_a_container_without_an_end_here_is_looked_at_from_within() -> None:
+    macvlan = Guest("mac", "a" * 64, True, labels={"app": "web"}, netns="4711")
+    shared = Guest(
+        "host", "b" * 64, True, reason="it is in the network namespace of the host: mirror the host's devices"
+    )
+    inventory = {PODMAN: Answer((macvlan, shared, replace(macvlan, name="two", id="c" * 64, netns="4712")))}
+    chosen = {"type": "container", "engine": "podman", "nic": "eth0"}
+    (session,) = resolve(config({**chosen, "container": "mac"}), inventory).config.mirrors["m"].sessions
+    assert isinstance(session.source, DeviceSource)
+    assert (session.source.device, session.source.netns, session.source.perspective) == (("eth0",), "4711", "host")
+    for which, why in (("container", "host has no NIC eth0: it is in"), ("label", "several containers match")):
+        (absent,) = resolve(config({**chosen, which: "host" if which == "container" else "app"}), inventory).absent[
+            "m", "s"
+        ]
+        assert absent.state == "waiting"
+        assert absent.reason.startswith(why)
+    both = {PODMAN: Answer((macvlan, WEB))}
+    assert devices(resolve(config({**chosen, "label": "app=web"}), both)) == ("veth7",)
 
 
 def test_without_guests_nothing_is_made_anew() -> None:
@@ -265,7 +286,7 @@ def test_a_cache_of_cni_is_read(tmp_path: Path) -> None:
     assert (aaa.name, aaa.id) == ("shop/web-0", "aaa")
     assert aaa.labels == {"io.kubernetes.pod.namespace": "shop", "io.kubernetes.pod.name": "web-0"}
     assert aaa.nics[0] == GuestNic("eth0", "02:00:00:00:00:0a", "veth1a2b")
-    assert (aaa.nics[1].device, aaa.nics[1].reason[:25]) == ("", "it has no end on this hos")
+    assert aaa.nics[1] == GuestNic("net1", "02:00:00:00:00:0a", "net1", netns="/var/run/netns/cni-1")
     cache = {Place("container", "/var/lib/cni/results"): Answer((aaa, bbb))}
     chosen = {"type": "container", "engine": "/var/lib/cni/results"}
     for how in ({"container": "shop/web-0"}, {"container": "shop/*"}, {"label": "io.kubernetes.pod.namespace=shop"}):

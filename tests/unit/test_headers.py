@@ -27,10 +27,9 @@ from mirrord.dataplane.forward.step import Copy
 from mirrord.dataplane.frame.headers import parse
 from mirrord.dataplane.frame.wire import Frame
 from mirrord.plans import ForwardPlan
+from tests.support.packets import LINK, V4
 from tests.support.planes import step
 
-LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
-V4 = IP(src="10.0.0.1", dst="10.0.0.2")
 V6 = IPv6(src="2001:db8::1", dst="2001:db8::2")
 EXTENSIONS = V6 / IPv6ExtHdrHopByHop() / IPv6ExtHdrRouting(addresses=["::1"]) / IPv6ExtHdrDestOpt()
 PACKETS = [
@@ -95,6 +94,45 @@ Hash = Callable[[Packet | bytes], int]
 def flow(dataplane: str) -> Hash:
     forward = step(ForwardPlan(encap.bare()), dataplane)
     return lambda packet: forward(Frame(bytes(packet), len(bytes(packet)))).flow
+
+
+LIES = {  # what of a packet lies or is cut short, and what is known all the same: family, protocol, transport
+    "a runt": (bytes(LINK / V4)[:13], (0, None, None)),
+    "IPv4, cut in its header": (bytes(LINK / V4 / UDP())[: 14 + 19], (0, None, None)),
+    "IPv4 of version 5": (bytes(LINK / IP(version=5) / UDP()), (0, None, None)),
+    "IPv4, whose header is shorter than one can be": (bytes(LINK / IP(ihl=4) / UDP()), (0, None, None)),
+    "IPv4, whose options are cut": (bytes(LINK / IP(ihl=15) / UDP()), (0, None, None)),
+    "IPv6, cut in its header": (bytes(LINK / V6 / UDP())[: 14 + 39], (0, None, None)),
+    "IPv6 of version 4": (bytes(LINK / IPv6(version=4) / UDP()), (0, None, None)),
+    "an extension header, cut": (bytes(LINK / V6 / IPv6ExtHdrHopByHop())[: 14 + 40 + 7], (6, None, None)),
+    "an extension header behind a later fragment": (
+        bytes(LINK / V6 / IPv6ExtHdrFragment(offset=9, nh=60) / bytes(20)),
+        (6, None, None),
+    ),
+    "ports, cut": (bytes(LINK / V4 / UDP())[: 34 + 3], (4, 17, 34)),
+}
+
+
+@pytest.mark.parametrize(("data", "known"), LIES.values(), ids=LIES)
+def test_what_is_cut_short_or_lies_ends_the_parse_there(data: bytes, known: tuple[int, int | None, int | None]) -> None:
+    """RFC 791 3.1, RFC 8200 3 and 4: a length that is less than a header's least is none."""
+    headers = parse(data)
+    assert (headers.family, headers.protocol, headers.transport) == known
+    assert headers.source_port is headers.destination_port is headers.tcp_flags is None
+
+
+def test_seven_extension_headers_hide_what_follows() -> None:
+    chain = V6 / IPv6ExtHdrDestOpt()
+    for _ in range(6):
+        chain /= IPv6ExtHdrDestOpt()
+    headers = parse(bytes(LINK / chain / UDP(sport=1, dport=2)))
+    assert (headers.family, headers.protocol, headers.transport) == (6, None, None)
+
+
+@pytest.mark.parametrize("length", [0, 1])
+def test_icmp_that_is_cut_has_the_type_that_is_there(length: int) -> None:
+    headers = parse(bytes(LINK / V4 / ICMP(type=8, code=3))[: 34 + length])
+    assert (headers.icmp_type, headers.icmp_code) == ((8, None) if length else (None, None))
 
 
 def test_both_directions_are_one_flow(flow: Hash) -> None:

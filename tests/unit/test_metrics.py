@@ -75,6 +75,7 @@ async def test_every_slot_has_its_series(address: str) -> None:
         "segmented_frames_total": Slot.segmented,
         "fragmented_frames_total": Slot.fragmented,
         "zeroed_frames_total": Slot.zeroed,
+        "unfollowed_frames_total": Slot.unfollowed,
         "unplaced_frames_total": Slot.unplaced,
     }.items():
         assert found[f"mirrord_{name}", labels(HOST)] == slot * 10

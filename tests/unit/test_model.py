@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from mirrord import model
-from mirrord.control.configuration.validation import examine
 from mirrord.model import Config, Daemon, FlowNetwork, Mirror, Model, Rule, Session
+from mirrord.model.validation import examine
 
 # The keys and defaults of the design, section 2. REQUIRED and OPTIONAL (no value) are how it marks the others.
 REQUIRED, OPTIONAL = object(), None
@@ -372,7 +372,7 @@ SESSIONS = keys(
     filter=NAMES,
     snaplen=st.sampled_from([0, "headers", "headers+64"])
     | st.integers(14, 65535),  # a device takes no less than an Ethernet header
-    payload=st.sampled_from(["keep", "zero"]),
+    payload=st.sampled_from(["keep", "zero", "tls"]),
     rate_limit=RATES,
     ring_size=SIZES,
     pause_above=st.sampled_from(["", "80%"]),

@@ -11,7 +11,7 @@ from scapy.contrib.erspan import ERSPAN_II, ERSPAN_III
 from scapy.contrib.geneve import GENEVE
 from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment, fragment6
-from scapy.layers.l2 import GRE, Dot1Q, Ether
+from scapy.layers.l2 import GRE, Dot1Q
 from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet
 
@@ -23,11 +23,11 @@ from mirrord.dataplane.frame.wire import Frame
 from mirrord.model import Config
 from mirrord.plans import ForwardPlan
 from tests.support.frames import captured
+from tests.support.packets import LINK
 from tests.support.planes import Step, step
 from tests.support.selections import frames
 from tests.support.selections import guards as some_guards
 
-LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
 INNER = LINK / IP(src="10.0.0.1", dst="10.0.0.2") / UDP(dport=53) / bytes(20)
 TO, FROM = IP(src="192.0.2.1", dst="192.0.2.9"), IP(src="192.0.2.9", dst="192.0.2.1")
 TO6 = IPv6(src="2001:db8::1", dst="2001:db8::9")

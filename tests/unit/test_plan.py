@@ -341,10 +341,14 @@ def test_frames_too_long_for_the_way_out_are_warned_of() -> None:
     wanted = config(f'source = "tap0"\n{TO_VXLAN}')
     assert only(make(wanted, VIEW)).warnings == ()  # 1564 bytes carry 1514
     (warning,) = only(make(wanted, view)).warnings
-    assert warning == (
-        "the path MTU to 192.0.2.9, 1500, carries frames of 1464 bytes, but those of tap0 have up to 1514:"
-        " longer ones are truncated"
+    assert (warning.code, warning.problem) == (
+        "mtu",
+        (
+            "the path MTU to 192.0.2.9, 1500, carries frames of 1464 bytes, but those of tap0 have up to 1514:"
+            " longer ones are truncated"
+        ),
     )
+    assert warning.remedy == "ip link set up0 mtu 1550, and the same all the way; or snaplen = 1464"
     assert only(make(config(f'source = "tap0"\nsnaplen = 96\n{TO_VXLAN}'), view)).warnings == ()
     assert only(make(config(f'source = "tap0"\nsnaplen = "headers"\n{TO_VXLAN}'), view)).warnings == ()
     assert only(make(config(f'source = "tap0"\nsnaplen = "headers+1400"\n{TO_VXLAN}'), view)).warnings == (warning,)
@@ -352,13 +356,15 @@ def test_frames_too_long_for_the_way_out_are_warned_of() -> None:
 
 def test_shaping_a_learning_bridge_and_a_missing_route_are_warned_of() -> None:
     view = View(links={"tap0": replace(TAP, qdisc="tbf"), "em0": replace(EM, learning=True)})
-    assert only(make(config('source = "tap0"\ndestination = { type = "device", device = "em0" }'), view)).warnings == (
-        "source device tap0 is shaped (tbf)",
-        (
-            "em0 is a port of a bridge that learns addresses: copies would mislead it;"
-            " `bridge link set dev em0 learning off` has it learn no more,"
-            " isolate = true takes it off the bridge while it is a destination"
-        ),
+    shaped, misled = only(
+        make(config('source = "tap0"\ndestination = { type = "device", device = "em0" }'), view)
+    ).warnings
+    assert (shaped.code, misled.code) == ("shaped", "learning_bridge")
+    assert shaped.problem == "source device tap0 is shaped (tbf): what is sent there waits before it is copied"
+    assert misled.problem == "em0 is a port of a bridge that learns addresses: copies would mislead it"
+    assert misled.remedy == (
+        "bridge link set dev em0 learning off, which has it learn no more;"
+        " isolate = true takes it off the bridge while it is a destination"
     )
     entry = only(make(config(f'source = "em0"\n{TO_VXLAN}'), replace(VIEW, routes={})))
     assert entry.trouble == "no route to 192.0.2.9"

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.frame.wire import Frame
 from mirrord.dataplane.transmit.recorder import Ring
-from mirrord.plans import ForwardPlan, Inside
+from mirrord.plans import ForwardPlan, Inside, Payload
 from tests.support.frames import captured, insides, mutated, plans, super_frames, tunnelled
 from tests.support.planes import step
+from tests.support.tls import frame as segment
 
 RING_SIZE = 16384  # less than many copies have together
 NOW = 1_700_000_000_000_000_000
@@ -98,3 +99,27 @@ def test_a_bucket_of_copies_that_runs_empty(
     plan = ForwardPlan(encap.bare(), rate_limit=rate, packet_limit=packets)
     sent = [frame._replace(time=time) for time in accumulate(times, initial=NOW) for _ in range(repeated)]
     compare(plan, sent)
+
+
+# Parts of records, hellos and what looks like them; so that random streams of them are read in all ways there are.
+_PARTS = [b"\x16\x03\x01", b"\x16\x03\x03\x00\x04\x01\x00ab", b"\x16", b"\x03", b"\x00\x02", b"\x01\x00", b"\x02\x00"]
+_PARTS += [b"\x17\x03\x03", b"\x14\x03\x03\x00\x01\x01", b"\x48\xff", b"\x00\x00", b"\x15\x03", b"x", b"secret" * 3]
+_pieces = st.lists(st.sampled_from(_PARTS), max_size=4).map(b"".join)
+_steps = st.sampled_from(
+    [0, 0, 0, 0, 0, 0, -1, -3, -9, 1, 5, 1 << 30, -(1 << 30), (1 << 30) + 1, 1 << 31, (1 << 32) - 30]
+)
+_segments = st.tuples(st.sampled_from([0, 0, 1]), _steps, _pieces, st.sampled_from([False] * 12 + [True]))
+
+
+@THOROUGH
+@given(begins=st.tuples(st.booleans(), st.booleans()), sent=st.lists(_segments, min_size=1, max_size=30))
+def test_any_streams_with_application_data_hidden(
+    begins: tuple[bool, bool], sent: list[tuple[int, int, bytes, bool]]
+) -> None:
+    numbers = [0xFFFFFFF0, 5]
+    frames = [segment(end, numbers[end] - 1, b"", syn=True) for end in (0, 1) if begins[end]]
+    for end, further, data, syn in sent:
+        numbers[end] += further
+        frames.append(segment(end, numbers[end] - syn, data, syn=syn))
+        numbers[end] += len(data)
+    compare(ForwardPlan(encap.bare(), payload=Payload.tls), frames)

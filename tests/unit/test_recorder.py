@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import io
 import random
+from dataclasses import replace
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from scapy.utils import RawPcapNgReader
 
+from mirrord.cli import pcap
+from mirrord.control.planning.plan import Key
+from mirrord.control.running.recorders import Recorders
+from mirrord.dataplane.filter.rules import Selection
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.frame.wire import Frame
+from mirrord.dataplane.memory import Memory
 from mirrord.dataplane.transmit import pcapng
 from mirrord.dataplane.transmit.recorder import EVICTED, HEAD, TAIL, Recorder, Ring
-from mirrord.plans import ForwardPlan
+from mirrord.plans import CapturePlan, DevicePlan, ForwardPlan, PipelinePlan
+from tests.support.frames import captured, plans
 from tests.support.planes import step
 
 SIZE = 65536
@@ -41,6 +50,11 @@ def packets(blocks: bytes) -> list[tuple[bytes, int, int]]:
         for data, about in reader:
             found.append((data, (about.tshigh << 32 | about.tslow), about.wirelen))
     return found
+
+
+def blocks_of(blocks: bytes) -> list[tuple[bytes, bool]]:
+    """Each packet, and whether it was sent, by our own reader, which takes any length."""
+    return [(one.data, bool(one.egress)) for one in pcap.packets(io.BytesIO(HEADER + blocks))]
 
 
 def everything(ring: Ring, most: int = EVERYTHING) -> bytes:
@@ -73,6 +87,18 @@ def test_what_is_kept_is_what_leaves_without_outer_headers(dataplane: str) -> No
     expected = [step(plan, dataplane)(frame(n, length)).copies[0][8:] for n, length in enumerate([60, 200])]
     assert [(data, length) for data, _, length in packets(everything(ring))] == [(expected[0], 64), (expected[1], 204)]
     assert [len(one) for one in expected] == [64, 74]
+
+
+@settings(deadline=None, max_examples=100, suppress_health_check=list(HealthCheck))
+@given(plan=plans(), sent=st.lists(captured(), min_size=1, max_size=4))
+def test_whatever_a_plan_makes_of_frames_is_kept_so(dataplane: str, plan: ForwardPlan, sent: list[Frame]) -> None:
+    """Cut, without payload, with other tags, split: the copies themselves, if nothing is put in front of them."""
+    ring = Ring(1 << 21, native=dataplane == "native")
+    forward = step(replace(plan, template=encap.bare()), dataplane, None, ring)
+    copies = [(copy, one.egress) for one in sent for copy in forward(one._replace(time=1)).copies]
+    kept = [(data, egress) for data, egress in blocks_of(everything(ring))]
+    assert kept == copies[len(copies) - len(kept) :]
+    assert len(kept) == len(copies) or ring.row[EVICTED]
 
 
 def test_blocks_from_a_moment_on(dataplane: str) -> None:
@@ -117,3 +143,36 @@ def test_a_recorder_of_the_same_size_holds_what_it_has(dataplane: str) -> None:
     assert recorder.short
     assert recorder.hold(0) is None
     assert not recorder.short
+
+
+def plan_of(size: int) -> PipelinePlan:
+    capture = CapturePlan("nic", 1, Selection())
+    return PipelinePlan(capture, ForwardPlan(encap.bare()), DevicePlan("up", 2), recorder=size)
+
+
+def test_recorders_stay_while_their_session_is_enabled(dataplane: str) -> None:
+    memory = Memory(3 * SIZE)
+    recorders = Recorders(native=dataplane == "native", memory=memory)
+    old, new, other = Key("m", "s", "tap1"), Key("m", "s", "tap2"), Key("m", "t", "tap1")
+    recorders.plan([old, other])
+    first = recorders.of(old, plan_of(SIZE))
+    kept = first.ring
+    assert recorders.of(other, plan_of(0)).ring is None
+    assert recorders.find("m", "s") == {"tap1": first}
+    assert recorders.find("m", "t") == {}
+
+    renamed = Key("n", "s", "tap1")
+    recorders.rename(old, renamed)
+    recorders.plan([renamed])
+    assert recorders.of(renamed, plan_of(SIZE)).ring is kept is not None
+
+    recorders.plan([Key("n", "s", "tap9")])  # its device has gone: another is planned and does not run yet
+    assert recorders.find("n", "s") == {"tap1": first}
+    recorders.of(new._replace(mirror="n"), plan_of(SIZE))
+    assert list(recorders.find("n", "s")) == ["tap2"]
+    assert first.ring is None
+
+    assert recorders.of(old, plan_of(2 * SIZE)).ring is not None
+    assert recorders.of(other, plan_of(SIZE)).short  # there is no memory left
+    recorders.plan([other])
+    assert recorders.of(other, plan_of(SIZE)).ring is not None

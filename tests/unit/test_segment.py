@@ -21,6 +21,7 @@ from mirrord.dataplane.forward import encap
 from mirrord.dataplane.frame.headers import Tag
 from mirrord.dataplane.frame.wire import Frame, Vnet
 from mirrord.plans import ForwardPlan
+from tests.support.packets import LINK
 from tests.support.planes import Result, step
 
 MSS = 1000
@@ -28,7 +29,6 @@ PAYLOAD = bytes(n * 7 & 0xFF for n in range(3 * MSS + 137))
 PIECES = [PAYLOAD[at : at + MSS] for at in range(0, len(PAYLOAD), MSS)]
 LAST = len(PIECES) - 1
 
-LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
 V4 = {"src": "10.0.0.1", "dst": "10.0.0.2"}
 V6 = {"src": "2001:db8::1", "dst": "2001:db8::2"}
 OUTER4 = {"src": "172.16.0.1", "dst": "172.16.0.2"}

@@ -33,6 +33,8 @@ def test_help_needs_little(words: tuple[str, ...]) -> None:
     assert not found & {*HEAVY}
 
 
-@pytest.mark.parametrize("line", ["mirrorctl en", f"{ADD} --destination type=vxlan,", f"{ADD} --filter "])
+@pytest.mark.parametrize(
+    "line", ["mirrorctl en", f"{ADD} --destination type=vxlan,", f"{ADD} --filter ", f"{ADD} --source type=vm,vm="]
+)
 def test_a_completion_needs_little(line: str) -> None:
     assert not imported(_MIRRORCTL_COMPLETE="bash_complete", COMP_WORDS=line, COMP_CWORD="0") & {*HEAVY}

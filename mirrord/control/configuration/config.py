@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from mirrord.control.configuration import expiries, toml
-from mirrord.control.configuration.lines import line_of, places
 from mirrord.control.configuration.refusals import Declared, Use, refusals, unknown_names, warnings
-from mirrord.control.configuration.validation import Examined, doubts, examine, join, parts, session_path
 from mirrord.errors import ConfigError, Problem, nearest
 from mirrord.model import Config, Daemon, Filter, FlowNetwork, Mirror, Model
+from mirrord.model.lines import line_of, places
+from mirrord.model.validation import Examined, doubts, examine, join, parts, session_path
 from mirrord.values import GLOB, parse_name, unexpected
 
 DEFAULT_PATH = "/etc/mirrord/mirrord.toml"

@@ -11,10 +11,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from mirrord import expiry
-from mirrord.control.configuration.validation import join
 from mirrord.errors import ConfigError, Problem, Refused
 from mirrord.expiry import Now
 from mirrord.model import Mirror
+from mirrord.model.validation import join
 from mirrord.values import unexpected
 
 

@@ -13,7 +13,6 @@ from fnmatch import fnmatchcase
 from itertools import chain
 from typing import NamedTuple
 
-from mirrord.control.configuration.validation import join
 from mirrord.control.planning.files import device_in, has_one_file, unfinished
 from mirrord.control.planning.listeners import reaches
 from mirrord.errors import Problem, nearest
@@ -36,7 +35,8 @@ from mirrord.model import (
     TunnelSource,
     VxlanDestination,
 )
-from mirrord.plans import FLOW_BYTES
+from mirrord.model.validation import join
+from mirrord.plans import CONNECTIONS_BYTES, FLOW_BYTES
 from mirrord.values import GLOB, show_size
 
 MOST_OBJECTS = 4096  # of a kind
@@ -343,13 +343,17 @@ def _too_many(declared: Declared) -> Iterator[Problem]:
 
 
 def _memory(declared: Declared) -> Iterator[Problem]:
-    """Tables of flows and recorders that daemon.memory_limit has no room for; a pattern of devices counts as one."""
+    """Tables of flows or connections, and recorders, that daemon.memory_limit has no room for.
+
+    A pattern of devices counts as one.
+    """
     limit, taken = declared.daemon.memory_limit, 0
     for path, session in declared.sessions():
         sources = max(len(_devices_anywhere(session)), 1)
         flows = session.flow_limit.flows if session.flow_limit is not None else 0
         for key, what, size in (
             (("flow_limit", "flows"), "table", flows * FLOW_BYTES * session.workers),
+            (("payload",), "connections", CONNECTIONS_BYTES * session.workers if session.payload == "tls" else 0),
             (("recorder",), "recorder", session.recorder),
         ):
             taken += size * sources

@@ -141,4 +141,6 @@ def _nic(told: dict[str, Any], name: str) -> GuestNic:
     mac = str(inside[0].get("mac", "")).lower() if inside else ""
     if outside:
         return GuestNic(name, mac, str(outside[-1]["name"]))
-    return GuestNic(name, mac, "", "it has no end on this host (macvlan, ipvlan, or a device that was moved into it)")
+    if inside:  # macvlan, ipvlan, or a device that was moved into it
+        return GuestNic(name, mac, name, netns=str(inside[0]["sandbox"]))
+    return GuestNic(name, mac, "", "the plugin that made it tells of no interface")

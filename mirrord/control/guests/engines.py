@@ -23,7 +23,7 @@ from aiohttp import ClientError, ClientSession, ClientTimeout, UnixConnector
 
 from mirrord.control.guests.follower import Follower, UnreachableError
 from mirrord.control.guests.inventory import Guest
-from mirrord.control.guests.veths import nics_of
+from mirrord.control.guests.veths import is_here, nics_of
 
 SOCKETS = {"podman": "/run/podman/podman.sock", "docker": "/run/docker.sock"}
 
@@ -153,10 +153,13 @@ async def _container(session: ClientSession, name: str) -> Guest | None:
         return None
     process = told.get("State", {}).get("Pid", 0)
     nics = await asyncio.to_thread(nics_of, process) if process else ()
+    shared = told.get("HostConfig", {}).get("NetworkMode") == "host" or is_here(process)
     return Guest(
         name=told.get("Name", "").lstrip("/"),
         id=told.get("Id", name),
         runs=process > 0,
         nics=nics,
         labels=told.get("Config", {}).get("Labels") or {},
+        netns=str(process) if process and not shared else "",
+        reason="it is in the network namespace of the host: mirror the host's devices" if shared else "",
     )

@@ -15,12 +15,15 @@ class Place(NamedTuple):
 
 
 class GuestNic(NamedTuple):
-    """A guest's NIC. `device` is its end on this host; "" where there is none to capture on, and `reason` says why."""
+    """A guest's NIC. `device` is its end on this host, or, where there is none, the NIC itself in its network namespace
+    `netns`; "" where there is nothing to capture on, and `reason` says why.
+    """
 
     name: str  # in the guest, as far as that is known: eth0
     mac: str  # lower case
     device: str
     reason: str = ""
+    netns: str = ""  # a path or a process's id, as `netns` of a source; "": the device is here
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,8 @@ class Guest:
     runs: bool
     nics: tuple[GuestNic, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    netns: str = ""  # where its other NICs are, as of a GuestNic
+    reason: str = ""  # why there can be no others
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ ADDRESS = "proc:"
 """The `connection` that stands for this host's processes."""
 
 QEMU = re.compile(r"(qemu-system-\S+|qemu-kvm|kvm)")
-AGAIN_SECONDS = 0.1, 0.4, 1.5, 5.0
+AGAIN_SECONDS = 0.1, 0.2, 0.3, 0.4, 1.0, 3.0, 5.0
 """How long after news of a tap, and of each other, it is looked again."""
 
 DROP_IN = "the drop-in processes.conf gives the right"
@@ -59,11 +59,15 @@ class Processes(Follower):
 
     async def events(self) -> AsyncGenerator[None, None]:
         yield
+        looked = len(AGAIN_SECONDS)  # how often since the last news
         while True:
-            await self._later.wait()
-            self._later.clear()
-            for seconds in AGAIN_SECONDS:
-                await asyncio.sleep(seconds)
+            try:
+                async with asyncio.timeout(AGAIN_SECONDS[looked] if looked < len(AGAIN_SECONDS) else None):
+                    await self._later.wait()
+                self._later.clear()
+                looked = 0
+            except TimeoutError:
+                looked += 1
                 yield
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import struct
 from contextlib import closing
+from pathlib import Path
 
 from mirrord.control.guests.inventory import GuestNic
 from mirrord.control.host.rtnetlink import LINK, Rtnetlink, attribute, attributes, number, text
@@ -42,6 +43,14 @@ def nics_of(process: int) -> tuple[GuestNic, ...]:
             if error.errno in GONE:
                 return ()
             raise
+
+
+def is_here(process: int) -> bool:
+    """Whether a process is in this network namespace, as far as that can be seen."""
+    try:
+        return Path(f"/proc/{process}/ns/net").stat().st_ino == Path("/proc/self/ns/net").stat().st_ino
+    except OSError:
+        return False
 
 
 def _namespace_id(netlink: Rtnetlink, process: int) -> int | None:

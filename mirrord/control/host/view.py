@@ -12,7 +12,11 @@ from mirrord.plans import Hop, Netns
 
 
 class AbsentError(Exception):
-    """The host does not have yet what is asked of it."""
+    """The host does not have yet what is asked of it. `code` and `remedy` are a finding's, where it has its own."""
+
+    def __init__(self, problem: str, code: str = "", remedy: str = "") -> None:
+        super().__init__(problem)
+        self.code, self.remedy = code, remedy
 
 
 class Traits(NamedTuple):
@@ -124,7 +128,7 @@ class View:
         """A device that frames can leave by. AbsentError when it may come later, Refused when it is of another kind."""
         link = self.links.get(name)
         if link is None:
-            raise AbsentError(f"no such device: {name}")
+            raise AbsentError(f"no such device: {name}", "device_missing", "create it, or change the session")
         if not link.ethernet:
             raise Refused(f"{name} is not an Ethernet device")
         return link

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from mirrord.control.host.view import Link, View
+from mirrord.control.planning.finding import WARNING, Finding, tool
 from mirrord.control.planning.sources import matches
 from mirrord.model import BridgeSource, DeviceSource, FileDestination, Mirror, Session
 
@@ -25,9 +26,7 @@ BONDS = ("bond", "team")
 class BlindSpot(NamedTuple):
     """One of a source's. `bypassed`: frames of the source do not come to the tap at all."""
 
-    code: str  # stable, doctor's
-    problem: str
-    remedy: str
+    finding: Finding
     bypassed: bool
 
 
@@ -36,7 +35,7 @@ def blind_spots(mirror: Mirror, session: Session, link: Link, view: View) -> Ite
     if not isinstance(session.source, DeviceSource | BridgeSource):
         return  # a tunnel ends in a socket
     if link.traits.xdp:
-        yield _xdp(link)
+        yield _xdp(link, getattr(session.source, "netns", None))
     yield from _hardware(session, link)
     yield from _kind(link, view)
     if isinstance(session.source, BridgeSource):
@@ -46,15 +45,16 @@ def blind_spots(mirror: Mirror, session: Session, link: Link, view: View) -> Ite
         yield from _seen_twice(mirror, session.source, link, view)
 
 
-def _xdp(link: Link) -> BlindSpot:
+def _xdp(link: Link, netns: str | None) -> BlindSpot:
     problem = (
         f"{link.name} has an XDP program {XDP[link.traits.xdp]}: received frames that it drops, redirects or sends back"
         " never come to the tap, and are not mirrored; those that it passes are, as it leaves them, and so is all that"
         " the device sends otherwise"
     )
     how = {"native": "xdpdrv", "generic": "xdpgeneric", "offloaded": "xdpoffload"}.get(link.traits.xdp, "xdp")
-    remedy = f"ip link set dev {link.name} {how} off, if nothing needs it; else mirror at the other end of the link"
-    return BlindSpot("xdp", problem, remedy, bypassed=True)
+    ip = tool("ip", netns)
+    remedy = f"{ip} link set dev {link.name} {how} off, if nothing needs it; else mirror at the other end of the link"
+    return _spot("xdp", problem, remedy, bypassed=True)
 
 
 def _hardware(session: Session, link: Link) -> Iterator[BlindSpot]:
@@ -64,39 +64,35 @@ def _hardware(session: Session, link: Link) -> Iterator[BlindSpot]:
             f"the NIC of {link.name} has {traits.functions} virtual functions (SR-IOV): what its own switch passes to,"
             " from and between them does not come to the tap"
         )
-        yield BlindSpot(
-            "sriov", problem, "mirror inside their guests, or by the NIC's own port mirroring", bypassed=True
-        )
+        yield _spot("sriov", problem, "mirror inside their guests, or by the NIC's own port mirroring", bypassed=True)
     promiscuous = isinstance(session.source, DeviceSource) and session.source.promiscuous
     if traits.virtual and (promiscuous or link.master):
         problem = (
             f"{link.name} is a virtual function (SR-IOV): the NIC's switch gives it the frames for its own address, and"
             " others only where it is trusted, promiscuous or not"
         )
-        yield BlindSpot("sriov", problem, "`ip link set dev PF vf N trust on`, if its driver knows that", bypassed=True)
+        yield _spot("sriov", problem, "`ip link set dev PF vf N trust on`, if its driver knows that", bypassed=True)
     if link.kind == "netkit":
         problem = (
             f"{link.name} is a netkit device: a BPF program decides where its frames go, and those that it redirects"
             " may pass the tap by; mirrord cannot read what it does"
         )
-        yield BlindSpot("netkit", problem, "compare with a capture inside the container", bypassed=False)
+        yield _spot("netkit", problem, "compare with a capture inside the container", bypassed=False)
 
 
 def _kind(link: Link, view: View) -> Iterator[BlindSpot]:
     if link.kind == "vrf":
         problem = f"{link.name} is a VRF device: what it receives is tapped as sent, so that both directions are egress"
-        yield BlindSpot("vrf", problem, "mirror the devices that belong to it, for directions", bypassed=False)
+        yield _spot("vrf", problem, "mirror the devices that belong to it, for directions", bypassed=False)
     if link.kind == "ipvlan" and link.traits.mode == "l3s":
         problem = f"{link.name} is an ipvlan device in mode l3s: frames that it receives never come to its tap"
-        yield BlindSpot("ipvlan_l3s", problem, "mirror the device that it lies on", bypassed=True)
+        yield _spot("ipvlan_l3s", problem, "mirror the device that it lies on", bypassed=True)
     if link.index in view.macvlan_parents:
         problem = (
             f"{link.name} has macvlan children: what they send to each other counts as ingress of {link.name}, both"
             " ways, though it is never on the wire"
         )
-        yield BlindSpot(
-            "macvlan_parent", problem, "nothing, if that is meant; else mirror the children", bypassed=False
-        )
+        yield _spot("macvlan_parent", problem, "nothing, if that is meant; else mirror the children", bypassed=False)
 
 
 def _bridge(session: Session, source: BridgeSource, link: Link) -> Iterator[BlindSpot]:
@@ -108,13 +104,13 @@ def _bridge(session: Session, source: BridgeSource, link: Link) -> Iterator[Blin
         if source.vlan:
             problem += f", so that vlan = {list(source.vlan)} takes but one direction of a conversation between the two"
         remedy = "mirror the tagged port as a device: both directions have the tag there"
-        yield BlindSpot("vlan_filtering", problem, remedy, bypassed=bool(source.vlan))
+        yield _spot("vlan_filtering", problem, remedy, bypassed=bool(source.vlan))
     if isinstance(session.destination, FileDestination):
         problem = (
             f"each port of {link.name} has a file of its own, of what comes in by it:"
             " the two directions of a conversation are in two files"
         )
-        yield BlindSpot("bridge_files", problem, "`mergecap -w ALL.pcapng FILES` makes one of them", bypassed=False)
+        yield _spot("bridge_files", problem, "`mergecap -w ALL.pcapng FILES` makes one of them", bypassed=False)
 
 
 def _seen_twice(mirror: Mirror, source: DeviceSource, link: Link, view: View) -> Iterator[BlindSpot]:
@@ -123,11 +119,11 @@ def _seen_twice(mirror: Mirror, source: DeviceSource, link: Link, view: View) ->
         problem = (
             f"{link.name} belongs to {bond.name}, which is a source of the mirror as well: frames are seen on both"
         )
-        yield BlindSpot("seen_twice", problem, f"take {bond.name} alone, or its devices alone", bypassed=False)
+        yield _spot("seen_twice", problem, f"take {bond.name} alone, or its devices alone", bypassed=False)
     lower = view.by_index.get(link.lower)
     if lower is not None and not source.vlan and any(matches(lower.name, pattern) for pattern in source.device):
         problem = f"{link.name} lies on {lower.name}, which is a source of the session as well: frames are seen on both"
-        yield BlindSpot("seen_twice", problem, "take one of them, by a narrower pattern", bypassed=False)
+        yield _spot("seen_twice", problem, "take one of them, by a narrower pattern", bypassed=False)
 
 
 def _is_source(mirror: Mirror, source: DeviceSource, device: str) -> bool:
@@ -139,3 +135,7 @@ def _is_source(mirror: Mirror, source: DeviceSource, device: str) -> bool:
         and any(matches(device, pattern) for pattern in other.device)
         for other in others
     )
+
+
+def _spot(code: str, problem: str, remedy: str, *, bypassed: bool) -> BlindSpot:
+    return BlindSpot(Finding(WARNING, code, problem, remedy), bypassed)

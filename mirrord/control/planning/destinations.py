@@ -11,6 +11,7 @@ from typing import NamedTuple
 from mirrord import model
 from mirrord.control.host.view import Lease, Link, Path, View
 from mirrord.control.planning.files import file_of
+from mirrord.control.planning.finding import ERROR, WARNING, Finding, tool
 from mirrord.control.planning.leases import refuse_if_set_aside
 from mirrord.control.planning.transmit_choice import choose, no_answer
 from mirrord.dataplane.counters import Slot
@@ -33,6 +34,7 @@ from mirrord.protocols import ETH_HEADER, IPPROTO_GRE, IPPROTO_UDP, UDP_HEADER
 
 IP_HEADER = {4: 20, 6: 40}
 IP_LONGEST = {4: 65535, 6: 65575}  # what the length fields of RFC 791 and RFC 8200 can say, headers included
+UNBOUNDED = 1 << 31  # an MTU that no device has
 SHAPERS = frozenset({"cake", "cbq", "hfsc", "htb", "netem", "tbf"})  # queueing disciplines that hold traffic back
 
 
@@ -41,9 +43,9 @@ class WayOut(NamedTuple):
 
     transmit: DevicePlan | TunnelPlan | FilePlan
     forward: ForwardPlan
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Finding, ...] = ()
     how: tuple[tuple[str, str], ...] = ()  # in words, of a tunnel: by which kind of socket, whether copies are joined
-    trouble: str = ""  # why no copy gets anywhere for now; the step counts each frame as lost
+    trouble: Finding | None = None  # why no copy gets anywhere for now; the step counts each frame as lost
 
 
 def way_out(
@@ -73,7 +75,7 @@ def way_out(
         packet_limit=session.packet_limit,
     )
     if isinstance(session.destination, DeviceDestination):
-        return _device(config, session.destination, source, view, forward)
+        return _device(config, session, session.destination, source, view, forward)
     if isinstance(session.destination, FileDestination):
         return _file(config, mirror, session, session.destination, source, forward)
     assert isinstance(session.destination, TunnelDestination)  # the others are refused by the loader
@@ -113,58 +115,80 @@ def describe(session: Session) -> tuple[str, str]:
     return " ".join(words), session.transmit
 
 
-def shaping(link: Link, role: str) -> list[str]:
+def shaping(link: Link, role: str, netns: str | None) -> list[Finding]:
     """A warning when this device holds traffic back."""
-    return [f"{role} device {link.name} is shaped ({link.qdisc})"] if link.qdisc in SHAPERS else []
+    if link.qdisc not in SHAPERS:
+        return []
+    effect = "what is sent there waits before it is copied" if role == "source" else "copies wait or are lost there"
+    problem = f"{role} device {link.name} is shaped ({link.qdisc}): {effect}"
+    remedy = f"{tool('tc', netns)} qdisc delete dev {link.name} root, or use a device without QoS"
+    return [Finding(WARNING, "shaped", problem, remedy)]
 
 
-def misled_bridge(to: DeviceDestination, link: Link, view: View) -> tuple[str, str, str] | None:
-    """What is wrong with a destination that is a bridge's port, the command that mends it, and its effect.
+def _misled_bridge(to: DeviceDestination, link: Link, view: View) -> list[Finding]:
+    """A warning when a destination is a bridge's port.
 
-    None: nothing. With `isolate` it is one no more when the session runs, unless somebody made it one again.
+    With `isolate` it is one no more when the session runs, unless somebody made it one again.
     """
     if to.isolate and link.traits.taken_off and link.master:
         bridge = view.by_index[link.master].name if link.master in view.by_index else f"device {link.master}"
         problem = (
             f"{link.name} was taken off {link.traits.taken_off}, and somebody has made it a port of {bridge} since"
         )
-        return problem, f"ip link set dev {link.name} nomaster", "has the copies mislead no bridge"
-    if not link.learning or to.isolate:
-        return None
-    problem = f"{link.name} is a port of a bridge that learns addresses: copies would mislead it"
-    effect = "has it learn no more"
-    if to.netns is None:
-        effect += ", isolate = true takes it off the bridge while it is a destination"
-    return problem, f"bridge link set dev {link.name} learning off", effect
+        remedy = f"{tool('ip', to.netns)} link set dev {link.name} nomaster, which has the copies mislead no bridge"
+    elif link.learning and not to.isolate:
+        problem = f"{link.name} is a port of a bridge that learns addresses: copies would mislead it"
+        remedy = f"{tool('bridge', to.netns)} link set dev {link.name} learning off, which has it learn no more"
+        if to.netns is None:
+            remedy += "; isolate = true takes it off the bridge while it is a destination"
+    else:
+        return []
+    return [Finding(WARNING, "learning_bridge", problem, remedy)]
 
 
-def _dead(link: Link | None, netns: str | None) -> str:
-    """Why nothing that is given to this device leaves it; "" when it does."""
+def _default_route(to: DeviceDestination, link: Link, view: View) -> list[Finding]:
+    """A warning when a destination holds a default route; Refused where that is not permitted."""
+    if link.index not in view.default_routes:
+        return []
+    problem = f"{to.device} holds a default route of this host, copies would go out among its own traffic"
+    remedy = "use another device, or a tunnel"
+    if not to.allow_default_route:
+        permits = " (allow_default_route = true permits it)"
+        raise Refused(problem + permits, about="default_route", remedy=remedy)
+    if not to.normal_io:
+        raise Refused(
+            f"{to.device} holds a default route of this host, to reserve it would cut the host off",
+            about="default_route",
+            remedy=remedy,
+        )
+    return [Finding(WARNING, "default_route", problem, remedy)]
+
+
+def _dead(link: Link | None, netns: str | None) -> Finding | None:
+    """Why nothing that is given to this device leaves it; None when it does."""
     if link is None or (link.up and link.carrier):
-        return ""
-    place = f" in {netns}" if netns else ""
-    return f"{link.name}{place}, by which copies leave, " + ("has no carrier" if link.up else "is down")
+        return None
+    name = f"{link.name}{f' in {netns}' if netns else ''}, by which copies leave,"
+    if link.up:
+        remedy = "see to its cable, or to what is at its other end"
+        return Finding(ERROR, "no_carrier", f"{name} has no carrier", remedy)
+    return Finding(ERROR, "device_down", f"{name} is down", f"{tool('ip', netns)} link set {link.name} up")
 
 
-def _device(config: Config, to: DeviceDestination, source: Link, view: View, forward: ForwardPlan) -> WayOut:
+def _device(
+    config: Config, session: Session, to: DeviceDestination, source: Link, view: View, forward: ForwardPlan
+) -> WayOut:
     view = view.inside(to.netns)
     link = view.ethernet(to.device)
-    if link.index in view.default_routes:
-        if not to.allow_default_route:
-            raise Refused(
-                f"{to.device} holds a default route of this host, copies would go out among its own traffic"
-                " (allow_default_route = true permits it)"
-            )
-        if not to.normal_io:
-            raise Refused(f"{to.device} holds a default route of this host, to reserve it would cut the host off")
+    warnings = _default_route(to, link, view)
     strip = to.original_vlan == "strip"
     forward = replace(forward, frame_limit=link.mtu + ETH_HEADER, strip_tag=strip, push_tag=to.vlan or 0)
-    warnings = [*shaping(link, "destination"), *_too_long(source, forward, f"the MTU of {link.name}, {link.mtu}")]
+    warnings += shaping(link, "destination", to.netns)
+    most = link.most_mtu or UNBOUNDED
+    warnings += _too_long(session, source, forward, _Narrows(f"the MTU of {link.name}", link.name, link.mtu, most))
+    warnings += _misled_bridge(to, link, view)
     if trouble := _dead(link, to.netns):
         forward = replace(forward, blocked=Slot.dropped_link_down)
-    if misled := misled_bridge(to, link, view):
-        problem, command, effect = misled
-        warnings.append(f"{problem}; `{command}` {effect}")
     plan = DevicePlan(
         link.name,
         link.index,
@@ -225,12 +249,15 @@ def _tunnel(
         forward = replace(forward, longest=longest)
     if route and route.device in view.by_index and lease is None and to.netns is None:
         refuse_if_set_aside(config, view.by_index[route.device].name, f"the route to {way.remote} leads by it")
+    warnings: list[Finding] = []
     if route:
-        warnings = _too_long(source, forward, f"the path MTU to {way.remote}, {route.mtu}")
-        if route.device in view.by_index:
-            warnings += shaping(view.by_index[route.device], "outgoing")
-    else:
-        warnings = []
+        leaves_by, most = view.by_index.get(route.device), IP_LONGEST[version]
+        most = min((leaves_by.most_mtu if leaves_by else 0) or UNBOUNDED, most)
+        device = leaves_by.name if leaves_by else f"device {route.device}"
+        narrows = _Narrows(f"the path MTU to {way.remote}", device, min(route.mtu, IP_LONGEST[version]), most)
+        warnings += _too_long(session, source, forward, narrows)
+        if leaves_by is not None:
+            warnings += shaping(leaves_by, "outgoing", to.netns)
     blocked, trouble = _stopped(session, way, view)
     forward = replace(forward, blocked=blocked)
     how = choose(session, route, udp=port is not None, native=native)
@@ -253,16 +280,21 @@ def _tunnel(
     return WayOut(plan, forward, tuple(warnings), (("transmit", how.transmit), ("gso", how.joined)), trouble)
 
 
-def _stopped(session: Session, way: Path, view: View) -> tuple[Slot | None, str]:
+def _stopped(session: Session, way: Path, view: View) -> tuple[Slot | None, Finding | None]:
     """What copies by this way are lost as, and why: the kernel would take them and discard them unsaid."""
-    route = view.routes.get(way)
+    route, ip = view.routes.get(way), tool("ip", way.netns or None)
     if route is None:
-        return Slot.dropped_no_route, view.unreached.get(way, f"no route to {way.remote}")
-    if trouble := _dead(view.by_index.get(route.device), way.netns):
+        problem = view.unreached.get(way, f"no route to {way.remote}")
+        remedy = f"{ip} route add {way.remote} via GATEWAY; a device that is down has no routes"
+        return Slot.dropped_no_route, Finding(ERROR, "no_route", problem, remedy)
+    link = view.by_index.get(route.device)
+    if trouble := _dead(link, way.netns or None):
         return Slot.dropped_link_down, trouble
     if route.silent or (session.transmit == "packet" and route.hop is None):  # which no other socket is to stand in for
-        return Slot.dropped_no_route, no_answer(way.remote, route)
-    return None, ""
+        ask = f"{ip} neighbour show dev {link.name if link else route.device}"
+        remedy = f"see that it is up and in that network; {ask} tells the state"
+        return Slot.dropped_no_route, Finding(ERROR, "next_hop", no_answer(way.remote, route), remedy)
+    return None, None
 
 
 def _template(to: TunnelDestination, *, guest: bool) -> Template:
@@ -281,12 +313,36 @@ def _template(to: TunnelDestination, *, guest: bool) -> Template:
             return encap.erspan_i()
 
 
-def _too_long(source: Link, forward: ForwardPlan, limit: str) -> list[str]:
+class _Narrows(NamedTuple):
+    """What bounds the length of copies. `mtu` is of an IP packet, or of a frame without its Ethernet header."""
+
+    words: str
+    device: str
+    mtu: int
+    most: int  # the largest MTU that is possible there
+
+
+def _too_long(session: Session, source: Link, forward: ForwardPlan, narrows: _Narrows) -> list[Finding]:
+    """A warning when the way out does not carry the longest frame of the source."""
     full = forward.longest_kept(source.mtu + ETH_HEADER)
-    if full <= forward.frame_limit:
+    short = full - forward.frame_limit
+    if short <= 0:
         return []
-    limit = f"{limit}, carries frames of {forward.frame_limit} bytes"
-    return [f"{limit}, but those of {source.name} have up to {full}: longer ones are {fate(forward, full)}"]
+    problem = (
+        f"{narrows.words}, {narrows.mtu}, carries frames of {forward.frame_limit} bytes, but those of {source.name}"
+        f" have up to {full}: longer ones are {fate(forward, full)}"
+    )
+    needed, remedies = narrows.mtu + short, []
+    if narrows.mtu < narrows.most:
+        there = tool("ip", getattr(session.destination, "netns", None))
+        remedies.append(f"{there} link set {narrows.device} mtu {min(needed, narrows.most)}, and the same all the way")
+    if needed > narrows.most:
+        problem += f"; there is no MTU of more than {narrows.most} there"
+        here, longest = tool("ip", getattr(session.source, "netns", None)), narrows.most - narrows.mtu
+        mtu = forward.frame_limit + longest - ETH_HEADER
+        remedies.append(f"{here} link set {source.name} mtu {mtu}, so that it has no longer ones")
+    remedy = f"{'; and '.join(remedies)}; or snaplen = {forward.frame_limit}"
+    return [Finding(WARNING, "mtu", problem, remedy)]
 
 
 def fate(forward: ForwardPlan, full: int) -> str:

@@ -125,9 +125,9 @@ def _session(mirror: str, session: Session, inventory: Inventory, found: _Findin
         if isinstance(session.destination, VmDestination):
             update["destination"], found.destinations[key] = _destination(session.destination, inventory)
         if isinstance(session.source, GuestSource):
-            nics = tuple(_nics(session.source, inventory))
+            nics = _of_one_namespace(tuple(_nics(session.source, inventory)))
             found.guests.update({(*key, nic.device): words for words, nic in nics})
-            update["source"] = _by_device(session.source, [nic.device for _, nic in nics])
+            update["source"] = _by_device(session.source, [nic.device for _, nic in nics], nics[0][1].netns)
     except (AbsentGuestError, Refused) as error:
         state = "waiting" if isinstance(error, AbsentGuestError) else "failed"
         found.absent[key] = tuple(Absent(label, state, str(error)) for label in _labels(session))
@@ -135,15 +135,25 @@ def _session(mirror: str, session: Session, inventory: Inventory, found: _Findin
     return session.model_copy(update=update)
 
 
-def _by_device(source: object, devices: Iterable[str]) -> DeviceSource:
+def _of_one_namespace(nics: tuple[tuple[str, GuestNic], ...]) -> list[tuple[str, GuestNic]]:
+    """Those that have an end here; if none has, those of the only namespace that they are in."""
+    here = [(words, nic) for words, nic in nics if not nic.netns]
+    if not here and len({nic.netns for _, nic in nics}) > 1:
+        raise AbsentGuestError(
+            "several containers match that have no NIC with an end on this host, only within: name one of them"
+        )
+    return here or list(nics)
+
+
+def _by_device(source: object, devices: Iterable[str], netns: str = "") -> DeviceSource:
     looks = CapturedSource.model_fields if isinstance(source, GuestSource) else ()
     return DeviceSource.model_construct(
         **{key: getattr(source, key) for key in looks},
         type="device",
         device=tuple(dict.fromkeys(devices)),
         vlan=getattr(source, "vlan", None),
-        netns=None,
-        perspective="guest",
+        netns=netns or None,
+        perspective="host" if netns else "guest",
         promiscuous=False,
     )
 
@@ -268,6 +278,10 @@ def _chosen(guest: Guest, nic: int | str) -> list[tuple[int, GuestNic]]:
         found = [(index, one) for index, one in numbered if nic in (one.mac, one.name)]
     if found:
         return found
+    if guest.reason:
+        raise AbsentGuestError(f"{guest.name} has no NIC {nic}: {guest.reason}")
+    if guest.netns and isinstance(nic, str):
+        return [(0, GuestNic(nic, "", nic, netns=guest.netns))]
     has = f"has {len(numbered)} NIC{'s' * (len(numbered) != 1)}" if numbered else "has no NIC with an end on this host"
     raise AbsentGuestError(f"{guest.name} {has}, not {nic}")
 

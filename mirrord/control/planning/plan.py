@@ -15,6 +15,7 @@ from mirrord.control.host.view import AbsentError, Lease, Link, Path, View
 from mirrord.control.planning import sources
 from mirrord.control.planning.blind_spots import blind_spots
 from mirrord.control.planning.destinations import path, shaping, way_out
+from mirrord.control.planning.finding import ERROR, Finding
 from mirrord.control.planning.guests import Resolved
 from mirrord.control.planning.leases import lease, refuse_if_set_aside
 from mirrord.control.planning.listeners import listen_plan
@@ -67,11 +68,16 @@ class Entry:
     pipeline: PipelinePlan | None = None
     guest: bool = False  # ingress and egress are the guest's
     about: tuple[tuple[str, str], ...] = ()  # the session in words, for status and metrics
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Finding, ...] = ()
     limit: Limit | None = None
-    notes: tuple[str, ...] = ()  # of the session, with the first of its sources
-    trouble: str = ""  # why no copy gets anywhere for now, though the pipeline runs
+    notes: tuple[Finding, ...] = ()  # of the session, with the first of its sources
+    cause: Finding | None = None  # why it cannot run, or why no copy gets anywhere for now, though the pipeline runs
     bypassed: bool = False  # frames of the source do not come to the tap: a warning says which
+
+    @property
+    def trouble(self) -> str:
+        """Why no copy gets anywhere for now, though the pipeline runs; "" where they do."""
+        return self.cause.problem if self.cause is not None and self.pipeline is not None else ""
 
 
 # --- what should run ---
@@ -221,22 +227,24 @@ def _entry(
         mirrored = replace(source, mtu=source.mtu - taken_off(session), raw=source.raw and not strips)
         way = way_out(config, key.mirror, session, mirrored, view, leased, native=native)
     except AbsentError as absent:
-        return Entry(key, "waiting", str(absent), guest=guest, about=about)
+        cause = Finding(ERROR, absent.code, str(absent), absent.remedy) if absent.code else None
+        return Entry(key, "waiting", str(absent), guest=guest, about=about, cause=cause)
     except Refused as refused:
-        return Entry(key, "failed", str(refused), guest=guest, about=about)
+        cause = Finding(ERROR, refused.about, str(refused), refused.remedy) if refused.about else None
+        return Entry(key, "failed", str(refused), guest=guest, about=about, cause=cause)
     capture = _capture(config, key.mirror, session, source, view, selections)
-    place = view.inside(getattr(session.source, "netns", None))
-    spots = list(blind_spots(config.mirrors[key.mirror], session, source, place))
-    warnings = (*shaping(source, "source"), *(spot.problem for spot in spots), *way.warnings)
+    netns = getattr(session.source, "netns", None)
+    spots = list(blind_spots(config.mirrors[key.mirror], session, source, view.inside(netns)))
+    warnings = (*shaping(source, "source", netns), *(spot.finding for spot in spots), *way.warnings)
     counted = session.filter if session.count_rules else None
     forward = replace(way.forward, guards=selections.guards(session), inside=selections.inside(session))
     pipeline = PipelinePlan(capture, forward, way.transmit, counted or "", session.workers, session.recorder)
     pipeline = _copied_once(pipeline, config.mirrors[key.mirror], session)
     limit = _limit(config, session, view, leased)
-    link = (("link", WITHOUT_ETHERNET),) if source.raw else ()
+    link = (("link", WITHOUT_ETHERNET),) if mirrored.raw else ()
     about = tuple({**dict(about), **dict(way.how), **dict(link)}.items())
     bypassed = any(spot.bypassed for spot in spots)
-    return Entry(key, "up", "", pipeline, guest, about, warnings, limit, trouble=way.trouble, bypassed=bypassed)
+    return Entry(key, "up", "", pipeline, guest, about, warnings, limit, cause=way.trouble, bypassed=bypassed)
 
 
 def _copied_once(plan: PipelinePlan, mirror: Mirror, session: Session) -> PipelinePlan:

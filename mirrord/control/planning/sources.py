@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
 from mirrord.control.host.view import AbsentError, Link, View
+from mirrord.control.planning.finding import WARNING, Finding, tool
 from mirrord.control.planning.listeners import end, label
 from mirrord.dataplane.filter.rules import Direction
 from mirrord.errors import Refused
@@ -42,7 +43,7 @@ def devices(session: Session, view: View) -> Iterator[str]:
         yield from sorted(link.name for link in found if not unfit(session, link)) or [pattern]
 
 
-def left_out(session: Session, view: View) -> list[str]:
+def left_out(session: Session, view: View) -> list[Finding]:
     """Why patterns leave out devices that they match."""
     if not isinstance(session.source, DeviceSource):
         return []
@@ -54,7 +55,8 @@ def left_out(session: Session, view: View) -> list[str]:
         for name, link in view.links.items()
         if patterns and (why := unfit(session, link)) and any(fnmatchcase(name, pattern) for pattern in patterns)
     }
-    return [f"{whys[name]}: the pattern leaves it out" for name in sorted(whys)]
+    remedy = "nothing, if that is meant; else narrow the pattern, or see to the device"
+    return [Finding(WARNING, "left_out", f"{whys[name]}: the pattern leaves it out", remedy) for name in sorted(whys)]
 
 
 def _target(session: Session) -> str | None:
@@ -111,13 +113,16 @@ def find(session: Session, name: str, view: View) -> Link:
         return end(session.source, view)
     link = view.inside(_netns(session)).links.get(name)
     if link is None:
-        raise AbsentError(f"no device matches {name}" if GLOB.search(name) else f"no such device: {name}")
+        problem = f"no device matches {name}" if GLOB.search(name) else f"no such device: {name}"
+        remedy = "create it, or change the session; it starts by itself when the device appears"
+        raise AbsentError(problem, "device_missing", remedy)
     if isinstance(session.source, BridgeSource) and name == session.source.bridge and link.kind != "bridge":
         raise Refused(f"{name} is not a bridge")
     if why := unfit(session, link):
         raise Refused(why)
     if not link.up:
-        raise AbsentError(f"device is down: {name}")
+        remedy = f"{tool('ip', _netns(session))} link set {name} up"
+        raise AbsentError(f"device is down: {name}", "device_down", remedy)
     return link
 
 

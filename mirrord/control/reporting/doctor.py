@@ -7,28 +7,22 @@ not be, what they should be.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from ipaddress import ip_address
-from typing import NamedTuple
 
 from mirrord.control.configuration.config import Loaded
-from mirrord.control.host.view import AbsentError, Link, View
-from mirrord.control.planning import sources
-from mirrord.control.planning.blind_spots import blind_spots
-from mirrord.control.planning.destinations import IP_LONGEST, SHAPERS, fate, misled_bridge, path
+from mirrord.control.host.view import AbsentError, View
+from mirrord.control.planning.destinations import path
+from mirrord.control.planning.finding import ERROR, WARNING, Finding, tool
 from mirrord.control.planning.leases import lease
 from mirrord.control.reporting.metrics import Reload, Row
 from mirrord.control.reporting.probes import Host, Kept
 from mirrord.dataplane.counters import DROPPED, Slot
 from mirrord.errors import Refused, nearest
-from mirrord.model import Config, DeviceDestination, DeviceSource, FileDestination, Mirror, Session, TunnelDestination
+from mirrord.model import Config, Session, TunnelDestination
 from mirrord.plans import FilePlan, ListenPlan
-from mirrord.protocols import ETH_HEADER
-from mirrord.values import GLOB, show_size
+from mirrord.values import show_size
 
-ERROR, WARNING = "error", "warning"
 GRAVE = 1000  # one frame in so many lost is an error
 LOW, EMPTY = 10, 100  # one part in so many of a file system free: a warning, an error
-UNBOUNDED = 1 << 31  # an MTU that no device has
 GREATER = 4  # times the ring that was too small
 
 FEATURES = {
@@ -62,18 +56,6 @@ LOSSES = {  # by the reason of a drop: what happened, what to do
         "look at the space and the rights of the directory",
     ),
 }
-
-
-class Finding(NamedTuple):
-    """One thing wrong: on which session's source ("" if it is the host's), what it is, and what to do."""
-
-    severity: str
-    code: str  # stable
-    problem: str
-    remedy: str
-    mirror: str = ""
-    session: str = ""
-    source: str = ""
 
 
 def findings(
@@ -168,206 +150,57 @@ def _control_socket(config: Config, host: Host) -> Iterator[Finding]:
 
 
 def _about(config: Config, session: Session, row: Row, view: View, host: Host) -> Iterator[Finding]:
-    found = [*_source(config.mirrors[row.entry.key.mirror], session, row, view, host)]
-    if isinstance(session.destination, DeviceDestination):
-        found += _device(session.destination, view)
-    elif isinstance(session.destination, TunnelDestination):
-        found += _tunnel(config, row.entry.key.mirror, session.destination, view, host)
-    if row.state != "up" and not any(one.severity == ERROR for one in found):
-        found.append(Finding(ERROR, f"session_{row.state}", f"it is {row.state}: {row.reason}", _remedy(row)))
-    yield from found
-    for note in row.entry.notes:
-        yield Finding(
-            WARNING, "left_out", note, "nothing, if that is meant; else narrow the pattern, or see to the device"
-        )
-    yield from _mtu(config, session, row, view)
+    cause = _cause(row, view)
+    if cause is not None:
+        yield cause
+    yield from row.entry.warnings
+    yield from row.entry.notes
+    yield from _offloaded(session, row, view, host)
+    if isinstance(session.destination, TunnelDestination) and cause is None:
+        yield from _next_hop(config, row, session.destination, view, host)
     yield from _coarse(session, row, host)
-    if isinstance(session.destination, FileDestination):
-        yield from _space(row, host)
-        yield from _kept(row, host)
+    yield from _space(row, host)
+    yield from _kept(row, host)
     yield from _ring(row)
     for reason in DROPPED[1:]:
         yield from _loss(row, reason)
 
 
-def _remedy(row: Row) -> str:
-    if row.state == "waiting":
-        return "it starts by itself as soon as this has changed"
-    return f"mend this, or change the session (mirrorctl show {row.entry.key.mirror})"
+def _cause(row: Row, view: View) -> Finding | None:
+    """Why it does not run, or why its copies get nowhere: as planning says, or as it turned out."""
+    cause = row.entry.cause
+    if cause is None and row.state != "up":
+        remedy = f"mend this, or change the session (mirrorctl show {row.entry.key.mirror})"
+        if row.state == "waiting":
+            remedy = "it starts by itself as soon as this has changed"
+        return Finding(ERROR, f"session_{row.state}", f"it is {row.state}: {row.reason}", remedy)
+    if cause is not None and cause.code == "device_missing":
+        name = cause.problem.rpartition(" ")[2]
+        return cause._replace(problem=cause.problem + nearest(name, view.links))
+    return cause
 
 
-def _source(mirror: Mirror, session: Session, row: Row, view: View, host: Host) -> Iterator[Finding]:
-    name = row.entry.key.source
-    try:
-        link = sources.find(session, name, view)
-    except (AbsentError, Refused):
-        if isinstance(session.source, DeviceSource):
-            yield from _no_source(name, session.source.netns, view)
-        return
-    if link.qdisc in SHAPERS:
-        yield _shaped(
-            link, "source", "what is sent there waits before it is copied", getattr(session.source, "netns", None)
-        )
-    netns = getattr(session.source, "netns", None)
-    if netns is None and link.index in host.offloaded:
+def _offloaded(session: Session, row: Row, view: View, host: Host) -> Iterator[Finding]:
+    link = view.links.get(row.entry.key.source)
+    if link is not None and getattr(session.source, "netns", None) is None and link.index in host.offloaded:
         problem = f"the NIC of {link.name} handles flows by itself (tc, in_hw): their frames do not come to the tap"
         remedy = f"ethtool -K {link.name} hw-tc-offload off, if the host can bear them; or the NIC's own port mirroring"
         yield Finding(WARNING, "offloaded_flows", problem, remedy)
-    for spot in blind_spots(mirror, session, link, view.inside(netns)):
-        tool, _, rest = spot.remedy.partition(" ")
-        yield Finding(WARNING, spot.code, spot.problem, f"{_tool(tool, netns)} {rest}" if tool == "ip" else spot.remedy)
 
 
-def _no_source(name: str, netns: str | None, view: View) -> Iterator[Finding]:
+def _next_hop(config: Config, row: Row, to: TunnelDestination, view: View, host: Host) -> Iterator[Finding]:
+    """What the kernel knows of the next hop already, before a session's copies are lost for it."""
     try:
-        links = view.inside(netns).links
+        way = path(to, config, lease(config, row.entry.key.mirror, view))
     except (AbsentError, Refused):
         return  # the session's own reason tells it
-    remedy = "create it, or change the session; it starts by itself when the device appears"
-    if GLOB.search(name):
-        yield Finding(ERROR, "device_missing", f"no device matches {name}{nearest(name, links)}", remedy)
-    elif name not in links:
-        yield Finding(ERROR, "device_missing", f"source device {name} is missing{nearest(name, links)}", remedy)
-    elif not links[name].up:
-        yield _down(links[name], "source", netns)
-
-
-def _down(link: Link, role: str, netns: str | None) -> Finding:
-    return Finding(
-        ERROR, "device_down", f"{role} device {link.name} is down", f"{_tool('ip', netns)} link set {link.name} up"
-    )
-
-
-def _dead(link: Link, role: str, netns: str | None) -> Iterator[Finding]:
-    """Of a device that copies leave by."""
-    if not link.up:
-        yield _down(link, role, netns)
-    elif not link.carrier:
-        problem = f"{role} device {link.name} has no carrier: what is sent by it goes nowhere"
-        yield Finding(ERROR, "no_carrier", problem, "see to its cable, or to what is at its other end")
-
-
-def _tool(name: str, netns: str | None) -> str:
-    """A tool of iproute2, where the device is."""
-    if netns is None:
-        return name
-    if netns.startswith("/"):
-        return f"nsenter --net={netns} {name}"
-    return f"nsenter -t {netns} -n {name}" if netns.isdecimal() else f"{name} -n {netns}"
-
-
-def _shaped(link: Link, role: str, effect: str, netns: str | None) -> Finding:
-    problem = f"{role} device {link.name} is shaped ({link.qdisc}): {effect}"
-    remedy = f"{_tool('tc', netns)} qdisc delete dev {link.name} root, or use a device without QoS"
-    return Finding(WARNING, "shaped", problem, remedy)
-
-
-def _device(to: DeviceDestination, view: View) -> Iterator[Finding]:
-    try:
-        view = view.inside(to.netns)
-    except (AbsentError, Refused):
-        return  # the session's own reason tells it
-    link = view.links.get(to.device)
-    if link is None:
-        problem = f"destination device {to.device} is missing{nearest(to.device, view.links)}"
-        yield Finding(ERROR, "device_missing", problem, "create it, or change the session")
-        return
-    yield from _dead(link, "destination", to.netns)
-    if link.index in view.default_routes:
-        problem = f"destination device {link.name} holds a default route: copies go out among this host's own traffic"
-        severity = WARNING if to.allow_default_route else ERROR
-        yield Finding(severity, "default_route", problem, "use another device, or a tunnel")
-    if misled := misled_bridge(to, link, view):
-        problem, command, effect = misled
-        tool, _, arguments = command.partition(" ")
-        remedy = f"{_tool(tool, to.netns)} {arguments}, which {effect}"
-        yield Finding(WARNING, "learning_bridge", f"destination device {problem}", remedy)
-    if link.qdisc in SHAPERS:
-        yield _shaped(link, "destination", "copies wait or are lost there", to.netns)
-
-
-def _tunnel(config: Config, mirror: str, to: TunnelDestination, view: View, host: Host) -> Iterator[Finding]:
-    try:
-        way = path(to, config, lease(config, mirror, view))
-        view = view.inside(to.netns)
-    except (AbsentError, Refused):
-        return  # the session's own reason tells it
-    route = view.routes.get(way)
-    if route is None:
-        why = view.unreached.get(way, f"no route to {way.remote}")
-        problem = f"there is {why}" if why.startswith("no route") else why
-        remedy = f"{_tool('ip', to.netns)} route add {way.remote} via GATEWAY; a device that is down has no routes"
-        yield Finding(ERROR, "no_route", problem, remedy)
-        return
-    link = view.by_index.get(route.device)
-    if link is not None and link.qdisc in SHAPERS:
-        yield _shaped(link, "outgoing", "copies wait or are lost there", to.netns)
-    if link is not None and not (link.up and link.carrier):
-        yield from _dead(link, "outgoing", to.netns)
-        return
     hop = host.hops.get(way)
     if hop and hop.state in ("incomplete", "failed"):
         what = "the remote" if hop.address == way.remote else f"the next hop to {way.remote},"
         problem = f"{what} {hop.address} does not answer on {hop.device}: its MAC address is not known"
-        ask = f"{_tool('ip', to.netns)} neighbour show dev {hop.device}"
+        ask = f"{tool('ip', to.netns)} neighbour show dev {hop.device}"
         remedy = f"see that it is up and in that network; {ask} tells the state"
         yield Finding(ERROR, "next_hop", problem, remedy)
-
-
-def _mtu(config: Config, session: Session, row: Row, view: View) -> Iterator[Finding]:
-    """Whether the way out carries the longest frame of the source."""
-    plan = row.entry.pipeline
-    if plan is None or not plan.forward.frame_limit:
-        return
-    try:
-        source = sources.find(session, row.entry.key.source, view)
-        outlet = _outlet(config, row.entry.key.mirror, session, view)
-    except (AbsentError, Refused):
-        return
-    full = plan.forward.longest_kept(source.mtu + ETH_HEADER)
-    short = full - plan.forward.frame_limit
-    if outlet is None or short <= 0:
-        return
-    name, mtu, most = outlet
-    problem = (
-        f"frames of {source.name} have up to {full} bytes, so their copies need an MTU of {mtu + short}, but that of"
-        f" {name} or of the path behind it is {mtu}: those longer than {plan.forward.frame_limit} bytes are"
-        f" {fate(plan.forward, full)}"
-    )
-    remedies = []
-    if mtu < most:
-        there = _tool("ip", getattr(session.destination, "netns", None))
-        remedies.append(f"{there} link set {name} mtu {min(mtu + short, most)}, and the same all the way")
-    if mtu + short > most:
-        problem += f"; there is no MTU of more than {most} there"
-        here, longest = _tool("ip", getattr(session.source, "netns", None)), plan.forward.frame_limit + most - mtu
-        remedies.append(f"{here} link set {source.name} mtu {longest - ETH_HEADER}, so that it has no longer ones")
-    remedy = f"{'; and '.join(remedies)}; or snaplen = {plan.forward.frame_limit}"
-    yield Finding(WARNING, "mtu", problem, remedy)
-
-
-def _outlet(config: Config, mirror: str, session: Session, view: View) -> tuple[str, int, int] | None:
-    """The device by which copies leave, the MTU that counts there, and the largest that is possible.
-
-    AbsentError, Refused where there is none.
-    """
-    to = session.destination
-    if isinstance(to, DeviceDestination):
-        link = view.inside(to.netns).ethernet(to.device)
-        return link.name, link.mtu, link.most_mtu or UNBOUNDED
-    if not isinstance(to, TunnelDestination):
-        return None
-    view, way = view.inside(to.netns), path(to, config, lease(config, mirror, view))
-    route = view.routes.get(way)
-    if route is None:
-        return None
-    leaves_by, longest = view.by_index.get(route.device), IP_LONGEST[ip_address(way.remote).version]
-    most = min((leaves_by.most_mtu if leaves_by else 0) or UNBOUNDED, longest)
-    return _name(view, route.device), min(route.mtu, longest), most
-
-
-def _name(view: View, index: int) -> str:
-    return next((link.name for link in view.links.values() if link.index == index), f"device {index}")
 
 
 def _coarse(session: Session, row: Row, host: Host) -> Iterator[Finding]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from mirrord import expiry
 from mirrord.control.configuration.config import Loaded
+from mirrord.control.planning.finding import WARNING, Finding
 from mirrord.control.planning.in_force import expired
-from mirrord.control.reporting.doctor import WARNING, Finding
 from mirrord.expiry import Now
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mirrord.control.guests.inventory import Inventory
+from mirrord.control.planning.finding import WARNING, Finding
 from mirrord.control.planning.guests import answers, matching
-from mirrord.control.reporting.doctor import WARNING, Finding
 from mirrord.model import Config, Session, VmDestination, VmSource
 
 

@@ -63,6 +63,7 @@ SIMPLE = (
     ("segmented_frames", Slot.segmented, "Super-frames split into the frames that the wire carried."),
     ("fragmented_frames", Slot.fragmented, "Copies sent in outer IP fragments."),
     ("zeroed_frames", Slot.zeroed, "Copies whose payload was overwritten with zeros, or a part of it."),
+    ("unfollowed_frames", Slot.unfollowed, "Frames of these whose TCP connection was not seen from its SYN on."),
     ("unplaced_frames", Slot.unplaced, "Later fragments placed by addresses alone: their first one was not seen."),
     ("flow_table_full", Slot.flow_table_full, "Frames that flow_limit let pass because their flow found no place."),
 )

@@ -24,12 +24,13 @@ Rates = dict[Key, tuple[float, float]]
 
 def session(row: Row, rates: Rates) -> dict[str, Any]:
     """One session on one source device."""
+    told = (*(row.entry.warnings if row.state == "up" else ()), *row.entry.notes)
     frames, bits = rates.get(row.entry.key, (0.0, 0.0))
     return {
         **row.entry.key._asdict(),
         "state": row.state,
         "reason": row.reason,
-        "warnings": [*(row.entry.warnings if row.state == "up" else ()), *row.entry.notes, *row.remarks],
+        "warnings": [*(one.problem for one in told), *row.remarks],
         **row.about,
         "frames_per_second": round(frames, 1),
         "bits_per_second": round(bits, 1),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mirrord.control.guests.inventory import Inventory
+from mirrord.control.guests.inventory import Guest, GuestNic, Inventory
 from mirrord.control.host.view import View
 from mirrord.control.planning.plan import WITHOUT_ETHERNET
 from mirrord.control.reporting.metrics import Row
@@ -40,11 +40,17 @@ def sources(
             for index, nic in enumerate(guest.nics):
                 told = {"type": place.kind, "name": guest.name, "id": guest.id, "runs": guest.runs, "nic": index}
                 told |= {"nic_name": nic.name, "mac": nic.mac, "manager": place.address, "labels": dict(guest.labels)}
-                if nic.device in by_device:
+                if nic.device in by_device and not nic.netns:
                     by_device[nic.device]["guest"] = told
                 else:
-                    found.append(_without_device(told, nic.reason or ("" if guest.runs else "it does not run")))
+                    found.append(_without_device(told, _why(guest, nic)))
     return found
+
+
+def _why(guest: Guest, nic: GuestNic) -> str:
+    if nic.netns:
+        return f"in the network namespace {nic.netns}"
+    return nic.reason or ("" if guest.runs else "it does not run")
 
 
 def _without_device(guest: dict[str, Any], reason: str) -> dict[str, Any]:

@@ -65,9 +65,9 @@ def say_planned(before: Mapping[Key, Entry], after: Mapping[Key, Entry]) -> None
     """Say what a new plan warns of, and what it cannot run."""
     for key, entry in after.items():
         was = before.get(key)
-        for warning in (*entry.warnings, *entry.notes):
-            if was is None or warning not in (*was.warnings, *was.notes):
-                log.warning(warning, **key._asdict())
+        for one in (*entry.warnings, *entry.notes):
+            if was is None or one not in (*was.warnings, *was.notes):
+                log.warning(one.problem, **key._asdict(), remedy=one.remedy)
         if entry.pipeline is None and (was is None or was.reason != entry.reason):
             say_state(key, entry.state, entry.reason)
 

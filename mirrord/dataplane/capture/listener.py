@@ -18,10 +18,11 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from mirrord.dataplane.capture.listener_filter import compile_listener
-from mirrord.dataplane.capture.packet_socket import LARGEST_FRAME, SOCKET_BATCH, Statistics, stamp
+from mirrord.dataplane.capture.packet_socket import LARGEST_FRAME, SOCKET_BATCH, stamp
+from mirrord.dataplane.capture.way_in import Kind, Statistics, WayIn
 from mirrord.dataplane.filter import bpf
 from mirrord.dataplane.forward.decap import decapsulate, unfinished
-from mirrord.dataplane.frame.wire import Frame
+from mirrord.dataplane.frame.wire import TAG, Frame
 from mirrord.kernel import MEMINFO, SO_MEMINFO, SO_RCVBUFFORCE, SO_TIMESTAMPNS
 from mirrord.plans import ListenPlan, Tunnel
 from mirrord.protocols import IPPROTO_GRE, IPPROTO_UDP
@@ -29,7 +30,9 @@ from mirrord.protocols import IPPROTO_GRE, IPPROTO_UDP
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from mirrord.dataplane.counters import Seen
     from mirrord.dataplane.filter.rules import Selection
+    from mirrord.plans import ForwardPlan
 
 
 class _Holders:
@@ -87,7 +90,7 @@ def _reusing(sockets: Sequence[socket.socket]) -> Iterator[None]:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
 
 
-class Listener:
+class Listener(WayIn):
     """A session's end of a tunnel. It selects nothing of what is inside; `exact` says so, as a Capture's does.
 
     `limit` is the longest frame that can go on: a merged one that is longer is marked to be split. `unread` is how many
@@ -97,11 +100,11 @@ class Listener:
     words, when something else receives on the port.
     """
 
-    ring = None
-    exact = False
+    exclusive = True
 
     def __init__(self, plan: ListenPlan) -> None:
         self.plan = plan
+        self.kind = Kind(tunnel=plan.tunnel, ip_header=plan.local.version == 4)
         self.limit = self.unread = 0
         self._read = self._malformed = self._dropped = 0
         family = socket.AF_INET if plan.local.version == 4 else socket.AF_INET6
@@ -163,9 +166,23 @@ class Listener:
         self._read, self._malformed, self._dropped = 0, 0, dropped
         return counted
 
-    def waiting(self) -> bool:
-        """Whether there are packets that were not read, and so not counted, yet."""
-        return self._memory()[0] > 0
+    def drained(self, _seen: Seen) -> bool:
+        """Whether there are no packets that were not read, and so not counted, yet."""
+        return self._memory()[0] == 0
+
+    def waiting(self, _seen: Seen) -> int:
+        """The kernel does not tell how many packets wait."""
+        return 0
+
+    def came(self, seen: Seen) -> int:
+        return seen.read
+
+    def follow_way_out(self, forward: ForwardPlan) -> None:
+        self.limit = max(forward.frame_limit - (TAG if forward.push_tag else 0), 0)
+
+    def take_unread(self) -> int:
+        unread, self.unread = self.unread, 0
+        return unread
 
     def error(self) -> int:
         """The socket's pending errno, and clear it."""

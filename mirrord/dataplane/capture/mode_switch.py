@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mirrord.dataplane.capture.load import Load
 
 if TYPE_CHECKING:
-    from mirrord.dataplane.capture.packet_socket import Capture
+    from mirrord.dataplane.capture.way_in import MovableWayIn
     from mirrord.dataplane.counters import Seen
 
 RETRY_SECONDS = 10.0
@@ -22,8 +22,8 @@ RETRY_SECONDS = 10.0
 class ModeSwitch:
     """One capture on its way from mode to mode. As text, which mode is in use, and why it cannot be left."""
 
-    def __init__(self, capture: Capture, seen: Seen) -> None:
-        self.successor: Capture | None = None
+    def __init__(self, capture: MovableWayIn, seen: Seen) -> None:
+        self.successor: MovableWayIn | None = None
         self._capture = capture
         self._trouble = ""
         self._stays_until = 0.0
@@ -39,20 +39,20 @@ class ModeSwitch:
         mode = self._load.fitting(self._capture.mode, now)
         return "" if mode == self._capture.mode else mode
 
-    def prepare(self, mode: str) -> Capture:
+    def prepare(self, mode: str) -> MovableWayIn:
         """Open the capture to move to, which gets all frames from now on. OSError; takes long: not for the worker."""
         return self._capture.successor(mode)
 
-    def expect(self, successor: Capture) -> None:
+    def expect(self, successor: MovableWayIn) -> None:
         """The capture gets no more frames, this one does. OSError when it cannot take what the other was told."""
         self.successor = successor
-        successor.follow(self._capture)
+        successor.succeed(self._capture)
 
     def stay(self, reason: str) -> None:
         """The capture could not be moved."""
         self._trouble, self._stays_until = reason, time.monotonic() + RETRY_SECONDS
 
-    def succeed(self) -> Capture:
+    def succeed(self) -> MovableWayIn:
         """The successor, which is the capture from now on: the one before it was read to its end."""
         assert self.successor is not None  # expected
         self._capture, self.successor = self.successor, None

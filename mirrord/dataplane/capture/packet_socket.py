@@ -19,10 +19,11 @@ import errno
 import mmap
 import socket
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mirrord import kernel
 from mirrord.dataplane.capture.fanout import Group, set_slowly, steer
+from mirrord.dataplane.capture.way_in import Kind, MovableWayIn, Statistics, WayIn
 from mirrord.dataplane.filter import bpf, several
 from mirrord.dataplane.frame.headers import Tag
 from mirrord.dataplane.frame.wire import VNET, Frame, Vnet
@@ -76,22 +77,14 @@ _STATISTICS = struct.Struct("=II")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class Statistics(NamedTuple):
-    """What was counted since the last reading: frames that passed the filter, and those that are lost already."""
-
-    captured: int
-    ring_full: int
-    malformed: int = 0  # packets of a tunnel with no frame in them
-
-
-class Capture:
+class Capture(MovableWayIn):
     """A bound, filtered packet socket, which takes what any of its `selections` wants: the plan's, or those given.
 
     `exact` tells whether its filter takes that and nothing else, or is a coarse one. With `stamped` the kernel stamps a
     frame once for all that capture it; else a ring may stamp it anew.
 
-    `mode` is "ring" or "socket", whatever the plan leaves open. A ring is `shortened` where there was no memory for all
-    of `ring_size`. In a group that divides it takes nothing before it is told to `select`. One that may move has a
+    `mode` is "ring" or "socket", whatever the plan leaves open. A ring is shorter where there was no memory for all of
+    `ring_size`. In a group that divides it takes nothing before it is told to `select`. One that may move has a
     group of its own.
 
     Raises OSError: EPERM without CAP_NET_RAW, ENODEV when the device is not there or has another index by now,
@@ -112,12 +105,11 @@ class Capture:
         self.selections = selections or (plan.selection,)
         self.mode = mode or ("socket" if plan.mode == "auto" else plan.mode)
         self._group = Group() if group is None and plan.mode == "auto" else group
-        self._rejecting = False
+        self.rejecting = False
         self._error = 0  # what a reading came upon
         self.ring: mmap.mmap | None = None
         self._statuses = memoryview(b"")  # the first word of each block's state, in the ring's memory
-        self.block_count = 0
-        self.shortened = False
+        self.kind = Kind(raw=plan.raw)
         self._block = 0
         self._at, self._left = 0, 0  # the next frame in the block, and how many there are from it on; or 0
         inside(plan.netns, self._open)
@@ -174,7 +166,9 @@ class Capture:
                     raise
             set_slowly(self.socket, kernel.PACKET_RX_RING, bytes(_REQUEST.size))  # what was had and cannot be mapped
             self.block_count = max(self.block_count // 2, MINIMUM_BLOCKS)
-        self.shortened = self.block_count < wanted
+        if self.block_count < wanted:
+            had, size = self.block_count * BLOCK_SIZE >> 10, self.plan.ring_size >> 10
+            self.short_ring = f"of {had} KiB: no memory for {size} KiB"
         assert self.ring is not None  # tried, and had
         self._statuses = memoryview(self.ring).cast("I")[_STATUS_AT // 4 :: BLOCK_SIZE // 4]
 
@@ -195,6 +189,9 @@ class Capture:
         self.exact = several.attach(self.socket, *selections, raw=self.plan.raw)
         self.selections = selections
 
+    def movable(self) -> MovableWayIn | None:
+        return self if self.plan.mode == "auto" else None
+
     def fill(self) -> float:
         """The share of the ring's blocks that wait to be read; 0 without a ring."""
         statuses = self._statuses.tolist()
@@ -202,7 +199,7 @@ class Capture:
 
     def reject_all(self) -> None:
         """Take no more frames; those already taken can still be read."""
-        self._rejecting = True
+        self.rejecting = True
         bpf.attach_reject_all(self.socket)
 
     def successor(self, mode: str) -> Capture:
@@ -219,9 +216,10 @@ class Capture:
             raise
         return after
 
-    def follow(self, before: Capture) -> None:
+    def succeed(self, before: WayIn) -> None:
         """Take over what the one that this came after was told while this was made."""
-        if before._rejecting:
+        assert isinstance(before, Capture)  # of which this is the successor
+        if before.rejecting:
             self.reject_all()
         elif before.selections != self.selections:
             self.select(*before.selections)

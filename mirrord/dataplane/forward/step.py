@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.rules import Selection, decide
+from mirrord.dataplane.forward.connections import EVERYTHING, NOTHING, Connections, Shown
 from mirrord.dataplane.forward.conversation import Conversations
 from mirrord.dataplane.forward.duplicates import Duplicates
 from mirrord.dataplane.forward.encap import Facts
@@ -123,6 +124,7 @@ class Forward:
         self._numbers = (numbering or Numbering()).numbers
         self.state = State(_bits_depth(plan), _packets_depth(plan))
         self._conversations, self._own_copies = Conversations(), OwnCopies()
+        self._connections: Connections | None = None
         self._flows: Flows | None = None
         self._duplicates: tuple[Duplicates, int] | None = None
 
@@ -143,6 +145,8 @@ class Forward:
         if plan.guards and self._own_copies(mirrored.headers, frame.data):
             return Outcome(reason=Slot.skipped_own_copy)
         if plan.blocked is not None:
+            if plan.inside is None:
+                self._show(*mirrored)  # what comes after is to be known
             return Outcome(reason=plan.blocked)
         unplaced = False
         if plan.overload:
@@ -173,20 +177,22 @@ class Forward:
     def _sampled_in(self, mirrored: _Parsed, meant: _Parsed) -> Outcome:
         """What becomes of a frame, by the flow that what is meant is of."""
         limit, (frame, headers) = self.plan.flow_limit, meant
-        hashed = flow_hash(headers)
+        hashed, shown = flow_hash(headers), self._show(*mirrored)
         if limit is None:
             self._flows = None
-            return self._copied(*mirrored, hashed, None, spent=False)
+            return self._copied(*mirrored, hashed, shown, None, spent=False)
         if self._flows is None:
             self._flows = Flows()
         flow, full, guessed = self._flows.find(limit, headers, frame.data, frame.time)
         spent = flow is not None and flow.spent(limit) and not passes(headers, frame.data)
         if spent and not limit.headers:
             return Outcome(reason=Slot.skipped_flow_limit, unplaced=guessed)
-        outcome = self._copied(*mirrored, hashed, flow, spent=spent)
+        outcome = self._copied(*mirrored, hashed, shown, flow, spent=spent)
         return outcome._replace(unplaced=guessed, flow_table_full=full)
 
-    def _copied(self, frame: Frame, headers: Headers, hashed: int, flow: Flow | None, *, spent: bool) -> Outcome:
+    def _copied(
+        self, frame: Frame, headers: Headers, hashed: int, shown: Shown, flow: Flow | None, *, spent: bool
+    ) -> Outcome:
         """The copies of a frame; when its flow is spent, of its headers alone."""
         plan = self.plan
         if len(frame.data) < ETH_HEADER:
@@ -200,8 +206,9 @@ class Forward:
         if plan.duplicate_window and self._is_duplicate(frame, rebuilt):
             return Outcome(reason=Slot.skipped_duplicate)
         zeroed = 0
-        if plan.payload is not Payload.keep:
-            hidden = [hide(data, parse(data)) for data in rebuilt]
+        if shown.kept is not None:
+            behind = range(0, len(rebuilt) * frame.vnet.gso_size + 1, frame.vnet.gso_size or 1)
+            hidden = [hide(data, parse(data), max(shown.kept - n, 0)) for data, n in zip(rebuilt, behind, strict=False)]
             zeroed = sum(one is not other for one, other in zip(hidden, rebuilt, strict=True))
             rebuilt = hidden
         frames = [self._retagged(data) for data in rebuilt]
@@ -231,7 +238,15 @@ class Forward:
                 self.recorder.add(data, facts)
             copies.append(Copy(plan.template.fill(facts) + data, hashed, plan.template.trailer(facts)))
         fragmented = sum(over) if plan.on_mtu_exceeded is OnMtuExceeded.fragment else 0
-        return Outcome(tuple(copies), None, sum(cut), int(len(copies) > 1), fragmented, zeroed)
+        return Outcome(tuple(copies), None, sum(cut), int(len(copies) > 1), fragmented, zeroed, int(shown.unfollowed))
+
+    def _show(self, frame: Frame, headers: Headers) -> Shown:
+        """How much of the payload may leave."""
+        if self.plan.payload is Payload.tls:
+            self._connections = self._connections or Connections()
+            return self._connections.show(frame, headers)
+        self._connections = None
+        return EVERYTHING if self.plan.payload is Payload.keep else NOTHING
 
     def watch(self, duplicates: Duplicates, place: int) -> None:
         """Remember copies there, as of this source."""

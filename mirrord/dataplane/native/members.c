@@ -46,14 +46,7 @@ static void forward_one(struct pipeline *pipeline, struct batch *batch, const st
 /* Note for each member that may want the nth of the frames at hand that it does. */
 static void assign(struct tap *tap, const struct work *work, uint32_t n)
 {
-	const struct frame *frame = &work->staged[n].frame;
-	struct bpf_frame view = { .data = frame->data,
-				  .length = frame->captured,
-				  .egress = frame->egress,
-				  .tagged = frame->tagged,
-				  .tci = frame->tci,
-				  .tpid = frame->tpid };
-	uint32_t set = run_program(tap->program, tap->program_length, &view);
+	uint32_t set = run_on_frame(tap->program, tap->program_length, &work->staged[n].frame);
 
 	if (set >= tap->set_count)
 		set = 0;

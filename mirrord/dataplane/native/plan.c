@@ -220,6 +220,8 @@ void clear_plan(struct plan *plan)
 	plan->recorder.memory = NULL;
 	free(plan->firsts);
 	plan->firsts = NULL;
+	free_connections(plan->connections);
+	plan->connections = NULL;
 	free_flows(plan->flows);
 	plan->flows = NULL;
 	free_own_copies(plan->own);
@@ -236,6 +238,12 @@ void replace_plan(struct plan *plan, struct plan *next)
 		plan->firsts = next->firsts;
 		next->firsts = seen;
 	}
+	if (plan->connections && next->connections) {
+		struct connections *followed = plan->connections;
+
+		plan->connections = next->connections;
+		next->connections = followed;
+	}
 	if (plan->flows && next->flows && plan->flow_limit.flows == next->flow_limit.flows) {
 		struct flows *seen = plan->flows;
 
@@ -248,6 +256,17 @@ void replace_plan(struct plan *plan, struct plan *next)
 		keep_firsts(plan->own, next->own);
 	clear_plan(plan);
 	*plan = *next;
+}
+
+/* The connections that are followed, where application data are hidden. */
+static bool make_connections(struct plan *plan)
+{
+	if (plan->payload != TLS)
+		return true;
+	plan->connections = new_connections();
+	if (!plan->connections)
+		PyErr_NoMemory();
+	return plan->connections;
 }
 
 /* What first fragments told, where conversations are sampled. */
@@ -318,7 +337,8 @@ bool read_plan(PyObject *object, PyObject *matcher, PyObject *recorder, struct p
 	       read_unsigned(object, "packet_limit", UINT64_MAX, &plan->packet_limit) && read_header(object, plan) &&
 	       read_patches(object, plan) && read_on_mtu_exceeded(object, plan) && read_payload(object, plan) &&
 	       read_matcher(matcher, plan) && read_inside(object, &plan->inside) && read_recorder(recorder, plan) &&
-	       read_flow_limit(object, plan) && read_guards(object, plan) && make_firsts(plan);
+	       read_flow_limit(object, plan) && read_guards(object, plan) && make_firsts(plan) &&
+	       make_connections(plan);
 }
 
 static bool read_lane(PyObject *lane, int *descriptor, uint16_t *port)

@@ -7,6 +7,7 @@
 #include "forward/duplicates.h"
 #include "forward/flows.h"
 #include "forward/overload.h"
+#include "forward/tls.h"
 #include "frame/frame.h"
 #include "transmit/recorder.h"
 
@@ -58,6 +59,7 @@ struct plan {
 	bool overload; /* fewer conversations, when there is too much */
 	uint32_t least_level; /* of these */
 	struct fragments *firsts; /* of the conversations that are sampled; or NULL */
+	struct connections *connections; /* whose payload is shown but for application data; or NULL */
 	struct flow_limit flow_limit;
 	struct flows *flows; /* that it holds for; or NULL */
 	struct own_copies *own; /* what is not mirrored again; or NULL */
@@ -101,6 +103,7 @@ struct facts {
 	bool egress;
 	uint64_t time;
 	uint32_t kept; /* bytes of the mirrored frame in the copy */
+	uint32_t shown; /* bytes of its payload, or SHOW_ALL */
 	uint32_t original; /* bytes that it had */
 	bool spent; /* its flow has had its share: the headers alone */
 	uint32_t packets; /* that the captured frame is on the wire; 0: nobody knows */
@@ -214,7 +217,9 @@ struct parsed {
 	bool hashed; /* the flow is known */
 };
 
-/* forward/step.c: whether the plan's programs, where it has any, want the frame; its rule is counted. */
+/* forward/step.c: what a checked program gives for a frame; of a plan's, the number of the rule that accepts it, or 0. */
+uint32_t run_on_frame(const struct sock_filter *program, uint32_t length, const struct frame *frame);
+/* Whether the plan's programs, where it has any, want the frame; its rule is counted. */
 bool wants(const struct plan *plan, const struct frame *frame, const struct headers *headers);
 /* Gives NO_REASON when copies were made, whose TRUNCATED, SEGMENTED and FRAGMENTED are counted; or the slot of why there are
  * none. The frame is wanted. */

@@ -189,12 +189,13 @@ static bool whole(const struct plan *plan, struct piece *piece, const struct fra
 }
 
 /* Whether there was something to hide. */
-static bool hide_whole(struct piece *piece, const struct frame *frame, const struct headers *headers)
+static bool hide_whole(struct piece *piece, const struct frame *frame, const struct headers *headers, uint32_t shown)
 {
 	int start = hidden_from(headers, frame->data, frame->captured);
 	int by = (int)(piece_length(piece) - frame->captured);
 
-	return start != NONE && hide(piece, headers, by, by - (frame->tagged ? TAG : 0), (uint32_t)(start + by));
+	return start != NONE &&
+	       hide(piece, headers, by, by - (frame->tagged ? TAG : 0), (uint32_t)(start + by) + shown);
 }
 
 static bool looks_for_duplicates(const struct plan *plan, const struct state *state)
@@ -258,7 +259,7 @@ static int forward_whole(const struct plan *plan, struct state *state, const str
 	uint32_t cut = frame->captured < frame->length ? frame->length - frame->captured : 0;
 	if (needs_end(plan, facts))
 		end = moved(headers_end(&parsed->headers, frame->data, frame->captured), frame->captured, length);
-	bool zeroed = plan->payload != KEEP && hide_whole(&piece, frame, &parsed->headers);
+	bool zeroed = facts->shown != SHOW_ALL && hide_whole(&piece, frame, &parsed->headers, facts->shown);
 	facts->kept = kept_length(plan, piece.head_length ? piece.head : piece.tail, length, snaplen(plan, facts, end),
 				  &exceeds);
 	facts->original = length + cut;
@@ -292,10 +293,10 @@ static void treat(const struct plan *plan, const struct facts *facts, struct sup
 	uint32_t before = super->head_length;
 
 	*treatment = (struct treatment){ .end = NONE, .hidden_from = NONE };
-	if (needs_end(plan, facts) || plan->payload != KEEP) {
+	if (needs_end(plan, facts) || facts->shown != SHOW_ALL) {
 		parse(&head, &treatment->headers);
 		treatment->end = headers_end(&treatment->headers, head.data, head.captured);
-		if (plan->payload != KEEP)
+		if (facts->shown != SHOW_ALL)
 			treatment->hidden_from = hidden_from(&treatment->headers, head.data, head.captured);
 	}
 	super->head_length = retag(plan, super->head, before);
@@ -304,6 +305,15 @@ static void treat(const struct plan *plan, const struct facts *facts, struct sup
 	treatment->hidden_from = moved(treatment->hidden_from, before, super->head_length);
 	for (uint32_t n = 0; n < super->layer_count; n++)
 		super->layers[n].at += super->head_length - before;
+}
+
+/* The segment has what is behind so many bytes of the payload. */
+static bool hide_segment(struct piece *piece, const struct treatment *treatment, uint32_t shown, uint32_t behind)
+{
+	uint32_t kept = shown > behind ? shown - behind : 0;
+
+	return hide(piece, &treatment->headers, treatment->moved, treatment->moved,
+		    (uint32_t)treatment->hidden_from + kept);
 }
 
 static int forward_super(const struct plan *plan, struct state *state, const struct frame *frame, struct batch *batch,
@@ -354,8 +364,7 @@ static int forward_super(const struct plan *plan, struct state *state, const str
 
 		write_segment(&super, n, piece.head, &piece.tail, &piece.tail_length);
 		if (treatment.hidden_from != NONE)
-			counters[ZEROED] += hide(&piece, &treatment.headers, treatment.moved, treatment.moved,
-						 (uint32_t)treatment.hidden_from);
+			counters[ZEROED] += hide_segment(&piece, &treatment, facts->shown, n * super.gso_size);
 		facts->kept = last ? kept_rest : kept_full;
 		facts->original = last ? rest : full;
 		facts->truncated = facts->kept < facts->original;
@@ -379,8 +388,7 @@ static bool sampled_in(const struct plan *plan, struct state *state, const struc
 	return !((uint32_t)conversation % rate_now(plan, state, time));
 }
 
-/* The number of the program's rule that accepts the frame; 0: it is not wanted. */
-static uint32_t accepts(const struct sock_filter *program, uint32_t length, const struct frame *frame)
+uint32_t run_on_frame(const struct sock_filter *program, uint32_t length, const struct frame *frame)
 {
 	struct bpf_frame view = { .data = frame->data,
 				  .length = frame->captured,
@@ -398,14 +406,14 @@ static uint32_t accepts_inside(const struct inside *inside, const struct frame *
 
 	if (!open_inside(inside, frame, headers, &opened))
 		return 0;
-	uint32_t rule = accepts(inside->program, inside->program_length, &opened.frame);
+	uint32_t rule = run_on_frame(inside->program, inside->program_length, &opened.frame);
 	close_inside(&opened);
 	return rule;
 }
 
 bool wants(const struct plan *plan, const struct frame *frame, const struct headers *headers)
 {
-	uint32_t rule = plan->exact ? accepts(plan->exact, plan->exact_length, frame) : UINT32_MAX;
+	uint32_t rule = plan->exact ? run_on_frame(plan->exact, plan->exact_length, frame) : UINT32_MAX;
 
 	if (rule && plan->inside.program)
 		rule = accepts_inside(&plan->inside, frame, headers);
@@ -414,9 +422,23 @@ bool wants(const struct plan *plan, const struct frame *frame, const struct head
 	return rule;
 }
 
-/* Make the copies of a frame; when its flow is spent, of its headers alone. */
+/* How much of the payload may leave. */
+static struct shown show_some(const struct plan *plan, const struct frame *frame, const struct headers *headers)
+{
+	if (plan->connections)
+		return show_payload(plan->connections, frame, headers);
+	return (struct shown){ plan->payload == KEEP ? SHOW_ALL : 0, false };
+}
+
+/* What was found out of a frame before its copies are made. */
+struct finding {
+	struct flow *flow; /* or NULL */
+	bool spent; /* which has had its share: of the headers alone */
+	struct shown shown;
+};
+
 static int copy(const struct plan *plan, struct state *state, const struct frame *frame, struct parsed *parsed,
-		struct batch *batch, struct flow *flow, bool spent, uint64_t *counters)
+		struct batch *batch, const struct finding *finding, uint64_t *counters)
 {
 	if (frame->captured < ETH_HEADER)
 		return DROPPED_MALFORMED;
@@ -430,21 +452,22 @@ static int copy(const struct plan *plan, struct state *state, const struct frame
 			       .vlan = parsed->headers.vlan,
 			       .egress = frame->egress,
 			       .time = frame->time,
-			       .spent = spent };
+			       .shown = finding->shown.kept,
+			       .spent = finding->spent };
 	int reason;
 	if (super)
 		reason = forward_super(plan, state, frame, batch, parsed, &facts, counters);
 	else
 		reason = forward_whole(plan, state, frame, batch, parsed, &facts, counters);
-	if (flow && facts.packets)
-		count_in_flow(flow, facts.packets, frame->length);
+	if (finding->flow && facts.packets)
+		count_in_flow(finding->flow, facts.packets, frame->length);
+	counters[UNFOLLOWED] += reason == NO_REASON && finding->shown.unfollowed;
 	return reason;
 }
 
-/* Whether sampling and the flow's limit let a frame pass: NO_REASON, its flow, and whether that is spent; or the slot of
- * why not. */
+/* Whether sampling and the flow's limit let a frame pass: NO_REASON, and what was found; or the slot of why not. */
 static int admit(const struct plan *plan, struct state *state, const struct frame *frame, const struct headers *headers,
-		 struct flow **flow, bool *spent, uint64_t *counters)
+		 struct finding *finding, uint64_t *counters)
 {
 	bool guessed = false;
 	struct found found = { 0 };
@@ -456,9 +479,10 @@ static int admit(const struct plan *plan, struct state *state, const struct fram
 	counters[FLOW_TABLE_FULL] += found.full;
 	if (!sampled)
 		return SKIPPED_SAMPLED_OUT;
-	*flow = found.flow;
-	*spent = found.flow && is_spent(found.flow, &plan->flow_limit) && !passes_flow_limit(headers, frame);
-	return *spent && !plan->flow_limit.headers ? SKIPPED_FLOW_LIMIT : NO_REASON;
+	finding->flow = found.flow;
+	finding->shown = show_some(plan, frame, headers);
+	finding->spent = found.flow && is_spent(found.flow, &plan->flow_limit) && !passes_flow_limit(headers, frame);
+	return finding->spent && !plan->flow_limit.headers ? SKIPPED_FLOW_LIMIT : NO_REASON;
 }
 
 /* The frame inside of the packet is the one that is meant: it tells the conversation and the flow, and may be all that is
@@ -468,35 +492,38 @@ static int forward_inside(const struct plan *plan, struct state *state, const st
 {
 	struct opened opened;
 	struct parsed within = { .hashed = true }, around = { .headers = *headers, .hashed = true };
-	struct flow *flow;
-	bool spent;
+	struct finding finding;
 
 	if (!open_inside(&plan->inside, frame, headers, &opened))
 		return SKIPPED_UNMATCHED;
 	parse(&opened.frame, &within.headers);
 	within.flow = around.flow = flow_hash(&within.headers);
-	int reason = admit(plan, state, &opened.frame, &within.headers, &flow, &spent, counters);
+	int reason = admit(plan, state, &opened.frame, &within.headers, &finding, counters);
 	bool admitted = reason == NO_REASON;
 	if (admitted && plan->inside.strip)
-		reason = copy(plan, state, &opened.frame, &within, batch, flow, spent, counters);
+		reason = copy(plan, state, &opened.frame, &within, batch, &finding, counters);
 	close_inside(&opened);
-	if (admitted && !plan->inside.strip)
-		reason = copy(plan, state, frame, &around, batch, flow, spent, counters);
+	if (admitted && !plan->inside.strip) {
+		finding.shown = show_some(plan, frame, headers); /* of what leaves: the tunnel's packet */
+		reason = copy(plan, state, frame, &around, batch, &finding, counters);
+	}
 	return reason;
 }
 
 int forward(const struct plan *plan, struct state *state, const struct frame *frame, struct parsed *parsed,
 	    struct batch *batch, uint64_t *counters)
 {
-	struct flow *flow;
-	bool spent;
+	struct finding finding;
 
 	if (plan->own && is_own_copy(plan->own, &parsed->headers, frame))
 		return SKIPPED_OWN_COPY;
-	if (plan->blocked != NO_REASON)
+	if (plan->blocked != NO_REASON) {
+		if (!plan->inside.program)
+			show_some(plan, frame, &parsed->headers); /* what comes after is to be known */
 		return plan->blocked;
+	}
 	if (plan->inside.program)
 		return forward_inside(plan, state, frame, &parsed->headers, batch, counters);
-	int reason = admit(plan, state, frame, &parsed->headers, &flow, &spent, counters);
-	return reason == NO_REASON ? copy(plan, state, frame, parsed, batch, flow, spent, counters) : reason;
+	int reason = admit(plan, state, frame, &parsed->headers, &finding, counters);
+	return reason == NO_REASON ? copy(plan, state, frame, parsed, batch, &finding, counters) : reason;
 }

@@ -235,6 +235,12 @@ def examine(model: type[Model], written: object, path: str) -> Examined:
     return Examined(usable, list(dict.fromkeys(problems)))
 
 
+def wrong_values(model: type[Model], written: dict[str, object]) -> list[Problem]:
+    """Problems in what single keys of the object have, whatever else it lacks or contradicts."""
+    errors = [error for error in _read(model, written)[1] if not _contradictions(error) and error["type"] != "missing"]
+    return [problem for error in errors for problem in _problems(model, error, "")]
+
+
 def _of_parts(model: type[Model], written: dict[str, object], path: str) -> tuple[list[Any], list[Problem]]:
     """What can be used of a model's parts, and every problem in them."""
     key, _, unique = PARTS[model]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from mirrord.control.configuration.validation import join
+from mirrord.model.validation import join
 
 _PART = re.compile(r'\s*(?:"((?:[^"\\]|\\.)*)"|\'([^\']*)\'|([A-Za-z0-9_-]+))\s*(?:\.|$)')
 _HEADER = re.compile(r"\s*(\[\[?)([^\]=]+)\]\]?\s*(?:#.*)?$")

@@ -1,0 +1,37 @@
+"""Which way in a plan is for: a line for each kind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mirrord.dataplane.capture.listener import Listener
+from mirrord.dataplane.capture.packet_socket import Capture
+from mirrord.plans import CapturePlan, ListenPlan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from mirrord.dataplane.capture.fanout import Group
+    from mirrord.dataplane.capture.way_in import WayIn
+    from mirrord.dataplane.filter.rules import Selection
+    from mirrord.plans import SourcePlan
+
+
+def _capture(plan: CapturePlan, selections: tuple[Selection, ...], group: Group | None, *, busy: bool) -> WayIn:
+    return Capture(plan, selections, mode="ring" if busy and plan.mode == "auto" else "", group=group)
+
+
+def _listen(plan: ListenPlan, _selections: tuple[Selection, ...], _group: Group | None, *, busy: bool) -> WayIn:
+    del busy
+    return Listener(plan)
+
+
+WAYS_IN: Mapping[type[SourcePlan], Callable[..., WayIn]] = {CapturePlan: _capture, ListenPlan: _listen}
+
+
+def open_way_in(plan: SourcePlan, selections: tuple[Selection, ...], group: Group | None, *, busy: bool) -> WayIn:
+    """Open what a plan says, for what any of the selections wants; by a ring, if that is open and it is `busy`.
+
+    OSError when it cannot be opened.
+    """
+    return WAYS_IN[type(plan)](plan, selections, group, busy=busy)
