@@ -45,6 +45,7 @@ class CapturePlan:
     ring_size: int = 8 << 20
     promiscuous: bool = False
     netns: Netns | None = None  # where the device is; None: here
+    pvid: int = 0  # what has no tag there is of this VLAN, see frame/port_vlan.py; 0: of none
     raw: bool = False  # it has no Ethernet: its packets are given some, see frame/without_ethernet.py
 
 

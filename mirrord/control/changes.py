@@ -381,7 +381,7 @@ def _indexed(made: Objects, target: Target) -> str:
 async def run(service: Service, after: Loaded, keep: Callable[[], None] | None) -> tuple[Problem, ...]:
     """Run a changed configuration, or without `keep` only look at it; what is doubtful that was not before.
 
-    For who holds the service's `changing`. Raises what Service.change raises.
+    The caller holds the service's `changing`. Raises what Service.change raises.
     """
     loaded, before = service.loaded, service.entries()
     if keep is None:

@@ -235,7 +235,7 @@ class Service:
         log.info("reloaded", path=self.path)
 
     async def change(self, new: Loaded, keep: Callable[[], None]) -> None:
-        """Run a changed configuration; for who holds `changing`.
+        """Run a changed configuration; the caller holds `changing`.
 
         `keep` is called, on a thread, when it is known what is to run and before anything is touched: if it raises, all
         stays as it was. Refused: the host does not allow a session that the change begins. ConfigError: it needs a

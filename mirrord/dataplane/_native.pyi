@@ -59,6 +59,9 @@ class Forward:
 def duplicates() -> object:
     """Memory for what was copied, see forward/duplicates.py."""
 
+def classify(*, frame: Frame, pvid: int) -> tuple[int, int] | None:
+    """The tag that the frame has after port_vlan.classified."""
+
 def with_ethernet(*, packet: bytes, vnet: bytes, protocol: int) -> Unwrapped:
     """As without_ethernet.with_ethernet."""
 
@@ -120,6 +123,7 @@ class Tap:
         tunnel: int,
         ip_header: bool,
         raw: bool,
+        pvid: int,
     ) -> Tap: ...
     def run(self) -> bool:
         """Forward what has been captured: at most a few blocks. Whether there is more."""

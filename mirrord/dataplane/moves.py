@@ -79,7 +79,7 @@ class Moves:
             self._loop.attempt(tap, partial(self._finish_parting, tap))
 
     def broke(self, tap: Tap) -> None:
-        """An error put the tap aside: it changes no more."""
+        """An error put the tap aside: end its changes."""
         self._succeeding.discard(tap)
         if aside := self._parting.pop(tap, None):
             self._close(aside.capture)

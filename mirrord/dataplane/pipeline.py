@@ -243,11 +243,11 @@ class Pipeline:
 
     @property
     def exclusive(self) -> bool:
-        """Whether it writes to what can be had only once: a file."""
+        """Whether it writes to what can be open only once: a file."""
         return self.transmit.exclusive
 
     def close(self) -> None:
-        """Let go of the way out. No tap may have it any more."""
+        """Close the way out. The pipeline must have left its tap."""
         self.native = None
         self.tables.want(0)
         self.connections.want(0)

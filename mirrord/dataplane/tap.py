@@ -80,14 +80,14 @@ class _Member:
 
 
 class Tap(Source):
-    """An open source and who wants its frames. `failure` says why no frames come ("" while they may).
+    """An open source, and the pipelines that want its frames. `failure` says why no frames come ("" while they may).
 
     Where the source is divided by several workers it is one of several taps in the same `group`. They take frames when
     all are open and each was told to `begin`, so that what is between two addresses comes to the same one from its
     first frame on.
 
     A capture that may move begins as a ring when the source is known to be `busy`, else as a plain socket. With `aside`
-    the pipelines part from another tap, which they are members of no more.
+    the pipelines part from another tap, whose members they were.
 
     Raises OSError, as Capture does, when it cannot be opened.
     """
@@ -185,7 +185,7 @@ class Tap(Source):
         return self.seen.read >= member.leaves_at
 
     def drop(self, pipelines: Iterable[Pipeline]) -> None:
-        """Give these no more. What was taken for them perhaps, and was not read, they count as lost."""
+        """End the membership of these. What may have been taken for them, and was not read, they count as lost."""
         with suppress(OSError):  # of a source that an error put aside
             self.update()
             self._see_ahead()
@@ -223,7 +223,7 @@ class Tap(Source):
         left = [pipeline for pipeline in (*self.pipelines, *joining) if pipeline not in leaving]
         wanted = [changed.get(pipeline, pipeline.selection) for pipeline in left]
         if wanted:
-            compile_selections(tuple(dict.fromkeys(wanted)), raw=self.plan.raw)
+            compile_selections(tuple(dict.fromkeys(wanted)), raw=self.plan.raw, pvid=self.plan.pvid)
             compile_sets(tuple(wanted))
         for selection in (*(pipeline.selection for pipeline in joining), *changed.values()):
             compile_selection(replace(selection, mark_mask=0), numbered=True)
@@ -278,7 +278,7 @@ class Tap(Source):
         return True
 
     def has_parted(self, now: float) -> bool:
-        """Whether all has been read that those who part take from here; then they are members no more."""
+        """Whether all has been read that the parting members take from here; then their membership ends."""
         assert self._parted_at is not None  # some part
         if now - self._parted_at < GRACE_SECONDS:
             return False
@@ -453,7 +453,7 @@ class Tap(Source):
         return ended
 
     def left_behind(self) -> int:
-        """Frames that have been taken and will not be read, where what runs this is stuck. Takes no more."""
+        """Take nothing from now on; how many frames were taken and will not be read, where the thread is stuck."""
         with suppress(OSError):
             self._reject_all()
             captured, lost, _ = self.capture.statistics()

@@ -209,7 +209,7 @@ class Worker(Loop):
             last = len(pipelines) == len(tap.pipelines)
             if last and self._moves.awaited(tap):
                 continue
-            with suppress(Exception):  # of a broken one; they are members no more all the same
+            with suppress(Exception):  # of a broken one; they have ceased to be members all the same
                 tap.drop(pipelines)
             if last:
                 self._forget(tap)
@@ -238,7 +238,7 @@ class Worker(Loop):
         self.helper.submit(partial(self._closers.submit, partial(_close, tap, pipeline, done)), lambda _: None)
 
     def _end(self, pipeline: Pipeline) -> None:
-        """In place of the thread, which is not there any more."""
+        """Close it here: the worker's thread has ended."""
         tap = tap_of(pipeline)
         if tap is not None and pipeline in tap.pipelines:
             last = len(tap.pipelines) == 1
@@ -256,7 +256,7 @@ class Worker(Loop):
 
 
 def _close(tap: Tap | None, pipeline: Pipeline, done: threading.Event) -> None:
-    """The last that anybody hears of them."""
+    """Close them, count what was left unread, and say that it is done."""
     if tap is not None:
         with suppress(Exception):
             tap.close()

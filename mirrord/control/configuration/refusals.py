@@ -179,7 +179,7 @@ def _comes_in(session: Session, end: Destination) -> bool:
 
 
 class _Readers:
-    """Sessions by what their sources read: who reads what is sent to a destination is found without asking them all."""
+    """Sessions by what their sources read: those that read what is sent to a destination are found without a search."""
 
     def __init__(self, sessions: Iterable[tuple[str, Session]]) -> None:
         self._named: dict[Hashable, list[tuple[str, Session]]] = {}

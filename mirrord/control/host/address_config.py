@@ -88,11 +88,11 @@ class Taking:
         )
 
     def add_rule(self, held: Held) -> None:
-        """Have what comes from the address look at its table."""
+        """Route what comes from the address by its table."""
         self._ask(kernel.RTM_NEWRULE, _rule(held), kernel.NLM_F_CREATE | kernel.NLM_F_EXCL)
 
     def remove_rule(self, held: Held) -> None:
-        """Have it do so no more."""
+        """Route it by the other rules again."""
         with suppress(OSError):
             self._ask(kernel.RTM_DELRULE, _rule(held))
 

@@ -128,7 +128,7 @@ def shaping(link: Link, role: str, netns: str | None) -> list[Finding]:
 def _misled_bridge(to: DeviceDestination, link: Link, view: View) -> list[Finding]:
     """A warning when a destination is a bridge's port.
 
-    With `isolate` it is one no more when the session runs, unless somebody made it one again.
+    With `isolate` it is taken off the bridge while the session runs, unless somebody made it a port again.
     """
     if to.isolate and link.traits.taken_off and link.master:
         bridge = view.by_index[link.master].name if link.master in view.by_index else f"device {link.master}"
@@ -281,7 +281,7 @@ def _tunnel(
 
 
 def _stopped(session: Session, way: Path, view: View) -> tuple[Slot | None, Finding | None]:
-    """What copies by this way are lost as, and why: the kernel would take them and discard them unsaid."""
+    """What copies by this way are lost as, and why: the kernel would take them and discard them silently."""
     route, ip = view.routes.get(way), tool("ip", way.netns or None)
     if route is None:
         problem = view.unreached.get(way, f"no route to {way.remote}")

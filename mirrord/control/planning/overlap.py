@@ -1,8 +1,8 @@
 """Which sessions of a mirror come before another on the same source: what they accept is theirs, and not copied again.
 
 With overlap = "first" these are all that have a higher priority. With "all" each session copies, but to equal
-destinations the first one alone: the receiver could not tell the two copies apart. Who wants both asks for it, by
-shared_vni in both sessions or by two mirrors.
+destinations the first one alone: the receiver could not tell the two copies apart. Both are copied where shared_vni is
+set in both sessions, or where they are of two mirrors.
 
 The filters alone decide. A session keeps what it accepts also while it waits, and what it samples out or cannot send.
 """

@@ -294,6 +294,7 @@ def _capture(
         ring_size=size,
         promiscuous=isinstance(session.source, DeviceSource) and session.source.promiscuous,
         raw=source.raw,
+        pvid=source.pvid if isinstance(session.source, BridgeSource) else 0,
     )
 
 

@@ -72,7 +72,7 @@ class Taps:
         return results
 
     def remove(self, removed: Mapping[Key, Sequence[tuple[Pipeline, Worker]]]) -> None:
-        """Have these get no more frames, once they have got what was captured for them; then they are closed."""
+        """Forward what was captured for these, give them nothing more, and close them."""
         leaving: dict[Worker, list[Pipeline]] = {}
         for pipelines in removed.values():
             for pipeline, worker in pipelines:

@@ -41,15 +41,15 @@ _MAX_COARSE_RULES = 32
 
 
 @lru_cache(maxsize=1024)
-def compile_selection(selection: Selection, *, numbered: bool = False, raw: bool = False) -> Program:
+def compile_selection(selection: Selection, *, numbered: bool = False, raw: bool = False, pvid: int = 0) -> Program:
     """The program that gives 0 for a frame not captured, 0xFFFFFFFF (keep all of it) for one that is.
 
     `numbered`: for a frame that a rule accepts, instead, that rule's place in `selection.rules`, from 1. The program
     may be longer than the kernel takes (4096 instructions); userspace runs any.
 
-    `raw`: for the socket of a device without Ethernet.
+    `raw`, `pvid`: for the socket of a device without Ethernet, or of a bridge's port, as an Assembler has them.
     """
-    asm, reject = Assembler(raw=raw), Label()
+    asm, reject = Assembler(raw=raw, pvid=pvid), Label()
     refuse_marked(asm, selection, reject)
     if selection.direction != Direction.BOTH:
         ask(asm, direction_clause(selection.direction), reject)

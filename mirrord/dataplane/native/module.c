@@ -260,6 +260,8 @@ static PyMethodDef module_methods[] = {
 	{ "duplicates", make_duplicates, METH_NOARGS, "duplicates(): memory for what was copied, see duplicates.py." },
 	{ "recorded", recorded, METH_O,
 	  "recorded(row): the head, the tail and the evicted blocks of a ring, between two blocks." },
+	{ "classify", (PyCFunction)(void (*)(void))classify_one, METH_VARARGS | METH_KEYWORDS,
+	  "classify(*, frame, pvid): the frame's tag, (tpid, tci) or None, on a bridge's port." },
 	{ "with_ethernet", (PyCFunction)(void (*)(void))with_ethernet, METH_VARARGS | METH_KEYWORDS,
 	  "with_ethernet(*, packet, vnet, protocol): Unwrapped, of a device without Ethernet." },
 	{ "decapsulate", (PyCFunction)(void (*)(void))decapsulate_one, METH_VARARGS | METH_KEYWORDS,

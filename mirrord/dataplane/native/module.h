@@ -43,6 +43,7 @@ extern PyTypeObject *news_type;
 extern PyType_Spec forward_spec;
 extern PyStructSequence_Desc outcome_fields, unwrapped_fields;
 extern PyTypeObject *outcome_type, *unwrapped_type;
+PyObject *classify_one(PyObject *module, PyObject *arguments, PyObject *keywords);
 PyObject *with_ethernet(PyObject *module, PyObject *arguments, PyObject *keywords);
 PyObject *decapsulate_one(PyObject *module, PyObject *arguments, PyObject *keywords);
 

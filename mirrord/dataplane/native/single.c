@@ -313,3 +313,21 @@ PyObject *with_ethernet(PyObject *module, PyObject *arguments, PyObject *keyword
 	free(memory);
 	return new_named(unwrapped_type, values, 2);
 }
+
+PyObject *classify_one(PyObject *module, PyObject *arguments, PyObject *keywords)
+{
+	static char *names[] = { "frame", "pvid", NULL };
+	struct frame frame = { 0 };
+	uint8_t *memory = NULL;
+	PyObject *given, *tag = NULL;
+	unsigned int pvid;
+
+	(void)module;
+	if (PyArg_ParseTupleAndKeywords(arguments, keywords, "$OI", names, &given, &pvid) &&
+	    read_frame(given, &frame, &memory)) {
+		classify(&frame, (uint16_t)pvid);
+		tag = frame.tagged ? Py_BuildValue("HH", frame.tpid, frame.tci) : Py_NewRef(Py_None);
+	}
+	free(memory);
+	return tag;
+}

@@ -34,7 +34,7 @@ class WayOut(ABC):
     """Why no copy gets out; "" while some may."""
 
     exclusive = False
-    """Whether it can be had only once, as a file: whoever wants it next waits until it is closed."""
+    """Whether it can be open only once, as a file: the next session to open it waits until it is closed."""
 
     output: Output | None = None
     """The memory that tells the native core where to write; None where it sends."""
@@ -61,7 +61,7 @@ class WayOut(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of it."""
+        """Close it."""
 
     def begin_turn(self) -> None:
         """A turn of the worker begins."""
