@@ -15,7 +15,7 @@ from mirrord.dataplane.counters import Counters, RuleCounters, Slot
 from mirrord.dataplane.forward.duplicates import Place
 from mirrord.dataplane.forward.step import Forward, Numbering
 from mirrord.dataplane.memory import Memory, Share
-from mirrord.dataplane.native import core, matcher
+from mirrord.dataplane.native import core, foresee, matcher
 from mirrord.dataplane.transmit.recorder import Recorder
 from mirrord.dataplane.ways_out import open_way_out
 from mirrord.plans import CONNECTIONS_BYTES, FLOW_BYTES, ForwardPlan, Payload, PipelinePlan
@@ -89,6 +89,7 @@ class Pipeline:
         forward = self._with_tables(plan.forward)
         self._forward = Forward(forward, self.rule_counters.row, numbering)
         if native:
+            foresee(plan.forward)
             self.native = core.Pipeline(
                 plan=forward,
                 way=self.transmit.native(),
