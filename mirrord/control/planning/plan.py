@@ -14,13 +14,15 @@ from typing import NamedTuple
 from mirrord.control.host.view import AbsentError, Lease, Link, Path, View
 from mirrord.control.planning import sources
 from mirrord.control.planning.blind_spots import blind_spots
-from mirrord.control.planning.destinations import path, shaping, way_out
+from mirrord.control.planning.destinations import way_out
 from mirrord.control.planning.finding import ERROR, Finding
 from mirrord.control.planning.guests import Resolved
 from mirrord.control.planning.leases import lease, refuse_if_set_aside
 from mirrord.control.planning.listeners import listen_plan
 from mirrord.control.planning.overlap import end_of
 from mirrord.control.planning.selection import Selections, taken_off
+from mirrord.control.planning.ways_out.common import shaping
+from mirrord.control.planning.ways_out.tunnel import path
 from mirrord.dataplane.filter.rules import Direction
 from mirrord.errors import Refused
 from mirrord.model import (
