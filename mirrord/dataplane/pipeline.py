@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mirrord.dataplane.counters import Counters, RuleCounters, Slot
+from mirrord.dataplane.forward.duplicates import Place
 from mirrord.dataplane.forward.step import Forward, Numbering
 from mirrord.dataplane.memory import Memory, Share
 from mirrord.dataplane.native import core, foresee, matcher
@@ -52,7 +53,8 @@ class Pipeline:
     """An open pipeline. `source` is the tap where it gets its frames, once it has joined one, see tap.tap_of.
 
     Where the plan has several workers it is one of several, each at a tap of its own: `beside` another one, whose rate
-    limit it shares. `memory` is what its tables come out of. What `recorder` keeps outlives it.
+    limit it shares. `memory` is what its tables come out of. What `recorder` keeps outlives it,
+    and so does what is remembered at its `place`.
 
     The copies of another source of a session leave by the way of its `leader`, in the order in which frames came by the
     two: for that the same thread has to run both.
@@ -69,9 +71,10 @@ class Pipeline:
         numbering: Numbering | None = None,
         leader: Pipeline | None = None,
         recorder: Recorder | None = None,
+        place: Place | None = None,
         memory: Memory | None = None,
     ) -> None:
-        self.plan = plan
+        self.plan, self.place = plan, place
         self.recorder = recorder or Recorder(native=native)
         memory = memory or Memory()
         self.tables, self.connections = Share(memory), Share(memory)
@@ -115,6 +118,15 @@ class Pipeline:
                 self.native.leave_with(leader.native)
         if beside is not None:
             self._share(beside)
+        if self.place is not None and self.place.duplicates is not None:
+            self._forward.watch(self.place.duplicates, self.place.number)
+            if self.native is not None:
+                self.native.watch(self.place.duplicates.native, self.place.number)
+
+    @property
+    def group(self) -> object:
+        """Whose sources are to be read by the same worker; None: nobody's."""
+        return None if self.place is None else self.place.group
 
     def _share(self, beside: Pipeline) -> None:
         self._forward.state = beside._forward.state
@@ -272,14 +284,15 @@ def open_pipelines(
     plan: PipelinePlan,
     numbering: Numbering,
     recorder: Recorder | None = None,
+    place: Place | None = None,
     *,
     native: bool,
     leaders: Sequence[Pipeline] = (),
     memory: Memory | None = None,
 ) -> list[Pipeline]:
     """As many pipelines as the plan has workers, each to join a tap; their copies take numbers from `numbering`, their
-    tables come out of `memory`, and `recorder` keeps their copies. They leave by the ways of the `leaders`, if there
-    are any, each of whom runs on the same thread.
+    tables come out of `memory`, `recorder` keeps their copies, which are remembered at `place`. They leave by the ways
+    of the `leaders`, if there are any, each of whom runs on the same thread.
 
     OSError when one cannot be opened: then none is.
     """
@@ -294,6 +307,7 @@ def open_pipelines(
                 numbering=numbering,
                 leader=leaders[len(pipelines)] if leaders else None,
                 recorder=recorder,
+                place=place,
                 memory=memory,
             )
             pipelines.append(one)

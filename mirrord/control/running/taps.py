@@ -10,6 +10,7 @@ import errno
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
+from functools import partial
 
 from mirrord.control.host.device_rate import Place
 from mirrord.control.planning.plan import Key
@@ -18,7 +19,7 @@ from mirrord.dataplane.filter.rules import Selection
 from mirrord.dataplane.pipeline import Pipeline
 from mirrord.dataplane.tap import Tap, open_taps
 from mirrord.dataplane.worker import Worker
-from mirrord.plans import CapturePlan, PipelinePlan
+from mirrord.plans import CapturePlan
 
 _ANY = Selection()
 
@@ -50,9 +51,9 @@ class Taps:
         """
         wanted: dict[Shared, list[Key]] = {}
         for key, pipelines in opened.items():
-            shared = _shared(key, pipelines[0].plan)
+            shared = _shared(key, pipelines[0])
             if any(worker in apart.get(key, ()) for _, worker in self._taps.get(shared, [])):
-                shared = *_alone(key, pipelines[0].plan), "apart"  # from the tap that its work failed on
+                shared = *_alone(key, pipelines[0]), "apart"  # from the tap that its work failed on
             wanted.setdefault(shared, []).append(key)
         new = [shared for shared in wanted if not self._runs(shared)]
         results: dict[Key, list[Worker] | OSError] = {}
@@ -86,9 +87,9 @@ class Taps:
         for shared in [shared for shared, taps in self._taps.items() if gone.issuperset(taps[0][0].pipelines)]:
             del self._taps[shared]
 
-    def workers(self, key: Key, plan: PipelinePlan) -> list[Worker]:
-        """On which workers a session's pipelines would come to run; none where its source is not captured yet."""
-        shared = _shared(key, plan)
+    def workers(self, key: Key, pipeline: Pipeline) -> list[Worker]:
+        """On which workers what shares this session's source comes to run; none where it is not captured any more."""
+        shared = _shared(key, pipeline)
         return [worker for _, worker in self._taps[shared]] if self._runs(shared) else []
 
     def lost(self) -> dict[str, int]:
@@ -124,9 +125,11 @@ class Taps:
         loads = {worker: len(worker.pipelines) for worker in self._workers.all}
         try:
             for _ in taps:
-                workers.append(
-                    self._workers.writer() if writes else self._workers.least_busy(loads, [*workers, *apart])
+                together = self._together(pipelines[0].group, apart)
+                another = (
+                    self._workers.writer if writes else partial(self._workers.least_busy, loads, [*workers, *apart])
                 )
+                workers.append(together or another())
         except (OSError, RuntimeError) as error:
             for tap in taps:
                 tap.close()
@@ -138,17 +141,27 @@ class Taps:
             worker.add(tap)
         return workers
 
+    def _together(self, group: object, apart: Collection[Worker]) -> Worker | None:
+        """The worker that runs this group's sources, if there is one; None for no group."""
+        running = (one for taps in self._taps.values() for one in taps) if group is not None else ()
+        for tap, worker in running:
+            if any(one.group is group for one in tap.pipelines) and not (worker.ended or worker in apart):
+                return worker
+        return None
 
-def _shared(key: Key, plan: PipelinePlan) -> Shared:
+
+def _shared(key: Key, pipeline: Pipeline) -> Shared:
     """A tunnel's end is one session's alone; so is the source of one that waits for a disk."""
+    plan = pipeline.plan
     if not plan.capture.shared or plan.transmit.waits:
         return (key,)
     assert isinstance(plan.capture, CapturePlan)  # no other is shared
     capture = plan.capture.everywhere if plan.capture.together else replace(plan.capture, selection=_ANY)
-    return capture, plan.workers
+    return capture, plan.workers, pipeline.group
 
 
-def _alone(key: Key, plan: PipelinePlan) -> Shared:
+def _alone(key: Key, pipeline: Pipeline) -> Shared:
     """What only the sources of one session share, where they are captured together; else one source's alone."""
-    together = isinstance(plan.capture, CapturePlan) and plan.capture.together
-    return (*key[:2], *_shared(key, plan)) if together else (key,)
+    capture = pipeline.plan.capture
+    together = isinstance(capture, CapturePlan) and capture.together
+    return (*key[:2], *_shared(key, pipeline)) if together else (key,)

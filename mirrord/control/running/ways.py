@@ -77,13 +77,12 @@ def open_all(
 
 def _leaders(add: Add, taps: Taps, running: Mapping[Key, Running]) -> list[Pipeline]:
     """The pipelines of another source of the session, which run where this one is going to."""
-    workers, way = taps.workers(add.key, add.pipeline), _way(add.key, add.pipeline)
-    for key, one in running.items() if workers else ():
-        if key[:2] != add.key[:2] or _way(key, one.plan) != way or one.failure:
-            continue
-        pipelines, running_on = zip(*one.placed, strict=True)
-        if list(running_on) == workers:
-            return list(pipelines)
+    way = _way(add.key, add.pipeline)
+    for key, one in running.items():
+        if key[:2] == add.key[:2] and _way(key, one.plan) == way and not one.failure:
+            pipelines, workers = zip(*one.placed, strict=True)
+            if list(workers) == taps.workers(key, pipelines[0]):
+                return list(pipelines)
     return []
 
 
