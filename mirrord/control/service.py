@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from mirrord.control import logs
 from mirrord.control.configuration import config
@@ -31,7 +31,7 @@ from mirrord.control.reporting import doctor, probes, report
 from mirrord.control.reporting import expiries as expiry_findings
 from mirrord.control.reporting import guests as guest_findings
 from mirrord.control.reporting.metrics import Reload, Row, WorkerState
-from mirrord.control.reporting.sources import sources
+from mirrord.control.reporting.sources import ShownSource, sources
 from mirrord.control.running.breaker import Breaker
 from mirrord.control.running.live import Live
 from mirrord.control.running.pipelines import Pipelines
@@ -412,7 +412,7 @@ class Service:
 
         return await asyncio.to_thread(look)
 
-    async def sources(self, *, at_once: bool = False) -> list[dict[str, Any]]:
+    async def sources(self, *, at_once: bool = False) -> list[ShownSource]:
         """What could be mirrored, and who mirrors it now. Takes 0.2 s, and 2 s where a manager is slow; `at_once` as
         little as may be, without rates, for those who wait at a keyboard.
         """

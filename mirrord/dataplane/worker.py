@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from mirrord.dataplane.closers import Closers
 from mirrord.dataplane.loop import Failure, Loop, reason
 from mirrord.dataplane.moves import Moves
+from mirrord.dataplane.native import foresee
 from mirrord.dataplane.rounds import LATENCY_SECONDS
 from mirrord.dataplane.tap import tap_of
 
@@ -82,6 +83,7 @@ class Worker(Loop):
         """Have a pipeline go on by another plan, soon."""
         if (tap := tap_of(pipeline)) is not None:
             tap.foresee(changed={pipeline: plan.capture.selection})
+        foresee(plan.forward)
         self.order(lambda: self._replace(pipeline, plan))
 
     def remove(self, *pipelines: Pipeline, seconds: float | None = None) -> bool:

@@ -12,6 +12,7 @@ from itertools import pairwise
 import pytest
 
 from mirrord.dataplane.forward import encap
+from mirrord.dataplane.frame.headers import Tag
 from mirrord.dataplane.frame.wire import Frame, Vnet
 from mirrord.plans import ForwardPlan, Payload
 from tests.support.planes import Result, Step, step
@@ -208,6 +209,19 @@ def test_a_port_that_is_used_again_is_another_connection(connections: list[Conne
         assert payload(run(frame(CLIENT, origin, stream))) == stream[:shown].ljust(len(stream), b"\0")
         run(frame(CLIENT, origin - 1, b"", syn=True))  # sent again
         assert payload(run(frame(CLIENT, origin, stream[:9]))) == stream[:9]
+
+
+@pytest.mark.parametrize("tag", [Tag(0x8100, 5), Tag(0x88A8, 0)])
+def test_networks_beside_each_other_may_use_the_same_addresses(
+    connections: list[Connection], tag: Tag, dataplane: str
+) -> None:
+    connection = connections[0]
+    run = begun(connection, dataplane)
+    first = connection.segment(CLIENT, 0, 50)
+    assert run(first).zeroed == 0
+    elsewhere = run(first._replace(tag=tag))
+    assert (elsewhere.zeroed, elsewhere.unfollowed) == (1, 1)
+    assert run(connection.segment(CLIENT, 0, 50)).zeroed == 0
 
 
 @pytest.mark.parametrize("gap", [False, True])

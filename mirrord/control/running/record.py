@@ -64,6 +64,11 @@ class Running:
         return any(pipeline.tables.short for pipeline, _ in self.placed)
 
     @property
+    def short_duplicates(self) -> bool:
+        """Whether there was no memory for what was copied."""
+        return any(pipeline.place is not None and pipeline.place.duplicates is None for pipeline, _ in self.placed)
+
+    @property
     def short_connections(self) -> bool:
         """Whether there was no memory for the connections that it is to follow."""
         return any(pipeline.connections.short for pipeline, _ in self.placed)
