@@ -157,7 +157,7 @@ class Moves:
     # --- the way out follows ---
 
     def give_rings(self, pipelines: Iterable[Pipeline]) -> None:
-        """Have the copies leave as frames come: by a TX ring where a ring captures."""
+        """Give the pipelines TX rings, one for each way out, where a ring captures their frames."""
         for pipeline in one_a_way(pipelines):
             self._loop.helper.submit(pipeline.new_tx_ring, partial(self._made_ring, pipeline))
 

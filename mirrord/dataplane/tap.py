@@ -171,7 +171,7 @@ class Tap(Source):
         return self._changed_at > 0
 
     def join(self, pipelines: Iterable[Pipeline]) -> None:
-        """Have these get what they want from now on. OSError when they cannot; then the others go on."""
+        """Add members, which get frames from now on. OSError when they cannot be added; the others go on."""
         self.update()  # what was lost before is not theirs
         joining = [self._new_member(pipeline, time.time_ns()) for pipeline in pipelines]
         self._select(also=joining)
@@ -250,8 +250,8 @@ class Tap(Source):
             compile_selection(replace(selection, mark_mask=0), numbered=True)
 
     def replace(self, pipeline: Pipeline, plan: PipelinePlan) -> None:
-        """Have a member go on by a new plan from the next frame on, see Pipeline.follow. Its counters and the rate
-        limit's bucket stay, and so does what the others get. OSError: it goes on with what it was given before.
+        """Give a member a new plan, which it follows from the next frame on, see Pipeline.follow. Its counters and the
+        rate limit's bucket stay, and so does what the others get. OSError: it goes on with the plan before.
         """
         before = pipeline.plan
         pipeline.follow(plan)
@@ -287,7 +287,7 @@ class Tap(Source):
         return open_aside(self.plan, pipelines, tuple(dict.fromkeys(wanted)))
 
     def part(self, aside: Aside) -> bool:
-        """Have members go on with another capture. False where what it was opened for is not so any more."""
+        """Move members to another capture. False where the members or their selections have changed meanwhile."""
         members = [member for member in self._members if member.pipeline in aside.pipelines]
         wanted = tuple(dict.fromkeys(Wanted(member.device, member.pipeline.selection) for member in members))
         fits = len(members) == len(aside.pipelines) < len(self._members) and wanted == aside.capture.wanted
@@ -346,7 +346,7 @@ class Tap(Source):
         self._tell(pipeline)
 
     def _tell(self, changed: Pipeline | None = None) -> None:
-        """Have members match what they have to; one of them may have changed."""
+        """Tell each member what it has to match itself; `changed` is told in any case."""
         self._acting = [member for member in self._members if member.pipeline.exclusive]
         self._by_device = {}
         for member in self._members:
@@ -389,7 +389,7 @@ class Tap(Source):
         return more
 
     def ran(self) -> None:
-        """See to what follows from its core's having run."""
+        """Update the counters and the error after the core has run."""
         self.update()
         self._see_error(0 if self.native is None else self.native.error())
 
@@ -431,7 +431,7 @@ class Tap(Source):
             self._break(member, error)
 
     def _break(self, member: Member, error: Exception) -> None:
-        """Have a member make no copies any more: what it is in the middle of nobody knows. The others go on."""
+        """Stop a member whose work raised an error: its state is not known. The others go on."""
         if not member.broken:
             member.broken = True
             self._failures.append((member.pipeline, error))
@@ -445,7 +445,7 @@ class Tap(Source):
         return failures
 
     def look(self) -> None:
-        """See to what may have happened without a frame, from time to time."""
+        """Update what may change without a frame. To be called from time to time."""
         self._looked_at = self.seen.read
         if self.native is not None and self.mode == "ring":
             self._ring_fill.see(self.native.most_waiting(True) / self.capture.block_count, time.monotonic())
