@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mirrord.dataplane.forward.tls import Stream
 from mirrord.dataplane.frame.extent import headers_end
+from mirrord.dataplane.frame.headers import TCP_FLAGS
 from mirrord.dataplane.frame.wire import VNET_GSO_NONE
 from mirrord.protocols import IPPROTO_TCP, TCP_HEADER
 
@@ -37,7 +38,7 @@ MOST = 65536
 FAR = 1 << 30
 """Bytes that a direction may be ahead or behind; TCP's windows are no larger (RFC 7323 2.3)."""
 
-TCP_FLAGS, TCP_SYN = 13, 0x02
+TCP_SYN = 0x02
 
 _MASK = (1 << 32) - 1
 
