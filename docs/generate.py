@@ -96,6 +96,7 @@ TYPES = {
     "Connection": 'URI, or "proc:"',
     "ContainerOrGlob": "name, id, namespace/pod or glob",
     "TcpFlags": '"syn", "syn,!ack" or a list',
+    "Window": 'time, as "500us", "1ms"',
     "VlanIds": "1 to 4094, or a list",
 }
 """The words for each kind of value that is written as text. A new kind needs new words."""

@@ -125,7 +125,7 @@ class Client:
         return dict(self._ask("POST", ("mirrors", name, "enable")))
 
     def disable_mirror(self, name: str) -> Object:
-        """Have its sessions run no more."""
+        """Stop its sessions."""
         return dict(self._ask("POST", ("mirrors", name, "disable")))
 
     def delete_mirror(self, name: str) -> Object:
@@ -145,7 +145,7 @@ class Client:
         return dict(self._ask("POST", ("mirrors", mirror, "sessions", session, "enable")))
 
     def disable_session(self, mirror: str, session: str) -> Object:
-        """Have it run no more."""
+        """Stop it."""
         return dict(self._ask("POST", ("mirrors", mirror, "sessions", session, "disable")))
 
     def delete_session(self, mirror: str, session: str) -> Object:

@@ -14,6 +14,7 @@ from mirrord.dataplane.forward.own_copies import pack
 from mirrord.protocols import IPPROTO_UDP
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
     from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
     from mirrord.dataplane.counters import Slot
@@ -44,6 +45,7 @@ class CapturePlan:
     ring_size: int = 8 << 20
     promiscuous: bool = False
     netns: Netns | None = None  # where the device is; None: here
+    pvid: int = 0  # what has no tag there is of this VLAN, see frame/port_vlan.py; 0: of none
     raw: bool = False  # it has no Ethernet: its packets are given some, see frame/without_ethernet.py
 
 
@@ -135,6 +137,7 @@ class ForwardPlan:
     longest: int = 0  # the longest frame that a copy can carry in however many fragments; 0: no limit
     on_mtu_exceeded: OnMtuExceeded = OnMtuExceeded.truncate
     sampling_rate: int = 1  # 1 in n conversations
+    duplicate_window: int = 0  # nanoseconds within which a packet of two sources is one; 0: two
     overload: bool = False  # fewer conversations, when there is too much
     least_level: int = 0  # of these: one in two to it, at most
     flow_limit: FlowLimit | None = None  # how much of each flow
@@ -256,3 +259,6 @@ class PipelinePlan:
     count_rules_of: str = ""  # the filter that the rules are of, to be counted; "": they are not
     workers: int = 1  # threads, which divide the source by its frames' addresses
     recorder: int = 0  # bytes for the last copies; 0: none are kept
+    duplicates_of: Hashable = (
+        None  # the destination that a packet of several sources is copied to once; None: each time
+    )

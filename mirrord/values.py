@@ -238,6 +238,15 @@ def show_latency(latency: int) -> str:
     return "0"
 
 
+def parse_window(value: object) -> int:
+    """Nanoseconds, of "1us", "500us", "1ms" or "1s". ValueError for what is none, 0, or longer than a second."""
+    found = re.fullmatch(r"(\d{1,7})(us|ms|s)", value) if isinstance(value, str) else None
+    window = int(found[1]) * {**_DURATIONS, "s": 10**9}[found[2]] if found else 0
+    if not 0 < window <= 10**9:
+        raise unexpected('a time of at most 1 s, as "500us" or "1ms"', value)
+    return window
+
+
 _IDLE = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 LONGEST_IDLE = 24 * _IDLE["h"]  # nanoseconds
 
@@ -306,6 +315,7 @@ RingSize = Annotated[int, Written(_ring_size, show_size, TEXT)]
 RecorderSize = Annotated[int, Written(_recorder_size, show_size, TEXT)]
 Rate = Annotated[int, Written(parse_rate, show_rate, TEXT)]
 Latency = Annotated[int, Written(parse_latency, show_latency, TEXT)]
+Window = Annotated[int, Written(parse_window, show_latency, TEXT)]
 Idle = Annotated[int, Written(parse_idle, show_idle, TEXT)]
 Percentage = Annotated[int, Written(_percentage, lambda share: f"{share}%" if share else "", TEXT)]
 

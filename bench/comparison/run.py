@@ -2,7 +2,8 @@
 
 Run as root, on a machine with nothing else to do: `python -m bench.comparison.run [--quick | --rounds N]`. A round runs
 every subject once; the tables show medians over the rounds. `goals.py` says what is aimed at. `--only order` measures
-what it costs to keep the order of capture, nothing else, and prints it; `--only sharing`, many sessions on one source.
+what it costs to keep the order of capture, nothing else, and prints it; `--only sharing`, many sessions on one source;
+`--only payload`, what it costs to leave payload out.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from bench.comparison.experiments import Experiments
 from bench.comparison.goals import goals
 from bench.comparison.operation import Operation
+from bench.comparison.payloads import Payloads
 from bench.comparison.plots import draw
 from bench.comparison.sharing import Sharing
 from bench.comparison.streams import Streams
@@ -33,6 +35,7 @@ def measure(bed: Testbed, *, rounds: int, milliseconds: int, only: str = "") -> 
     """Every table, after so many rounds. What is slow to set up is measured in the first round alone."""
     experiments, operation = Experiments(bed, milliseconds), Operation(bed, milliseconds)
     streams, sharing = Streams(bed, milliseconds), Sharing(bed, milliseconds)
+    payloads = Payloads(bed, milliseconds)
     for number in range(rounds):
         begun = time.monotonic()
         for experiment in (
@@ -44,6 +47,7 @@ def measure(bed: Testbed, *, rounds: int, milliseconds: int, only: str = "") -> 
             streams.run,
             operation.rules,
             sharing.sharing,
+            payloads.payload,
             operation.start,
             *((experiments.scripts, operation.latency, operation.idle) if number == 0 else ()),
         ):
@@ -55,6 +59,7 @@ def measure(bed: Testbed, *, rounds: int, milliseconds: int, only: str = "") -> 
         *streams.tables.values(),
         *operation.tables.values(),
         *sharing.tables.values(),
+        *payloads.tables.values(),
     ]
 
 

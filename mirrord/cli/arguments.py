@@ -99,8 +99,8 @@ def check_patch(model: str, there: dict[str, Any], patch: dict[str, Any]) -> Non
     What contradicts something that is not named is the daemon's to tell.
     """
     from mirrord import model as models  # noqa: PLC0415 (see above)
-    from mirrord.control.configuration.validation import wrong_values  # noqa: PLC0415
     from mirrord.merge_patch import merge  # noqa: PLC0415
+    from mirrord.model.validation import wrong_values  # noqa: PLC0415
 
     named = merge({key: value for key, value in there.items() if isinstance(patch.get(key), dict)}, patch)
     problems = wrong_values(getattr(models, model), named)
@@ -111,7 +111,7 @@ def check_patch(model: str, there: dict[str, Any], patch: dict[str, Any]) -> Non
 def check(model: str, written: dict[str, Any]) -> dict[str, Any]:
     """What was written, as the model of that name writes it, if it takes it; else bad usage, with every problem."""
     from mirrord import model as models  # noqa: PLC0415 (see above)
-    from mirrord.control.configuration.validation import doubts, examine  # noqa: PLC0415
+    from mirrord.model.validation import doubts, examine  # noqa: PLC0415
 
     read, problems = examine(getattr(models, model), written, "")
     if problems:

@@ -24,6 +24,8 @@ mirror_argument = click.argument("mirror", shell_complete=complete.mirrors)
     shell_complete=complete.flow_networks,
 )
 @click.option("--expires", metavar="2h|TIME", help="When it ends: how long from when it is enabled, or a time.")
+@click.option("--duplicates", metavar="keep|drop", help="What becomes of a packet that passes several of its sources.")
+@click.option("--duplicate-window", metavar="TIME", help="How far apart these show it at most, as 1ms.")
 @click.option("--enable", is_flag=True, help="Let its sessions run at once. Without this it is made disabled.")
 @click.option(
     "--session",
@@ -42,6 +44,8 @@ def create(
     description: str | None,
     flow_network: str | None,
     expires: str | None,
+    duplicates: str | None,
+    duplicate_window: str | None,
     sessions: list[dict[str, Any]],
     *,
     enable: bool,
@@ -55,7 +59,13 @@ def create(
         direction=both,destination.type=device,destination.device=em02
     """  # noqa: D301 (click's \b keeps lines as they are)
     written = given(
-        description=description, flow_network=flow_network, enabled=enable, expires=expires, sessions=sessions
+        description=description,
+        flow_network=flow_network,
+        enabled=enable,
+        expires=expires,
+        sessions=sessions,
+        duplicates=duplicates,
+        duplicate_window=duplicate_window,
     )
     table = check("Mirror", written)
     done = f"{mirror}: created, " + ("enabled" if enable else f"disabled (mirrorctl enable {mirror} lets it run)")
@@ -73,6 +83,8 @@ def create(
     shell_complete=complete.flow_networks,
 )
 @click.option("--overlap", metavar="all|first", help="Which of several sessions that match a frame copy it.")
+@click.option("--duplicates", metavar="keep|drop", help="What becomes of a packet that passes several of its sources.")
+@click.option("--duplicate-window", metavar="TIME", help="How far apart these show it at most, as 1ms.")
 @click.option(
     "--expires", metavar="2h|TIME", help='When it ends: how long, from now if it is enabled; or a time; "": never.'
 )
@@ -82,7 +94,9 @@ def set_(ask: Asker, /, mirror: str, new: str | None, **options: str | None) -> 
     """Rename, describe or change a mirror. Its sessions run on."""
     written = given(**options)
     if not (written or new):
-        raise click.UsageError("nothing to set: give --name, --description, --flow-network, --overlap or --expires")
+        raise click.UsageError(
+            "nothing to set: give --name, --description, --flow-network, --overlap, --duplicates, ..."
+        )
     gone = {key: None for key in ("flow_network", "expires") if written.get(key) == ""}  # RFC 7396: as by default
     check("Mirror", {key: value for key, value in written.items() if key not in gone})
     done = f"renamed to {new}" if new else "described" if list(written) == ["description"] else "set"

@@ -102,7 +102,7 @@ def _bytes(path: str) -> bytes:
 
 def _located(error: AnsweredError, path: str, data: bytes) -> AnsweredError:
     """The refusal with the file and line of each problem, as far as they are to be known."""
-    from mirrord.control.configuration.lines import line_of, places  # noqa: PLC0415 (it takes the models)
+    from mirrord.model.lines import line_of, places  # noqa: PLC0415 (it takes the models)
 
     lines, found = places(data.decode("utf-8-sig")), []
     for problem in str(error).split("\n"):

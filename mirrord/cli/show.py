@@ -193,8 +193,9 @@ def _print_sessions(sessions: Sequence[Any], screen: Screen) -> None:
 
 
 def place(session: Any) -> str:
-    """The source, and its network namespace where that is not the daemon's."""
-    return f"{session['source']} in {session['netns']}" if session.get("netns") else str(session["source"])
+    """The source, its network namespace where that is not the daemon's, and the tunnels that are looked into."""
+    where = f"{session['source']} in {session['netns']}" if session.get("netns") else str(session["source"])
+    return f"{where} inside {session['inside']}" if session.get("inside") else where
 
 
 def without_ethernet(session: Any) -> str:

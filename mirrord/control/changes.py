@@ -12,18 +12,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+from mirrord.control.callers import Caller, itself
 from mirrord.control.configuration import expiries
 from mirrord.control.configuration.config import Loaded, Objects, by_name, combine
 from mirrord.control.configuration.refusals import Declared
-from mirrord.control.configuration.validation import join, not_found, session_path
 from mirrord.control.host import clock
-from mirrord.control.http.peers import Caller, itself
 from mirrord.control.pieces import pieces
 from mirrord.control.planning.plan import Entry, Key
 from mirrord.control.service import Service
 from mirrord.control.store import AuditRecord, Store, Write
 from mirrord.errors import ConfigError, MirrordError, Problem, Refused, of_host
 from mirrord.merge_patch import merge
+from mirrord.model.validation import join, not_found, session_path
 from mirrord.values import unexpected
 
 SECTION = {"mirror": "mirrors", "session": "mirrors", "filter": "filters", "flow_network": "flow_networks"}
@@ -381,7 +381,7 @@ def _indexed(made: Objects, target: Target) -> str:
 async def run(service: Service, after: Loaded, keep: Callable[[], None] | None) -> tuple[Problem, ...]:
     """Run a changed configuration, or without `keep` only look at it; what is doubtful that was not before.
 
-    For who holds the service's `changing`. Raises what Service.change raises.
+    The caller holds the service's `changing`. Raises what Service.change raises.
     """
     loaded, before = service.loaded, service.entries()
     if keep is None:

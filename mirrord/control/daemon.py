@@ -20,10 +20,10 @@ import uvloop
 
 from mirrord import __version__
 from mirrord.control import limits, logs
+from mirrord.control.callers import myself
 from mirrord.control.changes import Changes
 from mirrord.control.configuration import config
 from mirrord.control.host.links import Links
-from mirrord.control.http.peers import myself
 from mirrord.control.http.sockets import Addresses
 from mirrord.control.logs import logger
 from mirrord.control.notify import notify
@@ -103,7 +103,7 @@ def require_capabilities() -> None:
 
 
 def choose_dataplane(wanted: str) -> str:
-    """`native` or `python`; never the slow one unsaid. HostError when native is demanded and not there."""
+    """`native` or `python`; the log says where it is the slow one. HostError when native is demanded and not there."""
     if wanted == "python":
         return wanted
     if not native.missing:
@@ -155,7 +155,7 @@ async def run_service(
 
 
 async def open_server(service: Service, changes: Changes, addresses: Addresses) -> Server:
-    """Answer who asks, now that the sessions run: what it takes for that is as long to import as all the rest."""
+    """Answer clients, now that the sessions run: the server takes as long to import as all the rest."""
     from mirrord.control.http.server import Server  # noqa: PLC0415 (see above)
 
     server = Server(service, changes)

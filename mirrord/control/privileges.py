@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mirrord.control.configuration.config import Loaded
-from mirrord.control.configuration.validation import join
 from mirrord.control.guests.cni import is_cache
 from mirrord.control.guests.processes import ADDRESS as PROCESSES
 from mirrord.control.logs import logger
@@ -33,6 +32,7 @@ from mirrord.model import (
     VmDestination,
     VmSource,
 )
+from mirrord.model.validation import join
 
 log = logger("privileges")
 

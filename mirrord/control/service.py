@@ -11,12 +11,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from mirrord.control import logs
 from mirrord.control.configuration import config
 from mirrord.control.configuration.config import Loaded
-from mirrord.control.configuration.validation import find_session, not_found, session_path
 from mirrord.control.host import clock, device_rate
 from mirrord.control.host.links import Links
 from mirrord.control.host.view import View
@@ -32,7 +31,7 @@ from mirrord.control.reporting import doctor, probes, report
 from mirrord.control.reporting import expiries as expiry_findings
 from mirrord.control.reporting import guests as guest_findings
 from mirrord.control.reporting.metrics import Reload, Row, WorkerState
-from mirrord.control.reporting.sources import sources
+from mirrord.control.reporting.sources import ShownSource, sources
 from mirrord.control.running.breaker import Breaker
 from mirrord.control.running.live import Live
 from mirrord.control.running.pipelines import Pipelines
@@ -41,6 +40,7 @@ from mirrord.control.surroundings import Surroundings
 from mirrord.dataplane.netns import own_name
 from mirrord.errors import ConfigError, MirrordError, Refused, of_host
 from mirrord.expiry import Now
+from mirrord.model.validation import find_session, not_found, session_path
 
 log = logger("service")
 T = TypeVar("T")
@@ -235,7 +235,7 @@ class Service:
         log.info("reloaded", path=self.path)
 
     async def change(self, new: Loaded, keep: Callable[[], None]) -> None:
-        """Run a changed configuration; for who holds `changing`.
+        """Run a changed configuration; the caller holds `changing`.
 
         `keep` is called, on a thread, when it is known what is to run and before anything is touched: if it raises, all
         stays as it was. Refused: the host does not allow a session that the change begins. ConfigError: it needs a
@@ -412,7 +412,7 @@ class Service:
 
         return await asyncio.to_thread(look)
 
-    async def sources(self, *, at_once: bool = False) -> list[dict[str, Any]]:
+    async def sources(self, *, at_once: bool = False) -> list[ShownSource]:
         """What could be mirrored, and who mirrors it now. Takes 0.2 s, and 2 s where a manager is slow; `at_once` as
         little as may be, without rates, for those who wait at a keyboard.
         """

@@ -8,13 +8,13 @@ from typing import Any
 
 from mirrord import __version__, expiry
 from mirrord.control.configuration.config import Loaded
-from mirrord.control.configuration.validation import find_session, not_found
 from mirrord.control.host import clock
 from mirrord.control.planning.in_force import expired, is_expired
 from mirrord.control.privileges import held
 from mirrord.control.reporting import report
 from mirrord.control.service import Service
 from mirrord.model import Filter, Mirror, Session
+from mirrord.model.validation import find_session, not_found
 
 
 class Shown:

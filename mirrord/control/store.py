@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mirrord.control import state_files
-from mirrord.control.http.peers import Caller
+from mirrord.control.callers import Caller
 from mirrord.control.logs import logger
 from mirrord.control.state_files import InUseError, Salvaged, StateLock
 from mirrord.errors import HostError, MirrordError, reason

@@ -53,6 +53,14 @@ class Forward:
 
     def __new__(cls, plan: ForwardPlan, matcher: Matcher | None, recorder: Ring | None = ..., /) -> Forward: ...
     def __call__(self, frame: Frame, /) -> Outcome: ...
+    def watch(self, duplicates: object, place: int, /) -> None:
+        """As Pipeline's."""
+
+def duplicates() -> object:
+    """Memory for what was copied, see forward/duplicates.py."""
+
+def classify(*, frame: Frame, pvid: int) -> tuple[int, int] | None:
+    """The tag that the frame has after port_vlan.classified."""
 
 def with_ethernet(*, packet: bytes, vnet: bytes, protocol: int) -> Unwrapped:
     """As without_ethernet.with_ethernet."""
@@ -95,6 +103,9 @@ class Pipeline:
     def gso_refused(self) -> int:
         """The errno that the kernel refused GSO with, after which copies leave one by one; or 0."""
 
+    def watch(self, duplicates: object, place: int, /) -> None:
+        """Remember copies there, as of this source. Before it runs."""
+
     def share(self, pipeline: Pipeline, /) -> None:
         """Use its rate limit's bucket. Before either runs."""
 
@@ -112,6 +123,7 @@ class Tap:
         tunnel: int,
         ip_header: bool,
         raw: bool,
+        pvid: int,
     ) -> Tap: ...
     def run(self) -> bool:
         """Forward what has been captured: at most a few blocks. Whether there is more."""

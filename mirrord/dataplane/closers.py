@@ -1,7 +1,7 @@
 """Threads that close sockets, many at a time and gone when there is nothing to close.
 
 To close a packet socket is to wait until no processor can come upon it any more, 10 ms and longer (synchronize_net in
-packet_release, net/packet/af_packet.c). Who waits at the same time waits for the same: 2,000 sockets one after the
+packet_release, net/packet/af_packet.c). Closes at the same time wait for the same event: 2,000 sockets one after the
 other take half a minute, and by 128 threads a quarter of a second.
 """
 
@@ -28,7 +28,7 @@ class Closers:
         self._threads = 0
 
     def submit(self, work: Callable[[], None]) -> None:
-        """Have this done soon; it raises nothing."""
+        """Do this soon, on one of the threads. It must not raise."""
         with self._state:
             self._work.append(work)
             more = self._threads < MOST

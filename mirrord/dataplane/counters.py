@@ -33,25 +33,26 @@ class Slot(enum.IntEnum):
     skipped_unmatched = 11
     skipped_own_copy = 12
     skipped_flow_limit = 13
-    dropped_ring_full = 14
-    dropped_send_error = 15
-    dropped_mtu_exceeded = 16
-    dropped_no_route = 17
-    dropped_malformed = 18
-    dropped_write_error = 19
-    dropped_link_down = 20
-    truncated = 21
-    segmented = 22
-    fragmented = 23
-    unplaced = 24  # later fragments, sampled or counted to a flow by a guess
-    flow_table_full = 25  # frames that passed since their flow had no place
-    zeroed = 26  # copies with payload overwritten
-    unfollowed = 27  # frames of these whose TCP connection was not seen from its SYN on, without a gap
-    latency_sum = 28  # nanoseconds
-    latency_bucket = 29  # the first of len(LATENCY_BOUNDS) + 1 slots; the last is for what took longer
+    skipped_duplicate = 14
+    dropped_ring_full = 15
+    dropped_send_error = 16
+    dropped_mtu_exceeded = 17
+    dropped_no_route = 18
+    dropped_malformed = 19
+    dropped_write_error = 20
+    dropped_link_down = 21
+    truncated = 22
+    segmented = 23
+    fragmented = 24
+    unplaced = 25  # later fragments, sampled or counted to a flow by a guess
+    flow_table_full = 26  # frames that passed since their flow had no place
+    zeroed = 27  # copies with payload overwritten
+    unfollowed = 28  # frames of these whose TCP connection was not seen from its SYN on, without a gap
+    latency_sum = 29  # nanoseconds
+    latency_bucket = 30  # the first of len(LATENCY_BOUNDS) + 1 slots; the last is for what took longer
 
 
-SKIPPED = ("sampled_out", "rate_limited", "paused", "unmatched", "own_copy", "flow_limit")
+SKIPPED = ("sampled_out", "rate_limited", "paused", "unmatched", "own_copy", "flow_limit", "duplicate")
 DROPPED = ("ring_full", "send_error", "mtu_exceeded", "no_route", "malformed", "write_error", "link_down")
 
 LATENCY_BOUNDS = tuple(50_000 << power for power in range(14))

@@ -79,7 +79,7 @@ class Moves:
             self._loop.attempt(tap, partial(self._finish_parting, tap))
 
     def broke(self, tap: Tap) -> None:
-        """An error put the tap aside: it changes no more."""
+        """An error put the tap aside: end its changes."""
         self._succeeding.discard(tap)
         if aside := self._parting.pop(tap, None):
             self._close(aside.capture)
@@ -156,7 +156,7 @@ class Moves:
     # --- the way out follows ---
 
     def give_rings(self, pipelines: Iterable[Pipeline]) -> None:
-        """Have the copies leave as frames come: by a TX ring where a ring captures."""
+        """Give the pipelines TX rings, where a ring captures their frames."""
         for pipeline in pipelines:
             self._loop.helper.submit(pipeline.new_tx_ring, partial(self._made_ring, pipeline))
 

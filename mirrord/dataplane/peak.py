@@ -1,4 +1,4 @@
-"""The highest of what was seen lately, for who looks from time to time and must not miss what came between.
+"""The highest value seen lately, for a reader that looks from time to time and must not miss what came between.
 
 It fades with time and not by being read: several readers see the same.
 """

@@ -12,9 +12,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mirrord.dataplane.counters import Counters, RuleCounters, Slot
+from mirrord.dataplane.forward.duplicates import Place
 from mirrord.dataplane.forward.step import Forward, Numbering
 from mirrord.dataplane.memory import Memory, Share
-from mirrord.dataplane.native import core, matcher
+from mirrord.dataplane.native import core, foresee, matcher
 from mirrord.dataplane.transmit.recorder import Recorder
 from mirrord.dataplane.ways_out import open_way_out
 from mirrord.plans import CONNECTIONS_BYTES, FLOW_BYTES, ForwardPlan, Payload, PipelinePlan
@@ -49,7 +50,8 @@ class Pipeline:
     """An open pipeline. `source` is the tap where it gets its frames, once it has joined one, see tap.tap_of.
 
     Where the plan has several workers it is one of several, each at a tap of its own: `beside` another one, whose rate
-    limit it shares. `memory` is what its tables come out of. What `recorder` keeps outlives it.
+    limit it shares. `memory` is what its tables come out of. What `recorder` keeps outlives it,
+    and so does what is remembered at its `place`.
 
     Raises OSError when it cannot be opened.
     """
@@ -62,9 +64,10 @@ class Pipeline:
         beside: Pipeline | None = None,
         numbering: Numbering | None = None,
         recorder: Recorder | None = None,
+        place: Place | None = None,
         memory: Memory | None = None,
     ) -> None:
-        self.plan = plan
+        self.plan, self.place = plan, place
         self.recorder = recorder or Recorder(native=native)
         memory = memory or Memory()
         self.tables, self.connections = Share(memory), Share(memory)
@@ -86,6 +89,7 @@ class Pipeline:
         forward = self._with_tables(plan.forward)
         self._forward = Forward(forward, self.rule_counters.row, numbering)
         if native:
+            foresee(plan.forward)
             self.native = core.Pipeline(
                 plan=forward,
                 way=self.transmit.native(),
@@ -96,6 +100,15 @@ class Pipeline:
             )
         if beside is not None:
             self._share(beside)
+        if self.place is not None and self.place.duplicates is not None:
+            self._forward.watch(self.place.duplicates, self.place.number)
+            if self.native is not None:
+                self.native.watch(self.place.duplicates.native, self.place.number)
+
+    @property
+    def group(self) -> object:
+        """Whose sources are to be read by the same worker; None: nobody's."""
+        return None if self.place is None else self.place.group
 
     def _share(self, beside: Pipeline) -> None:
         self._forward.state = beside._forward.state
@@ -164,7 +177,7 @@ class Pipeline:
             self.match(self.matches)
 
     def forward(self, frame: Frame) -> None:
-        """See to it that a frame of the tap's is sent, if it is wanted, and count what became of it."""
+        """Forward a frame of the tap, if it is wanted, and count what became of it."""
         counters = self.counters
         copies, reason, *altered = self._forward(frame)
         if reason is Slot.skipped_unmatched and self.matches is not None and self.matches.shares:
@@ -231,11 +244,11 @@ class Pipeline:
 
     @property
     def exclusive(self) -> bool:
-        """Whether it writes to what can be had only once: a file."""
+        """Whether it writes to what can be open only once: a file."""
         return self.transmit.exclusive
 
     def close(self) -> None:
-        """Let go of the way out. No tap may have it any more."""
+        """Close the way out. The pipeline must have left its tap."""
         self.native = None
         self.tables.want(0)
         self.connections.want(0)
@@ -251,12 +264,13 @@ def open_pipelines(
     plan: PipelinePlan,
     numbering: Numbering,
     recorder: Recorder | None = None,
+    place: Place | None = None,
     *,
     native: bool,
     memory: Memory | None = None,
 ) -> list[Pipeline]:
     """As many pipelines as the plan has workers, each to join a tap; their copies take numbers from `numbering`, their
-    tables come out of `memory`, and `recorder` keeps their copies.
+    tables come out of `memory`, `recorder` keeps their copies, which are remembered at `place`.
 
     OSError when one cannot be opened: then none is.
     """
@@ -264,7 +278,9 @@ def open_pipelines(
     try:
         while len(pipelines) < plan.workers:
             first = pipelines[0] if pipelines else None
-            one = Pipeline(plan, native=native, beside=first, numbering=numbering, recorder=recorder, memory=memory)
+            one = Pipeline(
+                plan, native=native, beside=first, numbering=numbering, recorder=recorder, place=place, memory=memory
+            )
             pipelines.append(one)
     except BaseException:
         for pipeline in pipelines:

@@ -47,7 +47,7 @@ class Rounds:
         self._epoll.register(descriptor, select.EPOLLIN)
 
     def unregister(self, descriptor: int) -> None:
-        """Wait for it no more. Before it is closed."""
+        """Stop waiting for this descriptor. To be called before it is closed."""
         self._epoll.unregister(descriptor)
 
     def wait(self, seconds: float, lagging: bool) -> list[News]:

@@ -1,5 +1,5 @@
 """A source that is captured: its packet socket or the end of a tunnel, on its way from mode to mode, and what it has
-counted. Who gets its frames is not its concern, see tap.py.
+counted. Which pipelines get its frames is the tap's concern, see tap.py.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Source:
         return self.capture.exclusive
 
     def close(self) -> None:
-        """Let go of the source. Its members, if it has any, are the caller's to close."""
+        """Close the source. The caller closes its members, if it has any."""
         with self._closing:
             if self._closed:
                 return

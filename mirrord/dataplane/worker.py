@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from mirrord.dataplane.closers import Closers
 from mirrord.dataplane.loop import Failure, Loop, reason
 from mirrord.dataplane.moves import Moves
+from mirrord.dataplane.native import foresee
 from mirrord.dataplane.rounds import LATENCY_SECONDS
 from mirrord.dataplane.tap import tap_of
 
@@ -68,7 +69,7 @@ class Worker(Loop):
         self.order(lambda: self.add_tap(tap))
 
     def join(self, tap: Tap, pipelines: Sequence[Pipeline]) -> None:
-        """Have these pipelines get frames of a tap that runs. Returns when they do, or failed: then each says why."""
+        """Give frames of a running tap to these pipelines. Returns when they join or fail; `failure` then says why."""
         done, begun = threading.Event(), time.monotonic()
         tap.foresee(joining=pipelines)
         self.order(lambda: self._join(tap, pipelines, done))
@@ -79,9 +80,10 @@ class Worker(Loop):
                 return
 
     def replace(self, pipeline: Pipeline, plan: PipelinePlan) -> None:
-        """Have a pipeline go on by another plan, soon."""
+        """Give a pipeline another plan, which it follows soon."""
         if (tap := tap_of(pipeline)) is not None:
             tap.foresee(changed={pipeline: plan.capture.selection})
+        foresee(plan.forward)
         self.order(lambda: self._replace(pipeline, plan))
 
     def remove(self, *pipelines: Pipeline, seconds: float | None = None) -> bool:
@@ -209,7 +211,7 @@ class Worker(Loop):
             last = len(pipelines) == len(tap.pipelines)
             if last and self._moves.awaited(tap):
                 continue
-            with suppress(Exception):  # of a broken one; they are members no more all the same
+            with suppress(Exception):  # of a broken one; they have ceased to be members all the same
                 tap.drop(pipelines)
             if last:
                 self._forget(tap)
@@ -238,7 +240,7 @@ class Worker(Loop):
         self.helper.submit(partial(self._closers.submit, partial(_close, tap, pipeline, done)), lambda _: None)
 
     def _end(self, pipeline: Pipeline) -> None:
-        """In place of the thread, which is not there any more."""
+        """Close it here: the worker's thread has ended."""
         tap = tap_of(pipeline)
         if tap is not None and pipeline in tap.pipelines:
             last = len(tap.pipelines) == 1
@@ -256,7 +258,7 @@ class Worker(Loop):
 
 
 def _close(tap: Tap | None, pipeline: Pipeline, done: threading.Event) -> None:
-    """The last that anybody hears of them."""
+    """Close them, count what was left unread, and say that it is done."""
     if tap is not None:
         with suppress(Exception):
             tap.close()

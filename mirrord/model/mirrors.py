@@ -29,6 +29,7 @@ from mirrord.values import (
     RecorderSize,
     RingSize,
     Snaplen,
+    Window,
 )
 
 MOST_SESSIONS = 4096  # of a mirror
@@ -168,6 +169,11 @@ class Mirror(Model):
     overlap: Literal["all", "first"] = "all"
     """`all`: every session that matches a frame copies it, of several with equal destinations the first alone. `first`:
     only the first of them by priority."""
+    duplicates: Literal["keep", "drop"] = "keep"
+    """What becomes of a packet that passes several of its sources, as a tap, the bridge and the uplink. `drop`: it is
+    copied once to a destination; its sources are then read by one worker."""
+    duplicate_window: Window = 1_000_000
+    """How far apart the sources show a packet at most: "1us" to "1s"."""
     sessions: tuple[Session, ...] = ()
     """What it consists of; at most 4,096, and 10,000 of all mirrors together."""
 
@@ -179,6 +185,9 @@ class Mirror(Model):
     def _contradictions(self) -> Iterator[tuple[str, ...]]:
         yield from too_many("sessions", self.sessions, MOST_SESSIONS)
         yield from repeated("sessions", "name", [session.name for session in self.sessions])
+        for index, session in enumerate(self.sessions if self.duplicates == "drop" else ()):
+            if session.workers > 1:
+                yield f"sessions[{index}].workers", 'one worker reads all sources of a mirror with duplicates = "drop"'
         if self.overlap == "first":
             yield from repeated("sessions", "priority", [one.priority for one in self.sessions if one.priority])
             for index, session in enumerate(self.sessions if len(self.sessions) > 1 else ()):

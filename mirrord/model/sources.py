@@ -85,7 +85,8 @@ class BridgeSource(CapturedSource):
     bridge: Device
     """The bridge's device."""
     vlan: VlanIds | None = None
-    """Only frames whose outermost tag has this id, or one of these."""
+    """Only frames whose outermost tag has this id, or one of these. On a bridge with `vlan_filtering` what comes in
+    without a tag is of its port's VLAN (PVID), and is copied with that tag."""
 
 
 class GuestSource(CapturedSource):

@@ -15,6 +15,7 @@ from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet, Raw
 
 from tests.conftest import MakeDaemon, MakeSniffer
+from tests.support.ctl import ctl
 from tests.support.packets import LINK
 from tests.support.send import send
 from tests.support.topology import Host, Topology
@@ -82,6 +83,7 @@ def test_an_overlays_uplink_is_mirrored_by_what_is_inside(
     left.run("iperf3", "--client", "10.5.0.2", "--bytes", "1M")
     assert server.wait(10) == 0
     assert mirrord.metrics().total("mirrord_rule_matched_frames_total", filter="icmp") == 6
+    assert "a inside vxlan vni 5, stripped" in ctl(mirrord.socket, "status")
     mirrord.stop()
 
     assert sorted(copies.stop().frames("icmp")) == sorted(overlay.stop().frames())

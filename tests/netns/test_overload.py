@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections import defaultdict
 
 from mirrord.dataplane.forward.conversation import Conversations
@@ -87,9 +88,9 @@ def in_at(recording: Recording, rate: int) -> set[int]:
 
 def converse(client: Host, source: Host) -> dict[int, str]:
     """Send them all at once, at what the shaper lets through; the hash of each, by its source port."""
-    receiver = client.spawn("python3", "-c", RECEIVE)
+    receiver = client.spawn(sys.executable, "-c", RECEIVE)
     wait_for(lambda: "listening" in receiver.output(), "the receiver listens")
-    sender = source.spawn("python3", "-c", SEND)
+    sender = source.spawn(sys.executable, "-c", SEND)
     assert sender.wait(90) == 0, sender.output()
     assert receiver.wait(30) == 0, receiver.output()
     return {int(port): told for port, told in json.loads(sender.output()).items()}

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import MakeDaemon, MakeSniffer
 from tests.support.daemon import Daemon
-from tests.support.send import send, udp_frame
+from tests.support.send import ENDS, send, udp_frame
 from tests.support.topology import Host, Topology
 from tests.support.wait import wait_for
 
@@ -89,6 +89,20 @@ def test_every_copy_leaves_whole_and_in_order(
     assert seen.tshark(*checks, expression="ip.checksum.status == 0 || _ws.malformed") == ""
     if way == "IPv6":
         assert len(seen.fields("udp.checksum", expression="ipv6 && udp.checksum != 0")) == COUNT
+
+
+def test_zeros_are_put_where_payload_was(
+    hosts: tuple[Host, Host], daemon: MakeDaemon, sniff: MakeSniffer, dataplane: str
+) -> None:
+    client, source = hosts
+    tap = sniff(source, "out", f"ether src {MACS[0]}")
+    mirrord = start(daemon, source, f'{TO_DEVICE}\npayload = "zero"', dataplane)
+    secret = b"attack at dawn" * 90
+    sent = [udp_frame(*ENDS, secret[: 5 + n % 1200]) for n in range(COUNT)]
+    send_each(client, sent)
+    mirrord.settle(COUNT)
+    seen = tap.stop()
+    assert seen.frames() == [udp_frame(*ENDS, bytes(5 + n % 1200)) for n in range(COUNT)]
 
 
 @pytest.mark.parametrize("way", ["device", "IPv4"])

@@ -87,13 +87,8 @@ def test_a_bond_and_what_belongs_to_it_see_the_same_frames() -> None:
     ]
 
 
-def test_a_bridge_with_vlans_and_a_bridge_into_files() -> None:
-    bridge = replace(Link("br0", 7, 1500, kind="bridge"), traits=Traits(vlan_filtering=True))
+def test_a_bridge_into_files() -> None:
     port = replace(ETH, master=7)
-    ((warning, counted),) = told('{ type = "bridge", bridge = "br0" }', bridge, port)
-    assert ("br0 filters VLANs" in warning, counted) == (True, False)
-    ((warning, counted),) = told('{ type = "bridge", bridge = "br0", vlan = 10 }', bridge, port)
-    assert ("vlan = [10] takes but one direction" in warning, counted) == (True, True)
     to = '{ type = "file", path = "/var/lib/mirrord/captures/a.pcapng" }'
     plain = Link("br0", 7, 1500, kind="bridge")
     ((warning, counted),) = told('{ type = "bridge", bridge = "br0" }', plain, port, to=to)
@@ -118,6 +113,7 @@ def test_traits_are_read_from_the_links_attributes(tmp_path: Path, monkeypatch: 
     assert read(b"macvtap\0", attribute(1, struct.pack("=I", 8))).mode == "passthru"
     assert read(b"bridge\0", attribute(7, b"\1")).vlan_filtering
     assert not read(b"bridge\0", attribute(7, b"\0")).vlan_filtering
+    assert not read(b"bridge\0", attribute(7, b"\1") + attribute(8, b"\x88\xa8")).vlan_filtering  # 802.1ad's
     assert read(b"vxlan\0", attribute(7, b"\1")) == Traits()
     for attached, mode in enumerate(("", "native", "generic", "offloaded", "several")):
         assert read(b"veth\0", b"", (43, attribute(2, bytes((attached,))))).xdp == mode

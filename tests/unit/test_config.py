@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from mirrord.control.configuration.config import Loaded, load
 from mirrord.control.configuration.refusals import Declared, refusals, unknown_names
-from mirrord.control.configuration.validation import examine
 from mirrord.errors import ConfigError
 from mirrord.model import Config, DeviceSource, Filter, Mirror, Session, VxlanDestination
+from mirrord.model.validation import examine
 
 ROOT = Path(__file__).parents[2]
 ALONE = "[daemon]\ninclude = []\n"

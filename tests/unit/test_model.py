@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from mirrord import model
-from mirrord.control.configuration.validation import examine
 from mirrord.model import Config, Daemon, FlowNetwork, Mirror, Model, Rule, Session
+from mirrord.model.validation import examine
 
 # The keys and defaults of the design, section 2. REQUIRED and OPTIONAL (no value) are how it marks the others.
 REQUIRED, OPTIONAL = object(), None
@@ -77,6 +77,8 @@ DOCUMENTED: dict[type[Model], dict[str, object]] = {
         "enabled": True,
         "expires": OPTIONAL,
         "overlap": "all",
+        "duplicates": "keep",
+        "duplicate_window": "1ms",
         "sessions": [],
     },
     Session: SESSION,
@@ -238,6 +240,10 @@ def session(**keys: object) -> dict[str, object]:
         (Daemon, {"latency": "1s"}, "a time of at most 10 ms"),
         (Daemon, {"latency": "11ms"}, "a time of at most 10 ms"),
         (Daemon, {"latency": 1}, "a time of at most 10 ms"),
+        (Mirror, {"duplicates": "drop", "sessions": [session(workers=2)]}, "one worker reads all sources"),
+        (Mirror, {"duplicate_window": "0ms"}, "a time of at most 1 s"),
+        (Mirror, {"duplicate_window": "2s"}, "a time of at most 1 s"),
+        (Mirror, {"duplicate_window": 1}, "a time of at most 1 s"),
         (Mirror, {"sessions": [session(), session()]}, "name 'a' is used more than once"),
         (Mirror, {"descripton": "x"}, "Extra inputs"),
         (model.DeviceSource, {"device": "a", "strip": True}, "needs `inside`"),
@@ -387,7 +393,12 @@ CONFIGS = keys(
     ),
     mirrors=st.dictionaries(
         NAMES,
-        keys({}, expires=EXPIRES, sessions=st.lists(SESSIONS, max_size=3, unique_by=lambda one: one["name"])),
+        keys(
+            {},
+            expires=EXPIRES,
+            duplicate_window=st.sampled_from(["50us", "1s"]),
+            sessions=st.lists(SESSIONS, max_size=3, unique_by=lambda one: one["name"]),
+        ),
         max_size=2,
     ),
 )

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mirrord.control import store
-from mirrord.control.http.peers import Caller
+from mirrord.control.callers import Caller
 from mirrord.control.store import AuditRecord, NotStoredError, Store, Write
 from mirrord.errors import HostError
 

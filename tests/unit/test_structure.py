@@ -81,3 +81,22 @@ def test_plans_are_made_without_opening_anything(name: str) -> None:
     ways = reached(name)
     wrong = OPENS_THINGS | {one for one in MODULES if one.startswith("mirrord.dataplane") and one not in DEFINITIONS}
     assert not [" -> ".join((*ways[one], one)) for one in sorted(wrong & ways.keys())]
+
+
+@pytest.mark.parametrize(
+    ("folder", "forbidden", "allowed"),
+    [
+        ("mirrord.model", ("mirrord.control", "mirrord.dataplane", "mirrord.cli"), ()),
+        ("mirrord.dataplane", ("mirrord.control", "mirrord.model", "mirrord.cli", "asyncio", "pydantic"), ()),
+        ("mirrord.control", ("mirrord.cli",), ()),
+        (
+            "mirrord.cli",
+            ("mirrord.control", "aiohttp"),
+            ("mirrord.control.configuration.config", "mirrord.control.planning.selection"),  # of what is not sent yet
+        ),
+    ],
+)
+def test_each_folder_rests_on_those_below(folder: str, forbidden: tuple[str, ...], allowed: tuple[str, ...]) -> None:
+    found = {other for name in MODULES if f"{name}.".startswith(f"{folder}.") for other in IMPORTS[name]}
+    above = tuple(f"{name}." for name in forbidden)
+    assert not [one for one in found - {*allowed} if f"{one}.".startswith(above)]

@@ -2,7 +2,7 @@
 
 A duration begins when its mirror is enabled. A file has no such moment that lasts over a restart, so a duration there
 is refused. What was made at run time keeps the Deadline that the duration became, and shows the time of it; that time
-sent back, as by who reads a mirror and writes it again, is the same Deadline.
+sent back, as by a client that reads a mirror and writes it again, is the same Deadline.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from mirrord import expiry
-from mirrord.control.configuration.validation import join
 from mirrord.errors import ConfigError, Problem, Refused
 from mirrord.expiry import Now
 from mirrord.model import Mirror
+from mirrord.model.validation import join
 from mirrord.values import unexpected
 
 

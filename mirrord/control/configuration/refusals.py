@@ -13,7 +13,6 @@ from fnmatch import fnmatchcase
 from itertools import chain
 from typing import NamedTuple
 
-from mirrord.control.configuration.validation import join
 from mirrord.control.planning.files import device_in, has_one_file, unfinished
 from mirrord.control.planning.listeners import reaches
 from mirrord.errors import Problem, nearest
@@ -36,6 +35,7 @@ from mirrord.model import (
     TunnelSource,
     VxlanDestination,
 )
+from mirrord.model.validation import join
 from mirrord.plans import CONNECTIONS_BYTES, FLOW_BYTES
 from mirrord.values import GLOB, show_size
 
@@ -179,7 +179,7 @@ def _comes_in(session: Session, end: Destination) -> bool:
 
 
 class _Readers:
-    """Sessions by what their sources read: who reads what is sent to a destination is found without asking them all."""
+    """Sessions by what their sources read: those that read what is sent to a destination are found without a search."""
 
     def __init__(self, sessions: Iterable[tuple[str, Session]]) -> None:
         self._named: dict[Hashable, list[tuple[str, Session]]] = {}

@@ -50,11 +50,11 @@ class Follower(ABC):
         self._news.set()
 
     def end(self) -> None:
-        """Follow no more, as soon as may be."""
+        """Stop following soon; do not wait for it."""
         self._task.cancel()
 
     async def close(self) -> None:
-        """Follow no more, and wait until that is so."""
+        """Stop following, and wait until that is done."""
         self.end()
         with suppress(asyncio.CancelledError):
             await self._task

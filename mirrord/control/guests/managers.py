@@ -41,7 +41,7 @@ class Managers:
         self._forget: asyncio.TimerHandle | None = None
 
     async def inventory(self, places: Collection[Place]) -> Inventory:
-        """What these managers told last; from now on they are followed, and no others. Waits for none of them."""
+        """What these managers told last; from now on these are followed, and no others. Waits for none of them."""
         for place in self._followers.keys() - set(places):
             await self._followers.pop(place).close()
         for place in places:
@@ -83,7 +83,7 @@ class Managers:
             follower.nudge()
 
     async def close(self) -> None:
-        """Follow no more."""
+        """Stop following all of them."""
         if self._forget is not None:
             self._forget.cancel()
         for follower in self._end_asked():

@@ -88,16 +88,16 @@ class Taking:
         )
 
     def add_rule(self, held: Held) -> None:
-        """Have what comes from the address look at its table."""
+        """Route what comes from the address by its table."""
         self._ask(kernel.RTM_NEWRULE, _rule(held), kernel.NLM_F_CREATE | kernel.NLM_F_EXCL)
 
     def remove_rule(self, held: Held) -> None:
-        """Have it do so no more."""
+        """Route it by the other rules again."""
         with suppress(OSError):
             self._ask(kernel.RTM_DELRULE, _rule(held))
 
     def put_routes(self, held: Held, network: Network, gateway: Address | None) -> None:
-        """Have the table hold the network, the gateway or the word that there is none, and nothing else."""
+        """Fill the table: the network, and the gateway or an unreachable default route; nothing else."""
         far = (
             _Route(b"", 0, gateway.packed, kernel.RTN_UNICAST)
             if gateway

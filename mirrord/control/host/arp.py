@@ -1,4 +1,4 @@
-"""Whether an IPv4 address is free on a link, and telling the link who has it now. RFC 5227, in less time.
+"""Find out whether an IPv4 address is free on a link, and announce it there. RFC 5227, in less time.
 
 The RFC waits two seconds before the first probe, between probes and after the last. Here all of it takes
 a second: on a link of servers an answer takes microseconds, and the operator has set the address aside.

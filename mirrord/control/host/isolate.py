@@ -5,7 +5,7 @@ device does, whatever becomes of the daemon, and the next start finds them. One 
 (mirrord-INDEX-of-BRIDGE), the others hold the port's settings and VLANs, which the kernel forgets. The index is in them
 because no two devices may have the same name. Of a port's forwarding and multicast tables nothing is kept.
 
-A port is given back only where it has no other place by then: who moved it meanwhile knows better.
+A port is given back only where nobody has moved it to another place meanwhile.
 
 bridge(8), ip-link(8); linux/if_link.h, linux/if_bridge.h, linux/rtnetlink.h
 """
@@ -66,7 +66,7 @@ class _Port(NamedTuple):
 class Isolations:
     """The ports that this process took off their bridges, by index. Blocks as long as the kernel takes, milliseconds.
 
-    OSError when netlink sockets cannot be had.
+    OSError when netlink sockets cannot be opened.
     """
 
     def __init__(self) -> None:

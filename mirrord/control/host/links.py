@@ -15,7 +15,7 @@ import socket
 import struct
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from itertools import chain
@@ -35,6 +35,7 @@ from mirrord.control.host.rtnetlink import (
     attribute,
     attributes,
     number,
+    pairs,
     text,
 )
 from mirrord.control.host.traits import traits
@@ -47,7 +48,7 @@ from mirrord.protocols import ETH_ALEN
 GROUPS = 0x1 | 0x8 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18
 
 NOT_SENDING = {1, 2, 3, 4}
-"""IF_OPER_NOTPRESENT, _DOWN, _LOWERLAYERDOWN, _TESTING (linux/if.h): what a device is given is dropped unsaid, also
+"""IF_OPER_NOTPRESENT, _DOWN, _LOWERLAYERDOWN, _TESTING (linux/if.h): what a device is given is dropped silently, also
 right after the carrier came, while its queue is not in place. Many have no state (unknown): the carrier alone tells."""
 ON_ANOTHER = {"vlan", "macvlan", "macvtap"}
 WITHOUT_ETHERNET = {256, 257, 258, 259, 512, 519, 768, 769, 776, 778, 823, 0xFFFE}
@@ -56,6 +57,7 @@ WireGuard and XFRM devices have: a packet socket sees their packets from the net
 
 
 _NEXT_HOP = struct.Struct("=HBBi")  # length, flags, weight, index (struct rtnexthop)
+_VLAN = struct.Struct("=HH")  # flags, id (struct bridge_vlan_info)
 _INDEX = struct.Struct("=4xi")  # where links, addresses and struct tcmsg have the device's index
 
 OF_A_DEVICE = {
@@ -91,7 +93,7 @@ class News:
 class Links:
     """The view on request, and a callback when it may have changed.
 
-    Of another network namespace, if one is given. OSError when netlink sockets cannot be had.
+    Of another network namespace, if one is given. OSError when netlink sockets cannot be opened.
     """
 
     def __init__(self, netns: Netns | None = None) -> None:
@@ -125,7 +127,7 @@ class Links:
             self._alarm = None
 
     def doubt(self) -> None:
-        """Have the next reading ask about everything."""
+        """Ask the kernel about everything at the next reading."""
         self._news.everything = True
 
     def watch(self, changed: Callable[[], None]) -> None:
@@ -180,6 +182,7 @@ class _Picture:
         self._links: dict[int, Link] = {}  # by index
         self._addresses: dict[int, frozenset[IPv4Address | IPv6Address]] = {}  # by the device's index
         self._default_routes: frozenset[int] = frozenset()
+        self._pvids: dict[int, int] = {}  # by index, of bridges that filter VLANs and their ports
 
     def close(self) -> None:
         self._neighbours.find(self._netlink, {})
@@ -196,9 +199,12 @@ class _Picture:
         # Nor of one that goes with a device that is down or gone.
         if everything or news.default_routes or news.indexes & self._default_routes:
             self._default_routes = frozenset(_default_routes(self._netlink))
+        if everything or news.indexes:
+            self._pvids = self._ask_pvids()
         routes, unreached = self._routes(paths)
+        links = (replace(link, pvid=self._pvids.get(link.index, 0)) for link in self._links.values())
         return View(
-            links={link.name: link for link in self._links.values()},
+            links={link.name: link for link in links},
             default_routes=self._default_routes,
             routes=routes,
             unreached=unreached,
@@ -228,6 +234,25 @@ class _Picture:
         else:
             self._links[index] = link
             self._addresses[index] = frozenset(chain.from_iterable(_usable(body, link.name) for body in bodies))
+
+    def _ask_pvids(self) -> dict[int, int]:
+        """Which VLAN what has no tag is of, on bridges that filter VLANs and on their ports."""
+        bridges = {link.index for link in self._links.values() if link.traits.vlan_filtering}
+        if not bridges:
+            return {}
+        found = {}
+        question = LINK.pack(socket.AF_BRIDGE, 0, 0, 0, 0)
+        question += attribute(kernel.IFLA_EXT_MASK, NUMBER.pack(kernel.RTEXT_FILTER_BRVLAN_COMPRESSED))
+        for body in self._netlink.dump(kernel.RTM_GETLINK, question):
+            index = LINK.unpack_from(body)[2]
+            link = self._links.get(index)
+            if link is None or not {link.index, link.master} & bridges:
+                continue
+            for kind, one in pairs(attributes(body, LINK.size).get(kernel.IFLA_AF_SPEC, b"")):
+                flags, vlan = _VLAN.unpack(one) if kind == kernel.IFLA_BRIDGE_VLAN_INFO else (0, 0)
+                if flags & kernel.BRIDGE_VLAN_INFO_PVID:
+                    found[index] = vlan
+        return found
 
     def _routes(self, paths: Collection[Path]) -> tuple[dict[Path, Route], dict[Path, str]]:
         """The routes, and why other paths have none."""

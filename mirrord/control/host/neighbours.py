@@ -24,7 +24,7 @@ POLL_SECONDS = 0.002
 """How long an answer is waited for when a neighbour is first asked for. Later ones are told of by the bell."""
 SILENCE_SECONDS = 1.0
 """How long a neighbour may be without an address before what is sent to it counts as lost: the kernel takes it, holds
-some of it back, and discards the rest unsaid. One that it keeps fresh is asked for ever, and never counts as failed."""
+some of it back, and discards the rest silently. One that it keeps fresh it asks for ever: that never is failed."""
 
 
 class Neighbour(NamedTuple):
@@ -109,7 +109,7 @@ class Neighbours:
                 )
 
     def _ask(self, netlink: Rtnetlink, wanted: Neighbour) -> Known:
-        """Have the kernel resolve it; what is known right after."""
+        """Ask the kernel to resolve it. Returns what is known right after."""
         body = _question(wanted, kernel.NTF_USE) + attribute(kernel.NDA_FLAGS_EXT, NUMBER.pack(kernel.NTF_EXT_MANAGED))
         with suppress(OSError):
             netlink.ask(kernel.RTM_NEWNEIGH, body, kernel.NLM_F_CREATE | kernel.NLM_F_REPLACE)

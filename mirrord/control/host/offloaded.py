@@ -17,7 +17,7 @@ FLAGS = {"bpf": 9, "flower": 22, "matchall": 3, "u32": 11}  # TCA_BPF_FLAGS_GEN,
 def with_offloaded_flows(indexes: Collection[int]) -> frozenset[int]:
     """Which of these devices, of this network namespace, have received frames handled in hardware.
 
-    OSError when a netlink socket cannot be had.
+    OSError when a netlink socket cannot be opened.
     """
     found = set()
     with closing(Rtnetlink()) as netlink:

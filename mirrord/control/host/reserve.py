@@ -67,7 +67,7 @@ class _Found(NamedTuple):
 class Reservations:
     """The devices reserved by this process, by index. Blocks for as long as the kernel takes, microseconds.
 
-    OSError when netlink sockets cannot be had.
+    OSError when netlink sockets cannot be opened.
     """
 
     def __init__(self) -> None:

@@ -14,6 +14,7 @@ from mirrord.control.host.rtnetlink import attributes, number, text
 from mirrord.control.host.view import Traits
 from mirrord.kernel import (
     IFLA_BR_VLAN_FILTERING,
+    IFLA_BR_VLAN_PROTOCOL,
     IFLA_GRE_COLLECT_METADATA,
     IFLA_GRE_REMOTE,
     IFLA_INFO_DATA,
@@ -24,6 +25,7 @@ from mirrord.kernel import (
     IFLA_XDP,
     IFLA_XDP_ATTACHED,
 )
+from mirrord.protocols import ETH_P_8021Q
 
 XDP_MODES = {1: "native", 2: "generic", 3: "offloaded", 4: "several"}  # XDP_ATTACHED_DRV, _SKB, _HW, _MULTI
 MACVLAN_MODES = {1: "private", 2: "vepa", 4: "bridge", 8: "passthru", 16: "source"}  # enum macvlan_mode
@@ -48,12 +50,18 @@ def traits(found: Mapping[int, bytes], info: Mapping[int, bytes]) -> Traits:
     return Traits(
         mode=modes.get(number(data.get(where)), "") if where in data else "",
         xdp=XDP_MODES.get(attached, "native") if attached else "",
-        vlan_filtering=kind == "bridge" and bool(number(data.get(IFLA_BR_VLAN_FILTERING))),
+        vlan_filtering=kind == "bridge" and _filters_vlans(data),
         functions=functions,
         virtual=virtual,
         multipoint=kind in ("gre", "ip6gre") and _multipoint(data),
         taken_off=bridge_of(alternative_names(found.get(IFLA_PROP_LIST, b""))),
     )
+
+
+def _filters_vlans(data: Mapping[int, bytes]) -> bool:
+    """Whether a bridge has VLANs of its own, of 802.1Q tags."""
+    protocol = int.from_bytes(data.get(IFLA_BR_VLAN_PROTOCOL, b""), "big")
+    return bool(number(data.get(IFLA_BR_VLAN_FILTERING))) and protocol in (0, ETH_P_8021Q)
 
 
 def _multipoint(data: Mapping[int, bytes]) -> bool:

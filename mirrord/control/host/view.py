@@ -24,7 +24,7 @@ class Traits(NamedTuple):
 
     mode: str = ""  # of a macvlan, macvtap or ipvlan, as `ip -d link` names it
     xdp: str = ""  # how an XDP program is attached: native, generic, offloaded, several; "": none is
-    vlan_filtering: bool = False  # a bridge with VLANs of its own
+    vlan_filtering: bool = False  # a bridge with VLANs of its own, of 802.1Q tags
     functions: int = 0  # SR-IOV: how many virtual functions the NIC has
     virtual: bool = False  # SR-IOV: a virtual function itself
     multipoint: bool = False  # a GRE device without a remote of its own: its packets begin with the outer headers
@@ -53,6 +53,7 @@ class Link:
     resolves: bool = True  # asks for the addresses of next hops
     carrier: bool = True  # what leaves by it gets somewhere
     loopback: bool = False
+    pvid: int = 0  # of a bridge with VLANs of its own, or its port: the one of what comes in without a tag; 0: none
     most_mtu: int = 0  # the largest that its driver takes; 0: unknown
     takes_ring: bool = False  # takes packets out of a TX ring as they are
     traits: Traits = NO_TRAITS

@@ -1,4 +1,4 @@
-"""Answers that are made as they are read: who reads slowly, or not at all, costs a piece of one and no more.
+"""Answers that are made as they are read: a client that reads slowly, or not at all, costs one piece of an answer.
 
 An answer that fits into a piece is sent as one. A longer one is made a piece at a time, each when the one before it has
 been taken; a reader that takes none for `PATIENCE_SECONDS` is left alone, and so is its connection.

@@ -14,12 +14,12 @@ from typing import Any
 from aiohttp import web
 
 from mirrord.control import applying
+from mirrord.control.callers import Caller, peer
 from mirrord.control.changes import Changes, Condition, Done, Target, tag_of
 from mirrord.control.configuration.config import Loaded
 from mirrord.control.http import openapi
 from mirrord.control.http.answers import json_response
 from mirrord.control.http.openapi import Resource
-from mirrord.control.http.peers import Caller, peer
 from mirrord.control.http.requests import MAX_BODY, STATUS, condition, flag, json_object, limit, period, since
 from mirrord.control.logs import logger
 from mirrord.control.running.live import Live

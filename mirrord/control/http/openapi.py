@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 from aiohttp import web
 from pydantic.json_schema import models_json_schema
 
 from mirrord import __version__
+from mirrord.control.callers import Caller
 from mirrord.control.http.requests import MAX_ROWS, STATUS
+from mirrord.control.planning.finding import ERROR, WARNING, Finding
+from mirrord.control.reporting.sources import ShownGuest, ShownSource
+from mirrord.control.store import AuditRecord
 from mirrord.model import Filter, FlowNetwork, Mirror, Session
 
 TEXT = {"type": "string"}
@@ -155,30 +159,41 @@ def _error() -> dict[str, Any]:
     return _object({"error": _object(keys)})
 
 
+_JSON: dict[Any, dict[str, Any]] = {
+    str: TEXT,
+    int: {"type": "integer"},
+    float: {"type": "number"},
+    bool: {"type": "boolean"},
+    list[str]: {"type": "array", "items": TEXT},
+    dict[str, str]: {"type": "object", "additionalProperties": TEXT},
+    Any: {"type": ["object", "null"]},
+}
+
+
+def _of(what: type, /, **narrower: dict[str, Any]) -> dict[str, Any]:
+    """What the fields of a type are in JSON; `narrower`: of those of which more is known."""
+    return {name: narrower.get(name) or _JSON[hint] for name, hint in get_type_hints(what).items()}
+
+
 def _audit_record() -> dict[str, Any]:
-    number, anything = {"type": "integer"}, {"type": ["object", "null"]}
-    return _object(
-        {"time": {"type": "string", "format": "date-time"}, "uid": number, "gid": number, "pid": number, "user": TEXT}
-        | {"operation": {"enum": OPERATIONS}, "kind": {"enum": KINDS}, "object": TEXT, "mirror": TEXT}
-        | {"old": anything, "new": anything, "result": {"enum": ["done", "refused"]}, "code": TEXT, "message": TEXT}
+    """Who did it in place of the caller."""
+    done = _of(
+        AuditRecord,
+        caller=TEXT,
+        operation={"enum": OPERATIONS},
+        kind={"enum": KINDS},
+        result={"enum": ["done", "refused"]},
     )
+    del done["caller"]
+    return _object({"time": {"type": "string", "format": "date-time"}} | _of(Caller) | done)
 
 
 def _source() -> dict[str, Any]:
-    number, index = {"type": "number"}, {"type": "integer"}
-    words = ("type", "name", "id", "nic_name", "mac", "manager")
-    labels = {"type": "object", "additionalProperties": TEXT}
-    guest = _object(dict.fromkeys(words, TEXT) | {"runs": {"type": "boolean"}, "nic": index, "labels": labels})
-    return _object(
-        dict.fromkeys(("device", "kind", "link", "state", "master"), TEXT)
-        | {"guest": {"anyOf": [guest, {"type": "null"}]}, "mirrored_by": {"type": "array", "items": TEXT}}
-        | {"frames_per_second": number, "bits_per_second": number}
-    )
+    return _object(_of(ShownSource, guest={"anyOf": [_object(_of(ShownGuest)), {"type": "null"}]}))
 
 
 def _finding() -> dict[str, Any]:
-    words = ("code", "problem", "remedy", "mirror", "session", "source")
-    return _object({"severity": {"enum": ["error", "warning"]}} | dict.fromkeys(words, TEXT))
+    return _object(_of(Finding, severity={"enum": [ERROR, WARNING]}))
 
 
 def _warning() -> dict[str, Any]:

@@ -43,7 +43,7 @@ STATUS = {
 
 
 async def json_object(request: web.Request) -> dict[str, Any]:
-    """The body. MirrordError when it is late, too large, or no JSON object. Who does not say what it is, means JSON."""
+    """The body. MirrordError when it is late, too large, or no JSON object. A body without a Content-Type is JSON."""
     if request.headers.get("Content-Type") and request.content_type not in JSON:
         message = f"expected Content-Type: application/json, not {request.content_type}"
         raise MirrordError("unsupported_media_type", message)

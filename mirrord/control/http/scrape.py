@@ -17,7 +17,7 @@ GZIP = zlib.MAX_WBITS | 16  # zlib.h, deflateInit2: with a header and trailer of
 
 
 def application(counts: Counts) -> web.Application:
-    """The web application that serves `/metrics`, in OpenMetrics to who asks for it."""
+    """The web application that serves `/metrics`, in OpenMetrics where the client asks for it."""
     process = ProcessCollector(registry=None)
 
     def families() -> Iterator[Family]:

@@ -71,7 +71,7 @@ class Server:
 
 
 def _crowded(server: web.Server, most: int) -> Callable[[], asyncio.Protocol]:
-    """The server's next connection; one too many ends the oldest, so that who hangs on keeps nobody out."""
+    """Accept a connection; at the limit the oldest one is closed, so that idle clients keep nobody out."""
 
     def connect() -> asyncio.Protocol:
         there = [one for one in server.connections if one.transport is not None]
@@ -79,7 +79,7 @@ def _crowded(server: web.Server, most: int) -> Callable[[], asyncio.Protocol]:
             transport = one.transport
             one.force_close()
             if transport is not None:
-                transport.abort()  # closed, it would go on to wait for who does not read
+                transport.abort()  # to close it would wait for a client that does not read
         return server()
 
     return connect

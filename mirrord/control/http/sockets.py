@@ -1,4 +1,4 @@
-"""The daemon's addresses, taken before anything runs: who asks early waits for an answer, and is not turned away."""
+"""The daemon's addresses, bound before anything runs: a client that connects early waits for its answer."""
 
 from __future__ import annotations
 

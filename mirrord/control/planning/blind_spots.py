@@ -40,7 +40,7 @@ def blind_spots(mirror: Mirror, session: Session, link: Link, view: View) -> Ite
     yield from _kind(link, view)
     if isinstance(session.source, BridgeSource):
         if link.name == session.source.bridge:
-            yield from _bridge(session, session.source, link)
+            yield from _bridge(session, link)
     else:
         yield from _seen_twice(mirror, session.source, link, view)
 
@@ -95,16 +95,7 @@ def _kind(link: Link, view: View) -> Iterator[BlindSpot]:
         yield _spot("macvlan_parent", problem, "nothing, if that is meant; else mirror the children", bypassed=False)
 
 
-def _bridge(session: Session, source: BridgeSource, link: Link) -> Iterator[BlindSpot]:
-    if link.traits.vlan_filtering:
-        problem = (
-            f"{link.name} filters VLANs: frames that come in by an access port (untagged) are mirrored without a tag,"
-            " those that come in by a tagged port with one"
-        )
-        if source.vlan:
-            problem += f", so that vlan = {list(source.vlan)} takes but one direction of a conversation between the two"
-        remedy = "mirror the tagged port as a device: both directions have the tag there"
-        yield _spot("vlan_filtering", problem, remedy, bypassed=bool(source.vlan))
+def _bridge(session: Session, link: Link) -> Iterator[BlindSpot]:
     if isinstance(session.destination, FileDestination):
         problem = (
             f"each port of {link.name} has a file of its own, of what comes in by it:"

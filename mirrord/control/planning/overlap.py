@@ -1,8 +1,8 @@
 """Which sessions of a mirror come before another on the same source: what they accept is theirs, and not copied again.
 
 With overlap = "first" these are all that have a higher priority. With "all" each session copies, but to equal
-destinations the first one alone: the receiver could not tell the two copies apart. Who wants both asks for it, by
-shared_vni in both sessions or by two mirrors.
+destinations the first one alone: the receiver could not tell the two copies apart. Both are copied where shared_vni is
+set in both sessions, or where they are of two mirrors.
 
 The filters alone decide. A session keeps what it accepts also while it waits, and what it samples out or cannot send.
 """
@@ -31,7 +31,7 @@ class Order:
         self._sessions = sorted(mirror.active, key=lambda one: one.priority or LAST)  # stable: else as written
         self._places = {session.name: place for place, session in enumerate(self._sessions)}
         first = mirror.overlap == "first"
-        self._ends = [None if first else _end(session.destination) for session in self._sessions]
+        self._ends = [None if first else end_of(session.destination) for session in self._sessions]
         self._named: dict[Hashable, list[int]] = {}  # places, by an end and a source's name
         self._patterns: dict[Hashable, list[tuple[int, str]]] = {}  # the same with a pattern, by an end and a namespace
         for place, session in enumerate(self._sessions):
@@ -72,7 +72,8 @@ def _name(source: Source, device: str) -> Hashable:
     return source.model_copy(update={"vlan": None})
 
 
-def _end(destination: Model) -> Hashable:
+def end_of(destination: Model) -> Hashable:
+    """What is the same of destinations that a receiver cannot tell apart."""
     return type(destination), *(getattr(destination, key) for key in _told_apart_by(type(destination)))
 
 

@@ -14,12 +14,15 @@ from typing import NamedTuple
 from mirrord.control.host.view import AbsentError, Lease, Link, Path, View
 from mirrord.control.planning import sources
 from mirrord.control.planning.blind_spots import blind_spots
-from mirrord.control.planning.destinations import path, shaping, way_out
+from mirrord.control.planning.destinations import way_out
 from mirrord.control.planning.finding import ERROR, Finding
 from mirrord.control.planning.guests import Resolved
 from mirrord.control.planning.leases import lease, refuse_if_set_aside
 from mirrord.control.planning.listeners import listen_plan
+from mirrord.control.planning.overlap import end_of
 from mirrord.control.planning.selection import Selections, taken_off
+from mirrord.control.planning.ways_out.common import shaping
+from mirrord.control.planning.ways_out.tunnel import path
 from mirrord.dataplane.filter.rules import Direction
 from mirrord.errors import Refused
 from mirrord.model import (
@@ -28,6 +31,7 @@ from mirrord.model import (
     DeviceDestination,
     DeviceSource,
     FileDestination,
+    Mirror,
     Session,
     TunnelDestination,
     TunnelSource,
@@ -134,7 +138,8 @@ class Planner:
         if selections is None or selections.config is not config:
             selections = Selections(config, selections)
         networks = {name: mirror.flow_network for name, mirror in config.mirrors.items() if mirror.flow_network}
-        context = view, native, config.daemon, config.flow_networks, networks
+        once = {name: mirror.duplicate_window for name, mirror in config.mirrors.items() if mirror.duplicates == "drop"}
+        context = view, native, config.daemon, config.flow_networks, networks, once
         known = self._known if context == self._context else {}
         planned: dict[Key, Known] = {}
         for name, mirror in config.mirrors.items():
@@ -236,11 +241,20 @@ def _entry(
     counted = session.filter if session.count_rules else None
     forward = replace(way.forward, guards=selections.guards(session), inside=selections.inside(session))
     pipeline = PipelinePlan(capture, forward, way.transmit, counted or "", session.workers, session.recorder)
+    pipeline = _copied_once(pipeline, config.mirrors[key.mirror], session)
     limit = _limit(config, session, view, leased)
     link = (("link", WITHOUT_ETHERNET),) if mirrored.raw else ()
     about = tuple({**dict(about), **dict(way.how), **dict(link)}.items())
     bypassed = any(spot.bypassed for spot in spots)
     return Entry(key, "up", "", pipeline, guest, about, warnings, limit, cause=way.trouble, bypassed=bypassed)
+
+
+def _copied_once(plan: PipelinePlan, mirror: Mirror, session: Session) -> PipelinePlan:
+    """The plan, where a packet of several sources is to be copied once: not to a file, which has one source."""
+    if mirror.duplicates != "drop" or isinstance(session.destination, FileDestination):
+        return plan
+    forward = replace(plan.forward, duplicate_window=mirror.duplicate_window)
+    return replace(plan, forward=forward, duplicates_of=end_of(session.destination))
 
 
 def _refuse_the_source(session: Session, source: Link, view: View) -> None:
@@ -282,6 +296,7 @@ def _capture(
         ring_size=size,
         promiscuous=isinstance(session.source, DeviceSource) and session.source.promiscuous,
         raw=source.raw,
+        pvid=source.pvid if isinstance(session.source, BridgeSource) else 0,
     )
 
 

@@ -118,7 +118,7 @@ class Selections:
         self._earlier = {}
 
     def _take_over(self, before: Selections) -> None:
-        """Know already what is the same."""
+        """Keep what has not changed since the configuration before."""
         was, now = before.config, self.config
         self._about = dict(before._about)
         self._earlier = before._known
@@ -255,6 +255,17 @@ def _words(session: model.Session) -> Iterator[tuple[str, str]]:
     yield "transmit", transmit
     if netns := getattr(session.source, "netns", None):
         yield "netns", netns
+    if isinstance(session.source, model.CapturedSource) and session.source.inside is not None:
+        yield "inside", _inside_words(session.source)
+
+
+def _inside_words(source: model.CapturedSource) -> str:
+    """As in: vxlan port 8472 vni 5, stripped."""
+    words = [str(source.inside)]
+    words += [f"port {source.inside_port}"] if source.inside_port is not None else []
+    words += [f"vni {source.vni}"] if source.vni is not None else []
+    words += [f"key {source.key}"] if source.key is not None else []
+    return " ".join(words) + ", stripped" * source.strip
 
 
 def _direction(name: str, *, guest: bool) -> Direction:

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 
 from mirrord.control.configuration.config import Loaded
 from mirrord.control.host.view import AbsentError, View
-from mirrord.control.planning.destinations import path
 from mirrord.control.planning.finding import ERROR, WARNING, Finding, tool
 from mirrord.control.planning.leases import lease
+from mirrord.control.planning.ways_out.tunnel import path
 from mirrord.control.reporting.metrics import Reload, Row
 from mirrord.control.reporting.probes import Host, Kept
 from mirrord.dataplane.counters import DROPPED, Slot

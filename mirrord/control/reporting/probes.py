@@ -150,7 +150,7 @@ def _is_coarse(plan: CapturePlan) -> bool:
     """Whether a socket of the same room takes less than the whole selection as its filter."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         try:
-            return not attach(probe, plan.selection, raw=plan.raw)
+            return not attach(probe, plan.selection, raw=plan.raw, pvid=plan.pvid)
         except OSError:
             return True
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TypedDict
 
 from mirrord.control.guests.inventory import Guest, GuestNic, Inventory
 from mirrord.control.host.view import View
@@ -13,14 +13,42 @@ from mirrord.control.reporting.metrics import Row
 NO_RATE = (0.0, 0.0)
 
 
+class ShownGuest(TypedDict):
+    """A NIC of a guest, and whose it is. `nic` is its index."""
+
+    type: str
+    name: str
+    id: str
+    nic_name: str
+    mac: str
+    manager: str
+    runs: bool
+    nic: int
+    labels: dict[str, str]
+
+
+class ShownSource(TypedDict):
+    """A device, or with `device` "" a guest's NIC that has none here. Rates are both ways together."""
+
+    device: str
+    kind: str
+    link: str
+    state: str
+    master: str
+    guest: ShownGuest | None
+    frames_per_second: float
+    bits_per_second: float
+    mirrored_by: list[str]
+
+
 def sources(
     view: View, inventory: Inventory, rows: Iterable[Row], rates: Mapping[str, tuple[float, float]]
-) -> list[dict[str, Any]]:
+) -> list[ShownSource]:
     """Every device by name, then every NIC of a guest that has no device here."""
     users: dict[str, list[str]] = {}
     for row in rows:
         users.setdefault(row.entry.key.source, []).append(f"{row.entry.key.mirror}/{row.entry.key.session}")
-    found: list[dict[str, Any]] = [
+    found: list[ShownSource] = [
         {
             "device": link.name,
             "kind": link.kind or ("loopback" if link.loopback else "nic"),
@@ -38,8 +66,17 @@ def sources(
     for place, answer in inventory.items():
         for guest in answer.guests:
             for index, nic in enumerate(guest.nics):
-                told = {"type": place.kind, "name": guest.name, "id": guest.id, "runs": guest.runs, "nic": index}
-                told |= {"nic_name": nic.name, "mac": nic.mac, "manager": place.address, "labels": dict(guest.labels)}
+                told = ShownGuest(
+                    type=place.kind,
+                    name=guest.name,
+                    id=guest.id,
+                    nic_name=nic.name,
+                    mac=nic.mac,
+                    manager=place.address,
+                    runs=guest.runs,
+                    nic=index,
+                    labels=dict(guest.labels),
+                )
                 if nic.device in by_device and not nic.netns:
                     by_device[nic.device]["guest"] = told
                 else:
@@ -53,9 +90,15 @@ def _why(guest: Guest, nic: GuestNic) -> str:
     return nic.reason or ("" if guest.runs else "it does not run")
 
 
-def _without_device(guest: dict[str, Any], reason: str) -> dict[str, Any]:
-    rate = {"frames_per_second": 0.0, "bits_per_second": 0.0}
-    return {
-        "device": "", "kind": guest["type"], "link": "", "state": reason or "no device here", "master": "",
-        "guest": guest, **rate, "mirrored_by": [],
-    }  # fmt: skip
+def _without_device(guest: ShownGuest, reason: str) -> ShownSource:
+    return ShownSource(
+        device="",
+        kind=guest["type"],
+        link="",
+        state=reason or "no device here",
+        master="",
+        guest=guest,
+        frames_per_second=0.0,
+        bits_per_second=0.0,
+        mirrored_by=[],
+    )

@@ -14,7 +14,7 @@ log = logger("pipelines")
 
 
 class HeldDevices:
-    """Blocks for as long as the kernel takes, microseconds. OSError when netlink sockets cannot be had."""
+    """Blocks for as long as the kernel takes, microseconds. OSError when netlink sockets cannot be opened."""
 
     def __init__(self) -> None:
         self._reservations = Reservations()

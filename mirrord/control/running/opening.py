@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 from mirrord.control.planning.plan import Key
+from mirrord.control.running.duplicates import Groups
 from mirrord.control.running.held_devices import HeldDevices
 from mirrord.control.running.patience import Patience
 from mirrord.control.running.recorders import Recorders
@@ -24,7 +25,10 @@ OPEN_SECONDS = 1.5
 class Opening:
     """Opens ways out. The copies of one session are numbered in one row, whichever of its sources they are of."""
 
-    def __init__(self, devices: HeldDevices, recorders: Recorders, *, native: bool, memory: Memory) -> None:
+    def __init__(
+        self, devices: HeldDevices, recorders: Recorders, groups: Groups, *, native: bool, memory: Memory
+    ) -> None:
+        self._groups = groups
         self._devices, self._recorders, self._native, self._memory = devices, recorders, native, memory
         self._patience = Patience()
         self._numberings: dict[tuple[str, str], Numbering] = {}  # by mirror and session
@@ -49,7 +53,10 @@ class Opening:
         try:
             self._devices.hold(plan.transmit)
             numbering, recorder = self._numberings[key[:2]], self._recorders.of(key, plan)
-            opening = partial(open_pipelines, plan, numbering, recorder, native=self._native, memory=self._memory)
+            opening = partial(
+                open_pipelines, plan, numbering, recorder, self._groups.of(key, plan),
+                native=self._native, memory=self._memory,
+            )  # fmt: skip
             if not isinstance(plan.transmit, FilePlan):
                 return opening()
             try:

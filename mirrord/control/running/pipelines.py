@@ -18,6 +18,7 @@ from mirrord.control.reporting.metrics import Row
 from mirrord.control.reporting.report import Counted
 from mirrord.control.running import rows
 from mirrord.control.running.breaker import Verdict
+from mirrord.control.running.duplicates import Groups
 from mirrord.control.running.held_devices import HeldDevices
 from mirrord.control.running.live import Live
 from mirrord.control.running.opening import Opening, close_all, state_after
@@ -54,7 +55,8 @@ class Pipelines:
         self._taps = Taps(self._workers, self._openers, native=native)
         self._devices = HeldDevices()
         self._recorders = Recorders(native=native, memory=self._memory)
-        self._opening = Opening(self._devices, self._recorders, native=native, memory=self._memory)
+        self._groups = Groups(self._memory, native=native)
+        self._opening = Opening(self._devices, self._recorders, self._groups, native=native, memory=self._memory)
         self._restarts = Restarts()
         self._said = Said()
         self._worker_failures = 0
@@ -96,6 +98,7 @@ class Pipelines:
             self._planned.show(entries)
             self._totals.forget(entries)
         self._opening.forget(entries)
+        self._groups.forget(wanted)
 
     def _add_all(self, adds: Sequence[Add]) -> None:
         """Open several at a time: it is waiting for the kernel, mostly."""
@@ -147,6 +150,7 @@ class Pipelines:
             self._totals.rename(old, new)
             self._planned.entries.pop(old, None)
         self._opening.rename(old, new)
+        self._groups.rename(old, new)
         self._recorders.rename(old, new)
         log.info("session renamed", **new._asdict(), before=f"{old.mirror}/{old.session}")
 

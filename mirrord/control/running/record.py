@@ -22,7 +22,7 @@ class Running:
     _sent: tuple[list[int], ...] = field(default=([], []), repr=False)  # copies, at the last two calls of `told`
 
     def follow(self, plan: PipelinePlan) -> None:
-        """Have the pipelines go on by another plan, soon."""
+        """Give the pipelines another plan, which they follow soon."""
         for pipeline, worker in self.placed:
             worker.replace(pipeline, plan)
 
@@ -62,6 +62,11 @@ class Running:
     def short_table(self) -> bool:
         """Whether there was no memory for its table of flows."""
         return any(pipeline.tables.short for pipeline, _ in self.placed)
+
+    @property
+    def short_duplicates(self) -> bool:
+        """Whether there was no memory for what was copied."""
+        return any(pipeline.place is not None and pipeline.place.duplicates is None for pipeline, _ in self.placed)
 
     @property
     def short_connections(self) -> bool:

@@ -1,8 +1,9 @@
 """The flight recorders of the sessions that are enabled, by session and source.
 
 One outlives its pipelines: what it holds is there after a reload and while its device is away, as after a guest that
-has crashed. Of a source that is planned no more the recorder stays until another source of its session needs one, so
-that there are never more of them than sources there were at a time. A session that is disabled or deleted keeps none.
+has crashed. The recorder of a source that is not planned any more stays until another source of its session needs
+one, so that there are never more of them than sources there were at a time. A session that is disabled or deleted keeps
+none.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ _MIRRORED, _SENT_BYTES, _TOO_LARGE = int(Slot.mirrored), int(Slot.sent_bytes), i
 
 
 NO_TABLE = "no memory for its table of flows (daemon.memory_limit): every flow is mirrored whole"
+ALL_COPIED = "no memory for what was copied (daemon.memory_limit): duplicates are copied, too"
 NO_CONNECTIONS = "no memory to follow connections in (daemon.memory_limit): all payload is zeros"
 NO_RECORDER = "no memory for its recorder (daemon.memory_limit): no frames are kept"
 
@@ -30,7 +31,7 @@ class Planned:
         self._by_name: dict[tuple[str, ...], list[Key]] = {}  # by mirror; by mirror and session
 
     def show(self, entries: Mapping[Key, Entry]) -> None:
-        """Have these be shown."""
+        """Show these entries from now on."""
         self.entries, self._by_name = dict(entries), {}
         for key in entries:
             for names in (key[:1], key[:2]):
@@ -72,6 +73,7 @@ def shortages(runs: Running) -> tuple[str, ...]:
         (runs.short_table, NO_TABLE),
         (runs.short_connections, NO_CONNECTIONS),
         (runs.short_recorder, NO_RECORDER),
+        (runs.short_duplicates, ALL_COPIED),
     )
     return tuple(told for is_short, told in short if is_short)
 

@@ -10,6 +10,7 @@ import errno
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
+from functools import partial
 
 from mirrord.control.host.device_rate import Place
 from mirrord.control.planning.plan import Key
@@ -18,7 +19,7 @@ from mirrord.dataplane.filter.rules import Selection
 from mirrord.dataplane.pipeline import Pipeline
 from mirrord.dataplane.tap import Tap, open_taps
 from mirrord.dataplane.worker import Worker
-from mirrord.plans import CapturePlan, PipelinePlan
+from mirrord.plans import CapturePlan
 
 _ANY = Selection()
 
@@ -43,14 +44,14 @@ class Taps:
         busy: Collection[Place],
         apart: Mapping[Key, Collection[Worker]],
     ) -> dict[Key, list[Worker] | OSError]:
-        """Have these sessions' pipelines get frames: the workers of each, or why it cannot have any.
+        """Give frames to these sessions' pipelines. Returns the workers of each, or why it cannot have any.
 
         `busy`: sources that are captured by a ring at once, if that is open. `apart`: workers that a session is not to
         be on, where it can be had.
         """
         wanted: dict[Shared, list[Key]] = {}
         for key, pipelines in opened.items():
-            shared = _shared(key, pipelines[0].plan)
+            shared = _shared(key, pipelines[0])
             if any(worker in apart.get(key, ()) for _, worker in self._taps.get(shared, [])):
                 shared = key, "apart"  # from the tap that its work failed on
             wanted.setdefault(shared, []).append(key)
@@ -71,7 +72,7 @@ class Taps:
         return results
 
     def remove(self, removed: Mapping[Key, Sequence[tuple[Pipeline, Worker]]]) -> None:
-        """Have these get no more frames, once they have got what was captured for them; then they are closed."""
+        """Forward what was captured for these, give them nothing more, and close them."""
         leaving: dict[Worker, list[Pipeline]] = {}
         for pipelines in removed.values():
             for pipeline, worker in pipelines:
@@ -119,9 +120,11 @@ class Taps:
         loads = {worker: len(worker.pipelines) for worker in self._workers.all}
         try:
             for _ in taps:
-                workers.append(
-                    self._workers.writer() if writes else self._workers.least_busy(loads, [*workers, *apart])
+                together = self._together(pipelines[0].group, apart)
+                another = (
+                    self._workers.writer if writes else partial(self._workers.least_busy, loads, [*workers, *apart])
                 )
+                workers.append(together or another())
         except (OSError, RuntimeError) as error:
             for tap in taps:
                 tap.close()
@@ -132,9 +135,18 @@ class Taps:
             worker.add(tap)
         return workers
 
+    def _together(self, group: object, apart: Collection[Worker]) -> Worker | None:
+        """The worker that runs this group's sources, if there is one; None for no group."""
+        running = (one for taps in self._taps.values() for one in taps) if group is not None else ()
+        for tap, worker in running:
+            if any(one.group is group for one in tap.pipelines) and not (worker.ended or worker in apart):
+                return worker
+        return None
 
-def _shared(key: Key, plan: PipelinePlan) -> Shared:
+
+def _shared(key: Key, pipeline: Pipeline) -> Shared:
     """A tunnel's end is one session's alone; so is the source of one that waits for a disk."""
+    plan = pipeline.plan
     if not plan.capture.shared or plan.transmit.waits:
         return (key,)
-    return replace(plan.capture, selection=_ANY), plan.workers
+    return replace(plan.capture, selection=_ANY), plan.workers, pipeline.group

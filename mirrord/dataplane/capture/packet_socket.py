@@ -26,6 +26,7 @@ from mirrord.dataplane.capture.fanout import Group, set_slowly, steer
 from mirrord.dataplane.capture.way_in import Kind, MovableWayIn, Statistics, WayIn
 from mirrord.dataplane.filter import bpf, several
 from mirrord.dataplane.frame.headers import Tag
+from mirrord.dataplane.frame.port_vlan import classified
 from mirrord.dataplane.frame.wire import VNET, Frame, Vnet
 from mirrord.dataplane.frame.without_ethernet import with_ethernet
 from mirrord.dataplane.netns import inside
@@ -109,7 +110,7 @@ class Capture(MovableWayIn):
         self._error = 0  # what a reading came upon
         self.ring: mmap.mmap | None = None
         self._statuses = memoryview(b"")  # the first word of each block's state, in the ring's memory
-        self.kind = Kind(raw=plan.raw)
+        self.kind = Kind(raw=plan.raw, pvid=plan.pvid)
         self._block = 0
         self._at, self._left = 0, 0  # the next frame in the block, and how many there are from it on; or 0
         inside(plan.netns, self._open)
@@ -186,7 +187,7 @@ class Capture(MovableWayIn):
         """Take what any of these wants from now on; none is missed that was wanted before, too. OSError when there is
         no room: then it goes on as before.
         """
-        self.exact = several.attach(self.socket, *selections, raw=self.plan.raw)
+        self.exact = several.attach(self.socket, *selections, raw=self.plan.raw, pvid=self.plan.pvid)
         self.selections = selections
 
     def movable(self) -> MovableWayIn | None:
@@ -238,7 +239,7 @@ class Capture(MovableWayIn):
     def read(self) -> Iterator[Frame]:
         """The frames that are there now: at most one block of a ring, or one batch of a plain socket.
 
-        Who takes no more of them finds the next one the next time.
+        A caller that stops early gets the next frame at the next call.
         """
         return self._read_socket() if self.ring is None else self._read_block(self.ring)
 
@@ -266,10 +267,16 @@ class Capture(MovableWayIn):
             protocol = int.from_bytes(ring[at + _PROTOCOL : at + _PROTOCOL + 2], "big")
             if not self._left:
                 self._give_back()
-            yield with_ethernet(frame, protocol) if self.plan.raw else frame
+            yield self._as_captured(frame, protocol)
+
+    def _as_captured(self, frame: Frame, protocol: int) -> Frame:
+        """The frame with what it lacks on this device."""
+        if self.plan.raw:
+            return with_ethernet(frame, protocol)
+        return classified(frame, self.plan.pvid) if self.plan.pvid else frame
 
     def _give_back(self) -> None:
-        """Let the kernel have the block again: its last frame was taken out."""
+        """Give the block back to the kernel: its last frame was taken out."""
         assert self.ring is not None  # that it is a block of
         _BLOCK_STATUS.pack_into(self.ring, self._block * BLOCK_SIZE + _STATUS_AT, kernel.TP_STATUS_KERNEL)
         self._block = (self._block + 1) % self.block_count
@@ -297,7 +304,7 @@ class Capture(MovableWayIn):
                 vnet=Vnet._make(VNET.unpack_from(data)),
                 time=time,
             )
-            yield with_ethernet(frame, address[1]) if self.plan.raw else frame
+            yield self._as_captured(frame, address[1])
 
     def close(self) -> None:
         self._statuses.release()

@@ -29,6 +29,7 @@ class Kind(NamedTuple):
     tunnel: int = 0  # a raw socket where a tunnel of this kind ends; 0: a packet socket
     ip_header: bool = False  # the tunnel's packets begin with an IP header
     raw: bool = False  # the device's packets have no Ethernet header
+    pvid: int = 0  # what has no tag there is of this VLAN; 0: of none
 
 
 class WayIn(ABC):
@@ -78,7 +79,7 @@ class WayIn(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of it."""
+        """Close it."""
 
     def movable(self) -> MovableWayIn | None:
         """Itself, where it may give way to one of another mode while frames come."""
@@ -101,7 +102,7 @@ class WayIn(ABC):
         return seen.taken
 
     def follow_way_out(self, forward: ForwardPlan) -> None:  # noqa: B027 (most hand over frames as they are)
-        """Know what becomes of its frames."""
+        """Take from the forward plan how long a frame may be that goes on."""
 
     def take_unread(self) -> int:
         """What was thrown away when it was closed, and is not counted: once."""

@@ -67,11 +67,12 @@ class _Jump(NamedTuple):
 class Assembler:
     """Collects instructions, jumps and labels in order; `program` resolves them.
 
-    `raw`: what the program is for begins with its network header, see frame/without_ethernet.py.
+    `raw`: what the program is for begins with its network header, see frame/without_ethernet.py. `pvid`: what has no
+    tag there is of this VLAN, see frame/port_vlan.py; 0: of none.
     """
 
-    def __init__(self, *, raw: bool = False) -> None:
-        self.raw = raw
+    def __init__(self, *, raw: bool = False, pvid: int = 0) -> None:
+        self.raw, self.pvid = raw, pvid
         self._items: list[Instruction | _Jump | Label] = []
 
     def emit(self, code: int, k: int = 0) -> None:
@@ -87,7 +88,7 @@ class Assembler:
         self._items.append(_Jump(JA, 0, label, None))
 
     def place(self, label: Label) -> None:
-        """Have the label mean the instruction that comes next."""
+        """Place the label before the next instruction."""
         self._items.append(label)
 
     def program(self) -> Program:

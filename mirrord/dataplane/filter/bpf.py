@@ -41,15 +41,15 @@ _MAX_COARSE_RULES = 32
 
 
 @lru_cache(maxsize=1024)
-def compile_selection(selection: Selection, *, numbered: bool = False, raw: bool = False) -> Program:
+def compile_selection(selection: Selection, *, numbered: bool = False, raw: bool = False, pvid: int = 0) -> Program:
     """The program that gives 0 for a frame not captured, 0xFFFFFFFF (keep all of it) for one that is.
 
     `numbered`: for a frame that a rule accepts, instead, that rule's place in `selection.rules`, from 1. The program
     may be longer than the kernel takes (4096 instructions); userspace runs any.
 
-    `raw`: for the socket of a device without Ethernet.
+    `raw`, `pvid`: for the socket of a device without Ethernet, or of a bridge's port, as an Assembler has them.
     """
-    asm, reject = Assembler(raw=raw), Label()
+    asm, reject = Assembler(raw=raw, pvid=pvid), Label()
     refuse_marked(asm, selection, reject)
     if selection.direction != Direction.BOTH:
         ask(asm, direction_clause(selection.direction), reject)
@@ -221,7 +221,7 @@ def runs(numbers: frozenset[int]) -> list[tuple[int, int]]:
 
 
 def attach_reject_all(sock: socket.socket) -> None:
-    """Have the kernel keep every frame from a socket; what it holds already stays. OSError as setsockopt."""
+    """Attach a filter that rejects every frame; what it holds already stays. OSError as setsockopt."""
     _attach(sock, REJECT_ALL)
 
 
@@ -263,7 +263,7 @@ def bare(selection: Selection) -> Selection:
 
 
 def attach_program(sock: socket.socket, program: Program) -> bool:
-    """Have the kernel filter a socket by a program, in place of any it has; False when it is too long for it."""
+    """Attach a program as a socket's filter, in place of any it has. False when it is too long for the kernel."""
     if len(program) > MAX_INSTRUCTIONS:
         return False
     try:

@@ -54,12 +54,17 @@ def read_outer_vlan(asm: Assembler) -> None:
     asm.emit(op.LD_H_ABS, ETH_HEADER - 2)
     _one_of(asm, TPIDS, tagged, untagged)
     asm.place(untagged)
-    asm.emit(op.LD_IMM, NONE)
+    asm.emit(op.LD_IMM, asm.pvid or NONE)
     asm.goto(done)
     asm.place(tagged)
     asm.emit(op.LD_H_ABS, ETH_HEADER)
+    asm.emit(op.AND, 0xFFF)
+    asm.goto(done)
     asm.place(known)
     asm.emit(op.AND, 0xFFF)
+    if asm.pvid:
+        asm.jump(op.JEQ, 0, false=done)
+        asm.emit(op.LD_IMM, asm.pvid)
     asm.place(done)
     asm.emit(op.ST, Cell.VLAN)
 

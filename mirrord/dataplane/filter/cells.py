@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from mirrord.dataplane.filter import assembler as op
 from mirrord.dataplane.filter.assembler import WORD, Assembler, Label
-from mirrord.protocols import ETH_HEADER
+from mirrord.protocols import ETH_HEADER, TPIDS
 
 NONE = WORD  # no tag, no protocol, no port
 
@@ -69,6 +69,7 @@ FLAGS_KNOWN = 0x100
 DSCP_SHIFT, DSCP_KNOWN, DSCP_MASK = 16, 0x40, 0x7F
 ICMP_KNOWN = 0x10000  # no port is as high
 _MASK_SHIFT = 8
+_TAG = 4  # bytes
 _MACS: Mapping[int, int] = {
     Cell.SOURCE_MAC: 6,
     Cell.SOURCE_MAC_END: 10,
@@ -97,6 +98,8 @@ def load(asm: Assembler, asked: int, loaded: int | None) -> None:
         case Cell.LENGTH if asm.raw:
             asm.emit(op.LD_LEN)
             asm.emit(op.ADD, ETH_HEADER)
+        case Cell.LENGTH if asm.pvid:
+            _length_with_tag(asm)
         case Cell.LENGTH:  # a tag that the kernel took off is four bytes more
             asm.emit(op.LD_W_ABS, op.VLAN_TAG_PRESENT)
             asm.emit(op.LSH, 2)
@@ -115,6 +118,25 @@ def load(asm: Assembler, asked: int, loaded: int | None) -> None:
             asm.emit(op.LD_MEM, STORED[part])
         case cell:
             asm.emit(op.LD_MEM, cell)
+
+
+def _length_with_tag(asm: Assembler) -> None:
+    """The same where every frame has a tag: in its bytes, or four bytes more."""
+    beside, inside, done = Label(), Label(), Label()
+    asm.emit(op.LD_W_ABS, op.VLAN_TAG_PRESENT)
+    asm.jump(op.JEQ, 0, false=beside)
+    asm.emit(op.LD_LEN)
+    asm.jump(op.JGE, ETH_HEADER + _TAG, false=beside)
+    asm.emit(op.LD_H_ABS, ETH_HEADER - 2)
+    for tpid in TPIDS:
+        asm.jump(op.JEQ, tpid, true=inside)
+    asm.place(beside)
+    asm.emit(op.LD_LEN)
+    asm.emit(op.ADD, _TAG)
+    asm.goto(done)
+    asm.place(inside)
+    asm.emit(op.LD_LEN)
+    asm.place(done)
 
 
 def _mac(asm: Assembler, part: int) -> None:

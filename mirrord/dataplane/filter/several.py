@@ -2,8 +2,8 @@
 
 The kernel runs one program for all: `compile_selections`. Userspace then has to know whose a frame is. The matcher of
 each selection has the last word, but to ask each of many takes long, and nearly all say no: so `compile_sets` gives a
-program that reads the frame's headers once, and by the values of its fields cuts down who is left. It never leaves out
-one that wants the frame.
+program that reads the frame's headers once, and by the values of its fields reduces the set of candidates. It never
+leaves out one that wants the frame.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MOST = 1 << 16
 
 
 @lru_cache(maxsize=64)
-def compile_selections(selections: tuple[Selection, ...], *, raw: bool = False) -> Program:
+def compile_selections(selections: tuple[Selection, ...], *, raw: bool = False, pvid: int = 0) -> Program:
     """The program that takes a frame which any of these selections wants, as compile_selection's takes one's.
 
     What asks the same of all is asked first. Selections that only ever accept then become one decision, whose cost does
@@ -49,8 +49,8 @@ def compile_selections(selections: tuple[Selection, ...], *, raw: bool = False) 
     """
     selections = _without_covered(selections)
     if len(selections) == 1:
-        return compile_selection(selections[0], raw=raw)
-    asm, reject, accept = Assembler(raw=raw), Label(), Label()
+        return compile_selection(selections[0], raw=raw, pvid=pvid)
+    asm, reject, accept = Assembler(raw=raw, pvid=pvid), Label(), Label()
     if len({(one.mark, one.mark_mask) for one in selections}) == 1:
         refuse_marked(asm, selections[0], reject)
         selections = tuple(replace(one, mark_mask=0) for one in selections)
@@ -148,13 +148,13 @@ _COARSER: tuple[Callable[[Selection], Selection], ...] = (
 """What may be attached in a selection's place, the most exact first."""
 
 
-def attach(sock: socket.socket, *selections: Selection, raw: bool = False) -> bool:
+def attach(sock: socket.socket, *selections: Selection, raw: bool = False, pvid: int = 0) -> bool:
     """Have the kernel take what any of these selects, in place of any filter that the socket has. True: exactly that.
 
     False: more than that, because the program is longer than the kernel takes; who reads the socket must match exactly.
     Besides MAX_INSTRUCTIONS, net.core.optmem_max bounds it (ENOMEM). OSError where size is not the question.
 
-    `raw`: what the socket gets begins with the network header.
+    `raw`, `pvid`: of what device the socket is, as an Assembler has them.
     """
     tried: list[tuple[Selection, ...]] = []
     for coarse in _COARSER:
@@ -162,7 +162,7 @@ def attach(sock: socket.socket, *selections: Selection, raw: bool = False) -> bo
         if candidate in tried:
             continue
         tried.append(candidate)
-        if attach_program(sock, compile_selections(candidate, raw=raw)):
+        if attach_program(sock, compile_selections(candidate, raw=raw, pvid=pvid)):
             return len(tried) == 1
     raise OSError(errno.ENOMEM, "net.core.optmem_max leaves no room for any socket filter")
 

@@ -1,7 +1,7 @@
 """What the first fragment of a datagram told, for its later ones, which do not say it themselves.
 
 Bounded: of the last MOST first fragments. A datagram's fragments follow each other closely, so that this is plenty;
-what does not find its first one is counted by who asks.
+what does not find its first one is counted by the caller.
 
 RFC 791 3.2: the fragments of a datagram have source, destination, protocol and identification in common. RFC 8200 4.5:
 in IPv6 the same without the protocol.

@@ -6,7 +6,7 @@ limits, the session's sequence numbers, the flows that are limited, and what the
 
 The steps, in order: exact match (where the kernel ran a coarse filter, or rules are counted; then of the frame inside
 of a tunnel's packet, where that is meant), own copies, whether copies are made at all, sampling, the flow's limit, the
-frame as the wire carried it, payload, VLAN tag off and on, snaplen, path MTU, the two limits, header.
+frame as the wire carried it, duplicates, payload, VLAN tag off and on, snaplen, path MTU, the two limits, header.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.rules import Selection, decide
 from mirrord.dataplane.forward.connections import EVERYTHING, NOTHING, Connections, Shown
 from mirrord.dataplane.forward.conversation import Conversations
+from mirrord.dataplane.forward.duplicates import Duplicates
 from mirrord.dataplane.forward.encap import Facts
 from mirrord.dataplane.forward.flows import Flow, Flows, passes
 from mirrord.dataplane.forward.inside import frame_inside
@@ -125,6 +126,7 @@ class Forward:
         self._conversations, self._own_copies = Conversations(), OwnCopies()
         self._connections: Connections | None = None
         self._flows: Flows | None = None
+        self._duplicates: tuple[Duplicates, int] | None = None
 
     def __call__(self, frame: Frame) -> Outcome:
         plan = self.plan
@@ -201,6 +203,8 @@ class Forward:
             return Outcome(reason=Slot.dropped_malformed)
         if flow is not None:
             flow.count(len(rebuilt), frame.length)
+        if plan.duplicate_window and self._is_duplicate(frame, rebuilt):
+            return Outcome(reason=Slot.skipped_duplicate)
         zeroed = 0
         if shown.kept is not None:
             behind = range(0, len(rebuilt) * frame.vnet.gso_size + 1, frame.vnet.gso_size or 1)
@@ -243,6 +247,17 @@ class Forward:
             return self._connections.show(frame, headers)
         self._connections = None
         return EVERYTHING if self.plan.payload is Payload.keep else NOTHING
+
+    def watch(self, duplicates: Duplicates, place: int) -> None:
+        """Remember copies there, as of this source."""
+        self._duplicates = duplicates, place
+
+    def _is_duplicate(self, frame: Frame, packets: list[bytes]) -> bool:
+        if self._duplicates is None:
+            return False
+        seen, place = self._duplicates
+        cut = max(frame.length - len(frame.data), 0)
+        return seen.all_seen(packets, cut, place, frame.time, self.plan.duplicate_window)
 
     def _accepts(self, exact: Selection, what: _Parsed, *, counted: bool = True) -> bool:
         decision = decide(exact, what.headers, egress=what.frame.egress)

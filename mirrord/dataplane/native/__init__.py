@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mirrord.dataplane.filter.rules import Selection
     from mirrord.plans import ForwardPlan
 
-__all__ = ["Matcher", "NativeMember", "core", "matcher", "missing"]
+__all__ = ["Matcher", "NativeMember", "core", "foresee", "matcher", "missing"]
 
 
 def mismatch(found: Any) -> str:
@@ -75,6 +75,12 @@ def matcher(plan: ForwardPlan, counts: array[int] | None = None) -> Matcher | No
     if plan.exact is None and inside is None:
         return None
     return Matcher(_program(plan.exact), _program(inside), counts)
+
+
+def foresee(plan: ForwardPlan) -> None:
+    """Make the program that only this plan's frames in tunnels take: it is kept till then, and may take long."""
+    if plan.inside is not None:
+        _program(plan.inside.selection)
 
 
 def _program(selection: Selection | None) -> bytes:

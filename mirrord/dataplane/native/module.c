@@ -13,6 +13,7 @@ typedef struct {
 	Py_buffer counters, sequence, output, tx_ring;
 	PyObject *callback; /* gives the next file, or a lane its socket */
 	PyObject *beside; /* whose state it shares, or NULL */
+	PyObject *duplicates; /* or NULL */
 } Pipeline;
 
 /* Called in the middle of a turn, which runs without the GIL. */
@@ -109,6 +110,7 @@ static void Pipeline_dealloc(PyObject *object)
 	PyBuffer_Release(&self->tx_ring);
 	Py_XDECREF(self->callback);
 	Py_XDECREF(self->beside);
+	Py_XDECREF(self->duplicates);
 	clear_plan(&self->pipeline.plan);
 	release(object);
 	Py_DECREF(type);
@@ -193,6 +195,13 @@ static PyObject *Pipeline_sampling_rate(PyObject *object, PyObject *unused)
 	return PyLong_FromUnsignedLong(rate_in_force(&pipeline->plan, pipeline->state));
 }
 
+static PyObject *Pipeline_watch(PyObject *object, PyObject *arguments)
+{
+	Pipeline *self = (Pipeline *)object;
+
+	return watch_duplicates(arguments, &self->duplicates, &self->pipeline.own) ? Py_NewRef(Py_None) : NULL;
+}
+
 static PyMethodDef pipeline_methods[] = {
 	{ "replace", (PyCFunction)(void (*)(void))Pipeline_replace, METH_VARARGS | METH_KEYWORDS,
 	  "replace(*, plan, matcher, recorder, way, shares): forward by another plan, and another way, from now on, and keep\n"
@@ -201,6 +210,8 @@ static PyMethodDef pipeline_methods[] = {
 	  "The errno that the kernel refused GSO with, after which copies leave one by one; or 0." },
 	{ "sampling_rate", Pipeline_sampling_rate, METH_NOARGS, "The sampling rate in force." },
 	{ "flows", Pipeline_flows, METH_NOARGS, "How many flows are known." },
+	{ "watch", Pipeline_watch, METH_VARARGS,
+	  "watch(duplicates, place): remember copies there, as of this source. Before it runs." },
 	{ "share", Pipeline_share, METH_O, "share(pipeline): use its rate limit's bucket. Before either runs." },
 	{ NULL, NULL, 0, NULL },
 };
@@ -246,8 +257,11 @@ static PyObject *recorded(PyObject *module, PyObject *row)
 }
 
 static PyMethodDef module_methods[] = {
+	{ "duplicates", make_duplicates, METH_NOARGS, "duplicates(): memory for what was copied, see duplicates.py." },
 	{ "recorded", recorded, METH_O,
 	  "recorded(row): the head, the tail and the evicted blocks of a ring, between two blocks." },
+	{ "classify", (PyCFunction)(void (*)(void))classify_one, METH_VARARGS | METH_KEYWORDS,
+	  "classify(*, frame, pvid): the frame's tag, (tpid, tci) or None, on a bridge's port." },
 	{ "with_ethernet", (PyCFunction)(void (*)(void))with_ethernet, METH_VARARGS | METH_KEYWORDS,
 	  "with_ethernet(*, packet, vnet, protocol): Unwrapped, of a device without Ethernet." },
 	{ "decapsulate", (PyCFunction)(void (*)(void))decapsulate_one, METH_VARARGS | METH_KEYWORDS,
@@ -271,6 +285,7 @@ static const char *const slot_names[] = {
 	"skipped_unmatched",
 	"skipped_own_copy",
 	"skipped_flow_limit",
+	"skipped_duplicate",
 	"dropped_ring_full",
 	"dropped_send_error",
 	"dropped_mtu_exceeded",

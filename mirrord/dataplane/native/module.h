@@ -26,6 +26,11 @@ bool open_lane(PyObject *lane, struct transmit *transmit, uint32_t n);
 struct pipeline *pipeline_in(PyObject *object);
 struct tap *tap_in(PyObject *object);
 
+/* duplicates_memory.c */
+PyObject *make_duplicates(PyObject *module, PyObject *unused);
+/* From the arguments (a capsule, a place): what the state remembers copies in from now on. `held` is the capsule. */
+bool watch_duplicates(PyObject *arguments, PyObject **held, struct state *state);
+
 /* tap_type.c */
 extern PyType_Spec tap_spec;
 
@@ -38,6 +43,7 @@ extern PyTypeObject *news_type;
 extern PyType_Spec forward_spec;
 extern PyStructSequence_Desc outcome_fields, unwrapped_fields;
 extern PyTypeObject *outcome_type, *unwrapped_type;
+PyObject *classify_one(PyObject *module, PyObject *arguments, PyObject *keywords);
 PyObject *with_ethernet(PyObject *module, PyObject *arguments, PyObject *keywords);
 PyObject *decapsulate_one(PyObject *module, PyObject *arguments, PyObject *keywords);
 

@@ -329,6 +329,7 @@ bool read_plan(PyObject *object, PyObject *matcher, PyObject *recorder, struct p
 	       read_u32(object, "snaplen", &plan->snaplen) && read_u32(object, "frame_limit", &plan->frame_limit) &&
 	       read_u32(object, "longest", &plan->longest) && read_u32(object, "sampling_rate", &plan->sampling_rate) &&
 	       read_bool(object, "overload", &plan->overload) && read_u32(object, "least_level", &plan->least_level) &&
+	       read_unsigned(object, "duplicate_window", UINT64_MAX, &plan->duplicate_window) &&
 	       read_int(object, "overhead", &plan->overhead) && read_bool(object, "strip_tag", &plan->strip_tag) &&
 	       read_u32(object, "push_tag", &plan->push_tag) &&
 	       read_bool(object, "strip_ethernet", &plan->strip_ethernet) &&

@@ -14,6 +14,7 @@ typedef struct {
 	struct plan plan;
 	struct state state;
 	uint32_t sequence;
+	PyObject *duplicates; /* or NULL */
 } Forward;
 
 static PyObject *Forward_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
@@ -42,6 +43,7 @@ static void Forward_dealloc(PyObject *object)
 	freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
 
 	clear_plan(&((Forward *)object)->plan);
+	Py_XDECREF(((Forward *)object)->duplicates);
 	release(object);
 	Py_DECREF(type);
 }
@@ -212,14 +214,23 @@ static PyObject *Forward_call(PyObject *object, PyObject *arguments, PyObject *k
 	return outcome;
 }
 
+static PyObject *Forward_watch(PyObject *object, PyObject *arguments)
+{
+	Forward *self = (Forward *)object;
+
+	return watch_duplicates(arguments, &self->duplicates, &self->state) ? Py_NewRef(Py_None) : NULL;
+}
+
+static PyMethodDef forward_methods[] = {
+	{ "watch", Forward_watch, METH_VARARGS, "watch(duplicates, place): as Pipeline's." },
+	{ NULL, NULL, 0, NULL },
+};
+
 PyDoc_STRVAR(forward_doc, "Forward(plan, matcher)(frame): the forward step on one frame, an Outcome.");
 
 static PyType_Slot forward_slots[] = {
-	{ Py_tp_doc, (void *)forward_doc },
-	{ Py_tp_new, Forward_new },
-	{ Py_tp_dealloc, Forward_dealloc },
-	{ Py_tp_call, Forward_call },
-	{ 0, NULL },
+	{ Py_tp_doc, (void *)forward_doc }, { Py_tp_new, Forward_new },		{ Py_tp_dealloc, Forward_dealloc },
+	{ Py_tp_call, Forward_call },	    { Py_tp_methods, forward_methods }, { 0, NULL },
 };
 
 PyType_Spec forward_spec = {
@@ -301,4 +312,22 @@ PyObject *with_ethernet(PyObject *module, PyObject *arguments, PyObject *keyword
 
 	free(memory);
 	return new_named(unwrapped_type, values, 2);
+}
+
+PyObject *classify_one(PyObject *module, PyObject *arguments, PyObject *keywords)
+{
+	static char *names[] = { "frame", "pvid", NULL };
+	struct frame frame = { 0 };
+	uint8_t *memory = NULL;
+	PyObject *given, *tag = NULL;
+	unsigned int pvid;
+
+	(void)module;
+	if (PyArg_ParseTupleAndKeywords(arguments, keywords, "$OI", names, &given, &pvid) &&
+	    read_frame(given, &frame, &memory)) {
+		classify(&frame, (uint16_t)pvid);
+		tag = frame.tagged ? Py_BuildValue("HH", frame.tpid, frame.tci) : Py_NewRef(Py_None);
+	}
+	free(memory);
+	return tag;
 }

@@ -37,13 +37,15 @@ static bool set_ring(Tap *self, PyObject *ring, unsigned int block_size)
 
 static PyObject *Tap_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
-	static char *names[] = { "descriptor", "ring", "block_size", "seen", "tunnel", "ip_header", "raw", NULL };
+	static char *names[] = {
+		"descriptor", "ring", "block_size", "seen", "tunnel", "ip_header", "raw", "pvid", NULL
+	};
 	PyObject *ring, *seen;
 	int descriptor, ip_header, raw;
-	unsigned int block_size, tunnel;
+	unsigned int block_size, tunnel, pvid;
 
-	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$iOIOIpp", names, &descriptor, &ring, &block_size, &seen,
-					 &tunnel, &ip_header, &raw))
+	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$iOIOIppI", names, &descriptor, &ring, &block_size,
+					 &seen, &tunnel, &ip_header, &raw, &pvid))
 		return NULL;
 	allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
 	Tap *self = (Tap *)allocate(type, 0);
@@ -53,6 +55,7 @@ static PyObject *Tap_new(PyTypeObject *type, PyObject *arguments, PyObject *keyw
 	self->tap.tunnel = (enum tunnel)tunnel;
 	self->tap.ip_header = ip_header;
 	self->tap.raw = raw;
+	self->tap.pvid = (uint16_t)pvid;
 	if (PyObject_GetBuffer(seen, &self->seen, PyBUF_WRITABLE) < 0 || !set_ring(self, ring, block_size))
 		goto failed;
 	if (self->seen.len != SEENS * (Py_ssize_t)sizeof(uint64_t)) {

@@ -5,7 +5,7 @@ headers, and as a packet block of a pcapng file: to write them out is to copy me
 ring; a new one takes the place of the oldest ones. What could not be sent afterwards is in it, too.
 
 Those who write, one or several workers, and those who read do so at once. The positions and counts in `row` change
-under a lock of the writers'. Who reads copies first and looks at the positions afterwards: what has been written over
+under a lock of the writers'. A reader copies first and looks at the positions afterwards: what has been written over
 meanwhile does not count. native/transmit/recorder.c writes the same.
 """
 

@@ -98,7 +98,7 @@ class Patience:
 class Transmit(WayOut):
     """Where the copies of a session leave. `lanes` is the row that a flow's hash chooses from.
 
-    Raises OSError when a socket cannot be had: EPERM without CAP_NET_ADMIN for the mark, ENODEV, ENETUNREACH, ...
+    Raises OSError when a socket cannot be opened: EPERM without CAP_NET_ADMIN for the mark, ENODEV, ENETUNREACH, ...
     """
 
     def __init__(self, plan: DevicePlan | TunnelPlan) -> None:
@@ -154,7 +154,7 @@ class Transmit(WayOut):
         if self._packet is not None:
             self._errors = select.epoll()
             for lane in self.lanes.opened:
-                self._errors.register(lane.socket, 0)  # errors are told of unasked
+                self._errors.register(lane.socket, 0)  # epoll reports errors without being asked to
 
     def send(self, copies: Iterable[Copy]) -> Sent:
         """Send copies in order, up to the first that is refused."""
@@ -178,7 +178,7 @@ class Transmit(WayOut):
         return dropped_by(error)
 
     def begin_turn(self) -> None:
-        """Be patient anew."""
+        """Renew the time that the turn may wait for room."""
         super().begin_turn()
         self._patience.begin_turn()
 

@@ -34,7 +34,7 @@ class WayOut(ABC):
     """Why no copy gets out; "" while some may."""
 
     exclusive = False
-    """Whether it can be had only once, as a file: whoever wants it next waits until it is closed."""
+    """Whether it can be open only once, as a file: the next session to open it waits until it is closed."""
 
     output: Output | None = None
     """The memory that tells the native core where to write; None where it sends."""
@@ -61,14 +61,14 @@ class WayOut(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of it."""
+        """Close it."""
 
     def begin_turn(self) -> None:
         """A turn of the worker begins."""
         self.tend()
 
     def tend(self) -> None:  # noqa: B027 (most have nothing to see to)
-        """See to what time brings; to be called between turns."""
+        """Do what is due by time. To be called between turns."""
 
     def told(self) -> bool:
         """Whether a router has had something to say about copies since this was last asked. On any thread."""

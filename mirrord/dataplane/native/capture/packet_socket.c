@@ -50,6 +50,8 @@ static bool run_block(struct tap *tap, struct work *work, const struct tpacket_b
 		set_tag(&frame, header->tp_status, header->hv1.tp_vlan_tpid, header->hv1.tp_vlan_tci);
 		if (tap->raw) /* the vnet header's place is free now, and what PACKET_RESERVE left before that */
 			put_ethernet(&frame, (uint8_t *)(uintptr_t)frame.data, be16toh(address->sll_protocol));
+		else if (tap->pvid)
+			classify(&frame, tap->pvid);
 		hand_over(tap, work, &frame);
 		at += header->tp_next_offset;
 		left--;
@@ -117,6 +119,8 @@ static bool run_frames(struct tap *tap, struct work *work, int most)
 		read_control(&frame, &received.messages[n].msg_hdr);
 		if (tap->raw)
 			put_ethernet(&frame, data + sizeof(frame.vnet), be16toh(address->sll_protocol));
+		else if (tap->pvid)
+			classify(&frame, tap->pvid);
 		hand_over(tap, work, &frame);
 		bytes += frame.captured;
 	}

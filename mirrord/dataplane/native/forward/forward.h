@@ -4,6 +4,7 @@
 
 #include "counters.h"
 #include "filter/bpf.h"
+#include "forward/duplicates.h"
 #include "forward/flows.h"
 #include "forward/overload.h"
 #include "forward/tls.h"
@@ -53,6 +54,7 @@ struct plan {
 	int past_headers; /* bytes kept behind the frame's headers, or NONE */
 	uint32_t frame_limit, longest;
 	enum on_mtu_exceeded on_mtu_exceeded;
+	uint64_t duplicate_window; /* nanoseconds within which a packet of two sources is one, or 0 */
 	uint32_t sampling_rate;
 	bool overload; /* fewer conversations, when there is too much */
 	uint32_t least_level; /* of these */
@@ -88,6 +90,8 @@ struct state {
 	__int128 packets;
 	uint64_t filled; /* both */
 	struct thinning thinning;
+	struct duplicates *duplicates; /* what was copied to its destination, or NULL; */
+	uint32_t place; /* the source's there */
 	uint32_t *sequence; /* of the session's next copy that has one; its other sources count there too */
 };
 

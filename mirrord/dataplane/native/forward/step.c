@@ -198,6 +198,51 @@ static bool hide_whole(struct piece *piece, const struct frame *frame, const str
 	       hide(piece, headers, by, by - (frame->tagged ? TAG : 0), (uint32_t)(start + by) + shown);
 }
 
+static bool looks_for_duplicates(const struct plan *plan, const struct state *state)
+{
+	return plan->duplicate_window && state->duplicates;
+}
+
+static struct sighting sighting_of(const struct plan *plan, const struct state *state, const struct frame *frame)
+{
+	return (struct sighting){
+		.place = state->place,
+		.time = frame->time,
+		.window = plan->duplicate_window,
+		.cut = frame->captured < frame->length ? frame->length - frame->captured : 0,
+	};
+}
+
+/* Whether a frame is a duplicate, as the wire carried it; else it is remembered. */
+static bool seen_whole(const struct plan *plan, const struct state *state, const struct frame *frame)
+{
+	static const struct plan untouched;
+	struct sighting sighting = sighting_of(plan, state, frame);
+	struct piece piece;
+
+	return whole(&untouched, &piece, frame) &&
+	       is_duplicate(state->duplicates, &sighting, piece.head, piece.head_length, piece.tail, piece.tail_length);
+}
+
+/* The same of all that a super-frame is split into, before its tags are changed. */
+static bool seen_super(const struct plan *plan, const struct state *state, const struct frame *frame,
+		       const struct super_frame *super)
+{
+	struct sighting sighting = sighting_of(plan, state, frame);
+	bool all = true;
+
+	for (uint32_t n = 0; n < super->count; n++) {
+		uint8_t head[MAX_HEADERS + TAG];
+		const uint8_t *payload;
+		uint32_t length;
+
+		write_segment(super, n, head, &payload, &length);
+		if (!is_duplicate(state->duplicates, &sighting, head, super->head_length, payload, length))
+			all = false;
+	}
+	return all;
+}
+
 static int forward_whole(const struct plan *plan, struct state *state, const struct frame *frame, struct batch *batch,
 			 const struct parsed *parsed, struct facts *facts, uint64_t *counters)
 {
@@ -208,6 +253,8 @@ static int forward_whole(const struct plan *plan, struct state *state, const str
 	if (!whole(plan, &piece, frame))
 		return DROPPED_MALFORMED;
 	facts->packets = 1;
+	if (looks_for_duplicates(plan, state) && seen_whole(plan, state, frame))
+		return SKIPPED_DUPLICATE;
 	uint32_t length = piece_length(&piece);
 	uint32_t cut = frame->captured < frame->length ? frame->length - frame->captured : 0;
 	if (needs_end(plan, facts))
@@ -295,6 +342,8 @@ static int forward_super(const struct plan *plan, struct state *state, const str
 		return DROPPED_MALFORMED;
 
 	facts->packets = super.count;
+	if (looks_for_duplicates(plan, state) && seen_super(plan, state, frame, &super))
+		return SKIPPED_DUPLICATE;
 	treat(plan, facts, &super, &treatment);
 	uint32_t others = super.count - 1, most = snaplen(plan, facts, treatment.end);
 	uint32_t full = super.head_length + super.gso_size;

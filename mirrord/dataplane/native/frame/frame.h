@@ -74,6 +74,9 @@ int headers_end(const struct headers *headers, const uint8_t *data, uint32_t len
  * kernel's. The frame's data is `packet`, and ETH_HEADER bytes before it are free. */
 void put_ethernet(struct frame *frame, uint8_t *packet, uint16_t protocol);
 
+/* frame/port_vlan.c: tag a frame that has no tag, as one of this VLAN. */
+void classify(struct frame *frame, uint16_t pvid);
+
 /* frame/checksum.c */
 uint32_t ones_sum(const uint8_t *data, size_t length);
 uint32_t fold(uint64_t sum);

@@ -126,7 +126,8 @@ static uint32_t build(struct transmit *transmit, struct message *const *row, uin
 		vector += vector->iov_len > 0;
 		for (; n < end; n++) {
 			*vector++ = (struct iovec){ (void *)(uintptr_t)row[n]->head, row[n]->head_length };
-			*vector++ = (struct iovec){ (void *)(uintptr_t)row[n]->tail, row[n]->tail_length };
+			if (row[n]->tail_length)
+				*vector++ = (struct iovec){ (void *)(uintptr_t)row[n]->tail, row[n]->tail_length };
 			if (row[n]->zeros)
 				*vector++ = (struct iovec){ zero_bytes, row[n]->zeros };
 		}

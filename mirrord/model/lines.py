@@ -1,6 +1,6 @@
 """Where in a file a key stands, as far as that is cheap to know: by its lines, without a parser of its own.
 
-tomllib does not tell. What is written in an unusual way (a key in the middle of a line, text of several lines that
+tomli does not tell. What is written in an unusual way (a key in the middle of a line, text of several lines that
 looks like TOML) may get the line of the table around it, or that of another key of the same name.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from mirrord.control.configuration.validation import join
+from mirrord.model.validation import join
 
 _PART = re.compile(r'\s*(?:"((?:[^"\\]|\\.)*)"|\'([^\']*)\'|([A-Za-z0-9_-]+))\s*(?:\.|$)')
 _HEADER = re.compile(r"\s*(\[\[?)([^\]=]+)\]\]?\s*(?:#.*)?$")

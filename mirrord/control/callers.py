@@ -1,4 +1,4 @@
-"""Who is at the other end of a unix socket, as the kernel noted when the connection was made: SO_PEERCRED, unix(7)."""
+"""Who asks the daemon: a process at the other end of a unix socket, as the kernel noted it (SO_PEERCRED), or itself."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""How each kind of destination is planned, and said in words: a file for each kind."""

@@ -1,0 +1,152 @@
+"""A packet that passes a tap, the bridge and the uplink, all three mirrored: one copy of it, of each that was sent.
+
+guest eth0 ---- tap [host: bridge br0] uplink ---- eth0 [peer]
+                [host] out ---- eth0 [collector] vxlan0
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import Counter
+
+import pytest
+
+from tests.conftest import MakeDaemon, MakeSniffer
+from tests.support.source import OVER_IPV4
+from tests.support.topology import Host, Topology, acquaint, receive_vxlan
+from tests.support.wait import wait_for
+
+BARE = "tcp and ip[2:2] - ((ip[0] & 0xf) << 2) - ((tcp[12] & 0xf0) >> 2) == 0"
+"""Packets without payload: many are equal, as acknowledgements in which the other's window did not change."""
+
+SLOWED = "tc qdisc add dev eth0 root tbf rate 100mbit burst 100kb limit 10mb"
+DROPS = "iptables -A INPUT -p tcp --dport 5201 -m statistic --mode nth --every 14 --packet 13 -j DROP"
+"""Behind the tap, where a packet was seen already."""
+
+
+@pytest.fixture
+def hosts(net: Topology) -> tuple[Host, Host, Host, Host]:
+    """The guest, the host, the peer and the collector. The guest's default route is the host, which forwards."""
+    guest, host, peer, collector = (net.host(label) for label in ("guest", "host", "peer", "collector"))
+    net.link(guest, "eth0", host, "tap", ("10.1.0.1/24", ""))
+    net.link(host, "uplink", peer, "eth0", ("", "10.1.0.2/24"))
+    host.add_bridge("br0", "tap", "uplink")
+    net.link(host, "out", collector, "eth0", OVER_IPV4.addresses, mtu=1600)
+    acquaint(host, "out", OVER_IPV4.source, collector, "eth0", OVER_IPV4.collector)
+    acquaint(guest, "eth0", "10.1.0.1", peer, "eth0", "10.1.0.2")
+    receive_vxlan(collector, vni=1)
+    return guest, host, peer, collector
+
+
+def configuration(duplicates: str = 'duplicates = "drop"') -> str:
+    """The tap, the bridge, to which what it forwards comes as well since it is promiscuous, and the uplink."""
+    return f"""
+[mirrors.m]
+{duplicates}
+[[mirrors.m.sessions]]
+name = "ends"
+source = {{ type = "device", device = ["tap", "uplink"] }}
+destination = {{ type = "vxlan", remote = "10.99.0.2", vni = 1, shared_vni = true }}
+ring_size = "64MiB"
+[[mirrors.m.sessions]]
+name = "bridge"
+source = {{ type = "device", device = "br0", promiscuous = true }}
+destination = {{ type = "vxlan", remote = "10.99.0.2", vni = 1, shared_vni = true }}
+ring_size = "64MiB"
+"""
+
+
+def packets(frames: list[bytes]) -> Counter[bytes]:
+    """IPv4 packets less what changes on the way, TTL and the header's checksum (RFC 791 3.1), and less TCP's checksum
+    (RFC 9293 3.1), which is not complete on a virtual wire.
+    """
+    found: Counter[bytes] = Counter()
+    for data in frames:
+        packet = bytearray(data[14:])
+        packet[8] = packet[10] = packet[11] = 0
+        if packet[9] == socket.IPPROTO_TCP:
+            packet[20 + 16 : 20 + 18] = bytes(2)
+        found[bytes(packet)] += 1
+    return found
+
+
+def test_a_ping_through_three_sources_is_there_once(
+    hosts: tuple[Host, Host, Host, Host], daemon: MakeDaemon, sniff: MakeSniffer
+) -> None:
+    guest, host, _, collector = hosts
+    mirrord = daemon(host, configuration())
+    sent, copies = sniff(guest, "eth0"), sniff(collector, "vxlan0")
+    guest.run("ping", "-c", "20", "-i", "0.02", "10.1.0.2")
+    metrics = mirrord.settle(120)  # each request and reply three times
+    whole = packets(sent.stop().frames("icmp"))
+    assert whole.total() == len(whole) == 40
+    assert packets(copies.stop().frames("icmp")) == whole
+    assert metrics.total("mirrord_skipped_frames_total", reason="duplicate") == 80
+    assert metrics.total("mirrord_dropped_frames_total") == 0
+
+
+def test_without_it_each_source_is_copied(
+    hosts: tuple[Host, Host, Host, Host], daemon: MakeDaemon, sniff: MakeSniffer
+) -> None:
+    guest, host, _, collector = hosts
+    mirrord = daemon(host, configuration(""))
+    copies = sniff(collector, "vxlan0")
+    guest.run("ping", "-c", "2", "-i", "0.02", "10.1.0.2")
+    mirrord.settle(12)
+    assert set(packets(copies.stop().frames("icmp")).values()) == {3}
+
+
+def _download(guest: Host, peer: Host, *arguments: str) -> None:
+    server = peer.spawn("iperf3", "-s", "-1", "--forceflush")
+    wait_for(lambda: "listening" in server.output().lower(), "iperf3 listens")
+    guest.run("iperf3", "-c", "10.1.0.2", *arguments, seconds=300)
+    assert server.wait(30) == 0
+    left = "ss", "-Htan", "state", "connected", "exclude", "time-wait"
+    wait_for(lambda: not (guest.run(*left) + peer.run(*left)).strip(), "nothing is sent again any more", 60)
+
+
+def test_super_frames_are_there_once(
+    hosts: tuple[Host, Host, Host, Host], daemon: MakeDaemon, sniff: MakeSniffer, dataplane: str
+) -> None:
+    """TSO all the way to the peer, which gets super-frames: every byte and every bare packet as often as there."""
+    guest, host, peer, collector = hosts
+    mirrord = daemon(host, configuration())
+    wire, copies = sniff(peer, "eth0", snaplen=65600), sniff(collector, "vxlan0")
+    guest.run(*SLOWED.split())
+    _download(guest, peer, "-n", "4M" if dataplane == "native" else "2M")
+    ended = wire.stop()
+    metrics = mirrord.settle(3 * len(ended.frames("tcp")))
+    assert metrics.total("mirrord_dropped_frames_total") == 0
+    assert metrics.total("mirrord_segmented_frames_total") > 10
+    copies.stop()
+    assert packets(copies.frames(BARE)) == packets(ended.frames(BARE))
+    assert set(packets(copies.frames(f"tcp and not ({BARE})")).values()) == {1}
+    octets = [sum(int(length) for (length,) in one.fields("tcp.len", expression="tcp")) for one in (copies, ended)]
+    assert octets[0] == octets[1]
+
+
+def test_retransmissions_are_copied_each_time(
+    hosts: tuple[Host, Host, Host, Host],
+    daemon: MakeDaemon,
+    sniff: MakeSniffer,
+    dataplane: str,
+    request: pytest.FixtureRequest,
+) -> None:
+    """Behind the uplink one in fourteen packets is dropped: they come again, and many acknowledgements are equal. What
+    is expected: what the wire got, as often as it did.
+    """
+    guest, host, peer, collector = hosts
+    for end, device in ((guest, "eth0"), (host, "tap"), (host, "uplink"), (peer, "eth0")):  # a packet is a frame
+        end.run("ethtool", "-K", device, "tso", "off", "gso", "off", "gro", "off")
+    mirrord = daemon(host, configuration('duplicates = "drop"\nduplicate_window = "500ms"'))
+    wire, copies = sniff(peer, "eth0"), sniff(collector, "vxlan0")
+    peer.run(*DROPS.split())
+    wanted = request.config.getoption("--retransmissions") // (1 if dataplane == "native" else 10)
+    _download(guest, peer, "-P", "32", "-n", f"{wanted * 14 * 1448 * 5 // 4}")
+    ended = wire.stop()
+    expected = packets(ended.frames("tcp"))
+    metrics = mirrord.settle(3 * expected.total())
+    arrived = packets(copies.stop().frames("tcp"))
+    assert metrics.total("mirrord_dropped_frames_total") == 0
+    assert len(ended.fields("frame.number", expression="tcp.analysis.retransmission")) >= wanted
+    assert arrived == expected
