@@ -122,7 +122,7 @@ class Tap(Source):
         self._parted_at: float | None = None  # when some were told to go on elsewhere
         self._parts_at: int | None = None  # when so many frames have been read
         self._rates = Rates(pipelines)
-        self._acting: list[Member] = []  # those whose way out acts by time
+        self._one_a_way: list[Member] = []  # of those that leave by the same way
         self._by_device: dict[int, list[Member]] = {}
         capture = aside.capture if aside else open_way_in(self.plan, self._wanted(), group, busy=busy)
         try:
@@ -347,7 +347,7 @@ class Tap(Source):
 
     def _tell(self, changed: Pipeline | None = None) -> None:
         """Tell each member what it has to match itself; `changed` is told in any case."""
-        self._acting = [member for member in self._members if member.pipeline.exclusive]
+        self._one_a_way = list({id(member.pipeline.transmit): member for member in self._members}.values())
         self._by_device = {}
         for member in self._members:
             self._by_device.setdefault(member.device, []).append(member)
@@ -455,7 +455,7 @@ class Tap(Source):
         """Bring up to date what was lost, and what was taken. After the last frame was read it is exact."""
         captured, lost, malformed = self.capture.statistics()
         self._count_taken(captured, lost)
-        for member in self._acting:
+        for member in self._one_a_way:
             self._have_work(member, member.pipeline.transmit.tend)
         for member in self._members if malformed else ():
             member.pipeline.lose(malformed, Slot.dropped_malformed)
@@ -470,7 +470,8 @@ class Tap(Source):
 
     def quiet(self) -> bool:
         """Whether there can be no news: it did not run, and nothing of it acts by time."""
-        return self.seen.read == self._looked_at and self.capture.ring is None and not self._acting
+        acts = any(member.pipeline.exclusive for member in self._one_a_way)
+        return self.seen.read == self._looked_at and self.capture.ring is None and not acts
 
     def succeed(self) -> WayIn:
         """Go on with the capture that this one moves to. Gives the one that ends, drained, for the caller to close."""
