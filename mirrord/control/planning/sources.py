@@ -21,13 +21,12 @@ class Kind(NamedTuple):
     devices: Callable[..., Iterator[str]]
     find: Callable[..., Link]
     left_out: Callable[..., list[Finding]]
-    several: Callable[..., bool]
     capture: Callable[..., SourcePlan]
 
 
-_DEVICE = Kind(device.devices, device.find, device.left_out, device.several, device.capture)
-_BRIDGE = Kind(bridge.devices, bridge.find, bridge.left_out, bridge.several, bridge.capture)
-_TUNNEL = Kind(tunnel.devices, tunnel.find, tunnel.left_out, tunnel.several, tunnel.capture)
+_DEVICE = Kind(device.devices, device.find, device.left_out, device.capture)
+_BRIDGE = Kind(bridge.devices, bridge.find, bridge.left_out, bridge.capture)
+_TUNNEL = Kind(tunnel.devices, tunnel.find, tunnel.left_out, tunnel.capture)
 
 KINDS: Mapping[type[Model], Kind] = {  # a guest's NIC has been resolved to its device
     DeviceSource: _DEVICE,
@@ -51,11 +50,6 @@ def find(session: Session, name: str, view: View) -> Link:
 def left_out(session: Session, view: View) -> list[Finding]:
     """Why the source leaves out devices that it could mean."""
     return KINDS[type(session.source)].left_out(session, session.source, view)
-
-
-def may_be_several(session: Session) -> bool:
-    """Whether the session's source can be several devices, now or later."""
-    return KINDS[type(session.source)].several(session.source)
 
 
 def capture(asked: Asked) -> SourcePlan:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from mirrord.control.host.view import Link, View
 from mirrord.control.planning.finding import Finding
-from mirrord.control.planning.ways_in.common import Asked, mode, named, present, target
+from mirrord.control.planning.ways_in.common import Asked, mode, named, present, target, together
 from mirrord.dataplane.filter.rules import Direction
 from mirrord.errors import Refused
 from mirrord.model import BridgeSource, Session
@@ -27,12 +27,6 @@ def left_out(session: Session, source: BridgeSource, view: View) -> list[Finding
     """Nothing: all ports are captured."""
     del session, source, view
     return []
-
-
-def several(source: BridgeSource) -> bool:
-    """It can always be several devices."""
-    del source
-    return True
 
 
 def find(session: Session, source: BridgeSource, name: str, view: View) -> Link:
@@ -53,6 +47,7 @@ def capture(asked: Asked, source: BridgeSource) -> CapturePlan:
         mode=mode(asked.session),
         ring_size=asked.ring_size,
         raw=link.raw,
+        together=together(asked),
         pvid=link.pvid,
     )
 

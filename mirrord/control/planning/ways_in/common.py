@@ -9,7 +9,7 @@ from mirrord.control.planning.finding import tool
 from mirrord.control.planning.listeners import Named
 from mirrord.dataplane.filter.rules import Selection
 from mirrord.errors import Refused
-from mirrord.model import DeviceDestination, DeviceSource, Session
+from mirrord.model import DeviceDestination, DeviceSource, FileDestination, Session
 from mirrord.values import GLOB
 
 
@@ -59,6 +59,11 @@ def present(session: Session, name: str, view: View) -> Link:
 def mode(session: Session) -> str:
     """How frames are captured: several workers share a ring's fanout from the start."""
     return "ring" if session.capture == "auto" and session.workers > 1 else session.capture
+
+
+def together(asked: Asked) -> bool:
+    """Whether one of several devices is captured with the others, in order: not for files, each device has its own."""
+    return not asked.link.raw and not isinstance(asked.session.destination, FileDestination)
 
 
 def unfit(session: Session, link: Link) -> str:

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 
 from mirrord.control.host.view import Link, View
 from mirrord.control.planning.finding import WARNING, Finding
-from mirrord.control.planning.ways_in.common import Asked, mode, named, netns, target, unfit
+from mirrord.control.planning.ways_in.common import Asked, mode, named, netns, target, together, unfit
 from mirrord.dataplane.filter.rules import Direction
 from mirrord.model import DeviceSource, Session
 from mirrord.plans import CapturePlan
@@ -44,11 +44,6 @@ def left_out(session: Session, source: DeviceSource, view: View) -> list[Finding
     return [Finding(WARNING, "left_out", f"{whys[name]}: the pattern leaves it out", remedy) for name in sorted(whys)]
 
 
-def several(source: DeviceSource) -> bool:
-    """Whether it can be several devices, now or later."""
-    return len(source.device) > 1 or any(GLOB.search(name) for name in source.device)
-
-
 def find(session: Session, source: DeviceSource, name: str, view: View) -> Link:
     """The device of this name. Raises AbsentError when it may come later, Refused when it cannot be a source."""
     del source
@@ -67,7 +62,13 @@ def capture(asked: Asked, source: DeviceSource) -> CapturePlan:
         ring_size=asked.ring_size,
         promiscuous=source.promiscuous,
         raw=link.raw,
+        together=_several(source) and together(asked),
     )
+
+
+def _several(source: DeviceSource) -> bool:
+    """Whether it can be several devices, now or later."""
+    return len(source.device) > 1 or any(GLOB.search(name) for name in source.device)
 
 
 def _links(session: Session, view: View) -> Mapping[str, Link]:

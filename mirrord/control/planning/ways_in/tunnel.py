@@ -24,12 +24,6 @@ def left_out(session: Session, source: TunnelSource, view: View) -> list[Finding
     return []
 
 
-def several(source: TunnelSource) -> bool:
-    """It is one."""
-    del source
-    return False
-
-
 def find(session: Session, source: TunnelSource, name: str, view: View) -> Link:
     """The tunnel as a device. Raises AbsentError where the host does not have its address."""
     del session, name
