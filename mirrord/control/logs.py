@@ -12,7 +12,7 @@ from typing import Any
 
 @contextmanager
 def _hidden(module: str) -> Iterator[None]:
-    """Have nobody find this module, unless somebody has already."""
+    """Make imports of this module fail, unless it is imported already."""
     known = module in sys.modules
     sys.modules.setdefault(module, None)  # type: ignore[arg-type]  # as the import system has it: there is none
     try:

@@ -87,12 +87,12 @@ class Surroundings:
         return await self._managers.look(usual(), seconds)
 
     async def give_back(self) -> None:
-        """Have flow networks give back what the last `look` did not want."""
+        """Give back the addresses of flow networks that the last `look` did not want."""
         if self._flow_networks:
             await self._flow_networks.give_back()
 
     def doubt(self) -> None:
-        """Have the next look ask about everything."""
+        """Read all of the host at the next look."""
         self._links.doubt()
 
     def moved(self) -> bool:

@@ -28,7 +28,7 @@ class Closers:
         self._threads = 0
 
     def submit(self, work: Callable[[], None]) -> None:
-        """Have this done soon; it raises nothing."""
+        """Do this soon, on one of the threads. It must not raise."""
         with self._state:
             self._work.append(work)
             more = self._threads < MOST

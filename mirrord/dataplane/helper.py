@@ -24,7 +24,7 @@ class Helper:
         self._thread.start()
 
     def submit(self, work: Callable[[], T], then: Callable[[T | Exception], None]) -> None:
-        """Have this done. `then` is called on the helper's thread, once, with whatever it gave or raised."""
+        """Do this on the helper's thread, then call `then` there, once, with the result or the exception."""
 
         def job() -> None:
             try:

@@ -95,7 +95,7 @@ class Loop(ABC):
         self.order(self._stop)
 
     def order(self, order: Callable[[], None]) -> None:
-        """Have the thread do this between two rounds. On any thread."""
+        """Run a function on the thread, between two rounds. To be called on any thread."""
         self._orders.put(order)
         with self._bell_lock:
             if self._bell >= 0:

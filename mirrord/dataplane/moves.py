@@ -156,7 +156,7 @@ class Moves:
     # --- the way out follows ---
 
     def give_rings(self, pipelines: Iterable[Pipeline]) -> None:
-        """Have the copies leave as frames come: by a TX ring where a ring captures."""
+        """Give the pipelines TX rings, where a ring captures their frames."""
         for pipeline in pipelines:
             self._loop.helper.submit(pipeline.new_tx_ring, partial(self._made_ring, pipeline))
 

@@ -177,7 +177,7 @@ class Pipeline:
             self.match(self.matches)
 
     def forward(self, frame: Frame) -> None:
-        """See to it that a frame of the tap's is sent, if it is wanted, and count what became of it."""
+        """Forward a frame of the tap, if it is wanted, and count what became of it."""
         counters = self.counters
         copies, reason, *altered = self._forward(frame)
         if reason is Slot.skipped_unmatched and self.matches is not None and self.matches.shares:

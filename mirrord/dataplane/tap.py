@@ -152,7 +152,7 @@ class Tap(Source):
         return self._changed_at > 0
 
     def join(self, pipelines: Iterable[Pipeline]) -> None:
-        """Have these get what they want from now on. OSError when they cannot; then the others go on."""
+        """Add members, which get frames from now on. OSError when they cannot be added; the others go on."""
         self.update()  # what was lost before is not theirs
         joining = [_Member(pipeline, time.time_ns()) for pipeline in pipelines]
         self._select(also=joining)
@@ -229,8 +229,8 @@ class Tap(Source):
             compile_selection(replace(selection, mark_mask=0), numbered=True)
 
     def replace(self, pipeline: Pipeline, plan: PipelinePlan) -> None:
-        """Have a member go on by a new plan from the next frame on, see Pipeline.follow. Its counters and the rate
-        limit's bucket stay, and so does what the others get. OSError: it goes on with what it was given before.
+        """Give a member a new plan, which it follows from the next frame on, see Pipeline.follow. Its counters and the
+        rate limit's bucket stay, and so does what the others get. OSError: it goes on with the plan before.
         """
         before = pipeline.plan
         pipeline.follow(plan)
@@ -264,7 +264,7 @@ class Tap(Source):
         return open_aside(self.plan, pipelines)
 
     def part(self, aside: Aside) -> bool:
-        """Have members go on with another capture. False where what it was opened for is not so any more."""
+        """Move members to another capture. False where the members or their selections have changed meanwhile."""
         members = [member for member in self._members if member.pipeline in aside.pipelines]
         wanted = tuple(dict.fromkeys(member.pipeline.selection for member in members))
         fits = len(members) == len(aside.pipelines) < len(self._members) and wanted == aside.capture.selections
@@ -316,7 +316,7 @@ class Tap(Source):
         self._tell(pipeline)
 
     def _tell(self, changed: Pipeline | None = None) -> None:
-        """Have members match what they have to; one of them may have changed."""
+        """Tell each member what it has to match itself; `changed` is told in any case."""
         shares = self._mixed or len(self._members) > 1
         for pipeline in self.pipelines:
             how = Match(exact=self.capture.exact and not shares, shares=shares)
@@ -356,7 +356,7 @@ class Tap(Source):
         return more
 
     def ran(self) -> None:
-        """See to what follows from its core's having run."""
+        """Update the counters and the error after the core has run."""
         self.update()
         self._see_error(0 if self.native is None else self.native.error())
 
@@ -398,7 +398,7 @@ class Tap(Source):
             self._break(member, error)
 
     def _break(self, member: _Member, error: Exception) -> None:
-        """Have a member make no copies any more: what it is in the middle of nobody knows. The others go on."""
+        """Stop a member whose work raised an error: its state is not known. The others go on."""
         if not member.broken:
             member.broken = True
             self._failures.append((member.pipeline, error))
@@ -412,7 +412,7 @@ class Tap(Source):
         return failures
 
     def look(self) -> None:
-        """See to what may have happened without a frame, from time to time."""
+        """Update what may change without a frame. To be called from time to time."""
         self._looked_at = self.seen.read
         if self.native is not None and self.mode == "ring":
             self._ring_fill.see(self.native.most_waiting(True) / self.capture.block_count, time.monotonic())

@@ -69,7 +69,7 @@ class Worker(Loop):
         self.order(lambda: self.add_tap(tap))
 
     def join(self, tap: Tap, pipelines: Sequence[Pipeline]) -> None:
-        """Have these pipelines get frames of a tap that runs. Returns when they do, or failed: then each says why."""
+        """Give frames of a running tap to these pipelines. Returns when they join or fail; `failure` then says why."""
         done, begun = threading.Event(), time.monotonic()
         tap.foresee(joining=pipelines)
         self.order(lambda: self._join(tap, pipelines, done))
@@ -80,7 +80,7 @@ class Worker(Loop):
                 return
 
     def replace(self, pipeline: Pipeline, plan: PipelinePlan) -> None:
-        """Have a pipeline go on by another plan, soon."""
+        """Give a pipeline another plan, which it follows soon."""
         if (tap := tap_of(pipeline)) is not None:
             tap.foresee(changed={pipeline: plan.capture.selection})
         foresee(plan.forward)

@@ -1,6 +1,6 @@
 """Where in a file a key stands, as far as that is cheap to know: by its lines, without a parser of its own.
 
-tomllib does not tell. What is written in an unusual way (a key in the middle of a line, text of several lines that
+tomli does not tell. What is written in an unusual way (a key in the middle of a line, text of several lines that
 looks like TOML) may get the line of the table around it, or that of another key of the same name.
 """
 

@@ -208,6 +208,8 @@ def test_handshakes_are_shown_and_what_is_said_is_not(
         rows = copies.fields("tls.handshake.type", expression=f"tls.handshake && tcp.port == {port}", decode=DECODE)
         found = [kind for row in rows for kind in row[0].split(",") if kind]
         assert [kind for kind in found if kind in handshake] == handshake, (port, found)
+    wrong = "tcp.checksum.status == 0 && tcp.checksum != 0xffff"  # which the kernel writes for 0 (skb_checksum_help)
+    assert not copies.tshark("-o", "tcp.check_checksum:TRUE", expression=wrong)
     again = f"tcp.analysis.retransmission && tcp.port == {FILE_13}"
     assert copies.tshark(expression=again)
     assert metrics.total("mirrord_segmented_frames_total") > 0

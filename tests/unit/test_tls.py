@@ -10,8 +10,12 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
+from scapy.layers.inet import IP, TCP
+from scapy.layers.l2 import Ether
+from scapy.packet import Packet, Raw
 
 from mirrord.dataplane.forward import encap
+from mirrord.dataplane.frame.headers import Tag
 from mirrord.dataplane.frame.wire import Frame, Vnet
 from mirrord.plans import ForwardPlan, Payload
 from tests.support.planes import Result, Step, step
@@ -208,6 +212,43 @@ def test_a_port_that_is_used_again_is_another_connection(connections: list[Conne
         assert payload(run(frame(CLIENT, origin, stream))) == stream[:shown].ljust(len(stream), b"\0")
         run(frame(CLIENT, origin - 1, b"", syn=True))  # sent again
         assert payload(run(frame(CLIENT, origin, stream[:9]))) == stream[:9]
+
+
+@pytest.mark.parametrize("tag", [Tag(0x8100, 5), Tag(0x88A8, 0)])
+def test_networks_beside_each_other_may_use_the_same_addresses(
+    connections: list[Connection], tag: Tag, dataplane: str
+) -> None:
+    connection = connections[0]
+    run = begun(connection, dataplane)
+    first = connection.segment(CLIENT, 0, 50)
+    assert run(first).zeroed == 0
+    elsewhere = run(first._replace(tag=tag))
+    assert (elsewhere.zeroed, elsewhere.unfollowed) == (1, 1)
+    assert run(connection.segment(CLIENT, 0, 50)).zeroed == 0
+
+
+@pytest.mark.parametrize("length", [4, 5])
+def test_the_checksum_of_a_packet_that_is_hidden_in_part_is_right(length: int, dataplane: str) -> None:
+    run = step(TLS, dataplane)
+    headers = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02") / IP(src="10.0.0.1", dst="10.0.0.2")
+    run(_captured(headers / TCP(flags="S", seq=9)))
+    hello = b"\x16\x03\x01\x00" + bytes([length]) + b"\x01\x00\x00\x01\x07"[:length]
+    data = b"\x17\x03\x03\x00\x30" + SECRET * 2
+    (copy,) = run(_captured(headers / TCP(flags="A", seq=10) / Raw(hello + data))).copies
+    assert copy == bytes(headers / TCP(flags="A", seq=10) / Raw(hello + bytes(len(data))))
+
+
+def _captured(packet: Packet) -> Frame:
+    return Frame(bytes(packet), len(packet))
+
+
+def test_what_is_far_behind_is_no_part_of_it(connections: list[Connection], dataplane: str) -> None:
+    connection = connections[0]
+    run = begun(connection, dataplane)
+    run(connection.segment(CLIENT, 0, 40))
+    for at in (1 << 31) + 50, 3 << 30, (1 << 32) - 30:
+        result = run(frame(CLIENT, ORIGINS[CLIENT] + at, SECRET))
+        assert (payload(result), result.unfollowed) == (bytes(len(SECRET)), 1), at
 
 
 @pytest.mark.parametrize("gap", [False, True])

@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import tomli
 from pydantic import ValidationError
 
-from mirrord.control.configuration import expiries, toml
+from mirrord.control.configuration import expiries
 from mirrord.control.configuration.refusals import Declared, Use, refusals, unknown_names, warnings
 from mirrord.errors import ConfigError, Problem, nearest
 from mirrord.model import Config, Daemon, Filter, FlowNetwork, Mirror, Model
@@ -37,7 +38,7 @@ NOTHING: Objects = {section: {} for section in SECTIONS}
 
 
 _IN_PYTHON = re.compile(r"\('[^()]*'\,?\)")
-"""A dotted key, as tomllib shows it: ('mirrors', 'core')."""
+"""A dotted key, as tomli shows it: ('mirrors', 'core')."""
 
 _INDEXED = re.compile(r'(mirrors\.(?:[\w-]+|"(?:[^"\\]|\\.)*"))\.sessions\[(\d+)\]')
 """The path of a session; the first part is its mirror's."""
@@ -124,7 +125,7 @@ def combine(files: Files, made: Objects = NOTHING, newest: Iterable[str] = (), b
 def parsed(data: bytes) -> dict[str, Any]:
     """What a file says. ValueError, in words."""
     try:
-        return toml.loads(data.decode("utf-8-sig"))  # some editors write a byte order mark, which says nothing
+        return tomli.loads(data.decode("utf-8-sig"))  # some editors write a byte order mark, which says nothing
     except UnicodeDecodeError as error:
         utf16 = "; it looks like UTF-16: save it as UTF-8" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
         raise ValueError(f"expected UTF-8, not byte {data[error.start]:#x} at {error.start}{utf16}") from None

@@ -97,7 +97,7 @@ class Taking:
             self._ask(kernel.RTM_DELRULE, _rule(held))
 
     def put_routes(self, held: Held, network: Network, gateway: Address | None) -> None:
-        """Have the table hold the network, the gateway or the word that there is none, and nothing else."""
+        """Fill the table: the network, and the gateway or an unreachable default route; nothing else."""
         far = (
             _Route(b"", 0, gateway.packed, kernel.RTN_UNICAST)
             if gateway

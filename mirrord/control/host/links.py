@@ -127,7 +127,7 @@ class Links:
             self._alarm = None
 
     def doubt(self) -> None:
-        """Have the next reading ask about everything."""
+        """Ask the kernel about everything at the next reading."""
         self._news.everything = True
 
     def watch(self, changed: Callable[[], None]) -> None:

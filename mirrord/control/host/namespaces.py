@@ -54,7 +54,7 @@ class Namespaces:
         self._host.watch(changed)
 
     def doubt(self) -> None:
-        """Have the next reading ask about everything."""
+        """Ask the kernels about everything at the next reading."""
         self._host.doubt()
         for _, links in self._others.values():
             links.doubt()

@@ -109,7 +109,7 @@ class Neighbours:
                 )
 
     def _ask(self, netlink: Rtnetlink, wanted: Neighbour) -> Known:
-        """Have the kernel resolve it; what is known right after."""
+        """Ask the kernel to resolve it. Returns what is known right after."""
         body = _question(wanted, kernel.NTF_USE) + attribute(kernel.NDA_FLAGS_EXT, NUMBER.pack(kernel.NTF_EXT_MANAGED))
         with suppress(OSError):
             netlink.ask(kernel.RTM_NEWNEIGH, body, kernel.NLM_F_CREATE | kernel.NLM_F_REPLACE)

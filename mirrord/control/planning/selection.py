@@ -118,7 +118,7 @@ class Selections:
         self._earlier = {}
 
     def _take_over(self, before: Selections) -> None:
-        """Know already what is the same."""
+        """Keep what has not changed since the configuration before."""
         was, now = before.config, self.config
         self._about = dict(before._about)
         self._earlier = before._known

@@ -22,7 +22,7 @@ class Running:
     _sent: tuple[list[int], ...] = field(default=([], []), repr=False)  # copies, at the last two calls of `told`
 
     def follow(self, plan: PipelinePlan) -> None:
-        """Have the pipelines go on by another plan, soon."""
+        """Give the pipelines another plan, which they follow soon."""
         for pipeline, worker in self.placed:
             worker.replace(pipeline, plan)
 

@@ -31,7 +31,7 @@ class Planned:
         self._by_name: dict[tuple[str, ...], list[Key]] = {}  # by mirror; by mirror and session
 
     def show(self, entries: Mapping[Key, Entry]) -> None:
-        """Have these be shown."""
+        """Show these entries from now on."""
         self.entries, self._by_name = dict(entries), {}
         for key in entries:
             for names in (key[:1], key[:2]):

@@ -44,7 +44,7 @@ class Taps:
         busy: Collection[Place],
         apart: Mapping[Key, Collection[Worker]],
     ) -> dict[Key, list[Worker] | OSError]:
-        """Have these sessions' pipelines get frames: the workers of each, or why it cannot have any.
+        """Give frames to these sessions' pipelines. Returns the workers of each, or why it cannot have any.
 
         `busy`: sources that are captured by a ring at once, if that is open. `apart`: workers that a session is not to
         be on, where it can be had.

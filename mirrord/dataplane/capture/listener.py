@@ -80,7 +80,7 @@ def _held(local: str, port: int, family: int, beside: Sequence[socket.socket]) -
 
 @contextmanager
 def _reusing(sockets: Sequence[socket.socket]) -> Iterator[None]:
-    """Let these share a port; at no other time, so that another process's is told from ours."""
+    """Allow these sockets to share a port, only meanwhile: at other times a shared port is another process's."""
     for sock in sockets:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -276,7 +276,7 @@ class Capture(MovableWayIn):
         return classified(frame, self.plan.pvid) if self.plan.pvid else frame
 
     def _give_back(self) -> None:
-        """Let the kernel have the block again: its last frame was taken out."""
+        """Give the block back to the kernel: its last frame was taken out."""
         assert self.ring is not None  # that it is a block of
         _BLOCK_STATUS.pack_into(self.ring, self._block * BLOCK_SIZE + _STATUS_AT, kernel.TP_STATUS_KERNEL)
         self._block = (self._block + 1) % self.block_count

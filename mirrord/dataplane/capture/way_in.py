@@ -102,7 +102,7 @@ class WayIn(ABC):
         return seen.taken
 
     def follow_way_out(self, forward: ForwardPlan) -> None:  # noqa: B027 (most hand over frames as they are)
-        """Know what becomes of its frames."""
+        """Take from the forward plan how long a frame may be that goes on."""
 
     def take_unread(self) -> int:
         """What was thrown away when it was closed, and is not counted: once."""

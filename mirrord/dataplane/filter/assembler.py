@@ -88,7 +88,7 @@ class Assembler:
         self._items.append(_Jump(JA, 0, label, None))
 
     def place(self, label: Label) -> None:
-        """Have the label mean the instruction that comes next."""
+        """Place the label before the next instruction."""
         self._items.append(label)
 
     def program(self) -> Program:

@@ -221,7 +221,7 @@ def runs(numbers: frozenset[int]) -> list[tuple[int, int]]:
 
 
 def attach_reject_all(sock: socket.socket) -> None:
-    """Have the kernel keep every frame from a socket; what it holds already stays. OSError as setsockopt."""
+    """Attach a filter that rejects every frame; what it holds already stays. OSError as setsockopt."""
     _attach(sock, REJECT_ALL)
 
 
@@ -263,7 +263,7 @@ def bare(selection: Selection) -> Selection:
 
 
 def attach_program(sock: socket.socket, program: Program) -> bool:
-    """Have the kernel filter a socket by a program, in place of any it has; False when it is too long for it."""
+    """Attach a program as a socket's filter, in place of any it has. False when it is too long for the kernel."""
     if len(program) > MAX_INSTRUCTIONS:
         return False
     try:

@@ -8,6 +8,9 @@ missing bytes come after all, it goes on from there; what came ahead of them is 
 Sequence numbers come again after 4 GiB: what is more than FAR from where a direction is at is not taken for a part of
 it, and one that was seen to have come so far past its end has nothing to be shown any more.
 
+A connection is told by its addresses and ports, and the outermost VLAN's id: networks beside each other may use the
+same addresses.
+
 Bounded: the MOST connections that were seen last. One that had to make room counts as one whose SYN was not seen.
 
 TCP: RFC 9293 3.1, 3.4 (sequence numbers), 3.5 (a SYN has the number before the first byte's).
@@ -21,6 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mirrord.dataplane.forward.tls import Stream
 from mirrord.dataplane.frame.extent import headers_end
+from mirrord.dataplane.frame.headers import TCP_FLAGS
 from mirrord.dataplane.frame.wire import VNET_GSO_NONE
 from mirrord.protocols import IPPROTO_TCP, TCP_HEADER
 
@@ -34,7 +38,7 @@ MOST = 65536
 FAR = 1 << 30
 """Bytes that a direction may be ahead or behind; TCP's windows are no larger (RFC 7323 2.3)."""
 
-TCP_FLAGS, TCP_SYN = 13, 0x02
+TCP_SYN = 0x02
 
 _MASK = (1 << 32) - 1
 
@@ -92,13 +96,14 @@ class Direction:
 
 
 _End = tuple[bytes, int]
+_Key = tuple[int | None, _End, _End]
 
 
 class Connections:
     """The connections of one pipeline."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[tuple[_End, _End], dict[_End, Direction]] = OrderedDict()  # the one seen last, last
+        self._known: OrderedDict[_Key, dict[_End, Direction]] = OrderedDict()  # the one seen last is the last
 
     def show(self, frame: Frame, headers: Headers) -> Shown:
         """How much of a captured frame's payload is shown: all, or a part, of TCP that is followed; else nothing.
@@ -124,7 +129,8 @@ class Connections:
         """What is known of the frame's direction. `begins`: a SYN says that its first byte has this number."""
         source = headers.source, headers.source_port or 0
         destination = headers.destination, headers.destination_port or 0
-        key = min(source, destination), max(source, destination)
+        vlan = headers.tags[0].vid if headers.tags else None
+        key = vlan, min(source, destination), max(source, destination)
         directions = self._known.get(key)
         if directions is None:
             if begins is None:

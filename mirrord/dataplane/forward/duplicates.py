@@ -22,6 +22,7 @@ from itertools import islice
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
+from mirrord.dataplane.frame.wire import ADDRESSES, TAG
 from mirrord.dataplane.native import core
 from mirrord.protocols import ETH_P_IP, ETH_P_IPV6, TPIDS
 
@@ -36,7 +37,6 @@ WALKED = 64
 PLACES = 64
 """Sources that are told apart; of more, those whose numbers are equal modulo this count as one."""
 
-ADDRESSES, TAG = 12, 4
 TTL, CHECKSUM = 8, slice(10, 12)  # in an IPv4 header, RFC 791 3.1
 HOP_LIMIT = 7  # in an IPv6 header, RFC 8200 3
 

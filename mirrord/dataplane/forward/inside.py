@@ -12,23 +12,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from mirrord.dataplane.forward.decap import GRE_DISCARD
+from mirrord.dataplane.forward.decap import GRE_CHECKSUM, GRE_DISCARD
 from mirrord.dataplane.forward.encap import GRE_KEY, VXLAN_FLAGS
 from mirrord.dataplane.frame.wire import ADDRESSES, VNET_GSO_NONE, VNET_NEEDS_CSUM, Frame, Vnet
-from mirrord.protocols import ETH_HEADER, ETH_P_IP, ETH_P_IPV6, ETH_P_TEB, IPPROTO_GRE, IPPROTO_UDP
+from mirrord.protocols import (
+    ETH_HEADER,
+    ETH_P_IP,
+    ETH_P_IPV6,
+    ETH_P_TEB,
+    GRE_HEADER,
+    IPPROTO_GRE,
+    IPPROTO_UDP,
+    UDP_HEADER,
+)
 
 if TYPE_CHECKING:
     from mirrord.dataplane.frame.headers import Headers
     from mirrord.plans import Inside
 
-UDP_HEADER = 8
 TUNNEL_HEADER = 8  # VXLAN's, and Geneve's without options
 GENEVE_CONTROL = 0x80
 """No packet for whom it may concern, but one between the tunnel's ends (RFC 8926 3.4)."""
 
-GRE_HEADER = 4
 GRE_OPTIONAL = 0xB000  # checksum, key, sequence number: four bytes each
-GRE_CHECKSUM = 0x8000
 
 
 class _Found(NamedTuple):

@@ -128,7 +128,7 @@ class FileTransmit(WayOut):
             self.output.error = error.errno or errno.EIO
 
     def tend(self) -> None:
-        """See to what time brings; to be called between turns."""
+        """Rotate by time, and retry after an error. To be called between turns."""
         output, now = self.output, time.monotonic()
         if self.plan.rotate_seconds and output.written > output.start and not output.error:
             self._due = self._due or now + self.plan.rotate_seconds

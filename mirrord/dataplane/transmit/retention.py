@@ -33,7 +33,7 @@ class Finished:
         self._names = read(directory, name)
 
     def add(self, name: str) -> None:
-        """Have a file in the list, as the one written last. It may be renamed to that now.
+        """Add a file to the list, as the one written last. It may be renamed to that name now.
 
         On a disk that has no room for the list, that is in memory alone until there is room.
         """
@@ -75,7 +75,7 @@ _unsynced: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
 
 
 def _sync_later(*descriptors: int) -> None:
-    """Have a file and its directory on the disk soon. One too many on a disk that takes none is left out."""
+    """Sync a file and its directory soon. At most MOST_UNSYNCED wait; further ones are not synced."""
     with contextlib.suppress(OSError, RuntimeError):  # no descriptors, no threads: it is no worse than unsynced
         _start_syncing()
         if _unsynced.qsize() < MOST_UNSYNCED:

@@ -178,7 +178,7 @@ class Transmit(WayOut):
         return dropped_by(error)
 
     def begin_turn(self) -> None:
-        """Be patient anew."""
+        """Renew the time that the turn may wait for room."""
         super().begin_turn()
         self._patience.begin_turn()
 

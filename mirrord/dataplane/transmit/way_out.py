@@ -68,7 +68,7 @@ class WayOut(ABC):
         self.tend()
 
     def tend(self) -> None:  # noqa: B027 (most have nothing to see to)
-        """See to what time brings; to be called between turns."""
+        """Do what is due by time. To be called between turns."""
 
     def told(self) -> bool:
         """Whether a router has had something to say about copies since this was last asked. On any thread."""

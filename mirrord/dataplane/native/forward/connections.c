@@ -21,7 +21,8 @@ enum {
 struct key {
 	uint64_t ends[4]; /* the lesser address, the greater one */
 	uint16_t ports[2];
-	uint32_t family;
+	uint16_t family;
+	int16_t vlan; /* the outermost tag's id, or NONE */
 };
 
 /* What one end sends. Numbers are sequence numbers. */
@@ -85,7 +86,7 @@ static struct place *place_at(const struct connections *connections, uint32_t nu
 
 static uint32_t *chain_of(const struct connections *connections, const struct key *key)
 {
-	uint64_t hash = connections->seed;
+	uint64_t hash = connections->seed + (uint16_t)key->vlan;
 
 	for (int n = 0; n < 4; n++)
 		hash = mix(hash + key->ends[n]);
@@ -168,7 +169,7 @@ static int make_key(const struct headers *headers, struct key *key)
 	int order = memcmp(headers->source, headers->destination, headers->address_length);
 	bool turned = order > 0 || (order == 0 && from > to);
 
-	*key = (struct key){ .family = headers->family };
+	*key = (struct key){ .family = headers->family, .vlan = (int16_t)headers->vlan };
 	memcpy(key->ends, turned ? headers->destination : headers->source, headers->address_length);
 	memcpy(key->ends + 2, turned ? headers->source : headers->destination, headers->address_length);
 	key->ports[0] = turned ? to : from;
