@@ -6,10 +6,11 @@ Nothing here opens anything. Lengths and sizes are in bytes.
 from __future__ import annotations
 
 import os.path
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+from mirrord.dataplane.filter.rules import Selection
 from mirrord.dataplane.forward.own_copies import pack
 from mirrord.protocols import IPPROTO_UDP
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
     from mirrord.dataplane.counters import Slot
-    from mirrord.dataplane.filter.rules import Selection
     from mirrord.dataplane.forward.encap import Template
     from mirrord.dataplane.forward.own_copies import Guard
 
@@ -47,6 +47,12 @@ class CapturePlan:
     netns: Netns | None = None  # where the device is; None: here
     pvid: int = 0  # what has no tag there is of this VLAN, see frame/port_vlan.py; 0: of none
     raw: bool = False  # it has no Ethernet: its packets are given some, see frame/without_ethernet.py
+    together: bool = False  # one of a session's several devices, whose frames are to stay in order: see tap.py
+
+    @property
+    def everywhere(self) -> CapturePlan:
+        """The plan of a capture on all devices of the namespace, which `together` ones share."""
+        return replace(self, device="", index=0, selection=Selection(), together=True)
 
 
 class Tunnel(IntEnum):

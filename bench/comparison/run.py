@@ -3,7 +3,7 @@
 Run as root, on a machine with nothing else to do: `python -m bench.comparison.run [--quick | --rounds N]`. A round runs
 every subject once; the tables show medians over the rounds. `goals.py` says what is aimed at. `--only order` measures
 what it costs to keep the order of capture, nothing else, and prints it; `--only sharing`, many sessions on one source;
-`--only payload`, what it costs to leave payload out.
+`--only sources`, many sources; `--only payload`, what it costs to leave payload out; `--only flows`, limits by flow.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ import time
 from pathlib import Path
 
 from bench.comparison.experiments import Experiments
+from bench.comparison.flows import Flows
 from bench.comparison.goals import goals
 from bench.comparison.operation import Operation
 from bench.comparison.payloads import Payloads
 from bench.comparison.plots import draw
 from bench.comparison.sharing import Sharing
+from bench.comparison.sources import Sources
 from bench.comparison.streams import Streams
 from bench.comparison.testbed import Testbed
 from bench.machine import machine, stolen
@@ -35,7 +37,8 @@ def measure(bed: Testbed, *, rounds: int, milliseconds: int, only: str = "") -> 
     """Every table, after so many rounds. What is slow to set up is measured in the first round alone."""
     experiments, operation = Experiments(bed, milliseconds), Operation(bed, milliseconds)
     streams, sharing = Streams(bed, milliseconds), Sharing(bed, milliseconds)
-    payloads = Payloads(bed, milliseconds)
+    many = Sources(bed, milliseconds)
+    payloads, flows = Payloads(bed, milliseconds), Flows(bed, milliseconds)
     for number in range(rounds):
         begun = time.monotonic()
         for experiment in (
@@ -47,7 +50,10 @@ def measure(bed: Testbed, *, rounds: int, milliseconds: int, only: str = "") -> 
             streams.run,
             operation.rules,
             sharing.sharing,
+            many.sources,
+            many.unmirrored,
             payloads.payload,
+            flows.flows,
             operation.start,
             *((experiments.scripts, operation.latency, operation.idle) if number == 0 else ()),
         ):
@@ -59,7 +65,9 @@ def measure(bed: Testbed, *, rounds: int, milliseconds: int, only: str = "") -> 
         *streams.tables.values(),
         *operation.tables.values(),
         *sharing.tables.values(),
+        *many.tables.values(),
         *payloads.tables.values(),
+        *flows.tables.values(),
     ]
 
 

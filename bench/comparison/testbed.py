@@ -89,9 +89,9 @@ class Testbed:
         """Packets that the sink's driver was given. An ifb without redirection counts them as received and dropped."""
         return self.host.counter(sink, "rx", "dropped")
 
-    def load(self, *arguments: object, by_wire: bool = False) -> dict[str, Any]:
-        """Send the mirrored traffic until it ends; by `source`, or through the veth pair."""
-        host, device = (self.far, "wire") if by_wire else (self.host, "source")
+    def load(self, *arguments: object, by_wire: bool = False, device: str = "source") -> dict[str, Any]:
+        """Send the mirrored traffic until it ends; by this device, or through the veth pair."""
+        host, device = (self.far, "wire") if by_wire else (self.host, device)
         words = map(str, (self.folder / "load", device, *arguments, "--cpu", SENDING))
         result: dict[str, Any] = json.loads(host.run(*words).splitlines()[-1])
         return result
@@ -112,12 +112,14 @@ class Testbed:
         finally:
             process.close()
 
-    def measure(self, copies: Callable[[], int], *arguments: object, by_wire: bool = False) -> Sample:
+    def measure(
+        self, copies: Callable[[], int], *arguments: object, by_wire: bool = False, device: str = "source"
+    ) -> Sample:
         """One run of this load. `copies` tells how many the subject has made."""
-        self.load("--ms", 50, *arguments[2:], by_wire=by_wire)  # warm-up
+        self.load("--ms", 50, *arguments[2:], by_wire=by_wire, device=device)  # warm-up
         before = _at_rest(copies)
         with self.soak() as busy:
-            result = self.load(*arguments, by_wire=by_wire)
+            result = self.load(*arguments, by_wire=by_wire, device=device)
             time.sleep(SETTLE_SECONDS)
             spent = busy()
         frames = result["frames"]

@@ -103,14 +103,33 @@ void capture_filter(struct capture *c, bool accept)
 	set(c->fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program), "SO_ATTACH_FILTER");
 }
 
+void capture_filter_devices(struct capture *c, unsigned first, unsigned last)
+{
+	struct sock_filter program[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (unsigned)(SKF_AD_OFF + SKF_AD_IFINDEX)),
+		BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, first, 0, 2),
+		BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, last, 1, 0),
+		BPF_STMT(BPF_RET | BPF_K, 0xffffffff),
+		BPF_STMT(BPF_RET | BPF_K, 0),
+	};
+	struct sock_fprog filter = { .len = 5, .filter = program };
+	set(c->fd, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof(filter), "SO_ATTACH_FILTER");
+}
+
+int capture_descriptor(const struct capture *c)
+{
+	return c->fd;
+}
+
 struct capture *capture_open(const char *device, const struct capture_options *options)
 {
 	struct capture *c = calloc(1, sizeof(*c));
-	struct sockaddr_ll address = { .sll_family = AF_PACKET, .sll_ifindex = (int)if_nametoindex(device) };
+	struct sockaddr_ll address = { .sll_family = AF_PACKET,
+				       .sll_ifindex = device ? (int)if_nametoindex(device) : 0 };
 	c->options = *options;
 	c->fd = socket(AF_PACKET, SOCK_RAW, 0);
-	if (c->fd < 0 || address.sll_ifindex == 0)
-		die(device);
+	if (c->fd < 0 || (device && address.sll_ifindex == 0))
+		die(device ? device : "socket");
 	if (options->way == PLAIN_SOCKET)
 		prepare_socket(c);
 	else

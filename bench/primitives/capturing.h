@@ -22,8 +22,11 @@ struct capture_options {
 struct capture;
 
 struct capture_options capture_options(char **argv); // from --way, --ring, --block, --retire, --batch, --vnet, --stamps
-struct capture *capture_open(const char *device, const struct capture_options *options); // rejects every frame
+// Rejects every frame. Without a device, it is on all of them.
+struct capture *capture_open(const char *device, const struct capture_options *options);
 void capture_filter(struct capture *capture, bool accept);
+void capture_filter_devices(struct capture *capture, unsigned first, unsigned last); // of these indexes only
+int capture_descriptor(const struct capture *capture);
 bool capture_wait(struct capture *capture, int timeout_ms); // poll; true when there is something to read
 // The next run of frames, at most RUN; 0 when there are none now. They are given back at the next call.
 unsigned capture_read(struct capture *capture, const struct frame **frames);

@@ -15,17 +15,30 @@
 #define BATCH 64
 #define LARGEST 1514
 #define SOURCE_PORT 34 // its offset
+#define MOST_DEVICES 1000
 
 // "Simple IMIX", 7:4:1, evenly mixed.
 static const size_t IMIX[] = { 64, 594, 64, 64, 594, 64, 1514, 64, 594, 64, 64, 594 };
 
-static int open_socket(const char *device)
+static struct sockaddr_ll addresses[MOST_DEVICES];
+
+static struct sockaddr_ll address_of(const char *device)
 {
 	struct sockaddr_ll address = { .sll_family = AF_PACKET, .sll_ifindex = (int)if_nametoindex(device) };
-	int fd = socket(AF_PACKET, SOCK_RAW, 0);
-	if (fd < 0 || address.sll_ifindex == 0 || bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
+	if (address.sll_ifindex == 0)
 		die(device);
-	return fd;
+	return address;
+}
+
+static void find_devices(const char *device, long count)
+{
+	if (count == 1)
+		addresses[0] = address_of(device);
+	for (long n = 0; count > 1 && n < count; n++) {
+		char name[64];
+		snprintf(name, sizeof(name), "%s%ld", device, n);
+		addresses[n] = address_of(name);
+	}
 }
 
 // When the frame after `sent` is due at this rate. A lone frame is moved at random by up to its period, so that no
@@ -41,7 +54,8 @@ int main(int argc, char **argv)
 {
 	if (argc < 2) {
 		fprintf(stderr,
-			"usage: load DEVICE [--ms N] [--rate N] [--size N | --imix 1] [--flows N] [--stream N] [--cpu N]\n");
+			"usage: load DEVICE [--ms N] [--rate N] [--size N | --imix 1] [--flows N] [--devices N] "
+			"[--stream N] [--cpu N]\n");
 		return 2;
 	}
 	long rate = option(argv, "rate", 0);
@@ -53,7 +67,13 @@ int main(int argc, char **argv)
 		size = 64;
 	unsigned batch = rate == 0 ? BATCH : rate < 100000 ? 1 : 16;
 	pin((int)option(argv, "cpu", 0));
-	int fd = open_socket(argv[1]);
+	long devices = option(argv, "devices", 1);
+	if (devices < 1 || devices > MOST_DEVICES)
+		devices = 1;
+	find_devices(argv[1], devices);
+	int fd = socket(AF_PACKET, SOCK_RAW, 0);
+	if (fd < 0)
+		die("socket");
 
 	static uint8_t frames[BATCH][LARGEST];
 	struct iovec parts[BATCH];
@@ -62,7 +82,8 @@ int main(int argc, char **argv)
 		size_t length = imix ? IMIX[i % (sizeof(IMIX) / sizeof(*IMIX))] : size;
 		write_headers(frames[i], length - ETHERNET_IP_UDP, 1000, 2000);
 		parts[i] = (struct iovec){ frames[i], length };
-		messages[i].msg_hdr = (struct msghdr){ .msg_iov = &parts[i], .msg_iovlen = 1 };
+		messages[i].msg_hdr =
+			(struct msghdr){ .msg_iov = &parts[i], .msg_iovlen = 1, .msg_namelen = sizeof(*addresses) };
 	}
 
 	uint64_t sent = 0, refused = 0;
@@ -76,6 +97,7 @@ int main(int argc, char **argv)
 			frames[i][SOURCE_PORT] = (uint8_t)(port >> 8);
 			frames[i][SOURCE_PORT + 1] = (uint8_t)port;
 			number_frame(frames[i], stream, sent + i);
+			messages[i].msg_hdr.msg_name = &addresses[(sent + i) % (uint64_t)devices];
 		}
 		int taken = sendmmsg(fd, messages, batch, 0);
 		if (taken > 0)

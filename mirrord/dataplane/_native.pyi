@@ -5,8 +5,8 @@ from collections.abc import Callable
 from mmap import mmap
 from typing import NamedTuple, final
 
-from mirrord.dataplane.filter.several import Candidate
 from mirrord.dataplane.frame.wire import Frame
+from mirrord.dataplane.membership import NativeMatcher, Stretch
 from mirrord.dataplane.native import Matcher, NativeMember
 from mirrord.dataplane.transmit.lanes import NativeLane
 from mirrord.dataplane.transmit.output import Output
@@ -103,6 +103,9 @@ class Pipeline:
     def gso_refused(self) -> int:
         """The errno that the kernel refused GSO with, after which copies leave one by one; or 0."""
 
+    def leave_with(self, pipeline: Pipeline, /) -> None:
+        """Send by its way out, which is described alike. Before either runs, and on its thread ever after."""
+
     def watch(self, duplicates: object, place: int, /) -> None:
         """Remember copies there, as of this source. Before it runs."""
 
@@ -138,9 +141,13 @@ class Tap:
         """Read another packet socket from now on."""
 
     def have(
-        self, *, members: tuple[NativeMember, ...], program: bytes, sets: tuple[tuple[Candidate, ...], ...]
+        self,
+        *,
+        members: tuple[NativeMember, ...],
+        matchers: tuple[NativeMatcher, ...],
+        stretches: tuple[Stretch, ...],
     ) -> None:
-        """Give frames to these from now on: each to those of the set whose number the program gives."""
+        """Give frames to these from now on: each to those of the set whose number its device's matcher gives."""
 
 @final
 class Rounds:

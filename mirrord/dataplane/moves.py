@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mirrord.dataplane.loop import Failure, reason
+from mirrord.dataplane.membership import one_a_way
 from mirrord.dataplane.tap import Tap, tap_of
 
 if TYPE_CHECKING:
@@ -156,8 +157,8 @@ class Moves:
     # --- the way out follows ---
 
     def give_rings(self, pipelines: Iterable[Pipeline]) -> None:
-        """Give the pipelines TX rings, where a ring captures their frames."""
-        for pipeline in pipelines:
+        """Give the pipelines TX rings, one for each way out, where a ring captures their frames."""
+        for pipeline in one_a_way(pipelines):
             self._loop.helper.submit(pipeline.new_tx_ring, partial(self._made_ring, pipeline))
 
     def _made_ring(self, pipeline: Pipeline, outcome: TxRing | Exception | None) -> None:

@@ -21,10 +21,13 @@ from mirrord.dataplane.ways_out import open_way_out
 from mirrord.plans import CONNECTIONS_BYTES, FLOW_BYTES, ForwardPlan, Payload, PipelinePlan
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mirrord.dataplane.filter.rules import Selection
     from mirrord.dataplane.frame.wire import Frame
     from mirrord.dataplane.source import Source
     from mirrord.dataplane.transmit.tx_ring import TxRing
+    from mirrord.dataplane.transmit.way_out import WayOut
 
 ALTERED = (
     Slot.truncated,
@@ -53,6 +56,9 @@ class Pipeline:
     limit it shares. `memory` is what its tables come out of. What `recorder` keeps outlives it,
     and so does what is remembered at its `place`.
 
+    The copies of another source of a session leave by the way of its `leader`, in the order in which frames came by the
+    two: for that the same thread has to run both.
+
     Raises OSError when it cannot be opened.
     """
 
@@ -63,6 +69,7 @@ class Pipeline:
         native: bool,
         beside: Pipeline | None = None,
         numbering: Numbering | None = None,
+        leader: Pipeline | None = None,
         recorder: Recorder | None = None,
         place: Place | None = None,
         memory: Memory | None = None,
@@ -71,20 +78,29 @@ class Pipeline:
         self.recorder = recorder or Recorder(native=native)
         memory = memory or Memory()
         self.tables, self.connections = Share(memory), Share(memory)
+        self._closed = False
         self.source: Source | None = None
         self.counters = Counters()
         self.rule_counters = RuleCounters()
         self._trouble = ""
         self.matches: Match | None = None
         self.native: core.Pipeline | None = None  # the core's part, which closing takes away, in another thread
-        self.transmit = open_way_out(plan.transmit)
+        self.transmit: WayOut = open_way_out(plan.transmit) if leader is None else leader.transmit.hold()
         try:
-            self._set_up(plan, numbering or Numbering(), beside, native=native)
+            self._set_up(plan, numbering or Numbering(), beside, leader, native=native)
         except BaseException:
             self.close()
             raise
 
-    def _set_up(self, plan: PipelinePlan, numbering: Numbering, beside: Pipeline | None, *, native: bool) -> None:
+    def _set_up(
+        self,
+        plan: PipelinePlan,
+        numbering: Numbering,
+        beside: Pipeline | None,
+        leader: Pipeline | None,
+        *,
+        native: bool,
+    ) -> None:
         self.rule_counters.begin(plan.count_rules_of, _counted(plan))
         forward = self._with_tables(plan.forward)
         self._forward = Forward(forward, self.rule_counters.row, numbering)
@@ -98,6 +114,8 @@ class Pipeline:
                 output=self.transmit.output,
                 callback=self.transmit.callback,
             )
+            if leader is not None and leader.native is not None:
+                self.native.leave_with(leader.native)
         if beside is not None:
             self._share(beside)
         if self.place is not None and self.place.duplicates is not None:
@@ -249,7 +267,9 @@ class Pipeline:
 
     def close(self) -> None:
         """Close the way out. The pipeline must have left its tap."""
-        self.native = None
+        if self._closed:
+            return
+        self._closed, self.native = True, None
         self.tables.want(0)
         self.connections.want(0)
         self.transmit.close()
@@ -267,10 +287,12 @@ def open_pipelines(
     place: Place | None = None,
     *,
     native: bool,
+    leaders: Sequence[Pipeline] = (),
     memory: Memory | None = None,
 ) -> list[Pipeline]:
     """As many pipelines as the plan has workers, each to join a tap; their copies take numbers from `numbering`, their
-    tables come out of `memory`, `recorder` keeps their copies, which are remembered at `place`.
+    tables come out of `memory`, `recorder` keeps their copies, which are remembered at `place`. They leave by the ways
+    of the `leaders`, if there are any, each of whom runs on the same thread.
 
     OSError when one cannot be opened: then none is.
     """
@@ -279,7 +301,14 @@ def open_pipelines(
         while len(pipelines) < plan.workers:
             first = pipelines[0] if pipelines else None
             one = Pipeline(
-                plan, native=native, beside=first, numbering=numbering, recorder=recorder, place=place, memory=memory
+                plan,
+                native=native,
+                beside=first,
+                numbering=numbering,
+                leader=leaders[len(pipelines)] if leaders else None,
+                recorder=recorder,
+                place=place,
+                memory=memory,
             )
             pipelines.append(one)
     except BaseException:

@@ -1,4 +1,4 @@
-"""A tap: one source that is captured once, and the pipelines of all sessions that want its frames.
+"""A tap: what is captured once, and the pipelines of all sessions that want its frames.
 
 How it works. Sessions whose sources are the same device, in the same network namespace, and that ask for the same way
 of capturing (`capture`, `ring_size`, `workers`, promiscuous) join the same tap, whatever their directions, filters,
@@ -8,6 +8,21 @@ A frame is read and parsed once. A second program gives the set of members that 
 of these, in the order of joining, matches it exactly where that is not certain, and makes and sends its copies. A
 block of frames goes to one member after the other, so that each fills its own messages. The Python plane, which
 defines the meaning, asks each member.
+
+Several devices. A session of a bridge, a list or a pattern wants the frames of its devices in the order in which they
+came: no answer before its question, which came by another NIC. One socket on all devices of the namespace (the way of
+tcpdump -i any) gives that for nothing, and one ring of all of them costs a frame as one source's does: 211-221 ns to
+read 200 devices at 100,000 frames/s, 151-183 to read one, 2,023-2,583 with a socket for each (bench/primitives/many.c,
+load average 4). So all such sessions of a namespace that agree on how share a tap that is `everywhere`. Its filter
+begins with the device's index, see filter/by_device.py; a member wants what is of its device. Sources of one session
+leave by one way (WayOut.hold), and the core fills one batch of them in the order of capture. Merging sockets of their
+own by the kernel's stamp would need frames held back for as long as a ring keeps a block, and 200 of everything.
+
+What that costs: the kernel clones each frame that any device of the namespace sends before it asks the filter, some
+350 ns of 1,100 for devices that nobody mirrors, where what is received pays some comparisons. Where such devices send
+too much for that (control/host/bystanders.py), when a session begins, its sources are captured one by one, in taps of
+their own, and their order is given up. What the one ring has no room for may have been any device's: it counts for all
+members of the tap, and once for "several devices". A device that comes or goes is a member that joins or leaves.
 
 Why not a socket for each set of sessions that a frame may belong to (PACKET_FANOUT_CBPF): the kernel then runs the
 same union as the fanout's program and keeps a ring for each set, and there can be many sets. One ring is read in order
@@ -33,17 +48,17 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from mirrord.dataplane.capture.fanout import Group
 from mirrord.dataplane.capture.packet_socket import BLOCK_SIZE, Capture
 from mirrord.dataplane.counters import Slot
-from mirrord.dataplane.filter.assembler import pack
 from mirrord.dataplane.filter.bpf import compile_selection
+from mirrord.dataplane.filter.by_device import Asked, Wanted, compile_wanted
 from mirrord.dataplane.filter.several import compile_selections, compile_sets
-from mirrord.dataplane.native import NativeMember
+from mirrord.dataplane.membership import FOR_EVER, Member, described, groups_of, one_a_way
 from mirrord.dataplane.parting import GRACE_SECONDS, Aside, Rates, open_aside
 from mirrord.dataplane.pipeline import Match, Pipeline
 from mirrord.dataplane.source import Source
@@ -56,7 +71,7 @@ if TYPE_CHECKING:
     from mirrord.dataplane.capture.way_in import WayIn
     from mirrord.dataplane.filter.rules import Selection
     from mirrord.dataplane.frame.wire import Frame
-    from mirrord.plans import PipelinePlan
+    from mirrord.plans import ListenPlan, PipelinePlan
 
 TURN_SECONDS = 0.004
 """How long a turn may take, a few copies more or less, however much waits: other taps have theirs. What it waits for
@@ -65,18 +80,8 @@ room is bounded beside that, see transmit.PATIENCE_MILLISECONDS."""
 HALF_FULL = 0.5
 """How much of a ring may wait before fewer conversations are mirrored, where sessions allow that."""
 
-FOR_EVER = (1 << 64) - 1
-
-
-@dataclass(slots=True)
-class _Member:
-    pipeline: Pipeline
-    since: int = 0  # nanoseconds since 1970: what was captured before is not its
-    until: int = FOR_EVER  # the same of what was not captured before: it goes on elsewhere
-    leaves: bool = False
-    parted: bool = False  # it gets nothing that is still to be taken
-    broken: bool = False  # an error ended its work: what it gets counts as lost
-    leaves_at: int | None = None  # when so many frames have been read
+SEVERAL_DEVICES = "several devices"
+"""The source that a loss counts for which may have been any one's of several. No device has blanks in its name."""
 
 
 class Tap(Source):
@@ -101,12 +106,14 @@ class Tap(Source):
         group: Group | None = None,
         aside: Aside | None = None,
     ) -> None:
-        self.plan = pipelines[0].plan.capture
-        self.source = self.plan.device if isinstance(self.plan, CapturePlan) else ""  # a name for it
+        self.plan = aside.capture.plan if aside else _plan_of(pipelines)
+        self.source = SEVERAL_DEVICES  # a name for it
+        if not self.everywhere:
+            self.source = self.plan.device if isinstance(self.plan, CapturePlan) else ""
         self._looked_at = -1  # frames read, when it was last looked at
         self._failures: list[tuple[Pipeline, Exception]] = []
         self._came = 0  # frames, when that was last looked at
-        self._members = [_Member(pipeline, aside.border if aside else 0) for pipeline in pipelines]
+        self._members = [self._new_member(pipeline, aside.border if aside else 0) for pipeline in pipelines]
         self._mixed = len(pipelines) > 1 or aside is not None  # frames may wait that were taken for another
         self._changed_at = 0.0
         self._settles_at: int | None = None  # when so many frames have been read
@@ -115,7 +122,9 @@ class Tap(Source):
         self._parted_at: float | None = None  # when some were told to go on elsewhere
         self._parts_at: int | None = None  # when so many frames have been read
         self._rates = Rates(pipelines)
-        capture = aside.capture if aside else open_way_in(self.plan, self._selections(), group, busy=busy)
+        self._acting: list[Member] = []  # those whose way out acts by time
+        self._by_device: dict[int, list[Member]] = {}
+        capture = aside.capture if aside else open_way_in(self.plan, self._wanted(), group, busy=busy)
         try:
             super().__init__(capture, native=native)
             self._begin_with(pipelines, aside)
@@ -126,8 +135,8 @@ class Tap(Source):
     def _begin_with(self, pipelines: Sequence[Pipeline], aside: Aside | None) -> None:
         for pipeline in pipelines:
             pipeline.source = self
-            if aside is None:
-                pipeline.leave_by(pipeline.new_tx_ring())
+        for pipeline in one_a_way(pipelines) if aside is None else ():
+            pipeline.leave_by(pipeline.new_tx_ring())
         if aside is None:
             self._tell()
         else:
@@ -136,10 +145,20 @@ class Tap(Source):
     def begin(self) -> None:
         """Take frames, now that all that divide the source are there. OSError when the filter cannot be had."""
         if self._begins_later:
-            self.capture.select(*self._selections())
+            self.capture.select(*self._wanted())
             self._tell()
 
     # --- members ---
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether it is on all devices of a namespace, for those that its members want."""
+        return isinstance(self.plan, CapturePlan) and not self.plan.device
+
+    def _new_member(self, pipeline: Pipeline, since: int) -> Member:
+        capture = pipeline.plan.capture
+        device = capture.index if self.everywhere and isinstance(capture, CapturePlan) else 0
+        return Member(pipeline, device, since)
 
     @property
     def pipelines(self) -> list[Pipeline]:
@@ -154,7 +173,7 @@ class Tap(Source):
     def join(self, pipelines: Iterable[Pipeline]) -> None:
         """Add members, which get frames from now on. OSError when they cannot be added; the others go on."""
         self.update()  # what was lost before is not theirs
-        joining = [_Member(pipeline, time.time_ns()) for pipeline in pipelines]
+        joining = [self._new_member(pipeline, time.time_ns()) for pipeline in pipelines]
         self._select(also=joining)
         for member in joining:
             member.pipeline.source = self
@@ -220,11 +239,13 @@ class Tap(Source):
         """
         if not isinstance(self.plan, CapturePlan):
             return
-        left = [pipeline for pipeline in (*self.pipelines, *joining) if pipeline not in leaving]
-        wanted = [changed.get(pipeline, pipeline.selection) for pipeline in left]
-        if wanted:
-            compile_selections(tuple(dict.fromkeys(wanted)), raw=self.plan.raw, pvid=self.plan.pvid)
-            compile_sets(tuple(wanted))
+        members = [*list(self._members), *(self._new_member(pipeline, 0) for pipeline in joining)]
+        left = [member for member in members if member.pipeline not in leaving]
+        selections = [changed.get(member.pipeline, member.pipeline.selection) for member in left]
+        wanted = [Wanted(member.device, selection) for member, selection in zip(left, selections, strict=True)]
+        self._compile(tuple(dict.fromkeys(wanted)))
+        for group in groups_of(wanted).values():
+            compile_sets(group)
         for selection in (*(pipeline.selection for pipeline in joining), *changed.values()):
             compile_selection(replace(selection, mark_mask=0), numbered=True)
 
@@ -254,20 +275,22 @@ class Tap(Source):
         if len(self._members) < 2 or self._begins_later:
             return []
         settled = not self.changing and self._successor is None
-        return self._rates.outgrown(self.pipelines, now, settled=settled)
+        return self._rates.outgrown(self.pipelines, self.seen.read, now, settled=settled)
 
     def open_aside(self, pipelines: Sequence[Pipeline]) -> Aside:
         """Open a capture for members to part with. OSError; takes long: not for the thread that runs the tap."""
         assert isinstance(self.plan, CapturePlan)  # what is listened to is one member's
         self.foresee(leaving=pipelines)
-        compile_sets(tuple(pipeline.selection for pipeline in pipelines))
-        return open_aside(self.plan, pipelines)
+        wanted = [Wanted(one.device, one.pipeline.selection) for one in self._members if one.pipeline in pipelines]
+        for group in groups_of(wanted).values():
+            compile_sets(group)
+        return open_aside(self.plan, pipelines, tuple(dict.fromkeys(wanted)))
 
     def part(self, aside: Aside) -> bool:
         """Move members to another capture. False where the members or their selections have changed meanwhile."""
         members = [member for member in self._members if member.pipeline in aside.pipelines]
-        wanted = tuple(dict.fromkeys(member.pipeline.selection for member in members))
-        fits = len(members) == len(aside.pipelines) < len(self._members) and wanted == aside.capture.selections
+        wanted = tuple(dict.fromkeys(Wanted(member.device, member.pipeline.selection) for member in members))
+        fits = len(members) == len(aside.pipelines) < len(self._members) and wanted == aside.capture.wanted
         if not fits or any(member.leaves for member in self._members) or self._successor is not None:
             return False
         aside.border = time.time_ns()
@@ -297,19 +320,26 @@ class Tap(Source):
         self._changed()
         return True
 
-    def _member(self, pipeline: Pipeline) -> _Member:
+    def _member(self, pipeline: Pipeline) -> Member:
         return next(member for member in self._members if member.pipeline is pipeline)
 
-    def _selections(self, also: Sequence[_Member] = ()) -> tuple[Selection, ...]:
+    def _wanted(self, also: Sequence[Member] = ()) -> Asked:
         members = [member for member in (*self._members, *also) if not (member.leaves or member.parted)]
-        wanted = [member.pipeline.selection for member in members]
-        return tuple(dict.fromkeys(wanted))
+        return tuple(dict.fromkeys(Wanted(member.device, member.pipeline.selection) for member in members))
 
-    def _select(self, also: Sequence[_Member] = ()) -> None:
-        selections = self._selections(also)
+    def _compile(self, wanted: Asked) -> None:
+        """Make the program that the kernel will be given."""
+        assert isinstance(self.plan, CapturePlan)  # what is listened to is another program's
+        if wanted and self.everywhere:
+            compile_wanted(wanted, pvid=self.plan.pvid)
+        elif wanted:
+            compile_selections(tuple(one.selection for one in wanted), raw=self.plan.raw, pvid=self.plan.pvid)
+
+    def _select(self, also: Sequence[Member] = ()) -> None:
+        wanted = self._wanted(also)
         for capture in (self.capture, self._successor):
-            if capture is not None and not (isinstance(capture, Capture) and capture.selections == selections):
-                capture.select(*selections)
+            if capture is not None and not (isinstance(capture, Capture) and capture.wanted == wanted):
+                capture.select(*wanted)
 
     def _changed(self, pipeline: Pipeline | None = None) -> None:
         self._mixed, self._changed_at, self._settles_at = True, time.monotonic(), None
@@ -317,16 +347,19 @@ class Tap(Source):
 
     def _tell(self, changed: Pipeline | None = None) -> None:
         """Tell each member what it has to match itself; `changed` is told in any case."""
-        shares = self._mixed or len(self._members) > 1
-        for pipeline in self.pipelines:
+        self._acting = [member for member in self._members if member.pipeline.exclusive]
+        self._by_device = {}
+        for member in self._members:
+            self._by_device.setdefault(member.device, []).append(member)
+        for member in self._members:
+            pipeline, shares = member.pipeline, self._mixed or len(self._by_device[member.device]) > 1
             how = Match(exact=self.capture.exact and not shares, shares=shares)
             if pipeline is changed or pipeline.matches != how:
                 pipeline.match(how)
         self.capture.follow_way_out(self._members[0].pipeline.plan.forward)
         if self.native is not None:
-            program, sets = compile_sets(tuple(pipeline.selection for pipeline in self.pipelines))
-            members = [NativeMember(one.pipeline.native, one.since, one.until) for one in self._members]
-            self.native.have(members=tuple(members), program=pack(program), sets=sets)
+            members, matchers, stretches = described(self._members)
+            self.native.have(members=members, matchers=matchers, stretches=stretches)
 
     def tend(self, now: float) -> None:
         """See whether all that was taken before the last change of members has been read. `now` is monotonic."""
@@ -370,10 +403,10 @@ class Tap(Source):
             if fill > HALF_FULL:
                 for pipeline in self.pipelines:
                     pipeline.press()
-        members = list(self._members)
+        everybody, wanting = list(self._members), self._by_device
         for frame in self.capture.read():
             self.seen.count_read(frame.length)
-            for member in members:
+            for member in wanting.get(frame.device, []) if self.everywhere else everybody:
                 if member.since <= frame.time < member.until:
                     self._have_forwarded(member, frame)
             if time.monotonic() >= until:
@@ -382,13 +415,13 @@ class Tap(Source):
         self.note_error()  # the reading may have come upon one
         return self.seen.waiting > 0
 
-    def _have_forwarded(self, member: _Member, frame: Frame) -> None:
+    def _have_forwarded(self, member: Member, frame: Frame) -> None:
         try:
             member.pipeline.forward(frame)
         except Exception as error:  # noqa: BLE001 (of any kind; see _break)
             self._break(member, error)
 
-    def _have_work(self, member: _Member, work: Callable[[], None]) -> None:
+    def _have_work(self, member: Member, work: Callable[[], None]) -> None:
         """Do this for a member, unless an error has ended its work."""
         if member.broken:
             return
@@ -397,7 +430,7 @@ class Tap(Source):
         except Exception as error:  # noqa: BLE001 (of any kind; see _break)
             self._break(member, error)
 
-    def _break(self, member: _Member, error: Exception) -> None:
+    def _break(self, member: Member, error: Exception) -> None:
         """Stop a member whose work raised an error: its state is not known. The others go on."""
         if not member.broken:
             member.broken = True
@@ -422,10 +455,10 @@ class Tap(Source):
         """Bring up to date what was lost, and what was taken. After the last frame was read it is exact."""
         captured, lost, malformed = self.capture.statistics()
         self._count_taken(captured, lost)
-        for member in self._members:
+        for member in self._acting:
             self._have_work(member, member.pipeline.transmit.tend)
-            if malformed:
-                member.pipeline.lose(malformed, Slot.dropped_malformed)
+        for member in self._members if malformed else ():
+            member.pipeline.lose(malformed, Slot.dropped_malformed)
         came = self.capture.came(self.seen)
         if came != self._came:  # where there are more, nothing keeps them away any more
             self._came, self.failure = came, ""
@@ -437,8 +470,7 @@ class Tap(Source):
 
     def quiet(self) -> bool:
         """Whether there can be no news: it did not run, and nothing of it acts by time."""
-        acts = any(pipeline.exclusive for pipeline in self.pipelines)
-        return self.seen.read == self._looked_at and self.capture.ring is None and not acts
+        return self.seen.read == self._looked_at and self.capture.ring is None and not self._acting
 
     def succeed(self) -> WayIn:
         """Go on with the capture that this one moves to. Gives the one that ends, drained, for the caller to close."""
@@ -460,6 +492,11 @@ class Tap(Source):
             self._count_taken(captured, lost)
             self._see_ahead()
         return self.seen.waiting + self._ahead[0]
+
+
+def _plan_of(pipelines: Sequence[Pipeline]) -> CapturePlan | ListenPlan:
+    plan = pipelines[0].plan.capture
+    return plan.everywhere if isinstance(plan, CapturePlan) and plan.together else plan
 
 
 def tap_of(pipeline: Pipeline) -> Tap | None:

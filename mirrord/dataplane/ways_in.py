@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
     from mirrord.dataplane.capture.fanout import Group
     from mirrord.dataplane.capture.way_in import WayIn
-    from mirrord.dataplane.filter.rules import Selection
+    from mirrord.dataplane.filter.by_device import Asked
     from mirrord.plans import SourcePlan
 
 
-def _capture(plan: CapturePlan, selections: tuple[Selection, ...], group: Group | None, *, busy: bool) -> WayIn:
-    return Capture(plan, selections, mode="ring" if busy and plan.mode == "auto" else "", group=group)
+def _capture(plan: CapturePlan, wanted: Asked, group: Group | None, *, busy: bool) -> WayIn:
+    return Capture(plan, wanted, mode="ring" if busy and plan.mode == "auto" else "", group=group)
 
 
-def _listen(plan: ListenPlan, _selections: tuple[Selection, ...], _group: Group | None, *, busy: bool) -> WayIn:
+def _listen(plan: ListenPlan, _: Asked, _group: Group | None, *, busy: bool) -> WayIn:
     del busy
     return Listener(plan)
 
@@ -29,9 +29,9 @@ def _listen(plan: ListenPlan, _selections: tuple[Selection, ...], _group: Group 
 WAYS_IN: Mapping[type[SourcePlan], Callable[..., WayIn]] = {CapturePlan: _capture, ListenPlan: _listen}
 
 
-def open_way_in(plan: SourcePlan, selections: tuple[Selection, ...], group: Group | None, *, busy: bool) -> WayIn:
-    """Open what a plan says, for what any of the selections wants; by a ring, if that is open and it is `busy`.
+def open_way_in(plan: SourcePlan, wanted: Asked, group: Group | None, *, busy: bool) -> WayIn:
+    """Open what a plan says, for what is wanted; by a ring, if that is open and it is `busy`.
 
     OSError when it cannot be opened.
     """
-    return WAYS_IN[type(plan)](plan, selections, group, busy=busy)
+    return WAYS_IN[type(plan)](plan, wanted, group, busy=busy)

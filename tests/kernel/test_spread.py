@@ -17,6 +17,7 @@ from scapy.packet import Packet, Raw
 
 from mirrord.dataplane.capture.fanout import Group
 from mirrord.dataplane.capture.packet_socket import Capture
+from mirrord.dataplane.filter.by_device import Wanted
 from mirrord.dataplane.filter.rules import Selection
 from mirrord.dataplane.frame.wire import Frame
 from mirrord.dataplane.netns import find
@@ -41,7 +42,7 @@ def group(source: Host, device: str = "nic", *, raw: bool = False) -> Iterator[l
             captures.append(Capture(plan, group=shared))
             stack.callback(captures[-1].close)
         for capture in captures:
-            capture.select(Selection())
+            capture.select(Wanted(0, Selection()))
         yield captures
 
 

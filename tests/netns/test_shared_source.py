@@ -131,6 +131,13 @@ def wanted(plan: CapturePlan, selection: Selection, forward: ForwardPlan, datapl
     return Wanted(Pipeline(pipeline, native=dataplane == "native"), descriptor)
 
 
+def out_by(host: Host, device: str) -> socket.socket:
+    """What is sent by it leaves by the device."""
+    way = host.open_socket(socket.AF_PACKET, socket.SOCK_RAW)
+    way.bind((device, 0))
+    return way
+
+
 shapings = st.builds(
     ForwardPlan,
     template=st.just(encap.packet_block()),
@@ -148,38 +155,59 @@ THOROUGH = settings(
 )
 
 
+@pytest.mark.parametrize("together", [False, True], ids=["one device", "several devices"])
 @THOROUGH
 @given(
-    sessions=st.lists(st.tuples(selections(), shapings), min_size=2, max_size=6),
+    sessions=st.lists(st.tuples(selections(), shapings, st.booleans()), min_size=2, max_size=6),
     sent=st.lists(
-        st.tuples(frames().filter(lambda data: 14 < len(data) < 1500), st.booleans()), min_size=4, max_size=20
+        st.tuples(frames().filter(lambda data: 14 < len(data) < 1500), st.booleans(), st.booleans()),
+        min_size=4,
+        max_size=20,
     ),
 )
 def test_each_gets_what_it_would_get_alone(
     hosts: tuple[Host, Host, Host],
     dataplane: str,
-    sessions: list[tuple[Selection, ForwardPlan]],
-    sent: list[tuple[bytes, bool]],
+    sessions: list[tuple[Selection, ForwardPlan, bool]],
+    sent: list[tuple[bytes, bool, bool]],
+    *,
+    together: bool,
 ) -> None:
-    client, source, _ = hosts
-    plan = CapturePlan("nic", source.index("nic"), Selection(), mode="socket", netns=find(source.name))
-    sessions = [(replace(one, mark=MARK, mark_mask=MARK), forward) for one, forward in sessions]
-    members = [wanted(plan, *session, dataplane) for session in sessions]
-    witness = Capture(plan)
+    """Of one device, or each of one of two that are captured by one socket."""
+    client, source, collector = hosts
+    plans = [
+        CapturePlan(name, source.index(name), Selection(), "socket", netns=find(source.name), together=together)
+        for name in ("nic", "uplink")
+    ]
+    chosen = [
+        (plans[together and other], replace(one, mark=MARK, mark_mask=MARK), forward)
+        for one, forward, other in sessions
+    ]
+    members = [wanted(*session, dataplane) for session in chosen]
+    witnesses = [Capture(plan) for plan in plans]
     tap = Tap([member.pipeline for member in members], native=dataplane == "native")
-    with (
-        client.open_socket(socket.AF_PACKET, socket.SOCK_RAW) as there,
-        source.open_socket(socket.AF_PACKET, socket.SOCK_RAW) as here,
-    ):
-        there.bind(("eth0", 0))
-        here.bind(("nic", 0))
-        for data, egress in sent:
-            (here if egress else there).send(data)
-    seen = [frame for _ in range(2) for frame in witness.read()]
+    ways = {
+        (egress, other): out_by(host, device)
+        for egress, other, host, device in (
+            (False, False, client, "eth0"),
+            (True, False, source, "nic"),
+            (False, True, collector, "eth0"),
+            (True, True, source, "uplink"),
+        )
+    }
+    for data, egress, other in sent:
+        ways[egress, together and other].send(data)
+    for way in ways.values():
+        way.close()
+    seen = [frame for witness in witnesses for _ in range(2) for frame in witness.read()]
     while tap.run() or not tap.drained():
         pass
-    for member, (selection, forward) in zip(members, sessions, strict=True):
-        mine = [one for one in seen if accepts(selection, parse(one.data, one.tag), egress=one.egress)]
+    for member, (plan, selection, forward) in zip(members, chosen, strict=True):
+        mine = [
+            one
+            for one in seen
+            if one.device == plan.index and accepts(selection, parse(one.data, one.tag), egress=one.egress)
+        ]
         alone = step(forward, "python")
         outcomes = [alone(one) for one in mine]
         reasons = Counter(Slot.mirrored if one.reason is None else one.reason for one in outcomes)
@@ -192,7 +220,8 @@ def test_each_gets_what_it_would_get_alone(
         member.pipeline.close()
         os.close(member.descriptor)
     tap.close()
-    witness.close()
+    for witness in witnesses:
+        witness.close()
 
 
 # --- sessions that come and go ---
@@ -239,8 +268,9 @@ COMING_AND_GOING = (
 
 
 @pytest.mark.alone
+@pytest.mark.parametrize("together", [False, True], ids=["one device", "several devices"])
 def test_those_that_stay_get_every_frame_while_others_come_and_go(
-    net: Topology, hosts: tuple[Host, Host, Host], dataplane: str, monkeypatch: pytest.MonkeyPatch
+    net: Topology, hosts: tuple[Host, Host, Host], dataplane: str, monkeypatch: pytest.MonkeyPatch, *, together: bool
 ) -> None:
     """Also while the capture moves between a plain socket and a ring."""
     client, source, collector = hosts
@@ -248,6 +278,7 @@ def test_those_that_stay_get_every_frame_while_others_come_and_go(
         monkeypatch.setattr(load, name, value)
     netns, native = find(source.name), dataplane == "native"
     plan = CapturePlan("nic", source.index("nic"), Selection(), mode="auto", ring_size=64 << 20, netns=netns)
+    plan = replace(plan, together=together)
 
     def make(selection: Selection, device: str) -> Pipeline:
         way = DevicePlan(device, source.index(device), MARK, netns)
@@ -293,7 +324,7 @@ def test_those_that_stay_get_every_frame_while_others_come_and_go(
 # --- sessions of very unequal rates ---
 
 
-@pytest.mark.parametrize("capture", ["auto", "ring", "socket"])
+@pytest.mark.parametrize("capture", ["auto", "ring", "socket", "together"])
 def test_a_flooded_session_parts_from_the_others_and_then_costs_them_nothing(
     hosts: tuple[Host, Host, Host], dataplane: str, monkeypatch: pytest.MonkeyPatch, capture: str
 ) -> None:
@@ -301,6 +332,8 @@ def test_a_flooded_session_parts_from_the_others_and_then_costs_them_nothing(
     monkeypatch.setattr(load, "BUSY", 1000)
     netns, native = find(source.name), dataplane == "native"
     plan = CapturePlan("nic", source.index("nic"), Selection(), mode=capture, ring_size=64 << 20, netns=netns)
+    if capture == "together":
+        plan = replace(plan, mode="auto", together=True)
     flooded, quiet = (wanted(plan, on_port(port), ForwardPlan(encap.packet_block()), dataplane) for port in (80, 81))
     tap, worker = Tap([flooded.pipeline, quiet.pipeline], native=native), Worker("worker")
     worker.start()

@@ -15,13 +15,16 @@ _SIZES = {op.LD_W_ABS: 4, op.LD_H_ABS: 2, op.LD_W_IND: 4, op.LD_H_IND: 2, op.LD_
 _INDIRECT = (op.LD_W_IND, op.LD_H_IND, op.LD_B_IND)
 
 
-def interpret(program: Program, data: bytes, tag: Tag | None = None, *, egress: bool = False, mark: int = 0) -> int:
+def interpret(
+    program: Program, data: bytes, tag: Tag | None = None, *, egress: bool = False, mark: int = 0, device: int = 0
+) -> int:
     """Run a program on a frame and the metadata beside it; gives what it returns, 0 to 2^32-1.
 
     ValueError for an instruction that no filter has, IndexError for a program that runs out.
     """
     beside = {
         op.PKTTYPE: PACKET_OUTGOING if egress else 0,
+        op.IFINDEX: device,
         op.MARK: mark,
         op.VLAN_TAG: 0 if tag is None else tag.tci,
         op.VLAN_TAG_PRESENT: int(tag is not None),

@@ -296,8 +296,14 @@ def _capture(
         ring_size=size,
         promiscuous=isinstance(session.source, DeviceSource) and session.source.promiscuous,
         raw=source.raw,
+        together=_together(session, source),
         pvid=source.pvid if isinstance(session.source, BridgeSource) else 0,
     )
+
+
+def _together(session: Session, source: Link) -> bool:
+    """Whether the source is captured with others, in order: not for files, of which each source has its own."""
+    return not source.raw and sources.may_be_several(session) and not isinstance(session.destination, FileDestination)
 
 
 # --- what to do about what runs already ---

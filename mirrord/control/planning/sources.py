@@ -43,6 +43,13 @@ def devices(session: Session, view: View) -> Iterator[str]:
         yield from sorted(link.name for link in found if not unfit(session, link)) or [pattern]
 
 
+def may_be_several(session: Session) -> bool:
+    """Whether the session's source can be several devices, now or later."""
+    if isinstance(session.source, DeviceSource):
+        return len(session.source.device) > 1 or any(GLOB.search(name) for name in session.source.device)
+    return isinstance(session.source, BridgeSource)
+
+
 def left_out(session: Session, view: View) -> list[Finding]:
     """Why patterns leave out devices that they match."""
     if not isinstance(session.source, DeviceSource):

@@ -7,6 +7,7 @@ import fcntl
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from dataclasses import replace
 
 from mirrord.control.planning.plan import Key
 from mirrord.dataplane.forward import encap
@@ -14,7 +15,7 @@ from mirrord.dataplane.memory import Memory
 from mirrord.dataplane.pipeline import Pipeline
 from mirrord.dataplane.tap import Tap
 from mirrord.dataplane.worker import ANSWER_SECONDS, Worker
-from mirrord.plans import CapturePlan, ForwardPlan, PipelinePlan, StreamPlan
+from mirrord.plans import CapturePlan, ForwardPlan, ListenPlan, PipelinePlan, StreamPlan
 
 LOOK_SECONDS = 0.5
 """How often it is asked whether the reader is still there, when nothing comes."""
@@ -40,7 +41,7 @@ class Live:
         try:
             self._pipeline = Pipeline(
                 PipelinePlan(
-                    plan.capture,
+                    _alone(plan.capture),
                     _as_packets(plan.forward, raw=raw),
                     StreamPlan(end, key.source, comment, plan.forward.snaplen, raw),
                 ),
@@ -91,6 +92,11 @@ class Live:
 def _settle(ready: asyncio.Future[None]) -> None:
     if not ready.done():
         ready.set_result(None)
+
+
+def _alone(capture: CapturePlan | ListenPlan) -> CapturePlan | ListenPlan:
+    """One device is looked at, whichever others it is captured with."""
+    return replace(capture, together=False) if isinstance(capture, CapturePlan) else capture
 
 
 def _as_packets(forward: ForwardPlan, *, raw: bool) -> ForwardPlan:

@@ -48,14 +48,16 @@ class Opening:
         sessions = {key[:2] for key in planned}
         self._numberings = {name: one for name, one in self._numberings.items() if name in sessions}
 
-    def open(self, key: Key, plan: PipelinePlan) -> list[Pipeline] | OSError:
-        """The pipelines that the plan asks for, each without a source; or why they cannot be had."""
+    def open(self, key: Key, plan: PipelinePlan, leaders: Sequence[Pipeline] = ()) -> list[Pipeline] | OSError:
+        """The pipelines that the plan asks for, each without a source; or why they cannot be had. They leave by the
+        way of the `leaders`, if there are any.
+        """
         try:
             self._devices.hold(plan.transmit)
             numbering, recorder = self._numberings[key[:2]], self._recorders.of(key, plan)
             opening = partial(
                 open_pipelines, plan, numbering, recorder, self._groups.of(key, plan),
-                native=self._native, memory=self._memory,
+                native=self._native, leaders=leaders, memory=self._memory,
             )  # fmt: skip
             if not isinstance(plan.transmit, FilePlan):
                 return opening()

@@ -28,9 +28,11 @@ from mirrord.control.running.restarts import Restarts
 from mirrord.control.running.said import Said, say_planned, say_state, say_total, say_verdict
 from mirrord.control.running.taps import Taps
 from mirrord.control.running.totals import RuleCounts, Totals, added_rules
+from mirrord.control.running.ways import captured_apart, open_all
 from mirrord.control.running.workers import Workers, what
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.memory import Memory
+from mirrord.dataplane.pipeline import Pipeline
 from mirrord.dataplane.rounds import LATENCY_SECONDS
 from mirrord.dataplane.transmit.recorder import Recorder
 from mirrord.dataplane.worker import Failure, Worker
@@ -107,10 +109,17 @@ class Pipelines:
         self._opening.expect(add.key for add in adds)
         sources = [capture for add in adds if isinstance(capture := add.pipeline.capture, CapturePlan)]
         places = busy(sources)
-        opened = self._openers.map(lambda add: self._opening.open(add.key, self._judged(add.key, add.pipeline)), adds)
-        made = dict(zip((add.key for add in adds), opened, strict=True))
+        apart = {add.key: self._restarts.apart(add.key) for add in adds}
+        made = open_all(
+            captured_apart(adds, self._running),
+            self._open,
+            openers=self._openers,
+            taps=self._taps,
+            running=self._running,
+            apart=apart,
+        )
         there = {key: pipelines for key, pipelines in made.items() if not isinstance(pipelines, OSError)}
-        workers = self._taps.place(there, places, {key: self._restarts.apart(key) for key in there})
+        workers = self._taps.place(there, places, apart)
         for add in adds:
             pipelines = made[add.key]
             placed: OSError | list[Worker] = pipelines if isinstance(pipelines, OSError) else workers[add.key]
@@ -119,6 +128,9 @@ class Pipelines:
                 self._note(add.key, placed, add.pipeline.transmit)
             elif not isinstance(pipelines, OSError):
                 self._add(add.key, Running(add.pipeline, list(zip(pipelines, placed, strict=True))))
+
+    def _open(self, add: Add, leaders: Sequence[Pipeline]) -> list[Pipeline] | OSError:
+        return self._opening.open(add.key, self._judged(add.key, add.pipeline), leaders)
 
     def _add(self, key: Key, runs: Running) -> None:
         with self._lock:

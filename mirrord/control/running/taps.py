@@ -53,7 +53,7 @@ class Taps:
         for key, pipelines in opened.items():
             shared = _shared(key, pipelines[0])
             if any(worker in apart.get(key, ()) for _, worker in self._taps.get(shared, [])):
-                shared = key, "apart"  # from the tap that its work failed on
+                shared = *_alone(key, pipelines[0]), "apart"  # from the tap that its work failed on
             wanted.setdefault(shared, []).append(key)
         new = [shared for shared in wanted if not self._runs(shared)]
         results: dict[Key, list[Worker] | OSError] = {}
@@ -87,6 +87,11 @@ class Taps:
         for shared in [shared for shared, taps in self._taps.items() if gone.issuperset(taps[0][0].pipelines)]:
             del self._taps[shared]
 
+    def workers(self, key: Key, pipeline: Pipeline) -> list[Worker]:
+        """On which workers what shares this session's source comes to run; none where it is not captured any more."""
+        shared = _shared(key, pipeline)
+        return [worker for _, worker in self._taps[shared]] if self._runs(shared) else []
+
     def lost(self) -> dict[str, int]:
         """Frames that there was no room for, by source: each once, whoever it was for."""
         counted = dict(self._lost)
@@ -105,8 +110,8 @@ class Taps:
         return False
 
     def _open(self, pipelines: Sequence[Sequence[Pipeline]], busy: Collection[Place]) -> list[Tap] | OSError:
-        capture = pipelines[0][0].plan.capture
-        rings = isinstance(capture, CapturePlan) and (capture.netns, capture.device) in busy
+        captures = [session[0].plan.capture for session in pipelines]
+        rings = any(isinstance(one, CapturePlan) and (one.netns, one.device) in busy for one in captures)
         try:
             return open_taps(pipelines, native=self._native, busy=rings)
         except OSError as error:
@@ -131,7 +136,8 @@ class Taps:
             return OSError(errno.EAGAIN, f"no worker for it: {what(error)}")
         self._taps[shared] = list(zip(taps, workers, strict=True))
         for tap, worker in self._taps[shared]:
-            tap.source = key.source
+            if not tap.everywhere:
+                tap.source = key.source
             worker.add(tap)
         return workers
 
@@ -149,4 +155,13 @@ def _shared(key: Key, pipeline: Pipeline) -> Shared:
     plan = pipeline.plan
     if not plan.capture.shared or plan.transmit.waits:
         return (key,)
-    return replace(plan.capture, selection=_ANY), plan.workers, pipeline.group
+    assert isinstance(plan.capture, CapturePlan)  # no other is shared
+    capture = plan.capture.everywhere if plan.capture.together else replace(plan.capture, selection=_ANY)
+    return capture, plan.workers, pipeline.group
+
+
+def _alone(key: Key, pipeline: Pipeline) -> Shared:
+    """What only the sources of one session share, where they are captured together; else one source's alone."""
+    capture = pipeline.plan.capture
+    together = isinstance(capture, CapturePlan) and capture.together
+    return (*key[:2], *_shared(key, pipeline)) if together else (key,)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from mirrord.dataplane.counters import Seen
-    from mirrord.dataplane.filter.rules import Selection
+    from mirrord.dataplane.filter.by_device import Wanted
     from mirrord.plans import ForwardPlan
 
 
@@ -151,7 +151,7 @@ class Listener(WayIn):
     def fileno(self) -> int:
         return self.socket.fileno()
 
-    def select(self, *selections: Selection) -> None:
+    def select(self, *wanted: Wanted) -> None:
         """What is wanted of the frames inside, the forward step has to match."""
 
     def reject_all(self) -> None:

@@ -17,14 +17,18 @@ from __future__ import annotations
 import ctypes
 import errno
 import mmap
+import os
 import socket
 import struct
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING
 
 from mirrord import kernel
 from mirrord.dataplane.capture.fanout import Group, set_slowly, steer
+from mirrord.dataplane.capture.receive import receive
 from mirrord.dataplane.capture.way_in import Kind, MovableWayIn, Statistics, WayIn
 from mirrord.dataplane.filter import bpf, several
+from mirrord.dataplane.filter.by_device import Asked, Wanted, attach_wanted
 from mirrord.dataplane.frame.headers import Tag
 from mirrord.dataplane.frame.port_vlan import classified
 from mirrord.dataplane.frame.wire import VNET, Frame, Vnet
@@ -35,8 +39,6 @@ from mirrord.protocols import ETH_P_8021Q, ETH_P_ALL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from mirrord.dataplane.filter.rules import Selection
 
 
 BLOCK_SIZE = 512 << 10
@@ -72,6 +74,9 @@ _FRAME = struct.Struct(
     "=IIIIIIHH4xIH"
 )  # tpacket3_hdr: next_offset, sec, nsec, snaplen, len, status, mac, net, tci, tpid
 _PROTOCOL, _PACKET_TYPE = 48 + 2, 48 + 10  # sll_protocol, sll_pkttype of the sockaddr_ll behind a tpacket3_hdr
+_INDEX, _INDEX_AT = struct.Struct("=i"), 48 + 4  # its sll_ifindex
+_ADDRESS = struct.Struct("=HHiHBB8x")  # struct sockaddr_ll: family, protocol, index, ...
+_MEMBERSHIP = struct.Struct("=iHH8x")  # struct packet_mreq
 _AUXDATA = struct.Struct("=IIIHHHH")  # status, len, snaplen, mac, net, tci, tpid (struct tpacket_auxdata)
 _TIMESPEC = struct.Struct("@ll")
 _STATISTICS = struct.Struct("=II")
@@ -79,7 +84,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Capture(MovableWayIn):
-    """A bound, filtered packet socket, which takes what any of its `selections` wants: the plan's, or those given.
+    """A filtered packet socket, which takes what is `wanted`: what the plan says, or what is given. It is bound to the
+    plan's device, or, where that is "", on all devices of the namespace.
 
     `exact` tells whether its filter takes that and nothing else, or is a coarse one. With `stamped` the kernel stamps a
     frame once for all that capture it; else a ring may stamp it anew.
@@ -95,7 +101,7 @@ class Capture(MovableWayIn):
     def __init__(
         self,
         plan: CapturePlan,
-        selections: tuple[Selection, ...] = (),
+        wanted: Asked = (),
         *,
         mode: str = "",
         group: Group | None = None,
@@ -103,7 +109,8 @@ class Capture(MovableWayIn):
     ) -> None:
         self.plan = plan
         self._stamped = stamped
-        self.selections = selections or (plan.selection,)
+        self.wanted = wanted or (Wanted(plan.index, plan.selection),)
+        self._promiscuous: set[int] = set()  # indexes of devices that are made to receive all
         self.mode = mode or ("socket" if plan.mode == "auto" else plan.mode)
         self._group = Group() if group is None and plan.mode == "auto" else group
         self.rejecting = False
@@ -140,20 +147,34 @@ class Capture(MovableWayIn):
             size = plan.ring_size * (ROOM_TO_MOVE if plan.mode == "auto" else 1)
             sock.setsockopt(socket.SOL_SOCKET, kernel.SO_RCVBUFFORCE, min(size, LARGEST_BUFFER))
         bpf.attach_reject_all(sock)
-        sock.bind((plan.device, ETH_P_ALL))
-        if socket.if_nametoindex(plan.device) != plan.index:
-            raise OSError(19, "the device was replaced", plan.device)
-        if plan.promiscuous:
-            sock.setsockopt(
-                kernel.SOL_PACKET,
-                kernel.PACKET_ADD_MEMBERSHIP,
-                struct.pack("=iHH8x", plan.index, kernel.PACKET_MR_PROMISC, 0),
-            )
+        if plan.device:
+            sock.bind((plan.device, ETH_P_ALL))
+            if socket.if_nametoindex(plan.device) != plan.index:
+                raise OSError(19, "the device was replaced", plan.device)
+        else:
+            _bind_everywhere(sock)
+        self._receive_all()
         if self._group is not None:
             self._group.join(sock)
         self.exact = True
         if self._group is None or not self._group.divides:
-            self.select(*self.selections)
+            self.select(*self.wanted)
+
+    def _receive_all(self) -> None:
+        """Have devices be promiscuous as planned, as long as something is wanted of them."""
+        devices: set[int] = set()
+        if self.plan.promiscuous:
+            devices = {self.plan.index} if self.plan.device else {device for device, _ in self.wanted}
+        for device in devices - self._promiscuous:
+            with nullcontext() if self.plan.device else suppress(OSError):  # it is gone: there is news of that
+                self._set_membership(kernel.PACKET_ADD_MEMBERSHIP, device)
+        for device in self._promiscuous - devices:
+            with suppress(OSError):
+                self._set_membership(kernel.PACKET_DROP_MEMBERSHIP, device)
+        self._promiscuous = devices
+
+    def _set_membership(self, option: int, device: int) -> None:
+        self.socket.setsockopt(kernel.SOL_PACKET, option, _MEMBERSHIP.pack(device, kernel.PACKET_MR_PROMISC, 0))
 
     def _map_ring(self) -> None:
         """A ring of the size that is wanted; or of half of it, and so on, as long as there is no memory."""
@@ -183,12 +204,17 @@ class Capture(MovableWayIn):
     def fileno(self) -> int:
         return self.socket.fileno()
 
-    def select(self, *selections: Selection) -> None:
+    def select(self, *wanted: Wanted) -> None:
         """Take what any of these wants from now on; none is missed that was wanted before, too. OSError when there is
         no room: then it goes on as before.
         """
-        self.exact = several.attach(self.socket, *selections, raw=self.plan.raw, pvid=self.plan.pvid)
-        self.selections = selections
+        if self.plan.device:
+            selections = dict.fromkeys(one.selection for one in wanted)
+            self.exact = several.attach(self.socket, *selections, raw=self.plan.raw, pvid=self.plan.pvid)
+        else:
+            self.exact = attach_wanted(self.socket, wanted, pvid=self.plan.pvid)
+        self.wanted = wanted
+        self._receive_all()
 
     def movable(self) -> MovableWayIn | None:
         return self if self.plan.mode == "auto" else None
@@ -209,7 +235,7 @@ class Capture(MovableWayIn):
         Only of a plan whose mode is "auto". Not before what this one came after is closed.
         """
         steer(self.socket, 0)  # this one, also when the next joins
-        after = Capture(self.plan, self.selections, mode=mode, group=self._group)
+        after = Capture(self.plan, self.wanted, mode=mode, group=self._group)
         try:
             steer(self.socket, 1)
         except OSError:
@@ -222,8 +248,8 @@ class Capture(MovableWayIn):
         assert isinstance(before, Capture)  # of which this is the successor
         if before.rejecting:
             self.reject_all()
-        elif before.selections != self.selections:
-            self.select(*before.selections)
+        elif before.wanted != self.wanted:
+            self.select(*before.wanted)
 
     def statistics(self) -> Statistics:
         """What has been counted since the last call: reading sets the kernel's counters to zero."""
@@ -263,6 +289,7 @@ class Capture(MovableWayIn):
                 tag=_tag(state, tpid, tci),
                 vnet=Vnet._make(VNET.unpack_from(ring, at + mac - VNET.size)),
                 time=seconds * 1_000_000_000 + nanoseconds,
+                device=_INDEX.unpack_from(ring, at + _INDEX_AT)[0],
             )
             protocol = int.from_bytes(ring[at + _PROTOCOL : at + _PROTOCOL + 2], "big")
             if not self._left:
@@ -284,7 +311,7 @@ class Capture(MovableWayIn):
     def _read_socket(self) -> Iterator[Frame]:
         for _ in range(SOCKET_BATCH):
             try:
-                data, ancillary, _flags, address = self.socket.recvmsg(VNET.size + LARGEST_FRAME, 256)
+                data, ancillary, device, packet_type, protocol = receive(self.socket)
             except BlockingIOError:
                 return
             except OSError as error:  # the device went down since the socket was found ready; this is told once
@@ -299,18 +326,27 @@ class Capture(MovableWayIn):
             frame = Frame(
                 data=data[VNET.size :],
                 length=length,
-                egress=address[2] == kernel.PACKET_OUTGOING,
+                egress=packet_type == kernel.PACKET_OUTGOING,
                 tag=_tag(state, tpid, tci),
                 vnet=Vnet._make(VNET.unpack_from(data)),
                 time=time,
+                device=device,
             )
-            yield self._as_captured(frame, address[1])
+            yield self._as_captured(frame, protocol)
 
     def close(self) -> None:
         self._statuses.release()
         if self.ring is not None:
             self.ring.close()
         self.socket.close()
+
+
+def _bind_everywhere(sock: socket.socket) -> None:
+    """Python's own bind wants a device."""
+    address = _ADDRESS.pack(socket.AF_PACKET, socket.htons(ETH_P_ALL), 0, 0, 0, 0)
+    if _libc.bind(sock.fileno(), address, len(address)):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def stamp(timespec: bytes) -> int:

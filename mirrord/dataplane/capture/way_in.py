@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mirrord.dataplane.counters import Seen
-    from mirrord.dataplane.filter.rules import Selection
+    from mirrord.dataplane.filter.by_device import Wanted
     from mirrord.dataplane.frame.wire import Frame
     from mirrord.plans import ForwardPlan
 
@@ -58,8 +58,8 @@ class WayIn(ABC):
     def fileno(self) -> int: ...
 
     @abstractmethod
-    def select(self, *selections: Selection) -> None:
-        """Take what any of these wants from now on. OSError."""
+    def select(self, *wanted: Wanted) -> None:
+        """Take what is wanted from now on. OSError."""
 
     @abstractmethod
     def reject_all(self) -> None:

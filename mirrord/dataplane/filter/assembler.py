@@ -23,6 +23,7 @@ TAX, TXA, STX = 0x07, 0x87, 0x03
 # linux/filter.h: SKF_AD_OFF plus SKF_AD_*, absolute loads of what lies beside the bytes.
 PROTOCOL = 0xFFFFF000
 PKTTYPE = 0xFFFFF004
+IFINDEX = 0xFFFFF008
 MARK = 0xFFFFF014
 VLAN_TAG = 0xFFFFF02C
 VLAN_TAG_PRESENT = 0xFFFFF030
@@ -78,6 +79,10 @@ class Assembler:
     def emit(self, code: int, k: int = 0) -> None:
         """Append one instruction that does not jump."""
         self._items.append(Instruction(code, k=k))
+
+    def include(self, program: Program) -> None:
+        """Append a whole program."""
+        self._items += program
 
     def jump(self, code: int, k: int = 0, *, true: Label | None = None, false: Label | None = None) -> None:
         """Compare A with k (or X); where an outcome has no label, the next instruction follows."""

@@ -40,7 +40,7 @@ MOST = 1 << 16
 """Members of all sets together. Where it would take more, everybody is asked about everything."""
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=512)
 def compile_selections(selections: tuple[Selection, ...], *, raw: bool = False, pvid: int = 0) -> Program:
     """The program that takes a frame which any of these selections wants, as compile_selection's takes one's.
 
@@ -138,7 +138,7 @@ def _plain(one: Selection, direction: Direction, result: int = ACCEPT) -> list[B
 
 # Having the kernel run it
 
-_COARSER: tuple[Callable[[Selection], Selection], ...] = (
+COARSER: tuple[Callable[[Selection], Selection], ...] = (
     lambda one: one,
     lambda one: replace(one, before=()),
     lambda one: coarsen(one, addresses=True),
@@ -157,7 +157,7 @@ def attach(sock: socket.socket, *selections: Selection, raw: bool = False, pvid:
     `raw`, `pvid`: of what device the socket is, as an Assembler has them.
     """
     tried: list[tuple[Selection, ...]] = []
-    for coarse in _COARSER:
+    for coarse in COARSER:
         candidate = tuple(dict.fromkeys(map(coarse, selections)))
         if candidate in tried:
             continue
@@ -184,7 +184,7 @@ class Sets(NamedTuple):
     sets: tuple[tuple[Candidate, ...], ...]
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=512)
 def compile_sets(selections: tuple[Selection, ...]) -> Sets:
     """Which of these may want a frame. The mark is not asked for: only the kernel sees it."""
     everybody = tuple(Candidate(n, certain=False) for n in range(len(selections)))

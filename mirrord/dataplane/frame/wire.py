@@ -57,6 +57,7 @@ class Frame(NamedTuple):
     tag: Tag | None = None  # the VLAN tag that the kernel took off
     vnet: Vnet = Vnet()
     time: int = 0  # of capture, nanoseconds since 1970
+    device: int = 0  # its index; 0: of a tunnel's end
 
 
 def rebuild(frame: Frame, headers: Headers) -> list[bytes]:

@@ -13,11 +13,17 @@ struct staged *new_staged(void)
 	return malloc(STAGED * sizeof(struct staged));
 }
 
-void begin_batch(struct batch *batch, struct pipeline *pipeline)
+/* Messages from now on leave by this pipeline's way. */
+static void begin_batch(struct work *work, struct pipeline *pipeline)
 {
+	struct batch *batch = work->batch;
+	bool writes = pipeline->file.output;
+
+	if (!writes)
+		begin_turn(pipeline->transmit, work->outgoing, work->turn);
 	batch->count = 0;
-	batch->flush = pipeline->file.output ? write_batch : send_batch;
-	batch->context = pipeline->file.output ? (void *)&pipeline->file : &pipeline->transmit;
+	batch->flush = writes ? write_batch : send_batch;
+	batch->context = writes ? (void *)&pipeline->file : pipeline->transmit;
 }
 
 /* `certain`: it is known already that the pipeline's matcher wants the frame. */
@@ -37,56 +43,102 @@ static void forward_one(struct pipeline *pipeline, struct batch *batch, const st
 	counters[frame->egress ? READ_EGRESS_BYTES : READ_INGRESS_BYTES] += frame->length;
 	int reason = SKIPPED_UNMATCHED;
 
+	batch->counters = counters;
 	if (wanted)
 		reason = forward(plan, pipeline->state, frame, parsed, batch, counters);
 	if (reason != NO_REASON)
 		counters[reason]++;
 }
 
+/* Who wants frames of this device; NULL: nobody does any more. */
+static const struct stretch *find_stretch(const struct tap *tap, int device)
+{
+	uint32_t low = 0, high = tap->stretch_count;
+
+	if (!tap->stretches[0].device)
+		return &tap->stretches[0];
+	while (low < high) {
+		uint32_t middle = (low + high) / 2;
+
+		if (tap->stretches[middle].device < device)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low < tap->stretch_count && tap->stretches[low].device == device ? &tap->stretches[low] : NULL;
+}
+
+static void note(struct tap *tap, uint32_t n, uint32_t member, bool certain)
+{
+	uint32_t outlet = tap->outlets[member];
+	struct share *share = &tap->shares[(size_t)outlet * STAGED + tap->share_counts[outlet]++];
+
+	*share = (struct share){ member, (uint16_t)n, certain };
+}
+
 /* Note for each member that may want the nth of the frames at hand that it does. */
 static void assign(struct tap *tap, const struct work *work, uint32_t n)
 {
-	uint32_t set = run_on_frame(tap->program, tap->program_length, &work->staged[n].frame);
+	const struct stretch *stretch = find_stretch(tap, work->staged[n].frame.device);
 
-	if (set >= tap->set_count)
-		set = 0;
-	for (uint32_t at = tap->sets[set]; at < tap->sets[set + 1]; at++) {
-		uint32_t member = tap->candidates[at] >> 1;
-		uint16_t *place = &tap->theirs[(size_t)member * STAGED + tap->their_count[member]++];
-
-		*place = (uint16_t)(n << 1 | (tap->candidates[at] & 1));
+	if (!stretch)
+		return;
+	if (stretch->matcher == NONE) {
+		note(tap, n, stretch->first, false);
+		return;
 	}
+	const struct matcher *matcher = &tap->matchers[stretch->matcher];
+	uint32_t set = run_on_frame(matcher->program, matcher->length, &work->staged[n].frame);
+
+	if (set >= matcher->set_count)
+		set = 0;
+	for (uint32_t at = matcher->sets[set]; at < matcher->sets[set + 1]; at++)
+		note(tap, n, stretch->first + (matcher->candidates[at] >> 1), matcher->candidates[at] & 1);
 }
 
-/* One session after the other, so that one batch at a time is in the making. */
+/* One session after the other, so that one batch at a time is in the making; the frames of all of its devices in the order
+ * in which they came. */
 static void give_out(struct tap *tap, struct work *work)
 {
 	struct batch *batch = work->batch;
 
 	for (uint32_t n = 0; n < work->stage_count; n++)
 		assign(tap, work, n);
-	for (uint32_t m = 0; m < tap->count; m++) {
-		const uint16_t *theirs = &tap->theirs[(size_t)m * STAGED];
+	for (uint32_t outlet = 0; outlet < tap->outlet_count && work->stage_count; outlet++) {
+		const struct share *shares = &tap->shares[(size_t)outlet * STAGED];
 
-		if (!tap->their_count[m])
+		if (!tap->share_counts[outlet])
 			continue;
-		begin_batch(batch, tap->members[m]);
-		for (uint32_t n = 0; n < tap->their_count[m]; n++) {
-			struct staged *one = &work->staged[theirs[n] >> 1];
+		begin_batch(work, tap->members[shares[0].member]);
+		for (uint32_t n = 0; n < tap->share_counts[outlet]; n++) {
+			struct staged *one = &work->staged[shares[n].frame];
 
-			forward_one(tap->members[m], batch, &one->frame, &one->parsed, theirs[n] & 1);
+			forward_one(tap->members[shares[n].member], batch, &one->frame, &one->parsed,
+				    shares[n].certain);
 		}
 		batch->flush(batch, batch->context);
-		tap->their_count[m] = 0;
+		tap->share_counts[outlet] = 0;
 	}
 	work->stage_count = 0;
+}
+
+/* Whether its frames go to one member, whatever they are. */
+static bool has_one(const struct tap *tap)
+{
+	return tap->count == 1 && !tap->stretches[0].device;
+}
+
+void begin_handing(struct tap *tap, struct work *work)
+{
+	if (has_one(tap))
+		begin_batch(work, tap->members[0]);
 }
 
 void hand_over(struct tap *tap, struct work *work, const struct frame *frame)
 {
 	tap->seen[SEEN_READ]++;
 	tap->seen[SEEN_READ_BYTES] += frame->length;
-	if (tap->count == 1) {
+	if (has_one(tap)) {
 		struct parsed parsed = { .hashed = false };
 
 		parse(frame, &parsed.headers);
@@ -104,7 +156,7 @@ void hand_over(struct tap *tap, struct work *work, const struct frame *frame)
 
 void settle(struct tap *tap, struct work *work)
 {
-	if (tap->count == 1)
+	if (has_one(tap))
 		work->batch->flush(work->batch, work->batch->context);
 	else
 		give_out(tap, work);

@@ -13,6 +13,7 @@ typedef struct {
 	Py_buffer counters, sequence, output, tx_ring;
 	PyObject *callback; /* gives the next file, or a lane its socket */
 	PyObject *beside; /* whose state it shares, or NULL */
+	PyObject *leader; /* whose way out it shares, or NULL */
 	PyObject *duplicates; /* or NULL */
 } Pipeline;
 
@@ -33,7 +34,7 @@ static void call_next_file(void *self)
 static void call_open_lane(void *self, uint32_t lane)
 {
 	PyGILState_STATE state = PyGILState_Ensure();
-	struct transmit *transmit = &((Pipeline *)self)->pipeline.transmit;
+	struct transmit *transmit = &((Pipeline *)self)->pipeline.own_transmit;
 	PyObject *opened = PyObject_CallFunction(((Pipeline *)self)->callback, "I", lane);
 
 	if (!opened || !open_lane(opened, transmit, lane))
@@ -50,9 +51,7 @@ static bool open_output(Pipeline *self, PyObject *output)
 		PyErr_SetString(PyExc_ValueError, "memory of the wrong size");
 		return false;
 	}
-	self->pipeline.file = (struct file){
-		.output = self->output.buf, .counters = self->counters.buf, .next = call_next_file, .context = self
-	};
+	self->pipeline.file = (struct file){ .output = self->output.buf, .next = call_next_file, .context = self };
 	return true;
 }
 
@@ -70,12 +69,12 @@ static PyObject *Pipeline_new(PyTypeObject *type, PyObject *arguments, PyObject 
 		return NULL;
 	struct pipeline *pipeline = &self->pipeline;
 	if (!read_plan(plan, Py_None, Py_None, &pipeline->plan) ||
-	    !read_way(way, &pipeline->transmit, &self->tx_ring) ||
+	    !read_way(way, &pipeline->own_transmit, &self->tx_ring) ||
 	    PyObject_GetBuffer(counters, &self->counters, PyBUF_WRITABLE) < 0 ||
 	    PyObject_GetBuffer(sequence, &self->sequence, PyBUF_WRITABLE) < 0 ||
 	    (output != Py_None && !open_output(self, output)))
 		goto failed;
-	if (!pipeline->file.output && !pipeline->transmit.lanes) {
+	if (!pipeline->file.output && !pipeline->own_transmit.lanes) {
 		PyErr_SetString(PyExc_ValueError, "neither sockets nor an output");
 		goto failed;
 	}
@@ -85,10 +84,10 @@ static PyObject *Pipeline_new(PyTypeObject *type, PyObject *arguments, PyObject 
 	}
 	pipeline->counters = self->counters.buf;
 	self->callback = Py_NewRef(callback);
-	pipeline->transmit.open_lane = call_open_lane;
-	pipeline->transmit.context = self;
-	pipeline->transmit.counters = self->counters.buf;
-	pipeline->transmit.overhead = pipeline->plan.overhead;
+	pipeline->transmit = &pipeline->own_transmit;
+	pipeline->transmit->open_lane = call_open_lane;
+	pipeline->transmit->context = self;
+	pipeline->transmit->overhead = pipeline->plan.overhead;
 	fill_buckets(&pipeline->plan, &pipeline->own);
 	pipeline->own.sequence = self->sequence.buf;
 	pipeline->state = &pipeline->own;
@@ -110,6 +109,7 @@ static void Pipeline_dealloc(PyObject *object)
 	PyBuffer_Release(&self->tx_ring);
 	Py_XDECREF(self->callback);
 	Py_XDECREF(self->beside);
+	Py_XDECREF(self->leader);
 	Py_XDECREF(self->duplicates);
 	clear_plan(&self->pipeline.plan);
 	release(object);
@@ -123,6 +123,12 @@ struct pipeline *pipeline_in(PyObject *object)
 		return NULL;
 	}
 	return &((Pipeline *)object)->pipeline;
+}
+
+/* The pipeline that has the way out which this one leaves by. */
+static Pipeline *leader_of(Pipeline *self)
+{
+	return self->leader ? (Pipeline *)self->leader : self;
 }
 
 static PyObject *Pipeline_replace(PyObject *object, PyObject *arguments, PyObject *keywords)
@@ -143,26 +149,27 @@ static PyObject *Pipeline_replace(PyObject *object, PyObject *arguments, PyObjec
 		clear_plan(&next);
 		return NULL;
 	}
-	if (tx_ring.obj == self->tx_ring.obj)
-		transmit.ring.next = pipeline->transmit.ring.next;
-	PyBuffer_Release(&self->tx_ring);
-	self->tx_ring = tx_ring;
+	Pipeline *leader = leader_of(self);
+
+	if (tx_ring.obj == leader->tx_ring.obj)
+		transmit.ring.next = pipeline->transmit->ring.next;
+	PyBuffer_Release(&leader->tx_ring);
+	leader->tx_ring = tx_ring;
 	replace_plan(&pipeline->plan, &next);
 	pipeline->shares = shares;
-	transmit.open_lane = pipeline->transmit.open_lane;
-	transmit.context = pipeline->transmit.context;
-	transmit.counters = pipeline->counters;
+	transmit.open_lane = pipeline->transmit->open_lane;
+	transmit.context = pipeline->transmit->context;
 	transmit.overhead = next.overhead;
-	transmit.outer.id = pipeline->transmit.outer.id;
-	transmit.jammed = pipeline->transmit.jammed;
-	pipeline->transmit = transmit;
+	transmit.outer.id = pipeline->transmit->outer.id;
+	transmit.jammed = pipeline->transmit->jammed;
+	*pipeline->transmit = transmit;
 	Py_RETURN_NONE;
 }
 
 static PyObject *Pipeline_gso_refused(PyObject *object, PyObject *unused)
 {
 	(void)unused;
-	return PyLong_FromLong(((Pipeline *)object)->pipeline.transmit.gso_refused);
+	return PyLong_FromLong(((Pipeline *)object)->pipeline.transmit->gso_refused);
 }
 
 static PyObject *Pipeline_share(PyObject *object, PyObject *other)
@@ -185,6 +192,20 @@ static PyObject *Pipeline_flows(PyObject *object, PyObject *unused)
 
 	(void)unused;
 	return PyLong_FromUnsignedLong(flows ? count_flows(flows) : 0);
+}
+
+static PyObject *Pipeline_leave_with(PyObject *object, PyObject *other)
+{
+	Pipeline *self = (Pipeline *)object;
+
+	if (!Py_IS_TYPE(other, Py_TYPE(object)) || self->leader || other == object) {
+		PyErr_SetString(PyExc_TypeError, "leaves once, with another pipeline");
+		return NULL;
+	}
+	self->leader = Py_NewRef((PyObject *)leader_of((Pipeline *)other));
+	self->pipeline.transmit = ((Pipeline *)other)->pipeline.transmit;
+	PyBuffer_Release(&self->tx_ring);
+	Py_RETURN_NONE;
 }
 
 static PyObject *Pipeline_sampling_rate(PyObject *object, PyObject *unused)
@@ -210,6 +231,9 @@ static PyMethodDef pipeline_methods[] = {
 	  "The errno that the kernel refused GSO with, after which copies leave one by one; or 0." },
 	{ "sampling_rate", Pipeline_sampling_rate, METH_NOARGS, "The sampling rate in force." },
 	{ "flows", Pipeline_flows, METH_NOARGS, "How many flows are known." },
+	{ "leave_with", Pipeline_leave_with, METH_O,
+	  "leave_with(pipeline): send by its way out, which is described alike. Before either runs, and on its thread ever "
+	  "after." },
 	{ "watch", Pipeline_watch, METH_VARARGS,
 	  "watch(duplicates, place): remember copies there, as of this source. Before it runs." },
 	{ "share", Pipeline_share, METH_O, "share(pipeline): use its rate limit's bucket. Before either runs." },

@@ -26,6 +26,9 @@ bool open_lane(PyObject *lane, struct transmit *transmit, uint32_t n);
 struct pipeline *pipeline_in(PyObject *object);
 struct tap *tap_in(PyObject *object);
 
+/* matchers.c: from a tuple of membership.py's NativeMatchers. False with an exception set; either way the tap's to clear. */
+bool read_matchers(PyObject *list, struct tap *tap);
+
 /* duplicates_memory.c */
 PyObject *make_duplicates(PyObject *module, PyObject *unused);
 /* From the arguments (a capsule, a place): what the state remembers copies in from now on. `held` is the capsule. */

@@ -11,9 +11,8 @@ bool run_tap(struct tap *tap, struct work *work)
 
 	if (!tap->count)
 		return false;
-	for (uint32_t n = 0; n < tap->count; n++)
-		begin_turn(&tap->members[n]->transmit, work->outgoing);
-	begin_batch(work->batch, tap->members[0]);
+	work->turn = until;
+	begin_handing(tap, work);
 	bool more = tap->tunnel ? run_listener(tap, work, until) : run_socket_or_ring(tap, work, until);
 	settle(tap, work);
 	return more;

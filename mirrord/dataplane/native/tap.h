@@ -12,6 +12,7 @@ struct work {
 	uint8_t *buffers; /* that a plain socket's frames are read into; pages that none reached cost nothing */
 	struct staged *staged; /* frames that are to be given out, */
 	uint32_t stage_count; /* and how many: none between two turns */
+	uint64_t turn; /* a number that no other turn has */
 };
 
 /* False when there is no memory: then there is nothing to close. */
@@ -23,14 +24,38 @@ struct pipeline {
 	struct plan plan;
 	struct state own;
 	struct state *state; /* its own, or another's */
-	struct transmit transmit;
+	struct transmit own_transmit;
+	struct transmit *transmit; /* its own, or that of another source of its session on the same thread */
 	struct file file; /* in its place, when it has an output */
 	uint64_t *counters;
 	bool shares; /* its source: what it does not match is another's, and not counted */
 	uint64_t since, until; /* what was captured before, or from then on, is not its; nanoseconds since 1970 */
 };
 
-/* A source that is captured, and who wants its frames. */
+/* Which of a device's members may want a frame. */
+struct matcher {
+	struct sock_filter *program; /* gives the number of a set of them */
+	uint32_t length;
+	uint32_t *sets; /* where each set begins in candidates, and behind the last one, where it ends */
+	uint32_t set_count;
+	uint32_t *candidates; /* a member's place, twice, and one where it wants the frame for certain */
+};
+
+/* A device, and who wants its frames: members that follow one another. */
+struct stretch {
+	int device; /* its index; 0: whatever the tap captures */
+	uint32_t first, count;
+	int matcher; /* or NONE: the one member there is asked */
+};
+
+/* That a member may want one of the frames at hand. */
+struct share {
+	uint32_t member;
+	uint16_t frame;
+	bool certain; /* it does */
+};
+
+/* What is captured together, and who wants its frames. */
 struct tap {
 	int descriptor;
 	uint8_t *ring; /* or NULL: a plain socket */
@@ -49,13 +74,14 @@ struct tap {
 	bool eager; /* a member acts by time: Python is told each time */
 	struct pipeline **members;
 	uint32_t count;
-	struct sock_filter *program; /* or NULL; gives the number of a set of members */
-	uint32_t program_length;
-	uint32_t *sets; /* where each set begins in candidates, and behind the last one, where it ends */
-	uint32_t set_count;
-	uint32_t *candidates; /* a member's place, twice, and one where it wants the frame for certain */
-	uint16_t *theirs; /* STAGED for each member: its frames of those at hand, in the same way */
-	uint16_t *their_count;
+	struct stretch *stretches; /* by their devices, ascending */
+	uint32_t stretch_count;
+	struct matcher *matchers;
+	uint32_t matcher_count;
+	uint32_t *outlets; /* of each member, which of those that leave by one way it is of */
+	uint32_t outlet_count;
+	struct share *shares; /* STAGED for each outlet: its part of the frames at hand, */
+	uint32_t *share_counts; /* and how many */
 };
 
 enum { STAGED = 256 }; /* frames given out at a time: what is known of them stays in the processor's cache */
@@ -71,8 +97,8 @@ bool run_listener(struct tap *tap, struct work *work, uint64_t until);
 
 /* members.c: what open_work() gives for frames that are to be given out; NULL when there is no memory. */
 struct staged *new_staged(void);
-/* Messages from now on are this pipeline's. */
-void begin_batch(struct batch *batch, struct pipeline *pipeline);
+/* Before the first frame of a turn. */
+void begin_handing(struct tap *tap, struct work *work);
 /* A frame was read; its data stay until settle(). */
 void hand_over(struct tap *tap, struct work *work, const struct frame *frame);
 /* All of the frames that were taken have to be sent now: what they lie in is to be used again. */

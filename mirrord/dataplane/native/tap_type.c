@@ -72,17 +72,23 @@ failed:
 /* What belongs to who its members are. */
 static void clear_members(struct tap *tap)
 {
+	for (uint32_t n = 0; n < tap->matcher_count; n++) {
+		free(tap->matchers[n].program);
+		free(tap->matchers[n].sets);
+		free(tap->matchers[n].candidates);
+	}
+	free(tap->matchers);
+	free(tap->stretches);
 	free(tap->members);
-	free(tap->program);
-	free(tap->sets);
-	free(tap->candidates);
-	free(tap->theirs);
-	free(tap->their_count);
+	free(tap->outlets);
+	free(tap->shares);
+	free(tap->share_counts);
+	tap->matchers = NULL;
+	tap->stretches = NULL;
 	tap->members = NULL;
-	tap->program = NULL;
-	tap->sets = tap->candidates = NULL;
-	tap->theirs = tap->their_count = NULL;
-	tap->count = tap->set_count = 0;
+	tap->outlets = tap->share_counts = NULL;
+	tap->shares = NULL;
+	tap->count = tap->stretch_count = tap->matcher_count = tap->outlet_count = 0;
 }
 
 static void Tap_dealloc(PyObject *object)
@@ -177,9 +183,8 @@ static bool read_members(PyObject *list, struct tap *tap)
 	if (count < 0)
 		return false;
 	tap->members = calloc((size_t)count + 1, sizeof(*tap->members));
-	tap->theirs = calloc((size_t)count + 1, STAGED * sizeof(*tap->theirs));
-	tap->their_count = calloc((size_t)count + 1, sizeof(*tap->their_count));
-	if (!tap->members || !tap->theirs || !tap->their_count) {
+	tap->outlets = calloc((size_t)count + 1, sizeof(*tap->outlets));
+	if (!tap->members || !tap->outlets) {
 		PyErr_NoMemory();
 		return false;
 	}
@@ -191,87 +196,114 @@ static bool read_members(PyObject *list, struct tap *tap)
 	return true;
 }
 
-/* One set's candidates: their places, twice, and one where they want the frame for certain. */
-static bool read_set(PyObject *set, struct tap *tap, uint32_t *at)
+/* Whether all that a matcher gives are members of the stretch. */
+static bool fits(const struct tap *tap, const struct stretch *stretch)
 {
-	Py_ssize_t size = PyTuple_Size(set);
+	if (stretch->first >= tap->count || stretch->count > tap->count - stretch->first || !stretch->count ||
+	    stretch->matcher >= (int)tap->matcher_count)
+		return false;
+	if (stretch->matcher < 0)
+		return stretch->count == 1;
+	const struct matcher *matcher = &tap->matchers[stretch->matcher];
 
-	for (Py_ssize_t n = 0; n < size; n++) {
-		PyObject *candidate = PyTuple_GetItem(set, n);
-		uint32_t place;
-		bool certain;
-
-		if (!read_u32(candidate, "place", &place) || !read_bool(candidate, "certain", &certain))
+	for (uint32_t n = 0; n < matcher->sets[matcher->set_count]; n++)
+		if (matcher->candidates[n] >> 1 >= stretch->count)
 			return false;
-		if (place >= tap->count) {
-			PyErr_SetString(PyExc_ValueError, "a set has a member that is none");
-			return false;
-		}
-		tap->candidates[(*at)++] = place << 1 | (uint32_t)certain;
-	}
-	return size >= 0;
+	return true;
 }
 
-static bool read_sets(PyObject *sets, struct tap *tap)
+static bool read_stretch(PyObject *object, struct stretch *stretch)
 {
-	Py_ssize_t count = PyTuple_Size(sets), total = 0;
-	uint32_t at = 0;
+	return read_int(object, "device", &stretch->device) && read_u32(object, "first", &stretch->first) &&
+	       read_u32(object, "members", &stretch->count) && read_int(object, "matcher", &stretch->matcher);
+}
 
-	for (Py_ssize_t n = 0; n < count; n++) {
-		Py_ssize_t size = PyTuple_Size(PyTuple_GetItem(sets, n));
+static bool read_stretches(PyObject *list, struct tap *tap)
+{
+	Py_ssize_t count = PyTuple_Size(list);
 
-		if (size < 0)
-			return false;
-		total += size;
-	}
-	if (count <= 0 || total > INT32_MAX) {
-		PyErr_SetString(PyExc_ValueError, "no set");
+	if (count < 0)
 		return false;
-	}
-	tap->sets = calloc((size_t)count + 1, sizeof(*tap->sets));
-	tap->candidates = calloc((size_t)total + 1, sizeof(*tap->candidates));
-	if (!tap->sets || !tap->candidates) {
+	tap->stretches = calloc((size_t)count + 1, sizeof(*tap->stretches));
+	if (!tap->stretches) {
 		PyErr_NoMemory();
 		return false;
 	}
 	for (Py_ssize_t n = 0; n < count; n++) {
-		if (!read_set(PyTuple_GetItem(sets, n), tap, &at))
+		struct stretch *stretch = &tap->stretches[n];
+
+		if (!read_stretch(PyTuple_GetItem(list, n), stretch))
 			return false;
-		tap->sets[n + 1] = at;
+		bool ascends = n == 0 || (stretch[-1].device > 0 && stretch[-1].device < stretch->device);
+
+		if (!ascends || !fits(tap, stretch)) {
+			PyErr_SetString(PyExc_ValueError, "a device whose members are none, or out of order");
+			return false;
+		}
 	}
-	tap->set_count = (uint32_t)count;
-	return true;
+	tap->stretch_count = (uint32_t)count;
+	if (tap->count && !count)
+		PyErr_SetString(PyExc_ValueError, "members without a device");
+	return !tap->count || count;
+}
+
+/* Members that leave by one way are of one outlet, so that what they send is in order; but of one device only one is, for
+ * a frame is in each outlet once. */
+static bool find_outlets(struct tap *tap)
+{
+	for (uint32_t n = 0; n < tap->count; n++)
+		tap->members[n]->transmit->outlet = UINT32_MAX;
+	for (uint32_t s = 0; s < tap->stretch_count; s++) {
+		const struct stretch *stretch = &tap->stretches[s];
+
+		for (uint32_t n = stretch->first; n < stretch->first + stretch->count; n++) {
+			struct transmit *transmit = tap->members[n]->transmit;
+
+			if (transmit->outlet == UINT32_MAX) {
+				transmit->outlet = tap->outlet_count++;
+			} else if (transmit->stretch == s) {
+				tap->outlets[n] = tap->outlet_count++;
+				continue;
+			}
+			transmit->stretch = s;
+			tap->outlets[n] = transmit->outlet;
+		}
+	}
+	tap->shares = calloc((size_t)tap->outlet_count + 1, STAGED * sizeof(*tap->shares));
+	tap->share_counts = calloc((size_t)tap->outlet_count + 1, sizeof(*tap->share_counts));
+	if (!tap->shares || !tap->share_counts)
+		PyErr_NoMemory();
+	return tap->shares && tap->share_counts;
 }
 
 static PyObject *Tap_have(PyObject *object, PyObject *arguments, PyObject *keywords)
 {
-	static char *names[] = { "members", "program", "sets", NULL };
+	static char *names[] = { "members", "matchers", "stretches", NULL };
 	Tap *self = (Tap *)object;
-	PyObject *list, *program, *sets;
-	char *bytes;
-	Py_ssize_t length;
-	struct tap next = { .count = 0 };
+	PyObject *list, *matchers, *stretches;
+	struct tap next = { .count = 0 }, *tap = &self->tap;
 
-	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$OSO", names, &list, &program, &sets))
+	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$OOO", names, &list, &matchers, &stretches))
 		return NULL;
-	if (PyBytes_AsStringAndSize(program, &bytes, &length) < 0 || !read_members(list, &next) ||
-	    !read_program(bytes, length, &next.program, &next.program_length) || !read_sets(sets, &next)) {
+	if (!read_members(list, &next) || !read_matchers(matchers, &next) || !read_stretches(stretches, &next) ||
+	    !find_outlets(&next)) {
 		clear_members(&next);
 		return NULL;
 	}
-	clear_members(&self->tap);
-	self->tap.members = next.members;
-	self->tap.eager = false;
+	clear_members(tap);
+	tap->members = next.members;
+	tap->count = next.count;
+	tap->eager = false;
 	for (uint32_t n = 0; n < next.count; n++)
-		self->tap.eager |= next.members[n]->file.output != NULL;
-	self->tap.count = next.count;
-	self->tap.program = next.program;
-	self->tap.program_length = next.program_length;
-	self->tap.sets = next.sets;
-	self->tap.set_count = next.set_count;
-	self->tap.candidates = next.candidates;
-	self->tap.theirs = next.theirs;
-	self->tap.their_count = next.their_count;
+		tap->eager |= next.members[n]->file.output != NULL;
+	tap->stretches = next.stretches;
+	tap->stretch_count = next.stretch_count;
+	tap->matchers = next.matchers;
+	tap->matcher_count = next.matcher_count;
+	tap->outlets = next.outlets;
+	tap->outlet_count = next.outlet_count;
+	tap->shares = next.shares;
+	tap->share_counts = next.share_counts;
 	Py_XDECREF(self->members);
 	self->members = Py_NewRef(list);
 	Py_RETURN_NONE;
@@ -287,9 +319,10 @@ static PyMethodDef tap_methods[] = {
 	{ "move", (PyCFunction)(void (*)(void))Tap_move, METH_VARARGS | METH_KEYWORDS,
 	  "move(*, descriptor, ring, block_size): read another packet socket from now on." },
 	{ "have", (PyCFunction)(void (*)(void))Tap_have, METH_VARARGS | METH_KEYWORDS,
-	  "have(*, members, program, sets): give frames to these from now on; what was captured before `since`, or not before\n"
-	  "`until`, in nanoseconds since 1970, is not theirs. The program gives the number of a set of those that may want a\n"
-	  "frame, see several.py; with one member it is not run." },
+	  "have(*, members, matchers, stretches): give frames to these from now on; what was captured before `since`, or not\n"
+	  "before `until`, in nanoseconds since 1970, is not theirs. Members of a device follow one another, see tap.py:\n"
+	  "Stretch; devices ascend. A matcher's program gives the number of a set of those that may want a frame, see\n"
+	  "several.py; places count from the stretch's first member on." },
 	{ NULL, NULL, 0, NULL },
 };
 

@@ -20,6 +20,7 @@ import errno
 import random
 import select
 import socket
+import threading
 import time
 from contextlib import suppress
 from ipaddress import ip_address
@@ -107,6 +108,7 @@ class Transmit(WayOut):
         self._packet: socket.socket | None = None
         self._outer: Outer | None = None
         self._patience = Patience()
+        self._users, self._users_lock = 1, threading.Lock()
         udp = isinstance(plan, TunnelPlan) and plan.protocol == IPPROTO_UDP
         self.lanes = Lanes(LANES if udp else 1, self._make_socket)
         try:
@@ -224,7 +226,17 @@ class Transmit(WayOut):
             return bool(ready)
         return False
 
+    def hold(self) -> Transmit:
+        with self._users_lock:
+            self._users += 1
+        return self
+
     def close(self) -> None:
+        """The last one's does."""
+        with self._users_lock:
+            self._users -= 1
+            if self._users:
+                return
         self.lanes.close()
         if self._errors is not None:
             self._errors.close()

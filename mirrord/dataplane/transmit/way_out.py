@@ -59,6 +59,12 @@ class WayOut(ABC):
     def callback(self) -> Callable[..., NativeLane | None]:
         """What the native core calls: for the lane of a number, or for the next file."""
 
+    def hold(self) -> WayOut:
+        """Itself, for one more source of the same session on the same thread: each closes it once, the last one does.
+        Not of one that is exclusive.
+        """
+        raise NotImplementedError
+
     @abstractmethod
     def close(self) -> None:
         """Close it."""

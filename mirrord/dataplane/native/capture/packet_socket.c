@@ -39,6 +39,7 @@ static bool run_block(struct tap *tap, struct work *work, const struct tpacket_b
 			.length = header->tp_len,
 			.egress = address->sll_pkttype == PACKET_OUTGOING,
 			.time = header->tp_sec * UINT64_C(1000000000) + header->tp_nsec,
+			.device = address->sll_ifindex,
 		};
 
 		/* The next frame's header and first bytes; and, if it is as long as this one, those of the one after. */
@@ -113,6 +114,7 @@ static bool run_frames(struct tap *tap, struct work *work, int most)
 			.data = data + sizeof(frame.vnet),
 			.captured = received.messages[n].msg_len - (uint32_t)sizeof(frame.vnet),
 			.egress = address->sll_pkttype == PACKET_OUTGOING,
+			.device = address->sll_ifindex,
 		};
 
 		memcpy(&frame.vnet, data, sizeof(frame.vnet));

@@ -116,6 +116,7 @@ struct message {
 	uint32_t tail_length;
 	uint64_t flow;
 	uint64_t time;
+	uint64_t *counters; /* of whom it is a copy for: sources of one session leave by one way */
 	uint8_t trailer_length; /* bytes of the room's trailer */
 	uint8_t lane; /* which of the transmit's; send_batch fills it */
 	bool last; /* of its frame's copies */
@@ -138,6 +139,7 @@ static inline uint32_t length_of(const struct message *message)
 struct batch {
 	struct message messages[BATCH];
 	uint32_t count;
+	uint64_t *counters; /* that the next messages count in */
 	void (*flush)(struct batch *batch, void *context);
 	void *context;
 	struct room rooms[BATCH];

@@ -90,6 +90,7 @@ static inline struct message *emit(const struct plan *plan, const struct facts *
 	message->tail_length = rest < piece->tail_length ? rest : piece->tail_length;
 	message->zeros = rest - message->tail_length;
 	message->time = facts->time;
+	message->counters = batch->counters;
 	return message;
 }
 

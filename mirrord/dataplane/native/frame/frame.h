@@ -37,6 +37,7 @@ struct frame {
 	uint16_t tpid, tci;
 	struct vnet vnet;
 	uint64_t time; /* nanoseconds since 1970 */
+	int device; /* its index; 0: of a tunnel's end */
 	bool lent; /* its Ethernet header is in its place but for now: a copy needs one of its own */
 };
 

@@ -26,7 +26,7 @@ static uint32_t vectors_of(const struct message *message)
 /* One more frame is lost: step over its copies. Only the frame that the batch ends in may have copies yet to come. */
 static uint32_t refuse(struct file *file, const struct batch *batch, uint32_t next)
 {
-	file->counters[DROPPED_WRITE_ERROR]++;
+	batch->messages[next].counters[DROPPED_WRITE_ERROR]++;
 	while (next < batch->count && !batch->messages[next].last)
 		next++;
 	file->failed = next == batch->count;
@@ -113,12 +113,13 @@ static uint32_t write_some(struct output *output, struct batch *batch, uint32_t 
 	return whole;
 }
 
-static void count_written(struct file *file, const struct message *messages, uint32_t count)
+static void count_written(const struct message *messages, uint32_t count)
 {
-	uint64_t *counters = file->counters;
 	uint64_t now = wall_clock();
 
 	for (uint32_t n = 0; n < count; n++) {
+		uint64_t *counters = messages[n].counters;
+
 		counters[SENT_PACKETS]++;
 		counters[SENT_BYTES] += length_of(&messages[n]) - PACKET_HEADER;
 		if (messages[n].last) {
@@ -144,7 +145,7 @@ void write_batch(struct batch *batch, void *context)
 			continue;
 		}
 		uint32_t written = write_some(output, batch, next, count);
-		count_written(file, &batch->messages[next], written);
+		count_written(&batch->messages[next], written);
 		next += written;
 		if (written < count || count == 0)
 			next = refuse(file, batch, next);

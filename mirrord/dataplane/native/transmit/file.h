@@ -16,7 +16,6 @@ struct output {
 struct file {
 	struct output *output;
 	bool failed; /* a copy of the frame at hand was refused */
-	uint64_t *counters;
 	void (*next)(void *context); /* to another file; without one, sets the error */
 	void *context;
 };

@@ -11,8 +11,11 @@ enum {
 	JAMMED_MILLISECONDS = 1,
 };
 
-void begin_turn(struct transmit *transmit, struct outgoing *outgoing)
+void begin_turn(struct transmit *transmit, struct outgoing *outgoing, uint64_t turn)
 {
+	if (transmit->turn == turn)
+		return;
+	transmit->turn = turn;
 	transmit->outgoing = outgoing;
 	transmit->patience = (transmit->jammed ? JAMMED_MILLISECONDS : PATIENCE_MILLISECONDS) * UINT64_C(1000000);
 	transmit->jammed = false;

@@ -140,18 +140,22 @@ static uint32_t build(struct transmit *transmit, struct message *const *row, uin
 /* These copies were accepted. A frame is mirrored when its last one was. */
 static void count_sent(const struct transmit *transmit, struct message *const *row, uint32_t copies)
 {
-	uint64_t *counters = transmit->counters;
-	uint64_t now = wall_clock(), bytes = 0, frames = 0;
+	uint64_t now = wall_clock();
 
-	for (uint32_t n = 0; n < copies; n++) {
-		bytes += length_of(row[n]) + transmit->overhead;
-		frames += row[n]->last;
-		if (row[n]->last)
-			observe_latency(counters, row[n]->time, now);
+	for (uint32_t n = 0; n < copies;) {
+		uint64_t *counters = row[n]->counters, bytes = 0, frames = 0;
+		uint32_t first = n;
+
+		for (; n < copies && row[n]->counters == counters; n++) {
+			bytes += length_of(row[n]) + transmit->overhead;
+			frames += row[n]->last;
+			if (row[n]->last)
+				observe_latency(counters, row[n]->time, now);
+		}
+		counters[SENT_PACKETS] += n - first;
+		counters[SENT_BYTES] += bytes;
+		counters[MIRRORED] += frames;
 	}
-	counters[SENT_PACKETS] += copies;
-	counters[SENT_BYTES] += bytes;
-	counters[MIRRORED] += frames;
 }
 
 /* These copies were refused: each frame they belong to is lost, and the rest of its copies is not sent. Only the frame
@@ -162,7 +166,7 @@ static uint32_t count_lost(struct transmit *transmit, struct message *const *row
 	uint32_t next = 0;
 
 	while (next < refused) {
-		transmit->counters[dropped_by(transmit, error)]++;
+		row[next]->counters[dropped_by(transmit, error)]++;
 		while (!row[next]->last && next + 1 < count && row[next + 1]->lane == row[next]->lane)
 			next++;
 		transmit->failed |= !row[next]->last;

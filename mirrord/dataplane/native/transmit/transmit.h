@@ -59,8 +59,9 @@ struct transmit {
 	bool failed; /* a copy of the frame at hand was refused */
 	uint64_t patience; /* nanoseconds that may still be waited for room in this turn */
 	bool jammed; /* it ran out in this turn */
-	struct outgoing *outgoing; /* the worker's, in its turn */
-	uint64_t *counters;
+	struct outgoing *outgoing; /* the worker's, in its turn, */
+	uint64_t turn; /* and which that was */
+	uint32_t outlet, stretch; /* where a tap has put it, while it is given its members */
 };
 
 /* What send_batch builds messages in, to be freed with free(); NULL when there is no memory. */
@@ -68,8 +69,8 @@ struct outgoing *new_outgoing(void);
 void send_batch(struct batch *batch, void *transmit);
 
 /* transmit/patience.c */
-/* A turn begins, on this working memory. */
-void begin_turn(struct transmit *transmit, struct outgoing *outgoing);
+/* A turn begins, on this working memory; where it is the same turn still, nothing does. */
+void begin_turn(struct transmit *transmit, struct outgoing *outgoing, uint64_t turn);
 /* Wait until the socket has room, as long as this turn's patience lasts; false when there is none. */
 bool wait_for_room(struct transmit *transmit, int descriptor);
 
