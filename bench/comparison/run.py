@@ -3,7 +3,7 @@
 Run as root, on a machine with nothing else to do: `python -m bench.comparison.run [--quick | --rounds N]`. A round runs
 every subject once; the tables show medians over the rounds. `goals.py` says what is aimed at. `--only order` measures
 what it costs to keep the order of capture, nothing else, and prints it; `--only sharing`, many sessions on one source;
-`--only sources`, many sources; `--only payload`, what it costs to leave payload out.
+`--only sources`, many sources; `--only payload`, what it costs to leave payload out; `--only flows`, limits by flow.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 from bench.comparison.experiments import Experiments
+from bench.comparison.flows import Flows
 from bench.comparison.goals import goals
 from bench.comparison.operation import Operation
 from bench.comparison.payloads import Payloads
@@ -37,7 +38,7 @@ def measure(bed: Testbed, *, rounds: int, milliseconds: int, only: str = "") -> 
     experiments, operation = Experiments(bed, milliseconds), Operation(bed, milliseconds)
     streams, sharing = Streams(bed, milliseconds), Sharing(bed, milliseconds)
     many = Sources(bed, milliseconds)
-    payloads = Payloads(bed, milliseconds)
+    payloads, flows = Payloads(bed, milliseconds), Flows(bed, milliseconds)
     for number in range(rounds):
         begun = time.monotonic()
         for experiment in (
@@ -52,6 +53,7 @@ def measure(bed: Testbed, *, rounds: int, milliseconds: int, only: str = "") -> 
             many.sources,
             many.unmirrored,
             payloads.payload,
+            flows.flows,
             operation.start,
             *((experiments.scripts, operation.latency, operation.idle) if number == 0 else ()),
         ):
@@ -65,6 +67,7 @@ def measure(bed: Testbed, *, rounds: int, milliseconds: int, only: str = "") -> 
         *sharing.tables.values(),
         *many.tables.values(),
         *payloads.tables.values(),
+        *flows.tables.values(),
     ]
 
 

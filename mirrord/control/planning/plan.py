@@ -18,12 +18,11 @@ from mirrord.control.planning.destinations import way_out
 from mirrord.control.planning.finding import ERROR, Finding
 from mirrord.control.planning.guests import Resolved
 from mirrord.control.planning.leases import lease, refuse_if_set_aside
-from mirrord.control.planning.listeners import listen_plan
 from mirrord.control.planning.overlap import end_of
 from mirrord.control.planning.selection import Selections, taken_off
+from mirrord.control.planning.ways_in.common import Asked
 from mirrord.control.planning.ways_out.common import shaping
 from mirrord.control.planning.ways_out.tunnel import path
-from mirrord.dataplane.filter.rules import Direction
 from mirrord.errors import Refused
 from mirrord.model import (
     BridgeSource,
@@ -36,7 +35,7 @@ from mirrord.model import (
     TunnelDestination,
     TunnelSource,
 )
-from mirrord.plans import CapturePlan, FilePlan, ListenPlan, Netns, PipelinePlan, TunnelPlan
+from mirrord.plans import FilePlan, Netns, PipelinePlan, TunnelPlan
 
 NO_LEASES: Mapping[str, Lease] = {}
 WITHOUT_ETHERNET = "ip"  # what a source's link is where it is not Ethernet
@@ -234,7 +233,9 @@ def _entry(
     except Refused as refused:
         cause = Finding(ERROR, refused.about, str(refused), refused.remedy) if refused.about else None
         return Entry(key, "failed", str(refused), guest=guest, about=about, cause=cause)
-    capture = _capture(config, key.mirror, session, source, view, selections)
+    size = session.ring_size if session.ring_size is not None else config.daemon.ring_size
+    selected = selections.of(key.mirror, session, source.name)
+    capture = sources.capture(Asked(session, source, view, selected, size, selections.listeners))
     netns = getattr(session.source, "netns", None)
     spots = list(blind_spots(config.mirrors[key.mirror], session, source, view.inside(netns)))
     warnings = (*shaping(source, "source", netns), *(spot.finding for spot in spots), *way.warnings)
@@ -278,32 +279,6 @@ def _limit(config: Config, session: Session, view: View, leased: Lease | None) -
     route = there.routes.get(path(to, config, leased))
     link = None if route is None else there.by_index.get(route.device)
     return None if link is None else Limit(link.name, there.netns, session.pause_above, session.overload == "flows")
-
-
-def _capture(
-    config: Config, mirror: str, session: Session, source: Link, view: View, selections: Selections
-) -> CapturePlan | ListenPlan:
-    selected = selections.of(mirror, session, source.name)
-    size = session.ring_size if session.ring_size is not None else config.daemon.ring_size
-    if isinstance(session.source, TunnelSource):
-        return listen_plan(selections.listeners, session.source, selected, size)
-    return CapturePlan(
-        device=source.name,
-        index=source.index,
-        netns=view.inside(session.source.netns).netns if isinstance(session.source, DeviceSource) else None,
-        selection=replace(selected, direction=Direction.INGRESS) if source.loopback else selected,
-        mode="ring" if session.capture == "auto" and session.workers > 1 else session.capture,
-        ring_size=size,
-        promiscuous=isinstance(session.source, DeviceSource) and session.source.promiscuous,
-        raw=source.raw,
-        together=_together(session, source),
-        pvid=source.pvid if isinstance(session.source, BridgeSource) else 0,
-    )
-
-
-def _together(session: Session, source: Link) -> bool:
-    """Whether the source is captured with others, in order: not for files, of which each source has its own."""
-    return not source.raw and sources.may_be_several(session) and not isinstance(session.destination, FileDestination)
 
 
 # --- what to do about what runs already ---

@@ -10,7 +10,7 @@ from mirrord import model
 from mirrord.control.planning.destinations import describe
 from mirrord.control.planning.listeners import listeners
 from mirrord.control.planning.overlap import Order
-from mirrord.control.planning.sources import bridged
+from mirrord.control.planning.ways_in import bridge as bridges
 from mirrord.dataplane.filter.rules import Direction, Rule, Selection
 from mirrord.dataplane.forward.own_copies import (
     Guard,
@@ -163,7 +163,7 @@ def _decisive(session: model.Session, device: str) -> Words:
     bridge = source if isinstance(source, model.BridgeSource) else None
     overlay = _overlay(source)
     return Words(
-        direction=bridged(bridge, device) if bridge else _direction(session.direction, guest=guest),
+        direction=bridges.direction(bridge, device) if bridge else _direction(session.direction, guest=guest),
         filter=None if overlay else session.filter,
         guest=guest,
         overlay=overlay,
