@@ -2,8 +2,9 @@
 
 Run as root, on a machine with nothing else to do: `python -m bench.comparison.run [--quick | --rounds N]`. A round runs
 every subject once; the tables show medians over the rounds. `goals.py` says what is aimed at. `--only order` measures
-what it costs to keep the order of capture, nothing else, and prints it; `--only sharing`, many sessions on one source;
-`--only sources`, many sources; `--only payload`, what it costs to leave payload out; `--only flows`, limits by flow.
+what it costs to keep the order of capture, nothing else, and writes that to files of its own; `--only sharing`, many
+sessions on one source; `--only sources`, many sources; `--only payload`, what it costs to leave payload out; `--only
+flows`, limits by flow.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def main() -> None:
     parser.add_argument(
         "--results", type=Path, default=Path(__file__).parents[1] / "results", help="folder to write to"
     )
-    parser.add_argument("--only", default="", metavar="EXPERIMENT", help='print the tables of one, such as "order"')
+    parser.add_argument("--only", default="", metavar="EXPERIMENT", help='measure one, such as "order"')
     options = parser.parse_args()
     if os.geteuid() != 0:
         parser.error("must be root: it makes network namespaces")
@@ -97,17 +98,15 @@ def main() -> None:
         bed = Testbed(net, Path(folder))
         milliseconds = 300 if options.quick else 600
         tables = measure(bed, rounds=rounds, milliseconds=milliseconds, only=options.only)
-    if options.only:
-        print("\n".join(table.markdown() for table in tables))
-        return
     stolen_after, ticks_after = stolen()
     described["rounds"] = str(rounds)
     described["stolen_by_the_hypervisor"] = f"{(stolen_after - stolen_before) / (ticks_after - ticks_before):.0%}"
     text = report(described, tables)
     options.results.mkdir(parents=True, exist_ok=True)
-    (options.results / "comparison.md").write_text(text)
+    name = f"comparison-{options.only}" if options.only else "comparison"
+    (options.results / f"{name}.md").write_text(text)
     samples = {"machine": described, "samples": {table.title: table.samples for table in tables}}
-    (options.results / "comparison.json").write_text(json.dumps(samples, indent=1) + "\n")
+    (options.results / f"{name}.json").write_text(json.dumps(samples, indent=1) + "\n")
     draw(tables, options.results)
     print(text)
 

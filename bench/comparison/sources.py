@@ -17,6 +17,7 @@ COUNTS = (1, 20, 200)
 RATES = (100_000, 20_000)
 PREFIX = "tap"
 TITLE = "{:,} frames/s in all, spread over sources"
+CORE = "ns_a_frame_on_the_mirroring_core"
 APART_TITLE = "The sender's full rate by a device that nobody mirrors"
 
 
