@@ -22,7 +22,7 @@ from tests.support.wait import wait_for
 RULES = ROOT / "config/prometheus/mirrord.rules.yml"
 FILTER = '[filters.udp]\nrules = [{ priority = 1, action = "accept", protocol = "udp" }]\n'
 ENDS_ONCE = '[mirrors.well]\nexpires = "2999-12-31T00:00:00Z"\n'
-SAMPLED = 'sampling_rate = 2\nfilter = "udp"\ncount_rules = true'
+SAMPLED = 'sampling_rate = 2\nfilter = "udp"\ncount_rules = true\nflow_limit = { packets = 2_000_000_000 }'
 MIRRORS = ("well", "flooded", "lost", "gone", "disk")
 FRAMES = [udp_frame(("02:00:00:00:00:01", f"10.1.0.{n}", 1000), ENDS[1], length=1000) for n in range(10, 26)]
 

@@ -14,12 +14,12 @@ SECONDS = 300.0
 
 
 def run(script: Path, directory: Path) -> str:
-    """Boot, run a shell script of the project in `directory`, which the machine has as /tmp/shared, and end.
+    """Boot, run a shell script of the project in `directory`, which the machine has as /run/shared, and end.
 
     What the script printed; AssertionError where it failed.
     """
     _pack(directory / "modules.tar")
-    (directory / "command").write_text(f"tar -xf /tmp/shared/modules.tar -C / && exec bash {script} {ROOT}\n")
+    (directory / "command").write_text(f"tar -xf /run/shared/modules.tar -C / && exec bash {script} {ROOT}\n")
     console, output, status = (directory / name for name in ("console", "output", "status"))
     subprocess.run(
         [

@@ -5,7 +5,7 @@
 set -eu
 root=$1 # of the project
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin PYTHONDONTWRITEBYTECODE=1
-cd /tmp/shared
+cd /run/shared
 at() { echo "$(cut -d ' ' -f 1 /proc/uptime) $*"; }
 peer() { ip netns exec peer "$@"; }
 until_so() { # what, command...

@@ -52,9 +52,9 @@ KINDS = [
 DAEMON = """
 [daemon]
 socket = "/run/mirrord.sock"
-state = "/tmp/state.db"
+state = "/run/state.db"
 include = []
-capture_directories = ["/tmp/shared"]
+capture_directories = ["/run/shared"]
 
 [[mirrors.refused.sessions]]
 name = "gre2"
@@ -86,7 +86,7 @@ destination = {{ type = "vxlan", remote = "192.0.2.2", vni = {number} }}
 [[mirrors.files.sessions]]
 name = "{number}"
 source = {source}
-destination = {{ type = "file", path = "/tmp/shared/{name}.pcapng" }}
+destination = {{ type = "file", path = "/run/shared/{name}.pcapng" }}
 """
 
 

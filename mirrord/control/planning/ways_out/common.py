@@ -83,7 +83,7 @@ def too_long(asked: Asked, forward: ForwardPlan, narrows: Narrows) -> list[Findi
         there = tool("ip", getattr(session.destination, "netns", None))
         remedies.append(f"{there} link set {narrows.device} mtu {min(needed, narrows.most)}, and the same all the way")
     if needed > narrows.most:
-        problem += f"; there is no MTU of more than {narrows.most} there"
+        problem += f"; to carry them takes an MTU of {needed}, and there is no MTU of more than {narrows.most} there"
         here, longest = tool("ip", getattr(session.source, "netns", None)), narrows.most - narrows.mtu
         mtu = forward.frame_limit + longest - ETH_HEADER
         remedies.append(f"{here} link set {source.name} mtu {mtu}, so that it has no longer ones")
