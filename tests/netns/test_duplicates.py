@@ -40,8 +40,16 @@ def hosts(net: Topology) -> tuple[Host, Host, Host, Host]:
 
 
 def configuration(duplicates: str = 'duplicates = "drop"') -> str:
-    """The tap, the bridge, to which what it forwards comes as well since it is promiscuous, and the uplink."""
+    """The tap, the bridge, to which what it forwards comes as well since it is promiscuous, and the uplink.
+
+    What the hosts send of their own accord, as IGMP reports, is not counted.
+    """
     return f"""
+[filters.asked]
+rules = [
+    {{ priority = 1, action = "accept", family = "ipv4", protocol = "icmp" }},
+    {{ priority = 2, action = "accept", family = "ipv4", protocol = "tcp" }},
+]
 [mirrors.m]
 {duplicates}
 [[mirrors.m.sessions]]
@@ -49,11 +57,13 @@ name = "ends"
 source = {{ type = "device", device = ["tap", "uplink"] }}
 destination = {{ type = "vxlan", remote = "10.99.0.2", vni = 1, shared_vni = true }}
 ring_size = "64MiB"
+filter = "asked"
 [[mirrors.m.sessions]]
 name = "bridge"
 source = {{ type = "device", device = "br0", promiscuous = true }}
 destination = {{ type = "vxlan", remote = "10.99.0.2", vni = 1, shared_vni = true }}
 ring_size = "64MiB"
+filter = "asked"
 """
 
 
