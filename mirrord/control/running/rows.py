@@ -64,6 +64,7 @@ def row(entry: Entry, runs: Running | None, error: tuple[str, str] | None, verdi
     return Row(
         entry, state, reason or verdict.reason, counters, rules, runs.captures_by, runs.ring_fill,
         flows=runs.flows, sampling_rate=runs.sampling_rate, remarks=(*shortages(runs), *_remarks(runs)),
+        memory=runs.memory,
     )  # fmt: skip
 
 
