@@ -239,7 +239,7 @@ class Agent:
         return host_state(self.part, self.refused, self.look, self.replica.snapshot.unread)
 
     def _tell_store(self) -> None:
-        """What is this host's own: that it lives, how it does, and its destinations once the daemon listens for them."""
+        """What is this host's own: that it lives, how it does, and its destinations once the daemon listens."""
         if not self._applied:
             if self.link.own is not None:
                 self.link.publish({**self.link.own, self.keys.status(self.settings.host): self._status()})
