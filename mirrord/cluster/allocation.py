@@ -37,7 +37,7 @@ async def address(etcd: Etcd, keys: Keys, network: str, addresses: AddressRange,
         there = (await etcd.range(prefix)).found
         owners = {key.removeprefix(prefix): _owner(found.value) for key, found in there.items()}
         for one, owner in sorted(owners.items()):
-            if owner == host and _within(one, addresses):
+            if owner == host and within(one, addresses):
                 return one
         free = _some(
             str(ip_address(number))
@@ -57,7 +57,8 @@ def _owner(text: str) -> str:
     return str(records.read(text, "alloc")[0].get("host", ""))
 
 
-def _within(text: str, addresses: AddressRange) -> bool:
+def within(text: str, addresses: AddressRange) -> bool:
+    """Whether it is an address of the range."""
     try:
         one = ip_address(text)
     except ValueError:

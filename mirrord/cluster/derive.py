@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
+from mirrord import expiry
 from mirrord.cluster.records import RECEIVING, ClusterSession, End
 from mirrord.cluster.snapshot import SessionKey, Snapshot
 from mirrord.control.guests.inventory import Guest, Inventory, Place
@@ -62,9 +63,15 @@ def places(snapshot: Snapshot) -> frozenset[Place]:
     return frozenset(Place("vm", end.connection) for end in ends if isinstance(end, VmSource | VmDestination))
 
 
-def derive(snapshot: Snapshot, ends: Ends, here: Here) -> Part:
-    """What this host shall do."""
-    return _Derivation(snapshot, ends, here).part()
+def derive(snapshot: Snapshot, ends: Ends, here: Here, now: float = 0.0) -> Part:
+    """What this host shall do at a time, in seconds since 1970."""
+    return _Derivation(snapshot, ends, here).part(now)
+
+
+def ended(mirror: Mirror, now: float) -> bool:
+    """Whether the time of a mirror is over."""
+    end = expiry.end(mirror.expires)
+    return end is not None and end <= now
 
 
 class _Waiting(Exception):  # noqa: N818 (it is no fault)
@@ -80,13 +87,13 @@ class _Derivation:
         self.lacking: set[str] = set()
         self.here_ends: dict[SessionKey, str] = {}
 
-    def part(self) -> Part:
+    def part(self, now: float) -> Part:
         names = {name for guest in self.running for name in (guest.name, guest.id)}
         candidates = self.snapshot.sources.of(self.here.host, names)
         candidates |= self.snapshot.destinations.of(self.here.host, names)
         for key in sorted(candidates):
             one, mirror = self.snapshot.sessions[key], self.snapshot.mirrors.get(key[0])
-            if mirror is None or not (mirror.enabled and one.session.enabled):
+            if mirror is None or not (mirror.enabled and one.session.enabled) or ended(mirror, now):
                 continue
             source, destination = self._source_is_here(one), self._destination_is_here(one)
             if source:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from mirrord.cli.pcap import CaptureFileError, packets
-from mirrord.control.changes import tidy
 from mirrord.control.configuration import config
 from mirrord.control.host.view import View
 from mirrord.control.planning.guests import resolve
 from mirrord.control.planning.plan import make
+from mirrord.control.targets import tidy
 from mirrord.dataplane.filter.bpf import coarsen, compile_selection
 from mirrord.dataplane.filter.rules import accepts, decide
 from mirrord.dataplane.filter.several import attach

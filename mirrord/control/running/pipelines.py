@@ -23,7 +23,7 @@ from mirrord.control.running.governor import Load
 from mirrord.control.running.held_devices import HeldDevices
 from mirrord.control.running.live import Live
 from mirrord.control.running.opening import Opening, close_all, state_after
-from mirrord.control.running.record import Running
+from mirrord.control.running.record import Condition, Running
 from mirrord.control.running.recorders import Recorders
 from mirrord.control.running.restarts import Restarts
 from mirrord.control.running.said import Said, say_planned, say_state, say_total, say_verdict
@@ -94,12 +94,10 @@ class Pipelines:
             self._errors = {key: error for key, error in self._errors.items() if key in wanted}
         actions = diff({key: one.plan for key, one in self._running.items()}, wanted)
         self._remove_all({action.key: "" for action in actions if isinstance(action, Remove)})
+        self._replace_all([action for action in actions if isinstance(action, Replace)])
         for action in actions:
-            match action:
-                case Replace(key, plan):
-                    self._replace(key, plan)
-                case Rename(old, new):
-                    self._rename(old, new)
+            if isinstance(action, Rename):
+                self._rename(action.old, action.new)
         self._recorders.plan(entries.keys())
         self._add_all([action for action in actions if isinstance(action, Add) and self._restarts.due(action.key)])
         self._restarts.forget(set(wanted))
@@ -153,13 +151,26 @@ class Pipelines:
         with self._lock:
             self._errors[key] = told
 
-    def _replace(self, key: Key, plan: PipelinePlan) -> None:
-        runs = self._running[key]
-        self._recorders.of(key, plan)
-        runs.follow(self._judged(key, plan))
-        if _beside_guards(runs.plan, plan) != plan:
-            log.info("session changed", **key._asdict(), frame_limit=plan.forward.frame_limit)
-        runs.plan = plan
+    def _replace_all(self, replaced: Sequence[Replace]) -> None:
+        plans = {}
+        for action in replaced:
+            key, plan = action.key, action.pipeline
+            runs = self._running[key]
+            self._recorders.of(key, plan)
+            plans[key] = self._judged(key, plan)
+            if _beside_guards(runs.plan, plan) != plan:
+                log.info("session changed", **key._asdict(), frame_limit=plan.forward.frame_limit)
+            runs.plan = plan
+        self._have_followed(plans)
+
+    def _have_followed(self, plans: Mapping[Key, PipelinePlan]) -> None:
+        """Have each worker told once: where a tunnel comes or goes, all sessions' guards change."""
+        told: dict[Worker, dict[Pipeline, PipelinePlan]] = {}
+        for key, plan in plans.items():
+            for pipeline, worker in self._running[key].placed:
+                told.setdefault(worker, {})[pipeline] = plan
+        for worker, followed in told.items():
+            worker.replace(followed)
 
     def _rename(self, old: Key, new: Key) -> None:
         """What was counted goes along."""
@@ -220,12 +231,14 @@ class Pipelines:
         """Have sessions pause or mirror less, as circuit breaker and governor say. Not while plans are applied."""
         with self._lock:
             before, self._verdicts = self._verdicts, dict(verdicts)
+        plans = {}
         for key in self._running.keys() & (before.keys() | verdicts.keys()):
             was, now = before.get(key, Verdict()), verdicts.get(key, Verdict())
             if was.reason != now.reason:
                 say_verdict(key, now)
             if (was.paused, was.level) != (now.paused, now.level):
-                self._running[key].follow(self._judged(key, self._running[key].plan))
+                plans[key] = self._judged(key, self._running[key].plan)
+        self._have_followed(plans)
 
     def _judged(self, key: Key, plan: PipelinePlan) -> PipelinePlan:
         """The plan as these have it: paused, or with fewer conversations."""
@@ -247,6 +260,11 @@ class Pipelines:
         key = entry.key
         verdict = self._verdicts.get(key, Verdict())
         return rows.row(entry, self._running.get(key), self._errors.get(key), verdict, self._totals)
+
+    def entries(self) -> dict[Key, Entry]:
+        """What is planned of every session and source, in the plan's order."""
+        with self._lock:
+            return dict(self._planned.entries)
 
     def mirrors(self) -> list[str]:
         """The names of the planned sessions' mirrors."""
@@ -286,11 +304,16 @@ class Pipelines:
             return bool(self._errors) or any(one.failure for one in self._running.values())
 
     def log_troubles(self) -> None:
-        """Log which sessions began, or ceased, to have nowhere to put their copies."""
+        """Log what has changed by itself: which sessions' copies have nowhere to go, and what they cannot have."""
         with self._lock:
-            running = dict(self._running)
-            troubles = {key: rows.trouble(self._planned.entries.get(key), one) for key, one in running.items()}
-        self._said.look(troubles, running)
+            now = {key: self._condition(key, one) for key, one in self._running.items()}
+        self._said.look(now)
+
+    def _condition(self, key: Key, runs: Running) -> Condition:
+        condition, entry = runs.condition(), self._planned.entries.get(key)
+        if condition.trouble or entry is None or not entry.trouble:
+            return condition
+        return condition._replace(trouble=entry.trouble)
 
     def told(self) -> bool:
         """Whether a router has had something to say about copies since this was last asked."""
