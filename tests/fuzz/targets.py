@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -184,17 +185,17 @@ def _captures() -> Iterator[bytes]:
     from scapy.utils import PcapNgWriter, wrpcap  # noqa: PLC0415
 
     frame = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02") / bytes(60)
-    for order in "<>":
-        file = Path(f"/tmp/mirrord-fuzz-seed-{order == '<'}.pcap")
-        wrpcap(str(file), [frame, frame], endianness=order)
-        yield file.read_bytes()
+    with tempfile.TemporaryDirectory() as directory:
+        for order in "<>":
+            wrpcap(f"{directory}/pcap", [frame, frame], endianness=order)
+            yield Path(directory, "pcap").read_bytes()
+        writer = PcapNgWriter(f"{directory}/pcapng")
+        writer.write([frame, frame])
+        writer.close()
+        yield Path(directory, "pcapng").read_bytes()
     body = bytes(frame)
     ours = pcapng.section("mirrord", "x") + pcapng.interface("eth0", 0, "a session")
     yield ours + pcapng.packet_header(len(body), len(body), 1) + body + pcapng.packet_trailer(len(body), egress=True)
-    writer = PcapNgWriter("/tmp/mirrord-fuzz-seed.pcapng")
-    writer.write([frame, frame])
-    writer.close()
-    yield Path("/tmp/mirrord-fuzz-seed.pcapng").read_bytes()
 
 
 def _files() -> Iterator[bytes]:
