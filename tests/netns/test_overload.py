@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections import Counter, defaultdict
 
 import pytest
@@ -130,7 +131,8 @@ def test_what_stays_in_arrives_whole(net: Topology, daemon: MakeDaemon, sniff: M
     assert "not everything fits, conversations give way (overload)" in mirrord.output()
 
 
-PAIRS, ROUNDS = 100, 14
+PAIRS, ROUND_SECONDS = 100, 0.1
+STANDS_STILL = 1.4  # seconds: the ring's 512 blocks end after 4 ms each, full or not
 
 
 def test_a_ring_that_fills_lets_whole_conversations_give_way(
@@ -144,20 +146,23 @@ def test_a_ring_that_fills_lets_whole_conversations_give_way(
     ]
     copies = sniff(collector, "vxlan0", "udp port 2000")
     mirrord = daemon(source, session('capture = "ring"\nring_size = "256MiB"\noverload = "flows"'))
+    rounds, begun = 0, time.monotonic()
     os.kill(mirrord.pid, signal.SIGSTOP)
     try:
-        send_each(client, "eth0", frames * ROUNDS, rate=1000)  # a block ends after 4 ms, full or not
+        while time.monotonic() - begun < STANDS_STILL:
+            send_each(client, "eth0", frames, rate=PAIRS / ROUND_SECONDS)
+            rounds += 1
     finally:
         os.kill(mirrord.pid, signal.SIGCONT)
-    metrics = mirrord.settle(PAIRS * ROUNDS)
+    metrics = mirrord.settle(PAIRS * rounds)
 
     rate = int(metrics.total("mirrord_sampling_rate"))
     assert rate > 1
     assert metrics.total("mirrord_dropped_frames_total") == 0
     left_out = metrics.total("mirrord_skipped_frames_total", reason="sampled_out")
-    assert metrics.total("mirrord_mirrored_frames_total") == PAIRS * ROUNDS - left_out > 0
+    assert metrics.total("mirrord_mirrored_frames_total") == PAIRS * rounds - left_out > 0
     assert left_out > 0
     arrived = Counter(parse(frame).source for frame in copies.stop().frames())
     known = [parse(frame) for frame in frames]
     stay = {one.source for one in known if Conversations().hash(one)[0] % (1 << 32) % rate == 0}
-    assert {address: arrived[address] for address in stay} == dict.fromkeys(stay, ROUNDS)
+    assert {address: arrived[address] for address in stay} == dict.fromkeys(stay, rounds)
