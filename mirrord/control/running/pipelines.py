@@ -13,6 +13,7 @@ from dataclasses import replace
 from mirrord.control.host.device_rate import busy
 from mirrord.control.limits import started
 from mirrord.control.logs import logger
+from mirrord.control.planning.effects import beside_guards
 from mirrord.control.planning.plan import Add, Entry, Key, Limit, Remove, Rename, Replace, diff
 from mirrord.control.reporting.metrics import Row
 from mirrord.control.reporting.report import Counted
@@ -158,7 +159,7 @@ class Pipelines:
             runs = self._running[key]
             self._recorders.of(key, plan)
             plans[key] = self._judged(key, plan)
-            if _beside_guards(runs.plan, plan) != plan:
+            if beside_guards(runs.plan, plan) != plan:
                 log.info("session changed", **key._asdict(), frame_limit=plan.forward.frame_limit)
             runs.plan = plan
         self._have_followed(plans)
@@ -361,8 +362,3 @@ class Pipelines:
         event = "an error ended a session's work" if failure.pipeline else "an error ended a worker"
         sessions = [f"{key.mirror}/{key.session} on {key.source}" for key, _ in hit]
         log.error(event, worker=worker.name, sessions=sessions, reason=reason, exc_info=failure.error)
-
-
-def _beside_guards(before: PipelinePlan, after: PipelinePlan) -> PipelinePlan:
-    """The plan before, with the guards of the other: they tell of other sessions, and change with any of these."""
-    return replace(before, forward=replace(before.forward, guards=after.forward.guards))
