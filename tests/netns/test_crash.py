@@ -127,8 +127,8 @@ DESTINATIONS = {
 
 
 class Random:
-    """A client that makes, changes and deletes mirrors at random until the daemon is gone. `now` is what the last answer
-    left, `next` what the change in between would leave; by name, the description and the sessions.
+    """A client that makes, changes and deletes mirrors at random until the daemon is gone. `now` is what the last
+    answer left, `next` what the change in between would leave; by name, the description and the sessions.
     """
 
     def __init__(self, api: Api, now: dict[str, Any], chance: random.Random) -> None:
