@@ -146,15 +146,18 @@ class Browser:
 
         self.wait(clicked, f"a click on {selector} with {text!r}")
 
-    def field(self, label: str) -> Element:
-        """What a label of these words belongs to."""
+    def field(self, label: str, within: str = "") -> Element:
+        """What a label of these words belongs to; `within` a fieldset that begins with those."""
         script = """
-            const label = [...document.querySelectorAll('label')].find(
-                (one) => one.checkVisibility() && one.textContent.trim().startsWith(arguments[0]))
+            const found = [...document.querySelectorAll(arguments[1] ? 'fieldset' : 'dialog')]
+            const places = arguments[1] ? found : [...found, document.body]
+            const place = places.find((one) => one.textContent.startsWith(arguments[1]))
+            const labels = [...(place?.querySelectorAll('label') ?? [])].filter((one) => one.checkVisibility())
+            const label = labels.find((one) => one.textContent.trim().startsWith(arguments[0]))
             return label?.control ?? null"""
-        return Element(self, self.wait(lambda: self.run(script, label), f"a field {label!r}"))
+        return Element(self, self.wait(lambda: self.run(script, label, within), f"a field {label!r} {within}"))
 
-    def choose(self, label: str, option: str) -> None:
+    def choose(self, label: str, option: str, within: str = "") -> None:
         """The option of these words, of a list."""
         script = """
             const wanted = [...arguments[0].options].find((one) => one.textContent.includes(arguments[1]))
@@ -163,7 +166,7 @@ class Browser:
             arguments[0].dispatchEvent(new Event('input', {bubbles: true}))
             arguments[0].dispatchEvent(new Event('change', {bubbles: true}))
             return true"""
-        self.wait(lambda: self.run(script, self.field(label).reference, option), f"{option!r} of {label!r}")
+        self.wait(lambda: self.run(script, self.field(label, within).reference, option), f"{option!r} of {label!r}")
 
     def text(self, selector: str = "body") -> str:
         """What a person can read there; "" where it is not."""

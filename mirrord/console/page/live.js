@@ -9,10 +9,10 @@ const COSTS = 20 // times what the last answer took: a page may not keep a daemo
 const REMEMBERED = 60_000 // ms that a loss counts as one of now
 
 /**
- * `lost` has, by "mirror/session/source", when its losses last grew.
- * @type {Store<{mirrors: any[] | null, problem: any, lost: Map<string, number>}>}
+ * `lost` has, by "mirror/session/source", when its losses last grew; `audited` grows with each change.
+ * @type {Store<{mirrors: any[] | null, problem: any, lost: Map<string, number>, audited: number}>}
  */
-export const live = new Store({ mirrors: null, problem: null, lost: new Map() })
+export const live = new Store({ mirrors: null, problem: null, lost: new Map(), audited: 0 })
 
 let wake = () => {}
 let dropped = /** @type {Map<string, number>} */ (new Map())
@@ -20,6 +20,7 @@ let dropped = /** @type {Map<string, number>} */ (new Map())
 /** Ask again at once: something was changed. */
 export async function refresh() {
   await look()
+  live.set({ audited: live.value.audited + 1 })
   wake()
 }
 

@@ -19,6 +19,7 @@ from mirrord.control.changes import Changes, Condition, Done, tag_of
 from mirrord.control.configuration.config import Loaded
 from mirrord.control.http import failures, openapi
 from mirrord.control.http.answers import json_response
+from mirrord.control.http.explain import explain
 from mirrord.control.http.openapi import Resource
 from mirrord.control.http.requests import MAX_BODY, STATUS, flag, json_object, limit, period, since, tags
 from mirrord.control.running.live import Live
@@ -27,6 +28,7 @@ from mirrord.control.service import Service
 from mirrord.control.shown import Shown
 from mirrord.control.targets import Target
 from mirrord.errors import ConfigError, MirrordError, Problem
+from mirrord.model.validation import not_found
 
 SERVICE = web.AppKey("service", Service)
 SHOWN = web.AppKey("shown", Shown)
@@ -186,6 +188,13 @@ def _check(kind: str) -> Handler:
     return handler
 
 
+async def _explain(request: web.Request) -> web.StreamResponse:
+    filters, name = request.app[SERVICE].loaded.config.filters, request.match_info["filter"]
+    if name not in filters:
+        raise not_found("filter", name, filters)
+    return await json_response(await asyncio.to_thread(explain, filters[name], await json_object(request)))
+
+
 async def _apply(request: web.Request) -> web.StreamResponse:
     objects, dry_run = await json_object(request), flag(request, "dry_run")
     service, store = request.app[SERVICE], request.app[CHANGES].store
@@ -225,6 +234,7 @@ RESOURCES = [
     Resource("PUT", FILTER, _put("filter"), "Make or replace a filter.", "Filter", "Filter", PUT),
     Resource("PATCH", FILTER, _patch("filter"), "Change a filter; `name` renames.", "Filter", "FilterPatch"),
     Resource("POST", f"{FILTER}/check", _check("filter"), "What would come of a PUT.", "Check", "Filter"),
+    Resource("POST", f"{FILTER}/explain", _explain, "Which rule takes a packet.", "Explanation", "Packets"),
     Resource("DELETE", FILTER, _delete("filter"), "Delete a filter that nothing uses.", statuses=(204,)),
     Resource("GET", "/v1/flow_networks", _list("flow_networks"), "Every flow network.", "FlowNetwork[]"),
     Resource("GET", NETWORK, _get("flow_network"), "One flow network.", "FlowNetwork"),
