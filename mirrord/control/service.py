@@ -334,6 +334,15 @@ class Service:
         """Every planned session and source; those of a mirror, or of a mirror's session."""
         return self._pipelines.rows(*names)
 
+    @property
+    def happened(self) -> int:
+        """Another number once something has happened that may have changed a session's state."""
+        return self._pipelines.happened
+
+    def counters(self) -> Mapping[plan.Key, Sequence[int]]:
+        """What every session and source has counted, by Slot."""
+        return self._pipelines.counters()
+
     def mirrors(self) -> list[str]:
         """The names of the planned sessions' mirrors."""
         return self._pipelines.mirrors()

@@ -7,6 +7,7 @@ the access control. The read-only socket serves GET alone.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -18,10 +19,11 @@ from mirrord.control.callers import Caller, peer
 from mirrord.control.changes import Changes, Condition, Done, tag_of
 from mirrord.control.configuration.config import Loaded
 from mirrord.control.http import failures, openapi
-from mirrord.control.http.answers import json_response
+from mirrord.control.http.answers import PATIENCE_SECONDS, json_response
 from mirrord.control.http.explain import explain
 from mirrord.control.http.openapi import Resource
 from mirrord.control.http.requests import MAX_BODY, STATUS, flag, json_object, limit, period, since, tags
+from mirrord.control.reporting.events import Events
 from mirrord.control.running.live import Live
 from mirrord.control.running.recorded import Recorded
 from mirrord.control.service import Service
@@ -33,6 +35,7 @@ from mirrord.model.validation import not_found
 SERVICE = web.AppKey("service", Service)
 SHOWN = web.AppKey("shown", Shown)
 CHANGES = web.AppKey("changes", Changes)
+EVENTS = web.AppKey("events", Events)
 
 MIRROR = "/v1/mirrors/{mirror}"
 SESSION = f"{MIRROR}/sessions/{{session}}"
@@ -52,6 +55,8 @@ def application(service: Service, shown: Shown, changed_by: Changes, *, read_onl
             app.router.add_get(one.path, one.handler)  # and HEAD: RFC 9110, section 9.1
         else:
             app.router.add_route(one.method, one.path, _refuse_change if read_only else one.handler)
+    app[EVENTS] = Events(service, changed_by.store)
+    app.router.add_get("/v1/events", _events, allow_head=False)
     app.router.add_get(f"{SESSION}/capture", _refuse_packets if read_only else _capture, allow_head=False)
     return app
 
@@ -250,6 +255,23 @@ RESOURCES = [
 
 
 # --- what is no JSON ---
+
+
+async def _events(request: web.Request) -> web.StreamResponse:
+    """What changes, as server-sent events (WHATWG HTML, section 9.2), until the listener goes, or reads too slowly."""
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
+    await response.prepare(request)
+    try:
+        async for events in request.app[EVENTS].listen():
+            if request.transport is None or request.transport.is_closing():
+                break
+            text = "".join(f"event: {name}\ndata: {json.dumps(told)}\n\n" for name, told in events)
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await response.write(text.encode() or b": nothing\n\n")
+    except (ConnectionError, TimeoutError):
+        if request.transport is not None:
+            request.transport.abort()  # it comes again, and is told all anew
+    return response
 
 
 async def _capture(request: web.Request) -> web.StreamResponse:

@@ -5,7 +5,7 @@ import { ask, at, same } from '../api.js'
 import { useCheck } from '../check.js'
 import { directionText, scaled } from '../format.js'
 import { html, useEffect, useState } from '../html.js'
-import { live } from '../live.js'
+import { live, refresh } from '../live.js'
 import { reload } from '../objects.js'
 import { Button, Empty, Head, Icon, Link, Notice, Problem, say, useAttempt } from '../parts.js'
 import { Table } from '../table.js'
@@ -13,6 +13,8 @@ import { t } from '../words.js'
 import { Explain } from './explain.js'
 import { usersOf } from './filters.js'
 import { RuleForm, bare, ruleText } from './rule.js'
+
+const EVERY = 3000 // ms: what rules counted is in no event
 
 /** Rules in the order in which they are tried. @param {any[]} rules */
 const inOrder = (rules) => [...rules].sort((one, other) => one.priority - other.priority)
@@ -32,6 +34,10 @@ export function Filter({ name }) {
     setRules(inOrder(body.rules.map(bare)))
   }
   useEffect(() => void load().catch(setProblem), [name])
+  useEffect(() => {
+    const timer = setInterval(() => document.hidden || refresh().catch(() => {}), EVERY)
+    return () => clearInterval(timer)
+  }, [])
   const changed = kept !== null && !same(rules, kept.rules)
   const { problems, warnings } = useCheck(['filters', name], changed ? { description: kept.description, rules } : null)
   if (kept === null) return html`<${Head} title=${name} />${problem && html`<${Empty}><p>${problem.message}</p><${Link} to=${['filters']}>${t('Filters')}<//><//>`}`
@@ -58,7 +64,7 @@ export function Filter({ name }) {
       ${changes && html`<${Button} kind=${changed ? '' : 'primary'} onClick=${() => setOpen({})}>${t('Add rule')}<//>`}<//>
     <dl class="facts">
       <dt>${t('Used by')}</dt><dd>${users.length ? users.slice(0, 12).map((one, index) => html`${index ? ', ' : ''}<${Link} to=${['mirrors', one.mirror]}>${one.mirror}/${one.session.name}<//>`) : t('nobody')}${users.length > 12 && ` … ${users.length}`}</dd>
-      <dt>${t('Defined')}</dt><dd>${kept.origin.file ? t('in {file}', { file: kept.origin.file }) : t('at run time; it comes back after a restart')}</dd>
+      <dt>${t('Defined')}</dt><dd>${kept.origin.file ? t('in {file}: it is changed there', { file: kept.origin.file }) : t('at run time; it comes back after a restart')}</dd>
     </dl>
     ${changed && html`<div class="unsaved" role="group" aria-label=${t('Changes that are not saved')}><p>${t('Not saved yet. When it is, {n} sessions go by the new rules at once.', { n: users.length })}</p>
       <${Button} onClick=${() => setRules(kept.rules)}>${t('Discard')}<//><${Button} kind="primary" busy=${busy || told.length > 0} onClick=${save}>${t('Save')}<//></div>`}
