@@ -23,6 +23,8 @@ from tests.support.daemon import Daemon
 from tests.support.sniffer import Sniffer
 from tests.support.topology import Topology, receive_vxlan
 
+pytestmark = pytest.mark.timeout(400)  # a browser on a busy machine
+
 SERVER = "10.1.225.124"
 SCRIPT = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\">"
 FILE = """

@@ -18,6 +18,8 @@ from tests.support.console import Console
 from tests.support.daemon import ROOT
 from tests.support.topology import Topology, receive_vxlan
 
+pytestmark = pytest.mark.timeout(400)  # a browser on a busy machine
+
 PLACES = {
     "overview": "#/overview",
     "mirrors": "#/mirrors",

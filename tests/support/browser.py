@@ -123,7 +123,7 @@ class Browser:
         """What the function body returns; of a promise, its value."""
         return self.command("POST", "/execute/sync", {"script": script, "args": list(arguments)})
 
-    def find(self, selector: str, text: str = "", seconds: float = 15.0) -> Element:
+    def find(self, selector: str, text: str = "", seconds: float = 40.0) -> Element:
         """The first that is visible and has this text in it, once it is there."""
         script = """
             const [selector, text] = arguments
@@ -172,10 +172,10 @@ class Browser:
         """What a person can read there; "" where it is not."""
         return str(self.run("return document.querySelector(arguments[0])?.innerText ?? ''", selector))
 
-    def wait_text(self, text: str, selector: str = "body", seconds: float = 15.0) -> None:
+    def wait_text(self, text: str, selector: str = "body", seconds: float = 40.0) -> None:
         self.wait(lambda: text in self.text(selector), f"{text!r} in {selector}", seconds)
 
-    def wait(self, condition: Callable[[], T | None], what: str, seconds: float = 15.0) -> T:
+    def wait(self, condition: Callable[[], T | None], what: str, seconds: float = 40.0) -> T:
         """As wait_for; a failure shows the page's words."""
         try:
             return wait_for(condition, what, seconds)
