@@ -123,6 +123,11 @@ class Running:
         """The live counters of each pipeline."""
         return [pipeline.counters.row for pipeline, _ in self.placed]
 
+    @property
+    def memory(self) -> bytes:
+        """That of the counters, as it is now: the same as it was where nothing has counted."""
+        return b"".join([pipeline.counters.row.tobytes() for pipeline, _ in self.placed])
+
     def counters(self) -> list[Counts]:
         """The counters of each pipeline as they are now."""
         return [pipeline.counters.snapshot() for pipeline, _ in self.placed]
