@@ -23,7 +23,7 @@ class Gains:
         self._rows, self._counted = {}, {}
         for key in keys:
             runs = running.get(key)
-            rows = runs.memory if runs is not None else b""
+            rows = runs.image if runs is not None else b""
             self._rows[key] = rows
             before = counted_before.get(key)
             if before is not None and rows == rows_before[key]:
