@@ -18,7 +18,7 @@ from mirrord.control.configuration import config
 from mirrord.control.configuration.config import Loaded
 from mirrord.control.host import clock, device_rate
 from mirrord.control.host.links import Links
-from mirrord.control.host.view import View
+from mirrord.control.host.view import Lease, View
 from mirrord.control.limits import started
 from mirrord.control.logs import logger
 from mirrord.control.notify import notify, reloading, watchdog_seconds
@@ -109,6 +109,11 @@ class Service:
         await asyncio.to_thread(self._pipelines.clean_up)
         await self._surroundings.start()
         await self._refresh(self.loaded)
+
+    @property
+    def leases(self) -> Mapping[str, Lease]:
+        """What each flow network that is in use has taken, by name."""
+        return self._surroundings.leases
 
     async def follow(self) -> None:
         """Follow the host's changes, those of a burst together."""
@@ -340,6 +345,15 @@ class Service:
     def rows(self, *names: str) -> Sequence[Row]:
         """Every planned session and source; those of a mirror, or of a mirror's session."""
         return self._pipelines.rows(*names)
+
+    @property
+    def happened(self) -> int:
+        """Another number once something has happened that may have changed a session's state."""
+        return self._pipelines.happened
+
+    def counters(self) -> Mapping[plan.Key, Sequence[int]]:
+        """What every session and source has counted, by Slot."""
+        return self._pipelines.counters()
 
     def mirrors(self) -> list[str]:
         """The names of the planned sessions' mirrors."""

@@ -71,6 +71,7 @@ class Pipelines:
         self._restarts = Restarts()
         self._said = Said()
         self._worker_failures = 0
+        self.happened = 0  # grows with each plan, verdict and trouble: what is shown of sessions may be another
         self._lock = threading.Lock()  # of all below: a total moves from a pipeline to the past in one step
         self._planned = rows.Planned()
         self._running: dict[Key, Running] = {}
@@ -109,6 +110,7 @@ class Pipelines:
             self._totals.forget(entries)
         self._opening.forget(entries)
         self._groups.forget(wanted)
+        self.happened += 1
 
     def _add_all(self, adds: Sequence[Add]) -> None:
         """Open several at a time: it is waiting for the kernel, mostly."""
@@ -238,6 +240,7 @@ class Pipelines:
             was, now = before.get(key, Verdict()), verdicts.get(key, Verdict())
             if was.reason != now.reason:
                 say_verdict(key, now)
+                self.happened += 1
             if (was.paused, was.level) != (now.paused, now.level):
                 plans[key] = self._judged(key, self._running[key].plan)
         self._have_followed(plans)
@@ -284,6 +287,12 @@ class Pipelines:
             running = [(key, runs) for key in keys if (runs := self._running.get(key)) is not None]
         return {key: fill for key, runs in running if (fill := runs.ring_fill) is not None}
 
+    def counters(self) -> dict[Key, Sequence[int]]:
+        """What every planned session and source has counted, by Slot. What still runs counts on in it."""
+        with self._lock:
+            running = ((key, self._running.get(key)) for key in self._planned.entries)
+            return {key: self._totals.of(key, runs.rows if runs is not None else ()) for key, runs in running}
+
     def rule_counts(self) -> RuleCounts:
         """The frames that each counted rule matched, of every session there is or was: a sum that only grows."""
         with self._lock:
@@ -315,7 +324,8 @@ class Pipelines:
         """Log what has changed by itself: which sessions' copies have nowhere to go, and what they cannot have."""
         with self._lock:
             now = {key: self._condition(key, one) for key, one in self._running.items()}
-        self._said.look(now)
+        if self._said.look(now):
+            self.happened += 1
 
     def _condition(self, key: Key, runs: Running) -> Condition:
         condition, entry = runs.condition(), self._planned.entries.get(key)
