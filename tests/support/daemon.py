@@ -57,7 +57,10 @@ class Daemon:
                 sys.executable, "-m", "mirrord.control.daemon", "-c", str(self.file),
                 directory=directory,
             )  # fmt: skip
-            wait_for(lambda: self._ready(notify), "READY=1 from the daemon", 60)
+            try:
+                wait_for(lambda: self._ready(notify), "READY=1 from the daemon", 60)
+            except AssertionError as late:
+                raise AssertionError(f"{late}\n{self.output()}") from late
         (directory / "notify.sock").unlink()
         if up:
             self.wait_up()
