@@ -20,6 +20,7 @@ from mirrord.control.reporting.report import Counted
 from mirrord.control.running import rows
 from mirrord.control.running.breaker import Verdict
 from mirrord.control.running.duplicates import Groups
+from mirrord.control.running.governor import Load
 from mirrord.control.running.held_devices import HeldDevices
 from mirrord.control.running.live import Live
 from mirrord.control.running.opening import Opening, close_all, state_after
@@ -31,6 +32,7 @@ from mirrord.control.running.taps import Taps
 from mirrord.control.running.totals import RuleCounts, Totals, added_rules
 from mirrord.control.running.ways import captured_apart, open_all
 from mirrord.control.running.workers import Workers, what
+from mirrord.dataplane.budget import Budget
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.memory import Memory
 from mirrord.dataplane.pipeline import Pipeline
@@ -50,19 +52,26 @@ class Pipelines:
     """`apply` and `stop` block, up to a second for each pipeline that ends; the rest answers at once, on any thread."""
 
     def __init__(
-        self, *, native: bool, nice: int = 0, latency: float = LATENCY_SECONDS, memory: Memory | None = None
+        self,
+        *,
+        native: bool,
+        nice: int = 0,
+        latency: float = LATENCY_SECONDS,
+        memory: Memory | None = None,
+        budget: Budget | None = None,
     ) -> None:
-        self._native, self._memory = native, memory or Memory()
+        self._native, self.memory, self.budget = native, memory or Memory(), budget or Budget()
         self._openers = started(OPENERS, "opener")
-        self._workers = Workers(nice, latency)
-        self._taps = Taps(self._workers, self._openers, native=native)
+        self._workers = Workers(nice, latency, self.budget)
+        self._taps = Taps(self._workers, self._openers, native=native, memory=self.memory)
         self._devices = HeldDevices()
-        self._recorders = Recorders(native=native, memory=self._memory)
-        self._groups = Groups(self._memory, native=native)
-        self._opening = Opening(self._devices, self._recorders, self._groups, native=native, memory=self._memory)
+        self._recorders = Recorders(native=native, memory=self.memory)
+        self._groups = Groups(self.memory, native=native)
+        self._opening = Opening(self._devices, self._recorders, self._groups, native=native, memory=self.memory)
         self._restarts = Restarts()
         self._said = Said()
         self._worker_failures = 0
+        self.happened = 0  # grows with each plan, verdict and trouble: what is shown of sessions may be another
         self._lock = threading.Lock()  # of all below: a total moves from a pipeline to the past in one step
         self._planned = rows.Planned()
         self._running: dict[Key, Running] = {}
@@ -100,6 +109,7 @@ class Pipelines:
             self._totals.forget(entries)
         self._opening.forget(entries)
         self._groups.forget(wanted)
+        self.happened += 1
 
     def _add_all(self, adds: Sequence[Add]) -> None:
         """Open several at a time: it is waiting for the kernel, mostly."""
@@ -210,8 +220,18 @@ class Pipelines:
             entries = self._planned.entries
             return {key: entry.limit for key, entry in entries.items() if entry.limit and key in self._running}
 
+    def load(self) -> Load:
+        """What the governor judges by."""
+        with self._lock:
+            running = dict(self._running)
+            wanted = {
+                key: self._totals.of(key, one.counters())[Slot.captured] + one.waiting for key, one in running.items()
+            }
+        thins = frozenset(key for key, one in running.items() if one.plan.forward.overload)
+        return Load(self._taps.read(), self._taps.left_out() + self._taps.waiting(), wanted, thins)
+
     def judge(self, verdicts: Mapping[Key, Verdict]) -> None:
-        """Have sessions pause or mirror less, as the circuit breaker says. Not while plans are applied."""
+        """Have sessions pause or mirror less, as circuit breaker and governor say. Not while plans are applied."""
         with self._lock:
             before, self._verdicts = self._verdicts, dict(verdicts)
         plans = {}
@@ -219,12 +239,13 @@ class Pipelines:
             was, now = before.get(key, Verdict()), verdicts.get(key, Verdict())
             if was.reason != now.reason:
                 say_verdict(key, now)
+                self.happened += 1
             if (was.paused, was.level) != (now.paused, now.level):
                 plans[key] = self._judged(key, self._running[key].plan)
         self._have_followed(plans)
 
     def _judged(self, key: Key, plan: PipelinePlan) -> PipelinePlan:
-        """The plan as the circuit breaker has it: paused, or with fewer conversations."""
+        """The plan as these have it: paused, or with fewer conversations."""
         verdict = self._verdicts.get(key, Verdict())
         if verdict.level:
             plan = replace(plan, forward=replace(plan.forward, least_level=verdict.level))
@@ -259,6 +280,12 @@ class Pipelines:
         with self._lock:
             return {key: rows.counted(key, self._running.get(key), self._totals) for key in self._planned.entries}
 
+    def counters(self) -> dict[Key, Sequence[int]]:
+        """What every planned session and source has counted, by Slot. What still runs counts on in it."""
+        with self._lock:
+            running = ((key, self._running.get(key)) for key in self._planned.entries)
+            return {key: self._totals.of(key, runs.rows if runs is not None else ()) for key, runs in running}
+
     def rule_counts(self) -> RuleCounts:
         """The frames that each counted rule matched, of every session there is or was: a sum that only grows."""
         with self._lock:
@@ -275,7 +302,7 @@ class Pipelines:
             runs = self._running.get(key)
         if runs is None:
             raise Refused(f"session {key.session} does not run on {key.source}")
-        return Live(key, runs.plan, native=self._native, memory=self._memory)
+        return Live(key, runs.plan, native=self._native, memory=self.memory, budget=self.budget)
 
     def recorders(self, mirror: str, session: str) -> dict[str, Recorder]:
         """By source, what keeps the last frames of a session."""
@@ -290,7 +317,8 @@ class Pipelines:
         """Log what has changed by itself: which sessions' copies have nowhere to go, and what they cannot have."""
         with self._lock:
             now = {key: self._condition(key, one) for key, one in self._running.items()}
-        self._said.look(now)
+        if self._said.look(now):
+            self.happened += 1
 
     def _condition(self, key: Key, runs: Running) -> Condition:
         condition, entry = runs.condition(), self._planned.entries.get(key)
@@ -314,6 +342,10 @@ class Pipelines:
     def stalled(self) -> list[str]:
         """The workers that make no progress, by name."""
         return self._workers.stalled()
+
+    def left_out(self) -> int:
+        """Frames that there was no room for while workers rested, of the sources that there are."""
+        return self._taps.left_out()
 
     def worker_failures(self) -> int:
         """How many errors have ended a session's work, or a worker, since the daemon's start."""
