@@ -55,7 +55,8 @@ def row(entry: Entry, runs: Running | None, error: tuple[str, str] | None, verdi
         return Row(entry, entry.state, entry.reason, counters, rules)
     condition = runs.condition()
     reason = runs.failure or condition.trouble or entry.trouble or ("about to go on" if runs.resumes else "")
-    state = "failed" if reason else "paused" if verdict.paused else "up"
+    waits = entry.state == "waiting" and not runs.failure  # a tunnel is received, for nobody yet
+    state = "waiting" if waits else "failed" if reason else "paused" if verdict.paused else "up"
     counters = totals.of(entry.key, runs.counters())
     return Row(
         entry, state, reason or verdict.reason, counters, rules, runs.captures_by, runs.ring_fill,
