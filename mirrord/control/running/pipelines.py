@@ -20,6 +20,7 @@ from mirrord.control.reporting.report import Counted
 from mirrord.control.running import rows
 from mirrord.control.running.breaker import Verdict
 from mirrord.control.running.duplicates import Groups
+from mirrord.control.running.governor import Load
 from mirrord.control.running.held_devices import HeldDevices
 from mirrord.control.running.live import Live
 from mirrord.control.running.opening import Opening, close_all, state_after
@@ -31,6 +32,7 @@ from mirrord.control.running.taps import Taps
 from mirrord.control.running.totals import RuleCounts, Totals, added_rules
 from mirrord.control.running.ways import captured_apart, open_all
 from mirrord.control.running.workers import Workers, what
+from mirrord.dataplane.budget import Budget
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.memory import Memory
 from mirrord.dataplane.pipeline import Pipeline
@@ -50,16 +52,22 @@ class Pipelines:
     """`apply` and `stop` block, up to a second for each pipeline that ends; the rest answers at once, on any thread."""
 
     def __init__(
-        self, *, native: bool, nice: int = 0, latency: float = LATENCY_SECONDS, memory: Memory | None = None
+        self,
+        *,
+        native: bool,
+        nice: int = 0,
+        latency: float = LATENCY_SECONDS,
+        memory: Memory | None = None,
+        budget: Budget | None = None,
     ) -> None:
-        self._native, self._memory = native, memory or Memory()
+        self._native, self.memory, self.budget = native, memory or Memory(), budget or Budget()
         self._openers = started(OPENERS, "opener")
-        self._workers = Workers(nice, latency)
-        self._taps = Taps(self._workers, self._openers, native=native)
+        self._workers = Workers(nice, latency, self.budget)
+        self._taps = Taps(self._workers, self._openers, native=native, memory=self.memory)
         self._devices = HeldDevices()
-        self._recorders = Recorders(native=native, memory=self._memory)
-        self._groups = Groups(self._memory, native=native)
-        self._opening = Opening(self._devices, self._recorders, self._groups, native=native, memory=self._memory)
+        self._recorders = Recorders(native=native, memory=self.memory)
+        self._groups = Groups(self.memory, native=native)
+        self._opening = Opening(self._devices, self._recorders, self._groups, native=native, memory=self.memory)
         self._restarts = Restarts()
         self._said = Said()
         self._worker_failures = 0
@@ -211,8 +219,18 @@ class Pipelines:
             entries = self._planned.entries
             return {key: entry.limit for key, entry in entries.items() if entry.limit and key in self._running}
 
+    def load(self) -> Load:
+        """What the governor judges by."""
+        with self._lock:
+            running = dict(self._running)
+            wanted = {
+                key: self._totals.of(key, one.counters())[Slot.captured] + one.waiting for key, one in running.items()
+            }
+        thins = frozenset(key for key, one in running.items() if one.plan.forward.overload)
+        return Load(self._taps.read(), self._taps.left_out() + self._taps.waiting(), wanted, thins)
+
     def judge(self, verdicts: Mapping[Key, Verdict]) -> None:
-        """Have sessions pause or mirror less, as the circuit breaker says. Not while plans are applied."""
+        """Have sessions pause or mirror less, as circuit breaker and governor say. Not while plans are applied."""
         with self._lock:
             before, self._verdicts = self._verdicts, dict(verdicts)
         plans = {}
@@ -225,7 +243,7 @@ class Pipelines:
         self._have_followed(plans)
 
     def _judged(self, key: Key, plan: PipelinePlan) -> PipelinePlan:
-        """The plan as the circuit breaker has it: paused, or with fewer conversations."""
+        """The plan as these have it: paused, or with fewer conversations."""
         verdict = self._verdicts.get(key, Verdict())
         if verdict.level:
             plan = replace(plan, forward=replace(plan.forward, least_level=verdict.level))
@@ -276,7 +294,7 @@ class Pipelines:
             runs = self._running.get(key)
         if runs is None:
             raise Refused(f"session {key.session} does not run on {key.source}")
-        return Live(key, runs.plan, native=self._native, memory=self._memory)
+        return Live(key, runs.plan, native=self._native, memory=self.memory, budget=self.budget)
 
     def recorders(self, mirror: str, session: str) -> dict[str, Recorder]:
         """By source, what keeps the last frames of a session."""
@@ -315,6 +333,10 @@ class Pipelines:
     def stalled(self) -> list[str]:
         """The workers that make no progress, by name."""
         return self._workers.stalled()
+
+    def left_out(self) -> int:
+        """Frames that there was no room for while workers rested, of the sources that there are."""
+        return self._taps.left_out()
 
     def worker_failures(self) -> int:
         """How many errors have ended a session's work, or a worker, since the daemon's start."""

@@ -84,6 +84,18 @@ class Running:
         return max(pipeline.sampling_rate for pipeline, _ in self.placed)
 
     @property
+    def waiting(self) -> int:
+        """Frames of its sources that are still to be read, whichever session they are for."""
+        return sum(one.source.seen.waiting for one, _ in self.placed if one.source is not None)
+
+    @property
+    def memory(self) -> int:
+        """Bytes of its rings, which other sessions may share, tables and recorder."""
+        rings = sum(one.source.ring_size for one, _ in self.placed if one.source is not None)
+        tables = sum(one.tables.held + one.connections.held for one, _ in self.placed)
+        return rings + tables + self.placed[0][0].recorder.size
+
+    @property
     def flows(self) -> int | None:
         """How many flows are known; None where none is limited."""
         limited = self.plan.forward.flow_limit is not None

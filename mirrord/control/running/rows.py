@@ -61,6 +61,7 @@ def row(entry: Entry, runs: Running | None, error: tuple[str, str] | None, verdi
     return Row(
         entry, state, reason or verdict.reason, counters, rules, runs.captures_by, runs.ring_fill,
         flows=runs.flows, sampling_rate=runs.sampling_rate, remarks=tuple(_remarks(condition)),
+        memory=runs.memory,
     )  # fmt: skip
 
 

@@ -73,8 +73,8 @@ def say_state(key: Key, state: str, reason: str) -> None:
 
 
 def say_verdict(key: Key, now: Verdict) -> None:
-    """Say that the circuit breaker judges otherwise than before."""
-    words = now.reason or "the link has room again"
+    """Say that the circuit breaker or the governor judges otherwise than before."""
+    words = now.reason or "there is room again"
     log.warning(words, **key._asdict(), paused=now.paused, percent=now.percent)
 
 
