@@ -260,8 +260,15 @@ class StreamPlan:
     raw: bool = False  # of IP packets, without Ethernet
 
 
+@dataclass(frozen=True, slots=True)
+class NowherePlan:
+    """There is nowhere to send copies to yet, and frames are taken all the same, to be counted as lost."""
+
+    waits: ClassVar[bool] = False
+
+
 SourcePlan = CapturePlan | ListenPlan
-TransmitPlan = DevicePlan | TunnelPlan | FilePlan | StreamPlan
+TransmitPlan = DevicePlan | TunnelPlan | FilePlan | StreamPlan | NowherePlan
 
 
 @dataclass(frozen=True, slots=True)
