@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from itertools import chain
 from typing import NamedTuple
 
@@ -30,13 +31,14 @@ from mirrord.model import (
     GeneveDestination,
     Mirror,
     Model,
+    PcapDestination,
     Session,
     TunnelDestination,
     TunnelSource,
     VxlanDestination,
 )
 from mirrord.model.validation import join
-from mirrord.plans import CONNECTIONS_BYTES, FLOW_BYTES
+from mirrord.plans import CONNECTIONS_BYTES, FLOW_BYTES, queue_bytes
 from mirrord.values import GLOB, show_size
 
 MOST_OBJECTS = 4096  # of a kind
@@ -111,6 +113,7 @@ def refusals(declared: Declared) -> list[Problem]:
         *_chosen_otherwise(declared),
         *_shared_vnis(declared),
         *_files(declared),
+        *_same_listeners(declared),
         *_too_many(declared),
         *_memory(declared),
     ]
@@ -322,6 +325,22 @@ def _files(declared: Declared) -> Iterator[Problem]:
             yield Problem(at, f"{first[of]} may give a finished file of {of} this name")
 
 
+def _same_listeners(declared: Declared) -> Iterator[Problem]:
+    """Streams that would listen in one place: on the same port of the same address, or of any."""
+    ports: dict[int, list[tuple[IPv4Address | IPv6Address, str]]] = {}
+    for path, session in declared.sessions():
+        end = session.destination
+        if not isinstance(end, PcapDestination) or end.listen is None:
+            continue
+        address, others = ip_address(end.listen.host), ports.setdefault(end.listen.port, [])
+        for other, at in others:
+            any_address = address.is_unspecified or other.is_unspecified
+            if address == other or (any_address and address.version == other.version):
+                yield Problem(join(path, "destination", "listen"), f"{at} listens there")
+                break
+        others.append((address, path))
+
+
 def _devices_anywhere(session: Session) -> tuple[str, ...]:
     """Names and globs of the source's devices, wherever they are. A bridge's ports nobody knows beforehand."""
     return session.source.device if isinstance(session.source, DeviceSource) else ()
@@ -342,8 +361,14 @@ def _too_many(declared: Declared) -> Iterator[Problem]:
             yield Problem(path, f"expected at most {most} {what}, not {found}")
 
 
+def _queue(session: Session) -> int:
+    """What the queue of one client takes."""
+    end = session.destination
+    return queue_bytes(end.buffer) if isinstance(end, PcapDestination) else 0
+
+
 def _memory(declared: Declared) -> Iterator[Problem]:
-    """Tables of flows or connections, and recorders, that daemon.memory_limit has no room for.
+    """Tables of flows or connections, recorders, and queues of one client, that daemon.memory_limit has no room for.
 
     A pattern of devices counts as one.
     """
@@ -355,6 +380,7 @@ def _memory(declared: Declared) -> Iterator[Problem]:
             (("flow_limit", "flows"), "table", flows * FLOW_BYTES * session.workers),
             (("payload",), "connections", CONNECTIONS_BYTES * session.workers if session.payload == "tls" else 0),
             (("recorder",), "recorder", session.recorder),
+            (("destination", "buffer"), "queue", _queue(session)),
         ):
             taken += size * sources
             if size and 0 < limit < taken:

@@ -37,6 +37,7 @@ def session(row: Row, rates: Rates) -> dict[str, Any]:
         "counters": counters(row),
         **({} if row.flows is None else {"flows": row.flows}),
         **({} if row.sampling_rate is None else {"sampling_rate": row.sampling_rate}),
+        **({} if row.clients is None else {"clients": row.clients, "queued_frames": row.queued}),
         **({"rules": {str(rule): count for rule, count in row.rules.items()}} if row.rules else {}),
     }
 
@@ -56,7 +57,7 @@ def rates(before: Mapping[Key, Counted], after: Mapping[Key, Counted], seconds: 
     """How fast each session and source counted between two looks at it."""
     return {
         key: (
-            (now.mirrored - then.mirrored) / seconds,
+            max(now.mirrored - then.mirrored, 0) / seconds,
             (now.sent_bytes - then.sent_bytes) * 8 / seconds,
         )
         for key, now in after.items()

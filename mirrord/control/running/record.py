@@ -34,6 +34,23 @@ class Running:
         return next((pipeline.failure for pipeline, _ in self.placed if pipeline.failure), "")
 
     @property
+    def gone(self) -> str:
+        """Why nobody takes its copies any more, until when it waits; "" where somebody does, or none is asked."""
+        return next((pipeline.transmit.gone for pipeline, _ in self.placed if pipeline.transmit.gone), "")
+
+    @property
+    def clients(self) -> int | None:
+        """How many take its copies; None where that is not known."""
+        return self.placed[0][0].transmit.clients
+
+    @property
+    def queued(self) -> int | None:
+        """Frames that a client has not got yet; None where there are no clients."""
+        if self.clients is None:
+            return None
+        return sum(pipeline.transmit.queued for pipeline, _ in self.placed)
+
+    @property
     def trouble(self) -> str:
         """Why copies do not get out; "" where they do."""
         for pipeline, worker in self.placed:

@@ -11,6 +11,7 @@ from mirrord.control.running.breaker import Verdict
 from mirrord.control.running.record import Running
 from mirrord.control.running.totals import Totals
 from mirrord.dataplane.counters import Slot
+from mirrord.plans import PcapPlan
 
 _MIRRORED, _SENT_BYTES, _TOO_LARGE = int(Slot.mirrored), int(Slot.sent_bytes), int(Slot.dropped_mtu_exceeded)
 
@@ -51,19 +52,21 @@ class Planned:
 def row(entry: Entry, runs: Running | None, error: tuple[str, str] | None, verdict: Verdict, totals: Totals) -> Row:
     """An entry as it does now. `error`: the state and the reason of one that should run and does not."""
     rules = _rules(entry, runs, totals)
+    nobody = 0 if entry.pipeline is not None and isinstance(entry.pipeline.transmit, PcapPlan) else None
     if runs is None:
-        counters = totals.of(entry.key)
+        counters, told = totals.of(entry.key), (entry.state, entry.reason)
         if error is not None:
-            return Row(entry, *error, counters, rules)
-        if entry.pipeline is not None:
-            return Row(entry, "waiting", "about to start or to end", counters, rules)
-        return Row(entry, entry.state, entry.reason, counters, rules)
+            told = error
+        elif entry.pipeline is not None:
+            told = "waiting", "about to start or to end"
+        return Row(entry, *told, counters, rules, clients=nobody, queued=nobody)
     reason = runs.failure or trouble(entry, runs) or ("about to go on" if runs.resumes else "")
     state = "failed" if reason else "paused" if verdict.paused else "up"
     counters = totals.of(entry.key, runs.counters())
     return Row(
         entry, state, reason or verdict.reason, counters, rules, runs.captures_by, runs.ring_fill,
-        flows=runs.flows, sampling_rate=runs.sampling_rate, remarks=(*shortages(runs), *_remarks(runs)),
+        flows=runs.flows, sampling_rate=runs.sampling_rate, clients=runs.clients, queued=runs.queued,
+        remarks=(*shortages(runs), *_remarks(runs)),
     )  # fmt: skip
 
 
