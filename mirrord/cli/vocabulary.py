@@ -251,6 +251,19 @@ DESTINATIONS: dict[str, Keys] = {
         "rotate_seconds": (),
         "keep": (),
     },
+    "pcap": {
+        "type": ("pcap",),
+        "remote": (),
+        "port": (),
+        "listen": (),
+        "format": ("pcap", "pcapng"),
+        "tls.ca": (),
+        "tls.certificate": (),
+        "tls.key": (),
+        "tls.server_name": (),
+        "buffer": (),
+        "allow": (),
+    },
 }
 
 TABLES: dict[str, Keys] = {

@@ -200,8 +200,8 @@ class Tls(Model):
     """By files of PEM that the daemon can read, and reads for each connection, so that renewed ones are taken up."""
 
     ca: Path | None = None
-    """Whom the other side's certificate is to be from. With `remote` left out: whom the host trusts. With `listen` left
-    out: clients show none."""
+    """Whom the other side's certificate is to be from. Left out: with `remote`, whom this host trusts; with `listen`,
+    clients need none."""
     certificate: Path | None = None
     """This side's certificate, its chain behind it. Required with `listen`."""
     key: Path | None = None
