@@ -18,41 +18,15 @@ from mirrord.control.configuration.config import Loaded, Objects, by_name, combi
 from mirrord.control.configuration.refusals import Declared
 from mirrord.control.host import clock
 from mirrord.control.pieces import pieces
+from mirrord.control.planning.effects import Effect, effects
 from mirrord.control.planning.plan import Entry, Key
 from mirrord.control.service import Service
 from mirrord.control.store import AuditRecord, Store, Write
+from mirrord.control.targets import WORDS, Target, named, replaced, tidy
 from mirrord.errors import ConfigError, MirrordError, Problem, Refused, of_host
 from mirrord.merge_patch import merge
 from mirrord.model.validation import join, not_found, session_path
 from mirrord.values import unexpected
-
-SECTION = {"mirror": "mirrors", "session": "mirrors", "filter": "filters", "flow_network": "flow_networks"}
-WORDS = {"mirror": "mirror", "session": "session", "filter": "filter", "flow_network": "flow network"}
-
-
-class Target(NamedTuple):
-    """What a request is about; a session has its mirror."""
-
-    kind: str
-    name: str
-    mirror: str = ""
-
-    @property
-    def section(self) -> str:
-        return SECTION[self.kind]
-
-    @property
-    def holder(self) -> str:
-        """The object of the section that it is, or is a part of."""
-        return self.mirror if self.kind == "session" else self.name
-
-    @property
-    def path(self) -> str:
-        """Where it is, for an error."""
-        return session_path(self.mirror, self.name) if self.kind == "session" else join(self.section, self.holder)
-
-    def __str__(self) -> str:
-        return f"{WORDS[self.kind]} {self.name!r}"
 
 
 class Condition(NamedTuple):
@@ -80,15 +54,22 @@ class Condition(NamedTuple):
 NO_CONDITION = Condition()
 
 
+class Outcome(NamedTuple):
+    """What is doubtful since a change, and of one that was only tried what it would do to sessions."""
+
+    warnings: tuple[Problem, ...] = ()
+    effects: tuple[Effect, ...] = ()
+
+
 class Done(NamedTuple):
     """What became of a change: what the object is called now, whether it is new, the configuration it is in, and what
-    is doubtful since.
+    came of it.
     """
 
     target: Target
     made: bool
     loaded: Loaded
-    warnings: tuple[Problem, ...] = ()
+    outcome: Outcome
 
 
 Edit = Callable[[Any], Any]
@@ -106,7 +87,7 @@ class Changes:
         operation = "create" if "*" in condition.none_match else ""  # what is there is not to be replaced
 
         def edit(old: Any) -> Any:
-            return timed(target, old, _named(target, written))
+            return timed(target, old, named(target, written))
 
         return await self._change(caller, operation, target, written, edit, condition)
 
@@ -118,7 +99,7 @@ class Changes:
             condition.check(mirror, self._service.loaded)
             if old is not None:
                 raise Refused(f"{target} exists already")
-            return _named(target, written)
+            return named(target, written)
 
         only = Condition(dry_run=condition.dry_run)
         return await self._change(caller, "create", target, written, edit, only)
@@ -162,8 +143,8 @@ class Changes:
 
         await self._change(itself(), operation, target, changes, edit, Condition((as_seen,)), message=why)
 
-    async def try_reload(self) -> tuple[Problem, ...]:
-        """What would come of a reload: what is doubtful. ConfigError, Refused; nothing is changed."""
+    async def try_reload(self) -> Outcome:
+        """What would come of a reload. ConfigError, Refused; nothing is changed."""
         async with self._service.changing:
             after = await asyncio.to_thread(self._service.as_files_are)
             return await run(self._service, after, None)
@@ -212,19 +193,18 @@ class Changes:
             try:
                 after, writes = await asyncio.to_thread(prepare, self._service.loaded)
                 keep = None if condition.dry_run else partial(self.store.write, writes, record)
-                warnings = await run(self._service, after, keep)
-            except MirrordError as error:
-                if not condition.dry_run:
-                    await asyncio.to_thread(self.store.note, record.refused(error))
-                raise
-            except (OSError, RuntimeError, MemoryError) as error:
-                host = of_host(error)
-                if host is None:
+                outcome = await run(self._service, after, keep)
+            except (MirrordError, OSError, RuntimeError, MemoryError) as error:
+                refused = error if isinstance(error, MirrordError) else of_host(error)
+                if refused is None:
                     raise
-                await asyncio.to_thread(self.store.note, record.refused(host))
-                raise host from error
+                if not condition.dry_run:
+                    await asyncio.to_thread(self.store.note, record.refused(refused))
+                if refused is error:
+                    raise
+                raise refused from error
         name = target.name if record.new is None else record.new["name"]
-        return Done(target._replace(name=name), record.old is None, after, warnings)
+        return Done(target._replace(name=name), record.old is None, after, outcome)
 
 
 # --- what there is ---
@@ -292,31 +272,9 @@ def _refuse_if_used(loaded: Loaded, target: Target) -> None:
 # --- what is to be ---
 
 
-def tidy(written: Any) -> Any:
-    """Without what only the daemon says: what it shows may be sent back. A bare source becomes the table it means."""
-    if not isinstance(written, dict):
-        return written
-    only_shown = {"origin", "running", "warnings", "expired"}
-    kept = {key: value for key, value in written.items() if key not in only_shown}
-    if isinstance(kept.get("source"), str):
-        kept["source"] = {"type": "device", "device": kept["source"]}
-    if isinstance(kept.get("sessions"), list):
-        kept["sessions"] = [tidy(session) for session in kept["sessions"]]
-    return kept
-
-
 def timed(target: Target, old: Any, new: Any) -> Any:
     """With the time of a mirror as it is to be kept."""
     return expiries.kept(target.path, old, new, clock.now()) if target.kind == "mirror" else new
-
-
-def _named(target: Target, written: Any) -> Any:
-    if not isinstance(written, dict):
-        raise ConfigError([Problem(target.path, str(unexpected("an object", written)))])
-    if written.get("name", target.name) != target.name:
-        expected = unexpected(f"{target.name!r}, as in the address", written["name"])
-        raise ConfigError([Problem(join(target.path, "name"), str(expected))])
-    return tidy({"name": target.name, **written})
 
 
 def _edited(loaded: Loaded, target: Target, new: Any) -> tuple[Objects, list[Write]]:
@@ -335,17 +293,6 @@ def _edited(loaded: Loaded, target: Target, new: Any) -> tuple[Objects, list[Wri
         value = {key: part for key, part in new.items() if key != "name"}
     section = replaced(loaded.made[target.section], target.holder, name, value)
     return {**loaded.made, target.section: section}, [Write(target.section, name, value, before=target.holder)]
-
-
-def replaced(objects: Mapping[str, Any], old: str, name: str, value: Any) -> dict[str, Any]:
-    """The objects with another one in the place of an old one, or at the end; None: with none there."""
-    found = {}
-    for other, there in objects.items():
-        if other != old:
-            found[other] = there
-        elif value is not None:
-            found[name] = value
-    return found if value is None or old in objects else {**found, name: value}
 
 
 def _new_name(loaded: Loaded, target: Target, new: Any) -> str:
@@ -378,8 +325,8 @@ def _indexed(made: Objects, target: Target) -> str:
     return join(path, "sessions", names.index(target.name)) if target.name in names else path
 
 
-async def run(service: Service, after: Loaded, keep: Callable[[], None] | None) -> tuple[Problem, ...]:
-    """Run a changed configuration, or without `keep` only look at it; what is doubtful that was not before.
+async def run(service: Service, after: Loaded, keep: Callable[[], None] | None) -> Outcome:
+    """Run a changed configuration, or without `keep` only look at it; what came, or would come, of it.
 
     The caller holds the service's `changing`. Raises what Service.change raises.
     """
@@ -389,14 +336,15 @@ async def run(service: Service, after: Loaded, keep: Callable[[], None] | None) 
     else:
         await service.change(after, keep)
         entries = service.entries()
-    return await asyncio.to_thread(_new_doubts, loaded, after, before, entries)
+    return await asyncio.to_thread(_outcome, loaded, after, before, entries, tried=keep is None)
 
 
-def _new_doubts(
-    loaded: Loaded, after: Loaded, before: Mapping[Key, Entry], entries: Mapping[Key, Entry]
-) -> tuple[Problem, ...]:
+def _outcome(
+    loaded: Loaded, after: Loaded, before: Mapping[Key, Entry], entries: Mapping[Key, Entry], *, tried: bool
+) -> Outcome:
     known = set(loaded.warnings)
-    return (*(one for one in after.warnings if one not in known), *_doubts(before, entries))
+    doubts = (*(one for one in after.warnings if one not in known), *_doubts(before, entries))
+    return Outcome(doubts, tuple(effects(before, entries)) if tried else ())
 
 
 def _doubts(before: Mapping[Key, Entry], after: Mapping[Key, Entry]) -> Iterator[Problem]:

@@ -6,19 +6,21 @@ import asyncio
 import json
 import math
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 from aiohttp import web
 
 from mirrord import periods
-from mirrord.control.changes import Condition
 from mirrord.errors import MirrordError
 
 MAX_BODY = 1 << 20  # bytes: a filter of 4,000 rules
 MAX_DEPTH = 32  # a mirror has five: itself, its sessions, one of them, its source, the devices
 BODY_SECONDS = 10.0
 MAX_ROWS = 20_000  # more than the audit log holds
+CHECKED = ("put", "patch", "delete", "enable", "disable")
+"""Changes of an object of which it can be asked what would come of them."""
 JSON = {"application/json", "application/merge-patch+json"}  # RFC 8259, RFC 7396
 
 STATUS = {
@@ -97,11 +99,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _TAGS = re.compile(r'\s*(\*|(?:W/)?"[\x21\x23-\x7e]*")\s*(?:,|$)')
 
 
-def condition(request: web.Request) -> Condition:
-    """If-Match and If-None-Match, and `dry_run` of the query. MirrordError: they hold no entity tags, or no flag."""
-    return Condition(_tags(request, "If-Match"), _tags(request, "If-None-Match"), flag(request, "dry_run"))
-
-
 def flag(request: web.Request, name: str) -> bool:
     """Whether the query says `name=true`."""
     text = request.query.get(name, "false")
@@ -110,12 +107,21 @@ def flag(request: web.Request, name: str) -> bool:
     return text == "true"
 
 
-def _tags(request: web.Request, header: str) -> tuple[str, ...]:
+def one_of(request: web.Request, name: str, words: Sequence[str]) -> str:
+    """The word that the query says, the first of these if it says none."""
+    text = request.query.get(name, words[0])
+    if text not in words:
+        raise MirrordError("bad_request", f"{name}: expected {', '.join(words[:-1])} or {words[-1]}, not {text!r}")
+    return text
+
+
+def tags(request: web.Request, header: str) -> tuple[str, ...]:
+    """The entity tags of If-Match or If-None-Match (RFC 9110, 13.1); * is any. MirrordError: it holds none."""
     text = ",".join(request.headers.getall(header, ()))
-    tags = tuple(_TAGS.findall(text))
-    if header in request.headers and (not tags or _TAGS.sub("", text)):
+    found = tuple(_TAGS.findall(text))
+    if header in request.headers and (not found or _TAGS.sub("", text)):
         raise MirrordError("bad_request", f'{header}: expected entity tags such as "9f86d081", or *')
-    return tags
+    return found
 
 
 def since(text: str | None) -> float:

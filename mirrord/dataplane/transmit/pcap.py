@@ -14,6 +14,7 @@ from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.transmit.queue import Fates, Queues, put
 from mirrord.dataplane.transmit.way import Way
 from mirrord.dataplane.transmit.way_out import Sent, WayOut
+from mirrord.plans import queue_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -60,6 +61,11 @@ class PcapTransmit(WayOut):
     def clients(self) -> int:
         """How many get all that comes from now on."""
         return len(self._channels)
+
+    @property
+    def memory(self) -> int:
+        """Bytes of its queues."""
+        return len(self._channels) * queue_bytes(self._end.plan.buffer)
 
     @property
     def queued(self) -> int:

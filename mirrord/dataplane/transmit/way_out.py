@@ -74,6 +74,11 @@ class WayOut(ABC):
         return None
 
     @property
+    def memory(self) -> int:
+        """Bytes of its queues."""
+        return 0
+
+    @property
     def queued(self) -> int:
         """Frames that count as mirrored, and that a client has not got yet."""
         return 0
