@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mirrord.dataplane.transmit.file import FileTransmit
+from mirrord.dataplane.transmit.nowhere import Nowhere
 from mirrord.dataplane.transmit.pcap import PcapTransmit
 from mirrord.dataplane.transmit.pcap_end import Ends
 from mirrord.dataplane.transmit.sockets import Transmit
 from mirrord.dataplane.transmit.stream import StreamTransmit
-from mirrord.plans import DevicePlan, FilePlan, PcapPlan, StreamPlan, TunnelPlan
+from mirrord.plans import DevicePlan, FilePlan, NowherePlan, PcapPlan, StreamPlan, TunnelPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ WAYS_OUT: Mapping[type[TransmitPlan], Callable[[Any], WayOut]] = {
     TunnelPlan: Transmit,
     FilePlan: FileTransmit,
     StreamPlan: StreamTransmit,
+    NowherePlan: Nowhere,
 }
 
 

@@ -151,7 +151,8 @@ class Pipelines:
         with self._lock:
             self._running[key] = runs
             self._errors.pop(key, None)
-        log.info("session up", **key._asdict(), worker=", ".join(worker.name for _, worker in runs.placed))
+        if self._planned.entries[key].state != "waiting":  # of which its reason is told
+            log.info("session up", **key._asdict(), worker=", ".join(worker.name for _, worker in runs.placed))
 
     def _note(self, key: Key, error: OSError, way: object) -> None:
         told = state_after(error, way, self._planned.entries[key].trouble)
@@ -337,7 +338,7 @@ class Pipelines:
 
     def _condition(self, key: Key, runs: Running) -> Condition:
         condition, entry = runs.condition(), self._planned.entries.get(key)
-        if condition.trouble or entry is None or not entry.trouble:
+        if condition.trouble or entry is None or not entry.trouble or entry.state == "waiting":
             return condition
         return condition._replace(trouble=entry.trouble)
 

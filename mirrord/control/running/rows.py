@@ -62,7 +62,8 @@ def state(entry: Entry, runs: Running | None, error: tuple[str, str] | None, ver
         return (entry.state, entry.reason) if entry.pipeline is None else ("waiting", "about to start or to end")
     trouble = runs.condition().trouble or entry.trouble
     if reason := runs.failure or trouble or ("about to go on" if runs.resumes else ""):
-        return "failed", reason
+        waits = entry.state == "waiting" and not runs.failure  # a tunnel is received, for nobody yet
+        return "waiting" if waits else "failed", reason
     return "paused" if verdict.paused else "up", verdict.reason
 
 
