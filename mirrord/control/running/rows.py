@@ -9,6 +9,7 @@ from mirrord.control.reporting.metrics import Row
 from mirrord.control.running.breaker import Verdict
 from mirrord.control.running.record import Condition, Running
 from mirrord.control.running.totals import Totals
+from mirrord.plans import PcapPlan
 
 THINNED = "not everything fits, conversations give way (overload)"
 
@@ -43,12 +44,13 @@ def row(entry: Entry, runs: Running | None, error: tuple[str, str] | None, verdi
     rules = _rules(entry, runs, totals)
     is_now = state(entry, runs, error, verdict)
     if runs is None:
-        return Row(entry, *is_now, totals.of(entry.key), rules)
+        nobody = 0 if entry.pipeline is not None and isinstance(entry.pipeline.transmit, PcapPlan) else None
+        return Row(entry, *is_now, totals.of(entry.key), rules, clients=nobody, queued=nobody)
     counters = totals.of(entry.key, runs.counters())
     return Row(
         entry, *is_now, counters, rules, runs.captures_by, runs.ring_fill,
         flows=runs.flows, sampling_rate=runs.sampling_rate, remarks=tuple(_remarks(runs.condition())),
-        memory=runs.memory,
+        memory=runs.memory, clients=runs.clients, queued=runs.queued,
     )  # fmt: skip
 
 
@@ -60,7 +62,8 @@ def state(entry: Entry, runs: Running | None, error: tuple[str, str] | None, ver
         return (entry.state, entry.reason) if entry.pipeline is None else ("waiting", "about to start or to end")
     trouble = runs.condition().trouble or entry.trouble
     if reason := runs.failure or trouble or ("about to go on" if runs.resumes else ""):
-        return "failed", reason
+        waits = entry.state == "waiting" and not runs.failure  # a tunnel is received, for nobody yet
+        return "waiting" if waits else "failed", reason
     return "paused" if verdict.paused else "up", verdict.reason
 
 
