@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mirrord.dataplane.transmit.file import FileTransmit
+from mirrord.dataplane.transmit.remotes import Remotes
 from mirrord.dataplane.transmit.sockets import Transmit
 from mirrord.dataplane.transmit.stream import StreamTransmit
-from mirrord.plans import DevicePlan, FilePlan, StreamPlan, TunnelPlan
+from mirrord.plans import DevicePlan, FilePlan, RemotesPlan, StreamPlan, TunnelPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 WAYS_OUT: Mapping[type[TransmitPlan], Callable[[Any], WayOut]] = {
     DevicePlan: Transmit,
     TunnelPlan: Transmit,
+    RemotesPlan: Remotes,
     FilePlan: FileTransmit,
     StreamPlan: StreamTransmit,
 }

@@ -28,6 +28,7 @@ class Result(NamedTuple):
     unfollowed: int
     unplaced: int
     flow_table_full: int
+    to: tuple[int, ...]
 
 
 Step = Callable[[Frame], Result]

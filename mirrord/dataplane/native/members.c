@@ -18,12 +18,13 @@ static void begin_batch(struct work *work, struct pipeline *pipeline)
 {
 	struct batch *batch = work->batch;
 	bool writes = pipeline->file.output;
+	struct exits *exits = pipeline->exits;
 
-	if (!writes)
-		begin_turn(pipeline->transmit, work->outgoing, work->turn);
+	for (uint32_t n = 0; !writes && n < exits->count; n++)
+		begin_turn(&exits->transmits[n], work->outgoing, work->turn);
 	batch->count = 0;
 	batch->flush = writes ? write_batch : send_batch;
-	batch->context = writes ? (void *)&pipeline->file : pipeline->transmit;
+	batch->context = writes ? (void *)&pipeline->file : exits;
 }
 
 /* `certain`: it is known already that the pipeline's matcher wants the frame. */
