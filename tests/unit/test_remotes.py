@@ -9,9 +9,11 @@ from math import sqrt
 from scapy.layers.inet import IP, TCP, UDP, fragment
 from scapy.packet import Packet
 
+from mirrord.dataplane import counters
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.forward.remotes import seed
 from mirrord.dataplane.frame.wire import Frame
+from mirrord.model import destinations
 from mirrord.plans import ForwardPlan, OnMtuExceeded, Remote
 from tests.support.packets import LINK
 from tests.support.planes import Result, Step, step
@@ -39,6 +41,10 @@ def chosen(forward: Step) -> list[int]:
     found = [result(forward, connection(n)).to for n in range(CONVERSATIONS)]
     assert all(len(to) == 1 for to in found)
     return [to[0] for to in found]
+
+
+def test_there_is_room_for_as_many_as_may_be_named() -> None:
+    assert destinations.MOST_REMOTES == counters.MOST_REMOTES
 
 
 def test_shares_are_those_of_a_fair_choice(dataplane: str) -> None:
