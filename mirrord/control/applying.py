@@ -8,10 +8,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from mirrord.control.callers import Caller
-from mirrord.control.changes import Target, combined, refuse_if_of_a_file, replaced, run, tidy, timed
+from mirrord.control.changes import combined, refuse_if_of_a_file, run, timed
 from mirrord.control.configuration.config import SECTIONS, Loaded
 from mirrord.control.service import Service
 from mirrord.control.store import AuditRecord, Store, Write
+from mirrord.control.targets import Target, replaced, tidy
 from mirrord.errors import ConfigError, MirrordError, Problem, nearest
 from mirrord.model.validation import join
 from mirrord.values import unexpected

@@ -21,38 +21,11 @@ from mirrord.control.pieces import pieces
 from mirrord.control.planning.plan import Entry, Key
 from mirrord.control.service import Service
 from mirrord.control.store import AuditRecord, Store, Write
+from mirrord.control.targets import WORDS, Target, named, replaced, tidy
 from mirrord.errors import ConfigError, MirrordError, Problem, Refused, of_host
 from mirrord.merge_patch import merge
 from mirrord.model.validation import join, not_found, session_path
 from mirrord.values import unexpected
-
-SECTION = {"mirror": "mirrors", "session": "mirrors", "filter": "filters", "flow_network": "flow_networks"}
-WORDS = {"mirror": "mirror", "session": "session", "filter": "filter", "flow_network": "flow network"}
-
-
-class Target(NamedTuple):
-    """What a request is about; a session has its mirror."""
-
-    kind: str
-    name: str
-    mirror: str = ""
-
-    @property
-    def section(self) -> str:
-        return SECTION[self.kind]
-
-    @property
-    def holder(self) -> str:
-        """The object of the section that it is, or is a part of."""
-        return self.mirror if self.kind == "session" else self.name
-
-    @property
-    def path(self) -> str:
-        """Where it is, for an error."""
-        return session_path(self.mirror, self.name) if self.kind == "session" else join(self.section, self.holder)
-
-    def __str__(self) -> str:
-        return f"{WORDS[self.kind]} {self.name!r}"
 
 
 class Condition(NamedTuple):
@@ -106,7 +79,7 @@ class Changes:
         operation = "create" if "*" in condition.none_match else ""  # what is there is not to be replaced
 
         def edit(old: Any) -> Any:
-            return timed(target, old, _named(target, written))
+            return timed(target, old, named(target, written))
 
         return await self._change(caller, operation, target, written, edit, condition)
 
@@ -118,7 +91,7 @@ class Changes:
             condition.check(mirror, self._service.loaded)
             if old is not None:
                 raise Refused(f"{target} exists already")
-            return _named(target, written)
+            return named(target, written)
 
         only = Condition(dry_run=condition.dry_run)
         return await self._change(caller, "create", target, written, edit, only)
@@ -292,31 +265,9 @@ def _refuse_if_used(loaded: Loaded, target: Target) -> None:
 # --- what is to be ---
 
 
-def tidy(written: Any) -> Any:
-    """Without what only the daemon says: what it shows may be sent back. A bare source becomes the table it means."""
-    if not isinstance(written, dict):
-        return written
-    only_shown = {"origin", "running", "warnings", "expired"}
-    kept = {key: value for key, value in written.items() if key not in only_shown}
-    if isinstance(kept.get("source"), str):
-        kept["source"] = {"type": "device", "device": kept["source"]}
-    if isinstance(kept.get("sessions"), list):
-        kept["sessions"] = [tidy(session) for session in kept["sessions"]]
-    return kept
-
-
 def timed(target: Target, old: Any, new: Any) -> Any:
     """With the time of a mirror as it is to be kept."""
     return expiries.kept(target.path, old, new, clock.now()) if target.kind == "mirror" else new
-
-
-def _named(target: Target, written: Any) -> Any:
-    if not isinstance(written, dict):
-        raise ConfigError([Problem(target.path, str(unexpected("an object", written)))])
-    if written.get("name", target.name) != target.name:
-        expected = unexpected(f"{target.name!r}, as in the address", written["name"])
-        raise ConfigError([Problem(join(target.path, "name"), str(expected))])
-    return tidy({"name": target.name, **written})
 
 
 def _edited(loaded: Loaded, target: Target, new: Any) -> tuple[Objects, list[Write]]:
@@ -335,17 +286,6 @@ def _edited(loaded: Loaded, target: Target, new: Any) -> tuple[Objects, list[Wri
         value = {key: part for key, part in new.items() if key != "name"}
     section = replaced(loaded.made[target.section], target.holder, name, value)
     return {**loaded.made, target.section: section}, [Write(target.section, name, value, before=target.holder)]
-
-
-def replaced(objects: Mapping[str, Any], old: str, name: str, value: Any) -> dict[str, Any]:
-    """The objects with another one in the place of an old one, or at the end; None: with none there."""
-    found = {}
-    for other, there in objects.items():
-        if other != old:
-            found[other] = there
-        elif value is not None:
-            found[name] = value
-    return found if value is None or old in objects else {**found, name: value}
 
 
 def _new_name(loaded: Loaded, target: Target, new: Any) -> str:

@@ -88,7 +88,8 @@ def test_plans_are_made_without_opening_anything(name: str) -> None:
     [
         ("mirrord.model", ("mirrord.control", "mirrord.dataplane", "mirrord.cli"), ()),
         ("mirrord.dataplane", ("mirrord.control", "mirrord.model", "mirrord.cli", "asyncio", "pydantic"), ()),
-        ("mirrord.control", ("mirrord.cli",), ()),
+        ("mirrord.control", ("mirrord.cli", "mirrord.cluster"), ()),  # the daemon is no store's client
+        ("mirrord.cluster", ("mirrord.cli", "mirrord.dataplane"), ()),
         (
             "mirrord.cli",
             ("mirrord.control", "aiohttp"),

@@ -49,6 +49,11 @@ class Managers:
                 self._followers[place] = self._follow(place, self._changed)
         return {place: self._followers[place].answer for place in places}
 
+    @property
+    def silent(self) -> bool:
+        """Whether one that is followed has told nothing yet, not even that it cannot be asked."""
+        return any(follower.silent for follower in self._followers.values())
+
     async def look(self, places: Collection[Place], seconds: float = LOOK_SECONDS) -> Inventory:
         """What these tell, and those that are followed already; a new one is waited for so long, and then followed for
         a minute.

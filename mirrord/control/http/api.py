@@ -15,20 +15,18 @@ from aiohttp import web
 
 from mirrord.control import applying
 from mirrord.control.callers import Caller, peer
-from mirrord.control.changes import Changes, Condition, Done, Target, tag_of
+from mirrord.control.changes import Changes, Condition, Done, tag_of
 from mirrord.control.configuration.config import Loaded
-from mirrord.control.http import openapi
+from mirrord.control.http import failures, openapi
 from mirrord.control.http.answers import json_response
 from mirrord.control.http.openapi import Resource
-from mirrord.control.http.requests import MAX_BODY, STATUS, condition, flag, json_object, limit, period, since
-from mirrord.control.logs import logger
+from mirrord.control.http.requests import MAX_BODY, STATUS, flag, json_object, limit, period, since, tags
 from mirrord.control.running.live import Live
 from mirrord.control.running.recorded import Recorded
 from mirrord.control.service import Service
 from mirrord.control.shown import Shown
-from mirrord.errors import ConfigError, MirrordError, Problem, of_host
-
-log = logger("api")
+from mirrord.control.targets import Target
+from mirrord.errors import ConfigError, MirrordError, Problem
 
 SERVICE = web.AppKey("service", Service)
 SHOWN = web.AppKey("shown", Shown)
@@ -45,7 +43,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 def application(service: Service, shown: Shown, changed_by: Changes, *, read_only: bool = False) -> web.Application:
     """Every resource of the API, or what of it only reads."""
-    app = web.Application(middlewares=[_errors], client_max_size=MAX_BODY)
+    app = web.Application(middlewares=[failures.told(STATUS)], client_max_size=MAX_BODY)
     app[SERVICE], app[SHOWN], app[CHANGES] = service, shown, changed_by
     for one in RESOURCES:
         if one.method == "GET":
@@ -271,6 +269,11 @@ async def _capture(request: web.Request) -> web.StreamResponse:
 # --- what they share ---
 
 
+def condition(request: web.Request) -> Condition:
+    """If-Match and If-None-Match, and `dry_run` of the query. MirrordError: they hold no entity tags, or no flag."""
+    return Condition(tags(request, "If-Match"), tags(request, "If-None-Match"), flag(request, "dry_run"))
+
+
 def _caller(request: web.Request) -> Caller:
     assert request.transport is not None  # it is there until the request is answered
     return peer(request.transport.get_extra_info("socket").fileno())
@@ -309,30 +312,3 @@ async def _shown(
 
 async def _tagged(loaded: Loaded, target: Target) -> dict[str, str]:
     return {"ETag": await asyncio.to_thread(tag_of, loaded, target) or ""}
-
-
-@web.middleware
-async def _errors(request: web.Request, handler: Handler) -> Any:
-    """Every error as JSON, with a stable code."""
-    try:
-        return await handler(request)
-    except MirrordError as error:
-        return _error(STATUS[error.code], error.code, error.message, error.path)
-    except web.HTTPException as error:
-        code = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(error.status, "bad_request")
-        headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
-        return _error(error.status, code, f"{request.method} {request.path}: {error.reason}", "", headers)
-    except Exception as error:
-        host = of_host(error)
-        if host is not None:
-            log.error("cannot answer", method=request.method, path=request.path, reason=host.message)  # noqa: TRY400 (no bug)
-            return _error(STATUS[host.code], host.code, host.message, "")
-        log.exception("a bug", method=request.method, path=request.path)
-        return _error(STATUS["internal"], "internal", "a bug in mirrord: its log tells more", "")
-
-
-def _error(
-    status: int, code: str, message: str, path: str, headers: dict[str, str] | None = None
-) -> web.StreamResponse:
-    error = {"code": code, "message": message, "path": path}
-    return web.json_response({"error": error}, status=status, headers=headers)

@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 from aiohttp import web
 
 from mirrord import periods
-from mirrord.control.changes import Condition
 from mirrord.errors import MirrordError
 
 MAX_BODY = 1 << 20  # bytes: a filter of 4,000 rules
@@ -97,11 +96,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _TAGS = re.compile(r'\s*(\*|(?:W/)?"[\x21\x23-\x7e]*")\s*(?:,|$)')
 
 
-def condition(request: web.Request) -> Condition:
-    """If-Match and If-None-Match, and `dry_run` of the query. MirrordError: they hold no entity tags, or no flag."""
-    return Condition(_tags(request, "If-Match"), _tags(request, "If-None-Match"), flag(request, "dry_run"))
-
-
 def flag(request: web.Request, name: str) -> bool:
     """Whether the query says `name=true`."""
     text = request.query.get(name, "false")
@@ -110,12 +104,13 @@ def flag(request: web.Request, name: str) -> bool:
     return text == "true"
 
 
-def _tags(request: web.Request, header: str) -> tuple[str, ...]:
+def tags(request: web.Request, header: str) -> tuple[str, ...]:
+    """The entity tags of If-Match or If-None-Match (RFC 9110, 13.1); * is any. MirrordError: it holds none."""
     text = ",".join(request.headers.getall(header, ()))
-    tags = tuple(_TAGS.findall(text))
-    if header in request.headers and (not tags or _TAGS.sub("", text)):
+    found = tuple(_TAGS.findall(text))
+    if header in request.headers and (not found or _TAGS.sub("", text)):
         raise MirrordError("bad_request", f'{header}: expected entity tags such as "9f86d081", or *')
-    return tags
+    return found
 
 
 def since(text: str | None) -> float:

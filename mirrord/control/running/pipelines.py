@@ -22,7 +22,7 @@ from mirrord.control.running.duplicates import Groups
 from mirrord.control.running.held_devices import HeldDevices
 from mirrord.control.running.live import Live
 from mirrord.control.running.opening import Opening, close_all, state_after
-from mirrord.control.running.record import Running
+from mirrord.control.running.record import Condition, Running
 from mirrord.control.running.recorders import Recorders
 from mirrord.control.running.restarts import Restarts
 from mirrord.control.running.said import Said, say_planned, say_state, say_total, say_verdict
@@ -268,11 +268,16 @@ class Pipelines:
             return bool(self._errors) or any(one.failure for one in self._running.values())
 
     def log_troubles(self) -> None:
-        """Log which sessions began, or ceased, to have nowhere to put their copies."""
+        """Log what has changed by itself: which sessions' copies have nowhere to go, and what they cannot have."""
         with self._lock:
-            running = dict(self._running)
-            troubles = {key: rows.trouble(self._planned.entries.get(key), one) for key, one in running.items()}
-        self._said.look(troubles, running)
+            now = {key: self._condition(key, one) for key, one in self._running.items()}
+        self._said.look(now)
+
+    def _condition(self, key: Key, runs: Running) -> Condition:
+        condition, entry = runs.condition(), self._planned.entries.get(key)
+        if condition.trouble or entry is None or not entry.trouble:
+            return condition
+        return condition._replace(trouble=entry.trouble)
 
     def told(self) -> bool:
         """Whether a router has had something to say about copies since this was last asked."""

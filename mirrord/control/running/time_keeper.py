@@ -11,10 +11,11 @@ import time
 
 from mirrord import expiry
 from mirrord.control import changes as changing
-from mirrord.control.changes import Changes, Target
+from mirrord.control.changes import Changes
 from mirrord.control.host import clock
 from mirrord.control.logs import logger
 from mirrord.control.service import Service
+from mirrord.control.targets import Target
 from mirrord.errors import MirrordError
 from mirrord.expiry import Deadline, Now
 

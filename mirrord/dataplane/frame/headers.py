@@ -10,6 +10,7 @@ flags: RFC 9293 3.1, RFC 768, RFC 9260 3.1; ICMP: RFC 792, RFC 4443 2.1.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from mirrord.protocols import (
@@ -74,8 +75,12 @@ class Headers(NamedTuple):
     icmp_code: int | None = None
 
 
+@lru_cache(maxsize=4)
 def parse(data: bytes, metadata: Tag | None = None) -> Headers:
-    """Read the headers of an Ethernet frame; `metadata` is the tag that the kernel took off it."""
+    """Read the headers of an Ethernet frame; `metadata` is the tag that the kernel took off it.
+
+    The last few answers are kept: the sessions of one source ask for the same frame, one after the other.
+    """
     tags: tuple[Tag, ...] = () if metadata is None else (metadata,)
     length = len(data) + 4 * len(tags)
     if len(data) < ETH_HEADER:

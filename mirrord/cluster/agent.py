@@ -1,0 +1,294 @@
+"""The agent: whenever the cluster, the guests or the daemon have news, it derives this host's part and has it run.
+
+A turn is: look, derive, tell the daemon if that is another part than it has, tell the store. Turns come one after the
+other. Nothing of a turn needs the store: it may be away, and guests are followed all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from mirrord import __version__, expiry
+from mirrord.cluster import allocation, records, state
+from mirrord.cluster.derive import Here, Part, derive, places
+from mirrord.cluster.errors import StoreError
+from mirrord.cluster.etcd import Etcd
+from mirrord.cluster.host_daemon import DaemonUnreachableError, HostDaemon
+from mirrord.cluster.keys import Keys
+from mirrord.cluster.link import Link
+from mirrord.cluster.replica import Replica
+from mirrord.cluster.settings import Cluster
+from mirrord.cluster.shown import HostState, host_state
+from mirrord.control.guests.inventory import Answer, Inventory
+from mirrord.control.guests.managers import Managers
+from mirrord.control.logs import logger
+from mirrord.errors import HostError, MirrordError
+
+log = logger("agent")
+
+LOOK_SECONDS = 2.0
+"""How often the daemon is asked how it does."""
+
+STATUS_SECONDS = 30.0
+"""How often counters alone go into the store; what else changes goes there at once."""
+
+FIRST_LOOK_SECONDS = 10.0
+"""How long a start waits for the guests' managers: what they do not tell is as it was when this was last known."""
+
+NOTHING = Part({"flow_networks": {}, "filters": {}, "mirrors": {}})
+
+
+class Agent:
+    """Of one host. `part` is what the host shall do, `answer` what the daemon said of it, `look` how it does."""
+
+    def __init__(self, settings: Cluster) -> None:
+        self.settings, self.keys = settings, Keys(settings.prefix)
+        self.news = asyncio.Event()
+        self.etcd = Etcd(settings.access)
+        self.replica = Replica(self.keys, self._changed)
+        self.link = Link(self.etcd, self.keys, settings.host, self.replica, self.news.set)
+        self.daemon = HostDaemon(settings.daemon)
+        self.part, self.answer, self.look = NOTHING, dict[str, Any](), dict[str, Any]()
+        self.applied_revision = 0  # of the configuration that the daemon runs
+        self.daemon_problem = "the daemon was not asked yet"
+        self.started_at = time.time()
+        self._managers = Managers(self.news.set)
+        self._guests: Inventory = {}
+        self._addresses: dict[str, str] = {}
+        self._address_problems: dict[str, str] = {}
+        self._applied = ""  # the body that the daemon has
+        self._applied_news = asyncio.Event()
+        self._known = False  # whether there is anything to have run
+        self._unsaved = False
+        self._counted, self._last_status = (0.0, ""), ""
+
+    # --- from start to end ---
+
+    def remember(self) -> None:
+        """Take what the state file has. HostError: it cannot be used, and nothing of it may be lost unseen."""
+        path = Path(self.settings.state)
+        try:
+            kept = state.read(path)
+            if kept is not None:
+                self.replica.restore(kept["replica"])
+                self._guests = state.inventory_of(kept["guests"])
+                self._addresses = {str(name): str(address) for name, address in kept["addresses"].items()}
+                self._known = bool(self.replica.cluster_id)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            why = f"what is known of the cluster cannot be read ({error}): delete the file to begin anew from the store"
+            raise HostError("state_unusable", f"{path}: {why}", "cluster.state") from error
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._turns())
+                group.create_task(self.link.run())
+                group.create_task(self._look())
+        finally:
+            await self._managers.close()
+            await self.link.close()
+            await self.daemon.close()
+
+    def _changed(self) -> None:
+        self._known = self._unsaved = True
+        self.news.set()
+
+    # --- turns ---
+
+    async def _turns(self) -> None:
+        await self._first_look()
+        while True:
+            self.news.clear()
+            again = await self._turn() if self._known else None
+            with suppress(TimeoutError):
+                async with asyncio.timeout(again):
+                    await self.news.wait()
+
+    async def _first_look(self) -> None:
+        """Wait for what runs here: without it, a start would end what the daemon runs."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_LOOK_SECONDS):
+                while not self._known or await self._silent():
+                    await self.news.wait()
+                    self.news.clear()
+        while not self._known:
+            await self.news.wait()
+            self.news.clear()
+
+    async def _silent(self) -> bool:
+        await self._managers.inventory(places(self.replica.snapshot))
+        return self._managers.silent
+
+    async def _turn(self) -> float | None:
+        """Bring the daemon up to what is wanted; after how long to try again, None where nothing is left to do."""
+        snapshot, revision = self.replica.snapshot, self.replica.revision
+        guests = self._told(await self._managers.inventory(places(snapshot)))
+        if guests != self._guests:
+            self._guests, self._unsaved = guests, True
+        self._forget_addresses()
+        here = Here(self.settings.host, self.settings.devices, self._addresses, guests)
+        self.part = await asyncio.to_thread(derive, snapshot, self.replica.ends, here, time.time())
+        if self.part.lacking and await self._take_addresses():
+            return 0.0
+        applied = await self._apply(revision)
+        self._tell_store()
+        if self._unsaved:
+            await self._save()
+        until = [expiry.end(one.expires) for one in snapshot.mirrors.values() if one.enabled]
+        waits = [at - time.time() for at in until if at is not None and at > time.time()]
+        waits += [] if applied and not self.part.lacking else [LOOK_SECONDS]
+        return min(waits, default=None)
+
+    def _told(self, inventory: Inventory) -> Inventory:
+        """The guests; of a manager that has told nothing since the start, what was known before."""
+        return {
+            place: Answer(self._guests[place].guests, answer.problem)
+            if answer.problem and not answer.guests and place in self._guests
+            else answer
+            for place, answer in inventory.items()
+        }
+
+    def _forget_addresses(self) -> None:
+        """Addresses that are not of their flow network any more are given up: whoever changed its range freed them."""
+        for name, network in self.replica.snapshot.networks.items():
+            if name in self._addresses and not allocation.within(self._addresses[name], network.addresses):
+                del self._addresses[name]
+        gone = self._addresses.keys() - self.replica.snapshot.networks.keys()
+        for name in gone:
+            del self._addresses[name]
+
+    async def _take_addresses(self) -> bool:
+        """Take what is lacking; whether there is one more than before."""
+        taken = False
+        for name in sorted(self.part.lacking):
+            network = self.replica.snapshot.networks[name]
+            try:
+                found = await allocation.address(self.etcd, self.keys, name, network.addresses, self.settings.host)
+            except StoreError as error:
+                if self._address_problems.get(name) != error.message:
+                    log.warning("no address in a flow network", flow_network=name, reason=error.message)
+                self._address_problems[name] = error.message
+            else:
+                log.info("has an address in a flow network", flow_network=name, address=found)
+                self._address_problems.pop(name, None)
+                self._addresses[name] = found
+                taken = self._unsaved = True
+        return taken
+
+    async def _apply(self, revision: int) -> bool:
+        """Have the daemon run the part; whether it does."""
+        body = {"generation": revision, "cluster_id": self.replica.cluster_id, **self.part.objects}
+        written = json.dumps(self.part.objects, sort_keys=True)
+        if written == self._applied:
+            self.applied_revision = revision
+            return True
+        try:
+            self.answer = await self.daemon.put_origin(body)
+        except MirrordError as error:
+            if error.message != self.daemon_problem:
+                log.warning("the daemon does not run this host's part", reason=str(error))
+            self.daemon_problem = error.message
+            return False
+        if self.daemon_problem:
+            log.info("the daemon runs this host's part", revision=revision)
+        self._applied, self.applied_revision, self.daemon_problem = written, revision, ""
+        self._applied_news.set()
+        for one in self.refused:
+            log.warning("the daemon does not take it", **one)
+        return True
+
+    @property
+    def refused(self) -> list[dict[str, Any]]:
+        """What the daemon left out, and why."""
+        return [one for one in self.answer.get("objects", []) if not one.get("taken")]
+
+    async def _look(self) -> None:
+        """See how the daemon does, and whether it still has what it was told: another one may have been started."""
+        while True:
+            try:
+                look = await self.daemon.status()
+            except MirrordError as error:
+                if isinstance(error, DaemonUnreachableError):
+                    self._applied = ""  # it may come back without
+                self.daemon_problem = self.daemon_problem or error.message
+                self.look = {}
+            else:
+                if self._applied and look.get("pid") != self.look.get("pid"):
+                    self._applied = ""
+                    self.news.set()
+                self.look = look
+            if not self._applied:
+                self.news.set()
+            elif self.link.own is not None:
+                self._tell_store()
+            self._applied_news.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._applied_news.wait()
+
+    # --- what others are told ---
+
+    def state(self) -> HostState:
+        """How this host does."""
+        return host_state(self.part, self.refused, self.look, self.replica.snapshot.unread)
+
+    def _tell_store(self) -> None:
+        """What is this host's own: that it lives, how it does, and its destinations once the daemon listens."""
+        if not self._applied:
+            if self.link.own is not None:
+                self.link.publish({**self.link.own, self.keys.status(self.settings.host): self._status()})
+            return
+        own = {
+            self.keys.host(self.settings.host): records.record(
+                {
+                    "mirrord": __version__,
+                    "since": round(self.started_at, 3),
+                    "devices": dict(self.settings.devices),
+                    "addresses": dict(self._addresses),
+                }
+            ),
+            self.keys.status(self.settings.host): self._status(),
+        }
+        left_out = {(one.get("mirror") or one.get("name"), one.get("name")) for one in self.refused}
+        for (mirror, session), network in self.part.ends.items():
+            if left_out & {(mirror, mirror), (mirror, f"{session}{records.RECEIVING}")}:
+                continue
+            own[self.keys.end(self.settings.host, mirror, session)] = records.record(
+                {"address": self._addresses[network]}
+            )
+        self.link.publish(own)
+
+    def _status(self) -> str:
+        """The status record: counters alone change it now and then only."""
+        found = self.state()
+        told = {
+            "revision": self.applied_revision,
+            "problem": self.daemon_problem,
+            "unread": [one._asdict() for one in found.unread],
+            "left_out": found.left_out,
+        }
+        at, before = self._counted
+        plain = json.dumps({**told, "sessions": [one.without_counters() for one in found.sessions]})
+        if plain != before or time.monotonic() - at >= STATUS_SECONDS:
+            self._counted = time.monotonic(), plain
+            self._last_status = records.record({**told, "sessions": [one._asdict() for one in found.sessions]})
+        return self._last_status
+
+    async def _save(self) -> None:
+        self._unsaved = False
+        kept = {
+            "replica": self.replica.kept(),
+            "guests": state.inventory_kept(self._guests),
+            "addresses": self._addresses,
+        }
+        try:
+            await asyncio.to_thread(state.write, Path(self.settings.state), kept)
+        except OSError as error:
+            self._unsaved = True
+            log.warning("what is known of the cluster cannot be kept", path=self.settings.state, reason=str(error))

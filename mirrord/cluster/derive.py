@@ -1,0 +1,212 @@
+"""A host's part of the cluster: from the configuration, the ends and what is on this host to what its daemon shall run.
+
+Pure. Of a session whose two ends are on different hosts, the source's host runs the source half, from the source into
+VXLAN to the destination's host by the mirror's flow network, and that host the destination half, from there to the
+destination. Filter, limits and all else belong to the source half. The destination half stands for as long as the
+destination is here, wherever the source is: a source that moves away needs nothing of it. Where both ends are on one
+host the session runs there as it was written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
+
+from mirrord import expiry
+from mirrord.cluster.records import RECEIVING, ClusterSession, End
+from mirrord.cluster.snapshot import SessionKey, Snapshot
+from mirrord.control.guests.inventory import Guest, Inventory, Place
+from mirrord.model import DeviceDestination, Mirror, TunnelDestination, VmDestination, VmSource
+
+SOURCE, DESTINATION, BOTH = "source", "destination", "both"
+
+
+class Here(NamedTuple):
+    """A host: its name, its devices by flow network, the address that it has in each, and the guests on it."""
+
+    host: str
+    devices: Mapping[str, str]
+    addresses: Mapping[str, str]
+    guests: Inventory
+
+
+class Half(NamedTuple):
+    """What this host has of a session; `reason` says why it does not run, "" where the daemon was told to."""
+
+    mirror: str
+    session: str
+    side: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What the daemon shall run, by section and name in its own words; what of each session is here; the flow networks
+    in which the host needs an address and has none; and the destinations that are here, with their flow networks.
+    """
+
+    objects: Mapping[str, Mapping[str, Any]]
+    halves: tuple[Half, ...] = ()
+    lacking: frozenset[str] = frozenset()
+    ends: Mapping[SessionKey, str] = field(default_factory=dict)
+
+
+Ends = Mapping[SessionKey, Mapping[str, End]]
+"""By session and host."""
+
+
+def places(snapshot: Snapshot) -> frozenset[Place]:
+    """The managers of VMs that sessions name."""
+    ends = (end for one in snapshot.sessions.values() for end in (one.session.source, one.session.destination))
+    return frozenset(Place("vm", end.connection) for end in ends if isinstance(end, VmSource | VmDestination))
+
+
+def derive(snapshot: Snapshot, ends: Ends, here: Here, now: float = 0.0) -> Part:
+    """What this host shall do at a time, in seconds since 1970."""
+    return _Derivation(snapshot, ends, here).part(now)
+
+
+def ended(mirror: Mirror, now: float) -> bool:
+    """Whether the time of a mirror is over."""
+    end = expiry.end(mirror.expires)
+    return end is not None and end <= now
+
+
+class _Waiting(Exception):  # noqa: N818 (it is no fault)
+    """Why this half does not run."""
+
+
+class _Derivation:
+    def __init__(self, snapshot: Snapshot, ends: Ends, here: Here) -> None:
+        self.snapshot, self.ends, self.here = snapshot, ends, here
+        self.running = [guest for answer in here.guests.values() for guest in answer.guests if guest.runs]
+        self.objects: dict[str, dict[str, Any]] = {"flow_networks": {}, "filters": {}, "mirrors": {}}
+        self.halves: list[Half] = []
+        self.lacking: set[str] = set()
+        self.here_ends: dict[SessionKey, str] = {}
+
+    def part(self, now: float) -> Part:
+        names = {name for guest in self.running for name in (guest.name, guest.id)}
+        candidates = self.snapshot.sources.of(self.here.host, names)
+        candidates |= self.snapshot.destinations.of(self.here.host, names)
+        for key in sorted(candidates):
+            one, mirror = self.snapshot.sessions[key], self.snapshot.mirrors.get(key[0])
+            if mirror is None or not (mirror.enabled and one.session.enabled) or ended(mirror, now):
+                continue
+            source, destination = self._source_is_here(one), self._destination_is_here(one)
+            if source:
+                self._try(one, mirror, BOTH if destination else SOURCE, self._source_half)
+            if destination and self._comes_from_elsewhere(one):
+                self._try(one, mirror, DESTINATION, self._destination_half)
+        return Part(self.objects, tuple(self.halves), frozenset(self.lacking), self.here_ends)
+
+    # --- what is here ---
+
+    def _source_is_here(self, one: ClusterSession) -> bool:
+        source = one.session.source
+        if isinstance(source, VmSource):
+            return any(_is(guest, source.vm) for guest in self._guests(source.connection))
+        return one.source_host in (None, self.here.host)
+
+    def _destination_is_here(self, one: ClusterSession) -> bool:
+        end = one.session.destination
+        if isinstance(end, VmDestination):
+            return any(end.vm in (guest.name, guest.id) for guest in self._guests(end.connection))
+        return isinstance(end, DeviceDestination) and one.destination_host == self.here.host
+
+    def _guests(self, connection: str) -> Iterable[Guest]:
+        answer = self.here.guests.get(Place("vm", connection))
+        return () if answer is None else (guest for guest in answer.guests if guest.runs)
+
+    def _comes_from_elsewhere(self, one: ClusterSession) -> bool:
+        """Whether copies may come from another host, now or later."""
+        return one.travels and one.source_host != self.here.host
+
+    # --- the halves ---
+
+    def _try(self, one: ClusterSession, mirror: Mirror, side: str, make: Any) -> None:
+        reason = ""
+        try:
+            make(one, mirror, side)
+        except _Waiting as waiting:
+            reason = str(waiting)
+        self.halves.append(Half(one.mirror, one.name, side, reason))
+
+    def _source_half(self, one: ClusterSession, mirror: Mirror, side: str) -> None:
+        written = dict(one.written)
+        tunnelled = isinstance(one.session.destination, TunnelDestination)
+        if one.travels and side != BOTH:
+            written["destination"] = {"type": "vxlan", **self._remote(one, mirror)}
+            tunnelled = True
+        network = self._network(mirror) if tunnelled else None
+        if (name := one.session.filter) is not None:
+            if name not in self.snapshot.filters:
+                raise _Waiting(f"there is no filter {name!r} that this agent can read")
+            self.objects["filters"][name] = self.snapshot.written["filters"][name]
+        self._add(one, network, written)
+
+    def _remote(self, one: ClusterSession, mirror: Mirror) -> dict[str, Any]:
+        if mirror.flow_network is None:
+            raise _Waiting("its destination is on another host, and its mirror has no flow network to reach it by")
+        if one.vni is None:
+            raise _Waiting("it has no VNI: set the mirror's flow_network again")
+        known = self.ends.get((one.mirror, one.name), {}).values()
+        there = [end for end in known if end.host != self.here.host]
+        last = max(there, key=lambda end: (bool(end.address), not end.stale, end.revision), default=None)
+        if last is None or not last.address:
+            raise _Waiting(f"{_words(one)} is on no host of the cluster now")
+        return {"remote": last.address, "vni": one.vni}
+
+    def _destination_half(self, one: ClusterSession, mirror: Mirror, _: str) -> None:
+        if mirror.flow_network is None or one.vni is None:
+            raise _Waiting("its mirror has no flow network by which copies could come from another host")
+        network = self._network(mirror)
+        end = {**one.written["destination"], "original_vlan": getattr(one.session.destination, "original_vlan", "keep")}
+        end.pop("host", None)
+        source = {"type": "vxlan", "flow_network": network, "vni": one.vni}
+        written = {"name": f"{one.name}{RECEIVING}", "source": source, "direction": "ingress", "destination": end}
+        self._add(one, network, written)
+        self.here_ends[one.mirror, one.name] = mirror.flow_network
+
+    def _network(self, mirror: Mirror) -> str | None:
+        """The mirror's flow network, which this host has a device and an address for."""
+        name = mirror.flow_network
+        if name is None:
+            return None
+        network, device = self.snapshot.networks.get(name), self.here.devices.get(name)
+        if network is None:
+            raise _Waiting(f"there is no flow network {name!r} that this agent can read")
+        if device is None:
+            raise _Waiting(f"this host has no device for flow network {name!r}: see devices in its agent.toml")
+        if name not in self.here.addresses:
+            self.lacking.add(name)
+            raise _Waiting(f"this host has no address in flow network {name!r} yet")
+        said = self.snapshot.written["flow_networks"][name]
+        kept = {key: said[key] for key in ("description", "gateway") if key in said}
+        address = f"{self.here.addresses[name]}/{network.addresses.prefix_length}"
+        self.objects["flow_networks"][name] = {**kept, "device": device, "addresses": address}
+        return name
+
+    def _add(self, one: ClusterSession, network: str | None, written: Mapping[str, Any]) -> None:
+        mirrors = self.objects["mirrors"]
+        if one.mirror not in mirrors:
+            said = self.snapshot.written["mirrors"][one.mirror]
+            mirrors[one.mirror] = {key: value for key, value in said.items() if key != "flow_network"} | {
+                "sessions": []
+            }
+        if network is not None:
+            mirrors[one.mirror]["flow_network"] = network
+        mirrors[one.mirror]["sessions"].append(dict(written))
+
+
+def _is(guest: Guest, name: str) -> bool:
+    return name in (guest.name, guest.id) or fnmatchcase(guest.name, name)
+
+
+def _words(one: ClusterSession) -> str:
+    end = one.session.destination
+    if isinstance(end, VmDestination):
+        return f"VM {end.vm!r}"
+    return f"{one.destination_host!r}, which has the destination,"

@@ -1,0 +1,388 @@
+"""etcd's JSON gateway (https://etcd.io/docs/v3.4/dev-guide/api_grpc_gateway/), asked by aiohttp.
+
+Why not gRPC: no dependency more, and what it costs is 10 to 20 ms a change (bench/cluster). What it takes instead is a
+client certificate without CommonName, and a user with a password: a gateway does not pass the certificate's name on.
+
+Keys and values are bytes in base64, 64-bit numbers are text; both are Python's own here. Every call raises StoreError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import codecs
+import json
+import ssl
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import aiohttp
+
+from mirrord.cluster.errors import (
+    CompactedError,
+    LeaseGoneError,
+    StoreError,
+    StoreUnreachableError,
+    TokenError,
+    of_answer,
+)
+
+CONNECT_SECONDS, ANSWER_SECONDS, AUTHENTICATE_SECONDS = 2.0, 5.0, 15.0
+"""How long the store may take; the last: bcrypt, on a machine with other work."""
+
+PAGE = 1000  # keys of one answer
+BODY = 64 << 20  # bytes of one event at most
+
+
+class Found(NamedTuple):
+    """A key's value; `modified` is the revision that it was written at, `made` that of its creation."""
+
+    value: str
+    modified: int
+    made: int
+    lease: int
+
+
+class Head(NamedTuple):
+    """Which store answered, how often it chose a leader, and its revision. The first two tell a store that was restored
+    from a backup: its revisions say something else.
+    """
+
+    cluster: str
+    term: int
+    revision: int
+
+
+class Contents(NamedTuple):
+    """What was there at a revision."""
+
+    revision: int
+    found: dict[str, Found]
+
+
+class Event(NamedTuple):
+    """A key that was written, or with None deleted, at a revision."""
+
+    key: str
+    found: Found | None
+    revision: int
+
+
+class Done(NamedTuple):
+    """Whether the conditions of a transaction held, and its revision."""
+
+    succeeded: bool
+    revision: int
+
+
+def encoded(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def _decoded(text: str) -> str:
+    return base64.b64decode(text).decode(errors="replace")
+
+
+def end_of(prefix: str) -> str:
+    """The first key behind all that begin with the prefix, encoded."""
+    raw = prefix.encode()
+    return base64.b64encode(raw[:-1] + bytes([raw[-1] + 1])).decode()
+
+
+# --- transactions ---
+
+
+def absent(key: str) -> dict[str, Any]:
+    """The condition that there is no such key."""
+    return {"key": encoded(key), "target": "CREATE", "result": "EQUAL", "createRevision": "0"}
+
+
+def unchanged(key: str, modified: int) -> dict[str, Any]:
+    """The condition that a key was last written at this revision; 0: that there is none."""
+    return {"key": encoded(key), "target": "MOD", "result": "EQUAL", "modRevision": str(modified)}
+
+
+def put(key: str, value: str, lease: int = 0) -> dict[str, Any]:
+    return {"requestPut": {"key": encoded(key), "value": encoded(value), **({"lease": str(lease)} if lease else {})}}
+
+
+def delete(key: str) -> dict[str, Any]:
+    return {"requestDeleteRange": {"key": encoded(key)}}
+
+
+def delete_below(prefix: str) -> dict[str, Any]:
+    return {"requestDeleteRange": {"key": encoded(prefix), "range_end": end_of(prefix)}}
+
+
+class Access(NamedTuple):
+    """Where the store is, and who asks."""
+
+    endpoints: tuple[str, ...]
+    ca: str = ""
+    certificate: str = ""
+    key: str = ""
+    username: str = ""
+    password_file: str = ""
+
+
+class Etcd:
+    """A client of one cluster of etcd. It asks the endpoint that answered last, and after a failure the next one."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._at = 0
+        self._token = ""
+        self._session: aiohttp.ClientSession | None = None
+
+    @property
+    def endpoint(self) -> str:
+        """The one that is asked now."""
+        return self._access.endpoints[self._at]
+
+    async def range(self, prefix: str, revision: int = 0, *, keys_only: bool = False) -> Contents:
+        """All keys that begin with the prefix, read in pages, all at one revision."""
+        found: dict[str, Found] = {}
+        start, end = encoded(prefix), end_of(prefix)
+        while True:
+            body = {"key": start, "range_end": end, "limit": str(PAGE), "revision": str(revision)}
+            answer = await self._ask("kv/range", body | ({"keys_only": True} if keys_only else {}), f"read {prefix}")
+            revision = revision or int(answer["header"]["revision"])
+            pairs = answer.get("kvs", [])
+            found.update(map(_pair, pairs))
+            if not answer.get("more"):
+                return Contents(revision, found)
+            start = base64.b64encode(base64.b64decode(pairs[-1]["key"]) + b"\0").decode()
+
+    async def get(self, key: str) -> tuple[Found | None, Head]:
+        """What a key has, and who says so."""
+        answer = await self._ask("kv/range", {"key": encoded(key)}, f"read {key}")
+        pairs, header = answer.get("kvs", []), answer["header"]
+        head = Head(str(header["cluster_id"]), int(header["raft_term"]), int(header["revision"]))
+        return (_pair(pairs[0])[1] if pairs else None), head
+
+    async def change(self, conditions: Sequence[Mapping[str, Any]], operations: Sequence[Mapping[str, Any]]) -> Done:
+        """All of the operations if all conditions hold, else none of them."""
+        body = {"compare": conditions, "success": operations}
+        answer = await self._ask("kv/txn", body, "change", again=False)
+        return Done(bool(answer.get("succeeded")), int(answer["header"]["revision"]))
+
+    async def put(self, key: str, value: str, lease: int = 0) -> int:
+        """Write a key whatever it has; the revision."""
+        body = {"key": encoded(key), "value": encoded(value), "lease": str(lease)}
+        return int((await self._ask("kv/put", body, f"write {key}"))["header"]["revision"])
+
+    async def delete(self, key: str) -> int:
+        """Delete a key if it is there; the revision."""
+        answer = await self._ask("kv/deleterange", {"key": encoded(key)}, f"delete {key}")
+        return int(answer["header"]["revision"])
+
+    async def grant(self, seconds: int) -> int:
+        """A lease that expires unless it is kept."""
+        return int((await self._ask("lease/grant", {"TTL": str(seconds)}, "get a lease"))["ID"])
+
+    async def keep(self, lease: int) -> None:
+        """Keep a lease for as long again. LeaseGoneError."""
+        answer = await self._ask("lease/keepalive", {"ID": str(lease)}, "keep the lease")
+        if int(answer.get("result", {}).get("TTL", 0)) <= 0:
+            raise LeaseGoneError
+
+    async def revoke(self, lease: int) -> None:
+        """End a lease, and with it what is under it."""
+        await self._ask("lease/revoke", {"ID": str(lease)}, "give the lease back")
+
+    async def alarms(self) -> tuple[str, ...]:
+        """The alarms that are raised: NOSPACE, CORRUPT."""
+        answer = await self._ask("maintenance/alarm", {"action": "GET"}, "read the alarms")
+        return tuple(str(one.get("alarm", "NONE")) for one in answer.get("alarms", []))
+
+    async def watch(self, starts: Mapping[str, int]) -> AsyncIterator[tuple[Event, ...]]:
+        """What changes below prefixes, each from a revision on, without end; for each an empty item when it begins.
+
+        What a revision changes below a prefix is in one item. StoreError when the connection ends, CompactedError when
+        the history is gone. Each prefix is a watch of its own on one connection, and one may be ahead of another: so
+        the revision to go on from is each prefix's own. (The head of an answer has the store's revision, which tells
+        nothing of what is still to come.)
+        """
+        await self._authenticate()
+        requests = "".join(
+            json.dumps(
+                {
+                    "create_request": {
+                        "key": encoded(one),
+                        "range_end": end_of(one),
+                        "start_revision": str(revision),
+                    }
+                }
+            )
+            for one, revision in starts.items()
+        )
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
+        headers = {"Authorization": self._token} if self._token else {}
+        try:
+            async with self._http().post(
+                f"{self.endpoint}/v3/watch", data=requests, timeout=timeout, headers=headers
+            ) as response:
+                if response.status != 200:
+                    raise self._refused(response.status, await _json(response), "watch")
+                async for one in _values(response.content):
+                    yield self._news(one)
+            raise StoreUnreachableError(f"{self.endpoint}: the watch ended")
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise self._unreachable(error) from error
+
+    def next_endpoint(self) -> None:
+        """Ask another one from now on."""
+        self._at = (self._at + 1) % len(self._access.endpoints)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    # --- how it is asked ---
+
+    def _news(self, answer: Any) -> tuple[Event, ...]:
+        result = answer.get("result") if isinstance(answer, dict) else None
+        if result is None:
+            error = answer.get("error", answer) if isinstance(answer, dict) else answer
+            raise self._refused(int(error.get("http_code", 500)) if isinstance(error, dict) else 500, error, "watch")
+        if result.get("canceled"):
+            if int(result.get("compact_revision", 0)):
+                raise CompactedError(int(result["compact_revision"]))
+            raise self._refused(400, {"message": result.get("cancel_reason", "the watch was canceled")}, "watch")
+        return tuple(map(_event, result.get("events", [])))
+
+    async def _ask(self, what: str, body: Mapping[str, Any], words: str, *, again: bool = True) -> Any:
+        """The answer. With `again` what was asked may be asked twice, of another endpoint."""
+        last: StoreError | None = None
+        for _ in range(2 * len(self._access.endpoints)):
+            try:
+                await self._authenticate()
+                return await self._post(what, body, words)
+            except TokenError as error:
+                self._token, last = "", error
+            except StoreUnreachableError as error:
+                self.next_endpoint()
+                last = error
+                if error.maybe and not again:
+                    break
+                if self._at == 0:
+                    break  # each was asked
+        assert last is not None  # there is an endpoint
+        raise last
+
+    async def _post(self, what: str, body: Mapping[str, Any], words: str, seconds: float = ANSWER_SECONDS) -> Any:
+        timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS)
+        headers = {"Authorization": self._token} if self._token else {}
+        try:
+            async with self._http().post(
+                f"{self.endpoint}/v3/{what}", json=body, timeout=timeout, headers=headers
+            ) as response:
+                answer = await _json(response)
+                if response.status != 200 or not isinstance(answer, dict):
+                    raise self._refused(response.status, answer, words)
+                return answer
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise self._unreachable(error) from error
+
+    async def _authenticate(self) -> None:
+        if self._token or not self._access.username:
+            return
+        try:
+            password = (await asyncio.to_thread(Path(self._access.password_file).read_text)).strip()
+        except OSError as error:
+            raise StoreError("forbidden", f"{self._access.password_file}: {error.strerror}", "password_file") from error
+        body = {"name": self._access.username, "password": password}
+        try:
+            self._token = str(
+                (await self._post("auth/authenticate", body, "authenticate", AUTHENTICATE_SECONDS))["token"]
+            )
+        except StoreError as error:
+            if "authentication is not enabled" not in error.message:
+                raise
+
+    def _http(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            connector = aiohttp.TCPConnector(ssl=self._tls(), limit=16)
+            self._session = aiohttp.ClientSession(connector=connector, read_bufsize=1 << 20)
+        return self._session
+
+    def _tls(self) -> ssl.SSLContext | bool:
+        access = self._access
+        if not any(one.startswith("https:") for one in access.endpoints):
+            return True
+        for key in ("ca", "certificate", "key"):
+            path = getattr(access, key)
+            try:
+                if path:
+                    Path(path).read_bytes()
+            except OSError as error:
+                raise StoreError("store_refused", f"{path}: {error.strerror}", key) from error
+        try:
+            context = ssl.create_default_context(cafile=access.ca or None)
+            if access.certificate:
+                context.load_cert_chain(access.certificate, access.key or None)
+        except ssl.SSLError as error:
+            why = f"the certificate, its key or the ca cannot be used: {error.reason or error}"
+            raise StoreError("store_refused", why, "certificate") from error
+        return context
+
+    def _refused(self, status: int, answer: Any, words: str) -> StoreError:
+        error = of_answer(status, answer, words)
+        if isinstance(error, StoreUnreachableError):
+            return StoreUnreachableError(f"{self.endpoint}: {error.message}", maybe=True)
+        return error
+
+    def _unreachable(self, error: Exception) -> StoreUnreachableError:
+        """Why there is no answer. Where no connection was made nothing was done."""
+        if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
+            why = f"the certificates of store and agent do not go together: {error}"
+            return StoreUnreachableError(f"{self.endpoint}: {why}")
+        words = "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
+        if "alert" in words.lower() and "certificate" in words.lower():
+            words = f"the store refuses this agent's certificate ({words})"
+        none = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
+        return StoreUnreachableError(f"{self.endpoint}: {words}", maybe=not none)
+
+
+def _pair(pair: Mapping[str, str]) -> tuple[str, Found]:
+    return _decoded(pair["key"]), Found(
+        _decoded(pair.get("value", "")),
+        int(pair["mod_revision"]),
+        int(pair["create_revision"]),
+        int(pair.get("lease", 0)),
+    )
+
+
+def _event(event: Mapping[str, Any]) -> Event:
+    if event.get("type") == "DELETE":
+        return Event(_decoded(event["kv"]["key"]), None, int(event["kv"]["mod_revision"]))
+    key, found = _pair(event["kv"])
+    return Event(key, found, found.modified)
+
+
+async def _json(response: aiohttp.ClientResponse) -> Any:
+    text = await response.text(errors="replace")
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text[:200]
+
+
+async def _values(content: aiohttp.StreamReader) -> AsyncIterator[Any]:
+    """The JSON values of a stream, wherever one ends and the next begins: nobody promises one a line."""
+    decoder, utf8 = json.JSONDecoder(), codecs.getincrementaldecoder("utf-8")()
+    text = ""
+    async for piece in content.iter_any():
+        text += utf8.decode(piece)
+        while text := text.lstrip():
+            try:
+                value, end = decoder.raw_decode(text)
+            except ValueError:
+                if len(text) > BODY:
+                    raise StoreError("store_refused", "the store's answer to a watch is no JSON") from None
+                break  # the rest is still to come
+            text = text[end:]
+            yield value

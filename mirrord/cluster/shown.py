@@ -1,0 +1,78 @@
+"""How a host does with its part of the cluster: what goes into its status record, and what `status` shows. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from mirrord.cluster.derive import DESTINATION, Half, Part
+from mirrord.cluster.records import RECEIVING
+from mirrord.cluster.snapshot import Unread
+
+MOST_SESSIONS = 1000
+"""Of one status record, which is small: those that do not run come first."""
+
+MOST_UNREAD = 50
+
+
+class Shown(NamedTuple):
+    """A half of a session on a source device of a host. Frames are since the daemon's start."""
+
+    mirror: str
+    session: str
+    side: str
+    source: str
+    state: str  # up, waiting, failed, paused; refused by the daemon
+    reason: str
+    mirrored: int
+    dropped: int
+
+    def without_counters(self) -> tuple[str, ...]:
+        return self[:-2]
+
+
+class HostState(NamedTuple):
+    """All that a host has; `left_out` says how many sessions more it has than are listed."""
+
+    sessions: tuple[Shown, ...]
+    unread: tuple[Unread, ...]
+    left_out: int
+
+
+def host_state(
+    part: Part, refused: Iterable[Mapping[str, Any]], look: Mapping[str, Any], unread: Sequence[Unread]
+) -> HostState:
+    """From what was derived, what the daemon left out, and its status."""
+    rows: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in look.get("sessions", []):
+        rows.setdefault((row["mirror"], row["session"]), []).append(row)
+    why = {(one.get("mirror") or one.get("name"), one.get("name")): str(one.get("message", "")) for one in refused}
+    found = [one for half in part.halves for one in _half(half, rows, why)]
+    found.sort(key=lambda one: one.state == "up")
+    return HostState(tuple(found[:MOST_SESSIONS]), tuple(unread[:MOST_UNREAD]), max(len(found) - MOST_SESSIONS, 0))
+
+
+def _half(
+    half: Half, rows: Mapping[tuple[str, str], list[Mapping[str, Any]]], why: Mapping[tuple[Any, Any], str]
+) -> Iterable[Shown]:
+    name = f"{half.session}{RECEIVING}" if half.side == DESTINATION else half.session
+    bare = Shown(half.mirror, half.session, half.side, "", "waiting", half.reason, 0, 0)
+    refused = why.get((half.mirror, name)) or why.get((half.mirror, half.mirror))
+    if half.reason:
+        yield bare
+    elif refused:
+        yield bare._replace(state="refused", reason=refused)
+    elif not rows.get((half.mirror, name)):
+        yield bare._replace(reason="the daemon has not said yet how it does")
+    else:
+        for row in rows[half.mirror, name]:
+            counters = row["counters"]
+            dropped = sum(counters["dropped_frames"].values())
+            told = row["reason"] or "; ".join(row["warnings"])
+            yield bare._replace(
+                source=row["source"],
+                state=row["state"],
+                reason=told,
+                mirrored=counters["mirrored_frames"],
+                dropped=dropped,
+            )

@@ -1,0 +1,258 @@
+"""The client of the store, and what keeps up with it, against a real etcd."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from mirrord.cluster import allocation, records
+from mirrord.cluster.errors import CompactedError, LeaseGoneError, StoreError
+from mirrord.cluster.etcd import Access, Etcd, Event, absent, put, unchanged
+from mirrord.cluster.keys import Keys
+from mirrord.cluster.replica import Replica
+from mirrord.values import parse_address_range
+from tests.support.etcd import Store
+from tests.support.topology import Topology
+
+KEYS = Keys("/mirrord")
+
+
+@pytest.fixture
+def store(net: Topology, tmp_path: Path) -> Iterator[Store]:
+    made = Store(net.host("store"), tmp_path / "etcd")
+    made.start()
+    yield made
+    made.kill()
+
+
+async def until(condition: Callable[[], bool], what: str, seconds: float = 10.0) -> None:
+    for _ in range(int(seconds * 100)):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"not within {seconds} s: {what}")
+
+
+def test_what_etcd_takes_is_what_its_own_client_reads(store: Store) -> None:
+    async def asked(etcd: Etcd) -> None:
+        assert await etcd.put("/mirrord/a", "ä\n") == 2
+        assert (await etcd.change([absent("/mirrord/b")], [put("/mirrord/b", "1"), put("/x", "1")])) == (True, 3)
+        assert (await etcd.change([absent("/mirrord/b")], [put("/mirrord/b", "2")])) == (False, 3)
+        assert (await etcd.change([unchanged("/mirrord/b", 3)], [put("/mirrord/b", "3")])).succeeded
+        contents = await etcd.range("/mirrord/")
+        assert contents.revision == 4
+        assert {key: found.value for key, found in contents.found.items()} == {"/mirrord/a": "ä\n", "/mirrord/b": "3"}
+        for first in range(0, 2300, 100):
+            await etcd.change([], [put(f"/many/{number:05}", "x") for number in range(first, first + 100)])
+        assert len((await etcd.range("/many/")).found) == 2300, "read in pages"
+        with pytest.raises(StoreError, match="--max-txn-ops"):
+            await etcd.change([], [put(f"/many/{number:05}", "x") for number in range(200)])
+
+    store.ask(asked)
+    assert store.ctl("get", "/mirrord/b", "--print-value-only").strip() == "3"
+
+
+def test_a_lease_that_is_not_kept_takes_its_keys_along(store: Store) -> None:
+    async def asked(etcd: Etcd) -> None:
+        lease = await etcd.grant(600)
+        await etcd.put("/mirrord/l", "x", lease)
+        await etcd.keep(lease)
+        store.ctl("lease", "revoke", f"{lease:x}")
+        assert (await etcd.get("/mirrord/l"))[0] is None
+        with pytest.raises(LeaseGoneError):
+            await etcd.keep(lease)
+
+    store.ask(asked)
+
+
+def test_a_watch_goes_on_where_it_was_and_says_when_it_cannot(store: Store) -> None:
+    async def asked(etcd: Etcd) -> None:
+        for number in range(5):
+            await etcd.put("/mirrord/config/a", str(number))
+        await etcd.delete("/mirrord/config/a")
+        seen: list[Event] = []
+
+        async def watch() -> None:
+            async for events in etcd.watch({"/mirrord/config/": 4, "/mirrord/ends/": 1}):
+                seen.extend(events)
+
+        task = asyncio.create_task(watch())
+        await until(lambda: len(seen) == 4, "the history from revision 4 on")
+        assert [(one.revision, one.found and one.found.value) for one in seen] == [
+            (4, "2"),
+            (5, "3"),
+            (6, "4"),
+            (7, None),
+        ]
+        await etcd.put("/mirrord/ends/b", "x")
+        await until(lambda: len(seen) == 5, "a change of the other prefix")
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        store.ctl("compact", "6")
+        with pytest.raises(CompactedError):
+            await watch()
+
+    store.ask(asked)
+
+
+def test_another_endpoint_is_asked_where_one_is_gone(store: Store) -> None:
+    access = Access(("http://127.0.0.1:9", store.url))
+    assert store.ask(lambda etcd: etcd.put("/mirrord/a", "1"), access) == 2
+
+
+def test_a_full_store_says_so_and_can_still_be_read(net: Topology, tmp_path: Path) -> None:
+    small = Store(
+        net.host("small"),
+        tmp_path / "small",
+        "--quota-backend-bytes",
+        "200000",
+        "--listen-peer-urls",
+        "http://127.0.0.1:2380",
+    )
+    small.start()
+
+    async def asked(etcd: Etcd) -> None:
+        fills = (etcd.put(f"/fill/{number}", "x" * 1000) for number in range(500))
+        with pytest.raises(StoreError, match="NOSPACE"):
+            await asyncio.gather(*fills)
+        assert await etcd.alarms() == ("NOSPACE",)
+        with pytest.raises(StoreError, match="NOSPACE"):
+            await etcd.grant(30)
+        assert (await etcd.range("/fill/")).found
+
+    small.ask(asked)
+    small.kill()
+
+
+def test_of_fifty_who_want_an_address_each_has_its_own(store: Store) -> None:
+    addresses = parse_address_range("192.0.2.1-192.0.2.50/24")
+
+    async def asked(etcd: Etcd) -> None:
+        async def take(host: str) -> str:
+            return await allocation.address(etcd, KEYS, "flow0", addresses, host)
+
+        found = await asyncio.gather(*(take(f"h{number}") for number in range(50)))
+        assert len(set(found)) == 50
+        assert await take("h7") == found[7], "the one that it has"
+        with pytest.raises(StoreError, match="forget a host"):
+            await take("another")
+
+    store.ask(asked)
+
+
+class Following:
+    """A replica, and what it is told."""
+
+    def __init__(self) -> None:
+        self.replica = Replica(KEYS, lambda: None)
+        self.problem: StoreError | None = None
+
+    async def follow(self, etcd: Etcd) -> None:
+        try:
+            await self.replica.follow(etcd, lambda: None)
+        except StoreError as error:
+            self.problem = error
+
+
+def filter_(port: int) -> str:
+    rule = {"priority": 1, "action": "accept", "protocol": "tcp", "destination_ports": str(port)}
+    return records.record({"rules": [rule]})
+
+
+def followed(store: Store, asked: Callable[[Etcd, Following], Awaitable[None]]) -> None:
+    async def run(etcd: Etcd) -> None:
+        await etcd.put(KEYS.cluster, records.record({"id": "one"}))
+        await etcd.put(KEYS.object("filters", "web"), filter_(80))
+        await asked(etcd, Following())
+
+    store.ask(run)
+
+
+def test_what_is_known_is_what_the_store_has_also_after_its_history_went(store: Store) -> None:
+    async def asked(etcd: Etcd, one: Following) -> None:
+        task = asyncio.create_task(one.follow(etcd))
+        await until(lambda: "web" in one.replica.snapshot.filters, "the first reading")
+        await etcd.put(KEYS.object("filters", "ssh"), filter_(22))
+        await etcd.put(KEYS.end("h", "m", "s"), records.record({"address": "192.0.2.1"}))
+        await until(lambda: "ssh" in one.replica.snapshot.filters, "what came meanwhile")
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        await etcd.delete(KEYS.object("filters", "web"))
+        await etcd.delete(KEYS.end("h", "m", "s"))
+        revision = await etcd.put(KEYS.object("filters", "dns"), filter_(53))
+        store.ctl("compact", str(revision))
+        await one.follow(etcd)
+        assert isinstance(one.problem, CompactedError)
+        task = asyncio.create_task(one.follow(etcd))
+        await until(lambda: set(one.replica.snapshot.filters) == {"ssh", "dns"}, "all, read again")
+        task.cancel()
+
+    followed(store, asked)
+
+
+def test_an_end_that_expired_is_known_still(store: Store) -> None:
+    async def asked(etcd: Etcd, one: Following) -> None:
+        session = records.record({"source": "a", "destination": {"type": "vm", "vm": "b", "nic": 1}})
+        await etcd.put(KEYS.object("mirrors", "m"), records.record({}))
+        await etcd.put(KEYS.object("sessions", "s", "m"), session)
+        lease = await etcd.grant(600)
+        await etcd.put(KEYS.end("h", "m", "s"), records.record({"address": "192.0.2.1"}), lease)
+        task = asyncio.create_task(one.follow(etcd))
+        await until(lambda: ("m", "s") in one.replica.ends, "the end")
+        await etcd.revoke(lease)
+        await until(lambda: one.replica.ends["m", "s"]["h"].stale, "it is stale")
+        assert one.replica.ends["m", "s"]["h"].address == "192.0.2.1"
+        again = Replica(KEYS, lambda: None)
+        again.restore(one.replica.kept())
+        assert (again.ends, again.snapshot, again.cluster_id) == (one.replica.ends, one.replica.snapshot, "one")
+        await etcd.delete(KEYS.object("sessions", "s", "m"))
+        await until(lambda: not one.replica.ends, "it goes with its session")
+        task.cancel()
+
+    followed(store, asked)
+
+
+def test_an_empty_store_or_another_clusters_takes_nothing_away(store: Store) -> None:
+    async def asked(etcd: Etcd, one: Following) -> None:
+        task = asyncio.create_task(one.follow(etcd))
+        await until(lambda: "web" in one.replica.snapshot.filters, "the first reading")
+        store.ctl("del", "--prefix", KEYS.config)
+        await until(lambda: one.problem is not None, "it is not followed")
+        assert "web" in one.replica.snapshot.filters
+        await one.follow(etcd)
+        assert one.problem is not None
+        assert "the store is empty" in str(one.problem)
+        await etcd.put(KEYS.cluster, records.record({"id": "two"}))
+        await one.follow(etcd)
+        assert "another cluster's" in str(one.problem)
+        assert "web" in one.replica.snapshot.filters
+        fresh = Following()
+        await etcd.delete(KEYS.cluster)
+        await fresh.follow(etcd)
+        assert "mirrord-agent init" in str(fresh.problem)
+        await task
+
+    followed(store, asked)
+
+
+def test_a_record_that_cannot_be_read_keeps_no_other_one_out(store: Store) -> None:
+    async def asked(etcd: Etcd, one: Following) -> None:
+        await etcd.put(KEYS.object("filters", "newer"), '{"version": 2, "rules": []}')
+        await etcd.put(KEYS.object("filters", "more"), records.record({"rules": [], "colour": "red"}))
+        await etcd.put(KEYS.object("filters", "torn"), '{"version":')
+        task = asyncio.create_task(one.follow(etcd))
+        await until(lambda: one.replica.revision > 0, "the first reading")
+        assert set(one.replica.snapshot.filters) == {"web"}
+        told = {each.path: each.message for each in one.replica.snapshot.unread}
+        assert "upgrade it" in told["filters.newer.version"]
+        assert "unknown key" in told["filters.more.colour"]
+        assert "not JSON" in told["filters.torn"]
+        task.cancel()
+
+    followed(store, asked)
