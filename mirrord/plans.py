@@ -252,7 +252,8 @@ class RemotesPlan:
     """Copies go to one of several collectors, or to each of them: the forward step says which."""
 
     waits: ClassVar[bool] = False
-    remotes: tuple[TunnelPlan | None, ...]  # None: one that no socket can be opened for yet
+    addresses: tuple[str, ...]
+    remotes: tuple[TunnelPlan | None, ...]  # to these; None: to one that no socket can be opened for yet
 
 
 @dataclass(frozen=True, slots=True)

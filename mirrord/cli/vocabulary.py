@@ -202,6 +202,8 @@ DESTINATIONS: dict[str, Keys] = {
     },
     "vxlan": {
         "remote": (),
+        "spread": ("flow", "all"),
+        "liveness": (),
         "local": (),
         "dscp": (),
         "ttl": (),
@@ -213,6 +215,8 @@ DESTINATIONS: dict[str, Keys] = {
     },
     "geneve": {
         "remote": (),
+        "spread": ("flow", "all"),
+        "liveness": (),
         "local": (),
         "dscp": (),
         "ttl": (),
@@ -223,6 +227,8 @@ DESTINATIONS: dict[str, Keys] = {
     },
     "gre": {
         "remote": (),
+        "spread": ("flow", "all"),
+        "liveness": (),
         "local": (),
         "dscp": (),
         "ttl": (),
@@ -232,6 +238,8 @@ DESTINATIONS: dict[str, Keys] = {
     },
     "erspan": {
         "remote": (),
+        "spread": ("flow", "all"),
+        "liveness": (),
         "local": (),
         "dscp": (),
         "ttl": (),

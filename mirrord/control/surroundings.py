@@ -6,7 +6,7 @@ All of it is one at a time: the service's turn is held by whoever calls.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from mirrord.control.guests.inventory import Inventory
@@ -14,7 +14,7 @@ from mirrord.control.guests.managers import LOOK_SECONDS, Managers, usual
 from mirrord.control.host.leases_in_kernel import all_held
 from mirrord.control.host.links import Links
 from mirrord.control.host.namespaces import Namespaces
-from mirrord.control.host.view import Lease, View
+from mirrord.control.host.view import Lease, Path, View
 from mirrord.control.planning import guests, plan
 from mirrord.control.planning.guests import Resolved
 from mirrord.control.running.flow_networks import FlowNetworks
@@ -50,13 +50,13 @@ class Surroundings:
     async def look(self, wanted: Config) -> View:
         """The host as it is now, with the addresses that flow networks have taken. OSError, RuntimeError."""
         names = await asyncio.to_thread(plan.namespaces, wanted) | self._within
-        view = await self._links.read(await asyncio.to_thread(plan.paths, wanted, self._leases), names)
+        view = await self._links.read(await asyncio.to_thread(_paths, wanted, self._leases), names)
         if not (wanted.flow_networks or self._flow_networks):
             return view
         leases = await self._lend().leases(wanted, view)
         if leases != self._leases:
             self._leases = leases
-            view = await self._links.read(await asyncio.to_thread(plan.paths, wanted, leases), names)
+            view = await self._links.read(await asyncio.to_thread(_paths, wanted, leases), names)
         return replace(view, leases=leases)
 
     async def resolve(self, wanted: Config, view: View) -> Resolved:
@@ -79,7 +79,7 @@ class Surroundings:
         """As `look` and `resolve`, for a configuration that does not run: no flow network takes an address."""
         inventory = await self._managers.inventory(guests.places(wanted))
         resolved = await asyncio.to_thread(guests.resolve, wanted, inventory)
-        names, paths = plan.namespaces(resolved.config), plan.paths(wanted, self._leases)
+        names, paths = plan.namespaces(resolved.config), _paths(wanted, self._leases)
         return resolved, replace(await self._links.read(paths, names | self._within), leases=self._leases)
 
     async def all_guests(self, seconds: float = LOOK_SECONDS) -> Inventory:
@@ -110,3 +110,8 @@ class Surroundings:
         if self._flow_networks is None:
             self._flow_networks = FlowNetworks(self._changed)
         return self._flow_networks
+
+
+def _paths(config: Config, leases: Mapping[str, Lease]) -> frozenset[Path]:
+    """The ways out whose routes a plan needs to know."""
+    return frozenset(one.path for one in plan.all_collectors(config, leases))

@@ -98,10 +98,11 @@ class TunnelDestination(Model):
     and takes it back some seconds after it is there again. `all` sends everything to each: captured and made once, as
     long as the least path MTU of them allows; one that is dead is left out."""
     liveness: Liveness = "auto"
-    """How mirrord knows whether a collector is there. `auto`: by the carrier, the route, the next hop's state and ICMP's
-    host and network unreachable; it asks nothing. `icmp`: and by an echo request each second. `tcp:PORT`: and by a
-    connection to this port each second. `off`: by the route and the device alone. One that is dead is in `status`,
-    `doctor` and `mirrord_remote_up`. Where none is alive, copies are sent all the same, as far as there is a route."""
+    """How mirrord knows whether a collector is there. `auto`: by the carrier, the route, the state of the next hop and
+    ICMP's host and network unreachable; nobody is asked. `icmp`: by an echo request each second, besides. `tcp:PORT`:
+    by a connection to this port each second, besides. `off`: by carrier, route and next hop alone. One that is dead is
+    in `status`, `doctor` and `mirrord_remote_up`. Where none is alive, copies are sent all the same, if a route is
+    there."""
     local: AnyAddress | None = None
     """The copies' source address; left out: the kernel's choice, or the flow network's."""
     dscp: Annotated[int, Between(0, 63)] = 0
@@ -124,7 +125,6 @@ class TunnelDestination(Model):
             yield "local", f"{self.local} is IPv{self.local.version}, but remote{named} is IPv{other.version}"
         if _nowhere(self.local) or self.local.is_multicast:
             yield "local", f"{self.local} is not the address of a host"
-
 
     def _contradicts(self, remote: Address) -> Iterator[tuple[str, ...]]:
         if _nowhere(remote):

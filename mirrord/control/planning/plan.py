@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import NamedTuple
 
-from mirrord.control.host.view import AbsentError, Lease, Link, Path, View
+from mirrord.control.host.view import AbsentError, Collector, Lease, Link, View
 from mirrord.control.planning import sources
 from mirrord.control.planning.blind_spots import blind_spots
 from mirrord.control.planning.destinations import way_out
@@ -21,8 +21,8 @@ from mirrord.control.planning.leases import lease, refuse_if_set_aside
 from mirrord.control.planning.overlap import end_of
 from mirrord.control.planning.selection import Selections, taken_off
 from mirrord.control.planning.ways_in.common import Asked
-from mirrord.control.planning.ways_out.common import shaping
-from mirrord.control.planning.ways_out.tunnel import path
+from mirrord.control.planning.ways_out.common import RemoteState, shaping
+from mirrord.control.planning.ways_out.tunnel import collectors
 from mirrord.errors import Refused
 from mirrord.model import (
     BridgeSource,
@@ -35,7 +35,7 @@ from mirrord.model import (
     TunnelDestination,
     TunnelSource,
 )
-from mirrord.plans import FilePlan, Netns, PipelinePlan, TunnelPlan
+from mirrord.plans import FilePlan, Netns, PipelinePlan, RemotesPlan, TunnelPlan
 
 NO_LEASES: Mapping[str, Lease] = {}
 WITHOUT_ETHERNET = "ip"  # what a source's link is where it is not Ethernet
@@ -74,6 +74,7 @@ class Entry:
     notes: tuple[Finding, ...] = ()  # of the session, with the first of its sources
     cause: Finding | None = None  # why it cannot run, or why no copy gets anywhere for now, though the pipeline runs
     bypassed: bool = False  # frames of the source do not come to the tap: a warning says which
+    remotes: tuple[RemoteState, ...] = ()  # how a tunnel's collectors are
 
     @property
     def trouble(self) -> str:
@@ -84,13 +85,14 @@ class Entry:
 # --- what should run ---
 
 
-def paths(config: Config, leases: Mapping[str, Lease] = NO_LEASES) -> frozenset[Path]:
-    """The ways out whose routes a plan needs to know."""
+def all_collectors(config: Config, leases: Mapping[str, Lease] = NO_LEASES) -> frozenset[Collector]:
+    """Who copies go to: a plan needs to know the routes there."""
     return frozenset(
-        path(session.destination, config, leases.get(mirror.flow_network or ""))
+        one
         for mirror in config.mirrors.values()
         for session in mirror.sessions
         if isinstance(session.destination, TunnelDestination)
+        for one in collectors(session.destination, config, leases.get(mirror.flow_network or ""))
     )
 
 
@@ -247,7 +249,19 @@ def _entry(
     link = (("link", WITHOUT_ETHERNET),) if mirrored.raw else ()
     about = tuple({**dict(about), **dict(way.how), **dict(link)}.items())
     bypassed = any(spot.bypassed for spot in spots)
-    return Entry(key, "up", "", pipeline, guest, about, warnings, limit, cause=way.trouble, bypassed=bypassed)
+    return Entry(
+        key,
+        "up",
+        "",
+        pipeline,
+        guest,
+        about,
+        warnings,
+        limit,
+        cause=way.trouble,
+        bypassed=bypassed,
+        remotes=way.remotes,
+    )
 
 
 def _copied_once(plan: PipelinePlan, mirror: Mirror, session: Session) -> PipelinePlan:
@@ -268,7 +282,9 @@ def _refuse_the_source(session: Session, source: Link, view: View) -> None:
 
 
 def _limit(config: Config, session: Session, view: View, leased: Lease | None) -> Limit | None:
-    """The circuit breaker's; None without one, or without a route."""
+    """The circuit breaker's; None without one, or without a route. Of several collectors' links it is the first one's
+    that there is a route to.
+    """
     to = session.destination
     if not session.pause_above or isinstance(to, FileDestination):
         return None
@@ -276,7 +292,8 @@ def _limit(config: Config, session: Session, view: View, leased: Lease | None) -
     if isinstance(to, DeviceDestination):
         return Limit(to.device, there.netns, session.pause_above, session.overload == "flows")
     assert isinstance(to, TunnelDestination)  # there are no others
-    route = there.routes.get(path(to, config, leased))
+    routes = (there.routes.get(one.path) for one in collectors(to, config, leased))
+    route = next((one for one in routes if one is not None), None)
     link = None if route is None else there.by_index.get(route.device)
     return None if link is None else Limit(link.name, there.netns, session.pause_above, session.overload == "flows")
 
@@ -360,7 +377,9 @@ def _renamed(old: Mapping[Key, PipelinePlan], actions: list[Action]) -> list[Act
 
 
 def _on_its_way(before: PipelinePlan, plan: PipelinePlan) -> PipelinePlan:
-    """The plan, with the source address in use where none is known: without a route it is not a new one."""
+    """The plan, with the source address in use where none is known: without a route it is not a new one. Of several
+    collectors each finds its own way.
+    """
     used, wanted = before.transmit, plan.transmit
     if not (isinstance(used, TunnelPlan) and isinstance(wanted, TunnelPlan)):
         return plan
@@ -373,8 +392,9 @@ def _as(before: PipelinePlan, plan: PipelinePlan) -> PipelinePlan:
     """What runs, with the selection, the forward step and a tunnel's next hop of the plan, what it counts and keeps."""
     transmit = before.transmit
     if isinstance(transmit, TunnelPlan) and isinstance(plan.transmit, TunnelPlan):
-        way = plan.transmit
-        transmit = replace(transmit, hop=way.hop, gso=way.gso, overtakes=way.overtakes)
+        transmit = transmit.by_the_way_of(plan.transmit)
+    if isinstance(transmit, RemotesPlan) and isinstance(plan.transmit, RemotesPlan):
+        transmit = replace(transmit, remotes=plan.transmit.remotes)
     capture = replace(before.capture, selection=plan.capture.selection)
     counted, recorder = plan.count_rules_of, plan.recorder
     return replace(

@@ -215,13 +215,15 @@ def _tunnels_of(session: model.Session) -> Iterator[Guard]:
     to, source = session.destination, session.source
     match to:
         case model.VxlanDestination() | model.GeneveDestination():
-            yield Guard(to.remote, IPPROTO_UDP, to.port, by_vni(to.vni))
+            yield from (Guard(one, IPPROTO_UDP, to.port, by_vni(to.vni)) for one in to.remote)
         case model.GreDestination():
-            yield from (Guard(to.remote, IPPROTO_GRE, None, words) for words in by_gre(ETH_P_TEB, to.key))
+            yield from (
+                Guard(one, IPPROTO_GRE, None, words) for one in to.remote for words in by_gre(ETH_P_TEB, to.key)
+            )
         case model.ErspanDestination():
             protocol = ETH_P_ERSPAN_III if to.erspan_type == "III" else ETH_P_ERSPAN
             number = None if to.erspan_type == "I" else to.session_id
-            yield Guard(to.remote, IPPROTO_GRE, None, by_erspan(protocol, number))
+            yield from (Guard(one, IPPROTO_GRE, None, by_erspan(protocol, number)) for one in to.remote)
     match source:
         case model.VxlanSource():
             yield Guard(source.local, IPPROTO_UDP, source.port, by_vni(source.vni))

@@ -12,7 +12,7 @@ from mirrord.control.configuration.config import Loaded
 from mirrord.control.host.view import AbsentError, View
 from mirrord.control.planning.finding import ERROR, WARNING, Finding, tool
 from mirrord.control.planning.leases import lease
-from mirrord.control.planning.ways_out.tunnel import path
+from mirrord.control.planning.ways_out.tunnel import collectors
 from mirrord.control.reporting.metrics import Reload, Row
 from mirrord.control.reporting.probes import Host, Kept
 from mirrord.dataplane.counters import DROPPED, Slot
@@ -191,11 +191,14 @@ def _offloaded(session: Session, row: Row, view: View, host: Host) -> Iterator[F
 def _next_hop(config: Config, row: Row, to: TunnelDestination, view: View, host: Host) -> Iterator[Finding]:
     """What the kernel knows of the next hop already, before a session's copies are lost for it."""
     try:
-        way = path(to, config, lease(config, row.entry.key.mirror, view))
+        ways = [one.path for one in collectors(to, config, lease(config, row.entry.key.mirror, view))]
     except (AbsentError, Refused):
         return  # the session's own reason tells it
-    hop = host.hops.get(way)
-    if hop and hop.state in ("incomplete", "failed"):
+    told = {one.remote for one in row.entry.remotes if not one.up}
+    for way in ways:
+        hop = host.hops.get(way)
+        if hop is None or hop.state not in ("incomplete", "failed") or way.remote in told:
+            continue
         what = "the remote" if hop.address == way.remote else f"the next hop to {way.remote},"
         problem = f"{what} {hop.address} does not answer on {hop.device}: its MAC address is not known"
         ask = f"{tool('ip', to.netns)} neighbour show dev {hop.device}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from mirrord.control.planning.plan import Key
@@ -11,34 +11,60 @@ from mirrord.dataplane.counters import Slot
 
 
 class Counted(NamedTuple):
-    """What is looked at every second of a session and source: three of its counters."""
+    """What is looked at every second of a session and source: three of its counters, and where it has several
+    collectors, what each was sent.
+    """
 
     mirrored: int
     sent_bytes: int
     too_large: int  # copies lost to a path MTU
+    sent: Mapping[str, tuple[int, int]] = {}
 
 
-Rates = dict[Key, tuple[float, float]]
-"""Mirrored frames and sent bits a second."""
+class Rate(NamedTuple):
+    """How fast a session and source counts, a second."""
+
+    frames: float = 0.0  # mirrored
+    bits: float = 0.0  # sent
+    sent: Mapping[str, float] = {}  # bits, by collector, where there are several
+
+
+Rates = dict[Key, Rate]
 
 
 def session(row: Row, rates: Rates) -> dict[str, Any]:
     """One session on one source device."""
     told = (*(row.entry.warnings if row.state == "up" else ()), *row.entry.notes)
-    frames, bits = rates.get(row.entry.key, (0.0, 0.0))
+    rate = rates.get(row.entry.key, Rate())
     return {
         **row.entry.key._asdict(),
         "state": row.state,
         "reason": row.reason,
         "warnings": [*(one.problem for one in told), *row.remarks],
         **row.about,
-        "frames_per_second": round(frames, 1),
-        "bits_per_second": round(bits, 1),
+        "frames_per_second": round(rate.frames, 1),
+        "bits_per_second": round(rate.bits, 1),
         "counters": counters(row),
+        **({"remotes": list(_remotes(row, rate))} if row.entry.remotes else {}),
         **({} if row.flows is None else {"flows": row.flows}),
         **({} if row.sampling_rate is None else {"sampling_rate": row.sampling_rate}),
         **({"rules": {str(rule): count for rule, count in row.rules.items()}} if row.rules else {}),
     }
+
+
+def _remotes(row: Row, rate: Rate) -> Iterator[dict[str, Any]]:
+    """How each of its collectors is, and what it was sent."""
+    for one in row.entry.remotes:
+        packets, octets = row.sent.get(one.remote, (0, 0))
+        bits = rate.sent.get(one.remote, 0.0) if len(row.entry.remotes) > 1 else rate.bits
+        yield {
+            "remote": one.remote,
+            "up": one.up,
+            "reason": one.reason,
+            "bits_per_second": round(bits, 1),
+            "sent_packets": packets,
+            "sent_bytes": octets,
+        }
 
 
 def counters(row: Row) -> dict[str, Any]:
@@ -55,9 +81,13 @@ def counters(row: Row) -> dict[str, Any]:
 def rates(before: Mapping[Key, Counted], after: Mapping[Key, Counted], seconds: float) -> Rates:
     """How fast each session and source counted between two looks at it."""
     return {
-        key: (
+        key: Rate(
             (now.mirrored - then.mirrored) / seconds,
             (now.sent_bytes - then.sent_bytes) * 8 / seconds,
+            {
+                remote: (octets - then.sent.get(remote, (0, 0))[1]) * 8 / seconds
+                for remote, (_, octets) in now.sent.items()
+            },
         )
         for key, now in after.items()
         if (then := before.get(key)) is not None

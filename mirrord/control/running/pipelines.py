@@ -178,7 +178,7 @@ class Pipelines:
         for key, reason in reasons.items():
             with self._lock:
                 ended = self._running.pop(key)
-                self._totals.add(key, ended.counters(), ended.rule_counts())
+                self._totals.add(key, ended.counters(), ended.rule_counts(), ended.sent())
             log.info("session down", **key._asdict(), **({"reason": reason} if reason else {}))
 
     def stop(self) -> None:

@@ -11,6 +11,7 @@ from mirrord.control.running.breaker import Verdict
 from mirrord.control.running.record import Condition, Running
 from mirrord.control.running.totals import Totals
 from mirrord.dataplane.counters import Slot
+from mirrord.plans import RemotesPlan
 
 _MIRRORED, _SENT_BYTES, _TOO_LARGE = int(Slot.mirrored), int(Slot.sent_bytes), int(Slot.dropped_mtu_exceeded)
 
@@ -49,10 +50,12 @@ def row(entry: Entry, runs: Running | None, error: tuple[str, str] | None, verdi
     if runs is None:
         counters = totals.of(entry.key)
         if error is not None:
-            return Row(entry, *error, counters, rules)
-        if entry.pipeline is not None:
-            return Row(entry, "waiting", "about to start or to end", counters, rules)
-        return Row(entry, entry.state, entry.reason, counters, rules)
+            told = error
+        elif entry.pipeline is not None:
+            told = "waiting", "about to start or to end"
+        else:
+            told = entry.state, entry.reason
+        return Row(entry, *told, counters, rules, sent=totals.sent_of(entry.key))
     condition = runs.condition()
     reason = runs.failure or condition.trouble or entry.trouble or ("about to go on" if runs.resumes else "")
     state = "failed" if reason else "paused" if verdict.paused else "up"
@@ -60,6 +63,7 @@ def row(entry: Entry, runs: Running | None, error: tuple[str, str] | None, verdi
     return Row(
         entry, state, reason or verdict.reason, counters, rules, runs.captures_by, runs.ring_fill,
         flows=runs.flows, sampling_rate=runs.sampling_rate, remarks=tuple(_remarks(condition)),
+        sent=totals.sent_of(entry.key, runs.sent()),
     )  # fmt: skip
 
 
@@ -72,7 +76,9 @@ def _remarks(condition: Condition) -> Iterator[str]:
 def counted(key: Key, runs: Running | None, totals: Totals) -> Counted:
     """Of what a session and source has counted, what is looked at every second."""
     counters = totals.of(key, runs.rows if runs is not None else ())
-    return Counted(counters[_MIRRORED], counters[_SENT_BYTES], counters[_TOO_LARGE])
+    several = runs is not None and isinstance(runs.plan.transmit, RemotesPlan)
+    sent = totals.sent_of(key, runs.sent()) if runs is not None and several else {}
+    return Counted(counters[_MIRRORED], counters[_SENT_BYTES], counters[_TOO_LARGE], sent)
 
 
 def _rules(entry: Entry, runs: Running | None, totals: Totals) -> dict[int, int]:

@@ -71,7 +71,6 @@ static PyObject *Pipeline_new(PyTypeObject *type, PyObject *arguments, PyObject 
 	struct pipeline *pipeline = &self->pipeline;
 	if (!read_plan(plan, Py_None, Py_None, &pipeline->plan) ||
 	    !read_ways(ways, &pipeline->own_exits, &self->tx_rings) ||
-	    !fits_ways(&pipeline->own_exits, &pipeline->plan) ||
 	    PyObject_GetBuffer(counters, &self->counters, PyBUF_WRITABLE) < 0 ||
 	    PyObject_GetBuffer(sequence, &self->sequence, PyBUF_WRITABLE) < 0 ||
 	    (output != Py_None && !open_output(self, output)))
@@ -173,7 +172,7 @@ static PyObject *Pipeline_replace(PyObject *object, PyObject *arguments, PyObjec
 	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$OOOOp", names, &plan, &matcher, &recorder, &ways,
 					 &shares) ||
 	    !read_ways(ways, &exits, &rings) || !read_plan(plan, matcher, recorder, &next) ||
-	    !fits_ways(&exits, &next) || exits.count != leader->pipeline.own_exits.count) {
+	    exits.count != leader->pipeline.own_exits.count) {
 		if (!PyErr_Occurred())
 			PyErr_SetString(PyExc_ValueError, "another number of ways");
 		clear_exits(&exits, rings);

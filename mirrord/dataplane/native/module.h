@@ -20,9 +20,6 @@ void replace_plan(struct plan *plan, struct plan *next);
 bool read_ways(PyObject *ways, struct exits *exits, Py_buffer **rings);
 void clear_exits(struct exits *exits, Py_buffer *rings);
 
-/* Whether each of the plan's collectors that is alive has a way out; an exception is set where one has not. */
-bool fits_ways(const struct exits *exits, const struct plan *plan);
-
 /* Send as this plan wants from now on. */
 void follow_plan(struct exits *exits, const struct plan *plan);
 

@@ -500,19 +500,8 @@ void follow_plan(struct exits *exits, const struct plan *plan)
 	for (uint32_t n = 0; n < exits->count; n++) {
 		struct transmit *transmit = &exits->transmits[n];
 
-		transmit->overhead = remotes->count ? remotes->reaches[n].overhead : plan->reach.overhead;
+		transmit->overhead = n < remotes->count ? remotes->reaches[n].overhead : plan->reach.overhead;
 		transmit->takes = !remotes->count || remotes->alive[n];
 		transmit->settles = !remotes->all;
 	}
-}
-
-bool fits_ways(const struct exits *exits, const struct plan *plan)
-{
-	bool fits = !plan->remotes.count || plan->remotes.count == exits->count;
-
-	for (uint32_t n = 0; fits && n < plan->remotes.count; n++)
-		fits = exits->transmits[n].lanes || !plan->remotes.alive[n];
-	if (!fits)
-		PyErr_SetString(PyExc_ValueError, "a collector that is alive, without a way out");
-	return fits;
 }

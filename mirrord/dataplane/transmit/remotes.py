@@ -1,28 +1,28 @@
 """Copies to several collectors: a way out for each, and the forward step says which of them a copy takes.
 
 They have nothing in common but the session: what one jams, or loses the route to, costs the others nothing. One that no
-socket can be opened for yet, as without a route, has none, and the step chooses it for nothing.
+socket can be opened for yet, as without a route, has none; the step, which knows, does not choose it.
 """
 
 from __future__ import annotations
 
+import errno
 from contextlib import ExitStack
 from threading import Lock
 from typing import TYPE_CHECKING
 
+from mirrord.dataplane.counters import Slot
+from mirrord.dataplane.transmit.lanes import NativeLane
 from mirrord.dataplane.transmit.sockets import Transmit
 from mirrord.dataplane.transmit.tx_ring import TxRings
 from mirrord.dataplane.transmit.way import Way
-from mirrord.dataplane.transmit.way_out import WayOut
+from mirrord.dataplane.transmit.way_out import Sent, WayOut
 from mirrord.plans import RemotesPlan, TunnelPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from mirrord.dataplane.counters import Slot
     from mirrord.dataplane.forward.step import Copy
-    from mirrord.dataplane.transmit.lanes import NativeLane
-    from mirrord.dataplane.transmit.way_out import Sent
     from mirrord.plans import TransmitPlan
 
 
@@ -45,16 +45,14 @@ class Remotes(WayOut):
     def _open(self) -> list[Transmit]:
         return [way for way in self._ways if way is not None]
 
-    def to(self, place: int) -> Transmit:
-        way = self._ways[place]
-        assert way is not None  # what is alive has one
-        return way
+    def to(self, place: int) -> WayOut:
+        return self._ways[place] or _NOWHERE
 
-    def send(self, copies: Iterable[Copy]) -> Sent:
+    def send(self, _copies: Iterable[Copy]) -> Sent:
         raise NotImplementedError  # they are sent `to` one of them
 
-    def lost(self, error: int) -> Slot:
-        return self._open[0].lost(error)
+    def lost(self, _error: int) -> Slot:
+        return Slot.dropped_no_route
 
     def follow(self, plan: TransmitPlan) -> None:
         """Take other next hops, and open ways to collectors that there is a route to by now, or another one. The
@@ -85,7 +83,8 @@ class Remotes(WayOut):
         return self._open_lane
 
     def _open_lane(self, place: int, number: int) -> NativeLane:
-        return self.to(place).lanes.native(number)
+        way = self._ways[place]
+        return NativeLane() if way is None else way.lanes.native(number)
 
     def new_ring(self) -> TxRings | None:
         made = {place: way.new_ring_of_its_own() for place, way in enumerate(self._ways) if way is not None}
@@ -111,6 +110,29 @@ class Remotes(WayOut):
             way.close()
         if self.ring is not None:
             self.ring.close()
+
+
+class _Nowhere(WayOut):
+    """The way to a collector that has none, should a copy be for it: a plan may be ahead of its ways for a moment."""
+
+    def send(self, _copies: Iterable[Copy]) -> Sent:
+        return Sent(0, errno.ENETUNREACH)
+
+    def lost(self, _error: int) -> Slot:
+        return Slot.dropped_no_route
+
+    def native(self) -> tuple[Way, ...]:
+        return (Way(),)
+
+    @property
+    def callback(self) -> Callable[..., NativeLane | None]:
+        return lambda *_: None
+
+    def close(self) -> None:
+        """There is nothing."""
+
+
+_NOWHERE = _Nowhere()
 
 
 def _following(way: Transmit | None, plan: TunnelPlan | None, opened: ExitStack) -> Transmit | None:

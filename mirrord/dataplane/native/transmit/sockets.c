@@ -260,7 +260,13 @@ static uint32_t pick(struct transmit *transmit, struct batch *batch, struct mess
 
 static void send_picked(struct transmit *transmit, struct message **row, uint32_t count)
 {
-	order(row, count, transmit->lanes, transmit->gso && transmit->overtakes);
+	bool nowhere = !transmit->lanes; /* there is no way to it yet: the plan is ahead for a moment */
+
+	order(row, count, nowhere ? 1 : transmit->lanes, transmit->gso && transmit->overtakes);
+	for (uint32_t next = 0; nowhere && next < count;)
+		next += count_lost(transmit, row + next, count - next, 1, ENETUNREACH);
+	if (nowhere)
+		return;
 	open_lanes(transmit, row, count);
 	for (uint32_t next = 0; next < count;) {
 		uint32_t length = transmit->packet < 0 ? lane_length(row + next, count - next) : count;

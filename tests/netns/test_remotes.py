@@ -1,0 +1,193 @@
+"""Several collectors: shares, conversations that stay whole, a collector that dies under load, and one that comes back.
+
+client eth0 ---- nic [source] eth0 ---- switch ---- eth0 [c0] ... [c3]
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from math import sqrt
+
+import pytest
+from scapy.layers.inet import IP, TCP
+from scapy.layers.l2 import Ether
+
+from tests.conftest import MakeDaemon
+from tests.support.api import Api
+from tests.support.daemon import Daemon
+from tests.support.receiver import Receiver
+from tests.support.topology import Host, Topology, receive_vxlan
+from tests.support.wait import wait_for
+
+FLOWS = int(os.environ.get("MIRRORD_FLOWS", "2000"))
+COLLECTORS = 4
+ETH_P_IP = 0x0800
+OUTER = 14 + 20 + 8 + 8  # Ethernet, IPv4, UDP, VXLAN
+RATE = {"python": 2000, "native": 10_000}  # frames a second that each data plane carries on a busy machine
+SIX_DEVIATIONS = 6
+ADDRESSES = [f"10.99.0.{10 + n}" for n in range(COLLECTORS)]
+
+
+def frame(flow: int, serial: int) -> bytes:
+    """The serial's parity is its direction; TCP, so that each flow is a conversation."""
+    ports = 1024 + flow, 80
+    there = serial % 2 == 0
+    sport, dport = ports if there else ports[::-1]
+    head = THERE if there else BACK
+    return head + sport.to_bytes(2, "big") + dport.to_bytes(2, "big") + TAIL + serial.to_bytes(4, "big")
+
+
+def _ip(source: str, destination: str) -> bytes:
+    layers = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02") / IP(src=source, dst=destination)
+    return bytes(layers / TCP() / bytes(4))[: 14 + 20]
+
+
+THERE, BACK = _ip("10.1.0.1", "10.1.0.2"), _ip("10.1.0.2", "10.1.0.1")
+TAIL = bytes(TCP())[4:]
+
+
+class Load:
+    """Frames of every flow in turn, numbered from 0 on, and when each was sent."""
+
+    def __init__(self, client: Host, rate: float) -> None:
+        self._out = client.open_socket(socket.AF_PACKET, socket.SOCK_RAW)
+        self._out.bind(("eth0", 0))
+        self._rate = rate
+        self.sent: list[float] = []
+
+    def send(self, count: int) -> None:
+        begun = time.monotonic()
+        for n in range(count):
+            serial = len(self.sent)
+            self.sent.append(time.monotonic())
+            self._out.send(frame(self.flow_of(serial), serial))
+            if n % 16 == 15 and (ahead := n / self._rate - (time.monotonic() - begun)) > 0:
+                time.sleep(ahead)
+
+    @staticmethod
+    def flow_of(serial: int) -> int:
+        return serial // 2 % FLOWS
+
+    @contextmanager
+    def going(self) -> Iterator[None]:
+        """Go on sending, some hundredths of a second at a time, until the block ends."""
+        over = threading.Event()
+
+        def run() -> None:
+            while not over.is_set():
+                self.send(int(self._rate / 20))
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def close(self) -> None:
+        self._out.close()
+
+
+class Lan:
+    """The client, the source and the collectors, and what arrives at each of these."""
+
+    def __init__(self, net: Topology, stack: ExitStack) -> None:
+        self.client, self.source = net.host("client"), net.host("source")
+        self.collectors = [net.host(f"c{n}") for n in range(COLLECTORS)]
+        net.link(self.client, "eth0", self.source, "nic")
+        hosts = dict(zip(self.collectors, (f"{one}/24" for one in ADDRESSES), strict=True))
+        self.switch = net.lan({self.source: "10.99.0.1/24", **hosts}, mtu=1600)
+        for one in self.collectors:
+            receive_vxlan(one)
+        self._receivers = [stack.enter_context(Receiver(one, "eth0")) for one in self.collectors]
+        self.arrived: list[list[int]] = [[] for _ in self.collectors]  # serials
+
+    def look(self) -> list[list[int]]:
+        """The serials that arrived at each collector so far, in order."""
+        for receiver, arrived in zip(self._receivers, self.arrived, strict=True):
+            for one in receiver.frames(ETH_P_IP):
+                if one[23] == socket.IPPROTO_UDP and one[36:38] == (4789).to_bytes(2, "big"):
+                    assert one[OUTER + 14 + 9] == socket.IPPROTO_TCP
+                    arrived.append(int.from_bytes(one[OUTER + 54 : OUTER + 58], "big"))
+        return self.arrived
+
+
+@pytest.fixture
+def lan(net: Topology) -> Iterator[Lan]:
+    with ExitStack() as stack:
+        yield Lan(net, stack)
+
+
+def configuration(more: str = "", remotes: list[str] = ADDRESSES) -> str:
+    return f"""
+[[mirrors.m.sessions]]
+name = "s"
+source = "nic"
+direction = "ingress"
+ring_size = "64MiB"
+destination = {{ type = "vxlan", remote = {remotes}, vni = 1, {more} }}
+"""
+
+
+def remotes(mirrord: Daemon) -> dict[str, dict[str, object]]:
+    """What the API says of each collector."""
+    (session,) = Api(mirrord.socket)("GET", "status").body["sessions"]
+    return {one["remote"]: one for one in session["remotes"]}
+
+
+def down(mirrord: Daemon) -> set[str]:
+    return {remote for remote, one in remotes(mirrord).items() if not one["up"]}
+
+
+def check_counters(mirrord: Daemon, lan: Lan, sent: int, *, each: int = 1) -> None:
+    """Every frame is mirrored; what is counted for each collector arrived there, those of `check` alone."""
+    metrics = mirrord.settle(sent)
+    assert metrics.total("mirrord_captured_frames_total") == metrics.total("mirrord_mirrored_frames_total") == sent
+    counted = [metrics.total("mirrord_remote_sent_packets_total", remote=one) for one in ADDRESSES]
+    assert sum(counted) == metrics.total("mirrord_sent_packets_total") == each * sent
+    assert [one["sent_packets"] for one in remotes(mirrord).values()] == counted
+    assert metrics.total("mirrord_sent_bytes_total") == each * sent * (OUTER + len(frame(0, 0)))
+    wait_for(lambda: sum(map(len, lan.look())) >= each * sent, "what was sent arrives")
+    assert [len(one) for one in lan.look()] == counted
+
+
+def test_each_conversation_goes_whole_to_one(lan: Lan, daemon: MakeDaemon, dataplane: str) -> None:
+    mirrord = daemon(lan.source, configuration())
+    load = Load(lan.client, RATE[dataplane])
+    load.send(4 * FLOWS)  # each flow twice in each direction
+    check_counters(mirrord, lan, len(load.sent))
+    flows = [{load.flow_of(serial) for serial in arrived} for arrived in lan.arrived]
+    assert sum(map(len, flows)) == len(set().union(*flows)) == FLOWS  # none is at two
+    assert [len(arrived) for arrived in lan.arrived] == [4 * len(one) for one in flows]
+    share = 1 / COLLECTORS
+    deviation = sqrt(FLOWS * share * (1 - share))
+    assert all(abs(len(one) - FLOWS * share) < SIX_DEVIATIONS * deviation for one in flows), list(map(len, flows))
+    assert all(arrived == sorted(arrived) for arrived in lan.arrived)
+    load.close()
+
+
+def test_each_gets_everything(lan: Lan, daemon: MakeDaemon, dataplane: str) -> None:
+    mirrord = daemon(lan.source, configuration('spread = "all"'))
+    load = Load(lan.client, RATE[dataplane] / COLLECTORS)
+    load.send(2000)
+    check_counters(mirrord, lan, len(load.sent), each=COLLECTORS)
+    assert all(arrived == list(range(2000)) for arrived in lan.arrived)
+
+    # One that no route leads to is left out, and that is no loss.
+    lan.source.ip(f"route add blackhole {ADDRESSES[1]}")
+    wait_for(lambda: down(mirrord) == {ADDRESSES[1]}, "the daemon knows")
+    load.send(1000)
+    metrics = mirrord.settle(3000)
+    assert metrics.total("mirrord_mirrored_frames_total") == 3000
+    wait_for(lambda: sum(map(len, lan.look())) >= 8000 + 3000, "what was sent arrives")
+    assert [len(arrived) for arrived in lan.arrived] == [3000, 2000, 3000, 3000]
+    (session,) = Api(mirrord.socket)("GET", "status").body["sessions"]
+    assert session["state"] == "up"
+    assert any(f"collector {ADDRESSES[1]} gets no copies: a blackhole route" in one for one in session["warnings"])
+    load.close()
