@@ -9,6 +9,7 @@ DIST ?= dist
 native = $(wildcard mirrord/dataplane/native/*.[ch] mirrord/dataplane/native/*/*.[ch])
 c = $(shell find mirrord bench tests -name '*.[ch]')
 ready = .venv/.ready
+vendored = mirrord/console/page/vendor/pinned.json
 
 help:
 	@echo "make venv      .venv with mirrord, mirrorctl, the native core, and the tools of the other targets"
@@ -24,11 +25,15 @@ help:
 	@echo "make vm-test   the tests of devices that only another kernel has, in a machine of QEMU's"
 	@echo "make sanitize  the frame tests, with the native core under ASan and UBSan"
 
-venv: $(ready)
+venv: $(vendored) $(ready)
 	@:
 
 $(ready): pyproject.toml setup.py mirrord/__init__.py tests/setup $(native)
 	@tests/setup venv
+	@touch $@
+
+$(vendored): packaging/vendored.py tests/setup
+	@tests/setup console
 	@touch $@
 
 demo: venv
@@ -48,7 +53,7 @@ lint: venv
 	.venv/bin/clang-format --dry-run --Werror $(c)
 	CFLAGS=-Werror .venv/bin/python setup.py -q build_ext --force --build-lib build/lint --build-temp build/lint
 
-wheel: venv
+wheel: venv $(vendored)
 	rm -f $(DIST)/mirrord-*.whl $(DIST)/mirrord-*.tar.gz
 	.venv/bin/python -m build --outdir $(DIST)
 	PATH=$(CURDIR)/.venv/bin:$$PATH auditwheel repair --wheel-dir $(DIST) $(DIST)/mirrord-*-linux_*.whl # says which glibc it needs

@@ -47,6 +47,7 @@ PLACES = {
     "explain": "explain",
     "capture": "capture",
     "extcap": "extcap",
+    "console": "console",
     "reload": "show",
 }
 """The module of each command, and what it is called there if that is not its name."""

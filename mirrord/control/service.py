@@ -323,7 +323,7 @@ class Service:
 
     def entries(self) -> dict[plan.Key, plan.Entry]:
         """What is planned of every session and source."""
-        return {row.entry.key: row.entry for row in self.rows()}
+        return self._pipelines.entries()
 
     def rows(self, *names: str) -> Sequence[Row]:
         """Every planned session and source; those of a mirror, or of a mirror's session."""

@@ -26,7 +26,7 @@ from mirrord.dataplane.rounds import LATENCY_SECONDS
 from mirrord.dataplane.tap import tap_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from mirrord.dataplane.pipeline import Pipeline
     from mirrord.dataplane.tap import Tap
@@ -79,12 +79,13 @@ class Worker(Loop):
                     pipeline.failure = "its worker makes no progress"
                 return
 
-    def replace(self, pipeline: Pipeline, plan: PipelinePlan) -> None:
-        """Give a pipeline another plan, which it follows soon."""
-        if (tap := tap_of(pipeline)) is not None:
-            tap.foresee(changed={pipeline: plan.capture.selection})
-        foresee(plan.forward)
-        self.order(lambda: self._replace(pipeline, plan))
+    def replace(self, plans: Mapping[Pipeline, PipelinePlan]) -> None:
+        """Give pipelines other plans, which they follow soon."""
+        for pipeline, plan in plans.items():
+            if (tap := tap_of(pipeline)) is not None and plan.capture.selection != pipeline.selection:
+                tap.foresee(changed={pipeline: plan.capture.selection})
+            foresee(plan.forward)
+        self.order(lambda: self._replace_all(plans))
 
     def remove(self, *pipelines: Pipeline, seconds: float | None = None) -> bool:
         """Take no more for these, forward what was captured, close. Returns when that is done, within a second.
@@ -167,6 +168,10 @@ class Worker(Loop):
                 self._moves.give_rings(pipelines)
         finally:
             done.set()
+
+    def _replace_all(self, plans: Mapping[Pipeline, PipelinePlan]) -> None:
+        for pipeline, plan in plans.items():
+            self._replace(pipeline, plan)
 
     def _replace(self, pipeline: Pipeline, plan: PipelinePlan) -> None:
         tap = tap_of(pipeline)

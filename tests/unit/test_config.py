@@ -517,8 +517,8 @@ def test_there_is_a_limit_to_everything(tmp_path: Path, text: str, at: str, why:
 
 def test_there_is_a_limit_to_sessions_and_rules() -> None:
     session = {"source": "a", "destination": {"type": "device", "device": "b"}}
-    with pytest.raises(ValidationError, match="sessions: expected at most 4096, not 4097"):
-        Mirror.model_validate({"sessions": [{"name": f"s{n}", **session} for n in range(4097)]})
+    with pytest.raises(ValidationError, match="sessions: expected at most 8192, not 8193"):
+        Mirror.model_validate({"sessions": [{"name": f"s{n}", **session} for n in range(8193)]})
     with pytest.raises(ValidationError, match="rules: expected at most 10000, not 10001"):
         Filter.model_validate({"rules": [{"priority": n + 1, "action": "accept"} for n in range(10_001)]})
 

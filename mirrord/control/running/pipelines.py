@@ -86,12 +86,10 @@ class Pipelines:
             self._errors = {key: error for key, error in self._errors.items() if key in wanted}
         actions = diff({key: one.plan for key, one in self._running.items()}, wanted)
         self._remove_all({action.key: "" for action in actions if isinstance(action, Remove)})
+        self._replace_all([action for action in actions if isinstance(action, Replace)])
         for action in actions:
-            match action:
-                case Replace(key, plan):
-                    self._replace(key, plan)
-                case Rename(old, new):
-                    self._rename(old, new)
+            if isinstance(action, Rename):
+                self._rename(action.old, action.new)
         self._recorders.plan(entries.keys())
         self._add_all([action for action in actions if isinstance(action, Add) and self._restarts.due(action.key)])
         self._restarts.forget(set(wanted))
@@ -145,13 +143,26 @@ class Pipelines:
         with self._lock:
             self._errors[key] = told
 
-    def _replace(self, key: Key, plan: PipelinePlan) -> None:
-        runs = self._running[key]
-        self._recorders.of(key, plan)
-        runs.follow(self._judged(key, plan))
-        if _beside_guards(runs.plan, plan) != plan:
-            log.info("session changed", **key._asdict(), frame_limit=plan.forward.frame_limit)
-        runs.plan = plan
+    def _replace_all(self, replaced: Sequence[Replace]) -> None:
+        plans = {}
+        for action in replaced:
+            key, plan = action.key, action.pipeline
+            runs = self._running[key]
+            self._recorders.of(key, plan)
+            plans[key] = self._judged(key, plan)
+            if _beside_guards(runs.plan, plan) != plan:
+                log.info("session changed", **key._asdict(), frame_limit=plan.forward.frame_limit)
+            runs.plan = plan
+        self._have_followed(plans)
+
+    def _have_followed(self, plans: Mapping[Key, PipelinePlan]) -> None:
+        """Have each worker told once: where a tunnel comes or goes, all sessions' guards change."""
+        told: dict[Worker, dict[Pipeline, PipelinePlan]] = {}
+        for key, plan in plans.items():
+            for pipeline, worker in self._running[key].placed:
+                told.setdefault(worker, {})[pipeline] = plan
+        for worker, followed in told.items():
+            worker.replace(followed)
 
     def _rename(self, old: Key, new: Key) -> None:
         """What was counted goes along."""
@@ -202,12 +213,14 @@ class Pipelines:
         """Have sessions pause or mirror less, as the circuit breaker says. Not while plans are applied."""
         with self._lock:
             before, self._verdicts = self._verdicts, dict(verdicts)
+        plans = {}
         for key in self._running.keys() & (before.keys() | verdicts.keys()):
             was, now = before.get(key, Verdict()), verdicts.get(key, Verdict())
             if was.reason != now.reason:
                 say_verdict(key, now)
             if (was.paused, was.level) != (now.paused, now.level):
-                self._running[key].follow(self._judged(key, self._running[key].plan))
+                plans[key] = self._judged(key, self._running[key].plan)
+        self._have_followed(plans)
 
     def _judged(self, key: Key, plan: PipelinePlan) -> PipelinePlan:
         """The plan as the circuit breaker has it: paused, or with fewer conversations."""
@@ -229,6 +242,11 @@ class Pipelines:
         key = entry.key
         verdict = self._verdicts.get(key, Verdict())
         return rows.row(entry, self._running.get(key), self._errors.get(key), verdict, self._totals)
+
+    def entries(self) -> dict[Key, Entry]:
+        """What is planned of every session and source, in the plan's order."""
+        with self._lock:
+            return dict(self._planned.entries)
 
     def mirrors(self) -> list[str]:
         """The names of the planned sessions' mirrors."""

@@ -50,11 +50,6 @@ class Running:
     placed: list[tuple[Pipeline, Worker]]
     _sent: tuple[int, int] = field(default=(-1, -1), repr=False)  # copies, at the last two calls of `told`
 
-    def follow(self, plan: PipelinePlan) -> None:
-        """Give the pipelines another plan, which they follow soon."""
-        for pipeline, worker in self.placed:
-            worker.replace(pipeline, plan)
-
     # --- how it does ---
 
     @property
