@@ -14,10 +14,11 @@ from mirrord.control.guests.managers import LOOK_SECONDS, Managers, usual
 from mirrord.control.host.leases_in_kernel import all_held
 from mirrord.control.host.links import Links
 from mirrord.control.host.namespaces import Namespaces
-from mirrord.control.host.view import Lease, Path, View
+from mirrord.control.host.view import Collector, Lease, Path, View
 from mirrord.control.planning import guests, plan
 from mirrord.control.planning.guests import Resolved
 from mirrord.control.running.flow_networks import FlowNetworks
+from mirrord.control.running.liveness import Liveness
 from mirrord.model import Config
 
 GUESTS_HAVE = frozenset({"tun", "macvtap", "veth"})
@@ -35,6 +36,7 @@ class Surroundings:
         self._changed = changed
         self._flow_networks: FlowNetworks | None = None
         self._leases: dict[str, Lease] = {}
+        self._liveness = Liveness(changed)
         self._managers = Managers(changed)
         self._taps: frozenset[tuple[int, bool]] = frozenset()  # index, and whether somebody holds it
         self._resolved = Resolved(config)
@@ -52,12 +54,21 @@ class Surroundings:
         names = await asyncio.to_thread(plan.namespaces, wanted) | self._within
         view = await self._links.read(await asyncio.to_thread(_paths, wanted, self._leases), names)
         if not (wanted.flow_networks or self._flow_networks):
-            return view
+            return self._with_silent(wanted, view)
         leases = await self._lend().leases(wanted, view)
         if leases != self._leases:
             self._leases = leases
             view = await self._links.read(await asyncio.to_thread(_paths, wanted, leases), names)
-        return replace(view, leases=leases)
+        return self._with_silent(wanted, replace(view, leases=leases))
+
+    def _with_silent(self, wanted: Config, view: View) -> View:
+        """The view, with the collectors that are taken for dead."""
+        collectors = plan.all_collectors(wanted, self._leases, active=True)
+        return replace(view, silent=self._liveness.look(collectors, view))
+
+    def unbound(self) -> dict[Collector, str]:
+        """Collectors that said lately that they have no socket for what is sent there; and what was unreachable."""
+        return self._liveness.unbound()
 
     async def resolve(self, wanted: Config, view: View) -> Resolved:
         """The configuration by the devices that guests have now. A tap that comes or goes is news of a guest."""
@@ -101,6 +112,7 @@ class Surroundings:
 
     async def close(self) -> None:
         """Follow nothing any more, and give back every address."""
+        await self._liveness.close()
         if self._flow_networks:
             await self._flow_networks.close()
         await self._links.close()

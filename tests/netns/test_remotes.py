@@ -110,9 +110,10 @@ class Lan:
 
     def look(self) -> list[list[int]]:
         """The serials that arrived at each collector so far, in order."""
-        for receiver, arrived in zip(self._receivers, self.arrived, strict=True):
+        for address, receiver, arrived in zip(ADDRESSES, self._receivers, self.arrived, strict=True):
+            own = socket.inet_aton(address)  # what is for others a switch may flood
             for one in receiver.frames(ETH_P_IP):
-                if one[23] == socket.IPPROTO_UDP and one[36:38] == (4789).to_bytes(2, "big"):
+                if one[23] == socket.IPPROTO_UDP and one[30:38] == own + one[34:36] + (4789).to_bytes(2, "big"):
                     assert one[OUTER + 14 + 9] == socket.IPPROTO_TCP
                     arrived.append(int.from_bytes(one[OUTER + 54 : OUTER + 58], "big"))
         return self.arrived
@@ -148,6 +149,8 @@ def down(mirrord: Daemon) -> set[str]:
 def check_counters(mirrord: Daemon, lan: Lan, sent: int, *, each: int = 1) -> None:
     """Every frame is mirrored; what is counted for each collector arrived there, those of `check` alone."""
     metrics = mirrord.settle(sent)
+    lost = {key: count for key, count in metrics.select("mirrord_dropped_frames_total").items() if count}
+    assert lost == {}
     assert metrics.total("mirrord_captured_frames_total") == metrics.total("mirrord_mirrored_frames_total") == sent
     counted = [metrics.total("mirrord_remote_sent_packets_total", remote=one) for one in ADDRESSES]
     assert sum(counted) == metrics.total("mirrord_sent_packets_total") == each * sent
@@ -190,4 +193,67 @@ def test_each_gets_everything(lan: Lan, daemon: MakeDaemon, dataplane: str) -> N
     (session,) = Api(mirrord.socket)("GET", "status").body["sessions"]
     assert session["state"] == "up"
     assert any(f"collector {ADDRESSES[1]} gets no copies: a blackhole route" in one for one in session["warnings"])
+    load.close()
+
+
+LIVENESS = {"python": "tcp:9999", "native": "icmp"}  # which is the same for both
+
+
+def test_one_that_dies_under_load_moves_its_own_flows_alone(lan: Lan, daemon: MakeDaemon, dataplane: str) -> None:
+    """The source keeps its carrier, and the kernel would find out about the next hop after 40 seconds."""
+    listeners = [one.open_socket(socket.AF_INET, socket.SOCK_STREAM) for one in lan.collectors]
+    for listener, address in zip(listeners, ADDRESSES, strict=True):
+        listener.bind((address, 9999))
+        listener.listen(64)
+    mirrord = daemon(lan.source, configuration(f'liveness = "{LIVENESS[dataplane]}"'))
+    load = Load(lan.client, RATE[dataplane] / 2)
+    load.send(2 * FLOWS)
+    wait_for(lambda: sum(map(len, lan.look())) >= 2 * FLOWS, "what was sent arrives")
+    home = {load.flow_of(serial): n for n, arrived in enumerate(lan.arrived) for serial in arrived}
+    with load.going():
+        died = time.monotonic()
+        lan.switch.ip("link set dev c1 nomaster")
+        wait_for(lambda: down(mirrord) == {ADDRESSES[1]}, "the daemon knows")
+        known = len(load.sent)
+        wait_for(lambda: len(load.sent) > known + 2.5 * FLOWS, "each flow again", 30)
+    metrics = mirrord.settle(len(load.sent))
+    lan.look()
+
+    arrived = [set(one) for one in lan.arrived]
+    assert [len(one) for one in arrived] == [len(one) for one in lan.arrived]  # nothing twice
+    everywhere = set().union(*arrived)
+    assert sum(map(len, arrived)) == len(everywhere)
+    for serial in range(len(load.sent)):
+        own = home[load.flow_of(serial)]
+        assert own == 1 or serial in arrived[own], serial  # the others' go on without a gap
+    lost = sorted(set(range(len(load.sent))) - everywhere)
+    assert lost
+    assert load.sent[lost[-1]] - died < 3
+    after = {(load.flow_of(serial), n) for n, one in enumerate(arrived) for serial in one if serial > lost[-1]}
+    assert len(after) == FLOWS  # whole, on one each
+    assert {n for flow, n in after if home[flow] == 1} == {0, 2, 3}
+    assert metrics.total("mirrord_mirrored_frames_total") == len(load.sent)  # the kernel took them all
+    assert metrics.total("mirrord_remote_up", remote=ADDRESSES[1]) == 0
+    assert metrics.total("mirrord_remote_up") == 3
+    assert metrics.total("mirrord_session_up") == 1
+
+    # It takes back what was its own, some seconds after it is there again.
+    lan.switch.ip("link set dev c1 master br0")
+    wait_for(lambda: down(mirrord) == set(), "it is back", 30)
+    before = remotes(mirrord)[ADDRESSES[1]]["sent_packets"]
+
+    def taken() -> bool:
+        load.send(200)
+        return remotes(mirrord)[ADDRESSES[1]]["sent_packets"] != before
+
+    wait_for(taken, "it is sent to again")
+    begun = len(load.sent)
+    load.send(2 * FLOWS)
+    metrics = mirrord.settle(len(load.sent))
+    assert metrics.total("mirrord_mirrored_frames_total") == len(load.sent)
+    wait_for(lambda: max(map(max, lan.look())) == len(load.sent) - 1, "what was sent arrives")
+    back = {load.flow_of(serial): n for n, one in enumerate(lan.arrived) for serial in one if serial >= begun}
+    assert back == home
+    for listener in listeners:
+        listener.close()
     load.close()

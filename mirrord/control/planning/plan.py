@@ -85,12 +85,14 @@ class Entry:
 # --- what should run ---
 
 
-def all_collectors(config: Config, leases: Mapping[str, Lease] = NO_LEASES) -> frozenset[Collector]:
-    """Who copies go to: a plan needs to know the routes there."""
+def all_collectors(
+    config: Config, leases: Mapping[str, Lease] = NO_LEASES, *, active: bool = False
+) -> frozenset[Collector]:
+    """Who copies go to: a plan needs to know the routes there. `active`: of sessions that are enabled."""
     return frozenset(
         one
         for mirror in config.mirrors.values()
-        for session in mirror.sessions
+        for session in (mirror.active if active else mirror.sessions)
         if isinstance(session.destination, TunnelDestination)
         for one in collectors(session.destination, config, leases.get(mirror.flow_network or ""))
     )
