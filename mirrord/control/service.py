@@ -397,12 +397,12 @@ class Service:
         runs = loaded.config.daemon.model_copy(update=self._begun)
         gone = expiry_findings.findings(loaded, now, mirror=mirror)
         loaded = loaded._replace(config=resolved.config.model_copy(update={"daemon": runs}))
-        known = self._surroundings.known
+        known, unbound = self._surroundings.known, self._surroundings.unbound()
 
         def look() -> list[Finding]:
             rows = [replace(row, entry=entries.get(row.entry.key, row.entry)) for row in self.rows()]
             stalled = self._pipelines.stalled()
-            host = probes.look(runs, view, rows)
+            host = probes.look(runs, view, rows, unbound)
             found = doctor.findings(
                 loaded, self.last_reload, view, rows, host, mirror=mirror, state=state, stalled=stalled
             )

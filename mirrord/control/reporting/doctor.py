@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from mirrord.control.configuration.config import Loaded
-from mirrord.control.host.view import AbsentError, View
+from mirrord.control.host.view import AbsentError, Collector, View
 from mirrord.control.planning.finding import ERROR, WARNING, Finding, tool
 from mirrord.control.planning.leases import lease
 from mirrord.control.planning.ways_out.tunnel import collectors
@@ -156,8 +156,11 @@ def _about(config: Config, session: Session, row: Row, view: View, host: Host) -
     yield from row.entry.warnings
     yield from row.entry.notes
     yield from _offloaded(session, row, view, host)
-    if isinstance(session.destination, TunnelDestination) and cause is None:
-        yield from _next_hop(config, row, session.destination, view, host)
+    if isinstance(session.destination, TunnelDestination):
+        ways = _ways(config, row, session.destination, view)
+        if cause is None:
+            yield from _next_hop(row, session.destination, ways, host)
+        yield from _unbound(ways, host)
     yield from _coarse(session, row, host)
     yield from _space(row, host)
     yield from _kept(row, host)
@@ -188,14 +191,29 @@ def _offloaded(session: Session, row: Row, view: View, host: Host) -> Iterator[F
         yield Finding(WARNING, "offloaded_flows", problem, remedy)
 
 
-def _next_hop(config: Config, row: Row, to: TunnelDestination, view: View, host: Host) -> Iterator[Finding]:
-    """What the kernel knows of the next hop already, before a session's copies are lost for it."""
+def _ways(config: Config, row: Row, to: TunnelDestination, view: View) -> Sequence[Collector]:
     try:
-        ways = [one.path for one in collectors(to, config, lease(config, row.entry.key.mirror, view))]
+        return collectors(to, config, lease(config, row.entry.key.mirror, view))
     except (AbsentError, Refused):
-        return  # the session's own reason tells it
+        return ()  # the session's own reason tells it
+
+
+def _unbound(ways: Sequence[Collector], host: Host) -> Iterator[Finding]:
+    """Collectors that are there, and have no socket for what is sent to them."""
+    for one in ways:
+        if one in host.unbound:
+            to = f"UDP port {one.port}" if one.port else f"IP protocol {one.protocol}"
+            problem = (
+                f"{one.path.remote} says that its {host.unbound[one]} is unreachable: nothing is bound to {to} there"
+            )
+            remedy = "nothing, where a sensor reads the NIC, which takes no socket; else start the receiver"
+            yield Finding(WARNING, "unbound", problem, remedy)
+
+
+def _next_hop(row: Row, to: TunnelDestination, ways: Sequence[Collector], host: Host) -> Iterator[Finding]:
+    """What the kernel knows of the next hop already, before a session's copies are lost for it."""
     told = {one.remote for one in row.entry.remotes if not one.up}
-    for way in ways:
+    for way in (one.path for one in ways):
         hop = host.hops.get(way)
         if hop is None or hop.state not in ("incomplete", "failed") or way.remote in told:
             continue
