@@ -100,6 +100,14 @@ class Payload(IntEnum):
     tls = 2  # of TCP from the first application data of TLS on, else as zero
 
 
+RING_BLOCK = 512 << 10
+"""Bytes of a ring's block. A frame must fit into one, and BIG TCP makes frames of 131 KB and more."""
+
+LEAST_RING_BLOCKS = 2
+
+DUPLICATES_BYTES = 65536 * (32 + 8)
+"""What the native core takes to remember what was copied to a destination."""
+
 CONNECTIONS_BYTES = 65536 * 128
 """What the TCP connections that are followed take at most, where application data are hidden."""
 
@@ -162,6 +170,7 @@ class ForwardPlan:
     packet_limit: int = 0  # copies a second; 0: none
     strip_tag: bool = False  # take the outermost VLAN tag off
     push_tag: int = 0  # put an 802.1Q tag of this id on; 0: none
+    tpid: int = 0  # of the outermost of the frame's tags that stay, in place of its own; 0: as it is
     strip_ethernet: bool = False  # take off the Ethernet header that a device without Ethernet does not have
     overhead: int = 0  # what counts as sent beside header and frame: the kernel's headers; less what does not count
     remotes: tuple[Remote, ...] = ()  # of several collectors, one of which is alive; (): there is one way out
@@ -288,8 +297,15 @@ class StreamPlan:
     raw: bool = False  # of IP packets, without Ethernet
 
 
+@dataclass(frozen=True, slots=True)
+class NowherePlan:
+    """There is nowhere to send copies to yet, and frames are taken all the same, to be counted as lost."""
+
+    waits: ClassVar[bool] = False
+
+
 SourcePlan = CapturePlan | ListenPlan
-TransmitPlan = DevicePlan | TunnelPlan | RemotesPlan | FilePlan | StreamPlan
+TransmitPlan = DevicePlan | TunnelPlan | RemotesPlan | FilePlan | StreamPlan | NowherePlan
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,11 @@ class Surroundings:
         self._within: frozenset[str] = frozenset()  # network namespaces of guests that have no device here
         self.known: tuple[Config, Inventory] = (config, {})
 
+    @property
+    def leases(self) -> Mapping[str, Lease]:
+        """What each flow network that is in use has taken, by name."""
+        return self._leases
+
     async def start(self) -> None:
         """Follow the host, and what an earlier daemon has taken of flow networks."""
         self._links.watch(self._changed)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mirrord.dataplane.transmit.file import FileTransmit
+from mirrord.dataplane.transmit.nowhere import Nowhere
 from mirrord.dataplane.transmit.remotes import Remotes
 from mirrord.dataplane.transmit.sockets import Transmit
 from mirrord.dataplane.transmit.stream import StreamTransmit
-from mirrord.plans import DevicePlan, FilePlan, RemotesPlan, StreamPlan, TunnelPlan
+from mirrord.plans import DevicePlan, FilePlan, NowherePlan, RemotesPlan, StreamPlan, TunnelPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ WAYS_OUT: Mapping[type[TransmitPlan], Callable[[Any], WayOut]] = {
     RemotesPlan: Remotes,
     FilePlan: FileTransmit,
     StreamPlan: StreamTransmit,
+    NowherePlan: Nowhere,
 }
 
 

@@ -28,6 +28,7 @@ from mirrord.dataplane.tap import tap_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from mirrord.dataplane.budget import Budget
     from mirrord.dataplane.pipeline import Pipeline
     from mirrord.dataplane.tap import Tap
     from mirrord.plans import PipelinePlan
@@ -50,8 +51,10 @@ JOIN_SECONDS = 5.0
 class Worker(Loop):
     """A thread that runs taps. `lost` is how many frames taps that have ended had lost, by source. Raises as Loop."""
 
-    def __init__(self, name: str, nice: int = 0, latency: float = LATENCY_SECONDS) -> None:
-        super().__init__(name, nice, latency)
+    def __init__(
+        self, name: str, nice: int = 0, latency: float = LATENCY_SECONDS, budget: Budget | None = None
+    ) -> None:
+        super().__init__(name, nice, latency, budget)
         self.lost: dict[str, int] = {}
         self._draining: dict[Pipeline, tuple[float, threading.Event]] = {}
         self._moves = Moves(self)
@@ -238,7 +241,7 @@ class Worker(Loop):
         self.changing.discard(tap)
         self.broken.discard(tap)
         self.unregister(tap)
-        self.lost = {**self.lost, tap.source: self.lost.get(tap.source, 0) + tap.seen.lost}
+        self.lost = {**self.lost, tap.source: self.lost.get(tap.source, 0) + tap.lost}
         self.taps.remove(tap)
 
     def _dispose(self, tap: Tap | None, pipeline: Pipeline, done: threading.Event) -> None:
@@ -253,7 +256,7 @@ class Worker(Loop):
                 with suppress(Exception):
                     step()
             if last:
-                self.lost = {**self.lost, tap.source: self.lost.get(tap.source, 0) + tap.seen.lost}
+                self.lost = {**self.lost, tap.source: self.lost.get(tap.source, 0) + tap.lost}
                 with suppress(ValueError):
                     self.taps.remove(tap)
                 with suppress(Exception):

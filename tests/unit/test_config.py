@@ -476,16 +476,16 @@ SPAN = 'source = "%s"\ndestination = { type = "device", device = "%s" }'
                 'source = { type = "device", device = ["a", "b"] }\n'
                 'recorder = "1MiB"\ndestination = { type = "device", device = "c" }',
                 'source = "d"\nrecorder = "1MiB"\ndestination = { type = "device", device = "c" }',
-            ).replace("include = []", 'include = []\nmemory_limit = "2MiB"'),
+            ).replace("include = []", 'include = []\nmemory_limit = "18MiB"'),
             "mirrors.m.sessions[1].recorder",
-            "its recorder and those before it take 3MiB, more than memory_limit, 2MiB",
+            "its recorder takes 1MiB, with all before it 19MiB: more than memory_limit, 18MiB",
         ),
         (
             sessions(
                 'source = "a"\npayload = "tls"\nworkers = 2\ndestination = { type = "device", device = "c" }'
-            ).replace("include = []", 'include = []\nmemory_limit = "8MiB"'),
+            ).replace("include = []", 'include = []\nmemory_limit = "24MiB"'),
             "mirrors.m.sessions[0].payload",
-            "its connections and those before it take 16MiB, more than memory_limit, 8MiB",
+            "its table of connections takes 16MiB, with all before it 32MiB: more than memory_limit, 24MiB",
         ),
         ("[mirrors.b]\nflow_network = 'n'\n", "mirrors.b.flow_network", "there is no flow network 'n'"),
     ],

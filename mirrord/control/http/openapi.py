@@ -11,7 +11,8 @@ from pydantic.json_schema import models_json_schema
 
 from mirrord import __version__
 from mirrord.control.callers import Caller
-from mirrord.control.http.requests import MAX_ROWS, STATUS
+from mirrord.control.http.requests import CHECKED, MAX_ROWS, STATUS
+from mirrord.control.planning.effects import EFFECTS, Effect
 from mirrord.control.planning.finding import ERROR, WARNING, Finding
 from mirrord.control.reporting.sources import ShownGuest, ShownSource
 from mirrord.control.store import AuditRecord
@@ -26,6 +27,8 @@ ORIGIN = {
     "properties": {"file": TEXT, "state": {"const": True}},
     "readOnly": True,
 }
+IN_USE = {"mirror": TEXT, "address": TEXT, "reason": TEXT}
+"""Of a flow network: by whom, and the address that was taken, or why there is none."""
 CONDITIONS = ("If-Match", "If-None-Match")
 QUERY: dict[str, dict[str, Any]] = {
     "mirror": TEXT,
@@ -37,6 +40,11 @@ QUERY: dict[str, dict[str, Any]] = {
         "default": False,
         "description": "Change nothing: refuse what would be refused, or answer with what is doubtful.",
     },
+    "change": {
+        "enum": list(CHECKED),
+        "default": CHECKED[0],
+        "description": "The change that is meant. The body is as of that; to delete, enable and disable take none.",
+    },
     "at_once": {
         "type": "boolean",
         "default": False,
@@ -47,6 +55,7 @@ QUERIES = {
     "/v1/audit": ("mirror", "since", "limit"),
     "/v1/doctor": ("mirror",),
     "/v1/apply": ("prune", "dry_run"),
+    "/v1/apply/check": ("prune",),
     "/v1/reload": ("dry_run",),
     "/v1/sources": ("at_once",),
 }
@@ -81,9 +90,13 @@ def _operation(one: Resource) -> dict[str, Any]:
     named = re.findall(r"{(\w+)}", one.path)
     parameters = [{"name": name, "in": "path", "required": True, "schema": TEXT} for name in named]
     parameters += [{"name": name, "in": "query", "schema": QUERY[name]} for name in QUERIES.get(one.path, ())]
-    if named and one.method != "GET" and not one.path.endswith("/check"):
-        parameters.append({"name": "dry_run", "in": "query", "schema": QUERY["dry_run"]})
-        conditions = CONDITIONS[:1] if one.path.endswith("/sessions") else CONDITIONS  # the first: of the mirror
+    if named and one.method != "GET" and not one.path.endswith("/explain"):
+        checks = one.path.endswith("/check")
+        adds = one.path.removesuffix("/check").endswith("/sessions")
+        if not (checks and adds):
+            name = "change" if checks else "dry_run"
+            parameters.append({"name": name, "in": "query", "schema": QUERY[name]})
+        conditions = CONDITIONS[:1] if adds else CONDITIONS  # the first: of the mirror
         parameters += [{"name": name, "in": "header", "schema": TEXT} for name in conditions]
     operation: dict[str, Any] = {
         "summary": one.summary,
@@ -94,7 +107,8 @@ def _operation(one: Resource) -> dict[str, Any]:
         },
     }
     if one.takes:
-        operation["requestBody"] = {"required": True, "content": _json(_reference(one.takes))}
+        may_take_none = one.path.endswith("}/check")
+        operation["requestBody"] = {"required": not may_take_none, "content": _json(_reference(one.takes))}
     return operation
 
 
@@ -132,6 +146,7 @@ def schemas() -> dict[str, Any]:
     running = {"type": "array", "items": {"type": "object"}, "readOnly": True}
     found["Session"]["properties"] |= {"running": running}
     found["Mirror"]["properties"] |= {"expired": {"type": "boolean", "readOnly": True}}
+    found["FlowNetwork"]["properties"] |= {"in_use": {"anyOf": [_object(IN_USE), {"type": "null"}], "readOnly": True}}
     warnings = {"type": "array", "items": _warning(), "readOnly": True}
     for name in ("Mirror", "Filter", "FlowNetwork", "Session"):
         found[name]["properties"] |= {"warnings": warnings}
@@ -142,8 +157,21 @@ def schemas() -> dict[str, Any]:
         "Finding": _finding(),
         "MirrorSource": _source(),
         "Status": {"type": "object"},
-        "Check": _object({"problems": {"type": "array", "items": _object(_problem())}, "warnings": warnings}),
+        "History": {
+            "type": "object",
+            "properties": {"step_seconds": {"type": "integer"}},
+            "required": ["step_seconds"],
+        },
+        "Check": _object(
+            {
+                "problems": {"type": "array", "items": _object(_problem())},
+                "warnings": warnings,
+                "sessions": {"type": "array", "items": _object(_of(Effect, effect=_effect()))},
+            }
+        ),
         "Objects": _objects(),
+        "Packets": _packets(),
+        "Explanation": _explanation(),
         "Applied": _object({"objects": {"type": "array", "items": _object(_applied())}, "warnings": warnings}),
     }
 
@@ -200,6 +228,10 @@ def _warning() -> dict[str, Any]:
     return _object({"path": TEXT, "message": TEXT})
 
 
+def _effect() -> dict[str, Any]:
+    return {"enum": list(EFFECTS), "description": "; ".join(f"`{one}`: {text}" for one, text in EFFECTS.items())}
+
+
 def _problem() -> dict[str, Any]:
     return {"code": {"enum": sorted(STATUS)}, "path": TEXT, "message": TEXT}
 
@@ -216,6 +248,28 @@ def _objects() -> dict[str, Any]:
 def _applied() -> dict[str, Any]:
     operations = {"enum": ["create", "change", "delete", "same"]}
     return {"kind": {"enum": KINDS[:-1]}, "name": TEXT, "operation": operations}
+
+
+def _packets() -> dict[str, Any]:
+    """Ethernet frames, each with its direction, where it has one, and its length before it was cut."""
+    data = {"type": "string", "description": "Hexadecimal digits; blanks and colons between bytes are passed over."}
+    one = {"data": data, "direction": {"enum": ["ingress", "egress"]}, "length": {"type": "integer"}}
+    return _object({"packets": {"type": "array", "items": {"type": "object", "properties": one, "required": ["data"]}}})
+
+
+def _explanation() -> dict[str, Any]:
+    """As `mirrorctl explain --json`; of the rules that did not match the last 100."""
+    number: dict[str, Any] = {"type": "integer"}
+    why = _object({"rule": number, "field": TEXT, "wanted": TEXT, "found": TEXT})
+    one = {
+        "packet": number,
+        "direction": TEXT,
+        "frame": TEXT,
+        "rule": {"type": ["integer", "null"]},
+        "action": {"enum": ["accept", "reject", "unmatched"]},
+        "passed_over": {"type": "array", "items": why},
+    }
+    return _object({"packets": {"type": "array", "items": _object(one)}, "totals": {"type": "object"}})
 
 
 def _object(properties: dict[str, Any]) -> dict[str, Any]:

@@ -2,61 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from mirrord.control.planning.plan import Key
 from mirrord.control.reporting.metrics import READ, REASONS, SIMPLE, Row
 from mirrord.dataplane.counters import Slot
 
+Rates = dict[Key, tuple[float, float]]
+"""Mirrored frames and sent bits a second."""
 
-class Counted(NamedTuple):
-    """What is looked at every second of a session and source: three of its counters, and where it has several
-    collectors, what each was sent.
-    """
-
-    mirrored: int
-    sent_bytes: int
-    too_large: int  # copies lost to a path MTU
-    sent: Mapping[str, tuple[int, int]] = {}
+RemoteRates = Mapping[Key, Mapping[str, float]]
+"""Sent bits a second by collector, of those sessions and sources that have several."""
 
 
-class Rate(NamedTuple):
-    """How fast a session and source counts, a second."""
-
-    frames: float = 0.0  # mirrored
-    bits: float = 0.0  # sent
-    sent: Mapping[str, float] = {}  # bits, by collector, where there are several
-
-
-Rates = dict[Key, Rate]
-
-
-def session(row: Row, rates: Rates) -> dict[str, Any]:
+def session(row: Row, rates: Rates, remote_rates: RemoteRates) -> dict[str, Any]:
     """One session on one source device."""
     told = (*(row.entry.warnings if row.state == "up" else ()), *row.entry.notes)
-    rate = rates.get(row.entry.key, Rate())
+    frames, bits = rates.get(row.entry.key, (0.0, 0.0))
     return {
         **row.entry.key._asdict(),
         "state": row.state,
         "reason": row.reason,
         "warnings": [*(one.problem for one in told), *row.remarks],
         **row.about,
-        "frames_per_second": round(rate.frames, 1),
-        "bits_per_second": round(rate.bits, 1),
+        "frames_per_second": round(frames, 1),
+        "bits_per_second": round(bits, 1),
+        "memory_bytes": row.memory,
         "counters": counters(row),
-        **({"remotes": list(_remotes(row, rate))} if row.entry.remotes else {}),
+        **({"remotes": list(_remotes(row, bits, remote_rates))} if row.entry.remotes else {}),
         **({} if row.flows is None else {"flows": row.flows}),
         **({} if row.sampling_rate is None else {"sampling_rate": row.sampling_rate}),
         **({"rules": {str(rule): count for rule, count in row.rules.items()}} if row.rules else {}),
     }
 
 
-def _remotes(row: Row, rate: Rate) -> Iterator[dict[str, Any]]:
+def _remotes(row: Row, all_bits: float, remote_rates: RemoteRates) -> Iterator[dict[str, Any]]:
     """How each of its collectors is, and what it was sent."""
+    several = remote_rates.get(row.entry.key, {})
     for one in row.entry.remotes:
         packets, octets = row.sent.get(one.remote, (0, 0))
-        bits = rate.sent.get(one.remote, 0.0) if len(row.entry.remotes) > 1 else rate.bits
+        bits = several.get(one.remote, 0.0) if len(row.entry.remotes) > 1 else all_bits
         yield {
             "remote": one.remote,
             "up": one.up,
@@ -78,17 +64,11 @@ def counters(row: Row) -> dict[str, Any]:
     return counts
 
 
-def rates(before: Mapping[Key, Counted], after: Mapping[Key, Counted], seconds: float) -> Rates:
-    """How fast each session and source counted between two looks at it."""
-    return {
-        key: Rate(
-            (now.mirrored - then.mirrored) / seconds,
-            (now.sent_bytes - then.sent_bytes) * 8 / seconds,
-            {
-                remote: (octets - then.sent.get(remote, (0, 0))[1]) * 8 / seconds
-                for remote, (_, octets) in now.sent.items()
-            },
-        )
-        for key, now in after.items()
-        if (then := before.get(key)) is not None
-    }
+def rates(gains: Mapping[Key, Sequence[int]], seconds: float) -> Rates:
+    """How fast each session and source counted between two looks at it; those that counted nothing are left out."""
+    return {key: (gain[Slot.mirrored] / seconds, gain[Slot.sent_bytes] * 8 / seconds) for key, gain in gains.items()}
+
+
+def remote_rates(gains: Mapping[Key, Mapping[str, int]], seconds: float) -> RemoteRates:
+    """The same by collector, from bytes."""
+    return {key: {remote: octets * 8 / seconds for remote, octets in gained.items()} for key, gained in gains.items()}

@@ -7,18 +7,20 @@ pipelines, see totals.py.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from mirrord.control.host.device_rate import busy
 from mirrord.control.limits import started
 from mirrord.control.logs import logger
+from mirrord.control.planning.effects import beside_guards
 from mirrord.control.planning.plan import Add, Entry, Key, Limit, Remove, Rename, Replace, diff
 from mirrord.control.reporting.metrics import Row
-from mirrord.control.reporting.report import Counted
 from mirrord.control.running import rows
 from mirrord.control.running.breaker import Verdict
 from mirrord.control.running.duplicates import Groups
+from mirrord.control.running.gains import Gains, SentGains
+from mirrord.control.running.governor import Load
 from mirrord.control.running.held_devices import HeldDevices
 from mirrord.control.running.live import Live
 from mirrord.control.running.opening import Opening, close_all, state_after
@@ -27,9 +29,10 @@ from mirrord.control.running.recorders import Recorders
 from mirrord.control.running.restarts import Restarts
 from mirrord.control.running.said import Said, say_planned, say_state, say_total, say_verdict
 from mirrord.control.running.taps import Taps
-from mirrord.control.running.totals import RuleCounts, Totals, added_rules
+from mirrord.control.running.totals import Counts, RuleCounts, Totals, added_rules
 from mirrord.control.running.ways import captured_apart, open_all
 from mirrord.control.running.workers import Workers, what
+from mirrord.dataplane.budget import Budget
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.memory import Memory
 from mirrord.dataplane.pipeline import Pipeline
@@ -49,25 +52,33 @@ class Pipelines:
     """`apply` and `stop` block, up to a second for each pipeline that ends; the rest answers at once, on any thread."""
 
     def __init__(
-        self, *, native: bool, nice: int = 0, latency: float = LATENCY_SECONDS, memory: Memory | None = None
+        self,
+        *,
+        native: bool,
+        nice: int = 0,
+        latency: float = LATENCY_SECONDS,
+        memory: Memory | None = None,
+        budget: Budget | None = None,
     ) -> None:
-        self._native, self._memory = native, memory or Memory()
+        self._native, self.memory, self.budget = native, memory or Memory(), budget or Budget()
         self._openers = started(OPENERS, "opener")
-        self._workers = Workers(nice, latency)
-        self._taps = Taps(self._workers, self._openers, native=native)
+        self._workers = Workers(nice, latency, self.budget)
+        self._taps = Taps(self._workers, self._openers, native=native, memory=self.memory)
         self._devices = HeldDevices()
-        self._recorders = Recorders(native=native, memory=self._memory)
-        self._groups = Groups(self._memory, native=native)
-        self._opening = Opening(self._devices, self._recorders, self._groups, native=native, memory=self._memory)
+        self._recorders = Recorders(native=native, memory=self.memory)
+        self._groups = Groups(self.memory, native=native)
+        self._opening = Opening(self._devices, self._recorders, self._groups, native=native, memory=self.memory)
         self._restarts = Restarts()
         self._said = Said()
         self._worker_failures = 0
+        self.happened = 0  # grows with each plan, verdict and trouble: what is shown of sessions may be another
         self._lock = threading.Lock()  # of all below: a total moves from a pipeline to the past in one step
         self._planned = rows.Planned()
         self._running: dict[Key, Running] = {}
         self._errors: dict[Key, tuple[str, str]] = {}  # of what should run and does not: its state, and why
         self._verdicts: dict[Key, Verdict] = {}  # of the circuit breaker
         self._totals = Totals()
+        self._gains, self._sent_gains = Gains(), SentGains()
 
     def clean_up(self) -> None:
         """Take away what a daemon that was killed left on the host's devices."""
@@ -99,6 +110,7 @@ class Pipelines:
             self._totals.forget(entries)
         self._opening.forget(entries)
         self._groups.forget(wanted)
+        self.happened += 1
 
     def _add_all(self, adds: Sequence[Add]) -> None:
         """Open several at a time: it is waiting for the kernel, mostly."""
@@ -134,7 +146,8 @@ class Pipelines:
         with self._lock:
             self._running[key] = runs
             self._errors.pop(key, None)
-        log.info("session up", **key._asdict(), worker=", ".join(worker.name for _, worker in runs.placed))
+        if self._planned.entries[key].state != "waiting":  # of which its reason is told
+            log.info("session up", **key._asdict(), worker=", ".join(worker.name for _, worker in runs.placed))
 
     def _note(self, key: Key, error: OSError, way: object) -> None:
         told = state_after(error, way, self._planned.entries[key].trouble)
@@ -150,7 +163,7 @@ class Pipelines:
             runs = self._running[key]
             self._recorders.of(key, plan)
             plans[key] = self._judged(key, plan)
-            if _beside_guards(runs.plan, plan) != plan:
+            if beside_guards(runs.plan, plan) != plan:
                 log.info("session changed", **key._asdict(), frame_limit=plan.forward.frame_limit)
             runs.plan = plan
         self._have_followed(plans)
@@ -209,8 +222,18 @@ class Pipelines:
             entries = self._planned.entries
             return {key: entry.limit for key, entry in entries.items() if entry.limit and key in self._running}
 
+    def load(self) -> Load:
+        """What the governor judges by."""
+        with self._lock:
+            running = dict(self._running)
+            wanted = {
+                key: self._totals.of(key, one.counters())[Slot.captured] + one.waiting for key, one in running.items()
+            }
+        thins = frozenset(key for key, one in running.items() if one.plan.forward.overload)
+        return Load(self._taps.read(), self._taps.left_out() + self._taps.waiting(), wanted, thins)
+
     def judge(self, verdicts: Mapping[Key, Verdict]) -> None:
-        """Have sessions pause or mirror less, as the circuit breaker says. Not while plans are applied."""
+        """Have sessions pause or mirror less, as circuit breaker and governor say. Not while plans are applied."""
         with self._lock:
             before, self._verdicts = self._verdicts, dict(verdicts)
         plans = {}
@@ -218,12 +241,13 @@ class Pipelines:
             was, now = before.get(key, Verdict()), verdicts.get(key, Verdict())
             if was.reason != now.reason:
                 say_verdict(key, now)
+                self.happened += 1
             if (was.paused, was.level) != (now.paused, now.level):
                 plans[key] = self._judged(key, self._running[key].plan)
         self._have_followed(plans)
 
     def _judged(self, key: Key, plan: PipelinePlan) -> PipelinePlan:
-        """The plan as the circuit breaker has it: paused, or with fewer conversations."""
+        """The plan as these have it: paused, or with fewer conversations."""
         verdict = self._verdicts.get(key, Verdict())
         if verdict.level:
             plan = replace(plan, forward=replace(plan.forward, least_level=verdict.level))
@@ -253,10 +277,27 @@ class Pipelines:
         with self._lock:
             return self._planned.mirrors()
 
-    def counted(self) -> dict[Key, Counted]:
-        """What every planned session and source has counted, of what is looked at every second."""
+    def gains(self) -> dict[Key, Counts]:
+        """What each planned session and source has counted since this was last asked, where that is anything."""
         with self._lock:
-            return {key: rows.counted(key, self._running.get(key), self._totals) for key in self._planned.entries}
+            return self._gains.look(self._planned.entries, self._running, self._totals)
+
+    def sent_gains(self) -> dict[Key, dict[str, int]]:
+        """Bytes sent to each collector since this was last asked, of those that run and have several."""
+        with self._lock:
+            return self._sent_gains.look(self._running, self._totals)
+
+    def ring_fills(self, keys: Iterable[Key]) -> dict[Key, float]:
+        """How full the rings of some have been of late; of those that run and have one."""
+        with self._lock:
+            running = [(key, runs) for key in keys if (runs := self._running.get(key)) is not None]
+        return {key: fill for key, runs in running if (fill := runs.ring_fill) is not None}
+
+    def counters(self) -> dict[Key, Sequence[int]]:
+        """What every planned session and source has counted, by Slot. What still runs counts on in it."""
+        with self._lock:
+            running = ((key, self._running.get(key)) for key in self._planned.entries)
+            return {key: self._totals.of(key, runs.rows if runs is not None else ()) for key, runs in running}
 
     def rule_counts(self) -> RuleCounts:
         """The frames that each counted rule matched, of every session there is or was: a sum that only grows."""
@@ -274,7 +315,7 @@ class Pipelines:
             runs = self._running.get(key)
         if runs is None:
             raise Refused(f"session {key.session} does not run on {key.source}")
-        return Live(key, runs.plan, native=self._native, memory=self._memory)
+        return Live(key, runs.plan, native=self._native, memory=self.memory, budget=self.budget)
 
     def recorders(self, mirror: str, session: str) -> dict[str, Recorder]:
         """By source, what keeps the last frames of a session."""
@@ -289,11 +330,12 @@ class Pipelines:
         """Log what has changed by itself: which sessions' copies have nowhere to go, and what they cannot have."""
         with self._lock:
             now = {key: self._condition(key, one) for key, one in self._running.items()}
-        self._said.look(now)
+        if self._said.look(now):
+            self.happened += 1
 
     def _condition(self, key: Key, runs: Running) -> Condition:
         condition, entry = runs.condition(), self._planned.entries.get(key)
-        if condition.trouble or entry is None or not entry.trouble:
+        if condition.trouble or entry is None or not entry.trouble or entry.state == "waiting":
             return condition
         return condition._replace(trouble=entry.trouble)
 
@@ -313,6 +355,10 @@ class Pipelines:
     def stalled(self) -> list[str]:
         """The workers that make no progress, by name."""
         return self._workers.stalled()
+
+    def left_out(self) -> int:
+        """Frames that there was no room for while workers rested, of the sources that there are."""
+        return self._taps.left_out()
 
     def worker_failures(self) -> int:
         """How many errors have ended a session's work, or a worker, since the daemon's start."""
@@ -339,8 +385,3 @@ class Pipelines:
         event = "an error ended a session's work" if failure.pipeline else "an error ended a worker"
         sessions = [f"{key.mirror}/{key.session} on {key.source}" for key, _ in hit]
         log.error(event, worker=worker.name, sessions=sessions, reason=reason, exc_info=failure.error)
-
-
-def _beside_guards(before: PipelinePlan, after: PipelinePlan) -> PipelinePlan:
-    """The plan before, with the guards of the other: they tell of other sessions, and change with any of these."""
-    return replace(before, forward=replace(before.forward, guards=after.forward.guards))

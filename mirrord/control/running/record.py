@@ -92,6 +92,18 @@ class Running:
         return max(pipeline.sampling_rate for pipeline, _ in self.placed)
 
     @property
+    def waiting(self) -> int:
+        """Frames of its sources that are still to be read, whichever session they are for."""
+        return sum(one.source.seen.waiting for one, _ in self.placed if one.source is not None)
+
+    @property
+    def memory(self) -> int:
+        """Bytes of its rings, which other sessions may share, tables and recorder."""
+        rings = sum(one.source.ring_size for one, _ in self.placed if one.source is not None)
+        tables = sum(one.tables.held + one.connections.held for one, _ in self.placed)
+        return rings + tables + self.placed[0][0].recorder.size
+
+    @property
     def flows(self) -> int | None:
         """How many flows are known; None where none is limited."""
         limited = self.plan.forward.flow_limit is not None
@@ -130,6 +142,11 @@ class Running:
     def rows(self) -> list[Sequence[int]]:
         """The live counters of each pipeline."""
         return [pipeline.counters.row for pipeline, _ in self.placed]
+
+    @property
+    def image(self) -> bytes:
+        """The counters' memory, as it is now: the same as it was where nothing has counted."""
+        return b"".join([pipeline.counters.row.tobytes() for pipeline, _ in self.placed])
 
     def counters(self) -> list[Counts]:
         """The counters of each pipeline as they are now."""

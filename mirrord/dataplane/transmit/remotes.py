@@ -6,23 +6,24 @@ socket can be opened for yet, as without a route, has none; the step, which know
 
 from __future__ import annotations
 
-import errno
 from contextlib import ExitStack
 from threading import Lock
 from typing import TYPE_CHECKING
 
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.transmit.lanes import NativeLane
+from mirrord.dataplane.transmit.nowhere import Nowhere
 from mirrord.dataplane.transmit.sockets import Transmit
 from mirrord.dataplane.transmit.tx_ring import TxRings
 from mirrord.dataplane.transmit.way import Way
-from mirrord.dataplane.transmit.way_out import Sent, WayOut
-from mirrord.plans import RemotesPlan, TunnelPlan
+from mirrord.dataplane.transmit.way_out import WayOut
+from mirrord.plans import NowherePlan, RemotesPlan, TunnelPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from mirrord.dataplane.forward.step import Copy
+    from mirrord.dataplane.transmit.way_out import Sent
     from mirrord.plans import TransmitPlan
 
 
@@ -112,27 +113,7 @@ class Remotes(WayOut):
             self.ring.close()
 
 
-class _Nowhere(WayOut):
-    """The way to a collector that has none, should a copy be for it: a plan may be ahead of its ways for a moment."""
-
-    def send(self, _copies: Iterable[Copy]) -> Sent:
-        return Sent(0, errno.ENETUNREACH)
-
-    def lost(self, _error: int) -> Slot:
-        return Slot.dropped_no_route
-
-    def native(self) -> tuple[Way, ...]:
-        return (Way(),)
-
-    @property
-    def callback(self) -> Callable[..., NativeLane | None]:
-        return lambda *_: None
-
-    def close(self) -> None:
-        """There is nothing."""
-
-
-_NOWHERE = _Nowhere()
+_NOWHERE = Nowhere(NowherePlan())  # a plan may be ahead of its ways for a moment
 
 
 def _following(way: Transmit | None, plan: TunnelPlan | None, opened: ExitStack) -> Transmit | None:
