@@ -33,6 +33,7 @@ from mirrord.model import (
     DeviceSource,
     FileDestination,
     Mirror,
+    PcapDestination,
     Session,
     TunnelDestination,
     TunnelSource,
@@ -314,7 +315,7 @@ def _limit(config: Config, session: Session, view: View, leased: Lease | None) -
     that there is a route to.
     """
     to = session.destination
-    if not session.pause_above or isinstance(to, FileDestination):
+    if not session.pause_above or isinstance(to, FileDestination | PcapDestination):
         return None
     there = view.inside(getattr(to, "netns", None))
     if isinstance(to, DeviceDestination):

@@ -17,14 +17,21 @@ struct staged *new_staged(void)
 static void begin_batch(struct work *work, struct pipeline *pipeline)
 {
 	struct batch *batch = work->batch;
-	bool writes = pipeline->file.output;
 	struct exits *exits = pipeline->exits;
 
-	for (uint32_t n = 0; !writes && n < exits->count; n++)
-		begin_turn(&exits->transmits[n], work->outgoing, work->turn);
 	batch->count = 0;
-	batch->flush = writes ? write_batch : send_batch;
-	batch->context = writes ? (void *)&pipeline->file : exits;
+	if (pipeline->file.output) {
+		batch->flush = write_batch;
+		batch->context = &pipeline->file;
+	} else if (pipeline->queued.queues) {
+		batch->flush = queue_batch;
+		batch->context = &pipeline->queued;
+	} else {
+		for (uint32_t n = 0; n < exits->count; n++)
+			begin_turn(&exits->transmits[n], work->outgoing, work->turn);
+		batch->flush = send_batch;
+		batch->context = exits;
+	}
 }
 
 /* `certain`: it is known already that the pipeline's matcher wants the frame. */
