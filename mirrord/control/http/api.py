@@ -114,6 +114,14 @@ async def _sources(request: web.Request) -> web.StreamResponse:
     return await json_response({"sources": iter(found)})
 
 
+async def _history(request: web.Request) -> web.StreamResponse:
+    history, mirror, session = request.app[SERVICE].history, request.query.get("mirror"), request.query.get("session")
+    if mirror is None and session is not None:
+        raise MirrordError("bad_request", "session: goes with mirror")
+    of = history.of_daemon if mirror is None else partial(history.of_sessions, mirror, session)
+    return await json_response(await asyncio.to_thread(of))
+
+
 async def _openapi(_: web.Request) -> web.StreamResponse:
     return await json_response(openapi.document(RESOURCES))
 
@@ -266,6 +274,7 @@ RESOURCES = [
     Resource("GET", "/v1/audit", _audit, "Who did what; oldest first.", "AuditRecord[]"),
     Resource("GET", "/v1/doctor", _doctor, "What is wrong, and what to do; errors first.", "Finding[]"),
     Resource("GET", "/v1/sources", _sources, "What could be mirrored, and who mirrors it now.", "MirrorSource[]"),
+    Resource("GET", "/v1/history", _history, "What was counted in the last hour.", "History"),
     Resource("GET", "/v1/openapi.json", _openapi, "This description."),
     Resource("GET", "/v1/mirrors", _list("mirrors"), "Every mirror.", "Mirror[]"),
     Resource("GET", MIRROR, _get("mirror"), "One mirror.", "Mirror"),

@@ -157,6 +157,11 @@ def schemas() -> dict[str, Any]:
         "Finding": _finding(),
         "MirrorSource": _source(),
         "Status": {"type": "object"},
+        "History": {
+            "type": "object",
+            "properties": {"step_seconds": {"type": "integer"}},
+            "required": ["step_seconds"],
+        },
         "Check": _object(
             {
                 "problems": {"type": "array", "items": _object(_problem())},

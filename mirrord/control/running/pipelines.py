@@ -7,7 +7,7 @@ pipelines, see totals.py.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from mirrord.control.host.device_rate import busy
@@ -16,10 +16,10 @@ from mirrord.control.logs import logger
 from mirrord.control.planning.effects import beside_guards
 from mirrord.control.planning.plan import Add, Entry, Key, Limit, Remove, Rename, Replace, diff
 from mirrord.control.reporting.metrics import Row
-from mirrord.control.reporting.report import Counted
 from mirrord.control.running import rows
 from mirrord.control.running.breaker import Verdict
 from mirrord.control.running.duplicates import Groups
+from mirrord.control.running.gains import Gains
 from mirrord.control.running.governor import Load
 from mirrord.control.running.held_devices import HeldDevices
 from mirrord.control.running.live import Live
@@ -29,7 +29,7 @@ from mirrord.control.running.recorders import Recorders
 from mirrord.control.running.restarts import Restarts
 from mirrord.control.running.said import Said, say_planned, say_state, say_total, say_verdict
 from mirrord.control.running.taps import Taps
-from mirrord.control.running.totals import RuleCounts, Totals, added_rules
+from mirrord.control.running.totals import Counts, RuleCounts, Totals, added_rules
 from mirrord.control.running.ways import captured_apart, open_all
 from mirrord.control.running.workers import Workers, what
 from mirrord.dataplane.budget import Budget
@@ -78,6 +78,7 @@ class Pipelines:
         self._errors: dict[Key, tuple[str, str]] = {}  # of what should run and does not: its state, and why
         self._verdicts: dict[Key, Verdict] = {}  # of the circuit breaker
         self._totals = Totals()
+        self._gains = Gains()
 
     def clean_up(self) -> None:
         """Take away what a daemon that was killed left on the host's devices."""
@@ -145,7 +146,8 @@ class Pipelines:
         with self._lock:
             self._running[key] = runs
             self._errors.pop(key, None)
-        log.info("session up", **key._asdict(), worker=", ".join(worker.name for _, worker in runs.placed))
+        if self._planned.entries[key].state != "waiting":  # of which its reason is told
+            log.info("session up", **key._asdict(), worker=", ".join(worker.name for _, worker in runs.placed))
 
     def _note(self, key: Key, error: OSError, way: object) -> None:
         told = state_after(error, way, self._planned.entries[key].trouble)
@@ -275,10 +277,16 @@ class Pipelines:
         with self._lock:
             return self._planned.mirrors()
 
-    def counted(self) -> dict[Key, Counted]:
-        """What every planned session and source has counted, of what is looked at every second."""
+    def gains(self) -> dict[Key, Counts]:
+        """What each planned session and source has counted since this was last asked, where that is anything."""
         with self._lock:
-            return {key: rows.counted(key, self._running.get(key), self._totals) for key in self._planned.entries}
+            return self._gains.look(self._planned.entries, self._running, self._totals)
+
+    def ring_fills(self, keys: Iterable[Key]) -> dict[Key, float]:
+        """How full the rings of some have been of late; of those that run and have one."""
+        with self._lock:
+            running = [(key, runs) for key in keys if (runs := self._running.get(key)) is not None]
+        return {key: fill for key, runs in running if (fill := runs.ring_fill) is not None}
 
     def counters(self) -> dict[Key, Sequence[int]]:
         """What every planned session and source has counted, by Slot. What still runs counts on in it."""
@@ -322,7 +330,7 @@ class Pipelines:
 
     def _condition(self, key: Key, runs: Running) -> Condition:
         condition, entry = runs.condition(), self._planned.entries.get(key)
-        if condition.trouble or entry is None or not entry.trouble:
+        if condition.trouble or entry is None or not entry.trouble or entry.state == "waiting":
             return condition
         return condition._replace(trouble=entry.trouble)
 

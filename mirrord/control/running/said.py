@@ -67,7 +67,7 @@ def say_planned(before: Mapping[Key, Entry], after: Mapping[Key, Entry]) -> None
         for one in (*entry.warnings, *entry.notes):
             if was is None or one not in (*was.warnings, *was.notes):
                 log.warning(one.problem, **key._asdict(), remedy=one.remedy)
-        if entry.pipeline is None and (was is None or was.reason != entry.reason):
+        if (entry.pipeline is None or entry.state == "waiting") and (was is None or was.reason != entry.reason):
             say_state(key, entry.state, entry.reason)
 
 
