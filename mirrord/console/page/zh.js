@@ -291,7 +291,7 @@ export const zh = {
   'The fullest ring': '最满的环形缓冲区',
   'of its size': '占用比例',
   'Latency, from capture to send': '时延，从抓取到发送',
-  'mean': '平均',
+  'of each step': '每步',
 
   // doctor and audit
   'Doctor': '诊断',

@@ -2,6 +2,7 @@
 // The last hour: rates, losses, ring fill and latency, out of the daemon's own short history.
 import { ask, at } from '../api.js'
 import { causeText, scaled } from '../format.js'
+import { joined, pastOf } from '../history.js'
 import { html, useEffect, useRef, useState } from '../html.js'
 import { live } from '../live.js'
 import { Choice, Head, Notice, Problem, hash } from '../parts.js'
@@ -10,7 +11,8 @@ import { t } from '../words.js'
 
 const HOUR = 3600
 const COLOURS = ['bad', 'warn', 'accent', 'ok', 'off', 'text', 'quiet']
-const NAMES = ['frames_per_second', 'bits_per_second', 'ring_fill', 'latency_seconds']
+const SUMS_EVERY = 2000 // ms
+const SESSION_EVERY = 5000
 
 /** @param {{rest: string[]}} props */
 export function Charts({ rest }) {
@@ -21,19 +23,6 @@ export function Charts({ rest }) {
     <div class="bar"><${Choice} label=${t('Session')} value=${chosen} onValue=${(/** @type {string} */ one) => { location.hash = one ? hash('charts', ...JSON.parse(one)) : hash('charts') }}
       options=${[{ value: '', label: t('all sessions together') }, ...sessions.map((one) => ({ value: JSON.stringify(one), label: one.join('/') }))]} /></div>
     <${Hour} key=${chosen} mirror=${rest[0]} session=${rest[1]} />`
-}
-
-/** What came since is put behind what is there; what is older than an hour goes. @param {any} past @param {any} more @returns {any} */
-function joined(past, more) {
-  if (past === null) return more
-  const first = past.times.findIndex((/** @type {number} */ one) => one > (more.times.at(-1) ?? 0) - HOUR)
-  const behind = (/** @type {any[]} */ old, /** @type {any[]} */ add) => [...old.slice(Math.max(first, 0)), ...add]
-  const reasons = Object.keys(more.dropped_per_second)
-  return {
-    ...more, times: behind(past.times, more.times),
-    ...Object.fromEntries(NAMES.map((name) => [name, behind(past[name], more[name])])),
-    dropped_per_second: Object.fromEntries(reasons.map((one) => [one, behind(past.dropped_per_second[one], more.dropped_per_second[one])])),
-  }
 }
 
 /** @param {{mirror?: string, session?: string}} props */
@@ -49,19 +38,19 @@ function Hour({ mirror, session }) {
       try {
         const more = (await ask('GET', `${at('history')}?${query}`)).body
         if (gone) return
-        if (kept.current === null || more.times.length) setPast((kept.current = joined(kept.current, more)))
+        setPast((kept.current = joined(kept.current, pastOf(more), HOUR)))
         setProblem(null)
       } catch (error) {
         if (!gone) setProblem(error)
       }
     }
     look()
-    const timer = setInterval(() => document.hidden || look(), mirror ? 5000 : 1000)
+    const timer = setInterval(() => document.hidden || look(), mirror ? SESSION_EVERY : SUMS_EVERY)
     return () => { gone = true; clearInterval(timer) }
   }, [])
   if (problem?.status === 404 && !mirror) return html`<${Notice}>${t('This daemon keeps no history.')}<//>`
   if (problem || past === null) return html`<${Problem} of=${problem} />`
-  const lost = Object.entries(past.dropped_per_second).filter(([, values]) => /** @type {number[]} */ (values).some((one) => one > 0))
+  const lost = Object.entries(past.lost).filter(([, values]) => /** @type {number[]} */ (values).some((one) => one > 0))
   const lines = lost.map(([reason, values], index) => ({ label: causeText(reason), colour: COLOURS[index % COLOURS.length], values }))
   const { times } = past
   if (past.left_out) return html`<${Notice} kind="warn">${t('There are more sessions than the daemon has room to remember: this one is left out.')}<//>`
@@ -69,12 +58,12 @@ function Hour({ mirror, session }) {
   /** @param {string} name @param {string} colour @param {string} label */
   const line = (name, colour, label) => [{ label, colour, values: past[name] }]
   return html`<div class="plots">
-    <${Plot} title=${t('Mirrored')} ...${{ times, theme }} lines=${line('frames_per_second', 'accent', t('frames/s'))} text=${(/** @type {number} */ one) => scaled(one)} />
-    <${Plot} title=${t('Sent')} ...${{ times, theme }} lines=${line('bits_per_second', 'accent', t('bits/s'))} text=${(/** @type {number} */ one) => scaled(one, 'bit/s')} />
+    <${Plot} title=${t('Mirrored')} ...${{ times, theme }} lines=${line('frames', 'accent', t('frames/s'))} text=${(/** @type {number} */ one) => scaled(one)} />
+    <${Plot} title=${t('Sent')} ...${{ times, theme }} lines=${line('bits', 'accent', t('bits/s'))} text=${(/** @type {number} */ one) => scaled(one, 'bit/s')} />
     <${Plot} title=${t('Lost, frames/s')} ...${{ times, theme }} text=${(/** @type {number} */ one) => scaled(one)}
       lines=${lines.length ? lines : [{ label: t('nothing'), colour: 'ok', values: times.map(() => 0) }]} />
-    <${Plot} title=${t('The fullest ring')} ...${{ times, theme }} lines=${line('ring_fill', 'warn', t('of its size'))} most=${1} text=${(/** @type {number} */ one) => `${Math.round(100 * one)}\u202f%`} />
-    <${Plot} title=${t('Latency, from capture to send')} ...${{ times, theme }} lines=${line('latency_seconds', 'ok', t('mean'))} text=${duration} />
+    <${Plot} title=${t('The fullest ring')} ...${{ times, theme }} lines=${line('fill', 'warn', t('of its size'))} most=${1} text=${(/** @type {number} */ one) => `${Math.round(100 * one)}\u202f%`} />
+    <${Plot} title=${t('Latency, from capture to send')} ...${{ times, theme }} lines=${line('latency', 'ok', t('of each step'))} text=${duration} />
   </div>`
 }
 
