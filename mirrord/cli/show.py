@@ -50,12 +50,17 @@ def status(ask: Asker, mirror: str | None, *, live: bool) -> None:
         answer = client.status()
         if mirror is not None:
             for key in ("sessions", "expired"):
-                answer[key] = [one for one in answer[key] if one["mirror"] == mirror]
+                answer[key] = [one for one in answer.get(key, ()) if one["mirror"] == mirror]
             if not answer["sessions"]:  # disabled, or not there
                 client.mirror(mirror)
         return answer
 
     def show(answer: Any, screen: Screen) -> None:
+        if ask.cluster:
+            from mirrord.cli.cluster import show_status  # noqa: PLC0415 (it imports this module)
+
+            show_status(answer, screen)
+            return
         where = f", network namespace {answer['netns']}" if answer["netns"] else ""
         screen.print(
             f"mirrord {answer['version']}, pid {answer['pid']}, {answer['dataplane']} data plane,"
@@ -72,7 +77,7 @@ def status(ask: Asker, mirror: str | None, *, live: bool) -> None:
             screen.print(f"{one['mirror']} does not run: its time was over at {one['expires']}", "yellow")
         for warning in answer["config"]["warnings"]:
             screen.print(f"warning: {warning}", "yellow")
-        _print_sessions(answer["sessions"], screen)
+        print_sessions(answer["sessions"], screen)
 
     show_or_watch(ask, question, show, live=live)
 
@@ -126,7 +131,7 @@ def show(ask: Asker, mirror: str, *, live: bool) -> None:
             screen.print(f"{session['name']}{about}: {_settings(session)}")
         sources = [source for session in answer["sessions"] for source in session["running"]]
         if sources:
-            _print_sessions(sources, screen)
+            print_sessions(sources, screen)
         for source in sources:
             screen.print(f"\n{source['session']} on {place(source)}{without_ethernet(source)}")
             screen.table(_counters(source))
@@ -161,7 +166,8 @@ def session_defaults() -> dict[str, Any]:
     return Session.model_validate({"name": "s", **ends}).model_dump(mode="json", exclude={"name", *ends})
 
 
-def _print_sessions(sessions: Sequence[Any], screen: Screen) -> None:
+def print_sessions(sessions: Sequence[Any], screen: Screen) -> None:
+    """A table of sessions, one line for each of their sources, and what there is to say of them."""
     shown = Table(
         [
             name("MIRROR"),
