@@ -20,7 +20,8 @@ from mirrord.control.configuration.config import Loaded
 from mirrord.control.http import failures, openapi
 from mirrord.control.http.answers import json_response
 from mirrord.control.http.openapi import Resource
-from mirrord.control.http.requests import MAX_BODY, STATUS, flag, json_object, limit, period, since, tags
+from mirrord.control.http.requests import MAX_BODY, MAX_ORIGIN, STATUS, flag, json_object, limit, period, since, tags
+from mirrord.control.origins import Origins
 from mirrord.control.running.live import Live
 from mirrord.control.running.recorded import Recorded
 from mirrord.control.service import Service
@@ -31,6 +32,7 @@ from mirrord.errors import ConfigError, MirrordError, Problem
 SERVICE = web.AppKey("service", Service)
 SHOWN = web.AppKey("shown", Shown)
 CHANGES = web.AppKey("changes", Changes)
+ORIGINS = web.AppKey("origins", Origins)
 
 MIRROR = "/v1/mirrors/{mirror}"
 SESSION = f"{MIRROR}/sessions/{{session}}"
@@ -41,10 +43,12 @@ NOTHING_MORE: Mapping[str, Any] = {}
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def application(service: Service, shown: Shown, changed_by: Changes, *, read_only: bool = False) -> web.Application:
+def application(
+    service: Service, shown: Shown, changed_by: Changes, origins: Origins, *, read_only: bool = False
+) -> web.Application:
     """Every resource of the API, or what of it only reads."""
     app = web.Application(middlewares=[failures.told(STATUS)], client_max_size=MAX_BODY)
-    app[SERVICE], app[SHOWN], app[CHANGES] = service, shown, changed_by
+    app[SERVICE], app[SHOWN], app[CHANGES], app[ORIGINS] = service, shown, changed_by, origins
     for one in RESOURCES:
         if one.method == "GET":
             app.router.add_get(one.path, one.handler)  # and HEAD: RFC 9110, section 9.1
@@ -93,6 +97,15 @@ async def _doctor(request: web.Request) -> web.StreamResponse:
 async def _sources(request: web.Request) -> web.StreamResponse:
     found = await request.app[SERVICE].sources(at_once=flag(request, "at_once"))
     return await json_response({"sources": iter(found)})
+
+
+async def _origin(request: web.Request) -> web.StreamResponse:
+    return await json_response(request.app[ORIGINS].shown())
+
+
+async def _put_origin(request: web.Request) -> web.StreamResponse:
+    body = await json_object(request.clone(client_max_size=MAX_ORIGIN))
+    return await json_response(await request.app[ORIGINS].put(_caller(request), body))
 
 
 async def _openapi(_: web.Request) -> web.StreamResponse:
@@ -197,6 +210,10 @@ async def _apply(request: web.Request) -> web.StreamResponse:
 
 RESOURCES = [
     Resource("GET", "/v1/status", _status, "The daemon and every session.", "Status"),
+    Resource("GET", "/v1/origins/cluster", _origin, "What a cluster wants of this host, and what it took.", "Origin"),
+    Resource(
+        "PUT", "/v1/origins/cluster", _put_origin, "Run this of a cluster's, and nothing else.", "Origin", "Wanted"
+    ),
     Resource("POST", "/v1/reload", _reload, "Take over the files as they are now."),
     Resource("POST", "/v1/apply", _apply, "Make run-time objects as these: all or none.", "Applied", "Objects"),
     Resource("GET", "/v1/audit", _audit, "Who did what; oldest first.", "AuditRecord[]"),
