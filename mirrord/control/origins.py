@@ -1,9 +1,9 @@
 """What a cluster's agent wants of this host: all of it at once, as far as this host can take it.
 
-An object that cannot be taken is left out and told, with what needs it: one that is wrong holds up no other one. It gives
-way to a file's, or to one that was made here, of the same name. What the agent wanted last is kept in the state
-database: a daemon that starts again runs it, whether the agent is there or not; and each reload looks anew at what of it
-goes with the files.
+An object that cannot be taken is left out and told, with what needs it: one that is wrong holds up no other one. It
+gives way to a file's, or to one that was made here, of the same name. What the agent wanted last is kept in the state
+database: a daemon that starts again runs it, whether the agent is there or not; and each reload looks anew at what of
+it goes with the files.
 """
 
 from __future__ import annotations
@@ -152,9 +152,9 @@ def _without(lent: Objects, out: list[LeftOut]) -> dict[str, dict[str, Any]]:
 class Origins:
     """What an agent wants, and what of it this host has. `wanted` and `left_out` are as of the last time."""
 
-    def __init__(self, service: Service, store: Store, wanted: Wanted = NONE, left_out: list[LeftOut] | None = None):
+    def __init__(self, service: Service, store: Store, wanted: Wanted, left_out: list[LeftOut]) -> None:
         self._service, self._store = service, store
-        self.wanted, self.left_out = wanted, left_out or []
+        self.wanted, self.left_out = wanted, left_out
 
     async def put(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
         """Run this, and nothing else of a cluster's. ConfigError: it is no such request; HostError, NotStoredError."""
@@ -178,6 +178,13 @@ class Origins:
             return loaded
         loaded, self.left_out = lend(loaded, self.wanted)
         return loaded
+
+    def told(self) -> dict[str, Any]:
+        """For the daemon's status: what is wanted, and what of it is left out; {} where no agent has asked."""
+        if self.wanted is NONE:
+            return {}
+        left = [one._asdict() for one in self.left_out]
+        return {"id": self.wanted.cluster_id, "generation": self.wanted.generation, "left_out": left}
 
     def shown(self) -> dict[str, Any]:
         """What the agent wanted, and of each object whether it was taken, and if not, why."""

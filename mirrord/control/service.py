@@ -203,8 +203,8 @@ class Service:
     def as_files_are(self) -> Loaded:
         """The configuration files as they are now, with what was made at run time. ConfigError."""
         try:
-            mine = self.loaded._replace(lent=config.NOTHING)
-            new = self.with_lent(config.restore(config.read(self.path), mine.made, mine.set_aside, mine))
+            files = config.read(self.path)
+            new = self.with_lent(config.restore(files, self.loaded.made, self.loaded.set_aside, self.loaded))
             self._refuse_lacking(new)
             return new  # noqa: TRY300 (both are what may be refused)
         except ConfigError as error:

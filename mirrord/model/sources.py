@@ -26,7 +26,6 @@ from mirrord.values import (
     VlanIds,
 )
 
-
 ANY_ADDRESS = IPv4Address("0.0.0.0")  # noqa: S104 (it is no default: see the contradictions)
 
 

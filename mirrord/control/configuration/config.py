@@ -157,8 +157,11 @@ def parsed(data: bytes) -> dict[str, Any]:
 
 
 def restore(files: Files, made: Objects, doubtful: Iterable[SetAside], before: Loaded | None = None) -> Loaded:
-    """Combine, and let in what is doubtful as far as it goes with the rest. ConfigError: not even the rest does."""
-    loaded = combine(files, made, before=before)
+    """Combine, and let in what is doubtful as far as it goes with the rest. ConfigError: not even the rest does.
+
+    The cluster's objects are not in it: whoever lent them does so anew.
+    """
+    loaded = combine(files, made, before=before, lent=NOTHING)
     set_aside = list(loaded.set_aside)
     for one in sorted(doubtful, key=lambda one: tuple(SECTIONS).index(one.section)):
         more = {**loaded.made, one.section: {**loaded.made[one.section], one.name: one.written}}

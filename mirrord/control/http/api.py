@@ -72,7 +72,8 @@ async def _refuse_packets(request: web.Request) -> web.StreamResponse:
 async def _status(request: web.Request) -> web.StreamResponse:
     store = request.app[CHANGES].store
     state = {"path": str(store.path), "problem": store.problem}
-    return await json_response({**request.app[SHOWN].status(), "state": state})
+    origin = request.app[ORIGINS].told()
+    return await json_response({**request.app[SHOWN].status(), "state": state, "cluster": origin})
 
 
 async def _reload(request: web.Request) -> web.StreamResponse:
