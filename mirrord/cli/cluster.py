@@ -12,7 +12,7 @@ from mirrord.cli import complete
 from mirrord.cli.asker import REFUSED, Asker
 from mirrord.cli.group import changes
 from mirrord.cli.screen import Screen
-from mirrord.cli.show import print_sessions
+from mirrord.cli.session_rows import print_sessions
 from mirrord.cli.tables import Cell, Table, coloured, name, whole, words
 from mirrord.client import Client
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -13,14 +12,14 @@ from mirrord.cli.asker import Asker
 from mirrord.cli.change import mirror_argument
 from mirrord.cli.group import changes
 from mirrord.cli.screen import Screen, watch, watched
-from mirrord.cli.tables import Cell, Table, coloured, name, origin, scaled, whole, word, words, written
+from mirrord.cli.session_rows import dropped, place, print_sessions
+from mirrord.cli.tables import Table, name, origin, whole, word, words, written
 from mirrord.client import AnsweredError, Client, UnreachableError
 
 ALWAYS = ("source", "destination", "direction")
 """Keys of a session that are shown whatever they say; others when they are not as by default."""
 
 NOT_SETTINGS = ("name", "description", "running", "origin")
-NAMED_AT_MOST = 4  # sessions to which a remark belongs, by name
 
 watch_option = click.option("-w", "--watch", "live", is_flag=True, help="Anew each second; q or Ctrl-C ends it.")
 
@@ -106,7 +105,7 @@ def list_(ask: Asker, *, live: bool) -> None:
             up = f"{sum(source['state'] == 'up' for source in running)}/{len(running)}"
             enabled = "expired" if mirror["expired"] else "yes" if mirror["enabled"] else "no"
             mirrored = sum(source["counters"]["mirrored_frames"] for source in running)
-            counts = len(mirror["sessions"]), up, mirrored, _dropped(running)
+            counts = len(mirror["sessions"]), up, mirrored, dropped(running)
             shown.row(mirror["name"], enabled, *counts, origin(mirror), mirror["description"])
         screen.table(shown)
 
@@ -166,67 +165,9 @@ def session_defaults() -> dict[str, Any]:
     return Session.model_validate({"name": "s", **ends}).model_dump(mode="json", exclude={"name", *ends})
 
 
-def print_sessions(sessions: Sequence[Any], screen: Screen) -> None:
-    """A table of sessions, one line for each of their sources, and what there is to say of them."""
-    shown = Table(
-        [
-            name("MIRROR"),
-            name("SESSION"),
-            whole("SOURCE", 1),
-            words("DESTINATION", 3),
-            whole("STATE"),
-            whole("FRAMES/S", 5),
-            whole("BITS/S", 4),
-            whole("MIRRORED", 2),
-            whole("DROPPED"),
-        ]
-    )
-    for session in sessions:
-        shown.row(
-            session["mirror"],
-            session["session"],
-            place(session),
-            session["destination"],
-            coloured(session["state"]),
-            scaled(session["frames_per_second"]),
-            scaled(session["bits_per_second"]),
-            session["counters"]["mirrored_frames"],
-            _dropped([session]),
-        )
-    screen.table(shown)
-    for line in _remarks(sessions):
-        screen.print(line)
-
-
-def place(session: Any) -> str:
-    """The source, its network namespace where that is not the daemon's, and the tunnels that are looked into."""
-    where = f"{session['source']} in {session['netns']}" if session.get("netns") else str(session["source"])
-    return f"{where} inside {session['inside']}" if session.get("inside") else where
-
-
 def without_ethernet(session: Any) -> str:
     """That the source has no Ethernet; "" where it has."""
     return ": IP packets, without Ethernet" if session.get("link") == "ip" else ""
-
-
-def _remarks(sessions: Sequence[Any]) -> Iterator[str]:
-    """What there is to say of them; what is the same of several, once."""
-    about: dict[tuple[str, str], list[tuple[str, str]]] = {}
-    for session in sessions:
-        for remark in filter(None, [session["reason"], *session["warnings"]]):
-            where = f"{session['mirror']}/{session['session']} on {place(session)}"
-            alike = re.sub(rf"(?<![\w.-]){re.escape(session['source'])}(?![\w.-])", "the source", remark)
-            about.setdefault((session["state"], alike), []).append((where, remark))
-    for (state, alike), said in about.items():
-        places, more = [where for where, _ in said], len(said) - NAMED_AT_MOST
-        named = ", ".join(places if more <= 1 else [*places[:NAMED_AT_MOST], f"and {more} more"])
-        yield f"{named}: {state}: {said[0][1] if len(said) == 1 else alike}"
-
-
-def _dropped(sources: Sequence[Any]) -> Cell:
-    """How many frames were lost, in red if there are any."""
-    dropped = sum(count for source in sources for count in source["counters"]["dropped_frames"].values())
-    return Cell(str(dropped), "red" if dropped else "")
 
 
 def _counters(source: Any) -> Table:

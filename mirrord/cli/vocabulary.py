@@ -29,6 +29,9 @@ COMMANDS = {
     "capture": "Write what a session mirrors, live, as pcapng; the session does not notice.",
     "extcap": "Have Wireshark list sessions as interfaces.",
     "reload": "Have the daemon read its configuration again, as SIGHUP does.",
+    "hosts": "List the hosts of the cluster: whether they live, what they run, and which are behind.",
+    "wait": "Wait until every host that lives runs what was changed before; exit status 1 where one does not in time.",
+    "forget-host": "Free the addresses of a host that will not come back, and forget how it did.",
 }
 
 HELP = {
@@ -161,6 +164,7 @@ SOURCES: dict[str, Keys] = {
         "local": (),
         "allow": (),
         "type": ("vxlan",),
+        "flow_network": (),
         "port": (),
         "vni": (),
     },
