@@ -5,10 +5,15 @@ export PYTHON
 export MIRRORD_REQUIRE_NATIVE = 1
 
 DIST ?= dist
+FUZZ_SECONDS ?= 600
+SHORT_FUZZ_SECONDS ?= 3
+SOAK_MINUTES ?= 120
+KILLS ?= 1000
 
 native = $(wildcard mirrord/dataplane/native/*.[ch] mirrord/dataplane/native/*/*.[ch])
 c = $(shell find mirrord bench tests -name '*.[ch]')
 ready = .venv/.ready
+vendored = mirrord/console/page/vendor/pinned.json
 
 help:
 	@echo "make venv      .venv with mirrord, mirrorctl, the native core, and the tools of the other targets"
@@ -22,13 +27,20 @@ help:
 	@echo "make docs      the configuration reference and man pages, out of the code"
 	@echo "make bench     what it costs, measured"
 	@echo "make vm-test   the tests of devices that only another kernel has, in a machine of QEMU's"
-	@echo "make sanitize  the frame tests, with the native core under ASan and UBSan"
+	@echo "make sanitize  the frame tests, with the native core under ASan and UBSan, and a short fuzz"
+	@echo "make fuzz      every fuzz target, FUZZ_SECONDS=600 each"
+	@echo "make soak      SOAK_MINUTES=120 of mixed traffic and changes"
+	@echo "make kill      the daemon killed at KILLS=1000 random moments"
 
-venv: $(ready)
+venv: $(vendored) $(ready)
 	@:
 
 $(ready): pyproject.toml setup.py mirrord/__init__.py tests/setup $(native)
 	@tests/setup venv
+	@touch $@
+
+$(vendored): packaging/vendored.py tests/setup
+	@tests/setup console
 	@touch $@
 
 demo: venv
@@ -48,7 +60,7 @@ lint: venv
 	.venv/bin/clang-format --dry-run --Werror $(c)
 	CFLAGS=-Werror .venv/bin/python setup.py -q build_ext --force --build-lib build/lint --build-temp build/lint
 
-wheel: venv
+wheel: venv $(vendored)
 	rm -f $(DIST)/mirrord-*.whl $(DIST)/mirrord-*.tar.gz
 	.venv/bin/python -m build --outdir $(DIST)
 	PATH=$(CURDIR)/.venv/bin:$$PATH auditwheel repair --wheel-dir $(DIST) $(DIST)/mirrord-*-linux_*.whl # says which glibc it needs
@@ -77,10 +89,24 @@ vm-test: venv
 	.venv/bin/python -m pytest tests/vm
 
 sanitize: venv
-	@tests/setup test
+	@tests/setup fuzz
 	tests/sanitize
+	tests/fuzz/fuzz $(SHORT_FUZZ_SECONDS) forward decapsulation filters
+
+fuzz: venv
+	@tests/setup fuzz
+	@.venv/bin/python -c "import atheris" 2>/dev/null || .venv/bin/python -m pip install --quiet atheris==3.0.0
+	tests/fuzz/fuzz $(FUZZ_SECONDS)
+
+soak: venv
+	@tests/setup bench
+	.venv/bin/python -m bench.soak --minutes $(SOAK_MINUTES)
+
+kill: venv
+	@tests/setup test
+	.venv/bin/python -m pytest tests/netns/test_crash.py -k random --kills $(KILLS) --timeout 0
 
 clean:
 	rm -rf .venv build dist *.egg-info mirrord/dataplane/*.so
 
-.PHONY: help venv demo test lint wheel deb pristine booted docs bench vm-test sanitize clean
+.PHONY: help venv demo test lint wheel deb pristine booted docs bench vm-test sanitize fuzz soak kill clean

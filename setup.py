@@ -2,7 +2,7 @@
 
 Environment: MIRRORD_REQUIRE_NATIVE=1 makes a failed build an error (an install without a compiler is fine
 otherwise: the Python data plane does the same, slower); MIRRORD_SANITIZE=1 builds with the address and
-undefined-behaviour sanitizers.
+undefined-behaviour sanitizers, MIRRORD_SANITIZE=fuzz for libFuzzer, too (clang).
 """
 
 import os
@@ -24,7 +24,9 @@ macros = [
 if sys.version_info >= (3, 13):  # these headers know no PY_SSIZE_T_CLEAN, without which older Pythons refuse "y#"
     macros += [(name, f"_{name}_SizeT") for name in ("PyArg_ParseTuple", "Py_BuildValue")]
 
-sanitize = os.environ.get("MIRRORD_SANITIZE") == "1"
+sanitize = os.environ.get("MIRRORD_SANITIZE", "")
+if sanitize == "fuzz":
+    SANITIZE = [flag.replace("=address", "=fuzzer-no-link,address") for flag in SANITIZE]
 directory = Path("mirrord/dataplane/native")
 sources = sorted(map(str, directory.rglob("*.c")))
 native = Extension(

@@ -80,6 +80,7 @@ TYPES = {
     "OptionalSocket": "path",
     "Path": "path",
     "Pattern": "pattern of paths",
+    "CpuShare": 'share of a core, as "50%", "150%"',
     "Percentage": 'a share such as "80%"',
     "Ports": '"80", "1000-2000" or a list',
     "PositiveSize": 'size such as "64KiB"',

@@ -59,8 +59,9 @@ class Client:
     """Asks the daemon at the first of these sockets that can be opened. Answers are the API's JSON.
 
     Objects are as in the TOML, with their name. Every call raises UnreachableError or AnsweredError. A client with
-    `dry_run` changes nothing: each change is answered by what would come of it, {"warnings": [...]}. `silent` is called
-    once when an answer takes longer than SILENCE_SECONDS. After an answer, `path` is the socket that gave it.
+    `dry_run` changes nothing: each change is answered by what would come of it, {"warnings": [...], "sessions": [...]}.
+    `silent` is called once when an answer takes longer than SILENCE_SECONDS. After an answer, `path` is the socket that
+    gave it.
     """
 
     def __init__(

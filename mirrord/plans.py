@@ -100,6 +100,14 @@ class Payload(IntEnum):
     tls = 2  # of TCP from the first application data of TLS on, else as zero
 
 
+RING_BLOCK = 512 << 10
+"""Bytes of a ring's block. A frame must fit into one, and BIG TCP makes frames of 131 KB and more."""
+
+LEAST_RING_BLOCKS = 2
+
+DUPLICATES_BYTES = 65536 * (32 + 8)
+"""What the native core takes to remember what was copied to a destination."""
+
 CONNECTIONS_BYTES = 65536 * 128
 """What the TCP connections that are followed take at most, where application data are hidden."""
 

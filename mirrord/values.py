@@ -274,6 +274,16 @@ def _percentage(value: object) -> int:
     return int(match[1])
 
 
+def parse_cpu_share(value: object) -> int:
+    """Percent of one processor, of "50%" or, of several, "150%"; 0 for "0" and "". ValueError for what is none."""
+    if value in ("", "0") or (value == 0 and not isinstance(value, bool)):
+        return 0
+    found = re.fullmatch(r"([1-9]\d{0,5})%", value) if isinstance(value, str) else None
+    if found is None:
+        raise unexpected('a share of a core such as "50%", "150%" for one and a half, or "0" for no bound', value)
+    return int(found[1])
+
+
 class Snaplen(NamedTuple):
     """How much of a frame is kept: bytes, 0 for all; or, `past_headers`, so many bytes behind its headers."""
 
@@ -318,6 +328,7 @@ Latency = Annotated[int, Written(parse_latency, show_latency, TEXT)]
 Window = Annotated[int, Written(parse_window, show_latency, TEXT)]
 Idle = Annotated[int, Written(parse_idle, show_idle, TEXT)]
 Percentage = Annotated[int, Written(_percentage, lambda share: f"{share}%" if share else "", TEXT)]
+CpuShare = Annotated[int, Written(parse_cpu_share, lambda share: f"{share}%" if share else "0", TEXT)]
 
 
 # Addresses and networks.

@@ -232,13 +232,22 @@ def overview() -> list[Panel]:
         table("Sessions that are not up", down, "waiting mends itself when the host changes; failed needs a hand."),
         graph(
             "The daemon's processor time",
-            {"{{instance}}": f"rate(process_cpu_seconds_total{{{HOST}}}[$__rate_interval]) {ours}"},
+            {
+                "{{instance}}": f"rate(process_cpu_seconds_total{{{HOST}}}[$__rate_interval]) {ours}",
+                "{{instance}}: workers": f"rate(mirrord_worker_cpu_seconds_total{{{HOST}}}[$__rate_interval])",
+                "{{instance}}: workers rest": f"rate(mirrord_worker_rested_seconds_total{{{HOST}}}[$__rate_interval])",
+                "{{instance}}: cpu_limit": f"mirrord_cpu_limit_cores{{{HOST}}}",
+            },
             "percentunit",
-            "1 is one core.",
+            "1 is one core. Workers rest when they have used up cpu_limit; 0 is no limit.",
         ),
         graph(
             "The daemon's memory",
-            {"{{instance}}": f"process_resident_memory_bytes{{{HOST}}} {ours}"},
+            {
+                "{{instance}}": f"process_resident_memory_bytes{{{HOST}}} {ours}",
+                "{{instance}}: rings, tables, recorders": f"mirrord_memory_bytes{{{HOST}}}",
+                "{{instance}}: memory_limit": f"mirrord_memory_limit_bytes{{{HOST}}}",
+            },
             "bytes",
         ),
         table("Daemons", f"mirrord_build_info{{{HOST}}}", "The python data plane is the slow one."),

@@ -34,6 +34,15 @@ CLUSTER_ADVICE = {
     " and see why it ended (journalctl -u mirrord-agent)",
     errno.EACCES: ADVICE[errno.EACCES],
 }
+WOULD = {
+    "start": "start",
+    "stop": "stop",
+    "restart": "begin anew",
+    "change": "change as it runs",
+    "rename": "be renamed as it runs",
+    "wait": "wait",
+}
+"""By what a change that is tried would do to a session."""
 READS_ALONE = (
     f"{READ_ONLY_SOCKET} is for reading alone, and you may not open {SOCKET}: to change something, be root or a member"
     " of the group that `socket_group` names (ls -l shows it; a new membership counts from the next login)"
@@ -70,15 +79,26 @@ class Asker:
         answer = self.answer(question)
         for warning in answer.get("warnings", ()) if not self.as_json else ():
             click.echo(f"mirrorctl: warning: {_located(warning)}", err=True)
-        self.show(answer, show)
+        self.show(answer, self._with_effects(answer, show))
 
     def deleted(self, question: Callable[[Client], Any], name: str) -> None:
         """Ask for something to be deleted, and say that it was."""
         answer = self.answer(question)
         if self.dry_run:
-            self.show(answer, say(f"{name}: deleted (dry run: nothing was changed)"))
+            self.show(answer, self._with_effects(answer, say(f"{name}: deleted (dry run: nothing was changed)")))
         else:
             self.show({"deleted": name}, say(f"{name}: deleted"))
+
+    def _with_effects(self, answer: Any, show: Callable[[Any, Screen], None]) -> Callable[[Any, Screen], None]:
+        """Show also what a change would do to sessions, if it was only tried."""
+
+        def shown(told: Any, screen: Screen) -> None:
+            show(told, screen)
+            for one in answer.get("sessions", ()):
+                would = WOULD[one["effect"]]
+                screen.print(f"session {one['session']} of {one['mirror']} on {one['source']} would {would}")
+
+        return shown if self.dry_run else show
 
     def show(self, answer: Any, show: Callable[[Any, Screen], None]) -> None:
         """Print what was answered: as JSON, or in words."""

@@ -12,7 +12,7 @@ from mirrord.cli.asker import REFUSED, Asker
 from mirrord.cli.clock import synchronised
 from mirrord.cli.screen import Screen
 from mirrord.cli.session_rows import place
-from mirrord.cli.show import without_ethernet
+from mirrord.cli.show import costs, without_ethernet
 from mirrord.cli.tables import coloured
 from mirrord.client import Client
 
@@ -44,6 +44,7 @@ def doctor(ask: Asker, mirror: str | None) -> None:
         for one in status["sessions"]:
             if mirror in (None, one["mirror"]) and (said := without_ethernet(one)):
                 Screen().print(f"{one['mirror']}/{one['session']} on {place(one)}{said}")
+        Screen().print(costs(status))
         Screen().print(f"capabilities of the daemon: {', '.join(status['capabilities'])}")
     if any(one["severity"] == "error" for one in findings):
         sys.exit(REFUSED)

@@ -29,7 +29,7 @@ def _with(name: str) -> Callable[[click.Context, click.Parameter, bool], None]:
 
 def changes(command: Callable[..., Any]) -> Callable[..., Any]:
     """Of a command that changes something: it takes --dry-run."""
-    text = "Change nothing: tell what would be refused, or is doubtful."
+    text = "Change nothing: tell what would be refused or is doubtful, and what sessions would do."
     option = click.option(DRY_RUN, is_flag=True, expose_value=False, callback=_with("dry_run"), help=text)
     return option(command)
 

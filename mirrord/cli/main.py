@@ -48,6 +48,7 @@ PLACES = {
     "explain": "explain",
     "capture": "capture",
     "extcap": "extcap",
+    "console": "console",
     "reload": "show",
     "hosts": "cluster",
     "wait": "cluster",

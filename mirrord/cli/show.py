@@ -66,6 +66,7 @@ def status(ask: Asker, mirror: str | None, *, live: bool) -> None:
             f" {answer['config']['path']}{where}"
         )
         screen.print(f"capabilities: {', '.join(answer['capabilities'])}")
+        screen.print(costs(answer))
         for problem in answer["config"]["problems"]:
             screen.print(f"last reload refused: {problem}", "red")
         if answer["state"]["problem"]:
@@ -132,7 +133,8 @@ def show(ask: Asker, mirror: str, *, live: bool) -> None:
         if sources:
             print_sessions(sources, screen)
         for source in sources:
-            screen.print(f"\n{source['session']} on {place(source)}{without_ethernet(source)}")
+            held = f", {binary(source['memory_bytes'])} of rings, tables and recorder" if source["memory_bytes"] else ""
+            screen.print(f"\n{source['session']} on {place(source)}{without_ethernet(source)}{held}")
             screen.table(_counters(source))
 
     show_or_watch(ask, lambda client: client.mirror(mirror), show, live=live)
@@ -168,6 +170,25 @@ def session_defaults() -> dict[str, Any]:
 def without_ethernet(session: Any) -> str:
     """That the source has no Ethernet; "" where it has."""
     return ": IP packets, without Ethernet" if session.get("link") == "ip" else ""
+
+
+def costs(status: Any) -> str:
+    """What mirroring takes of the host, and what it may."""
+    found = status["costs"]
+    of = {
+        "cpu_limit": f"{found['cpu_limit']:.0%}" if found["cpu_limit"] else "none",
+        "memory_limit": binary(found["memory_limit"]) if found["memory_limit"] else "none",
+    }
+    return (
+        f"workers take {found['cores']:.0%} of a core (cpu_limit {of['cpu_limit']}), rings, tables and recorders"
+        f" {binary(found['memory_bytes'])} (memory_limit {of['memory_limit']})"
+    )
+
+
+def binary(size: int) -> str:
+    """Bytes as somebody reads them."""
+    unit = max((n for n in range(4) if size >= 1 << 10 * n), default=0)
+    return f"{size / (1 << 10 * unit):.4g} {('B', 'KiB', 'MiB', 'GiB')[unit]}"
 
 
 def _counters(source: Any) -> Table:

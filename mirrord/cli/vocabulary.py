@@ -28,6 +28,7 @@ COMMANDS = {
     "explain": "Tell which rule takes each packet of a capture file, and why the rules before it did not.",
     "capture": "Write what a session mirrors, live, as pcapng; the session does not notice.",
     "extcap": "Have Wireshark list sessions as interfaces.",
+    "console": "Look at mirrord and change what it mirrors in a browser, until Ctrl-C.",
     "reload": "Have the daemon read its configuration again, as SIGHUP does.",
     "hosts": "List the hosts of the cluster: whether they live, what they run, and which are behind.",
     "wait": "Wait until every host that lives runs what was changed before; exit status 1 where one does not in time.",

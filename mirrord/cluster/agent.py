@@ -167,7 +167,9 @@ class Agent:
         """Take what is lacking; whether there is one more than before."""
         taken = False
         for name in sorted(self.part.lacking):
-            network = self.replica.snapshot.networks[name]
+            network = self.replica.snapshot.networks.get(name)
+            if network is None:
+                continue  # it is gone since
             try:
                 found = await allocation.address(self.etcd, self.keys, name, network.addresses, self.settings.host)
             except StoreError as error:

@@ -191,5 +191,6 @@ def _row(host: HostLook, one: Shown) -> dict[str, Any]:
         "warnings": [] if host.alive else ["the host's agent was not heard of: this is what it told last"],
         "frames_per_second": one.frames_per_second,
         "bits_per_second": one.bits_per_second,
+        "memory_bytes": 0,
         "counters": {"mirrored_frames": one.mirrored, "dropped_frames": {"all": one.dropped}},
     }

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from mirrord.control.callers import Caller
-from mirrord.control.changes import combined, refuse_if_of_a_file, run, timed
+from mirrord.control.changes import Outcome, combined, refuse_if_of_a_file, run, timed
 from mirrord.control.configuration.config import SECTIONS, Loaded
 from mirrord.control.service import Service
 from mirrord.control.store import AuditRecord, Store, Write
@@ -21,10 +21,10 @@ KIND = {"flow_networks": "flow_network", "filters": "filter", "mirrors": "mirror
 
 
 class Applied(NamedTuple):
-    """What became of each object: create, change, delete or same; and what is doubtful since."""
+    """What became of each object: create, change, delete or same; and what came of it."""
 
     operations: list[tuple[Target, str]]
-    warnings: tuple[Problem, ...]
+    outcome: Outcome
 
 
 async def apply(

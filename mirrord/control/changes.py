@@ -18,6 +18,7 @@ from mirrord.control.configuration.config import CLUSTER, Loaded, Objects, by_na
 from mirrord.control.configuration.refusals import Declared
 from mirrord.control.host import clock
 from mirrord.control.pieces import pieces
+from mirrord.control.planning.effects import Effect, effects
 from mirrord.control.planning.plan import Entry, Key
 from mirrord.control.service import Service
 from mirrord.control.store import AuditRecord, Store, Write
@@ -53,15 +54,22 @@ class Condition(NamedTuple):
 NO_CONDITION = Condition()
 
 
+class Outcome(NamedTuple):
+    """What is doubtful since a change, and of one that was only tried what it would do to sessions."""
+
+    warnings: tuple[Problem, ...] = ()
+    effects: tuple[Effect, ...] = ()
+
+
 class Done(NamedTuple):
     """What became of a change: what the object is called now, whether it is new, the configuration it is in, and what
-    is doubtful since.
+    came of it.
     """
 
     target: Target
     made: bool
     loaded: Loaded
-    warnings: tuple[Problem, ...] = ()
+    outcome: Outcome
 
 
 Edit = Callable[[Any], Any]
@@ -135,8 +143,8 @@ class Changes:
 
         await self._change(itself(), operation, target, changes, edit, Condition((as_seen,)), message=why)
 
-    async def try_reload(self) -> tuple[Problem, ...]:
-        """What would come of a reload: what is doubtful. ConfigError, Refused; nothing is changed."""
+    async def try_reload(self) -> Outcome:
+        """What would come of a reload. ConfigError, Refused; nothing is changed."""
         async with self._service.changing:
             after = await asyncio.to_thread(self._service.as_files_are)
             return await run(self._service, after, None)
@@ -185,19 +193,18 @@ class Changes:
             try:
                 after, writes = await asyncio.to_thread(prepare, self._service.loaded)
                 keep = None if condition.dry_run else partial(self.store.write, writes, record)
-                warnings = await run(self._service, after, keep)
-            except MirrordError as error:
-                if not condition.dry_run:
-                    await asyncio.to_thread(self.store.note, record.refused(error))
-                raise
-            except (OSError, RuntimeError, MemoryError) as error:
-                host = of_host(error)
-                if host is None:
+                outcome = await run(self._service, after, keep)
+            except (MirrordError, OSError, RuntimeError, MemoryError) as error:
+                refused = error if isinstance(error, MirrordError) else of_host(error)
+                if refused is None:
                     raise
-                await asyncio.to_thread(self.store.note, record.refused(host))
-                raise host from error
+                if not condition.dry_run:
+                    await asyncio.to_thread(self.store.note, record.refused(refused))
+                if refused is error:
+                    raise
+                raise refused from error
         name = target.name if record.new is None else record.new["name"]
-        return Done(target._replace(name=name), record.old is None, after, warnings)
+        return Done(target._replace(name=name), record.old is None, after, outcome)
 
 
 # --- what there is ---
@@ -319,8 +326,8 @@ def _indexed(made: Objects, target: Target) -> str:
     return join(path, "sessions", names.index(target.name)) if target.name in names else path
 
 
-async def run(service: Service, after: Loaded, keep: Callable[[], None] | None) -> tuple[Problem, ...]:
-    """Run a changed configuration, or without `keep` only look at it; what is doubtful that was not before.
+async def run(service: Service, after: Loaded, keep: Callable[[], None] | None) -> Outcome:
+    """Run a changed configuration, or without `keep` only look at it; what came, or would come, of it.
 
     The caller holds the service's `changing`. Raises what Service.change raises.
     """
@@ -330,14 +337,15 @@ async def run(service: Service, after: Loaded, keep: Callable[[], None] | None) 
     else:
         await service.change(after, keep)
         entries = service.entries()
-    return await asyncio.to_thread(_new_doubts, loaded, after, before, entries)
+    return await asyncio.to_thread(_outcome, loaded, after, before, entries, tried=keep is None)
 
 
-def _new_doubts(
-    loaded: Loaded, after: Loaded, before: Mapping[Key, Entry], entries: Mapping[Key, Entry]
-) -> tuple[Problem, ...]:
+def _outcome(
+    loaded: Loaded, after: Loaded, before: Mapping[Key, Entry], entries: Mapping[Key, Entry], *, tried: bool
+) -> Outcome:
     known = set(loaded.warnings)
-    return (*(one for one in after.warnings if one not in known), *_doubts(before, entries))
+    doubts = (*(one for one in after.warnings if one not in known), *_doubts(before, entries))
+    return Outcome(doubts, tuple(effects(before, entries)) if tried else ())
 
 
 def _doubts(before: Mapping[Key, Entry], after: Mapping[Key, Entry]) -> Iterator[Problem]:

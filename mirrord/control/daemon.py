@@ -34,6 +34,7 @@ from mirrord.control.running.time_keeper import keep_time
 from mirrord.control.service import Service
 from mirrord.control.store import LOOK_SECONDS, Store
 from mirrord.dataplane import native
+from mirrord.dataplane.budget import Budget
 from mirrord.dataplane.memory import Memory
 from mirrord.errors import ConfigError, HostError, MirrordError, of_host
 
@@ -132,8 +133,13 @@ async def run(path: str, loaded: config.Loaded, dataplane: str) -> None:
         privileges.settle(path, loaded)  # there is one thread so far: all others have what it keeps
         loop.set_default_executor(limits.started(THREADS, "control"))
         told = loaded.config.daemon
-        memory = Memory(told.memory_limit)
-        pipelines = Pipelines(native=dataplane == "native", nice=told.nice, latency=told.latency / 1e9, memory=memory)
+        pipelines = Pipelines(
+            native=dataplane == "native",
+            nice=told.nice,
+            latency=told.latency / 1e9,
+            memory=Memory(told.memory_limit),
+            budget=Budget(told.cpu_limit / 100),
+        )
         service = Service(path, loaded, Links(), pipelines, dataplane, privileges)
         origins = Origins(service, store, wanted, left_out)
         service.with_lent = origins.anew

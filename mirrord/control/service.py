@@ -33,6 +33,7 @@ from mirrord.control.reporting import guests as guest_findings
 from mirrord.control.reporting.metrics import Reload, Row, WorkerState
 from mirrord.control.reporting.sources import ShownSource, sources
 from mirrord.control.running.breaker import Breaker
+from mirrord.control.running.governor import Governor, joined
 from mirrord.control.running.live import Live
 from mirrord.control.running.pipelines import Pipelines
 from mirrord.control.running.recorded import Recorded
@@ -92,8 +93,9 @@ class Service:
         self._turn = asyncio.Lock()
         self._changed = asyncio.Event()
         self._surroundings = Surroundings(links, loaded.config, self._changed.set)
-        self._breaker = Breaker()
+        self._breaker, self._governor = Breaker(), Governor(pipelines.budget)
         self.rates: report.Rates = {}
+        self._used = self.cores_used = 0.0
         self._lacks = ""  # what the host did not have for the last turn, as logged
         self._planner = plan.Planner()
         self._ticker = started(1, "ticker")
@@ -164,11 +166,15 @@ class Service:
                 notify("WATCHDOG=1")
 
     async def _break(self, now: float) -> None:
-        """Pause what copies onto a link that is too busy. Not while pipelines change: they are looked at later."""
+        """Pause what copies onto a link that is too busy, or takes too much of the processors. Not while pipelines
+        change: they are looked at later.
+        """
         if self._turn.locked():
             return
         async with self._turn:
             verdicts = await self._breaker.look(await self._on_ticker(self._pipelines.limits), now)
+            load = await self._on_ticker(self._pipelines.load) if self._pipelines.budget.limit else None
+            verdicts = joined(verdicts, self._governor.look(load, now))
             await self._on_ticker(partial(self._pipelines.judge, verdicts))
 
     def _look_at_pipelines(self, before: Counts, seconds: float) -> tuple[Counts, bool, bool]:
@@ -179,6 +185,8 @@ class Service:
         failed = self._pipelines.tend_workers()
         self._pipelines.log_troubles()
         self.rates = report.rates(before, counted, seconds)
+        self._used, used = self._pipelines.budget.used, self._used
+        self.cores_used = (self._used - used) / seconds
         told = self._pipelines.told() or _too_large(counted) > _too_large(before)
         return counted, told or failed, self._pipelines.failing()
 
@@ -223,6 +231,8 @@ class Service:
             if getattr(new.config.daemon, key) != value:
                 log.warning("takes effect at the next start", key=f"daemon.{key}")
         logs.level(new.config.daemon.log_level)
+        self._pipelines.budget.limit = new.config.daemon.cpu_limit / 100
+        self._pipelines.memory.limit = new.config.daemon.memory_limit
         try:
             await self._refresh(new)
         except (OSError, RuntimeError) as error:
@@ -329,7 +339,7 @@ class Service:
 
     def entries(self) -> dict[plan.Key, plan.Entry]:
         """What is planned of every session and source."""
-        return {row.entry.key: row.entry for row in self.rows()}
+        return self._pipelines.entries()
 
     def rows(self, *names: str) -> Sequence[Row]:
         """Every planned session and source; those of a mirror, or of a mirror's session."""
@@ -375,7 +385,17 @@ class Service:
 
     def workers(self) -> WorkerState:
         """How the workers do."""
-        return WorkerState(len(self._pipelines.stalled()), self._pipelines.worker_failures())
+        one = self._pipelines
+        return WorkerState(
+            stalled=len(one.stalled()),
+            failures=one.worker_failures(),
+            used=one.budget.used,
+            rested=one.budget.rested,
+            cpu_limit=one.budget.limit,
+            memory=one.memory.taken,
+            memory_limit=one.memory.limit,
+            left_out=one.left_out(),
+        )
 
     def rule_counts(self) -> Mapping[tuple[str, int], int]:
         """Frames by the filter and priority of the rule that accepted them."""
@@ -410,7 +430,15 @@ class Service:
             stalled = self._pipelines.stalled()
             host = probes.look(runs, view, rows)
             found = doctor.findings(
-                loaded, self.last_reload, view, rows, host, mirror=mirror, state=state, stalled=stalled
+                loaded,
+                self.last_reload,
+                view,
+                rows,
+                host,
+                mirror=mirror,
+                state=state,
+                stalled=stalled,
+                costs=self.workers(),
             )
             if gone:
                 found = [one for one in found if one.code != "disabled"]  # it says so in other words

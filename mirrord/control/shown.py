@@ -34,6 +34,7 @@ class Shown:
             "started_at": service.started_at,
             "netns": service.netns,
             "capabilities": sorted(held()),
+            "costs": self._costs(),
             "config": {
                 "path": service.path,
                 "last_reload_successful": reload.successful,
@@ -50,6 +51,16 @@ class Shown:
             "sessions": (
                 report.session(row, service.rates) for mirror in service.mirrors() for row in service.rows(mirror)
             ),
+        }
+
+    def _costs(self) -> dict[str, Any]:
+        """What mirroring takes of the host, and its bounds: processors, bytes; 0 for no bound."""
+        workers = self._service.workers()
+        return {
+            "cores": round(self._service.cores_used, 3),
+            "cpu_limit": workers.cpu_limit,
+            "memory_bytes": workers.memory,
+            "memory_limit": workers.memory_limit,
         }
 
     def mirror(self, name: str, loaded: Loaded | None = None) -> dict[str, Any]:

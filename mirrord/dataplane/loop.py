@@ -20,6 +20,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from mirrord.dataplane.budget import Budget
 from mirrord.dataplane.helper import Helper
 from mirrord.dataplane.rounds import LATENCY_SECONDS, rounds
 
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 ROUND_SECONDS = 1.0
 """The longest wait of a worker, after which it looks at every tap that may have news."""
+
+BUDGETED_SECONDS = 0.02
+"""The longest wait of a worker whose time is bounded: the core reads frames all the while."""
 
 PRESSING_SECONDS = 0.001
 """The longest wait while something that takes several rounds is under way."""
@@ -47,11 +51,11 @@ class Loop(ABC):
     """The thread and its taps. `progress` is the monotonic time of its last round, for a watchdog.
 
     `failures` are for the owner of the worker to take out. `broken` are the taps that an error put aside, `changing`
-    those whose members came or went a moment ago. Raises OSError, and `start` RuntimeError, where the host has no
-    descriptor, memory or thread left.
+    those whose members came or went a moment ago. What it spends comes out of the `budget`. Raises OSError, and `start`
+    RuntimeError, where the host has no descriptor, memory or thread left.
     """
 
-    def __init__(self, name: str, nice: int, latency: float = LATENCY_SECONDS) -> None:
+    def __init__(self, name: str, nice: int, latency: float = LATENCY_SECONDS, budget: Budget | None = None) -> None:
         self.name = name
         self.taps: list[Tap] = []
         self.progress = time.monotonic()
@@ -60,6 +64,8 @@ class Loop(ABC):
         self.changing: set[Tap] = set()
         self.helper = Helper(f"{name}-helper")
         self._nice = nice
+        self._budget = budget or Budget()
+        self._spent = 0.0  # of the thread's time, what the budget knows of
         self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._rounds = rounds(latency)
         try:
@@ -145,7 +151,8 @@ class Loop(ABC):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._nice)
         while not self._may_end():
             pressing = self.pressing()
-            news = self._rounds.wait(PRESSING_SECONDS if pressing else ROUND_SECONDS, more)
+            longest = BUDGETED_SECONDS if self._budget.limit else ROUND_SECONDS
+            news = self._rounds.wait(PRESSING_SECONDS if pressing else longest, more)
             now = time.monotonic()
             self.progress, more = now, False
             for descriptor, event, ran in news:
@@ -160,10 +167,35 @@ class Loop(ABC):
             if now >= look_at:
                 look_at = now + ROUND_SECONDS
                 self._look_round()
-            while not self._orders.empty():
-                self._orders.get()()
+            self._carry_out()
             if pressing or self.pressing():
                 self.finish()
+            if rest := self._spend():
+                self._rest(rest)
+
+    def _carry_out(self) -> None:
+        while not self._orders.empty():
+            self._orders.get()()
+
+    def _spend(self) -> float:
+        """Tell the budget what was spent since this was last done. How long to rest."""
+        spent, self._spent = self._spent, time.thread_time()
+        return self._budget.spend(self._spent - spent)
+
+    def _rest(self, seconds: float) -> None:
+        """Leave frames where they are for so long, or until something is under way. Orders are carried out."""
+        for tap in list(self.taps):
+            self.attempt(tap, tap.rest)
+        bell = select.poll()
+        bell.register(self._bell, select.POLLIN)
+        begun = time.monotonic()
+        until = begun + seconds
+        while (left := until - time.monotonic()) > 0 and not (self._may_end() or self.pressing()):
+            if bell.poll(left * 1000):
+                os.eventfd_read(self._bell)
+            self.progress = time.monotonic()
+            self._carry_out()
+        self._budget.note_rest(time.monotonic() - begun)
 
     def _may_end(self) -> bool:
         return self._stopping

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mirrord.dataplane.filter.by_device import Asked
+    from mirrord.dataplane.memory import Memory
     from mirrord.dataplane.pipeline import Pipeline
     from mirrord.plans import CapturePlan
 
@@ -73,9 +74,9 @@ class Rates:
         return [one for one in self._got if id(one.transmit) in busy] if len(busy) < len(got) else []
 
 
-def open_aside(plan: CapturePlan, pipelines: Sequence[Pipeline], wanted: Asked) -> Aside:
+def open_aside(plan: CapturePlan, pipelines: Sequence[Pipeline], wanted: Asked, memory: Memory | None = None) -> Aside:
     """Open a capture for members to part with. OSError; takes long: not for the thread that runs the tap."""
     mode = "ring" if plan.mode == "auto" else plan.mode
-    capture = Capture(plan, wanted, mode=mode, stamped=True)
+    capture = Capture(plan, wanted, mode=mode, stamped=True, memory=memory)
     time.sleep(GRACE_SECONDS)  # until the kernel stamps frames, and its filter has seen all that come
     return Aside(capture, tuple(pipelines))

@@ -61,6 +61,11 @@ class Source:
         return self.capture.mode
 
     @property
+    def ring_size(self) -> int:
+        """Bytes of its ring; 0 without one."""
+        return self.capture.block_count * BLOCK_SIZE if self.mode == "ring" else 0
+
+    @property
     def ring_fill(self) -> float | None:
         """The largest share of the ring's blocks that waited lately when it was their turn; None without a ring."""
         if self.mode != "ring":

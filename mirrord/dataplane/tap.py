@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from mirrord.dataplane.capture.way_in import WayIn
     from mirrord.dataplane.filter.rules import Selection
     from mirrord.dataplane.frame.wire import Frame
+    from mirrord.dataplane.memory import Memory
     from mirrord.plans import ListenPlan, PipelinePlan
 
 TURN_SECONDS = 0.004
@@ -91,7 +92,8 @@ class Tap(Source):
     all are open and each was told to `begin`, so that what is between two addresses comes to the same one from its
     first frame on.
 
-    A capture that may move begins as a ring when the source is known to be `busy`, else as a plain socket. With `aside`
+    A ring comes out of `memory`. A capture that may move begins as one when the source is known to be `busy`, else as a
+    plain socket. With `aside`
     the pipelines part from another tap, whose members they were.
 
     Raises OSError, as Capture does, when it cannot be opened.
@@ -105,6 +107,7 @@ class Tap(Source):
         busy: bool = False,
         group: Group | None = None,
         aside: Aside | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self.plan = aside.capture.plan if aside else _plan_of(pipelines)
         self.source = SEVERAL_DEVICES  # a name for it
@@ -113,6 +116,9 @@ class Tap(Source):
         self._looked_at = -1  # frames read, when it was last looked at
         self._failures: list[tuple[Pipeline, Exception]] = []
         self._came = 0  # frames, when that was last looked at
+        self._rests = False  # what is lost is left out on purpose
+        self._rests_until: int | None = None  # when so many frames have been read
+        self.left_out = 0  # frames that there was no room for while the worker rested
         self._members = [self._new_member(pipeline, aside.border if aside else 0) for pipeline in pipelines]
         self._mixed = len(pipelines) > 1 or aside is not None  # frames may wait that were taken for another
         self._changed_at = 0.0
@@ -124,7 +130,7 @@ class Tap(Source):
         self._rates = Rates(pipelines)
         self._one_a_way: list[Member] = []  # of those that leave by the same way
         self._by_device: dict[int, list[Member]] = {}
-        capture = aside.capture if aside else open_way_in(self.plan, self._wanted(), group, busy=busy)
+        capture = aside.capture if aside else open_way_in(self.plan, self._wanted(), group, memory, busy=busy)
         try:
             super().__init__(capture, native=native)
             self._begin_with(pipelines, aside)
@@ -213,7 +219,7 @@ class Tap(Source):
             member = self._member(pipeline)
             self._members.remove(member)
             left = waiting if member.leaves_at is None else min(waiting, max(member.leaves_at - self.seen.read, 0))
-            pipeline.lose(left + self._ahead[0])
+            pipeline.lose(left + self._ahead[0], self._lost_as)
             pipeline.lose_begun()
         if self._members:
             self._changed()
@@ -284,7 +290,8 @@ class Tap(Source):
         wanted = [Wanted(one.device, one.pipeline.selection) for one in self._members if one.pipeline in pipelines]
         for group in groups_of(wanted).values():
             compile_sets(group)
-        return open_aside(self.plan, pipelines, tuple(dict.fromkeys(wanted)))
+        memory = self.capture.memory if isinstance(self.capture, Capture) else None
+        return open_aside(self.plan, pipelines, tuple(dict.fromkeys(wanted)), memory)
 
     def part(self, aside: Aside) -> bool:
         """Move members to another capture. False where the members or their selections have changed meanwhile."""
@@ -444,6 +451,22 @@ class Tap(Source):
         failures, self._failures = self._failures, []
         return failures
 
+    # --- what it costs ---
+
+    def rest(self) -> None:
+        """Nothing is read for a while: what there is no room for until it has caught up counts as `paused`."""
+        self.update()
+        self._rests, self._rests_until = True, None
+
+    @property
+    def _lost_as(self) -> Slot:
+        return Slot.skipped_paused if self._rests else Slot.dropped_ring_full
+
+    @property
+    def lost(self) -> int:
+        """Frames that there was no room for, though it was read."""
+        return self.seen.lost - self.left_out
+
     def look(self) -> None:
         """Update what may change without a frame. To be called from time to time."""
         self._looked_at = self.seen.read
@@ -466,7 +489,12 @@ class Tap(Source):
     def _count_taken(self, taken: int, lost: int) -> None:
         self.seen.count_taken(taken, lost)
         for pipeline in self.pipelines if lost else ():
-            pipeline.lose(lost)
+            pipeline.lose(lost, self._lost_as)
+        if self._rests:
+            self.left_out += lost
+            if self._rests_until is None:
+                self._rests_until = self.seen.taken - self.seen.lost
+            self._rests = self.seen.read < self._rests_until
 
     def quiet(self) -> bool:
         """Whether there can be no news: it did not run, and nothing of it acts by time."""
@@ -505,7 +533,9 @@ def tap_of(pipeline: Pipeline) -> Tap | None:
     return pipeline.source if isinstance(pipeline.source, Tap) else None
 
 
-def open_taps(pipelines: Sequence[Sequence[Pipeline]], *, native: bool, busy: bool = False) -> list[Tap]:
+def open_taps(
+    pipelines: Sequence[Sequence[Pipeline]], *, native: bool, busy: bool = False, memory: Memory | None = None
+) -> list[Tap]:
     """Open a source for sessions' pipelines: as many taps as each session has pipelines, the nth for all the nth ones.
 
     OSError when one cannot be opened: then none is.
@@ -517,7 +547,7 @@ def open_taps(pipelines: Sequence[Sequence[Pipeline]], *, native: bool, busy: bo
     group = Group(divides=True, raw=raw) if len(columns) > 1 else None
     try:
         for column in columns:
-            taps.append(Tap(column, native=native, busy=busy, group=group))  # noqa: PERF401 (each is to be closed)
+            taps.append(Tap(column, native=native, busy=busy, group=group, memory=memory))  # noqa: PERF401 (each is to be closed)
         for tap in taps:
             tap.begin()
     except BaseException:

@@ -26,8 +26,9 @@ from mirrord.dataplane.rounds import LATENCY_SECONDS
 from mirrord.dataplane.tap import tap_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from mirrord.dataplane.budget import Budget
     from mirrord.dataplane.pipeline import Pipeline
     from mirrord.dataplane.tap import Tap
     from mirrord.plans import PipelinePlan
@@ -50,8 +51,10 @@ JOIN_SECONDS = 5.0
 class Worker(Loop):
     """A thread that runs taps. `lost` is how many frames taps that have ended had lost, by source. Raises as Loop."""
 
-    def __init__(self, name: str, nice: int = 0, latency: float = LATENCY_SECONDS) -> None:
-        super().__init__(name, nice, latency)
+    def __init__(
+        self, name: str, nice: int = 0, latency: float = LATENCY_SECONDS, budget: Budget | None = None
+    ) -> None:
+        super().__init__(name, nice, latency, budget)
         self.lost: dict[str, int] = {}
         self._draining: dict[Pipeline, tuple[float, threading.Event]] = {}
         self._moves = Moves(self)
@@ -79,12 +82,13 @@ class Worker(Loop):
                     pipeline.failure = "its worker makes no progress"
                 return
 
-    def replace(self, pipeline: Pipeline, plan: PipelinePlan) -> None:
-        """Give a pipeline another plan, which it follows soon."""
-        if (tap := tap_of(pipeline)) is not None:
-            tap.foresee(changed={pipeline: plan.capture.selection})
-        foresee(plan.forward)
-        self.order(lambda: self._replace(pipeline, plan))
+    def replace(self, plans: Mapping[Pipeline, PipelinePlan]) -> None:
+        """Give pipelines other plans, which they follow soon."""
+        for pipeline, plan in plans.items():
+            if (tap := tap_of(pipeline)) is not None and plan.capture.selection != pipeline.selection:
+                tap.foresee(changed={pipeline: plan.capture.selection})
+            foresee(plan.forward)
+        self.order(lambda: self._replace_all(plans))
 
     def remove(self, *pipelines: Pipeline, seconds: float | None = None) -> bool:
         """Take no more for these, forward what was captured, close. Returns when that is done, within a second.
@@ -168,6 +172,10 @@ class Worker(Loop):
         finally:
             done.set()
 
+    def _replace_all(self, plans: Mapping[Pipeline, PipelinePlan]) -> None:
+        for pipeline, plan in plans.items():
+            self._replace(pipeline, plan)
+
     def _replace(self, pipeline: Pipeline, plan: PipelinePlan) -> None:
         tap = tap_of(pipeline)
         if tap is None or pipeline not in tap.pipelines:
@@ -233,7 +241,7 @@ class Worker(Loop):
         self.changing.discard(tap)
         self.broken.discard(tap)
         self.unregister(tap)
-        self.lost = {**self.lost, tap.source: self.lost.get(tap.source, 0) + tap.seen.lost}
+        self.lost = {**self.lost, tap.source: self.lost.get(tap.source, 0) + tap.lost}
         self.taps.remove(tap)
 
     def _dispose(self, tap: Tap | None, pipeline: Pipeline, done: threading.Event) -> None:
@@ -248,7 +256,7 @@ class Worker(Loop):
                 with suppress(Exception):
                     step()
             if last:
-                self.lost = {**self.lost, tap.source: self.lost.get(tap.source, 0) + tap.seen.lost}
+                self.lost = {**self.lost, tap.source: self.lost.get(tap.source, 0) + tap.lost}
                 with suppress(ValueError):
                     self.taps.remove(tap)
                 with suppress(Exception):

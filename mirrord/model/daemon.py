@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from mirrord.model.base import Mark, Model
 from mirrord.values import (
     Between,
+    CpuShare,
     Endpoint,
     Group,
     Latency,
@@ -53,10 +54,17 @@ class Daemon(Model):
     """Priority of the workers for the scheduler, as in nice(2); 0: the process's own."""
     latency: Latency = 1_000_000
     """How long a copy may wait for company at most, while frames come: "0", not at all, to "10ms", which costs less."""
+    cpu_limit: CpuShare = 0
+    """Share of a core that all workers together may take, as "50%", or "150%" for one and a half; "0": no bound. What
+    does not fit is skipped, reason `paused`: the busiest sessions pause, and workers rest. Those who send are never
+    waited for."""
     memory_limit: Size = 0
-    """Bound on the memory of all flow tables (`flow_limit`), tables of connections (`payload = "tls"`, 8 MiB each) and
-    recorders together, each counting as full; "0": none. A session whose table there is no room for mirrors every flow
-    whole, or has zeros for all payload; one whose recorder there is no room for keeps no frames; and says so."""
+    """Bound on the memory of all rings, flow tables (`flow_limit`), tables of connections (`payload = "tls"`, 8 MiB
+    each), of duplicates (2.5 MiB a destination) and recorders together, each counting as full; "0": none. What the
+    configuration asks for beyond that is refused. Where more devices match than it names, a source has a shorter ring,
+    down to 1 MiB, or does not run; a session without its table mirrors every flow whole, or has zeros for all payload;
+    one without its recorder keeps no frames; and says so. Beside it there may be a TX ring, 0.5 to 4 MiB, for each busy
+    way out, and the buffers of plain sockets."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe messages that are logged."""
 

@@ -32,7 +32,7 @@ from mirrord.values import (
     Window,
 )
 
-MOST_SESSIONS = 4096  # of a mirror
+MOST_SESSIONS = 8192  # of a mirror
 
 
 def _default_direction(data: dict[str, Any]) -> DirectionName:

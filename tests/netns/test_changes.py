@@ -9,6 +9,7 @@ guest eth0 ---- tap0 [host] out0 ---- out0 [collector]
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,16 @@ destination = { type = "device", device = "out1" }
 """
 RULE = "priority=1,action=accept,protocol=udp,destination_ports=53"
 MORE = "priority=2,action=accept,protocol=udp,destination_ports=2000"
+CHANGES = "change as it runs"
+LOGGED = {
+    "": [],
+    "start": ["session up"],
+    "stop": ["session down"],
+    "begin anew": ["session down", "session up"],
+    CHANGES: ["session changed"],
+    "be renamed as it runs": ["session renamed"],
+}
+"""What the daemon logs of a session, by what it told that this would do."""
 AT_ONCE = (
     "name=nic,source=tap0,direction=ingress,filter=dns,count_rules=true,destination.type=device,destination.device=out0"
 )
@@ -107,48 +118,55 @@ def test_what_changes_counts_on_and_nothing_else_notices(
     steady = sniff(collector, "out1", "udp")
     session, api = Session(running, guest), Api(running.socket)
 
-    def do(*words: str, said: str) -> None:
-        """A change: first tried, which touches nothing, then made."""
+    def do(*words: str, said: str, would: str = "") -> None:
+        """A change: first tried, which touches nothing, then made; then sessions do what was told."""
         before = [api("GET", section).body for section in ("mirrors", "filters", "flow_networks")]
         rows = api.audit()
         tried = ctl(running.socket, *words, "--dry-run")
-        assert tried == f"{said} (dry run: nothing was changed)\n"
+        told, _, effects = tried.partition("\n")
+        assert told == f"{said} (dry run: nothing was changed)"
+        assert [line.partition(" on tap0 would ")[2] for line in effects.splitlines()] == [would] * bool(would)
         after = [api("GET", section).body for section in ("mirrors", "filters", "flow_networks")]
         assert [_without_counters(one) for one in after] == [_without_counters(one) for one in before]
         assert api.audit() == rows
+        written = len(running.output())
         assert ctl(running.socket, *words) == f"{said}\n"
+        assert re.findall(r"\bsession (?:up|down|changed|renamed)\b", running.output()[written:]) == LOGGED[would]
 
     with steady_traffic(guest) as sent:
         do("filter", "create", "dns", "--rule", RULE, "--description", "names", said="dns: created")
         made = "core: created, enabled"
-        do("create", "core", "--enable", "--session", AT_ONCE, said=made)
+        do("create", "core", "--enable", "--session", AT_ONCE, said=made, would="start")
         session.sends(10, mirrored=False)
-        do("filter", "rule", "add", "dns", MORE, said="dns: rule 2 added")
+        do("filter", "rule", "add", "dns", MORE, said="dns: rule 2 added", would=CHANGES)
         session.sends(10, mirrored=True)
-        do("filter", "rule", "delete", "dns", "2", said="dns: rule 2 deleted")
+        do("filter", "rule", "delete", "dns", "2", said="dns: rule 2 deleted", would=CHANGES)
         session.sends(10, mirrored=False)
         more = RULE.replace("=53", "=53,destination_ports=2000")
-        do("filter", "rule", "add", "dns", "--replace", more, said="dns: rule 1 added")
+        do("filter", "rule", "add", "dns", "--replace", more, said="dns: rule 1 added", would=CHANGES)
         session.sends(10, mirrored=True)
         rules = "--rule", RULE, "--rule", MORE.replace("accept", "reject")
-        do("filter", "set", "dns", *rules, "--description", "only names", said="dns: set")
+        do("filter", "set", "dns", *rules, "--description", "only names", said="dns: set", would=CHANGES)
         session.sends(10, mirrored=False)
         assert session.answer("filter", "show", "dns")["description"] == "only names"
 
-        do("session", "set", "core", "nic", "--unset", "filter", "--unset", "count_rules", said="core/nic: set")
+        words = ("--unset", "filter", "--unset", "count_rules")
+        do("session", "set", "core", "nic", *words, said="core/nic: set", would=CHANGES)
         session.sends(10, mirrored=True)
-        do("session", "set", "core", "nic", "--snaplen", "60", "--description", "short", said="core/nic: set")
+        words = ("--snaplen", "60", "--description", "short")
+        do("session", "set", "core", "nic", *words, said="core/nic: set", would=CHANGES)
         session.sends(10, mirrored=True)
-        do("session", "set", "core", "nic", "--filter", "dns", "--count-rules", said="core/nic: set")
+        do("session", "set", "core", "nic", "--filter", "dns", "--count-rules", said="core/nic: set", would=CHANGES)
         session.sends(10, mirrored=False)
-        do("session", "rename", "core", "nic", "eth", said="core/nic: renamed to eth")
-        do("set", "core", "--name", "heart", said="core: renamed to heart")
+        do("session", "rename", "core", "nic", "eth", said="core/nic: renamed to eth", would="be renamed as it runs")
+        do("set", "core", "--name", "heart", said="core: renamed to heart", would="be renamed as it runs")
         session.sends(10, mirrored=False)
-        do("session", "disable", "heart", "eth", said="heart/eth: disabled")
+        do("session", "disable", "heart", "eth", said="heart/eth: disabled", would="stop")
         assert [one["mirror"] for one in session.answer("status")["sessions"]] == ["steady"]
-        do("session", "enable", "heart", "eth", said="heart/eth: enabled")
+        do("session", "enable", "heart", "eth", said="heart/eth: enabled", would="start")
         session.sends(10, mirrored=False)
-        do("session", "set", "heart", "eth", "--destination", "vlan=7", said="heart/eth: set")
+        do("session", "set", "heart", "eth", "--destination", "vlan=7", said="heart/eth: set", would=CHANGES)
+        do("session", "set", "heart", "eth", "--ring-size", "4MiB", said="heart/eth: set", would="begin anew")
         session.sends(10, mirrored=False)
         (shown,) = session.answer("show", "heart")["sessions"]
         assert (shown["destination"]["device"], shown["destination"]["vlan"], shown["snaplen"]) == ("out0", 7, 60)
@@ -161,7 +179,7 @@ def test_what_changes_counts_on_and_nothing_else_notices(
         assert session.answer("network", "show", "spare")["gateway"] is None
         applied_and_exported(session, tmp_path / "objects.toml")
         do("network", "delete", "spare", said="spare: deleted")
-        do("session", "delete", "heart", "eth", said="heart/eth: deleted")
+        do("session", "delete", "heart", "eth", said="heart/eth: deleted", would="stop")
     running.settle(sent[0])
     counted = running.metrics().total("mirrord_mirrored_frames_total", mirror="steady")
     assert counted == sent[0]
@@ -258,5 +276,46 @@ def test_the_api_tells_what_would_come_of_an_object(hosts: Sequence[Host], daemo
     assert api("POST", "mirrors/x/check?dry_run=maybe", {}).status == 200
     assert api("PUT", "mirrors/x?dry_run=maybe", {}).code == "bad_request"
     assert api.audit() == []
+    every_change_can_be_tried(api)
+    assert [one["operation"] for one in api.audit()] == ["create", "create"]  # what it really made
     assert ctl(running.socket, "session", "add", "none", "s", "--source", "tap0", "--dry-run",
                "--destination", "type=device,device=out0", status=1) == "mirrorctl: no such mirror: none\n"  # fmt: skip
+
+
+def every_change_can_be_tried(api: Api) -> None:
+    """Of the objects in `FILE`, and of ones made here and deleted again."""
+
+    def told(resource: str, body: Any = None, **headers: str) -> tuple[list[str], list[tuple[str, str]]]:
+        answer = api("POST", resource, body, **headers)
+        assert answer.status == 200, answer
+        codes = [one["code"] for one in answer.body["problems"]]
+        return codes, [(one["session"], one["effect"]) for one in answer.body["sessions"]]
+
+    session = {"name": "s", "source": "tap0", "destination": {"type": "device", "device": "out0"}}
+    objects = {"mirrors": {"new": {"enabled": True, "sessions": [session]}}}
+    assert told("mirrors/new/check", objects["mirrors"]["new"]) == ([], [("s", "start")])
+    assert told("apply/check", objects) == ([], [("s", "start")])
+    assert told("apply/check", {"mirrors": {"steady": {}}}) == (["read_only"], [])
+    assert told("reload/check") == ([], [])
+    assert told("mirrors/none/sessions/check", session) == (["not_found"], [])
+    assert told("mirrors/steady/check?change=delete") == (["read_only"], [])
+    assert api("PUT", "mirrors/new", {"sessions": []}).status == 201
+    tag = api("GET", "mirrors/new").headers["ETag"]
+    assert told("mirrors/new/sessions/check", session) == ([], [("s", "start")])
+    waits = {**session, "source": "gone0"}
+    assert told("mirrors/new/sessions/check", waits, If_Match=tag) == ([], [("s", "wait")])
+    assert api("POST", "mirrors/new/sessions", session).status == 201
+    assert told("mirrors/new/sessions/check", session) == (["refused"], [])
+    assert told("mirrors/new/check?change=disable", If_Match=tag) == (["stale"], [])
+    assert told("mirrors/new/check?change=disable") == ([], [("s", "stop")])
+    assert told("mirrors/new/check?change=delete") == ([], [("s", "stop")])
+    assert told("mirrors/new/check?change=patch", {"name": "newer"}) == ([], [("s", "rename")])
+    assert told("mirrors/new/sessions/s/check?change=patch", {"snaplen": 60}) == ([], [("s", "change")])
+    assert told("mirrors/new/sessions/s/check?change=patch", {"source": "gone0"}) == (
+        [],
+        [("s", "stop"), ("s", "wait")],
+    )
+    assert told("mirrors/new/sessions/s/check", {**session, "ring_size": "4MiB"}) == ([], [("s", "restart")])
+    assert api("POST", "mirrors/new/check?change=put+on", {}).code == "bad_request"
+    assert api("POST", "filters/f/check?change=enable").code == "bad_request"
+    assert told("filters/f/check?change=delete") == (["not_found"], [])

@@ -68,6 +68,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
             wait_for(lambda: connected(agent), "the agent follows the store", 10)  # noqa: B023 (called here)
         yield Pair(store, agents)
         for agent in agents:
+            assert agent.running(), agent.output()
+        for agent in agents:
             assert agent.stop() == 0, agent.output()
 
 

@@ -254,11 +254,11 @@ def test_what_was_counted_is_kept_across_a_reload_and_is_nobody_elses(
 
 @pytest.mark.parametrize("dataplane", ["native"], indirect=True)
 def test_a_session_without_memory_for_its_table_mirrors_all_and_says_so(net: Topology, daemon: MakeDaemon) -> None:
-    """Room for one table of 64 flows; the pattern has two devices."""
+    """Room for one table of 64 flows, and for no ring; the pattern has two devices."""
     client, source, _ = source_and_collector(net)
     net.link(client, "eth1", source, "nic2")
     acquaint(client, "eth1", "10.2.0.1", source, "nic2", "10.2.0.2")
-    text = session("flow_limit = { packets = 1, flows = 64 }").replace('"nic"', '"nic*"')
+    text = session('capture = "socket"\nflow_limit = { packets = 1, flows = 64 }').replace('"nic"', '"nic*"')
     mirrord = daemon(source, text, memory_limit=f"{64 * 88}B")
     for device in ("eth0", "eth1"):
         send(client, device, udp_frame(CLIENT, SERVER, length=100), 10)

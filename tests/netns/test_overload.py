@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
 import sys
-from collections import defaultdict
+import time
+from collections import Counter, defaultdict
+
+import pytest
 
 from mirrord.dataplane.forward.conversation import Conversations
 from mirrord.dataplane.frame.headers import parse
 from tests.conftest import MakeDaemon, MakeSniffer
+from tests.support.send import send_each, udp_frame
 from tests.support.sniffer import Recording
 from tests.support.source import session, source_and_collector
 from tests.support.topology import Host, Topology
@@ -20,6 +26,7 @@ from tests.support.wait import wait_for
 
 STREAMS, LENGTH = 100, 200_000
 OFFERED, LIMIT = 80, 16  # Mbit/s
+LIMITED = f'ring_size = "64MiB"\noverload = "flows"\nrate_limit = "{LIMIT}Mbit"'
 
 RECEIVE = f"""
 import selectors, socket
@@ -96,13 +103,17 @@ def converse(client: Host, source: Host) -> dict[int, str]:
     return {int(port): told for port, told in json.loads(sender.output()).items()}
 
 
-def test_what_stays_in_arrives_whole(net: Topology, daemon: MakeDaemon, sniff: MakeSniffer) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_stays_in_arrives_whole(net: Topology, daemon: MakeDaemon, sniff: MakeSniffer, workers: int) -> None:
+    """However many workers divide the source: they agree on the rate."""
     client, source, collector = source_and_collector(net)
     client.ip("address add 10.1.0.1/24 dev eth0")
     source.ip("address add 10.1.0.2/24 dev nic")
     source.run(*f"tc qdisc add dev nic root tbf rate {OFFERED}mbit burst 100kb limit 30mb".split())
     copies, sent = sniff(collector, "vxlan0"), sniff(source, "nic", "tcp[tcpflags] & tcp-syn != 0")
-    mirrord = daemon(source, session(f'ring_size = "64MiB"\noverload = "flows"\nrate_limit = "{LIMIT}Mbit"'))
+    mirrord = daemon(
+        source, session(f'ring_size = "64MiB"\noverload = "flows"\nrate_limit = "{LIMIT}Mbit"\nworkers = {workers}')
+    )
     told = converse(client, source)
     began = sent.stop()
     metrics = mirrord.settle(STREAMS * LENGTH // 65536)
@@ -118,3 +129,40 @@ def test_what_stays_in_arrives_whole(net: Topology, daemon: MakeDaemon, sniff: M
     left_out = metrics.total("mirrord_skipped_frames_total", reason="sampled_out")
     assert left_out == metrics.total("mirrord_captured_frames_total") - metrics.total("mirrord_mirrored_frames_total")
     assert "not everything fits, conversations give way (overload)" in mirrord.output()
+
+
+PAIRS, ROUND_SECONDS = 100, 0.1
+STANDS_STILL = 1.4  # seconds: the ring's 512 blocks end after 4 ms each, full or not
+
+
+def test_a_ring_that_fills_lets_whole_conversations_give_way(
+    net: Topology, daemon: MakeDaemon, sniff: MakeSniffer
+) -> None:
+    """While the daemon stands still, so many blocks of its ring fill that it begins with fewer; none is lost."""
+    client, source, collector = source_and_collector(net)
+    frames = [
+        udp_frame(("02:00:00:00:00:01", f"10.1.0.{n + 1}", 1000), ("02:00:00:00:00:02", "10.2.0.1", 2000))
+        for n in range(PAIRS)
+    ]
+    copies = sniff(collector, "vxlan0", "udp port 2000")
+    mirrord = daemon(source, session('capture = "ring"\nring_size = "256MiB"\noverload = "flows"'))
+    rounds, begun = 0, time.monotonic()
+    os.kill(mirrord.pid, signal.SIGSTOP)
+    try:
+        while time.monotonic() - begun < STANDS_STILL:
+            send_each(client, "eth0", frames, rate=PAIRS / ROUND_SECONDS)
+            rounds += 1
+    finally:
+        os.kill(mirrord.pid, signal.SIGCONT)
+    metrics = mirrord.settle(PAIRS * rounds)
+
+    rate = int(metrics.total("mirrord_sampling_rate"))
+    assert rate > 1
+    assert metrics.total("mirrord_dropped_frames_total") == 0
+    left_out = metrics.total("mirrord_skipped_frames_total", reason="sampled_out")
+    assert metrics.total("mirrord_mirrored_frames_total") == PAIRS * rounds - left_out > 0
+    assert left_out > 0
+    arrived = Counter(parse(frame).source for frame in copies.stop().frames())
+    known = [parse(frame) for frame in frames]
+    stay = {one.source for one in known if Conversations().hash(one)[0] % (1 << 32) % rate == 0}
+    assert {address: arrived[address] for address in stay} == dict.fromkeys(stay, rounds)

@@ -77,7 +77,14 @@ def test_the_wheel_is_for_every_python_and_runs_in_an_environment_of_its_own(dis
     (wheel,) = dist.glob("*.whl")
     assert wheel.name.startswith(f"mirrord-{__version__}-cp311-abi3-manylinux")
     with tarfile.open(dist / f"mirrord-{__version__}.tar.gz") as archive:
-        for file in ("mirrord/dataplane/native/tap.h", "systemd/mirrord.service", "config/mirrord.toml", "LICENSE"):
+        page = "mirrord/console/page/vendor/preact.js"
+        for file in (
+            page,
+            "mirrord/dataplane/native/tap.h",
+            "systemd/mirrord.service",
+            "config/mirrord.toml",
+            "LICENSE",
+        ):
             assert f"mirrord-{__version__}/{file}" in archive.getnames()
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path)], check=True)
     pip = [sys.executable, "-m", "pip", "--python", str(tmp_path / "bin/python")]  # as pipx, with a pip of its own
@@ -87,7 +94,10 @@ def test_the_wheel_is_for_every_python_and_runs_in_an_environment_of_its_own(dis
             [tmp_path / "bin" / command, "--version"], capture_output=True, text=True, check=True, cwd=tmp_path
         ).stdout
         assert said == f"{command}, version {__version__}\n"
-    loaded = "from mirrord.dataplane import native; print(native.missing or 'native')"
+    loaded = (
+        "from mirrord.console import pages; pages.read()\n"
+        "from mirrord.dataplane import native; print(native.missing or 'native')"
+    )
     said = subprocess.run(
         [tmp_path / "bin/python", "-I", "-c", loaded], capture_output=True, text=True, check=True
     ).stdout

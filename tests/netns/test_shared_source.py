@@ -301,7 +301,8 @@ def test_those_that_stay_get_every_frame_while_others_come_and_go(
         for turn, guest in enumerate(gone):
             worker.join(tap, [guest])
             if turn % 3 == 0:
-                worker.replace(guest, replace(guest.plan, capture=replace(plan, selection=COMING_AND_GOING[turn % 5])))
+                changed = replace(plan, selection=COMING_AND_GOING[turn % 5])
+                worker.replace({guest: replace(guest.plan, capture=changed)})
             worker.remove(guest)
         stream.stop()
         worker.remove(*stay)

@@ -70,6 +70,10 @@ class Agent:
         assert self._process is not None
         return self._process.stop(signal.SIGTERM)
 
+    def running(self) -> bool:
+        assert self._process is not None
+        return self._process.status() is None
+
     @property
     def pid(self) -> int:
         assert self._process is not None

@@ -8,7 +8,7 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,12 +40,18 @@ UNANSWERED = bytes.fromhex("020000000002 020000000001 88b6").ljust(64, b"\0")
 
 def send(host: Host, device: str, frame: bytes, count: int = 1, rate: float = 0) -> None:
     """Send a frame `count` times, evenly at `rate` frames a second; 0: as fast as Python can."""
+    send_each(host, device, [frame] * count, rate)
+
+
+def send_each(host: Host, device: str, frames: Sequence[bytes], rate: float = 0) -> None:
+    """Send these frames in their order, evenly at `rate` frames a second; 0: as fast as Python can."""
+    count = len(frames)
     with host.open_socket(socket.AF_PACKET, socket.SOCK_RAW) as out:  # protocol 0: it receives nothing
         out.bind((device, 0))
         start, sent = time.monotonic(), 0
         while sent < count:
             due = count if not rate else min(count, 1 + int((time.monotonic() - start) * rate))
-            for _ in range(due - sent):
+            for frame in frames[sent:due]:
                 _send_one(out, frame)
             sent = due
             if sent < count:

@@ -476,16 +476,16 @@ SPAN = 'source = "%s"\ndestination = { type = "device", device = "%s" }'
                 'source = { type = "device", device = ["a", "b"] }\n'
                 'recorder = "1MiB"\ndestination = { type = "device", device = "c" }',
                 'source = "d"\nrecorder = "1MiB"\ndestination = { type = "device", device = "c" }',
-            ).replace("include = []", 'include = []\nmemory_limit = "2MiB"'),
+            ).replace("include = []", 'include = []\nmemory_limit = "18MiB"'),
             "mirrors.m.sessions[1].recorder",
-            "its recorder and those before it take 3MiB, more than memory_limit, 2MiB",
+            "its recorder takes 1MiB, with all before it 19MiB: more than memory_limit, 18MiB",
         ),
         (
             sessions(
                 'source = "a"\npayload = "tls"\nworkers = 2\ndestination = { type = "device", device = "c" }'
-            ).replace("include = []", 'include = []\nmemory_limit = "8MiB"'),
+            ).replace("include = []", 'include = []\nmemory_limit = "24MiB"'),
             "mirrors.m.sessions[0].payload",
-            "its connections and those before it take 16MiB, more than memory_limit, 8MiB",
+            "its table of connections takes 16MiB, with all before it 32MiB: more than memory_limit, 24MiB",
         ),
         ("[mirrors.b]\nflow_network = 'n'\n", "mirrors.b.flow_network", "there is no flow network 'n'"),
     ],
@@ -517,8 +517,8 @@ def test_there_is_a_limit_to_everything(tmp_path: Path, text: str, at: str, why:
 
 def test_there_is_a_limit_to_sessions_and_rules() -> None:
     session = {"source": "a", "destination": {"type": "device", "device": "b"}}
-    with pytest.raises(ValidationError, match="sessions: expected at most 4096, not 4097"):
-        Mirror.model_validate({"sessions": [{"name": f"s{n}", **session} for n in range(4097)]})
+    with pytest.raises(ValidationError, match="sessions: expected at most 8192, not 8193"):
+        Mirror.model_validate({"sessions": [{"name": f"s{n}", **session} for n in range(8193)]})
     with pytest.raises(ValidationError, match="rules: expected at most 10000, not 10001"):
         Filter.model_validate({"rules": [{"priority": n + 1, "action": "accept"} for n in range(10_001)]})
 

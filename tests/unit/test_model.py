@@ -58,6 +58,7 @@ DAEMON: dict[str, object] = {
     "ring_size": "8MiB",
     "nice": 0,
     "latency": "1ms",
+    "cpu_limit": "0",
     "memory_limit": "0",
     "log_level": "info",
 }

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mirrord.dataplane.filter.bpf import compile_selection
-from mirrord.dataplane.filter.rules import Rule, Selection, accepts
+from mirrord.dataplane.filter.rules import Direction, Rule, Selection, accepts
 from mirrord.dataplane.filter.several import compile_selections
 from mirrord.dataplane.frame.headers import Tag, parse
 from mirrord.dataplane.frame.port_vlan import classified
@@ -58,6 +58,13 @@ def test_the_kernels_program_takes_what_the_matcher_means(
     one, both = compile_selection(selection, pvid=pvid), compile_selections((selection, other), pvid=pvid)
     assert bool(interpret(one, data, tag, egress=egress, mark=mark)) == wanted[0]
     assert bool(interpret(both, data, tag, egress=egress, mark=mark)) == any(wanted)
+
+
+def test_what_comes_before_leaves_with_both_directions_where_one_is_asked_for() -> None:
+    """Found by hypothesis: all that is left to ask is of one direction, what comes before takes both."""
+    sent = Selection(Direction.EGRESS, before=(Selection(),))
+    nothing = Selection(Direction.EGRESS, vlans=frozenset())
+    assert not interpret(compile_selections((nothing, sent)), UNTAGGED, egress=True)
 
 
 def test_a_vlan_is_taken_in_either_form() -> None:

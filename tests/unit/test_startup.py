@@ -26,7 +26,11 @@ def imported(*words: str, **environment: str) -> set[str]:
     return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
 
 
-@pytest.mark.parametrize("words", [("--help",), ("session", "set", "--help"), ("--version",), ("crate",)], ids=" ".join)
+@pytest.mark.parametrize(
+    "words",
+    [("--help",), ("session", "set", "--help"), ("console", "--help"), ("--version",), ("crate",)],
+    ids=" ".join,
+)
 def test_help_needs_little(words: tuple[str, ...]) -> None:
     found = imported(*words)
     assert "click" in found, COMMAND

@@ -90,6 +90,7 @@ def test_plans_are_made_without_opening_anything(name: str) -> None:
         ("mirrord.dataplane", ("mirrord.control", "mirrord.model", "mirrord.cli", "asyncio", "pydantic"), ()),
         ("mirrord.control", ("mirrord.cli", "mirrord.cluster"), ()),  # the daemon is no store's client
         ("mirrord.cluster", ("mirrord.cli", "mirrord.dataplane"), ()),
+        ("mirrord.console", ("mirrord.control", "mirrord.dataplane", "mirrord.model", "mirrord.cli"), ()),
         (
             "mirrord.cli",
             ("mirrord.control", "aiohttp"),

@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from itertools import chain
 from typing import NamedTuple
 
+from mirrord.control.configuration.memory import beyond_memory
 from mirrord.control.planning.files import device_in, has_one_file, unfinished
 from mirrord.control.planning.listeners import reaches
 from mirrord.errors import Problem, nearest
@@ -37,8 +38,7 @@ from mirrord.model import (
     VxlanSource,
 )
 from mirrord.model.validation import join
-from mirrord.plans import CONNECTIONS_BYTES, FLOW_BYTES
-from mirrord.values import GLOB, show_size
+from mirrord.values import GLOB
 
 MOST_OBJECTS = 4096  # of a kind
 MOST_SESSIONS, MOST_RULES = 10_000, 100_000  # altogether: what a daemon has the memory for
@@ -115,7 +115,7 @@ def refusals(declared: Declared) -> list[Problem]:
         *_shared_vnis(declared),
         *_files(declared),
         *_too_many(declared),
-        *_memory(declared),
+        *beyond_memory(declared.daemon, list(declared.sessions()), declared.objects),
     ]
 
 
@@ -351,23 +351,3 @@ def _too_many(declared: Declared) -> Iterator[Problem]:
     ):
         if found > most:
             yield Problem(path, f"expected at most {most} {what}, not {found}")
-
-
-def _memory(declared: Declared) -> Iterator[Problem]:
-    """Tables of flows or connections, and recorders, that daemon.memory_limit has no room for.
-
-    A pattern of devices counts as one.
-    """
-    limit, taken = declared.daemon.memory_limit, 0
-    for path, session in declared.sessions():
-        sources = max(len(_devices_anywhere(session)), 1)
-        flows = session.flow_limit.flows if session.flow_limit is not None else 0
-        for key, what, size in (
-            (("flow_limit", "flows"), "table", flows * FLOW_BYTES * session.workers),
-            (("payload",), "connections", CONNECTIONS_BYTES * session.workers if session.payload == "tls" else 0),
-            (("recorder",), "recorder", session.recorder),
-        ):
-            taken += size * sources
-            if size and 0 < limit < taken:
-                told = f"{show_size(taken)}, more than memory_limit, {show_size(limit)}"
-                yield Problem(join(path, *key), f"its {what} and those before it take {told}")

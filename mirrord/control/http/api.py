@@ -14,19 +14,32 @@ from typing import Any
 from aiohttp import web
 
 from mirrord.control import applying
+from mirrord.control.applying import Applied
 from mirrord.control.callers import Caller, peer
-from mirrord.control.changes import Changes, Condition, Done, tag_of
+from mirrord.control.changes import Changes, Condition, Done, Outcome, tag_of
 from mirrord.control.configuration.config import Loaded
 from mirrord.control.http import failures, openapi
 from mirrord.control.http.answers import json_response
 from mirrord.control.http.openapi import Resource
-from mirrord.control.http.requests import MAX_BODY, MAX_ORIGIN, STATUS, flag, json_object, limit, period, since, tags
+from mirrord.control.http.requests import (
+    CHECKED,
+    MAX_BODY,
+    MAX_ORIGIN,
+    STATUS,
+    flag,
+    json_object,
+    limit,
+    one_of,
+    period,
+    since,
+    tags,
+)
 from mirrord.control.origins import Origins
 from mirrord.control.running.live import Live
 from mirrord.control.running.recorded import Recorded
 from mirrord.control.service import Service
 from mirrord.control.shown import Shown
-from mirrord.control.targets import Target
+from mirrord.control.targets import WORDS, Target
 from mirrord.errors import ConfigError, MirrordError, Problem
 
 SERVICE = web.AppKey("service", Service)
@@ -78,7 +91,7 @@ async def _status(request: web.Request) -> web.StreamResponse:
 
 async def _reload(request: web.Request) -> web.StreamResponse:
     if flag(request, "dry_run"):
-        return await json_response({"warnings": _told(await request.app[CHANGES].try_reload())})
+        return await json_response(_came(await request.app[CHANGES].try_reload()))
     await request.app[CHANGES].reload(_caller(request))
     return await json_response({"reloaded": request.app[SERVICE].path})
 
@@ -175,38 +188,74 @@ def _enable(kind: str, *, enabled: bool) -> Handler:
 
 
 async def _add_session(request: web.Request) -> web.StreamResponse:
-    written, conditions = await json_object(request), condition(request)._replace(none_match=())
+    return await _done(
+        request, await _adding(request, await json_object(request), dry_run=flag(request, "dry_run")), 201
+    )
+
+
+def _adding(request: web.Request, written: Mapping[str, Any], *, dry_run: bool) -> Awaitable[Done]:
+    conditions = condition(request, dry_run=dry_run)._replace(none_match=())
     target = Target("session", str(written.get("name", "")), request.match_info["mirror"])
-    done = await request.app[CHANGES].add(_caller(request), target, written, conditions)
-    return await _done(request, done, 201)
+    return request.app[CHANGES].add(_caller(request), target, written, conditions)
 
 
 def _check(kind: str) -> Handler:
-    """What would come of a PUT: every problem, and what is doubtful; nothing is changed."""
+    """What would come of a change, a PUT unless `change` names another; nothing is changed."""
 
     async def handler(request: web.Request) -> web.StreamResponse:
-        written, problems = await json_object(request), list[dict[str, str]]()
-        warnings: tuple[Problem, ...] = ()
-        try:
-            only = Condition(dry_run=True)
-            done = await request.app[CHANGES].put(_caller(request), _target(request, kind), written, only)
-            warnings = done.warnings
-        except ConfigError as error:
-            problems = [{"code": error.code, "path": one.path, "message": one.expectation} for one in error.problems]
-        except MirrordError as error:
-            problems = [{"code": error.code, "path": error.path, "message": error.message}]
-        return await json_response({"problems": problems, "warnings": _told(warnings)})
+        target, caller, changes = _target(request, kind), _caller(request), request.app[CHANGES]
+        only, change = condition(request, dry_run=True), one_of(request, "change", CHECKED)
+        if change == "delete":
+            return await _checked(changes.delete(caller, target, only))
+        if change in ("enable", "disable"):
+            if target.section != "mirrors":
+                raise MirrordError("bad_request", f"change: a {WORDS[kind]} is not enabled or disabled")
+            return await _checked(changes.enable(caller, target, only, enabled=change == "enable"))
+        change_to = changes.put if change == "put" else changes.patch
+        return await _checked(change_to(caller, target, await json_object(request), only))
 
     return handler
 
 
+async def _check_session(request: web.Request) -> web.StreamResponse:
+    return await _checked(_adding(request, await json_object(request), dry_run=True))
+
+
+async def _check_apply(request: web.Request) -> web.StreamResponse:
+    return await _checked(_applying(request, await json_object(request), dry_run=True))
+
+
+async def _check_reload(request: web.Request) -> web.StreamResponse:
+    async def trying() -> Applied:
+        return Applied([], await request.app[CHANGES].try_reload())
+
+    return await _checked(trying())
+
+
+async def _checked(trying: Awaitable[Done | Applied]) -> web.StreamResponse:
+    """What would come of it: every problem, or else what is doubtful and what it would do to sessions."""
+    problems, outcome = list[dict[str, str]](), Outcome()
+    try:
+        outcome = (await trying).outcome
+    except ConfigError as error:
+        problems = [{"code": error.code, "path": one.path, "message": one.expectation} for one in error.problems]
+    except MirrordError as error:
+        if STATUS[error.code] >= STATUS["internal"]:  # nobody's wish is wrong
+            raise
+        problems = [{"code": error.code, "path": error.path, "message": error.message}]
+    return await json_response({"problems": problems, **_came(outcome)})
+
+
 async def _apply(request: web.Request) -> web.StreamResponse:
-    objects, dry_run = await json_object(request), flag(request, "dry_run")
-    service, store = request.app[SERVICE], request.app[CHANGES].store
-    caller, prune = _caller(request), flag(request, "prune")
-    applied = await applying.apply(service, store, caller, objects, prune=prune, dry_run=dry_run)
+    applied = await _applying(request, await json_object(request), dry_run=(dry_run := flag(request, "dry_run")))
     each = [{"kind": one.kind, "name": one.name, "operation": operation} for one, operation in applied.operations]
-    return await json_response({"objects": each, "warnings": _told(applied.warnings)})
+    told = _came(applied.outcome) if dry_run else {"warnings": _told(applied.outcome.warnings)}
+    return await json_response({"objects": each, **told})
+
+
+def _applying(request: web.Request, objects: Mapping[str, Any], *, dry_run: bool) -> Awaitable[Applied]:
+    service, store = request.app[SERVICE], request.app[CHANGES].store
+    return applying.apply(service, store, _caller(request), objects, prune=flag(request, "prune"), dry_run=dry_run)
 
 
 RESOURCES = [
@@ -216,6 +265,8 @@ RESOURCES = [
         "PUT", "/v1/origins/cluster", _put_origin, "Run this of a cluster's, and nothing else.", "Origin", "Wanted"
     ),
     Resource("POST", "/v1/reload", _reload, "Take over the files as they are now."),
+    Resource("POST", "/v1/reload/check", _check_reload, "What would come of a reload.", "Check"),
+    Resource("POST", "/v1/apply/check", _check_apply, "What would come of it.", "Check", "Objects"),
     Resource("POST", "/v1/apply", _apply, "Make run-time objects as these: all or none.", "Applied", "Objects"),
     Resource("GET", "/v1/audit", _audit, "Who did what; oldest first.", "AuditRecord[]"),
     Resource("GET", "/v1/doctor", _doctor, "What is wrong, and what to do; errors first.", "Finding[]"),
@@ -226,23 +277,24 @@ RESOURCES = [
     Resource("PUT", MIRROR, _put("mirror"), "Make or replace a mirror.", "Mirror", "Mirror", PUT),
     Resource("PATCH", MIRROR, _patch("mirror"), "Change a mirror; `name` renames.", "Mirror", "MirrorPatch"),
     Resource("DELETE", MIRROR, _delete("mirror"), "Delete a mirror.", statuses=(204,)),
-    Resource("POST", f"{MIRROR}/check", _check("mirror"), "What would come of a PUT.", "Check", "Mirror"),
+    Resource("POST", f"{MIRROR}/check", _check("mirror"), "What would come of a change.", "Check", "Mirror"),
     Resource("POST", f"{MIRROR}/enable", _enable("mirror", enabled=True), "Enable a mirror.", "Mirror"),
     Resource("POST", f"{MIRROR}/disable", _enable("mirror", enabled=False), "Disable a mirror.", "Mirror"),
     Resource("GET", f"{MIRROR}/sessions", _sessions, "A mirror's sessions.", "Session[]"),
     Resource("POST", f"{MIRROR}/sessions", _add_session, "Add a session.", "Session", "Session", (201,)),
+    Resource("POST", f"{MIRROR}/sessions/check", _check_session, "What would come of adding it.", "Check", "Session"),
     Resource("GET", SESSION, _get("session"), "One session.", "Session"),
     Resource("PUT", SESSION, _put("session"), "Make or replace a session.", "Session", "Session", PUT),
     Resource("PATCH", SESSION, _patch("session"), "Change a session; `name` renames.", "Session", "SessionPatch"),
     Resource("DELETE", SESSION, _delete("session"), "Delete a session.", statuses=(204,)),
-    Resource("POST", f"{SESSION}/check", _check("session"), "What would come of a PUT.", "Check", "Session"),
+    Resource("POST", f"{SESSION}/check", _check("session"), "What would come of a change.", "Check", "Session"),
     Resource("POST", f"{SESSION}/enable", _enable("session", enabled=True), "Enable a session.", "Session"),
     Resource("POST", f"{SESSION}/disable", _enable("session", enabled=False), "Disable a session.", "Session"),
     Resource("GET", "/v1/filters", _list("filters"), "Every filter.", "Filter[]"),
     Resource("GET", FILTER, _get("filter"), "One filter.", "Filter"),
     Resource("PUT", FILTER, _put("filter"), "Make or replace a filter.", "Filter", "Filter", PUT),
     Resource("PATCH", FILTER, _patch("filter"), "Change a filter; `name` renames.", "Filter", "FilterPatch"),
-    Resource("POST", f"{FILTER}/check", _check("filter"), "What would come of a PUT.", "Check", "Filter"),
+    Resource("POST", f"{FILTER}/check", _check("filter"), "What would come of a change.", "Check", "Filter"),
     Resource("DELETE", FILTER, _delete("filter"), "Delete a filter that nothing uses.", statuses=(204,)),
     Resource("GET", "/v1/flow_networks", _list("flow_networks"), "Every flow network.", "FlowNetwork[]"),
     Resource("GET", NETWORK, _get("flow_network"), "One flow network.", "FlowNetwork"),
@@ -252,7 +304,9 @@ RESOURCES = [
     Resource(
         "PATCH", NETWORK, _patch("flow_network"), "Change one; `name` renames.", "FlowNetwork", "FlowNetworkPatch"
     ),
-    Resource("POST", f"{NETWORK}/check", _check("flow_network"), "What would come of a PUT.", "Check", "FlowNetwork"),
+    Resource(
+        "POST", f"{NETWORK}/check", _check("flow_network"), "What would come of a change.", "Check", "FlowNetwork"
+    ),
     Resource("DELETE", NETWORK, _delete("flow_network"), "Delete a flow network that nothing uses.", statuses=(204,)),
 ]
 
@@ -287,9 +341,10 @@ async def _capture(request: web.Request) -> web.StreamResponse:
 # --- what they share ---
 
 
-def condition(request: web.Request) -> Condition:
-    """If-Match and If-None-Match, and `dry_run` of the query. MirrordError: they hold no entity tags, or no flag."""
-    return Condition(tags(request, "If-Match"), tags(request, "If-None-Match"), flag(request, "dry_run"))
+def condition(request: web.Request, *, dry_run: bool | None = None) -> Condition:
+    """If-Match and If-None-Match, and `dry_run`, of the query if not given. MirrordError: it is no tags, or no flag."""
+    only = flag(request, "dry_run") if dry_run is None else dry_run
+    return Condition(tags(request, "If-Match"), tags(request, "If-None-Match"), only)
 
 
 def _caller(request: web.Request) -> Caller:
@@ -304,10 +359,15 @@ def _target(request: web.Request, kind: str) -> Target:
 
 async def _done(request: web.Request, done: Done, status: int = 200) -> web.StreamResponse:
     """The object as it is now, with what is doubtful about it; of a dry run only that."""
-    told = {"warnings": _told(done.warnings)}
     if flag(request, "dry_run"):
-        return await json_response(told)
-    return await _shown(request, done.target, done.loaded, status, told if done.warnings else {})
+        return await json_response(_came(done.outcome))
+    warnings = _told(done.outcome.warnings)
+    return await _shown(request, done.target, done.loaded, status, {"warnings": warnings} if warnings else {})
+
+
+def _came(outcome: Outcome) -> dict[str, Any]:
+    """What would come of a change."""
+    return {"warnings": _told(outcome.warnings), "sessions": [one._asdict() for one in outcome.effects]}
 
 
 def _told(warnings: Iterable[Problem]) -> list[dict[str, str]]:

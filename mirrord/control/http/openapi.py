@@ -11,7 +11,8 @@ from pydantic.json_schema import models_json_schema
 
 from mirrord import __version__
 from mirrord.control.callers import Caller
-from mirrord.control.http.requests import MAX_ROWS, STATUS
+from mirrord.control.http.requests import CHECKED, MAX_ROWS, STATUS
+from mirrord.control.planning.effects import EFFECTS, Effect
 from mirrord.control.planning.finding import ERROR, WARNING, Finding
 from mirrord.control.reporting.sources import ShownGuest, ShownSource
 from mirrord.control.store import AuditRecord
@@ -37,6 +38,11 @@ QUERY: dict[str, dict[str, Any]] = {
         "default": False,
         "description": "Change nothing: refuse what would be refused, or answer with what is doubtful.",
     },
+    "change": {
+        "enum": list(CHECKED),
+        "default": CHECKED[0],
+        "description": "The change that is meant. The body is as of that; to delete, enable and disable take none.",
+    },
     "at_once": {
         "type": "boolean",
         "default": False,
@@ -47,6 +53,7 @@ QUERIES = {
     "/v1/audit": ("mirror", "since", "limit"),
     "/v1/doctor": ("mirror",),
     "/v1/apply": ("prune", "dry_run"),
+    "/v1/apply/check": ("prune",),
     "/v1/reload": ("dry_run",),
     "/v1/sources": ("at_once",),
 }
@@ -81,9 +88,13 @@ def _operation(one: Resource) -> dict[str, Any]:
     named = re.findall(r"{(\w+)}", one.path)
     parameters = [{"name": name, "in": "path", "required": True, "schema": TEXT} for name in named]
     parameters += [{"name": name, "in": "query", "schema": QUERY[name]} for name in QUERIES.get(one.path, ())]
-    if named and one.method != "GET" and not one.path.endswith("/check"):
-        parameters.append({"name": "dry_run", "in": "query", "schema": QUERY["dry_run"]})
-        conditions = CONDITIONS[:1] if one.path.endswith("/sessions") else CONDITIONS  # the first: of the mirror
+    if named and one.method != "GET":
+        checks = one.path.endswith("/check")
+        adds = one.path.removesuffix("/check").endswith("/sessions")
+        if not (checks and adds):
+            name = "change" if checks else "dry_run"
+            parameters.append({"name": name, "in": "query", "schema": QUERY[name]})
+        conditions = CONDITIONS[:1] if adds else CONDITIONS  # the first: of the mirror
         parameters += [{"name": name, "in": "header", "schema": TEXT} for name in conditions]
     operation: dict[str, Any] = {
         "summary": one.summary,
@@ -94,7 +105,8 @@ def _operation(one: Resource) -> dict[str, Any]:
         },
     }
     if one.takes:
-        operation["requestBody"] = {"required": True, "content": _json(_reference(one.takes))}
+        may_take_none = one.path.endswith("}/check")
+        operation["requestBody"] = {"required": not may_take_none, "content": _json(_reference(one.takes))}
     return operation
 
 
@@ -142,7 +154,13 @@ def schemas() -> dict[str, Any]:
         "Finding": _finding(),
         "MirrorSource": _source(),
         "Status": {"type": "object"},
-        "Check": _object({"problems": {"type": "array", "items": _object(_problem())}, "warnings": warnings}),
+        "Check": _object(
+            {
+                "problems": {"type": "array", "items": _object(_problem())},
+                "warnings": warnings,
+                "sessions": {"type": "array", "items": _object(_of(Effect, effect=_effect()))},
+            }
+        ),
         "Objects": _objects(),
         "Wanted": _wanted(),
         "Origin": _object({**_GENERATION, "objects": {"type": "array", "items": {"type": "object"}}}),
@@ -200,6 +218,10 @@ def _finding() -> dict[str, Any]:
 
 def _warning() -> dict[str, Any]:
     return _object({"path": TEXT, "message": TEXT})
+
+
+def _effect() -> dict[str, Any]:
+    return {"enum": list(EFFECTS), "description": "; ".join(f"`{one}`: {text}" for one, text in EFFECTS.items())}
 
 
 def _problem() -> dict[str, Any]:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
@@ -19,6 +20,8 @@ MAX_ORIGIN = 16 << 20  # bytes: 10,000 sessions of a cluster
 MAX_DEPTH = 32  # a mirror has five: itself, its sessions, one of them, its source, the devices
 BODY_SECONDS = 10.0
 MAX_ROWS = 20_000  # more than the audit log holds
+CHECKED = ("put", "patch", "delete", "enable", "disable")
+"""Changes of an object of which it can be asked what would come of them."""
 JSON = {"application/json", "application/merge-patch+json"}  # RFC 8259, RFC 7396
 
 STATUS = {
@@ -103,6 +106,14 @@ def flag(request: web.Request, name: str) -> bool:
     if text not in ("true", "false"):
         raise MirrordError("bad_request", f"{name}: expected true or false, not {text!r}")
     return text == "true"
+
+
+def one_of(request: web.Request, name: str, words: Sequence[str]) -> str:
+    """The word that the query says, the first of these if it says none."""
+    text = request.query.get(name, words[0])
+    if text not in words:
+        raise MirrordError("bad_request", f"{name}: expected {', '.join(words[:-1])} or {words[-1]}, not {text!r}")
+    return text
 
 
 def tags(request: web.Request, header: str) -> tuple[str, ...]:

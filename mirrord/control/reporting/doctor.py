@@ -13,7 +13,7 @@ from mirrord.control.host.view import AbsentError, View
 from mirrord.control.planning.finding import ERROR, WARNING, Finding, tool
 from mirrord.control.planning.leases import lease
 from mirrord.control.planning.ways_out.tunnel import path
-from mirrord.control.reporting.metrics import Reload, Row
+from mirrord.control.reporting.metrics import Reload, Row, WorkerState
 from mirrord.control.reporting.probes import Host, Kept
 from mirrord.dataplane.counters import DROPPED, Slot
 from mirrord.errors import Refused, nearest
@@ -23,6 +23,8 @@ from mirrord.values import show_size
 
 GRAVE = 1000  # one frame in so many lost is an error
 LOW, EMPTY = 10, 100  # one part in so many of a file system free: a warning, an error
+IDLE = WorkerState()
+NEARLY = 10  # all but one part in so many
 GREATER = 4  # times the ring that was too small
 
 FEATURES = {
@@ -68,13 +70,16 @@ def findings(
     mirror: str | None = None,
     state: str = "",
     stalled: Sequence[str] = (),
+    costs: WorkerState = IDLE,
 ) -> list[Finding]:
     """Everything that is wrong, of one mirror alone if it is named; errors first, the host's before the sessions'.
 
     `state` is the state database's own problem; `stalled` are the workers that make no progress.
+    `costs` is what all of them take.
     """
     config = loaded.config
-    found = [*_configuration(loaded, reload, state), *_workers(stalled), *_host(config, host), *_mirror(config, mirror)]
+    found = [*_configuration(loaded, reload, state), *_workers(stalled), *_costs(costs), *_host(config, host)]
+    found += _mirror(config, mirror)
     sessions = {(name, one.name): one for name, there in config.mirrors.items() for one in there.sessions}
     for row in rows:
         key = row.entry.key  # of one that was deleted and that ends there is no session
@@ -120,6 +125,18 @@ def _workers(stalled: Sequence[str]) -> Iterator[Finding]:
         problem = f"{name} makes no progress: the kernel keeps it waiting, or the host has no time for it"
         remedy = "a writer waits for its disk (mirrorctl status tells whose); for any other, restart the daemon"
         yield Finding(ERROR, "worker_stalled", problem, remedy)
+
+
+def _costs(costs: WorkerState) -> Iterator[Finding]:
+    if costs.cpu_limit and costs.left_out:
+        limit = f"{costs.cpu_limit:.0%} of a core (daemon.cpu_limit)"
+        problem = f"{costs.left_out} frames were left out while workers rested, since they had used up {limit}"
+        remedy = "raise cpu_limit, or mirror less: narrower filters, sampling_rate, snaplen"
+        yield Finding(WARNING, "cpu_limit", problem, remedy)
+    if costs.memory_limit and costs.memory * NEARLY > costs.memory_limit * (NEARLY - 1):
+        taken = f"{show_size(costs.memory)} of {show_size(costs.memory_limit)} (daemon.memory_limit)"
+        problem = f"rings, tables and recorders take {taken}: what comes next may have none"
+        yield Finding(WARNING, "memory_limit", problem, "raise memory_limit, or set smaller rings (ring_size)")
 
 
 def _host(config: Config, host: Host) -> Iterator[Finding]:

@@ -29,6 +29,7 @@ class Row:
     flows: int | None = None  # that are known; None where none is limited
     sampling_rate: int | None = None  # in force; None where it does not run
     remarks: tuple[str, ...] = ()  # what is not as planned
+    memory: int = 0  # bytes of its rings, which others may share, tables and recorder
 
     @property
     def about(self) -> dict[str, str]:
@@ -51,6 +52,12 @@ class WorkerState(NamedTuple):
 
     stalled: int = 0  # make no progress now
     failures: int = 0  # errors that ended a session's work, or a worker
+    used: float = 0.0  # seconds of processor time
+    rested: float = 0.0  # seconds that they rested for cpu_limit
+    cpu_limit: float = 0.0  # processors; 0: none
+    memory: int = 0  # bytes of all rings, tables and recorders
+    memory_limit: int = 0  # 0: none
+    left_out: int = 0  # frames that there was no room for during rests, of the sources that there are
 
 
 # name without prefix and `_total`, slot, help
@@ -121,6 +128,7 @@ class Counts:
         yield _gauge("mirrord_worker_stalled", "Workers that make no progress.", workers.stalled)
         name, text = "mirrord_worker_failures", "Errors that ended a session's work, or a worker; it was begun anew."
         yield Family(name, "counter", text, [f"{name}_total {workers.failures}"])
+        yield from _costs(workers)
         yield _gauge(
             "mirrord_config_last_reload_successful",
             "Whether the last configuration reload was taken over.",
@@ -131,6 +139,17 @@ class Counts:
             "When a configuration was last taken over.",
             self._reload.succeeded_at,
         )
+
+
+def _costs(workers: WorkerState) -> Iterator[Family]:
+    for name, text, seconds in (
+        ("mirrord_worker_cpu_seconds", "Processor time of all workers.", workers.used),
+        ("mirrord_worker_rested_seconds", "How long workers rested since they had used up cpu_limit.", workers.rested),
+    ):
+        yield Family(name, "counter", text, [f"{name}_total {seconds!r}"])
+    yield _gauge("mirrord_cpu_limit_cores", "daemon.cpu_limit, in processors; 0: none.", workers.cpu_limit)
+    yield _gauge("mirrord_memory_bytes", "Memory of all rings, tables and recorders.", workers.memory)
+    yield _gauge("mirrord_memory_limit_bytes", "daemon.memory_limit; 0: none.", workers.memory_limit)
 
 
 def _gauge(name: str, text: str, value: float) -> Family:

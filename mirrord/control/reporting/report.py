@@ -34,6 +34,7 @@ def session(row: Row, rates: Rates) -> dict[str, Any]:
         **row.about,
         "frames_per_second": round(frames, 1),
         "bits_per_second": round(bits, 1),
+        "memory_bytes": row.memory,
         "counters": counters(row),
         **({} if row.flows is None else {"flows": row.flows}),
         **({} if row.sampling_rate is None else {"sampling_rate": row.sampling_rate}),

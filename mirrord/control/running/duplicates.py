@@ -10,9 +10,9 @@ from collections.abc import Hashable, Mapping
 from threading import Lock
 
 from mirrord.control.planning.plan import Key
-from mirrord.dataplane.forward.duplicates import DUPLICATES_BYTES, Duplicates, Place
+from mirrord.dataplane.forward.duplicates import Duplicates, Place
 from mirrord.dataplane.memory import Memory
-from mirrord.plans import CapturePlan, PipelinePlan
+from mirrord.plans import DUPLICATES_BYTES, CapturePlan, PipelinePlan
 
 
 class Group:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from mirrord.control.planning.plan import Key
+from mirrord.dataplane.budget import Budget
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.memory import Memory
 from mirrord.dataplane.pipeline import Pipeline
@@ -31,7 +32,15 @@ class Live:
     when the source cannot be captured. Both calls block; `close` for half a second at most.
     """
 
-    def __init__(self, key: Key, plan: PipelinePlan, *, native: bool, memory: Memory | None = None) -> None:
+    def __init__(
+        self,
+        key: Key,
+        plan: PipelinePlan,
+        *,
+        native: bool,
+        memory: Memory | None = None,
+        budget: Budget | None = None,
+    ) -> None:
         self.descriptor, end = os.pipe2(os.O_CLOEXEC)
         with suppress(OSError):  # the user's pipes have as many pages as they may: a smaller one does
             fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
@@ -52,13 +61,13 @@ class Live:
             os.close(self.descriptor)
             raise
         try:
-            tap = Tap([self._pipeline], native=native)
+            tap = Tap([self._pipeline], native=native, memory=memory)
         except BaseException:
             self._pipeline.close()
             os.close(self.descriptor)
             raise
         try:
-            self._worker = Worker("live")
+            self._worker = Worker("live", budget=budget)
             self._worker.start()
         except BaseException:
             tap.close()

@@ -13,16 +13,18 @@ from dataclasses import replace
 from mirrord.control.host.device_rate import busy
 from mirrord.control.limits import started
 from mirrord.control.logs import logger
+from mirrord.control.planning.effects import beside_guards
 from mirrord.control.planning.plan import Add, Entry, Key, Limit, Remove, Rename, Replace, diff
 from mirrord.control.reporting.metrics import Row
 from mirrord.control.reporting.report import Counted
 from mirrord.control.running import rows
 from mirrord.control.running.breaker import Verdict
 from mirrord.control.running.duplicates import Groups
+from mirrord.control.running.governor import Load
 from mirrord.control.running.held_devices import HeldDevices
 from mirrord.control.running.live import Live
 from mirrord.control.running.opening import Opening, close_all, state_after
-from mirrord.control.running.record import Running
+from mirrord.control.running.record import Condition, Running
 from mirrord.control.running.recorders import Recorders
 from mirrord.control.running.restarts import Restarts
 from mirrord.control.running.said import Said, say_planned, say_state, say_total, say_verdict
@@ -30,6 +32,7 @@ from mirrord.control.running.taps import Taps
 from mirrord.control.running.totals import RuleCounts, Totals, added_rules
 from mirrord.control.running.ways import captured_apart, open_all
 from mirrord.control.running.workers import Workers, what
+from mirrord.dataplane.budget import Budget
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.memory import Memory
 from mirrord.dataplane.pipeline import Pipeline
@@ -49,16 +52,22 @@ class Pipelines:
     """`apply` and `stop` block, up to a second for each pipeline that ends; the rest answers at once, on any thread."""
 
     def __init__(
-        self, *, native: bool, nice: int = 0, latency: float = LATENCY_SECONDS, memory: Memory | None = None
+        self,
+        *,
+        native: bool,
+        nice: int = 0,
+        latency: float = LATENCY_SECONDS,
+        memory: Memory | None = None,
+        budget: Budget | None = None,
     ) -> None:
-        self._native, self._memory = native, memory or Memory()
+        self._native, self.memory, self.budget = native, memory or Memory(), budget or Budget()
         self._openers = started(OPENERS, "opener")
-        self._workers = Workers(nice, latency)
-        self._taps = Taps(self._workers, self._openers, native=native)
+        self._workers = Workers(nice, latency, self.budget)
+        self._taps = Taps(self._workers, self._openers, native=native, memory=self.memory)
         self._devices = HeldDevices()
-        self._recorders = Recorders(native=native, memory=self._memory)
-        self._groups = Groups(self._memory, native=native)
-        self._opening = Opening(self._devices, self._recorders, self._groups, native=native, memory=self._memory)
+        self._recorders = Recorders(native=native, memory=self.memory)
+        self._groups = Groups(self.memory, native=native)
+        self._opening = Opening(self._devices, self._recorders, self._groups, native=native, memory=self.memory)
         self._restarts = Restarts()
         self._said = Said()
         self._worker_failures = 0
@@ -86,12 +95,10 @@ class Pipelines:
             self._errors = {key: error for key, error in self._errors.items() if key in wanted}
         actions = diff({key: one.plan for key, one in self._running.items()}, wanted)
         self._remove_all({action.key: "" for action in actions if isinstance(action, Remove)})
+        self._replace_all([action for action in actions if isinstance(action, Replace)])
         for action in actions:
-            match action:
-                case Replace(key, plan):
-                    self._replace(key, plan)
-                case Rename(old, new):
-                    self._rename(old, new)
+            if isinstance(action, Rename):
+                self._rename(action.old, action.new)
         self._recorders.plan(entries.keys())
         self._add_all([action for action in actions if isinstance(action, Add) and self._restarts.due(action.key)])
         self._restarts.forget(set(wanted))
@@ -145,13 +152,26 @@ class Pipelines:
         with self._lock:
             self._errors[key] = told
 
-    def _replace(self, key: Key, plan: PipelinePlan) -> None:
-        runs = self._running[key]
-        self._recorders.of(key, plan)
-        runs.follow(self._judged(key, plan))
-        if _beside_guards(runs.plan, plan) != plan:
-            log.info("session changed", **key._asdict(), frame_limit=plan.forward.frame_limit)
-        runs.plan = plan
+    def _replace_all(self, replaced: Sequence[Replace]) -> None:
+        plans = {}
+        for action in replaced:
+            key, plan = action.key, action.pipeline
+            runs = self._running[key]
+            self._recorders.of(key, plan)
+            plans[key] = self._judged(key, plan)
+            if beside_guards(runs.plan, plan) != plan:
+                log.info("session changed", **key._asdict(), frame_limit=plan.forward.frame_limit)
+            runs.plan = plan
+        self._have_followed(plans)
+
+    def _have_followed(self, plans: Mapping[Key, PipelinePlan]) -> None:
+        """Have each worker told once: where a tunnel comes or goes, all sessions' guards change."""
+        told: dict[Worker, dict[Pipeline, PipelinePlan]] = {}
+        for key, plan in plans.items():
+            for pipeline, worker in self._running[key].placed:
+                told.setdefault(worker, {})[pipeline] = plan
+        for worker, followed in told.items():
+            worker.replace(followed)
 
     def _rename(self, old: Key, new: Key) -> None:
         """What was counted goes along."""
@@ -198,19 +218,31 @@ class Pipelines:
             entries = self._planned.entries
             return {key: entry.limit for key, entry in entries.items() if entry.limit and key in self._running}
 
+    def load(self) -> Load:
+        """What the governor judges by."""
+        with self._lock:
+            running = dict(self._running)
+            wanted = {
+                key: self._totals.of(key, one.counters())[Slot.captured] + one.waiting for key, one in running.items()
+            }
+        thins = frozenset(key for key, one in running.items() if one.plan.forward.overload)
+        return Load(self._taps.read(), self._taps.left_out() + self._taps.waiting(), wanted, thins)
+
     def judge(self, verdicts: Mapping[Key, Verdict]) -> None:
-        """Have sessions pause or mirror less, as the circuit breaker says. Not while plans are applied."""
+        """Have sessions pause or mirror less, as circuit breaker and governor say. Not while plans are applied."""
         with self._lock:
             before, self._verdicts = self._verdicts, dict(verdicts)
+        plans = {}
         for key in self._running.keys() & (before.keys() | verdicts.keys()):
             was, now = before.get(key, Verdict()), verdicts.get(key, Verdict())
             if was.reason != now.reason:
                 say_verdict(key, now)
             if (was.paused, was.level) != (now.paused, now.level):
-                self._running[key].follow(self._judged(key, self._running[key].plan))
+                plans[key] = self._judged(key, self._running[key].plan)
+        self._have_followed(plans)
 
     def _judged(self, key: Key, plan: PipelinePlan) -> PipelinePlan:
-        """The plan as the circuit breaker has it: paused, or with fewer conversations."""
+        """The plan as these have it: paused, or with fewer conversations."""
         verdict = self._verdicts.get(key, Verdict())
         if verdict.level:
             plan = replace(plan, forward=replace(plan.forward, least_level=verdict.level))
@@ -229,6 +261,11 @@ class Pipelines:
         key = entry.key
         verdict = self._verdicts.get(key, Verdict())
         return rows.row(entry, self._running.get(key), self._errors.get(key), verdict, self._totals)
+
+    def entries(self) -> dict[Key, Entry]:
+        """What is planned of every session and source, in the plan's order."""
+        with self._lock:
+            return dict(self._planned.entries)
 
     def mirrors(self) -> list[str]:
         """The names of the planned sessions' mirrors."""
@@ -256,7 +293,7 @@ class Pipelines:
             runs = self._running.get(key)
         if runs is None:
             raise Refused(f"session {key.session} does not run on {key.source}")
-        return Live(key, runs.plan, native=self._native, memory=self._memory)
+        return Live(key, runs.plan, native=self._native, memory=self.memory, budget=self.budget)
 
     def recorders(self, mirror: str, session: str) -> dict[str, Recorder]:
         """By source, what keeps the last frames of a session."""
@@ -268,11 +305,16 @@ class Pipelines:
             return bool(self._errors) or any(one.failure for one in self._running.values())
 
     def log_troubles(self) -> None:
-        """Log which sessions began, or ceased, to have nowhere to put their copies."""
+        """Log what has changed by itself: which sessions' copies have nowhere to go, and what they cannot have."""
         with self._lock:
-            running = dict(self._running)
-            troubles = {key: rows.trouble(self._planned.entries.get(key), one) for key, one in running.items()}
-        self._said.look(troubles, running)
+            now = {key: self._condition(key, one) for key, one in self._running.items()}
+        self._said.look(now)
+
+    def _condition(self, key: Key, runs: Running) -> Condition:
+        condition, entry = runs.condition(), self._planned.entries.get(key)
+        if condition.trouble or entry is None or not entry.trouble:
+            return condition
+        return condition._replace(trouble=entry.trouble)
 
     def told(self) -> bool:
         """Whether a router has had something to say about copies since this was last asked."""
@@ -290,6 +332,10 @@ class Pipelines:
     def stalled(self) -> list[str]:
         """The workers that make no progress, by name."""
         return self._workers.stalled()
+
+    def left_out(self) -> int:
+        """Frames that there was no room for while workers rested, of the sources that there are."""
+        return self._taps.left_out()
 
     def worker_failures(self) -> int:
         """How many errors have ended a session's work, or a worker, since the daemon's start."""
@@ -316,8 +362,3 @@ class Pipelines:
         event = "an error ended a session's work" if failure.pipeline else "an error ended a worker"
         sessions = [f"{key.mirror}/{key.session} on {key.source}" for key, _ in hit]
         log.error(event, worker=worker.name, sessions=sessions, reason=reason, exc_info=failure.error)
-
-
-def _beside_guards(before: PipelinePlan, after: PipelinePlan) -> PipelinePlan:
-    """The plan before, with the guards of the other: they tell of other sessions, and change with any of these."""
-    return replace(before, forward=replace(before.forward, guards=after.forward.guards))

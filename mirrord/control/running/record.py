@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import compress
+from typing import NamedTuple
 
 from mirrord.control.running.totals import Counts, RuleCounts
 from mirrord.control.running.workers import stall
@@ -12,6 +14,25 @@ from mirrord.dataplane.pipeline import Pipeline
 from mirrord.dataplane.worker import Worker
 from mirrord.plans import PipelinePlan
 
+NO_TABLE = "no memory for its table of flows (daemon.memory_limit): every flow is mirrored whole"
+NO_CONNECTIONS = "no memory to follow connections in (daemon.memory_limit): all payload is zeros"
+NO_RECORDER = "no memory for its recorder (daemon.memory_limit): no frames are kept"
+ALL_COPIED = "no memory for what was copied (daemon.memory_limit): duplicates are copied, too"
+
+
+class Condition(NamedTuple):
+    """How a running session is, beside what it counts."""
+
+    trouble: str = ""  # why copies do not get out
+    gso_refused: bool = False  # whether the kernel refuses to cut joined copies
+    thinned: int = 0  # the sampling rate in force, where fewer conversations are mirrored than planned
+    short_ring: str = ""  # how much of the ring could be had, where not all of it could
+    shortages: tuple[str, ...] = ()  # what there is no memory for
+
+
+WELL = Condition()
+_SENT = int(Slot.sent_packets)
+
 
 @dataclass(slots=True)
 class Running:
@@ -19,25 +40,15 @@ class Running:
 
     plan: PipelinePlan  # as made: the pipelines' own is another while they pause
     placed: list[tuple[Pipeline, Worker]]
-    _sent: tuple[list[int], ...] = field(default=([], []), repr=False)  # copies, at the last two calls of `told`
-
-    def follow(self, plan: PipelinePlan) -> None:
-        """Give the pipelines another plan, which they follow soon."""
-        for pipeline, worker in self.placed:
-            worker.replace(pipeline, plan)
+    _sent: tuple[int, int] = field(default=(-1, -1), repr=False)  # copies, at the last two calls of `told`
 
     # --- how it does ---
 
     @property
     def failure(self) -> str:
         """Why no frames come; "" where they do."""
-        return next((pipeline.failure for pipeline, _ in self.placed if pipeline.failure), "")
-
-    @property
-    def trouble(self) -> str:
-        """Why copies do not get out; "" where they do."""
-        for pipeline, worker in self.placed:
-            if failure := pipeline.transmit.failure or stall(pipeline, worker):
+        for pipeline, _ in self.placed:
+            if failure := pipeline.failure:
                 return failure
         return ""
 
@@ -47,10 +58,19 @@ class Running:
         blocked = {pipeline.plan.forward.blocked for pipeline, _ in self.placed}
         return bool(blocked - {None, Slot.skipped_paused})
 
-    @property
-    def gso_refused(self) -> bool:
-        """Whether the kernel refuses to cut joined copies."""
-        return any(pipeline.gso_refused() for pipeline, _ in self.placed)
+    def condition(self) -> Condition:
+        """What may change by itself. Asked of each session each second, so it is one pass."""
+        trouble, refused, rate = "", False, 0
+        shortages: tuple[str, ...] = ()
+        for pipeline, worker in self.placed:
+            trouble = trouble or pipeline.transmit.failure or stall(pipeline, worker)
+            refused = refused or pipeline.gso_refused() != 0
+            rate = max(rate, pipeline.sampling_rate)
+            shortages = shortages or _shortages(pipeline)
+        if not (trouble or refused or shortages) and rate <= self.plan.forward.sampling_rate and not self.short_ring:
+            return WELL
+        thinned = rate if rate > self.plan.forward.sampling_rate else 0
+        return Condition(trouble, refused, thinned, self.short_ring, shortages)
 
     @property
     def short_ring(self) -> str:
@@ -59,34 +79,21 @@ class Running:
         return source.short_ring if source is not None else ""
 
     @property
-    def short_table(self) -> bool:
-        """Whether there was no memory for its table of flows."""
-        return any(pipeline.tables.short for pipeline, _ in self.placed)
-
-    @property
-    def short_duplicates(self) -> bool:
-        """Whether there was no memory for what was copied."""
-        return any(pipeline.place is not None and pipeline.place.duplicates is None for pipeline, _ in self.placed)
-
-    @property
-    def short_connections(self) -> bool:
-        """Whether there was no memory for the connections that it is to follow."""
-        return any(pipeline.connections.short for pipeline, _ in self.placed)
-
-    @property
     def sampling_rate(self) -> int:
         """The one in force."""
         return max(pipeline.sampling_rate for pipeline, _ in self.placed)
 
     @property
-    def thinned(self) -> bool:
-        """Whether fewer conversations are mirrored than planned."""
-        return self.sampling_rate > self.plan.forward.sampling_rate
+    def waiting(self) -> int:
+        """Frames of its sources that are still to be read, whichever session they are for."""
+        return sum(one.source.seen.waiting for one, _ in self.placed if one.source is not None)
 
     @property
-    def short_recorder(self) -> bool:
-        """Whether there was no memory for its recorder."""
-        return any(pipeline.recorder.short for pipeline, _ in self.placed)
+    def memory(self) -> int:
+        """Bytes of its rings, which other sessions may share, tables and recorder."""
+        rings = sum(one.source.ring_size for one, _ in self.placed if one.source is not None)
+        tables = sum(one.tables.held + one.connections.held for one, _ in self.placed)
+        return rings + tables + self.placed[0][0].recorder.size
 
     @property
     def flows(self) -> int | None:
@@ -111,7 +118,9 @@ class Running:
 
         It is asked where copies have left lately: what a router says comes a while after a copy.
         """
-        now = [pipeline.counters[Slot.sent_packets] for pipeline, _ in self.placed]
+        now = 0
+        for pipeline, _ in self.placed:
+            now += pipeline.counters.row[_SENT]
         last, before_last = self._sent
         self._sent = now, last
         if now == last == before_last:
@@ -133,3 +142,12 @@ class Running:
     def rule_counts(self) -> list[RuleCounts]:
         """What the rules of each pipeline matched."""
         return [pipeline.rule_counters.snapshot() for pipeline, _ in self.placed]
+
+
+def _shortages(pipeline: Pipeline) -> tuple[str, ...]:
+    copied = pipeline.place is not None and pipeline.place.duplicates is None
+    short = (pipeline.tables.short, pipeline.connections.short, pipeline.recorder.short, copied)
+    if not any(short):
+        return ()
+    told = (NO_TABLE, NO_CONNECTIONS, NO_RECORDER, ALL_COPIED)
+    return tuple(compress(told, short))

@@ -8,17 +8,12 @@ from mirrord.control.planning.plan import Entry, Key
 from mirrord.control.reporting.metrics import Row
 from mirrord.control.reporting.report import Counted
 from mirrord.control.running.breaker import Verdict
-from mirrord.control.running.record import Running
+from mirrord.control.running.record import Condition, Running
 from mirrord.control.running.totals import Totals
 from mirrord.dataplane.counters import Slot
 
 _MIRRORED, _SENT_BYTES, _TOO_LARGE = int(Slot.mirrored), int(Slot.sent_bytes), int(Slot.dropped_mtu_exceeded)
 
-
-NO_TABLE = "no memory for its table of flows (daemon.memory_limit): every flow is mirrored whole"
-ALL_COPIED = "no memory for what was copied (daemon.memory_limit): duplicates are copied, too"
-NO_CONNECTIONS = "no memory to follow connections in (daemon.memory_limit): all payload is zeros"
-NO_RECORDER = "no memory for its recorder (daemon.memory_limit): no frames are kept"
 
 THINNED = "not everything fits, conversations give way (overload)"
 
@@ -58,34 +53,21 @@ def row(entry: Entry, runs: Running | None, error: tuple[str, str] | None, verdi
         if entry.pipeline is not None:
             return Row(entry, "waiting", "about to start or to end", counters, rules)
         return Row(entry, entry.state, entry.reason, counters, rules)
-    reason = runs.failure or trouble(entry, runs) or ("about to go on" if runs.resumes else "")
+    condition = runs.condition()
+    reason = runs.failure or condition.trouble or entry.trouble or ("about to go on" if runs.resumes else "")
     state = "failed" if reason else "paused" if verdict.paused else "up"
     counters = totals.of(entry.key, runs.counters())
     return Row(
         entry, state, reason or verdict.reason, counters, rules, runs.captures_by, runs.ring_fill,
-        flows=runs.flows, sampling_rate=runs.sampling_rate, remarks=(*shortages(runs), *_remarks(runs)),
+        flows=runs.flows, sampling_rate=runs.sampling_rate, remarks=tuple(_remarks(condition)),
+        memory=runs.memory,
     )  # fmt: skip
 
 
-def shortages(runs: Running) -> tuple[str, ...]:
-    """What a session that runs has no memory for."""
-    short = (
-        (runs.short_table, NO_TABLE),
-        (runs.short_connections, NO_CONNECTIONS),
-        (runs.short_recorder, NO_RECORDER),
-        (runs.short_duplicates, ALL_COPIED),
-    )
-    return tuple(told for is_short, told in short if is_short)
-
-
-def _remarks(runs: Running) -> Iterator[str]:
-    if runs.thinned:
-        yield f"{THINNED}: of each {runs.sampling_rate} one is mirrored"
-
-
-def trouble(entry: Entry | None, runs: Running) -> str:
-    """Why the copies of a session that runs get nowhere; "" where they do. It mends itself."""
-    return runs.trouble or (entry.trouble if entry is not None else "")
+def _remarks(condition: Condition) -> Iterator[str]:
+    yield from condition.shortages
+    if condition.thinned:
+        yield f"{THINNED}: of each {condition.thinned} one is mirrored"
 
 
 def counted(key: Key, runs: Running | None, totals: Totals) -> Counted:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from mirrord.control.logs import logger
 from mirrord.control.planning.plan import Entry, Key
 from mirrord.control.running.breaker import Verdict
-from mirrord.control.running.record import Running
-from mirrord.control.running.rows import THINNED, shortages
+from mirrord.control.running.record import WELL, Condition
+from mirrord.control.running.rows import THINNED
 from mirrord.dataplane.counters import Slot
 
 log = logger("pipelines")
@@ -25,40 +25,34 @@ class Said:
     """What was said last of what may change by itself while a session runs."""
 
     def __init__(self) -> None:
-        self._troubles: dict[Key, str] = {}
-        self._short_rings: dict[Key, str] = {}
-        self._shortages: dict[Key, tuple[str, ...]] = {}
-        self._thinned: set[Key] = set()
-        self._refused: set[Key] = set()  # what the kernel refused GSO to
+        self._last: dict[Key, Condition] = {}
 
-    def look(self, troubles: Mapping[Key, str], running: Mapping[Key, Running]) -> None:
+    def look(self, now: dict[Key, Condition]) -> None:
         """Say which sessions began, or ceased, to have nowhere to put their copies, and what they cannot have."""
-        refused = {key for key, one in running.items() if one.gso_refused}
-        for key in refused - self._refused:
-            log.warning("the kernel refuses UDP GSO: copies leave one by one", **key._asdict())
-        self._refused = refused
-        thinned = {key for key, one in running.items() if one.thinned}
-        for key in thinned - self._thinned:
-            log.warning(THINNED, **key._asdict(), sampling_rate=running[key].sampling_rate)
-        for key in self._thinned & running.keys() - thinned:
-            log.info("everything fits again", **key._asdict())
-        self._thinned = thinned
-        short = {key: shortages(one) for key, one in running.items()}
-        for key, shortage in short.items():
-            for told in set(shortage) - set(self._shortages.get(key, ())):
-                log.warning(told, **key._asdict())
-        self._shortages = short
-        rings = {key: one.short_ring for key, one in running.items()}
-        for key, ring in rings.items():
-            if ring and ring != self._short_rings.get(key):
-                log.warning("there is no memory for the ring, a smaller one runs", **key._asdict(), ring=ring)
-        self._short_rings = rings
-        for key, trouble in troubles.items():
-            if trouble and trouble != self._troubles.get(key):
-                log.error("session failed", **key._asdict(), reason=trouble)
-            elif not trouble and self._troubles.get(key):
-                log.info("session up", **key._asdict())
-        self._troubles = dict(troubles)
+        last, self._last = self._last, now
+        for key, condition in now.items():
+            before = last.get(key, WELL)
+            if condition is not before and condition != before:
+                _say_change(key, before, condition)
+
+
+def _say_change(key: Key, before: Condition, now: Condition) -> None:
+    who = key._asdict()
+    if now.gso_refused and not before.gso_refused:
+        log.warning("the kernel refuses UDP GSO: copies leave one by one", **who)
+    if now.thinned and not before.thinned:
+        log.warning(THINNED, **who, sampling_rate=now.thinned)
+    elif before.thinned and not now.thinned:
+        log.info("everything fits again", **who)
+    for told in now.shortages:
+        if told not in before.shortages:
+            log.warning(told, **who)
+    if now.short_ring and now.short_ring != before.short_ring:
+        log.warning("there is no memory for the ring, a smaller one runs", **who, ring=now.short_ring)
+    if now.trouble and now.trouble != before.trouble:
+        log.error("session failed", **who, reason=now.trouble)
+    elif before.trouble and not now.trouble:
+        log.info("session up", **who)
 
 
 def say_planned(before: Mapping[Key, Entry], after: Mapping[Key, Entry]) -> None:
@@ -79,8 +73,8 @@ def say_state(key: Key, state: str, reason: str) -> None:
 
 
 def say_verdict(key: Key, now: Verdict) -> None:
-    """Say that the circuit breaker judges otherwise than before."""
-    words = now.reason or "the link has room again"
+    """Say that the circuit breaker or the governor judges otherwise than before."""
+    words = now.reason or "there is room again"
     log.warning(words, **key._asdict(), paused=now.paused, percent=now.percent)
 
 

@@ -16,6 +16,7 @@ from mirrord.control.host.device_rate import Place
 from mirrord.control.planning.plan import Key
 from mirrord.control.running.workers import Workers, what
 from mirrord.dataplane.filter.rules import Selection
+from mirrord.dataplane.memory import Memory
 from mirrord.dataplane.pipeline import Pipeline
 from mirrord.dataplane.tap import Tap, open_taps
 from mirrord.dataplane.worker import Worker
@@ -30,11 +31,11 @@ Shared = tuple[object, ...]
 class Taps:
     """`place` and `remove` block, as Pipelines' calls do; the rest answers at once, on any thread.
 
-    Sources are opened by the threads of `openers`.
+    Sources are opened by the threads of `openers`, rings out of `memory`.
     """
 
-    def __init__(self, workers: Workers, openers: Executor, *, native: bool) -> None:
-        self._workers, self._openers, self._native = workers, openers, native
+    def __init__(self, workers: Workers, openers: Executor, *, native: bool, memory: Memory) -> None:
+        self._workers, self._openers, self._native, self._memory = workers, openers, native, memory
         self._taps: dict[Shared, list[tuple[Tap, Worker]]] = {}
         self._lost: dict[str, int] = {}  # frames, by source, on workers that are gone
 
@@ -92,11 +93,23 @@ class Taps:
         shared = _shared(key, pipeline)
         return [worker for _, worker in self._taps[shared]] if self._runs(shared) else []
 
+    def read(self) -> int:
+        """Frames that were taken out of the rings and sockets that there are."""
+        return sum(tap.seen.read for worker in self._workers.all for tap in list(worker.taps))
+
+    def waiting(self) -> int:
+        """Frames of these that were taken and not read yet."""
+        return sum(tap.seen.waiting for worker in self._workers.all for tap in list(worker.taps))
+
+    def left_out(self) -> int:
+        """Frames of these that there was no room for while workers rested."""
+        return sum(tap.left_out for worker in self._workers.all for tap in list(worker.taps))
+
     def lost(self) -> dict[str, int]:
         """Frames that there was no room for, by source: each once, whoever it was for."""
         counted = dict(self._lost)
         for worker in self._workers.all:
-            running = [(tap.source, tap.seen.lost) for tap in list(worker.taps)]
+            running = [(tap.source, tap.lost) for tap in list(worker.taps)]
             for source, lost in (*worker.lost.items(), *running):
                 counted[source] = counted.get(source, 0) + lost
         return counted
@@ -113,7 +126,7 @@ class Taps:
         captures = [session[0].plan.capture for session in pipelines]
         rings = any(isinstance(one, CapturePlan) and (one.netns, one.device) in busy for one in captures)
         try:
-            return open_taps(pipelines, native=self._native, busy=rings)
+            return open_taps(pipelines, native=self._native, busy=rings, memory=self._memory)
         except OSError as error:
             return error
 

@@ -21,6 +21,7 @@ from mirrord.dataplane.worker import ANSWER_SECONDS, Failure, Worker
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
+    from mirrord.dataplane.budget import Budget
     from mirrord.dataplane.pipeline import Pipeline
 
 log = logger("workers")
@@ -35,8 +36,8 @@ SHARED_SECONDS = 5.0
 class Workers:
     """OSError or RuntimeError where the host has no descriptor, memory or thread for another one."""
 
-    def __init__(self, nice: int, latency: float = LATENCY_SECONDS) -> None:
-        self._nice, self._latency = nice, latency
+    def __init__(self, nice: int, latency: float = LATENCY_SECONDS, budget: Budget | None = None) -> None:
+        self._nice, self._latency, self._budget = nice, latency, budget
         self._shared: list[Worker] = []
         self._writers: list[Worker] = []
         self._numbers = itertools.count()
@@ -58,7 +59,7 @@ class Workers:
         return self._make("writer", self._writers)
 
     def _make(self, kind: str, row: list[Worker]) -> Worker:
-        worker = Worker(f"{kind}-{next(self._numbers)}", self._nice, self._latency)
+        worker = Worker(f"{kind}-{next(self._numbers)}", self._nice, self._latency, self._budget)
         worker.start()
         row.append(worker)
         return worker

@@ -33,18 +33,16 @@ from mirrord.dataplane.frame.headers import Tag
 from mirrord.dataplane.frame.port_vlan import classified
 from mirrord.dataplane.frame.wire import VNET, Frame, Vnet
 from mirrord.dataplane.frame.without_ethernet import with_ethernet
+from mirrord.dataplane.memory import Memory, Share
 from mirrord.dataplane.netns import inside
-from mirrord.plans import CapturePlan
+from mirrord.plans import LEAST_RING_BLOCKS, RING_BLOCK, CapturePlan
 from mirrord.protocols import ETH_P_8021Q, ETH_P_ALL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-BLOCK_SIZE = 512 << 10
-"""Bytes of a ring's block. A frame must fit into one, and BIG TCP makes frames of 131 KB and more."""
-
-MINIMUM_BLOCKS = 2
+BLOCK_SIZE, MINIMUM_BLOCKS = RING_BLOCK, LEAST_RING_BLOCKS
 RETIRE_MILLISECONDS, BUSY_RETIRE_MILLISECONDS = 4, 8
 """How long a block that is not full may keep its frames back: where a ring is asked for, and where "auto" takes one
 for a busy source. A slow stream uses up a block each time, so that this also bounds how long the reader may be held up:
@@ -90,9 +88,9 @@ class Capture(MovableWayIn):
     `exact` tells whether its filter takes that and nothing else, or is a coarse one. With `stamped` the kernel stamps a
     frame once for all that capture it; else a ring may stamp it anew.
 
-    `mode` is "ring" or "socket", whatever the plan leaves open. A ring is shorter where there was no memory for all of
-    `ring_size`. In a group that divides it takes nothing before it is told to `select`. One that may move has a
-    group of its own.
+    `mode` is "ring" or "socket", whatever the plan leaves open. A ring comes out of `memory`, and is shorter where
+    there was none for all of `ring_size`. In a group that divides it takes nothing before it is told to `select`. One
+    that may move has a group of its own.
 
     Raises OSError: EPERM without CAP_NET_RAW, ENODEV when the device is not there or has another index by now,
     ENOMEM when not even the shortest ring can be had.
@@ -106,8 +104,11 @@ class Capture(MovableWayIn):
         mode: str = "",
         group: Group | None = None,
         stamped: bool = False,
+        memory: Memory | None = None,
     ) -> None:
         self.plan = plan
+        self.memory = memory or Memory()
+        self._share = Share(self.memory)
         self._stamped = stamped
         self.wanted = wanted or (Wanted(plan.index, plan.selection),)
         self._promiscuous: set[int] = set()  # indexes of devices that are made to receive all
@@ -195,6 +196,8 @@ class Capture(MovableWayIn):
         self._statuses = memoryview(self.ring).cast("I")[_STATUS_AT // 4 :: BLOCK_SIZE // 4]
 
     def _try_ring(self) -> None:
+        if not self._share.want(self.block_count * BLOCK_SIZE):
+            raise OSError(errno.ENOMEM, "no memory for its ring (daemon.memory_limit)")
         frames = self.block_count * (BLOCK_SIZE // NOMINAL_FRAME)
         retire = BUSY_RETIRE_MILLISECONDS if self.plan.mode == "auto" else RETIRE_MILLISECONDS
         request = (BLOCK_SIZE, self.block_count, NOMINAL_FRAME, frames, retire, 0, 0)
@@ -235,7 +238,7 @@ class Capture(MovableWayIn):
         Only of a plan whose mode is "auto". Not before what this one came after is closed.
         """
         steer(self.socket, 0)  # this one, also when the next joins
-        after = Capture(self.plan, self.wanted, mode=mode, group=self._group)
+        after = Capture(self.plan, self.wanted, mode=mode, group=self._group, memory=self.memory)
         try:
             steer(self.socket, 1)
         except OSError:
@@ -339,6 +342,7 @@ class Capture(MovableWayIn):
         if self.ring is not None:
             self.ring.close()
         self.socket.close()
+        self._share.want(0)
 
 
 def _bind_everywhere(sock: socket.socket) -> None:

@@ -69,7 +69,8 @@ def compile_selections(selections: tuple[Selection, ...], *, raw: bool = False, 
     for one in others:
         following = Label()
         for earlier in one.before:
-            leave_with(asm, earlier, direction, following)
+            if both := earlier.direction & direction:
+                leave_with(asm, replace(earlier, direction=both), direction, following)
         leave_with(asm, one, direction, accept)
         asm.place(following)
     asm.place(reject)

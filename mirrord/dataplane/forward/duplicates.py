@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable
 
 MOST = 65536
-DUPLICATES_BYTES = MOST * (32 + 8)
-"""What the native core takes for them."""
-
 WALKED = 64
 PLACES = 64
 """Sources that are told apart; of more, those whose numbers are equal modulo this count as one."""

@@ -131,6 +131,11 @@ class Recorder:
         self._held = 0, False
         self._native, self._lock = native, Lock()
 
+    @property
+    def size(self) -> int:
+        """Bytes that it takes."""
+        return self._share.held
+
     def hold(self, size: int, *, raw: bool = False) -> Ring | None:
         """Such a ring, of size 0 none: the one before, with what is in it, if it is one; else a new one."""
         with self._lock:

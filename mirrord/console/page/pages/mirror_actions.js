@@ -1,0 +1,76 @@
+// @ts-check
+// What can be done to a mirror, each with what it will do said first.
+import { about } from '../about.js'
+import { ask, at } from '../api.js'
+import { Confirm, Button, Dialog, Notice, Problem, Text, hash, say, useAttempt } from '../parts.js'
+import { html, useEffect, useState } from '../html.js'
+import { refresh } from '../live.js'
+import { t } from '../words.js'
+
+/** What the daemon says beforehand of a change. @param {{method: string, path: string, body?: any}} props */
+export function Ahead({ method, path, body }) {
+  const [told, setTold] = useState(/** @type {any} */ (null))
+  useEffect(() => {
+    ask(method, `${path}?dry_run=true`, body).then((answer) => setTold({ warnings: answer.body.warnings }), (problem) => setTold({ problem }))
+  }, [])
+  if (told?.problem) return html`<${Notice} kind="bad">${t('It would be refused: {why}', { why: told.problem.message })}<//>`
+  return (told?.warnings ?? []).map((/** @type {any} */ one) => html`<${Notice} kind="warn">${one.message}<//>`)
+}
+
+/** @param {{mirror: any, few?: boolean}} props */
+export function MirrorActions({ mirror, few = false }) {
+  const [open, setOpen] = useState('')
+  const { read_only } = about.use()
+  const { name, enabled } = mirror
+  const [close, n] = [() => setOpen(''), mirror.sessions.length]
+  if (read_only) return null
+  if (mirror.origin.file) return few ? null : html`<p class="quiet">${t('Defined in {file}: it is changed there.', { file: mirror.origin.file })}</p>`
+  /** @param {string} method @param {string} path @param {string} said */
+  const run = async (method, path, said) => {
+    await ask(method, path)
+    await refresh()
+    say(said)
+  }
+  const path = at('mirrors', name)
+  return html`<div class="actions">
+    ${enabled ? html`<${Button} small=${few} onClick=${() => setOpen('disable')}>${t('Disable')}<//>` : html`<${Button} small=${few} onClick=${() => setOpen('enable')}>${t('Enable')}<//>`}
+    <${Button} small=${few} onClick=${() => setOpen('change')}>${t('Rename')}<//>
+    <${Button} small=${few} onClick=${() => setOpen('delete')}>${t('Delete')}<//>
+    ${open === 'enable' && html`<${Confirm} title=${t('Enable {name}', { name })} action=${t('Enable')} onClose=${close}
+      does=${[t('{n} sessions begin to copy.', { n }), t('Copies may take bandwidth of the physical network: see that your services can spare it.'), html`<${Ahead} method="POST" path=${`${path}/enable`} />`]}
+      run=${() => run('POST', `${path}/enable`, t('{name} was enabled.', { name }))} />`}
+    ${open === 'disable' && html`<${Confirm} title=${t('Disable {name}', { name })} action=${t('Disable')} onClose=${close}
+      does=${[t('{n} sessions stop copying at once.', { n }), t('It stays as it is configured, and can be enabled again.')]}
+      run=${() => run('POST', `${path}/disable`, t('{name} was disabled.', { name }))} />`}
+    ${open === 'delete' && html`<${Confirm} title=${t('Delete {name}', { name })} action=${t('Delete')} danger onClose=${close}
+      does=${[t('{n} sessions stop copying at once, and are deleted with it.', { n }), t('Their counters are forgotten. This cannot be undone.'), mirror.flow_network && t('The flow network {name} is free for another one.', { name: mirror.flow_network })]}
+      run=${async () => { await run('DELETE', path, t('{name} was deleted.', { name })); location.hash = hash('mirrors') }} />`}
+    ${open === 'change' && html`<${Change} mirror=${mirror} onClose=${close} />`}
+  </div>`
+}
+
+/** Name and description; what somebody else changed meanwhile is not written over. @param {{mirror: any, onClose: () => void}} props */
+function Change({ mirror, onClose }) {
+  const [form, setForm] = useState({ name: mirror.name, description: mirror.description })
+  const [tag, setTag] = useState('')
+  const { busy, problem, attempt, setProblem } = useAttempt()
+  useEffect(() => {
+    ask('GET', at('mirrors', mirror.name)).then((answer) => {
+      setTag(answer.tag)
+      setForm({ name: answer.body.name, description: answer.body.description })
+    }, setProblem)
+  }, [])
+  const save = () => attempt(async () => {
+    await ask('PATCH', at('mirrors', mirror.name), form, { 'If-Match': tag })
+    await refresh()
+    say(t('{name} was changed.', { name: form.name }))
+    onClose()
+    if (location.hash.startsWith(hash('mirrors', mirror.name))) location.hash = hash('mirrors', form.name)
+  })
+  return html`<${Dialog} title=${t('Rename {name}', { name: mirror.name })} onClose=${onClose} onSubmit=${save} actions=${html`
+      <${Button} onClick=${onClose}>${t('Cancel')}<//><${Button} type="submit" kind="primary" busy=${busy || !tag}>${t('OK')}<//>`}>
+    <${Text} label=${t('Name')} required value=${form.name} onValue=${(/** @type {string} */ name) => setForm({ ...form, name })} help=${t('Its sessions go on, and count on.')} />
+    <${Text} label=${t('Description')} value=${form.description} onValue=${(/** @type {string} */ description) => setForm({ ...form, description })} />
+    <${Problem} of=${problem} />
+  <//>`
+}

@@ -1,0 +1,22 @@
+// @ts-check
+// What the page says, in two languages. English is the key; Chinese is in zh.js, by the documents' own terms.
+import { zh } from './zh.js'
+
+const LANGUAGE = 'mirrord-language'
+
+export const language = () => localStorage.getItem(LANGUAGE) ?? (navigator.language.startsWith('zh') ? 'zh' : 'en')
+
+/** @param {string} code */
+export function speak(code) {
+  localStorage.setItem(LANGUAGE, code)
+  document.documentElement.lang = code === 'zh' ? 'zh-CN' : 'en'
+}
+
+/**
+ * A text in the language that is spoken; `{name}` in it is a value.
+ * @param {string} text @param {Record<string, any>} [values]
+ */
+export function t(text, values = {}) {
+  const said = (language() === 'zh' ? zh[text] : undefined) ?? text
+  return said.replace(/\{(\w+)\}/g, (whole, name) => (name in values ? String(values[name]) : whole))
+}

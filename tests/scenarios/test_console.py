@@ -1,0 +1,225 @@
+"""Documents 000 and 004 in the console, word by word in Chinese, in a real browser; what arrives at VM-1 is tcpdump's.
+
+VM-2 eth0 ---- tap-vm2 [host: br0] tap-dhcp ---- eth0 DHCP server
+                  | mirrored            em02 ---- flow network
+VM-1 eth1 ---- tap-vm1
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import MakeSniffer
+from tests.support.browser import Browser
+from tests.support.console import Console
+from tests.support.ctl import ctl
+from tests.support.daemon import Daemon
+from tests.support.sniffer import Sniffer
+from tests.support.topology import Topology
+
+SERVER = "10.1.225.124"
+SCRIPT = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\">"
+FILE = """
+[mirrors.fixed]
+description = "of a file"
+enabled = false
+"""
+
+
+class Desk:
+    """VM-1, VM-2 and their host, on which the daemon, the console and a browser run."""
+
+    def __init__(self, net: Topology, sniff: MakeSniffer, directory: Path) -> None:
+        self.directory = directory
+        self.host, self.vm1, self.vm2 = net.host("host"), net.host("vm1"), net.host("vm2")
+        dhcp, sensor = net.host("dhcp"), net.host("sensor")
+        net.link(self.vm2, "eth0", self.host, "tap-vm2", ("10.1.225.37/24", ""))
+        net.link(dhcp, "eth0", self.host, "tap-dhcp", (f"{SERVER}/24", ""))
+        net.link(self.vm1, "eth1", self.host, "tap-vm1")
+        net.link(self.host, "em02", sensor, "eth0", ("", "192.168.29.30/24"), mtu=1600)
+        self.host.add_bridge("br0", "tap-vm2", "tap-dhcp")
+        self.received: Sniffer = sniff(self.vm1, "eth1", "icmp")
+        self.daemon = self.start()
+        self._lines = 0
+
+    def start(self) -> Daemon:
+        self.daemon = Daemon(self.host, self.directory, FILE, up=False)
+        return self.daemon
+
+    def ping(self, *, mirrored: bool) -> None:
+        """A request and its reply, both seen at VM-1, or neither: the next that are seen are counted on."""
+        self.vm2.run("ping", "-c", "1", SERVER)
+        if mirrored:
+            lines = self.received.wait_lines(self._lines + 2)
+            ends = zip(("10.1.225.37", SERVER), lines[self._lines :], strict=True)
+            assert all(f"length 98: {one} >" in line for one, line in ends), lines
+            self._lines += 2
+
+
+@pytest.fixture
+def desk(net: Topology, sniff: MakeSniffer, tmp_path: Path) -> Iterator[Desk]:
+    made = Desk(net, sniff, tmp_path)
+    yield made
+    made.daemon.stop()
+
+
+@pytest.fixture
+def browser(desk: Desk, tmp_path: Path) -> Iterator[Browser]:
+    directory = tmp_path / "browser"
+    directory.mkdir()
+    with Browser(desk.host, directory) as made:
+        yield made
+
+
+def enter(browser: Browser, desk: Desk) -> Console:
+    """A console of an operator's own, open in the browser."""
+    console = Console(desk.host, desk.daemon.socket, "--listen", "127.0.0.1:0")
+    browser.open(console.address)
+    browser.find("nav a")
+    return console
+
+
+def type_in(browser: Browser, port: str, label: str, text: str) -> None:
+    """Into a field of the source port or of the destination port."""
+    script = """
+        const port = [...document.querySelectorAll('fieldset')].find((one) => one.textContent.startsWith(arguments[0]))
+        const label = [...port.querySelectorAll('label')].find((one) => one.textContent.startsWith(arguments[1]))
+        label.control.select()"""
+    browser.wait(lambda: browser.run("return !!document.querySelector('fieldset')"), "the form's ports")
+    browser.run(script, port, label)
+    browser.press(*text)
+
+
+def create(browser: Browser, name: str, *, description: str = "", session: bool = True) -> None:
+    """步骤 3: 创建端口镜像."""
+    browser.click("nav a", "端口镜像")
+    browser.click("main button", "创建端口镜像")
+    browser.field("名称").write(name)
+    browser.field("简介").write(description)
+    if not session:
+        browser.field("创建完成后立即添加会话").click()
+    browser.click("dialog button", "确定")
+
+
+def add_session(browser: Browser, name: str, source: str, destination: str) -> None:
+    """步骤 4: 添加会话, 双向."""
+    browser.find("dialog h2", "添加会话")
+    browser.field("名称").write(name)
+    browser.choose("类型", "双向")
+    type_in(browser, "源端口", "设备", source)
+    type_in(browser, "目的端口", "设备", destination)
+    browser.click("dialog button", "确定")
+    browser.wait_text(f"{name} 已添加")
+
+
+def test_documents_000_and_004_word_by_word(desk: Desk, browser: Browser) -> None:
+    console = enter(browser, desk)
+    browser.choose("Language", "中文")
+    create(browser, "端口镜像", description=SCRIPT)
+    add_session(browser, "会话", "tap-vm2", "tap-vm1")
+    browser.wait_text("完整", "main table")
+    desk.ping(mirrored=True)
+    assert SCRIPT in browser.text("main .head")
+    assert browser.run("return document.title").startswith("端口镜像")
+
+    wrong_input(browser)
+    operations(browser, desk)
+    two_operators(browser, console)
+    a_restart(browser, desk)
+
+
+def wrong_input(browser: Browser) -> None:
+    """What the daemon would refuse stands beside its field before anything is sent."""
+    browser.click("main button", "添加会话")
+    type_in(browser, "源端口", "设备", "tap-vm2")
+    type_in(browser, "目的端口", "设备", "tap-vm2")
+    beside = "document.querySelectorAll('fieldset')[1].querySelector('.field.wrong .told')"
+    browser.wait(lambda: "also the source" in browser.run(f"return {beside}?.textContent ?? ''"), "the refusal")
+    browser.field("名称").write("会话")
+    browser.wait_text("该名称已存在", "dialog")
+    browser.click("dialog button", "确定")
+    browser.find("dialog h2", "添加会话")  # nothing was sent
+    browser.press("Escape")
+    browser.wait(lambda: not browser.run("return document.querySelector('dialog')"), "the dialog is closed")
+
+
+def operations(browser: Browser, desk: Desk) -> None:
+    """Document 004: disable, enable, rename and describe, delete a session, delete; each as its traffic shows."""
+    browser.click("main button", "停用")
+    browser.find("dialog li", "1 个会话立即停止复制")
+    browser.click("dialog button", "停用")
+    browser.wait_text("已停用", "main .facts")
+    desk.ping(mirrored=False)
+    browser.click("main button", "启用")
+    browser.find("dialog li", "1 个会话开始复制")
+    browser.click("dialog button", "启用")
+    browser.wait_text("完整", "main table")
+    desk.ping(mirrored=True)
+    browser.click("main button", "修改名称和简介")
+    browser.wait(lambda: browser.field("名称").property("value") == "端口镜像", "its name")
+    browser.field("名称").fill("核心业务")
+    browser.field("简介").fill("core business")
+    browser.click("dialog button", "确定")
+    browser.wait_text("核心业务", "main h1")
+    browser.wait_text("core business", "main .head")
+    desk.ping(mirrored=True)
+    browser.click("main td button", "删除")
+    browser.click("dialog button", "删除")
+    browser.wait_text("没有会话的端口镜像不复制任何报文")
+    desk.ping(mirrored=False)
+    browser.click("main button", "添加会话")
+    add_session(browser, "会话", "tap-vm2", "tap-vm1")
+    browser.wait_text("完整", "main table")
+    desk.ping(mirrored=True)
+    browser.click("main .head button", "删除")
+    browser.find("dialog li", "此操作不可撤销")
+    browser.click("dialog button", "删除")
+    browser.wait(lambda: "核心业务" not in browser.text("main"), "it is gone")
+    desk.ping(mirrored=False)
+    rows = json.loads(ctl(desk.daemon.socket, "--json", "audit"))
+    told = [(row["operation"], row["kind"]) for row in rows if row["result"] == "done"]
+    assert told == [
+        *(
+            ("create", "mirror"),
+            ("create", "session"),
+            ("disable", "mirror"),
+            ("enable", "mirror"),
+            ("rename", "mirror"),
+        ),
+        *(("delete", "session"), ("create", "session"), ("delete", "mirror")),
+    ]
+    browser.wait_text("fixed", "main table")
+    assert not browser.run("return [...document.querySelectorAll('td button')].length")  # a file's: read alone
+
+
+def two_operators(browser: Browser, console: Console) -> None:
+    """Who comes second is told so, and writes over nothing."""
+    create(browser, "core", session=False)
+    browser.wait_text("core", "main h1")
+    browser.click("main button", "修改名称和简介")
+    browser.wait(lambda: browser.field("名称").property("value") == "core", "its name")
+    key = console.ask("POST", "/console/token", key=str(browser.run("return sessionStorage.getItem('mirrord-key')")))
+    other = console.ask("POST", "/console/key", json.loads(key.text))
+    of_other = json.loads(other.text)["key"]
+    assert console.ask("PATCH", "/v1/mirrors/core", {"description": "theirs"}, key=of_other).status == 200
+    browser.field("简介").fill("mine")
+    browser.click("dialog button", "确定")
+    browser.wait_text("其他人在此期间已修改它", "dialog [role=alert]")
+    browser.click("dialog button", "取消")
+    browser.wait_text("theirs", "main .head")
+
+
+def a_restart(browser: Browser, desk: Desk) -> None:
+    """The page says so, and comes back by itself with what comes back."""
+    desk.daemon.stop()
+    browser.wait_text("守护进程没有响应", "main [role=alert]")
+    desk.start()
+    browser.wait(lambda: "守护进程没有响应" not in browser.text(), "the page is back")
+    browser.wait_text("theirs", "main .head")
+    browser.run("location.href = '/#token=stolen'")
+    browser.wait_text("此链接已被使用")
+    assert browser.run("return sessionStorage.length") == 0
