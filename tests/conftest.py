@@ -93,8 +93,10 @@ def ovs(tmp_path: Path, net: Topology) -> Iterator[MakeOpenVSwitch]:  # noqa: AR
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--requests", type=int, default=700, help="how many malformed requests the API is sent")
+    parser.addoption("--kills", type=int, default=12, help="how often a daemon is killed at a random moment")
     parser.addoption("--comings", type=int, default=15, help="how often what may leave something behind comes and goes")
     parser.addoption("--retransmissions", type=int, default=500, help="how many a mirror of several sources sees")
     parser.addoption("--taps", type=int, default=30, help="how many times the tap is made that is mirrored")
+    parser.addoption("--pictures", type=Path, help="where to put pictures of the console's places")
     parser.addoption("--pristine", type=Path, help="a Debian 12 with nothing added, to install the package into")
     parser.addoption("--booted", type=Path, help="a Debian 12 with systemd, to be booted with the package in it")

@@ -81,7 +81,7 @@ def _sections(client: Client, *, everything: bool) -> dict[str, dict[str, Any]]:
 
 
 def _kept(one: dict[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in one.items() if key not in ("name", "origin", "expired")}
+    kept = {key: value for key, value in one.items() if key not in ("name", "origin", "expired", "in_use")}
     for session in kept.get("sessions", ()):
         session.pop("running", None)
     return kept

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from mirrord.control.callers import Caller
-from mirrord.control.configuration.config import SECTIONS, Loaded, Objects, combine
+from mirrord.control.configuration.config import SECTIONS, LeftOut, Loaded, Objects, combine
 from mirrord.control.service import Service
 from mirrord.control.store import AuditRecord, Store, Write
 from mirrord.control.targets import SECTION
@@ -26,17 +26,6 @@ ORIGINS, NAME = "origins", "cluster"
 """Section and name of what is kept."""
 
 KINDS = {section: kind for kind, section in SECTION.items() if kind != "session"}
-
-
-class LeftOut(NamedTuple):
-    """An object that this host does not take, and why; a session has its mirror."""
-
-    kind: str
-    name: str
-    mirror: str
-    code: str
-    path: str
-    message: str
 
 
 class Wanted(NamedTuple):
@@ -76,8 +65,8 @@ def read(body: Mapping[str, Any]) -> Wanted:
     return Wanted(generation, str(cluster_id), objects)
 
 
-def lend(loaded: Loaded, wanted: Wanted) -> tuple[Loaded, list[LeftOut]]:
-    """A configuration with as much of what is wanted as goes with all else of it, and what does not.
+def lend(loaded: Loaded, wanted: Wanted) -> Loaded:
+    """A configuration with as much of what is wanted as goes with all else of it; it tells what does not.
 
     ConfigError: all else of it goes not together.
     """
@@ -93,7 +82,7 @@ def lend(loaded: Loaded, wanted: Wanted) -> tuple[Loaded, list[LeftOut]]:
         paths = [join(section, name) for section, objects in lent.items() for name in objects]
         try:
             found = combine(loaded.files, loaded.made, paths, loaded, lent)
-            return found._replace(set_aside=loaded.set_aside), left
+            return found._replace(set_aside=loaded.set_aside, left_out=tuple(left))
         except ConfigError as error:
             out = list(dict.fromkeys(_blamed(error, lent)))
             if not out:
@@ -150,11 +139,16 @@ def _without(lent: Objects, out: list[LeftOut]) -> dict[str, dict[str, Any]]:
 
 
 class Origins:
-    """What an agent wants, and what of it this host has. `wanted` and `left_out` are as of the last time."""
+    """What an agent wants, and what of it this host has."""
 
-    def __init__(self, service: Service, store: Store, wanted: Wanted, left_out: list[LeftOut]) -> None:
+    def __init__(self, service: Service, store: Store, wanted: Wanted) -> None:
         self._service, self._store = service, store
-        self.wanted, self.left_out = wanted, left_out
+        self.wanted = wanted
+
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """What of it does not run."""
+        return self._service.loaded.left_out
 
     async def put(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
         """Run this, and nothing else of a cluster's. ConfigError: it is no such request; HostError, NotStoredError."""
@@ -163,21 +157,18 @@ class Origins:
         record = AuditRecord(caller, "apply", "daemon", NAME, message=about)
         async with self._service.changing:
             try:
-                after, left = await asyncio.to_thread(lend, self._service.loaded, wanted)
+                after = await asyncio.to_thread(lend, self._service.loaded, wanted)
                 keep = partial(self._store.write, [Write(ORIGINS, NAME, wanted.kept())], record)
                 await self._service.change(after, keep, refuse_failing=False)
             except MirrordError as error:
                 await asyncio.to_thread(self._store.note, record.refused(error))
                 raise
-            self.wanted, self.left_out = wanted, left
+            self.wanted = wanted
         return self.shown()
 
     def anew(self, loaded: Loaded) -> Loaded:
         """A configuration that was read again, with what of the wanted goes with it now."""
-        if self.wanted is NONE:
-            return loaded
-        loaded, self.left_out = lend(loaded, self.wanted)
-        return loaded
+        return loaded if self.wanted is NONE else lend(loaded, self.wanted)
 
     def told(self) -> dict[str, Any]:
         """For the daemon's status: what is wanted, and what of it is left out; {} where no agent has asked."""

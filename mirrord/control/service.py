@@ -18,7 +18,7 @@ from mirrord.control.configuration import config
 from mirrord.control.configuration.config import Loaded
 from mirrord.control.host import clock, device_rate
 from mirrord.control.host.links import Links
-from mirrord.control.host.view import View
+from mirrord.control.host.view import Lease, View
 from mirrord.control.limits import started
 from mirrord.control.logs import logger
 from mirrord.control.notify import notify, reloading, watchdog_seconds
@@ -30,6 +30,7 @@ from mirrord.control.privileges import Privileges
 from mirrord.control.reporting import doctor, probes, report
 from mirrord.control.reporting import expiries as expiry_findings
 from mirrord.control.reporting import guests as guest_findings
+from mirrord.control.reporting.history import History
 from mirrord.control.reporting.metrics import Reload, Row, WorkerState
 from mirrord.control.reporting.sources import ShownSource, sources
 from mirrord.control.running.breaker import Breaker
@@ -38,6 +39,7 @@ from mirrord.control.running.live import Live
 from mirrord.control.running.pipelines import Pipelines
 from mirrord.control.running.recorded import Recorded
 from mirrord.control.surroundings import Surroundings
+from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.netns import own_name
 from mirrord.errors import ConfigError, MirrordError, Refused, of_host
 from mirrord.expiry import Now
@@ -45,7 +47,6 @@ from mirrord.model.validation import find_session, not_found, session_path
 
 log = logger("service")
 T = TypeVar("T")
-Counts = dict[plan.Key, report.Counted]
 
 TICK_SECONDS = 1.0
 RETRY_SECONDS = 5.0
@@ -95,6 +96,7 @@ class Service:
         self._surroundings = Surroundings(links, loaded.config, self._changed.set)
         self._breaker, self._governor = Breaker(), Governor(pipelines.budget)
         self.rates: report.Rates = {}
+        self.history = History()
         self._used = self.cores_used = 0.0
         self._lacks = ""  # what the host did not have for the last turn, as logged
         self._planner = plan.Planner()
@@ -109,6 +111,11 @@ class Service:
         await asyncio.to_thread(self._pipelines.clean_up)
         await self._surroundings.start()
         await self._refresh(self.loaded)
+
+    @property
+    def leases(self) -> Mapping[str, Lease]:
+        """What each flow network that is in use has taken, by name."""
+        return self._surroundings.leases
 
     async def follow(self) -> None:
         """Follow the host's changes, those of a burst together."""
@@ -143,14 +150,15 @@ class Service:
 
     async def tick(self) -> None:
         """Work out rates, look for what nobody tells of, and feed the watchdog while every worker makes progress."""
-        before = await self._on_ticker(self._pipelines.counted)
+        await self._on_ticker(self._pipelines.gains)
         looked = time.monotonic()
         retried = reread = looked
         patience = watchdog_seconds() / 2
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now = time.monotonic()
-            counted, news, failing = await self._on_ticker(partial(self._look_at_pipelines, before, now - looked))
+            news, failing = await self._on_ticker(partial(self._look_at_pipelines, now - looked))
+            looked = now
             await self._break(now)
             if now - reread >= REREAD_SECONDS:
                 reread = now
@@ -158,7 +166,6 @@ class Service:
                 self._changed.set()
             if news or self._surroundings.moved():
                 self._changed.set()
-            before, looked = counted, now
             if now - retried >= RETRY_SECONDS and (self._lacks or failing):
                 retried = now
                 self._changed.set()
@@ -177,18 +184,18 @@ class Service:
             verdicts = joined(verdicts, self._governor.look(load, now))
             await self._on_ticker(partial(self._pipelines.judge, verdicts))
 
-    def _look_at_pipelines(self, before: Counts, seconds: float) -> tuple[Counts, bool, bool]:
-        """What they have counted, whether there is news (of a path MTU, of a worker), and whether one should run and
-        does not.
-        """
-        counted = self._pipelines.counted()
+    def _look_at_pipelines(self, seconds: float) -> tuple[bool, bool]:
+        """Whether there is news (of a path MTU, of a worker), and whether one should run and does not."""
+        gains = self._pipelines.gains()
         failed = self._pipelines.tend_workers()
         self._pipelines.log_troubles()
-        self.rates = report.rates(before, counted, seconds)
+        self.rates = report.rates(gains, seconds)
+        self.history.add(gains, self._pipelines.ring_fills(gains), seconds)
         self._used, used = self._pipelines.budget.used, self._used
         self.cores_used = (self._used - used) / seconds
-        told = self._pipelines.told() or _too_large(counted) > _too_large(before)
-        return counted, told or failed, self._pipelines.failing()
+        too_large = any(gain[Slot.dropped_mtu_exceeded] for gain in gains.values())
+        told = self._pipelines.told() or too_large
+        return told or failed, self._pipelines.failing()
 
     async def _on_ticker(self, work: Callable[[], T]) -> T:
         """Work that is short, but not for thousands of sessions. No request, and no slow disk, is before it."""
@@ -345,6 +352,15 @@ class Service:
         """Every planned session and source; those of a mirror, or of a mirror's session."""
         return self._pipelines.rows(*names)
 
+    @property
+    def happened(self) -> int:
+        """Another number once something has happened that may have changed a session's state."""
+        return self._pipelines.happened
+
+    def counters(self) -> Mapping[plan.Key, Sequence[int]]:
+        """What every session and source has counted, by Slot."""
+        return self._pipelines.counters()
+
     def mirrors(self) -> list[str]:
         """The names of the planned sessions' mirrors."""
         return self._pipelines.mirrors()
@@ -464,8 +480,3 @@ class Service:
 
 def _as_it_is(loaded: Loaded) -> Loaded:
     return loaded
-
-
-def _too_large(counts: Counts) -> int:
-    """Copies lost to a path MTU: when there are more of them, a router may have told the kernel of a smaller one."""
-    return sum([counted.too_large for counted in counts.values()])

@@ -13,7 +13,7 @@ from mirrord.control.planning.in_force import expired, is_expired
 from mirrord.control.privileges import held
 from mirrord.control.reporting import report
 from mirrord.control.service import Service
-from mirrord.model import Filter, Mirror, Session
+from mirrord.model import Filter, FlowNetwork, Mirror, Session
 from mirrord.model.validation import find_session, not_found
 
 
@@ -85,6 +85,8 @@ class Shown:
         if isinstance(one, Mirror):
             shown["expired"] = is_expired(loaded, name, clock.now())
             shown["sessions"] = (self._session(name, session) for session in one.sessions)
+        if isinstance(one, FlowNetwork):
+            shown["in_use"] = self._in_use(name, loaded)
         if isinstance(one, Filter):
             shown["rules"] = (rule.model_dump(mode="json") for rule in one.rules)
         return {**shown, "origin": _origin(loaded, section, name)}
@@ -93,6 +95,14 @@ class Shown:
         """A session as configured, and how it does on each of its source devices."""
         running = [report.session(row, self._service.rates) for row in self._service.rows(mirror, one.name)]
         return {**one.model_dump(mode="json"), "running": running}
+
+    def _in_use(self, network: str, loaded: Loaded) -> dict[str, str] | None:
+        """The mirror that has a flow network, and the address that it took, or why it has none; None: nobody does."""
+        user = next((name for name, one in loaded.config.mirrors.items() if one.flow_network == network), None)
+        if user is None:
+            return None
+        lease = self._service.leases.get(network)
+        return {"mirror": user, "address": lease.address if lease else "", "reason": lease.reason if lease else ""}
 
     def ends(self) -> Mapping[str, float]:
         """When each mirror ends, or has ended, in seconds since 1970; those that have an end."""

@@ -6,7 +6,7 @@ All of it is one at a time: the service's turn is held by whoever calls.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from mirrord.control.guests.inventory import Inventory
@@ -41,6 +41,11 @@ class Surroundings:
         self._received: tuple[Resolved, dict[str, Lease], Resolved] = (self._resolved, {}, self._resolved)
         self._within: frozenset[str] = frozenset()  # network namespaces of guests that have no device here
         self.known: tuple[Config, Inventory] = (config, {})
+
+    @property
+    def leases(self) -> Mapping[str, Lease]:
+        """What each flow network that is in use has taken, by name."""
+        return self._leases
 
     async def start(self) -> None:
         """Follow the host, and what an earlier daemon has taken of flow networks."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mirrord.dataplane.transmit.file import FileTransmit
+from mirrord.dataplane.transmit.nowhere import Nowhere
 from mirrord.dataplane.transmit.sockets import Transmit
 from mirrord.dataplane.transmit.stream import StreamTransmit
-from mirrord.plans import DevicePlan, FilePlan, StreamPlan, TunnelPlan
+from mirrord.plans import DevicePlan, FilePlan, NowherePlan, StreamPlan, TunnelPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ WAYS_OUT: Mapping[type[TransmitPlan], Callable[[Any], WayOut]] = {
     TunnelPlan: Transmit,
     FilePlan: FileTransmit,
     StreamPlan: StreamTransmit,
+    NowherePlan: Nowhere,
 }
 
 

@@ -1,5 +1,7 @@
 """kill -9 under load, with changes under way, and a start: all is as it was, and copies arrive again within a second.
 
+`make kill KILLS=1000` kills at as many random moments; without it some are among the other tests.
+
 guest eth0 ---- tap0 [host] up0 ---- up0 collector
 """
 
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -114,3 +117,64 @@ def test_a_killed_daemon_comes_back_as_it_was_within_a_second(
         assert rows[-1]["new"]["description"] == changed["description"]
     assert min(times) < 1.0, times
     assert daemon.stop()[0] == 0
+
+
+DESTINATIONS = {
+    (f"m{number}", n): {"type": "vxlan", "remote": "192.0.2.2", "vni": 8 * number + n}
+    for number in range(4)
+    for n in (0, 1)
+}
+
+
+class Random:
+    """A client that makes, changes and deletes mirrors at random until the daemon is gone. `now` is what the last
+    answer left, `next` what the change in between would leave; by name, the description and the sessions.
+    """
+
+    def __init__(self, api: Api, now: dict[str, Any], chance: random.Random) -> None:
+        self.now, self.next, self.done = now, now, 0
+        self._api, self._chance = api, chance
+        self._thread = threading.Thread(target=self._change)
+        self._thread.start()
+
+    def _change(self) -> None:
+        with suppress(OSError, http.client.HTTPException):
+            while True:
+                name, chance = f"m{self._chance.randrange(4)}", self._chance.random()
+                method, body = "DELETE", None
+                if chance < 0.3 and name in self.now:
+                    self.next = {key: one for key, one in self.now.items() if key != name}
+                else:
+                    count = self._chance.randrange(3)
+                    method, text = "PUT", str(chance)
+                    one = mirror("gone0", int(name[1]))["sessions"][0]
+                    sessions = [{**one, "name": f"s{n}", "destination": DESTINATIONS[name, n]} for n in range(count)]
+                    body = {"description": text, "sessions": sessions}
+                    self.next = {**self.now, name: (text, count)}
+                assert self._api(method, f"mirrors/{name}", body).status < 300
+                self.now, self.done = self.next, self.done + 1
+
+    def join(self) -> None:
+        self._thread.join()
+
+
+def test_at_random_moments_the_state_is_the_one_before_a_change_or_after_it(
+    net: Topology, tmp_path: Path, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
+        monkeypatch.delenv(name)
+    host, chance, changes = net.host("host"), random.Random(), 0
+    kills = pytestconfig.getoption("--kills")
+    possible: list[dict[str, Any]] = [{}]
+    for kill in range(kills):
+        daemon = Daemon(host, tmp_path, "", up=False)
+        api = Api(daemon.socket)
+        found = {one["name"]: (one["description"], len(one["sessions"])) for one in objects(api)}
+        assert found in possible, (kill, possible, found)
+        client = Random(api, found, chance)
+        wait_for(lambda: client.done > 0, "a change")  # noqa: B023 (called at once)
+        time.sleep(chance.uniform(0, 0.2))  # the moment
+        daemon.kill()
+        client.join()
+        possible, changes = [client.now, client.next], changes + client.done
+    print(f"{kills} kills, {changes} changes answered")

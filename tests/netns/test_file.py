@@ -312,6 +312,37 @@ def test_no_link_leads_out_of_the_directory(
     assert os.listdir(tmp_path / "elsewhere") == []  # noqa: PTH208
 
 
+def test_links_that_are_put_in_place_while_it_writes_lead_nowhere(
+    hosts: tuple[Host, Host], daemon: MakeDaemon, captures: Path, tmp_path: Path
+) -> None:
+    """First in the file's place, then in its directory's."""
+    _, source = hosts
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    (victim := elsewhere / "victim").write_text("untouched")
+    (directory := captures / "sub").mkdir()
+    config = configuration(directory / "c.pcapng", ', rotate_size = "2kB"')
+    mirrord = daemon(source, config, capture_directories=[str(captures)])
+    send(source, "nic", FRAME, 5)
+    mirrord.settle(5)
+    deleted = count(directory / "c.pcapng")
+    (directory / "c.pcapng").unlink()
+    (directory / "c.pcapng").symlink_to(victim)
+    wait_for(lambda: mirrord.metrics().total("mirrord_session_up") == 0, "that it says so")
+    (directory / "c.pcapng").unlink()
+    wait_for(lambda: mirrord.metrics().total("mirrord_session_up") == 1, "its file again")
+    send(source, "nic", FRAME, 50)
+    mirrord.settle(55)
+    directory.rename(captures / "moved")
+    directory.symlink_to(elsewhere)
+    send(source, "nic", FRAME, 50)
+    metrics = mirrord.settle(105)
+    mirrord.stop()
+    assert [one.name for one in elsewhere.iterdir()] == ["victim"]
+    assert victim.read_text() == "untouched"
+    written = [one for one in (captures / "moved").iterdir() if one.name.endswith(".pcapng") and not one.is_symlink()]
+    assert count(*written) + deleted == metrics.total("mirrord_mirrored_frames_total")
+
+
 def test_a_fast_stream_is_all_in_the_files(
     hosts: tuple[Host, Host], daemon: MakeDaemon, captures: Path, tmp_path: Path, dataplane: str
 ) -> None:

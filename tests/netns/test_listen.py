@@ -5,6 +5,7 @@ sender eth0 ---- eth0 [appliance] mon0 ---- mon1
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -22,6 +23,7 @@ from mirrord.dataplane.frame.checksum import checksum
 from mirrord.dataplane.frame.wire import VNET, VNET_GSO_NONE, VNET_GSO_TCPV4, VNET_NEEDS_CSUM
 from mirrord.kernel import PACKET_VNET_HDR, SOL_PACKET
 from tests.conftest import MakeDaemon, MakeOpenVSwitch, MakeSniffer
+from tests.support.ctl import ctl
 from tests.support.daemon import Daemon
 from tests.support.packets import LINK, V4
 from tests.support.send import flood, send
@@ -61,6 +63,7 @@ class Bench:
     """A sender whose packets are made by hand, and an appliance with a monitoring device."""
 
     def __init__(self, net: Topology, sniff: MakeSniffer, *, mtu: int = 1600) -> None:
+        self.sniff = sniff
         self.sender, self.appliance = net.host("sender", ipv6=True), net.host("appliance", ipv6=True)
         for host in (self.sender, self.appliance):  # addresses can be used at once
             host.run(
@@ -159,6 +162,46 @@ def test_sessions_share_a_port_by_vni_and_allow_confines_the_peers(bench: Bench,
     assert metrics.total("mirrord_captured_frames_total", session="all") == len(sent)
     assert metrics.total("mirrord_captured_frames_total", session="seven", source="vxlan:10.99.0.2:4789") == 2
     assert sorted(bench.captured(mirrord, 7)) == sorted([*map(marked, range(5)), marked(0), marked(2)])
+
+
+def test_what_comes_for_a_device_that_has_gone_is_counted(bench: Bench, daemon: MakeDaemon) -> None:
+    mirrord = daemon(bench.appliance, session("s", SENDERS["vxlan"][0]))
+
+    def state() -> tuple[str, str]:
+        one = json.loads(ctl(mirrord.socket, "--json", "status"))["sessions"][0]
+        return one["state"], one["reason"]
+
+    bench.send(vxlan(7, marked(n)) for n in range(10))
+    mirrord.settle(captured=10)
+    assert bench.out.stop().frames() == [*map(marked, range(10))]
+    bench.appliance.ip("link delete mon0")
+    wait_for(lambda: state() == ("waiting", "no such device: mon0"), "the device's end to be noticed")
+    bench.send(vxlan(7, marked(n)) for n in range(10, 30))
+    metrics = mirrord.settle(captured=30)
+    assert metrics.total("mirrord_mirrored_frames_total") == 10
+    assert metrics.total("mirrord_dropped_frames_total", reason="no_route") == 20
+    assert metrics.total("mirrord_session_up") == 0
+    assert "session down" not in mirrord.output()
+
+    later = "name=s,source.type=vxlan,source.local=10.99.0.2,source.vni=8,destination.type=device,destination.device=x0"
+    tried = ctl(mirrord.socket, "create", "later", "--enable", "--session", later, "--dry-run")
+    assert tried.endswith("session s of later on vxlan:10.99.0.2:4789 would wait\n")
+    ctl(mirrord.socket, "create", "later", "--enable", "--session", later)
+    bench.send(vxlan(8, marked(n)) for n in range(5))
+    metrics = mirrord.settle(captured=35)
+    assert metrics.total("mirrord_dropped_frames_total", reason="no_route", mirror="later") == 5
+    ctl(mirrord.socket, "delete", "later")
+
+    bench.appliance.ip("link add mon0 mtu 1600 type veth peer name mon1 mtu 1600")
+    for device in ("mon1", "mon0"):
+        bench.appliance.ip(f"link set dev {device} up")
+    again = bench.sniff(bench.appliance, "mon1")
+    wait_for(lambda: state() == ("up", ""), "the session to go on by the new device")
+    bench.send(vxlan(7, marked(n)) for n in range(30, 40))
+    metrics = mirrord.settle(captured=40)
+    assert metrics.total("mirrord_mirrored_frames_total", mirror="m") == 20
+    mirrord.stop()
+    assert again.stop().frames() == [*map(marked, range(30, 40))]
 
 
 def test_what_comes_to_an_address_that_a_source_names_is_its_alone(bench: Bench, daemon: MakeDaemon) -> None:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from scapy.layers.inet import IP, TCP
+from scapy.layers.l2 import Ether
 
 from tests.conftest import MakeSniffer
 from tests.support.browser import Browser
@@ -19,7 +21,9 @@ from tests.support.console import Console
 from tests.support.ctl import ctl
 from tests.support.daemon import Daemon
 from tests.support.sniffer import Sniffer
-from tests.support.topology import Topology
+from tests.support.topology import Topology, receive_vxlan
+
+pytestmark = pytest.mark.timeout(400)  # a browser on a busy machine
 
 SERVER = "10.1.225.124"
 SCRIPT = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\">"
@@ -42,7 +46,9 @@ class Desk:
         net.link(self.vm1, "eth1", self.host, "tap-vm1")
         net.link(self.host, "em02", sensor, "eth0", ("", "192.168.29.30/24"), mtu=1600)
         self.host.add_bridge("br0", "tap-vm2", "tap-dhcp")
+        receive_vxlan(sensor, vni=100)
         self.received: Sniffer = sniff(self.vm1, "eth1", "icmp")
+        self.outer: Sniffer = sniff(sensor, "eth0", "udp port 4789")
         self.daemon = self.start()
         self._lines = 0
 
@@ -94,12 +100,14 @@ def type_in(browser: Browser, port: str, label: str, text: str) -> None:
     browser.press(*text)
 
 
-def create(browser: Browser, name: str, *, description: str = "", session: bool = True) -> None:
+def create(browser: Browser, name: str, *, description: str = "", network: str = "", session: bool = True) -> None:
     """步骤 3: 创建端口镜像."""
     browser.click("nav a", "端口镜像")
     browser.click("main button", "创建端口镜像")
     browser.field("名称").write(name)
     browser.field("简介").write(description)
+    if network:
+        browser.choose("流量网络", network)
     if not session:
         browser.field("创建完成后立即添加会话").click()
     browser.click("dialog button", "确定")
@@ -126,10 +134,109 @@ def test_documents_000_and_004_word_by_word(desk: Desk, browser: Browser) -> Non
     assert SCRIPT in browser.text("main .head")
     assert browser.run("return document.title").startswith("端口镜像")
 
+    live_packets(browser, desk)
+    browser.run("location.hash = '#/mirrors/' + encodeURIComponent('端口镜像')")
     wrong_input(browser)
     operations(browser, desk)
+    across_hosts(browser, desk)
+    the_filter_of_document_001(browser, desk)
     two_operators(browser, console)
     a_restart(browser, desk)
+
+
+def live_packets(browser: Browser, desk: Desk) -> None:
+    """Each packet of the ping that tcpdump saw is there, decoded, with its direction at the source port."""
+    browser.click("nav a", "实时报文")
+    browser.choose("会话", "端口镜像/会话")
+    browser.wait_text("0 个报文")
+    browser.wait(lambda: _asked_and_answered(browser, desk), "a ping in the page")
+
+
+def _asked_and_answered(browser: Browser, desk: Desk) -> bool:
+    """The capture of the page begins some time after it was asked for: pings go on until one is shown."""
+    desk.ping(mirrored=True)
+    rows = browser.text("main tbody").splitlines()
+    told = [row.split("\t") for row in rows if "ICMP" in row]
+    ends = [("接收", "10.1.225.37", SERVER, "request"), ("发送", SERVER, "10.1.225.37", "reply")]
+    return all(
+        any(row[1:5] == [way, source, target, "ICMP"] and f"echo {kind}" in row[-1] for row in told)
+        for way, source, target, kind in ends
+    )
+
+
+def across_hosts(browser: Browser, desk: Desk) -> None:
+    """步骤 2: 创建流量网络, and a port mirroring that uses it, to another host by VXLAN."""
+    browser.click("nav a", "流量网络")
+    browser.click("main button", "创建流量网络")
+    for label, text in (
+        ("名称", "流量网络"),
+        ("网卡", "em02"),
+        ("起始IP", "192.168.29.20"),
+        ("结束IP", "192.168.29.10"),
+    ):
+        browser.field(label).write(text)
+    browser.wait_text("expected a range that ascends", "dialog .field.wrong")
+    browser.field("起始IP").fill("192.168.29.10")
+    browser.field("结束IP").fill("192.168.29.20")
+    browser.field("子网掩码").fill("255.255.255.0")
+    browser.field("网关").write("192.168.29.1")
+    browser.click("dialog button", "确定")
+    browser.wait_text("流量网络 已创建")
+    create(browser, "跨主机", network="流量网络")
+    browser.find("dialog h2", "添加会话")
+    browser.field("名称").write("会话")
+    type_in(browser, "源端口", "设备", "tap-vm2")
+    browser.choose("种类", "VXLAN", within="目的端口")
+    type_in(browser, "目的端口", "地址", "192.168.29.30")
+    type_in(browser, "目的端口", "VNI", "100")
+    browser.click("dialog button", "确定")
+    browser.wait_text("会话 已添加")
+    browser.wait_text("完整", "main table", seconds=30)
+    desk.vm2.run("ping", "-c", "1", SERVER)
+    desk.outer.wait_lines(2)
+    browser.click("nav a", "流量网络")
+    browser.wait_text("跨主机", "main table")
+    browser.wait(lambda: "192.168.29.10\t" in browser.text("main tbody"), "the address in use")
+    ends = {tuple(row[0].split(",")[:1] + row[1].split(",")[:1]) for row in desk.outer.fields("ip.src", "ip.dst")}
+    assert ends == {("192.168.29.10", "192.168.29.30")}
+
+
+def the_filter_of_document_001(browser: Browser, desk: Desk) -> None:
+    """步骤二: 创建筛选条件, incoming TCP of one address to one port; and what it makes of packets."""
+    browser.click("nav a", "筛选条件")
+    browser.click("main button", "创建筛选条件")
+    browser.field("名称").write("tcp-1234")
+    browser.click("dialog button", "确定")
+    browser.click("main button", "添加规则")
+    browser.choose("方向", "入方向")
+    for label, text in (("协议", "icmp"), ("源地址", "192.168.0.161/32"), ("目的地址", "192.168.0.230/32")):
+        browser.field(label).write(text)
+    browser.field("目的端口范围").write("1234-1234")
+    browser.wait_text("protocol icmp has no ports", "dialog .field.wrong")
+    browser.field("协议").fill("tcp")
+    browser.wait(lambda: "no ports" not in browser.text("dialog"), "the rule is taken")
+    browser.click("dialog button", "确定")
+    browser.click("main button[aria-label='上移规则 2']")
+    browser.click("main button[aria-label='删除规则 2']")
+    browser.wait_text("尚未保存", "main .unsaved")
+    browser.click("main button", "保存")
+    browser.wait_text("tcp-1234 已修改")
+    (found,) = json.loads(ctl(desk.daemon.socket, "--json", "filter", "show", "tcp-1234"))["rules"]
+    assert {key: value for key, value in found.items() if value is not None} == {
+        "priority": 1,
+        "direction": "ingress",
+        "action": "accept",
+        "protocol": "tcp",
+        "source": "192.168.0.161/32",
+        "destination": "192.168.0.230/32",
+        "destination_ports": "1234",
+    }
+    ends = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02") / IP(src="192.168.0.161", dst="192.168.0.230")
+    frames = [bytes(ends / TCP(sport=38944, dport=port)).hex() for port in (1234, 22)]
+    browser.field("十六进制的帧").write("\n\n".join(frames))
+    browser.click("main button", "解释")
+    browser.wait_text("2 个报文：采集 1，不采集 0，没有规则匹配 1")
+    browser.wait_text("规则 1：destination_ports 是 22，不是 1234")
 
 
 def wrong_input(browser: Browser) -> None:

@@ -123,7 +123,7 @@ class Browser:
         """What the function body returns; of a promise, its value."""
         return self.command("POST", "/execute/sync", {"script": script, "args": list(arguments)})
 
-    def find(self, selector: str, text: str = "", seconds: float = 15.0) -> Element:
+    def find(self, selector: str, text: str = "", seconds: float = 40.0) -> Element:
         """The first that is visible and has this text in it, once it is there."""
         script = """
             const [selector, text] = arguments
@@ -146,15 +146,18 @@ class Browser:
 
         self.wait(clicked, f"a click on {selector} with {text!r}")
 
-    def field(self, label: str) -> Element:
-        """What a label of these words belongs to."""
+    def field(self, label: str, within: str = "") -> Element:
+        """What a label of these words belongs to; `within` a fieldset that begins with those."""
         script = """
-            const label = [...document.querySelectorAll('label')].find(
-                (one) => one.checkVisibility() && one.textContent.trim().startsWith(arguments[0]))
+            const found = [...document.querySelectorAll(arguments[1] ? 'fieldset' : 'dialog')]
+            const places = arguments[1] ? found : [...found, document.body]
+            const place = places.find((one) => one.textContent.startsWith(arguments[1]))
+            const labels = [...(place?.querySelectorAll('label') ?? [])].filter((one) => one.checkVisibility())
+            const label = labels.find((one) => one.textContent.trim().startsWith(arguments[0]))
             return label?.control ?? null"""
-        return Element(self, self.wait(lambda: self.run(script, label), f"a field {label!r}"))
+        return Element(self, self.wait(lambda: self.run(script, label, within), f"a field {label!r} {within}"))
 
-    def choose(self, label: str, option: str) -> None:
+    def choose(self, label: str, option: str, within: str = "") -> None:
         """The option of these words, of a list."""
         script = """
             const wanted = [...arguments[0].options].find((one) => one.textContent.includes(arguments[1]))
@@ -163,16 +166,16 @@ class Browser:
             arguments[0].dispatchEvent(new Event('input', {bubbles: true}))
             arguments[0].dispatchEvent(new Event('change', {bubbles: true}))
             return true"""
-        self.wait(lambda: self.run(script, self.field(label).reference, option), f"{option!r} of {label!r}")
+        self.wait(lambda: self.run(script, self.field(label, within).reference, option), f"{option!r} of {label!r}")
 
     def text(self, selector: str = "body") -> str:
         """What a person can read there; "" where it is not."""
         return str(self.run("return document.querySelector(arguments[0])?.innerText ?? ''", selector))
 
-    def wait_text(self, text: str, selector: str = "body", seconds: float = 15.0) -> None:
+    def wait_text(self, text: str, selector: str = "body", seconds: float = 40.0) -> None:
         self.wait(lambda: text in self.text(selector), f"{text!r} in {selector}", seconds)
 
-    def wait(self, condition: Callable[[], T | None], what: str, seconds: float = 15.0) -> T:
+    def wait(self, condition: Callable[[], T | None], what: str, seconds: float = 40.0) -> T:
         """As wait_for; a failure shows the page's words."""
         try:
             return wait_for(condition, what, seconds)

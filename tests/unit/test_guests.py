@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from mirrord.control.guests.libvirt import domains, guest
 from mirrord.control.guests.processes import Nic, machines, told
 from mirrord.control.host.view import Link, View
 from mirrord.control.planning.guests import Resolved, places, resolve
-from mirrord.control.planning.plan import Planner
+from mirrord.control.planning.plan import Planner, Replace, diff
+from mirrord.dataplane.counters import Slot
 from mirrord.model import Config, DeviceDestination, DeviceSource
 
 HERE = Place("vm", "qemu:///system")
@@ -150,6 +152,27 @@ def test_what_another_guest_does_leaves_a_session_as_it_was() -> None:
     first, second = planner.make(before, view), planner.make(after, view)
     assert {key.source for key in second} == {"vnet0", "vnet3"}
     assert [first[key] is second[key] for key in first if key in second] == [True]
+
+
+def test_a_tunnel_for_a_vm_that_has_left_is_received_on_and_counted_as_lost() -> None:
+    source = {"type": "vxlan", "local": "192.0.2.9", "vni": 7}
+    words = config(source, {"type": "vm", "vm": "VM-1", "nic": 1})
+    view = View(links={"vnet1": Link("vnet1", 2, 1500)}, addresses=frozenset([ip_address("192.0.2.9")]))
+    planner = Planner()
+    there = planner.make(resolve(words, VMS), view)
+    gone = planner.make(resolve(words, {HERE: Answer((VM2,))}), view)
+    (key,) = there
+    assert (gone[key].state, gone[key].reason) == ("waiting", "there is no VM VM-1 here")
+    old, new = there[key].pipeline, gone[key].pipeline
+    assert old is not None
+    assert new is not None
+    (action,) = diff({key: old}, {key: new})
+    assert isinstance(action, Replace)  # its socket is never without an owner
+    assert action.pipeline.forward.blocked is Slot.dropped_no_route
+    assert action.pipeline.transmit == old.transmit
+    assert diff({key: action.pipeline}, {key: new}) == []
+    back = planner.make(resolve(words, VMS), replace(view, links={"vnet1": Link("vnet1", 9, 1500)}))
+    assert back[key].state == "up"
 
 
 @pytest.mark.parametrize(

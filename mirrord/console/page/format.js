@@ -22,7 +22,7 @@ export function share(part, whole) {
 }
 
 /** @param {number | string | Date} time */
-export const clock = (time) => new Date(time).toLocaleString(language(), { dateStyle: 'short', timeStyle: 'medium' })
+export const clock = (time) => new Date(time).toLocaleString(language(), { dateStyle: 'short', timeStyle: 'medium', hourCycle: 'h23' })
 
 /** What a session's source is. @param {any} source */
 export function sourceText(source) {

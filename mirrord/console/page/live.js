@@ -1,63 +1,103 @@
 // @ts-check
-// What the daemon mirrors, as it is now: asked for as long as the page is looked at.
-import { ask, at } from './api.js'
-import { Store } from './store.js'
+// What the daemon mirrors, as it is now: objects are asked for when they change, counters come as events.
+import { ask, at, send } from './api.js'
+import { events } from './events.js'
 import { total } from './format.js'
+import { Store } from './store.js'
 
-const EVERY = 1000 // ms
+const AGAIN = 1000 // ms until a daemon that went is asked again
 const COSTS = 20 // times what the last answer took: a page may not keep a daemon busy
 const REMEMBERED = 60_000 // ms that a loss counts as one of now
 
 /**
- * `lost` has, by "mirror/session/source", when its losses last grew.
- * @type {Store<{mirrors: any[] | null, problem: any, lost: Map<string, number>}>}
+ * `lost` has, by "mirror/session/source", when its losses last grew; `audited` grows with each row of the audit log.
+ * @type {Store<{mirrors: any[] | null, problem: any, lost: Map<string, number>, audited: number}>}
  */
-export const live = new Store({ mirrors: null, problem: null, lost: new Map() })
+export const live = new Store({ mirrors: null, problem: null, lost: new Map(), audited: 0 })
 
-let wake = () => {}
-let dropped = /** @type {Map<string, number>} */ (new Map())
+const dropped = /** @type {Map<string, number>} */ (new Map())
+const rows = /** @type {Map<string, any>} */ (new Map())
+let [wanted, due] = [false, 0]
 
-/** Ask again at once: something was changed. */
+/** Ask at once: something was changed here. */
 export async function refresh() {
   await look()
-  wake()
 }
 
-/** Follow the daemon until the page is closed. */
+/** Follow the daemon until the page is closed; while nobody looks at it, nothing is asked. */
 export async function follow() {
-  document.addEventListener('visibilitychange', () => document.hidden || wake())
   for (;;) {
-    const begun = performance.now()
-    if (!document.hidden) await look()
-    const pause = Math.max(EVERY, COSTS * (performance.now() - begun))
-    await new Promise((done) => {
-      const timer = setTimeout(done, document.hidden ? 3_600_000 : pause)
-      wake = () => { clearTimeout(timer); done(undefined) }
-    })
+    if (document.hidden) await new Promise((next) => document.addEventListener('visibilitychange', next, { once: true }))
+    const stop = new AbortController()
+    const hidden = () => document.hidden && stop.abort()
+    document.addEventListener('visibilitychange', hidden)
+    try {
+      const response = await send('GET', at('events'), undefined, {}, stop.signal)
+      await look()
+      for await (const [name, told] of events(response)) hear(name, told)
+    } catch (problem) {
+      if (/** @type {any} */ (problem).status === 404) await look().catch((other) => live.set({ problem: other })) // who tells no events is asked
+      else if (!stop.signal.aborted) live.set({ problem })
+    }
+    document.removeEventListener('visibilitychange', hidden)
+    await new Promise((next) => setTimeout(next, Math.max(AGAIN, due - performance.now())))
   }
+}
+
+/** @param {string} name @param {any} told */
+function hear(name, told) {
+  if (name === '' && live.value.lost.size) live.set({ lost: losses([]) })
+  if (name === 'counters') count(told.sessions)
+  if (name === 'states' || name === 'objects') soon()
+  if (name === 'audit') {
+    live.set({ audited: live.value.audited + 1 })
+    soon()
+  }
+}
+
+/** Ask, but not too often: many changes may come together. */
+function soon() {
+  if (wanted) return
+  wanted = true
+  setTimeout(() => {
+    wanted = false
+    look().catch((problem) => live.set({ problem }))
+  }, Math.max(50, due - performance.now()))
 }
 
 async function look() {
-  try {
-    const { mirrors } = (await ask('GET', at('mirrors'))).body
-    live.set({ mirrors, problem: null, lost: losses(mirrors) })
-  } catch (problem) {
-    live.set({ problem })
-  }
+  const begun = performance.now()
+  const { mirrors } = (await ask('GET', at('mirrors'))).body
+  due = performance.now() + COSTS * (performance.now() - begun)
+  rows.clear()
+  for (const row of rowsOf(mirrors)) rows.set(keyOf(row), row)
+  live.set({ mirrors, problem: null, lost: losses([...rows.values()]) })
 }
 
-/** @param {any[]} mirrors */
-function losses(mirrors) {
-  const [now, found, lost] = [Date.now(), new Map(), new Map()]
-  for (const row of rowsOf(mirrors)) {
-    const key = keyOf(row)
-    const count = total(row.counters.dropped_frames)
-    found.set(key, count)
-    const grew = dropped.has(key) && count > /** @type {number} */ (dropped.get(key))
-    const since = grew ? now : live.value.lost.get(key)
-    if (since !== undefined && now - since < REMEMBERED) lost.set(key, since)
+/** What sessions have counted since the last event: those that counted nothing are not in it. @param {any[]} sessions */
+function count(sessions) {
+  const { mirrors } = live.value
+  if (mirrors === null) return
+  const counted = []
+  for (const { skipped_frames, dropped_frames, frames_per_second, bits_per_second, mirror, session, source, ...counters } of sessions) {
+    const row = rows.get(keyOf({ mirror, session, source }))
+    if (row === undefined) continue
+    Object.assign(row, { frames_per_second, bits_per_second })
+    Object.assign(row.counters, counters, { skipped_frames, dropped_frames })
+    counted.push(row)
   }
-  dropped = found
+  live.set({ mirrors: [...mirrors], lost: losses(counted) })
+}
+
+/** @param {any[]} looked the rows that are looked at again */
+function losses(looked) {
+  const [now, lost] = [Date.now(), new Map()]
+  for (const [key, since] of live.value.lost) if (now - since < REMEMBERED) lost.set(key, since)
+  for (const row of looked) {
+    const [key, n] = [keyOf(row), total(row.counters.dropped_frames)]
+    if (n > (dropped.get(key) ?? n)) lost.set(key, now)
+    dropped.set(key, n)
+  }
   return lost
 }
 

@@ -9,9 +9,9 @@ const MORE = 12 // rows above and below what is seen
 
 /**
  * @typedef {{key: string, title: string, cell: (row: any) => any, number?: boolean, order?: (row: any) => any, wide?: boolean, hidden?: boolean}} Column
- * @param {{columns: Column[], rows: any[], rowKey: (row: any) => string, label: string, first?: string, down?: boolean}} props
+ * @param {{columns: Column[], rows: any[], rowKey: (row: any) => string, label: string, first?: string, down?: boolean, rowProps?: (row: any) => any}} props
  */
-export function Table({ columns, rows, rowKey, label, first = '', down = false }) {
+export function Table({ columns, rows, rowKey, label, first = '', down = false, rowProps = () => ({}) }) {
   const [order, setOrder] = useState({ by: first, down })
   const sorted = useMemo(() => inOrder(rows, columns.find((one) => one.key === order.by), order.down), [rows, order])
   const box = useRef(/** @type {any} */ (null))
@@ -35,7 +35,7 @@ export function Table({ columns, rows, rowKey, label, first = '', down = false }
           : one.hidden ? html`<span class="unseen">${one.title}</span>` : one.title}</th>`)}</tr></thead>
       <tbody>
         ${from > 0 && html`<tr class="space" aria-hidden="true"><td colspan=${columns.length} style=${{ height: `${from * ROW}px` }}></td></tr>`}
-        ${sorted.slice(from, to).map((row, index) => html`<tr key=${rowKey(row)} aria-rowindex=${virtual ? from + index + 2 : undefined}>
+        ${sorted.slice(from, to).map((row, index) => html`<tr key=${rowKey(row)} aria-rowindex=${virtual ? from + index + 2 : undefined} ...${rowProps(row)}>
           ${columns.map((one) => html`<td key=${one.key} class="${one.number ? 'number' : ''} ${one.wide ? 'wide' : ''}">${one.cell(row)}</td>`)}</tr>`)}
         ${to < sorted.length && html`<tr class="space" aria-hidden="true"><td colspan=${columns.length} style=${{ height: `${(sorted.length - to) * ROW}px` }}></td></tr>`}
       </tbody>

@@ -70,6 +70,17 @@ CLUSTER = "the cluster"
 """In place of a file, of what an agent wants of this host."""
 
 
+class LeftOut(NamedTuple):
+    """An object of the cluster's that this host does not take, and why; a session has its mirror."""
+
+    kind: str
+    name: str
+    mirror: str
+    code: str
+    path: str
+    message: str
+
+
 class Loaded(NamedTuple):
     """A configuration that may run, what is doubtful in it, and what it was made of."""
 
@@ -79,6 +90,7 @@ class Loaded(NamedTuple):
     made: Objects  # at run time
     set_aside: tuple[SetAside, ...] = ()
     lent: Objects = NOTHING  # the cluster's, as far as they go with the others
+    left_out: tuple[LeftOut, ...] = ()  # the cluster's, as far as they do not
 
     def written(self, section: str, name: str) -> Any:
         """What was written of an object that is in the configuration."""
@@ -136,9 +148,10 @@ def combine(
     What was written alike in the configuration `before` is not read again: its models are in the new one, too. So are
     the cluster's objects, unless others are `lent`.
     """
-    if lent is None:
-        lent = NOTHING if before is None else before.lent
-    return _Combination(files, made, before, lent).combined(tuple(newest))
+    if lent is None and before is not None:
+        found = _Combination(files, made, before, before.lent).combined(tuple(newest))
+        return found._replace(left_out=before.left_out)
+    return _Combination(files, made, before, lent or NOTHING).combined(tuple(newest))
 
 
 def parsed(data: bytes) -> dict[str, Any]:

@@ -7,6 +7,7 @@ the access control. The read-only socket serves GET alone.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -19,7 +20,8 @@ from mirrord.control.callers import Caller, peer
 from mirrord.control.changes import Changes, Condition, Done, Outcome, tag_of
 from mirrord.control.configuration.config import Loaded
 from mirrord.control.http import failures, openapi
-from mirrord.control.http.answers import json_response
+from mirrord.control.http.answers import PATIENCE_SECONDS, json_response
+from mirrord.control.http.explain import explain
 from mirrord.control.http.openapi import Resource
 from mirrord.control.http.requests import (
     CHECKED,
@@ -35,16 +37,19 @@ from mirrord.control.http.requests import (
     tags,
 )
 from mirrord.control.origins import Origins
+from mirrord.control.reporting.events import Events
 from mirrord.control.running.live import Live
 from mirrord.control.running.recorded import Recorded
 from mirrord.control.service import Service
 from mirrord.control.shown import Shown
 from mirrord.control.targets import WORDS, Target
 from mirrord.errors import ConfigError, MirrordError, Problem
+from mirrord.model.validation import not_found
 
 SERVICE = web.AppKey("service", Service)
 SHOWN = web.AppKey("shown", Shown)
 CHANGES = web.AppKey("changes", Changes)
+EVENTS = web.AppKey("events", Events)
 ORIGINS = web.AppKey("origins", Origins)
 
 MIRROR = "/v1/mirrors/{mirror}"
@@ -67,6 +72,8 @@ def application(
             app.router.add_get(one.path, one.handler)  # and HEAD: RFC 9110, section 9.1
         else:
             app.router.add_route(one.method, one.path, _refuse_change if read_only else one.handler)
+    app[EVENTS] = Events(service, changed_by.store)
+    app.router.add_get("/v1/events", _events, allow_head=False)
     app.router.add_get(f"{SESSION}/capture", _refuse_packets if read_only else _capture, allow_head=False)
     return app
 
@@ -111,6 +118,14 @@ async def _doctor(request: web.Request) -> web.StreamResponse:
 async def _sources(request: web.Request) -> web.StreamResponse:
     found = await request.app[SERVICE].sources(at_once=flag(request, "at_once"))
     return await json_response({"sources": iter(found)})
+
+
+async def _history(request: web.Request) -> web.StreamResponse:
+    history, mirror, session = request.app[SERVICE].history, request.query.get("mirror"), request.query.get("session")
+    if mirror is None and session is not None:
+        raise MirrordError("bad_request", "session: goes with mirror")
+    of = history.of_daemon if mirror is None else partial(history.of_sessions, mirror, session)
+    return await json_response(await asyncio.to_thread(of))
 
 
 async def _origin(request: web.Request) -> web.StreamResponse:
@@ -246,6 +261,13 @@ async def _checked(trying: Awaitable[Done | Applied]) -> web.StreamResponse:
     return await json_response({"problems": problems, **_came(outcome)})
 
 
+async def _explain(request: web.Request) -> web.StreamResponse:
+    filters, name = request.app[SERVICE].loaded.config.filters, request.match_info["filter"]
+    if name not in filters:
+        raise not_found("filter", name, filters)
+    return await json_response(await asyncio.to_thread(explain, filters[name], await json_object(request)))
+
+
 async def _apply(request: web.Request) -> web.StreamResponse:
     applied = await _applying(request, await json_object(request), dry_run=(dry_run := flag(request, "dry_run")))
     each = [{"kind": one.kind, "name": one.name, "operation": operation} for one, operation in applied.operations]
@@ -271,6 +293,7 @@ RESOURCES = [
     Resource("GET", "/v1/audit", _audit, "Who did what; oldest first.", "AuditRecord[]"),
     Resource("GET", "/v1/doctor", _doctor, "What is wrong, and what to do; errors first.", "Finding[]"),
     Resource("GET", "/v1/sources", _sources, "What could be mirrored, and who mirrors it now.", "MirrorSource[]"),
+    Resource("GET", "/v1/history", _history, "What was counted in the last hour.", "History"),
     Resource("GET", "/v1/openapi.json", _openapi, "This description."),
     Resource("GET", "/v1/mirrors", _list("mirrors"), "Every mirror.", "Mirror[]"),
     Resource("GET", MIRROR, _get("mirror"), "One mirror.", "Mirror"),
@@ -295,6 +318,7 @@ RESOURCES = [
     Resource("PUT", FILTER, _put("filter"), "Make or replace a filter.", "Filter", "Filter", PUT),
     Resource("PATCH", FILTER, _patch("filter"), "Change a filter; `name` renames.", "Filter", "FilterPatch"),
     Resource("POST", f"{FILTER}/check", _check("filter"), "What would come of a change.", "Check", "Filter"),
+    Resource("POST", f"{FILTER}/explain", _explain, "Which rule takes a packet.", "Explanation", "Packets"),
     Resource("DELETE", FILTER, _delete("filter"), "Delete a filter that nothing uses.", statuses=(204,)),
     Resource("GET", "/v1/flow_networks", _list("flow_networks"), "Every flow network.", "FlowNetwork[]"),
     Resource("GET", NETWORK, _get("flow_network"), "One flow network.", "FlowNetwork"),
@@ -312,6 +336,23 @@ RESOURCES = [
 
 
 # --- what is no JSON ---
+
+
+async def _events(request: web.Request) -> web.StreamResponse:
+    """What changes, as server-sent events (WHATWG HTML, section 9.2), until the listener goes, or reads too slowly."""
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
+    await response.prepare(request)
+    try:
+        async for events in request.app[EVENTS].listen():
+            if request.transport is None or request.transport.is_closing():
+                break
+            text = "".join(f"event: {name}\ndata: {json.dumps(told)}\n\n" for name, told in events)
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await response.write(text.encode() or b": nothing\n\n")
+    except (ConnectionError, TimeoutError):
+        if request.transport is not None:
+            request.transport.abort()  # it comes again, and is told all anew
+    return response
 
 
 async def _capture(request: web.Request) -> web.StreamResponse:

@@ -27,6 +27,8 @@ ORIGIN = {
     "properties": {"file": TEXT, "cluster": {"const": True}, "state": {"const": True}},
     "readOnly": True,
 }
+IN_USE = {"mirror": TEXT, "address": TEXT, "reason": TEXT}
+"""Of a flow network: by whom, and the address that was taken, or why there is none."""
 CONDITIONS = ("If-Match", "If-None-Match")
 QUERY: dict[str, dict[str, Any]] = {
     "mirror": TEXT,
@@ -88,7 +90,7 @@ def _operation(one: Resource) -> dict[str, Any]:
     named = re.findall(r"{(\w+)}", one.path)
     parameters = [{"name": name, "in": "path", "required": True, "schema": TEXT} for name in named]
     parameters += [{"name": name, "in": "query", "schema": QUERY[name]} for name in QUERIES.get(one.path, ())]
-    if named and one.method != "GET":
+    if named and one.method != "GET" and not one.path.endswith("/explain"):
         checks = one.path.endswith("/check")
         adds = one.path.removesuffix("/check").endswith("/sessions")
         if not (checks and adds):
@@ -144,6 +146,7 @@ def schemas() -> dict[str, Any]:
     running = {"type": "array", "items": {"type": "object"}, "readOnly": True}
     found["Session"]["properties"] |= {"running": running}
     found["Mirror"]["properties"] |= {"expired": {"type": "boolean", "readOnly": True}}
+    found["FlowNetwork"]["properties"] |= {"in_use": {"anyOf": [_object(IN_USE), {"type": "null"}], "readOnly": True}}
     warnings = {"type": "array", "items": _warning(), "readOnly": True}
     for name in ("Mirror", "Filter", "FlowNetwork", "Session"):
         found[name]["properties"] |= {"warnings": warnings}
@@ -154,6 +157,11 @@ def schemas() -> dict[str, Any]:
         "Finding": _finding(),
         "MirrorSource": _source(),
         "Status": {"type": "object"},
+        "History": {
+            "type": "object",
+            "properties": {"step_seconds": {"type": "integer"}},
+            "required": ["step_seconds"],
+        },
         "Check": _object(
             {
                 "problems": {"type": "array", "items": _object(_problem())},
@@ -162,6 +170,8 @@ def schemas() -> dict[str, Any]:
             }
         ),
         "Objects": _objects(),
+        "Packets": _packets(),
+        "Explanation": _explanation(),
         "Wanted": _wanted(),
         "Origin": _object({**_GENERATION, "objects": {"type": "array", "items": {"type": "object"}}}),
         "Applied": _object({"objects": {"type": "array", "items": _object(_applied())}, "warnings": warnings}),
@@ -249,6 +259,28 @@ def _wanted() -> dict[str, Any]:
 def _applied() -> dict[str, Any]:
     operations = {"enum": ["create", "change", "delete", "same"]}
     return {"kind": {"enum": KINDS[:-1]}, "name": TEXT, "operation": operations}
+
+
+def _packets() -> dict[str, Any]:
+    """Ethernet frames, each with its direction, where it has one, and its length before it was cut."""
+    data = {"type": "string", "description": "Hexadecimal digits; blanks and colons between bytes are passed over."}
+    one = {"data": data, "direction": {"enum": ["ingress", "egress"]}, "length": {"type": "integer"}}
+    return _object({"packets": {"type": "array", "items": {"type": "object", "properties": one, "required": ["data"]}}})
+
+
+def _explanation() -> dict[str, Any]:
+    """As `mirrorctl explain --json`; of the rules that did not match the last 100."""
+    number: dict[str, Any] = {"type": "integer"}
+    why = _object({"rule": number, "field": TEXT, "wanted": TEXT, "found": TEXT})
+    one = {
+        "packet": number,
+        "direction": TEXT,
+        "frame": TEXT,
+        "rule": {"type": ["integer", "null"]},
+        "action": {"enum": ["accept", "reject", "unmatched"]},
+        "passed_over": {"type": "array", "items": why},
+    }
+    return _object({"packets": {"type": "array", "items": _object(one)}, "totals": {"type": "object"}})
 
 
 def _object(properties: dict[str, Any]) -> dict[str, Any]:

@@ -43,6 +43,9 @@ def effects(before: Mapping[Key, Entry], after: Mapping[Key, Entry]) -> Iterator
             found[action.key] = CHANGE
     for key in after.keys() - before.keys() - new.keys():
         found[key] = WAIT
+    for key in found.keys() & new.keys():
+        if after[key].state == "waiting":  # it only counts what is lost
+            found[key] = STOP if key in old and before[key].state == "up" else WAIT
     for key in dict.fromkeys((*before, *after)):
         if key in found:
             yield Effect(*key, found[key])

@@ -21,6 +21,7 @@ from mirrord.model import (
     GuestSource,
     Mirror,
     Session,
+    TunnelSource,
     VmDestination,
     VmSource,
 )
@@ -53,6 +54,7 @@ class Resolved:
     absent: Mapping[tuple[str, str], tuple[Absent, ...]] = field(default_factory=dict)  # by mirror and session
     guests: Mapping[tuple[str, str, str], str] = field(default_factory=dict)  # by device, too: the guest in words
     destinations: Mapping[tuple[str, str], str] = field(default_factory=dict)  # in words
+    nowhere: Mapping[tuple[str, str], str] = field(default_factory=dict)  # why a received tunnel has no destination yet
 
     def about(self, mirror: str, session: str, device: str) -> dict[str, str]:
         """What a session is beside what its resolved form tells."""
@@ -86,7 +88,7 @@ def resolve(config: Config, inventory: Inventory, before: Resolved | None = None
 
     What is the same as in the one `before` is the same object: who compares looks at what changed.
     """
-    found = _Findings({}, {}, {})
+    found = _Findings({}, {}, {}, {})
     known = before.config.mirrors if before is not None else {}
     mirrors = {
         name: _mirror(name, mirror, inventory, found, known.get(name)) if mirror.enabled else mirror
@@ -101,6 +103,7 @@ class _Findings(NamedTuple):
     absent: dict[tuple[str, str], tuple[Absent, ...]]
     guests: dict[tuple[str, str, str], str]
     destinations: dict[tuple[str, str], str]
+    nowhere: dict[tuple[str, str], str]
 
 
 def _mirror(name: str, mirror: Mirror, inventory: Inventory, found: _Findings, before: Mirror | None) -> Mirror:
@@ -123,7 +126,7 @@ def _session(mirror: str, session: Session, inventory: Inventory, found: _Findin
     update: dict[str, object] = {}
     try:
         if isinstance(session.destination, VmDestination):
-            update["destination"], found.destinations[key] = _destination(session.destination, inventory)
+            update["destination"] = _found_or_nowhere(key, session, session.destination, inventory, found)
         if isinstance(session.source, GuestSource):
             nics = _of_one_namespace(tuple(_nics(session.source, inventory)))
             found.guests.update({(*key, nic.device): words for words, nic in nics})
@@ -133,6 +136,23 @@ def _session(mirror: str, session: Session, inventory: Inventory, found: _Findin
         found.absent[key] = tuple(Absent(label, state, str(error)) for label in _labels(session))
         update = {"source": _by_device(session.source, []), "destination": _nowhere(session)}
     return session.model_copy(update=update)
+
+
+def _found_or_nowhere(
+    key: tuple[str, str], session: Session, to: VmDestination, inventory: Inventory, found: _Findings
+) -> object:
+    """The destination's device. AbsentGuestError, Refused; of a tunnel that is received, while the VM is not there,
+    none: what still comes for a VM that has left is to be counted.
+    """
+    try:
+        device, found.destinations[key] = _destination(to, inventory)
+    except AbsentGuestError as error:
+        if not isinstance(session.source, TunnelSource):
+            raise
+        found.nowhere[key] = str(error)
+        found.destinations[key] = f"vm {to.vm} nic {to.nic} ({error})"
+        return DeviceDestination.model_construct(type="device", device="", netns=None, isolate=False, normal_io=True)
+    return device
 
 
 def _of_one_namespace(nics: tuple[tuple[str, GuestNic], ...]) -> list[tuple[str, GuestNic]]:
@@ -188,7 +208,7 @@ def _destination(to: VmDestination, inventory: Inventory) -> tuple[DeviceDestina
         device=_device(guest, nic),
         netns=None,
         allow_default_route=to.allow_default_route,
-        **{key: getattr(to, key) for key in ("vlan", "original_vlan", "normal_io", "isolate")},
+        **{key: getattr(to, key) for key in ("vlan", "original_vlan", "vlan_tpid", "normal_io", "isolate")},
     )
     return device, f"vm {guest.name} nic {index} (device {nic.device})"
 

@@ -21,8 +21,10 @@ from mirrord.control.planning.leases import lease, refuse_if_set_aside
 from mirrord.control.planning.overlap import end_of
 from mirrord.control.planning.selection import Selections, taken_off
 from mirrord.control.planning.ways_in.common import Asked
-from mirrord.control.planning.ways_out.common import shaping
+from mirrord.control.planning.ways_out.common import WayOut, shaping
 from mirrord.control.planning.ways_out.tunnel import path
+from mirrord.dataplane.counters import Slot
+from mirrord.dataplane.forward import encap
 from mirrord.errors import Refused
 from mirrord.model import (
     BridgeSource,
@@ -35,7 +37,7 @@ from mirrord.model import (
     TunnelDestination,
     TunnelSource,
 )
-from mirrord.plans import FilePlan, Netns, PipelinePlan, TunnelPlan
+from mirrord.plans import DevicePlan, FilePlan, ForwardPlan, Netns, NowherePlan, PipelinePlan, TunnelPlan
 
 NO_LEASES: Mapping[str, Lease] = {}
 WITHOUT_ETHERNET = "ip"  # what a source's link is where it is not Ethernet
@@ -202,13 +204,13 @@ def _entries(
             if kept is not None:
                 yield before if kept is before.entry else before._replace(entry=kept)
                 continue
-        entry = _entry(resolved.config, key, session, view, selections, words, native=native)
+        entry = _entry(resolved, key, session, view, selections, words, native=native)
         notes = () if number else tuple(sources.left_out(session, view))  # said once
         yield Known(session, words, replace(entry, notes=notes) if notes else entry)
 
 
 def _entry(
-    config: Config,
+    resolved: Resolved,
     key: Key,
     session: Session,
     view: View,
@@ -217,6 +219,7 @@ def _entry(
     *,
     native: bool,
 ) -> Entry:
+    config = resolved.config
     guest = isinstance(session.source, DeviceSource) and session.source.perspective == "guest"
     try:
         source = sources.find(session, key.source, view)
@@ -226,7 +229,7 @@ def _entry(
         leased = lease(config, key.mirror, view)
         strips = getattr(session.source, "strip", False)  # what is inside are frames
         mirrored = replace(source, mtu=source.mtu - taken_off(session), raw=source.raw and not strips)
-        way = way_out(config, key.mirror, session, mirrored, view, leased, native=native)
+        way = _way_out(resolved, key, session, mirrored, view, leased, native=native)
     except AbsentError as absent:
         cause = Finding(ERROR, absent.code, str(absent), absent.remedy) if absent.code else None
         return Entry(key, "waiting", str(absent), guest=guest, about=about, cause=cause)
@@ -247,7 +250,30 @@ def _entry(
     link = (("link", WITHOUT_ETHERNET),) if mirrored.raw else ()
     about = tuple({**dict(about), **dict(way.how), **dict(link)}.items())
     bypassed = any(spot.bypassed for spot in spots)
+    if isinstance(way.transmit, NowherePlan):
+        why = way.trouble.problem if way.trouble else ""
+        return Entry(key, "waiting", why, pipeline, guest, about, warnings, cause=way.trouble)
     return Entry(key, "up", "", pipeline, guest, about, warnings, limit, cause=way.trouble, bypassed=bypassed)
+
+
+def _way_out(
+    resolved: Resolved, key: Key, session: Session, source: Link, view: View, leased: Lease | None, *, native: bool
+) -> WayOut:
+    """The way out. AbsentError, Refused; but a tunnel is received while its destination is not there, too.
+
+    What its senders send meanwhile, as to a VM that has just moved to another host, would be lost uncounted.
+    """
+    if why := resolved.nowhere.get(key[:2]):
+        absent = AbsentError(why)
+    else:
+        try:
+            return way_out(resolved.config, key.mirror, session, source, view, leased, native=native)
+        except AbsentError as error:
+            if not isinstance(session.source, TunnelSource):
+                raise
+            absent = error
+    cause = Finding(ERROR, absent.code or "no_destination", str(absent), absent.remedy)
+    return WayOut(NowherePlan(), ForwardPlan(encap.bare(), blocked=Slot.dropped_no_route), trouble=cause)
 
 
 def _copied_once(plan: PipelinePlan, mirror: Mirror, session: Session) -> PipelinePlan:
@@ -360,8 +386,12 @@ def _renamed(old: Mapping[Key, PipelinePlan], actions: list[Action]) -> list[Act
 
 
 def _on_its_way(before: PipelinePlan, plan: PipelinePlan) -> PipelinePlan:
-    """The plan, with the source address in use where none is known: without a route it is not a new one."""
+    """The plan, with the source address in use where none is known: without a route it is not a new one; nor is it
+    where the destination has gone.
+    """
     used, wanted = before.transmit, plan.transmit
+    if isinstance(wanted, NowherePlan) and isinstance(used, DevicePlan):  # its socket stays, nothing is sent
+        return replace(plan, transmit=used)
     if not (isinstance(used, TunnelPlan) and isinstance(wanted, TunnelPlan)):
         return plan
     if wanted.local or used.remote != wanted.remote:

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mirrord.control.planning.plan import Key
 from mirrord.control.reporting.metrics import READ, REASONS, SIMPLE, Row
 from mirrord.dataplane.counters import Slot
-
-
-class Counted(NamedTuple):
-    """What is looked at every second of a session and source: three of its counters."""
-
-    mirrored: int
-    sent_bytes: int
-    too_large: int  # copies lost to a path MTU
-
 
 Rates = dict[Key, tuple[float, float]]
 """Mirrored frames and sent bits a second."""
@@ -53,13 +44,6 @@ def counters(row: Row) -> dict[str, Any]:
     return counts
 
 
-def rates(before: Mapping[Key, Counted], after: Mapping[Key, Counted], seconds: float) -> Rates:
-    """How fast each session and source counted between two looks at it."""
-    return {
-        key: (
-            (now.mirrored - then.mirrored) / seconds,
-            (now.sent_bytes - then.sent_bytes) * 8 / seconds,
-        )
-        for key, now in after.items()
-        if (then := before.get(key)) is not None
-    }
+def rates(gains: Mapping[Key, Sequence[int]], seconds: float) -> Rates:
+    """How fast each session and source counted between two looks at it; those that counted nothing are left out."""
+    return {key: (gain[Slot.mirrored] / seconds, gain[Slot.sent_bytes] * 8 / seconds) for key, gain in gains.items()}

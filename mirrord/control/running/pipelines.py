@@ -7,7 +7,7 @@ pipelines, see totals.py.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from mirrord.control.host.device_rate import busy
@@ -16,10 +16,10 @@ from mirrord.control.logs import logger
 from mirrord.control.planning.effects import beside_guards
 from mirrord.control.planning.plan import Add, Entry, Key, Limit, Remove, Rename, Replace, diff
 from mirrord.control.reporting.metrics import Row
-from mirrord.control.reporting.report import Counted
 from mirrord.control.running import rows
 from mirrord.control.running.breaker import Verdict
 from mirrord.control.running.duplicates import Groups
+from mirrord.control.running.gains import Gains
 from mirrord.control.running.governor import Load
 from mirrord.control.running.held_devices import HeldDevices
 from mirrord.control.running.live import Live
@@ -29,7 +29,7 @@ from mirrord.control.running.recorders import Recorders
 from mirrord.control.running.restarts import Restarts
 from mirrord.control.running.said import Said, say_planned, say_state, say_total, say_verdict
 from mirrord.control.running.taps import Taps
-from mirrord.control.running.totals import RuleCounts, Totals, added_rules
+from mirrord.control.running.totals import Counts, RuleCounts, Totals, added_rules
 from mirrord.control.running.ways import captured_apart, open_all
 from mirrord.control.running.workers import Workers, what
 from mirrord.dataplane.budget import Budget
@@ -71,12 +71,14 @@ class Pipelines:
         self._restarts = Restarts()
         self._said = Said()
         self._worker_failures = 0
+        self.happened = 0  # grows with each plan, verdict and trouble: what is shown of sessions may be another
         self._lock = threading.Lock()  # of all below: a total moves from a pipeline to the past in one step
         self._planned = rows.Planned()
         self._running: dict[Key, Running] = {}
         self._errors: dict[Key, tuple[str, str]] = {}  # of what should run and does not: its state, and why
         self._verdicts: dict[Key, Verdict] = {}  # of the circuit breaker
         self._totals = Totals()
+        self._gains = Gains()
 
     def clean_up(self) -> None:
         """Take away what a daemon that was killed left on the host's devices."""
@@ -108,6 +110,7 @@ class Pipelines:
             self._totals.forget(entries)
         self._opening.forget(entries)
         self._groups.forget(wanted)
+        self.happened += 1
 
     def _add_all(self, adds: Sequence[Add]) -> None:
         """Open several at a time: it is waiting for the kernel, mostly."""
@@ -143,7 +146,8 @@ class Pipelines:
         with self._lock:
             self._running[key] = runs
             self._errors.pop(key, None)
-        log.info("session up", **key._asdict(), worker=", ".join(worker.name for _, worker in runs.placed))
+        if self._planned.entries[key].state != "waiting":  # of which its reason is told
+            log.info("session up", **key._asdict(), worker=", ".join(worker.name for _, worker in runs.placed))
 
     def _note(self, key: Key, error: OSError, way: object) -> None:
         told = state_after(error, way, self._planned.entries[key].trouble)
@@ -237,6 +241,7 @@ class Pipelines:
             was, now = before.get(key, Verdict()), verdicts.get(key, Verdict())
             if was.reason != now.reason:
                 say_verdict(key, now)
+                self.happened += 1
             if (was.paused, was.level) != (now.paused, now.level):
                 plans[key] = self._judged(key, self._running[key].plan)
         self._have_followed(plans)
@@ -272,10 +277,22 @@ class Pipelines:
         with self._lock:
             return self._planned.mirrors()
 
-    def counted(self) -> dict[Key, Counted]:
-        """What every planned session and source has counted, of what is looked at every second."""
+    def gains(self) -> dict[Key, Counts]:
+        """What each planned session and source has counted since this was last asked, where that is anything."""
         with self._lock:
-            return {key: rows.counted(key, self._running.get(key), self._totals) for key in self._planned.entries}
+            return self._gains.look(self._planned.entries, self._running, self._totals)
+
+    def ring_fills(self, keys: Iterable[Key]) -> dict[Key, float]:
+        """How full the rings of some have been of late; of those that run and have one."""
+        with self._lock:
+            running = [(key, runs) for key in keys if (runs := self._running.get(key)) is not None]
+        return {key: fill for key, runs in running if (fill := runs.ring_fill) is not None}
+
+    def counters(self) -> dict[Key, Sequence[int]]:
+        """What every planned session and source has counted, by Slot. What still runs counts on in it."""
+        with self._lock:
+            running = ((key, self._running.get(key)) for key in self._planned.entries)
+            return {key: self._totals.of(key, runs.rows if runs is not None else ()) for key, runs in running}
 
     def rule_counts(self) -> RuleCounts:
         """The frames that each counted rule matched, of every session there is or was: a sum that only grows."""
@@ -308,11 +325,12 @@ class Pipelines:
         """Log what has changed by itself: which sessions' copies have nowhere to go, and what they cannot have."""
         with self._lock:
             now = {key: self._condition(key, one) for key, one in self._running.items()}
-        self._said.look(now)
+        if self._said.look(now):
+            self.happened += 1
 
     def _condition(self, key: Key, runs: Running) -> Condition:
         condition, entry = runs.condition(), self._planned.entries.get(key)
-        if condition.trouble or entry is None or not entry.trouble:
+        if condition.trouble or entry is None or not entry.trouble or entry.state == "waiting":
             return condition
         return condition._replace(trouble=entry.trouble)
 

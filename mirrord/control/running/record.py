@@ -135,6 +135,11 @@ class Running:
         """The live counters of each pipeline."""
         return [pipeline.counters.row for pipeline, _ in self.placed]
 
+    @property
+    def image(self) -> bytes:
+        """The counters' memory, as it is now: the same as it was where nothing has counted."""
+        return b"".join([pipeline.counters.row.tobytes() for pipeline, _ in self.placed])
+
     def counters(self) -> list[Counts]:
         """The counters of each pipeline as they are now."""
         return [pipeline.counters.snapshot() for pipeline, _ in self.placed]

@@ -6,14 +6,9 @@ from collections.abc import Iterator, Mapping
 
 from mirrord.control.planning.plan import Entry, Key
 from mirrord.control.reporting.metrics import Row
-from mirrord.control.reporting.report import Counted
 from mirrord.control.running.breaker import Verdict
 from mirrord.control.running.record import Condition, Running
 from mirrord.control.running.totals import Totals
-from mirrord.dataplane.counters import Slot
-
-_MIRRORED, _SENT_BYTES, _TOO_LARGE = int(Slot.mirrored), int(Slot.sent_bytes), int(Slot.dropped_mtu_exceeded)
-
 
 THINNED = "not everything fits, conversations give way (overload)"
 
@@ -46,34 +41,34 @@ class Planned:
 def row(entry: Entry, runs: Running | None, error: tuple[str, str] | None, verdict: Verdict, totals: Totals) -> Row:
     """An entry as it does now. `error`: the state and the reason of one that should run and does not."""
     rules = _rules(entry, runs, totals)
+    is_now = state(entry, runs, error, verdict)
     if runs is None:
-        counters = totals.of(entry.key)
-        if error is not None:
-            return Row(entry, *error, counters, rules)
-        if entry.pipeline is not None:
-            return Row(entry, "waiting", "about to start or to end", counters, rules)
-        return Row(entry, entry.state, entry.reason, counters, rules)
-    condition = runs.condition()
-    reason = runs.failure or condition.trouble or entry.trouble or ("about to go on" if runs.resumes else "")
-    state = "failed" if reason else "paused" if verdict.paused else "up"
+        return Row(entry, *is_now, totals.of(entry.key), rules)
     counters = totals.of(entry.key, runs.counters())
     return Row(
-        entry, state, reason or verdict.reason, counters, rules, runs.captures_by, runs.ring_fill,
-        flows=runs.flows, sampling_rate=runs.sampling_rate, remarks=tuple(_remarks(condition)),
+        entry, *is_now, counters, rules, runs.captures_by, runs.ring_fill,
+        flows=runs.flows, sampling_rate=runs.sampling_rate, remarks=tuple(_remarks(runs.condition())),
         memory=runs.memory,
     )  # fmt: skip
+
+
+def state(entry: Entry, runs: Running | None, error: tuple[str, str] | None, verdict: Verdict) -> tuple[str, str]:
+    """The state of an entry, and why. `error`: those of one that should run and does not."""
+    if runs is None:
+        if error is not None:
+            return error
+        return (entry.state, entry.reason) if entry.pipeline is None else ("waiting", "about to start or to end")
+    trouble = runs.condition().trouble or entry.trouble
+    if reason := runs.failure or trouble or ("about to go on" if runs.resumes else ""):
+        waits = entry.state == "waiting" and not runs.failure  # a tunnel is received, for nobody yet
+        return "waiting" if waits else "failed", reason
+    return "paused" if verdict.paused else "up", verdict.reason
 
 
 def _remarks(condition: Condition) -> Iterator[str]:
     yield from condition.shortages
     if condition.thinned:
         yield f"{THINNED}: of each {condition.thinned} one is mirrored"
-
-
-def counted(key: Key, runs: Running | None, totals: Totals) -> Counted:
-    """Of what a session and source has counted, what is looked at every second."""
-    counters = totals.of(key, runs.rows if runs is not None else ())
-    return Counted(counters[_MIRRORED], counters[_SENT_BYTES], counters[_TOO_LARGE])
 
 
 def _rules(entry: Entry, runs: Running | None, totals: Totals) -> dict[int, int]:

@@ -27,13 +27,18 @@ class Said:
     def __init__(self) -> None:
         self._last: dict[Key, Condition] = {}
 
-    def look(self, now: dict[Key, Condition]) -> None:
-        """Say which sessions began, or ceased, to have nowhere to put their copies, and what they cannot have."""
+    def look(self, now: dict[Key, Condition]) -> bool:
+        """Say which sessions began, or ceased, to have nowhere to put their copies, and what they cannot have; whether
+        there was anything to say.
+        """
         last, self._last = self._last, now
+        news = False
         for key, condition in now.items():
             before = last.get(key, WELL)
             if condition is not before and condition != before:
                 _say_change(key, before, condition)
+                news = True
+        return news
 
 
 def _say_change(key: Key, before: Condition, now: Condition) -> None:
@@ -62,7 +67,7 @@ def say_planned(before: Mapping[Key, Entry], after: Mapping[Key, Entry]) -> None
         for one in (*entry.warnings, *entry.notes):
             if was is None or one not in (*was.warnings, *was.notes):
                 log.warning(one.problem, **key._asdict(), remedy=one.remedy)
-        if entry.pipeline is None and (was is None or was.reason != entry.reason):
+        if (entry.pipeline is None or entry.state == "waiting") and (was is None or was.reason != entry.reason):
             say_state(key, entry.state, entry.reason)
 
 

@@ -30,7 +30,7 @@ export function Mirror({ name, session }) {
       <dt>${t('State')}</dt><dd><${State} kind=${health.kind}>${health.word}<//> ${health.why && html`<span class="quiet">${health.why}</span>`}</dd>
       ${mirror.flow_network && html`<dt>${t('Flow network')}</dt><dd><${Link} to=${['networks']}>${mirror.flow_network}<//></dd>`}
       ${mirror.expires && html`<dt>${t('Ends')}</dt><dd>${clock(mirror.expires)}</dd>`}
-      <dt>${t('Defined')}</dt><dd>${mirror.origin.file ? t('in {file}', { file: mirror.origin.file }) : t('at run time; it comes back after a restart')}</dd>
+      <dt>${t('Defined')}</dt><dd>${mirror.origin.file ? t('in {file}: it is changed there', { file: mirror.origin.file }) : t('at run time; it comes back after a restart')}</dd>
     </dl>
     <section><div class="bar"><h2>${t('Sessions')}</h2>${changes && html`<${Button} kind="primary" onClick=${() => setOpen({ what: 'form' })}>${t('Add session')}<//>`}</div>
     ${mirror.sessions.length === 0 ? html`<${Empty}>${t('A port mirroring without a session copies nothing.')}<//>` : html`

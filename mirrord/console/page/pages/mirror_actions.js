@@ -24,7 +24,7 @@ export function MirrorActions({ mirror, few = false }) {
   const { name, enabled } = mirror
   const [close, n] = [() => setOpen(''), mirror.sessions.length]
   if (read_only) return null
-  if (mirror.origin.file) return few ? null : html`<p class="quiet">${t('Defined in {file}: it is changed there.', { file: mirror.origin.file })}</p>`
+  if (mirror.origin.file) return null
   /** @param {string} method @param {string} path @param {string} said */
   const run = async (method, path, said) => {
     await ask(method, path)

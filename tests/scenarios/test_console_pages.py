@@ -1,0 +1,185 @@
+"""Every place of the console: no barrier that axe-core finds, light and dark; its size; 1,000 sessions.
+
+`pytest --pictures docs/console` makes the pictures of docs/console.md anew.
+
+VM-2 eth0 ---- tap-vm2 [host] em02 ---- eth0 sensor
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import MakeDaemon
+from tests.support.browser import Browser
+from tests.support.console import Console
+from tests.support.daemon import ROOT
+from tests.support.topology import Topology, receive_vxlan
+
+pytestmark = pytest.mark.timeout(400)  # a browser on a busy machine
+
+PLACES = {
+    "overview": "#/overview",
+    "mirrors": "#/mirrors",
+    "mirror": "#/mirrors/shop",
+    "networks": "#/networks",
+    "filters": "#/filters",
+    "filter": "#/filters/web",
+    "packets": "#/packets/shop/vm2/tap-vm2",
+    "doctor": "#/doctor",
+    "audit": "#/audit",
+}
+MOST_BYTES = 300_000
+SESSIONS = 1000
+FILE = """
+[flow_networks.capture]
+description = "the second uplink"
+device = "em03"
+addresses = "192.0.2.10-192.0.2.20/24"
+gateway = "192.0.2.1"
+
+[filters.web]
+description = "what the shop is asked"
+rules = [
+  { priority = 1, direction = "egress", action = "accept", protocol = "icmp" },
+  { priority = 2, action = "reject", protocol = "icmp", source = "10.1.225.99/32" },
+  { priority = 3, action = "accept" },
+]
+
+[mirrors.shop]
+description = "core business on VM-2"
+
+[[mirrors.shop.sessions]]
+name = "vm2"
+source = "tap-vm2"
+filter = "web"
+count_rules = true
+recorder = "1MiB"
+destination = { type = "vxlan", remote = "192.168.29.30", vni = 100 }
+
+[[mirrors.shop.sessions]]
+name = "backup"
+source = "eth7"
+destination = { type = "vxlan", remote = "192.168.29.30", vni = 101 }
+"""
+VIOLATIONS = """
+const {violations} = await axe.run(document, arguments[0])
+const where = (one) => one.nodes.map((node) => node.html.slice(0, 160)).join(' | ')
+return violations.map((one) => `${one.id}: ${one.help}: ${where(one)}`)"""
+
+
+@pytest.fixture
+def dataplane() -> str:
+    """One is enough: how frames go is not the question."""
+    return "native"
+
+
+def test_every_place(net: Topology, daemon: MakeDaemon, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    host, vm2, sensor = net.host("host"), net.host("vm2"), net.host("sensor")
+    net.link(vm2, "eth0", host, "tap-vm2", ("10.1.225.37/24", "10.1.225.124/24"))
+    net.link(host, "em02", sensor, "eth0", ("192.168.29.2/24", "192.168.29.30/24"), mtu=1600)
+    receive_vxlan(sensor)
+    mirrord = daemon(host, FILE, up=False)
+    pings = vm2.spawn("ping", "-i", "0.1", "-s", "600", "10.1.225.124")
+    console = Console(host, mirrord.socket, "--listen", "127.0.0.1:0")
+    with Browser(host, tmp_path) as browser:
+        browser.open(console.address)
+        browser.find("nav a")
+        it_is_small(browser)
+        many_sessions(browser, console)
+        browser.run((ROOT / "build/npm/axe.js").read_text())
+        an_image_without_words_is_found(browser)
+        nothing_bars_anybody(browser, request.config.getoption("--pictures"))
+        assert browser.log() == ""
+    pings.stop()
+
+
+def it_is_small(browser: Browser) -> None:
+    """All that the page ever loads, charts included, and when its first content is there."""
+    browser.run("location.hash = '#/overview'")
+    sizes = browser.run("return performance.getEntriesByType('resource').map((one) => one.transferSize)")
+    assert 0 < sum(sizes) < MOST_BYTES, sizes
+
+
+def many_sessions(browser: Browser, console: Console) -> None:
+    """Rows that nobody looks at are not in the page, and to scroll through all takes little of a processor."""
+    key = str(browser.run("return sessionStorage.getItem('mirrord-key')"))
+    sessions = [
+        {"name": f"s{n:04}", "source": f"tap{n}", "destination": {"type": "vxlan", "remote": "192.0.2.9", "vni": n + 1}}
+        for n in range(SESSIONS)
+    ]
+    made = console.ask("PUT", "/v1/mirrors/many", {"enabled": False, "sessions": sessions}, key=key)
+    assert made.status == 201, made.text
+    browser.run("location.hash = '#/mirrors/many'")
+    browser.wait_text("s0000", "main tbody", seconds=30)
+    box = "document.querySelector('.table.virtual')"
+    assert browser.run(f"return {box}.querySelectorAll('tr').length") < 80
+    assert browser.run(f"return {box}.querySelector('table').getAttribute('aria-rowcount')") == str(SESSIONS + 1)
+    browser.devtools("Performance.enable", timeDomain="threadTicks")
+    before = _spent(browser)
+    frames = browser.run(f"""
+        const box = {box}
+        for (let n = 0; n <= 100; n++) {{
+            box.scrollTop = (box.scrollHeight - box.clientHeight) * n / 100
+            await new Promise(requestAnimationFrame)
+        }}
+        return 101""")
+    seconds = (_spent(browser) - before) / frames
+    assert seconds < 1 / 50, f"{seconds * 1000:.1f} ms of the processor for a frame"
+    browser.wait_text(f"s{SESSIONS - 1:04}", "main tbody")
+    assert console.ask("DELETE", "/v1/mirrors/many", key=key).status == 204
+
+
+def _spent(browser: Browser) -> float:
+    """Seconds of the processor that the page's thread has taken."""
+    metrics = browser.devtools("Performance.getMetrics")["metrics"]
+    return next(float(one["value"]) for one in metrics if one["name"] == "TaskDuration")
+
+
+def an_image_without_words_is_found(browser: Browser) -> None:
+    """axe-core looks, and where it should."""
+    browser.run("document.querySelector('main').append(new Image())")
+    assert [one.partition(":")[0] for one in browser.run(VIOLATIONS, {})] == ["image-alt"]
+    browser.run("document.querySelector('main > img').remove()")
+
+
+def nothing_bars_anybody(browser: Browser, pictures: Path | None) -> None:
+    """axe-core finds nothing on any place, nor in the form of a session; in dark colours contrasts are others."""
+    found = list[str]()
+    for name, place in PLACES.items():
+        browser.run("location.hash = arguments[0]", place)
+        browser.wait(lambda: browser.run("return document.querySelector('main h1') !== null"), name)
+        if name == "packets":
+            browser.wait_text("ICMP", "main tbody")
+        if name == "filter":
+            browser.field("A frame in hexadecimal digits").write("02" * 12 + "0806")
+            browser.click("main button", "Explain")
+            browser.wait_text("rule 3: accept")
+        found += _barriers(browser, name, pictures)
+    browser.run("location.hash = '#/mirrors'")
+    browser.click("main button", "Create port mirroring")
+    browser.field("Name").write("forms")
+    found += _barriers(browser, "create", pictures)
+    browser.click("dialog button", "OK")
+    browser.find("dialog h2", "Add session")
+    browser.wait(lambda: browser.run("return document.querySelector('fieldset input') !== null"), "the form")
+    browser.run("document.querySelector('fieldset input').focus()")
+    browser.press(*"no such", "Tab")
+    browser.wait_text("expected", "dialog")
+    found += _barriers(browser, "session", pictures)
+    browser.press("Escape")
+    assert not found
+
+
+def _barriers(browser: Browser, name: str, pictures: Path | None) -> list[str]:
+    found = list[str]()
+    for dark in (False, True):
+        browser.dark(on=dark)
+        rules: dict[str, Any] = {"runOnly": ["color-contrast"]} if dark else {}
+        found += [f"{name}, {'dark' if dark else 'light'}: {one}" for one in browser.run(VIOLATIONS, rules)]
+        if pictures is not None and (not dark or name == "overview"):
+            browser.screenshot(pictures / f"{name}{'-dark' if dark else ''}.png")
+    browser.dark(on=False)
+    return found
