@@ -95,7 +95,14 @@ DOCUMENTED: dict[type[Model], dict[str, object]] = {
     }
     | INSIDE,
     model.BridgeSource: {"type": "bridge", "bridge": REQUIRED, "vlan": OPTIONAL} | INSIDE,
-    model.VxlanSource: {"type": "vxlan", "local": REQUIRED, "port": 4789, "vni": OPTIONAL, "allow": []},
+    model.VxlanSource: {
+        "type": "vxlan",
+        "local": REQUIRED,
+        "flow_network": OPTIONAL,
+        "port": 4789,
+        "vni": OPTIONAL,
+        "allow": [],
+    },
     model.GeneveSource: {"type": "geneve", "local": REQUIRED, "port": 6081, "vni": OPTIONAL, "allow": []},
     model.TzspSource: {"type": "tzsp", "local": REQUIRED, "port": 37008, "allow": []},
     model.GreSource: {"type": "gre", "local": REQUIRED, "key": OPTIONAL, "allow": []},
