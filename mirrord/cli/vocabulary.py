@@ -241,6 +241,7 @@ DESTINATIONS: dict[str, Keys] = {
         "type": ("geneve",),
         "vni": (),
         "vni_egress": (),
+        "metadata": ("true", "false"),
         "port": (),
     },
     "gre": {

@@ -43,10 +43,11 @@ class Outcome(NamedTuple):
     flow_table_full: int
 
 class Unwrapped(NamedTuple):
-    """The frame in a tunnel's packet, and what its sender left to a device (wire.VNET)."""
+    """The frame in a tunnel's packet, what its sender left to a device (wire.VNET), what is told of it (wire.Told)."""
 
     data: bytes
     vnet: bytes
+    told: tuple[int, ...]
 
 @final
 class Forward:
@@ -129,6 +130,7 @@ class Tap:
         ip_header: bool,
         raw: bool,
         pvid: int,
+        told: bool,
     ) -> Tap: ...
     def run(self) -> bool:
         """Forward what has been captured: at most a few blocks. Whether there is more."""

@@ -31,7 +31,7 @@ from mirrord.dataplane.forward.payload import hide
 from mirrord.dataplane.frame.extent import headers_end
 from mirrord.dataplane.frame.headers import Headers, flow_hash, parse
 from mirrord.dataplane.frame.segment import MalformedError
-from mirrord.dataplane.frame.wire import ADDRESSES, CLOCK_STEP_NANOSECONDS, TAG, Frame, rebuild
+from mirrord.dataplane.frame.wire import ADDRESSES, CLOCK_STEP_NANOSECONDS, EGRESS, TAG, Frame, rebuild
 from mirrord.plans import ForwardPlan, OnMtuExceeded, Payload
 from mirrord.protocols import ETH_HEADER, TPIDS
 
@@ -228,12 +228,14 @@ class Forward:
         size = sum(map(len, kept)) + len(kept) * (len(plan.template.header) + plan.overhead)
         if (plan.rate_limit or plan.packet_limit) and not self._take(size, len(kept), frame.time):
             return Outcome(reason=Slot.skipped_rate_limited)
+        told = frame.told
+        egress = told.direction == EGRESS if told.direction else frame.egress
         vlan = headers.tags[0].vid if headers.tags else None
         cut = [len(frame.data) < frame.length or len(k) < len(data) for k, data in zip(kept, frames, strict=True)]
         copies = []
         for data, before, truncated in zip(kept, frames, cut, strict=True):
             original = len(before) + max(frame.length - len(frame.data), 0)
-            facts = Facts(next(self._numbers), vlan, truncated, frame.egress, frame.time, len(data), original)
+            facts = Facts(next(self._numbers), vlan, truncated, egress, frame.time, len(data), original, told)
             if self.recorder is not None:
                 self.recorder.add(data, facts)
             copies.append(Copy(plan.template.fill(facts) + data, hashed, plan.template.trailer(facts)))

@@ -48,6 +48,20 @@ CLOCK_STEP_NANOSECONDS = 1_000_000_000
 """Capture times go back a little where several processors stamp frames; by more, the clock was set."""
 
 
+class Told(NamedTuple):
+    """What a tunnel's header tells of the frame in it; zeros where it does not. A relay carries it on."""
+
+    direction: int = 0  # 1: ingress, 2: egress, where it was captured first
+    time: int = 0  # of its first capture, nanoseconds since 1970
+    vlan: int = 0  # ERSPAN's VLAN id, COS and En
+    cos: int = 0
+    en: int = 0
+    truncated: bool = False
+
+
+INGRESS, EGRESS = 1, 2
+
+
 class Frame(NamedTuple):
     """One frame as a source gave it."""
 
@@ -58,6 +72,7 @@ class Frame(NamedTuple):
     vnet: Vnet = Vnet()
     time: int = 0  # of capture, nanoseconds since 1970
     device: int = 0  # its index; 0: of a tunnel's end
+    told: Told = Told()
 
 
 def rebuild(frame: Frame, headers: Headers) -> list[bytes]:

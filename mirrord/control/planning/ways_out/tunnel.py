@@ -52,7 +52,7 @@ def way_out(asked: Asked, to: TunnelDestination) -> WayOut:
     """By the kernel's route to the remote, or by the mirror's flow network, if that has one."""
     config, session, lease = asked.config, asked.session, asked.lease
     guest = getattr(session.source, "perspective", "host") == "guest"
-    template = _template(to, guest=guest)
+    template = _template(to, guest=guest, index=asked.source.index)
     way = path(to, config, lease)
     view = asked.view.inside(to.netns)
     port: int | None = getattr(to, "port", None)
@@ -114,12 +114,12 @@ def _stopped(session: Session, way: Path, view: View) -> tuple[Slot | None, Find
     return None, None
 
 
-def _template(to: TunnelDestination, *, guest: bool) -> Template:
+def _template(to: TunnelDestination, *, guest: bool, index: int) -> Template:
     match to:
         case VxlanDestination():
             return encap.vxlan(Ids(to.vni, to.vni_egress, guest))
         case GeneveDestination():
-            return encap.geneve(Ids(to.vni, to.vni_egress, guest))
+            return encap.geneve(Ids(to.vni, to.vni_egress, guest), metadata_of=index if to.metadata else None)
         case GreDestination():
             return encap.gre(None if to.key is None else Ids(to.key, to.key_egress, guest))
         case ErspanDestination(session_id=int(session_id), erspan_type="II" | "III"):

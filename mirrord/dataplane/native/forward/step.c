@@ -451,10 +451,13 @@ static int copy(const struct plan *plan, struct state *state, const struct frame
 	if (!parsed->hashed)
 		parsed->flow = flow_hash(&parsed->headers);
 	parsed->hashed = true;
+	const struct told *told = &frame->told;
 	struct facts facts = { .sequence = state->sequence,
 			       .vlan = parsed->headers.vlan,
-			       .egress = frame->egress,
+			       .egress = told->direction ? told->direction == TOLD_EGRESS : frame->egress,
 			       .time = frame->time,
+			       .stamp = told->time ? told->time : frame->time,
+			       .told = told,
 			       .shown = finding->shown.kept,
 			       .spent = finding->spent };
 	int reason;
