@@ -44,7 +44,7 @@ class Outcome(NamedTuple):
     to: tuple[int, ...]
 
 class Unwrapped(NamedTuple):
-    """The frame in a tunnel's packet, what its sender left to a device (wire.VNET), what is told of it (wire.Told)."""
+    """The frame in a tunnel's packet, what its sender left to a device (wire.VNET), what is told of it (told.Told)."""
 
     data: bytes
     vnet: bytes

@@ -15,7 +15,8 @@ from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.rules import Selection
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.frame.headers import Tag
-from mirrord.dataplane.frame.wire import Frame, Told, Vnet
+from mirrord.dataplane.frame.told import Told
+from mirrord.dataplane.frame.wire import Frame, Vnet
 from mirrord.plans import FlowLimit, ForwardPlan, Inside, OnMtuExceeded, Payload, Remote
 from tests.support.selections import IPV4, IPV6, PORTS, VLANS, frames, guards, selections
 

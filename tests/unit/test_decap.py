@@ -19,7 +19,8 @@ from mirrord.dataplane.forward.decap import decapsulate, unfinished
 from mirrord.dataplane.forward.encap import bare
 from mirrord.dataplane.forward.step import Forward
 from mirrord.dataplane.frame.checksum import checksum
-from mirrord.dataplane.frame.wire import VNET, Frame, Told, Vnet
+from mirrord.dataplane.frame.told import Told
+from mirrord.dataplane.frame.wire import VNET, Frame, Vnet
 from mirrord.dataplane.native import core
 from mirrord.plans import ForwardPlan, Tunnel
 from tests.support.packets import LINK

@@ -17,7 +17,8 @@ from scapy.packet import Packet
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.forward.encap import Ids, Template
 from mirrord.dataplane.frame.headers import Tag
-from mirrord.dataplane.frame.wire import Frame, Told, Vnet
+from mirrord.dataplane.frame.told import Told
+from mirrord.dataplane.frame.wire import Frame, Vnet
 from mirrord.plans import ForwardPlan
 from tests.support.packets import LINK
 from tests.support.planes import step

@@ -22,7 +22,8 @@ from mirrord.dataplane.capture.packet_socket import LARGEST_FRAME, SOCKET_BATCH,
 from mirrord.dataplane.capture.way_in import Kind, Statistics, WayIn
 from mirrord.dataplane.filter import bpf
 from mirrord.dataplane.forward.decap import decapsulate, unfinished
-from mirrord.dataplane.frame.wire import EGRESS, TAG, Frame
+from mirrord.dataplane.frame.told import EGRESS
+from mirrord.dataplane.frame.wire import TAG, Frame
 from mirrord.kernel import MEMINFO, SO_MEMINFO, SO_RCVBUFFORCE, SO_TIMESTAMPNS
 from mirrord.plans import ListenPlan, Tunnel
 from mirrord.protocols import IPPROTO_GRE, IPPROTO_UDP

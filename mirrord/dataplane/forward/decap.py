@@ -22,15 +22,8 @@ from mirrord.dataplane.forward.encap import (
 from mirrord.dataplane.frame.checksum import ones_sum
 from mirrord.dataplane.frame.headers import parse
 from mirrord.dataplane.frame.segment import MAX_HEADERS
-from mirrord.dataplane.frame.wire import (
-    EGRESS,
-    INGRESS,
-    VNET_GSO_TCPV4,
-    VNET_GSO_TCPV6,
-    VNET_NEEDS_CSUM,
-    Told,
-    Vnet,
-)
+from mirrord.dataplane.frame.told import EGRESS, INGRESS, Told
+from mirrord.dataplane.frame.wire import VNET_GSO_TCPV4, VNET_GSO_TCPV6, VNET_NEEDS_CSUM, Vnet
 from mirrord.plans import Tunnel
 from mirrord.protocols import (
     ETH_HEADER,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
-from mirrord.dataplane.frame.wire import Told
+from mirrord.dataplane.frame.told import Told
 from mirrord.dataplane.transmit import pcapng
 from mirrord.protocols import ETH_P_ERSPAN, ETH_P_ERSPAN_III, ETH_P_TEB
 

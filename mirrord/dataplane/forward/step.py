@@ -32,7 +32,8 @@ from mirrord.dataplane.forward.remotes import recipients
 from mirrord.dataplane.frame.extent import headers_end
 from mirrord.dataplane.frame.headers import Headers, flow_hash, parse
 from mirrord.dataplane.frame.segment import MalformedError
-from mirrord.dataplane.frame.wire import ADDRESSES, CLOCK_STEP_NANOSECONDS, EGRESS, TAG, Frame, rebuild
+from mirrord.dataplane.frame.told import EGRESS
+from mirrord.dataplane.frame.wire import ADDRESSES, CLOCK_STEP_NANOSECONDS, TAG, Frame, rebuild
 from mirrord.plans import ForwardPlan, OnMtuExceeded, Payload
 from mirrord.protocols import ETH_HEADER, TPIDS
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mirrord.dataplane.frame.checksum import checksum, crc32c
 from mirrord.dataplane.frame.segment import MAX_HEADERS, Kind, MalformedError, split
+from mirrord.dataplane.frame.told import Told
 
 if TYPE_CHECKING:
     from mirrord.dataplane.frame.headers import Headers, Tag
@@ -46,20 +47,6 @@ class Vnet(NamedTuple):
 
 CLOCK_STEP_NANOSECONDS = 1_000_000_000
 """Capture times go back a little where several processors stamp frames; by more, the clock was set."""
-
-
-class Told(NamedTuple):
-    """What a tunnel's header tells of the frame in it; zeros where it does not. A relay carries it on."""
-
-    direction: int = 0  # 1: ingress, 2: egress, where it was captured first
-    time: int = 0  # of its first capture, nanoseconds since 1970
-    vlan: int = 0  # ERSPAN's VLAN id, COS and En
-    cos: int = 0
-    en: int = 0
-    truncated: bool = False
-
-
-INGRESS, EGRESS = 1, 2
 
 
 class Frame(NamedTuple):

@@ -285,7 +285,7 @@ PyType_Spec forward_spec = {
 static PyStructSequence_Field unwrapped_field[] = {
 	{ "data", "The frame inside." },
 	{ "vnet", "What its sender left to a device, as struct virtio_net_hdr." },
-	{ "told", "What is told of it: the fields of wire.py's Told." },
+	{ "told", "What is told of it: the fields of told.py's Told." },
 	{ NULL, NULL },
 };
 

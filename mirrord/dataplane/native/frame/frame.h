@@ -28,7 +28,7 @@ struct vnet {
 	uint16_t csum_offset;
 };
 
-/* What a tunnel's header tells of the frame in it; zeros where it does not. wire.py: Told. */
+/* What a tunnel's header tells of the frame in it; zeros where it does not. told.py. */
 struct told {
 	uint64_t time;
 	uint16_t vlan;
