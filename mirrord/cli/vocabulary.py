@@ -165,6 +165,13 @@ SOURCES: dict[str, Keys] = {
         "port": (),
         "vni": (),
     },
+    "geneve": {
+        "local": (),
+        "allow": (),
+        "type": ("geneve",),
+        "port": (),
+        "vni": (),
+    },
     "gre": {
         "local": (),
         "allow": (),
@@ -176,6 +183,12 @@ SOURCES: dict[str, Keys] = {
         "allow": (),
         "type": ("erspan",),
         "session_id": (),
+    },
+    "tzsp": {
+        "local": (),
+        "allow": (),
+        "type": ("tzsp",),
+        "port": (),
     },
 }
 
@@ -267,6 +280,21 @@ DESTINATIONS: dict[str, Keys] = {
         "rotate_size": (),
         "rotate_seconds": (),
         "keep": (),
+    },
+    "pcap": {
+        "vlan_tpid": (),
+        "original_vlan": ("keep", "strip"),
+        "type": ("pcap",),
+        "remote": (),
+        "port": (),
+        "listen": (),
+        "format": ("pcap", "pcapng"),
+        "tls.ca": (),
+        "tls.certificate": (),
+        "tls.key": (),
+        "tls.server_name": (),
+        "buffer": (),
+        "allow": (),
     },
 }
 
