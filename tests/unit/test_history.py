@@ -69,7 +69,7 @@ def test_an_hour_is_kept_and_no_more() -> None:
 
 def test_its_memory_is_bounded_whatever_the_number_of_sessions() -> None:
     """And a session that comes takes the place of one that has been quiet for longest, without its past."""
-    assert BYTES < 8 << 20
+    assert BYTES <= 8_000_000
     one = History()
     many = {Key("m", str(n), "tap"): gain(n) for n in range(3 * SESSIONS)}
     tracemalloc.start()

@@ -1,7 +1,7 @@
 """The daemon's own short history, for charts where no Prometheus is: an hour of sums each second, and of each session
 that counted anything each ten seconds.
 
-Its memory is one block, `BYTES` at most however many sessions there are, of which the system gives a page where it is
+Its memory is one block, `MOST_BYTES` at most however many sessions there are, of which the system gives a page where it is
 written to. A value is two bytes, the logarithm of one more than itself: right to a thousandth, from 0 to 2^64.
 """
 
@@ -25,14 +25,18 @@ KEPT_SECONDS = 3600
 STEP = 10
 """Looks, of one a second, that a session's values are about."""
 
-SESSIONS = 1000
-"""Of how many sessions there is a history: of those that counted something last."""
+MOST_BYTES = 8_000_000
 
 _FIRST = ("frames_per_second", "bits_per_second", "ring_fill", "latency_seconds")
 _WIDTH = len(_FIRST) + len(DROPPED)
 _SUMS, _ROWS = KEPT_SECONDS, KEPT_SECONDS // STEP
+_TIMES = 8 * (_SUMS + _ROWS)  # bytes
+
+SESSIONS = (MOST_BYTES - _TIMES - 2 * _WIDTH * _SUMS) // (2 * _WIDTH * _ROWS)
+"""Of how many sessions there is a history: of those that counted something last; 912 with eight causes of drops."""
+
 _VALUES = _WIDTH * (_SUMS + SESSIONS * _ROWS)
-BYTES = 2 * _VALUES + 8 * (_SUMS + _ROWS)
+BYTES = 2 * _VALUES + _TIMES
 
 _SCALE = 1024  # codes for a doubling
 _NOTHING = array("H", bytes(2 * _WIDTH))
