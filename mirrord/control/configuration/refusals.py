@@ -37,6 +37,7 @@ from mirrord.model import (
     TunnelDestination,
     TunnelSource,
     VxlanDestination,
+    VxlanSource,
 )
 from mirrord.model.validation import join
 from mirrord.values import GLOB
@@ -80,6 +81,8 @@ class Declared:
                 objects[at] = session
                 if session.filter is not None:
                     uses.append(Use(join(at, "filter"), "filters", session.filter))
+                if isinstance(session.source, VxlanSource) and session.source.flow_network is not None:
+                    uses.append(Use(join(at, "source", "flow_network"), "flow_networks", session.source.flow_network))
         names = {"flow_networks": frozenset(config.flow_networks), "filters": frozenset(config.filters)}
         return cls(config.daemon, objects, names, tuple(uses))
 
@@ -166,7 +169,8 @@ def _same_ends(declared: Declared) -> Iterator[Problem]:
             place = "" if end.netns is None else f" in {end.netns!r}"
             yield Problem(join(path, "destination", "device"), f"{end.device!r}{place} is also the source")
         if isinstance(end, TunnelDestination) and _comes_in(session, end):
-            yield Problem(join(path, "destination", "remote"), f"{end.remote} is also the source")
+            named = " or ".join(map(str, end.remote))
+            yield Problem(join(path, "destination", "remote"), f"{named} is also the source")
 
 
 def _comes_in(session: Session, end: Destination) -> bool:
@@ -206,7 +210,7 @@ class _Readers:
         if isinstance(end, DeviceDestination):
             found = self._named.get((end.netns, end.device), []) + (self._matching(end) if end.netns is None else [])
         elif isinstance(end, TunnelDestination):
-            found = self._named.get(end.remote, [])
+            found = list(chain.from_iterable(self._named.get(one, []) for one in end.remote))
         return {path: session for path, session in found if _comes_in(session, end)}
 
     def _matching(self, end: DeviceDestination) -> list[tuple[str, Session]]:
@@ -249,8 +253,11 @@ def _reached_from(end: Destination, ways: Mapping[str, Session], readers: _Reade
 def _shared_flow_networks(declared: Declared) -> Iterator[Problem]:
     users: dict[str, str] = {}
     for path, section, name in declared.uses:
-        if section == "flow_networks" and users.setdefault(name, path) != path:
-            yield Problem(path, f"flow network {name!r} is already used at {users[name]}")
+        if section != "flow_networks":
+            continue
+        first = users.setdefault(name, path)
+        if _mirror_of(first) != _mirror_of(path):
+            yield Problem(path, f"flow network {name!r} is already used at {first}")
     owners: dict[str, str] = {}
     for path, one in declared.objects.items():
         if isinstance(one, FlowNetwork) and owners.setdefault(one.device, path) != path:
@@ -262,6 +269,11 @@ def _shared_flow_networks(declared: Declared) -> Iterator[Problem]:
                     yield Problem(join(owner, "device"), f"{device!r} is already used at {path}.{key}")
                 elif used:
                     yield Problem(f"{path}.{key}", f"{device!r} is set aside for copies by {owner}")
+
+
+def _mirror_of(use: str) -> str:
+    """The path of the mirror that uses a flow network, for its copies or as a source of its sessions."""
+    return use.rpartition(".sessions[")[0] or use.removesuffix(".flow_network")
 
 
 def _chosen_otherwise(declared: Declared) -> Iterator[Problem]:
@@ -277,10 +289,10 @@ def _chosen_otherwise(declared: Declared) -> Iterator[Problem]:
             if getattr(session.destination, key) is not None:
                 yield Problem(join(path, "destination", key), f"flow network {name!r} decides where copies leave")
         network = declared.objects.get(join("flow_networks", name))
-        remote = session.destination.remote
-        if isinstance(network, FlowNetwork) and network.addresses.first.version != remote.version:
-            why = f"{remote} is IPv{remote.version}, but flow network {name!r} is not"
-            yield Problem(join(path, "destination", "remote"), why)
+        for remote in session.destination.remote:
+            if isinstance(network, FlowNetwork) and network.addresses.first.version != remote.version:
+                why = f"{remote} is IPv{remote.version}, but flow network {name!r} is not"
+                yield Problem(join(path, "destination", "remote"), why)
 
 
 def _shared_vnis(declared: Declared) -> Iterator[Problem]:
@@ -294,10 +306,13 @@ def _shared_vnis(declared: Declared) -> Iterator[Problem]:
             vni = getattr(end, key)
             if vni is None:
                 continue
-            other, also_shared = first.setdefault((end.netns, end.remote, end.port, vni), (path, shared))
-            if other != path and not (shared and also_shared):
-                lacking = None in (shared, also_shared)
-                remedy = "choose another" if lacking else "set shared_vni = true in both if that is meant"
+            others: dict[str, str] = {}  # what to do about each that sends there, too
+            for remote in end.remote:
+                other, also_shared = first.setdefault((end.netns, remote, end.port, vni), (path, shared))
+                if other != path and not (shared and also_shared):
+                    lacking = None in (shared, also_shared)
+                    others[other] = "choose another" if lacking else "set shared_vni = true in both if that is meant"
+            for other, remedy in others.items():
                 why = f"{other} sends to the same remote, port and VNI; {remedy}"
                 yield Problem(join(path, "destination", key), why)
 

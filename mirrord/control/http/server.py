@@ -14,6 +14,7 @@ from mirrord.control.changes import Changes
 from mirrord.control.http import api, scrape
 from mirrord.control.http.events import Events
 from mirrord.control.http.sockets import Addresses
+from mirrord.control.origins import Origins
 from mirrord.control.reporting.metrics import Counts
 from mirrord.control.service import Service
 from mirrord.control.shown import Shown
@@ -26,11 +27,11 @@ CLOSE_SECONDS = 0.5  # how long an open connection may hold up the end, twice: a
 class Server:
     """Answers for a service at its addresses."""
 
-    def __init__(self, service: Service, changes: Changes) -> None:
+    def __init__(self, service: Service, changes: Changes, origins: Origins) -> None:
         shown = Shown(service)
         self._events = Events(service, changes.store)
-        self._changing = api.application(service, shown, changes, self._events)
-        self._reading = api.application(service, shown, changes, self._events, read_only=True)
+        self._changing = api.application(service, shown, changes, origins, self._events)
+        self._reading = api.application(service, shown, changes, origins, self._events, read_only=True)
         counts = Counts(
             service.rows,
             service.last_reload,

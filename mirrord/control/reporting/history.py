@@ -1,7 +1,7 @@
 """The daemon's own short history, for charts where no Prometheus is: an hour of sums each second, and of each session
 that counted anything each ten seconds.
 
-Its memory is one block, `MOST_BYTES` at most however many sessions there are, of which the system gives a page where it is
+Its memory is one block, `MOST_BYTES` at most however many sessions there are. The system gives a page where it is
 written to. A value is two bytes, the logarithm of one more than itself: right to a thousandth, from 0 to 2^64.
 """
 
