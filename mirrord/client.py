@@ -14,6 +14,9 @@ SOCKET = "/run/mirrord/mirrord.sock"
 READ_ONLY_SOCKET = "/run/mirrord/mirrord-read-only.sock"
 """Where the daemon listens unless it is told otherwise; the second by mirrord-read-only.socket."""
 
+AGENT_SOCKET = "/run/mirrord/agent.sock"
+"""Where mirrord-agent answers for the whole cluster."""
+
 TIMEOUT_SECONDS = 30.0
 SILENCE_SECONDS = 3.0
 ONLY_NEW = {"If-None-Match": "*"}  # RFC 9110 13.1.2: refuse to replace
@@ -102,6 +105,16 @@ class Client:
     def sources(self) -> list[Object]:
         """What could be mirrored, and who mirrors it now."""
         return list(self._ask("GET", ("sources",))["sources"])
+
+    # --- a cluster, at one of its agents ---
+
+    def hosts(self) -> list[Object]:
+        """Every host of the cluster, and how far it is."""
+        return list(self._ask("GET", ("hosts",))["hosts"])
+
+    def forget_host(self, host: str) -> Object:
+        """Free what a host has that will not come back."""
+        return dict(self._ask("DELETE", ("hosts", host)) or {})
 
     # --- mirrors and sessions ---
 

@@ -102,10 +102,41 @@ def check_patch(model: str, there: dict[str, Any], patch: dict[str, Any]) -> Non
     from mirrord.merge_patch import merge  # noqa: PLC0415
     from mirrord.model.validation import wrong_values  # noqa: PLC0415
 
+    if in_cluster():
+        there, patch = without_hosts(there), without_hosts(patch)
     named = merge({key: value for key, value in there.items() if isinstance(patch.get(key), dict)}, patch)
     problems = wrong_values(getattr(models, model), named)
     if problems:
         raise click.UsageError("\n".join(map(str, problems)))
+
+
+def in_cluster() -> bool:
+    """Whether it is a cluster that is asked."""
+    return bool(getattr(click.get_current_context().obj, "cluster", False))
+
+
+def without_hosts(written: dict[str, Any]) -> dict[str, Any]:
+    """A session of a cluster, or a patch of one, without the hosts of its ends, which the models do not know."""
+    return {
+        key: {part: one for part, one in value.items() if part != "host"}
+        if key in ("source", "destination") and isinstance(value, dict)
+        else [without_hosts(one) for one in value]
+        if key == "sessions"
+        else value
+        for key, value in written.items()
+    }
+
+
+def _with_hosts(read: dict[str, Any], written: dict[str, Any]) -> dict[str, Any]:
+    """What was read, with the hosts that stood in it."""
+    found = dict(read)
+    for side in ("source", "destination"):
+        if isinstance(written.get(side), dict) and "host" in written[side]:
+            found[side] = {**read[side], "host": written[side]["host"]}
+    if "sessions" in written:
+        pairs = zip(read["sessions"], written["sessions"], strict=True)
+        found["sessions"] = [_with_hosts(one, said) for one, said in pairs]
+    return found
 
 
 def check(model: str, written: dict[str, Any]) -> dict[str, Any]:
@@ -113,9 +144,11 @@ def check(model: str, written: dict[str, Any]) -> dict[str, Any]:
     from mirrord import model as models  # noqa: PLC0415 (see above)
     from mirrord.model.validation import doubts, examine  # noqa: PLC0415
 
-    read, problems = examine(getattr(models, model), written, "")
+    cluster = in_cluster()
+    read, problems = examine(getattr(models, model), without_hosts(written) if cluster else written, "")
     if problems:
         raise click.UsageError("\n".join(map(str, problems)))
     for doubt in doubts(written, ""):
         click.echo(f"mirrorctl: warning: {doubt}", err=True)
-    return dict(read.model_dump(mode="json", exclude_unset=True))
+    dumped = dict(read.model_dump(mode="json", exclude_unset=True))
+    return _with_hosts(dumped, written) if cluster else dumped

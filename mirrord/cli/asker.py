@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from mirrord.client import READ_ONLY_SOCKET, SOCKET, AnsweredError, Client, UnreachableError
+from mirrord.client import AGENT_SOCKET, READ_ONLY_SOCKET, SOCKET, AnsweredError, Client, UnreachableError
 
 if TYPE_CHECKING:
     from mirrord.cli.screen import Screen
@@ -26,6 +26,13 @@ ADVICE = {
     " and see why it ended (journalctl -u mirrord)",
     errno.EACCES: "you may not open it: be root or a member of the group that `socket_group` names"
     " (ls -l shows it; a new membership counts from the next login)",
+}
+CLUSTER_ADVICE = {
+    errno.ENOENT: "there is no socket: is this host in a cluster, with mirrord-agent running (systemctl status"
+    " mirrord-agent), and is its `socket` this path? --socket names another",
+    errno.ECONNREFUSED: "nothing listens there any more: start the agent (systemctl start mirrord-agent)"
+    " and see why it ended (journalctl -u mirrord-agent)",
+    errno.EACCES: ADVICE[errno.EACCES],
 }
 WOULD = {
     "start": "start",
@@ -49,6 +56,7 @@ class Asker:
     path: str  # "": the daemon's own, or else the one for reading alone
     as_json: bool
     dry_run: bool = False
+    cluster: bool = False  # ask the agent, for the whole cluster
 
     def __call__(self, question: Callable[[Client], Any], show: Callable[[Any, Screen], None]) -> None:
         """Ask, and print the answer; exit 1 or 3 when there is none."""
@@ -103,7 +111,8 @@ class Asker:
 
     def client(self) -> Client:
         """Asks at the socket that was named, or else at the usual ones."""
-        paths = (self.path,) if self.path else (SOCKET, READ_ONLY_SOCKET)
+        usual = (AGENT_SOCKET,) if self.cluster else (SOCKET, READ_ONLY_SOCKET)
+        paths = (self.path,) if self.path else usual
         return Client(paths, dry_run=self.dry_run, silent=_silent)
 
     def fail(self, error: UnreachableError | AnsweredError, client: Client | None = None) -> NoReturn:
@@ -112,9 +121,10 @@ class Asker:
         if self.as_json:
             click.echo(json.dumps({"error": error.as_json()}, indent=2), err=True)
         else:
-            click.echo(f"mirrorctl: {'the daemon cannot be reached: ' if unreachable else ''}{error}", err=True)
-            if isinstance(error, UnreachableError) and error.errno in ADVICE:
-                click.echo(f"mirrorctl: {ADVICE[error.errno]}", err=True)
+            who = "the agent" if self.cluster else "the daemon"
+            click.echo(f"mirrorctl: {f'{who} cannot be reached: ' if unreachable else ''}{error}", err=True)
+            if isinstance(error, UnreachableError) and (CLUSTER_ADVICE if self.cluster else ADVICE).get(error.errno):
+                click.echo(f"mirrorctl: {(CLUSTER_ADVICE if self.cluster else ADVICE)[error.errno]}", err=True)
             if getattr(error, "code", "") == "method_not_allowed" and client and client.path == READ_ONLY_SOCKET:
                 click.echo(f"mirrorctl: {READS_ALONE}", err=True)
         sys.exit(UNREACHABLE if unreachable else REFUSED)

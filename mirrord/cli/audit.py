@@ -100,6 +100,7 @@ def _table(rows: Any) -> Table:
     )
     for one in rows:
         who = one["user"] or f"uid {one['uid']}"
+        who += f"@{one['host']}" if "host" in one else ""  # of a cluster
         called = f"{one['mirror']}/{one['object']}" if one["kind"] == "session" else one["object"]
         message = " ".join(one["message"].split())
         when = local_time(datetime.fromisoformat(one["time"]))

@@ -16,7 +16,7 @@ import click
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class, split_arg_string
 
 from mirrord.cli.vocabulary import DESTINATIONS, RULE, SESSION, SOURCES, TABLES, Keys
-from mirrord.client import READ_ONLY_SOCKET, SOCKET
+from mirrord.client import AGENT_SOCKET, READ_ONLY_SOCKET, SOCKET
 
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 PATIENCE_SECONDS = 2.0
@@ -55,6 +55,11 @@ def rules(context: click.Context, _: click.Parameter, begun: str) -> list[Comple
 def flow_networks(context: click.Context, _: click.Parameter, begun: str) -> list[CompletionItem]:
     """The flow networks' names."""
     return _starting(begun, _names(_ask(context, "flow_networks")))
+
+
+def hosts(context: click.Context, _: click.Parameter, begun: str) -> list[CompletionItem]:
+    """The hosts of the cluster."""
+    return _starting(begun, [one["host"] for one in _ask(context, "hosts").get("hosts", ())])
 
 
 def devices(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
@@ -161,9 +166,11 @@ def _ask(context: click.Context, *resource: str, query: str = "") -> dict[str, A
 
     In the words of HTTP/1.0 (RFC 1945), by hand: to import an HTTP library would be a third of what TAB takes.
     """
-    path = context.find_root().params["path"]
+    given = context.find_root().params
+    path = given["path"]
     address = "/".join(["/v1", *map(_quoted, resource)]) + f"?{query}" * bool(query)
-    for each in [path] if path else [SOCKET, READ_ONLY_SOCKET]:
+    usual = [AGENT_SOCKET] if given.get("cluster") else [SOCKET, READ_ONLY_SOCKET]
+    for each in [path] if path else usual:
         try:
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.settimeout(PATIENCE_SECONDS)

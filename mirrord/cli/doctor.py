@@ -11,7 +11,8 @@ from mirrord.cli import complete
 from mirrord.cli.asker import REFUSED, Asker
 from mirrord.cli.clock import synchronised
 from mirrord.cli.screen import Screen
-from mirrord.cli.show import costs, place, without_ethernet
+from mirrord.cli.session_rows import place
+from mirrord.cli.show import costs, without_ethernet
 from mirrord.cli.tables import coloured
 from mirrord.client import Client
 

@@ -9,12 +9,13 @@ import os
 from importlib import import_module
 
 import click
+from click.core import ParameterSource
 
 from mirrord import __version__
 from mirrord.cli.asker import Asker
 from mirrord.cli.group import Group
 from mirrord.cli.vocabulary import COMMANDS
-from mirrord.client import READ_ONLY_SOCKET, SOCKET
+from mirrord.client import AGENT_SOCKET, READ_ONLY_SOCKET, SOCKET
 
 COMPLETION = """\b
 Completion of commands, options and names, in the shell's own start-up file:
@@ -49,8 +50,14 @@ PLACES = {
     "extcap": "extcap",
     "console": "console",
     "reload": "show",
+    "hosts": "cluster",
+    "wait": "cluster",
+    "forget-host": "cluster.forget_host",
 }
 """The module of each command, and what it is called there if that is not its name."""
+
+CLUSTER_ONLY = ("hosts", "wait", "forget-host")
+DAEMON_ONLY = ("sources", "top", "doctor", "capture", "reload")
 
 if "_MIRRORCTL_COMPLETE" in os.environ:
     import_module("mirrord.cli.complete")  # bash's way is there
@@ -92,9 +99,22 @@ def _normal(word: str) -> str:
     help=f"The daemon's control socket; also by MIRRORD_SOCKET. If not given: {SOCKET}, or if that may not be opened,"
     f" {READ_ONLY_SOCKET}.",
 )
+@click.option(
+    "--cluster",
+    is_flag=True,
+    help=f"Ask this host's mirrord-agent, for the whole cluster. If --socket is not given: {AGENT_SOCKET}.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON; an error too, on stderr.")
 @click.version_option(__version__, prog_name="mirrorctl")
 @click.pass_context
-def main(context: click.Context, path: str, *, as_json: bool) -> None:
+def main(context: click.Context, path: str, *, cluster: bool, as_json: bool) -> None:
     """Look at mirrord and change what it mirrors."""
-    context.obj = Asker(path, as_json)
+    if cluster and context.get_parameter_source("path") is ParameterSource.ENVIRONMENT:
+        path = ""  # it names the daemon's
+    if not cluster and context.invoked_subcommand in CLUSTER_ONLY and not context.resilient_parsing:
+        raise click.UsageError(
+            f"{context.invoked_subcommand} is about a cluster: mirrorctl --cluster {context.invoked_subcommand}"
+        )
+    if cluster and context.invoked_subcommand in DAEMON_ONLY and not context.resilient_parsing:
+        raise click.UsageError(f"{context.invoked_subcommand} is of one host: without --cluster")
+    context.obj = Asker(path, as_json, cluster=cluster)

@@ -40,16 +40,30 @@ def show(ask: Asker, network: str) -> None:
 
 @network.command()
 @click.argument("network", callback=read_by(name))
-@click.option("--device", required=True, help="The device set aside for copies.", shell_complete=complete.devices)
+@click.option("--device", help="The device set aside for copies; not in a cluster.", shell_complete=complete.devices)
 @click.option("--addresses", required=True, help=RANGE)
 @click.option("--gateway", help="The way to collectors elsewhere.")
 @click.option("--description", help="What it is for: one line.")
+@click.option("--vnis", metavar="FIRST-LAST", help="In a cluster: the VNIs of sessions between hosts; 5000-5999.")
 @changes
 @click.pass_obj
 def create(ask: Asker, /, network: str, **options: str | None) -> None:
     """Create a flow network: a device, addresses and a gateway set aside for the copies of one mirror."""
-    written = check("FlowNetwork", given(**options))
+    written = _cluster_network(given(**options)) if ask.cluster else check("FlowNetwork", _of_a_host(given(**options)))
     ask.change(lambda client: client.create_flow_network(network, written), f"{network}: created")
+
+
+def _of_a_host(written: dict[str, Any]) -> dict[str, Any]:
+    if "device" not in written:
+        raise click.UsageError("Missing option '--device'.")
+    return written
+
+
+def _cluster_network(written: dict[str, Any]) -> dict[str, Any]:
+    """Bad usage, where a device is named: each host has its own."""
+    if "device" in written:
+        raise click.UsageError("--device: in a cluster each host has its own: `devices` in its agent.toml")
+    return written
 
 
 @network.command("set")
@@ -58,13 +72,14 @@ def create(ask: Asker, /, network: str, **options: str | None) -> None:
 @click.option("--addresses", help=RANGE)
 @click.option("--gateway", help='Another way to collectors elsewhere; "": none.')
 @click.option("--description", help="A new description.")
+@click.option("--vnis", metavar="FIRST-LAST", help="In a cluster: other VNIs of sessions between hosts.")
 @changes
 @click.pass_obj
 def set_(ask: Asker, /, network: str, **options: str | None) -> None:
     """Change a flow network. The sessions of its mirror begin anew, unless only the description changes."""
     changed: dict[str, Any] = given(**options)
     if not changed:
-        raise click.UsageError("nothing to set: give --device, --addresses, --gateway or --description")
+        raise click.UsageError("nothing to set: give --device, --addresses, --gateway, --description or --vnis")
     if changed.get("gateway") == "":
         changed["gateway"] = None  # RFC 7396: as by default
     ask.change(lambda client: client.change_flow_network(network, changed), f"{network}: set")
@@ -83,7 +98,7 @@ def _show(networks: Any, screen: Screen) -> None:
     shown = Table(
         [
             name_column("NETWORK"),
-            whole("DEVICE"),
+            whole("VNIS" if any("vnis" in one for one in networks) else "DEVICE"),
             words("ADDRESSES"),
             whole("GATEWAY", 2),
             name_column("ORIGIN", 1),
@@ -92,5 +107,12 @@ def _show(networks: Any, screen: Screen) -> None:
     )
     for each in networks:
         gateway = each["gateway"] or ""
-        shown.row(each["name"], each["device"], each["addresses"], gateway, origin(each), each["description"])
+        shown.row(
+            each["name"],
+            each.get("device") or each.get("vnis", ""),
+            each["addresses"],
+            gateway,
+            origin(each),
+            each["description"],
+        )
     screen.table(shown)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -13,14 +12,14 @@ from mirrord.cli.asker import Asker
 from mirrord.cli.change import mirror_argument
 from mirrord.cli.group import changes
 from mirrord.cli.screen import Screen, watch, watched
-from mirrord.cli.tables import Cell, Table, coloured, name, origin, scaled, whole, word, words, written
+from mirrord.cli.session_rows import dropped, place, print_sessions
+from mirrord.cli.tables import Table, name, origin, whole, word, words, written
 from mirrord.client import AnsweredError, Client, UnreachableError
 
 ALWAYS = ("source", "destination", "direction")
 """Keys of a session that are shown whatever they say; others when they are not as by default."""
 
 NOT_SETTINGS = ("name", "description", "running", "origin")
-NAMED_AT_MOST = 4  # sessions to which a remark belongs, by name
 
 watch_option = click.option("-w", "--watch", "live", is_flag=True, help="Anew each second; q or Ctrl-C ends it.")
 
@@ -50,12 +49,17 @@ def status(ask: Asker, mirror: str | None, *, live: bool) -> None:
         answer = client.status()
         if mirror is not None:
             for key in ("sessions", "expired"):
-                answer[key] = [one for one in answer[key] if one["mirror"] == mirror]
+                answer[key] = [one for one in answer.get(key, ()) if one["mirror"] == mirror]
             if not answer["sessions"]:  # disabled, or not there
                 client.mirror(mirror)
         return answer
 
     def show(answer: Any, screen: Screen) -> None:
+        if ask.cluster:
+            from mirrord.cli.cluster import show_status  # noqa: PLC0415 (it imports this module)
+
+            show_status(answer, screen)
+            return
         where = f", network namespace {answer['netns']}" if answer["netns"] else ""
         screen.print(
             f"mirrord {answer['version']}, pid {answer['pid']}, {answer['dataplane']} data plane,"
@@ -73,7 +77,7 @@ def status(ask: Asker, mirror: str | None, *, live: bool) -> None:
             screen.print(f"{one['mirror']} does not run: its time was over at {one['expires']}", "yellow")
         for warning in answer["config"]["warnings"]:
             screen.print(f"warning: {warning}", "yellow")
-        _print_sessions(answer["sessions"], screen)
+        print_sessions(answer["sessions"], screen)
 
     show_or_watch(ask, question, show, live=live)
 
@@ -102,7 +106,7 @@ def list_(ask: Asker, *, live: bool) -> None:
             up = f"{sum(source['state'] == 'up' for source in running)}/{len(running)}"
             enabled = "expired" if mirror["expired"] else "yes" if mirror["enabled"] else "no"
             mirrored = sum(source["counters"]["mirrored_frames"] for source in running)
-            counts = len(mirror["sessions"]), up, mirrored, _dropped(running)
+            counts = len(mirror["sessions"]), up, mirrored, dropped(running)
             shown.row(mirror["name"], enabled, *counts, origin(mirror), mirror["description"])
         screen.table(shown)
 
@@ -127,7 +131,7 @@ def show(ask: Asker, mirror: str, *, live: bool) -> None:
             screen.print(f"{session['name']}{about}: {_settings(session)}")
         sources = [source for session in answer["sessions"] for source in session["running"]]
         if sources:
-            _print_sessions(sources, screen)
+            print_sessions(sources, screen)
         for source in sources:
             held = f", {binary(source['memory_bytes'])} of rings, tables and recorder" if source["memory_bytes"] else ""
             screen.print(f"\n{source['session']} on {place(source)}{without_ethernet(source)}{held}")
@@ -163,43 +167,6 @@ def session_defaults() -> dict[str, Any]:
     return Session.model_validate({"name": "s", **ends}).model_dump(mode="json", exclude={"name", *ends})
 
 
-def _print_sessions(sessions: Sequence[Any], screen: Screen) -> None:
-    shown = Table(
-        [
-            name("MIRROR"),
-            name("SESSION"),
-            whole("SOURCE", 1),
-            words("DESTINATION", 3),
-            whole("STATE"),
-            whole("FRAMES/S", 5),
-            whole("BITS/S", 4),
-            whole("MIRRORED", 2),
-            whole("DROPPED"),
-        ]
-    )
-    for session in sessions:
-        shown.row(
-            session["mirror"],
-            session["session"],
-            place(session),
-            session["destination"],
-            coloured(session["state"]),
-            scaled(session["frames_per_second"]),
-            scaled(session["bits_per_second"]),
-            session["counters"]["mirrored_frames"],
-            _dropped([session]),
-        )
-    screen.table(shown)
-    for line in _remarks(sessions):
-        screen.print(line)
-
-
-def place(session: Any) -> str:
-    """The source, its network namespace where that is not the daemon's, and the tunnels that are looked into."""
-    where = f"{session['source']} in {session['netns']}" if session.get("netns") else str(session["source"])
-    return f"{where} inside {session['inside']}" if session.get("inside") else where
-
-
 def without_ethernet(session: Any) -> str:
     """That the source has no Ethernet; "" where it has."""
     return ": IP packets, without Ethernet" if session.get("link") == "ip" else ""
@@ -222,26 +189,6 @@ def binary(size: int) -> str:
     """Bytes as somebody reads them."""
     unit = max((n for n in range(4) if size >= 1 << 10 * n), default=0)
     return f"{size / (1 << 10 * unit):.4g} {('B', 'KiB', 'MiB', 'GiB')[unit]}"
-
-
-def _remarks(sessions: Sequence[Any]) -> Iterator[str]:
-    """What there is to say of them; what is the same of several, once."""
-    about: dict[tuple[str, str], list[tuple[str, str]]] = {}
-    for session in sessions:
-        for remark in filter(None, [session["reason"], *session["warnings"]]):
-            where = f"{session['mirror']}/{session['session']} on {place(session)}"
-            alike = re.sub(rf"(?<![\w.-]){re.escape(session['source'])}(?![\w.-])", "the source", remark)
-            about.setdefault((session["state"], alike), []).append((where, remark))
-    for (state, alike), said in about.items():
-        places, more = [where for where, _ in said], len(said) - NAMED_AT_MOST
-        named = ", ".join(places if more <= 1 else [*places[:NAMED_AT_MOST], f"and {more} more"])
-        yield f"{named}: {state}: {said[0][1] if len(said) == 1 else alike}"
-
-
-def _dropped(sources: Sequence[Any]) -> Cell:
-    """How many frames were lost, in red if there are any."""
-    dropped = sum(count for source in sources for count in source["counters"]["dropped_frames"].values())
-    return Cell(str(dropped), "red" if dropped else "")
 
 
 def _counters(source: Any) -> Table:

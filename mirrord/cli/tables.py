@@ -249,4 +249,6 @@ def local_time(time: datetime) -> str:
 def origin(shown: Mapping[str, object]) -> str:
     """Where an object comes from: a file, or somebody made it at run time."""
     where = shown.get("origin")
+    if isinstance(where, dict) and "cluster" in where:
+        return "cluster"
     return str(where["file"]) if isinstance(where, dict) and "file" in where else "run time"

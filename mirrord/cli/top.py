@@ -8,7 +8,8 @@ import click
 
 from mirrord.cli.asker import Asker
 from mirrord.cli.screen import Screen
-from mirrord.cli.show import place, show_or_watch
+from mirrord.cli.session_rows import place
+from mirrord.cli.show import show_or_watch
 from mirrord.cli.tables import Cell, Table, coloured, name, scaled, whole, words
 from mirrord.client import Client
 

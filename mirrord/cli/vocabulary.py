@@ -30,6 +30,9 @@ COMMANDS = {
     "extcap": "Have Wireshark list sessions as interfaces.",
     "console": "Look at mirrord and change what it mirrors in a browser, until Ctrl-C.",
     "reload": "Have the daemon read its configuration again, as SIGHUP does.",
+    "hosts": "List the hosts of the cluster: whether they live, what they run, and which are behind.",
+    "wait": "Wait until every host that lives runs what was changed before; exit status 1 where one does not in time.",
+    "forget-host": "Free the addresses of a host that will not come back, and forget how it did.",
 }
 
 HELP = {
@@ -162,6 +165,7 @@ SOURCES: dict[str, Keys] = {
         "local": (),
         "allow": (),
         "type": ("vxlan",),
+        "flow_network": (),
         "port": (),
         "vni": (),
     },

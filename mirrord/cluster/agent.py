@@ -167,7 +167,9 @@ class Agent:
         """Take what is lacking; whether there is one more than before."""
         taken = False
         for name in sorted(self.part.lacking):
-            network = self.replica.snapshot.networks[name]
+            network = self.replica.snapshot.networks.get(name)
+            if network is None:
+                continue  # it is gone since
             try:
                 found = await allocation.address(self.etcd, self.keys, name, network.addresses, self.settings.host)
             except StoreError as error:
@@ -205,7 +207,9 @@ class Agent:
 
     @property
     def refused(self) -> list[dict[str, Any]]:
-        """What the daemon left out, and why."""
+        """What the daemon leaves out, and why: as of its last status, since a reload of its files may change that."""
+        if told := self.look.get("cluster"):
+            return list(told["left_out"])
         return [one for one in self.answer.get("objects", []) if not one.get("taken")]
 
     async def _look(self) -> None:
@@ -219,9 +223,8 @@ class Agent:
                 self.daemon_problem = self.daemon_problem or error.message
                 self.look = {}
             else:
-                if self._applied and look.get("pid") != self.look.get("pid"):
+                if self._applied and self.look and look.get("pid") != self.look.get("pid"):
                     self._applied = ""
-                    self.news.set()
                 self.look = look
             if not self._applied:
                 self.news.set()
@@ -257,11 +260,13 @@ class Agent:
         }
         left_out = {(one.get("mirror") or one.get("name"), one.get("name")) for one in self.refused}
         for (mirror, session), network in self.part.ends.items():
+            if (mirror, session) not in self.replica.snapshot.sessions or network not in self._addresses:
+                continue  # the next turn sees to it
             if left_out & {(mirror, mirror), (mirror, f"{session}{records.RECEIVING}")}:
                 continue
-            own[self.keys.end(self.settings.host, mirror, session)] = records.record(
-                {"address": self._addresses[network]}
-            )
+            vni = self.replica.snapshot.sessions[mirror, session].vni
+            end = records.record({"address": self._addresses[network], "vni": vni})
+            own[self.keys.end(self.settings.host, mirror, session)] = end
         self.link.publish(own)
 
     def _status(self) -> str:

@@ -152,12 +152,17 @@ class _Derivation:
             raise _Waiting("its destination is on another host, and its mirror has no flow network to reach it by")
         if one.vni is None:
             raise _Waiting("it has no VNI: set the mirror's flow_network again")
-        known = self.ends.get((one.mirror, one.name), {}).values()
-        there = [end for end in known if end.host != self.here.host]
+        known = self.ends.get((one.mirror, one.name)) or self._ends_before(one)
+        there = [end for end in known.values() if end.host != self.here.host]
         last = max(there, key=lambda end: (bool(end.address), not end.stale, end.revision), default=None)
         if last is None or not last.address:
             raise _Waiting(f"{_words(one)} is on no host of the cluster now")
         return {"remote": last.address, "vni": one.vni}
+
+    def _ends_before(self, one: ClusterSession) -> Mapping[str, End]:
+        """The ends of a session that was called otherwise: its VNI tells, until they are there by the new name."""
+        gone = (ends for key, ends in self.ends.items() if key not in self.snapshot.sessions)
+        return {host: end for ends in gone for host, end in ends.items() if end.vni == one.vni}
 
     def _destination_half(self, one: ClusterSession, mirror: Mirror, _: str) -> None:
         if mirror.flow_network is None or one.vni is None:

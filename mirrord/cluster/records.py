@@ -104,6 +104,7 @@ class End(NamedTuple):
     address: str
     revision: int
     stale: bool = False
+    vni: int | None = None  # a session that was renamed is known by it
 
 
 # --- reading ---
@@ -182,5 +183,7 @@ def _host(end: Mapping[str, Any], path: str) -> tuple[str | None, list[Problem]]
 def read_end(host: str, text: str, revision: int) -> End | None:
     """None for a record that cannot be read: another end that can be holds then."""
     written, problems = read(text, f"ends.{host}")
-    address = written.get("address")
-    return End(host, address, revision) if not problems and isinstance(address, str) else None
+    address, vni = written.get("address"), written.get("vni")
+    if problems or not isinstance(address, str) or not (vni is None or isinstance(vni, int)):
+        return None
+    return End(host, address, revision, vni=vni)

@@ -6,6 +6,7 @@ cluster's, is not followed at all.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -34,6 +35,7 @@ class Replica:
         self._at = dict.fromkeys((keys.config, keys.ends), 0)  # the revision up to which all below it is known
         self.cluster_id = ""
         self.snapshot = Snapshot()
+        self._news = asyncio.Event()
 
     @property
     def ends(self) -> Ends:
@@ -46,6 +48,16 @@ class Replica:
     @property
     def config(self) -> Mapping[str, Found]:
         return self._config
+
+    async def until(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Wait until it holds, which only news can bring; whether it does in time."""
+        try:
+            async with asyncio.timeout(seconds):
+                while not condition():
+                    await self._news.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def follow(self, etcd: Etcd, seen: Callable[[], None]) -> None:
         """Catch up with the store, then keep up with it, until StoreError. `seen` is called when it has caught up."""
@@ -133,6 +145,8 @@ class Replica:
             if not kept:
                 del self._ends[session]
         self._changed()
+        self._news.set()  # for who waits now
+        self._news = asyncio.Event()
 
     # --- the file ---
 

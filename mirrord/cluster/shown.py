@@ -24,11 +24,14 @@ class Shown(NamedTuple):
     source: str
     state: str  # up, waiting, failed, paused; refused by the daemon
     reason: str
-    mirrored: int
-    dropped: int
+    destination: str = ""
+    mirrored: int = 0
+    dropped: int = 0
+    frames_per_second: float = 0.0
+    bits_per_second: float = 0.0
 
     def without_counters(self) -> tuple[str, ...]:
-        return self[:-2]
+        return self[:-4]
 
 
 class HostState(NamedTuple):
@@ -56,7 +59,7 @@ def _half(
     half: Half, rows: Mapping[tuple[str, str], list[Mapping[str, Any]]], why: Mapping[tuple[Any, Any], str]
 ) -> Iterable[Shown]:
     name = f"{half.session}{RECEIVING}" if half.side == DESTINATION else half.session
-    bare = Shown(half.mirror, half.session, half.side, "", "waiting", half.reason, 0, 0)
+    bare = Shown(half.mirror, half.session, half.side, "", "waiting", half.reason)
     refused = why.get((half.mirror, name)) or why.get((half.mirror, half.mirror))
     if half.reason:
         yield bare
@@ -73,6 +76,9 @@ def _half(
                 source=row["source"],
                 state=row["state"],
                 reason=told,
+                destination=str(row.get("destination", "")),
                 mirrored=counters["mirrored_frames"],
                 dropped=dropped,
+                frames_per_second=row["frames_per_second"],
+                bits_per_second=row["bits_per_second"],
             )

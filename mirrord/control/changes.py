@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from mirrord.control.callers import Caller, itself
 from mirrord.control.configuration import expiries
-from mirrord.control.configuration.config import Loaded, Objects, by_name, combine
+from mirrord.control.configuration.config import CLUSTER, Loaded, Objects, by_name, combine
 from mirrord.control.configuration.refusals import Declared
 from mirrord.control.host import clock
 from mirrord.control.pieces import pieces
@@ -256,7 +256,8 @@ def refuse_if_of_a_file(loaded: Loaded, target: Target) -> None:
     file = loaded.origin(target.section, target.holder)
     if file:
         path = join(target.section, target.holder)
-        raise MirrordError("read_only", f"is defined in {file}: change it there, then reload", path)
+        where = "change it with mirrorctl --cluster" if file == CLUSTER else "change it there, then reload"
+        raise MirrordError("read_only", f"is defined in {file}: {where}", path)
 
 
 def _refuse_if_used(loaded: Loaded, target: Target) -> None:

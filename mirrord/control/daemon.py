@@ -27,6 +27,7 @@ from mirrord.control.host.links import Links
 from mirrord.control.http.sockets import Addresses
 from mirrord.control.logs import logger
 from mirrord.control.notify import notify
+from mirrord.control.origins import Origins, lend, of_store
 from mirrord.control.privileges import Privileges
 from mirrord.control.running.pipelines import Pipelines
 from mirrord.control.running.time_keeper import keep_time
@@ -126,6 +127,8 @@ async def run(path: str, loaded: config.Loaded, dataplane: str) -> None:
     store, addresses, privileges = Store(loaded.config.daemon.state), Addresses(), Privileges()
     try:
         loaded = remember(loaded, store)
+        wanted = of_store(store)
+        loaded, left_out = lend(loaded, wanted)
         addresses.take(loaded.config.daemon)
         privileges.settle(path, loaded)  # there is one thread so far: all others have what it keeps
         loop.set_default_executor(limits.started(THREADS, "control"))
@@ -138,7 +141,9 @@ async def run(path: str, loaded: config.Loaded, dataplane: str) -> None:
             budget=Budget(told.cpu_limit / 100),
         )
         service = Service(path, loaded, Links(), pipelines, dataplane, privileges)
-        await run_service(service, Changes(service, store), addresses, stop, early)
+        origins = Origins(service, store, wanted, left_out)
+        service.with_lent = origins.anew
+        await run_service(service, Changes(service, store), origins, addresses, stop, early)
     finally:
         addresses.close()
         store.close()
@@ -146,13 +151,18 @@ async def run(path: str, loaded: config.Loaded, dataplane: str) -> None:
 
 
 async def run_service(
-    service: Service, changes: Changes, addresses: Addresses, stop: asyncio.Event, early: asyncio.Event
+    service: Service,
+    changes: Changes,
+    origins: Origins,
+    addresses: Addresses,
+    stop: asyncio.Event,
+    early: asyncio.Event,
 ) -> None:
     """Mirror and answer until told to stop, then end what runs."""
     server: Server | None = None
     try:
         await service.start()
-        server = await open_server(service, changes, addresses)
+        server = await open_server(service, changes, origins, addresses)
         await serve(service, changes, stop, early)
     finally:
         notify("STOPPING=1")
@@ -160,18 +170,19 @@ async def run_service(
         await asyncio.gather(service.stop(), *([server.close()] if server is not None else []))
 
 
-async def open_server(service: Service, changes: Changes, addresses: Addresses) -> Server:
+async def open_server(service: Service, changes: Changes, origins: Origins, addresses: Addresses) -> Server:
     """Answer clients, now that the sessions run: the server takes as long to import as all the rest."""
     from mirrord.control.http.server import Server  # noqa: PLC0415 (see above)
 
-    server = Server(service, changes)
+    server = Server(service, changes, origins)
     await server.open(addresses)
     return server
 
 
 def remember(loaded: config.Loaded, store: Store) -> config.Loaded:
     """The configuration with what was made at run time, as far as that still goes with the files."""
-    made = [config.SetAside(section, name, written, "") for section, name, written in store.objects()]
+    objects = (one for one in store.objects() if one[0] in config.SECTIONS)
+    made = [config.SetAside(section, name, written, "") for section, name, written in objects]
     if not made:
         return loaded
     everything = {

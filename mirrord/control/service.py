@@ -103,6 +103,8 @@ class Service:
         self._ticker = started(1, "ticker")
         self._in_force = InForce()
         self._ended: frozenset[str] = frozenset()  # the mirrors that the last turn left out
+        self.with_lent: Callable[[Loaded], Loaded] = _as_it_is
+        """Adds what a cluster wants of this host to files that were read again."""
 
     async def start(self) -> None:
         """Bring up what the configuration asks for and the host allows."""
@@ -216,7 +218,8 @@ class Service:
     def as_files_are(self) -> Loaded:
         """The configuration files as they are now, with what was made at run time. ConfigError."""
         try:
-            new = config.restore(config.read(self.path), self.loaded.made, self.loaded.set_aside, self.loaded)
+            files = config.read(self.path)
+            new = self.with_lent(config.restore(files, self.loaded.made, self.loaded.set_aside, self.loaded))
             self._refuse_lacking(new)
             return new  # noqa: TRY300 (both are what may be refused)
         except ConfigError as error:
@@ -251,16 +254,16 @@ class Service:
         self.last_reload.succeeded_at = time.time()
         log.info("reloaded", path=self.path)
 
-    async def change(self, new: Loaded, keep: Callable[[], None]) -> None:
+    async def change(self, new: Loaded, keep: Callable[[], None], *, refuse_failing: bool = True) -> None:
         """Run a changed configuration; the caller holds `changing`.
 
         `keep` is called, on a thread, when it is known what is to run and before anything is touched: if it raises, all
-        stays as it was. Refused: the host does not allow a session that the change begins. ConfigError: it needs a
-        capability that was given up.
+        stays as it was. Refused: the host does not allow a session that the change begins, unless that is not to be
+        `refuse_failing`. ConfigError: it needs a capability that was given up.
         """
         await asyncio.to_thread(self._refuse_lacking, new)
         try:
-            await self._refresh(new, keep)
+            await self._refresh(new, keep, refuse_failing=refuse_failing)
         except (MirrordError, OSError, RuntimeError):
             self._changed.set()  # what was looked at for it, flow networks above all, is not wanted any more
             raise
@@ -288,7 +291,9 @@ class Service:
             await self._surroundings.close()
         self._ticker.shutdown(wait=False)
 
-    async def _refresh(self, new: Loaded | None = None, keep: Callable[[], None] | None = None) -> float:
+    async def _refresh(
+        self, new: Loaded | None = None, keep: Callable[[], None] | None = None, *, refuse_failing: bool = True
+    ) -> float:
         """One turn; the seconds that it took to look and to plan: to act is mostly to wait for the kernel."""
         async with self._turn:
             begun = time.monotonic()
@@ -299,7 +304,8 @@ class Service:
             entries = await asyncio.to_thread(self._plan, resolved, view)
             spent = time.monotonic() - begun
             if keep:
-                await asyncio.to_thread(self._refuse_failing, entries)
+                if refuse_failing:
+                    await asyncio.to_thread(self._refuse_failing, entries)
                 await asyncio.to_thread(keep)
             await self._apply(entries, kept=keep is not None)
             self._ended = ended
@@ -470,3 +476,7 @@ class Service:
                 self._surroundings.all_guests(), asyncio.to_thread(device_rate.rates)
             )
         return await asyncio.to_thread(lambda: sources(view, inventory, self.rows(), rates))
+
+
+def _as_it_is(loaded: Loaded) -> Loaded:
+    return loaded

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mirrord import __version__, expiry
-from mirrord.control.configuration.config import Loaded
+from mirrord.control.configuration.config import CLUSTER, Loaded
 from mirrord.control.host import clock
 from mirrord.control.planning.in_force import expired, is_expired
 from mirrord.control.privileges import held
@@ -112,4 +112,6 @@ class Shown:
 
 def _origin(loaded: Loaded, section: str, name: str) -> dict[str, Any]:
     file = loaded.origin(section, name)
+    if file == CLUSTER:
+        return {"cluster": True}
     return {"file": file} if file else {"state": True}

@@ -15,7 +15,7 @@ from mirrord.control.host.leases_in_kernel import all_held
 from mirrord.control.host.links import Links
 from mirrord.control.host.namespaces import Namespaces
 from mirrord.control.host.view import Lease, View
-from mirrord.control.planning import guests, plan
+from mirrord.control.planning import guests, plan, received
 from mirrord.control.planning.guests import Resolved
 from mirrord.control.running.flow_networks import FlowNetworks
 from mirrord.model import Config
@@ -38,6 +38,7 @@ class Surroundings:
         self._managers = Managers(changed)
         self._taps: frozenset[tuple[int, bool]] = frozenset()  # index, and whether somebody holds it
         self._resolved = Resolved(config)
+        self._received: tuple[Resolved, dict[str, Lease], Resolved] = (self._resolved, {}, self._resolved)
         self._within: frozenset[str] = frozenset()  # network namespaces of guests that have no device here
         self.known: tuple[Config, Inventory] = (config, {})
 
@@ -78,12 +79,18 @@ class Surroundings:
             if not within <= self._within | view.namespaces.keys():
                 self._changed()  # look there, too
             self._within = within
-        return self._resolved
+        return await asyncio.to_thread(self._with_addresses)
+
+    def _with_addresses(self) -> Resolved:
+        """The same by the addresses of flow networks; the same object as long as nothing of it changes."""
+        if self._received[:2] != (self._resolved, self._leases):
+            self._received = self._resolved, dict(self._leases), received.resolve(self._resolved, self._leases)
+        return self._received[2]
 
     async def try_out(self, wanted: Config) -> tuple[Resolved, View]:
         """As `look` and `resolve`, for a configuration that does not run: no flow network takes an address."""
         inventory = await self._managers.inventory(guests.places(wanted))
-        resolved = await asyncio.to_thread(guests.resolve, wanted, inventory)
+        resolved = received.resolve(await asyncio.to_thread(guests.resolve, wanted, inventory), self._leases)
         names, paths = plan.namespaces(resolved.config), plan.paths(wanted, self._leases)
         return resolved, replace(await self._links.read(paths, names | self._within), leases=self._leases)
 

@@ -48,19 +48,25 @@ class Daemon:
         self.address = str(settings["metrics"])
         table = "\n".join(f"{key} = {json.dumps(value)}" for key, value in settings.items())
         self.file.write_text(f"[daemon]\n{table}\n\n{configuration}")
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-            notify.bind(str(directory / "notify.sock"))
-            (directory / "notify.sock").chmod(0o777)  # as systemd's own
-            notify.setblocking(False)
-            self._process = host.spawn(
-                *under, "env", f"NOTIFY_SOCKET={directory / 'notify.sock'}", "PYTHONUNBUFFERED=1", f"PYTHONPATH={ROOT}",
-                sys.executable, "-m", "mirrord.control.daemon", "-c", str(self.file),
-                directory=directory,
-            )  # fmt: skip
-            wait_for(lambda: self._ready(notify), "READY=1 from the daemon", 60)
-        (directory / "notify.sock").unlink()
+        self._directory, self._under = directory, tuple(under)
+        self.start()
         if up:
             self.wait_up()
+
+    def start(self) -> None:
+        """Start it, again after it was stopped or killed, and wait until it is ready."""
+        at = self._directory / "notify.sock"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            notify.bind(str(at))
+            at.chmod(0o777)  # as systemd's own
+            notify.setblocking(False)
+            self._process = self.host.spawn(
+                *self._under, "env", f"NOTIFY_SOCKET={at}", "PYTHONUNBUFFERED=1", f"PYTHONPATH={ROOT}",
+                sys.executable, "-m", "mirrord.control.daemon", "-c", str(self.file),
+                directory=self._directory,
+            )  # fmt: skip
+            wait_for(lambda: self._ready(notify), "READY=1 from the daemon", 60)
+        at.unlink()
 
     def wait_up(self) -> None:
         """Wait until every session is running."""

@@ -85,6 +85,12 @@ class Store:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
+    def restore(self, snapshot: Path) -> None:
+        """Have what a snapshot has; it is not running."""
+        self.wipe()
+        data = str(self.directory / "data")
+        self.host.run("env", "ETCDCTL_API=3", "etcdctl", "snapshot", "restore", str(snapshot), "--data-dir", data)
+
     def wipe(self) -> None:
         """Forget everything; it is not running."""
         shutil.rmtree(self.directory / "data")

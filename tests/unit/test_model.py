@@ -94,7 +94,14 @@ DOCUMENTED: dict[type[Model], dict[str, object]] = {
     }
     | INSIDE,
     model.BridgeSource: {"type": "bridge", "bridge": REQUIRED, "vlan": OPTIONAL} | INSIDE,
-    model.VxlanSource: {"type": "vxlan", "local": REQUIRED, "port": 4789, "vni": OPTIONAL, "allow": []},
+    model.VxlanSource: {
+        "type": "vxlan",
+        "local": REQUIRED,
+        "flow_network": OPTIONAL,
+        "port": 4789,
+        "vni": OPTIONAL,
+        "allow": [],
+    },
     model.GreSource: {"type": "gre", "local": REQUIRED, "key": OPTIONAL, "allow": []},
     model.ErspanSource: {"type": "erspan", "local": REQUIRED, "session_id": OPTIONAL, "allow": []},
     model.DeviceDestination: {

@@ -66,6 +66,10 @@ class SetAside(NamedTuple):
     reason: str
 
 
+CLUSTER = "the cluster"
+"""In place of a file, of what an agent wants of this host."""
+
+
 class Loaded(NamedTuple):
     """A configuration that may run, what is doubtful in it, and what it was made of."""
 
@@ -74,13 +78,19 @@ class Loaded(NamedTuple):
     files: Files
     made: Objects  # at run time
     set_aside: tuple[SetAside, ...] = ()
+    lent: Objects = NOTHING  # the cluster's, as far as they go with the others
 
     def written(self, section: str, name: str) -> Any:
         """What was written of an object that is in the configuration."""
-        return (self.made[section] if name in self.made.get(section, ()) else self.files.objects[section])[name]
+        for objects in (self.made, self.lent):
+            if name in objects.get(section, ()):
+                return objects[section][name]
+        return self.files.objects[section][name]
 
     def origin(self, section: str, name: str) -> str:
-        """The file that defines an object; "" if it was made at run time."""
+        """The file that defines an object, or CLUSTER; "" if it was made at run time."""
+        if name in self.lent.get(section, ()):
+            return CLUSTER
         return self.files.origins.get(join(section, name), "")
 
 
@@ -113,13 +123,22 @@ def read(path: str) -> Files:
     return _Reader(path).read()
 
 
-def combine(files: Files, made: Objects = NOTHING, newest: Iterable[str] = (), before: Loaded | None = None) -> Loaded:
+def combine(
+    files: Files,
+    made: Objects = NOTHING,
+    newest: Iterable[str] = (),
+    before: Loaded | None = None,
+    lent: Objects | None = None,
+) -> Loaded:
     """One configuration of all. ConfigError has every problem; its code is `refused` if all are section 2's.
 
     Of two objects that do not go together the one below a path of `newest` is to blame: the other was there before.
-    What was written alike in the configuration `before` is not read again: its models are in the new one, too.
+    What was written alike in the configuration `before` is not read again: its models are in the new one, too. So are
+    the cluster's objects, unless others are `lent`.
     """
-    return _Combination(files, made, before).combined(tuple(newest))
+    if lent is None:
+        lent = NOTHING if before is None else before.lent
+    return _Combination(files, made, before, lent).combined(tuple(newest))
 
 
 def parsed(data: bytes) -> dict[str, Any]:
@@ -138,8 +157,11 @@ def parsed(data: bytes) -> dict[str, Any]:
 
 
 def restore(files: Files, made: Objects, doubtful: Iterable[SetAside], before: Loaded | None = None) -> Loaded:
-    """Combine, and let in what is doubtful as far as it goes with the rest. ConfigError: not even the rest does."""
-    loaded = combine(files, made, before=before)
+    """Combine, and let in what is doubtful as far as it goes with the rest. ConfigError: not even the rest does.
+
+    The cluster's objects are not in it: whoever lent them does so anew.
+    """
+    loaded = combine(files, made, before=before, lent=NOTHING)
     set_aside = list(loaded.set_aside)
     for one in sorted(doubtful, key=lambda one: tuple(SECTIONS).index(one.section)):
         more = {**loaded.made, one.section: {**loaded.made[one.section], one.name: one.written}}
@@ -219,8 +241,8 @@ class _Reader:
 
 
 class _Combination:
-    def __init__(self, files: Files, made: Objects, before: Loaded | None) -> None:
-        self.files, self.before = files, before
+    def __init__(self, files: Files, made: Objects, before: Loaded | None, lent: Objects) -> None:
+        self.files, self.before, self.lent = files, before, lent
         self.problems = list(files.problems)
         self.origins = dict(files.origins)
         self.written = {section: dict(objects) for section, objects in files.objects.items()}
@@ -235,6 +257,11 @@ class _Combination:
                 else:
                     self.written[section][name] = self.made[section][name] = written
                     self.origins[path] = ""
+        for section in SECTIONS:
+            for name, written in lent.get(section, {}).items():
+                self.written[section][name] = written
+                self.origins[join(section, name)] = ""
+        self._named = {section: {**self.made[section], **lent.get(section, {})} for section in SECTIONS}
 
     def combined(self, newest: tuple[str, ...]) -> Loaded:
         objects, declared = self._examine()
@@ -246,7 +273,12 @@ class _Combination:
             raise ConfigError(dict.fromkeys([*self.problems, *forbidden]), code)
         config = Config(daemon=declared.daemon, **objects)
         return Loaded(
-            config, self._located([*warnings(declared), *self._doubts()]), self.files, self.made, tuple(self.set_aside)
+            config,
+            self._located([*warnings(declared), *self._doubts()]),
+            self.files,
+            self.made,
+            tuple(self.set_aside),
+            self.lent,
         )
 
     def _examine(self) -> tuple[dict[str, dict[str, Any]], Declared]:
@@ -275,6 +307,12 @@ class _Combination:
                     usable |= {at: session.model for at, _, session in sessions if session.model is not None}
                     uses += _uses(path, "flow_network", written)
                     uses += [use for at, session, _ in sessions for use in _uses(at, "filter", session)]
+                    uses += [
+                        use
+                        for at, session, _ in sessions
+                        if isinstance(session, dict)
+                        for use in _uses(join(at, "source"), "flow_network", session.get("source"))
+                    ]
         names = {section: frozenset(self.written[section]) for section in ("flow_networks", "filters")}
         return objects, Declared(daemon or Daemon(), usable, names, tuple(uses), self.files.complete)
 
@@ -301,7 +339,9 @@ class _Combination:
     def _located(self, problems: list[Problem]) -> list[Problem]:
         """Tell the file of each: where the object, or the daemon's key, is defined."""
         return [
-            Problem(by_name(one.path, self.made), by_name(one.expectation, self.made), file, self._line(file, one.path))
+            Problem(
+                by_name(one.path, self._named), by_name(one.expectation, self._named), file, self._line(file, one.path)
+            )
             for one in problems
             for file in (self._origin(one.path),)
         ]

@@ -35,6 +35,7 @@ from mirrord.model import (
     TunnelDestination,
     TunnelSource,
     VxlanDestination,
+    VxlanSource,
 )
 from mirrord.model.validation import join
 from mirrord.values import GLOB
@@ -78,6 +79,8 @@ class Declared:
                 objects[at] = session
                 if session.filter is not None:
                     uses.append(Use(join(at, "filter"), "filters", session.filter))
+                if isinstance(session.source, VxlanSource) and session.source.flow_network is not None:
+                    uses.append(Use(join(at, "source", "flow_network"), "flow_networks", session.source.flow_network))
         names = {"flow_networks": frozenset(config.flow_networks), "filters": frozenset(config.filters)}
         return cls(config.daemon, objects, names, tuple(uses))
 
@@ -246,8 +249,11 @@ def _reached_from(end: Destination, ways: Mapping[str, Session], readers: _Reade
 def _shared_flow_networks(declared: Declared) -> Iterator[Problem]:
     users: dict[str, str] = {}
     for path, section, name in declared.uses:
-        if section == "flow_networks" and users.setdefault(name, path) != path:
-            yield Problem(path, f"flow network {name!r} is already used at {users[name]}")
+        if section != "flow_networks":
+            continue
+        first = users.setdefault(name, path)
+        if _mirror_of(first) != _mirror_of(path):
+            yield Problem(path, f"flow network {name!r} is already used at {first}")
     owners: dict[str, str] = {}
     for path, one in declared.objects.items():
         if isinstance(one, FlowNetwork) and owners.setdefault(one.device, path) != path:
@@ -259,6 +265,11 @@ def _shared_flow_networks(declared: Declared) -> Iterator[Problem]:
                     yield Problem(join(owner, "device"), f"{device!r} is already used at {path}.{key}")
                 elif used:
                     yield Problem(f"{path}.{key}", f"{device!r} is set aside for copies by {owner}")
+
+
+def _mirror_of(use: str) -> str:
+    """The path of the mirror that uses a flow network, for its copies or as a source of its sessions."""
+    return use.rpartition(".sessions[")[0] or use.removesuffix(".flow_network")
 
 
 def _chosen_otherwise(declared: Declared) -> Iterator[Problem]:

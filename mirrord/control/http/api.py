@@ -26,6 +26,7 @@ from mirrord.control.http.openapi import Resource
 from mirrord.control.http.requests import (
     CHECKED,
     MAX_BODY,
+    MAX_ORIGIN,
     STATUS,
     flag,
     json_object,
@@ -35,6 +36,7 @@ from mirrord.control.http.requests import (
     since,
     tags,
 )
+from mirrord.control.origins import Origins
 from mirrord.control.reporting.events import Events
 from mirrord.control.running.live import Live
 from mirrord.control.running.recorded import Recorded
@@ -48,6 +50,7 @@ SERVICE = web.AppKey("service", Service)
 SHOWN = web.AppKey("shown", Shown)
 CHANGES = web.AppKey("changes", Changes)
 EVENTS = web.AppKey("events", Events)
+ORIGINS = web.AppKey("origins", Origins)
 
 MIRROR = "/v1/mirrors/{mirror}"
 SESSION = f"{MIRROR}/sessions/{{session}}"
@@ -58,10 +61,12 @@ NOTHING_MORE: Mapping[str, Any] = {}
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def application(service: Service, shown: Shown, changed_by: Changes, *, read_only: bool = False) -> web.Application:
+def application(
+    service: Service, shown: Shown, changed_by: Changes, origins: Origins, *, read_only: bool = False
+) -> web.Application:
     """Every resource of the API, or what of it only reads."""
     app = web.Application(middlewares=[failures.told(STATUS)], client_max_size=MAX_BODY)
-    app[SERVICE], app[SHOWN], app[CHANGES] = service, shown, changed_by
+    app[SERVICE], app[SHOWN], app[CHANGES], app[ORIGINS] = service, shown, changed_by, origins
     for one in RESOURCES:
         if one.method == "GET":
             app.router.add_get(one.path, one.handler)  # and HEAD: RFC 9110, section 9.1
@@ -87,7 +92,8 @@ async def _refuse_packets(request: web.Request) -> web.StreamResponse:
 async def _status(request: web.Request) -> web.StreamResponse:
     store = request.app[CHANGES].store
     state = {"path": str(store.path), "problem": store.problem}
-    return await json_response({**request.app[SHOWN].status(), "state": state})
+    origin = request.app[ORIGINS].told()
+    return await json_response({**request.app[SHOWN].status(), "state": state, "cluster": origin})
 
 
 async def _reload(request: web.Request) -> web.StreamResponse:
@@ -120,6 +126,15 @@ async def _history(request: web.Request) -> web.StreamResponse:
         raise MirrordError("bad_request", "session: goes with mirror")
     of = history.of_daemon if mirror is None else partial(history.of_sessions, mirror, session)
     return await json_response(await asyncio.to_thread(of))
+
+
+async def _origin(request: web.Request) -> web.StreamResponse:
+    return await json_response(request.app[ORIGINS].shown())
+
+
+async def _put_origin(request: web.Request) -> web.StreamResponse:
+    body = await json_object(request.clone(client_max_size=MAX_ORIGIN))
+    return await json_response(await request.app[ORIGINS].put(_caller(request), body))
 
 
 async def _openapi(_: web.Request) -> web.StreamResponse:
@@ -267,6 +282,10 @@ def _applying(request: web.Request, objects: Mapping[str, Any], *, dry_run: bool
 
 RESOURCES = [
     Resource("GET", "/v1/status", _status, "The daemon and every session.", "Status"),
+    Resource("GET", "/v1/origins/cluster", _origin, "What a cluster wants of this host, and what it took.", "Origin"),
+    Resource(
+        "PUT", "/v1/origins/cluster", _put_origin, "Run this of a cluster's, and nothing else.", "Origin", "Wanted"
+    ),
     Resource("POST", "/v1/reload", _reload, "Take over the files as they are now."),
     Resource("POST", "/v1/reload/check", _check_reload, "What would come of a reload.", "Check"),
     Resource("POST", "/v1/apply/check", _check_apply, "What would come of it.", "Check", "Objects"),

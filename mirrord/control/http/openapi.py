@@ -22,9 +22,9 @@ TEXT = {"type": "string"}
 KINDS = ["mirror", "session", "filter", "flow_network", "daemon"]
 OPERATIONS = ["create", "replace", "change", "rename", "enable", "disable", "delete", "reload", "apply"]
 ORIGIN = {
-    "description": "Where the object is defined: in a file, which only reads, or at run time.",
+    "description": "Where the object is defined: in a file, which only reads, in the cluster, or at run time.",
     "type": "object",
-    "properties": {"file": TEXT, "state": {"const": True}},
+    "properties": {"file": TEXT, "cluster": {"const": True}, "state": {"const": True}},
     "readOnly": True,
 }
 IN_USE = {"mirror": TEXT, "address": TEXT, "reason": TEXT}
@@ -172,6 +172,8 @@ def schemas() -> dict[str, Any]:
         "Objects": _objects(),
         "Packets": _packets(),
         "Explanation": _explanation(),
+        "Wanted": _wanted(),
+        "Origin": _object({**_GENERATION, "objects": {"type": "array", "items": {"type": "object"}}}),
         "Applied": _object({"objects": {"type": "array", "items": _object(_applied())}, "warnings": warnings}),
     }
 
@@ -243,6 +245,15 @@ def _objects() -> dict[str, Any]:
         section: {"type": "object", "additionalProperties": _reference(model)} for section, model in models.items()
     }
     return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+_GENERATION: dict[str, Any] = {"generation": {"type": "integer"}, "cluster_id": TEXT}
+
+
+def _wanted() -> dict[str, Any]:
+    """What a cluster wants of this host."""
+    objects = _objects()
+    return {**objects, "properties": {**_GENERATION, **objects["properties"]}, "required": list(_GENERATION)}
 
 
 def _applied() -> dict[str, Any]:

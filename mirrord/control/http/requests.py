@@ -16,6 +16,7 @@ from mirrord import periods
 from mirrord.errors import MirrordError
 
 MAX_BODY = 1 << 20  # bytes: a filter of 4,000 rules
+MAX_ORIGIN = 16 << 20  # bytes: 10,000 sessions of a cluster
 MAX_DEPTH = 32  # a mirror has five: itself, its sessions, one of them, its source, the devices
 BODY_SECONDS = 10.0
 MAX_ROWS = 20_000  # more than the audit log holds
@@ -55,7 +56,7 @@ async def json_object(request: web.Request) -> dict[str, Any]:
     except TimeoutError:
         raise MirrordError("timeout", f"the body did not come within {BODY_SECONDS:.0f} s") from None
     except web.HTTPRequestEntityTooLarge:
-        raise MirrordError("too_large", f"the body has more than {MAX_BODY} bytes") from None
+        raise MirrordError("too_large", f"the body has more than {request.client_max_size} bytes") from None
     except (ConnectionError, web.RequestPayloadError) as error:
         raise MirrordError("bad_request", f"the body did not come whole: {error}") from None
     try:

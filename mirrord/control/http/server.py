@@ -13,6 +13,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from mirrord.control.changes import Changes
 from mirrord.control.http import api, scrape
 from mirrord.control.http.sockets import Addresses
+from mirrord.control.origins import Origins
 from mirrord.control.reporting.metrics import Counts
 from mirrord.control.service import Service
 from mirrord.control.shown import Shown
@@ -25,10 +26,10 @@ CLOSE_SECONDS = 0.5  # how long an open connection may hold up the end, twice: a
 class Server:
     """Answers for a service at its addresses."""
 
-    def __init__(self, service: Service, changes: Changes) -> None:
+    def __init__(self, service: Service, changes: Changes, origins: Origins) -> None:
         shown = Shown(service)
-        self._changing = api.application(service, shown, changes)
-        self._reading = api.application(service, shown, changes, read_only=True)
+        self._changing = api.application(service, shown, changes, origins)
+        self._reading = api.application(service, shown, changes, origins, read_only=True)
         counts = Counts(
             service.rows,
             service.last_reload,

@@ -75,6 +75,11 @@ class FlowNetworks:
     async def leases(self, config: Config, view: View) -> dict[str, Lease]:
         """What each flow network of an enabled mirror has; a search is begun for one that has none."""
         used = {mirror.flow_network for mirror in config.mirrors.values() if mirror.enabled}
+        used |= {
+            getattr(session.source, "flow_network", None)  # of a tunnel that ends there
+            for mirror in config.mirrors.values()
+            for session in mirror.active
+        }
         places: dict[str, Place] = {}
         usable: set[Place] = set()
         for name, network in config.flow_networks.items():

@@ -1,0 +1,196 @@
+"""The hosts of a cluster: which live, what each runs of it, and how far each is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from mirrord import __version__
+from mirrord.cluster import audit, records
+from mirrord.cluster.agent import Agent
+from mirrord.cluster.errors import StoreError
+from mirrord.cluster.etcd import Found, delete, delete_below, put
+from mirrord.cluster.objects import Running
+from mirrord.cluster.shown import Shown
+from mirrord.control.callers import Caller
+from mirrord.control.targets import Target
+from mirrord.errors import Refused
+from mirrord.model.validation import not_found
+
+
+class HostLook(NamedTuple):
+    """A host as the store tells of it. `revision` is that of the configuration that it runs, `behind` by how much that
+    is not the newest one; `alive` is whether its agent sees the store.
+    """
+
+    host: str
+    alive: bool
+    mirrord: str
+    since: float
+    devices: Mapping[str, str]
+    addresses: Mapping[str, str]
+    revision: int
+    behind: bool
+    problem: str
+    unread: list[dict[str, Any]]
+    sessions: list[Shown]
+    left_out: int
+
+
+class Look(NamedTuple):
+    """All hosts, and the revision of the newest configuration."""
+
+    revision: int
+    hosts: list[HostLook]
+
+    def as_json(self) -> list[dict[str, Any]]:
+        return [
+            {
+                **one._asdict(),
+                "sessions": len(one.sessions) + one.left_out,
+                "up": sum(each.state == "up" for each in one.sessions),
+                "unread": one.unread,
+            }
+            for one in self.hosts
+        ]
+
+
+class Hosts:
+    """Asked at one agent."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+
+    async def look(self) -> Look:
+        """What the store has of them. StoreError."""
+        etcd, keys = self._agent.etcd, self._agent.keys
+        guard, head = await etcd.get(keys.guard)
+        hosts = (await etcd.range(keys.hosts, head.revision)).found
+        states = (await etcd.range(keys.states, head.revision)).found
+        addresses = (await etcd.range(f"{keys.allocated}addr/", head.revision)).found
+        names = {key.removeprefix(keys.hosts) for key in hosts} | {key.removeprefix(keys.states) for key in states}
+        owned: dict[str, dict[str, str]] = {}
+        for key, found in addresses.items():
+            network, _, address = key.removeprefix(f"{keys.allocated}addr/").rpartition("/")
+            owner = str(records.read(found.value, "alloc")[0].get("host", ""))
+            owned.setdefault(owner, {})[network] = address
+        newest = guard.modified if guard is not None else 0
+        return Look(
+            newest,
+            [
+                _host(name, hosts.get(keys.host(name)), states.get(keys.status(name)), owned.get(name, {}), newest)
+                for name in sorted(names | owned.keys())
+                if name
+            ],
+        )
+
+    async def running(self) -> Running:
+        """How sessions do on each host; where the store does not tell, on this one."""
+        hosts = await self._hosts_or_own()
+        found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for host in hosts:
+            for one in host.sessions:
+                found.setdefault((one.mirror, one.session), []).append(_row(host, one))
+        return found
+
+    async def status(self) -> dict[str, Any]:
+        """The agent, every host and every session. Where the store does not answer, this host's."""
+        agent, link = self._agent, self._agent.link
+        hosts = await self._hosts_or_own()
+        return {
+            "cluster": {
+                "id": agent.replica.cluster_id,
+                "host": agent.settings.host,
+                "version": __version__,
+                "connected": link.connected,
+                "problem": link.problem,
+                "own_problem": link.own_problem,
+                "behind_seconds": round(link.behind_seconds, 1),
+                "endpoint": agent.etcd.endpoint,
+                "revision": agent.replica.snapshot.guard,
+                "daemon_problem": agent.daemon_problem,
+                "alarms": await self._alarms(),
+            },
+            "hosts": Look(agent.replica.snapshot.guard, hosts).as_json(),
+            "sessions": [_row(host, one) for host in hosts for one in host.sessions],
+            "unread": [one._asdict() for one in agent.replica.snapshot.unread],
+        }
+
+    async def forget(self, caller: Caller, host: str, *, dry_run: bool) -> None:
+        """Free what a host has that will not come back. Refused while its agent lives; `not_found`."""
+        agent, keys = self._agent, self._agent.keys
+        look = await self.look()
+        one = next((each for each in look.hosts if each.host == host), None)
+        if one is None:
+            raise not_found("host", host, [each.host for each in look.hosts])
+        if one.alive:
+            raise Refused(f"the agent of {host} lives: stop it there first (systemctl disable --now mirrord-agent)")
+        if dry_run:
+            return
+        entry = audit.Entry(caller, agent.settings.host, "forget", Target("host", host), old={"name": host})
+        addresses = [f"{keys.addresses(network)}{address}" for network, address in one.addresses.items()]
+        operations = [delete(key) for key in (*addresses, keys.host(host), keys.status(host))]
+        operations += [
+            delete_below(f"{keys.ends}{host}/"),
+            put(keys.guard, records.record({"by": agent.settings.host})),
+            entry.operation_now(keys),
+        ]
+        await agent.etcd.change([], operations)
+
+    async def _hosts_or_own(self) -> list[HostLook]:
+        if self._agent.link.connected:
+            return (await self.look()).hosts
+        state, settings = self._agent.state(), self._agent.settings
+        return [
+            HostLook(
+                settings.host, False, __version__, self._agent.started_at, settings.devices, {},
+                self._agent.applied_revision, False, self._agent.daemon_problem,
+                [one._asdict() for one in state.unread], list(state.sessions), state.left_out,
+            )
+        ]  # fmt: skip
+
+    async def _alarms(self) -> list[str]:
+        try:
+            return list(await self._agent.etcd.alarms()) if self._agent.link.connected else []
+        except StoreError:
+            return []  # a host's user may not ask
+
+
+def _host(name: str, host: Found | None, state: Found | None, owned: Mapping[str, str], newest: int) -> HostLook:
+    about, _ = records.read(host.value, f"hosts.{name}") if host is not None else ({}, [])
+    told, problems = records.read(state.value, f"status.{name}") if state is not None else ({}, [])
+    revision = int(told.get("revision", 0))
+    sessions = [Shown(**one) for one in told.get("sessions", []) if one.keys() == set(Shown._fields)]
+    return HostLook(
+        host=name,
+        alive=host is not None,
+        mirrord=str(about.get("mirrord", "")),
+        since=float(about.get("since", 0.0)),
+        devices=about.get("devices", {}),
+        addresses=owned,
+        revision=revision,
+        behind=revision < newest,
+        problem="; ".join([*(str(one) for one in problems), *([told["problem"]] if told.get("problem") else [])]),
+        unread=list(told.get("unread", [])),
+        sessions=sessions,
+        left_out=int(told.get("left_out", 0)),
+    )
+
+
+def _row(host: HostLook, one: Shown) -> dict[str, Any]:
+    """A half of a session, as a row of the daemon's status."""
+    return {
+        "mirror": one.mirror,
+        "session": one.session,
+        "host": host.host,
+        "side": one.side,
+        "source": f"{host.host}:{one.source or '-'}",
+        "destination": one.destination,
+        "state": one.state,
+        "reason": one.reason,
+        "warnings": [] if host.alive else ["the host's agent was not heard of: this is what it told last"],
+        "frames_per_second": one.frames_per_second,
+        "bits_per_second": one.bits_per_second,
+        "memory_bytes": 0,
+        "counters": {"mirrored_frames": one.mirrored, "dropped_frames": {"all": one.dropped}},
+    }

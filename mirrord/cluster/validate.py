@@ -1,0 +1,164 @@
+"""Whether a cluster's objects go together, before they are written. Pure.
+
+What depends on a host (whether a device is there, whether a VM's NIC may be a destination) is that host's daemon's to
+say: `status` tells what it refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mirrord.cluster import records
+from mirrord.cluster.records import ClusterSession
+from mirrord.control.targets import SECTION, Target
+from mirrord.errors import ConfigError, Problem, nearest
+from mirrord.model import Filter, Mirror, TunnelDestination, VmDestination, VmSource
+from mirrord.model.mirrors import MOST_SESSIONS
+from mirrord.model.validation import join, session_path
+from mirrord.values import parse_name
+
+Objects = Mapping[str, Mapping[str, Any]]
+"""By section (flow_networks, filters, mirrors) and name, as they were written; sessions within their mirrors."""
+
+
+def validate(objects: Objects, changed: Mapping[str, frozenset[str]]) -> tuple[Problem, ...]:
+    """What is doubtful. ConfigError with every problem of what changed (names by section), and of all together."""
+    problems = list(_names(objects, changed))
+    filters = {}
+    for name in changed["flow_networks"] & objects["flow_networks"].keys():
+        problems += records.examine_network(objects["flow_networks"][name], join("flow_networks", name)).problems
+    for name in changed["filters"] & objects["filters"].keys():
+        filters[name], found = records.examine_filter(objects["filters"][name], join("filters", name))
+        problems += found
+    sessions: list[ClusterSession] = []
+    for name in changed["mirrors"] & objects["mirrors"].keys():
+        found_sessions, found = _mirror(name, objects["mirrors"][name])
+        sessions += found_sessions
+        problems += found
+    if problems:
+        raise ConfigError(problems)
+    refused = [*_uses(objects), *_shared_networks(objects), *_same_ends(sessions)]
+    if refused:
+        raise ConfigError(refused, "refused")
+    return tuple(_doubts(filters, sessions, objects))
+
+
+def _names(objects: Objects, changed: Mapping[str, frozenset[str]]) -> Iterator[Problem]:
+    for section, names in changed.items():
+        for name in names & objects[section].keys():
+            try:
+                parse_name(name)
+            except ValueError as error:
+                yield Problem(join(section, name), str(error))
+
+
+def _mirror(name: str, written: Any) -> tuple[list[ClusterSession], list[Problem]]:
+    path = join("mirrors", name)
+    model, problems = records.examine_mirror(written, path)
+    sessions, listed = [], written.get("sessions", [])
+    if not isinstance(listed, list):
+        return [], [*problems, Problem(join(path, "sessions"), "expected a list")]
+    if len(listed) > MOST_SESSIONS:
+        problems.append(Problem(join(path, "sessions"), f"expected at most {MOST_SESSIONS}, not {len(listed)}"))
+    names: set[str] = set()
+    for each in listed:
+        called = str(each.get("name", "")) if isinstance(each, dict) else ""
+        one, found = records.examine_session(name, each, session_path(name, called))
+        problems += found
+        if called in names:
+            problems.append(Problem(session_path(name, called), "another session of the mirror has this name"))
+        names.add(called)
+        if one is not None:
+            sessions.append(one)
+            if isinstance(model, Mirror) and model.duplicates == "drop" and one.session.workers > 1:
+                why = 'one worker reads all sources of a mirror with duplicates = "drop"'
+                problems.append(Problem(join(session_path(name, called), "workers"), why))
+    return sessions, problems
+
+
+def _uses(objects: Objects) -> Iterator[Problem]:
+    """Names that are used and defined nowhere."""
+    for mirror, written in objects["mirrors"].items():
+        uses = [(join("mirrors", mirror, "flow_network"), "flow_network", written.get("flow_network"))]
+        uses += [
+            (join(session_path(mirror, str(one.get("name"))), "filter"), "filter", one.get("filter"))
+            for one in written.get("sessions", [])
+        ]
+        for path, kind, name in uses:
+            if name is not None and name not in objects[SECTION[kind]]:
+                words = kind.replace("_", " ")
+                yield Problem(path, f"there is no {words} {name!r}{nearest(str(name), objects[SECTION[kind]])}")
+
+
+def _shared_networks(objects: Objects) -> Iterator[Problem]:
+    users: dict[str, str] = {}
+    for mirror, written in objects["mirrors"].items():
+        name = written.get("flow_network")
+        if name is not None and users.setdefault(name, mirror) != mirror:
+            path = join("mirrors", mirror, "flow_network")
+            yield Problem(path, f"flow network {name!r} is already used at mirrors.{users[name]}")
+
+
+def _same_ends(sessions: list[ClusterSession]) -> Iterator[Problem]:
+    for one in sessions:
+        source, end = one.session.source, one.session.destination
+        path = join(session_path(one.mirror, one.name), "destination")
+        if not isinstance(end, VmDestination):
+            continue
+        if isinstance(source, VmSource) and (source.vm, source.nic) == (end.vm, end.nic):
+            yield Problem(path, f"NIC {end.nic} of {end.vm!r} is also the source")
+        if end.nic == 0 and not end.allow_default_route:
+            why = f"is the first NIC of {end.vm!r}, by which it is reached: choose another, or set allow_default_route"
+            yield Problem(join(path, "nic"), why)
+
+
+def _doubts(filters: Mapping[str, Filter], sessions: list[ClusterSession], objects: Objects) -> Iterator[Problem]:
+    for name, one in filters.items():
+        if all(rule.action == "reject" for rule in one.rules):
+            yield Problem(join("filters", name), "has only reject rules: nothing is copied")
+    for each in sessions:
+        network = objects["mirrors"][each.mirror].get("flow_network")
+        path = session_path(each.mirror, each.name)
+        if each.travels and network is None:
+            why = "its mirror has no flow network: it runs only while both ends are on one host"
+            yield Problem(path, why)
+        if isinstance(each.session.destination, TunnelDestination) and each.session.destination.local is not None:
+            yield Problem(join(path, "destination", "local"), "is an address of one host only")
+
+
+def used_at(objects: Objects, kind: str, name: str) -> list[str]:
+    """Where a filter or a flow network is used."""
+    found = []
+    for mirror, written in objects["mirrors"].items():
+        if kind == "flow_network" and written.get("flow_network") == name:
+            found.append(join("mirrors", mirror, "flow_network"))
+        if kind == "filter":
+            found += [
+                join(session_path(mirror, one["name"]), "filter")
+                for one in written.get("sessions", [])
+                if one.get("filter") == name
+            ]
+    return found
+
+
+def alike(target: Target, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two objects say the same, however they are written; ones that cannot be read do not."""
+    return (read := _read(target, one)) is not None and read == _read(target, other)
+
+
+def _read(target: Target, said: Mapping[str, Any]) -> Any:
+    plain = {key: value for key, value in said.items() if key != "name"}
+    if target.kind == "flow_network":
+        return records.examine_network(plain, "").model
+    if target.kind == "filter":
+        return records.examine_filter(plain, "").model
+    sessions = [
+        records.examine_session(target.name, {key: value for key, value in one.items() if key != "vni"}, "").model
+        for one in plain.get("sessions", [])
+        if isinstance(one, dict)
+    ]
+    mirror = records.examine_mirror(plain, "").model
+    if mirror is None or None in sessions:
+        return None
+    return mirror, [one._replace(written={}) for one in sessions if one is not None]

@@ -1,0 +1,97 @@
+"""The VNIs between the halves of a cluster's sessions: which session has which, before and after a change. Pure.
+
+A session that may go from one host to another has a VNI of its mirror's flow network, which it keeps for as long as it
+is there and is called so. Each is a key of the store, which says whose it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from mirrord.cluster import allocation, records
+from mirrord.cluster.etcd import absent, put
+from mirrord.cluster.keys import Keys
+from mirrord.cluster.records import ClusterNetwork
+from mirrord.cluster.validate import Objects
+from mirrord.errors import Refused
+
+FREE = records.record({"session": ""})
+"""Of a VNI that is held for a while after its session went."""
+
+
+def with_vnis(keys: Keys, before: Objects, after: Objects, taken: Collection[str]) -> Objects:
+    """The objects after a change with a VNI for each session that may need one; `taken` are the keys that are there.
+
+    Refused: there is none left.
+    """
+    old = owners(keys, before)
+    kept = {owner: key for key, owner in old.items()}
+    used: set[str] = set()
+    mirrors = {}
+    for name, mirror in after["mirrors"].items():
+        sessions = mirror.get("sessions")
+        network = _network(after, mirror)
+        if not isinstance(sessions, list) or not all(isinstance(one, dict) for one in sessions):
+            mirrors[name] = mirror  # told by the validation
+            continue
+        found = []
+        for session in sessions:
+            plain = {key: value for key, value in session.items() if key != "vni"}
+            if network is not None and _travels(name, plain):
+                prefix = keys.vnis(mirror["flow_network"])
+                said = f"{prefix}{session.get('vni')}"
+                here = kept.get(f"{name}/{plain.get('name')}", "")
+                key = next(
+                    (one for one in (here, said) if one.startswith(prefix) and one in old and one not in used), ""
+                )
+                key = key or f"{prefix}{_free(network, mirror, prefix, {*taken, *used, *old})}"
+                used.add(key)
+                plain["vni"] = int(key.removeprefix(prefix))
+            found.append(plain)
+        mirrors[name] = {**mirror, "sessions": found}
+    return {**after, "mirrors": mirrors}
+
+
+def changes(
+    keys: Keys, before: Objects, after: Objects, lease: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The conditions and the operations by which the store follows: what is free now is held under the lease."""
+    old, new = owners(keys, before), owners(keys, after)
+    conditions = [absent(key) for key in new if key not in old]
+    operations = [put(key, records.record({"session": owner})) for key, owner in new.items() if old.get(key) != owner]
+    there = tuple(keys.vnis(network) for network in after["flow_networks"])
+    operations += [put(key, FREE, lease) for key in old if key not in new and key.startswith(there)]
+    return conditions, operations
+
+
+def owners(keys: Keys, objects: Objects) -> dict[str, str]:
+    """The sessions by the keys of their VNIs."""
+    return {
+        f"{keys.vnis(mirror['flow_network'])}{session['vni']}": f"{name}/{session['name']}"
+        for name, mirror in objects["mirrors"].items()
+        if mirror.get("flow_network") is not None
+        for session in mirror.get("sessions", [])
+        if "vni" in session
+    }
+
+
+def _network(objects: Objects, mirror: Mapping[str, Any]) -> ClusterNetwork | None:
+    name = mirror.get("flow_network")
+    said = objects["flow_networks"].get(name) if isinstance(name, str) else None
+    model = None if said is None else records.examine_network(said, "").model
+    return model if isinstance(model, ClusterNetwork) else None
+
+
+def _travels(mirror: str, session: Mapping[str, Any]) -> bool:
+    model = records.examine_session(mirror, session, "").model
+    return model is not None and model.travels
+
+
+def _free(network: ClusterNetwork, mirror: Mapping[str, Any], prefix: str, taken: Collection[str]) -> int:
+    numbers = {int(key.removeprefix(prefix)) for key in taken if key.startswith(prefix)}
+    free = allocation.free_vnis(network.vnis, numbers)
+    if not free:
+        why = f"all VNIs {network.vnis} are taken, or were a minute ago: widen the flow network's `vnis`"
+        raise Refused(why, f"flow_networks.{mirror['flow_network']}.vnis")
+    return free[0]

@@ -1,0 +1,63 @@
+"""Tunnels that end in a flow network -> the same by the address that this host has there. Pure.
+
+While the flow network has no address the session waits, as for a guest that is not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from mirrord.control.host.view import Lease
+from mirrord.control.planning.guests import Absent, Resolved
+from mirrord.model import Config, DeviceSource, Mirror, Session, VxlanSource
+from mirrord.values import parse_address
+
+NOT_YET = "looking for a free address"
+
+
+def resolve(before: Resolved, leases: Mapping[str, Lease]) -> Resolved:
+    """The configuration by addresses; the very same object where no session receives by a flow network."""
+    config = before.config
+    absent: dict[tuple[str, str], tuple[Absent, ...]] = {}
+    mirrors = {
+        name: mirror
+        if not (mirror.enabled and any(_flow_network(one) for one in mirror.sessions))
+        else _mirror(name, mirror, config, leases, absent)
+        for name, mirror in config.mirrors.items()
+    }
+    if all(mirror is config.mirrors[name] for name, mirror in mirrors.items()):
+        return before
+    absent = {**absent, **before.absent}
+    return replace(before, config=config.model_copy(update={"mirrors": mirrors}), absent=absent)
+
+
+def _flow_network(session: Session) -> str:
+    return (session.source.flow_network or "") if isinstance(session.source, VxlanSource) else ""
+
+
+def _mirror(
+    name: str,
+    mirror: Mirror,
+    config: Config,
+    leases: Mapping[str, Lease],
+    absent: dict[tuple[str, str], tuple[Absent, ...]],
+) -> Mirror:
+    sessions = []
+    for session in mirror.sessions:
+        network = _flow_network(session)
+        lease = leases.get(network)
+        if not network:
+            sessions.append(session)
+        elif lease is not None and lease.address:
+            source = session.source
+            assert isinstance(source, VxlanSource)  # it has a flow network
+            allow = source.allow or (config.flow_networks[network].addresses.network,)
+            update = {"local": parse_address(lease.address), "allow": allow}
+            sessions.append(session.model_copy(update={"source": source.model_copy(update=update)}))
+        else:
+            reason = lease.reason if lease is not None else NOT_YET
+            absent[name, session.name] = (Absent(f"vxlan:{network}", "waiting", f"flow network {network}: {reason}"),)
+            nothing = DeviceSource.model_construct(type="device", device=(), perspective="host", promiscuous=False)
+            sessions.append(session.model_copy(update={"source": nothing}))
+    return mirror.model_copy(update={"sessions": tuple(sessions)})
