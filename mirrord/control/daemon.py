@@ -128,7 +128,7 @@ async def run(path: str, loaded: config.Loaded, dataplane: str) -> None:
     try:
         loaded = remember(loaded, store)
         wanted = of_store(store)
-        loaded, left_out = lend(loaded, wanted)
+        loaded = lend(loaded, wanted)
         addresses.take(loaded.config.daemon)
         privileges.settle(path, loaded)  # there is one thread so far: all others have what it keeps
         loop.set_default_executor(limits.started(THREADS, "control"))
@@ -141,7 +141,7 @@ async def run(path: str, loaded: config.Loaded, dataplane: str) -> None:
             budget=Budget(told.cpu_limit / 100),
         )
         service = Service(path, loaded, Links(), pipelines, dataplane, privileges)
-        origins = Origins(service, store, wanted, left_out)
+        origins = Origins(service, store, wanted)
         service.with_lent = origins.anew
         await run_service(service, Changes(service, store), origins, addresses, stop, early)
     finally:
