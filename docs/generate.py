@@ -25,6 +25,9 @@ from mirrord.cli.main import main as mirrorctl
 HERE = Path(__file__).parent
 VOCABULARY = HERE.parent / "mirrord" / "cli" / "vocabulary.py"
 
+SPAN = (model.SpanDestination, model.RetaggedDestination)
+TUNNEL = (model.TunnelDestination, model.TaggedDestination, model.RetaggedDestination)
+
 TABLES: tuple[tuple[str, tuple[type[model.Model], ...]], ...] = (
     ("[daemon]", (model.Daemon,)),
     ("[flow_networks.NAME]", (model.FlowNetwork,)),
@@ -40,13 +43,13 @@ TABLES: tuple[tuple[str, tuple[type[model.Model], ...]], ...] = (
     ('source = { type = "vxlan" }', (model.VxlanSource, model.TunnelSource)),
     ('source = { type = "gre" }', (model.GreSource, model.TunnelSource)),
     ('source = { type = "erspan" }', (model.ErspanSource, model.TunnelSource)),
-    ('destination = { type = "device" }', (model.DeviceDestination, model.SpanDestination)),
-    ('destination = { type = "vm" }', (model.VmDestination, model.SpanDestination)),
-    ('destination = { type = "vxlan" }', (model.VxlanDestination, model.TunnelDestination)),
-    ('destination = { type = "geneve" }', (model.GeneveDestination, model.TunnelDestination)),
-    ('destination = { type = "gre" }', (model.GreDestination, model.TunnelDestination)),
-    ('destination = { type = "erspan" }', (model.ErspanDestination, model.TunnelDestination)),
-    ('destination = { type = "file" }', (model.FileDestination,)),
+    ('destination = { type = "device" }', (model.DeviceDestination, *SPAN)),
+    ('destination = { type = "vm" }', (model.VmDestination, *SPAN)),
+    ('destination = { type = "vxlan" }', (model.VxlanDestination, *TUNNEL)),
+    ('destination = { type = "geneve" }', (model.GeneveDestination, *TUNNEL)),
+    ('destination = { type = "gre" }', (model.GreDestination, *TUNNEL)),
+    ('destination = { type = "erspan" }', (model.ErspanDestination, *TUNNEL)),
+    ('destination = { type = "file" }', (model.FileDestination, model.TaggedDestination, model.RetaggedDestination)),
 )  # fmt: skip
 """Each table of a file, and the models that describe its keys."""
 

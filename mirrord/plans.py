@@ -159,6 +159,7 @@ class ForwardPlan:
     packet_limit: int = 0  # copies a second; 0: none
     strip_tag: bool = False  # take the outermost VLAN tag off
     push_tag: int = 0  # put an 802.1Q tag of this id on; 0: none
+    tpid: int = 0  # of the outermost of the frame's tags that stay, in place of its own; 0: as it is
     strip_ethernet: bool = False  # take off the Ethernet header that a device without Ethernet does not have
     overhead: int = 0  # what counts as sent beside header and frame: the kernel's headers; less what does not count
     blocked: Slot | None = None  # make no copies for now: what each frame counts as instead

@@ -15,6 +15,7 @@ COLUMNS = 24  # of Grafana's grid
 Panel = dict[str, Any]
 Queries = dict[str, str]  # legend -> PromQL
 
+AGENT = "mirrord_cluster_info"
 HOST = 'instance=~"$instance"'
 ALL = f'{HOST},mirror=~"$mirror"'
 ONE = f'{ALL},session=~"$session"'
@@ -313,6 +314,45 @@ def session() -> list[Panel]:
     ]
 
 
+def cluster() -> list[Panel]:
+    """The hosts of a cluster, by their agents."""
+    return [
+        stat("Hosts that see the store", f"sum(mirrord_cluster_connected{{{HOST}}})", "short", "Of those scraped."),
+        stat("Longest without it", f"max(mirrord_cluster_behind_seconds{{{HOST}}})", "s", "What runs, runs on."),
+        stat("Hosts that do their part", f"sum(mirrord_cluster_daemon_up{{{HOST}}})", "short", "Their daemons run it."),
+        stat(
+            "Records of no use",
+            f"max(mirrord_cluster_unread_records{{{HOST}}})",
+            "short",
+            "mirrorctl --cluster status names them.",
+            NONE_IS_WELL,
+        ),
+        graph("Sessions and halves, by state", {"{{state}}": f"sum by (state) (mirrord_cluster_sessions{{{HOST}}})"}),
+        graph(
+            "Seconds without the store",
+            {"{{instance}}": f"mirrord_cluster_behind_seconds{{{HOST}}}"},
+            text="What runs, runs on; changes do not come to the host.",
+        ),
+        graph(
+            "Revisions behind the newest configuration",
+            {
+                "{{instance}}": f"scalar(max(mirrord_cluster_revision{{{HOST}}}))"
+                f" - mirrord_cluster_applied_revision{{{HOST}}}"
+            },
+            text="Revisions of the store: every write of any host is one.",
+        ),
+        graph(
+            "Lost or not found stores, in five minutes",
+            {"{{instance}}": f"increase(mirrord_cluster_store_failures_total{{{HOST}}}[5m])"},
+        ),
+        graph(
+            "Hosts whose own is in the store",
+            {"written": f"sum(mirrord_cluster_own_written{{{HOST}}})", "all": f"count(mirrord_cluster_info{{{HOST}}})"},
+            text="A host that may not write, or a full store: others do not know how it does.",
+        ),
+    ]
+
+
 def variable(name: str, query: str) -> dict[str, Any]:
     return {
         "name": name,
@@ -328,9 +368,11 @@ def variable(name: str, query: str) -> dict[str, Any]:
     }
 
 
-def dashboard(title: str, uid: str, panels: list[Panel], names: tuple[str, ...]) -> dict[str, Any]:
+def dashboard(
+    title: str, uid: str, panels: list[Panel], names: tuple[str, ...], info: str = "mirrord_build_info"
+) -> dict[str, Any]:
     queries = {
-        "instance": "label_values(mirrord_build_info, instance)",
+        "instance": f"label_values({info}, instance)",
         "mirror": f"label_values(mirrord_session_up{{{HOST}}}, mirror)",
         "session": f"label_values(mirrord_session_up{{{ALL}}}, session)",
     }
@@ -371,6 +413,7 @@ def files() -> dict[str, str]:
             "mirrord: one session", "mirrord-session", session(), ("instance", "mirror", "session")
         ),
     }
+    made["mirrord-cluster.json"] = dashboard("mirrord: the cluster", "mirrord-cluster", cluster(), ("instance",), AGENT)
     return {name: json.dumps(one, indent=1) + "\n" for name, one in made.items()}
 
 

@@ -228,7 +228,7 @@ class Agent:
                 self.look = look
             if not self._applied:
                 self.news.set()
-            elif self.link.own is not None:
+            elif self._known:
                 self._tell_store()
             self._applied_news.clear()
             with suppress(TimeoutError):
@@ -243,10 +243,6 @@ class Agent:
 
     def _tell_store(self) -> None:
         """What is this host's own: that it lives, how it does, and its destinations once the daemon listens."""
-        if not self._applied:
-            if self.link.own is not None:
-                self.link.publish({**self.link.own, self.keys.status(self.settings.host): self._status()})
-            return
         own = {
             self.keys.host(self.settings.host): records.record(
                 {
@@ -258,6 +254,9 @@ class Agent:
             ),
             self.keys.status(self.settings.host): self._status(),
         }
+        if not self._applied:  # which destinations are here is as it was
+            self.link.publish({**self.link.own, **own}, complete=self.link.complete)
+            return
         left_out = {(one.get("mirror") or one.get("name"), one.get("name")) for one in self.refused}
         for (mirror, session), network in self.part.ends.items():
             if (mirror, session) not in self.replica.snapshot.sessions or network not in self._addresses:
@@ -267,7 +266,7 @@ class Agent:
             vni = self.replica.snapshot.sessions[mirror, session].vni
             end = records.record({"address": self._addresses[network], "vni": vni})
             own[self.keys.end(self.settings.host, mirror, session)] = end
-        self.link.publish(own)
+        self.link.publish(own, complete=True)
 
     def _status(self) -> str:
         """The status record: counters alone change it now and then only."""

@@ -31,13 +31,16 @@ GONE = records.record({"address": ""})
 
 
 class Link:
-    """`own` is what of this host is to be in the store, by key; None: nothing is known yet, and what is there stays."""
+    """`own` is what of this host is to be in the store, by key. While it is not `complete`, what else is there stays:
+    destinations that are here are not known before the daemon runs its part.
+    """
 
     def __init__(self, etcd: Etcd, keys: Keys, host: str, replica: Replica, changed: Callable[[], None]) -> None:
         self._etcd, self._keys, self._host, self._replica, self._changed = etcd, keys, host, replica, changed
         self._lease = 0
         self._written: dict[str, str] | None = None  # under the lease; None: to be read
-        self.own: Mapping[str, str] | None = None
+        self.own: Mapping[str, str] = {}
+        self.complete = False
         self._publish = asyncio.Event()
         self.connected = False
         self.problem = "the store was not asked yet"
@@ -50,9 +53,9 @@ class Link:
         """How long the store was not heard of."""
         return 0.0 if self.connected else time.monotonic() - self._seen
 
-    def publish(self, own: Mapping[str, str]) -> None:
+    def publish(self, own: Mapping[str, str], *, complete: bool) -> None:
         """Have this in the store from now on."""
-        self.own = own
+        self.own, self.complete = own, complete
         self._publish.set()
 
     async def run(self) -> None:
@@ -122,10 +125,8 @@ class Link:
         while True:
             await self._publish.wait()
             self._publish.clear()
-            if self.own is None:
-                continue
             try:
-                await self._write(dict(self.own))
+                await self._write(dict(self.own), complete=self.complete)
             except StoreUnreachableError:
                 raise
             except LeaseGoneError:
@@ -143,7 +144,7 @@ class Link:
             log.warning("this host's own cannot be written to the store", reason=str(error))
         self.own_problem = error.message
 
-    async def _write(self, own: dict[str, str]) -> None:
+    async def _write(self, own: dict[str, str], *, complete: bool) -> None:
         if not self._lease:
             self._lease = await self._etcd.grant(LEASE_SECONDS)
             self._written = None
@@ -155,7 +156,7 @@ class Link:
             if self._written.get(key) != value:
                 await self._etcd.put(key, value, self._lease)
                 self._written[key] = value
-        for key in [one for one in self._written if one not in own]:
+        for key in [one for one in self._written if one not in own] if complete else ():
             session = tuple(key.split("/")[-2:])
             if session in self._replica.snapshot.sessions:
                 if self._written[key] != GONE:

@@ -132,7 +132,7 @@ def join(loaded: Cluster, *, replace: bool) -> None:
 def rights_(loaded: Cluster, hosts: tuple[str, ...], *, admin: bool) -> None:
     """Print the commands of etcdctl that give hosts their users and roles: a host may write only what is its own.
 
-    Each user is called as its host. etcdctl asks for its password, which goes into the file that password_file names.
+    Each user is called as its host. Its password is made, too: HOST.password is what password_file names there.
     """
     click.echo("\n".join(rights.commands(Keys(loaded.prefix), hosts, admin=admin)))
 

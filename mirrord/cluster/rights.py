@@ -28,7 +28,8 @@ def commands(keys: Keys, hosts: Iterable[str], *, admin: bool) -> list[str]:
             _grant(role, "readwrite", keys.status(host)),
             _grant(role, "readwrite", f"{keys.ends}{host}/", prefix=True),
             _grant(role, "readwrite", f"{keys.allocated}addr/", prefix=True),
-            f"etcdctl user add {shlex.quote(host)}",
+            f"(umask 077; openssl rand -hex 24 >{shlex.quote(host)}.password)",
+            f"etcdctl user add --interactive=false {shlex.quote(host)} <{shlex.quote(host)}.password",
         ]
         roles = (READER, role, ADMIN) if admin else (READER, role)
         found += [f"etcdctl user grant-role {shlex.quote(host)} {shlex.quote(one)}" for one in roles]

@@ -9,14 +9,35 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, Tag
 
 from mirrord.model.base import Count, ErspanSession, GreKey, Model, Port, Vni, type_of
+from mirrord.protocols import TPIDS
 from mirrord.values import Address, AnyAddress, Between, Connection, Device, Flag, Guest, Netns, Nic, Path, Size, VlanId
 
 
-def _default_original_vlan(data: dict[str, Any]) -> Literal["strip", "keep"]:
+def _default_original_vlan(data: dict[str, Any]) -> Literal["keep", "strip"]:
     return "keep" if data.get("vlan") is None else "strip"
 
 
-class SpanDestination(Model):
+class RetaggedDestination(Model):
+    """What every destination takes, beside `original_vlan`, whose default differs."""
+
+    vlan_tpid: Annotated[int, Between(0x0600, 0xFFFF)] | None = None
+    """The TPID of the outermost of the frame's tags that stay, in place of its own: 0x8100, 0x88a8, 0x9100 or 0x9200.
+    Many a receiver looks through no tag but one of 0x8100. Left out: as it was."""
+
+    def _contradictions(self) -> Iterator[tuple[str, ...]]:
+        if self.vlan_tpid not in (None, *TPIDS):
+            known = ", ".join(f"{tpid:#06x}" for tpid in TPIDS)
+            yield "vlan_tpid", f"{self.vlan_tpid:#06x} is not the TPID of a VLAN tag, as these are: {known}"
+
+
+class TaggedDestination(RetaggedDestination):
+    """One that puts on no tags."""
+
+    original_vlan: Literal["keep", "strip"] = "keep"
+    """What becomes of the frame's outermost VLAN tag: `keep`, or `strip`, which takes it off."""
+
+
+class SpanDestination(RetaggedDestination):
     """Out of a NIC, as frames: SPAN, or RSPAN with `vlan`. `original_vlan` is what becomes of a frame's outermost tag.
 
     By default it is "strip" where `vlan` takes the tag's place or the source selected by `vlan`, else "keep".
@@ -24,7 +45,7 @@ class SpanDestination(Model):
 
     vlan: VlanId | None = None
     """RSPAN: the id of the tag that is put on."""
-    original_vlan: Literal["strip", "keep"] = Field(default_factory=_default_original_vlan)
+    original_vlan: Literal["keep", "strip"] = Field(default_factory=_default_original_vlan)
     """What becomes of the frame's outermost tag. By default `strip` where `vlan` takes its place or the source was
     selected by `vlan`, else `keep`."""
     normal_io: Flag = True
@@ -48,6 +69,7 @@ class DeviceDestination(SpanDestination):
     """Take a device that holds one of this host's default routes, which is refused otherwise."""
 
     def _contradictions(self) -> Iterator[tuple[str, ...]]:
+        yield from super()._contradictions()
         if self.netns is not None and not self.normal_io:
             yield "normal_io", "a device in another network namespace cannot be reserved"
         if self.netns is not None and self.isolate:
@@ -69,7 +91,7 @@ class VmDestination(SpanDestination):
     """Take the VM's first NIC, the one that it is reached by, which is refused otherwise."""
 
 
-class TunnelDestination(Model):
+class TunnelDestination(TaggedDestination):
     """What every encapsulation in IP takes."""
 
     remote: AnyAddress
@@ -84,6 +106,7 @@ class TunnelDestination(Model):
     """The network namespace whose routes are used, as in a source."""
 
     def _contradictions(self) -> Iterator[tuple[str, ...]]:
+        yield from super()._contradictions()
         if _nowhere(self.remote):
             yield "remote", f"{self.remote} is not the address of a host"
         if _of_the_link(self.remote):
@@ -105,6 +128,9 @@ class VxlanDestination(TunnelDestination):
     """VXLAN (RFC 7348). The flow's hash is in the UDP source port."""
     vni: Vni
     """VXLAN network identifier."""
+    vni_egress: Vni | None = None
+    """The VNI of the session's egress frames; left out: `vni`. Where a receiver takes the VNI for a part of what a
+    conversation is (Arkime does), each conversation becomes two."""
     port: Port = 4789
     """UDP port of the collector."""
     shared_vni: Flag = False
@@ -118,6 +144,8 @@ class GeneveDestination(TunnelDestination):
     """Geneve (RFC 8926), without options."""
     vni: Vni
     """Virtual network identifier."""
+    vni_egress: Vni | None = None
+    """The VNI of the session's egress frames; left out: `vni`."""
     port: Port = 6081
     """UDP port of the collector."""
 
@@ -129,6 +157,13 @@ class GreDestination(TunnelDestination):
     """GRE with the whole frame in it (transparent Ethernet bridging, 0x6558; RFC 2784, 2890)."""
     key: GreKey | None = None
     """The key; left out: a header without one."""
+    key_egress: GreKey | None = None
+    """The key of the session's egress frames; left out: `key`."""
+
+    def _contradictions(self) -> Iterator[tuple[str, ...]]:
+        yield from super()._contradictions()
+        if self.key is None and self.key_egress is not None:
+            yield "key_egress", "needs `key`: the copies of ingress frames would have none", "key"
 
 
 class ErspanDestination(TunnelDestination):
@@ -140,6 +175,8 @@ class ErspanDestination(TunnelDestination):
     """I is GRE alone; II has session, VLAN and sequence; III a time stamp and the direction as well."""
     session_id: ErspanSession | None = None
     """Required but for type I, which cannot carry it."""
+    session_id_egress: ErspanSession | None = None
+    """The session id of the session's egress frames; left out: `session_id`. Types II and III."""
     cos: Annotated[int, Between(0, 7)] = 0
     """Class of service. Types II and III."""
     index: Annotated[int, Between(0, (1 << 20) - 1)] = 0
@@ -153,13 +190,15 @@ class ErspanDestination(TunnelDestination):
         yield from super()._contradictions()
         if self.session_id is None and self.erspan_type != "I":
             yield "session_id", f"required by type {self.erspan_type}", "session_id"
+        if self.session_id_egress is not None and self.erspan_type == "I":
+            yield "session_id_egress", "type I does not carry it"
         carried = {"I": (), "II": ("cos", "index"), "III": ("cos", "hardware_id", "sgt")}[self.erspan_type]
         for key in ("cos", "index", "hardware_id", "sgt"):
             if getattr(self, key) and key not in carried:
                 yield key, f"type {self.erspan_type} does not carry it"
 
 
-class FileDestination(Model):
+class FileDestination(TaggedDestination):
     """pcapng files; 0 never rotates, and `keep = 0` keeps them all."""
 
     type: Literal["file"] = "file"
@@ -175,6 +214,7 @@ class FileDestination(Model):
     beside them, `.NAME.files`; a file that is not in it is never deleted."""
 
     def _contradictions(self) -> Iterator[tuple[str, ...]]:
+        yield from super()._contradictions()
         if self.keep and not (self.rotate_size or self.rotate_seconds):
             yield "keep", "needs rotate_size or rotate_seconds: one file is never replaced"
 

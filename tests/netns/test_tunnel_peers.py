@@ -237,7 +237,7 @@ destination = {{ {three}, session_id = 1 }}
 [[mirrors.m.sessions]]
 name = "guest"
 source = {{ type = "device", device = "nic", perspective = "guest" }}
-destination = {{ {three}, session_id = 2 }}
+destination = {{ {three}, session_id = 2, session_id_egress = 3 }}
 """,
     )
 
@@ -256,12 +256,14 @@ destination = {{ {three}, session_id = 2 }}
         ["0x0000", "1000", ""],
         ["0x0000", "", "1000"],
     ]
-    for session, directions in (("1", ["0", "1"]), ("2", ["1", "0"])):
+    for sessions, directions in ((["1", "1"], ["0", "1"]), (["3", "2"], ["1", "0"])):
         rows = outer.fields(
-            "erspan.direction", "erspan.timestamp", "frame.time_epoch", expression=f"erspan.spanid == {session}"
+            *("erspan.spanid", "erspan.direction", "erspan.timestamp", "frame.time_epoch"),
+            expression=f"erspan.spanid in {{{', '.join(sessions)}}}",
         )
-        assert [row[0] for row in rows] == directions
-        for _, stamp, epoch in rows:  # 100 ns each, of 32 bits: it comes round every 429 s
+        assert [row[0] for row in rows] == sessions
+        assert [row[1] for row in rows] == directions
+        for *_, stamp, epoch in rows:  # 100 ns each, of 32 bits: it comes round every 429 s
             later = (int(float(epoch) * 10_000_000) - int(stamp)) % (1 << 32)
             assert later < 50_000_000, (stamp, epoch)
     assert metrics.total("mirrord_read_frames_total", session="guest", direction="egress") == 1

@@ -16,7 +16,7 @@ from tests.support.send import send
 from tests.support.topology import Topology, acquaint
 
 C7, C111, C112, PRIORITY = Dot1Q(vlan=7), Dot1Q(vlan=111, prio=5), Dot1Q(vlan=112), Dot1Q(vlan=0, prio=3)
-S111 = Dot1AD(vlan=111)
+S7, S111 = Dot1AD(vlan=7), Dot1AD(vlan=111)
 WRITES, WRITE = 8, 60_000
 RSPAN = Dot1Q(vlan=200)
 STACKS: list[tuple[Packet, ...]] = [(), (C7,), (C111,), (C112,), (PRIORITY,), (S111, C7), (C7, C111)]
@@ -37,6 +37,8 @@ SESSIONS: list[tuple[str, str, list[tuple[Packet, ...]]]] = [
     ("", ', original_vlan = "strip"', [(), (), (), (), (), (C7,), (C111,)]),
     ("", ", vlan = 200", [(RSPAN, *rest) for rest in ((), (), (), (), (), (C7,), (C111,))]),
     ("", ', vlan = 200, original_vlan = "keep"', [(RSPAN, *stack) for stack in STACKS]),
+    ("", ", vlan_tpid = 0x8100", [*STACKS[:5], (Dot1Q(vlan=111), C7), (C7, C111)]),
+    ("", ', original_vlan = "strip", vlan_tpid = 0x88A8', [(), (), (), (), (), (S7,), (Dot1AD(vlan=111, prio=5),)]),
 ]
 
 

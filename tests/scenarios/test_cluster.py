@@ -14,8 +14,9 @@ import pytest
 
 from tests.support.agent import Agent
 from tests.support.ctl import ctl
-from tests.support.daemon import Daemon
+from tests.support.daemon import ROOT, Daemon
 from tests.support.etcd import Store
+from tests.support.prometheus import Prometheus, filled
 from tests.support.sniffer import Sniffer
 from tests.support.topology import Host, Topology
 from tests.support.wait import wait_for
@@ -309,3 +310,18 @@ def test_a_daemon_that_was_killed_comes_back_with_the_clusters_sessions_before_i
     cluster.settle()
     assert len(pinged(cluster, tmp_path)) == 10
     assert cluster.addresses().keys() == {"a", "b"}
+
+
+def test_every_query_of_the_clusters_dashboard_finds_data(cluster: Cluster, tmp_path: Path) -> None:
+    prometheus = Prometheus(cluster.a.host, tmp_path, ROOT / "config/prometheus/mirrord.rules.yml", "127.0.0.1:9819")
+    told = json.loads((ROOT / "config/grafana/mirrord-cluster.json").read_text())
+    wait_for(lambda: prometheus.query("count_over_time(mirrord_cluster_connected[1m]) > 2"), "a few scrapes", 20)
+    (variable,) = [one for one in told["templating"]["list"] if one["type"] == "query"]
+    assert prometheus.label_values("instance", variable["query"]["query"].split("(")[1].split(",")[0]) == {
+        "127.0.0.1:9819"
+    }
+    for panel in told["panels"]:
+        for target in panel["targets"]:
+            found = prometheus.query(filled(target["expr"]))
+            assert [one for one in found if one["value"][1] != "NaN"], (panel["title"], target["expr"])
+    assert prometheus.firing() == set()

@@ -27,7 +27,7 @@ TEMPLATES = [
     encap.vxlan(5),
     encap.gre(77),
     encap.erspan_ii(9, cos=3, index=5),
-    encap.erspan_iii(9, sgt=4),
+    encap.erspan_iii(encap.Ids(9, 1000), sgt=4),
 ]
 CSUM_OFFSET = {TCP: 16, UDP: 6}
 
@@ -222,6 +222,7 @@ def plans() -> st.SearchStrategy[ForwardPlan]:
         packet_limit=st.sampled_from([0, 0, 0, 1, 1000, 10_000_000, (1 << 31) - 1]),
         strip_tag=st.booleans(),
         push_tag=st.sampled_from([0, 0, 111]),
+        tpid=st.sampled_from([0, 0, 0x8100, 0x88A8]),
         strip_ethernet=st.sampled_from([False, False, True]),
         overhead=st.sampled_from([0, 42, 40_000]),  # the last empties a bucket with two frames
         guards=st.just(()) | guards(),

@@ -44,9 +44,9 @@ def filled(expression: str, window: str = WINDOW) -> str:
 class Prometheus:
     """Runs until its host goes, at the latest."""
 
-    def __init__(self, host: Host, directory: Path, rules: Path) -> None:
+    def __init__(self, host: Host, directory: Path, rules: Path, target: str = "127.0.0.1:9817") -> None:
         self.host = host
-        (directory / "prometheus.yml").write_text(CONFIGURATION)
+        (directory / "prometheus.yml").write_text(CONFIGURATION.replace("127.0.0.1:9817", target))
         (directory / "rules.yml").write_text(hastened(rules.read_text()))
         self._process = host.spawn(
             "prometheus", f"--config.file={directory / 'prometheus.yml'}", f"--storage.tsdb.path={directory / 'data'}",

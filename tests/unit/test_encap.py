@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +15,7 @@ from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet
 
 from mirrord.dataplane.forward import encap
-from mirrord.dataplane.forward.encap import Template
+from mirrord.dataplane.forward.encap import Ids, Template
 from mirrord.dataplane.frame.headers import Tag
 from mirrord.dataplane.frame.wire import Frame, Vnet
 from mirrord.plans import ForwardPlan
@@ -82,6 +84,37 @@ def test_what_differs_from_copy_to_copy_is_laid_out_as_the_draft_says(dataplane:
         copies = forward(plan, [frame, frame], dataplane)
         assert [copy[:length] for copy in copies] == [bytes.fromhex(first), bytes.fromhex(second)]
         assert {copy[length:] for copy in copies} == {bytes(LINK / Dot1Q(prio=7, vlan=0xABC) / DATAGRAM)[:60]}
+
+
+@pytest.mark.parametrize("guest", [False, True])
+@pytest.mark.parametrize(
+    ("template", "layers"),
+    [
+        pytest.param(encap.vxlan, lambda vni: VXLAN(flags=0x08, vni=vni), id="vxlan"),
+        pytest.param(encap.geneve, lambda vni: GENEVE(vni=vni, proto=0x6558), id="geneve"),
+        pytest.param(encap.gre, lambda key: GRE(key_present=1, key=key, proto=0x6558), id="gre"),
+        pytest.param(
+            encap.erspan_ii,
+            lambda number: GRE(seqnum_present=1, proto=0x88BE) / ERSPAN_II(session_id=number),
+            id="erspan-ii",
+        ),
+        pytest.param(
+            encap.erspan_iii,
+            lambda number: GRE(seqnum_present=1, proto=0x22EB) / ERSPAN_III(session_id=number, p=1, gra=1),
+            id="erspan-iii",
+        ),
+    ],
+)
+def test_egress_frames_have_an_id_of_their_own(
+    template: Callable[[Ids], Template], layers: Callable[[int], Packet], guest: bool, dataplane: str
+) -> None:
+    plan = ForwardPlan(template(Ids(0x1A5, 0x2C3, guest)))
+    for egress in (False, True):
+        (copy,) = forward(plan, [Frame(PLAIN, len(PLAIN), egress)], dataplane)
+        expected = bytearray(bytes(layers(0x2C3 if egress is not guest else 0x1A5)))
+        if template is encap.erspan_iii:
+            expected[-1] |= egress << 3  # D is told by the template's guest
+        assert copy == bytes(expected) + PLAIN
 
 
 frames = st.builds(

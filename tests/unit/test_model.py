@@ -62,7 +62,8 @@ DAEMON: dict[str, object] = {
     "memory_limit": "0",
     "log_level": "info",
 }
-TUNNEL = {"remote": REQUIRED, "local": OPTIONAL, "dscp": 0, "ttl": 64, "netns": OPTIONAL}
+TAGGED = {"original_vlan": "keep", "vlan_tpid": OPTIONAL}
+TUNNEL = TAGGED | {"remote": REQUIRED, "local": OPTIONAL, "dscp": 0, "ttl": 64, "netns": OPTIONAL}
 INSIDE = {"inside": OPTIONAL, "strip": False, "inside_port": OPTIONAL, "vni": OPTIONAL, "key": OPTIONAL}
 DOCUMENTED: dict[type[Model], dict[str, object]] = {
     Daemon: DAEMON,
@@ -109,17 +110,21 @@ DOCUMENTED: dict[type[Model], dict[str, object]] = {
         "device": REQUIRED,
         "vlan": OPTIONAL,
         "original_vlan": "keep",
+        "vlan_tpid": OPTIONAL,
         "netns": OPTIONAL,
         "normal_io": True,
         "isolate": False,
         "allow_default_route": False,
     },
-    model.VxlanDestination: TUNNEL | {"type": "vxlan", "vni": REQUIRED, "port": 4789, "shared_vni": False},
-    model.GeneveDestination: TUNNEL | {"type": "geneve", "vni": REQUIRED, "port": 6081},
-    model.GreDestination: TUNNEL | {"type": "gre", "key": OPTIONAL},
+    model.VxlanDestination: TUNNEL
+    | {"type": "vxlan", "vni": REQUIRED, "vni_egress": OPTIONAL, "port": 4789, "shared_vni": False},
+    model.GeneveDestination: TUNNEL | {"type": "geneve", "vni": REQUIRED, "vni_egress": OPTIONAL, "port": 6081},
+    model.GreDestination: TUNNEL | {"type": "gre", "key": OPTIONAL, "key_egress": OPTIONAL},
     model.ErspanDestination: TUNNEL
-    | {"type": "erspan", "erspan_type": REQUIRED, "session_id": 7, "cos": 0, "index": 0, "hardware_id": 0, "sgt": 0},
-    model.FileDestination: {"type": "file", "path": REQUIRED, "rotate_size": "0", "rotate_seconds": 0, "keep": 0},
+    | {"type": "erspan", "erspan_type": REQUIRED, "session_id": 7, "cos": 0, "index": 0, "hardware_id": 0, "sgt": 0}
+    | {"session_id_egress": OPTIONAL},
+    model.FileDestination: TAGGED
+    | {"type": "file", "path": REQUIRED, "rotate_size": "0", "rotate_seconds": 0, "keep": 0},
 }
 VXLAN = {"type": "vxlan", "remote": "192.168.0.164", "vni": 1}
 AWAY = {"type": "device", "device": "b", "netns": "blue"}

@@ -44,6 +44,12 @@ def test_the_unit_is_hardened_and_a_drop_in_costs_what_it_says(drop_in: str, cos
     assert {one.removeprefix("CapabilityBoundingSet=~") for one in lost} == costs
 
 
+def test_the_agents_unit_is_hardened_and_has_no_capability() -> None:
+    told = security(FILES / "mirrord-agent.service")
+    having = [line for line in told.splitlines() if line.startswith("✗") and "CAP_" in line]
+    assert not having
+
+
 def test_the_user_and_its_directories_are_made(tmp_path: Path) -> None:
     shutil.copytree(FILES / "sysusers.d", tmp_path / "usr/lib/sysusers.d")
     shutil.copytree(FILES / "tmpfiles.d", tmp_path / "usr/lib/tmpfiles.d")

@@ -66,8 +66,12 @@ class SetAside(NamedTuple):
     reason: str
 
 
+CLUSTER = "the cluster"
+"""In place of a file, of what an agent wants of this host."""
+
+
 class LeftOut(NamedTuple):
-    """An object of a cluster that this host does not take, and why; a session has its mirror."""
+    """An object of the cluster's that this host does not take, and why; a session has its mirror."""
 
     kind: str
     name: str
@@ -75,10 +79,6 @@ class LeftOut(NamedTuple):
     code: str
     path: str
     message: str
-
-
-CLUSTER = "the cluster"
-"""In place of a file, of what an agent wants of this host."""
 
 
 class Loaded(NamedTuple):

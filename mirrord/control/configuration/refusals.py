@@ -298,12 +298,16 @@ def _shared_vnis(declared: Declared) -> Iterator[Problem]:
         if not isinstance(end, (VxlanDestination, GeneveDestination)):
             continue
         shared = end.shared_vni if isinstance(end, VxlanDestination) else None  # None: it has no such key
-        other, also_shared = first.setdefault((end.netns, end.remote, end.port, end.vni), (path, shared))
-        if other != path and not (shared and also_shared):
-            lacking = None in (shared, also_shared)
-            remedy = "choose another" if lacking else "set shared_vni = true in both if that is meant"
-            why = f"{other} sends to the same remote, port and VNI; {remedy}"
-            yield Problem(join(path, "destination", "vni"), why)
+        for key in ("vni", "vni_egress"):
+            vni = getattr(end, key)
+            if vni is None:
+                continue
+            other, also_shared = first.setdefault((end.netns, end.remote, end.port, vni), (path, shared))
+            if other != path and not (shared and also_shared):
+                lacking = None in (shared, also_shared)
+                remedy = "choose another" if lacking else "set shared_vni = true in both if that is meant"
+                why = f"{other} sends to the same remote, port and VNI; {remedy}"
+                yield Problem(join(path, "destination", key), why)
 
 
 def _files(declared: Declared) -> Iterator[Problem]:

@@ -66,6 +66,8 @@ def way_out(
         flow_limit=_flow_limit(session.flow_limit),
         rate_limit=session.rate_limit,
         packet_limit=session.packet_limit,
+        strip_tag=session.destination.original_vlan == "strip",
+        tpid=session.destination.vlan_tpid or 0,
     )
     asked = Asked(config, mirror, session, source, view, lease, forward, native)
     return KINDS[type(session.destination)].way_out(asked, session.destination)

@@ -208,7 +208,7 @@ def _destination(to: VmDestination, inventory: Inventory) -> tuple[DeviceDestina
         device=_device(guest, nic),
         netns=None,
         allow_default_route=to.allow_default_route,
-        **{key: getattr(to, key) for key in ("vlan", "original_vlan", "normal_io", "isolate")},
+        **{key: getattr(to, key) for key in ("vlan", "original_vlan", "vlan_tpid", "normal_io", "isolate")},
     )
     return device, f"vm {guest.name} nic {index} (device {nic.device})"
 

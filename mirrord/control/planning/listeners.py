@@ -71,13 +71,14 @@ def reaches(destination: TunnelDestination, source: TunnelSource) -> bool:
     tunnel, port, ident = _ends(source)
     match destination:
         case VxlanDestination():
-            return (tunnel, port) == (Tunnel.VXLAN, destination.port) and ident in (None, destination.vni)
+            ours = ident in (None, destination.vni, destination.vni_egress)
+            return (tunnel, port) == (Tunnel.VXLAN, destination.port) and ours
         case GreDestination():
-            return tunnel is Tunnel.GRE and ident in (None, destination.key)
+            return tunnel is Tunnel.GRE and ident in (None, destination.key, destination.key_egress)
         case ErspanDestination(erspan_type="I"):
             return tunnel is Tunnel.ERSPAN and ident is None
         case ErspanDestination():
-            return tunnel is Tunnel.ERSPAN and ident in (None, destination.session_id)
+            return tunnel is Tunnel.ERSPAN and ident in (None, destination.session_id, destination.session_id_egress)
         case _:
             return False
 

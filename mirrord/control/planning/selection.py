@@ -215,13 +215,15 @@ def _tunnels_of(session: model.Session) -> Iterator[Guard]:
     to, source = session.destination, session.source
     match to:
         case model.VxlanDestination() | model.GeneveDestination():
-            yield Guard(to.remote, IPPROTO_UDP, to.port, by_vni(to.vni))
+            for vni in _both(to.vni, to.vni_egress):
+                yield Guard(to.remote, IPPROTO_UDP, to.port, by_vni(vni))
         case model.GreDestination():
-            yield from (Guard(to.remote, IPPROTO_GRE, None, words) for words in by_gre(ETH_P_TEB, to.key))
+            for key in _both(to.key, to.key_egress):
+                yield from (Guard(to.remote, IPPROTO_GRE, None, words) for words in by_gre(ETH_P_TEB, key))
         case model.ErspanDestination():
             protocol = ETH_P_ERSPAN_III if to.erspan_type == "III" else ETH_P_ERSPAN
-            number = None if to.erspan_type == "I" else to.session_id
-            yield Guard(to.remote, IPPROTO_GRE, None, by_erspan(protocol, number))
+            for number in _both(None if to.erspan_type == "I" else to.session_id, to.session_id_egress):
+                yield Guard(to.remote, IPPROTO_GRE, None, by_erspan(protocol, number))
     match source:
         case model.VxlanSource():
             yield Guard(source.local, IPPROTO_UDP, source.port, by_vni(source.vni))
@@ -230,6 +232,11 @@ def _tunnels_of(session: model.Session) -> Iterator[Guard]:
             yield from (Guard(source.local, IPPROTO_GRE, None, words) for words in taken)
         case model.ErspanSource():
             yield from (Guard(source.local, IPPROTO_GRE, None, words) for words in _erspan_taken(source.session_id))
+
+
+def _both(number: int | None, egress: int | None) -> tuple[int | None, ...]:
+    """The numbers that a session's copies have."""
+    return (number,) if egress in (None, number) else (number, egress)
 
 
 def _erspan_taken(session: int | None) -> Iterator[tuple[Word, ...]]:

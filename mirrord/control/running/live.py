@@ -120,6 +120,7 @@ def _as_packets(forward: ForwardPlan, *, raw: bool) -> ForwardPlan:
         flow_limit=forward.flow_limit,
         strip_tag=forward.strip_tag,
         push_tag=0 if raw else forward.push_tag,
+        tpid=forward.tpid,
         strip_ethernet=raw,
         guards=forward.guards,
         inside=forward.inside,

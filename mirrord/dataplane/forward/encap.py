@@ -36,6 +36,7 @@ class Field(IntEnum):
     ERSPAN_II = 2  # or-ed to the first 32 bits: VLAN id, En, T
     ERSPAN_III = 3  # the same but for En, then 32 bits of timestamp, then D, turned over by egress
     PACKET_BLOCK = 4  # a pcapng packet block's 28 bytes; the rest of the block is the trailer
+    EGRESS = 5  # 32 bits, in the copy of an egress frame turned over by the patch's value
 
 
 class Patch(NamedTuple):
@@ -43,6 +44,7 @@ class Patch(NamedTuple):
 
     field: Field
     at: int
+    value: int = 0  # of EGRESS: the bits that differ
 
 
 class Facts(NamedTuple):
@@ -69,7 +71,11 @@ class Template:
         if not self.patches:
             return self.header
         header = bytearray(self.header)
-        for field, at in self.patches:
+        for field, at, value in self.patches:
+            if field is Field.EGRESS:
+                if facts.egress:
+                    header[at : at + 4] = (int.from_bytes(header[at : at + 4], "big") ^ value).to_bytes(4, "big")
+                continue
             if field is Field.PACKET_BLOCK:
                 header[at:] = pcapng.packet_header(facts.kept, facts.original, facts.time)
                 continue
@@ -86,7 +92,7 @@ class Template:
 
     def trailer(self, facts: Facts) -> bytes:
         """What follows the mirrored frame in one copy: nothing but in a file."""
-        if any(field is Field.PACKET_BLOCK for field, _ in self.patches):
+        if any(patch.field is Field.PACKET_BLOCK for patch in self.patches):
             return pcapng.packet_trailer(facts.kept, egress=facts.egress)
         return b""
 
@@ -101,19 +107,47 @@ def bare() -> Template:
     return Template()
 
 
-def vxlan(vni: int) -> Template:
+class Ids(NamedTuple):
+    """The VNI, key or session id of a session's copies; its egress frames may have one of their own.
+
+    Directions are the session's: a `guest`'s are the host's turned around.
+    """
+
+    ingress: int
+    egress: int | None = None  # None: the same
+    guest: bool = False
+
+    @property
+    def first(self) -> int:
+        """The one that a template has: of what the host receives."""
+        return self.egress if self.guest and self.egress is not None else self.ingress
+
+    def patches(self, at: int, shift: int = 0) -> tuple[Patch, ...]:
+        """What makes it the other one; it is `shift` bits up in the 32 bits at this offset."""
+        differing = 0 if self.egress is None else self.ingress ^ self.egress
+        return (Patch(Field.EGRESS, at, differing << shift),) if differing else ()
+
+
+def vxlan(vni: int | Ids) -> Template:
     """8 bytes behind the UDP header: flags, 24 bits zero, VNI, 8 bits zero."""
-    return Template(bytes([VXLAN_FLAGS, 0, 0, 0]) + vni.to_bytes(3, "big") + b"\0")
+    ids = _ids(vni)
+    header = bytes([VXLAN_FLAGS, 0, 0, 0]) + ids.first.to_bytes(3, "big") + b"\0"
+    return Template(header, ids.patches(4, 8))
 
 
-def geneve(vni: int) -> Template:
+def geneve(vni: int | Ids) -> Template:
     """8 bytes behind the UDP header: version 0, no options, no flags, Ethernet inside, VNI, 8 bits zero."""
-    return Template(b"\0\0" + ETH_P_TEB.to_bytes(2, "big") + vni.to_bytes(3, "big") + b"\0")
+    ids = _ids(vni)
+    header = b"\0\0" + ETH_P_TEB.to_bytes(2, "big") + ids.first.to_bytes(3, "big") + b"\0"
+    return Template(header, ids.patches(4, 8))
 
 
-def gre(key: int | None) -> Template:
+def gre(key: int | Ids | None) -> Template:
     """Transparent Ethernet bridging: 4 bytes behind the IP header, 8 with a key."""
-    return Template(_gre(0 if key is None else GRE_KEY, ETH_P_TEB) + (b"" if key is None else key.to_bytes(4, "big")))
+    if key is None:
+        return Template(_gre(0, ETH_P_TEB))
+    ids = _ids(key)
+    return Template(_gre(GRE_KEY, ETH_P_TEB) + ids.first.to_bytes(4, "big"), ids.patches(4))
 
 
 def erspan_i() -> Template:
@@ -121,28 +155,37 @@ def erspan_i() -> Template:
     return Template(_gre(0, ETH_P_ERSPAN))
 
 
-def erspan_ii(session_id: int, *, cos: int = 0, index: int = 0) -> Template:
+def erspan_ii(session_id: int | Ids, *, cos: int = 0, index: int = 0) -> Template:
     """GRE with a sequence number, then version 1, VLAN, COS, En, T, session id; 12 bits zero, index."""
-    first = 1 << 28 | cos << 13 | session_id
+    ids = _ids(session_id)
+    first = 1 << 28 | cos << 13 | ids.first
     header = _gre(GRE_SEQUENCE, ETH_P_ERSPAN) + bytes(4) + first.to_bytes(4, "big") + index.to_bytes(4, "big")
-    return Template(header, (Patch(Field.SEQUENCE, 4), Patch(Field.ERSPAN_II, 8)))
+    return Template(header, (Patch(Field.SEQUENCE, 4), Patch(Field.ERSPAN_II, 8), *ids.patches(8)))
 
 
-def erspan_iii(session_id: int, *, cos: int = 0, hardware_id: int = 0, sgt: int = 0, guest: bool = False) -> Template:
+def erspan_iii(
+    session_id: int | Ids, *, cos: int = 0, hardware_id: int = 0, sgt: int = 0, guest: bool = False
+) -> Template:
     """GRE with a sequence number, then version 2, VLAN, COS, BSO 0 (a good frame, or not known), T, session id.
 
     Then the timestamp in units of 100 ns, and the security group tag, P (Ethernet inside), frame type 0, hardware id,
     D (0 for ingress, 1 for egress; a guest's are the host's turned around), granularity 1.
     """
-    first = 2 << 28 | cos << 13 | session_id
+    ids = _ids(session_id)
+    first = 2 << 28 | cos << 13 | ids.first
     last = sgt << 16 | 1 << 15 | hardware_id << 4 | guest << 3 | 1 << 1
     header = _gre(GRE_SEQUENCE, ETH_P_ERSPAN_III) + bytes(4) + first.to_bytes(4, "big") + bytes(4)
-    return Template(header + last.to_bytes(4, "big"), (Patch(Field.SEQUENCE, 4), Patch(Field.ERSPAN_III, 8)))
+    patches = (Patch(Field.SEQUENCE, 4), Patch(Field.ERSPAN_III, 8), *ids.patches(8))
+    return Template(header + last.to_bytes(4, "big"), patches)
 
 
 def packet_block() -> Template:
     """A copy as a block of a pcapng file."""
     return Template(bytes(pcapng.PACKET_HEADER_LENGTH), (Patch(Field.PACKET_BLOCK, 0),))
+
+
+def _ids(ids: int | Ids) -> Ids:
+    return ids if isinstance(ids, Ids) else Ids(ids)
 
 
 def _gre(flags: int, protocol: int) -> bytes:

@@ -268,6 +268,8 @@ class Forward:
     def _retagged(self, data: bytes) -> bytes:
         if self.plan.strip_tag and len(data) >= ADDRESSES + TAG and data[12:14] in _TPIDS:
             data = data[:ADDRESSES] + data[ADDRESSES + TAG :]
+        if self.plan.tpid and data[ADDRESSES:ETH_HEADER] in _TPIDS:
+            data = data[:ADDRESSES] + self.plan.tpid.to_bytes(2, "big") + data[ADDRESSES + 2 :]
         if self.plan.push_tag:
             data = data[:ADDRESSES] + _TPIDS[0] + self.plan.push_tag.to_bytes(2, "big") + data[ADDRESSES:]
         return data[ETH_HEADER:] if self.plan.strip_ethernet else data

@@ -47,7 +47,7 @@ static bool read_header(PyObject *object, struct plan *plan)
 static bool read_patches(PyObject *object, struct plan *plan)
 {
 	static const uint32_t sizes[] = {
-		[SEQUENCE] = 4, [ERSPAN_II] = 4, [ERSPAN_III] = 12, [PACKET_BLOCK] = PACKET_HEADER
+		[SEQUENCE] = 4, [ERSPAN_II] = 4, [ERSPAN_III] = 12, [PACKET_BLOCK] = PACKET_HEADER, [EGRESS] = 4
 	};
 	PyObject *template = PyObject_GetAttrString(object, "template");
 	PyObject *patches = template ? PyObject_GetAttrString(template, "patches") : NULL;
@@ -56,12 +56,13 @@ static bool read_patches(PyObject *object, struct plan *plan)
 
 	for (Py_ssize_t n = 0; done && n < count; n++) {
 		PyObject *patch = PyTuple_GetItem(patches, n);
-		uint32_t field, at;
+		uint32_t field, at, value;
 
-		done = read_u32(patch, "field", &field) && read_u32(patch, "at", &at) && field >= SEQUENCE &&
-		       field <= PACKET_BLOCK && at + sizes[field] <= plan->header_length;
+		done = read_u32(patch, "field", &field) && read_u32(patch, "at", &at) &&
+		       read_u32(patch, "value", &value) && field >= SEQUENCE && field <= EGRESS &&
+		       at + sizes[field] <= plan->header_length;
 		if (done)
-			plan->patches[plan->patch_count++] = (struct patch){ field, at };
+			plan->patches[plan->patch_count++] = (struct patch){ field, at, value };
 	}
 	if (!done && !PyErr_Occurred())
 		PyErr_SetString(PyExc_ValueError, "a patch that does not fit its template");
@@ -331,7 +332,7 @@ bool read_plan(PyObject *object, PyObject *matcher, PyObject *recorder, struct p
 	       read_bool(object, "overload", &plan->overload) && read_u32(object, "least_level", &plan->least_level) &&
 	       read_unsigned(object, "duplicate_window", UINT64_MAX, &plan->duplicate_window) &&
 	       read_int(object, "overhead", &plan->overhead) && read_bool(object, "strip_tag", &plan->strip_tag) &&
-	       read_u32(object, "push_tag", &plan->push_tag) &&
+	       read_u32(object, "push_tag", &plan->push_tag) && read_u32(object, "tpid", &plan->tpid) &&
 	       read_bool(object, "strip_ethernet", &plan->strip_ethernet) &&
 	       read_unsigned(object, "rate_limit", UINT64_MAX, &plan->rate_limit) &&
 	       read_unsigned(object, "packet_limit", UINT64_MAX, &plan->packet_limit) && read_header(object, plan) &&

@@ -27,8 +27,7 @@ def way_out(asked: Asked, to: DeviceDestination) -> WayOut:
     view = asked.view.inside(to.netns)
     link = view.ethernet(to.device)
     warnings = _default_route(to, link, view)
-    strip = to.original_vlan == "strip"
-    forward = replace(asked.forward, frame_limit=link.mtu + ETH_HEADER, strip_tag=strip, push_tag=to.vlan or 0)
+    forward = replace(asked.forward, frame_limit=link.mtu + ETH_HEADER, push_tag=to.vlan or 0)
     warnings += shaping(link, "destination", to.netns)
     most = link.most_mtu or UNBOUNDED
     warnings += too_long(asked, forward, Narrows(f"the MTU of {link.name}", link.name, link.mtu, most))

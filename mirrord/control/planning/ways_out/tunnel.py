@@ -12,7 +12,7 @@ from mirrord.control.planning.transmit_choice import choose, no_answer
 from mirrord.control.planning.ways_out.common import UNBOUNDED, Asked, Narrows, WayOut, dead, shaping, too_long
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.forward import encap
-from mirrord.dataplane.forward.encap import Template
+from mirrord.dataplane.forward.encap import Ids, Template
 from mirrord.model import (
     Config,
     ErspanDestination,
@@ -33,7 +33,8 @@ Encapsulation = VxlanDestination | GeneveDestination | GreDestination | ErspanDe
 
 def describe(session: Session, to: Encapsulation) -> tuple[str, str]:
     """The destination in words, and how copies are handed to the kernel, as far as that needs no look at the host."""
-    details = {name: getattr(to, name, None) for name in ("port", "vni", "key", "session_id")}
+    names = ("port", "vni", "vni_egress", "key", "key_egress", "session_id", "session_id_egress")
+    details = {name: getattr(to, name, None) for name in names}
     kind = f"{to.type} {to.erspan_type}" if isinstance(to, ErspanDestination) else to.type
     words = [kind, str(to.remote), *(f"{name} {value}" for name, value in details.items() if value is not None)]
     words += [] if to.netns is None else ["in", to.netns]
@@ -116,14 +117,15 @@ def _stopped(session: Session, way: Path, view: View) -> tuple[Slot | None, Find
 def _template(to: TunnelDestination, *, guest: bool) -> Template:
     match to:
         case VxlanDestination():
-            return encap.vxlan(to.vni)
+            return encap.vxlan(Ids(to.vni, to.vni_egress, guest))
         case GeneveDestination():
-            return encap.geneve(to.vni)
+            return encap.geneve(Ids(to.vni, to.vni_egress, guest))
         case GreDestination():
-            return encap.gre(to.key)
-        case ErspanDestination(erspan_type="II"):
-            return encap.erspan_ii(to.session_id or 0, cos=to.cos, index=to.index)
-        case ErspanDestination(erspan_type="III"):
-            return encap.erspan_iii(to.session_id or 0, cos=to.cos, hardware_id=to.hardware_id, sgt=to.sgt, guest=guest)
+            return encap.gre(None if to.key is None else Ids(to.key, to.key_egress, guest))
+        case ErspanDestination(session_id=int(session_id), erspan_type="II" | "III"):
+            ids = Ids(session_id, to.session_id_egress, guest)
+            if to.erspan_type == "II":
+                return encap.erspan_ii(ids, cos=to.cos, index=to.index)
+            return encap.erspan_iii(ids, cos=to.cos, hardware_id=to.hardware_id, sgt=to.sgt, guest=guest)
         case _:
             return encap.erspan_i()

@@ -39,6 +39,9 @@ uint32_t fill(const struct plan *plan, const struct facts *facts, struct room *r
 			or_be32(at + 4, (uint32_t)(facts->time / ERSPAN_TICK));
 			at[11] ^= (uint8_t)(facts->egress << 3);
 			break;
+		case EGRESS:
+			put_be32(at, be32(at) ^ (facts->egress ? patch->value : 0));
+			break;
 		case PACKET_BLOCK:
 			packet_header(facts, at);
 			trailer_length = packet_trailer(facts, room->trailer);

@@ -21,13 +21,14 @@ enum {
 /* plans.py: OnMtuExceeded, Payload, Tunnel; encap.py: Field. module.c gives the names to Python, which compares. */
 enum on_mtu_exceeded { TRUNCATE, FRAGMENT, DROP };
 enum payload { KEEP, ZERO, TLS };
-enum field { SEQUENCE = 1, ERSPAN_II, ERSPAN_III, PACKET_BLOCK };
+enum field { SEQUENCE = 1, ERSPAN_II, ERSPAN_III, PACKET_BLOCK, EGRESS };
 enum tunnel { NO_TUNNEL, TUNNEL_VXLAN, TUNNEL_GRE, TUNNEL_ERSPAN };
 
 /* A field of the header that differs from copy to copy. */
 struct patch {
 	enum field field;
 	uint32_t at;
+	uint32_t value; /* of EGRESS: the bits that differ */
 };
 
 /* Which tunnel packets are looked into; port 0: not this encapsulation. plans.py: Inside. */
@@ -48,6 +49,7 @@ struct plan {
 	int blocked; /* the slot that each frame counts in for now, no copies being made; or NO_REASON */
 	bool strip_tag;
 	uint32_t push_tag; /* or 0 */
+	uint32_t tpid; /* of the outermost of the frame's tags that stay, in place of its own; or 0 */
 	bool strip_ethernet;
 	uint32_t snaplen;
 	enum payload payload;
@@ -79,7 +81,7 @@ struct plan {
 
 static inline bool retags(const struct plan *plan)
 {
-	return plan->strip_tag || plan->push_tag || plan->strip_ethernet;
+	return plan->strip_tag || plan->push_tag || plan->tpid || plan->strip_ethernet;
 }
 
 /* What changes from frame to frame. Pipelines of one session and source share it, each on a thread of its own. */

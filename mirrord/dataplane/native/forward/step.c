@@ -109,6 +109,8 @@ static uint32_t retag(const struct plan *plan, uint8_t *head, uint32_t length)
 		length -= TAG;
 		memmove(at, at + TAG, length - ETH_ADDRESSES);
 	}
+	if (plan->tpid && length >= ETH_HEADER && is_tag(at))
+		put_be16(at, plan->tpid);
 	if (plan->push_tag) {
 		memmove(at + TAG, at, length - ETH_ADDRESSES);
 		put_be16(at, ETH_P_8021Q);
@@ -154,7 +156,7 @@ static bool whole(const struct plan *plan, struct piece *piece, const struct fra
 	piece->tail_length = frame->captured;
 	piece->zeros = 0;
 	bool borrowed = frame->lent && !plan->strip_ethernet;
-	if (!frame->tagged && !unfinished && !plan->strip_tag && !plan->push_tag && !borrowed) {
+	if (!frame->tagged && !unfinished && !plan->strip_tag && !plan->push_tag && !plan->tpid && !borrowed) {
 		if (plan->strip_ethernet) {
 			piece->tail += ETH_HEADER;
 			piece->tail_length -= ETH_HEADER;
