@@ -50,12 +50,18 @@ TABLES: tuple[tuple[str, tuple[type[model.Model], ...]], ...] = (
     ('destination = { type = "gre" }', (model.GreDestination, *TUNNEL)),
     ('destination = { type = "erspan" }', (model.ErspanDestination, *TUNNEL)),
     ('destination = { type = "file" }', (model.FileDestination, model.TaggedDestination, model.RetaggedDestination)),
+    (
+        'destination = { type = "pcap" }',
+        (model.PcapDestination, model.TaggedDestination, model.RetaggedDestination),
+    ),
+    ("tls = { ... }", (model.Tls,)),
 )  # fmt: skip
 """Each table of a file, and the models that describe its keys."""
 
 TYPES = {
     "Addresses": "address or range, with prefix length",
     "AnyAddress": "IPv4 or IPv6 address",
+    "BufferSize": 'size such as "64MiB"',
     "Description": "one line of text",
     "Destination": "a table, see below",
     "Device": "device",
@@ -93,17 +99,23 @@ TYPES = {
     "RingSize": 'size such as "8MiB"',
     "Latency": 'time, as "500us", "1ms"',
     "Rule": "a list of tables, see below",
+    "ServerName": "name of a host, or address",
     "Session": "a list of tables, see below",
     "Size": 'size such as "100MB"',
     "Socket": "path",
+    "StreamListen": "address:port",
     "Source": "a device's name or a table, see below",
     "Connection": 'URI, or "proc:"',
     "ContainerOrGlob": "name, id, namespace/pod or glob",
+    "Tls": "a table, see below",
     "TcpFlags": '"syn", "syn,!ack" or a list',
     "Window": 'time, as "500us", "1ms"',
     "VlanIds": "1 to 4094, or a list",
 }
 """The words for each kind of value that is written as text. A new kind needs new words."""
+
+NESTED = {"Tls": model.Tls}
+"""Tables within a source's or destination's: the command line has their keys dotted."""
 
 PREFACE = """\
 The file is TOML, by default /etc/mirrord/mirrord.toml; `include` names others that add to it. Unknown keys are errors.
@@ -277,6 +289,9 @@ def _words(described: type[model.Model]) -> Iterator[tuple[str, list[str]]]:
     """Each key and the words that it takes; none where it takes others as well."""
     for name, schema in described.model_json_schema()["properties"].items():
         alias = _alias(described, name)
+        if alias in NESTED:
+            yield from ((f"{name}.{key}", words) for key, words in _words(NESTED[alias]))
+            continue
         kind = "" if alias in TYPES else _kind(schema, alias)
         yield name, [word.strip('"') for word in kind.split(", ")] if kind == "true, false" or '"' in kind else []
 

@@ -261,6 +261,55 @@ class StreamPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsPlan:
+    """Files of PEM, "" where there is none, and the name that a collector's certificate is to have."""
+
+    ca: str = ""
+    certificate: str = ""
+    key: str = ""
+    server_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnd:
+    """Where a session's packets are streamed to: an address that is connected to, or that `listens` for clients."""
+
+    address: IPv4Address | IPv6Address
+    port: int
+    listens: bool
+    comment: str  # names the session, which has it alone
+    pcap: bool = False  # of that format; else pcapng
+    tls: TlsPlan | None = None
+    allow: tuple[IPv4Network | IPv6Network, ...] = ()  # who may connect; empty: anybody
+    buffer: int = 64 << 20  # bytes of a queue
+    mark: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PcapPlan:
+    """Copies are queued for the clients of `end`, which have those of the session's other sources, too."""
+
+    waits: ClassVar[bool] = False  # a copy that there is no room for is lost
+    end: StreamEnd
+    interface: str  # that the packets were captured on
+    snaplen: int = 0
+    raw: bool = False  # of IP packets, without Ethernet
+
+
+_SHORTEST_BLOCK, _IN_FLIGHT = 64, 8 << 20
+
+
+def ends_of(buffer: int) -> int:
+    """How many frames a queue of so many bytes has the ends of: those in it, and those that are on their way."""
+    return (buffer + _IN_FLIGHT) // _SHORTEST_BLOCK
+
+
+def queue_bytes(buffer: int) -> int:
+    """What such a queue takes, with its frames' ends."""
+    return buffer + 8 * ends_of(buffer)
+
+
+@dataclass(frozen=True, slots=True)
 class NowherePlan:
     """There is nowhere to send copies to yet, and frames are taken all the same, to be counted as lost."""
 
@@ -268,7 +317,7 @@ class NowherePlan:
 
 
 SourcePlan = CapturePlan | ListenPlan
-TransmitPlan = DevicePlan | TunnelPlan | FilePlan | StreamPlan | NowherePlan
+TransmitPlan = DevicePlan | TunnelPlan | FilePlan | StreamPlan | PcapPlan | NowherePlan
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,6 +197,16 @@ def _ring_size(value: object) -> int:
 LEAST_RECORDER = 1 << 20  # bytes; no copy is longer
 
 
+LEAST_BUFFER = 128 << 10  # bytes; the longest packet of a loopback device fits
+
+
+def _buffer_size(value: object) -> int:
+    size = parse_size(value)
+    if size < LEAST_BUFFER:
+        raise unexpected('a size of at least "128KiB"', value)
+    return size
+
+
 def _recorder_size(value: object) -> int:
     size = parse_size(value)
     if 0 < size < LEAST_RECORDER:
@@ -322,6 +332,7 @@ KeptLength = Annotated[Snaplen, Written(parse_snaplen, show_snaplen, {"anyOf": [
 Size = Annotated[int, Written(parse_size, show_size, TEXT)]
 PositiveSize = Annotated[int, Written(_positive_size, show_size, TEXT)]
 RingSize = Annotated[int, Written(_ring_size, show_size, TEXT)]
+BufferSize = Annotated[int, Written(_buffer_size, show_size, TEXT)]
 RecorderSize = Annotated[int, Written(_recorder_size, show_size, TEXT)]
 Rate = Annotated[int, Written(parse_rate, show_rate, TEXT)]
 Latency = Annotated[int, Written(parse_latency, show_latency, TEXT)]
@@ -521,6 +532,14 @@ def _listen(value: object) -> Endpoint | None:
     return Endpoint(match[1] or match[2], int(match[3]))
 
 
+def _stream_listen(value: object) -> Endpoint:
+    """An address of this host, 0.0.0.0 and :: among them, and a port."""
+    endpoint = _listen(value)
+    if endpoint is None:
+        raise unexpected('an address and a port such as "127.0.0.1:57012" or "[::1]:57012"', value)
+    return Endpoint(str(parse_address(endpoint.host)), endpoint.port)
+
+
 def _show_listen(endpoint: Endpoint | None) -> str:
     if endpoint is None:
         return ""
@@ -529,6 +548,7 @@ def _show_listen(endpoint: Endpoint | None) -> str:
 
 Protocol = Annotated[int, Written(parse_protocol, show_protocol, {"anyOf": [TEXT, {"type": "integer"}]})]
 Ports = Annotated[tuple[tuple[int, int], ...], Written(one_or_more(parse_ports), shown_by(show_ports), TEXT_OR_LIST)]
+StreamListen = Annotated[Endpoint, Written(_stream_listen, _show_listen, TEXT)]
 Listen = Annotated[Endpoint | None, Written(_listen, _show_listen, TEXT)]
 
 
@@ -605,6 +625,8 @@ Pattern = Annotated[str, Written(_matching(re.compile(r"[^\0]+"), "a path or a p
 Device = Annotated[str, Written(_device, _same, TEXT)]
 Devices = Annotated[tuple[str, ...], Written(one_or_more(_device_or_glob), shown_by(_same), TEXT_OR_LIST)]
 Path = Annotated[str, Written(_path, _same, TEXT)]
+_SERVER = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?")
+ServerName = Annotated[str, Written(_matching(_SERVER, "the name of a host, or an address"), _same, TEXT)]
 Socket = Annotated[str, Written(_required_socket, _same, TEXT)]
 OptionalSocket = Annotated[str, Written(_socket, _same, TEXT)]
 Netns = Annotated[str, Written(_netns, _same, TEXT)]

@@ -130,6 +130,24 @@ def altered(labels: str) -> Panel:
     return graph("Altered", queries, "pps", text)
 
 
+def streams(labels: str, legend: str) -> list[Panel]:
+    by = legend.strip("{}")
+    return [
+        graph(
+            "Clients of streams",
+            {legend: f"sum by ({by}) (mirrord_stream_clients{{{labels}}})"},
+            "short",
+            "Of pcap destinations, which wait while they have none.",
+        ),
+        graph(
+            "Frames queued for clients",
+            {legend: f"sum by ({by}) (mirrord_queued_frames{{{labels}}})"},
+            "short",
+            "Of pcap destinations. Those of a connection that ends become lost: queue_full.",
+        ),
+    ]
+
+
 def flows(labels: str, legend: str) -> list[Panel]:
     full = rate("flow_table_full", labels, legend.strip("{}"))
     return [
@@ -218,6 +236,7 @@ def overview() -> list[Panel]:
         graph(
             "Matched, by rule", {"{{filter}} {{rule}}": rate("rule_matched_frames", HOST, "filter, rule")}, "pps", RULES
         ),
+        *streams(ALL, "{{mirror}}"),
         graph(
             "Sources whose tap does not see everything",
             {"{{mirror}}": f"sum by (mirror) (mirrord_source_bypassed{{{ALL}}})"},
@@ -304,6 +323,7 @@ def session() -> list[Panel]:
         altered(ONE),
         *flows(ONE, "{{source}}"),
         graph("Sampling rate in force", {"{{source}}": f"mirrord_sampling_rate{{{ONE}}}"}, "short", RATE),
+        *streams(ONE, "{{source}}"),
         graph("Copies", {"sent": rate("sent_packets", ONE)}, "pps", "A super-frame becomes several."),
         graph(
             "The tap does not see everything",

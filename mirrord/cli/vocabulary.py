@@ -272,6 +272,21 @@ DESTINATIONS: dict[str, Keys] = {
         "rotate_seconds": (),
         "keep": (),
     },
+    "pcap": {
+        "vlan_tpid": (),
+        "original_vlan": ("keep", "strip"),
+        "type": ("pcap",),
+        "remote": (),
+        "port": (),
+        "listen": (),
+        "format": ("pcap", "pcapng"),
+        "tls.ca": (),
+        "tls.certificate": (),
+        "tls.key": (),
+        "tls.server_name": (),
+        "buffer": (),
+        "allow": (),
+    },
 }
 
 TABLES: dict[str, Keys] = {

@@ -27,6 +27,7 @@ from mirrord.model import (
     ContainerSource,
     Destination,
     FileDestination,
+    PcapDestination,
     Source,
     TunnelSource,
     VmDestination,
@@ -137,6 +138,10 @@ def _of_sessions(config: Config) -> Iterator[Need]:
                         "CAP_SYS_PTRACE", join(at, side, "netns"), "the namespace of another user's process", name
                     )
                 yield from _of_guests(end, join(at, side), name)
+            listen = session.destination.listen if isinstance(session.destination, PcapDestination) else None
+            if listen is not None and listen.port < UNPRIVILEGED_PORTS:
+                where = join(at, "destination", "listen")
+                yield Need("CAP_NET_BIND_SERVICE", where, f"to listen on port {listen.port}", name)
             port = getattr(session.source, "port", UNPRIVILEGED_PORTS)
             if isinstance(session.source, TunnelSource) and port < UNPRIVILEGED_PORTS:
                 yield Need("CAP_NET_BIND_SERVICE", join(at, "source", "port"), f"to listen on port {port}", name)
@@ -172,6 +177,13 @@ def _of_files(path: str, config: Config) -> Iterator[Need]:
             if isinstance(session.destination, FileDestination)
             for directory in daemon.capture_directories
             if Path(directory) in Path(session.destination.path).parents
+        ),
+        *(
+            (name, join("mirrors", name, "sessions", index, "destination", "tls", key), file, os.R_OK)
+            for name, mirror in config.mirrors.items()
+            for index, session in enumerate(mirror.sessions)
+            if isinstance(session.destination, PcapDestination) and session.destination.tls is not None
+            for key, file in session.destination.tls.model_dump(exclude={"server_name"}, exclude_none=True).items()
         ),
     ]
     for mirror, at, file, mode in uses:

@@ -10,6 +10,7 @@ from mirrord.dataplane.membership import NativeMatcher, Stretch
 from mirrord.dataplane.native import Matcher, NativeMember
 from mirrord.dataplane.transmit.lanes import NativeLane
 from mirrord.dataplane.transmit.output import Output
+from mirrord.dataplane.transmit.queue import Queues
 from mirrord.dataplane.transmit.recorder import Ring
 from mirrord.dataplane.transmit.way import Way
 from mirrord.plans import ForwardPlan
@@ -85,6 +86,7 @@ class Pipeline:
         counters: array[int],
         sequence: array[int],
         output: Output | None,
+        queues: Queues | None,
         callback: Callable[..., NativeLane | None],
     ) -> Pipeline: ...
     def replace(

@@ -41,19 +41,20 @@ class Slot(enum.IntEnum):
     dropped_malformed = 19
     dropped_write_error = 20
     dropped_link_down = 21
-    truncated = 22
-    segmented = 23
-    fragmented = 24
-    unplaced = 25  # later fragments, sampled or counted to a flow by a guess
-    flow_table_full = 26  # frames that passed since their flow had no place
-    zeroed = 27  # copies with payload overwritten
-    unfollowed = 28  # frames of these whose TCP connection was not seen from its SYN on, without a gap
-    latency_sum = 29  # nanoseconds
-    latency_bucket = 30  # the first of len(LATENCY_BOUNDS) + 1 slots; the last is for what took longer
+    dropped_queue_full = 22
+    truncated = 23
+    segmented = 24
+    fragmented = 25
+    unplaced = 26  # later fragments, sampled or counted to a flow by a guess
+    flow_table_full = 27  # frames that passed since their flow had no place
+    zeroed = 28  # copies with payload overwritten
+    unfollowed = 29  # frames of these whose TCP connection was not seen from its SYN on, without a gap
+    latency_sum = 30  # nanoseconds
+    latency_bucket = 31  # the first of len(LATENCY_BOUNDS) + 1 slots; the last is for what took longer
 
 
 SKIPPED = ("sampled_out", "rate_limited", "paused", "unmatched", "own_copy", "flow_limit", "duplicate")
-DROPPED = ("ring_full", "send_error", "mtu_exceeded", "no_route", "malformed", "write_error", "link_down")
+DROPPED = ("ring_full", "send_error", "mtu_exceeded", "no_route", "malformed", "write_error", "link_down", "queue_full")
 
 LATENCY_BOUNDS = tuple(50_000 << power for power in range(14))
 """Upper bounds of the latency buckets in nanoseconds: 50 us, doubling, to 0.41 s."""
@@ -103,7 +104,8 @@ class Counters:
         """The slots now. What is accounted for was captured, whether or not the kernel's count of that is in yet.
 
         A worker asks for that count after it has counted a batch's frames, and may do so while the slots are read:
-        without this they would tell of more frames mirrored than captured. No slot ever goes backwards.
+        without this they would tell of more frames mirrored than captured. No slot goes backwards, but `mirrored`
+        where a stream's connection ends before its queue is empty (transmit/queue.py).
         """
         row = tuple(self.row)
         return (max(row[Slot.captured], sum([row[slot] for slot in _ENDS])), *row[1:])

@@ -16,6 +16,7 @@ from mirrord.dataplane.forward.duplicates import Place
 from mirrord.dataplane.forward.step import Forward, Numbering
 from mirrord.dataplane.memory import Memory, Share
 from mirrord.dataplane.native import core, foresee, matcher
+from mirrord.dataplane.transmit.pcap_end import Ends
 from mirrord.dataplane.transmit.recorder import Recorder
 from mirrord.dataplane.ways_out import open_way_out
 from mirrord.plans import CONNECTIONS_BYTES, FLOW_BYTES, ForwardPlan, Payload, PipelinePlan
@@ -73,6 +74,7 @@ class Pipeline:
         recorder: Recorder | None = None,
         place: Place | None = None,
         memory: Memory | None = None,
+        ends: Ends | None = None,
     ) -> None:
         self.plan, self.place = plan, place
         self.recorder = recorder or Recorder(native=native)
@@ -85,7 +87,10 @@ class Pipeline:
         self._trouble = ""
         self.matches: Match | None = None
         self.native: core.Pipeline | None = None  # the core's part, which closing takes away, in another thread
-        self.transmit: WayOut = open_way_out(plan.transmit) if leader is None else leader.transmit.hold()
+        self.transmit: WayOut = (
+            open_way_out(plan.transmit, ends or Ends()) if leader is None else leader.transmit.hold()
+        )
+        self.transmit.count_in(self.counters)
         try:
             self._set_up(plan, numbering or Numbering(), beside, leader, native=native)
         except BaseException:
@@ -112,6 +117,7 @@ class Pipeline:
                 counters=self.counters.row,
                 sequence=numbering.row,
                 output=self.transmit.output,
+                queues=self.transmit.queues,
                 callback=self.transmit.callback,
             )
             if leader is not None and leader.native is not None:
@@ -289,6 +295,7 @@ def open_pipelines(
     native: bool,
     leaders: Sequence[Pipeline] = (),
     memory: Memory | None = None,
+    ends: Ends | None = None,
 ) -> list[Pipeline]:
     """As many pipelines as the plan has workers, each to join a tap; their copies take numbers from `numbering`, their
     tables come out of `memory`, `recorder` keeps their copies, which are remembered at `place`. They leave by the ways
@@ -309,6 +316,7 @@ def open_pipelines(
                 recorder=recorder,
                 place=place,
                 memory=memory,
+                ends=ends,
             )
             pipelines.append(one)
     except BaseException:

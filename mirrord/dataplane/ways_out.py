@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from mirrord.dataplane.transmit.file import FileTransmit
 from mirrord.dataplane.transmit.nowhere import Nowhere
+from mirrord.dataplane.transmit.pcap import PcapTransmit
+from mirrord.dataplane.transmit.pcap_end import Ends
 from mirrord.dataplane.transmit.sockets import Transmit
 from mirrord.dataplane.transmit.stream import StreamTransmit
-from mirrord.plans import DevicePlan, FilePlan, NowherePlan, StreamPlan, TunnelPlan
+from mirrord.plans import DevicePlan, FilePlan, NowherePlan, PcapPlan, StreamPlan, TunnelPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,6 +27,8 @@ WAYS_OUT: Mapping[type[TransmitPlan], Callable[[Any], WayOut]] = {
 }
 
 
-def open_way_out(plan: TransmitPlan) -> WayOut:
-    """The way out that the plan asks for. OSError when it cannot be opened."""
+def open_way_out(plan: TransmitPlan, ends: Ends) -> WayOut:
+    """The way out that the plan asks for; `ends` are there before it. OSError when it cannot be opened."""
+    if isinstance(plan, PcapPlan):
+        return PcapTransmit(plan, ends.of(plan.end))
     return WAYS_OUT[type(plan)](plan)

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, ip_address
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, Tag
 
 from mirrord.model.base import Count, ErspanSession, GreKey, Model, Port, Vni, type_of
 from mirrord.protocols import TPIDS
-from mirrord.values import Address, AnyAddress, Between, Connection, Device, Flag, Guest, Netns, Nic, Path, Size, VlanId
+from mirrord.values import (
+    Address,
+    AnyAddress,
+    Between,
+    BufferSize,
+    Connection,
+    Device,
+    Flag,
+    Guest,
+    Netns,
+    NetworkList,
+    Nic,
+    Path,
+    ServerName,
+    Size,
+    StreamListen,
+    VlanId,
+)
 
 
 def _default_original_vlan(data: dict[str, Any]) -> Literal["keep", "strip"]:
@@ -219,6 +236,94 @@ class FileDestination(TaggedDestination):
             yield "keep", "needs rotate_size or rotate_seconds: one file is never replaced"
 
 
+class Tls(Model):
+    """By files of PEM that the daemon can read, and reads for each connection, so that renewed ones are taken up."""
+
+    ca: Path | None = None
+    """Whom the other side's certificate is to be from. Left out: with `remote`, whom this host trusts; with `listen`,
+    clients need none."""
+    certificate: Path | None = None
+    """This side's certificate, its chain behind it. Required with `listen`."""
+    key: Path | None = None
+    """The certificate's key, without a pass phrase."""
+    server_name: ServerName | None = None
+    """The name in the collector's certificate; left out: its address, `remote`."""
+
+    def _contradictions(self) -> Iterator[tuple[str, ...]]:
+        if (self.certificate is None) != (self.key is None):
+            lacking = "certificate" if self.certificate is None else "key"
+            yield lacking, "a certificate and its key go together", lacking
+
+
+class PcapDestination(TaggedDestination):
+    """A stream of packets by TCP: to one collector, or to whoever connects. Without a client the session waits."""
+
+    type: Literal["pcap"] = "pcap"
+    """A stream of packets by TCP or TLS, as Wireshark, dumpcap (`-i TCP@HOST:PORT`), tshark and Arkime read it. What a
+    client's queue has no room for, or a client has not got when its connection ends, counts as `queue_full`."""
+    remote: AnyAddress | None = None
+    """The collector's address: mirrord connects, and does again when the connection ends."""
+    port: Port | None = None
+    """TCP port of the collector, with `remote`."""
+    listen: StreamListen | None = None
+    """In place of `remote`: where up to 16 clients may connect, `"ADDRESS:PORT"`. Beyond loopback it takes `tls` with
+    `ca`: whoever connects gets the traffic."""
+    format: Literal["pcap", "pcapng"] = "pcapng"
+    """Both have nanosecond stamps. `pcapng` also tells each packet's direction and interface."""
+    tls: Tls | None = None
+    """TLS; left out: none."""
+    buffer: BufferSize = 64 << 20
+    """The queue of each client and source, which bridges the time that a client takes nothing. At least "128KiB"."""
+    allow: NetworkList = ()
+    """With `listen`: networks that clients may connect from; empty: any."""
+
+    @property
+    def end(self) -> tuple[str, int]:
+        """The address and port that it connects to, or listens on."""
+        if self.listen is not None:
+            return self.listen.host, self.listen.port
+        return str(self.remote), self.port or 0
+
+    def _contradictions(self) -> Iterator[tuple[str, ...]]:
+        yield from super()._contradictions()
+        if (self.remote is None) == (self.listen is None):
+            yield "remote", "either remote and port, or listen", "remote"
+        elif self.listen is None:
+            yield from self._of_remote()
+        else:
+            yield from self._of_listen()
+
+    def _of_remote(self) -> Iterator[tuple[str, ...]]:
+        assert self.remote is not None  # the caller has looked
+        if self.port is None:
+            yield "port", "required with remote", "port"
+        if _nowhere(self.remote) or self.remote.is_multicast:
+            yield "remote", f"{self.remote} is not the address of a host"
+        if self.remote.version == 6 and self.remote.is_link_local:
+            yield "remote", f"{self.remote} is link-local: no route leads to it, only a device"
+        if self.allow:
+            yield "allow", "is for who connects: it needs listen"
+
+    def _of_listen(self) -> Iterator[tuple[str, ...]]:
+        address = ip_address(self.end[0])
+        if self.port is not None:
+            yield "port", "is the collector's, with remote; listen has its own"
+        if address.is_multicast or address == IPv4Address("255.255.255.255"):
+            yield "listen", f"{address} is not the address of a host"
+        if self.tls is not None and self.tls.certificate is None:
+            yield "tls", "a listener shows a certificate: tls.certificate and tls.key are needed"
+        if self.tls is not None and self.tls.server_name is not None:
+            yield "tls", "server_name is the collector's, with remote"
+        if not address.is_loopback and (self.tls is None or self.tls.ca is None):
+            why = (
+                f"{address} is not of the loopback device, and whoever connects gets the traffic: it takes tls with ca,"
+            )
+            yield "listen", f"{why} by which clients show certificates"
+        for network in self.allow:
+            if network.version != address.version:
+                yield "allow", f"{network} is IPv{network.version}, but listen is IPv{address.version}"
+
+
 Destination = Annotated[
     Annotated[DeviceDestination, Tag("<device destination>")]
     | Annotated[VmDestination, Tag("<vm destination>")]
@@ -226,7 +331,8 @@ Destination = Annotated[
     | Annotated[GeneveDestination, Tag("<geneve destination>")]
     | Annotated[GreDestination, Tag("<gre destination>")]
     | Annotated[ErspanDestination, Tag("<erspan destination>")]
-    | Annotated[FileDestination, Tag("<file destination>")],
+    | Annotated[FileDestination, Tag("<file destination>")]
+    | Annotated[PcapDestination, Tag("<pcap destination>")],
     type_of("destination"),
 ]
 

@@ -10,7 +10,13 @@ from pydantic import Field, ValidationInfo, field_validator
 from mirrord.expiry import Expires
 from mirrord.model.base import Count, DirectionName, Model, repeated, too_many
 from mirrord.model.daemon import Daemon
-from mirrord.model.destinations import Destination, FileDestination, SpanDestination, TunnelDestination
+from mirrord.model.destinations import (
+    Destination,
+    FileDestination,
+    PcapDestination,
+    SpanDestination,
+    TunnelDestination,
+)
 from mirrord.model.filters import Filter
 from mirrord.model.flows import FlowLimit
 from mirrord.model.sources import BridgeSource, Source, TunnelSource
@@ -134,21 +140,23 @@ class Session(Model):
             yield "workers", "a tunnel that is received has one socket, which one worker reads"
         if self.workers > 1 and isinstance(self.destination, FileDestination):
             yield "workers", "a file is written by one worker, in the order that frames were captured"
+        if self.workers > 1 and isinstance(self.destination, PcapDestination):
+            yield "workers", "a stream is filled by one worker, in the order that frames were captured"
         if self.count_rules and self.filter is None:
             yield "count_rules", "needs a filter", "filter"
         if self.transmit == "packet" and self.on_mtu_exceeded == "fragment":
             yield "transmit", '"packet" cannot fragment, only the kernel can'
-        if self.gso == "on" and getattr(self.destination, "port", None) is None:
+        if self.gso == "on" and not hasattr(self.destination, "vni"):
             yield "gso", f'"on" does not apply to a {self.destination.type} destination, which has no UDP'
         short = not self.snaplen.past_headers and 0 < self.snaplen.length < ETH_HEADER
         if isinstance(self.destination, SpanDestination) and short:
             yield "snaplen", f"a device takes no frame shorter than its Ethernet header, {ETH_HEADER} bytes"
         if not isinstance(self.destination, TunnelDestination):
             kind = self.destination.type
-            if self.transmit == "socket" or (self.transmit == "packet" and kind == "file"):
+            if self.transmit == "socket" or (self.transmit == "packet" and kind in ("file", "pcap")):
                 yield "transmit", f'"{self.transmit}" does not apply to a {kind} destination'
-            if self.pause_above and kind == "file":
-                yield "pause_above", "a file destination has no link"
+            if self.pause_above and kind in ("file", "pcap"):
+                yield "pause_above", f"a {kind} destination has no link"
             if self.on_mtu_exceeded == "fragment":
                 yield "on_mtu_exceeded", f"a {kind} destination has no IP header to fragment by"
 

@@ -149,8 +149,8 @@ TYPES = {
     "span": "device",
     "rspan": "device with vlan",
     "vlan": "device with vlan",
-    "pcap": "file",
     "pcapng": "file",
+    "pcap-over-ip": "pcap",
     "gretap": "gre",
 }
 LIKELY = {"device": "device", "bridge": "bridge", "file": "path", "erspan": "erspan_type"}

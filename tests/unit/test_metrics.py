@@ -82,7 +82,16 @@ async def test_every_slot_has_its_series(address: str) -> None:
     for reason in ("sampled_out", "rate_limited", "paused", "unmatched"):
         expected = Slot[f"skipped_{reason}"] * 10
         assert found["mirrord_skipped_frames_total", labels(HOST, reason=reason)] == expected
-    for reason in ("ring_full", "send_error", "mtu_exceeded", "no_route", "malformed", "write_error", "link_down"):
+    for reason in (
+        "ring_full",
+        "send_error",
+        "mtu_exceeded",
+        "no_route",
+        "malformed",
+        "write_error",
+        "link_down",
+        "queue_full",
+    ):
         expected = Slot[f"dropped_{reason}"] * 10
         assert found["mirrord_dropped_frames_total", labels(HOST, reason=reason)] == expected
     assert found["mirrord_read_bytes_total", labels(HOST, direction="ingress")] == Slot.read_ingress_bytes * 10

@@ -125,8 +125,21 @@ DOCUMENTED: dict[type[Model], dict[str, object]] = {
     | {"session_id_egress": OPTIONAL},
     model.FileDestination: TAGGED
     | {"type": "file", "path": REQUIRED, "rotate_size": "0", "rotate_seconds": 0, "keep": 0},
+    model.PcapDestination: TAGGED
+    | {
+        "type": "pcap",
+        "remote": REQUIRED,
+        "port": REQUIRED,
+        "listen": OPTIONAL,
+        "format": "pcapng",
+        "tls": OPTIONAL,
+        "buffer": "64MiB",
+        "allow": [],
+    },
+    model.Tls: {"ca": OPTIONAL, "certificate": OPTIONAL, "key": OPTIONAL, "server_name": OPTIONAL},
 }
 VXLAN = {"type": "vxlan", "remote": "192.168.0.164", "vni": 1}
+STREAM = {"type": "pcap", "remote": "192.0.2.2", "port": 7}
 AWAY = {"type": "device", "device": "b", "netns": "blue"}
 # A value for each required key.
 GIVEN: dict[str, object] = {
@@ -141,6 +154,7 @@ GIVEN: dict[str, object] = {
     "bridge": "br0",
     "local": "192.0.2.1",
     "remote": "192.0.2.2",
+    "port": 7,
     "vni": 1,
     "erspan_type": "II",
     "path": "/var/lib/mirrord/captures/a.pcapng",
@@ -226,6 +240,34 @@ def session(**keys: object) -> dict[str, object]:
         (Session, session(destination={"type": "file", "path": "/a"}, pause_above="80%"), "has no link"),
         (Session, session(source={"type": "gre", "local": "::1"}, workers=2), "one socket, which one worker reads"),
         (Session, session(destination={"type": "file", "path": "/a"}, workers=2), "written by one worker"),
+        (Session, session(destination=STREAM, workers=2), "filled by one worker"),
+        (Session, session(destination=STREAM, pause_above="80%"), "has no link"),
+        (Session, session(destination=STREAM, transmit="packet"), "does not apply"),
+        (Session, session(destination=STREAM, gso="on"), "has no UDP"),
+        (model.PcapDestination, {}, "either remote and port, or listen"),
+        (model.PcapDestination, {"remote": "192.0.2.2"}, "required with remote"),
+        (model.PcapDestination, STREAM | {"listen": "127.0.0.1:7"}, "either remote and port, or listen"),
+        (model.PcapDestination, STREAM | {"remote": "0.0.0.0"}, "not the address of a host"),
+        (model.PcapDestination, STREAM | {"allow": ["10.0.0.0/8"]}, "it needs listen"),
+        (model.PcapDestination, STREAM | {"buffer": "64KiB"}, 'at least "128KiB"'),
+        (model.PcapDestination, STREAM | {"tls": {"certificate": "/a"}}, "go together"),
+        (model.PcapDestination, {"listen": "7"}, "an address and a port"),
+        (model.PcapDestination, {"listen": "localhost:7"}, "an IPv4 or IPv6 address"),
+        (model.PcapDestination, {"listen": "127.0.0.1:7", "port": 7}, "listen has its own"),
+        (model.PcapDestination, {"listen": "127.0.0.1:7", "allow": ["fd00::/8"]}, "listen is IPv4"),
+        (model.PcapDestination, {"listen": "127.0.0.1:7", "tls": {"ca": "/a"}}, "shows a certificate"),
+        (model.PcapDestination, {"listen": "192.0.2.1:7"}, "whoever connects gets the traffic"),
+        (model.PcapDestination, {"listen": "0.0.0.0:7", "allow": ["10.0.0.0/8"]}, "whoever connects gets the traffic"),
+        (
+            model.PcapDestination,
+            {"listen": "[2001:db8::1]:7", "tls": {"certificate": "/a", "key": "/b"}},
+            "whoever connects gets the traffic",
+        ),
+        (
+            model.PcapDestination,
+            {"listen": "127.0.0.1:7", "tls": {"certificate": "/a", "key": "/b", "server_name": "x"}},
+            "the collector's",
+        ),
         (Session, session(count_rules=True), "needs a filter"),
         (Session, session(destination={"type": "device", "device": "b"}, transmit="socket"), "does not apply"),
         (Session, session(destination={"type": "device", "device": "b"}, on_mtu_exceeded="fragment"), "no IP header"),
@@ -351,6 +393,12 @@ DESTINATIONS = st.one_of(
         sgt=st.integers(0, 65535),
     ),
     keys({"type": st.just("file"), "path": st.just("/var/lib/mirrord/captures/a.pcapng")}, rotate_size=SIZES),
+    keys({"type": st.just("pcap"), "remote": HOSTS, "port": st.integers(1, 65535)}, format=st.just("pcap")),
+    keys(
+        {"type": st.just("pcap"), "listen": st.sampled_from(["127.0.0.1:7", "[::1]:7"])},
+        buffer=st.sampled_from(["128KiB", "64MiB"]),
+        tls=st.just({"ca": "/ca", "certificate": "/a", "key": "/b"}),
+    ),
 )
 MACS = st.integers(0, (1 << 48) - 1).map(lambda n: n.to_bytes(6, "big").hex(":"))
 LENGTHS = st.sampled_from([64, "64", "64-1518", "1519-", "-63", "0-0", "0-"])
@@ -390,7 +438,7 @@ SESSIONS = keys(
     ring_size=SIZES,
     pause_above=st.sampled_from(["", "80%"]),
     recorder=st.sampled_from(["0", "1MiB", "64MiB"]),
-).filter(lambda one: one["destination"]["type"] != "file" or not one.get("pause_above"))
+).filter(lambda one: one["destination"]["type"] not in ("file", "pcap") or not one.get("pause_above"))
 EXPIRES = st.sampled_from(["90s", "120m", "1w", "2027-01-31T18:00:00Z", "2027-01-31t18:00:00.5+01:30"])
 CONFIGS = keys(
     {},

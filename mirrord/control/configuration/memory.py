@@ -1,7 +1,7 @@
-"""What a configuration asks for of rings, tables and recorders, against daemon.memory_limit.
+"""What a configuration asks for of rings, tables, recorders and queues, against daemon.memory_limit.
 
 The same counts at run time (dataplane/memory.py), where a pattern or a bridge may turn out to have more devices than
-are counted here.
+are counted here, and a stream more clients than one.
 """
 
 from __future__ import annotations
@@ -10,9 +10,19 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 from mirrord.control.planning.overlap import end_of
 from mirrord.errors import Problem
-from mirrord.model import BridgeSource, Daemon, DeviceSource, FileDestination, Mirror, Model, Session, TunnelSource
+from mirrord.model import (
+    BridgeSource,
+    Daemon,
+    DeviceSource,
+    FileDestination,
+    Mirror,
+    Model,
+    PcapDestination,
+    Session,
+    TunnelSource,
+)
 from mirrord.model.validation import join
-from mirrord.plans import CONNECTIONS_BYTES, DUPLICATES_BYTES, FLOW_BYTES, LEAST_RING_BLOCKS, RING_BLOCK
+from mirrord.plans import CONNECTIONS_BYTES, DUPLICATES_BYTES, FLOW_BYTES, LEAST_RING_BLOCKS, RING_BLOCK, queue_bytes
 from mirrord.values import show_size
 
 Asked = tuple[tuple[str, ...], str, int]
@@ -57,6 +67,8 @@ def _asked(daemon: Daemon, path: str, session: Session, once: str, shared: set[H
         yield ("payload",), "table of connections", CONNECTIONS_BYTES * each
     if session.recorder:
         yield ("recorder",), "recorder", session.recorder * several
+    if isinstance(session.destination, PcapDestination):
+        yield ("destination", "buffer"), "queue of a client", queue_bytes(session.destination.buffer) * several
     if once and not isinstance(session.destination, FileDestination):
         table = once, end_of(session.destination)
         if table not in shared:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from itertools import chain
 from typing import NamedTuple
 
@@ -31,6 +32,7 @@ from mirrord.model import (
     GeneveDestination,
     Mirror,
     Model,
+    PcapDestination,
     Session,
     TunnelDestination,
     TunnelSource,
@@ -114,6 +116,7 @@ def refusals(declared: Declared) -> list[Problem]:
         *_chosen_otherwise(declared),
         *_shared_vnis(declared),
         *_files(declared),
+        *_same_listeners(declared),
         *_too_many(declared),
         *beyond_memory(declared.daemon, list(declared.sessions()), declared.objects),
     ]
@@ -335,6 +338,22 @@ def _files(declared: Declared) -> Iterator[Problem]:
                     yield Problem(at, f"{other} writes the same file for its source {device}")
         if (of := unfinished(file)) in first:
             yield Problem(at, f"{first[of]} may give a finished file of {of} this name")
+
+
+def _same_listeners(declared: Declared) -> Iterator[Problem]:
+    """Streams that would listen in one place: on the same port of the same address, or of any."""
+    ports: dict[int, list[tuple[IPv4Address | IPv6Address, str]]] = {}
+    for path, session in declared.sessions():
+        end = session.destination
+        if not isinstance(end, PcapDestination) or end.listen is None:
+            continue
+        address, others = ip_address(end.listen.host), ports.setdefault(end.listen.port, [])
+        for other, at in others:
+            any_address = address.is_unspecified or other.is_unspecified
+            if address == other or (any_address and address.version == other.version):
+                yield Problem(join(path, "destination", "listen"), f"{at} listens there")
+                break
+        others.append((address, path))
 
 
 def _devices_anywhere(session: Session) -> tuple[str, ...]:

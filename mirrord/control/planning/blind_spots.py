@@ -12,7 +12,7 @@ from typing import NamedTuple
 from mirrord.control.host.view import Link, View
 from mirrord.control.planning.finding import WARNING, Finding, tool
 from mirrord.control.planning.sources import matches
-from mirrord.model import BridgeSource, DeviceSource, FileDestination, Mirror, Session
+from mirrord.model import BridgeSource, DeviceSource, FileDestination, Mirror, PcapDestination, Session
 
 XDP = {  # how it is attached: where it runs
     "native": "in native mode (in the driver)",
@@ -102,6 +102,12 @@ def _bridge(session: Session, link: Link) -> Iterator[BlindSpot]:
             " the two directions of a conversation are in two files"
         )
         yield _spot("bridge_files", problem, "`mergecap -w ALL.pcapng FILES` makes one of them", bypassed=False)
+    if isinstance(session.destination, PcapDestination):
+        problem = (
+            f"each port of {link.name} has a queue of its own, of what comes in by it: in the stream an answer"
+            " may stand before its question"
+        )
+        yield _spot("bridge_stream", problem, "`reordercap` puts what was received in order", bypassed=False)
 
 
 def _seen_twice(mirror: Mirror, source: DeviceSource, link: Link, view: View) -> Iterator[BlindSpot]:

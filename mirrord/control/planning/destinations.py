@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from mirrord import model
 from mirrord.control.host.view import Lease, Link, View
-from mirrord.control.planning.ways_out import device, file, tunnel
+from mirrord.control.planning.ways_out import device, file, pcap, tunnel
 from mirrord.control.planning.ways_out.common import Asked, WayOut
 from mirrord.dataplane.forward import encap
 from mirrord.model import (
@@ -18,6 +18,7 @@ from mirrord.model import (
     GeneveDestination,
     GreDestination,
     Model,
+    PcapDestination,
     Session,
     VxlanDestination,
 )
@@ -34,6 +35,7 @@ class Kind(NamedTuple):
 KINDS: Mapping[type[Model], Kind] = {  # a guest's NIC has been resolved to its device
     DeviceDestination: Kind(device.way_out, device.describe),
     FileDestination: Kind(file.way_out, file.describe),
+    PcapDestination: Kind(pcap.way_out, pcap.describe),
     VxlanDestination: Kind(tunnel.way_out, tunnel.describe),
     GeneveDestination: Kind(tunnel.way_out, tunnel.describe),
     GreDestination: Kind(tunnel.way_out, tunnel.describe),

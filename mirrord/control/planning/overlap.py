@@ -19,7 +19,7 @@ from mirrord.values import GLOB
 LAST = 65536  # behind every priority that can be given
 
 TOLD_APART_BY = (
-    *("device", "vlan", "path", "remote", "port", "netns", "erspan_type"),
+    *("device", "vlan", "path", "listen", "remote", "port", "netns", "erspan_type"),
     *("vni", "vni_egress", "key", "key_egress", "session_id", "session_id_egress"),
 )
 """What a receiver knows of where a copy came from."""

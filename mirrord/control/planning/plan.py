@@ -34,6 +34,7 @@ from mirrord.model import (
     DeviceSource,
     FileDestination,
     Mirror,
+    PcapDestination,
     Session,
     TunnelDestination,
     TunnelSource,
@@ -298,7 +299,7 @@ def _refuse_the_source(session: Session, source: Link, view: View) -> None:
 def _limit(config: Config, session: Session, view: View, leased: Lease | None) -> Limit | None:
     """The circuit breaker's; None without one, or without a route."""
     to = session.destination
-    if not session.pause_above or isinstance(to, FileDestination):
+    if not session.pause_above or isinstance(to, FileDestination | PcapDestination):
         return None
     there = view.inside(getattr(to, "netns", None))
     if isinstance(to, DeviceDestination):

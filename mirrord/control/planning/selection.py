@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from ipaddress import ip_address
 from typing import NamedTuple
 
 from mirrord import model
@@ -17,10 +18,11 @@ from mirrord.dataplane.forward.own_copies import (
     Word,
     by_erspan,
     by_gre,
+    by_port,
     by_vni,
 )
 from mirrord.plans import Inside
-from mirrord.protocols import ETH_P_ERSPAN, ETH_P_ERSPAN_III, ETH_P_TEB, IPPROTO_GRE, IPPROTO_UDP
+from mirrord.protocols import ETH_P_ERSPAN, ETH_P_ERSPAN_III, ETH_P_TEB, IPPROTO_GRE, IPPROTO_TCP, IPPROTO_UDP
 
 DIRECTIONS = {"ingress": Direction.INGRESS, "egress": Direction.EGRESS, "both": Direction.BOTH}
 TURNED = {
@@ -220,6 +222,9 @@ def _tunnels_of(session: model.Session) -> Iterator[Guard]:
         case model.GreDestination():
             for key in _both(to.key, to.key_egress):
                 yield from (Guard(to.remote, IPPROTO_GRE, None, words) for words in by_gre(ETH_P_TEB, key))
+        case model.PcapDestination():
+            address, port = to.end
+            yield from (Guard(ip_address(address), IPPROTO_TCP, None, words) for words in by_port(port))
         case model.ErspanDestination():
             protocol = ETH_P_ERSPAN_III if to.erspan_type == "III" else ETH_P_ERSPAN
             for number in _both(None if to.erspan_type == "I" else to.session_id, to.session_id_egress):

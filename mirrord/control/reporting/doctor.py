@@ -57,6 +57,10 @@ LOSSES = {  # by the reason of a drop: what happened, what to do
         "the file could not be written",
         "look at the space and the rights of the directory",
     ),
+    "queue_full": (
+        "a client's queue had no room for the copy, or its connection ended before it had it",
+        "see what slows the receiver or the way to it; a larger buffer bridges a longer stall",
+    ),
 }
 
 

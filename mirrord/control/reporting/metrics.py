@@ -28,6 +28,8 @@ class Row:
     ring_fill: float | None = None  # None where there is no ring
     flows: int | None = None  # that are known; None where none is limited
     sampling_rate: int | None = None  # in force; None where it does not run
+    clients: int | None = None  # of a stream; None where there is none, or it does not run
+    queued: int | None = None  # frames that wait for a client to take them; None: the same
     remarks: tuple[str, ...] = ()  # what is not as planned
     memory: int = 0  # bytes of its rings, which others may share, tables and recorder
 
@@ -113,6 +115,7 @@ class Counts:
         yield _ring_fill(rows, heads)
         yield _flows(rows, heads)
         yield _sampling_rate(rows, heads)
+        yield from _streams(rows, heads)
         ends = (
             f"mirrord_mirror_expires_timestamp_seconds{labels({'mirror': n})} {at!r}" for n, at in self._ends().items()
         )
@@ -244,3 +247,14 @@ def _sampling_rate(rows: Sequence[Row], heads: Sequence[str]) -> Family:
     both = zip(rows, heads, strict=True)
     lines = (f"{name}{head}}} {row.sampling_rate}" for row, head in both if row.sampling_rate is not None)
     return Family(name, "gauge", "One in so many conversations is mirrored now: what is planned, or more.", lines)
+
+
+def _streams(rows: Sequence[Row], heads: Sequence[str]) -> Iterator[Family]:
+    both = list(zip(rows, heads, strict=True))
+    name, text = "mirrord_stream_clients", "Clients that take the copies of a pcap destination."
+    yield Family(
+        name, "gauge", text, (f"{name}{head}}} {row.clients}" for row, head in both if row.clients is not None)
+    )
+    name = "mirrord_queued_frames"
+    text = "Frames that count as mirrored, and that a client of the pcap destination has not got yet."
+    yield Family(name, "gauge", text, (f"{name}{head}}} {row.queued}" for row, head in both if row.queued is not None))

@@ -29,6 +29,7 @@ def session(row: Row, rates: Rates) -> dict[str, Any]:
         "counters": counters(row),
         **({} if row.flows is None else {"flows": row.flows}),
         **({} if row.sampling_rate is None else {"sampling_rate": row.sampling_rate}),
+        **({} if row.clients is None else {"clients": row.clients, "queued_frames": row.queued}),
         **({"rules": {str(rule): count for rule, count in row.rules.items()}} if row.rules else {}),
     }
 
@@ -46,4 +47,6 @@ def counters(row: Row) -> dict[str, Any]:
 
 def rates(gains: Mapping[Key, Sequence[int]], seconds: float) -> Rates:
     """How fast each session and source counted between two looks at it; those that counted nothing are left out."""
-    return {key: (gain[Slot.mirrored] / seconds, gain[Slot.sent_bytes] * 8 / seconds) for key, gain in gains.items()}
+    return {
+        key: (max(gain[Slot.mirrored], 0) / seconds, gain[Slot.sent_bytes] * 8 / seconds) for key, gain in gains.items()
+    }

@@ -14,9 +14,10 @@ from mirrord.control.running.recorders import Recorders
 from mirrord.dataplane.forward.step import Numbering
 from mirrord.dataplane.memory import Memory
 from mirrord.dataplane.pipeline import Pipeline, open_pipelines
+from mirrord.dataplane.transmit.pcap_end import Ends
 from mirrord.errors import GONE
 from mirrord.errors import reason as reason_of
-from mirrord.plans import FilePlan, PipelinePlan, TunnelPlan
+from mirrord.plans import FilePlan, PcapPlan, PipelinePlan, TunnelPlan
 
 OPEN_SECONDS = 1.5
 """How long the disk may take to give a session its file; the session is tried again later."""
@@ -26,9 +27,16 @@ class Opening:
     """Opens ways out. The copies of one session are numbered in one row, whichever of its sources they are of."""
 
     def __init__(
-        self, devices: HeldDevices, recorders: Recorders, groups: Groups, *, native: bool, memory: Memory
+        self,
+        devices: HeldDevices,
+        recorders: Recorders,
+        groups: Groups,
+        ends: Ends,
+        *,
+        native: bool,
+        memory: Memory,
     ) -> None:
-        self._groups = groups
+        self._groups, self._ends = groups, ends
         self._devices, self._recorders, self._native, self._memory = devices, recorders, native, memory
         self._patience = Patience()
         self._numberings: dict[tuple[str, str], Numbering] = {}  # by mirror and session
@@ -57,7 +65,7 @@ class Opening:
             numbering, recorder = self._numberings[key[:2]], self._recorders.of(key, plan)
             opening = partial(
                 open_pipelines, plan, numbering, recorder, self._groups.of(key, plan),
-                native=self._native, leaders=leaders, memory=self._memory,
+                native=self._native, leaders=leaders, memory=self._memory, ends=self._ends,
             )  # fmt: skip
             if not isinstance(plan.transmit, FilePlan):
                 return opening()
@@ -80,6 +88,8 @@ def close_all(pipelines: Sequence[Pipeline]) -> None:
 def state_after(error: OSError, way: object, trouble: str) -> tuple[str, str]:
     """The state of a session that could not be opened, and why. `trouble`: what planning knew of its way out."""
     state, reason = "waiting" if error.errno in GONE else "failed", reason_of(error)
+    if isinstance(way, PcapPlan) and error.errno == errno.ENOTCONN:
+        state = "waiting"
     if isinstance(way, TunnelPlan):
         state, reason = _in_words(error.errno, way) or (state, reason)
         if error.errno in (errno.EACCES, errno.EINVAL):  # what routes answer that lead nowhere

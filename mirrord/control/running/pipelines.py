@@ -28,6 +28,7 @@ from mirrord.control.running.record import Condition, Running
 from mirrord.control.running.recorders import Recorders
 from mirrord.control.running.restarts import Restarts
 from mirrord.control.running.said import Said, say_planned, say_state, say_total, say_verdict
+from mirrord.control.running.streams import Streams
 from mirrord.control.running.taps import Taps
 from mirrord.control.running.totals import Counts, RuleCounts, Totals, added_rules
 from mirrord.control.running.ways import captured_apart, open_all
@@ -67,7 +68,10 @@ class Pipelines:
         self._devices = HeldDevices()
         self._recorders = Recorders(native=native, memory=self.memory)
         self._groups = Groups(self.memory, native=native)
-        self._opening = Opening(self._devices, self._recorders, self._groups, native=native, memory=self.memory)
+        self._streams = Streams(self.memory)
+        self._opening = Opening(
+            self._devices, self._recorders, self._groups, self._streams.ends, native=native, memory=self.memory
+        )
         self._restarts = Restarts()
         self._said = Said()
         self._worker_failures = 0
@@ -101,6 +105,7 @@ class Pipelines:
         for action in actions:
             if isinstance(action, Rename):
                 self._rename(action.old, action.new)
+        self._streams.keep(entries)
         self._recorders.plan(entries.keys())
         self._add_all([action for action in actions if isinstance(action, Add) and self._restarts.due(action.key)])
         self._restarts.forget(set(wanted))
@@ -191,10 +196,12 @@ class Pipelines:
         log.info("session renamed", **new._asdict(), before=f"{old.mirror}/{old.session}")
 
     def _end_failed(self) -> None:
-        failed = {key: failure for key, one in self._running.items() if (failure := one.failure)}
-        self._remove_all(failed)
+        failed = {key: ("failed", failure) for key, one in self._running.items() if (failure := one.failure)}
+        waiting = {key: ("waiting", gone) for key, one in self._running.items() if (gone := one.gone)}
+        ended = waiting | failed
+        self._remove_all({key: reason for key, (_, reason) in ended.items()})
         with self._lock:
-            self._errors |= {key: ("failed", failure) for key, failure in failed.items()}
+            self._errors |= ended
 
     def _remove_all(self, reasons: Mapping[Key, str]) -> None:
         """End these, each for its reason, "" for none: all at once, since each has to wait for the kernel."""
@@ -209,6 +216,7 @@ class Pipelines:
         """End every pipeline, nothing lost on the way out, log the totals and stop the workers."""
         self._remove_all(dict.fromkeys(self._running, ""))
         self._devices.close()
+        self._streams.close()
         for row in self.rows():
             say_total(row.entry.key, row.counters)
         self._workers.stop()
@@ -335,11 +343,12 @@ class Pipelines:
         return condition._replace(trouble=entry.trouble)
 
     def told(self) -> bool:
-        """Whether a router has had something to say about copies since this was last asked."""
+        """Whether a router has had something to say about copies, or clients came or went, since it was last asked."""
+        moved = self._streams.moved()
         with self._lock:
             running = list(self._running.values())
         told = [one.told() for one in running]  # each is to be asked
-        return any(told)
+        return moved or any(told)
 
     # --- the workers ---
 

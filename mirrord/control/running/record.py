@@ -53,6 +53,23 @@ class Running:
         return ""
 
     @property
+    def gone(self) -> str:
+        """Why nobody takes its copies any more, until when it waits; "" where somebody does, or none is asked."""
+        return next((gone for pipeline, _ in self.placed if (gone := pipeline.transmit.gone)), "")
+
+    @property
+    def clients(self) -> int | None:
+        """How many take its copies; None where that is not known."""
+        return self.placed[0][0].transmit.clients
+
+    @property
+    def queued(self) -> int | None:
+        """Frames that a client has not got yet; None where there are no clients."""
+        if self.clients is None:
+            return None
+        return sum(pipeline.transmit.queued for pipeline, _ in self.placed)
+
+    @property
     def resumes(self) -> bool:
         """Whether copies are about to be made again: a worker has not heard of it yet, and counts frames as lost."""
         blocked = {pipeline.plan.forward.blocked for pipeline, _ in self.placed}
@@ -90,10 +107,11 @@ class Running:
 
     @property
     def memory(self) -> int:
-        """Bytes of its rings, which other sessions may share, tables and recorder."""
+        """Bytes of its rings, which other sessions may share, tables, recorder, and queues."""
         rings = sum(one.source.ring_size for one, _ in self.placed if one.source is not None)
         tables = sum(one.tables.held + one.connections.held for one, _ in self.placed)
-        return rings + tables + self.placed[0][0].recorder.size
+        queues = sum(one.transmit.memory for one, _ in self.placed)
+        return rings + tables + queues + self.placed[0][0].recorder.size
 
     @property
     def flows(self) -> int | None:

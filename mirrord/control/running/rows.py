@@ -9,6 +9,7 @@ from mirrord.control.reporting.metrics import Row
 from mirrord.control.running.breaker import Verdict
 from mirrord.control.running.record import Condition, Running
 from mirrord.control.running.totals import Totals
+from mirrord.plans import PcapPlan
 
 THINNED = "not everything fits, conversations give way (overload)"
 
@@ -43,12 +44,13 @@ def row(entry: Entry, runs: Running | None, error: tuple[str, str] | None, verdi
     rules = _rules(entry, runs, totals)
     is_now = state(entry, runs, error, verdict)
     if runs is None:
-        return Row(entry, *is_now, totals.of(entry.key), rules)
+        nobody = 0 if entry.pipeline is not None and isinstance(entry.pipeline.transmit, PcapPlan) else None
+        return Row(entry, *is_now, totals.of(entry.key), rules, clients=nobody, queued=nobody)
     counters = totals.of(entry.key, runs.counters())
     return Row(
         entry, *is_now, counters, rules, runs.captures_by, runs.ring_fill,
         flows=runs.flows, sampling_rate=runs.sampling_rate, remarks=tuple(_remarks(runs.condition())),
-        memory=runs.memory,
+        memory=runs.memory, clients=runs.clients, queued=runs.queued,
     )  # fmt: skip
 
 

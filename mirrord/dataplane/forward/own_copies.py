@@ -37,7 +37,7 @@ class Word(NamedTuple):
 
 
 class Guard(NamedTuple):
-    """The packets of one tunnel: an IP protocol (17 UDP or 47 GRE), and the `address` of one end.
+    """The packets of one tunnel or stream: an IP protocol (17 UDP, 47 GRE or 6 TCP), and the `address` of one end.
 
     `port` is the UDP destination port. An unspecified address (0.0.0.0, ::) is any of its family.
     """
@@ -62,6 +62,12 @@ def by_gre(protocol: int, key: int | None, *, any_key: bool = False) -> Iterator
     else:
         for checksum, at in ((0, 4), (_CHECKSUM, 8)):
             yield Word(0, _CHECKSUM | _KEY | 0xFFFF, checksum | _KEY | protocol), Word(at, 0xFFFFFFFF, key)
+
+
+def by_port(port: int) -> Iterator[tuple[Word, ...]]:
+    """What TCP segments from this port have, and what those to it have."""
+    yield (Word(0, 0xFFFF0000, port << 16),)
+    yield (Word(0, 0xFFFF, port),)
 
 
 def by_erspan(protocol: int, session: int | None) -> tuple[Word, ...]:

@@ -1,4 +1,4 @@
-/* Numbers in network order, wherever they lie. Names say be_ of what is not in host order. */
+/* Numbers in network order (be), or little-endian (le), wherever they lie. Names say be_ of what is not in host order. */
 #ifndef MIRRORD_BYTES_H
 #define MIRRORD_BYTES_H
 
@@ -42,6 +42,21 @@ static inline void put_be32(uint8_t *at, uint32_t number)
 	uint32_t be_number = htobe32(number);
 
 	memcpy(at, &be_number, sizeof(be_number));
+}
+
+static inline uint32_t le32(const uint8_t *at)
+{
+	uint32_t number;
+
+	memcpy(&number, at, sizeof(number));
+	return le32toh(number);
+}
+
+static inline void put_le32(uint8_t *at, uint32_t number)
+{
+	uint32_t le_number = htole32(number);
+
+	memcpy(at, &le_number, sizeof(le_number));
 }
 
 #endif

@@ -17,13 +17,19 @@ struct staged *new_staged(void)
 static void begin_batch(struct work *work, struct pipeline *pipeline)
 {
 	struct batch *batch = work->batch;
-	bool writes = pipeline->file.output;
 
-	if (!writes)
-		begin_turn(pipeline->transmit, work->outgoing, work->turn);
 	batch->count = 0;
-	batch->flush = writes ? write_batch : send_batch;
-	batch->context = writes ? (void *)&pipeline->file : pipeline->transmit;
+	if (pipeline->file.output) {
+		batch->flush = write_batch;
+		batch->context = &pipeline->file;
+	} else if (pipeline->queued.queues) {
+		batch->flush = queue_batch;
+		batch->context = &pipeline->queued;
+	} else {
+		begin_turn(pipeline->transmit, work->outgoing, work->turn);
+		batch->flush = send_batch;
+		batch->context = pipeline->transmit;
+	}
 }
 
 /* `certain`: it is known already that the pipeline's matcher wants the frame. */

@@ -10,7 +10,7 @@
 typedef struct {
 	PyObject_HEAD
 	struct pipeline pipeline;
-	Py_buffer counters, sequence, output, tx_ring;
+	Py_buffer counters, sequence, output, queues, tx_ring;
 	PyObject *callback; /* gives the next file, or a lane its socket */
 	PyObject *beside; /* whose state it shares, or NULL */
 	PyObject *leader; /* whose way out it shares, or NULL */
@@ -55,13 +55,25 @@ static bool open_output(Pipeline *self, PyObject *output)
 	return true;
 }
 
+static bool open_queues(Pipeline *self, PyObject *queues)
+{
+	if (PyObject_GetBuffer(queues, &self->queues, PyBUF_WRITABLE) < 0)
+		return false;
+	if (self->queues.len != sizeof(struct queues)) {
+		PyErr_SetString(PyExc_ValueError, "memory of the wrong size");
+		return false;
+	}
+	self->pipeline.queued.queues = self->queues.buf;
+	return true;
+}
+
 static PyObject *Pipeline_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
-	static char *names[] = { "plan", "way", "counters", "sequence", "output", "callback", NULL };
-	PyObject *plan, *way, *counters, *sequence, *output, *callback;
+	static char *names[] = { "plan", "way", "counters", "sequence", "output", "queues", "callback", NULL };
+	PyObject *plan, *way, *counters, *sequence, *output, *queues, *callback;
 
-	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$OOOOOO", names, &plan, &way, &counters, &sequence,
-					 &output, &callback))
+	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$OOOOOOO", names, &plan, &way, &counters, &sequence,
+					 &output, &queues, &callback))
 		return NULL;
 	allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
 	Pipeline *self = (Pipeline *)allocate(type, 0);
@@ -72,10 +84,10 @@ static PyObject *Pipeline_new(PyTypeObject *type, PyObject *arguments, PyObject 
 	    !read_way(way, &pipeline->own_transmit, &self->tx_ring) ||
 	    PyObject_GetBuffer(counters, &self->counters, PyBUF_WRITABLE) < 0 ||
 	    PyObject_GetBuffer(sequence, &self->sequence, PyBUF_WRITABLE) < 0 ||
-	    (output != Py_None && !open_output(self, output)))
+	    (output != Py_None && !open_output(self, output)) || (queues != Py_None && !open_queues(self, queues)))
 		goto failed;
-	if (!pipeline->file.output && !pipeline->own_transmit.lanes) {
-		PyErr_SetString(PyExc_ValueError, "neither sockets nor an output");
+	if (!pipeline->file.output && !pipeline->queued.queues && !pipeline->own_transmit.lanes) {
+		PyErr_SetString(PyExc_ValueError, "neither sockets, an output nor queues");
 		goto failed;
 	}
 	if (self->counters.len != SLOTS * (Py_ssize_t)sizeof(uint64_t) || self->sequence.len != sizeof(uint32_t)) {
@@ -106,6 +118,7 @@ static void Pipeline_dealloc(PyObject *object)
 	PyBuffer_Release(&self->counters);
 	PyBuffer_Release(&self->sequence);
 	PyBuffer_Release(&self->output);
+	PyBuffer_Release(&self->queues);
 	PyBuffer_Release(&self->tx_ring);
 	Py_XDECREF(self->callback);
 	Py_XDECREF(self->beside);
@@ -240,11 +253,12 @@ static PyMethodDef pipeline_methods[] = {
 	{ NULL, NULL, 0, NULL },
 };
 
-PyDoc_STRVAR(pipeline_doc,
-	     "Pipeline(*, plan, way, counters, sequence, output, callback)\n\n"
-	     "The way of the frames that one session wants of a tap, to a transmit (see way.py; callback(n) opens a\n"
-	     "lane, see lanes.py), or to a file (output, see file.py; callback() is called when it is full).\n"
-	     "The caller keeps them open, and lets one thread at a time in.");
+PyDoc_STRVAR(
+	pipeline_doc,
+	"Pipeline(*, plan, way, counters, sequence, output, queues, callback)\n\n"
+	"The way of the frames that one session wants of a tap, to a transmit (see way.py; callback(n) opens a\n"
+	"lane, see lanes.py), to a file (output, see file.py; callback() is called when it is full), or into queues (queue.py).\n"
+	"The caller keeps them open, and lets one thread at a time in.");
 
 static PyType_Slot pipeline_slots[] = {
 	{ Py_tp_doc, (void *)pipeline_doc },
@@ -317,6 +331,7 @@ static const char *const slot_names[] = {
 	"dropped_malformed",
 	"dropped_write_error",
 	"dropped_link_down",
+	"dropped_queue_full",
 	"truncated",
 	"segmented",
 	"fragmented",

@@ -3,6 +3,7 @@
 #define MIRRORD_TAP_H
 
 #include "transmit/file.h"
+#include "transmit/queue.h"
 #include "transmit/transmit.h"
 
 /* work.c: the working memory of a worker. A batch is always empty between two turns. */
@@ -27,6 +28,7 @@ struct pipeline {
 	struct transmit own_transmit;
 	struct transmit *transmit; /* its own, or that of another source of its session on the same thread */
 	struct file file; /* in its place, when it has an output */
+	struct queued queued; /* the same, when it has queues */
 	uint64_t *counters;
 	bool shares; /* its source: what it does not match is another's, and not counted */
 	uint64_t since, until; /* what was captured before, or from then on, is not its; nanoseconds since 1970 */

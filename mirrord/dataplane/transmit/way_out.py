@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from mirrord.dataplane.counters import Slot
+    from mirrord.dataplane.counters import Counters, Slot
     from mirrord.dataplane.forward.step import Copy
     from mirrord.dataplane.transmit.lanes import NativeLane
     from mirrord.dataplane.transmit.output import Output
+    from mirrord.dataplane.transmit.queue import Queues
     from mirrord.dataplane.transmit.tx_ring import TxRing
     from mirrord.dataplane.transmit.way import Way
     from mirrord.plans import TransmitPlan
@@ -39,6 +40,9 @@ class WayOut(ABC):
     output: Output | None = None
     """The memory that tells the native core where to write; None where it sends."""
 
+    queues: Queues | None = None
+    """The memory that tells the native core which queues to put copies into; None where there are none."""
+
     ring: TxRing | None = None
     """The native core sends by it what leaves one by one."""
 
@@ -58,6 +62,29 @@ class WayOut(ABC):
     @abstractmethod
     def callback(self) -> Callable[..., NativeLane | None]:
         """What the native core calls: for the lane of a number, or for the next file."""
+
+    @property
+    def gone(self) -> str:
+        """Why it is to be closed, nobody being there to take copies: until somebody is, the session waits. Else ""."""
+        return ""
+
+    @property
+    def clients(self) -> int | None:
+        """How many take its copies; None where that is not known."""
+        return None
+
+    @property
+    def memory(self) -> int:
+        """Bytes of its queues."""
+        return 0
+
+    @property
+    def queued(self) -> int:
+        """Frames that count as mirrored, and that a client has not got yet."""
+        return 0
+
+    def count_in(self, counters: Counters) -> None:  # noqa: B027 (most know at once)
+        """Correct there what frames were counted as, where that turns out: on the thread that sends, or closes."""
 
     def hold(self) -> WayOut:
         """Itself, for one more source of the same session on the same thread: each closes it once, the last one does.

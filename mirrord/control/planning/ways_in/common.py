@@ -9,7 +9,7 @@ from mirrord.control.planning.finding import tool
 from mirrord.control.planning.listeners import Named
 from mirrord.dataplane.filter.rules import Selection
 from mirrord.errors import Refused
-from mirrord.model import DeviceDestination, DeviceSource, FileDestination, Session
+from mirrord.model import DeviceDestination, DeviceSource, FileDestination, PcapDestination, Session
 from mirrord.values import GLOB
 
 
@@ -62,8 +62,10 @@ def mode(session: Session) -> str:
 
 
 def together(asked: Asked) -> bool:
-    """Whether one of several devices is captured with the others, in order: not for files, each device has its own."""
-    return not asked.link.raw and not isinstance(asked.session.destination, FileDestination)
+    """Whether one of several devices is captured with the others, in order: not for files, each device has its own, nor
+    for streams, where each has queues of its own.
+    """
+    return not asked.link.raw and not isinstance(asked.session.destination, FileDestination | PcapDestination)
 
 
 def unfit(session: Session, link: Link) -> str:

@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "bytes.h"
 #include "forward/forward.h"
 
 enum {
@@ -12,14 +13,6 @@ enum {
 	OUTBOUND = 2,
 	OPTIONS = 16, /* the flags, the end of the options, and the block's length once more */
 };
-
-static void put_le32(uint8_t *at, uint32_t number)
-{
-	at[0] = (uint8_t)number;
-	at[1] = (uint8_t)(number >> 8);
-	at[2] = (uint8_t)(number >> 16);
-	at[3] = (uint8_t)(number >> 24);
-}
 
 static uint32_t padding(uint32_t length)
 {

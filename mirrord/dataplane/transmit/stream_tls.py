@@ -1,0 +1,86 @@
+"""TLS of a stream's connections, by Python's ssl. Its files are read for each connection: renewed ones are taken up."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import socket
+    import ssl
+
+    from mirrord.plans import StreamEnd, TlsPlan
+
+
+class NotNow(NamedTuple):
+    """What a connection raises that would wait: for room, or for news."""
+
+    room: tuple[type[OSError], ...] = (BlockingIOError,)
+    news: tuple[type[OSError], ...] = ()
+
+
+def not_now(plan: StreamEnd) -> NotNow:
+    """Of such a connection."""
+    if plan.tls is None:
+        return NotNow()
+    import ssl  # noqa: PLC0415 (20 ms, for those who need it)
+
+    return NotNow((BlockingIOError, ssl.SSLWantWriteError), (ssl.SSLWantReadError,))
+
+
+def secured(sock: socket.socket, plan: StreamEnd) -> socket.socket:
+    """The connection, after the handshake where there is one. OSError, ssl's errors among them; it takes a while."""
+    if plan.tls is None:
+        return sock
+    if plan.listens:
+        return _server(plan.tls).wrap_socket(sock, server_side=True)
+    return _client(plan.tls).wrap_socket(sock, server_hostname=plan.tls.server_name or str(plan.address))
+
+
+def words(error: OSError) -> str:
+    """Why a connection failed, in a few words."""
+    told = getattr(error, "verify_message", "") or (getattr(error, "reason", None) or "").replace("_", " ").lower()
+    if told:
+        return f"TLS: {told}"
+    reason = error.strerror or (os.strerror(error.errno) if error.errno else "") or str(error)
+    return f"{error.filename}: {reason}" if error.filename else reason
+
+
+def _server(tls: TlsPlan) -> ssl.SSLContext:
+    """Who connects shows a certificate of this authority, if one is named."""
+    import ssl  # noqa: PLC0415 (as above)
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    _load(context, tls)
+    if tls.ca:
+        context.verify_mode = ssl.CERT_REQUIRED
+        _trust(context, tls.ca)
+    return context
+
+
+def _client(tls: TlsPlan) -> ssl.SSLContext:
+    """Whom it connects to shows a certificate for its name or address, of this authority or one the host trusts."""
+    import ssl  # noqa: PLC0415 (as above)
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if tls.ca:
+        _trust(context, tls.ca)
+    else:
+        context.load_default_certs()
+    if tls.certificate:
+        _load(context, tls)
+    return context
+
+
+def _load(context: ssl.SSLContext, tls: TlsPlan) -> None:
+    try:
+        context.load_cert_chain(tls.certificate, tls.key, password=lambda: "")  # nobody is there to be asked for one
+    except OSError as error:
+        raise OSError(error.errno, f"{tls.certificate}, {tls.key}: {words(error)}") from None
+
+
+def _trust(context: ssl.SSLContext, ca: str) -> None:
+    try:
+        context.load_verify_locations(ca)
+    except OSError as error:
+        raise OSError(error.errno, f"{ca}: {words(error)}") from None
