@@ -61,6 +61,13 @@ class Tunnel(IntEnum):
     VXLAN = 1
     GRE = 2  # transparent Ethernet bridging
     ERSPAN = 3  # types I, II and III
+    GENEVE = 4  # Ethernet, or IP, which gets an Ethernet header
+    TZSP = 5
+
+    @property
+    def udp(self) -> bool:
+        """Whether it is carried by UDP; else by GRE."""
+        return self not in (Tunnel.GRE, Tunnel.ERSPAN)
 
 
 @dataclass(frozen=True, slots=True)

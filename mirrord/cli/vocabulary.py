@@ -169,6 +169,13 @@ SOURCES: dict[str, Keys] = {
         "port": (),
         "vni": (),
     },
+    "geneve": {
+        "local": (),
+        "allow": (),
+        "type": ("geneve",),
+        "port": (),
+        "vni": (),
+    },
     "gre": {
         "local": (),
         "allow": (),
@@ -180,6 +187,12 @@ SOURCES: dict[str, Keys] = {
         "allow": (),
         "type": ("erspan",),
         "session_id": (),
+    },
+    "tzsp": {
+        "local": (),
+        "allow": (),
+        "type": ("tzsp",),
+        "port": (),
     },
 }
 

@@ -184,6 +184,28 @@ class VxlanSource(TunnelSource):
             yield "local", "is the flow network's to choose: leave one of the two out"
 
 
+class GeneveSource(TunnelSource):
+    """RFC 8926; without `vni`, every VNI."""
+
+    type: Literal["geneve"] = "geneve"
+    """Geneve (RFC 8926), received; options are skipped. Of Ethernet, or of IP packets, as the clouds' load balancers
+    and mirrors send them, which get an Ethernet header with addresses of zeros. A packet of control (O), or with an
+    option that has to be understood (C), counts as `malformed`."""
+    port: Port = 6081
+    """UDP port that is listened on."""
+    vni: Vni | None = None
+    """Only this VNI; left out: every one."""
+
+
+class TzspSource(TunnelSource):
+    """The sniffer of MikroTik's RouterOS, among others."""
+
+    type: Literal["tzsp"] = "tzsp"
+    """TZSP with Ethernet in it, as MikroTik's sniffer sends it (`/tool sniffer`, streaming; `sniff-tzsp`), received."""
+    port: Port = 37008
+    """UDP port that is listened on."""
+
+
 class GreSource(TunnelSource):
     """RFC 2784, 2890; without `key`, with any key and none."""
 
@@ -210,7 +232,9 @@ Source = Annotated[
     | Annotated[VmSource, Tag("<vm source>")]
     | Annotated[ContainerSource, Tag("<container source>")]
     | Annotated[VxlanSource, Tag("<vxlan source>")]
+    | Annotated[GeneveSource, Tag("<geneve source>")]
     | Annotated[GreSource, Tag("<gre source>")]
-    | Annotated[ErspanSource, Tag("<erspan source>")],
+    | Annotated[ErspanSource, Tag("<erspan source>")]
+    | Annotated[TzspSource, Tag("<tzsp source>")],
     type_of("source"),
 ]

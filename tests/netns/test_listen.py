@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 from scapy.contrib.erspan import ERSPAN_II, ERSPAN_III, ERSPAN_PlatformSpecific
+from scapy.contrib.geneve import GENEVE, GeneveOptions
+from scapy.contrib.tzsp import TZSP, TZSPTagEnd
 from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment, fragment6
 from scapy.layers.l2 import ARP, GRE, Ether
@@ -103,6 +105,12 @@ def vxlan(vni: int, frame: bytes, source: str = "10.99.0.1", **options: Any) -> 
     return outer / VXLAN(vni=vni, flags="Instance") / frame
 
 
+def geneve(vni: int, inner: Any, protocol: int = 0x6558) -> Any:
+    option = GeneveOptions(classid=0x0102, type=1, data=bytes(8))
+    outer = IP(src="10.99.0.1", dst="10.99.0.2") / UDP(sport=50000, dport=6081, chksum=0)
+    return outer / GENEVE(vni=vni, proto=protocol, options=[option]) / inner
+
+
 def gre(*layers: Any) -> Any:
     packet = IP(src="10.99.0.1", dst="10.99.0.2", proto=47)
     for layer in layers:
@@ -120,6 +128,11 @@ SENDERS: dict[str, tuple[str, Callable[[bytes], Any]]] = {
             / VXLAN(vni=7, flags="Instance")
             / frame
         ),
+    ),
+    "geneve": ('{ type = "geneve", local = "10.99.0.2", vni = 7 }', lambda frame: geneve(7, frame)),
+    "tzsp": (
+        '{ type = "tzsp", local = "10.99.0.2", allow = "10.99.0.1" }',
+        lambda frame: IP(src="10.99.0.1", dst="10.99.0.2") / UDP(dport=37008) / TZSP() / TZSPTagEnd() / frame,
     ),
     "gre": (
         '{ type = "gre", local = "10.99.0.2", key = 7 }',
@@ -162,6 +175,31 @@ def test_sessions_share_a_port_by_vni_and_allow_confines_the_peers(bench: Bench,
     assert metrics.total("mirrord_captured_frames_total", session="all") == len(sent)
     assert metrics.total("mirrord_captured_frames_total", session="seven", source="vxlan:10.99.0.2:4789") == 2
     assert sorted(bench.captured(mirrord, 7)) == sorted([*map(marked, range(5)), marked(0), marked(2)])
+
+
+def test_ip_in_geneve_gets_an_ethernet_header_and_what_is_anothers_is_left_out(
+    bench: Bench, daemon: MakeDaemon
+) -> None:
+    mirrord = daemon(
+        bench.appliance,
+        session("geneve", '{ type = "geneve", local = "10.99.0.2", vni = 7, allow = "10.99.0.1" }')
+        + session("tzsp", '{ type = "tzsp", local = "10.99.0.2" }'),
+    )
+    six = IPv6(src="2001:db8::1", dst="2001:db8::2") / UDP(sport=1000, dport=2000) / b"six"
+    four = V4 / UDP(sport=1000, dport=2000) / b"four"
+    stranger = geneve(7, marked(2))
+    stranger[IP].src = "10.99.0.9"
+    keepalive = IP(src="10.99.0.1", dst="10.99.0.2") / UDP(dport=37008) / TZSP(type=4) / TZSPTagEnd()
+    bench.send(
+        [
+            *(keepalive, stranger, geneve(8, marked(3))),
+            *(geneve(7, four, 0x0800), geneve(7, six, 0x86DD), geneve(7, bytes(64), 0x8847)),
+        ]
+    )
+    metrics = mirrord.settle(captured=3)
+    assert metrics.total("mirrord_dropped_frames_total", session="geneve", reason="malformed") == 1
+    nowhere = {"src": "00:00:00:00:00:00", "dst": "00:00:00:00:00:00"}
+    assert bench.captured(mirrord, 3) == [bytes(Ether(**nowhere) / four), bytes(Ether(**nowhere) / six)]
 
 
 def test_what_comes_for_a_device_that_has_gone_is_counted(bench: Bench, daemon: MakeDaemon) -> None:

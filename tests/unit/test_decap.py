@@ -8,6 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from scapy.contrib.erspan import ERSPAN_II, ERSPAN_III, ERSPAN_PlatformSpecific
+from scapy.contrib.geneve import GENEVE, GeneveOptions
+from scapy.contrib.tzsp import TZSP, TZSPTagEnd, TZSPTagPadding, TZSPTagRawRSSIByte
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import GRE, Dot1Q
@@ -34,6 +36,8 @@ def wrapped(*layers: Any) -> bytes:
     return bytes(packet)[20:]
 
 
+OPTIONS = [GeneveOptions(classid=0x102, type=n, data=bytes(4 * n)) for n in range(3)]
+SIX = IPv6(src="2001:db8::1", dst="2001:db8::2") / UDP(sport=1, dport=2) / b"six"
 GOOD = [
     (Tunnel.VXLAN, wrapped(UDP(dport=4789), VXLAN(vni=7, flags="Instance"), FRAME)),
     (Tunnel.VXLAN, wrapped(UDP(dport=4789), VXLAN(vni=7, flags="Instance"), FRAME) + b"beyond the UDP length"),
@@ -47,8 +51,32 @@ GOOD = [
         Tunnel.ERSPAN,
         wrapped(GRE(proto=0x22EB, seqnum_present=1), ERSPAN_III(o=1), ERSPAN_PlatformSpecific(), FRAME),
     ),
+    (Tunnel.GENEVE, wrapped(UDP(dport=6081), GENEVE(vni=7, proto=0x6558), FRAME)),
+    (Tunnel.GENEVE, wrapped(UDP(dport=6081), GENEVE(vni=7, proto=0x6558, options=OPTIONS), FRAME)),
+    (Tunnel.TZSP, wrapped(UDP(dport=37008), TZSP(), TZSPTagEnd(), FRAME)),
+    (
+        Tunnel.TZSP,
+        wrapped(UDP(dport=37008), TZSP(type=1), TZSPTagPadding(), TZSPTagRawRSSIByte(), TZSPTagEnd(), FRAME),
+    ),
 ]  # fmt: skip
+INNER = FRAME[14:]
+BARE = [
+    (wrapped(UDP(), GENEVE(proto=0x0800, options=OPTIONS), INNER), bytes(12) + b"\x08\x00" + INNER),
+    (wrapped(UDP(), GENEVE(proto=0x86DD), bytes(SIX)), bytes(12) + b"\x86\xdd" + bytes(SIX)),
+]
 BAD = {
+    "Geneve of version 1": (Tunnel.GENEVE, wrapped(UDP(), GENEVE(version=1, proto=0x6558), FRAME)),
+    "Geneve of control": (Tunnel.GENEVE, wrapped(UDP(), GENEVE(oam=1, proto=0x6558), FRAME)),
+    "Geneve with a critical option": (
+        Tunnel.GENEVE,
+        wrapped(UDP(), GENEVE(critical=1, proto=0x6558, options=[GeneveOptions(type=0x81)]), FRAME),
+    ),
+    "Geneve with MPLS": (Tunnel.GENEVE, wrapped(UDP(), GENEVE(proto=0x8847), FRAME)),
+    "Geneve cut in its options": (Tunnel.GENEVE, wrapped(UDP(), GENEVE(optionlen=5, proto=0x6558), bytes(19))),
+    "TZSP of 802.11": (Tunnel.TZSP, wrapped(UDP(), TZSP(encapsulated_protocol=0x12), TZSPTagEnd(), FRAME)),
+    "TZSP that has no frame": (Tunnel.TZSP, wrapped(UDP(), TZSP(type=4))),
+    "TZSP without an end": (Tunnel.TZSP, wrapped(UDP(), TZSP(), bytes(100))),
+    "TZSP cut in a tag": (Tunnel.TZSP, wrapped(UDP(), TZSP(), bytes([10]))),
     "VXLAN without the I flag": (Tunnel.VXLAN, wrapped(UDP(dport=4789), VXLAN(flags=0), FRAME)),
     "VXLAN cut in its header": (Tunnel.VXLAN, wrapped(UDP(dport=4789), bytes([8, 0, 0, 0]))),
     "VXLAN with half an Ethernet header": (Tunnel.VXLAN, wrapped(UDP(), VXLAN(flags="Instance"), FRAME[:13])),
@@ -84,6 +112,11 @@ def both(tunnel: Tunnel, packet: bytes, limit: int = LIMIT) -> tuple[bytes, Vnet
 @pytest.mark.parametrize(("tunnel", "packet"), GOOD)
 def test_the_frame_that_scapy_wrapped_comes_out(tunnel: Tunnel, packet: bytes) -> None:
     assert both(tunnel, packet) == (FRAME, Vnet())
+
+
+@pytest.mark.parametrize(("packet", "frame"), BARE)
+def test_an_ip_packet_in_geneve_gets_an_ethernet_header(packet: bytes, frame: bytes) -> None:
+    assert both(Tunnel.GENEVE, packet) == (frame, Vnet())
 
 
 @pytest.mark.parametrize(("tunnel", "packet"), BAD.values(), ids=BAD)
@@ -139,7 +172,7 @@ def test_a_merged_frame_is_split_to_fit() -> None:
 
 
 MERGED = (Tunnel.GRE, wrapped(GRE(proto=0x6558), merged_frame(bytes(300))))
-packets = st.sampled_from([*GOOD, *BAD.values(), MERGED])
+packets = st.sampled_from([*GOOD, *BAD.values(), *((Tunnel.GENEVE, packet) for packet, _ in BARE), MERGED])
 changes = st.lists(st.tuples(st.integers(0, 120), st.integers(0, 255)), max_size=6)
 
 

@@ -103,6 +103,8 @@ DOCUMENTED: dict[type[Model], dict[str, object]] = {
         "vni": OPTIONAL,
         "allow": [],
     },
+    model.GeneveSource: {"type": "geneve", "local": REQUIRED, "port": 6081, "vni": OPTIONAL, "allow": []},
+    model.TzspSource: {"type": "tzsp", "local": REQUIRED, "port": 37008, "allow": []},
     model.GreSource: {"type": "gre", "local": REQUIRED, "key": OPTIONAL, "allow": []},
     model.ErspanSource: {"type": "erspan", "local": REQUIRED, "session_id": OPTIONAL, "allow": []},
     model.DeviceDestination: {

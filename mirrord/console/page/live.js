@@ -7,6 +7,7 @@ import { Store } from './store.js'
 
 const AGAIN = 1000 // ms until a daemon that went is asked again
 const COSTS = 20 // times what the last answer took: a page may not keep a daemon busy
+const COUNTED = 30_000 // ms that counters are shown for at most, where no event has them
 const REMEMBERED = 60_000 // ms that a loss counts as one of now
 
 /**
@@ -17,7 +18,7 @@ export const live = new Store({ mirrors: null, problem: null, lost: new Map(), a
 
 const dropped = /** @type {Map<string, number>} */ (new Map())
 const rows = /** @type {Map<string, any>} */ (new Map())
-let [wanted, due] = [false, 0]
+let [wanted, due, looked] = [false, 0, 0]
 
 /** Ask at once: something was changed here. */
 export async function refresh() {
@@ -47,8 +48,11 @@ export async function follow() {
 /** @param {string} name @param {any} told */
 function hear(name, told) {
   if (name === '' && live.value.lost.size) live.set({ lost: losses([]) })
-  if (name === 'counters') count(told.sessions)
-  if (name === 'states' || name === 'objects') soon()
+  if (name === 'counters') {
+    if (Array.isArray(told.sessions[0] ?? [])) rate(told)
+    else count(told.sessions)
+  }
+  if (name === 'state' || name === 'states' || name === 'objects') soon()
   if (name === 'audit') {
     live.set({ audited: live.value.audited + 1 })
     soon()
@@ -68,7 +72,8 @@ function soon() {
 async function look() {
   const begun = performance.now()
   const { mirrors } = (await ask('GET', at('mirrors'))).body
-  due = performance.now() + COSTS * (performance.now() - begun)
+  looked = performance.now()
+  due = looked + COSTS * (looked - begun)
   rows.clear()
   for (const row of rowsOf(mirrors)) rows.set(keyOf(row), row)
   live.set({ mirrors, problem: null, lost: losses([...rows.values()]) })
@@ -89,11 +94,25 @@ function count(sessions) {
   live.set({ mirrors: [...mirrors], lost: losses(counted) })
 }
 
-/** @param {any[]} looked the rows that are looked at again */
-function losses(looked) {
+/**
+ * How fast sessions are, [mirror, session, source, frames/s, bits/s] each: those that did nothing are not in it.
+ * What they have counted is asked for now and then, and at once when frames are lost.
+ * @param {any} told
+ */
+function rate(told) {
+  const { mirrors } = live.value
+  if (mirrors === null) return
+  const busy = new Map(told.sessions.map((/** @type {any[]} */ [mirror, session, source, frames, bits]) => [keyOf({ mirror, session, source }), [frames, bits]]))
+  for (const [key, row] of rows) [row.frames_per_second, row.bits_per_second] = busy.get(key) ?? [0, 0]
+  live.set({ mirrors: [...mirrors], lost: losses([]) })
+  if (total(told.dropped_per_second ?? {}) > 0 || performance.now() - looked > COUNTED) soon()
+}
+
+/** @param {any[]} again the rows that are looked at again */
+function losses(again) {
   const [now, lost] = [Date.now(), new Map()]
   for (const [key, since] of live.value.lost) if (now - since < REMEMBERED) lost.set(key, since)
-  for (const row of looked) {
+  for (const row of again) {
     const [key, n] = [keyOf(row), total(row.counters.dropped_frames)]
     if (n > (dropped.get(key) ?? n)) lost.set(key, now)
     dropped.set(key, n)

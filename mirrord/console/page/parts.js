@@ -92,15 +92,17 @@ export function Dialog({ title, onClose, wide = false, children, actions, onSubm
 
 /**
  * Say what will happen, and do it when that is wanted.
- * @param {{title: string, does: any[], action: string, danger?: boolean, onClose: () => void, run: () => Promise<any>}} props
+ * `ahead` is what the daemon says of it beforehand.
+ * @param {{title: string, does: any[], ahead?: any, action: string, danger?: boolean, onClose: () => void, run: () => Promise<any>}} props
  */
-export function Confirm({ title, does, action, danger = false, onClose, run }) {
+export function Confirm({ title, does, ahead, action, danger = false, onClose, run }) {
   const { busy, problem, attempt } = useAttempt()
   const go = () => attempt(async () => { await run(); onClose() })
   return html`<${Dialog} title=${title} onClose=${onClose} onSubmit=${go} actions=${html`
       <${Button} onClick=${onClose}>${t('Cancel')}<//>
       <${Button} type="submit" kind=${danger ? 'danger' : 'primary'} busy=${busy}>${action}<//>`}>
     <ul class="does">${does.filter(Boolean).map((one) => html`<li>${one}</li>`)}</ul>
+    ${ahead}
     <${Problem} of=${problem} />
   <//>`
 }

@@ -6,6 +6,7 @@ import { Mirrors } from './pages/mirrors.js'
 import { Networks } from './pages/networks.js'
 import { Filters } from './pages/filters.js'
 import { Packets } from './pages/packets.js'
+import { Charts } from './pages/charts.js'
 import { Doctor } from './pages/doctor.js'
 import { Audit } from './pages/audit.js'
 
@@ -16,6 +17,7 @@ export const PLACES = [
   { name: 'networks', title: () => t('Flow networks'), page: Networks },
   { name: 'filters', title: () => t('Filters'), page: Filters },
   { name: 'packets', title: () => t('Live packets'), page: Packets },
+  { name: 'charts', title: () => t('Charts'), page: Charts },
   { name: 'doctor', title: () => t('Doctor'), page: Doctor },
   { name: 'audit', title: () => t('Audit'), page: Audit },
 ]

@@ -5,7 +5,7 @@ import { t } from './words.js'
 
 const ROW = 37 // pixels, as style.css has it for .table td
 const WHOLE = 80 // rows that a page takes without a thought
-const MORE = 12 // rows above and below what is seen
+const MORE = 6 // rows above and below what is seen
 
 /**
  * @typedef {{key: string, title: string, cell: (row: any) => any, number?: boolean, order?: (row: any) => any, wide?: boolean, hidden?: boolean}} Column
@@ -14,6 +14,7 @@ const MORE = 12 // rows above and below what is seen
 export function Table({ columns, rows, rowKey, label, first = '', down = false, rowProps = () => ({}) }) {
   const [order, setOrder] = useState({ by: first, down })
   const sorted = useMemo(() => inOrder(rows, columns.find((one) => one.key === order.by), order.down), [rows, order])
+  const drawn = useMemo(() => new Map(), [rows, columns, order]) // what is scrolled past is not made anew
   const box = useRef(/** @type {any} */ (null))
   const [seen, setSeen] = useState({ top: 0, height: 600 })
   const virtual = sorted.length > WHOLE
@@ -35,13 +36,19 @@ export function Table({ columns, rows, rowKey, label, first = '', down = false, 
           : one.hidden ? html`<span class="unseen">${one.title}</span>` : one.title}</th>`)}</tr></thead>
       <tbody>
         ${from > 0 && html`<tr class="space" aria-hidden="true"><td colspan=${columns.length} style=${{ height: `${from * ROW}px` }}></td></tr>`}
-        ${sorted.slice(from, to).map((row, index) => html`<tr key=${rowKey(row)} aria-rowindex=${virtual ? from + index + 2 : undefined} ...${rowProps(row)}>
-          ${columns.map((one) => html`<td key=${one.key} class="${one.number ? 'number' : ''} ${one.wide ? 'wide' : ''}">${one.cell(row)}</td>`)}</tr>`)}
+        ${sorted.slice(from, to).map((row, index) => remembered(drawn, rowKey(row), () => html`<tr key=${rowKey(row)} aria-rowindex=${virtual ? from + index + 2 : undefined} ...${rowProps(row)}>
+          ${columns.map((one) => html`<td key=${one.key} class="${one.number ? 'number' : ''} ${one.wide ? 'wide' : ''}">${one.cell(row)}</td>`)}</tr>`))}
         ${to < sorted.length && html`<tr class="space" aria-hidden="true"><td colspan=${columns.length} style=${{ height: `${(sorted.length - to) * ROW}px` }}></td></tr>`}
       </tbody>
     </table>
     ${sorted.length === 0 && html`<p class="none">${t('Nothing is here.')}</p>`}
   </div>`
+}
+
+/** @param {Map<string, any>} drawn @param {string} key @param {() => any} draw */
+function remembered(drawn, key, draw) {
+  if (!drawn.has(key)) drawn.set(key, draw())
+  return drawn.get(key)
 }
 
 /** @param {any[]} rows @param {Column | undefined} column @param {boolean} down */

@@ -10,10 +10,13 @@ from mirrord.model import (
     Config,
     ErspanDestination,
     ErspanSource,
+    GeneveDestination,
+    GeneveSource,
     GreDestination,
     GreSource,
     TunnelDestination,
     TunnelSource,
+    TzspSource,
     VxlanDestination,
     VxlanSource,
 )
@@ -70,9 +73,10 @@ def reaches(destination: TunnelDestination, source: TunnelSource) -> bool:
         return False
     tunnel, port, ident = _ends(source)
     match destination:
-        case VxlanDestination():
+        case VxlanDestination() | GeneveDestination():
             ours = ident in (None, destination.vni, destination.vni_egress)
-            return (tunnel, port) == (Tunnel.VXLAN, destination.port) and ours
+            same = Tunnel.VXLAN if isinstance(destination, VxlanDestination) else Tunnel.GENEVE
+            return (tunnel, port) == (same, destination.port) and ours
         case GreDestination():
             return tunnel is Tunnel.GRE and ident in (None, destination.key, destination.key_egress)
         case ErspanDestination(erspan_type="I"):
@@ -88,6 +92,10 @@ def _ends(source: TunnelSource) -> tuple[Tunnel, int, int | None]:
     match source:
         case VxlanSource():
             return Tunnel.VXLAN, source.port, source.vni
+        case GeneveSource():
+            return Tunnel.GENEVE, source.port, source.vni
+        case TzspSource():
+            return Tunnel.TZSP, source.port, None
         case GreSource():
             return Tunnel.GRE, 0, source.key
         case ErspanSource():

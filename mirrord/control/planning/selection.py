@@ -230,7 +230,9 @@ def _tunnels_of(session: model.Session) -> Iterator[Guard]:
             for number in _both(None if to.erspan_type == "I" else to.session_id, to.session_id_egress):
                 yield Guard(to.remote, IPPROTO_GRE, None, by_erspan(protocol, number))
     match source:
-        case model.VxlanSource():
+        case model.TzspSource():
+            yield Guard(source.local, IPPROTO_UDP, source.port, ())
+        case model.VxlanSource() | model.GeneveSource():
             yield Guard(source.local, IPPROTO_UDP, source.port, by_vni(source.vni))
         case model.GreSource():
             taken = by_gre(ETH_P_TEB, source.key, any_key=source.key is None)

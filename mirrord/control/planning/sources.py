@@ -10,7 +10,17 @@ from mirrord.control.host.view import Link, View
 from mirrord.control.planning.finding import Finding
 from mirrord.control.planning.ways_in import bridge, device, tunnel
 from mirrord.control.planning.ways_in.common import Asked
-from mirrord.model import BridgeSource, DeviceSource, ErspanSource, GreSource, Model, Session, VxlanSource
+from mirrord.model import (
+    BridgeSource,
+    DeviceSource,
+    ErspanSource,
+    GeneveSource,
+    GreSource,
+    Model,
+    Session,
+    TzspSource,
+    VxlanSource,
+)
 from mirrord.plans import SourcePlan
 from mirrord.values import GLOB
 
@@ -32,8 +42,10 @@ KINDS: Mapping[type[Model], Kind] = {  # a guest's NIC has been resolved to its 
     DeviceSource: _DEVICE,
     BridgeSource: _BRIDGE,
     VxlanSource: _TUNNEL,
+    GeneveSource: _TUNNEL,
     GreSource: _TUNNEL,
     ErspanSource: _TUNNEL,
+    TzspSource: _TUNNEL,
 }
 
 

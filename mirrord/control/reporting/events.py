@@ -18,7 +18,7 @@ from mirrord.dataplane.counters import DROPPED, SKIPPED, Slot
 
 EVERY_SECONDS = 1.0
 SHARED_SECONDS = 0.5  # a look that is younger serves another listener, too
-STATES_SECONDS = 5.0
+STATES_SECONDS = 15.0
 MOST_ROWS = 100  # of the audit log at once; who was away for more asks for them
 
 _TOLD = int(Slot.truncated)  # the first slot that says nothing of what becomes of a frame

@@ -42,11 +42,11 @@ class _Holders:
         self._lock = threading.Lock()
         self._held: dict[tuple[str, int], tuple[socket.socket, int]] = {}
 
-    def take(self, local: str, port: int, family: int) -> None:
+    def take(self, local: str, port: int, family: int, tunnel: Tunnel) -> None:
         with self._lock:
             sock, users = self._held.get((local, port), (None, 0))
             beside = [one for (_, other), (one, _) in self._held.items() if other == port and one.family == family]
-            self._held[local, port] = sock or _held(local, port, family, beside), users + 1
+            self._held[local, port] = sock or _held(local, port, family, beside, tunnel), users + 1
 
     def give_back(self, local: str, port: int) -> None:
         with self._lock:
@@ -59,8 +59,11 @@ class _Holders:
 
 _holders = _Holders()
 
+_KERNELS = {Tunnel.VXLAN: "vxlan", Tunnel.GENEVE: "geneve"}
+"""Devices by which a kernel receives tunnels by UDP."""
 
-def _held(local: str, port: int, family: int, beside: Sequence[socket.socket]) -> socket.socket:
+
+def _held(local: str, port: int, family: int, beside: Sequence[socket.socket], tunnel: Tunnel) -> socket.socket:
     """A socket of the port; `beside` are ours of other addresses, of which one may be any."""
     sock = socket.socket(family, socket.SOCK_DGRAM)
     try:
@@ -72,7 +75,9 @@ def _held(local: str, port: int, family: int, beside: Sequence[socket.socket]) -
     except OSError as error:
         sock.close()
         if error.errno == errno.EADDRINUSE:
-            why = f"UDP port {port} is in use, perhaps by a kernel vxlan device: ip -d link show type vxlan"
+            why = f"UDP port {port} is in use"
+            if kind := _KERNELS.get(tunnel):
+                why += f", perhaps by a kernel {kind} device: ip -d link show type {kind}"
             raise OSError(errno.EADDRINUSE, why) from error
         raise
     return sock
@@ -108,10 +113,10 @@ class Listener(WayIn):
         self.limit = self.unread = 0
         self._read = self._malformed = self._dropped = 0
         family = socket.AF_INET if plan.local.version == 4 else socket.AF_INET6
-        protocol = IPPROTO_UDP if plan.tunnel is Tunnel.VXLAN else IPPROTO_GRE
-        self._holds = plan.tunnel is Tunnel.VXLAN
+        protocol = IPPROTO_UDP if plan.tunnel.udp else IPPROTO_GRE
+        self._holds = plan.tunnel.udp
         if self._holds:
-            _holders.take(str(plan.local), plan.port, family)
+            _holders.take(str(plan.local), plan.port, family, plan.tunnel)
         try:
             self.socket = socket.socket(family, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol)
         except BaseException:

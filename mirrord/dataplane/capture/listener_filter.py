@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 
 from mirrord.dataplane.filter import assembler as op
 from mirrord.dataplane.filter.assembler import WORD, Assembler, Label, Program
-from mirrord.dataplane.forward.decap import ERSPAN_II_HEADER, GRE_CHECKSUM, GRE_DISCARD, VXLAN_HEADER
+from mirrord.dataplane.forward.decap import (
+    ERSPAN_II_HEADER,
+    GRE_CHECKSUM,
+    GRE_DISCARD,
+    TZSP_HEADER,
+    TZSP_TO_SEND,
+    VXLAN_HEADER,
+)
 from mirrord.dataplane.forward.encap import GRE_KEY, GRE_SEQUENCE, VXLAN_FLAGS
 from mirrord.plans import Tunnel
 from mirrord.protocols import ETH_P_ERSPAN, ETH_P_ERSPAN_III, ETH_P_TEB, GRE_HEADER, UDP_HEADER
@@ -48,8 +55,13 @@ def compile_listener(
         _not_to(asm, address, reject)
     if allow:
         _allowed(asm, allow, reject)
-    if tunnel is Tunnel.VXLAN:
-        _vxlan(asm, port, ident, accept, reject)
+    if tunnel.udp:
+        asm.emit(op.LD_H_IND, 2)
+        asm.jump(op.JEQ, port, false=reject)
+    if tunnel is Tunnel.TZSP:
+        _tzsp(asm, accept, reject)
+    elif tunnel.udp:
+        _vni(asm, tunnel, ident, accept, reject)
     else:
         _gre(asm, tunnel, ident, accept, reject)
     asm.place(accept)
@@ -92,17 +104,24 @@ def _allowed(asm: Assembler, allow: Sequence[IPv4Network | IPv6Network], reject:
     asm.place(allowed)
 
 
-def _vxlan(asm: Assembler, port: int, vni: int | None, accept: Label, reject: Label) -> None:
-    asm.emit(op.LD_H_IND, 2)
-    asm.jump(op.JEQ, port, false=reject)
+def _vni(asm: Assembler, tunnel: Tunnel, vni: int | None, accept: Label, reject: Label) -> None:
+    """VXLAN and Geneve have it in the same place."""
     if vni is None:
         return
     _have(asm, UDP_HEADER + VXLAN_HEADER, accept)
-    asm.emit(op.LD_B_IND, UDP_HEADER)
-    asm.jump(op.JSET, VXLAN_FLAGS, false=accept)
+    if tunnel is Tunnel.VXLAN:
+        asm.emit(op.LD_B_IND, UDP_HEADER)
+        asm.jump(op.JSET, VXLAN_FLAGS, false=accept)
     asm.emit(op.LD_W_IND, UDP_HEADER + 4)
     asm.emit(op.AND, 0xFFFFFF00)
     asm.jump(op.JEQ, vni << 8, false=reject)
+
+
+def _tzsp(asm: Assembler, accept: Label, reject: Label) -> None:
+    """Of its types the first two carry frames; another keeps a firewall's port open."""
+    _have(asm, UDP_HEADER + TZSP_HEADER, accept)
+    asm.emit(op.LD_B_IND, UDP_HEADER + 1)
+    asm.jump(op.JGT, TZSP_TO_SEND, true=reject)
 
 
 def _gre(asm: Assembler, tunnel: Tunnel, ident: int | None, accept: Label, reject: Label) -> None:

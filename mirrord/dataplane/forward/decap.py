@@ -1,9 +1,10 @@
-"""What a tunnel's packet carries: the frame inside VXLAN, GRE or ERSPAN, and what its sender left undone in it.
+"""What a tunnel's packet carries: the frame inside, and what its sender left undone in it.
 
 A packet begins here with its UDP or GRE header. Checksums of the tunnel are not verified: RFC 7348 5 leaves that to
 the receiver, and a packet whose inner checksum is unfinished, or that the kernel merged, would fail.
 
-VXLAN: RFC 7348 5. GRE: RFC 2784 2, RFC 2890 2. ERSPAN: draft-foschiano-erspan-03 4.
+VXLAN: RFC 7348 5. Geneve: RFC 8926 3.4, 3.5. GRE: RFC 2784 2, RFC 2890 2. ERSPAN: draft-foschiano-erspan-03 4. TZSP,
+which has no standard: Wireshark's dissector, packet-tzsp.c.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from mirrord.protocols import (
     ETH_HEADER,
     ETH_P_ERSPAN,
     ETH_P_ERSPAN_III,
+    ETH_P_IP,
+    ETH_P_IPV6,
     ETH_P_TEB,
     GRE_HEADER,
     IPPROTO_TCP,
@@ -26,6 +29,17 @@ from mirrord.protocols import (
 )
 
 VXLAN_HEADER = 8
+GENEVE_HEADER = 8  # without options
+GENEVE_VERSION = 0xC000  # in the first 16 bits, like what follows
+GENEVE_LENGTH = 0x3F00  # of the options, in units of 4 bytes
+GENEVE_REFUSED = 0x00C0  # O: control, never to be forwarded; C: an option that has to be understood, and none is
+
+TZSP_HEADER = 4
+TZSP_VERSION = 1
+TZSP_TO_SEND = 1  # of the types, this and the one before it have a frame
+TZSP_ETHERNET = 1
+TZSP_PADDING, TZSP_END = 0, 1  # tags without a length
+
 GRE_CHECKSUM = 0x8000
 GRE_DISCARD = 0x4C07
 """Bits of which one is enough to discard the packet: routing, the reserved ones of RFC 2784 2.2, the version."""
@@ -41,15 +55,48 @@ CHECKSUM_FIELDS = {IPPROTO_TCP: 16, IPPROTO_UDP: 6}
 
 def decapsulate(tunnel: Tunnel, packet: bytes) -> bytes | None:
     """The frame inside, None for a malformed packet: cut short, or with bits that its RFC forbids."""
-    frame = _from_vxlan(packet) if tunnel is Tunnel.VXLAN else _from_gre(tunnel, packet)
+    if not tunnel.udp:
+        frame = _from_gre(tunnel, packet)
+    elif UDP_HEADER <= (length := _number(packet, 4)) <= len(packet):
+        frame = _UDP[tunnel](packet[:length])
+    else:
+        return None
     return frame if frame is not None and len(frame) >= ETH_HEADER else None
 
 
 def _from_vxlan(packet: bytes) -> bytes | None:
-    length = _number(packet, 4)
-    if not UDP_HEADER + VXLAN_HEADER <= length <= len(packet) or not packet[UDP_HEADER] & VXLAN_FLAGS:
+    if len(packet) < UDP_HEADER + VXLAN_HEADER or not packet[UDP_HEADER] & VXLAN_FLAGS:
         return None
-    return packet[UDP_HEADER + VXLAN_HEADER : length]
+    return packet[UDP_HEADER + VXLAN_HEADER :]
+
+
+def _from_geneve(packet: bytes) -> bytes | None:
+    first, protocol = _number(packet, UDP_HEADER), _number(packet, UDP_HEADER + 2)
+    start = UDP_HEADER + GENEVE_HEADER + (first & GENEVE_LENGTH) // 64
+    if len(packet) < start or first & (GENEVE_VERSION | GENEVE_REFUSED):
+        return None
+    if protocol in (ETH_P_IP, ETH_P_IPV6):
+        return bytes(12) + protocol.to_bytes(2, "big") + packet[start:]
+    return packet[start:] if protocol == ETH_P_TEB else None
+
+
+def _from_tzsp(packet: bytes) -> bytes | None:
+    start = UDP_HEADER + TZSP_HEADER
+    if len(packet) < start or packet[UDP_HEADER] != TZSP_VERSION or packet[UDP_HEADER + 1] > TZSP_TO_SEND:
+        return None
+    if _number(packet, UDP_HEADER + 2) != TZSP_ETHERNET:
+        return None
+    while start < len(packet) and packet[start] != TZSP_END:
+        if packet[start] == TZSP_PADDING:
+            start += 1
+        elif start + 1 < len(packet):
+            start += 2 + packet[start + 1]
+        else:
+            return None
+    return packet[start + 1 :]
+
+
+_UDP = {Tunnel.VXLAN: _from_vxlan, Tunnel.GENEVE: _from_geneve, Tunnel.TZSP: _from_tzsp}
 
 
 def _from_gre(tunnel: Tunnel, packet: bytes) -> bytes | None:

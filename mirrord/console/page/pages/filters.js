@@ -9,6 +9,7 @@ import { Button, Confirm, Dialog, Empty, Head, Icon, Link, Problem, Text, hash, 
 import { Table } from '../table.js'
 import { t } from '../words.js'
 import { Filter } from './filter.js'
+import { Ahead } from './mirror_actions.js'
 
 /** @param {{rest: string[]}} props */
 export const Filters = ({ rest }) => rest.length ? html`<${Filter} key=${rest[0]} name=${rest[0]} />` : html`<${List} />`
@@ -37,7 +38,7 @@ function List() {
     ]} />`}
     ${open?.what === 'form' && html`<${Create} taken=${(filters ?? []).map((/** @type {any} */ one) => one.name)} onClose=${close} />`}
     ${open?.what === 'delete' && html`<${Confirm} title=${t('Delete {name}', { name: open.filter.name })} action=${t('Delete')} danger onClose=${close}
-      does=${[t('Its {n} rules are forgotten. This cannot be undone.', { n: open.filter.rules.length }), usersOf(mirrors, open.filter.name).length > 0 && t('Sessions use it: it will be refused.')]}
+      does=${[t('Its {n} rules are forgotten. This cannot be undone.', { n: open.filter.rules.length }), usersOf(mirrors, open.filter.name).length > 0 && t('Sessions use it: it will be refused.')]} ahead=${html`<${Ahead} method="DELETE" path=${at('filters', open.filter.name)} />`}
       run=${async () => { await ask('DELETE', at('filters', open.filter.name)); await reload('filters'); say(t('{name} was deleted.', { name: open.filter.name })) }} />`}`
 }
 

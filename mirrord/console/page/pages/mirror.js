@@ -9,7 +9,7 @@ import { mirrorHealth, rowHealth, sums } from '../health.js'
 import { Button, Confirm, Empty, Head, Link, Notice, State, hash, say } from '../parts.js'
 import { Table } from '../table.js'
 import { t } from '../words.js'
-import { MirrorActions } from './mirror_actions.js'
+import { Ahead, MirrorActions } from './mirror_actions.js'
 import { SessionForm } from './session_form.js'
 
 /** @param {{name: string, session?: string}} props */
@@ -52,7 +52,7 @@ export function Mirror({ name, session }) {
     </section>
     ${open?.what === 'form' && html`<${SessionForm} mirror=${mirror} session=${open.session} onClose=${close} />`}
     ${open?.what === 'delete' && html`<${Confirm} title=${t('Delete session {name}', { name: open.session.name })} action=${t('Delete')} danger onClose=${close}
-      does=${[t('It stops copying at once. The other sessions go on.'), t('Its counters are forgotten. This cannot be undone.')]}
+      does=${[t('It stops copying at once. The other sessions go on.'), t('Its counters are forgotten. This cannot be undone.')]} ahead=${html`<${Ahead} method="DELETE" path=${at('mirrors', name, 'sessions', open.session.name)} />`}
       run=${async () => { await ask('DELETE', at('mirrors', name, 'sessions', open.session.name)); await refresh(); say(t('{name} was deleted.', { name: open.session.name })) }} />`}`
 }
 

@@ -11,11 +11,23 @@ import { t } from '../words.js'
 export function Ahead({ method, path, body }) {
   const [told, setTold] = useState(/** @type {any} */ (null))
   useEffect(() => {
-    ask(method, `${path}?dry_run=true`, body).then((answer) => setTold({ warnings: answer.body.warnings }), (problem) => setTold({ problem }))
+    ask(method, `${path}?dry_run=true`, body).then((answer) => setTold(answer.body), (problem) => setTold({ problem }))
   }, [])
   if (told?.problem) return html`<${Notice} kind="bad">${t('It would be refused: {why}', { why: told.problem.message })}<//>`
-  return (told?.warnings ?? []).map((/** @type {any} */ one) => html`<${Notice} kind="warn">${one.message}<//>`)
+  const sessions = told?.sessions ?? []
+  return html`<div class="ahead" aria-live="polite">
+    ${sessions.length > 0 && html`<ul>${sessions.slice(0, MOST).map((/** @type {any} */ one) => html`<li><strong>${one.mirror}/${one.session}</strong> ${one.source}: ${effectText(one.effect)}</li>`)}
+      ${sessions.length > MOST && html`<li>${t('and {n} more', { n: sessions.length - MOST })}</li>`}</ul>`}
+    ${(told?.warnings ?? []).map((/** @type {any} */ one) => html`<${Notice} kind="warn">${one.message}<//>`)}</div>`
 }
+
+const MOST = 6 // sessions that are named
+
+/** What becomes of a session. @param {string} effect */
+const effectText = (effect) => (/** @type {Record<string, string>} */ ({
+  start: t('begins to mirror'), stop: t('stops'), restart: t('ends and begins anew: frames between the two are not mirrored'),
+  change: t('goes on without losing a frame'), rename: t('goes on under another name'), wait: t('cannot run yet'),
+})[effect] ?? effect)
 
 /** @param {{mirror: any, few?: boolean}} props */
 export function MirrorActions({ mirror, few = false }) {
@@ -37,13 +49,13 @@ export function MirrorActions({ mirror, few = false }) {
     <${Button} small=${few} onClick=${() => setOpen('change')}>${t('Rename')}<//>
     <${Button} small=${few} onClick=${() => setOpen('delete')}>${t('Delete')}<//>
     ${open === 'enable' && html`<${Confirm} title=${t('Enable {name}', { name })} action=${t('Enable')} onClose=${close}
-      does=${[t('{n} sessions begin to copy.', { n }), t('Copies may take bandwidth of the physical network: see that your services can spare it.'), html`<${Ahead} method="POST" path=${`${path}/enable`} />`]}
+      does=${[t('{n} sessions begin to copy.', { n }), t('Copies may take bandwidth of the physical network: see that your services can spare it.')]} ahead=${html`<${Ahead} method="POST" path=${`${path}/enable`} />`}
       run=${() => run('POST', `${path}/enable`, t('{name} was enabled.', { name }))} />`}
     ${open === 'disable' && html`<${Confirm} title=${t('Disable {name}', { name })} action=${t('Disable')} onClose=${close}
-      does=${[t('{n} sessions stop copying at once.', { n }), t('It stays as it is configured, and can be enabled again.')]}
+      does=${[t('{n} sessions stop copying at once.', { n }), t('It stays as it is configured, and can be enabled again.')]} ahead=${html`<${Ahead} method="POST" path=${`${path}/disable`} />`}
       run=${() => run('POST', `${path}/disable`, t('{name} was disabled.', { name }))} />`}
     ${open === 'delete' && html`<${Confirm} title=${t('Delete {name}', { name })} action=${t('Delete')} danger onClose=${close}
-      does=${[t('{n} sessions stop copying at once, and are deleted with it.', { n }), t('Their counters are forgotten. This cannot be undone.'), mirror.flow_network && t('The flow network {name} is free for another one.', { name: mirror.flow_network })]}
+      does=${[t('{n} sessions stop copying at once, and are deleted with it.', { n }), t('Their counters are forgotten. This cannot be undone.'), mirror.flow_network && t('The flow network {name} is free for another one.', { name: mirror.flow_network })]} ahead=${html`<${Ahead} method="DELETE" path=${path} />`}
       run=${async () => { await run('DELETE', path, t('{name} was deleted.', { name })); location.hash = hash('mirrors') }} />`}
     ${open === 'change' && html`<${Change} mirror=${mirror} onClose=${close} />`}
   </div>`

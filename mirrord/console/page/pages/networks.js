@@ -8,6 +8,7 @@ import { html, useEffect, useState } from '../html.js'
 import { reload, useList } from '../objects.js'
 import { Button, Choice, Confirm, Dialog, Empty, Head, Icon, Link, Notice, Problem, Text, say, useAttempt } from '../parts.js'
 import { Table } from '../table.js'
+import { Ahead } from './mirror_actions.js'
 import { t } from '../words.js'
 
 export function Networks() {
@@ -37,7 +38,7 @@ export function Networks() {
     ]} />`}
     ${open?.what === 'form' && html`<${Form} network=${open.network} taken=${(networks ?? []).map((/** @type {any} */ one) => one.name)} onClose=${close} />`}
     ${open?.what === 'delete' && html`<${Confirm} title=${t('Delete {name}', { name: open.network.name })} action=${t('Delete')} danger onClose=${close}
-      does=${[t('Its addresses are taken off {device}, which other traffic may use again.', { device: open.network.device }), open.network.in_use && t('{name} uses it: it will be refused.', { name: open.network.in_use.mirror })]}
+      does=${[t('Its addresses are taken off {device}, which other traffic may use again.', { device: open.network.device }), open.network.in_use && t('{name} uses it: it will be refused.', { name: open.network.in_use.mirror })]} ahead=${html`<${Ahead} method="DELETE" path=${at('flow_networks', open.network.name)} />`}
       run=${async () => { await ask('DELETE', at('flow_networks', open.network.name)); await reload('flow_networks'); say(t('{name} was deleted.', { name: open.network.name })) }} />`}`
 }
 

@@ -17,7 +17,7 @@ static bool run_packets(struct tap *tap, struct work *work, int most)
 	int count = receive(tap, work->buffers, &received, most);
 
 	for (int n = 0; n < count; n++) {
-		const uint8_t *packet = received.vectors[n].iov_base;
+		uint8_t *packet = received.vectors[n].iov_base;
 		uint32_t length = received.messages[n].msg_len;
 		uint32_t skip = tap->ip_header ? (packet[0] & 15) * 4u : 0;
 		struct frame frame = { 0 };

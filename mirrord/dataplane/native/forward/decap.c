@@ -1,6 +1,7 @@
 /* What a tunnel's packet carries, and what its sender left undone in it. */
 #include "forward/forward.h"
 
+#include <linux/if_ether.h>
 #include <linux/virtio_net.h>
 #include <netinet/in.h>
 
@@ -9,12 +10,21 @@
 enum {
 	VXLAN_HEADER = 8,
 	VXLAN_VALID = 0x08,
+	GENEVE_HEADER = 8, /* without options */
+	GENEVE_VERSION = 0xC000, /* in the first 16 bits, like what follows */
+	GENEVE_LENGTH = 0x3F00, /* of the options, in units of 4 bytes */
+	GENEVE_REFUSED = 0x00C0, /* control; an option that has to be understood */
+	TZSP_HEADER = 4,
+	TZSP_VERSION = 1,
+	TZSP_TO_SEND = 1, /* of the types, this and the one before it have a frame */
+	TZSP_ETHERNET = 1,
+	TZSP_PADDING = 0, /* tags without a length: this, */
+	TZSP_END = 1, /* and this */
 	GRE_HEADER = 4,
 	GRE_CHECKSUM = 0x8000,
 	GRE_KEY = 0x2000,
 	GRE_SEQUENCE = 0x1000,
 	GRE_DISCARD = 0x4C07,
-	GRE_ETHERNET = 0x6558,
 	GRE_ERSPAN = 0x88BE,
 	GRE_ERSPAN_III = 0x22EB,
 	ERSPAN_II_HEADER = 8,
@@ -26,17 +36,54 @@ enum {
 	UDP_FIELD = 6,
 };
 
-/* Where the frame begins and where the packet ends; false for a malformed one. */
-static bool from_vxlan(const uint8_t *packet, uint32_t *start, uint32_t *end)
+/* Where the frame begins in a packet that ends at `end`; false for a malformed one. */
+static bool from_vxlan(const uint8_t *packet, uint32_t *start, uint32_t end)
 {
-	if (*end < UDP_HEADER + VXLAN_HEADER)
-		return false;
-	uint32_t length = be16(packet + 4);
-	if (length < UDP_HEADER + VXLAN_HEADER || length > *end || !(packet[UDP_HEADER] & VXLAN_VALID))
-		return false;
 	*start = UDP_HEADER + VXLAN_HEADER;
-	*end = length;
+	return end >= *start && packet[UDP_HEADER] & VXLAN_VALID;
+}
+
+/* `protocol` is that of what begins there. */
+static bool from_geneve(const uint8_t *packet, uint32_t *start, uint32_t end, uint16_t *protocol)
+{
+	if (end < UDP_HEADER + GENEVE_HEADER)
+		return false;
+	uint32_t first = be16(packet + UDP_HEADER);
+
+	*start = UDP_HEADER + GENEVE_HEADER + (first & GENEVE_LENGTH) / 64;
+	*protocol = be16(packet + UDP_HEADER + 2);
+	return end >= *start && !(first & (GENEVE_VERSION | GENEVE_REFUSED)) &&
+	       (*protocol == ETH_P_TEB || *protocol == ETH_P_IP || *protocol == ETH_P_IPV6);
+}
+
+static bool from_tzsp(const uint8_t *packet, uint32_t *start, uint32_t end)
+{
+	uint32_t at = UDP_HEADER + TZSP_HEADER;
+
+	if (end < at || packet[UDP_HEADER] != TZSP_VERSION || packet[UDP_HEADER + 1] > TZSP_TO_SEND ||
+	    be16(packet + UDP_HEADER + 2) != TZSP_ETHERNET)
+		return false;
+	while (at < end && packet[at] != TZSP_END) {
+		if (packet[at] != TZSP_PADDING && at + 1 >= end)
+			return false;
+		at += packet[at] == TZSP_PADDING ? 1 : 2u + packet[at + 1];
+	}
+	*start = at + 1;
 	return true;
+}
+
+/* Where the packet ends, by its UDP header. */
+static bool from_udp(enum tunnel tunnel, const uint8_t *packet, uint32_t *start, uint32_t *end, uint16_t *protocol)
+{
+	uint32_t length = *end < UDP_HEADER ? 0 : be16(packet + 4);
+
+	if (length < UDP_HEADER || length > *end)
+		return false;
+	*end = length;
+	if (tunnel == TUNNEL_VXLAN)
+		return from_vxlan(packet, start, length);
+	return tunnel == TUNNEL_GENEVE ? from_geneve(packet, start, length, protocol)
+				       : from_tzsp(packet, start, length);
 }
 
 static bool from_erspan_iii(const uint8_t *packet, uint32_t *start, uint32_t end)
@@ -59,7 +106,7 @@ static bool from_gre(enum tunnel tunnel, const uint8_t *packet, uint32_t *start,
 	*start = GRE_HEADER + (flags & GRE_CHECKSUM ? 4 : 0) + (flags & GRE_KEY ? 4 : 0) +
 		 (flags & GRE_SEQUENCE ? 4 : 0);
 	if (tunnel == TUNNEL_GRE)
-		return protocol == GRE_ETHERNET;
+		return protocol == ETH_P_TEB;
 	if (protocol == GRE_ERSPAN_III)
 		return from_erspan_iii(packet, start, end);
 	if (protocol != GRE_ERSPAN)
@@ -72,16 +119,20 @@ static bool from_gre(enum tunnel tunnel, const uint8_t *packet, uint32_t *start,
 	return true;
 }
 
-bool decapsulate(enum tunnel tunnel, struct frame *frame, const uint8_t *packet, uint32_t length)
+bool decapsulate(enum tunnel tunnel, struct frame *frame, uint8_t *packet, uint32_t length)
 {
 	uint32_t start = 0, end = length;
+	uint16_t protocol = ETH_P_TEB;
+	bool by_gre = tunnel == TUNNEL_GRE || tunnel == TUNNEL_ERSPAN;
 
-	if (!(tunnel == TUNNEL_VXLAN ? from_vxlan(packet, &start, &end) : from_gre(tunnel, packet, &start, end)) ||
-	    end < start + ETH_HEADER)
+	if (!(by_gre ? from_gre(tunnel, packet, &start, end) : from_udp(tunnel, packet, &start, &end, &protocol)) ||
+	    end < start)
 		return false;
 	frame->data = packet + start;
 	frame->captured = frame->length = end - start;
-	return true;
+	if (protocol != ETH_P_TEB)
+		put_ethernet(frame, packet + start, protocol); /* over what was before it, which is longer */
+	return frame->captured >= ETH_HEADER;
 }
 
 void unfinished(struct frame *frame, uint32_t limit)

@@ -22,7 +22,7 @@ enum {
 enum on_mtu_exceeded { TRUNCATE, FRAGMENT, DROP };
 enum payload { KEEP, ZERO, TLS };
 enum field { SEQUENCE = 1, ERSPAN_II, ERSPAN_III, PACKET_BLOCK, EGRESS };
-enum tunnel { NO_TUNNEL, TUNNEL_VXLAN, TUNNEL_GRE, TUNNEL_ERSPAN };
+enum tunnel { NO_TUNNEL, TUNNEL_VXLAN, TUNNEL_GRE, TUNNEL_ERSPAN, TUNNEL_GENEVE, TUNNEL_TZSP };
 
 /* A field of the header that differs from copy to copy. */
 struct patch {
@@ -194,8 +194,9 @@ bool is_own_copy(struct own_copies *own, const struct headers *headers, const st
 uint64_t conversation_hash(const struct headers *headers, struct fragments *firsts, bool *guessed);
 
 /* forward/decap.c */
-/* Find the frame in a packet that begins with its UDP or GRE header; false for a malformed one. */
-bool decapsulate(enum tunnel tunnel, struct frame *frame, const uint8_t *packet, uint32_t length);
+/* Find the frame in a packet that begins with its UDP or GRE header, over which an IP packet's Ethernet header may be
+ * written; false for a malformed one. */
+bool decapsulate(enum tunnel tunnel, struct frame *frame, uint8_t *packet, uint32_t length);
 /* Tell in the frame's vnet header what its sender left to a device; split a TCP frame longer than limit, if not 0. */
 void unfinished(struct frame *frame, uint32_t limit);
 
