@@ -61,6 +61,7 @@ TABLES: tuple[tuple[str, tuple[type[model.Model], ...]], ...] = (
 """Each table of a file, and the models that describe its keys."""
 
 TYPES = {
+    "Remotes": "IPv4 or IPv6 address, or a list",
     "Addresses": "address or range, with prefix length",
     "AnyAddress": "IPv4 or IPv6 address",
     "BufferSize": 'size such as "64MiB"',
@@ -81,6 +82,7 @@ TYPES = {
     "Label": "label",
     "Lengths": '"64", "64-1518", "1519-", "-63" or a list',
     "Listen": "address:port",
+    "Liveness": '"auto", "icmp", "tcp:PORT" or "off"',
     "Macs": "MAC address or a list",
     "Name": "name",
     "NetworkList": "network or a list",

@@ -147,6 +147,17 @@ class Inside:
 
 
 @dataclass(frozen=True, slots=True)
+class Remote:
+    """What the step has to know of one of several collectors. Lengths are as of a ForwardPlan."""
+
+    seed: int  # 64 bits of its address, see forward/remotes.py
+    alive: bool = True
+    frame_limit: int = 0
+    longest: int = 0
+    overhead: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ForwardPlan:
     """What becomes of a captured frame. Lengths are in bytes."""
 
@@ -169,10 +180,23 @@ class ForwardPlan:
     tpid: int = 0  # of the outermost of the frame's tags that stay, in place of its own; 0: as it is
     strip_ethernet: bool = False  # take off the Ethernet header that a device without Ethernet does not have
     overhead: int = 0  # what counts as sent beside header and frame: the kernel's headers; less what does not count
+    remotes: tuple[Remote, ...] = ()  # of several collectors, one of which is alive; (): there is one way out
+    spread_all: bool = False  # each gets every copy, of one length; else a conversation goes to one, by its own lengths
     blocked: Slot | None = None  # make no copies for now: what each frame counts as instead
     guards: tuple[Guard, ...] = ()  # copies already, not to be mirrored again
     exact: Selection | None = None  # match it here: the kernel ran a coarser filter, or rules are counted
     inside: Inside | None = None  # the frames that are meant are in tunnel packets; `exact` is of these
+
+    def bounds(self, recipients: tuple[int, ...]) -> tuple[int, int]:
+        """The frame limit and the longest frame of copies for these of the collectors."""
+        if not self.remotes or self.spread_all:
+            return self.frame_limit, self.longest
+        one = self.remotes[recipients[0]]
+        return one.frame_limit, one.longest
+
+    def overhead_of(self, recipient: int) -> int:
+        """The overhead of copies for this one of the collectors."""
+        return self.remotes[recipient].overhead if self.remotes else self.overhead
 
     def longest_kept(self, full: int) -> int:
         """What may be left of frames of up to `full` bytes. Headers are taken for no longer than they usually are."""
@@ -233,6 +257,19 @@ class TunnelPlan:
     hop: Hop | None = None  # leave by a packet socket, with outer headers of ours; None: the kernel routes
     gso: bool = False  # several copies of a lane in one message; the native plane's alone
     overtakes: bool = False  # with gso: copies of one lane may overtake another's, so that more of them are neighbours
+
+    def by_the_way_of(self, other: TunnelPlan) -> TunnelPlan:
+        """The same with the other one's next hop, and what follows from that."""
+        return replace(self, hop=other.hop, gso=other.gso, overtakes=other.overtakes)
+
+
+@dataclass(frozen=True, slots=True)
+class RemotesPlan:
+    """Copies go to one of several collectors, or to each of them: the forward step says which."""
+
+    waits: ClassVar[bool] = False
+    addresses: tuple[str, ...]
+    remotes: tuple[TunnelPlan | None, ...]  # to these; None: to one that no socket can be opened for yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,7 +361,7 @@ class NowherePlan:
 
 
 SourcePlan = CapturePlan | ListenPlan
-TransmitPlan = DevicePlan | TunnelPlan | FilePlan | StreamPlan | PcapPlan | NowherePlan
+TransmitPlan = DevicePlan | TunnelPlan | RemotesPlan | FilePlan | StreamPlan | PcapPlan | NowherePlan
 
 
 @dataclass(frozen=True, slots=True)

@@ -437,6 +437,7 @@ def parse_address_range(value: object) -> AddressRange:
 
 
 AnyAddress = Annotated[Address, Written(parse_address, str, TEXT)]
+Remotes = Annotated[tuple[Address, ...], Written(one_or_more(parse_address), shown_by(str), TEXT_OR_LIST)]
 Networks = Annotated[tuple[Network, ...], Written(one_or_more(parse_network), shown_by(str), TEXT_OR_LIST)]
 NetworkList = Annotated[
     tuple[Network, ...],
@@ -550,6 +551,19 @@ Protocol = Annotated[int, Written(parse_protocol, show_protocol, {"anyOf": [TEXT
 Ports = Annotated[tuple[tuple[int, int], ...], Written(one_or_more(parse_ports), shown_by(show_ports), TEXT_OR_LIST)]
 StreamListen = Annotated[Endpoint, Written(_stream_listen, _show_listen, TEXT)]
 Listen = Annotated[Endpoint | None, Written(_listen, _show_listen, TEXT)]
+
+
+_LIVENESS = re.compile(r"auto|icmp|off|tcp:(?P<port>[0-9]{1,5})")
+
+
+def _liveness(value: object) -> str:
+    found = _LIVENESS.fullmatch(value) if isinstance(value, str) else None
+    if found is None or (found["port"] and not 0 < int(found["port"]) < 65536):
+        raise unexpected('"auto", "icmp", "tcp:PORT" or "off"', value)
+    return found[0]
+
+
+Liveness = Annotated[str, Written(_liveness, _same, TEXT)]
 
 
 # Names and paths.

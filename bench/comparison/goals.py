@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from bench.comparison import flows, payloads, sharing, sources, streams
+from bench.comparison import collectors, flows, payloads, sharing, sources, streams
 from bench.comparison.experiments import BY_WIRE, DEVICE, LOADS, PACED, TC, UNMIRRORED
 from bench.tables import Table, number, spread
 
@@ -152,6 +152,10 @@ GOALS = (
          _ratio(payloads.TITLE, '1,400 bytes, snaplen = "headers"', "64 bytes, whole", CORE)),
     Goal("extra CPU a frame of bulk traffic: flow_limit against whole", 0.2,
          _ratio(flows.TITLE, "bulk, flow_limit = { packets = 20 }", "bulk, whole", EXTRA)),
+    Goal("extra CPU a frame: two collectors that share conversations, against one", 1.1,
+         _ratio(collectors.TITLE, collectors.FLOW, collectors.ONE, EXTRA), undisturbed=True),
+    Goal("CPU a copy on the mirroring core: two collectors that get everything, against one", 1,
+         _ratio(collectors.TITLE, collectors.ALL, collectors.ONE, CORE), undisturbed=True),
     Goal("exec to the first mirrored frame, s", 1, _value("Start", "exec to the first copy", "seconds")),
 )  # fmt: skip
 

@@ -4,7 +4,7 @@ Run as root, on a machine with nothing else to do: `python -m bench.comparison.r
 every subject once; the tables show medians over the rounds. `goals.py` says what is aimed at. `--only order` measures
 what it costs to keep the order of capture, nothing else, and writes that to files of its own; `--only sharing`, many
 sessions on one source; `--only sources`, many sources; `--only payload`, what it costs to leave payload out; `--only
-flows`, limits by flow.
+flows`, limits by flow; `--only collectors`, several collectors.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench.comparison.collectors import Collectors
 from bench.comparison.experiments import Experiments
 from bench.comparison.flows import Flows
 from bench.comparison.goals import goals
@@ -40,6 +41,7 @@ def measure(bed: Testbed, *, rounds: int, milliseconds: int, only: str = "") -> 
     streams, sharing = Streams(bed, milliseconds), Sharing(bed, milliseconds)
     many = Sources(bed, milliseconds)
     payloads, flows = Payloads(bed, milliseconds), Flows(bed, milliseconds)
+    collectors = Collectors(bed, milliseconds)
     for number in range(rounds):
         begun = time.monotonic()
         for experiment in (
@@ -55,6 +57,7 @@ def measure(bed: Testbed, *, rounds: int, milliseconds: int, only: str = "") -> 
             many.unmirrored,
             payloads.payload,
             flows.flows,
+            collectors.collectors,
             operation.start,
             *((experiments.scripts, operation.latency, operation.idle) if number == 0 else ()),
         ):
@@ -69,6 +72,7 @@ def measure(bed: Testbed, *, rounds: int, milliseconds: int, only: str = "") -> 
         *many.tables.values(),
         *payloads.tables.values(),
         *flows.tables.values(),
+        *collectors.tables.values(),
     ]
 
 

@@ -14,6 +14,7 @@
 
 #define BATCH 64
 #define LARGEST 1514
+#define LAST_OF_DESTINATION 33 // offset of the IPv4 address's last byte
 #define SOURCE_PORT 34 // its offset
 #define MOST_DEVICES 1000
 
@@ -54,7 +55,7 @@ int main(int argc, char **argv)
 {
 	if (argc < 2) {
 		fprintf(stderr,
-			"usage: load DEVICE [--ms N] [--rate N] [--size N | --imix 1] [--flows N] [--devices N] "
+			"usage: load DEVICE [--ms N] [--rate N] [--size N | --imix 1] [--flows N] [--pairs N] [--devices N] "
 			"[--stream N] [--cpu N]\n");
 		return 2;
 	}
@@ -62,6 +63,7 @@ int main(int argc, char **argv)
 	size_t size = (size_t)option(argv, "size", 64);
 	uint32_t stream = (uint32_t)option(argv, "stream", 0);
 	long flows = option(argv, "flows", 1);
+	long pairs = option(argv, "pairs", 1); // of addresses; 256 at most
 	bool imix = option(argv, "imix", 0);
 	if (size < 64 || size > LARGEST)
 		size = 64;
@@ -96,6 +98,8 @@ int main(int argc, char **argv)
 			uint64_t port = 1000 + (sent + i) % (uint64_t)flows;
 			frames[i][SOURCE_PORT] = (uint8_t)(port >> 8);
 			frames[i][SOURCE_PORT + 1] = (uint8_t)port;
+			if (pairs > 1)
+				frames[i][LAST_OF_DESTINATION] = (uint8_t)((sent + i) % (uint64_t)pairs);
 			number_frame(frames[i], stream, sent + i);
 			messages[i].msg_hdr.msg_name = &addresses[(sent + i) % (uint64_t)devices];
 		}

@@ -75,6 +75,7 @@ RULES = "Of sessions with count_rules, of all mirrors that use the filter."
 BYPASSED = "XDP, virtual functions, the kind of the device: mirrorctl doctor tells what is not seen."
 FILL = "The most that waited to be read lately. At 1 frames are lost. A source that is quiet has no ring."
 RATE = "One in so many conversations is mirrored: as planned, or fewer with overload."
+DEAD = "Copies go to the others; where none is alive, to all of them that there is a route to."
 STACKED = {"custom": {"stacking": {"mode": "normal"}, "fillOpacity": 40}}
 
 
@@ -196,6 +197,13 @@ def overview() -> list[Panel]:
         *causes(ALL),
         graph("Sent, by mirror", {"{{mirror}}": rate("sent_bytes", ALL, "mirror") + " * 8"}, "bps"),
         heat_map(ALL),
+        graph("Sent, by collector", {"{{remote}}": rate("remote_sent_packets", ALL, "remote")}, "pps"),
+        graph(
+            "Collectors that are dead",
+            {of + " to {{remote}}": f"mirrord_remote_up{{{ALL}}} == 0"},
+            "short",
+            DEAD,
+        ),
         graph("Top sessions, sent", {of: f"topk(10, {rate('sent_bytes', ALL, key)} * 8)"}, "bps"),
         graph(
             "Top sessions, lost",
@@ -325,6 +333,8 @@ def session() -> list[Panel]:
         graph("Sampling rate in force", {"{{source}}": f"mirrord_sampling_rate{{{ONE}}}"}, "short", RATE),
         *streams(ONE, "{{source}}"),
         graph("Copies", {"sent": rate("sent_packets", ONE)}, "pps", "A super-frame becomes several."),
+        graph("Sent, by collector", {"{{remote}}": rate("remote_sent_packets", ONE, "remote")}, "pps", stacked=True),
+        graph("Collectors that are alive", {"{{source}} to {{remote}}": f"mirrord_remote_up{{{ONE}}}"}, "short", DEAD),
         graph(
             "The tap does not see everything",
             {"{{source}}": f"mirrord_source_bypassed{{{ONE}}}"},

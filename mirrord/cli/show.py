@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -11,6 +11,7 @@ from mirrord.cli import complete
 from mirrord.cli.asker import Asker
 from mirrord.cli.change import mirror_argument
 from mirrord.cli.group import changes
+from mirrord.cli.remotes import remotes
 from mirrord.cli.screen import Screen, watch, watched
 from mirrord.cli.session_rows import dropped, place, print_sessions
 from mirrord.cli.tables import Table, name, origin, whole, word, words, written
@@ -132,6 +133,7 @@ def show(ask: Asker, mirror: str, *, live: bool) -> None:
         sources = [source for session in answer["sessions"] for source in session["running"]]
         if sources:
             print_sessions(sources, screen)
+        print_remotes(sources, screen)
         for source in sources:
             held = f", {binary(source['memory_bytes'])} of rings, tables and recorder" if source["memory_bytes"] else ""
             screen.print(f"\n{source['session']} on {place(source)}{without_ethernet(source)}{held}")
@@ -147,6 +149,13 @@ def reload(ask: Asker) -> None:
     """Have the daemon read its configuration again, as SIGHUP does. Exit status: 1 where it is refused."""
     tried = "the configuration would be taken over (dry run: nothing was changed)"
     ask.apply(Client.reload, lambda answer, out: out.print(tried if ask.dry_run else f"reloaded {answer['reloaded']}"))
+
+
+def print_remotes(sources: Sequence[Any], screen: Screen) -> None:
+    """The collectors of sessions that have several."""
+    if (shown := remotes(sources)) is not None:
+        screen.print("")
+        screen.table(shown)
 
 
 def _settings(session: Any) -> str:

@@ -9,7 +9,7 @@ import click
 from mirrord.cli.asker import Asker
 from mirrord.cli.screen import Screen
 from mirrord.cli.session_rows import place
-from mirrord.cli.show import show_or_watch
+from mirrord.cli.show import print_remotes, show_or_watch
 from mirrord.cli.tables import Cell, Table, coloured, name, scaled, whole, words
 from mirrord.client import Client
 
@@ -30,6 +30,7 @@ def picture(status: Any, screen: Screen) -> None:
     line = f"mirrord {status['version']}, {status['dataplane']} data plane: {up} of {len(sessions)} up,"
     screen.print(f"{line} {scaled(frames)} frames/s, {scaled(bits)} bits/s")
     screen.table(_sessions(sessions))
+    print_remotes(sessions, screen)
 
 
 def _sessions(sessions: list[Any]) -> Table:

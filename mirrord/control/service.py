@@ -96,6 +96,7 @@ class Service:
         self._surroundings = Surroundings(links, loaded.config, self._changed.set)
         self._breaker, self._governor = Breaker(), Governor(pipelines.budget)
         self.rates: report.Rates = {}
+        self.remote_rates: report.RemoteRates = {}
         self.history = History()
         self._used = self.cores_used = 0.0
         self._lacks = ""  # what the host did not have for the last turn, as logged
@@ -190,6 +191,7 @@ class Service:
         failed = self._pipelines.tend_workers()
         self._pipelines.log_troubles()
         self.rates = report.rates(gains, seconds)
+        self.remote_rates = report.remote_rates(self._pipelines.sent_gains(), seconds)
         self.history.add(gains, self._pipelines.ring_fills(gains), seconds)
         self._used, used = self._pipelines.budget.used, self._used
         self.cores_used = (self._used - used) / seconds
@@ -439,12 +441,12 @@ class Service:
         runs = loaded.config.daemon.model_copy(update=self._begun)
         gone = expiry_findings.findings(loaded, now, mirror=mirror)
         loaded = loaded._replace(config=resolved.config.model_copy(update={"daemon": runs}))
-        known = self._surroundings.known
+        known, unbound = self._surroundings.known, self._surroundings.unbound()
 
         def look() -> list[Finding]:
             rows = [replace(row, entry=entries.get(row.entry.key, row.entry)) for row in self.rows()]
             stalled = self._pipelines.stalled()
-            host = probes.look(runs, view, rows)
+            host = probes.look(runs, view, rows, unbound)
             found = doctor.findings(
                 loaded,
                 self.last_reload,

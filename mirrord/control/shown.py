@@ -49,7 +49,9 @@ class Shown:
                 {"mirror": name, "expires": expiry.show(value)} for name, value in expired(loaded, clock.now())
             ],
             "sessions": (
-                report.session(row, service.rates) for mirror in service.mirrors() for row in service.rows(mirror)
+                report.session(row, service.rates, service.remote_rates)
+                for mirror in service.mirrors()
+                for row in service.rows(mirror)
             ),
         }
 
@@ -93,7 +95,10 @@ class Shown:
 
     def _session(self, mirror: str, one: Session) -> dict[str, Any]:
         """A session as configured, and how it does on each of its source devices."""
-        running = [report.session(row, self._service.rates) for row in self._service.rows(mirror, one.name)]
+        running = [
+            report.session(row, self._service.rates, self._service.remote_rates)
+            for row in self._service.rows(mirror, one.name)
+        ]
         return {**one.model_dump(mode="json"), "running": running}
 
     def _in_use(self, network: str, loaded: Loaded) -> dict[str, str] | None:

@@ -41,6 +41,7 @@ class Outcome(NamedTuple):
     unfollowed: int
     unplaced: int
     flow_table_full: int
+    to: tuple[int, ...]
 
 class Unwrapped(NamedTuple):
     """The frame in a tunnel's packet, and what its sender left to a device (wire.VNET)."""
@@ -82,7 +83,7 @@ class Pipeline:
         cls,
         *,
         plan: ForwardPlan,
-        way: Way,
+        ways: tuple[Way, ...],
         counters: array[int],
         sequence: array[int],
         output: Output | None,
@@ -90,7 +91,7 @@ class Pipeline:
         callback: Callable[..., NativeLane | None],
     ) -> Pipeline: ...
     def replace(
-        self, *, plan: ForwardPlan, matcher: Matcher | None, recorder: Ring | None, way: Way, shares: bool
+        self, *, plan: ForwardPlan, matcher: Matcher | None, recorder: Ring | None, ways: tuple[Way, ...], shares: bool
     ) -> None:
         """Forward by another plan, and another way, from now on, and keep the copies in the ring; `shares`: what is not
         wanted is another session's.

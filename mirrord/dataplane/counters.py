@@ -13,7 +13,13 @@ from array import array
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mirrord.dataplane.filter.rules import Rule
+
+
+MOST_REMOTES = 16
+"""Collectors of one session, at most."""
 
 
 class Slot(enum.IntEnum):
@@ -61,6 +67,13 @@ LATENCY_BOUNDS = tuple(50_000 << power for power in range(14))
 
 SLOTS = Slot.latency_bucket + len(LATENCY_BOUNDS) + 1
 
+ROW = SLOTS + 2 * MOST_REMOTES
+"""Behind the slots stand, for each of the collectors by its place, the copies that were accepted for it, and their
+bytes as of `sent_bytes`."""
+
+RemoteCounts = dict[str, tuple[int, int]]
+"""Copies and bytes by a collector's address."""
+
 
 def dropped_by(error: int) -> Slot:
     """The slot for a frame whose copy the kernel refused with this errno."""
@@ -85,13 +98,20 @@ class Counters:
     """One row of slots. `row` is the memory itself, for the native core to write to."""
 
     def __init__(self) -> None:
-        self.row = array("Q", bytes(8 * SLOTS))
+        self.row = array("Q", bytes(8 * ROW))
 
     def __getitem__(self, slot: int) -> int:
         return self.row[slot]
 
     def add(self, slot: int, amount: int = 1) -> None:
         self.row[slot] += amount
+
+    def add_sent(self, place: int, copies: int, octets: int) -> None:
+        """Count copies that were accepted for the collector at this place."""
+        self.add(Slot.sent_packets, copies)
+        self.add(Slot.sent_bytes, octets)
+        self.add(SLOTS + 2 * place, copies)
+        self.add(SLOTS + 2 * place + 1, octets)
 
     def observe_latency(self, nanoseconds: int) -> None:
         """Count one frame's time from capture to send; what a clock step made negative counts as zero."""
@@ -107,8 +127,17 @@ class Counters:
         without this they would tell of more frames mirrored than captured. No slot goes backwards, but `mirrored`
         where a stream's connection ends before its queue is empty (transmit/queue.py).
         """
-        row = tuple(self.row)
+        row = self.slots()
         return (max(row[Slot.captured], sum([row[slot] for slot in _ENDS])), *row[1:])
+
+    def slots(self) -> tuple[int, ...]:
+        """The slots as they stand."""
+        return tuple(self.row[:SLOTS])
+
+    def sent(self, remotes: Sequence[str]) -> RemoteCounts:
+        """What was sent to these collectors, which are in the order of their places."""
+        row = self.row[SLOTS:]
+        return {remote: (row[2 * n], row[2 * n + 1]) for n, remote in enumerate(remotes)}
 
     def unaccounted(self) -> int:
         """Frames captured and not yet mirrored, skipped or dropped: 0 at rest, whatever happened."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mirrord.dataplane.loop import Loop
     from mirrord.dataplane.parting import Aside
     from mirrord.dataplane.pipeline import Pipeline
-    from mirrord.dataplane.transmit.tx_ring import TxRing
+    from mirrord.dataplane.transmit.tx_ring import TxRings
 
 
 class Moves:
@@ -161,11 +161,11 @@ class Moves:
         for pipeline in one_a_way(pipelines):
             self._loop.helper.submit(pipeline.new_tx_ring, partial(self._made_ring, pipeline))
 
-    def _made_ring(self, pipeline: Pipeline, outcome: TxRing | Exception | None) -> None:
+    def _made_ring(self, pipeline: Pipeline, outcome: TxRings | Exception | None) -> None:
         """On the helper's thread."""
         self._loop.order(lambda: self._leave_by(pipeline, outcome))
 
-    def _leave_by(self, pipeline: Pipeline, outcome: TxRing | Exception | None) -> None:
+    def _leave_by(self, pipeline: Pipeline, outcome: TxRings | Exception | None) -> None:
         """Without a ring they leave by a socket as well."""
         unused = ring = None if isinstance(outcome, Exception) else outcome
         tap, loop = tap_of(pipeline), self._loop
@@ -174,5 +174,5 @@ class Moves:
         if unused is not None:
             self._close(unused)
 
-    def _close(self, one: WayIn | TxRing) -> None:
+    def _close(self, one: WayIn | TxRings) -> None:
         self._loop.helper.submit(one.close, lambda _: None)

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mirrord.dataplane.filter.rules import Selection
+    from mirrord.dataplane.forward.step import Copy
     from mirrord.dataplane.frame.wire import Frame
     from mirrord.dataplane.source import Source
-    from mirrord.dataplane.transmit.tx_ring import TxRing
+    from mirrord.dataplane.transmit.tx_ring import TxRings
     from mirrord.dataplane.transmit.way_out import WayOut
 
 ALTERED = (
@@ -113,7 +114,7 @@ class Pipeline:
             foresee(plan.forward)
             self.native = core.Pipeline(
                 plan=forward,
-                way=self.transmit.native(),
+                ways=self.transmit.native(),
                 counters=self.counters.row,
                 sequence=numbering.row,
                 output=self.transmit.output,
@@ -191,8 +192,8 @@ class Pipeline:
         self._forward.recorder = self.recorder.ring
         if self.native is not None:
             exactly = matcher(self._forward.plan, self.rule_counters.row)
-            way, ring = self.transmit.native(), self._forward.recorder
-            self.native.replace(plan=self._forward.plan, matcher=exactly, recorder=ring, way=way, shares=how.shares)
+            ways, ring = self.transmit.native(), self._forward.recorder
+            self.native.replace(plan=self._forward.plan, matcher=exactly, recorder=ring, ways=ways, shares=how.shares)
 
     def block(self, reason: Slot) -> None:
         """Make no copies from now on: what is wanted counts as this."""
@@ -203,7 +204,7 @@ class Pipeline:
     def forward(self, frame: Frame) -> None:
         """Forward a frame of the tap, if it is wanted, and count what became of it."""
         counters = self.counters
-        copies, reason, *altered = self._forward(frame)
+        copies, reason, *altered, to = self._forward(frame)
         if reason is Slot.skipped_unmatched and self.matches is not None and self.matches.shares:
             return
         counters.add(Slot.captured)
@@ -211,15 +212,19 @@ class Pipeline:
         counters.add(Slot.read_egress_bytes if frame.egress else Slot.read_ingress_bytes, frame.length)
         for slot, count in zip(ALTERED, altered, strict=True):
             counters.add(slot, count)
-        if reason is None:
-            accepted, error = self.transmit.send(copies)
-            counters.add(Slot.sent_packets, accepted)
-            sent = sum(len(copy.data) + self.plan.forward.overhead for copy in copies[:accepted])
-            counters.add(Slot.sent_bytes, sent)
-            reason = self.transmit.lost(error) if error else None
+        for place in to:
+            lost = self._send(copies, place)
+            reason = lost if reason is None else reason
         if reason is None:
             counters.observe_latency(time.time_ns() - frame.time)
         counters.add(Slot.mirrored if reason is None else reason)
+
+    def _send(self, copies: Sequence[Copy], place: int) -> Slot | None:
+        """Send to the collector at this place. What a frame counts as, one of whose copies was not accepted."""
+        way, overhead = self.transmit.to(place), self.plan.forward.overhead_of(place)
+        accepted, error = way.send(copies)
+        self.counters.add_sent(place, accepted, sum(len(copy.data) + overhead for copy in copies[:accepted]))
+        return way.lost(error) if error else None
 
     def lose(self, frames: int, reason: Slot = Slot.dropped_ring_full) -> None:
         """Count frames that may have been its, and that it never got."""
@@ -251,7 +256,7 @@ class Pipeline:
         native = self.native
         return 0 if native is None else native.gso_refused()
 
-    def new_tx_ring(self) -> TxRing | None:
+    def new_tx_ring(self) -> TxRings | None:
         """A TX ring for what leaves here, where frames come by a ring, too: then they are many. Takes long.
 
         The native plane's alone. None also where the copies have no use for one, or there is no memory.
@@ -259,7 +264,7 @@ class Pipeline:
         busy = self.native is not None and self.source is not None and self.source.mode == "ring"
         return self.transmit.new_ring() if busy else None
 
-    def leave_by(self, ring: TxRing | None) -> TxRing | None:
+    def leave_by(self, ring: TxRings | None) -> TxRings | None:
         """Send copies from this ring from now on, or from none. Gives the one before, for the caller to close."""
         before, self.transmit.ring = self.transmit.ring, ring
         if ring is not before and self.matches is not None:

@@ -8,9 +8,10 @@ from mirrord.dataplane.transmit.file import FileTransmit
 from mirrord.dataplane.transmit.nowhere import Nowhere
 from mirrord.dataplane.transmit.pcap import PcapTransmit
 from mirrord.dataplane.transmit.pcap_end import Ends
+from mirrord.dataplane.transmit.remotes import Remotes
 from mirrord.dataplane.transmit.sockets import Transmit
 from mirrord.dataplane.transmit.stream import StreamTransmit
-from mirrord.plans import DevicePlan, FilePlan, NowherePlan, PcapPlan, StreamPlan, TunnelPlan
+from mirrord.plans import DevicePlan, FilePlan, NowherePlan, PcapPlan, RemotesPlan, StreamPlan, TunnelPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 WAYS_OUT: Mapping[type[TransmitPlan], Callable[[Any], WayOut]] = {
     DevicePlan: Transmit,
     TunnelPlan: Transmit,
+    RemotesPlan: Remotes,
     FilePlan: FileTransmit,
     StreamPlan: StreamTransmit,
     NowherePlan: Nowhere,

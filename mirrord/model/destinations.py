@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, Tag
 
-from mirrord.model.base import Count, ErspanSession, GreKey, Model, Port, Vni, type_of
+from mirrord.model.base import Count, ErspanSession, GreKey, Model, Port, Vni, repeated, too_many, type_of
 from mirrord.protocols import TPIDS
 from mirrord.values import (
     Address,
@@ -19,15 +19,20 @@ from mirrord.values import (
     Device,
     Flag,
     Guest,
+    Liveness,
     Netns,
     NetworkList,
     Nic,
     Path,
+    Remotes,
     ServerName,
     Size,
     StreamListen,
     VlanId,
 )
+
+MOST_REMOTES = 16
+"""Collectors of one session, at most: counters.py has as much room for them."""
 
 
 def _default_original_vlan(data: dict[str, Any]) -> Literal["keep", "strip"]:
@@ -111,8 +116,19 @@ class VmDestination(SpanDestination):
 class TunnelDestination(TaggedDestination):
     """What every encapsulation in IP takes."""
 
-    remote: AnyAddress
-    """The collector's address."""
+    remote: Remotes
+    """The collector's address, or a list of several collectors' (at most 16)."""
+    spread: Literal["flow", "all"] = "flow"
+    """Of several collectors, `flow` sends each conversation to one of them, both directions and fragments too: TCP by
+    addresses and ports, all else by address pair and protocol. One that dies moves its own share only, to the others,
+    and takes it back some seconds after it is there again. `all` sends everything to each: captured and made once, as
+    long as the least path MTU of them allows; one that is dead is left out."""
+    liveness: Liveness = "auto"
+    """How mirrord knows whether a collector is there. `auto`: by the carrier, the route, the state of the next hop and
+    ICMP's host and network unreachable; nobody is asked. `icmp`: by an echo request each second, besides. `tcp:PORT`:
+    by a connection to this port each second, besides. `off`: by carrier, route and next hop alone. One that is dead is
+    in `status`, `doctor` and `mirrord_remote_up`. Where none is alive, copies are sent all the same, if a route is
+    there."""
     local: AnyAddress | None = None
     """The copies' source address; left out: the kernel's choice, or the flow network's."""
     dscp: Annotated[int, Between(0, 63)] = 0
@@ -124,18 +140,28 @@ class TunnelDestination(TaggedDestination):
 
     def _contradictions(self) -> Iterator[tuple[str, ...]]:
         yield from super()._contradictions()
-        if _nowhere(self.remote):
-            yield "remote", f"{self.remote} is not the address of a host"
-        if _of_the_link(self.remote):
-            yield "remote", f"{self.remote} is a multicast group of the link itself: no route leads to it"
-        if self.remote.version == 6 and self.remote.is_link_local:
-            yield "remote", f"{self.remote} is link-local: no route leads to it, only a device"
+        yield from too_many("remote", self.remote, MOST_REMOTES)
+        yield from repeated("remote", "address", map(str, self.remote))
+        for remote in self.remote:
+            yield from self._contradicts(remote)
         if self.local is None:
             return
-        if self.local.version != self.remote.version:
-            yield "local", f"{self.local} is IPv{self.local.version}, but remote is IPv{self.remote.version}"
+        other = next((remote for remote in self.remote if remote.version != self.local.version), None)
+        if other is not None:
+            named = f" {other}" if len(self.remote) > 1 else ""
+            yield "local", f"{self.local} is IPv{self.local.version}, but remote{named} is IPv{other.version}"
         if _nowhere(self.local) or self.local.is_multicast:
             yield "local", f"{self.local} is not the address of a host"
+
+    def _contradicts(self, remote: Address) -> Iterator[tuple[str, ...]]:
+        if _nowhere(remote):
+            yield "remote", f"{remote} is not the address of a host"
+        if _of_the_link(remote):
+            yield "remote", f"{remote} is a multicast group of the link itself: no route leads to it"
+        if remote.version == 6 and remote.is_link_local:
+            yield "remote", f"{remote} is link-local: no route leads to it, only a device"
+        if remote.is_multicast and self.liveness not in ("auto", "off"):
+            yield "liveness", f"{remote} is a multicast group: nobody answers for it"
 
 
 class VxlanDestination(TunnelDestination):

@@ -5,7 +5,6 @@ peer tun0 ==== tun0 [host] uplink ---- eth0 [collector]
 
 from __future__ import annotations
 
-import os
 import random
 import socket
 import subprocess
@@ -28,6 +27,7 @@ from tests.support.topology import Host, Topology
 from tests.support.tun import Tun, Tunnel
 from tests.support.wait import wait_for
 from tests.support.wire import collect, decapsulated, drain, send_file, stream_hash, wrong
+from tests.support.wireguard import connect
 
 CONTENT = random.Random(7).randbytes(1_500_000)
 ADDRESSES = {4: ("10.8.0.1", "10.8.0.2"), 6: ("2001:db8:8::1", "2001:db8:8::2")}  # the host's, the peer's
@@ -255,29 +255,7 @@ def wireguard(net: Topology) -> tuple[Host, Host]:
     """Two hosts whose tun0 is WireGuard's, between them."""
     hosts = net.host("host"), net.host("peer")
     net.link(hosts[0], "eth0", hosts[1], "eth0", ("10.1.0.1/24", "10.1.0.2/24"))
-    keys = [subprocess.run(["wg", "genkey"], capture_output=True, check=True, text=True).stdout for _ in hosts]
-    for n, host in enumerate(hosts):
-        device = f"wg-{os.getpid()}-{n}"  # its control socket has this name, for all network namespaces
-        running = host.spawn("env", "WG_PROCESS_FOREGROUND=1", "wireguard-go", "-f", device)
-        control = Path(f"/run/wireguard/{device}.sock")
-        wait_for(control.exists, f"WireGuard runs: {running.output()}")
-        public = subprocess.run(["wg", "pubkey"], input=keys[1 - n], capture_output=True, check=True, text=True).stdout
-        remote = ("endpoint", f"10.1.0.{2 - n}:51820", "allowed-ips", "10.8.0.0/24")
-        host.run(
-            "wg",
-            "set",
-            device,
-            "listen-port",
-            "51820",
-            "private-key",
-            "/dev/stdin",
-            "peer",
-            public.strip(),
-            *remote,
-            stdin=keys[n],
-        )
-        host.ip(f"link set dev {device} name tun0 up")
-        host.ip(f"address add {ADDRESSES[4][n]}/24 dev tun0")
+    connect(hosts, ("10.1.0.1", "10.1.0.2"), "tun0", (f"{ADDRESSES[4][0]}/24", f"{ADDRESSES[4][1]}/24"))
     return hosts
 
 

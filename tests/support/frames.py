@@ -7,6 +7,7 @@ a payload of many segments. Addresses and ports are those of `tests.support.sele
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
 from hypothesis import strategies as st
 
@@ -15,7 +16,7 @@ from mirrord.dataplane.filter.rules import Selection
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.frame.headers import Tag
 from mirrord.dataplane.frame.wire import Frame, Vnet
-from mirrord.plans import FlowLimit, ForwardPlan, Inside, OnMtuExceeded, Payload
+from mirrord.plans import FlowLimit, ForwardPlan, Inside, OnMtuExceeded, Payload, Remote
 from tests.support.selections import IPV4, IPV6, PORTS, VLANS, frames, guards, selections
 
 MACS = bytes.fromhex("020000000002020000000001")
@@ -200,6 +201,13 @@ def insides() -> st.SearchStrategy[Inside]:
     )
 
 
+def remotes() -> st.SearchStrategy[tuple[Remote, ...]]:
+    """Several collectors, one of which is alive."""
+    limits = st.sampled_from([0, 60, 1000, 1514])
+    one = st.builds(Remote, st.integers(0, 2**64 - 1), st.booleans(), limits, limits, st.sampled_from([0, 42, 62]))
+    return st.lists(one, min_size=2, max_size=16).map(lambda row: (*row[:-1], replace(row[-1], alive=True)))
+
+
 def plans() -> st.SearchStrategy[ForwardPlan]:
     limits = st.sampled_from([0, 0, 14, 60, 64, 1000, 1514]) | st.integers(14, 1600)
     return st.builds(
@@ -225,6 +233,8 @@ def plans() -> st.SearchStrategy[ForwardPlan]:
         tpid=st.sampled_from([0, 0, 0x8100, 0x88A8]),
         strip_ethernet=st.sampled_from([False, False, True]),
         overhead=st.sampled_from([0, 42, 40_000]),  # the last empties a bucket with two frames
+        remotes=st.just(()) | remotes(),
+        spread_all=st.booleans(),
         guards=st.just(()) | guards(),
         exact=st.none() | st.none() | selections(),
         inside=st.none() | st.none() | insides(),

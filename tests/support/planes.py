@@ -28,6 +28,7 @@ class Result(NamedTuple):
     unfollowed: int
     unplaced: int
     flow_table_full: int
+    to: tuple[int, ...]
 
 
 Step = Callable[[Frame], Result]
@@ -42,10 +43,11 @@ def _python(plan: ForwardPlan, matches: array[int] | None, ring: Ring | None) ->
     forward = Forward(plan, matches, recorder=ring)
 
     def run(frame: Frame) -> Result:
-        copies, reason, *altered = forward(frame)
+        outcome = forward(frame)
+        copies, reason = outcome.copies, outcome.reason
         flow = copies[0].flow if copies else flow_hash(parse(frame.data, frame.tag))
         assert {copy.flow for copy in copies} <= {flow}
-        return Result([copy.data for copy in copies], flow, reason, *altered)
+        return Result([copy.data for copy in copies], flow, reason, *outcome[2:])
 
     return run
 
@@ -54,7 +56,8 @@ def _native(plan: ForwardPlan, matches: array[int] | None, ring: Ring | None) ->
     forward = core.Forward(plan, matcher(plan, matches), ring)
 
     def run(frame: Frame) -> Result:
-        copies, flow, reason, *altered = forward(frame)
-        return Result(copies, flow, None if reason is None else Slot(reason), *altered)
+        outcome = forward(frame)
+        reason = None if outcome.reason is None else Slot(outcome.reason)
+        return Result(outcome.copies, outcome.flow, reason, *outcome[3:])
 
     return run

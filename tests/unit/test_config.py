@@ -107,7 +107,7 @@ def test_the_annotated_block_of_the_design(tmp_path: Path) -> None:
     assert isinstance(session.source, DeviceSource)
     assert isinstance(session.destination, VxlanDestination)
     assert (session.source.device, session.source.perspective) == (("tap-vm2",), "guest")
-    assert (str(session.destination.remote), session.destination.vni) == ("192.168.0.164", 1)
+    assert (list(map(str, session.destination.remote)), session.destination.vni) == (["192.168.0.164"], 1)
     assert config.daemon.ring_size == session.ring_size == 8 * 1024 * 1024
 
 

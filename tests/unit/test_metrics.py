@@ -31,8 +31,8 @@ def rows() -> list[Row]:
     second.add(Slot.read_egress_frames, 5)
     about = (("destination", "vxlan 192.0.2.9 port 4789 vni 1"), ("filter", "web"), ("transmit", "socket"))
     return [
-        Row(Entry(HOST, "up", about=about), "up", "", tuple(first.row)),
-        Row(Entry(GUEST, "waiting", guest=True, about=about), "waiting", "no such device: tap0", tuple(second.row)),
+        Row(Entry(HOST, "up", about=about), "up", "", first.slots()),
+        Row(Entry(GUEST, "waiting", guest=True, about=about), "waiting", "no such device: tap0", second.slots()),
     ]
 
 

@@ -63,7 +63,15 @@ DAEMON: dict[str, object] = {
     "log_level": "info",
 }
 TAGGED = {"original_vlan": "keep", "vlan_tpid": OPTIONAL}
-TUNNEL = TAGGED | {"remote": REQUIRED, "local": OPTIONAL, "dscp": 0, "ttl": 64, "netns": OPTIONAL}
+TUNNEL = TAGGED | {
+    "remote": REQUIRED,
+    "spread": "flow",
+    "liveness": "auto",
+    "local": OPTIONAL,
+    "dscp": 0,
+    "ttl": 64,
+    "netns": OPTIONAL,
+}
 INSIDE = {"inside": OPTIONAL, "strip": False, "inside_port": OPTIONAL, "vni": OPTIONAL, "key": OPTIONAL}
 DOCUMENTED: dict[type[Model], dict[str, object]] = {
     Daemon: DAEMON,
@@ -278,6 +286,18 @@ def session(**keys: object) -> dict[str, object]:
         (Session, session(destination=VXLAN | {"dscp": 64}), "from 0 to 63"),
         (Session, session(destination=VXLAN | {"ttl": 0}), "from 1 to 255"),
         (Session, session(destination=VXLAN | {"local": "fd00::1"}), "remote is IPv4"),
+        (Session, session(destination=VXLAN | {"remote": ["192.0.2.1", "192.0.2.1"]}), "used more than once"),
+        (Session, session(destination=VXLAN | {"remote": ["192.0.2.1", "0.0.0.0"]}), "0.0.0.0 is not the address"),
+        (Session, session(destination=VXLAN | {"remote": []}), "at least one value"),
+        (Session, session(destination=VXLAN | {"remote": [f"192.0.2.{n}" for n in range(17)]}), "at most 16, not 17"),
+        (
+            Session,
+            session(destination=VXLAN | {"remote": ["192.0.2.1", "fd00::1"], "local": "192.0.2.9"}),
+            "remote fd00::1 is IPv6",
+        ),
+        (Session, session(destination=VXLAN | {"spread": "some"}), "'flow' or 'all'"),
+        (Session, session(destination=VXLAN | {"liveness": "tcp:65536"}), "tcp:PORT"),
+        (Session, session(destination=VXLAN | {"remote": "239.1.1.1", "liveness": "icmp"}), "nobody answers for it"),
         (Session, session(destination=VXLAN | {"remote": "0.0.0.0"}), "not the address of a host"),
         (Session, session(destination=VXLAN | {"remote": "fe80::1"}), "link-local: no route leads to it"),
         (Session, session(destination={"type": "device", "device": "b"}, snaplen=13), "no frame shorter than"),
@@ -368,7 +388,12 @@ def keys(required: dict[str, Any], **optional: Any) -> st.SearchStrategy[dict[st
 
 RATES = st.sampled_from(["0", "200Mbit", "1.5gbit", "50mbps", 9600])
 SIZES = st.sampled_from(["8MiB", "64KiB", "1GB", 4096, "5000"])
-TUNNELLED: Any = {"dscp": st.integers(0, 63), "ttl": st.integers(1, 255), "netns": NAMES}
+TUNNELLED: Any = {
+    "spread": st.sampled_from(["flow", "all"]),
+    "dscp": st.integers(0, 63),
+    "ttl": st.integers(1, 255),
+    "netns": NAMES,
+}
 VNIS = st.integers(0, (1 << 24) - 1)
 SOURCES = st.one_of(
     DEVICES,

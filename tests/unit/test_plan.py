@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirrord.control.host.view import Link, Path, Route, Traits, View
-from mirrord.control.planning.plan import Add, Entry, Key, Planner, Remove, Rename, Replace, diff, make, paths
+from mirrord.control.host.view import Collector, Link, Path, Route, Traits, View
+from mirrord.control.planning.plan import Add, Entry, Key, Planner, Remove, Rename, Replace, all_collectors, diff, make
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.rules import Direction, Rule, Selection
 from mirrord.dataplane.forward import encap
@@ -60,7 +60,7 @@ def running(entries: dict[Key, Entry]) -> PipelinePlan:
 
 def test_a_vxlan_session_becomes_one_pipeline() -> None:
     wanted = config(f'source = "tap0"\nsnaplen = 96\nrate_limit = "1Mbit"\n{TO_VXLAN}')
-    assert paths(wanted) == {REMOTE}
+    assert all_collectors(wanted) == {Collector(REMOTE, "auto", 17, 4789)}
     guard = Guard(IPv4Address("192.0.2.9"), 17, 4789, (Word(12, 0xFFFFFF00, 7 << 8),))  # RFC 7348 5: the VNI
     assert make(wanted, VIEW)[Key("m", "s0", "tap0")].pipeline == PipelinePlan(
         CapturePlan("tap0", 5, Selection(mark=MARK, mark_mask=MARK), mode="auto"),

@@ -21,6 +21,7 @@ DEFINITIONS = {
     "mirrord.dataplane.forward.encap",
     "mirrord.dataplane.forward.fragments",
     "mirrord.dataplane.forward.own_copies",
+    "mirrord.dataplane.forward.remotes",
     "mirrord.dataplane.frame",
     "mirrord.dataplane.frame.headers",
     "mirrord.dataplane.transmit",

@@ -169,7 +169,8 @@ def _same_ends(declared: Declared) -> Iterator[Problem]:
             place = "" if end.netns is None else f" in {end.netns!r}"
             yield Problem(join(path, "destination", "device"), f"{end.device!r}{place} is also the source")
         if isinstance(end, TunnelDestination) and _comes_in(session, end):
-            yield Problem(join(path, "destination", "remote"), f"{end.remote} is also the source")
+            named = " or ".join(map(str, end.remote))
+            yield Problem(join(path, "destination", "remote"), f"{named} is also the source")
 
 
 def _comes_in(session: Session, end: Destination) -> bool:
@@ -209,7 +210,7 @@ class _Readers:
         if isinstance(end, DeviceDestination):
             found = self._named.get((end.netns, end.device), []) + (self._matching(end) if end.netns is None else [])
         elif isinstance(end, TunnelDestination):
-            found = self._named.get(end.remote, [])
+            found = list(chain.from_iterable(self._named.get(one, []) for one in end.remote))
         return {path: session for path, session in found if _comes_in(session, end)}
 
     def _matching(self, end: DeviceDestination) -> list[tuple[str, Session]]:
@@ -288,10 +289,10 @@ def _chosen_otherwise(declared: Declared) -> Iterator[Problem]:
             if getattr(session.destination, key) is not None:
                 yield Problem(join(path, "destination", key), f"flow network {name!r} decides where copies leave")
         network = declared.objects.get(join("flow_networks", name))
-        remote = session.destination.remote
-        if isinstance(network, FlowNetwork) and network.addresses.first.version != remote.version:
-            why = f"{remote} is IPv{remote.version}, but flow network {name!r} is not"
-            yield Problem(join(path, "destination", "remote"), why)
+        for remote in session.destination.remote:
+            if isinstance(network, FlowNetwork) and network.addresses.first.version != remote.version:
+                why = f"{remote} is IPv{remote.version}, but flow network {name!r} is not"
+                yield Problem(join(path, "destination", "remote"), why)
 
 
 def _shared_vnis(declared: Declared) -> Iterator[Problem]:
@@ -305,10 +306,13 @@ def _shared_vnis(declared: Declared) -> Iterator[Problem]:
             vni = getattr(end, key)
             if vni is None:
                 continue
-            other, also_shared = first.setdefault((end.netns, end.remote, end.port, vni), (path, shared))
-            if other != path and not (shared and also_shared):
-                lacking = None in (shared, also_shared)
-                remedy = "choose another" if lacking else "set shared_vni = true in both if that is meant"
+            others: dict[str, str] = {}  # what to do about each that sends there, too
+            for remote in end.remote:
+                other, also_shared = first.setdefault((end.netns, remote, end.port, vni), (path, shared))
+                if other != path and not (shared and also_shared):
+                    lacking = None in (shared, also_shared)
+                    others[other] = "choose another" if lacking else "set shared_vni = true in both if that is meant"
+            for other, remedy in others.items():
                 why = f"{other} sends to the same remote, port and VNI; {remedy}"
                 yield Problem(join(path, "destination", key), why)
 

@@ -69,6 +69,22 @@ class Path(NamedTuple):
     netns: str = ""  # in which network namespace, as the configuration names it; "": the daemon's
 
 
+class Collector(NamedTuple):
+    """Who is at the end of a path, and how it is known whether it is there: `liveness` as in the configuration."""
+
+    path: Path
+    liveness: str
+    protocol: int  # of IP, that copies take,
+    port: int = 0  # and their UDP port
+
+
+class Silence(NamedTuple):
+    """Why a collector is taken for dead. `over`: it is there again, and is waited for a while whether it stays."""
+
+    reason: str
+    over: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """The kernel's answer for a path."""
@@ -101,6 +117,7 @@ class View:
     routes: Mapping[Path, Route] = field(default_factory=dict)  # of the paths asked for; without those that have none
     unreached: Mapping[Path, str] = field(default_factory=dict)  # those that have none, and why
     addresses: frozenset[IPv4Address | IPv6Address] = frozenset()  # that can be used; link-local ones name their device
+    silent: Mapping[Collector, Silence] = field(default_factory=dict)  # those that are taken for dead
     leases: Mapping[str, Lease] = field(default_factory=dict)  # of the flow networks, by name
     netns: Netns | None = None  # None: the daemon's own, by whatever name
     namespaces: Mapping[str, View] = field(default_factory=dict)  # the others, as the configuration names them

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import NamedTuple
 
-from mirrord.control.host.view import AbsentError, Lease, Link, Path, View
+from mirrord.control.host.view import AbsentError, Collector, Lease, Link, View
 from mirrord.control.planning import sources
 from mirrord.control.planning.blind_spots import blind_spots
 from mirrord.control.planning.destinations import way_out
@@ -22,8 +22,8 @@ from mirrord.control.planning.overlap import end_of
 from mirrord.control.planning.received import too_narrow
 from mirrord.control.planning.selection import Selections, taken_off
 from mirrord.control.planning.ways_in.common import Asked
-from mirrord.control.planning.ways_out.common import WayOut, shaping
-from mirrord.control.planning.ways_out.tunnel import path
+from mirrord.control.planning.ways_out.common import RemoteState, WayOut, shaping
+from mirrord.control.planning.ways_out.tunnel import collectors
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.forward import encap
 from mirrord.errors import Refused
@@ -39,7 +39,7 @@ from mirrord.model import (
     TunnelDestination,
     TunnelSource,
 )
-from mirrord.plans import DevicePlan, FilePlan, ForwardPlan, Netns, NowherePlan, PipelinePlan, TunnelPlan
+from mirrord.plans import DevicePlan, FilePlan, ForwardPlan, Netns, NowherePlan, PipelinePlan, RemotesPlan, TunnelPlan
 
 NO_LEASES: Mapping[str, Lease] = {}
 WITHOUT_ETHERNET = "ip"  # what a source's link is where it is not Ethernet
@@ -78,6 +78,7 @@ class Entry:
     notes: tuple[Finding, ...] = ()  # of the session, with the first of its sources
     cause: Finding | None = None  # why it cannot run, or why no copy gets anywhere for now, though the pipeline runs
     bypassed: bool = False  # frames of the source do not come to the tap: a warning says which
+    remotes: tuple[RemoteState, ...] = ()  # how a tunnel's collectors are
 
     @property
     def trouble(self) -> str:
@@ -88,13 +89,16 @@ class Entry:
 # --- what should run ---
 
 
-def paths(config: Config, leases: Mapping[str, Lease] = NO_LEASES) -> frozenset[Path]:
-    """The ways out whose routes a plan needs to know."""
+def all_collectors(
+    config: Config, leases: Mapping[str, Lease] = NO_LEASES, *, active: bool = False
+) -> frozenset[Collector]:
+    """Who copies go to: a plan needs to know the routes there. `active`: of sessions that are enabled."""
     return frozenset(
-        path(session.destination, config, leases.get(mirror.flow_network or ""))
+        one
         for mirror in config.mirrors.values()
-        for session in mirror.sessions
+        for session in (mirror.active if active else mirror.sessions)
         if isinstance(session.destination, TunnelDestination)
+        for one in collectors(session.destination, config, leases.get(mirror.flow_network or ""))
     )
 
 
@@ -256,7 +260,19 @@ def _entry(
     if isinstance(way.transmit, NowherePlan):
         why = way.trouble.problem if way.trouble else ""
         return Entry(key, "waiting", why, pipeline, guest, about, warnings, cause=way.trouble)
-    return Entry(key, "up", "", pipeline, guest, about, warnings, limit, cause=way.trouble, bypassed=bypassed)
+    return Entry(
+        key,
+        "up",
+        "",
+        pipeline,
+        guest,
+        about,
+        warnings,
+        limit,
+        cause=way.trouble,
+        bypassed=bypassed,
+        remotes=way.remotes,
+    )
 
 
 def _way_out(
@@ -297,7 +313,9 @@ def _refuse_the_source(session: Session, source: Link, view: View) -> None:
 
 
 def _limit(config: Config, session: Session, view: View, leased: Lease | None) -> Limit | None:
-    """The circuit breaker's; None without one, or without a route."""
+    """The circuit breaker's; None without one, or without a route. Of several collectors' links it is the first one's
+    that there is a route to.
+    """
     to = session.destination
     if not session.pause_above or isinstance(to, FileDestination | PcapDestination):
         return None
@@ -305,7 +323,8 @@ def _limit(config: Config, session: Session, view: View, leased: Lease | None) -
     if isinstance(to, DeviceDestination):
         return Limit(to.device, there.netns, session.pause_above, session.overload == "flows")
     assert isinstance(to, TunnelDestination)  # there are no others
-    route = there.routes.get(path(to, config, leased))
+    routes = (there.routes.get(one.path) for one in collectors(to, config, leased))
+    route = next((one for one in routes if one is not None), None)
     link = None if route is None else there.by_index.get(route.device)
     return None if link is None else Limit(link.name, there.netns, session.pause_above, session.overload == "flows")
 
@@ -390,7 +409,7 @@ def _renamed(old: Mapping[Key, PipelinePlan], actions: list[Action]) -> list[Act
 
 def _on_its_way(before: PipelinePlan, plan: PipelinePlan) -> PipelinePlan:
     """The plan, with the source address in use where none is known: without a route it is not a new one; nor is it
-    where the destination has gone.
+    where the destination has gone. Of several collectors each finds its own way.
     """
     used, wanted = before.transmit, plan.transmit
     if isinstance(wanted, NowherePlan) and isinstance(used, DevicePlan):  # its socket stays, nothing is sent
@@ -406,8 +425,9 @@ def _as(before: PipelinePlan, plan: PipelinePlan) -> PipelinePlan:
     """What runs, with the selection, the forward step and a tunnel's next hop of the plan, what it counts and keeps."""
     transmit = before.transmit
     if isinstance(transmit, TunnelPlan) and isinstance(plan.transmit, TunnelPlan):
-        way = plan.transmit
-        transmit = replace(transmit, hop=way.hop, gso=way.gso, overtakes=way.overtakes)
+        transmit = transmit.by_the_way_of(plan.transmit)
+    if isinstance(transmit, RemotesPlan) and isinstance(plan.transmit, RemotesPlan):
+        transmit = replace(transmit, remotes=plan.transmit.remotes)
     capture = replace(before.capture, selection=plan.capture.selection)
     counted, recorder = plan.count_rules_of, plan.recorder
     return replace(

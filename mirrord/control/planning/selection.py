@@ -217,18 +217,21 @@ def _tunnels_of(session: model.Session) -> Iterator[Guard]:
     to, source = session.destination, session.source
     match to:
         case model.VxlanDestination() | model.GeneveDestination():
-            for vni in _both(to.vni, to.vni_egress):
-                yield Guard(to.remote, IPPROTO_UDP, to.port, by_vni(vni))
+            for remote in to.remote:
+                for vni in _both(to.vni, to.vni_egress):
+                    yield Guard(remote, IPPROTO_UDP, to.port, by_vni(vni))
         case model.GreDestination():
-            for key in _both(to.key, to.key_egress):
-                yield from (Guard(to.remote, IPPROTO_GRE, None, words) for words in by_gre(ETH_P_TEB, key))
+            for remote in to.remote:
+                for key in _both(to.key, to.key_egress):
+                    yield from (Guard(remote, IPPROTO_GRE, None, words) for words in by_gre(ETH_P_TEB, key))
         case model.PcapDestination():
             address, port = to.end
             yield from (Guard(ip_address(address), IPPROTO_TCP, None, words) for words in by_port(port))
         case model.ErspanDestination():
             protocol = ETH_P_ERSPAN_III if to.erspan_type == "III" else ETH_P_ERSPAN
-            for number in _both(None if to.erspan_type == "I" else to.session_id, to.session_id_egress):
-                yield Guard(to.remote, IPPROTO_GRE, None, by_erspan(protocol, number))
+            for remote in to.remote:
+                for number in _both(None if to.erspan_type == "I" else to.session_id, to.session_id_egress):
+                    yield Guard(remote, IPPROTO_GRE, None, by_erspan(protocol, number))
     match source:
         case model.TzspSource():
             yield Guard(source.local, IPPROTO_UDP, source.port, ())

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from mirrord.control.configuration.config import Loaded
-from mirrord.control.host.view import AbsentError, View
+from mirrord.control.host.view import AbsentError, Collector, View
 from mirrord.control.planning.finding import ERROR, WARNING, Finding, tool
 from mirrord.control.planning.leases import lease
-from mirrord.control.planning.ways_out.tunnel import path
+from mirrord.control.planning.ways_out.tunnel import collectors
 from mirrord.control.reporting.metrics import Reload, Row, WorkerState
 from mirrord.control.reporting.probes import Host, Kept
 from mirrord.dataplane.counters import DROPPED, Slot
@@ -177,8 +177,11 @@ def _about(config: Config, session: Session, row: Row, view: View, host: Host) -
     yield from row.entry.warnings
     yield from row.entry.notes
     yield from _offloaded(session, row, view, host)
-    if isinstance(session.destination, TunnelDestination) and cause is None:
-        yield from _next_hop(config, row, session.destination, view, host)
+    if isinstance(session.destination, TunnelDestination):
+        ways = _ways(config, row, session.destination, view)
+        if cause is None:
+            yield from _next_hop(row, session.destination, ways, host)
+        yield from _unbound(ways, host)
     yield from _coarse(session, row, host)
     yield from _space(row, host)
     yield from _kept(row, host)
@@ -209,14 +212,32 @@ def _offloaded(session: Session, row: Row, view: View, host: Host) -> Iterator[F
         yield Finding(WARNING, "offloaded_flows", problem, remedy)
 
 
-def _next_hop(config: Config, row: Row, to: TunnelDestination, view: View, host: Host) -> Iterator[Finding]:
-    """What the kernel knows of the next hop already, before a session's copies are lost for it."""
+def _ways(config: Config, row: Row, to: TunnelDestination, view: View) -> Sequence[Collector]:
     try:
-        way = path(to, config, lease(config, row.entry.key.mirror, view))
+        return collectors(to, config, lease(config, row.entry.key.mirror, view))
     except (AbsentError, Refused):
-        return  # the session's own reason tells it
-    hop = host.hops.get(way)
-    if hop and hop.state in ("incomplete", "failed"):
+        return ()  # the session's own reason tells it
+
+
+def _unbound(ways: Sequence[Collector], host: Host) -> Iterator[Finding]:
+    """Collectors that are there, and have no socket for what is sent to them."""
+    for one in ways:
+        if one in host.unbound:
+            to = f"UDP port {one.port}" if one.port else f"IP protocol {one.protocol}"
+            problem = (
+                f"{one.path.remote} says that its {host.unbound[one]} is unreachable: nothing is bound to {to} there"
+            )
+            remedy = "nothing, where a sensor reads the NIC, which takes no socket; else start the receiver"
+            yield Finding(WARNING, "unbound", problem, remedy)
+
+
+def _next_hop(row: Row, to: TunnelDestination, ways: Sequence[Collector], host: Host) -> Iterator[Finding]:
+    """What the kernel knows of the next hop already, before a session's copies are lost for it."""
+    told = {one.remote for one in row.entry.remotes if not one.up}
+    for way in (one.path for one in ways):
+        hop = host.hops.get(way)
+        if hop is None or hop.state not in ("incomplete", "failed") or way.remote in told:
+            continue
         what = "the remote" if hop.address == way.remote else f"the next hop to {way.remote},"
         problem = f"{what} {hop.address} does not answer on {hop.device}: its MAC address is not known"
         ask = f"{tool('ip', to.netns)} neighbour show dev {hop.device}"

@@ -31,6 +31,7 @@ class Row:
     clients: int | None = None  # of a stream; None where there is none, or it does not run
     queued: int | None = None  # frames that wait for a client to take them; None: the same
     remarks: tuple[str, ...] = ()  # what is not as planned
+    sent: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # copies and bytes, by a tunnel's collector
     memory: int = 0  # bytes of its rings, which others may share, tables and recorder
 
     @property
@@ -111,6 +112,7 @@ class Counts:
         yield _latency(rows, heads)
         up = (f"mirrord_session_up{head}}} {row.state == 'up':d}" for row, head in zip(rows, heads, strict=True))
         yield Family("mirrord_session_up", "gauge", "1 running, 0 waiting or failed.", up)
+        yield from _remotes(rows, heads)
         yield _bypassed(rows, heads)
         yield _ring_fill(rows, heads)
         yield _flows(rows, heads)
@@ -216,6 +218,20 @@ def _buckets(name: str, rows: Iterable[tuple[Row, str]]) -> Iterator[str]:
             yield f'{name}_bucket{head},le="{bound}"}} {below}'
         yield f"{name}_count{head}}} {below}"
         yield f"{name}_sum{head}}} {row.counters[Slot.latency_sum] / 1e9!r}"
+
+
+def _remotes(rows: Sequence[Row], heads: Sequence[str]) -> Iterator[Family]:
+    both = list(zip(rows, heads, strict=True))
+    name = "mirrord_remote_up"
+    up = (f'{name}{head},remote="{one.remote}"}} {one.up:d}' for row, head in both for one in row.entry.remotes)
+    yield Family(name, "gauge", "1 while a tunnel's collector is alive, as far as its liveness tells.", up)
+    name = "mirrord_remote_sent_packets"
+    sent = (
+        f'{name}_total{head},remote="{one.remote}"}} {row.sent.get(one.remote, (0, 0))[0]}'
+        for row, head in both
+        for one in row.entry.remotes
+    )
+    yield Family(name, "counter", "Copies accepted for a tunnel's collector.", sent)
 
 
 def _bypassed(rows: Sequence[Row], heads: Sequence[str]) -> Family:

@@ -22,7 +22,7 @@ from mirrord.control.host import neighbours
 from mirrord.control.host.neighbours import Neighbour
 from mirrord.control.host.offloaded import with_offloaded_flows
 from mirrord.control.host.rtnetlink import NEIGHBOUR, NUMBER, Rtnetlink, attribute
-from mirrord.control.host.view import Path, View
+from mirrord.control.host.view import Collector, Path, View
 from mirrord.control.planning.plan import Key
 from mirrord.control.reporting.metrics import Row
 from mirrord.dataplane import native
@@ -76,6 +76,9 @@ class ControlSocket(NamedTuple):
     group: str
 
 
+NOBODY: Mapping[Collector, str] = {}
+
+
 @dataclass(frozen=True, slots=True)
 class Host:
     """What the probes found."""
@@ -88,15 +91,19 @@ class Host:
     coarse: frozenset[Key] = frozenset()  # whose filter the kernel cannot run as it is
     space: Mapping[str, Space] = field(default_factory=dict)  # of the directories that sessions write to
     kept: Mapping[Key, Kept] = field(default_factory=dict)  # of sessions that write files
+    unbound: Mapping[Collector, str] = field(
+        default_factory=dict
+    )  # that said it of a port or protocol: which of the two
     offloaded: frozenset[int] = frozenset()  # indexes of sources, here, whose NIC handles flows by itself
 
 
-def look(daemon: Daemon, view: View, rows: Sequence[Row]) -> Host:
+def look(daemon: Daemon, view: View, rows: Sequence[Row], unbound: Mapping[Collector, str] = NOBODY) -> Host:
     """Ask everything once. OSError where not even a socket can be had."""
     plans = {row.entry.key: row.entry.pipeline for row in rows if row.entry.pipeline is not None}
     captures = {key: plan.capture for key, plan in plans.items()}
     directories = {plan.transmit.directory for plan in plans.values() if isinstance(plan.transmit, FilePlan)}
     return Host(
+        unbound=unbound,
         native_missing=native.missing,
         lacking=frozenset(name for name, there in FEATURES.items() if not there()),
         optmem_max=_optmem_max(),

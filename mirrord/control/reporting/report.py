@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mirrord.control.planning.plan import Key
@@ -12,8 +12,11 @@ from mirrord.dataplane.counters import Slot
 Rates = dict[Key, tuple[float, float]]
 """Mirrored frames and sent bits a second."""
 
+RemoteRates = Mapping[Key, Mapping[str, float]]
+"""Sent bits a second by collector, of those sessions and sources that have several."""
 
-def session(row: Row, rates: Rates) -> dict[str, Any]:
+
+def session(row: Row, rates: Rates, remote_rates: RemoteRates) -> dict[str, Any]:
     """One session on one source device."""
     told = (*(row.entry.warnings if row.state == "up" else ()), *row.entry.notes)
     frames, bits = rates.get(row.entry.key, (0.0, 0.0))
@@ -27,11 +30,28 @@ def session(row: Row, rates: Rates) -> dict[str, Any]:
         "bits_per_second": round(bits, 1),
         "memory_bytes": row.memory,
         "counters": counters(row),
+        **({"remotes": list(_remotes(row, bits, remote_rates))} if row.entry.remotes else {}),
         **({} if row.flows is None else {"flows": row.flows}),
         **({} if row.sampling_rate is None else {"sampling_rate": row.sampling_rate}),
         **({} if row.clients is None else {"clients": row.clients, "queued_frames": row.queued}),
         **({"rules": {str(rule): count for rule, count in row.rules.items()}} if row.rules else {}),
     }
+
+
+def _remotes(row: Row, all_bits: float, remote_rates: RemoteRates) -> Iterator[dict[str, Any]]:
+    """How each of its collectors is, and what it was sent."""
+    several = remote_rates.get(row.entry.key, {})
+    for one in row.entry.remotes:
+        packets, octets = row.sent.get(one.remote, (0, 0))
+        bits = several.get(one.remote, 0.0) if len(row.entry.remotes) > 1 else all_bits
+        yield {
+            "remote": one.remote,
+            "up": one.up,
+            "reason": one.reason,
+            "bits_per_second": round(bits, 1),
+            "sent_packets": packets,
+            "sent_bytes": octets,
+        }
 
 
 def counters(row: Row) -> dict[str, Any]:
@@ -50,3 +70,8 @@ def rates(gains: Mapping[Key, Sequence[int]], seconds: float) -> Rates:
     return {
         key: (max(gain[Slot.mirrored], 0) / seconds, gain[Slot.sent_bytes] * 8 / seconds) for key, gain in gains.items()
     }
+
+
+def remote_rates(gains: Mapping[Key, Mapping[str, int]], seconds: float) -> RemoteRates:
+    """The same by collector, from bytes."""
+    return {key: {remote: octets * 8 / seconds for remote, octets in gained.items()} for key, gained in gains.items()}

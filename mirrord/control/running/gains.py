@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from mirrord.control.planning.plan import Key
 from mirrord.control.running.record import Running
 from mirrord.control.running.totals import Counts, Totals
+from mirrord.dataplane.counters import RemoteCounts
+from mirrord.plans import RemotesPlan
 
 
 class Gains:
@@ -34,3 +36,21 @@ class Gains:
             if before is not None and now != before:
                 gains[key] = tuple([after - earlier for after, earlier in zip(now, before, strict=True)])
         return gains
+
+
+class SentGains:
+    """What was sent to each collector of those sessions that have several, since they were last looked at."""
+
+    def __init__(self) -> None:
+        self._before: dict[Key, RemoteCounts] = {}
+
+    def look(self, running: Mapping[Key, Running], totals: Totals) -> dict[Key, dict[str, int]]:
+        """Bytes by collector. A session's first look tells nothing."""
+        before = self._before
+        several = {key: one for key, one in running.items() if isinstance(one.plan.transmit, RemotesPlan)}
+        self._before = {key: totals.sent_of(key, one.sent()) for key, one in several.items()}
+        return {
+            key: {remote: octets - before[key].get(remote, (0, 0))[1] for remote, (_, octets) in sent.items()}
+            for key, sent in self._before.items()
+            if key in before
+        }

@@ -19,7 +19,7 @@ from mirrord.control.reporting.metrics import Row
 from mirrord.control.running import rows
 from mirrord.control.running.breaker import Verdict
 from mirrord.control.running.duplicates import Groups
-from mirrord.control.running.gains import Gains
+from mirrord.control.running.gains import Gains, SentGains
 from mirrord.control.running.governor import Load
 from mirrord.control.running.held_devices import HeldDevices
 from mirrord.control.running.live import Live
@@ -82,7 +82,7 @@ class Pipelines:
         self._errors: dict[Key, tuple[str, str]] = {}  # of what should run and does not: its state, and why
         self._verdicts: dict[Key, Verdict] = {}  # of the circuit breaker
         self._totals = Totals()
-        self._gains = Gains()
+        self._gains, self._sent_gains = Gains(), SentGains()
 
     def clean_up(self) -> None:
         """Take away what a daemon that was killed left on the host's devices."""
@@ -209,7 +209,7 @@ class Pipelines:
         for key, reason in reasons.items():
             with self._lock:
                 ended = self._running.pop(key)
-                self._totals.add(key, ended.counters(), ended.rule_counts())
+                self._totals.add(key, ended.counters(), ended.rule_counts(), ended.sent())
             log.info("session down", **key._asdict(), **({"reason": reason} if reason else {}))
 
     def stop(self) -> None:
@@ -289,6 +289,11 @@ class Pipelines:
         """What each planned session and source has counted since this was last asked, where that is anything."""
         with self._lock:
             return self._gains.look(self._planned.entries, self._running, self._totals)
+
+    def sent_gains(self) -> dict[Key, dict[str, int]]:
+        """Bytes sent to each collector since this was last asked, of those that run and have several."""
+        with self._lock:
+            return self._sent_gains.look(self._running, self._totals)
 
     def ring_fills(self, keys: Iterable[Key]) -> dict[Key, float]:
         """How full the rings of some have been of late; of those that run and have one."""

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from mirrord.control.running.totals import Counts, RuleCounts
 from mirrord.control.running.workers import stall
-from mirrord.dataplane.counters import Slot
+from mirrord.dataplane.counters import RemoteCounts, Slot
 from mirrord.dataplane.pipeline import Pipeline
 from mirrord.dataplane.worker import Worker
-from mirrord.plans import PipelinePlan
+from mirrord.plans import PipelinePlan, RemotesPlan, TunnelPlan
 
 NO_TABLE = "no memory for its table of flows (daemon.memory_limit): every flow is mirrored whole"
 NO_CONNECTIONS = "no memory to follow connections in (daemon.memory_limit): all payload is zeros"
@@ -28,6 +28,14 @@ class Condition(NamedTuple):
     thinned: int = 0  # the sampling rate in force, where fewer conversations are mirrored than planned
     short_ring: str = ""  # how much of the ring could be had, where not all of it could
     shortages: tuple[str, ...] = ()  # what there is no memory for
+
+
+def remotes_of(plan: PipelinePlan) -> tuple[str, ...]:
+    """The addresses of the collectors, by their places; none where copies go elsewhere."""
+    transmit = plan.transmit
+    if isinstance(transmit, TunnelPlan):
+        return (transmit.remote,)
+    return transmit.addresses if isinstance(transmit, RemotesPlan) else ()
 
 
 WELL = Condition()
@@ -161,6 +169,11 @@ class Running:
     def counters(self) -> list[Counts]:
         """The counters of each pipeline as they are now."""
         return [pipeline.counters.snapshot() for pipeline, _ in self.placed]
+
+    def sent(self) -> list[RemoteCounts]:
+        """What each pipeline sent to each collector."""
+        remotes = remotes_of(self.plan)
+        return [pipeline.counters.sent(remotes) for pipeline, _ in self.placed] if remotes else []
 
     def rule_counts(self) -> list[RuleCounts]:
         """What the rules of each pipeline matched."""

@@ -45,12 +45,13 @@ def row(entry: Entry, runs: Running | None, error: tuple[str, str] | None, verdi
     is_now = state(entry, runs, error, verdict)
     if runs is None:
         nobody = 0 if entry.pipeline is not None and isinstance(entry.pipeline.transmit, PcapPlan) else None
-        return Row(entry, *is_now, totals.of(entry.key), rules, clients=nobody, queued=nobody)
+        sent = totals.sent_of(entry.key)
+        return Row(entry, *is_now, totals.of(entry.key), rules, clients=nobody, queued=nobody, sent=sent)
     counters = totals.of(entry.key, runs.counters())
     return Row(
         entry, *is_now, counters, rules, runs.captures_by, runs.ring_fill,
         flows=runs.flows, sampling_rate=runs.sampling_rate, remarks=tuple(_remarks(runs.condition())),
-        memory=runs.memory, clients=runs.clients, queued=runs.queued,
+        sent=totals.sent_of(entry.key, runs.sent()), memory=runs.memory, clients=runs.clients, queued=runs.queued,
     )  # fmt: skip
 
 

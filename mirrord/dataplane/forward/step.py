@@ -17,7 +17,7 @@ from itertools import count
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
-from mirrord.dataplane.counters import Slot
+from mirrord.dataplane.counters import MOST_REMOTES, Slot
 from mirrord.dataplane.filter.rules import Selection, decide
 from mirrord.dataplane.forward.connections import EVERYTHING, NOTHING, Connections, Shown
 from mirrord.dataplane.forward.conversation import Conversations
@@ -28,6 +28,7 @@ from mirrord.dataplane.forward.inside import frame_inside
 from mirrord.dataplane.forward.overload import Thinning
 from mirrord.dataplane.forward.own_copies import OwnCopies
 from mirrord.dataplane.forward.payload import hide
+from mirrord.dataplane.forward.remotes import recipients
 from mirrord.dataplane.frame.extent import headers_end
 from mirrord.dataplane.frame.headers import Headers, flow_hash, parse
 from mirrord.dataplane.frame.segment import MalformedError
@@ -82,6 +83,7 @@ class Outcome(NamedTuple):
     unfollowed: int = 0  # 1 when that is because its connection's beginning, or a part of it, was not seen
     unplaced: int = 0  # 1 for a later fragment placed by a guess: its first one is not known
     flow_table_full: int = 0  # 1 for one that passed because its flow had no place
+    to: tuple[int, ...] = ()  # the places of the collectors that each of the copies is for; (0,) where there is one
 
 
 @dataclass(slots=True)
@@ -96,11 +98,13 @@ class State:
 
 
 class Numbering:
-    """Numbers for the copies of one session, one up with each, whichever of its pipelines makes it."""
+    """Numbers for the copies of one session, one up with each, whichever of its pipelines makes it; for each of the
+    collectors that conversations are spread over its own, so that none is missing there.
+    """
 
     def __init__(self) -> None:
-        self.numbers = count()
-        self.row = array("I", [0])  # the native core's next one
+        self.numbers = tuple(count() for _ in range(MOST_REMOTES))
+        self.row = array("I", [0] * MOST_REMOTES)  # the native core's next ones
 
 
 class _Parsed(NamedTuple):
@@ -148,15 +152,16 @@ class Forward:
             if plan.inside is None:
                 self._show(*mirrored)  # what comes after is to be known
             return Outcome(reason=plan.blocked)
-        unplaced = False
+        unplaced, conversation = False, 0
         if plan.overload:
             with self.state.lock:
                 self.state.thinning.tick(frame.time, (plan.rate_limit, plan.packet_limit))
-        if plan.sampling_rate > 1 or plan.overload:
+        if plan.sampling_rate > 1 or plan.overload or (plan.remotes and not plan.spread_all):
             conversation, unplaced = self._conversations.hash(meant.headers)
             if (conversation & 0xFFFFFFFF) % self.sampling_rate:
                 return Outcome(reason=Slot.skipped_sampled_out, unplaced=unplaced)
-        outcome = self._sampled_in(meant if plan.inside is not None and plan.inside.strip else mirrored, meant)
+        to = recipients(plan, conversation)
+        outcome = self._sampled_in(meant if plan.inside is not None and plan.inside.strip else mirrored, meant, to)
         return outcome._replace(unplaced=unplaced | outcome.unplaced) if unplaced else outcome
 
     @property
@@ -174,27 +179,37 @@ class Forward:
         """How many flows are known."""
         return 0 if self._flows is None else len(self._flows)
 
-    def _sampled_in(self, mirrored: _Parsed, meant: _Parsed) -> Outcome:
-        """What becomes of a frame, by the flow that what is meant is of."""
+    def _sampled_in(self, mirrored: _Parsed, meant: _Parsed, to: tuple[int, ...]) -> Outcome:
+        """What becomes of a frame, by the flow that what is meant is of, and for these of the collectors."""
         limit, (frame, headers) = self.plan.flow_limit, meant
         hashed, shown = flow_hash(headers), self._show(*mirrored)
         if limit is None:
             self._flows = None
-            return self._copied(*mirrored, hashed, shown, None, spent=False)
+            return self._copied(*mirrored, hashed, shown, None, to, spent=False)
         if self._flows is None:
             self._flows = Flows()
         flow, full, guessed = self._flows.find(limit, headers, frame.data, frame.time)
         spent = flow is not None and flow.spent(limit) and not passes(headers, frame.data)
         if spent and not limit.headers:
             return Outcome(reason=Slot.skipped_flow_limit, unplaced=guessed)
-        outcome = self._copied(*mirrored, hashed, shown, flow, spent=spent)
+        outcome = self._copied(*mirrored, hashed, shown, flow, to, spent=spent)
         return outcome._replace(unplaced=guessed, flow_table_full=full)
 
     def _copied(
-        self, frame: Frame, headers: Headers, hashed: int, shown: Shown, flow: Flow | None, *, spent: bool
+        self,
+        frame: Frame,
+        headers: Headers,
+        hashed: int,
+        shown: Shown,
+        flow: Flow | None,
+        to: tuple[int, ...],
+        *,
+        spent: bool,
     ) -> Outcome:
         """The copies of a frame; when its flow is spent, of its headers alone."""
         plan = self.plan
+        frame_limit, longest = plan.bounds(to)
+        numbers = self._numbers[0 if plan.spread_all else to[0]]
         if len(frame.data) < ETH_HEADER:
             return Outcome(reason=Slot.dropped_malformed)
         try:
@@ -217,28 +232,31 @@ class Forward:
             kept = [
                 data[: _headers_end(whole, before)] for data, whole, before in zip(kept, frames, rebuilt, strict=True)
             ]
-        limits = [self._limit(data) for data in frames]
+        limits = [self._limit(data, frame_limit) for data in frames]
         over = [limit > 0 and len(data) > limit for data, limit in zip(kept, limits, strict=True)]
         if plan.on_mtu_exceeded is OnMtuExceeded.drop and any(over):
             return Outcome(reason=Slot.dropped_mtu_exceeded)
         if plan.on_mtu_exceeded is OnMtuExceeded.truncate:
             kept = [data[:limit] if limit else data for data, limit in zip(kept, limits, strict=True)]
-        if 0 < plan.longest < max(map(len, kept)):
+        if 0 < longest < max(map(len, kept)):
             return Outcome(reason=Slot.dropped_mtu_exceeded)
-        size = sum(map(len, kept)) + len(kept) * (len(plan.template.header) + plan.overhead)
-        if (plan.rate_limit or plan.packet_limit) and not self._take(size, len(kept), frame.time):
+        each = sum(map(len, kept)) + len(kept) * len(plan.template.header)
+        size = len(to) * each + len(kept) * sum(map(plan.overhead_of, to))
+        if (plan.rate_limit or plan.packet_limit) and not self._take(size, len(to) * len(kept), frame.time):
             return Outcome(reason=Slot.skipped_rate_limited)
         vlan = headers.tags[0].vid if headers.tags else None
         cut = [len(frame.data) < frame.length or len(k) < len(data) for k, data in zip(kept, frames, strict=True)]
         copies = []
         for data, before, truncated in zip(kept, frames, cut, strict=True):
             original = len(before) + max(frame.length - len(frame.data), 0)
-            facts = Facts(next(self._numbers), vlan, truncated, frame.egress, frame.time, len(data), original)
+            facts = Facts(next(numbers), vlan, truncated, frame.egress, frame.time, len(data), original)
             if self.recorder is not None:
                 self.recorder.add(data, facts)
             copies.append(Copy(plan.template.fill(facts) + data, hashed, plan.template.trailer(facts)))
         fragmented = sum(over) if plan.on_mtu_exceeded is OnMtuExceeded.fragment else 0
-        return Outcome(tuple(copies), None, sum(cut), int(len(copies) > 1), fragmented, zeroed, int(shown.unfollowed))
+        return Outcome(
+            tuple(copies), None, sum(cut), int(len(copies) > 1), fragmented, zeroed, int(shown.unfollowed), to=to
+        )
 
     def _show(self, frame: Frame, headers: Headers) -> Shown:
         """How much of the payload may leave."""
@@ -285,11 +303,11 @@ class Forward:
             return None if end is None else end + plan.past_headers
         return plan.snaplen + (TAG if plan.push_tag else 0) if plan.snaplen else None
 
-    def _limit(self, data: bytes) -> int:
+    def _limit(self, data: bytes, frame_limit: int) -> int:
         """The longest frame for the path; a device takes one 802.1Q tag over its MTU (packet_snd in the kernel)."""
         plan = self.plan
         tagged = not plan.template.header and not plan.strip_ethernet and data[12:14] == _TPIDS[0]
-        return plan.frame_limit and plan.frame_limit + (TAG if tagged else 0)
+        return frame_limit and frame_limit + (TAG if tagged else 0)
 
     def _take(self, size: int, packets: int, time: int) -> bool:
         """Take a frame's bytes and copies out of the buckets: allowed while none in force is empty, so that each may

@@ -184,7 +184,7 @@ _MASK = (1 << 64) - 1
 _UNKNOWN = 0x10000  # no protocol
 
 
-def _mix(value: int) -> int:
+def mix(value: int) -> int:
     """Spread 64 bits over 64 bits (the finalizer of MurmurHash3, Austin Appleby, public domain)."""
     value ^= value >> 33
     value = value * 0xFF51AFD7ED558CCD & _MASK
@@ -211,7 +211,7 @@ def pair_hash(headers: Headers, *, ported: bool) -> int:
     source = _endpoint(headers.source, headers.source_port or 0 if ported else 0)
     destination = _endpoint(headers.destination, headers.destination_port or 0 if ported else 0)
     less, more = sorted((source, destination))
-    return _mix(less * 0xC2B2AE3D27D4EB4F + more + (_kind(headers) << 32) & _MASK)
+    return mix(less * 0xC2B2AE3D27D4EB4F + more + (_kind(headers) << 32) & _MASK)
 
 
 def flow_hash(headers: Headers) -> int:

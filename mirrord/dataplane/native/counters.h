@@ -43,6 +43,9 @@ enum slot {
 	NO_REASON = -1,
 };
 
+/* counters.py: ROW. Behind the slots, for each of the collectors by its place, copies and bytes that were accepted. */
+enum { MAX_REMOTES = 16, REMOTE_PACKETS = SLOTS, REMOTE_BYTES, COUNTER_ROW = SLOTS + 2 * MAX_REMOTES };
+
 /* counters.py: Seen, what a tap counts itself. */
 enum seen { SEEN_TAKEN, SEEN_LOST, SEEN_READ, SEEN_READ_BYTES, SEENS };
 

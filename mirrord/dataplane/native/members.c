@@ -17,6 +17,7 @@ struct staged *new_staged(void)
 static void begin_batch(struct work *work, struct pipeline *pipeline)
 {
 	struct batch *batch = work->batch;
+	struct exits *exits = pipeline->exits;
 
 	batch->count = 0;
 	if (pipeline->file.output) {
@@ -26,9 +27,10 @@ static void begin_batch(struct work *work, struct pipeline *pipeline)
 		batch->flush = queue_batch;
 		batch->context = &pipeline->queued;
 	} else {
-		begin_turn(pipeline->transmit, work->outgoing, work->turn);
+		for (uint32_t n = 0; n < exits->count; n++)
+			begin_turn(&exits->transmits[n], work->outgoing, work->turn);
 		batch->flush = send_batch;
-		batch->context = pipeline->transmit;
+		batch->context = exits;
 	}
 }
 

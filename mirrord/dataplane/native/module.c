@@ -10,7 +10,8 @@
 typedef struct {
 	PyObject_HEAD
 	struct pipeline pipeline;
-	Py_buffer counters, sequence, output, queues, tx_ring;
+	Py_buffer counters, sequence, output, queues;
+	Py_buffer *tx_rings; /* one for each way, empty where it has none */
 	PyObject *callback; /* gives the next file, or a lane its socket */
 	PyObject *beside; /* whose state it shares, or NULL */
 	PyObject *leader; /* whose way out it shares, or NULL */
@@ -31,11 +32,11 @@ static void call_next_file(void *self)
 	PyGILState_Release(state);
 }
 
-static void call_open_lane(void *self, uint32_t lane)
+static void call_open_lane(void *self, uint32_t place, uint32_t lane)
 {
 	PyGILState_STATE state = PyGILState_Ensure();
-	struct transmit *transmit = &((Pipeline *)self)->pipeline.own_transmit;
-	PyObject *opened = PyObject_CallFunction(((Pipeline *)self)->callback, "I", lane);
+	struct transmit *transmit = &((Pipeline *)self)->pipeline.own_exits.transmits[place];
+	PyObject *opened = PyObject_CallFunction(((Pipeline *)self)->callback, "II", place, lane);
 
 	if (!opened || !open_lane(opened, transmit, lane))
 		PyErr_WriteUnraisable(((Pipeline *)self)->callback);
@@ -69,10 +70,10 @@ static bool open_queues(Pipeline *self, PyObject *queues)
 
 static PyObject *Pipeline_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
-	static char *names[] = { "plan", "way", "counters", "sequence", "output", "queues", "callback", NULL };
-	PyObject *plan, *way, *counters, *sequence, *output, *queues, *callback;
+	static char *names[] = { "plan", "ways", "counters", "sequence", "output", "queues", "callback", NULL };
+	PyObject *plan, *ways, *counters, *sequence, *output, *queues, *callback;
 
-	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$OOOOOOO", names, &plan, &way, &counters, &sequence,
+	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$OOOOOOO", names, &plan, &ways, &counters, &sequence,
 					 &output, &queues, &callback))
 		return NULL;
 	allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
@@ -81,27 +82,31 @@ static PyObject *Pipeline_new(PyTypeObject *type, PyObject *arguments, PyObject 
 		return NULL;
 	struct pipeline *pipeline = &self->pipeline;
 	if (!read_plan(plan, Py_None, Py_None, &pipeline->plan) ||
-	    !read_way(way, &pipeline->own_transmit, &self->tx_ring) ||
+	    !read_ways(ways, &pipeline->own_exits, &self->tx_rings) ||
 	    PyObject_GetBuffer(counters, &self->counters, PyBUF_WRITABLE) < 0 ||
 	    PyObject_GetBuffer(sequence, &self->sequence, PyBUF_WRITABLE) < 0 ||
 	    (output != Py_None && !open_output(self, output)) || (queues != Py_None && !open_queues(self, queues)))
 		goto failed;
-	if (!pipeline->file.output && !pipeline->queued.queues && !pipeline->own_transmit.lanes) {
+	bool sends = pipeline->plan.remotes.count || pipeline->own_exits.transmits->lanes;
+	if (!pipeline->file.output && !pipeline->queued.queues && !sends) {
 		PyErr_SetString(PyExc_ValueError, "neither sockets, an output nor queues");
 		goto failed;
 	}
-	if (self->counters.len != SLOTS * (Py_ssize_t)sizeof(uint64_t) || self->sequence.len != sizeof(uint32_t)) {
+	if (self->counters.len != COUNTER_ROW * (Py_ssize_t)sizeof(uint64_t) ||
+	    self->sequence.len != MAX_REMOTES * sizeof(uint32_t)) {
 		PyErr_SetString(PyExc_ValueError, "memory of the wrong size");
 		goto failed;
 	}
 	pipeline->counters = self->counters.buf;
 	self->callback = Py_NewRef(callback);
-	pipeline->transmit = &pipeline->own_transmit;
-	pipeline->transmit->open_lane = call_open_lane;
-	pipeline->transmit->context = self;
-	pipeline->transmit->overhead = pipeline->plan.overhead;
+	pipeline->exits = &pipeline->own_exits;
+	for (uint32_t n = 0; n < pipeline->exits->count; n++) {
+		pipeline->exits->transmits[n].open_lane = call_open_lane;
+		pipeline->exits->transmits[n].context = self;
+	}
+	follow_plan(pipeline->exits, &pipeline->plan);
 	fill_buckets(&pipeline->plan, &pipeline->own);
-	pipeline->own.sequence = self->sequence.buf;
+	pipeline->own.sequences = self->sequence.buf;
 	pipeline->state = &pipeline->own;
 	return (PyObject *)self;
 failed:
@@ -119,7 +124,7 @@ static void Pipeline_dealloc(PyObject *object)
 	PyBuffer_Release(&self->sequence);
 	PyBuffer_Release(&self->output);
 	PyBuffer_Release(&self->queues);
-	PyBuffer_Release(&self->tx_ring);
+	clear_exits(&self->pipeline.own_exits, self->tx_rings);
 	Py_XDECREF(self->callback);
 	Py_XDECREF(self->beside);
 	Py_XDECREF(self->leader);
@@ -144,45 +149,66 @@ static Pipeline *leader_of(Pipeline *self)
 	return self->leader ? (Pipeline *)self->leader : self;
 }
 
+/* Send by the next ways, which are as many: what the ones before have begun goes on. */
+static void replace_exits(Pipeline *leader, struct exits *next, Py_buffer *rings)
+{
+	struct exits *exits = &leader->pipeline.own_exits;
+
+	for (uint32_t n = 0; n < exits->count; n++) {
+		struct transmit *before = &exits->transmits[n], *after = &next->transmits[n];
+
+		if (rings[n].obj == leader->tx_rings[n].obj)
+			after->ring.next = before->ring.next;
+		after->open_lane = before->open_lane;
+		after->context = before->context;
+		after->outer.id = before->outer.id;
+		after->jammed = before->jammed;
+	}
+	next->outlet = exits->outlet;
+	next->stretch = exits->stretch;
+	clear_exits(exits, leader->tx_rings);
+	leader->tx_rings = rings;
+	*exits = *next;
+}
+
 static PyObject *Pipeline_replace(PyObject *object, PyObject *arguments, PyObject *keywords)
 {
-	static char *names[] = { "plan", "matcher", "recorder", "way", "shares", NULL };
+	static char *names[] = { "plan", "matcher", "recorder", "ways", "shares", NULL };
 	Pipeline *self = (Pipeline *)object;
 	struct pipeline *pipeline = &self->pipeline;
-	PyObject *plan, *matcher, *recorder, *way;
+	PyObject *plan, *matcher, *recorder, *ways;
 	int shares;
-	struct transmit transmit = { .packet = -1 };
+	struct exits exits = { .count = 0 };
 	struct plan next = { 0 };
-	Py_buffer tx_ring = { 0 };
+	Py_buffer *rings = NULL;
+	Pipeline *leader = leader_of(self);
 
-	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$OOOOp", names, &plan, &matcher, &recorder, &way,
+	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$OOOOp", names, &plan, &matcher, &recorder, &ways,
 					 &shares) ||
-	    !read_way(way, &transmit, &tx_ring) || !read_plan(plan, matcher, recorder, &next)) {
-		PyBuffer_Release(&tx_ring);
+	    !read_ways(ways, &exits, &rings) || !read_plan(plan, matcher, recorder, &next) ||
+	    exits.count != leader->pipeline.own_exits.count) {
+		if (!PyErr_Occurred())
+			PyErr_SetString(PyExc_ValueError, "another number of ways");
+		clear_exits(&exits, rings);
 		clear_plan(&next);
 		return NULL;
 	}
-	Pipeline *leader = leader_of(self);
-
-	if (tx_ring.obj == leader->tx_ring.obj)
-		transmit.ring.next = pipeline->transmit->ring.next;
-	PyBuffer_Release(&leader->tx_ring);
-	leader->tx_ring = tx_ring;
 	replace_plan(&pipeline->plan, &next);
 	pipeline->shares = shares;
-	transmit.open_lane = pipeline->transmit->open_lane;
-	transmit.context = pipeline->transmit->context;
-	transmit.overhead = next.overhead;
-	transmit.outer.id = pipeline->transmit->outer.id;
-	transmit.jammed = pipeline->transmit->jammed;
-	*pipeline->transmit = transmit;
+	replace_exits(leader, &exits, rings);
+	follow_plan(&leader->pipeline.own_exits, &pipeline->plan);
 	Py_RETURN_NONE;
 }
 
 static PyObject *Pipeline_gso_refused(PyObject *object, PyObject *unused)
 {
 	(void)unused;
-	return PyLong_FromLong(((Pipeline *)object)->pipeline.transmit->gso_refused);
+	const struct exits *exits = ((Pipeline *)object)->pipeline.exits;
+	int error = 0;
+
+	for (uint32_t n = 0; n < exits->count && !error; n++)
+		error = exits->transmits[n].gso_refused;
+	return PyLong_FromLong(error);
 }
 
 static PyObject *Pipeline_share(PyObject *object, PyObject *other)
@@ -216,8 +242,7 @@ static PyObject *Pipeline_leave_with(PyObject *object, PyObject *other)
 		return NULL;
 	}
 	self->leader = Py_NewRef((PyObject *)leader_of((Pipeline *)other));
-	self->pipeline.transmit = ((Pipeline *)other)->pipeline.transmit;
-	PyBuffer_Release(&self->tx_ring);
+	self->pipeline.exits = ((Pipeline *)other)->pipeline.exits;
 	Py_RETURN_NONE;
 }
 
@@ -238,7 +263,7 @@ static PyObject *Pipeline_watch(PyObject *object, PyObject *arguments)
 
 static PyMethodDef pipeline_methods[] = {
 	{ "replace", (PyCFunction)(void (*)(void))Pipeline_replace, METH_VARARGS | METH_KEYWORDS,
-	  "replace(*, plan, matcher, recorder, way, shares): forward by another plan, and another way, from now on, and keep\n"
+	  "replace(*, plan, matcher, recorder, ways, shares): forward by another plan, and other ways, from now on, and keep\n"
 	  "the copies in this ring (recorder.py) or None; `shares`: what the matcher does not want is another session's." },
 	{ "gso_refused", Pipeline_gso_refused, METH_NOARGS,
 	  "The errno that the kernel refused GSO with, after which copies leave one by one; or 0." },
@@ -255,8 +280,8 @@ static PyMethodDef pipeline_methods[] = {
 
 PyDoc_STRVAR(
 	pipeline_doc,
-	"Pipeline(*, plan, way, counters, sequence, output, queues, callback)\n\n"
-	"The way of the frames that one session wants of a tap, to a transmit (see way.py; callback(n) opens a\n"
+	"Pipeline(*, plan, ways, counters, sequence, output, queues, callback)\n\n"
+	"The way of the frames that one session wants of a tap, to transmits (see way.py; callback(way, n) opens a\n"
 	"lane, see lanes.py), to a file (output, see file.py; callback() is called when it is full), or into queues (queue.py).\n"
 	"The caller keeps them open, and lets one thread at a time in.");
 

@@ -16,8 +16,12 @@ void clear_plan(struct plan *plan);
 /* Put the next plan in the place of this one; what was seen for both stays. */
 void replace_plan(struct plan *plan, struct plan *next);
 
-/* Read a Way; the same. `ring` holds the TX ring's memory, the caller's to release. */
-bool read_way(PyObject *way, struct transmit *transmit, Py_buffer *ring);
+/* Read a tuple of Ways; the same. `rings` hold the TX rings' memory, one for each; both are the caller's to clear. */
+bool read_ways(PyObject *ways, struct exits *exits, Py_buffer **rings);
+void clear_exits(struct exits *exits, Py_buffer *rings);
+
+/* Send as this plan wants from now on. */
+void follow_plan(struct exits *exits, const struct plan *plan);
 
 /* Read the nth lane, which has a socket now. */
 bool open_lane(PyObject *lane, struct transmit *transmit, uint32_t n);

@@ -270,10 +270,10 @@ static bool make_connections(struct plan *plan)
 	return plan->connections;
 }
 
-/* What first fragments told, where conversations are sampled. */
+/* What first fragments told, where conversations are sampled, or spread over collectors. */
 static bool make_firsts(struct plan *plan)
 {
-	if (plan->sampling_rate == 1 && !plan->overload)
+	if (plan->sampling_rate == 1 && !plan->overload && (!plan->remotes.count || plan->remotes.all))
 		return true;
 	plan->firsts = new_fragments();
 	if (!plan->firsts)
@@ -322,18 +322,57 @@ static bool read_guards(PyObject *object, struct plan *plan)
 	return done;
 }
 
+static bool read_reach(PyObject *object, struct reach *reach)
+{
+	return read_u32(object, "frame_limit", &reach->frame_limit) && read_u32(object, "longest", &reach->longest) &&
+	       read_int(object, "overhead", &reach->overhead);
+}
+
+static bool read_remote(PyObject *object, struct remotes *remotes, Py_ssize_t n)
+{
+	return read_unsigned(object, "seed", UINT64_MAX, &remotes->seeds[n]) &&
+	       read_bool(object, "alive", &remotes->alive[n]) && read_reach(object, &remotes->reaches[n]);
+}
+
+/* The collectors, where there are several: one of them is alive. */
+static bool read_remotes(PyObject *object, struct plan *plan)
+{
+	struct remotes *remotes = &plan->remotes;
+	PyObject *list = PyObject_GetAttrString(object, "remotes");
+	Py_ssize_t count = list ? PyTuple_Size(list) : -1;
+	bool done = count >= 0 && count <= MAX_REMOTES && read_bool(object, "spread_all", &remotes->all);
+	uint32_t alive = 0;
+	int32_t overheads = 0;
+
+	for (Py_ssize_t n = 0; done && n < count; n++) {
+		done = read_remote(PyTuple_GetItem(list, n), remotes, n);
+		alive += remotes->alive[n];
+		overheads += remotes->alive[n] ? remotes->reaches[n].overhead : 0;
+	}
+	remotes->count = done ? (uint32_t)count : 0;
+	remotes->all = remotes->all && count > 0;
+	plan->recipients = remotes->all ? alive : 1;
+	if (remotes->all)
+		plan->reach.overhead = overheads;
+	if ((!done || (count && !alive)) && !PyErr_Occurred()) {
+		PyErr_Format(PyExc_ValueError, "%d collectors at most, one of them alive", MAX_REMOTES);
+		done = false;
+	}
+	Py_XDECREF(list);
+	return done;
+}
+
 bool read_plan(PyObject *object, PyObject *matcher, PyObject *recorder, struct plan *plan)
 {
 	memset(plan, 0, sizeof(*plan));
 	return read_optional(object, "blocked", &plan->blocked) &&
 	       read_optional(object, "past_headers", &plan->past_headers) &&
-	       read_u32(object, "snaplen", &plan->snaplen) && read_u32(object, "frame_limit", &plan->frame_limit) &&
-	       read_u32(object, "longest", &plan->longest) && read_u32(object, "sampling_rate", &plan->sampling_rate) &&
+	       read_u32(object, "snaplen", &plan->snaplen) && read_reach(object, &plan->reach) &&
+	       read_remotes(object, plan) && read_u32(object, "sampling_rate", &plan->sampling_rate) &&
 	       read_bool(object, "overload", &plan->overload) && read_u32(object, "least_level", &plan->least_level) &&
 	       read_unsigned(object, "duplicate_window", UINT64_MAX, &plan->duplicate_window) &&
-	       read_int(object, "overhead", &plan->overhead) && read_bool(object, "strip_tag", &plan->strip_tag) &&
-	       read_u32(object, "push_tag", &plan->push_tag) && read_u32(object, "tpid", &plan->tpid) &&
-	       read_bool(object, "strip_ethernet", &plan->strip_ethernet) &&
+	       read_bool(object, "strip_tag", &plan->strip_tag) && read_u32(object, "push_tag", &plan->push_tag) &&
+	       read_u32(object, "tpid", &plan->tpid) && read_bool(object, "strip_ethernet", &plan->strip_ethernet) &&
 	       read_unsigned(object, "rate_limit", UINT64_MAX, &plan->rate_limit) &&
 	       read_unsigned(object, "packet_limit", UINT64_MAX, &plan->packet_limit) && read_header(object, plan) &&
 	       read_patches(object, plan) && read_on_mtu_exceeded(object, plan) && read_payload(object, plan) &&
@@ -414,9 +453,56 @@ static bool read_ring(PyObject *way, struct tx_ring *into, Py_buffer *view)
 	return done;
 }
 
-bool read_way(PyObject *way, struct transmit *transmit, Py_buffer *ring)
+static bool read_way(PyObject *way, struct transmit *transmit, Py_buffer *ring)
 {
 	return read_lanes(way, transmit) && read_int(way, "packet", &transmit->packet) && read_outer(way, transmit) &&
 	       read_bool(way, "gso", &transmit->gso) && read_bool(way, "overtakes", &transmit->overtakes) &&
 	       read_ring(way, &transmit->ring, ring);
+}
+
+void clear_exits(struct exits *exits, Py_buffer *rings)
+{
+	for (uint32_t n = 0; rings && n < exits->count; n++)
+		PyBuffer_Release(&rings[n]);
+	free(exits->transmits);
+	exits->transmits = NULL;
+	exits->count = 0;
+	free(rings);
+}
+
+bool read_ways(PyObject *ways, struct exits *exits, Py_buffer **rings)
+{
+	Py_ssize_t count = PyTuple_Size(ways);
+
+	if (count < 1 || count > MAX_REMOTES) {
+		PyErr_Format(PyExc_ValueError, "1 to %d ways", MAX_REMOTES);
+		return false;
+	}
+	exits->transmits = calloc((size_t)count, sizeof(*exits->transmits));
+	*rings = calloc((size_t)count, sizeof(**rings));
+	exits->count = exits->transmits && *rings ? (uint32_t)count : 0;
+	if (!exits->count) {
+		PyErr_NoMemory();
+		return false;
+	}
+	for (uint32_t n = 0; n < exits->count; n++) {
+		exits->transmits[n].place = n;
+		if (!read_way(PyTuple_GetItem(ways, n), &exits->transmits[n], &(*rings)[n]))
+			return false;
+	}
+	return true;
+}
+
+void follow_plan(struct exits *exits, const struct plan *plan)
+{
+	const struct remotes *remotes = &plan->remotes;
+
+	exits->all = remotes->all;
+	for (uint32_t n = 0; n < exits->count; n++) {
+		struct transmit *transmit = &exits->transmits[n];
+
+		transmit->overhead = n < remotes->count ? remotes->reaches[n].overhead : plan->reach.overhead;
+		transmit->takes = !remotes->count || remotes->alive[n];
+		transmit->settles = !remotes->all;
+	}
 }

@@ -13,7 +13,7 @@ typedef struct {
 	PyObject_HEAD
 	struct plan plan;
 	struct state state;
-	uint32_t sequence;
+	uint32_t sequences[MAX_REMOTES];
 	PyObject *duplicates; /* or NULL */
 } Forward;
 
@@ -32,7 +32,7 @@ static PyObject *Forward_new(PyTypeObject *type, PyObject *arguments, PyObject *
 	}
 	if (self) {
 		fill_buckets(&self->plan, &self->state);
-		self->state.sequence = &self->sequence;
+		self->state.sequences = self->sequences;
 	}
 	return (PyObject *)self;
 }
@@ -52,7 +52,26 @@ static void Forward_dealloc(PyObject *object)
 struct collected {
 	PyObject *copies; /* a list */
 	uint64_t flow;
+	int remote; /* or NONE, where there are no copies */
 };
+
+/* The places of the collectors that a frame's copies are for. */
+static PyObject *recipients(const struct remotes *remotes, int remote)
+{
+	PyObject *places = PyList_New(0), *tuple;
+
+	for (uint32_t n = 0; places && n < (remotes->count ? remotes->count : 1); n++) {
+		bool is_one = remote == EACH ? remotes->alive[n] : remote == (int)n;
+		PyObject *place = is_one ? PyLong_FromUnsignedLong(n) : NULL;
+
+		if (place)
+			PyList_Append(places, place);
+		Py_XDECREF(place);
+	}
+	tuple = places ? PyList_AsTuple(places) : NULL;
+	Py_XDECREF(places);
+	return tuple;
+}
 
 /* Move a batch's copies to a Python list. */
 static void collect(struct batch *batch, void *context)
@@ -80,6 +99,7 @@ static void collect(struct batch *batch, void *context)
 		if (head && tail && zeros && trailer)
 			PyList_Append(list, head);
 		collected->flow = message->flow;
+		collected->remote = message->remote;
 		Py_XDECREF(head);
 		Py_XDECREF(trailer);
 		Py_XDECREF(zeros);
@@ -99,6 +119,7 @@ static PyStructSequence_Field outcome_field[] = {
 	{ "unfollowed", NULL },
 	{ "unplaced", NULL },
 	{ "flow_table_full", NULL },
+	{ "to", NULL },
 	{ NULL, NULL },
 };
 
@@ -167,7 +188,7 @@ static bool read_frame(PyObject *object, struct frame *frame, uint8_t **memory)
 
 static PyObject *forward_frame(Forward *self, const struct frame *frame, struct batch *batch)
 {
-	struct collected collected = { .copies = PyList_New(0) };
+	struct collected collected = { .copies = PyList_New(0), .remote = NONE };
 	uint64_t counters[SLOTS] = { 0 };
 	struct parsed parsed = { .hashed = false };
 	int reason = SKIPPED_UNMATCHED;
@@ -191,7 +212,8 @@ static PyObject *forward_frame(Forward *self, const struct frame *frame, struct 
 			       PyLong_FromUnsignedLongLong(counters[ZEROED]),
 			       PyLong_FromUnsignedLongLong(counters[UNFOLLOWED]),
 			       PyLong_FromUnsignedLongLong(counters[UNPLACED]),
-			       PyLong_FromUnsignedLongLong(counters[FLOW_TABLE_FULL]) };
+			       PyLong_FromUnsignedLongLong(counters[FLOW_TABLE_FULL]),
+			       recipients(&self->plan.remotes, collected.remote) };
 
 	_Static_assert(sizeof(values) / sizeof(*values) == OUTCOME_FIELDS, "a value for each field");
 	return new_named(outcome_type, values, OUTCOME_FIELDS);

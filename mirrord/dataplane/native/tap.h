@@ -25,8 +25,8 @@ struct pipeline {
 	struct plan plan;
 	struct state own;
 	struct state *state; /* its own, or another's */
-	struct transmit own_transmit;
-	struct transmit *transmit; /* its own, or that of another source of its session on the same thread */
+	struct exits own_exits;
+	struct exits *exits; /* its own, or those of another source of its session on the same thread */
 	struct file file; /* in its place, when it has an output */
 	struct queued queued; /* the same, when it has queues */
 	uint64_t *counters;

@@ -252,21 +252,21 @@ static bool read_stretches(PyObject *list, struct tap *tap)
 static bool find_outlets(struct tap *tap)
 {
 	for (uint32_t n = 0; n < tap->count; n++)
-		tap->members[n]->transmit->outlet = UINT32_MAX;
+		tap->members[n]->exits->outlet = UINT32_MAX;
 	for (uint32_t s = 0; s < tap->stretch_count; s++) {
 		const struct stretch *stretch = &tap->stretches[s];
 
 		for (uint32_t n = stretch->first; n < stretch->first + stretch->count; n++) {
-			struct transmit *transmit = tap->members[n]->transmit;
+			struct exits *exits = tap->members[n]->exits;
 
-			if (transmit->outlet == UINT32_MAX) {
-				transmit->outlet = tap->outlet_count++;
-			} else if (transmit->stretch == s) {
+			if (exits->outlet == UINT32_MAX) {
+				exits->outlet = tap->outlet_count++;
+			} else if (exits->stretch == s) {
 				tap->outlets[n] = tap->outlet_count++;
 				continue;
 			}
-			transmit->stretch = s;
-			tap->outlets[n] = transmit->outlet;
+			exits->stretch = s;
+			tap->outlets[n] = exits->outlet;
 		}
 	}
 	tap->shares = calloc((size_t)tap->outlet_count + 1, STAGED * sizeof(*tap->shares));

@@ -82,9 +82,9 @@ class FileTransmit(WayOut):
             self.close()
             raise OSError(error.errno, f"{plan.path}: {error.strerror}") from error
 
-    def native(self) -> Way:
+    def native(self) -> tuple[Way, ...]:
         """For the native core: no sockets, no TX ring."""
-        return Way()
+        return (Way(),)
 
     @property
     def callback(self) -> Callable[..., NativeLane | None]:

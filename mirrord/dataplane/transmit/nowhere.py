@@ -35,9 +35,9 @@ class Nowhere(WayOut):
         """What each frame counts as."""
         return Slot.dropped_no_route
 
-    def native(self) -> Way:
+    def native(self) -> tuple[Way, ...]:
         """For the native core: no sockets, and an output that takes nothing."""
-        return Way()
+        return (Way(),)
 
     @property
     def callback(self) -> Callable[..., NativeLane | None]:

@@ -86,9 +86,9 @@ class PcapTransmit(WayOut):
     def lost(self, _error: int) -> Slot:
         return Slot.dropped_queue_full
 
-    def native(self) -> Way:
+    def native(self) -> tuple[Way, ...]:
         """For the native core: no sockets, no TX ring."""
-        return Way()
+        return (Way(),)
 
     @property
     def callback(self) -> Callable[..., NativeLane | None]:

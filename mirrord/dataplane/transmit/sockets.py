@@ -32,7 +32,7 @@ from mirrord.dataplane.forward.step import SOURCE_PORTS
 from mirrord.dataplane.netns import inside
 from mirrord.dataplane.transmit.lanes import Lanes
 from mirrord.dataplane.transmit.outer import Outer
-from mirrord.dataplane.transmit.tx_ring import TxRing
+from mirrord.dataplane.transmit.tx_ring import TxRing, TxRings
 from mirrord.dataplane.transmit.way import Way
 from mirrord.dataplane.transmit.way_out import Sent, WayOut
 from mirrord.kernel import (
@@ -184,8 +184,13 @@ class Transmit(WayOut):
         super().begin_turn()
         self._patience.begin_turn()
 
-    def new_ring(self) -> TxRing | None:
+    def new_ring(self) -> TxRings | None:
         """A TX ring to send from, for `ring`; None where there is no use for one, or no memory. Takes long."""
+        ring = self.new_ring_of_its_own()
+        return None if ring is None else TxRings({0: ring})
+
+    def new_ring_of_its_own(self) -> TxRing | None:
+        """The same, of one way among several."""
         device = _device_of(self.plan)
         if device is None or not device.takes_ring or (isinstance(self.plan, TunnelPlan) and self.plan.gso):
             return None
@@ -194,20 +199,32 @@ class Transmit(WayOut):
             return inside(device.netns, lambda: TxRing(_packet_socket(device, vnet_header=vnet_header), device))
         return None
 
-    def native(self) -> Way:
+    def native(self) -> tuple[Way, ...]:
         """For the native core."""
+        return (self.native_way(None if self.ring is None else self.ring.of(0, self.device)),)
+
+    def native_way(self, ring: TxRing | None) -> Way:
+        """The same, with this TX ring."""
         way = Way(self.lanes.row())
         if isinstance(self.plan, TunnelPlan):
             way = way._replace(gso=self.plan.gso, overtakes=self.plan.overtakes)
-        if self.ring is not None and self.ring.device == _device_of(self.plan):  # the route may lead elsewhere by now
-            way = way._replace(ring=self.ring)
+        if ring is not None:
+            way = way._replace(ring=ring)
         if self._packet is not None and self._outer is not None:
             way = way._replace(packet=self._packet.fileno(), outer=self._outer.header)
         return way
 
     @property
     def callback(self) -> Callable[..., NativeLane | None]:
-        return self.lanes.native
+        return self._open_lane
+
+    def _open_lane(self, _place: int, number: int) -> NativeLane:
+        return self.lanes.native(number)
+
+    @property
+    def device(self) -> DevicePlan | None:
+        """What its packet socket is bound to; None where the kernel routes."""
+        return _device_of(self.plan)
 
     def told(self) -> bool:
         """Whether an ICMP error has come about what the packet socket sent, since this was last asked.

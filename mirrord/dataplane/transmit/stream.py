@@ -65,9 +65,9 @@ class StreamTransmit(WayOut):
     def callback(self) -> Callable[..., NativeLane | None]:
         return self.next_file
 
-    def native(self) -> Way:
+    def native(self) -> tuple[Way, ...]:
         """For the native core: no sockets, no TX ring."""
-        return Way()
+        return (Way(),)
 
     def next_file(self) -> None:
         """There is none: a stream has no bound."""

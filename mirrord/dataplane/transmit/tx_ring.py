@@ -21,6 +21,8 @@ from mirrord.dataplane.capture.fanout import set_slowly
 from mirrord.kernel import PACKET_TX_RING, PACKET_VERSION, SIOCGIFMTU, SOL_PACKET, TPACKET_V2
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mirrord.plans import DevicePlan
 
 
@@ -61,6 +63,22 @@ class TxRing:
     def close(self) -> None:
         """The memory goes when nothing uses it any more."""
         self.socket.close()
+
+
+class TxRings:
+    """What a way out sends from: a ring for each of its ways that has a use for one, by their places."""
+
+    def __init__(self, rings: Mapping[int, TxRing]) -> None:
+        self._rings = rings
+
+    def of(self, place: int, device: DevicePlan | None) -> TxRing | None:
+        """The ring of the way at this place, if it is for this device: the route may lead elsewhere by now."""
+        ring = self._rings.get(place)
+        return ring if ring is not None and ring.device == device else None
+
+    def close(self) -> None:
+        for ring in self._rings.values():
+            ring.close()
 
 
 def _slot_size(sock: socket.socket, device: str) -> int:

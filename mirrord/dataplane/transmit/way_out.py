@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mirrord.dataplane.transmit.lanes import NativeLane
     from mirrord.dataplane.transmit.output import Output
     from mirrord.dataplane.transmit.queue import Queues
-    from mirrord.dataplane.transmit.tx_ring import TxRing
+    from mirrord.dataplane.transmit.tx_ring import TxRings
     from mirrord.dataplane.transmit.way import Way
     from mirrord.plans import TransmitPlan
 
@@ -43,7 +43,7 @@ class WayOut(ABC):
     queues: Queues | None = None
     """The memory that tells the native core which queues to put copies into; None where there are none."""
 
-    ring: TxRing | None = None
+    ring: TxRings | None = None
     """The native core sends by it what leaves one by one."""
 
     @abstractmethod
@@ -55,13 +55,17 @@ class WayOut(ABC):
         """What a frame counts as whose copy was refused with this errno."""
 
     @abstractmethod
-    def native(self) -> Way:
-        """For the native core."""
+    def native(self) -> tuple[Way, ...]:
+        """For the native core, each of the ways that there are."""
+
+    def to(self, _place: int) -> WayOut:
+        """The way to the collector at this place: itself, where there is one."""
+        return self
 
     @property
     @abstractmethod
     def callback(self) -> Callable[..., NativeLane | None]:
-        """What the native core calls: for the lane of a number, or for the next file."""
+        """What the native core calls: for the lane of a number, of the way of a number, or for the next file."""
 
     @property
     def gone(self) -> str:
@@ -110,8 +114,8 @@ class WayOut(ABC):
     def follow(self, plan: TransmitPlan) -> None:  # noqa: B027 (most have no next hop)
         """Go on by another plan, which differs from the one before in a tunnel's next hop alone. OSError."""
 
-    def new_ring(self) -> TxRing | None:
-        """A TX ring to send from; None where there is no use for one, or no memory. Takes long."""
+    def new_ring(self) -> TxRings | None:
+        """TX rings to send from; None where there is no use for one, or no memory. Takes long."""
         return None
 
     def stuck(self) -> str:

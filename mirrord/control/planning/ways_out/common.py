@@ -27,6 +27,15 @@ class Asked(NamedTuple):
     native: bool
 
 
+class RemoteState(NamedTuple):
+    """How one collector of a session is."""
+
+    remote: str
+    up: bool
+    reason: str = ""  # why not
+    takes: bool = True  # copies are sent to it
+
+
 class WayOut(NamedTuple):
     """What the data plane is to do with a session's frames, and what the operator should know about it."""
 
@@ -34,7 +43,8 @@ class WayOut(NamedTuple):
     forward: ForwardPlan
     warnings: tuple[Finding, ...] = ()
     how: tuple[tuple[str, str], ...] = ()  # in words, of a tunnel: by which kind of socket, whether copies are joined
-    trouble: Finding | None = None  # why no copy gets anywhere for now; the step counts each frame as lost
+    trouble: Finding | None = None  # why no copy gets anywhere for now; what cannot be sent, the step counts as lost
+    remotes: tuple[RemoteState, ...] = ()  # how a tunnel's collectors are
 
 
 def shaping(link: Link, role: str, netns: str | None) -> list[Finding]:

@@ -13,7 +13,7 @@ static bool run_packets(struct tap *tap, struct work *work, int most)
 	struct pipeline *pipeline = tap->members[0]; /* a tunnel's end is one session's */
 	const struct plan *plan = &pipeline->plan;
 	uint32_t pushed = plan->push_tag ? TAG : 0;
-	uint32_t limit = plan->frame_limit > pushed ? plan->frame_limit - pushed : 0;
+	uint32_t limit = plan->reach.frame_limit > pushed ? plan->reach.frame_limit - pushed : 0;
 	int count = receive(tap, work->buffers, &received, most);
 
 	for (int n = 0; n < count; n++) {

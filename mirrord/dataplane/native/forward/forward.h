@@ -41,6 +41,23 @@ struct inside {
 	uint32_t program_length;
 };
 
+/* What copies for a collector may have. plans.py: Remote. */
+struct reach {
+	uint32_t frame_limit, longest;
+	int32_t overhead; /* may be less than 0 */
+};
+
+enum { EACH = 255 }; /* in place of one collector: a copy is for all that are alive */
+
+/* The collectors, where there are several; see forward/remotes.py. */
+struct remotes {
+	uint32_t count; /* 0: there is one way out */
+	bool all; /* each of them gets every copy */
+	uint64_t seeds[MAX_REMOTES];
+	bool alive[MAX_REMOTES];
+	struct reach reaches[MAX_REMOTES];
+};
+
 struct plan {
 	uint8_t header[MAX_TEMPLATE];
 	uint32_t header_length;
@@ -54,7 +71,10 @@ struct plan {
 	uint32_t snaplen;
 	enum payload payload;
 	int past_headers; /* bytes kept behind the frame's headers, or NONE */
-	uint32_t frame_limit, longest;
+	struct reach
+		reach; /* where there is one collector; and where each gets every copy, but for the overhead: of all */
+	uint32_t recipients; /* how many each copy is for */
+	struct remotes remotes;
 	enum on_mtu_exceeded on_mtu_exceeded;
 	uint64_t duplicate_window; /* nanoseconds within which a packet of two sources is one, or 0 */
 	uint32_t sampling_rate;
@@ -68,7 +88,6 @@ struct plan {
 	void *guards_owner; /* the bytes object that it looks into; or NULL */
 	uint64_t rate_limit; /* bits a second, or 0 */
 	uint64_t packet_limit; /* copies a second, or 0 */
-	int32_t overhead; /* may be less than 0 */
 	struct sock_filter *exact; /* or NULL */
 	uint32_t exact_length;
 	struct inside inside;
@@ -94,7 +113,7 @@ struct state {
 	struct thinning thinning;
 	struct duplicates *duplicates; /* what was copied to its destination, or NULL; */
 	uint32_t place; /* the source's there */
-	uint32_t *sequence; /* of the session's next copy that has one; its other sources count there too */
+	uint32_t *sequences; /* of the session's next copy for each collector; its other sources count there too */
 };
 
 /* What the fields are made from. */
@@ -108,6 +127,8 @@ struct facts {
 	uint32_t shown; /* bytes of its payload, or SHOW_ALL */
 	uint32_t original; /* bytes that it had */
 	bool spent; /* its flow has had its share: the headers alone */
+	uint8_t remote; /* the place of the collector that it is for, or EACH */
+	const struct reach *reach;
 	uint32_t packets; /* that the captured frame is on the wire; 0: nobody knows */
 };
 
@@ -121,6 +142,8 @@ struct message {
 	uint64_t *counters; /* of whom it is a copy for: sources of one session leave by one way */
 	uint8_t trailer_length; /* bytes of the room's trailer */
 	uint8_t lane; /* which of the transmit's; send_batch fills it */
+	uint8_t remote; /* the place of the collector that it is for, or EACH */
+	uint8_t lost; /* the slot that its frame is lost by, where it is for EACH; or 0 */
 	bool last; /* of its frame's copies */
 	uint32_t zeros; /* that follow the tail */
 };
@@ -192,6 +215,10 @@ bool is_own_copy(struct own_copies *own, const struct headers *headers, const st
 
 /* forward/conversation.c */
 uint64_t conversation_hash(const struct headers *headers, struct fragments *firsts, bool *guessed);
+
+/* forward/remotes.c */
+/* The place of the collector that a conversation goes to. */
+uint8_t choose_remote(const struct remotes *remotes, uint64_t conversation);
 
 /* forward/decap.c */
 /* Find the frame in a packet that begins with its UDP or GRE header, over which an IP packet's Ethernet header may be

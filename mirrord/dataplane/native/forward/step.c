@@ -33,10 +33,10 @@ static uint32_t snaplen(const struct plan *plan, const struct facts *facts, int 
 }
 
 /* How much is kept of a frame of this length that begins at `start`; and whether the path takes less than that. */
-static uint32_t kept_length(const struct plan *plan, const uint8_t *start, uint32_t length, uint32_t snaplen,
-			    bool *exceeds)
+static uint32_t kept_length(const struct plan *plan, const struct facts *facts, const uint8_t *start, uint32_t length,
+			    uint32_t snaplen, bool *exceeds)
 {
-	uint32_t kept = snaplen < length ? snaplen : length, limit = plan->frame_limit;
+	uint32_t kept = snaplen < length ? snaplen : length, limit = facts->reach->frame_limit;
 
 	*exceeds = limit && kept > limit;
 	if (*exceeds && !plan->header_length && !plan->strip_ethernet && be16(start + ETH_ADDRESSES) == ETH_P_8021Q) {
@@ -53,9 +53,16 @@ static int moved(int offset, uint32_t before, uint32_t after)
 }
 
 /* For any number of fragments. */
-static bool too_long(const struct plan *plan, uint32_t kept)
+static bool too_long(const struct facts *facts, uint32_t kept)
 {
-	return plan->longest && kept > plan->longest;
+	return facts->reach->longest && kept > facts->reach->longest;
+}
+
+/* What copies of so many bytes of frames take on their way out, all that they are for. */
+static uint64_t sent_size(const struct plan *plan, const struct facts *facts, uint64_t kept, uint32_t copies)
+{
+	return plan->recipients * (kept + (uint64_t)copies * plan->header_length) +
+	       (uint64_t)((int64_t)copies * facts->reach->overhead);
 }
 
 static struct message *next_message(struct batch *batch)
@@ -91,6 +98,8 @@ static inline struct message *emit(const struct plan *plan, const struct facts *
 	message->zeros = rest - message->tail_length;
 	message->time = facts->time;
 	message->counters = batch->counters;
+	message->remote = facts->remote;
+	message->lost = 0;
 	return message;
 }
 
@@ -263,13 +272,13 @@ static int forward_whole(const struct plan *plan, struct state *state, const str
 	if (needs_end(plan, facts))
 		end = moved(headers_end(&parsed->headers, frame->data, frame->captured), frame->captured, length);
 	bool zeroed = facts->shown != SHOW_ALL && hide_whole(&piece, frame, &parsed->headers, facts->shown);
-	facts->kept = kept_length(plan, piece.head_length ? piece.head : piece.tail, length, snaplen(plan, facts, end),
-				  &exceeds);
+	facts->kept = kept_length(plan, facts, piece.head_length ? piece.head : piece.tail, length,
+				  snaplen(plan, facts, end), &exceeds);
 	facts->original = length + cut;
 	facts->truncated = facts->kept < facts->original;
-	if ((exceeds && plan->on_mtu_exceeded == DROP) || too_long(plan, facts->kept))
+	if ((exceeds && plan->on_mtu_exceeded == DROP) || too_long(facts, facts->kept))
 		return DROPPED_MTU_EXCEEDED;
-	if (!within_limits(plan, state, facts->kept + plan->header_length + plan->overhead, 1, frame->time))
+	if (!within_limits(plan, state, sent_size(plan, facts, facts->kept, 1), plan->recipients, frame->time))
 		return SKIPPED_RATE_LIMITED;
 	struct message *message = emit(plan, facts, batch, &piece);
 	message->flow = parsed->flow;
@@ -351,15 +360,14 @@ static int forward_super(const struct plan *plan, struct state *state, const str
 	uint32_t others = super.count - 1, most = snaplen(plan, facts, treatment.end);
 	uint32_t full = super.head_length + super.gso_size;
 	uint32_t rest = super.head_length + super.payload_length - others * super.gso_size;
-	uint32_t kept_rest = kept_length(plan, super.head, rest, most, &rest_exceeds);
-	uint32_t kept_full = others ? kept_length(plan, super.head, full, most, &full_exceeds) : 0;
+	uint32_t kept_rest = kept_length(plan, facts, super.head, rest, most, &rest_exceeds);
+	uint32_t kept_full = others ? kept_length(plan, facts, super.head, full, most, &full_exceeds) : 0;
 	if ((full_exceeds || rest_exceeds) && plan->on_mtu_exceeded == DROP)
 		return DROPPED_MTU_EXCEEDED;
-	if (too_long(plan, kept_full) || too_long(plan, kept_rest))
+	if (too_long(facts, kept_full) || too_long(facts, kept_rest))
 		return DROPPED_MTU_EXCEEDED;
-	uint64_t size = (uint64_t)others * kept_full + kept_rest +
-			(uint64_t)super.count * (plan->header_length + plan->overhead);
-	if (!within_limits(plan, state, size, super.count, frame->time))
+	uint64_t size = sent_size(plan, facts, (uint64_t)others * kept_full + kept_rest, super.count);
+	if (!within_limits(plan, state, size, super.count * plan->recipients, frame->time))
 		return SKIPPED_RATE_LIMITED;
 	for (uint32_t n = 0; n < super.count; n++) {
 		struct piece piece = { .head_length = super.head_length };
@@ -382,13 +390,29 @@ static int forward_super(const struct plan *plan, struct state *state, const str
 	return NO_REASON;
 }
 
+/* What was found out of a frame before its copies are made. */
+struct finding {
+	struct flow *flow; /* or NULL */
+	bool spent; /* which has had its share: of the headers alone */
+	uint8_t remote; /* the place of the collector that it goes to, or EACH */
+	struct shown shown;
+};
+
+/* Whether the frame's conversation is one of those that are mirrored; and which collector it goes to. */
 static bool sampled_in(const struct plan *plan, struct state *state, const struct headers *headers, uint64_t time,
-		       bool *guessed)
+		       struct finding *finding, bool *guessed)
 {
-	if (plan->sampling_rate == 1 && !plan->overload)
+	bool samples = plan->sampling_rate > 1 || plan->overload, chooses = plan->remotes.count && !plan->remotes.all;
+
+	finding->remote = plan->remotes.all ? EACH : 0;
+	if (!samples && !chooses)
 		return true;
 	uint64_t conversation = conversation_hash(headers, plan->firsts, guessed);
-	return !((uint32_t)conversation % rate_now(plan, state, time));
+	if (samples && (uint32_t)conversation % rate_now(plan, state, time))
+		return false;
+	if (chooses)
+		finding->remote = choose_remote(&plan->remotes, conversation);
+	return true;
 }
 
 uint32_t run_on_frame(const struct sock_filter *program, uint32_t length, const struct frame *frame)
@@ -433,13 +457,6 @@ static struct shown show_some(const struct plan *plan, const struct frame *frame
 	return (struct shown){ plan->payload == KEEP ? SHOW_ALL : 0, false };
 }
 
-/* What was found out of a frame before its copies are made. */
-struct finding {
-	struct flow *flow; /* or NULL */
-	bool spent; /* which has had its share: of the headers alone */
-	struct shown shown;
-};
-
 static int copy(const struct plan *plan, struct state *state, const struct frame *frame, struct parsed *parsed,
 		struct batch *batch, const struct finding *finding, uint64_t *counters)
 {
@@ -451,7 +468,11 @@ static int copy(const struct plan *plan, struct state *state, const struct frame
 	if (!parsed->hashed)
 		parsed->flow = flow_hash(&parsed->headers);
 	parsed->hashed = true;
-	struct facts facts = { .sequence = state->sequence,
+	bool one = finding->remote != EACH;
+	struct facts facts = { .sequence = state->sequences + (one ? finding->remote : 0),
+			       .remote = finding->remote,
+			       .reach = one && plan->remotes.count ? &plan->remotes.reaches[finding->remote]
+								   : &plan->reach,
 			       .vlan = parsed->headers.vlan,
 			       .egress = frame->egress,
 			       .time = frame->time,
@@ -474,7 +495,7 @@ static int admit(const struct plan *plan, struct state *state, const struct fram
 {
 	bool guessed = false;
 	struct found found = { 0 };
-	bool sampled = sampled_in(plan, state, headers, frame->time, &guessed);
+	bool sampled = sampled_in(plan, state, headers, frame->time, finding, &guessed);
 
 	if (sampled && plan->flows)
 		found = find_flow(plan->flows, &plan->flow_limit, headers, frame);

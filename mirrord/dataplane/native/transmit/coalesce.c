@@ -6,38 +6,36 @@ enum {
 	MOST_PAYLOAD = 65507, /* of one UDP datagram over IPv4 */
 };
 
-static void choose_lanes(struct batch *batch, uint32_t first, uint32_t lanes)
+static void choose_lanes(struct message *const *row, uint32_t count, uint32_t lanes)
 {
-	for (uint32_t n = first; n < batch->count; n++)
-		batch->messages[n].lane = (uint8_t)((batch->messages[n].flow >> 32) * lanes >> 32);
+	for (uint32_t n = 0; n < count; n++)
+		row[n]->lane = (uint8_t)((row[n]->flow >> 32) * lanes >> 32);
 }
 
 /* By lane; those of one lane, and so of one flow, as they came. */
-static void sort(struct batch *batch, uint32_t first, uint32_t lanes, struct message **row)
+static void sort(struct message **row, uint32_t count, uint32_t lanes)
 {
 	uint32_t starts[MAX_SOCKETS] = { 0 }, start = 0;
+	struct message *came[BATCH];
 
-	for (uint32_t n = first; n < batch->count; n++)
-		starts[batch->messages[n].lane]++;
+	memcpy(came, row, count * sizeof(*row));
+	for (uint32_t n = 0; n < count; n++)
+		starts[came[n]->lane]++;
 	for (uint32_t n = 0; n < lanes; n++) {
 		uint32_t size = starts[n];
 
 		starts[n] = start;
 		start += size;
 	}
-	for (uint32_t n = first; n < batch->count; n++)
-		row[starts[batch->messages[n].lane]++] = &batch->messages[n];
+	for (uint32_t n = 0; n < count; n++)
+		row[starts[came[n]->lane]++] = came[n];
 }
 
-uint32_t order(struct batch *batch, uint32_t first, uint32_t lanes, bool by_lane, struct message **row)
+void order(struct message **row, uint32_t count, uint32_t lanes, bool by_lane)
 {
-	choose_lanes(batch, first, lanes);
+	choose_lanes(row, count, lanes);
 	if (by_lane)
-		sort(batch, first, lanes, row);
-	else
-		for (uint32_t n = first; n < batch->count; n++)
-			row[n - first] = &batch->messages[n];
-	return batch->count - first;
+		sort(row, count, lanes);
 }
 
 uint32_t lane_length(struct message *const *row, uint32_t count)

@@ -137,7 +137,7 @@ static uint32_t build(struct transmit *transmit, struct message *const *row, uin
 	return messages;
 }
 
-/* These copies were accepted. A frame is mirrored when its last one was. */
+/* These copies were accepted. A frame is mirrored when its last one was, and by each of the ways that it leaves by. */
 static void count_sent(const struct transmit *transmit, struct message *const *row, uint32_t copies)
 {
 	uint64_t now = wall_clock();
@@ -148,12 +148,15 @@ static void count_sent(const struct transmit *transmit, struct message *const *r
 
 		for (; n < copies && row[n]->counters == counters; n++) {
 			bytes += length_of(row[n]) + transmit->overhead;
-			frames += row[n]->last;
-			if (row[n]->last)
-				observe_latency(counters, row[n]->time, now);
+			if (!row[n]->last || !transmit->settles)
+				continue;
+			frames++;
+			observe_latency(counters, row[n]->time, now);
 		}
 		counters[SENT_PACKETS] += n - first;
 		counters[SENT_BYTES] += bytes;
+		counters[REMOTE_PACKETS + 2 * transmit->place] += n - first;
+		counters[REMOTE_BYTES + 2 * transmit->place] += bytes;
 		counters[MIRRORED] += frames;
 	}
 }
@@ -166,7 +169,10 @@ static uint32_t count_lost(struct transmit *transmit, struct message *const *row
 	uint32_t next = 0;
 
 	while (next < refused) {
-		row[next]->counters[dropped_by(transmit, error)]++;
+		if (transmit->settles)
+			row[next]->counters[dropped_by(transmit, error)]++;
+		else if (!row[next]->lost)
+			row[next]->lost = (uint8_t)dropped_by(transmit, error);
 		while (!row[next]->last && next + 1 < count && row[next + 1]->lane == row[next]->lane)
 			next++;
 		transmit->failed |= !row[next]->last;
@@ -230,18 +236,37 @@ static void open_lanes(struct transmit *transmit, struct message *const *row, ui
 {
 	for (uint32_t n = 0; n < count; n++)
 		if (transmit->sockets[row[n]->lane] < 0)
-			transmit->open_lane(transmit->context, row[n]->lane);
+			transmit->open_lane(transmit->context, transmit->place, row[n]->lane);
 }
 
-void send_batch(struct batch *batch, void *context)
+/* Those of the batch's messages that are this transmit's, but for what follows in a frame of which a copy was refused. Gives
+ * their number. */
+static uint32_t pick(struct transmit *transmit, struct batch *batch, struct message **row)
 {
-	struct transmit *transmit = context;
-	struct message *row[BATCH];
-	uint32_t first = 0;
+	uint32_t count = 0;
 
-	while (transmit->failed && first < batch->count)
-		transmit->failed = !batch->messages[first++].last;
-	uint32_t count = order(batch, first, transmit->lanes, transmit->gso && transmit->overtakes, row);
+	for (uint32_t n = 0; n < batch->count; n++) {
+		struct message *message = &batch->messages[n];
+
+		if (message->remote == EACH ? !transmit->takes : message->remote != transmit->place)
+			continue;
+		if (transmit->failed)
+			transmit->failed = !message->last;
+		else
+			row[count++] = message;
+	}
+	return count;
+}
+
+static void send_picked(struct transmit *transmit, struct message **row, uint32_t count)
+{
+	bool nowhere = !transmit->lanes; /* there is no way to it yet: the plan is ahead for a moment */
+
+	order(row, count, nowhere ? 1 : transmit->lanes, transmit->gso && transmit->overtakes);
+	for (uint32_t next = 0; nowhere && next < count;)
+		next += count_lost(transmit, row + next, count - next, 1, ENETUNREACH);
+	if (nowhere)
+		return;
 	open_lanes(transmit, row, count);
 	for (uint32_t next = 0; next < count;) {
 		uint32_t length = transmit->packet < 0 ? lane_length(row + next, count - next) : count;
@@ -250,5 +275,35 @@ void send_batch(struct batch *batch, void *context)
 		send_row(transmit, descriptor, row + next, length);
 		next += length;
 	}
+}
+
+/* What the frames count as that were for each of the collectors, of whom any may have refused a copy. */
+static void settle_frames(struct exits *exits, const struct batch *batch)
+{
+	uint64_t now = wall_clock();
+
+	for (uint32_t n = 0; n < batch->count; n++) {
+		const struct message *message = &batch->messages[n];
+
+		if (!exits->lost)
+			exits->lost = message->lost;
+		if (!message->last)
+			continue;
+		if (!exits->lost)
+			observe_latency(message->counters, message->time, now);
+		message->counters[exits->lost ? exits->lost : MIRRORED]++;
+		exits->lost = 0;
+	}
+}
+
+void send_batch(struct batch *batch, void *context)
+{
+	struct exits *exits = context;
+	struct message *row[BATCH];
+
+	for (uint32_t n = 0; n < exits->count; n++)
+		send_picked(&exits->transmits[n], row, pick(&exits->transmits[n], batch, row));
+	if (exits->all)
+		settle_frames(exits, batch);
 	batch->count = 0;
 }

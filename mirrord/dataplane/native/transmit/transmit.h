@@ -47,7 +47,8 @@ struct transmit {
 	int sockets[MAX_SOCKETS];
 	uint16_t ports[MAX_SOCKETS];
 	uint32_t lanes;
-	void (*open_lane)(void *context, uint32_t lane); /* gives a lane that has none its socket and port */
+	void (*open_lane)(void *context, uint32_t place,
+			  uint32_t lane); /* gives a lane that has none its socket and port */
 	void *context;
 	int packet; /* the packet socket, or -1 */
 	struct tx_ring ring; /* of another packet socket for the same device */
@@ -61,12 +62,23 @@ struct transmit {
 	bool jammed; /* it ran out in this turn */
 	struct outgoing *outgoing; /* the worker's, in its turn, */
 	uint64_t turn; /* and which that was */
+	uint32_t place; /* among those of its session */
+	bool takes; /* what is for each of them, too: its collector is alive */
+	bool settles; /* it alone decides what a frame counts as */
+};
+
+/* Where the copies of a session leave: a transmit, or one for each of its collectors. */
+struct exits {
+	struct transmit *transmits;
+	uint32_t count;
+	bool all; /* copies are for each of the collectors, so that all of them decide what a frame counts as */
+	int lost; /* the slot that the frame at hand is lost by already, where that is so; or 0 */
 	uint32_t outlet, stretch; /* where a tap has put it, while it is given its members */
 };
 
 /* What send_batch builds messages in, to be freed with free(); NULL when there is no memory. */
 struct outgoing *new_outgoing(void);
-void send_batch(struct batch *batch, void *transmit);
+void send_batch(struct batch *batch, void *exits);
 
 /* transmit/patience.c */
 /* A turn begins, on this working memory; where it is the same turn still, nothing does. */
@@ -90,9 +102,8 @@ bool fits_slot(const struct tx_ring *ring, const struct message *message);
 int send_by_ring(struct transmit *transmit, struct message *const *row, uint32_t count);
 
 /* transmit/coalesce.c */
-/* The messages from `first` on as they are to leave: as they came, or by lane, where one may overtake another's. Gives their
- * number. */
-uint32_t order(struct batch *batch, uint32_t first, uint32_t lanes, bool by_lane, struct message **row);
+/* Put the row as it is to leave: as it came, or by lane, where one may overtake another's. */
+void order(struct message **row, uint32_t count, uint32_t lanes, bool by_lane);
 /* How many of the row's first copies are of one lane. */
 uint32_t lane_length(struct message *const *row, uint32_t count);
 /* How many of the row's first copies may leave as one message: all of one lane and length but a shorter last one. */
