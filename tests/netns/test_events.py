@@ -58,7 +58,7 @@ def test_what_happens_is_told_and_remembered(net: Topology, daemon: MakeDaemon, 
         assert (row["operation"], row["object"]) == ("create", "more")
 
         host.run("ip", "link", "delete", "tap0")
-        told = events.until(lambda one: one.kind == "state", "another state")
+        told = events.until(lambda one: one.kind == "state" and one.data["state"] == "waiting", "it waits")
         assert told.data == {**WHO, "state": "waiting", "reason": told.data["reason"]}
         assert "tap0" in told.data["reason"]
 
@@ -67,7 +67,7 @@ def test_what_happens_is_told_and_remembered(net: Topology, daemon: MakeDaemon, 
         for frames, bits in second:
             assert bits / frames == pytest.approx(8 * COPY, rel=0.005)
         steps = wait_for(
-            lambda: busy(reader("GET", "history?mirror=core&session=a").body), "the session's step has ended", 20
+            lambda: busy(reader("GET", "history?mirror=core&session=a").body), "the session's step has ended", 60
         )
         assert steps[0][1] / steps[0][0] == pytest.approx(8 * COPY, rel=0.005)
         assert running.stop()[0] == 0, "a listener does not hold it up"

@@ -138,8 +138,13 @@ async def _origin(request: web.Request) -> web.StreamResponse:
 
 
 async def _put_origin(request: web.Request) -> web.StreamResponse:
-    body = await json_object(request.clone(client_max_size=MAX_ORIGIN))
-    return await json_response(await request.app[ORIGINS].put(_caller(request), body))
+    body, replace = await json_object(request.clone(client_max_size=MAX_ORIGIN)), flag(request, "replace")
+    return await json_response(await request.app[ORIGINS].put(_caller(request), body, replace=replace))
+
+
+async def _delete_origin(request: web.Request) -> web.StreamResponse:
+    await request.app[ORIGINS].delete(_caller(request))
+    return web.Response(status=204)
 
 
 async def _openapi(_: web.Request) -> web.StreamResponse:
@@ -291,6 +296,7 @@ RESOURCES = [
     Resource(
         "PUT", "/v1/origins/cluster", _put_origin, "Run this of a cluster's, and nothing else.", "Origin", "Wanted"
     ),
+    Resource("DELETE", "/v1/origins/cluster", _delete_origin, "Run nothing of a cluster's any more.", statuses=(204,)),
     Resource("POST", "/v1/reload", _reload, "Take over the files as they are now."),
     Resource("POST", "/v1/reload/check", _check_reload, "What would come of a reload.", "Check"),
     Resource("POST", "/v1/apply/check", _check_apply, "What would come of it.", "Check", "Objects"),

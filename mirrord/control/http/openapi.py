@@ -46,6 +46,11 @@ QUERY: dict[str, dict[str, Any]] = {
         "default": CHECKED[0],
         "description": "The change that is meant. The body is as of that; to delete, enable and disable take none.",
     },
+    "replace": {
+        "type": "boolean",
+        "default": False,
+        "description": "Also of an older generation than what runs, or of another cluster.",
+    },
     "session": TEXT,
     "source": {"type": "string", "description": "Which of its devices, if it has several."},
     "last": {"type": "string", "description": "What was kept of this time, such as 30s, and no more."},
@@ -59,6 +64,7 @@ QUERY: dict[str, dict[str, Any]] = {
 QUERIES = {
     "/v1/audit": ("mirror", "since", "limit"),
     "/v1/doctor": ("mirror",),
+    "/v1/origins/cluster": ("replace",),
     "/v1/apply": ("prune", "dry_run"),
     "/v1/apply/check": ("prune",),
     "/v1/reload": ("dry_run",),
