@@ -83,6 +83,7 @@ class ListenPlan:
     allow: tuple[IPv4Network | IPv6Network, ...] = ()  # the senders; empty: any
     elsewhere: tuple[IPv4Address | IPv6Address, ...] = ()  # what comes to these is other listeners'
     buffer_size: int = 8 << 20  # bytes
+    told: bool = False  # a frame's direction is what its packet tells; else, or where it does not, ingress
 
 
 # --- what becomes of them ---

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from bench.comparison import collectors, flows, payloads, sharing, sources, streams
+from bench.comparison import captures, collectors, flows, payloads, sharing, sources, streams
 from bench.comparison.experiments import BY_WIRE, DEVICE, LOADS, PACED, TC, UNMIRRORED
 from bench.tables import Table, number, spread
 
@@ -156,6 +156,8 @@ GOALS = (
          _ratio(collectors.TITLE, collectors.FLOW, collectors.ONE, EXTRA), undisturbed=True),
     Goal("CPU a copy on the mirroring core: two collectors that get everything, against one", 1,
          _ratio(collectors.TITLE, collectors.ALL, collectors.ONE, CORE), undisturbed=True),
+    Goal("extra CPU a frame: pcap over TCP on loopback, against tcpdump -w - to nc", 0.7,
+         _ratio(captures.TITLE, captures.STREAM, captures.TCPDUMP, EXTRA), undisturbed=True),
     Goal("exec to the first mirrored frame, s", 1, _value("Start", "exec to the first copy", "seconds")),
 )  # fmt: skip
 

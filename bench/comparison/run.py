@@ -4,7 +4,7 @@ Run as root, on a machine with nothing else to do: `python -m bench.comparison.r
 every subject once; the tables show medians over the rounds. `goals.py` says what is aimed at. `--only order` measures
 what it costs to keep the order of capture, nothing else, and writes that to files of its own; `--only sharing`, many
 sessions on one source; `--only sources`, many sources; `--only payload`, what it costs to leave payload out; `--only
-flows`, limits by flow; `--only collectors`, several collectors.
+flows`, limits by flow; `--only collectors`, several collectors; `--only captures`, streams of packets and files.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench.comparison.captures import Captures
 from bench.comparison.collectors import Collectors
 from bench.comparison.experiments import Experiments
 from bench.comparison.flows import Flows
@@ -41,7 +42,7 @@ def measure(bed: Testbed, *, rounds: int, milliseconds: int, only: str = "") -> 
     streams, sharing = Streams(bed, milliseconds), Sharing(bed, milliseconds)
     many = Sources(bed, milliseconds)
     payloads, flows = Payloads(bed, milliseconds), Flows(bed, milliseconds)
-    collectors = Collectors(bed, milliseconds)
+    collectors, captures = Collectors(bed, milliseconds), Captures(bed, milliseconds)
     for number in range(rounds):
         begun = time.monotonic()
         for experiment in (
@@ -58,6 +59,7 @@ def measure(bed: Testbed, *, rounds: int, milliseconds: int, only: str = "") -> 
             payloads.payload,
             flows.flows,
             collectors.collectors,
+            captures.captures,
             operation.start,
             *((experiments.scripts, operation.latency, operation.idle) if number == 0 else ()),
         ):
@@ -73,6 +75,7 @@ def measure(bed: Testbed, *, rounds: int, milliseconds: int, only: str = "") -> 
         *payloads.tables.values(),
         *flows.tables.values(),
         *collectors.tables.values(),
+        *captures.tables.values(),
     ]
 
 

@@ -100,9 +100,14 @@ def session(device: str, destination: str, *lines: str, name: str = "one") -> st
 
 
 @contextmanager
-def daemon(bed: Testbed, configuration: str, dataplane: str = "native", nice: int = 0) -> Iterator[Daemon]:
+def daemon(
+    bed: Testbed, configuration: str, dataplane: str = "native", nice: int = 0, files: str = "/var/lib/mirrord/captures"
+) -> Iterator[Daemon]:
+    """`files`: the directory that file destinations may lie in."""
     with tempfile.TemporaryDirectory() as folder:
-        running = Daemon(bed.host, Path(folder), configuration, dataplane=dataplane, nice=nice)
+        running = Daemon(
+            bed.host, Path(folder), configuration, dataplane=dataplane, nice=nice, capture_directories=[files]
+        )
         try:
             yield running
         finally:

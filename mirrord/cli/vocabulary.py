@@ -249,6 +249,7 @@ DESTINATIONS: dict[str, Keys] = {
         "type": ("geneve",),
         "vni": (),
         "vni_egress": (),
+        "metadata": ("true", "false"),
         "port": (),
     },
     "gre": {

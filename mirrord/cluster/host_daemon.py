@@ -8,7 +8,10 @@ from typing import Any
 
 import aiohttp
 
+from mirrord.control.logs import logger
 from mirrord.errors import MirrordError
+
+log = logger("agent")
 
 ANSWER_SECONDS = 30.0  # a plan of thousands of sessions takes its time
 
@@ -32,8 +35,18 @@ class HostDaemon:
         return await self._ask("GET", "status")
 
     async def put_origin(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Have it run this, and nothing else of the cluster's; the answer says what it took."""
-        return await self._ask("PUT", "origins/cluster", body)
+        """Have it run this, and nothing else of the cluster's; the answer says what it took.
+
+        Which cluster this host is in, and what there is the newest, the agent knows: a store that was restored from a
+        backup goes back, and `join --replace` leaves a cluster.
+        """
+        try:
+            return await self._ask("PUT", "origins/cluster", body)
+        except MirrordError as error:
+            if error.path not in ("generation", "cluster_id") or error.code not in ("stale", "refused"):
+                raise
+            log.warning("the daemon is told to give up what it had of a cluster", reason=error.message)
+            return await self._ask("PUT", "origins/cluster?replace=true", body)
 
     async def close(self) -> None:
         if self._session is not None:

@@ -39,7 +39,8 @@ class Replica:
 
     @property
     def ends(self) -> Ends:
-        return self._ends
+        """As they are now, for whoever looks at them on another thread."""
+        return {session: dict(hosts) for session, hosts in self._ends.items()}
 
     @property
     def revision(self) -> int:

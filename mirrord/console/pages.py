@@ -16,6 +16,9 @@ TYPES = {
     ".svg": "image/svg+xml",
 }
 FETCHED = "vendor/preact.js"
+MODULES = b"<!-- modules -->"
+"""Where the page names all its modules, so that a browser asks for them at once and not for one after the other."""
+LATER = "/vendor/uplot.js"  # no module, and for charts alone
 
 
 class MissingError(Exception):
@@ -32,13 +35,16 @@ def read(directory: Path = PAGE) -> dict[str, File]:
     """Every file that a browser asks for, by its path in a URL. MissingError."""
     if not (directory / FETCHED).exists():
         raise MissingError(f"{directory / FETCHED} is not there: `make venv` fetches it")
-    files = {}
-    for path in sorted(directory.rglob("*")):
-        if path.suffix in TYPES:
-            data = path.read_bytes()
-            tag = f'"{hashlib.sha256(data).hexdigest()[:16]}"'
-            files[f"/{path.relative_to(directory).as_posix()}"] = File(data, TYPES[path.suffix], tag)
-    return files
+    there = sorted(path for path in directory.rglob("*") if path.suffix in TYPES)
+    read = {f"/{path.relative_to(directory).as_posix()}": path.read_bytes() for path in there}
+    modules = (name for name in read if name.endswith(".js") and name != LATER)
+    links = "".join(f'<link rel="modulepreload" href="{name}">' for name in modules)
+    read["/index.html"] = read["/index.html"].replace(MODULES, links.encode())
+    return {name: _file(name, data) for name, data in read.items()}
+
+
+def _file(name: str, data: bytes) -> File:
+    return File(data, TYPES[Path(name).suffix], f'"{hashlib.sha256(data).hexdigest()[:16]}"')
 
 
 class Pages:

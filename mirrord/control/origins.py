@@ -18,7 +18,7 @@ from mirrord.control.configuration.config import SECTIONS, LeftOut, Loaded, Obje
 from mirrord.control.service import Service
 from mirrord.control.store import AuditRecord, Store, Write
 from mirrord.control.targets import SECTION
-from mirrord.errors import ConfigError, MirrordError, Problem
+from mirrord.errors import ConfigError, MirrordError, Problem, Refused, of_host
 from mirrord.model.validation import join, session_path
 from mirrord.values import unexpected
 
@@ -34,6 +34,15 @@ class Wanted(NamedTuple):
     generation: int
     cluster_id: str
     objects: Objects
+
+    @property
+    def cluster(self) -> str:
+        return f"cluster {self.cluster_id!r}"
+
+    @property
+    def about(self) -> str:
+        """In words; "" for nothing."""
+        return "" if self is NONE else f"generation {self.generation} of {self.cluster}"
 
     def kept(self) -> dict[str, Any]:
         return {"generation": self.generation, "cluster_id": self.cluster_id, **self.objects}
@@ -66,7 +75,7 @@ def read(body: Mapping[str, Any]) -> Wanted:
 
 
 def lend(loaded: Loaded, wanted: Wanted) -> Loaded:
-    """A configuration with as much of what is wanted as goes with all else of it; it tells what does not.
+    """A configuration with as much of what is wanted as goes with all else of it, and with what does not left out.
 
     ConfigError: all else of it goes not together.
     """
@@ -139,32 +148,60 @@ def _without(lent: Objects, out: list[LeftOut]) -> dict[str, dict[str, Any]]:
 
 
 class Origins:
-    """What an agent wants, and what of it this host has."""
+    """What an agent wants, and what of it this host has. `wanted` is as of the last time."""
 
     def __init__(self, service: Service, store: Store, wanted: Wanted) -> None:
-        self._service, self._store = service, store
-        self.wanted = wanted
+        self._service, self._store, self.wanted = service, store, wanted
 
     @property
     def left_out(self) -> tuple[LeftOut, ...]:
-        """What of it does not run."""
+        """What of it this host does not take."""
         return self._service.loaded.left_out
 
-    async def put(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Run this, and nothing else of a cluster's. ConfigError: it is no such request; HostError, NotStoredError."""
+    async def put(self, caller: Caller, body: Mapping[str, Any], *, replace: bool) -> dict[str, Any]:
+        """Run this, and nothing else of a cluster's. ConfigError: it is no such request; HostError, NotStoredError.
+
+        `stale` for an older generation than what runs, `refused` for another cluster, unless that is to `replace` it.
+        """
         wanted = read(body)
-        about = f"generation {wanted.generation} of cluster {wanted.cluster_id}"
-        record = AuditRecord(caller, "apply", "daemon", NAME, message=about)
+        await self._want(caller, "apply", wanted, replace=replace)
+        return self.shown()
+
+    async def delete(self, caller: Caller) -> None:
+        """Run nothing of a cluster's any more, and forget that it wanted something."""
+        await self._want(caller, "delete", NONE, replace=True)
+
+    async def _want(self, caller: Caller, operation: str, wanted: Wanted, *, replace: bool) -> None:
+        record = AuditRecord(caller, operation, "daemon", NAME, message=wanted.about)
+        kept = None if wanted is NONE else wanted.kept()
         async with self._service.changing:
+            before = self._service.loaded
             try:
-                after = await asyncio.to_thread(lend, self._service.loaded, wanted)
-                keep = partial(self._store.write, [Write(ORIGINS, NAME, wanted.kept())], record)
+                if not replace:
+                    self._refuse_older(wanted)
+                after = await asyncio.to_thread(lend, before, wanted)
+                old, new = await asyncio.to_thread(_changed, before.lent, after.lent)
+                records = [record._replace(old=old, new=new)] if old or new else []
+                keep = partial(self._store.write, [Write(ORIGINS, NAME, kept)], *records)
                 await self._service.change(after, keep, refuse_failing=False)
-            except MirrordError as error:
-                await asyncio.to_thread(self._store.note, record.refused(error))
+            except (MirrordError, OSError, RuntimeError) as error:
+                refused = error if isinstance(error, MirrordError) else of_host(error)
+                if refused is not None:
+                    await asyncio.to_thread(self._store.note, record.refused(refused))
                 raise
             self.wanted = wanted
-        return self.shown()
+
+    def _refuse_older(self, wanted: Wanted) -> None:
+        """MirrordError `stale`; Refused for another cluster's."""
+        runs = self.wanted
+        if runs is NONE:
+            return
+        if wanted.cluster_id != runs.cluster_id:
+            why = f"this host is in {runs.cluster}, not in {wanted.cluster}: replace=true leaves it"
+            raise Refused(why, "cluster_id")
+        if wanted.generation < runs.generation:
+            why = f"this host has {runs.generation}, which is newer than {wanted.generation}: replace=true goes back"
+            raise MirrordError("stale", why, "generation")
 
     def anew(self, loaded: Loaded) -> Loaded:
         """A configuration that was read again, with what of the wanted goes with it now."""
@@ -191,6 +228,30 @@ class Origins:
             "cluster_id": self.wanted.cluster_id,
             "objects": [*taken, *left],
         }
+
+
+def _changed(before: Objects, after: Objects) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What differs, by section and name, as it was and as it is; of mirrors that stay their sessions that differ."""
+    old: dict[str, Any] = {}
+    new: dict[str, Any] = {}
+    for section in SECTIONS:
+        was, now = before.get(section, {}), after.get(section, {})
+        for name in dict.fromkeys((*was, *now)):
+            first, second = was.get(name), now.get(name)
+            if first == second:
+                continue
+            if first is not None and second is not None and section == "mirrors":
+                first, second = _without_same(first, second), _without_same(second, first)
+            for found, one in ((old, first), (new, second)):
+                if one is not None:
+                    found.setdefault(section, {})[name] = one
+    return old, new
+
+
+def _without_same(mirror: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    sessions = {one.get("name"): one for one in other.get("sessions", ())}
+    differing = [one for one in mirror.get("sessions", ()) if sessions.get(one.get("name")) != one]
+    return {**mirror, "sessions": differing}
 
 
 def _names(objects: Objects) -> Iterator[tuple[str, str, str]]:

@@ -98,6 +98,8 @@ class Service:
         self.rates: report.Rates = {}
         self.remote_rates: report.RemoteRates = {}
         self.history = History()
+        self.watchers: set[Callable[[], None]] = set()
+        """Told once a second, when all have been looked at."""
         self._used = self.cores_used = 0.0
         self._lacks = ""  # what the host did not have for the last turn, as logged
         self._planner = plan.Planner()
@@ -161,6 +163,8 @@ class Service:
             news, failing = await self._on_ticker(partial(self._look_at_pipelines, now - looked))
             looked = now
             await self._break(now)
+            for tell in tuple(self.watchers):
+                tell()
             if now - reread >= REREAD_SECONDS:
                 reread = now
                 self._surroundings.doubt()
@@ -192,7 +196,7 @@ class Service:
         self._pipelines.log_troubles()
         self.rates = report.rates(gains, seconds)
         self.remote_rates = report.remote_rates(self._pipelines.sent_gains(), seconds)
-        self.history.add(gains, self._pipelines.ring_fills(gains), seconds)
+        self.history.look(seconds, gains, self._pipelines.ring_fills(gains))
         self._used, used = self._pipelines.budget.used, self._used
         self.cores_used = (self._used - used) / seconds
         too_large = any(gain[Slot.dropped_mtu_exceeded] for gain in gains.values())
@@ -359,9 +363,9 @@ class Service:
         """Another number once something has happened that may have changed a session's state."""
         return self._pipelines.happened
 
-    def counters(self) -> Mapping[plan.Key, Sequence[int]]:
-        """What every session and source has counted, by Slot."""
-        return self._pipelines.counters()
+    def states(self) -> Mapping[plan.Key, tuple[str, str]]:
+        """The state of every planned session and source, and why it is so."""
+        return self._pipelines.states()
 
     def mirrors(self) -> list[str]:
         """The names of the planned sessions' mirrors."""

@@ -52,6 +52,9 @@ MIGRATIONS = (
 """What makes each version of the schema of the one before; the version is in user_version."""
 
 
+_BRIEF = "id, time, uid, gid, pid, user, operation, kind, object, mirror, result, code, message"
+"""The columns of the audit log that are short."""
+
 KEEP = "INSERT INTO objects VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET written = excluded.written"
 
 
@@ -196,6 +199,15 @@ class Store:
         """These rows, each read when it is its turn: all of them may be more than there is memory for."""
         for one in ids:
             yield from map(_shown, self._ask("SELECT * FROM audit WHERE id = :id", {"id": one}))
+
+    def audit_newest(self) -> int:
+        """The id of the newest row, 0 if there is none."""
+        return int(self._ask("SELECT ifnull(max(id), 0) AS id FROM audit", {})[0]["id"]) if self._connection else 0
+
+    def audit_after(self, newest: int, limit: int) -> list[tuple[int, dict[str, Any]]]:
+        """The rows that came after this one, oldest first, each with its id; without `old` and `new`."""
+        query = f"SELECT {_BRIEF} FROM audit WHERE id > :id ORDER BY id LIMIT :limit"  # noqa: S608 (only names)
+        return [(row["id"], _shown(row)) for row in self._ask(query, {"id": newest, "limit": limit})]
 
     def _ask(self, query: str, values: dict[str, Any]) -> list[dict[str, Any]]:
         with self._lock:
@@ -371,7 +383,7 @@ def _insert(connection: sqlite3.Connection, record: AuditRecord) -> None:
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
     del row["id"]
     row["time"] = datetime.fromtimestamp(row["time"], UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    for key in ("old", "new"):
+    for key in {"old", "new"} & row.keys():
         with suppress(ValueError):  # a damaged one is shown as it is
             row[key] = json.loads(row[key]) if row[key] is not None else None
     return row

@@ -44,10 +44,11 @@ class Outcome(NamedTuple):
     to: tuple[int, ...]
 
 class Unwrapped(NamedTuple):
-    """The frame in a tunnel's packet, and what its sender left to a device (wire.VNET)."""
+    """The frame in a tunnel's packet, what its sender left to a device (wire.VNET), what is told of it (told.Told)."""
 
     data: bytes
     vnet: bytes
+    told: tuple[int, ...]
 
 @final
 class Forward:
@@ -130,6 +131,7 @@ class Tap:
         ip_header: bool,
         raw: bool,
         pvid: int,
+        told: bool,
     ) -> Tap: ...
     def run(self) -> bool:
         """Forward what has been captured: at most a few blocks. Whether there is more."""

@@ -184,11 +184,15 @@ class GeneveDestination(TunnelDestination):
     """RFC 8926."""
 
     type: Literal["geneve"] = "geneve"
-    """Geneve (RFC 8926), without options."""
+    """Geneve (RFC 8926)."""
     vni: Vni
     """Virtual network identifier."""
     vni_egress: Vni | None = None
     """The VNI of the session's egress frames; left out: `vni`."""
+    metadata: Flag = False
+    """Tell of each copy, in an option of 24 bytes: the direction, the time of capture in nanoseconds, the index of the
+    source device, a sequence number, and whether it is truncated. Its class is for experiments (0xff6d) and it is not
+    critical: who does not know it skips it. A `geneve` source knows it."""
     port: Port = 6081
     """UDP port of the collector."""
 

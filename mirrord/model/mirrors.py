@@ -19,7 +19,7 @@ from mirrord.model.destinations import (
 )
 from mirrord.model.filters import Filter
 from mirrord.model.flows import FlowLimit
-from mirrord.model.sources import BridgeSource, Source, TunnelSource
+from mirrord.model.sources import BridgeSource, ErspanSource, GeneveSource, Source, TunnelSource
 from mirrord.protocols import ETH_HEADER
 from mirrord.values import (
     Addresses,
@@ -60,7 +60,9 @@ class Session(Model):
     """Where frames come from."""
     direction: DirectionName = Field(default_factory=_default_direction)
     """`ingress` is what the source receives, `egress` what it sends. By default `both`, from a tunnel `ingress`.
-    `lo` receives each frame that it sends: it is captured as ingress, once, and `both` means that."""
+    `lo` receives each frame that it sends: it is captured as ingress, once, and `both` means that. Of a tunnel all is
+    `ingress`; with `both`, from ERSPAN and Geneve, rules ask for the direction that the packet tells (ERSPAN III's D,
+    Geneve's `metadata`), and what tells none is `ingress`."""
     filter: Name | None = None
     """The name of a filter; left out: every frame."""
     destination: Destination
@@ -132,7 +134,10 @@ class Session(Model):
     def _contradictions(self) -> Iterator[tuple[str, ...]]:
         if isinstance(self.source, BridgeSource) and self.direction != "both":
             yield "direction", 'must be "both" for a bridge'
-        if isinstance(self.source, TunnelSource) and self.direction != "ingress":
+        if isinstance(self.source, (ErspanSource, GeneveSource)):
+            if self.direction == "egress":
+                yield "direction", 'must be "ingress", or "both" for what it tells, for a tunnel that is received'
+        elif isinstance(self.source, TunnelSource) and self.direction != "ingress":
             yield "direction", 'must be "ingress" for a tunnel that is received'
         if isinstance(self.source, TunnelSource) and self.capture == "ring":
             yield "capture", '"ring" does not apply to a tunnel that is received'

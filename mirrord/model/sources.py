@@ -188,9 +188,11 @@ class GeneveSource(TunnelSource):
     """RFC 8926; without `vni`, every VNI."""
 
     type: Literal["geneve"] = "geneve"
-    """Geneve (RFC 8926), received; options are skipped. Of Ethernet, or of IP packets, as the clouds' load balancers
+    """Geneve (RFC 8926), received. Of Ethernet, or of IP packets, as the clouds' load balancers
     and mirrors send them, which get an Ethernet header with addresses of zeros. A packet of control (O), or with an
-    option that has to be understood (C), counts as `malformed`."""
+    option that has to be understood (C), counts as `malformed`. What mirrord's `metadata` tell (direction, time,
+    truncated) goes on: into `metadata` again, ERSPAN's header, ids of egress frames, a file's packets. Other options
+    are skipped."""
     port: Port = 6081
     """UDP port that is listened on."""
     vni: Vni | None = None
@@ -219,9 +221,9 @@ class ErspanSource(TunnelSource):
     """ERSPAN I, II and III; without `session_id`, every one."""
 
     type: Literal["erspan"] = "erspan"
-    """ERSPAN I, II and III, received. The frame alone goes on. What the sender's header says of it (VLAN, COS,
-    truncated, time, direction) is dropped: a destination of any type tells of the frame as it came here, and a tag that
-    the sender took off cannot be put back from an id alone."""
+    """ERSPAN I, II and III, received. What the sender's header says of the frame goes on: VLAN, COS and truncated into
+    ERSPAN's header, III's direction also into whatever tells one. Its time does not: it comes round every 429 s. A tag
+    that the sender took off is not put back."""
     session_id: ErspanSession | None = None
     """Only this session; left out: every one."""
 

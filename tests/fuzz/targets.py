@@ -65,14 +65,15 @@ def compare(plan: ForwardPlan, frames: list[Frame]) -> None:
 
 def decapsulation(data: bytes) -> None:
     """A tunnel's packet: the same frame, or none, from both planes."""
-    tunnel, limit, packet = Tunnel(1 + data[0] % 3 if data else 1), (0, 60, 1514)[len(data) % 3], data[1:]
-    frame = decapsulate(tunnel, packet)
-    python = None if frame is None else (frame, unfinished(frame, limit))
+    tunnel, limit, packet = Tunnel(1 + data[0] % len(Tunnel) if data else 1), (0, 60, 1514)[len(data) % 3], data[1:]
+    found = decapsulate(tunnel, packet)
+    python = None if found is None else (*found, unfinished(found.data, limit))
     native = core.decapsulate(tunnel=tunnel, packet=packet, limit=limit)
-    if python != (native and (native.data, Vnet._make(VNET.unpack(native.vnet)))):
+    if python != (native and (native.data, native.told, Vnet._make(VNET.unpack(native.vnet)))):
         raise WrongError(f"{tunnel} {packet.hex()}: python {python}, native {native}")
-    if frame is not None:
-        compare(ForwardPlan(words.TEMPLATES[0]), [Frame(frame, len(frame), vnet=unfinished(frame, limit))])
+    if found is not None:
+        data, told = found
+        compare(ForwardPlan(words.TEMPLATES[0]), [Frame(data, len(data), vnet=unfinished(data, limit), told=told)])
 
 
 _pair: list[Pair] = []

@@ -301,7 +301,7 @@ def test_the_read_only_socket_serves_get_alone(host: Host, daemon: MakeDaemon, t
             answer = reader(method.upper(), resource, {})
             assert (answer.status, answer.code) == (405, "method_not_allowed")
             asked += 1
-    assert asked == 28
+    assert asked == 29
     assert reader.audit() == []
     assert Api(running.socket)("GET", "mirrors").body == before
     assert running.stop()[0] == 0

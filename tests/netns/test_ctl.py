@@ -112,8 +112,8 @@ def test_bash_completes_what_has_signs_in_it(running: Daemon, tmp_path: Path) ->
         wait_for(lambda: shell.shows("ready"), "the completion")
         shell.press(f"mirrorctl --socket {running.socket} session add core x --destination type=vx\t".encode())
         wait_for(lambda: "--destination type=vxlan" in shell.plain, "the type")
-        shell.press(b",remote=2001:db8::1,vn\t7 --fil\tw\t")
-        wait_for(lambda: "type=vxlan,remote=2001:db8::1,vni=7 --filter web" in shell.plain, "key, option and name")
+        shell.press(b",remote=2001:db8::1,po\t7 --fil\tw\t")
+        wait_for(lambda: "type=vxlan,remote=2001:db8::1,port=7 --filter web" in shell.plain, "key, option and name")
 
 
 def test_shells_complete_the_daemons_names(running: Daemon) -> None:
@@ -128,7 +128,7 @@ def test_shells_complete_the_daemons_names(running: Daemon) -> None:
     assert {"lo", "tap0", "out0"} <= set(inside(running, f"{add} --source "))
     assert complete(f"{add} --source type=br") == ["type=bridge"]
     assert complete(f"{add} --source type=bridge,br") == ["type=bridge,bridge="]
-    assert complete(f"{add} --destination type=vxlan,vn") == ["type=vxlan,vni="]
+    assert complete(f"{add} --destination type=vxlan,vn") == ["type=vxlan,vni=", "type=vxlan,vni_egress="]
     assert complete(f"{add} --destination type=vxlan,shared_vni=t") == ["type=vxlan,shared_vni=true"]
     assert complete(f"{start} filter create f --rule priority=1,act") == ["priority=1,action="]
     assert complete(f"{start} filter rule delete web ") == ["9", "1"]

@@ -17,7 +17,7 @@ from tests.conftest import MakeDaemon
 from tests.support.ctl import ctl, invoke
 from tests.support.daemon import Daemon
 from tests.support.send import ENDS, send, udp_frame
-from tests.support.topology import Host, Topology
+from tests.support.topology import Host, Topology, receive_vxlan
 from tests.support.uplink import tapped
 from tests.support.wait import wait_for
 
@@ -44,8 +44,10 @@ def dataplane() -> str:
 
 @pytest.fixture
 def hosts(net: Topology) -> tuple[Host, Host]:
-    """The host and the collector."""
-    return tapped(net)
+    """The host and the collector, which has a socket for what is sent there."""
+    host, collector = tapped(net)
+    receive_vxlan(collector)
+    return host, collector
 
 
 class Doctor:
@@ -122,6 +124,17 @@ def test_links_routes_and_next_hops(hosts: tuple[Host, Host], daemon: MakeDaemon
     assert "192.0.2.2" in problem
     assert "does not answer" in problem
     assert host.run(*remedy.partition("; ")[2].split()[:5]).split()[-1] in ("INCOMPLETE", "FAILED")
+
+
+def test_a_collector_without_a_socket_is_a_note_and_not_dead(hosts: tuple[Host, Host], daemon: MakeDaemon) -> None:
+    host, collector = hosts
+    running = daemon(host, session("m", VXLAN))
+    collector.ip("link delete vxlan0")
+    send(host, "tap0", FRAME, 10)
+    problem, remedy = Doctor(running).only("unbound", status=0)
+    assert problem == "192.0.2.2 says that its port is unreachable: nothing is bound to UDP port 4789 there"
+    assert "a sensor" in remedy
+    assert running.metrics().total("mirrord_remote_up") == 1
 
 
 def test_destination_devices(net: Topology, hosts: tuple[Host, Host], daemon: MakeDaemon) -> None:

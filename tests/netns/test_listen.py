@@ -29,6 +29,7 @@ from tests.support.ctl import ctl
 from tests.support.daemon import Daemon
 from tests.support.packets import LINK, V4
 from tests.support.send import flood, send
+from tests.support.sniffer import Recording
 from tests.support.topology import Host, Topology, acquaint
 from tests.support.wait import wait_for
 
@@ -431,6 +432,51 @@ def test_a_chain_ends_in_a_file_with_the_nics_own_frames(net: Topology, daemon: 
     assert sorted(written) == sorted(sent)
     for flow in numbered:
         assert [frame for frame in written if frame in flow] == flow, "in order within a flow"
+
+
+def test_a_relay_carries_direction_and_time_on_from_the_nic(
+    net: Topology, daemon: MakeDaemon, sniff: MakeSniffer, tmp_path: Path
+) -> None:
+    """NIC, Geneve with metadata, a relay's files: direction and nanoseconds are those of a capture on the NIC."""
+    source, relay = net.host("source"), net.host("relay")
+    net.link(source, "eth0", relay, "eth0", ("10.98.0.1/24", "10.98.0.2/24"), mtu=1600)
+    _pair(source, "nic", "nic-peer")
+    captures = tmp_path / "captures"
+    captures.mkdir()
+    rules = '[filters.sent]\nrules = [ { priority = 1, direction = "egress", action = "accept" } ]\n'
+    received = '{ type = "geneve", local = "10.98.0.2", vni = 7 }'
+    files = {name: captures / f"{name}.pcapng" for name in ("all", "sent", "as-ingress")}
+    on_relay = daemon(
+        relay,
+        rules
+        + "".join(
+            session(name, received, f'{{ type = "file", path = "{file}" }}', more)
+            for (name, file), more in zip(
+                files.items(), ('direction = "both"', 'direction = "both"\nfilter = "sent"', ""), strict=True
+            )
+        ),
+        capture_directories=[str(captures)],
+    )
+    on_nic = sniff(source, "nic")
+    to_relay = '{ type = "geneve", remote = "10.98.0.2", vni = 7, metadata = true }'
+    on_source = daemon(source, session("out", '"nic"', to_relay))
+
+    sent = [marked(n) for n in range(10)]
+    for n, frame in enumerate(sent):
+        send(source, "nic" if n % 2 else "nic-peer", frame)
+        on_source.settle(captured=n + 1)
+    on_source.stop()
+    metrics = on_relay.settle(captured=3 * len(sent))
+    assert metrics.total("mirrord_skipped_frames_total", session="sent", reason="unmatched") == len(sent) / 2
+    assert metrics.total("mirrord_read_frames_total", session="all", direction="egress") == len(sent) / 2
+    on_relay.stop()
+
+    stamps = [row[0] for row in on_nic.stop().fields("frame.time_epoch")]
+    assert len(stamps) == len(sent)
+    directions = [f"0x0000000{1 + n % 2}" for n in range(len(sent))]  # draft-ietf-opsawg-pcapng 4.3.1: 1 in, 2 out
+    rows = [[stamp, direction] for stamp, direction in zip(stamps, directions, strict=True)]
+    for name, expected in (("all", rows), ("sent", rows[1::2]), ("as-ingress", rows)):
+        assert Recording(files[name]).fields("frame.time_epoch", "frame.packet_flags_direction") == expected, name
 
 
 def _pair(host: Host, one: str, other: str) -> None:

@@ -120,6 +120,8 @@ def test_the_debian_package_has_what_its_documents_name(deb: Path, tmp_path: Pat
     assert "/usr/share/mirrord/examples/netns.conf" in named
     assert all((tmp_path / path.lstrip("/")).exists() for path in named)
     assert (share / "examples/vm-to-sensor.toml").exists()
+    for command in ("mirrord", "mirrorctl", "mirrord-agent", "mirrord-extcap"):
+        assert (tmp_path / "usr/bin" / command).exists(), command
 
 
 def upgraded(deb: Path, directory: Path) -> Path:

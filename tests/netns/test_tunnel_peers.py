@@ -59,10 +59,10 @@ PLAIN = {
         {**GRE, "gre.proto": "0x6558", "gre.key": "0x00001111"},
     ),
     "geneve": Tunnel(
-        '"geneve", vni = 11259375',
+        '"geneve", vni = 11259375, metadata = true',
         "geneve",
         {"key": 0xABCDEF},
-        16,
+        40,
         "geneve",
         {
             "udp.dstport": "6081",
@@ -71,6 +71,10 @@ PLAIN = {
             "geneve.proto_type": "0x6558",
             "geneve.vni": "0xabcdef",
             "geneve.reserved": "0x00",
+            "geneve.option.class": "0xff6d",
+            "geneve.option.type": "0x01",
+            "geneve.option.length": "24",  # its header included
+            "geneve.option.type.critical": "0",
         },
     ),
     "vxlan": Tunnel(

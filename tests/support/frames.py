@@ -15,6 +15,7 @@ from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.rules import Selection
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.frame.headers import Tag
+from mirrord.dataplane.frame.told import Told
 from mirrord.dataplane.frame.wire import Frame, Vnet
 from mirrord.plans import FlowLimit, ForwardPlan, Inside, OnMtuExceeded, Payload, Remote
 from tests.support.selections import IPV4, IPV6, PORTS, VLANS, frames, guards, selections
@@ -26,10 +27,12 @@ TEMPLATES = [
     encap.bare(),
     encap.bare(),
     encap.vxlan(5),
+    encap.geneve(encap.Ids(5, 7, guest=True), metadata_of=9),
     encap.gre(77),
     encap.erspan_ii(9, cos=3, index=5),
     encap.erspan_iii(encap.Ids(9, 1000), sgt=4),
 ]
+TOLD = st.sampled_from([Told(), Told(), Told(1, 1 << 60), Told(2, 0, 5, 7, 2, truncated=True)])
 CSUM_OFFSET = {TCP: 16, UDP: 6}
 
 tags = st.builds(Tag, st.sampled_from([0x8100, 0x88A8, 0x9100]), st.sampled_from([0, 5, 0x1005, 0xE06F]))
@@ -101,7 +104,8 @@ def _tunnel(draw: st.DrawFn, ethertype: int, inner: bytes) -> tuple[int, bytes]:
 
 
 def _frame(draw: st.DrawFn, data: bytes, vnet: Vnet) -> Frame:
-    return Frame(data, len(data), draw(st.booleans()), draw(st.none() | tags), vnet, 0)
+    frame = Frame(data, len(data), draw(st.booleans()), draw(st.none() | tags), vnet, 0)
+    return frame._replace(told=draw(TOLD))
 
 
 @st.composite

@@ -1,6 +1,6 @@
-"""A host that is monitored: mirrord with five mirrors, one well and four to be given a fault each, and Prometheus.
+"""A host that is monitored: mirrord with six mirrors, two well and four to be given a fault each, and Prometheus.
 
-client well, flooded, lost, gone, disk ---- the same [source], which also has Prometheus; up0, up1 ---- [collector]
+client well, flooded, lost, gone, disk, stream ---- the same [source, with Prometheus]; up0, up1 ---- [collector]
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RULES = ROOT / "config/prometheus/mirrord.rules.yml"
 FILTER = '[filters.udp]\nrules = [{ priority = 1, action = "accept", protocol = "udp" }]\n'
 ENDS_ONCE = '[mirrors.well]\nexpires = "2999-12-31T00:00:00Z"\n'
 SAMPLED = 'sampling_rate = 2\nfilter = "udp"\ncount_rules = true\nflow_limit = { packets = 2_000_000_000 }'
-MIRRORS = ("well", "flooded", "lost", "gone", "disk")
+MIRRORS = ("well", "flooded", "lost", "gone", "disk", "stream")
 FRAMES = [udp_frame(("02:00:00:00:00:01", f"10.1.0.{n}", 1000), ENDS[1], length=1000) for n in range(10, 26)]
 
 
@@ -48,6 +48,7 @@ ring_size = "{"1MiB" if mirror == "flooded" else "8MiB"}"
                 "lost": '{ type = "vxlan", remote = "10.98.0.2", vni = 3 }',
                 "gone": '{ type = "vxlan", remote = "10.99.0.2", vni = 4 }',
                 "disk": f'{{ type = "file", path = "{captures}/c.pcapng" }}',
+                "stream": '{ type = "pcap", listen = "127.0.0.1:9900" }',
             }.items()
         )
     )
@@ -76,8 +77,10 @@ class Monitored:
             acquaint(self.source, f"up{n}", f"{network}.1", collector, f"up{n}", f"{network}.2")
         receive_vxlan(collector)
         toml = configuration(self.captures)
-        self.daemon = Daemon(self.source, self._directory, toml, capture_directories=[str(self.captures)])
+        self.daemon = Daemon(self.source, self._directory, toml, up=False, capture_directories=[str(self.captures)])
         stack.callback(self.daemon.stop)
+        self.source.spawn("sh", "-c", "nc -d 127.0.0.1 9900 > /dev/null")
+        self.daemon.wait_up()
         self.prometheus = Prometheus(self.source, self._directory, RULES)
         stack.callback(_beside(lambda: _send(self._client)))
         seen = "mirrord_mirrored_frames_total > 0"

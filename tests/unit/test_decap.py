@@ -19,6 +19,7 @@ from mirrord.dataplane.forward.decap import decapsulate, unfinished
 from mirrord.dataplane.forward.encap import bare
 from mirrord.dataplane.forward.step import Forward
 from mirrord.dataplane.frame.checksum import checksum
+from mirrord.dataplane.frame.told import Told
 from mirrord.dataplane.frame.wire import VNET, Frame, Vnet
 from mirrord.dataplane.native import core
 from mirrord.plans import ForwardPlan, Tunnel
@@ -102,11 +103,11 @@ BAD = {
 
 def both(tunnel: Tunnel, packet: bytes, limit: int = LIMIT) -> tuple[bytes, Vnet] | None:
     """What both planes make of a packet; they must agree."""
-    frame = decapsulate(tunnel, packet)
-    python = None if frame is None else (frame, unfinished(frame, limit))
+    found = decapsulate(tunnel, packet)
+    python = None if found is None else (*found, unfinished(found.data, limit))
     native = core.decapsulate(tunnel=tunnel, packet=packet, limit=limit)
-    assert python == (native and (native.data, Vnet._make(VNET.unpack(native.vnet))))
-    return python
+    assert python == (native and (native.data, native.told, Vnet._make(VNET.unpack(native.vnet))))
+    return None if found is None else (found.data, unfinished(found.data, limit))
 
 
 @pytest.mark.parametrize(("tunnel", "packet"), GOOD)
@@ -171,8 +172,38 @@ def test_a_merged_frame_is_split_to_fit() -> None:
     )
 
 
+def test_what_a_header_tells_is_read(dataplane: str) -> None:
+    metadata = bytes.fromhex("00020001 0102030405060708 0000002a 00000009")
+    options = [*OPTIONS, GeneveOptions(classid=0xFF6D, type=1, data=metadata)]
+    two, three = ERSPAN_II(vlan=5, cos=3, en=3, t=1, session_id=7), ERSPAN_III(vlan=6, cos=2, d=1)
+    for tunnel, packet, told in (
+        (
+            Tunnel.GENEVE,
+            wrapped(UDP(), GENEVE(proto=0x6558, options=options), FRAME),
+            Told(2, 0x0102030405060708, truncated=True),
+        ),
+        (
+            Tunnel.ERSPAN,
+            wrapped(GRE(proto=0x88BE, seqnum_present=1), two, FRAME),
+            Told(vlan=5, cos=3, en=3, truncated=True),
+        ),
+        (Tunnel.ERSPAN, wrapped(GRE(proto=0x22EB, seqnum_present=1), three, FRAME), Told(2, vlan=6, cos=2)),
+    ):
+        if dataplane == "python":
+            found = decapsulate(tunnel, packet)
+            assert found is not None
+            assert found.told == told
+        else:
+            native = core.decapsulate(tunnel=tunnel, packet=packet, limit=0)
+            assert native is not None
+            assert native.told == told
+
+
 MERGED = (Tunnel.GRE, wrapped(GRE(proto=0x6558), merged_frame(bytes(300))))
-packets = st.sampled_from([*GOOD, *BAD.values(), *((Tunnel.GENEVE, packet) for packet, _ in BARE), MERGED])
+LOADED = wrapped(UDP(), GENEVE(proto=0x6558, options=[GeneveOptions(classid=0xFF6D, type=1, data=bytes(20))]), FRAME)
+packets = st.sampled_from(
+    [(Tunnel.GENEVE, LOADED), *GOOD, *BAD.values(), *((Tunnel.GENEVE, packet) for packet, _ in BARE), MERGED]
+)
 changes = st.lists(st.tuples(st.integers(0, 120), st.integers(0, 255)), max_size=6)
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scapy.contrib.erspan import ERSPAN_II, ERSPAN_III
-from scapy.contrib.geneve import GENEVE
+from scapy.contrib.geneve import GENEVE, GeneveOptions
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import GRE, Dot1AD, Dot1Q
 from scapy.layers.vxlan import VXLAN
@@ -17,6 +17,7 @@ from scapy.packet import Packet
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.forward.encap import Ids, Template
 from mirrord.dataplane.frame.headers import Tag
+from mirrord.dataplane.frame.told import Told
 from mirrord.dataplane.frame.wire import Frame, Vnet
 from mirrord.plans import ForwardPlan
 from tests.support.packets import LINK
@@ -115,6 +116,40 @@ def test_egress_frames_have_an_id_of_their_own(
         if template is encap.erspan_iii:
             expected[-1] |= egress << 3  # D is told by the template's guest
         assert copy == bytes(expected) + PLAIN
+
+
+def test_geneve_tells_of_the_frame_in_an_option_that_others_skip(dataplane: str) -> None:
+    """RFC 8926 3.4, 3.5: options of 24 bytes, not critical; direction, truncated, time, source, sequence."""
+    seen = [Frame(PLAIN, len(PLAIN), egress, time=0x0102030405060708) for egress in (False, True)]
+    relayed = Frame(PLAIN, len(PLAIN), time=9, told=Told(2, 7, truncated=True))
+    for guest in (False, True):
+        plan = ForwardPlan(encap.geneve(Ids(0x1A5, guest=guest), metadata_of=0x2A), snaplen=60)
+        for n, (copy, turned, truncated, time) in enumerate(
+            zip(
+                forward(plan, [*seen, relayed], dataplane),
+                (False, True, True),
+                (1, 1, 1),
+                (0x0102030405060708, 0x0102030405060708, 7),
+                strict=True,
+            )
+        ):
+            body = bytes([0, 1 + (turned != guest), 0, truncated]) + time.to_bytes(8, "big")
+            body += (0x2A).to_bytes(4, "big") + n.to_bytes(4, "big")
+            option = GeneveOptions(classid=0xFF6D, type=1, data=body)
+            assert copy == bytes(GENEVE(vni=0x1A5, proto=0x6558, options=[option])) + PLAIN[:60]
+
+
+def test_a_relay_carries_erspans_fields_on(dataplane: str) -> None:
+    frame = Frame(PLAIN, len(PLAIN), time=5, told=Told(2, 0, 0xABC, 6, 2, truncated=True))
+    two, three = (
+        forward(ForwardPlan(template), [frame], dataplane)[0] for template in (encap.erspan_ii(7), encap.erspan_iii(7))
+    )
+    own = forward(ForwardPlan(encap.erspan_ii(7, cos=1)), [frame], dataplane)[0]
+    told = {"vlan": 0xABC, "t": 1, "session_id": 7}
+    outer = GRE(seqnum_present=1, proto=0x88BE)
+    assert two == bytes(outer / ERSPAN_II(**told, cos=6, en=2) / PLAIN)
+    assert own == bytes(outer / ERSPAN_II(**told, cos=1, en=2) / PLAIN)
+    assert three == bytes(GRE(seqnum_present=1, proto=0x22EB) / ERSPAN_III(**told, cos=6, p=1, gra=1, d=1) / PLAIN)
 
 
 frames = st.builds(

@@ -128,7 +128,8 @@ DOCUMENTED: dict[type[Model], dict[str, object]] = {
     },
     model.VxlanDestination: TUNNEL
     | {"type": "vxlan", "vni": REQUIRED, "vni_egress": OPTIONAL, "port": 4789, "shared_vni": False},
-    model.GeneveDestination: TUNNEL | {"type": "geneve", "vni": REQUIRED, "vni_egress": OPTIONAL, "port": 6081},
+    model.GeneveDestination: TUNNEL
+    | {"type": "geneve", "vni": REQUIRED, "vni_egress": OPTIONAL, "port": 6081, "metadata": False},
     model.GreDestination: TUNNEL | {"type": "gre", "key": OPTIONAL, "key_egress": OPTIONAL},
     model.ErspanDestination: TUNNEL
     | {"type": "erspan", "erspan_type": REQUIRED, "session_id": 7, "cos": 0, "index": 0, "hardware_id": 0, "sgt": 0}

@@ -24,6 +24,7 @@ DEFINITIONS = {
     "mirrord.dataplane.forward.remotes",
     "mirrord.dataplane.frame",
     "mirrord.dataplane.frame.headers",
+    "mirrord.dataplane.frame.told",
     "mirrord.dataplane.transmit",
     "mirrord.dataplane.transmit.file_names",
     "mirrord.dataplane.transmit.pcapng",

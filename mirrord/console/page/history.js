@@ -1,29 +1,13 @@
 // @ts-check
-// The daemon's history in one form, whoever answers it: a time and rates for each step, losses by their reasons.
+// The daemon's history: a time and rates for each step, losses by their reasons; and how it grows.
 
 /**
  * @typedef {{times: number[], frames: number[], bits: number[], fill: number[], latency: number[], lost: Record<string, number[]>}} Past
  * @param {any} answer @returns {Past & {left_out?: boolean}}
  */
 export function pastOf(answer) {
-  if (answer.times) {
-    const { times, frames_per_second, bits_per_second, ring_fill, latency_seconds, dropped_per_second, left_out } = answer
-    return { times, frames: frames_per_second, bits: bits_per_second, fill: ring_fill, latency: latency_seconds, lost: dropped_per_second, left_out }
-  }
-  const parts = answer.sessions ?? [answer]
-  const times = /** @type {number[]} */ ([...new Set(parts.flatMap((/** @type {any} */ one) => one.time))]).sort((one, other) => one - other)
-  /** @param {string} name @param {(...values: number[]) => number} together */
-  const column = (name, together) => {
-    const known = parts.map((/** @type {any} */ one) => new Map(one.time.map((/** @type {number} */ at, /** @type {number} */ index) => [at, one[name]?.[index] ?? 0])))
-    return times.map((at) => together(...known.map((/** @type {Map<number, number>} */ one) => one.get(at) ?? 0), 0))
-  }
-  const sum = (/** @type {number[]} */ ...values) => values.reduce((all, one) => all + one, 0)
-  const names = new Set(parts.flatMap((/** @type {any} */ one) => Object.keys(one)).filter((/** @type {string} */ one) => one.startsWith('dropped_')))
-  return {
-    times, frames: column('mirrored_frames', sum), bits: column('sent_bytes', sum).map((one) => 8 * one), fill: column('ring_fill', Math.max),
-    latency: column('latency_p99_seconds', Math.max),
-    lost: Object.fromEntries([...names].map((name) => [String(name).slice('dropped_'.length), column(String(name), sum)])),
-  }
+  const { times, frames_per_second, bits_per_second, ring_fill, latency_seconds, dropped_per_second, left_out } = answer
+  return { times, frames: frames_per_second, bits: bits_per_second, fill: ring_fill, latency: latency_seconds, lost: dropped_per_second, left_out }
 }
 
 /** What came since is put behind what is there; what is older than so many seconds goes. @param {Past | null} past @param {Past} more @param {number} kept @returns {Past} */

@@ -1,5 +1,5 @@
 // @ts-check
-// What the daemon mirrors, as it is now: objects are asked for when they change, counters come as events.
+// What the daemon mirrors, as it is now: objects are asked for when they change, rates come as events.
 import { ask, at, send } from './api.js'
 import { events } from './events.js'
 import { total } from './format.js'
@@ -7,7 +7,7 @@ import { Store } from './store.js'
 
 const AGAIN = 1000 // ms until a daemon that went is asked again
 const COSTS = 20 // times what the last answer took: a page may not keep a daemon busy
-const COUNTED = 30_000 // ms that counters are shown for at most, where no event has them
+const COUNTED = 30_000 // ms that counters are shown for at most: events have rates alone
 const REMEMBERED = 60_000 // ms that a loss counts as one of now
 
 /**
@@ -48,11 +48,8 @@ export async function follow() {
 /** @param {string} name @param {any} told */
 function hear(name, told) {
   if (name === '' && live.value.lost.size) live.set({ lost: losses([]) })
-  if (name === 'counters') {
-    if (Array.isArray(told.sessions[0] ?? [])) rate(told)
-    else count(told.sessions)
-  }
-  if (name === 'state' || name === 'states' || name === 'objects') soon()
+  if (name === 'counters') rate(told)
+  if (name === 'state') soon()
   if (name === 'audit') {
     live.set({ audited: live.value.audited + 1 })
     soon()
@@ -77,21 +74,6 @@ async function look() {
   rows.clear()
   for (const row of rowsOf(mirrors)) rows.set(keyOf(row), row)
   live.set({ mirrors, problem: null, lost: losses([...rows.values()]) })
-}
-
-/** What sessions have counted since the last event: those that counted nothing are not in it. @param {any[]} sessions */
-function count(sessions) {
-  const { mirrors } = live.value
-  if (mirrors === null) return
-  const counted = []
-  for (const { skipped_frames, dropped_frames, frames_per_second, bits_per_second, mirror, session, source, ...counters } of sessions) {
-    const row = rows.get(keyOf({ mirror, session, source }))
-    if (row === undefined) continue
-    Object.assign(row, { frames_per_second, bits_per_second })
-    Object.assign(row.counters, counters, { skipped_frames, dropped_frames })
-    counted.push(row)
-  }
-  live.set({ mirrors: [...mirrors], lost: losses(counted) })
 }
 
 /**

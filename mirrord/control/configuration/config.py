@@ -90,7 +90,7 @@ class Loaded(NamedTuple):
     made: Objects  # at run time
     set_aside: tuple[SetAside, ...] = ()
     lent: Objects = NOTHING  # the cluster's, as far as they go with the others
-    left_out: tuple[LeftOut, ...] = ()  # the cluster's, as far as they do not
+    left_out: tuple[LeftOut, ...] = ()  # of the cluster's, as those that were lent were looked at
 
     def written(self, section: str, name: str) -> Any:
         """What was written of an object that is in the configuration."""
@@ -148,10 +148,10 @@ def combine(
     What was written alike in the configuration `before` is not read again: its models are in the new one, too. So are
     the cluster's objects, unless others are `lent`.
     """
-    if lent is None and before is not None:
-        found = _Combination(files, made, before, before.lent).combined(tuple(newest))
-        return found._replace(left_out=before.left_out)
-    return _Combination(files, made, before, lent or NOTHING).combined(tuple(newest))
+    if lent is not None or before is None:
+        return _Combination(files, made, before, lent or NOTHING).combined(tuple(newest))
+    combined = _Combination(files, made, before, before.lent).combined(tuple(newest))
+    return combined._replace(left_out=before.left_out)
 
 
 def parsed(data: bytes) -> dict[str, Any]:

@@ -7,7 +7,6 @@ the access control. The read-only socket serves GET alone.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -20,7 +19,8 @@ from mirrord.control.callers import Caller, peer
 from mirrord.control.changes import Changes, Condition, Done, Outcome, tag_of
 from mirrord.control.configuration.config import Loaded
 from mirrord.control.http import failures, openapi
-from mirrord.control.http.answers import PATIENCE_SECONDS, json_response
+from mirrord.control.http.answers import json_response
+from mirrord.control.http.events import Events
 from mirrord.control.http.explain import explain
 from mirrord.control.http.openapi import Resource
 from mirrord.control.http.requests import (
@@ -37,14 +37,13 @@ from mirrord.control.http.requests import (
     tags,
 )
 from mirrord.control.origins import Origins
-from mirrord.control.reporting.events import Events
 from mirrord.control.running.live import Live
 from mirrord.control.running.recorded import Recorded
 from mirrord.control.service import Service
 from mirrord.control.shown import Shown
 from mirrord.control.targets import WORDS, Target
 from mirrord.errors import ConfigError, MirrordError, Problem
-from mirrord.model.validation import not_found
+from mirrord.model.validation import find_session, not_found
 
 SERVICE = web.AppKey("service", Service)
 SHOWN = web.AppKey("shown", Shown)
@@ -62,19 +61,19 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def application(
-    service: Service, shown: Shown, changed_by: Changes, origins: Origins, *, read_only: bool = False
+    service: Service, shown: Shown, changed_by: Changes, origins: Origins, events: Events, *, read_only: bool = False
 ) -> web.Application:
     """Every resource of the API, or what of it only reads."""
     app = web.Application(middlewares=[failures.told(STATUS)], client_max_size=MAX_BODY)
-    app[SERVICE], app[SHOWN], app[CHANGES], app[ORIGINS] = service, shown, changed_by, origins
+    app[SERVICE], app[SHOWN], app[CHANGES], app[ORIGINS], app[EVENTS] = service, shown, changed_by, origins, events
     for one in RESOURCES:
         if one.method == "GET":
             app.router.add_get(one.path, one.handler)  # and HEAD: RFC 9110, section 9.1
         else:
             app.router.add_route(one.method, one.path, _refuse_change if read_only else one.handler)
-    app[EVENTS] = Events(service, changed_by.store)
-    app.router.add_get("/v1/events", _events, allow_head=False)
-    app.router.add_get(f"{SESSION}/capture", _refuse_packets if read_only else _capture, allow_head=False)
+    for one in STREAMS:
+        packets = one.path.startswith(SESSION)
+        app.router.add_get(one.path, _refuse_packets if packets and read_only else one.handler, allow_head=False)
     return app
 
 
@@ -121,11 +120,17 @@ async def _sources(request: web.Request) -> web.StreamResponse:
 
 
 async def _history(request: web.Request) -> web.StreamResponse:
-    history, mirror, session = request.app[SERVICE].history, request.query.get("mirror"), request.query.get("session")
-    if mirror is None and session is not None:
-        raise MirrordError("bad_request", "session: goes with mirror")
-    of = history.of_daemon if mirror is None else partial(history.of_sessions, mirror, session)
-    return await json_response(await asyncio.to_thread(of))
+    """The hour of all sessions together, or of one."""
+    service, query, begin = request.app[SERVICE], request.query, since(request.query.get("since"))
+    mirror, session = query.get("mirror"), query.get("session")
+    if mirror is None and session is None:
+        past = await asyncio.to_thread(service.history.sums, begin)
+    elif mirror is None or session is None:
+        raise MirrordError("bad_request", "mirror and session go together; without both, all sessions are summed up")
+    else:
+        find_session(service.loaded.config, mirror, session)
+        past = await asyncio.to_thread(service.history.of, mirror, session, begin)
+    return await json_response(past.shown())
 
 
 async def _origin(request: web.Request) -> web.StreamResponse:
@@ -133,12 +138,17 @@ async def _origin(request: web.Request) -> web.StreamResponse:
 
 
 async def _put_origin(request: web.Request) -> web.StreamResponse:
-    body = await json_object(request.clone(client_max_size=MAX_ORIGIN))
-    return await json_response(await request.app[ORIGINS].put(_caller(request), body))
+    body, replace = await json_object(request.clone(client_max_size=MAX_ORIGIN)), flag(request, "replace")
+    return await json_response(await request.app[ORIGINS].put(_caller(request), body, replace=replace))
+
+
+async def _delete_origin(request: web.Request) -> web.StreamResponse:
+    await request.app[ORIGINS].delete(_caller(request))
+    return web.Response(status=204)
 
 
 async def _openapi(_: web.Request) -> web.StreamResponse:
-    return await json_response(openapi.document(RESOURCES))
+    return await json_response(openapi.document([*RESOURCES, *STREAMS]))
 
 
 # --- objects ---
@@ -286,6 +296,7 @@ RESOURCES = [
     Resource(
         "PUT", "/v1/origins/cluster", _put_origin, "Run this of a cluster's, and nothing else.", "Origin", "Wanted"
     ),
+    Resource("DELETE", "/v1/origins/cluster", _delete_origin, "Run nothing of a cluster's any more.", statuses=(204,)),
     Resource("POST", "/v1/reload", _reload, "Take over the files as they are now."),
     Resource("POST", "/v1/reload/check", _check_reload, "What would come of a reload.", "Check"),
     Resource("POST", "/v1/apply/check", _check_apply, "What would come of it.", "Check", "Objects"),
@@ -293,7 +304,7 @@ RESOURCES = [
     Resource("GET", "/v1/audit", _audit, "Who did what; oldest first.", "AuditRecord[]"),
     Resource("GET", "/v1/doctor", _doctor, "What is wrong, and what to do; errors first.", "Finding[]"),
     Resource("GET", "/v1/sources", _sources, "What could be mirrored, and who mirrors it now.", "MirrorSource[]"),
-    Resource("GET", "/v1/history", _history, "What was counted in the last hour.", "History"),
+    Resource("GET", "/v1/history", _history, "The last hour, of all sessions together or of one.", "History"),
     Resource("GET", "/v1/openapi.json", _openapi, "This description."),
     Resource("GET", "/v1/mirrors", _list("mirrors"), "Every mirror.", "Mirror[]"),
     Resource("GET", MIRROR, _get("mirror"), "One mirror.", "Mirror"),
@@ -335,24 +346,11 @@ RESOURCES = [
 ]
 
 
-# --- what is no JSON ---
+# --- what has no end ---
 
 
 async def _events(request: web.Request) -> web.StreamResponse:
-    """What changes, as server-sent events (WHATWG HTML, section 9.2), until the listener goes, or reads too slowly."""
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
-    await response.prepare(request)
-    try:
-        async for events in request.app[EVENTS].listen():
-            if request.transport is None or request.transport.is_closing():
-                break
-            text = "".join(f"event: {name}\ndata: {json.dumps(told)}\n\n" for name, told in events)
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                await response.write(text.encode() or b": nothing\n\n")
-    except (ConnectionError, TimeoutError):
-        if request.transport is not None:
-            request.transport.abort()  # it comes again, and is told all anew
-    return response
+    return await request.app[EVENTS].answer(request)
 
 
 async def _capture(request: web.Request) -> web.StreamResponse:
@@ -377,6 +375,13 @@ async def _capture(request: web.Request) -> web.StreamResponse:
     finally:
         await asyncio.shield(asyncio.to_thread(live.close))
     return response
+
+
+STREAMS = [
+    Resource("GET", "/v1/events", _events, "What happens, as it happens.", "text/event-stream"),
+    Resource("GET", f"{SESSION}/capture", _capture, "What a session mirrors.", "application/x-pcapng"),
+]
+"""Until the client goes. What is of a session has packets in it."""
 
 
 # --- what they share ---

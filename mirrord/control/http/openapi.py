@@ -16,6 +16,7 @@ from mirrord.control.planning.effects import EFFECTS, Effect
 from mirrord.control.planning.finding import ERROR, WARNING, Finding
 from mirrord.control.reporting.sources import ShownGuest, ShownSource
 from mirrord.control.store import AuditRecord
+from mirrord.dataplane.counters import DROPPED
 from mirrord.model import Filter, FlowNetwork, Mirror, Session
 
 TEXT = {"type": "string"}
@@ -45,6 +46,15 @@ QUERY: dict[str, dict[str, Any]] = {
         "default": CHECKED[0],
         "description": "The change that is meant. The body is as of that; to delete, enable and disable take none.",
     },
+    "replace": {
+        "type": "boolean",
+        "default": False,
+        "description": "Also of an older generation than what runs, or of another cluster.",
+    },
+    "session": TEXT,
+    "source": {"type": "string", "description": "Which of its devices, if it has several."},
+    "last": {"type": "string", "description": "What was kept of this time, such as 30s, and no more."},
+    "follow": {"type": "boolean", "default": False, "description": "With `last`: what comes after it, too."},
     "at_once": {
         "type": "boolean",
         "default": False,
@@ -54,15 +64,28 @@ QUERY: dict[str, dict[str, Any]] = {
 QUERIES = {
     "/v1/audit": ("mirror", "since", "limit"),
     "/v1/doctor": ("mirror",),
+    "/v1/origins/cluster": ("replace",),
     "/v1/apply": ("prune", "dry_run"),
     "/v1/apply/check": ("prune",),
     "/v1/reload": ("dry_run",),
     "/v1/sources": ("at_once",),
+    "/v1/history": ("mirror", "session", "since"),
+    "/v1/mirrors/{mirror}/sessions/{session}/capture": ("source", "last", "follow"),
+}
+
+
+STREAMED = {
+    "/v1/events": "Server-sent events. `state`: mirror, session, source, state, reason; all at first, up to `ready`,"
+    " and then what changes, `gone` at last. `objects`: some have changed. `audit`: a row of the audit log without"
+    " `old` and `new`. `counters`, each second: what all do together, and of each session and source that did something"
+    " its mirror, name, source, frames and bits a second.",
 }
 
 
 class Resource(NamedTuple):
-    """A method on a path. `takes` and `gives` name schemas; one with [] is a list under the path's last word."""
+    """A method on a path. `takes` and `gives` name schemas; one with [] is a list under the path's last word, one with
+    a / is the type of a stream.
+    """
 
     method: str
     path: str
@@ -118,6 +141,9 @@ def _answer(one: Resource) -> dict[str, Any]:
         word = one.path.rpartition("/")[2]
         items = {"type": "array", "items": _reference(one.gives.removesuffix("[]"))}
         answer["content"] = _json({"type": "object", "properties": {word: items}, "required": [word]})
+    elif "/" in one.gives:
+        answer["content"] = {one.gives: {"schema": TEXT}}
+        answer["description"] = STREAMED.get(one.path, "Until the client goes.")
     elif one.gives:
         answer["content"] = _json(_reference(one.gives))
     return answer
@@ -157,11 +183,7 @@ def schemas() -> dict[str, Any]:
         "Finding": _finding(),
         "MirrorSource": _source(),
         "Status": {"type": "object"},
-        "History": {
-            "type": "object",
-            "properties": {"step_seconds": {"type": "integer"}},
-            "required": ["step_seconds"],
-        },
+        "History": _history(),
         "Check": _object(
             {
                 "problems": {"type": "array", "items": _object(_problem())},
@@ -176,6 +198,23 @@ def schemas() -> dict[str, Any]:
         "Origin": _object({**_GENERATION, "objects": {"type": "array", "items": {"type": "object"}}}),
         "Applied": _object({"objects": {"type": "array", "items": _object(_applied())}, "warnings": warnings}),
     }
+
+
+def _history() -> dict[str, Any]:
+    """Of each step: lists of as many numbers as there are times."""
+    numbers = {"type": "array", "items": {"type": "number"}}
+    return _object(
+        {
+            "step_seconds": {"type": "integer", "description": "1 for all sessions together, 10 for one."},
+            "left_out": {"type": "boolean", "description": "There was no room for the history of this session."},
+            "times": numbers | {"description": "When each step ended, in seconds since 1970."},
+            "frames_per_second": numbers | {"description": "Mirrored."},
+            "bits_per_second": numbers | {"description": "Sent."},
+            "ring_fill": numbers | {"description": "The largest share of a ring that waited to be read."},
+            "latency_seconds": numbers | {"description": "The mean time from capture to send."},
+            "dropped_per_second": _object(dict.fromkeys(DROPPED, numbers)),
+        }
+    )
 
 
 def _patch(schema: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from mirrord.control.changes import Changes
 from mirrord.control.http import api, scrape
+from mirrord.control.http.events import Events
 from mirrord.control.http.sockets import Addresses
 from mirrord.control.origins import Origins
 from mirrord.control.reporting.metrics import Counts
@@ -28,8 +29,9 @@ class Server:
 
     def __init__(self, service: Service, changes: Changes, origins: Origins) -> None:
         shown = Shown(service)
-        self._changing = api.application(service, shown, changes, origins)
-        self._reading = api.application(service, shown, changes, origins, read_only=True)
+        self._events = Events(service, changes.store)
+        self._changing = api.application(service, shown, changes, origins, self._events)
+        self._reading = api.application(service, shown, changes, origins, self._events, read_only=True)
         counts = Counts(
             service.rows,
             service.last_reload,
@@ -67,6 +69,7 @@ class Server:
         """Stop answering, and let what is being answered finish."""
         for server in self._servers:
             server.close()
+        self._events.close()
         for runner in self._runners:
             await runner.cleanup()
 

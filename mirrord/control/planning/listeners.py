@@ -44,11 +44,13 @@ def end(source: TunnelSource, view: View) -> Link:
     return Link(label(source), index=0, mtu=0)
 
 
-def listen_plan(named: Named, source: TunnelSource, selection: Selection, buffer_size: int) -> ListenPlan:
-    """What the data plane is to take."""
+def listen_plan(
+    named: Named, source: TunnelSource, selection: Selection, buffer_size: int, *, told: bool = False
+) -> ListenPlan:
+    """What the data plane is to take; `told`: in the direction that is told."""
     tunnel, port, ident = _ends(source)
     elsewhere = named.get((tunnel, port, source.local.version), ()) if source.local.is_unspecified else ()
-    return ListenPlan(tunnel, source.local, selection, port, ident, source.allow, elsewhere, buffer_size)
+    return ListenPlan(tunnel, source.local, selection, port, ident, source.allow, elsewhere, buffer_size, told)
 
 
 def listeners(config: Config) -> Named:

@@ -19,6 +19,7 @@ from mirrord.control.planning.finding import ERROR, Finding
 from mirrord.control.planning.guests import Resolved
 from mirrord.control.planning.leases import lease, refuse_if_set_aside
 from mirrord.control.planning.overlap import end_of
+from mirrord.control.planning.received import too_narrow
 from mirrord.control.planning.selection import Selections, taken_off
 from mirrord.control.planning.ways_in.common import Asked
 from mirrord.control.planning.ways_out.common import RemoteState, WayOut, shaping
@@ -246,7 +247,8 @@ def _entry(
     capture = sources.capture(Asked(session, source, view, selected, size, selections.listeners))
     netns = getattr(session.source, "netns", None)
     spots = list(blind_spots(config.mirrors[key.mirror], session, source, view.inside(netns)))
-    warnings = (*shaping(source, "source", netns), *(spot.finding for spot in spots), *way.warnings)
+    narrow = too_narrow(config, session, view)
+    warnings = (*shaping(source, "source", netns), *(spot.finding for spot in spots), *way.warnings, *narrow)
     counted = session.filter if session.count_rules else None
     forward = replace(way.forward, guards=selections.guards(session), inside=selections.inside(session))
     pipeline = PipelinePlan(capture, forward, way.transmit, counted or "", session.workers, session.recorder)

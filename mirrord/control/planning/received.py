@@ -6,10 +6,14 @@ While the flow network has no address the session waits, as for a guest that is 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-from mirrord.control.host.view import Lease
+from mirrord.control.host.view import Lease, View
+from mirrord.control.planning.finding import WARNING, Finding
 from mirrord.control.planning.guests import Absent, Resolved
-from mirrord.model import Config, DeviceSource, Mirror, Session, VxlanSource
+from mirrord.dataplane.forward import encap
+from mirrord.model import Config, DeviceDestination, DeviceSource, Mirror, Session, VxlanSource
+from mirrord.protocols import ETH_HEADER, IPV4_HEADER, IPV6_HEADER, UDP_HEADER
 from mirrord.values import parse_address
 
 NOT_YET = "looking for a free address"
@@ -27,12 +31,32 @@ def resolve(before: Resolved, leases: Mapping[str, Lease]) -> Resolved:
     }
     if all(mirror is config.mirrors[name] for name, mirror in mirrors.items()):
         return before
-    return Resolved(
-        config.model_copy(update={"mirrors": mirrors}),
-        {**before.absent, **{key: value for key, value in absent.items() if key not in before.absent}},
-        before.guests,
-        before.destinations,
+    absent = {**absent, **before.absent}
+    return replace(before, config=config.model_copy(update={"mirrors": mirrors}), absent=absent)
+
+
+def too_narrow(config: Config, session: Session, view: View) -> list[Finding]:
+    """A warning where the flow network that a session receives by does not carry the frames of its destination: those
+    of a NIC that is mirrored to it are most likely as long.
+    """
+    to, name = session.destination, _flow_network(session)
+    if not name or not isinstance(to, DeviceDestination):
+        return []
+    there = view.inside(to.netns).links.get(to.device)
+    device = view.links.get(config.flow_networks[name].device)
+    if there is None or device is None:
+        return []
+    ip = IPV4_HEADER if config.flow_networks[name].addresses.network.version == 4 else IPV6_HEADER
+    carried, full = device.mtu - ip - UDP_HEADER - len(encap.vxlan(0).header), there.mtu + ETH_HEADER
+    if carried >= full:
+        return []
+    problem = (
+        f"the MTU of {device.name}, {device.mtu}, by which flow network {name} has copies come, carries frames of"
+        f" {carried} bytes, but those of {there.name} have up to {full}: senders cut, fragment or drop longer ones"
     )
+    needed = device.mtu + full - carried
+    remedy = f"ip link set {device.name} mtu {needed}, and the same on every host of the flow network"
+    return [Finding(WARNING, "mtu", problem, remedy)]
 
 
 def _flow_network(session: Session) -> str:

@@ -301,11 +301,15 @@ class Pipelines:
             running = [(key, runs) for key in keys if (runs := self._running.get(key)) is not None]
         return {key: fill for key, runs in running if (fill := runs.ring_fill) is not None}
 
-    def counters(self) -> dict[Key, Sequence[int]]:
-        """What every planned session and source has counted, by Slot. What still runs counts on in it."""
+    def states(self) -> dict[Key, tuple[str, str]]:
+        """The state of every planned session and source, and why it is so: as `rows` has them, for less."""
+        unjudged = Verdict()
         with self._lock:
-            running = ((key, self._running.get(key)) for key in self._planned.entries)
-            return {key: self._totals.of(key, runs.rows if runs is not None else ()) for key, runs in running}
+            run, errors, verdicts = self._running, self._errors, self._verdicts
+            return {
+                key: rows.state(entry, run.get(key), errors.get(key), verdicts.get(key, unjudged))
+                for key, entry in self._planned.entries.items()
+            }
 
     def rule_counts(self) -> RuleCounts:
         """The frames that each counted rule matched, of every session there is or was: a sum that only grows."""

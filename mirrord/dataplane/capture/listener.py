@@ -22,6 +22,7 @@ from mirrord.dataplane.capture.packet_socket import LARGEST_FRAME, SOCKET_BATCH,
 from mirrord.dataplane.capture.way_in import Kind, Statistics, WayIn
 from mirrord.dataplane.filter import bpf
 from mirrord.dataplane.forward.decap import decapsulate, unfinished
+from mirrord.dataplane.frame.told import EGRESS
 from mirrord.dataplane.frame.wire import TAG, Frame
 from mirrord.kernel import MEMINFO, SO_MEMINFO, SO_RCVBUFFORCE, SO_TIMESTAMPNS
 from mirrord.plans import ListenPlan, Tunnel
@@ -109,7 +110,7 @@ class Listener(WayIn):
 
     def __init__(self, plan: ListenPlan) -> None:
         self.plan = plan
-        self.kind = Kind(tunnel=plan.tunnel, ip_header=plan.local.version == 4)
+        self.kind = Kind(tunnel=plan.tunnel, ip_header=plan.local.version == 4, told=plan.told)
         self.limit = self.unread = 0
         self._read = self._malformed = self._dropped = 0
         family = socket.AF_INET if plan.local.version == 4 else socket.AF_INET6
@@ -203,15 +204,17 @@ class Listener(WayIn):
             self._read += 1
             if self.plan.local.version == 4:
                 packet = packet[(packet[0] & 15) * 4 :]
-            data = decapsulate(self.plan.tunnel, packet)
-            if data is None:
+            found = decapsulate(self.plan.tunnel, packet)
+            if found is None:
                 self._malformed += 1
                 continue
             time = 0
             for level, kind, value in ancillary:
                 if (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPNS):
                     time = stamp(value)
-            yield Frame(data, len(data), vnet=unfinished(data, self.limit), time=time)
+            data, told = found
+            egress = self.plan.told and told.direction == EGRESS
+            yield Frame(data, len(data), egress, vnet=unfinished(data, self.limit), time=time, told=told)
 
     def _memory(self) -> tuple[int, int]:
         """Bytes that wait, and packets dropped since the socket was made."""

@@ -30,6 +30,7 @@ class Kind(NamedTuple):
     ip_header: bool = False  # the tunnel's packets begin with an IP header
     raw: bool = False  # the device's packets have no Ethernet header
     pvid: int = 0  # what has no tag there is of this VLAN; 0: of none
+    told: bool = False  # a frame's direction is what the tunnel's packet tells
 
 
 class WayIn(ABC):

@@ -9,10 +9,20 @@ which has no standard: Wireshark's dissector, packet-tzsp.c.
 
 from __future__ import annotations
 
-from mirrord.dataplane.forward.encap import GRE_KEY, GRE_SEQUENCE, VXLAN_FLAGS
+from typing import NamedTuple
+
+from mirrord.dataplane.forward.encap import (
+    GRE_KEY,
+    GRE_SEQUENCE,
+    METADATA_CLASS,
+    METADATA_LENGTH,
+    METADATA_TYPE,
+    VXLAN_FLAGS,
+)
 from mirrord.dataplane.frame.checksum import ones_sum
 from mirrord.dataplane.frame.headers import parse
 from mirrord.dataplane.frame.segment import MAX_HEADERS
+from mirrord.dataplane.frame.told import EGRESS, INGRESS, Told
 from mirrord.dataplane.frame.wire import VNET_GSO_TCPV4, VNET_GSO_TCPV6, VNET_NEEDS_CSUM, Vnet
 from mirrord.plans import Tunnel
 from mirrord.protocols import (
@@ -34,6 +44,9 @@ GENEVE_VERSION = 0xC000  # in the first 16 bits, like what follows
 GENEVE_LENGTH = 0x3F00  # of the options, in units of 4 bytes
 GENEVE_REFUSED = 0x00C0  # O: control, never to be forwarded; C: an option that has to be understood, and none is
 
+OPTION_HEADER = 4
+OPTION_LENGTH = 0x1F  # in its last byte, in units of 4 bytes behind the header
+
 TZSP_HEADER = 4
 TZSP_VERSION = 1
 TZSP_TO_SEND = 1  # of the types, this and the one before it have a frame
@@ -49,11 +62,19 @@ ERSPAN_III_HEADER = 12
 ERSPAN_SUBHEADER = 8
 ERSPAN_FRAME_TYPE = 0x7C00  # in the last 16 bits of a type III header; 0: Ethernet
 ERSPAN_OPTIONAL = 0x0001  # there: a subheader follows
+ERSPAN_EGRESS = 0x0008  # there: D
 
 CHECKSUM_FIELDS = {IPPROTO_TCP: 16, IPPROTO_UDP: 6}
 
 
-def decapsulate(tunnel: Tunnel, packet: bytes) -> bytes | None:
+class Unwrapped(NamedTuple):
+    """The frame inside, and what is told of it."""
+
+    data: bytes
+    told: Told = Told()
+
+
+def decapsulate(tunnel: Tunnel, packet: bytes) -> Unwrapped | None:
     """The frame inside, None for a malformed packet: cut short, or with bits that its RFC forbids."""
     if not tunnel.udp:
         frame = _from_gre(tunnel, packet)
@@ -61,26 +82,41 @@ def decapsulate(tunnel: Tunnel, packet: bytes) -> bytes | None:
         frame = _UDP[tunnel](packet[:length])
     else:
         return None
-    return frame if frame is not None and len(frame) >= ETH_HEADER else None
+    return frame if frame is not None and len(frame.data) >= ETH_HEADER else None
 
 
-def _from_vxlan(packet: bytes) -> bytes | None:
+def _from_vxlan(packet: bytes) -> Unwrapped | None:
     if len(packet) < UDP_HEADER + VXLAN_HEADER or not packet[UDP_HEADER] & VXLAN_FLAGS:
         return None
-    return packet[UDP_HEADER + VXLAN_HEADER :]
+    return Unwrapped(packet[UDP_HEADER + VXLAN_HEADER :])
 
 
-def _from_geneve(packet: bytes) -> bytes | None:
+def _from_geneve(packet: bytes) -> Unwrapped | None:
     first, protocol = _number(packet, UDP_HEADER), _number(packet, UDP_HEADER + 2)
     start = UDP_HEADER + GENEVE_HEADER + (first & GENEVE_LENGTH) // 64
     if len(packet) < start or first & (GENEVE_VERSION | GENEVE_REFUSED):
         return None
+    told = _metadata(packet[UDP_HEADER + GENEVE_HEADER : start])
     if protocol in (ETH_P_IP, ETH_P_IPV6):
-        return bytes(12) + protocol.to_bytes(2, "big") + packet[start:]
-    return packet[start:] if protocol == ETH_P_TEB else None
+        return Unwrapped(bytes(12) + protocol.to_bytes(2, "big") + packet[start:], told)
+    return Unwrapped(packet[start:], told) if protocol == ETH_P_TEB else None
 
 
-def _from_tzsp(packet: bytes) -> bytes | None:
+def _metadata(options: bytes) -> Told:
+    """What mirrord's own option tells, see encap.geneve; others are skipped."""
+    at = 0
+    while at + OPTION_HEADER <= len(options):
+        length = (options[at + 3] & OPTION_LENGTH) * 4
+        body = options[at + OPTION_HEADER : at + OPTION_HEADER + length]
+        ours = _number(options, at) == METADATA_CLASS and options[at + 2] == METADATA_TYPE
+        if ours and len(body) == length >= METADATA_LENGTH:
+            direction = body[1] if body[1] <= EGRESS else 0
+            return Told(direction, int.from_bytes(body[4:12], "big"), truncated=bool(body[3] & 1))
+        at += OPTION_HEADER + length
+    return Told()
+
+
+def _from_tzsp(packet: bytes) -> Unwrapped | None:
     start = UDP_HEADER + TZSP_HEADER
     if len(packet) < start or packet[UDP_HEADER] != TZSP_VERSION or packet[UDP_HEADER + 1] > TZSP_TO_SEND:
         return None
@@ -93,33 +129,43 @@ def _from_tzsp(packet: bytes) -> bytes | None:
             start += 2 + packet[start + 1]
         else:
             return None
-    return packet[start + 1 :]
+    return Unwrapped(packet[start + 1 :])
 
 
 _UDP = {Tunnel.VXLAN: _from_vxlan, Tunnel.GENEVE: _from_geneve, Tunnel.TZSP: _from_tzsp}
 
 
-def _from_gre(tunnel: Tunnel, packet: bytes) -> bytes | None:
+def _from_gre(tunnel: Tunnel, packet: bytes) -> Unwrapped | None:
     flags, protocol, at = _number(packet, 0), _number(packet, 2), GRE_HEADER
     if len(packet) < at or flags & GRE_DISCARD:
         return None
     at += sum(4 for bit in (GRE_CHECKSUM, GRE_KEY, GRE_SEQUENCE) if flags & bit)
     if tunnel is Tunnel.GRE:
-        return packet[at:] if protocol == ETH_P_TEB else None
+        return Unwrapped(packet[at:]) if protocol == ETH_P_TEB else None
     if protocol == ETH_P_ERSPAN_III:
         return _from_erspan_iii(packet[at:])
     if protocol != ETH_P_ERSPAN:
         return None
     if not flags & GRE_SEQUENCE:  # type I
-        return packet[at:]
-    return packet[at + ERSPAN_II_HEADER :] if packet[at : at + 1] and packet[at] >> 4 == 1 else None
+        return Unwrapped(packet[at:])
+    if len(packet) < at + ERSPAN_II_HEADER or packet[at] >> 4 != 1:
+        return None
+    first = int.from_bytes(packet[at : at + 4], "big")
+    return Unwrapped(packet[at + ERSPAN_II_HEADER :], _of_erspan(first)._replace(en=first >> 11 & 3))
 
 
-def _from_erspan_iii(packet: bytes) -> bytes | None:
+def _from_erspan_iii(packet: bytes) -> Unwrapped | None:
     last = _number(packet, 10)
     if len(packet) < ERSPAN_III_HEADER or packet[0] >> 4 != 2 or last & ERSPAN_FRAME_TYPE:
         return None
-    return packet[ERSPAN_III_HEADER + (ERSPAN_SUBHEADER if last & ERSPAN_OPTIONAL else 0) :]
+    frame = packet[ERSPAN_III_HEADER + (ERSPAN_SUBHEADER if last & ERSPAN_OPTIONAL else 0) :]
+    told = _of_erspan(int.from_bytes(packet[:4], "big"))
+    return Unwrapped(frame, told._replace(direction=EGRESS if last & ERSPAN_EGRESS else INGRESS))
+
+
+def _of_erspan(first: int) -> Told:
+    """What the first 32 bits of types II and III tell. III's time is of 429 s, and its beginning is its sender's."""
+    return Told(vlan=first >> 16 & 0xFFF, cos=first >> 13 & 7, truncated=bool(first & 1 << 10))
 
 
 def unfinished(data: bytes, limit: int) -> Vnet:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
+from mirrord.dataplane.frame.told import Told
 from mirrord.dataplane.transmit import pcapng
 from mirrord.protocols import ETH_P_ERSPAN, ETH_P_ERSPAN_III, ETH_P_TEB
 
@@ -24,6 +25,15 @@ VXLAN_FLAGS = 0x08
 
 ERSPAN_TAGGED = 3
 """The En bits of type II: a VLAN tag that was on the frame is still in it."""
+
+ERSPAN_COS = 0xE0
+"""COS in the third byte of the header."""
+
+METADATA_CLASS, METADATA_TYPE = 0xFF6D, 1
+"""Of the Geneve option with what mirrord tells of a copy: a class for experiments (RFC 8926 7), not critical."""
+
+METADATA_LENGTH = 20
+"""Bytes of it, behind its header of 4."""
 
 ERSPAN_TICK = 100
 """Nanoseconds of a type III timestamp's unit, which the header announces as granularity 1."""
@@ -37,6 +47,7 @@ class Field(IntEnum):
     ERSPAN_III = 3  # the same but for En, then 32 bits of timestamp, then D, turned over by egress
     PACKET_BLOCK = 4  # a pcapng packet block's 28 bytes; the rest of the block is the trailer
     EGRESS = 5  # 32 bits, in the copy of an egress frame turned over by the patch's value
+    METADATA = 6  # of Geneve, 20 bytes, see geneve(); the patch's value is 1 for a guest's
 
 
 class Patch(NamedTuple):
@@ -44,7 +55,7 @@ class Patch(NamedTuple):
 
     field: Field
     at: int
-    value: int = 0  # of EGRESS: the bits that differ
+    value: int = 0  # of EGRESS: the bits that differ; of METADATA: whether directions are turned around
 
 
 class Facts(NamedTuple):
@@ -57,6 +68,12 @@ class Facts(NamedTuple):
     time: int  # of capture, nanoseconds since 1970
     kept: int = 0  # bytes of the mirrored frame in the copy
     original: int = 0  # bytes that it had
+    told: Told = Told()
+
+    @property
+    def stamp(self) -> int:
+        """The time of the first capture, as far as it is known."""
+        return self.told.time or self.time
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +94,25 @@ class Template:
                     header[at : at + 4] = (int.from_bytes(header[at : at + 4], "big") ^ value).to_bytes(4, "big")
                 continue
             if field is Field.PACKET_BLOCK:
-                header[at:] = pcapng.packet_header(facts.kept, facts.original, facts.time)
+                header[at:] = pcapng.packet_header(facts.kept, facts.original, facts.stamp)
+                continue
+            if field is Field.METADATA:
+                header[at + 1] = 1 + (facts.egress ^ bool(value))
+                header[at + 3] = facts.truncated or facts.told.truncated
+                header[at + 4 : at + 12] = facts.stamp.to_bytes(8, "big")
+                _or(header, at + 16, facts.sequence)
                 continue
             if field is Field.SEQUENCE:
                 _or(header, at, facts.sequence)
                 continue
-            tagged = facts.vlan is not None
-            en = ERSPAN_TAGGED if tagged and field is Field.ERSPAN_II else 0
-            _or(header, at, (facts.vlan or 0) << 16 | en << 11 | facts.truncated << 10)
+            told = facts.told
+            vlan, en = (facts.vlan, ERSPAN_TAGGED) if facts.vlan is not None else (told.vlan, told.en)
+            cos = 0 if header[at + 2] & ERSPAN_COS else told.cos  # the destination's own, if it has one
+            truncated = facts.truncated or told.truncated
+            en = en if field is Field.ERSPAN_II else 0
+            _or(header, at, vlan << 16 | cos << 13 | en << 11 | truncated << 10)
             if field is Field.ERSPAN_III:
-                _or(header, at + 4, facts.time // ERSPAN_TICK)
+                _or(header, at + 4, facts.stamp // ERSPAN_TICK)
                 header[at + 11] ^= facts.egress << 3
         return bytes(header)
 
@@ -135,11 +161,21 @@ def vxlan(vni: int | Ids) -> Template:
     return Template(header, ids.patches(4, 8))
 
 
-def geneve(vni: int | Ids) -> Template:
-    """8 bytes behind the UDP header: version 0, no options, no flags, Ethernet inside, VNI, 8 bits zero."""
+def geneve(vni: int | Ids, *, metadata_of: int | None = None) -> Template:
+    """8 bytes behind the UDP header: version 0, options' length, no flags, Ethernet inside, VNI, 8 bits zero.
+
+    With `metadata_of`, the index of the source device, an option of 24 bytes follows: class, type, length; 8 bits zero,
+    8 of direction (1 ingress, 2 egress), 15 zero, 1 for a truncated frame; the time of capture in nanoseconds since
+    1970 in 64 bits; the index and a sequence number in 32 bits each.
+    """
     ids = _ids(vni)
-    header = b"\0\0" + ETH_P_TEB.to_bytes(2, "big") + ids.first.to_bytes(3, "big") + b"\0"
-    return Template(header, ids.patches(4, 8))
+    option = b""
+    if metadata_of is not None:
+        option = METADATA_CLASS.to_bytes(2, "big") + bytes([METADATA_TYPE, METADATA_LENGTH // 4]) + bytes(12)
+        option += metadata_of.to_bytes(4, "big") + bytes(4)
+    header = bytes([len(option) // 4, 0]) + ETH_P_TEB.to_bytes(2, "big") + ids.first.to_bytes(3, "big") + b"\0"
+    metadata = (Patch(Field.METADATA, 12, int(ids.guest)),) if option else ()
+    return Template(header + option, ids.patches(4, 8) + metadata)
 
 
 def gre(key: int | Ids | None) -> Template:

@@ -32,6 +32,7 @@ from mirrord.dataplane.forward.remotes import recipients
 from mirrord.dataplane.frame.extent import headers_end
 from mirrord.dataplane.frame.headers import Headers, flow_hash, parse
 from mirrord.dataplane.frame.segment import MalformedError
+from mirrord.dataplane.frame.told import EGRESS
 from mirrord.dataplane.frame.wire import ADDRESSES, CLOCK_STEP_NANOSECONDS, TAG, Frame, rebuild
 from mirrord.plans import ForwardPlan, OnMtuExceeded, Payload
 from mirrord.protocols import ETH_HEADER, TPIDS
@@ -244,12 +245,14 @@ class Forward:
         size = len(to) * each + len(kept) * sum(map(plan.overhead_of, to))
         if (plan.rate_limit or plan.packet_limit) and not self._take(size, len(to) * len(kept), frame.time):
             return Outcome(reason=Slot.skipped_rate_limited)
+        told = frame.told
+        egress = told.direction == EGRESS if told.direction else frame.egress
         vlan = headers.tags[0].vid if headers.tags else None
         cut = [len(frame.data) < frame.length or len(k) < len(data) for k, data in zip(kept, frames, strict=True)]
         copies = []
         for data, before, truncated in zip(kept, frames, cut, strict=True):
             original = len(before) + max(frame.length - len(frame.data), 0)
-            facts = Facts(next(numbers), vlan, truncated, frame.egress, frame.time, len(data), original)
+            facts = Facts(next(numbers), vlan, truncated, egress, frame.time, len(data), original, told)
             if self.recorder is not None:
                 self.recorder.add(data, facts)
             copies.append(Copy(plan.template.fill(facts) + data, hashed, plan.template.trailer(facts)))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mirrord.dataplane.frame.checksum import checksum, crc32c
 from mirrord.dataplane.frame.segment import MAX_HEADERS, Kind, MalformedError, split
+from mirrord.dataplane.frame.told import Told
 
 if TYPE_CHECKING:
     from mirrord.dataplane.frame.headers import Headers, Tag
@@ -58,6 +59,7 @@ class Frame(NamedTuple):
     vnet: Vnet = Vnet()
     time: int = 0  # of capture, nanoseconds since 1970
     device: int = 0  # its index; 0: of a tunnel's end
+    told: Told = Told()
 
 
 def rebuild(frame: Frame, headers: Headers) -> list[bytes]:

@@ -371,14 +371,14 @@ _Static_assert(sizeof(slot_names) / sizeof(*slot_names) == LATENCY_BUCKET + 1, "
 
 static const char *const on_mtu_exceeded_names[] = { "truncate", "fragment", "drop" };
 static const char *const payload_names[] = { "keep", "zero", "tls" };
-static const char *const field_names[] = { "SEQUENCE", "ERSPAN_II", "ERSPAN_III", "PACKET_BLOCK", "EGRESS" };
+static const char *const field_names[] = { "SEQUENCE", "ERSPAN_II", "ERSPAN_III", "PACKET_BLOCK", "EGRESS", "METADATA" };
 static const char *const tunnel_names[] = { "VXLAN", "GRE", "ERSPAN", "GENEVE", "TZSP" };
 
 static const struct names enumerations[] = {
 	{ "Slot", slot_names, CAPTURED, LATENCY_BUCKET + 1 },
 	{ "OnMtuExceeded", on_mtu_exceeded_names, TRUNCATE, DROP + 1 },
 	{ "Payload", payload_names, KEEP, TLS + 1 },
-	{ "Field", field_names, SEQUENCE, EGRESS },
+	{ "Field", field_names, SEQUENCE, METADATA },
 	{ "Tunnel", tunnel_names, TUNNEL_VXLAN, TUNNEL_TZSP },
 };
 

@@ -47,7 +47,8 @@ static bool read_header(PyObject *object, struct plan *plan)
 static bool read_patches(PyObject *object, struct plan *plan)
 {
 	static const uint32_t sizes[] = {
-		[SEQUENCE] = 4, [ERSPAN_II] = 4, [ERSPAN_III] = 12, [PACKET_BLOCK] = PACKET_HEADER, [EGRESS] = 4
+		[SEQUENCE] = 4, [ERSPAN_II] = 4, [ERSPAN_III] = 12, [PACKET_BLOCK] = PACKET_HEADER, [EGRESS] = 4,
+		[METADATA] = 20
 	};
 	PyObject *template = PyObject_GetAttrString(object, "template");
 	PyObject *patches = template ? PyObject_GetAttrString(template, "patches") : NULL;
@@ -59,7 +60,7 @@ static bool read_patches(PyObject *object, struct plan *plan)
 		uint32_t field, at, value;
 
 		done = read_u32(patch, "field", &field) && read_u32(patch, "at", &at) &&
-		       read_u32(patch, "value", &value) && field >= SEQUENCE && field <= EGRESS &&
+		       read_u32(patch, "value", &value) && field >= SEQUENCE && field <= METADATA &&
 		       at + sizes[field] <= plan->header_length;
 		if (done)
 			plan->patches[plan->patch_count++] = (struct patch){ field, at, value };

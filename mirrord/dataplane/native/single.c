@@ -162,6 +162,25 @@ static bool read_tag(PyObject *object, struct frame *frame)
 	return done;
 }
 
+static bool read_told(PyObject *object, struct told *told)
+{
+	PyObject *fields = PyObject_GetAttrString(object, "told");
+	uint64_t direction, vlan, cos, en;
+	bool done = fields && read_unsigned(fields, "direction", TOLD_EGRESS, &direction) &&
+		    read_unsigned(fields, "time", UINT64_MAX, &told->time) &&
+		    read_unsigned(fields, "vlan", 0xFFF, &vlan) && read_unsigned(fields, "cos", 7, &cos) &&
+		    read_unsigned(fields, "en", 3, &en) && read_bool(fields, "truncated", &told->truncated);
+
+	Py_XDECREF(fields);
+	if (done) {
+		told->direction = (uint8_t)direction;
+		told->vlan = (uint16_t)vlan;
+		told->cos = (uint8_t)cos;
+		told->en = (uint8_t)en;
+	}
+	return done;
+}
+
 /* A Frame of wire.py. Its bytes are in memory of exactly their length, so that a sanitizer sees a read past their end: the
  * caller's to free, whatever is returned. */
 static bool read_frame(PyObject *object, struct frame *frame, uint8_t **memory)
@@ -183,7 +202,8 @@ static bool read_frame(PyObject *object, struct frame *frame, uint8_t **memory)
 	Py_XDECREF(data);
 	return done && *memory && read_u32(object, "length", &frame->length) &&
 	       read_bool(object, "egress", &frame->egress) && read_tag(object, frame) &&
-	       read_vnet(object, &frame->vnet) && read_unsigned(object, "time", UINT64_MAX, &frame->time);
+	       read_vnet(object, &frame->vnet) && read_told(object, &frame->told) &&
+	       read_unsigned(object, "time", UINT64_MAX, &frame->time);
 }
 
 static PyObject *forward_frame(Forward *self, const struct frame *frame, struct batch *batch)
@@ -265,12 +285,19 @@ PyType_Spec forward_spec = {
 static PyStructSequence_Field unwrapped_field[] = {
 	{ "data", "The frame inside." },
 	{ "vnet", "What its sender left to a device, as struct virtio_net_hdr." },
+	{ "told", "What is told of it: the fields of told.py's Told." },
 	{ NULL, NULL },
 };
 
 PyStructSequence_Desc unwrapped_fields = { "mirrord.dataplane._native.Unwrapped", "What a tunnel's packet carries.",
-					   unwrapped_field, 2 };
+					   unwrapped_field, 3 };
 PyTypeObject *unwrapped_type;
+
+static PyObject *told_of(const struct told *told)
+{
+	return Py_BuildValue("iKiiii", told->direction, (unsigned long long)told->time, told->vlan, told->cos, told->en,
+			     told->truncated);
+}
 
 PyObject *decapsulate_one(PyObject *module, PyObject *arguments, PyObject *keywords)
 {
@@ -294,9 +321,10 @@ PyObject *decapsulate_one(PyObject *module, PyObject *arguments, PyObject *keywo
 	if (decapsulate((enum tunnel)tunnel, &frame, packet, (uint32_t)length)) {
 		unfinished(&frame, limit);
 		PyObject *values[] = { PyBytes_FromStringAndSize((const char *)frame.data, frame.captured),
-				       PyBytes_FromStringAndSize((const char *)&frame.vnet, sizeof(frame.vnet)) };
+				       PyBytes_FromStringAndSize((const char *)&frame.vnet, sizeof(frame.vnet)),
+				       told_of(&frame.told) };
 
-		found = new_named(unwrapped_type, values, 2);
+		found = new_named(unwrapped_type, values, 3);
 	} else {
 		found = Py_NewRef(Py_None);
 	}

@@ -69,6 +69,7 @@ struct tap {
 	bool large; /* a plain socket's frames were, lately */
 	enum tunnel tunnel; /* that a raw IP socket is the end of, or NO_TUNNEL */
 	bool ip_header; /* its packets begin with one */
+	bool directed; /* a frame's direction is what its packet tells */
 	uint16_t pvid; /* what has no tag there is of this VLAN, or 0 */
 	bool raw; /* a device without Ethernet: its packets begin with a network header */
 	uint64_t *seen;

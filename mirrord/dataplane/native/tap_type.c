@@ -38,14 +38,14 @@ static bool set_ring(Tap *self, PyObject *ring, unsigned int block_size)
 static PyObject *Tap_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
 	static char *names[] = {
-		"descriptor", "ring", "block_size", "seen", "tunnel", "ip_header", "raw", "pvid", NULL
+		"descriptor", "ring", "block_size", "seen", "tunnel", "ip_header", "raw", "pvid", "told", NULL
 	};
 	PyObject *ring, *seen;
-	int descriptor, ip_header, raw;
+	int descriptor, ip_header, raw, told;
 	unsigned int block_size, tunnel, pvid;
 
-	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$iOIOIppI", names, &descriptor, &ring, &block_size,
-					 &seen, &tunnel, &ip_header, &raw, &pvid))
+	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$iOIOIppIp", names, &descriptor, &ring, &block_size,
+					 &seen, &tunnel, &ip_header, &raw, &pvid, &told))
 		return NULL;
 	allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
 	Tap *self = (Tap *)allocate(type, 0);
@@ -55,6 +55,7 @@ static PyObject *Tap_new(PyTypeObject *type, PyObject *arguments, PyObject *keyw
 	self->tap.tunnel = (enum tunnel)tunnel;
 	self->tap.ip_header = ip_header;
 	self->tap.raw = raw;
+	self->tap.directed = told;
 	self->tap.pvid = (uint16_t)pvid;
 	if (PyObject_GetBuffer(seen, &self->seen, PyBUF_WRITABLE) < 0 || !set_ring(self, ring, block_size))
 		goto failed;

@@ -32,4 +32,5 @@ def find(session: Session, source: TunnelSource, name: str, view: View) -> Link:
 
 def capture(asked: Asked, source: TunnelSource) -> ListenPlan:
     """What is to be taken of what comes to its address."""
-    return listen_plan(asked.listeners, source, asked.selection, asked.ring_size)
+    told = asked.session.direction == "both"
+    return listen_plan(asked.listeners, source, asked.selection, asked.ring_size, told=told)

@@ -79,7 +79,7 @@ class Toward(NamedTuple):
 def way_out(asked: Asked, to: TunnelDestination) -> WayOut:
     """By the kernel's routes to the remotes, or by the mirror's flow network, if that has one."""
     guest = getattr(asked.session.source, "perspective", "host") == "guest"
-    forward = replace(asked.forward, template=_template(to, guest=guest))
+    forward = replace(asked.forward, template=_template(to, guest=guest, index=asked.source.index))
     view, found = asked.view.inside(to.netns), collectors(to, asked.config, asked.lease)
     ways = [_toward(asked, to, forward, one.path, view, several=len(found) > 1) for one in found]
     states = remotes.states(found, [way.stopped for way in ways], view)
@@ -168,12 +168,12 @@ def _toward(
     return Toward(plan, reach, route is not None, stopped, tuple(warnings), how.transmit, how.joined)
 
 
-def _template(to: TunnelDestination, *, guest: bool) -> Template:
+def _template(to: TunnelDestination, *, guest: bool, index: int) -> Template:
     match to:
         case VxlanDestination():
             return encap.vxlan(Ids(to.vni, to.vni_egress, guest))
         case GeneveDestination():
-            return encap.geneve(Ids(to.vni, to.vni_egress, guest))
+            return encap.geneve(Ids(to.vni, to.vni_egress, guest), metadata_of=index if to.metadata else None)
         case GreDestination():
             return encap.gre(None if to.key is None else Ids(to.key, to.key_egress, guest))
         case ErspanDestination(session_id=int(session_id), erspan_type="II" | "III"):

@@ -27,6 +27,7 @@ static bool run_packets(struct tap *tap, struct work *work, int most)
 			pipeline->counters[DROPPED_MALFORMED]++;
 			continue;
 		}
+		frame.egress = tap->directed && frame.told.direction == TOLD_EGRESS;
 		unfinished(&frame, limit);
 		read_control(&frame, &received.messages[n].msg_hdr);
 		hand_over(tap, work, &frame);

@@ -14,6 +14,11 @@ enum {
 	GENEVE_VERSION = 0xC000, /* in the first 16 bits, like what follows */
 	GENEVE_LENGTH = 0x3F00, /* of the options, in units of 4 bytes */
 	GENEVE_REFUSED = 0x00C0, /* control; an option that has to be understood */
+	OPTION_HEADER = 4,
+	OPTION_LENGTH = 0x1F, /* in its last byte, in units of 4 bytes */
+	METADATA_CLASS = 0xFF6D, /* encap.py tells what is in it */
+	METADATA_TYPE = 1,
+	METADATA_LENGTH = 20,
 	TZSP_HEADER = 4,
 	TZSP_VERSION = 1,
 	TZSP_TO_SEND = 1, /* of the types, this and the one before it have a frame */
@@ -32,6 +37,7 @@ enum {
 	ERSPAN_SUBHEADER = 8,
 	ERSPAN_FRAME_TYPE = 0x7C00,
 	ERSPAN_OPTIONAL = 0x0001,
+	ERSPAN_EGRESS = 0x0008,
 	TCP_FIELD = 16,
 	UDP_FIELD = 6,
 };
@@ -43,8 +49,38 @@ static bool from_vxlan(const uint8_t *packet, uint32_t *start, uint32_t end)
 	return end >= *start && packet[UDP_HEADER] & VXLAN_VALID;
 }
 
+/* What mirrord's own option tells; others are skipped. */
+static void read_metadata(const uint8_t *at, const uint8_t *end, struct told *told)
+{
+	while (end - at >= OPTION_HEADER) {
+		uint32_t length = (at[3] & OPTION_LENGTH) * 4u;
+		const uint8_t *body = at + OPTION_HEADER;
+		bool whole = length <= (size_t)(end - body);
+
+		if (be16(at) == METADATA_CLASS && at[2] == METADATA_TYPE && whole && length >= METADATA_LENGTH) {
+			told->direction = body[1] <= TOLD_EGRESS ? body[1] : 0;
+			told->time = be64(body + 4);
+			told->truncated = body[3] & 1;
+			return;
+		}
+		if (!whole)
+			return;
+		at = body + length;
+	}
+}
+
+/* What the first 32 bits of ERSPAN's types II and III tell. */
+static void read_erspan(const uint8_t *at, struct told *told)
+{
+	uint32_t first = be16(at + 2);
+
+	told->vlan = be16(at) & 0xFFF;
+	told->cos = (uint8_t)(first >> 13);
+	told->truncated = first & 1 << 10;
+}
+
 /* `protocol` is that of what begins there. */
-static bool from_geneve(const uint8_t *packet, uint32_t *start, uint32_t end, uint16_t *protocol)
+static bool from_geneve(const uint8_t *packet, uint32_t *start, uint32_t end, uint16_t *protocol, struct told *told)
 {
 	if (end < UDP_HEADER + GENEVE_HEADER)
 		return false;
@@ -52,7 +88,10 @@ static bool from_geneve(const uint8_t *packet, uint32_t *start, uint32_t end, ui
 
 	*start = UDP_HEADER + GENEVE_HEADER + (first & GENEVE_LENGTH) / 64;
 	*protocol = be16(packet + UDP_HEADER + 2);
-	return end >= *start && !(first & (GENEVE_VERSION | GENEVE_REFUSED)) &&
+	if (end < *start)
+		return false;
+	read_metadata(packet + UDP_HEADER + GENEVE_HEADER, packet + *start, told);
+	return !(first & (GENEVE_VERSION | GENEVE_REFUSED)) &&
 	       (*protocol == ETH_P_TEB || *protocol == ETH_P_IP || *protocol == ETH_P_IPV6);
 }
 
@@ -73,7 +112,8 @@ static bool from_tzsp(const uint8_t *packet, uint32_t *start, uint32_t end)
 }
 
 /* Where the packet ends, by its UDP header. */
-static bool from_udp(enum tunnel tunnel, const uint8_t *packet, uint32_t *start, uint32_t *end, uint16_t *protocol)
+static bool from_udp(enum tunnel tunnel, const uint8_t *packet, uint32_t *start, uint32_t *end, uint16_t *protocol,
+		     struct told *told)
 {
 	uint32_t length = *end < UDP_HEADER ? 0 : be16(packet + 4);
 
@@ -82,21 +122,24 @@ static bool from_udp(enum tunnel tunnel, const uint8_t *packet, uint32_t *start,
 	*end = length;
 	if (tunnel == TUNNEL_VXLAN)
 		return from_vxlan(packet, start, length);
-	return tunnel == TUNNEL_GENEVE ? from_geneve(packet, start, length, protocol)
+	return tunnel == TUNNEL_GENEVE ? from_geneve(packet, start, length, protocol, told)
 				       : from_tzsp(packet, start, length);
 }
 
-static bool from_erspan_iii(const uint8_t *packet, uint32_t *start, uint32_t end)
+static bool from_erspan_iii(const uint8_t *packet, uint32_t *start, uint32_t end, struct told *told)
 {
 	if (end < *start + ERSPAN_III_HEADER)
 		return false;
 	const uint8_t *header = packet + *start;
 	uint32_t last = be16(header + 10);
+
+	read_erspan(header, told);
+	told->direction = last & ERSPAN_EGRESS ? TOLD_EGRESS : TOLD_INGRESS;
 	*start += ERSPAN_III_HEADER + (last & ERSPAN_OPTIONAL ? ERSPAN_SUBHEADER : 0);
 	return header[0] >> 4 == 2 && !(last & ERSPAN_FRAME_TYPE);
 }
 
-static bool from_gre(enum tunnel tunnel, const uint8_t *packet, uint32_t *start, uint32_t end)
+static bool from_gre(enum tunnel tunnel, const uint8_t *packet, uint32_t *start, uint32_t end, struct told *told)
 {
 	if (end < GRE_HEADER)
 		return false;
@@ -108,13 +151,15 @@ static bool from_gre(enum tunnel tunnel, const uint8_t *packet, uint32_t *start,
 	if (tunnel == TUNNEL_GRE)
 		return protocol == ETH_P_TEB;
 	if (protocol == GRE_ERSPAN_III)
-		return from_erspan_iii(packet, start, end);
+		return from_erspan_iii(packet, start, end, told);
 	if (protocol != GRE_ERSPAN)
 		return false;
 	if (!(flags & GRE_SEQUENCE))
 		return true; /* type I */
-	if (*start >= end || packet[*start] >> 4 != 1)
+	if (end < *start + ERSPAN_II_HEADER || packet[*start] >> 4 != 1)
 		return false;
+	read_erspan(packet + *start, told);
+	told->en = packet[*start + 2] >> 3 & 3;
 	*start += ERSPAN_II_HEADER;
 	return true;
 }
@@ -123,9 +168,11 @@ bool decapsulate(enum tunnel tunnel, struct frame *frame, uint8_t *packet, uint3
 {
 	uint32_t start = 0, end = length;
 	uint16_t protocol = ETH_P_TEB;
+	struct told *told = &frame->told;
 	bool by_gre = tunnel == TUNNEL_GRE || tunnel == TUNNEL_ERSPAN;
 
-	if (!(by_gre ? from_gre(tunnel, packet, &start, end) : from_udp(tunnel, packet, &start, &end, &protocol)) ||
+	if (!(by_gre ? from_gre(tunnel, packet, &start, end, told)
+		     : from_udp(tunnel, packet, &start, &end, &protocol, told)) ||
 	    end < start)
 		return false;
 	frame->data = packet + start;

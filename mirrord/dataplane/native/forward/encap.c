@@ -9,11 +9,23 @@
 enum {
 	ERSPAN_TAGGED = 3, /* the tag is still in the frame */
 	ERSPAN_TICK = 100, /* nanoseconds */
+	ERSPAN_COS = 0xE0, /* in the third byte */
 };
 
 static void or_be32(uint8_t *at, uint32_t bits)
 {
 	put_be32(at, be32(at) | bits);
+}
+
+/* VLAN, COS, En and T; COS is the destination's own, if it has one. */
+static uint32_t erspan_bits(const struct facts *facts, const uint8_t *at, bool has_en)
+{
+	const struct told *told = facts->told;
+	uint32_t vlan = facts->vlan == NONE ? told->vlan : (uint32_t)facts->vlan;
+	uint32_t en = facts->vlan == NONE ? told->en : ERSPAN_TAGGED;
+	uint32_t cos = at[2] & ERSPAN_COS ? 0 : told->cos;
+
+	return vlan << 16 | cos << 13 | (has_en ? en << 11 : 0) | (uint32_t)(facts->truncated || told->truncated) << 10;
 }
 
 uint32_t fill(const struct plan *plan, const struct facts *facts, struct room *room)
@@ -24,26 +36,31 @@ uint32_t fill(const struct plan *plan, const struct facts *facts, struct room *r
 	for (uint32_t n = 0; n < plan->patch_count; n++) {
 		const struct patch *patch = &plan->patches[n];
 		uint8_t *at = room->head + patch->at;
-		uint32_t vlan = facts->vlan == NONE ? 0 : (uint32_t)facts->vlan;
 
 		switch (patch->field) {
 		case SEQUENCE:
 			or_be32(at, __atomic_fetch_add(facts->sequence, 1, __ATOMIC_RELAXED));
 			break;
 		case ERSPAN_II:
-			or_be32(at, vlan << 16 | (facts->vlan == NONE ? 0 : ERSPAN_TAGGED << 11) |
-					    (uint32_t)facts->truncated << 10);
+			or_be32(at, erspan_bits(facts, at, true));
 			break;
 		case ERSPAN_III:
-			or_be32(at, vlan << 16 | (uint32_t)facts->truncated << 10);
-			or_be32(at + 4, (uint32_t)(facts->time / ERSPAN_TICK));
+			or_be32(at, erspan_bits(facts, at, false));
+			or_be32(at + 4, (uint32_t)(facts->stamp / ERSPAN_TICK));
 			at[11] ^= (uint8_t)(facts->egress << 3);
 			break;
 		case EGRESS:
 			put_be32(at, be32(at) ^ (facts->egress ? patch->value : 0));
 			break;
+		case METADATA:
+			at[1] = (uint8_t)(1 + (facts->egress != (bool)patch->value));
+			at[3] = facts->truncated || facts->told->truncated;
+			put_be32(at + 4, (uint32_t)(facts->stamp >> 32));
+			put_be32(at + 8, (uint32_t)facts->stamp);
+			put_be32(at + 16, __atomic_fetch_add(facts->sequence, 1, __ATOMIC_RELAXED));
+			break;
 		case PACKET_BLOCK:
-			packet_header(facts, at);
+			packet_header(facts, facts->stamp, at);
 			trailer_length = packet_trailer(facts, room->trailer);
 			break;
 		}

@@ -21,14 +21,14 @@ enum {
 /* plans.py: OnMtuExceeded, Payload, Tunnel; encap.py: Field. module.c gives the names to Python, which compares. */
 enum on_mtu_exceeded { TRUNCATE, FRAGMENT, DROP };
 enum payload { KEEP, ZERO, TLS };
-enum field { SEQUENCE = 1, ERSPAN_II, ERSPAN_III, PACKET_BLOCK, EGRESS };
+enum field { SEQUENCE = 1, ERSPAN_II, ERSPAN_III, PACKET_BLOCK, EGRESS, METADATA };
 enum tunnel { NO_TUNNEL, TUNNEL_VXLAN, TUNNEL_GRE, TUNNEL_ERSPAN, TUNNEL_GENEVE, TUNNEL_TZSP };
 
 /* A field of the header that differs from copy to copy. */
 struct patch {
 	enum field field;
 	uint32_t at;
-	uint32_t value; /* of EGRESS: the bits that differ */
+	uint32_t value; /* of EGRESS: the bits that differ; of METADATA: whether directions are turned around */
 };
 
 /* Which tunnel packets are looked into; port 0: not this encapsulation. plans.py: Inside. */
@@ -123,6 +123,8 @@ struct facts {
 	bool truncated;
 	bool egress;
 	uint64_t time;
+	uint64_t stamp; /* of the first capture, as far as it is known */
+	const struct told *told;
 	uint32_t kept; /* bytes of the mirrored frame in the copy */
 	uint32_t shown; /* bytes of its payload, or SHOW_ALL */
 	uint32_t original; /* bytes that it had */

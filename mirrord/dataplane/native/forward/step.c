@@ -469,13 +469,16 @@ static int copy(const struct plan *plan, struct state *state, const struct frame
 		parsed->flow = flow_hash(&parsed->headers);
 	parsed->hashed = true;
 	bool one = finding->remote != EACH;
+	const struct told *told = &frame->told;
 	struct facts facts = { .sequence = state->sequences + (one ? finding->remote : 0),
 			       .remote = finding->remote,
 			       .reach = one && plan->remotes.count ? &plan->remotes.reaches[finding->remote]
 								   : &plan->reach,
 			       .vlan = parsed->headers.vlan,
-			       .egress = frame->egress,
+			       .egress = told->direction ? told->direction == TOLD_EGRESS : frame->egress,
 			       .time = frame->time,
+			       .stamp = told->time ? told->time : frame->time,
+			       .told = told,
 			       .shown = finding->shown.kept,
 			       .spent = finding->spent };
 	int reason;

@@ -28,6 +28,16 @@ struct vnet {
 	uint16_t csum_offset;
 };
 
+/* What a tunnel's header tells of the frame in it; zeros where it does not. told.py. */
+struct told {
+	uint64_t time;
+	uint16_t vlan;
+	uint8_t direction, cos, en;
+	bool truncated;
+};
+
+enum { TOLD_INGRESS = 1, TOLD_EGRESS };
+
 struct frame {
 	const uint8_t *data;
 	uint32_t captured; /* bytes at data */
@@ -38,6 +48,7 @@ struct frame {
 	struct vnet vnet;
 	uint64_t time; /* nanoseconds since 1970 */
 	int device; /* its index; 0: of a tunnel's end */
+	struct told told;
 	bool lent; /* its Ethernet header is in its place but for now: a copy needs one of its own */
 };
 

@@ -24,13 +24,13 @@ static uint32_t packet_block_length(uint32_t captured)
 	return PACKET_HEADER + captured + padding(captured) + OPTIONS;
 }
 
-void packet_header(const struct facts *facts, uint8_t *header)
+void packet_header(const struct facts *facts, uint64_t time, uint8_t *header)
 {
 	put_le32(header, PACKET);
 	put_le32(header + 4, packet_block_length(facts->kept));
 	put_le32(header + 8, 0);
-	put_le32(header + 12, (uint32_t)(facts->time >> 32));
-	put_le32(header + 16, (uint32_t)facts->time);
+	put_le32(header + 12, (uint32_t)(time >> 32));
+	put_le32(header + 16, (uint32_t)time);
 	put_le32(header + 20, facts->kept);
 	put_le32(header + 24, facts->original);
 }

@@ -8,7 +8,7 @@ struct facts;
 
 enum { PACKET_HEADER = 28 }; /* bytes of a packet block before its packet */
 
-void packet_header(const struct facts *facts, uint8_t *header);
+void packet_header(const struct facts *facts, uint64_t time, uint8_t *header);
 /* Gives the trailer's length. */
 uint32_t packet_trailer(const struct facts *facts, uint8_t *trailer);
 
