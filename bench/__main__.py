@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench import rules, scale, startup
+from bench import harm, rules, scale, startup
 from bench.comparison import run as comparison
 from bench.primitives import run as primitives
 
@@ -12,3 +12,4 @@ if __name__ == "__main__":
     primitives.main()
     comparison.main()
     scale.main()
+    harm.main()

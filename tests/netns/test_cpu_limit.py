@@ -7,7 +7,6 @@ client eth0 ---- nic [source] uplink ---- eth0 [collector]
 
 from __future__ import annotations
 
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from tests.conftest import MakeDaemon
 from tests.support.api import Api
 from tests.support.ctl import ctl
 from tests.support.daemon import Daemon
-from tests.support.send import send, udp_frame
+from tests.support.send import send, sending, udp_frame
 from tests.support.source import session, source_and_collector
 from tests.support.topology import Host, Topology, acquaint
 from tests.support.wait import wait_for
@@ -26,8 +25,7 @@ from tests.support.wait import wait_for
 pytestmark = pytest.mark.alone
 
 FRAME = udp_frame(("02:00:00:00:00:01", "10.0.0.1", 7), ("02:00:00:00:00:02", "10.0.0.2", 9), length=64)
-LOAD = {"native": (0.02, 20_000), "python": (0.1, 5_000)}  # a share of a core, and more frames a second than that takes
-SECONDS = 4
+LIMITS = {"native": 0.02, "python": 0.05}  # of a core: what a flood takes is more
 
 
 def spent(pid: int) -> dict[str, int]:
@@ -52,36 +50,35 @@ def hosts(net: Topology) -> tuple[Host, Host, Host]:
 
 
 def test_the_busiest_session_pauses_and_the_workers_keep_their_share(
-    hosts: tuple[Host, Host, Host], daemon: MakeDaemon, dataplane: str
+    hosts: tuple[Host, Host, Host], daemon: MakeDaemon, dataplane: str, tmp_path: Path
 ) -> None:
-    limit, rate = LOAD[dataplane]
+    limit = LIMITS[dataplane]
     client, source, _ = hosts
-    text = session('direction = "ingress"')
+    text = session('direction = "ingress"\ncapture = "ring"\nring_size = "1MiB"')
     text += text.replace('"s"', '"quiet"').replace('"nic"', '"nic2"').replace("vni = 1", "vni = 2")
     mirrord: Daemon = daemon(source, text, cpu_limit=f"{limit:.0%}")
     api = Api(mirrord.socket)
-    before, sent = spent(mirrord.pid), client.counter("eth0", "tx", "packets")
+    before, came = spent(mirrord.pid), source.counter("nic", "rx", "packets")
     begun = time.monotonic()
-    busy = threading.Thread(target=send, args=(client, "eth0", FRAME, SECONDS * rate, rate))
-    busy.start()
-    wait_for(lambda: states(api)["s"]["state"] == "paused", "a pause", 20)
-    reason = f"the workers would take more than {limit:.0%} of a core (daemon.cpu_limit)"
-    assert states(api)["s"]["reason"] == reason
-    assert states(api)["quiet"]["state"] == "up"
-    send(client, "eth1", FRAME, 20)
-    busy.join()
+    with sending(client, "eth0", FRAME, tmp_path):
+        wait_for(lambda: states(api)["s"]["state"] == "paused", "a pause", 60)
+        reason = f"the workers would take more than {limit:.0%} of a core (daemon.cpu_limit)"
+        assert states(api)["s"]["reason"] == reason
+        assert states(api)["quiet"]["state"] == "up"
+        send(client, "eth1", FRAME, 20)
     taken, elapsed = spent(mirrord.pid), time.monotonic() - begun
     most = max(taken[one] - before.get(one, 0) for one in taken) / 1e9
     assert most < limit * elapsed + 0.1, "the busiest thread"  # what it may take at once, and one round more
 
-    metrics = mirrord.settle(client.counter("eth0", "tx", "packets") - sent + 20)
-    assert metrics.total("mirrord_captured_frames_total", session="s") == client.counter("eth0", "tx", "packets") - sent
+    flood = source.counter("nic", "rx", "packets") - came
+    metrics = mirrord.settle(flood + 20, 60)
+    assert metrics.total("mirrord_captured_frames_total", session="s") == flood
     assert metrics.total("mirrord_mirrored_frames_total", session="quiet") == 20
-    assert metrics.total("mirrord_skipped_frames_total", session="s", reason="paused") > SECONDS * rate / 10
+    assert metrics.total("mirrord_skipped_frames_total", session="s", reason="paused") > 0
     assert metrics.total("mirrord_worker_rested_seconds_total") > 0
     assert metrics.total("mirrord_cpu_limit_cores") == limit
 
-    wait_for(lambda: states(api)["s"]["state"] == "up", "copies again", 30)
+    wait_for(lambda: states(api)["s"]["state"] == "up", "copies again", 60)
     mirrored = mirrord.metrics().total("mirrord_mirrored_frames_total", session="s")
     send(client, "eth0", FRAME, 30)
     wait_for(

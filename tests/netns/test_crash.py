@@ -177,4 +177,5 @@ def test_at_random_moments_the_state_is_the_one_before_a_change_or_after_it(
         daemon.kill()
         client.join()
         possible, changes = [client.now, client.next], changes + client.done
-    print(f"{kills} kills, {changes} changes answered")
+        if kill % 50 == 49:
+            print(f"{kill + 1} kills, {changes} changes answered", flush=True)

@@ -34,8 +34,8 @@ class Api:
     def __call__(self, method: str, resource: str, body: Any = None, **headers: str) -> Answer:
         connection = http.client.HTTPConnection("mirrord", timeout=20)
         connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.connect(str(self.path))
         try:
+            connection.sock.connect(str(self.path))
             named = {key.replace("_", "-"): value for key, value in headers.items()}
             data = None
             if body is not None:

@@ -65,7 +65,10 @@ class Daemon:
                 sys.executable, "-m", "mirrord.control.daemon", "-c", str(self.file),
                 directory=self._directory,
             )  # fmt: skip
-            wait_for(lambda: self._ready(notify), "READY=1 from the daemon", 60)
+            try:
+                wait_for(lambda: self._ready(notify), "READY=1 from the daemon", 60)
+            except AssertionError as late:
+                raise AssertionError(f"{late}\n{self.output()}") from late
         at.unlink()
 
     def wait_up(self) -> None:
