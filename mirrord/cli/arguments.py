@@ -112,7 +112,7 @@ def check_patch(model: str, there: dict[str, Any], patch: dict[str, Any]) -> Non
 
 def in_cluster() -> bool:
     """Whether it is a cluster that is asked."""
-    return bool(getattr(click.get_current_context().obj, "cluster", False))
+    return bool(getattr(getattr(click.get_current_context(silent=True), "obj", None), "cluster", False))
 
 
 def without_hosts(written: dict[str, Any]) -> dict[str, Any]:

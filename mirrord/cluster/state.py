@@ -11,7 +11,7 @@ from typing import Any
 
 from mirrord.control.guests.inventory import Answer, Guest, GuestNic, Inventory, Place
 
-VERSION = 1
+FORMAT = 1
 MODE = 0o640
 
 
@@ -22,7 +22,7 @@ def write(path: Path, known: Mapping[str, Any]) -> None:
         new.unlink()
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, MODE)
     with os.fdopen(descriptor, "w") as file:
-        json.dump({"version": VERSION, **known}, file, separators=(",", ":"))
+        json.dump({"version": FORMAT, **known}, file, separators=(",", ":"))
         file.flush()
         os.fsync(file.fileno())
     new.replace(path)
@@ -34,7 +34,7 @@ def read(path: Path) -> dict[str, Any] | None:
         found = json.loads(path.read_text())
     except FileNotFoundError:
         return None
-    if not isinstance(found, dict) or found.pop("version", None) != VERSION:
+    if not isinstance(found, dict) or found.pop("version", None) != FORMAT:
         raise ValueError("it is none of this agent's version")
     return found
 

@@ -371,7 +371,9 @@ _Static_assert(sizeof(slot_names) / sizeof(*slot_names) == LATENCY_BUCKET + 1, "
 
 static const char *const on_mtu_exceeded_names[] = { "truncate", "fragment", "drop" };
 static const char *const payload_names[] = { "keep", "zero", "tls" };
-static const char *const field_names[] = { "SEQUENCE", "ERSPAN_II", "ERSPAN_III", "PACKET_BLOCK", "EGRESS", "METADATA" };
+static const char *const field_names[] = {
+	"SEQUENCE", "ERSPAN_II", "ERSPAN_III", "PACKET_BLOCK", "EGRESS", "METADATA"
+};
 static const char *const tunnel_names[] = { "VXLAN", "GRE", "ERSPAN", "GENEVE", "TZSP" };
 
 static const struct names enumerations[] = {

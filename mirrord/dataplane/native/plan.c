@@ -46,10 +46,9 @@ static bool read_header(PyObject *object, struct plan *plan)
 /* The template's patches. */
 static bool read_patches(PyObject *object, struct plan *plan)
 {
-	static const uint32_t sizes[] = {
-		[SEQUENCE] = 4, [ERSPAN_II] = 4, [ERSPAN_III] = 12, [PACKET_BLOCK] = PACKET_HEADER, [EGRESS] = 4,
-		[METADATA] = 20
-	};
+	static const uint32_t sizes[] = { [SEQUENCE] = 4,    [ERSPAN_II] = 4,
+					  [ERSPAN_III] = 12, [PACKET_BLOCK] = PACKET_HEADER,
+					  [EGRESS] = 4,	     [METADATA] = 20 };
 	PyObject *template = PyObject_GetAttrString(object, "template");
 	PyObject *patches = template ? PyObject_GetAttrString(template, "patches") : NULL;
 	Py_ssize_t count = patches ? PyTuple_Size(patches) : -1;
