@@ -43,7 +43,8 @@ def dataplane() -> str:
 def findings(mirrord: Daemon) -> dict[str, tuple[str, str]]:
     """What doctor says of the session: problem and remedy by code."""
     found = json.loads(ctl(mirrord.socket, "--json", "doctor", "m"))
-    return {one["code"]: (one["problem"], one["remedy"]) for one in found if one["session"]}
+    its = (one for one in found if one["session"] and one["code"] != "unbound")  # nothing has to receive the copies
+    return {one["code"]: (one["problem"], one["remedy"]) for one in its}
 
 
 def bypassed(mirrord: Daemon) -> float:

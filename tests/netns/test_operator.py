@@ -138,7 +138,7 @@ destination = {{ type = "vxlan", remote = "198.51.100.9", vni = {n} }}
     ]
     many = daemon(hosts[1], "[mirrors.many]\n" + "".join(sessions), up=False)
     lines = ctl(many.socket, "status").splitlines()
-    assert len(lines) == 2 + 1 + 40 + 1  # the daemon, the titles, the sessions, what is wrong with all of them
+    assert len(lines) == 3 + 1 + 40 + 1  # the daemon, the titles, the sessions, what is wrong with all of them
     assert lines[-1].startswith("many/s0 on tap0, many/s1 on tap0, many/s2 on tap0, many/s3 on tap0, and 36 more: ")
     assert "no route to 198.51.100.9" in lines[-1]
 

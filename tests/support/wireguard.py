@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 from pathlib import Path
 
 from tests.support.topology import Host
 from tests.support.wait import wait_for
+
+_NUMBERS = itertools.count()  # no name comes again: one that has just ended may have left its socket
+_NAMES: dict[int, str] = {}  # of those that were connected last
 
 
 def connect(hosts: tuple[Host, Host], ends: tuple[str, str], device: str, addresses: tuple[str, str]) -> None:
@@ -16,7 +20,8 @@ def connect(hosts: tuple[Host, Host], ends: tuple[str, str], device: str, addres
     """
     keys = [subprocess.run(["wg", "genkey"], capture_output=True, check=True, text=True).stdout for _ in hosts]
     for n, host in enumerate(hosts):
-        name = f"wg-{os.getpid()}-{n}"  # its control socket has this name, for all network namespaces
+        name = f"wg{os.getpid()}-{next(_NUMBERS)}"  # its control socket has this name, for all network namespaces
+        _NAMES[n] = name
         running = host.spawn("env", "WG_PROCESS_FOREGROUND=1", "wireguard-go", "-f", name)
         wait_for(Path(f"/run/wireguard/{name}.sock").exists, f"WireGuard runs: {running.output()}")
         public = subprocess.run(["wg", "pubkey"], input=keys[1 - n], capture_output=True, check=True, text=True).stdout
@@ -29,4 +34,4 @@ def connect(hosts: tuple[Host, Host], ends: tuple[str, str], device: str, addres
 
 def set_mark(number: int, mark: str) -> None:
     """What the nth host of those that were connected sends has this mark from now on."""
-    subprocess.run(["wg", "set", f"wg-{os.getpid()}-{number}", "fwmark", mark], check=True)
+    subprocess.run(["wg", "set", _NAMES[number], "fwmark", mark], check=True)
