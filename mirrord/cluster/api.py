@@ -17,9 +17,8 @@ from mirrord.cluster.changes import Changes, Condition, Done, tag_of, written
 from mirrord.cluster.hosts import Hosts
 from mirrord.cluster.objects import shown
 from mirrord.cluster.validate import Objects
-from mirrord.control.callers import Caller, peer
 from mirrord.control.http import failures
-from mirrord.control.http.requests import MAX_BODY, STATUS, flag, json_object, limit, since, tags
+from mirrord.control.http.requests import MAX_BODY, STATUS, caller_of, flag, json_object, limit, since, tags, target_of
 from mirrord.control.targets import Target
 from mirrord.errors import MirrordError, Problem
 from mirrord.model.validation import not_found
@@ -90,7 +89,7 @@ async def _hosts(request: web.Request) -> web.StreamResponse:
 
 async def _forget(request: web.Request) -> web.StreamResponse:
     host = request.match_info["host"]
-    await request.app[HOSTS].forget(_caller(request), host, dry_run=flag(request, "dry_run"))
+    await request.app[HOSTS].forget(caller_of(request), host, dry_run=flag(request, "dry_run"))
     return web.json_response({"warnings": []}) if flag(request, "dry_run") else web.Response(status=204)
 
 
@@ -118,45 +117,45 @@ async def _sessions(request: web.Request) -> web.StreamResponse:
 
 
 async def _get(kind: str, request: web.Request) -> web.StreamResponse:
-    return await _shown(request, _target(request, kind), _known(request.app[AGENT]))
+    return await _shown(request, target_of(request, kind), _known(request.app[AGENT]))
 
 
 async def _put(kind: str, request: web.Request) -> web.StreamResponse:
     said, conditions = await json_object(request), _condition(request)
-    done = await request.app[CHANGES].put(_caller(request), _target(request, kind), said, conditions)
+    done = await request.app[CHANGES].put(caller_of(request), target_of(request, kind), said, conditions)
     return await _done(request, done, 201 if done.made else 200)
 
 
 async def _add(request: web.Request) -> web.StreamResponse:
     said, conditions = await json_object(request), _condition(request)._replace(none_match=())
     target = Target("session", str(said.get("name", "")), request.match_info["mirror"])
-    return await _done(request, await request.app[CHANGES].add(_caller(request), target, said, conditions), 201)
+    return await _done(request, await request.app[CHANGES].add(caller_of(request), target, said, conditions), 201)
 
 
 async def _patch(kind: str, request: web.Request) -> web.StreamResponse:
     patch, conditions = await json_object(request), _condition(request)
-    done = await request.app[CHANGES].patch(_caller(request), _target(request, kind), patch, conditions)
+    done = await request.app[CHANGES].patch(caller_of(request), target_of(request, kind), patch, conditions)
     return await _done(request, done)
 
 
 async def _delete(kind: str, request: web.Request) -> web.StreamResponse:
     conditions = _condition(request)
-    done = await request.app[CHANGES].delete(_caller(request), _target(request, kind), conditions)
+    done = await request.app[CHANGES].delete(caller_of(request), target_of(request, kind), conditions)
     if conditions.dry_run:
         return web.json_response({"warnings": _told(done.warnings)})
     return web.Response(status=204, headers=_revision(done))
 
 
 async def _enable(kind: str, enabled: bool, request: web.Request) -> web.StreamResponse:
-    target = _target(request, kind)
-    done = await request.app[CHANGES].enable(_caller(request), target, _condition(request), enabled=enabled)
+    target = target_of(request, kind)
+    done = await request.app[CHANGES].enable(caller_of(request), target, _condition(request), enabled=enabled)
     return await _done(request, done)
 
 
 async def _apply(request: web.Request) -> web.StreamResponse:
     said, dry_run = await json_object(request), flag(request, "dry_run")
     prune = flag(request, "prune")
-    done, operations = await request.app[CHANGES].apply(_caller(request), said, prune=prune, dry_run=dry_run)
+    done, operations = await request.app[CHANGES].apply(caller_of(request), said, prune=prune, dry_run=dry_run)
     each = [{"kind": one.kind, "name": one.name, "operation": operation} for one, operation in operations]
     return web.json_response({"objects": each, "warnings": _told(done.warnings)}, headers=_revision(done))
 
@@ -169,16 +168,6 @@ def _known(agent: Agent) -> Objects:
     if not agent.replica.cluster_id:
         raise MirrordError("no_cluster", agent.link.problem)
     return agent.replica.snapshot.written
-
-
-def _caller(request: web.Request) -> Caller:
-    assert request.transport is not None  # it is there until the request is answered
-    return peer(request.transport.get_extra_info("socket").fileno())
-
-
-def _target(request: web.Request, kind: str) -> Target:
-    mirror = request.match_info["mirror"] if kind == "session" else ""
-    return Target(kind, request.match_info[kind], mirror)
 
 
 def _condition(request: web.Request) -> Condition:

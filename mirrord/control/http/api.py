@@ -15,7 +15,6 @@ from aiohttp import web
 
 from mirrord.control import applying
 from mirrord.control.applying import Applied
-from mirrord.control.callers import Caller, peer
 from mirrord.control.changes import Changes, Condition, Done, Outcome, tag_of
 from mirrord.control.configuration.config import Loaded
 from mirrord.control.http import failures, openapi
@@ -28,6 +27,7 @@ from mirrord.control.http.requests import (
     MAX_BODY,
     MAX_ORIGIN,
     STATUS,
+    caller_of,
     flag,
     json_object,
     limit,
@@ -35,6 +35,7 @@ from mirrord.control.http.requests import (
     period,
     since,
     tags,
+    target_of,
 )
 from mirrord.control.origins import Origins
 from mirrord.control.running.live import Live
@@ -98,7 +99,7 @@ async def _status(request: web.Request) -> web.StreamResponse:
 async def _reload(request: web.Request) -> web.StreamResponse:
     if flag(request, "dry_run"):
         return await json_response(_came(await request.app[CHANGES].try_reload()))
-    await request.app[CHANGES].reload(_caller(request))
+    await request.app[CHANGES].reload(caller_of(request))
     return await json_response({"reloaded": request.app[SERVICE].path})
 
 
@@ -139,11 +140,11 @@ async def _origin(request: web.Request) -> web.StreamResponse:
 
 async def _put_origin(request: web.Request) -> web.StreamResponse:
     body, replace = await json_object(request.clone(client_max_size=MAX_ORIGIN)), flag(request, "replace")
-    return await json_response(await request.app[ORIGINS].put(_caller(request), body, replace=replace))
+    return await json_response(await request.app[ORIGINS].put(caller_of(request), body, replace=replace))
 
 
 async def _delete_origin(request: web.Request) -> web.StreamResponse:
-    await request.app[ORIGINS].delete(_caller(request))
+    await request.app[ORIGINS].delete(caller_of(request))
     return web.Response(status=204)
 
 
@@ -164,14 +165,14 @@ def _list(section: str) -> Handler:
 
 
 async def _sessions(request: web.Request) -> web.StreamResponse:
-    target, loaded = _target(request, "mirror"), request.app[SERVICE].loaded
+    target, loaded = target_of(request, "mirror"), request.app[SERVICE].loaded
     sessions = request.app[SHOWN].mirror(target.name, loaded)["sessions"]
     return await json_response({"sessions": sessions}, headers=await _tagged(loaded, target))
 
 
 def _get(kind: str) -> Handler:
     async def handler(request: web.Request) -> web.StreamResponse:
-        return await _shown(request, _target(request, kind), request.app[SERVICE].loaded)
+        return await _shown(request, target_of(request, kind), request.app[SERVICE].loaded)
 
     return handler
 
@@ -179,7 +180,7 @@ def _get(kind: str) -> Handler:
 def _put(kind: str) -> Handler:
     async def handler(request: web.Request) -> web.StreamResponse:
         written, conditions = await json_object(request), condition(request)
-        done = await request.app[CHANGES].put(_caller(request), _target(request, kind), written, conditions)
+        done = await request.app[CHANGES].put(caller_of(request), target_of(request, kind), written, conditions)
         return await _done(request, done, 201 if done.made else 200)
 
     return handler
@@ -188,7 +189,7 @@ def _put(kind: str) -> Handler:
 def _patch(kind: str) -> Handler:
     async def handler(request: web.Request) -> web.StreamResponse:
         patch, conditions = await json_object(request), condition(request)
-        done = await request.app[CHANGES].patch(_caller(request), _target(request, kind), patch, conditions)
+        done = await request.app[CHANGES].patch(caller_of(request), target_of(request, kind), patch, conditions)
         return await _done(request, done)
 
     return handler
@@ -197,7 +198,7 @@ def _patch(kind: str) -> Handler:
 def _delete(kind: str) -> Handler:
     async def handler(request: web.Request) -> web.StreamResponse:
         conditions = condition(request)
-        done = await request.app[CHANGES].delete(_caller(request), _target(request, kind), conditions)
+        done = await request.app[CHANGES].delete(caller_of(request), target_of(request, kind), conditions)
         return await _done(request, done) if conditions.dry_run else web.Response(status=204)
 
     return handler
@@ -205,8 +206,8 @@ def _delete(kind: str) -> Handler:
 
 def _enable(kind: str, *, enabled: bool) -> Handler:
     async def handler(request: web.Request) -> web.StreamResponse:
-        target = _target(request, kind)
-        done = await request.app[CHANGES].enable(_caller(request), target, condition(request), enabled=enabled)
+        target = target_of(request, kind)
+        done = await request.app[CHANGES].enable(caller_of(request), target, condition(request), enabled=enabled)
         return await _done(request, done)
 
     return handler
@@ -221,14 +222,14 @@ async def _add_session(request: web.Request) -> web.StreamResponse:
 def _adding(request: web.Request, written: Mapping[str, Any], *, dry_run: bool) -> Awaitable[Done]:
     conditions = condition(request, dry_run=dry_run)._replace(none_match=())
     target = Target("session", str(written.get("name", "")), request.match_info["mirror"])
-    return request.app[CHANGES].add(_caller(request), target, written, conditions)
+    return request.app[CHANGES].add(caller_of(request), target, written, conditions)
 
 
 def _check(kind: str) -> Handler:
     """What would come of a change, a PUT unless `change` names another; nothing is changed."""
 
     async def handler(request: web.Request) -> web.StreamResponse:
-        target, caller, changes = _target(request, kind), _caller(request), request.app[CHANGES]
+        target, caller, changes = target_of(request, kind), caller_of(request), request.app[CHANGES]
         only, change = condition(request, dry_run=True), one_of(request, "change", CHECKED)
         if change == "delete":
             return await _checked(changes.delete(caller, target, only))
@@ -287,7 +288,7 @@ async def _apply(request: web.Request) -> web.StreamResponse:
 
 def _applying(request: web.Request, objects: Mapping[str, Any], *, dry_run: bool) -> Awaitable[Applied]:
     service, store = request.app[SERVICE], request.app[CHANGES].store
-    return applying.apply(service, store, _caller(request), objects, prune=flag(request, "prune"), dry_run=dry_run)
+    return applying.apply(service, store, caller_of(request), objects, prune=flag(request, "prune"), dry_run=dry_run)
 
 
 RESOURCES = [
@@ -391,16 +392,6 @@ def condition(request: web.Request, *, dry_run: bool | None = None) -> Condition
     """If-Match and If-None-Match, and `dry_run`, of the query if not given. MirrordError: it is no tags, or no flag."""
     only = flag(request, "dry_run") if dry_run is None else dry_run
     return Condition(tags(request, "If-Match"), tags(request, "If-None-Match"), only)
-
-
-def _caller(request: web.Request) -> Caller:
-    assert request.transport is not None  # it is there until the request is answered
-    return peer(request.transport.get_extra_info("socket").fileno())
-
-
-def _target(request: web.Request, kind: str) -> Target:
-    mirror = request.match_info["mirror"] if kind == "session" else ""
-    return Target(kind, request.match_info[kind], mirror)
 
 
 async def _done(request: web.Request, done: Done, status: int = 200) -> web.StreamResponse:

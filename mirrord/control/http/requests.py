@@ -13,6 +13,8 @@ from typing import Any, NoReturn
 from aiohttp import web
 
 from mirrord import periods
+from mirrord.control.callers import Caller, peer
+from mirrord.control.targets import Target
 from mirrord.errors import MirrordError
 
 MAX_BODY = 1 << 20  # bytes: a filter of 4,000 rules
@@ -160,3 +162,15 @@ def limit(text: str | None) -> int:
     if not re.fullmatch(r"[0-9]{1,5}", text, re.ASCII) or not 1 <= int(text) <= MAX_ROWS:
         raise MirrordError("bad_request", f"limit: expected a number from 1 to {MAX_ROWS}, not {text!r}")
     return int(text)
+
+
+def caller_of(request: web.Request) -> Caller:
+    """Who asks."""
+    assert request.transport is not None  # it is there until the request is answered
+    return peer(request.transport.get_extra_info("socket").fileno())
+
+
+def target_of(request: web.Request, kind: str) -> Target:
+    """The object of this kind that the path names."""
+    mirror = request.match_info["mirror"] if kind == "session" else ""
+    return Target(kind, request.match_info[kind], mirror)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import compress
 from typing import NamedTuple
@@ -155,11 +154,6 @@ class Running:
         return any(told)
 
     # --- what it counts ---
-
-    @property
-    def rows(self) -> list[Sequence[int]]:
-        """The live counters of each pipeline."""
-        return [pipeline.counters.row for pipeline, _ in self.placed]
 
     @property
     def image(self) -> bytes:
