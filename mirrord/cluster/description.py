@@ -11,15 +11,10 @@ from mirrord import __version__
 from mirrord.cluster.records import ClusterNetwork
 from mirrord.control.http import openapi
 
-ON_A_HOST: tuple[str, ...] = (
-    "DeviceSource",
-    "BridgeSource",
-    "ContainerSource",
-    "VxlanSource",
-    "GeneveSource",
-    "TzspSource",
+ON_A_HOST = (
+    *("DeviceSource", "BridgeSource", "ContainerSource", "DeviceDestination"),
+    *("VxlanSource", "GeneveSource", "TzspSource", "GreSource", "ErspanSource"),
 )
-ON_A_HOST += ("GreSource", "ErspanSource", "DeviceDestination")
 """What is on a host for good: `host` names it. A VM is followed."""
 
 HOST = {**openapi.TEXT, "description": "The host that it is on."}
