@@ -44,6 +44,7 @@ function App() {
   useEffect(() => {
     document.title = `${found.title()} - mirrord`
     document.querySelector('main')?.scrollTo(0, 0)
+    document.querySelector('nav [aria-current]')?.scrollIntoView({ block: 'nearest', inline: 'nearest' }) // the menu of a narrow window is a line
   }, [location.hash])
   /** @param {() => void} change */
   const set = (change) => { change(); again((/** @type {number} */ n) => n + 1) }
