@@ -256,7 +256,8 @@ def test_on_its_way_past_three_sources_it_is_copied_once_and_hidden(
     mirrord = daemon(host, configuration(session='payload = "tls"\ngso = "on"'))
     say_a_line(call(guest, LINES_13))
     get_the_file(guest, FILE_12)
-    left = *"ss -Htan state connected exclude time-wait".split(), f"( sport = :{FILE_12} or dport = :{FILE_12} )"
+    which = f"( sport = :{FILE_12} or dport = :{FILE_12} )"
+    left = "ss", "-Htan", "state", "connected", "exclude", "time-wait", which
     wait_for(lambda: not (guest.run(*left) + peer.run(*left)).strip(), "nothing more is sent")
     truth = wire.stop()
     metrics = mirrord.settle(3 * len(truth.frames("tcp")))
