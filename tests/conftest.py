@@ -15,8 +15,8 @@ from tests.support.ovs import OpenVSwitch
 from tests.support.sniffer import Sniffer
 from tests.support.topology import Host, Topology
 
-# No deadline: what a machine that stands still for a moment breaks proves nothing. Each run draws other examples: few in
-# each are many in a week. `--hypothesis-profile thorough` is for those who change the code that the examples are for.
+# No deadline: what a machine that stands still for a moment breaks proves nothing. Each run draws other examples: few
+# in each are many in a week. `--hypothesis-profile thorough` is for those who change what the examples are for.
 settings.register_profile("mirrord", deadline=None, max_examples=75)
 settings.register_profile("thorough", deadline=None, max_examples=1000)
 settings.load_profile("mirrord")
