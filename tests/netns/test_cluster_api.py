@@ -129,7 +129,8 @@ def test_every_operation_of_document_004_is_the_clusters(pair: Pair) -> None:
     assert not pair.vnis()
     assert set(pair.keys("config/")) == {"/mirrord/config/cluster", "/mirrord/config/guard"}
     rows = pair.json("audit", at=pair.b)
-    done = [(row["operation"], row["kind"], row["object"]) for row in rows if row["result"] == "done"]
+    told = [row for row in rows if row["operation"] != "apply"]  # by which the tests before were made to leave nothing
+    done = [(row["operation"], row["kind"], row["object"]) for row in told if row["result"] == "done"]
     assert done[:2] == [("create", "flow_network", "flow0"), ("create", "mirror", "core")]
     assert done[2:4] == [("create", "session", "nic"), ("enable", "mirror", "core")]
     assert {(row["user"], row["host"]) for row in rows} == {("root", "a")}
