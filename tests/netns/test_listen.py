@@ -101,6 +101,10 @@ def bench(net: Topology, sniff: MakeSniffer) -> Bench:
     return Bench(net, sniff)
 
 
+def missing(mirrord: Daemon, name: str) -> float:
+    return mirrord.metrics().total("mirrord_tunnel_missing_packets_total", session=name)
+
+
 def vxlan(vni: int, frame: bytes, source: str = "10.99.0.1", **options: Any) -> Any:
     outer = IP(src=source, dst="10.99.0.2", **options) / UDP(sport=50000, dport=4789, chksum=0)
     return outer / VXLAN(vni=vni, flags="Instance") / frame
@@ -343,6 +347,46 @@ def test_a_filter_and_the_loop_guard_look_at_the_frames_inside(bench: Bench, dae
     assert bench.captured(mirrord, len(FRAMES) + 1) == [FRAMES[0], FRAMES[2], FRAMES[4]]
 
 
+def test_what_is_lost_on_the_road_is_counted_by_the_numbers_of_what_came(bench: Bench, daemon: MakeDaemon) -> None:
+    """By sender and id; packets that overtake each other, come twice or have no number are none of it."""
+
+    def ours(number: int, vni: int = 7, source: str = "10.99.0.1") -> Any:
+        option = GeneveOptions(classid=0xFF6D, type=1, data=bytes(16) + number.to_bytes(4, "big"))
+        outer = IP(src=source, dst="10.99.0.2") / UDP(sport=50000, dport=6081, chksum=0)
+        return outer / GENEVE(vni=vni, proto=0x6558, options=[option]) / marked(number)
+
+    def numbered(number: int, **key: int) -> Any:
+        return gre(GRE(proto=0x6558, seqnum_present=1, sequence_number=number, **key), marked(number))
+
+    def erspan(number: int) -> Any:
+        outer = GRE(proto=0x88BE, seqnum_present=1, sequence_number=number)
+        return gre(outer, ERSPAN_II(session_id=7), marked(number & 0xFFFF))
+
+    mirrord = daemon(
+        bench.appliance,
+        "".join(
+            session(name, f'{{ type = "{name}", local = "10.99.0.2" }}')
+            for name in ("geneve", "gre", "erspan", "vxlan")
+        ),
+    )
+    packets = [
+        *map(ours, (0, 1, 5, 4, 4, 9)),  # 2, 3, 6, 7 and 8 do not come
+        *(ours(number, vni=8) for number in (100, 101)),
+        *(ours(number, source="10.99.0.9") for number in (3000, 3001, 3005)),  # another's
+        geneve(7, marked(0)),
+        *map(numbered, (5, 8)),
+        *(numbered(number, key_present=1, key=1) for number in (20, 21)),
+        gre(GRE(proto=0x6558), marked(0)),
+        *map(erspan, (2**32 - 1, 1)),
+        *(vxlan(7, marked(n)) for n in (0, 5)),
+    ]
+    bench.send(packets)
+    expected = {"geneve": 5 + 3, "gre": 2, "erspan": 1}
+    wait_for(lambda: {name: missing(mirrord, name) for name in expected} == expected, "what is missing")
+    assert not mirrord.metrics().select("mirrord_tunnel_missing_packets_total", session="vxlan")  # which has no numbers
+    assert len(bench.captured(mirrord, len(packets))) == len(packets)
+
+
 def test_what_a_kernel_leaves_to_devices_comes_out_as_the_wire_would_have_carried_it(
     bench: Bench, daemon: MakeDaemon
 ) -> None:
@@ -459,19 +503,31 @@ def test_a_relay_carries_direction_and_time_on_from_the_nic(
     )
     on_nic = sniff(source, "nic")
     to_relay = '{ type = "geneve", remote = "10.98.0.2", vni = 7, metadata = true }'
-    on_source = daemon(source, session("out", '"nic"', to_relay))
+    on_source = daemon(source, session("out", '"nic"', to_relay, 'transmit = "socket"'))
 
     sent = [marked(n) for n in range(10)]
+    begins_anew = 6  # what comes before are 3 that the road loses: nobody has this address
+    source.ip("neighbour replace 10.98.0.2 dev eth0 lladdr " + relay.mac("eth0"))
     for n, frame in enumerate(sent):
+        if n == begins_anew:
+            source.ip("neighbour replace 10.98.0.2 dev eth0 lladdr 02:00:00:00:00:99")
+            send(source, "nic-peer", marked(99), count=3)
+            on_source.settle(captured=n + 3)
+            source.ip("neighbour replace 10.98.0.2 dev eth0 lladdr " + relay.mac("eth0"))
         send(source, "nic" if n % 2 else "nic-peer", frame)
-        on_source.settle(captured=n + 1)
+        on_source.settle(captured=n + 1 + 3 * (n >= begins_anew))
+    assert on_source.metrics().total("mirrord_mirrored_frames_total") == len(sent) + 3  # as far as it can know
     on_source.stop()
+    each = dict.fromkeys(files, 3)
+    wait_for(lambda: {name: missing(on_relay, name) for name in files} == each, "what was lost on the road")
     metrics = on_relay.settle(captured=3 * len(sent))
     assert metrics.total("mirrord_skipped_frames_total", session="sent", reason="unmatched") == len(sent) / 2
     assert metrics.total("mirrord_read_frames_total", session="all", direction="egress") == len(sent) / 2
+    assert metrics.total("mirrord_dropped_frames_total") == 0
     on_relay.stop()
 
     stamps = [row[0] for row in on_nic.stop().fields("frame.time_epoch")]
+    del stamps[begins_anew : begins_anew + 3]
     assert len(stamps) == len(sent)
     directions = [f"0x0000000{1 + n % 2}" for n in range(len(sent))]  # draft-ietf-opsawg-pcapng 4.3.1: 1 in, 2 out
     rows = [[stamp, direction] for stamp, direction in zip(stamps, directions, strict=True)]
