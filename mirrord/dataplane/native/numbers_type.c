@@ -52,7 +52,8 @@ static PyObject *Numbers_settle(PyObject *object, PyObject *unused)
 }
 
 static PyMethodDef numbers_methods[] = {
-	{ "note", Numbers_note, METH_VARARGS, "note(sender, ident, number): how many are known to be missing by that." },
+	{ "note", Numbers_note, METH_VARARGS,
+	  "note(sender, ident, number): how many are known to be missing by that." },
 	{ "settle", Numbers_settle, METH_NOARGS,
 	  "How many are known to be missing by now, and whether some may still come late." },
 	{ NULL, NULL, 0, NULL },

@@ -37,8 +37,8 @@ static bool set_ring(Tap *self, PyObject *ring, unsigned int block_size)
 
 static PyObject *Tap_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
-	static char *names[] = { "descriptor", "ring", "block_size", "seen", "tunnel",
-				 "ip_header",  "raw",  "pvid",	     "told", "numbers", NULL };
+	static char *names[] = { "descriptor", "ring", "block_size", "seen",	"tunnel", "ip_header",
+				 "raw",	       "pvid", "told",	     "numbers", NULL };
 	PyObject *ring, *seen, *numbers;
 	int descriptor, ip_header, raw, told;
 	unsigned int block_size, tunnel, pvid;

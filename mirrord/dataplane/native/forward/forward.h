@@ -114,7 +114,8 @@ struct state {
 	struct thinning thinning;
 	struct duplicates *duplicates; /* what was copied to its destination, or NULL; */
 	uint32_t place; /* the source's there */
-	uint32_t *sequences; /* of the session's next copy for each collector, and behind these of the next one with the id
+	uint32_t *
+		sequences; /* of the session's next copy for each collector, and behind these of the next one with the id
 			      * of egress frames; its other sources count there too */
 };
 
