@@ -1,22 +1,22 @@
-"""Document 000 by the names that people use: real VMs and containers, found through libvirt and Podman."""
+"""Document 000 by the names that people use: real VMs, found through libvirt, on one host and in a cluster."""
 
 from __future__ import annotations
 
 import json
 import re
-import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import datetime
 
 import pytest
 
 from tests.conftest import MakeDaemon, MakeSniffer
+from tests.support.cluster import Cluster, Member, member
 from tests.support.ctl import complete, ctl
 from tests.support.daemon import Daemon
-from tests.support.guests import Hypervisor, Podman
-from tests.support.process import Process
+from tests.support.etcd import Store
+from tests.support.guests import Hypervisor
 from tests.support.topology import Host, Topology
 from tests.support.wait import wait_for
 
@@ -147,31 +147,6 @@ def test_a_nic_that_is_plugged_in_is_followed_and_libvirt_may_go_away(
     wait_for(lambda: set(mirrored(mirrord)) == {tap}, "the NIC that is gone is let go of", 30)
 
 
-def test_a_vm_that_migrates_in_is_mirrored_from_its_first_frame(
-    hypervisor: Hypervisor, net: Topology, daemon: MakeDaemon
-) -> None:
-    host = hypervisor.host
-    with closing(Hypervisor(net.host("hv2"))) as other:
-        other.host.add_bridge("br0")
-        net.link(host, "trunk", other.host, "trunk")
-        for each in (host, other.host):
-            each.ip("link set dev trunk master br0")
-        net.link(other.host, "out", net.host("collector"), "in")
-        text = configuration(other, f'"{VM2}"').splitlines()[:-1]
-        text.append('destination = { type = "device", device = "out" }')
-        mirrord = daemon(other.host, "\n".join(text), up=False)
-        wait_for(lambda: source(mirrord)[2] == "there is no VM VM-2 here", "it waits")
-        ping = host.spawn("ping", "-q", "-i", "0.01", ADDRESS)
-        hypervisor.migrate("VM-2", other)
-        tap = other.device("VM-2", VM2)
-        wait_for(lambda: mirrored(mirrord).get(tap, 0) > 200, "the VM is mirrored", 30)
-        ping.stop(2)
-        wait_for(lambda: mirrored(mirrord)[tap] == seen(other.host, tap), "every frame was captured")
-        other.migrate("VM-2", hypervisor)
-        wait_for(lambda: source(mirrord)[1] == "waiting", "it is gone")
-        host.ip("link delete dev trunk")
-
-
 def mirrored(mirrord: Daemon) -> dict[str, int]:
     """Frames captured by source, of sessions that are up."""
     rows = json.loads(ctl(mirrord.socket, "--json", "status"))["sessions"]
@@ -191,130 +166,128 @@ def test_the_first_nic_of_a_vm_is_no_destination(hypervisor: Hypervisor, daemon:
     assert source(mirrord)[1] == "failed"
 
 
-RESTARTS = 20
-WEB = "10.88.211.7", "02:00:00:00:58:07"
-
-LOAD = """
-import itertools, socket, struct, sys, time
-out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-for number in itertools.count():
-    now = time.time_ns()
-    out.sendto(struct.pack("!QQ", number, now), (sys.argv[1], 9))
-    print(number, now, flush=True)
-    time.sleep(0.002)
-"""
-
-
-def container_session(engine: str, chosen: str) -> str:
-    return f"""
-[[mirrors.web.sessions]]
-name = "all"
-direction = "ingress"
-source = {{ type = "container", {chosen}, engine = "{engine}" }}
-destination = {{ type = "device", device = "out" }}
-"""
+@pytest.fixture(scope="module")
+def other(hypervisor: Hypervisor) -> Iterator[Hypervisor]:
+    """Another host that VMs may migrate to: its br0 is of the same Ethernet."""
+    with Topology() as net:
+        host = net.host("hv2")
+        with closing(Hypervisor(host)) as made:
+            host.add_bridge("br0")
+            net.link(hypervisor.host, "trunk", host, "trunk")
+            for each in (hypervisor.host, host):
+                each.ip("link set dev trunk master br0")
+            yield made
 
 
-def test_a_container_is_mirrored_by_its_label_over_restarts_under_load(
-    net: Topology, sniff: MakeSniffer, daemon: MakeDaemon
+@pytest.fixture(scope="module")
+def cluster(hypervisor: Hypervisor, other: Hypervisor, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The two, and a host without VMs whose `tap7` is a source; etcd is on one of its own."""
+    with Topology() as net:
+        hosts = (hypervisor.host, other.host, net.host("c"))
+        store_host = net.host("store")
+        net.lan({**{host: f"10.0.0.{n}/24" for n, host in enumerate(hosts, 1)}, store_host: "10.0.0.9/24"})
+        switch = net.host("switch")
+        for host in hosts:
+            net.link(host, "em02", switch, host.label, mtu=1600)
+        switch.add_bridge("br0", *(host.label for host in hosts))
+        net.link(hosts[2], "tap7", net.host("vm"), "eth0", ("10.7.0.1/24", "10.7.0.2/24"))
+        store = Store(store_host, tmp_path_factory.mktemp("etcd"), address="10.0.0.9")
+        store.start()
+        members: list[Member] = []
+        for host, under in zip(hosts, (hypervisor.under, other.under, ()), strict=True):
+            directory = tmp_path_factory.mktemp(host.label)
+            members.append(member(host, directory, store, begin=not members, under=under))
+        yield Cluster(store, tuple(members))
+        for each in members:
+            each.stop()
+
+
+def test_a_vm_that_migrates_is_mirrored_without_loss_or_doubles_also_without_the_store(
+    hypervisor: Hypervisor, other: Hypervisor, cluster: Cluster, sniff: MakeSniffer
 ) -> None:
-    """What a container receives is mirrored from 200 ms after its veth is up on, at the latest; what passed before is
-    reported, as the veth's own counter has it.
-    """
-    host, collector = net.host("host"), net.host("collector")
-    net.link(host, "out", collector, "in")
-    with closing(Podman(host)) as engine:
-        mirrord = daemon(host, container_session(str(engine.socket), 'label = "app=web"'), up=False)
-        wait_for(lambda: source(mirrord)[2] == "no container with the label app=web runs", "it waits")
-        engine.run("other", app="db")  # or else the bridge would go with the container
-        engine.run("web", "--ip", WEB[0], "--mac-address", WEB[1], app="web")
-        wait_for(lambda: source(mirrord)[1] == "up", "the container is mirrored")
-        device = source(mirrord)[0]
-        host.ip(f"neighbour replace {WEB[0]} lladdr {WEB[1]} dev podman0 nud permanent")
-        received = sniff(collector, "in", "udp port 9")
-        links = host.spawn("ip", "-ts", "-oneline", "monitor", "link")
-        load = host.spawn(sys.executable, "-c", LOAD, WEB[0])
-        ends: list[float] = []
-        passed: list[int] = []
-        for _ in range(RESTARTS):
-            engine.podman("restart", "--time", "0", "web")
-            wait_for(lambda: host.counter(device, "tx", "packets") >= 200, "traffic to the container")
-            passed.append(host.counter(device, "tx", "packets"))
-            ends.append(time.time())
-        wait_for(lambda: sent(load)[-1][1] > ends[-1], "the last is sent")
-        load.stop()
-        numbers = sent(load)
-        copied = {int.from_bytes(frame[42:50], "big") for frame in received.stop().frames()}
-        spans = list(zip(came_up(links, device), ends, strict=True))
-    copies = [sum(number in copied for number, at in numbers if up <= at <= end) for up, end in spans]
-    unseen = [there - some for there, some in zip(passed, copies, strict=True)]
-    print("by the veth's counter, and not mirrored, at each restart:", unseen)
-    due = {number for up, end in spans for number, at in numbers if up + 0.2 <= at <= end}
-    assert len(due) > 20 * RESTARTS
-    assert not due - copied, sorted(due - copied)
+    host, a = hypervisor.host, cluster.a
+    a.ctl("network", "create", "flow0", "--addresses", "192.168.29.10-192.168.29.20/24")
+    a.ctl("create", "core", "--flow-network", "flow0", "--enable")
+    to = "type=vm,vm=VM-1,nic=1,isolate=true"
+    a.ctl("session", "add", "core", "nic", "--source", f"type=vm,vm=VM-2,nic={VM2}", "--destination", to)
+    wait_for(lambda: states(cluster, 0) == {"core/nic": "up", "core/nic.in": "up"}, "it runs", 20)
+    wait_for(lambda: has_address(cluster, 1), "the other host is prepared", 20)
+    received = sniff(host, hypervisor.device("VM-1", VM1[1]), "icmp")
+    ping = host.spawn("ping", "-i", "0.02", ADDRESS)
+    hypervisor.migrate("VM-2", other)
+    tap = other.device("VM-2", VM2)
+    wait_for(lambda: states(cluster, 1) == {"core/nic": "up"}, "the source is mirrored at the other host", 30)
+    wait_for(lambda: states(cluster, 0) == {"core/nic.in": "up"}, "and not at the first one any more", 30)
+    before = len(answered(ping.output()))
+    wait_for(lambda: len(answered(ping.output())) > before + 50, "it answers", 60)
+    cluster.store.freeze()
+    other.migrate("VM-2", hypervisor)
+    before = len(answered(ping.output()))
+    wait_for(lambda: len(answered(ping.output())) > before + 50, "it answers", 60)
+    ping.stop(2)
+    cluster.store.thaw()
+    expected = Counter((kind, number) for number in answered(ping.output()) for kind in ("request", "reply"))
+    copies = copied(received.stop().lines())
+    assert {one: count for one, count in copies.items() if count > 1} == {}
+    assert not expected - copies, (sorted(expected - copies), answered(ping.output()), cluster.shown())
+    assert tap
 
 
-def sent(load: Process) -> list[tuple[int, float]]:
-    """Number and time of what LOAD has sent."""
-    rows = [line.split() for line in load.output().splitlines(keepends=True) if line.endswith("\n")]
-    return [(int(number), int(at) / 1e9) for number, at in rows]
+def has_address(cluster: Cluster, number: int) -> bool:
+    """Whether a host's daemon has an address in the flow network."""
+    told = json.loads(ctl(cluster.members[number].daemon.socket, "--json", "network", "list"))
+    return any(one["in_use"]["address"] for one in told)
 
 
-def came_up(links: Process, device: str) -> list[float]:
-    """When a device of this name, each time another one, first had a carrier."""
-    found: dict[str, float] = {}
-    for line in links.output().splitlines():
-        told = re.match(rf"\[(\S+)\] (\d+): {device}@\S+ <.*\bLOWER_UP\b", line)
-        if told:
-            found.setdefault(told[2], datetime.fromisoformat(told[1]).timestamp())
-    return list(found.values())
+def states(cluster: Cluster, number: int) -> dict[str, str]:
+    """The state of each session that a host runs."""
+    return {name: row["state"] for name, row in cluster.members[number].rows().items()}
 
 
-def test_a_container_is_found_in_the_cache_of_cni(net: Topology, sniff: MakeSniffer, daemon: MakeDaemon) -> None:
-    host, collector = net.host("host"), net.host("collector")
-    net.link(host, "out", collector, "in")
-    with closing(Podman(host, cni=True)) as engine:
-        engine.run("web")
-        engine.podman("stop", "--time", "0", "web")
-        mirrord = daemon(host, container_session("/var/lib/cni/results", f'container = "{engine.id("web")}"'), up=False)
-        wait_for(lambda: source(mirrord)[1] == "waiting", "it waits")
-        received = sniff(collector, "in", "icmp")
-        for count in (2, 4):
-            engine.podman("restart", "--time", "0", "web")
-            wait_for(lambda: source(mirrord)[1] == "up", "the container is mirrored")
-            host.run("ping", "-c", "2", "-i", "0.2", engine.address("web"))
-            wait_for(lambda: len(received.lines()) >= count, "the requests arrive")  # noqa: B023 (called here)
-    assert all("echo request" in line for line in received.stop().lines())  # what it receives, and not what it sends
+def answered(text: str) -> list[int]:
+    """The numbers of the pings that were answered."""
+    return [int(one) for one in re.findall(r"from .* icmp_seq=(\d+) ", text)]
 
 
-def test_a_container_whose_nic_has_no_end_on_the_host_is_mirrored_from_within(
-    net: Topology, sniff: MakeSniffer, daemon: MakeDaemon
+def copied(lines: list[str]) -> Counter[tuple[str, int]]:
+    """Requests and replies by number."""
+    found = (re.search(r"echo (request|reply), id \d+, seq (\d+)", line) for line in lines)
+    return Counter((one[1], int(one[2])) for one in found if one)
+
+
+def test_copies_follow_a_destination_that_migrates_and_what_still_comes_to_its_old_host_is_counted(
+    hypervisor: Hypervisor, other: Hypervisor, cluster: Cluster
 ) -> None:
-    host, peer, collector = net.host("host"), net.host("peer"), net.host("collector")
-    net.link(host, "uplink", peer, "eth0", ("", "10.89.9.1/24"))
-    net.link(host, "out", collector, "in")
-    with closing(Podman(host)) as engine:
-        engine.podman(
-            "network", "create", "--driver", "macvlan", "--opt", "parent=uplink", "--subnet", "10.89.9.0/24", "mv"
-        )
-        engine.run("web", "--network", "mv", "--ip", "10.89.9.7", "--mac-address", WEB[1], app="web")
-        engine.run("shared", "--network", "host", app="shared")
-        text = container_session(str(engine.socket), 'label = "app=web"')
-        text += container_session(str(engine.socket), 'container = "shared"').replace(".web.", ".shared.")
-        mirrord = daemon(host, text, up=False)
-        received = sniff(collector, "in", "icmp")
-        for count in (2, 4):
-            wait_for(lambda: ("eth0", "") in sources_of(mirrord, "web"), "the container is mirrored")
-            peer.run("ping", "-c", "2", "-i", "0.2", "10.89.9.7")
-            wait_for(lambda: len(received.lines()) >= count, "the requests arrive")  # noqa: B023 (called here)
-            if count == 2:
-                engine.podman("restart", "--time", "0", "web")
-        ((_, why),) = sources_of(mirrord, "shared")
-        assert why.startswith("shared has no NIC eth0: it is in the network namespace of the host")
-    assert all("echo request" in line for line in received.stop().lines())  # what it receives, and not what it sends
+    c = cluster.members[2]
+    source = "type=device,device=tap7,host=c"
+    to = "type=vm,vm=VM-1,nic=1,isolate=true"
+    cluster.a.ctl("session", "add", "core", "far", "--source", source, "--destination", to, "--direction", "egress")
+    wait_for(lambda: states(cluster, 2) == {"core/far": "up"}, "the source is mirrored", 20)
+    wait_for(lambda: states(cluster, 0).get("core/far.in") == "up", "it is listened to", 20)
+    ping = c.host.spawn("ping", "-i", "0.02", "10.7.0.2")
+    wait_for(lambda: counted(cluster, 0)["mirrored"] > 50, "copies arrive at the first host")
+    hypervisor.migrate("VM-1", other)
+    wait_for(lambda: counted(cluster, 1)["mirrored"] > 50, "copies arrive at the other host", 30)
+    ping.stop(2)
+    sent = c.rows()["core/far"]["counters"]
+    both = wait_for(lambda: all_come(cluster, sent["mirrored_frames"]), "what was sent is counted at either host")
+    print("sent", sent["mirrored_frames"], "came to the first host, and to the second:", both)
+    assert sent["captured_frames"] == sent["mirrored_frames"]
+    assert both[0]["dropped"] + both[0]["mirrored"] == both[0]["captured"]
+    assert both[1]["mirrored"] == both[1]["captured"]
+    assert 0 < both[0]["dropped"] < 100, "2 s at the most"
 
 
-def sources_of(mirrord: Daemon, mirror: str) -> list[tuple[str, str]]:
-    """The sources of a mirror's sessions, and why each is not up."""
-    rows = json.loads(ctl(mirrord.socket, "--json", "status"))["sessions"]
-    return [(row["source"], row["reason"]) for row in rows if row["mirror"] == mirror]
+def counted(cluster: Cluster, number: int) -> dict[str, int]:
+    """What came to a host's half of the session."""
+    row = cluster.members[number].rows().get("core/far.in")
+    if row is None:
+        return {"captured": 0, "mirrored": 0, "dropped": 0}
+    counters = row["counters"]
+    dropped = sum(counters["dropped_frames"].values())
+    return {"captured": counters["captured_frames"], "mirrored": counters["mirrored_frames"], "dropped": dropped}
+
+
+def all_come(cluster: Cluster, sent: int) -> list[dict[str, int]] | None:
+    both = [counted(cluster, number) for number in (0, 1)]
+    return both if sum(one["captured"] for one in both) == sent else None

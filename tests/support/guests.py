@@ -68,6 +68,12 @@ class Hypervisor:
             host.run("useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", "libvirt-qemu")
         self._daemon = self._start()
 
+    @property
+    def under(self) -> tuple[str, ...]:
+        """Words before a command by which this is the libvirt that it finds at the usual place."""
+        steps = f'mkdir -p /run/libvirt && mount --bind {self._directory}/sockets /run/libvirt && exec "$@"'
+        return "unshare", "--mount", "sh", "-c", steps, "sh"
+
     def _start(self) -> Process:
         mounts = {"etc": "/etc/libvirt", "lib": "/var/lib/libvirt", "run": "/run/libvirt"}
         steps = [f"mkdir -p {there} && mount --bind {self._directory / here} {there}" for here, there in mounts.items()]
