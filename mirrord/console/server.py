@@ -15,8 +15,10 @@ from mirrord.console import pages
 from mirrord.console.guard import Guard, protect, refuse
 from mirrord.console.pages import Pages
 from mirrord.console.relay import MAX_BODY, Relay
+from mirrord.crowds import open_for
 
 CLOSE_SECONDS = 0.2  # how long an open stream may hold up the end, see aiohttp's shutdown_timeout
+MAX_CONNECTIONS = 64  # any user of this host may connect
 MAX_TOKEN = 4096  # bytes of a request that brings one
 
 
@@ -60,7 +62,9 @@ async def serve(listener: socket.socket, relay: Relay, started: Callable[[str], 
     async with relay:
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=CLOSE_SECONDS, handler_cancellation=True)
         await runner.setup()
-        await web.SockSite(runner, listener).start()
+        assert runner.server is not None  # set up above
+        server = await open_for(runner.server, listener, MAX_CONNECTIONS)
         started(guard.token())
         await ended.wait()
+        server.close()
         await runner.cleanup()

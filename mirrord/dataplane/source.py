@@ -1,5 +1,5 @@
 """A source that is captured: its packet socket or the end of a tunnel, on its way from mode to mode, and what it has
-counted. Which pipelines get its frames is the tap's concern, see tap.py.
+counted. Which pipelines get its frames is told in sharing.py and tap.py.
 """
 
 from __future__ import annotations

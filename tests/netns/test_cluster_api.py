@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from mirrord.client import AnsweredError, Client, Tagged
-from tests.support.agent import Agent
+from mirrord.cluster.main import MAX_CONNECTIONS, MAX_SCRAPERS
+from tests.support.agent import METRICS, Agent
+from tests.support.crowds import crowd, opened
 from tests.support.ctl import ctl, invoke
 from tests.support.etcd import Store
 from tests.support.topology import Topology
@@ -81,6 +83,16 @@ def connected(agent: Agent) -> bool:
 def empty(pair: Pair) -> Iterator[None]:
     yield
     pair.ctl("apply", "-f", "/dev/null", "--prune")
+
+
+def test_who_hangs_on_takes_no_descriptors_and_keeps_nobody_out(pair: Pair) -> None:
+    pid, host = pair.a.pid, pair.a.host
+    before = opened(pid)
+    with crowd(host, pair.a.socket), crowd(host, METRICS):
+        assert pair.json("list") == []
+        assert "mirrord_cluster_info" in pair.a.scrape()
+        assert 32 < opened(pid) - before <= MAX_CONNECTIONS + MAX_SCRAPERS + 2  # and what it says to the store
+    wait_for(lambda: opened(pid) <= before + 2, "all are gone")
 
 
 def test_every_operation_of_document_004_is_the_clusters(pair: Pair) -> None:

@@ -61,6 +61,10 @@ class Console:
         """For the token that was printed."""
         return str(json.loads(self.ask("POST", "/console/key", {"token": self.token}).text)["key"])
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def stop(self) -> int:
         """SIGTERM; its exit status."""
         return self._process.stop()

@@ -1,0 +1,341 @@
+"""The members of a tap: the pipelines that want a source's frames, and how they come, go and part while frames do.
+
+The filter is replaced on the live socket, and each has in it what all others want, so that they lose nothing. A member
+that comes gets no frame from before; one that goes gets all that was taken until then: what waits is counted (`taken`
+less `lost` by the kernel, `read` here), and it goes when so many frames have been read. As long as frames may wait that
+were taken for another, the one member that is left matches exactly, too.
+
+Sessions of very unequal rates part, see parting.py. What becomes of a frame is told in tap.py.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from dataclasses import replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from mirrord.dataplane.capture.packet_socket import Capture
+from mirrord.dataplane.filter.bpf import compile_selection
+from mirrord.dataplane.filter.by_device import Asked, Wanted, compile_wanted
+from mirrord.dataplane.filter.several import compile_selections, compile_sets
+from mirrord.dataplane.membership import FOR_EVER, Member, described, groups_of, one_a_way
+from mirrord.dataplane.parting import GRACE_SECONDS, Aside, Rates, open_aside
+from mirrord.dataplane.pipeline import Match, Pipeline
+from mirrord.dataplane.source import Source
+from mirrord.dataplane.ways_in import open_way_in
+from mirrord.plans import CapturePlan
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+    from mirrord.dataplane.capture.fanout import Group
+    from mirrord.dataplane.counters import Slot
+    from mirrord.dataplane.filter.rules import Selection
+    from mirrord.dataplane.memory import Memory
+    from mirrord.plans import ListenPlan, PipelinePlan
+
+SEVERAL_DEVICES = "several devices"
+"""The source that a loss counts for which may have been any one's of several. No device has blanks in its name."""
+
+
+class SharedSource(Source, ABC):
+    """An open source and its members. What a subclass adds is to count and to forward its frames.
+
+    The capture is opened as Tap says, and the OSError is.
+    """
+
+    def __init__(
+        self,
+        pipelines: Sequence[Pipeline],
+        *,
+        native: bool,
+        busy: bool,
+        group: Group | None,
+        aside: Aside | None,
+        memory: Memory | None,
+    ) -> None:
+        self.plan = aside.capture.plan if aside else _plan_of(pipelines)
+        self.source = SEVERAL_DEVICES  # a name for it
+        if not self.everywhere:
+            self.source = self.plan.device if isinstance(self.plan, CapturePlan) else ""
+        self._members = [self._new_member(pipeline, aside.border if aside else 0) for pipeline in pipelines]
+        self._mixed = len(pipelines) > 1 or aside is not None  # frames may wait that were taken for another
+        self._changed_at = 0.0
+        self._settles_at: int | None = None  # when so many frames have been read
+        self._ahead = 0, 0  # frames, taken and lost, where the capture moves to: not yet in `seen`
+        self._begins_later = group is not None and group.divides
+        self._parted_at: float | None = None  # when some were told to go on elsewhere
+        self._parts_at: int | None = None  # when so many frames have been read
+        self._rates = Rates(pipelines)
+        self._one_a_way: list[Member] = []  # of those that leave by the same way
+        self._by_device: dict[int, list[Member]] = {}
+        capture = aside.capture if aside else open_way_in(self.plan, self._wanted(), group, memory, busy=busy)
+        try:
+            super().__init__(capture, native=native)
+            self._begin_with(pipelines, aside)
+        except BaseException:
+            capture.close()
+            raise
+
+    def _begin_with(self, pipelines: Sequence[Pipeline], aside: Aside | None) -> None:
+        for pipeline in pipelines:
+            pipeline.source = self
+        for pipeline in one_a_way(pipelines) if aside is None else ():
+            pipeline.leave_by(pipeline.new_tx_ring())
+        if aside is None:
+            self._tell()
+        else:
+            self._changed()
+
+    def begin(self) -> None:
+        """Take frames, now that all that divide the source are there. OSError when the filter cannot be had."""
+        if self._begins_later:
+            self.capture.select(*self._wanted())
+            self._tell()
+
+    # --- what a subclass adds ---
+
+    @abstractmethod
+    def update(self) -> None:
+        """Bring up to date what was lost, and what was taken. After the last frame was read it is exact."""
+
+    @property
+    @abstractmethod
+    def _lost_as(self) -> Slot:
+        """What a frame counts as that there was no room for."""
+
+    # --- members ---
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether it is on all devices of a namespace, for those that its members want."""
+        return isinstance(self.plan, CapturePlan) and not self.plan.device
+
+    def _new_member(self, pipeline: Pipeline, since: int) -> Member:
+        capture = pipeline.plan.capture
+        device = capture.index if self.everywhere and isinstance(capture, CapturePlan) else 0
+        return Member(pipeline, device, since)
+
+    @property
+    def pipelines(self) -> list[Pipeline]:
+        """Those that get its frames."""
+        return [member.pipeline for member in self._members]
+
+    @property
+    def changing(self) -> bool:
+        """Whether a member came or went so lately that there is something left to do, see `tend`."""
+        return self._changed_at > 0
+
+    def join(self, pipelines: Iterable[Pipeline]) -> None:
+        """Add members, which get frames from now on. OSError when they cannot be added; the others go on."""
+        self.update()  # what was lost before is not theirs
+        joining = [self._new_member(pipeline, time.time_ns()) for pipeline in pipelines]
+        self._select(also=joining)
+        for member in joining:
+            member.pipeline.source = self
+        self._members += joining
+        self._changed()
+
+    def leave(self, pipelines: Iterable[Pipeline]) -> None:
+        """Take no more frames for these; those already taken they still get, until `drop`."""
+        for pipeline in pipelines:
+            self._member(pipeline).leaves = True
+        if all(member.leaves for member in self._members):
+            self._reject_all()
+        else:
+            with suppress(OSError):  # then it takes more than is wanted any more
+                self._select()
+            self._changed()
+
+    def has_left(self, pipeline: Pipeline) -> bool:
+        """Whether one that leaves has got all that was taken for it."""
+        member = self._member(pipeline)
+        if self._successor is not None:
+            return False
+        self.update()
+        if all(one.leaves for one in self._members):
+            return self.drained()
+        if member.leaves_at is None:
+            member.leaves_at = self.seen.taken - self.seen.lost
+        return self.seen.read >= member.leaves_at
+
+    def drop(self, pipelines: Iterable[Pipeline]) -> None:
+        """End the membership of these. What may have been taken for them, and was not read, they count as lost."""
+        with suppress(OSError):  # of a source that an error put aside
+            self.update()
+            self._see_ahead()
+        waiting = self.capture.waiting(self.seen)
+        for pipeline in pipelines:
+            member = self._member(pipeline)
+            self._members.remove(member)
+            left = waiting if member.leaves_at is None else min(waiting, max(member.leaves_at - self.seen.read, 0))
+            pipeline.lose(left + self._ahead[0], self._lost_as)
+            pipeline.lose_begun()
+        if self._members:
+            self._changed()
+        else:
+            self.seen.count_taken(self._ahead[0], waiting + self._ahead[0])
+
+    def _see_ahead(self) -> None:
+        """Count what was taken where the capture moves to: it may not be read any more."""
+        if self._successor is not None:
+            captured, lost, _ = self._successor.statistics()
+            self._ahead = self._ahead[0] + captured, self._ahead[1] + lost
+
+    def foresee(
+        self,
+        *,
+        joining: Sequence[Pipeline] = (),
+        leaving: Collection[Pipeline] = (),
+        changed: Mapping[Pipeline, Selection] = MappingProxyType({}),
+    ) -> None:
+        """Make the programs that will be wanted when members come, go, or want something else: they are kept till then.
+
+        It may take long: not for the thread that runs the tap.
+        """
+        if not isinstance(self.plan, CapturePlan):
+            return
+        members = [*list(self._members), *(self._new_member(pipeline, 0) for pipeline in joining)]
+        left = [member for member in members if member.pipeline not in leaving]
+        selections = [changed.get(member.pipeline, member.pipeline.selection) for member in left]
+        wanted = [Wanted(member.device, selection) for member, selection in zip(left, selections, strict=True)]
+        self._compile(tuple(dict.fromkeys(wanted)))
+        for group in groups_of(wanted).values():
+            compile_sets(group)
+        for selection in (*(pipeline.selection for pipeline in joining), *changed.values()):
+            compile_selection(replace(selection, mark_mask=0), numbered=True)
+
+    def replace(self, pipeline: Pipeline, plan: PipelinePlan) -> None:
+        """Give a member a new plan, which it follows from the next frame on, see Pipeline.follow. Its counters and the
+        rate limit's bucket stay, and so does what the others get. OSError: it goes on with the plan before.
+        """
+        before = pipeline.plan
+        pipeline.follow(plan)
+        if plan.capture.selection == before.capture.selection:
+            self._tell(pipeline)
+            return
+        try:
+            self._select()
+        except OSError:
+            pipeline.plan = before
+            raise
+        if len(self._members) == 1 and not self._mixed:
+            self._tell(pipeline)
+        else:
+            self._changed(pipeline)
+
+    # --- members that part ---
+
+    def outgrown(self, now: float) -> list[Pipeline]:
+        """The members that are so busy that they are to part from the others; none, mostly. `now` is monotonic."""
+        if len(self._members) < 2 or self._begins_later:
+            return []
+        settled = not self.changing and self._successor is None
+        return self._rates.outgrown(self.pipelines, self.seen.read, now, settled=settled)
+
+    def open_aside(self, pipelines: Sequence[Pipeline]) -> Aside:
+        """Open a capture for members to part with. OSError; takes long: not for the thread that runs the tap."""
+        assert isinstance(self.plan, CapturePlan)  # what is listened to is one member's
+        self.foresee(leaving=pipelines)
+        wanted = [Wanted(one.device, one.pipeline.selection) for one in self._members if one.pipeline in pipelines]
+        for group in groups_of(wanted).values():
+            compile_sets(group)
+        memory = self.capture.memory if isinstance(self.capture, Capture) else None
+        return open_aside(self.plan, pipelines, tuple(dict.fromkeys(wanted)), memory)
+
+    def part(self, aside: Aside) -> bool:
+        """Move members to another capture. False where the members or their selections have changed meanwhile."""
+        members = [member for member in self._members if member.pipeline in aside.pipelines]
+        wanted = tuple(dict.fromkeys(Wanted(member.device, member.pipeline.selection) for member in members))
+        fits = len(members) == len(aside.pipelines) < len(self._members) and wanted == aside.capture.wanted
+        if not fits or any(member.leaves for member in self._members) or self._successor is not None:
+            return False
+        aside.border = time.time_ns()
+        for member in members:
+            member.until = aside.border
+        self._parted_at, self._parts_at = time.monotonic(), None
+        self._tell()
+        return True
+
+    def has_parted(self, now: float) -> bool:
+        """Whether all has been read that the parting members take from here; then their membership ends."""
+        assert self._parted_at is not None  # some part
+        if now - self._parted_at < GRACE_SECONDS:
+            return False
+        if self._parts_at is None:
+            for member in self._members:
+                member.parted = member.until < FOR_EVER
+            with suppress(OSError):  # then it takes more than is wanted any more
+                self._select()
+            self.update()
+            self._parts_at = self.seen.taken - self.seen.lost
+        if self.seen.read < self._parts_at:
+            return False
+        self.update()
+        self._members = [member for member in self._members if not member.parted]
+        self._parted_at = None
+        self._changed()
+        return True
+
+    def _member(self, pipeline: Pipeline) -> Member:
+        return next(member for member in self._members if member.pipeline is pipeline)
+
+    def _wanted(self, also: Sequence[Member] = ()) -> Asked:
+        members = [member for member in (*self._members, *also) if not (member.leaves or member.parted)]
+        return tuple(dict.fromkeys(Wanted(member.device, member.pipeline.selection) for member in members))
+
+    def _compile(self, wanted: Asked) -> None:
+        """Make the program that the kernel will be given."""
+        assert isinstance(self.plan, CapturePlan)  # what is listened to is another program's
+        if wanted and self.everywhere:
+            compile_wanted(wanted, pvid=self.plan.pvid)
+        elif wanted:
+            compile_selections(tuple(one.selection for one in wanted), raw=self.plan.raw, pvid=self.plan.pvid)
+
+    def _select(self, also: Sequence[Member] = ()) -> None:
+        wanted = self._wanted(also)
+        for capture in (self.capture, self._successor):
+            if capture is not None and not (isinstance(capture, Capture) and capture.wanted == wanted):
+                capture.select(*wanted)
+
+    def _changed(self, pipeline: Pipeline | None = None) -> None:
+        self._mixed, self._changed_at, self._settles_at = True, time.monotonic(), None
+        self._tell(pipeline)
+
+    def _tell(self, changed: Pipeline | None = None) -> None:
+        """Tell each member what it has to match itself; `changed` is told in any case."""
+        self._one_a_way = list({id(member.pipeline.transmit): member for member in self._members}.values())
+        self._by_device = {}
+        for member in self._members:
+            self._by_device.setdefault(member.device, []).append(member)
+        for member in self._members:
+            pipeline, shares = member.pipeline, self._mixed or len(self._by_device[member.device]) > 1
+            how = Match(exact=self.capture.exact and not shares, shares=shares)
+            if pipeline is changed or pipeline.matches != how:
+                pipeline.match(how)
+        self.capture.follow_way_out(self._members[0].pipeline.plan.forward)
+        if self.native is not None:
+            members, matchers, stretches = described(self._members)
+            self.native.have(members=members, matchers=matchers, stretches=stretches)
+
+    def tend(self, now: float) -> None:
+        """See whether all that was taken before the last change of members has been read. `now` is monotonic."""
+        if not self.changing or now - self._changed_at < GRACE_SECONDS or self._successor is not None:
+            return
+        self.update()
+        if self._settles_at is None:
+            self._settles_at = self.seen.taken - self.seen.lost
+        if self.seen.read >= self._settles_at:
+            self._changed_at, self._settles_at = 0.0, None
+            self._mixed = False
+            for member in self._members:
+                member.since = 0
+            self._tell()
+
+
+def _plan_of(pipelines: Sequence[Pipeline]) -> CapturePlan | ListenPlan:
+    plan = pipelines[0].plan.capture
+    return plan.everywhere if isinstance(plan, CapturePlan) and plan.together else plan
