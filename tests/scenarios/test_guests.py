@@ -25,7 +25,10 @@ VM2 = "52:54:00:00:02:00"
 PLUGGED = "52:54:00:00:02:01"
 ADDRESS = "10.1.225.37"
 
-pytestmark = pytest.mark.alone  # a machine under software emulation takes a processor for itself
+pytestmark = [  # a machine under software emulation takes a processor for itself, and its time
+    pytest.mark.alone,
+    pytest.mark.timeout(300),
+]
 
 
 @pytest.fixture(scope="module")

@@ -113,7 +113,7 @@ class Hypervisor:
     def migrate(self, name: str, to: Hypervisor) -> None:
         """Have a running VM go on at another hypervisor. A VM of people's use takes its time: so does this one."""
         way = f"unix://{to._directory}/{name}.migration"
-        self.virsh("migrate", "--live", "--unsafe", "--p2p", "--bandwidth", "8", name, to._write, "--migrateuri", way)
+        self.virsh("migrate", "--live", "--unsafe", "--p2p", "--bandwidth", "24", name, to._write, "--migrateuri", way)
 
     def device(self, name: str, mac: str) -> str:
         """The host's device behind a NIC, as libvirt lists it; "" for none."""
