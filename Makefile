@@ -19,7 +19,7 @@ help:
 	@echo "make venv      .venv with mirrord, mirrorctl, the native core, and the tools of the other targets"
 	@echo "make demo      a client, a source and a collector: see mirrored packets arrive"
 	@echo "make test      every test"
-	@echo "make lint      ruff, mypy, clang-format, C warnings"
+	@echo "make lint      ruff, mypy, the page's types, clang-format, C warnings"
 	@echo "make wheel     the source archive and the wheel, in dist/"
 	@echo "make deb       the Debian package, in dist/"
 	@echo "make pristine  the Debian package in a minimal Debian 12, which it fetches"
@@ -60,9 +60,11 @@ test: venv
 	.venv/bin/python -m pytest -m alone $(PYTEST_ARGS) $(again) # rates and times are in these: without coverage's tracer
 
 lint: venv
+	@tests/setup lint
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
+	node build/typescript/tsc.js -p mirrord/console
 	.venv/bin/clang-format --dry-run --Werror $(c)
 	CFLAGS=-Werror .venv/bin/python setup.py -q build_ext --force --build-lib build/lint --build-temp build/lint
 

@@ -37,7 +37,9 @@ def application(guard: Guard, relay: Relay, files: dict[str, pages.File]) -> web
         return web.json_response({"key": given})
 
     async def about(_: web.Request) -> web.StreamResponse:
-        return web.json_response({"version": __version__, "read_only": relay.read_only, "socket": relay.path})
+        return web.json_response(
+            {"version": __version__, "socket": relay.path, "read_only": relay.read_only, "cluster": relay.cluster}
+        )
 
     async def token(_: web.Request) -> web.StreamResponse:
         return web.json_response({"token": guard.token()})

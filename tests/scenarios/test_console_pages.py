@@ -7,6 +7,8 @@ VM-2 eth0 ---- tap-vm2 [host] em02 ---- eth0 sensor
 
 from __future__ import annotations
 
+import json
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ import pytest
 from tests.conftest import MakeDaemon
 from tests.support.browser import Browser
 from tests.support.console import Console
-from tests.support.daemon import ROOT
+from tests.support.ctl import ctl
+from tests.support.daemon import ROOT, Daemon
 from tests.support.topology import Topology, receive_vxlan
 
 pytestmark = pytest.mark.timeout(400)  # a browser on a busy machine
@@ -32,6 +35,9 @@ PLACES = {
     "doctor": "#/doctor",
     "audit": "#/audit",
 }
+DRAWN = {"charts": ".plot canvas", "packets": "main tbody tr", "doctor": "article.finding"}
+"""What is there once a place has all that it shows, where that takes it a while."""
+LONG = "W" * 63
 MOST_BYTES = 300_000
 SESSIONS = 1000
 FILE = """
@@ -65,6 +71,8 @@ name = "backup"
 source = "eth7"
 destination = { type = "vxlan", remote = "192.168.29.30", vni = 101 }
 """
+ODD = "<a>,b&\"'="
+"""A name that the kernel takes for a device."""
 VIOLATIONS = """
 const {violations} = await axe.run(document, arguments[0])
 const where = (one) => one.nodes.map((node) => node.html.slice(0, 160)).join(' | ')
@@ -95,7 +103,75 @@ def test_every_place(net: Topology, daemon: MakeDaemon, tmp_path: Path, request:
         nothing_bars_anybody(browser, request.config.getoption("--pictures"))
         it_is_small(browser)
         assert browser.log() == ""
+        what_is_odd_breaks_nothing(browser, mirrord)
+        assert "Error" not in browser.log().replace("Failed to load resource", "")  # refusals are told there, too
     pings.stop()
+
+
+def what_is_odd_breaks_nothing(browser: Browser, mirrord: Daemon) -> None:
+    """Addresses that are none, names that a browser takes for something else, another clock, links of two addresses."""
+    browser.run("location.hash = '#/mirrors/%25/%'")
+    browser.wait_text("%", "main h1")
+    browser.run("location.hash = '#/filters'")
+    browser.click("main button", "Create filter")
+    browser.field("Name").write("..")
+    browser.click("dialog button", "OK")
+    browser.wait_text("expected a name: 1 to 63 letters", "dialog [role=alert]")
+    browser.press("Escape")
+
+    links = [("192.0.2.0/30", "192.0.2.1"), ("192.0.2.6/31", ""), ("192.0.2.6/31", "192.0.2.6"), ("192.0.2.7/32", "")]
+    links += [("2001:db8::8/125", "2001:db8::9"), ("2001:db8::6/127", ""), ("2001:DB8:0::7/128", "")]
+    links += [("192.0.2.0/33", ""), ("2001:db8::1::/64", "")]
+    built = "const {built} = await import('/addresses.js'); return arguments[0].map(built)"
+    forms = [{"method": "cidr", "cidr": cidr, "gateway": gateway} for cidr, gateway in links]
+    assert browser.run(built, forms) == [usable(*one) for one in links]
+    mixed = {"method": "range", "first": "2001:db8::1", "last": "", "mask": "255.255.255.0"}
+    assert browser.run(built, [mixed]) == ["2001:db8::1/255.255.255.0"]  # which the daemon refuses
+
+    browser.run("const now = Date.now; Date.now = () => now() + 86400_000")
+    browser.run("location.hash = '#/audit'")
+    browser.choose("Of the last", "1 h")
+    browser.wait_text("many", "main tbody")
+
+    mirrord.host.ip(f"link add name {ODD} type veth peer name peer")
+    browser.run("location.hash = '#/mirrors/forms'")
+    browser.click("main button", "Add session")
+    offered = "return [...document.querySelectorAll('datalist option')].map((one) => one.value)"
+    browser.wait(lambda: ODD in browser.run(offered), "the device is offered")
+    browser.field("Device", within="Source port").write(ODD)
+    browser.field("Device", within="Destination port").write("em02")
+    browser.field("Name").write("odd")
+    browser.click("dialog button", "OK")
+    browser.wait_text("odd was added")
+    browser.wait_text(ODD, "main tbody")
+    (made,) = json.loads(ctl(mirrord.socket, "--json", "show", "forms"))["sessions"]
+    assert made["source"]["device"] == ODD
+    ctl(mirrord.socket, "set", "forms", "--name", LONG, "--description", LONG * 16)
+    on_a_phone(browser)
+
+
+def usable(cidr: str, gateway: str) -> str:
+    """The addresses of a link that a host may have, by Python's own rules, without a gateway at an end."""
+    try:
+        network = ip_network(cidr, strict=False)
+    except ValueError:
+        return cidr
+    hosts = [one for one in network.hosts() if str(one) != gateway]
+    ends = f"{hosts[0]}" if len(hosts) == 1 else f"{hosts[0]}-{hosts[-1]}"
+    return f"{ends}/{network.prefixlen}"
+
+
+def on_a_phone(browser: Browser) -> None:
+    """Nothing but tables and pictures is wider than 360 pixels (WCAG 2.2, 1.4.10, asks for 320), long names neither."""
+    browser.devtools("Emulation.setDeviceMetricsOverride", width=360, height=740, deviceScaleFactor=1, mobile=False)
+    wider = "const main = document.querySelector('main'); return main.scrollWidth - main.clientWidth"
+    wide = {}
+    for name, place in {**PLACES, "long": f"#/mirrors/{LONG}"}.items():
+        browser.run("location.hash = arguments[0]", place)
+        browser.find(f"nav a[aria-current][href='{'/'.join(place.split('/')[:2])}']")
+        browser.find(DRAWN.get(name, "main h1"), LONG if name == "long" else "")
+        wide[name] = browser.run(wider)
+    assert set(wide.values()) == {0}, wide
 
 
 def it_is_small(browser: Browser) -> None:

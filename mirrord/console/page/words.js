@@ -13,6 +13,12 @@ export function speak(code) {
 }
 
 /**
+ * A text about so many things: `one` of exactly one, otherwise `many`, in which `{n}` is how many. Chinese has no plural: zh.js has `many`.
+ * @param {number} n @param {string} one @param {string} many @param {Record<string, any>} [values]
+ */
+export const plural = (n, one, many, values = {}) => t(n === 1 && language() !== 'zh' ? one : many, { n, ...values })
+
+/**
  * A text in the language that is spoken; `{name}` in it is a value.
  * @param {string} text @param {Record<string, any>} [values]
  */
