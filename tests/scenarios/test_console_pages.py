@@ -35,8 +35,8 @@ PLACES = {
     "doctor": "#/doctor",
     "audit": "#/audit",
 }
-DRAWN = {"charts": ".plot canvas", "packets": "main tbody tr", "doctor": "article.finding"}
-"""What is there once a place has all that it shows, where that takes it a while."""
+DRAWN = {"charts": ".plot canvas", "doctor": "article.finding", "long": "main h1"}
+"""What is there once a place has all that it shows; rows of a table, otherwise."""
 LONG = "W" * 63
 MOST_BYTES = 300_000
 SESSIONS = 1000
@@ -168,9 +168,7 @@ def on_a_phone(browser: Browser) -> None:
     wider = "const main = document.querySelector('main'); return main.scrollWidth - main.clientWidth"
     wide = {}
     for name, place in {**PLACES, "long": f"#/mirrors/{LONG}"}.items():
-        browser.run("location.hash = arguments[0]", place)
-        browser.find(f"nav a[aria-current][href='{'/'.join(place.split('/')[:2])}']")
-        browser.find(DRAWN.get(name, "main h1"), LONG if name == "long" else "")
+        go(browser, name, place)
         wide[name] = browser.run(wider)
     assert set(wide.values()) == {0}, wide
 
@@ -186,7 +184,7 @@ def it_is_small(browser: Browser) -> None:
 
 
 def many_sessions(browser: Browser, console: Console) -> None:
-    """Rows that nobody looks at are not in the page, however far one scrolls: how fast that is bench/console.py tells."""
+    """Rows that nobody looks at are not in the page, however far one scrolls. How fast it is bench/console.py tells."""
     key = str(browser.run("return sessionStorage.getItem('mirrord-key')"))
     sessions = [
         {"name": f"s{n:04}", "source": f"tap{n}", "destination": {"type": "vxlan", "remote": "192.0.2.9", "vni": n + 1}}
@@ -213,6 +211,13 @@ def many_sessions(browser: Browser, console: Console) -> None:
     assert console.ask("DELETE", "/v1/mirrors/many", key=key).status == 204
 
 
+def go(browser: Browser, name: str, place: str) -> None:
+    """To a place, until it has what it shows."""
+    browser.run("location.hash = arguments[0]", place)
+    browser.find(f"nav a[aria-current][href='{'/'.join(place.split('/')[:2])}']")
+    browser.find(DRAWN.get(name, "main td"), LONG if name == "long" else "")
+
+
 def an_image_without_words_is_found(browser: Browser) -> None:
     """axe-core looks, and where it should."""
     browser.run("document.querySelector('main').append(new Image())")
@@ -224,12 +229,9 @@ def nothing_bars_anybody(browser: Browser, pictures: Path | None) -> None:
     """axe-core finds nothing on any place, nor in the form of a session; in dark colours contrasts are others."""
     found = list[str]()
     for name, place in PLACES.items():
-        browser.run("location.hash = arguments[0]", place)
-        browser.wait(lambda: browser.run("return document.querySelector('main h1') !== null"), name)
+        go(browser, name, place)
         if name == "packets":
             browser.wait_text("ICMP", "main tbody")
-        if name == "charts":
-            browser.find(".plot canvas")
         if name == "filter":
             browser.field("A frame in hexadecimal digits").write("02" * 12 + "0806")
             browser.click("main button", "Explain")
