@@ -13,7 +13,7 @@ async def open_for(server: web.Server, listener: socket.socket, most: int) -> as
 
     def connect() -> asyncio.Protocol:
         there = [one for one in server.connections if one.transport is not None]
-        for one in there[: len(there) - most + 1]:
+        for one in there[: max(len(there) - most + 1, 0)]:
             transport = one.transport
             one.force_close()
             if transport is not None:
