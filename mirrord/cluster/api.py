@@ -11,7 +11,7 @@ from typing import Any
 
 from aiohttp import web
 
-from mirrord.cluster import audit
+from mirrord.cluster import audit, description
 from mirrord.cluster.agent import Agent
 from mirrord.cluster.changes import Changes, Condition, Done, tag_of, written
 from mirrord.cluster.hosts import Hosts
@@ -61,6 +61,7 @@ def application(agent: Agent) -> web.Application:
     route("GET", "/v1/hosts", _hosts)
     route("DELETE", "/v1/hosts/{host}", _forget)
     route("GET", "/v1/audit", _audit)
+    route("GET", "/v1/openapi.json", _openapi)
     route("POST", "/v1/apply", _apply)
     for section in ("mirrors", "filters", "flow_networks"):
         route("GET", f"/v1/{section}", partial(_list, section))
@@ -98,6 +99,10 @@ async def _audit(request: web.Request) -> web.StreamResponse:
     agent, query = request.app[AGENT], request.query
     asked = query.get("mirror"), since(query.get("since")), limit(query.get("limit"))
     return await json_response({"audit": await audit.rows(agent.etcd, agent.keys, *asked)})
+
+
+async def _openapi(request: web.Request) -> web.StreamResponse:
+    return web.json_response(description.document(request.app.router.resources()))
 
 
 # --- objects ---

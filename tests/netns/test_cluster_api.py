@@ -91,8 +91,8 @@ def test_who_hangs_on_takes_no_descriptors_and_keeps_nobody_out(pair: Pair) -> N
     with crowd(host, pair.a.socket), crowd(host, METRICS):
         assert pair.json("list") == []
         assert "mirrord_cluster_info" in pair.a.scrape()
-        most = MAX_CONNECTIONS + MAX_SCRAPERS
-        assert most - 8 < opened(pid) - before <= most + 2  # and what it says to the store
+        most = MAX_CONNECTIONS + MAX_SCRAPERS  # and what it says to the store
+        wait_for(lambda: most - 2 <= opened(pid) - before <= most + 2, "the oldest alone are closed")
     wait_for(lambda: opened(pid) <= before + 2, "all are gone")
 
 
@@ -149,7 +149,8 @@ def test_every_operation_of_document_004_is_the_clusters(pair: Pair) -> None:
     assert not pair.vnis()
     assert set(pair.keys("config/")) == {"/mirrord/config/cluster", "/mirrord/config/guard"}
     rows = pair.json("audit", at=pair.b)
-    done = [(row["operation"], row["kind"], row["object"]) for row in rows if row["result"] == "done"]
+    told = [row for row in rows if row["operation"] != "apply"]  # by which the tests before were made to leave nothing
+    done = [(row["operation"], row["kind"], row["object"]) for row in told if row["result"] == "done"]
     assert done[:2] == [("create", "flow_network", "flow0"), ("create", "mirror", "core")]
     assert done[2:4] == [("create", "session", "nic"), ("enable", "mirror", "core")]
     assert {(row["user"], row["host"]) for row in rows} == {("root", "a")}
