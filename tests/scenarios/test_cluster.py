@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.browser import Browser
 from tests.support.cluster import Cluster, member
+from tests.support.console import Console
 from tests.support.ctl import ctl
 from tests.support.daemon import ROOT
 from tests.support.etcd import Store
@@ -158,6 +160,68 @@ def test_what_the_cluster_has_is_read_only_at_the_daemon_and_gives_way_to_a_file
     ctl(cluster.b.daemon.socket, "reload")
     wait_up(cluster)
     wait_for(lambda: states(cluster) == ["up", "up"], "it is told", 10)
+
+
+@pytest.mark.timeout(400)  # a browser on a busy machine
+def test_documents_000_and_004_in_the_console_of_the_whole_cluster(cluster: Pair, tmp_path: Path) -> None:
+    """A flow network, a mirror, a session from one host's device to another's; what a host's own console has of it."""
+    console = Console(cluster.a.host, cluster.a.agent.socket, "--listen", "127.0.0.1:0", cluster=True)
+    own = Console(cluster.a.host, cluster.a.daemon.socket, "--listen", "127.0.0.1:0")
+    with Browser(cluster.a.host, tmp_path) as browser:
+        browser.open(console.address)
+        browser.click("nav a", "Hosts")
+        browser.wait(lambda: browser.text("main tbody").count("up to date") == 2, "both hosts")
+        menu = browser.text("nav ul").split("\n")
+        assert menu == ["Overview", "Hosts", "Port mirroring", "Flow networks", "Filters", "Audit"]
+        browser.click("nav a", "Flow networks")
+        browser.click("main button", "Create flow network")
+        fields = {"Name": "flow0", "Start IP": "192.168.29.10", "End IP": "192.168.29.20", "VNI": "6000-6999"}
+        for label, text in fields.items():
+            browser.field(label).write(text)
+        browser.click("dialog button", "OK")
+        browser.wait_text("flow0 was created")
+        browser.click("nav a", "Port mirroring")
+        browser.click("main button", "Create port mirroring")
+        browser.field("Name").write("core")
+        browser.choose("Flow network", "flow0 (192.168.29.10-192.168.29.20/24)")
+        browser.click("dialog button", "OK")
+        add_session(browser)
+        browser.wait_text("complete", "main table", seconds=60)
+        wait_up(cluster)
+        assert len(pinged(cluster, tmp_path)) == 10
+        cluster.b.ctl("set", "core", "--description", "theirs")
+        browser.wait_text("theirs", "main .head")
+        assert [row["user"] for row in cluster.a.json("audit")][-3:] == ["root"] * 3
+        browser.open(own.address)
+        browser.click("nav a", "Port mirroring")
+        browser.wait_text("of the cluster", "main tbody")
+        assert not browser.run("return [...document.querySelectorAll('td button')].length")  # it is changed there alone
+        browser.open(f"{console.url}#/mirrors/core")  # the window has its key still
+        browser.click("main .head button", "Disable")
+        browser.click("dialog button", "Disable")
+        browser.wait_text("core was disabled")
+        cluster.settle()
+        assert not pinged(cluster, tmp_path)
+    for one in (console, own):
+        assert one.stop() == 0
+
+
+def add_session(browser: Browser) -> None:
+    """Between devices of two hosts; a VM's first NIC would be refused, beside its field."""
+    browser.find("dialog h2", "Add session")
+    browser.field("Name").write("nic")
+    browser.field("Host", within="Source port").write("a")
+    browser.field("Device", within="Source port").write("tap2")
+    browser.choose("Seen by", "guest", within="Source port")
+    browser.choose("Kind", "VM instance", within="Destination port")
+    browser.field("VM instance", within="Destination port").write("VM-1")
+    browser.field("NIC", within="Destination port").write("0")
+    browser.wait_text("is the first NIC of 'VM-1'", ".field.wrong")
+    browser.choose("Kind", "Device", within="Destination port")
+    browser.field("Host", within="Destination port").write("b")
+    browser.field("Device", within="Destination port").write("tap1")
+    browser.click("dialog button", "OK")
+    browser.wait_text("nic was added")
 
 
 def states(cluster: Pair) -> list[str]:

@@ -7,8 +7,8 @@ import { causeText, scaled, share } from '../format.js'
 import { Empty, Head, Link, Notice, State } from '../parts.js'
 import { Table } from '../table.js'
 import { plural, t } from '../words.js'
+import { Connection } from './connection.js'
 import { Flow } from './flow.js'
-import { Connection } from './hosts.js'
 
 /** @param {any[]} mirrors @param {Map<string, number>} lost */
 function verdict(mirrors, lost) {
