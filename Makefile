@@ -19,7 +19,7 @@ help:
 	@echo "make venv      .venv with mirrord, mirrorctl, the native core, and the tools of the other targets"
 	@echo "make demo      a client, a source and a collector: see mirrored packets arrive"
 	@echo "make test      every test"
-	@echo "make lint      ruff, mypy, clang-format, C warnings"
+	@echo "make lint      ruff, mypy, the page's types, clang-format, C warnings"
 	@echo "make wheel     the source archive and the wheel, in dist/"
 	@echo "make deb       the Debian package, in dist/"
 	@echo "make pristine  the Debian package in a minimal Debian 12, which it fetches"
@@ -27,6 +27,7 @@ help:
 	@echo "make docs      the configuration reference and man pages, out of the code"
 	@echo "make bench     what it costs, measured"
 	@echo "make vm-test   the tests of devices that only another kernel has, in a machine of QEMU's"
+	@echo "make migrated  VMs that migrate live between two hosts of a cluster"
 	@echo "make sanitize  the frame tests, with the native core under ASan and UBSan, and a short fuzz"
 	@echo "make fuzz      every fuzz target, FUZZ_SECONDS=600 each"
 	@echo "make soak      SOAK_MINUTES=120 of mixed traffic and changes"
@@ -59,9 +60,11 @@ test: venv
 	.venv/bin/python -m pytest -m alone $(PYTEST_ARGS) $(again) # rates and times are in these: without coverage's tracer
 
 lint: venv
+	@tests/setup lint
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
+	node build/typescript/tsc.js -p mirrord/console
 	.venv/bin/clang-format --dry-run --Werror $(c)
 	CFLAGS=-Werror .venv/bin/python setup.py -q build_ext --force --build-lib build/lint --build-temp build/lint
 
@@ -93,6 +96,10 @@ vm-test: venv
 	@tests/setup test
 	.venv/bin/python -m pytest tests/vm
 
+migrated: venv
+	@tests/setup test
+	.venv/bin/python -m pytest tests/migrated.py
+
 sanitize: venv
 	@tests/setup fuzz
 	tests/sanitize
@@ -109,9 +116,9 @@ soak: venv
 
 kill: venv
 	@tests/setup test
-	.venv/bin/python -m pytest tests/netns/test_crash.py -k random --kills $(KILLS) --timeout 0
+	.venv/bin/python -m pytest tests/netns/test_crash.py tests/scenarios/test_cluster_faults.py -k "random or kills" --kills $(KILLS) --timeout 0
 
 clean:
 	rm -rf .venv build dist *.egg-info mirrord/dataplane/*.so
 
-.PHONY: help venv demo test lint wheel deb pristine booted docs bench vm-test sanitize fuzz soak kill clean
+.PHONY: help venv demo test lint wheel deb pristine booted docs bench vm-test migrated sanitize fuzz soak kill clean

@@ -2,6 +2,7 @@
 
     packaging/vendored.py console    into mirrord/console/page/vendor, part of the wheel and of the package
     packaging/vendored.py tests      into build/npm, for the tests alone
+    packaging/vendored.py lint       into build/typescript: TypeScript, and the types of what the page takes from others
 
 npm fetches the archives, so that its settings (registry, proxy, certificates) count. The modules are taken as they are,
 but for the name by which one imports another: a browser knows no packages.
@@ -16,7 +17,8 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +28,7 @@ TRIES = 3
 
 
 class Archive(NamedTuple):
-    """A package; `files` maps names in it to names here."""
+    """A package; `files` maps names in it to names here, a pattern of names to a folder, in which they keep theirs."""
 
     package: str
     version: str
@@ -62,12 +64,36 @@ TESTS = (
         {"axe.min.js": "axe.js"},
     ),
 )
+TYPES = {
+    "preact": {
+        "src/index.d.ts": "vendor/preact.d.ts",
+        "src/dom.d.ts": "vendor/dom.d.ts",
+        "src/jsx.d.ts": "vendor/jsx.d.ts",
+        "hooks/src/index.d.ts": "vendor/hooks.d.ts",
+    },
+    "htm": {"dist/htm.d.ts": "vendor/htm.d.ts"},
+}
+LINT = (
+    Archive(
+        "typescript",
+        "5.9.3",
+        "jl1vZzPDinLr9eUt3J/t7V6FgNEw9QjvBPdysz9KfQDD41fQrC2Y4vKQdiaUpFT4bXlb1RHhLpp8wtm6M5TgSw==",
+        {"lib/tsc.js": "tsc.js", "lib/_tsc.js": "_tsc.js", "lib/lib*.d.ts": "", "LICENSE.txt": "LICENSE.txt"},
+    ),
+    *(one._replace(files=TYPES[one.package]) for one in CONSOLE if one.package in TYPES),
+)
 TARGETS = {
     "console": (ROOT / "mirrord/console/page/vendor", CONSOLE),
     "tests": (ROOT / "build/npm", TESTS),
+    "lint": (ROOT / "build/typescript", LINT),
 }
-NAMES = {b'from"preact"': b'from"./preact.js"'}
+NAMES = {
+    b'from"preact"': b'from"./preact.js"',
+    b"from './index'": b"from './preact.js'",
+    b"from '../../src/index'": b"from './preact.js'",
+}
 """What a module imports, and where it is here."""
+IMPORTING = (".mjs", ".d.ts")
 
 
 def fetch(directory: Path, archives: tuple[Archive, ...]) -> None:
@@ -90,13 +116,22 @@ def _unpack(one: Archive, directory: Path) -> None:
         if found != one.sha512:
             sys.exit(f"setup: {one.package} {one.version} has the sha512 {found}, not {one.sha512}")
         with tarfile.open(path) as archive:
-            for inside, name in one.files.items():
-                file = archive.extractfile(f"package/{inside}")
+            for inside, name in _chosen(one.files, archive.getnames()):
+                file = archive.extractfile(inside)
                 assert file is not None, inside  # a file of what is pinned
                 data = file.read()
-                for bare, here in NAMES.items() if name.endswith(".js") else ():
+                for bare, here in NAMES.items() if inside.endswith(IMPORTING) else ():
                     data = data.replace(bare, here)
+                (directory / name).parent.mkdir(exist_ok=True)
                 (directory / name).write_bytes(data)
+
+
+def _chosen(files: Mapping[str, str], there: list[str]) -> Iterator[tuple[str, str]]:
+    """Names in an archive, and here."""
+    for inside, name in files.items():
+        found = [one for one in there if fnmatchcase(one, f"package/{inside}")]
+        assert found, inside  # of what is pinned
+        yield from ((one, f"{name}{Path(one).name}" if "*" in inside else name) for one in found)
 
 
 def _archive(one: Archive, directory: Path) -> Path:

@@ -15,10 +15,21 @@ from tests.support.ovs import OpenVSwitch
 from tests.support.sniffer import Sniffer
 from tests.support.topology import Host, Topology
 
-settings.register_profile(
-    "mirrord", deadline=None
-)  # what a machine that stands still for a moment breaks proves nothing
+# No deadline: what a machine that stands still for a moment breaks proves nothing. Each run draws other examples: few
+# in each are many in a week. `--hypothesis-profile thorough` is for those who change what the examples are for.
+settings.register_profile("mirrord", deadline=None, max_examples=75)
+settings.register_profile("thorough", deadline=None, max_examples=1000)
 settings.load_profile("mirrord")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with those that are allowed the longest time: where several processes share the tests, none ends alone."""
+    items.sort(key=_seconds_allowed, reverse=True)
+
+
+def _seconds_allowed(item: pytest.Item) -> float:
+    marker = item.get_closest_marker("timeout")
+    return float(marker.args[0]) if marker else float(item.config.getini("timeout"))
 
 
 class MakeDaemon(Protocol):

@@ -53,15 +53,17 @@ def console(ask: Asker, listen: Address, *, no_browser: bool, read_only: bool) -
     """Look at mirrord and change what it mirrors in a browser, until Ctrl-C.
 
     The page is served by this process, to this host alone, and may do what you may. The address that is printed opens
-    one window, once. From another host: ssh -L 9818:127.0.0.1:9818 HOST mirrorctl console --no-browser
+    one window, once. `mirrorctl --cluster console` is of the whole cluster, by this host's agent.
+    From another host: ssh -L 9818:127.0.0.1:9818 HOST mirrorctl console --no-browser
     """
-    from mirrord.console import window  # noqa: PLC0415 (takes longer to import than most commands to answer)
+    from mirrord.console import relay, window  # noqa: PLC0415 (takes longer to import than most commands to answer)
 
-    if read_only and not ask.path:
+    if read_only and not ask.path and not ask.cluster:
         ask = replace(ask, path=READ_ONLY_SOCKET)
     path = ask.answer(_asked)
     try:
-        window.run(listen, path, read_only=read_only or path == READ_ONLY_SOCKET, browser=not no_browser)
+        asked = relay.Relay(path, read_only=read_only or path == READ_ONLY_SOCKET, cluster=ask.cluster)
+        window.run(listen, asked, browser=not no_browser)
     except window.MissingError as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:

@@ -11,13 +11,14 @@ from typing import Any
 
 from aiohttp import web
 
-from mirrord.cluster import audit
+from mirrord.cluster import audit, description
 from mirrord.cluster.agent import Agent
 from mirrord.cluster.changes import Changes, Condition, Done, tag_of, written
 from mirrord.cluster.hosts import Hosts
 from mirrord.cluster.objects import shown
 from mirrord.cluster.validate import Objects
 from mirrord.control.http import failures
+from mirrord.control.http.answers import json_response
 from mirrord.control.http.requests import MAX_BODY, STATUS, caller_of, flag, json_object, limit, since, tags, target_of
 from mirrord.control.targets import Target
 from mirrord.errors import MirrordError, Problem
@@ -60,6 +61,7 @@ def application(agent: Agent) -> web.Application:
     route("GET", "/v1/hosts", _hosts)
     route("DELETE", "/v1/hosts/{host}", _forget)
     route("GET", "/v1/audit", _audit)
+    route("GET", "/v1/openapi.json", _openapi)
     route("POST", "/v1/apply", _apply)
     for section in ("mirrors", "filters", "flow_networks"):
         route("GET", f"/v1/{section}", partial(_list, section))
@@ -80,23 +82,27 @@ def application(agent: Agent) -> web.Application:
 
 
 async def _status(request: web.Request) -> web.StreamResponse:
-    return web.json_response(await request.app[HOSTS].status())
+    return await json_response(await request.app[HOSTS].status())
 
 
 async def _hosts(request: web.Request) -> web.StreamResponse:
-    return web.json_response({"hosts": (await request.app[HOSTS].look()).as_json()})
+    return await json_response({"hosts": (await request.app[HOSTS].look()).as_json()})
 
 
 async def _forget(request: web.Request) -> web.StreamResponse:
     host = request.match_info["host"]
     await request.app[HOSTS].forget(caller_of(request), host, dry_run=flag(request, "dry_run"))
-    return web.json_response({"warnings": []}) if flag(request, "dry_run") else web.Response(status=204)
+    return await json_response({"warnings": []}) if flag(request, "dry_run") else web.Response(status=204)
 
 
 async def _audit(request: web.Request) -> web.StreamResponse:
     agent, query = request.app[AGENT], request.query
     asked = query.get("mirror"), since(query.get("since")), limit(query.get("limit"))
-    return web.json_response({"audit": await audit.rows(agent.etcd, agent.keys, *asked)})
+    return await json_response({"audit": await audit.rows(agent.etcd, agent.keys, *asked)})
+
+
+async def _openapi(request: web.Request) -> web.StreamResponse:
+    return web.json_response(description.document(request.app.router.resources()))
 
 
 # --- objects ---
@@ -107,13 +113,13 @@ async def _list(section: str, request: web.Request) -> web.StreamResponse:
     kind = {"mirrors": "mirror", "filters": "filter", "flow_networks": "flow_network"}[section]
     objects = _known(agent)
     found = [shown(objects, Target(kind, name), running) for name in objects[section]]
-    return web.json_response({section: found})
+    return await json_response({section: found})
 
 
 async def _sessions(request: web.Request) -> web.StreamResponse:
     target = Target("mirror", request.match_info["mirror"])
     found = shown(_known(request.app[AGENT]), target, await request.app[HOSTS].running())
-    return web.json_response({"sessions": found["sessions"]})
+    return await json_response({"sessions": found["sessions"]})
 
 
 async def _get(kind: str, request: web.Request) -> web.StreamResponse:
@@ -142,7 +148,7 @@ async def _delete(kind: str, request: web.Request) -> web.StreamResponse:
     conditions = _condition(request)
     done = await request.app[CHANGES].delete(caller_of(request), target_of(request, kind), conditions)
     if conditions.dry_run:
-        return web.json_response({"warnings": _told(done.warnings)})
+        return await json_response({"warnings": _told(done.warnings)})
     return web.Response(status=204, headers=_revision(done))
 
 
@@ -157,7 +163,7 @@ async def _apply(request: web.Request) -> web.StreamResponse:
     prune = flag(request, "prune")
     done, operations = await request.app[CHANGES].apply(caller_of(request), said, prune=prune, dry_run=dry_run)
     each = [{"kind": one.kind, "name": one.name, "operation": operation} for one, operation in operations]
-    return web.json_response({"objects": each, "warnings": _told(done.warnings)}, headers=_revision(done))
+    return await json_response({"objects": each, "warnings": _told(done.warnings)}, headers=_revision(done))
 
 
 # --- what they share ---
@@ -186,7 +192,7 @@ def _revision(done: Done) -> dict[str, str]:
 async def _done(request: web.Request, done: Done, status: int = 200) -> web.StreamResponse:
     told = {"warnings": _told(done.warnings)}
     if flag(request, "dry_run"):
-        return web.json_response(told)
+        return await json_response(told)
     more = told if done.warnings else {}
     return await _shown(request, done.target, done.objects, status, more, _revision(done))
 
@@ -203,4 +209,4 @@ async def _shown(
     if one is None:
         raise not_found(target.kind.replace("_", " "), target.name, objects[target.section])
     found = {**shown(objects, target, await request.app[HOSTS].running()), **(more or {})}
-    return web.json_response(found, status=status, headers={"ETag": tag_of(one), **(headers or {})})
+    return await json_response(found, status=status, headers={"ETag": tag_of(one), **(headers or {})})

@@ -32,7 +32,7 @@ CONNECT_SECONDS, ANSWER_SECONDS, AUTHENTICATE_SECONDS = 2.0, 5.0, 15.0
 """How long the store may take; the last: bcrypt, on a machine with other work."""
 
 PAGE = 1000  # keys of one answer
-BODY = 64 << 20  # bytes of one event at most
+BODY = 64 << 20  # bytes of one answer, or one event, at most
 
 
 class Found(NamedTuple):
@@ -364,7 +364,12 @@ def _event(event: Mapping[str, Any]) -> Event:
 
 
 async def _json(response: aiohttp.ClientResponse) -> Any:
-    text = await response.text(errors="replace")
+    body = bytearray()
+    async for piece in response.content.iter_any():
+        body += piece
+        if len(body) > BODY:
+            raise StoreError("store_refused", f"the store's answer has more than {BODY} bytes")
+    text = body.decode(errors="replace")
     try:
         return json.loads(text)
     except ValueError:

@@ -34,12 +34,15 @@ from mirrord.control.http import activation
 from mirrord.control.logs import logger
 from mirrord.control.notify import notify
 from mirrord.control.reporting.exposition import accepted, render
+from mirrord.crowds import open_for
 from mirrord.errors import ConfigError, HostError, MirrordError, of_host
 from mirrord.values import Endpoint
 
 log = logger("agent")
 
 CLOSE_SECONDS = 0.5
+MAX_CONNECTIONS = 64  # as of the daemon's sockets
+MAX_SCRAPERS = 16
 
 T = TypeVar("T")
 
@@ -169,9 +172,9 @@ async def run(loaded: Cluster) -> None:
     served: list[Served] = []
     listener = _listen(loaded)
     try:
-        served.append(await _serve(application(agent), listener))
+        served.append(await _serve(application(agent), listener, MAX_CONNECTIONS))
         if loaded.metrics is not None:
-            served.append(await _serve(_metrics(agent), _listen_metrics(loaded.metrics)))
+            served.append(await _serve(_metrics(agent), _listen_metrics(loaded.metrics), MAX_SCRAPERS))
         log.info("started", version=__version__, host=loaded.host, endpoints=list(loaded.endpoints))
         notify("READY=1")
         task, told = asyncio.create_task(agent.run()), asyncio.create_task(stop.wait())
@@ -208,12 +211,11 @@ def _listen_metrics(at: Endpoint) -> socket.socket:
 Served = tuple[web.AppRunner, asyncio.Server]
 
 
-async def _serve(app: web.Application, listener: socket.socket) -> Served:
+async def _serve(app: web.Application, listener: socket.socket, most: int) -> Served:
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=CLOSE_SECONDS)
     await runner.setup()
     assert runner.server is not None  # set up above
-    # Not a site of aiohttp's: from Python 3.13 on it removes the socket's file, which may be another agent's by then.
-    return runner, await asyncio.get_running_loop().create_server(runner.server, sock=listener)
+    return runner, await open_for(runner.server, listener, most)
 
 
 def _metrics(agent: Agent) -> web.Application:

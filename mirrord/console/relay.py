@@ -1,4 +1,4 @@
-"""Passes the page's questions on to the daemon, by whose socket they have the rights of who started the console."""
+"""Passes the page's questions on to the daemon, or to a cluster's agent, with the rights of who started the console."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ CONNECT_SECONDS = 5.0
 
 
 class Relay:
-    """To the daemon at a socket. With `read_only` it passes on what reads, and no packets."""
+    """To the daemon at a socket, or with `cluster` to an agent. With `read_only` only what reads, and no packets."""
 
-    def __init__(self, path: str, *, read_only: bool) -> None:
-        self.path, self.read_only = path, read_only
+    def __init__(self, path: str, *, read_only: bool, cluster: bool = False) -> None:
+        self.path, self.read_only, self.cluster = path, read_only, cluster
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:

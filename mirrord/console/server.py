@@ -15,13 +15,16 @@ from mirrord.console import pages
 from mirrord.console.guard import Guard, protect, refuse
 from mirrord.console.pages import Pages
 from mirrord.console.relay import MAX_BODY, Relay
+from mirrord.crowds import open_for
 
 CLOSE_SECONDS = 0.2  # how long an open stream may hold up the end, see aiohttp's shutdown_timeout
+MAX_CONNECTIONS = 64  # any user of this host may connect
 MAX_TOKEN = 4096  # bytes of a request that brings one
 
 
 def application(guard: Guard, relay: Relay, files: dict[str, pages.File]) -> web.Application:
     """Every resource of the console."""
+    what = {"version": __version__, "socket": relay.path, "read_only": relay.read_only, "cluster": relay.cluster}
 
     async def key(request: web.Request) -> web.StreamResponse:
         try:
@@ -32,10 +35,10 @@ def application(guard: Guard, relay: Relay, files: dict[str, pages.File]) -> web
         if given is None:
             message = "this link was used before, or is not of this console: it opens one window, once"
             return refuse(403, "wrong_token", message)
-        return web.json_response({"key": given})
+        return web.json_response({"key": given, "about": what})
 
     async def about(_: web.Request) -> web.StreamResponse:
-        return web.json_response({"version": __version__, "read_only": relay.read_only, "socket": relay.path})
+        return web.json_response(what)
 
     async def token(_: web.Request) -> web.StreamResponse:
         return web.json_response({"token": guard.token()})
@@ -60,7 +63,9 @@ async def serve(listener: socket.socket, relay: Relay, started: Callable[[str], 
     async with relay:
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=CLOSE_SECONDS, handler_cancellation=True)
         await runner.setup()
-        await web.SockSite(runner, listener).start()
+        assert runner.server is not None  # set up above
+        server = await open_for(runner.server, listener, MAX_CONNECTIONS)
         started(guard.token())
         await ended.wait()
+        server.close()
         await runner.cleanup()

@@ -17,7 +17,7 @@ from mirrord.console.server import serve
 __all__ = ["MissingError", "run"]
 
 
-def run(address: tuple[str, int], path: str, *, read_only: bool, browser: bool) -> None:
+def run(address: tuple[str, int], relay: Relay, *, browser: bool) -> None:
     """Serve the page at this address, and with `browser` open it, until SIGINT or SIGTERM. OSError; MissingError."""
     host, port = address
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -31,7 +31,7 @@ def run(address: tuple[str, int], path: str, *, read_only: bool, browser: bool) 
             if browser:
                 webbrowser.open(_door(Path(private), f"{url}#token={token}").as_uri())
 
-        asyncio.run(serve(listener, Relay(path, read_only=read_only), started))
+        asyncio.run(serve(listener, relay, started))
 
 
 def _door(private: Path, address: str) -> Path:

@@ -81,6 +81,7 @@ def main(path: str, log_format: str, *, check: bool) -> None:
     logs.level(loaded.config.daemon.log_level)
     try:
         require_capabilities()
+        limits.keep_little_memory()
         limits.raise_descriptors()
         limits.require_nice(loaded.config.daemon.nice)
         dataplane = choose_dataplane(loaded.config.daemon.dataplane)

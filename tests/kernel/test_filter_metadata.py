@@ -146,7 +146,7 @@ def check(wire: Wire, selection: Selection, sent: list[tuple[bytes, int]]) -> se
 WHOLE = frames().map(lambda frame: frame.ljust(60, b"\0"))
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     selection=selections(),
     sent=st.lists(st.tuples(WHOLE, st.sampled_from([0, MARK, MARK | 1])), max_size=6),

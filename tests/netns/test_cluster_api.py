@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from mirrord.client import AnsweredError, Client, Tagged
-from tests.support.agent import Agent
+from mirrord.cluster.main import MAX_CONNECTIONS, MAX_SCRAPERS
+from tests.support.agent import METRICS, Agent
+from tests.support.crowds import crowd, opened
 from tests.support.ctl import ctl, invoke
 from tests.support.etcd import Store
 from tests.support.topology import Topology
@@ -83,6 +85,17 @@ def empty(pair: Pair) -> Iterator[None]:
     pair.ctl("apply", "-f", "/dev/null", "--prune")
 
 
+def test_who_hangs_on_takes_no_descriptors_and_keeps_nobody_out(pair: Pair) -> None:
+    pid, host = pair.a.pid, pair.a.host
+    before = opened(pid)
+    with crowd(host, pair.a.socket), crowd(host, METRICS):
+        assert pair.json("list") == []
+        assert "mirrord_cluster_info" in pair.a.scrape()
+        most = MAX_CONNECTIONS + MAX_SCRAPERS  # and what it says to the store
+        wait_for(lambda: most - 2 <= opened(pid) - before <= most + 2, "the oldest alone are closed")
+    wait_for(lambda: opened(pid) <= before + 2, "all are gone")
+
+
 def test_every_operation_of_document_004_is_the_clusters(pair: Pair) -> None:
     pair.ctl("network", "create", "flow0", "--addresses", "192.0.2.10-192.0.2.20/24", "--vnis", "5000-5009")
     pair.ctl("create", "core", "--flow-network", "flow0", "--description", "core business on VM-2")
@@ -116,7 +129,8 @@ def test_every_operation_of_document_004_is_the_clusters(pair: Pair) -> None:
     assert not pair.vnis()
     assert set(pair.keys("config/")) == {"/mirrord/config/cluster", "/mirrord/config/guard"}
     rows = pair.json("audit", at=pair.b)
-    done = [(row["operation"], row["kind"], row["object"]) for row in rows if row["result"] == "done"]
+    told = [row for row in rows if row["operation"] != "apply"]  # by which the tests before were made to leave nothing
+    done = [(row["operation"], row["kind"], row["object"]) for row in told if row["result"] == "done"]
     assert done[:2] == [("create", "flow_network", "flow0"), ("create", "mirror", "core")]
     assert done[2:4] == [("create", "session", "nic"), ("enable", "mirror", "core")]
     assert {(row["user"], row["host"]) for row in rows} == {("root", "a")}

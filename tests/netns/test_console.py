@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
+from mirrord.console.server import MAX_CONNECTIONS
 from tests.conftest import MakeDaemon
 from tests.support.console import Console
+from tests.support.crowds import crowd, opened
 from tests.support.ctl import ctl
 from tests.support.topology import Topology
+from tests.support.wait import wait_for
 
 FILE = """
 [mirrors.fixed]
@@ -77,6 +80,12 @@ def test_only_the_page_with_its_key_is_answered(net: Topology, daemon: MakeDaemo
     assert console.ask("GET", "/v1/mirrors", key=key, Sec_Fetch_Site="cross-site").code == "wrong_origin"
     assert "Access-Control-Allow-Origin" not in console.ask("OPTIONS", "/v1/mirrors", key=key).headers
     assert [one["name"] for one in json.loads(ctl(mirrord.socket, "--json", "list"))] == ["fixed"]
+
+    open_before = opened(console.pid)
+    with crowd(host, ("127.0.0.1", console.port)):  # any user of the host may
+        assert console.ask("GET", "/v1/mirrors", key=key).status == 200
+        bounds = range(MAX_CONNECTIONS - 1, MAX_CONNECTIONS + 2)  # and one to the daemon
+        wait_for(lambda: opened(console.pid) - open_before in bounds, "the oldest alone are closed")
 
     made = console.ask("PUT", "/v1/mirrors/core", {"description": "core"}, key=key, Host=here, Origin=f"http://{here}")
     assert (made.status, bool(made.headers["ETag"])) == (201, True)

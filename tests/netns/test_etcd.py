@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mirrord.cluster import allocation, records
+from mirrord.cluster import etcd as etcd_client
 from mirrord.cluster.errors import CompactedError, LeaseGoneError, StoreError
 from mirrord.cluster.etcd import Access, Etcd, Event, absent, put, unchanged
 from mirrord.cluster.keys import Keys
@@ -54,6 +55,25 @@ def test_what_etcd_takes_is_what_its_own_client_reads(store: Store) -> None:
 
     store.ask(asked)
     assert store.ctl("get", "/mirrord/b", "--print-value-only").strip() == "3"
+
+
+async def test_an_answer_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is at the store's address need not be a store."""
+    monkeypatch.setattr(etcd_client, "BODY", 1 << 20)
+
+    async def tell(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n[")
+        with suppress(ConnectionError):
+            while True:
+                writer.write(bytes(1 << 16))
+                await writer.drain()
+
+    server = await asyncio.start_server(tell, "127.0.0.1", 0)
+    client = Etcd(Access((f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}",)))
+    with pytest.raises(StoreError, match="has more than 1048576 bytes"):
+        await client.get("/mirrord/a")
+    await client.close()
+    server.close()
 
 
 def test_a_lease_that_is_not_kept_takes_its_keys_along(store: Store) -> None:

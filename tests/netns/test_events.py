@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from mirrord.control.http.events import MOST_LISTENERS
 from tests.conftest import MakeDaemon
 from tests.support.api import Api
 from tests.support.daemon import Daemon
@@ -70,6 +71,11 @@ def test_what_happens_is_told_and_remembered(net: Topology, daemon: MakeDaemon, 
             lambda: busy(reader("GET", "history?mirror=core&session=a").body), "the session's step has ended", 60
         )
         assert steps[0][1] / steps[0][0] == pytest.approx(8 * COPY, rel=0.005)
+        with contextlib.ExitStack() as many:  # who may only read keeps nobody out who may change
+            for _ in range(MOST_LISTENERS - 1):
+                assert many.enter_context(EventStream(reading)).status == 200
+            assert many.enter_context(EventStream(reading)).status == 503
+            assert many.enter_context(EventStream(running.socket)).status == 200
         assert running.stop()[0] == 0, "a listener does not hold it up"
 
 

@@ -5,119 +5,28 @@ sender eth0 ---- eth0 [appliance] mon0 ---- mon1
 
 from __future__ import annotations
 
-import json
 import socket
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from scapy.contrib.erspan import ERSPAN_II, ERSPAN_III, ERSPAN_PlatformSpecific
 from scapy.contrib.geneve import GENEVE, GeneveOptions
 from scapy.contrib.tzsp import TZSP, TZSPTagEnd
-from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
+from scapy.layers.inet import IP, TCP, UDP, fragment
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment, fragment6
-from scapy.layers.l2 import ARP, GRE, Ether
+from scapy.layers.l2 import GRE, Ether
 from scapy.layers.vxlan import VXLAN
-from scapy.utils import RawPcapNgReader
 
 from mirrord.dataplane.frame.checksum import checksum
 from mirrord.dataplane.frame.wire import VNET, VNET_GSO_NONE, VNET_GSO_TCPV4, VNET_NEEDS_CSUM
 from mirrord.kernel import PACKET_VNET_HDR, SOL_PACKET
 from tests.conftest import MakeDaemon, MakeOpenVSwitch, MakeSniffer
-from tests.support.ctl import ctl
-from tests.support.daemon import Daemon
+from tests.support.appliance import FRAMES, Bench, geneve, gre, marked, missing, pair, session, vxlan
 from tests.support.packets import LINK, V4
-from tests.support.send import flood, send
-from tests.support.sniffer import Recording
-from tests.support.topology import Host, Topology, acquaint
+from tests.support.send import send
+from tests.support.topology import Topology
 from tests.support.wait import wait_for
-
-FRAMES = [
-    bytes(layers)
-    for layers in (
-        LINK / V4 / UDP(sport=1000, dport=2000) / b"whole".ljust(18, b"."),
-        LINK / V4 / TCP(sport=1000, dport=80, flags="S"),
-        LINK / V4 / UDP(sport=1000, dport=2000) / bytes(1400),
-        LINK / V4 / ICMP() / b"odd",
-        LINK / IPv6(src="2001:db8::1", dst="2001:db8::2") / UDP(sport=1000, dport=2000) / b"six",
-        Ether(src="02:00:00:00:00:01", dst="ff:ff:ff:ff:ff:ff") / ARP(pdst="10.0.0.2"),
-        Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02", type=0x88B6) / b"experimental".ljust(46, b"\0"),
-    )
-]
-
-
-def marked(number: int) -> bytes:
-    """A small frame, told from others by its number; no host answers it (RFC 9542, appendix B.2)."""
-    return bytes(LINK)[:12] + b"\x88\xb6" + number.to_bytes(2, "big").ljust(46, b"\0")
-
-
-def session(name: str, source: str, destination: str = '{ type = "device", device = "mon0" }', more: str = "") -> str:
-    return f"""
-[[mirrors.m.sessions]]
-name = "{name}"
-source = {source}
-destination = {destination}
-{more}
-"""
-
-
-class Bench:
-    """A sender whose packets are made by hand, and an appliance with a monitoring device."""
-
-    def __init__(self, net: Topology, sniff: MakeSniffer, *, mtu: int = 1600) -> None:
-        self.sniff = sniff
-        self.sender, self.appliance = net.host("sender", ipv6=True), net.host("appliance", ipv6=True)
-        for host in (self.sender, self.appliance):  # addresses can be used at once
-            host.run(
-                "sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0", "net.ipv6.conf.default.router_solicitations=0"
-            )
-        net.link(self.sender, "eth0", self.appliance, "eth0", ("10.99.0.1/24", "10.99.0.2/24"), mtu=mtu)
-        self.sender.ip("address add 2001:db8:99::1/64 dev eth0 nodad")
-        self.appliance.ip("address add 2001:db8:99::2/64 dev eth0 nodad")
-        acquaint(self.sender, "eth0", "10.99.0.1", self.appliance, "eth0", "10.99.0.2")
-        self.appliance.run("sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1")
-        self.appliance.ip("link add mon0 mtu 1600 type veth peer name mon1 mtu 1600")
-        for device in ("mon0", "mon1"):
-            self.appliance.ip(f"link set dev {device} up")
-        self.out = sniff(self.appliance, "mon1")
-        self._to = Ether(src=self.sender.mac("eth0"), dst=self.appliance.mac("eth0"))
-
-    def send(self, packets: Iterable[Any]) -> None:
-        """IP packets of scapy's, to the appliance."""
-        for packet in packets:
-            send(self.sender, "eth0", bytes(self._to / packet))
-
-    def captured(self, mirrord: Daemon, count: int) -> list[bytes]:
-        """Every frame that came out, once `count` packets were taken; the daemon is ended."""
-        metrics = mirrord.settle(captured=count)
-        mirrord.stop()
-        assert metrics.total("mirrord_captured_frames_total") == count
-        return self.out.stop().frames()
-
-
-@pytest.fixture
-def bench(net: Topology, sniff: MakeSniffer) -> Bench:
-    return Bench(net, sniff)
-
-
-def vxlan(vni: int, frame: bytes, source: str = "10.99.0.1", **options: Any) -> Any:
-    outer = IP(src=source, dst="10.99.0.2", **options) / UDP(sport=50000, dport=4789, chksum=0)
-    return outer / VXLAN(vni=vni, flags="Instance") / frame
-
-
-def geneve(vni: int, inner: Any, protocol: int = 0x6558) -> Any:
-    option = GeneveOptions(classid=0x0102, type=1, data=bytes(8))
-    outer = IP(src="10.99.0.1", dst="10.99.0.2") / UDP(sport=50000, dport=6081, chksum=0)
-    return outer / GENEVE(vni=vni, proto=protocol, options=[option]) / inner
-
-
-def gre(*layers: Any) -> Any:
-    packet = IP(src="10.99.0.1", dst="10.99.0.2", proto=47)
-    for layer in layers:
-        packet /= layer
-    return packet
-
 
 SENDERS: dict[str, tuple[str, Callable[[bytes], Any]]] = {
     "vxlan": ('{ type = "vxlan", local = "10.99.0.2", vni = 7 }', lambda frame: vxlan(7, frame)),
@@ -155,6 +64,11 @@ SENDERS: dict[str, tuple[str, Callable[[bytes], Any]]] = {
         ),
     ),
 }
+
+
+@pytest.fixture
+def bench(net: Topology, sniff: MakeSniffer) -> Bench:
+    return Bench(net, sniff)
 
 
 @pytest.mark.parametrize(("source", "wrap"), SENDERS.values(), ids=SENDERS)
@@ -201,46 +115,6 @@ def test_ip_in_geneve_gets_an_ethernet_header_and_what_is_anothers_is_left_out(
     assert metrics.total("mirrord_dropped_frames_total", session="geneve", reason="malformed") == 1
     nowhere = {"src": "00:00:00:00:00:00", "dst": "00:00:00:00:00:00"}
     assert bench.captured(mirrord, 3) == [bytes(Ether(**nowhere) / four), bytes(Ether(**nowhere) / six)]
-
-
-def test_what_comes_for_a_device_that_has_gone_is_counted(bench: Bench, daemon: MakeDaemon) -> None:
-    mirrord = daemon(bench.appliance, session("s", SENDERS["vxlan"][0]))
-
-    def state() -> tuple[str, str]:
-        one = json.loads(ctl(mirrord.socket, "--json", "status"))["sessions"][0]
-        return one["state"], one["reason"]
-
-    bench.send(vxlan(7, marked(n)) for n in range(10))
-    mirrord.settle(captured=10)
-    assert bench.out.stop().frames() == [*map(marked, range(10))]
-    bench.appliance.ip("link delete mon0")
-    wait_for(lambda: state() == ("waiting", "no such device: mon0"), "the device's end to be noticed")
-    bench.send(vxlan(7, marked(n)) for n in range(10, 30))
-    metrics = mirrord.settle(captured=30)
-    assert metrics.total("mirrord_mirrored_frames_total") == 10
-    assert metrics.total("mirrord_dropped_frames_total", reason="no_route") == 20
-    assert metrics.total("mirrord_session_up") == 0
-    assert "session down" not in mirrord.output()
-
-    later = "name=s,source.type=vxlan,source.local=10.99.0.2,source.vni=8,destination.type=device,destination.device=x0"
-    tried = ctl(mirrord.socket, "create", "later", "--enable", "--session", later, "--dry-run")
-    assert tried.endswith("session s of later on vxlan:10.99.0.2:4789 would wait\n")
-    ctl(mirrord.socket, "create", "later", "--enable", "--session", later)
-    bench.send(vxlan(8, marked(n)) for n in range(5))
-    metrics = mirrord.settle(captured=35)
-    assert metrics.total("mirrord_dropped_frames_total", reason="no_route", mirror="later") == 5
-    ctl(mirrord.socket, "delete", "later")
-
-    bench.appliance.ip("link add mon0 mtu 1600 type veth peer name mon1 mtu 1600")
-    for device in ("mon1", "mon0"):
-        bench.appliance.ip(f"link set dev {device} up")
-    again = bench.sniff(bench.appliance, "mon1")
-    wait_for(lambda: state() == ("up", ""), "the session to go on by the new device")
-    bench.send(vxlan(7, marked(n)) for n in range(30, 40))
-    metrics = mirrord.settle(captured=40)
-    assert metrics.total("mirrord_mirrored_frames_total", mirror="m") == 20
-    mirrord.stop()
-    assert again.stop().frames() == [*map(marked, range(30, 40))]
 
 
 def test_what_comes_to_an_address_that_a_source_names_is_its_alone(bench: Bench, daemon: MakeDaemon) -> None:
@@ -343,6 +217,46 @@ def test_a_filter_and_the_loop_guard_look_at_the_frames_inside(bench: Bench, dae
     assert bench.captured(mirrord, len(FRAMES) + 1) == [FRAMES[0], FRAMES[2], FRAMES[4]]
 
 
+def test_what_is_lost_on_the_road_is_counted_by_the_numbers_of_what_came(bench: Bench, daemon: MakeDaemon) -> None:
+    """By sender and id; packets that overtake each other, come twice or have no number are none of it."""
+
+    def ours(number: int, vni: int = 7, source: str = "10.99.0.1") -> Any:
+        option = GeneveOptions(classid=0xFF6D, type=1, data=bytes(16) + number.to_bytes(4, "big"))
+        outer = IP(src=source, dst="10.99.0.2") / UDP(sport=50000, dport=6081, chksum=0)
+        return outer / GENEVE(vni=vni, proto=0x6558, options=[option]) / marked(number)
+
+    def numbered(number: int, **key: int) -> Any:
+        return gre(GRE(proto=0x6558, seqnum_present=1, sequence_number=number, **key), marked(number))
+
+    def erspan(number: int) -> Any:
+        outer = GRE(proto=0x88BE, seqnum_present=1, sequence_number=number)
+        return gre(outer, ERSPAN_II(session_id=7), marked(number & 0xFFFF))
+
+    mirrord = daemon(
+        bench.appliance,
+        "".join(
+            session(name, f'{{ type = "{name}", local = "10.99.0.2" }}')
+            for name in ("geneve", "gre", "erspan", "vxlan")
+        ),
+    )
+    packets = [
+        *map(ours, (0, 1, 5, 4, 4, 9)),  # 2, 3, 6, 7 and 8 do not come
+        *(ours(number, vni=8) for number in (100, 101)),
+        *(ours(number, source="10.99.0.9") for number in (3000, 3001, 3005)),  # another's
+        geneve(7, marked(0)),
+        *map(numbered, (5, 8)),
+        *(numbered(number, key_present=1, key=1) for number in (20, 21)),
+        gre(GRE(proto=0x6558), marked(0)),
+        *map(erspan, (2**32 - 1, 1)),
+        *(vxlan(7, marked(n)) for n in (0, 5)),
+    ]
+    bench.send(packets)
+    expected = {"geneve": 5 + 3, "gre": 2, "erspan": 1}
+    wait_for(lambda: {name: missing(mirrord, name) for name in expected} == expected, "what is missing")
+    assert not mirrord.metrics().select("mirrord_tunnel_missing_packets_total", session="vxlan")  # which has no numbers
+    assert len(bench.captured(mirrord, len(packets))) == len(packets)
+
+
 def test_what_a_kernel_leaves_to_devices_comes_out_as_the_wire_would_have_carried_it(
     bench: Bench, daemon: MakeDaemon
 ) -> None:
@@ -398,128 +312,13 @@ def test_a_session_waits_for_its_address_and_answers_no_sender_with_icmp(
     assert errors.stop().lines() == []
 
 
-def test_a_chain_ends_in_a_file_with_the_nics_own_frames(net: Topology, daemon: MakeDaemon, tmp_path: Path) -> None:
-    """NIC, VXLAN, a relay, ERSPAN III, a file: three daemons of ours."""
-    source, relay, appliance = net.host("source"), net.host("relay"), net.host("appliance")
-    net.link(source, "eth0", relay, "eth0", ("10.98.0.1/24", "10.98.0.2/24"), mtu=1600)
-    net.link(relay, "eth1", appliance, "eth0", ("10.99.0.1/24", "10.99.0.2/24"), mtu=1600)
-    _pair(source, "nic", "nic-peer")
-    captures = tmp_path / "captures"
-    captures.mkdir()
-    file = captures / "end.pcapng"
-    on_appliance = daemon(
-        appliance,
-        session("in", '{ type = "erspan", local = "10.99.0.2" }', f'{{ type = "file", path = "{file}" }}'),
-        capture_directories=[str(captures)],
-    )
-    to_appliance = '{ type = "erspan", remote = "10.99.0.2", erspan_type = "III", session_id = 7 }'
-    on_relay = daemon(relay, session("relay", '{ type = "vxlan", local = "10.98.0.2" }', to_appliance))
-    to_relay = '{ type = "vxlan", remote = "10.98.0.2", vni = 1 }'
-    on_source = daemon(source, session("out", '"nic"', to_relay, 'direction = "ingress"'))
-
-    flows = [LINK / V4 / UDP(sport=port, dport=2000) for port in range(3001, 3009)]
-    numbered = [[bytes(flow / n.to_bytes(18, "big")) for n in range(25)] for flow in flows]
-    sent = FRAMES + [frame for turn in zip(*numbered, strict=True) for frame in turn]
-    for frame in sent:
-        send(source, "nic-peer", frame)
-    for mirrord in (on_source, on_relay, on_appliance):
-        metrics = mirrord.settle(captured=len(sent))
-        assert metrics.total("mirrord_mirrored_frames_total") == len(sent)
-        mirrord.stop()
-
-    with RawPcapNgReader(str(file)) as reader:
-        written = [data for data, _ in reader]
-    assert sorted(written) == sorted(sent)
-    for flow in numbered:
-        assert [frame for frame in written if frame in flow] == flow, "in order within a flow"
-
-
-def test_a_relay_carries_direction_and_time_on_from_the_nic(
-    net: Topology, daemon: MakeDaemon, sniff: MakeSniffer, tmp_path: Path
-) -> None:
-    """NIC, Geneve with metadata, a relay's files: direction and nanoseconds are those of a capture on the NIC."""
-    source, relay = net.host("source"), net.host("relay")
-    net.link(source, "eth0", relay, "eth0", ("10.98.0.1/24", "10.98.0.2/24"), mtu=1600)
-    _pair(source, "nic", "nic-peer")
-    captures = tmp_path / "captures"
-    captures.mkdir()
-    rules = '[filters.sent]\nrules = [ { priority = 1, direction = "egress", action = "accept" } ]\n'
-    received = '{ type = "geneve", local = "10.98.0.2", vni = 7 }'
-    files = {name: captures / f"{name}.pcapng" for name in ("all", "sent", "as-ingress")}
-    on_relay = daemon(
-        relay,
-        rules
-        + "".join(
-            session(name, received, f'{{ type = "file", path = "{file}" }}', more)
-            for (name, file), more in zip(
-                files.items(), ('direction = "both"', 'direction = "both"\nfilter = "sent"', ""), strict=True
-            )
-        ),
-        capture_directories=[str(captures)],
-    )
-    on_nic = sniff(source, "nic")
-    to_relay = '{ type = "geneve", remote = "10.98.0.2", vni = 7, metadata = true }'
-    on_source = daemon(source, session("out", '"nic"', to_relay))
-
-    sent = [marked(n) for n in range(10)]
-    for n, frame in enumerate(sent):
-        send(source, "nic" if n % 2 else "nic-peer", frame)
-        on_source.settle(captured=n + 1)
-    on_source.stop()
-    metrics = on_relay.settle(captured=3 * len(sent))
-    assert metrics.total("mirrord_skipped_frames_total", session="sent", reason="unmatched") == len(sent) / 2
-    assert metrics.total("mirrord_read_frames_total", session="all", direction="egress") == len(sent) / 2
-    on_relay.stop()
-
-    stamps = [row[0] for row in on_nic.stop().fields("frame.time_epoch")]
-    assert len(stamps) == len(sent)
-    directions = [f"0x0000000{1 + n % 2}" for n in range(len(sent))]  # draft-ietf-opsawg-pcapng 4.3.1: 1 in, 2 out
-    rows = [[stamp, direction] for stamp, direction in zip(stamps, directions, strict=True)]
-    for name, expected in (("all", rows), ("sent", rows[1::2]), ("as-ingress", rows)):
-        assert Recording(files[name]).fields("frame.time_epoch", "frame.packet_flags_direction") == expected, name
-
-
-def _pair(host: Host, one: str, other: str) -> None:
-    host.ip(f"link add {one} mtu 1500 type veth peer name {other} mtu 1500")
-    for device in (one, other):
-        host.ip(f"link set dev {device} up")
-
-
-@pytest.mark.parametrize("frozen", [False, True], ids=["running", "frozen"])
-def test_a_flood_is_accounted_for(net: Topology, daemon: MakeDaemon, tmp_path: Path, *, frozen: bool) -> None:
-    count = 20_000
-    sender, appliance = net.host("sender"), net.host("appliance")
-    net.link(sender, "eth0", appliance, "eth0", ("10.99.0.1/24", "10.99.0.2/24"))
-    _pair(appliance, "mon0", "mon1")
-    acquaint(sender, "eth0", "10.99.0.1", appliance, "eth0", "10.99.0.2")
-    source = '{ type = "vxlan", local = "10.99.0.2" }'
-    mirrord = daemon(appliance, session("s", source, more='ring_size = "1MiB"'))
-    link = Ether(src=sender.mac("eth0"), dst=appliance.mac("eth0"))
-
-    if frozen:
-        mirrord.freeze()
-    flood(sender, "eth0", bytes(link / vxlan(7, marked(0))), count, tmp_path)
-    if frozen:
-        mirrord.thaw()
-    arrived = appliance.counter("eth0", "rx", "packets")  # a veth's backlog has no room for some
-    metrics = mirrord.settle(captured=arrived)
-    mirrord.stop()
-
-    ring_full = metrics.total("mirrord_dropped_frames_total", reason="ring_full")
-    assert metrics.total("mirrord_captured_frames_total") == arrived
-    assert metrics.total("mirrord_read_frames_total") == arrived - ring_full
-    assert metrics.total("mirrord_mirrored_frames_total") == appliance.transmitted("mon0")
-    if frozen:
-        assert ring_full > 0
-
-
 def test_open_vswitchs_own_mirror_to_gre_is_received(
     net: Topology, sniff: MakeSniffer, daemon: MakeDaemon, ovs: MakeOpenVSwitch
 ) -> None:
     switch, appliance = net.host("switch"), net.host("appliance")
     net.link(switch, "vb", appliance, "eth0", ("", "10.99.0.2/24"), mtu=1600, offloads=False)
-    _pair(appliance, "mon0", "mon1")
-    _pair(switch, "p1", "client")
+    pair(appliance, "mon0", "mon1")
+    pair(switch, "p1", "client")
     vswitch = ovs(switch)
     vswitch.add_bridge("phy", "vb", address="10.99.0.1/24")
     vswitch.add_bridge("br0", "p1")

@@ -13,12 +13,14 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from tests.conftest import MakeDaemon, MakeSniffer
+from tests.support.bridged import BARE, bridged, configuration, packets
 from tests.support.process import Process
 from tests.support.sniffer import Recording
 from tests.support.source import session
@@ -141,6 +143,23 @@ def mail(client: Host) -> None:
     connection.wait(20)
 
 
+def check_what_is_shown(seen: list[Segment], wanted: dict[tuple[int, int], tuple[int, bytes, int]]) -> None:
+    """Copies have the bytes that were said, zeros behind so many of each stream: its first number, it, how many."""
+    for one in seen:
+        begin, stream, kept = wanted[one.way]
+        at = one.number + one.syn - begin & 0xFFFFFFFF
+        original = stream[at : at + len(one.data)]
+        assert one.data == original[: max(kept - at, 0)].ljust(len(one.data), b"\0"), (one.way, at, kept)
+
+
+def check_handshakes(copies: Recording, *ports: int) -> None:
+    """Tshark dissects them as far as they are in the clear."""
+    for port in ports:
+        rows = copies.fields("tls.handshake.type", expression=f"tls.handshake && tcp.port == {port}", decode=DECODE)
+        found = [kind for row in rows for kind in row[0].split(",") if kind]
+        assert [kind for kind in found if kind in HANDSHAKES[port]] == HANDSHAKES[port], (port, found)
+
+
 @pytest.fixture
 def hosts(net: Topology) -> tuple[Host, Host, Host]:
     client, source, collector = net.host("client"), net.host("source"), net.host("collector")
@@ -197,17 +216,10 @@ def test_handshakes_are_shown_and_what_is_said_is_not(
     said, seen = segments(truth.stop()), segments(copies.stop())
     wanted = {way: (begin, stream, shown(way, stream)) for way, (begin, stream) in streams(said).items()}
     assert {min(way) for way in wanted} == set(HANDSHAKES)
-    for one in seen:
-        begin, stream, kept = wanted[one.way]
-        at = one.number + one.syn - begin & 0xFFFFFFFF
-        original = stream[at : at + len(one.data)]
-        assert one.data == original[: max(kept - at, 0)].ljust(len(one.data), b"\0"), (one.way, at, kept)
+    check_what_is_shown(seen, wanted)
     for way, (_, stream, kept) in wanted.items():
         assert sum(len(one.data) for one in seen if one.way == way) >= len(stream) > kept, way
-    for port, handshake in HANDSHAKES.items():
-        rows = copies.fields("tls.handshake.type", expression=f"tls.handshake && tcp.port == {port}", decode=DECODE)
-        found = [kind for row in rows for kind in row[0].split(",") if kind]
-        assert [kind for kind in found if kind in handshake] == handshake, (port, found)
+    check_handshakes(copies, *HANDSHAKES)
     wrong = "tcp.checksum.status == 0 && tcp.checksum != 0xffff"  # which the kernel writes for 0 (skb_checksum_help)
     assert not copies.tshark("-o", "tcp.check_checksum:TRUE", expression=wrong)
     again = f"tcp.analysis.retransmission && tcp.port == {FILE_13}"
@@ -215,3 +227,51 @@ def test_handshakes_are_shown_and_what_is_said_is_not(
     assert metrics.total("mirrord_segmented_frames_total") > 0
     assert metrics.total("mirrord_zeroed_frames_total") > 2 * len(FILE) / 1460
     assert metrics.total("mirrord_unfollowed_frames_total") > 0
+
+
+def edges(said: list[Segment], begins: dict[tuple[int, int], int]) -> Counter[tuple[tuple[int, int], int]]:
+    """By a byte's place in what an end sends: how many more times it is there than the one before. However it is cut
+    into segments, that is the same.
+    """
+    found: Counter[tuple[tuple[int, int], int]] = Counter()
+    for one in said:
+        at = one.number + one.syn - begins[one.way] & 0xFFFFFFFF
+        found[one.way, at] += 1
+        found[one.way, at + len(one.data)] -= 1
+    return Counter({edge: more for edge, more in found.items() if more})
+
+
+def test_on_its_way_past_three_sources_it_is_copied_once_and_hidden(
+    net: Topology, daemon: MakeDaemon, sniff: MakeSniffer, tmp_path: Path
+) -> None:
+    """`duplicates = "drop"`: what one source has shown is what the next one would have, super-frames among it."""
+    guest, host, peer, collector = bridged(net)
+    for device in ("eth0", "vxlan0"):
+        collector.run("ethtool", "-K", device, "gro", "off")
+    files = certificate(tmp_path)
+    (tmp_path / "file").write_bytes(FILE)
+    serve(peer, files, LINES_13, "-rev", "-tls1_3", directory=tmp_path)
+    serve(peer, files, FILE_12, "-WWW", "-tls1_2", directory=tmp_path)
+    wire, copies = sniff(peer, "eth0", snaplen=65600), sniff(collector, "vxlan0", snaplen=65600)
+    mirrord = daemon(host, configuration(session='payload = "tls"\ngso = "on"'))
+    say_a_line(call(guest, LINES_13))
+    get_the_file(guest, FILE_12)
+    which = f"( sport = :{FILE_12} or dport = :{FILE_12} )"
+    left = "ss", "-Htan", "state", "connected", "exclude", "time-wait", which
+    wait_for(lambda: not (guest.run(*left) + peer.run(*left)).strip(), "nothing more is sent")
+    truth = wire.stop()
+    metrics = mirrord.settle(3 * len(truth.frames("tcp")))
+    mirrord.stop()
+
+    copies.stop()
+    said, seen = segments(truth), segments(copies)
+    ends = streams(said)
+    check_what_is_shown(seen, {way: (begin, stream, shown(way, stream)) for way, (begin, stream) in ends.items()})
+    begins = {way: begin for way, (begin, _) in ends.items()}
+    assert edges(seen, begins) == edges(said, begins)
+    assert packets(copies.frames(BARE)) == packets(truth.frames(BARE))
+    check_handshakes(copies, LINES_13, FILE_12)
+    assert metrics.total("mirrord_dropped_frames_total") == 0
+    assert metrics.total("mirrord_skipped_frames_total", reason="duplicate") == 2 * len(truth.frames("tcp"))
+    assert metrics.total("mirrord_segmented_frames_total") > 0
+    assert metrics.total("mirrord_unfollowed_frames_total") == 0

@@ -31,7 +31,38 @@ FILE = """
 [mirrors.fixed]
 description = "of a file"
 enabled = false
+
+[[mirrors.guests.sessions]]
+name = "vm"
+source = {{ type = "vm", vm = "VM-3", connection = "test://{directory}/vms.xml" }}
+destination = {{ type = "vxlan", remote = "192.168.29.30", vni = 9 }}
+[[mirrors.guests.sessions]]
+name = "pod"
+source = {{ type = "container", container = "shop/web-1", engine = "{directory}/cni" }}
+destination = {{ type = "vxlan", remote = "192.168.29.30", vni = 10 }}
 """
+"""Two managers of guests are asked, of whom these wait."""
+
+NIC = "<interface type='bridge'><mac address='52:54:00:00:0{}'/><source bridge='br0'/><target dev='{}'/></interface>"
+VM = (
+    "<domain type='test'><name>VM-{0}</name><uuid>00000000-0000-0000-0000-00000000000{0}</uuid><memory>8192</memory>"
+    "<os><type>hvm</type></os><devices>{1}</devices></domain>"
+)
+NICS = {1: NIC.format("1:00", "tap-vm1-0") + NIC.format("1:01", "tap-vm1"), 2: NIC.format("2:00", "tap-vm2")}
+VMS = f"<node>{''.join(VM.format(number, nics) for number, nics in NICS.items())}</node>"
+"""What libvirt's own driver for tests is told to have, which answers as any other."""
+CACHE = {
+    "kind": "cniCacheV1",
+    "containerId": "aaa",
+    "ifName": "eth0",
+    "networkName": "net",
+    "cniArgs": [["K8S_POD_NAMESPACE", "shop"], ["K8S_POD_NAME", "web-0"]],
+    "result": {
+        "cniVersion": "1.0.0",
+        "interfaces": [{"name": "br0"}, {"name": "tap-dhcp"}, {"name": "eth0", "sandbox": "/x"}],
+    },
+}
+"""The DHCP server, as libcni writes of a pod."""
 
 
 class Desk:
@@ -49,11 +80,18 @@ class Desk:
         receive_vxlan(sensor, vni=100)
         self.received: Sniffer = sniff(self.vm1, "eth1", "icmp")
         self.outer: Sniffer = sniff(sensor, "eth0", "udp port 4789")
+        self.guests()
         self.daemon = self.start()
         self._lines = 0
 
+    def guests(self) -> None:
+        """Two managers of guests, which know of VM-1 and VM-2, and of a pod."""
+        (self.directory / "vms.xml").write_text(VMS)
+        (self.directory / "cni").mkdir()
+        (self.directory / "cni" / "net-aaa-eth0").write_text(json.dumps(CACHE))
+
     def start(self) -> Daemon:
-        self.daemon = Daemon(self.host, self.directory, FILE, up=False)
+        self.daemon = Daemon(self.host, self.directory, FILE.format(directory=self.directory), up=False)
         return self.daemon
 
     def ping(self, *, mirrored: bool) -> None:
@@ -113,13 +151,24 @@ def create(browser: Browser, name: str, *, description: str = "", network: str =
     browser.click("dialog button", "确定")
 
 
-def add_session(browser: Browser, name: str, source: str, destination: str) -> None:
-    """步骤 4: 添加会话, 双向."""
+def pick(browser: Browser, port: str, kind: str, guest: str, nic: str) -> None:
+    """选择云主机和网卡, or a container: of those that are there, with what is known of them."""
+    browser.choose("种类", kind, within=port)
+    browser.choose(kind, guest, within=port)
+    browser.choose("网卡", nic, within=port)
+
+
+def add_session(browser: Browser, name: str, *, guests: bool) -> None:
+    """步骤 4: 添加会话, 双向, by the VMs' names, or by those of their devices."""
     browser.find("dialog h2", "添加会话")
     browser.field("名称").write(name)
     browser.choose("类型", "双向")
-    type_in(browser, "源端口", "设备", source)
-    type_in(browser, "目的端口", "设备", destination)
+    if guests:
+        pick(browser, "源端口", "云主机", "VM-2", "0, 52:54:00:00:02:00, tap-vm2, up")
+        pick(browser, "目的端口", "云主机", "VM-1", "1, 52:54:00:00:01:01, tap-vm1, up")
+    else:
+        type_in(browser, "源端口", "设备", "tap-vm2")
+        type_in(browser, "目的端口", "设备", "tap-vm1")
     browser.click("dialog button", "确定")
     browser.wait_text(f"{name} 已添加")
 
@@ -128,7 +177,7 @@ def test_documents_000_and_004_word_by_word(desk: Desk, browser: Browser) -> Non
     console = enter(browser, desk)
     browser.choose("Language", "中文")
     create(browser, "端口镜像", description=SCRIPT)
-    add_session(browser, "会话", "tap-vm2", "tap-vm1")
+    add_session(browser, "会话", guests=False)
     browser.wait_text("完整", "main table")
     desk.ping(mirrored=True)
     assert SCRIPT in browser.text("main .head")
@@ -185,7 +234,7 @@ def across_hosts(browser: Browser, desk: Desk) -> None:
     create(browser, "跨主机", network="流量网络")
     browser.find("dialog h2", "添加会话")
     browser.field("名称").write("会话")
-    type_in(browser, "源端口", "设备", "tap-vm2")
+    pick(browser, "源端口", "容器", "shop/web-0", "0, eth0, tap-dhcp, up")
     browser.choose("种类", "VXLAN", within="目的端口")
     type_in(browser, "目的端口", "地址", "192.168.29.30")
     type_in(browser, "目的端口", "VNI", "100")
@@ -279,7 +328,7 @@ def operations(browser: Browser, desk: Desk) -> None:
     browser.wait_text("没有会话的端口镜像不复制任何报文")
     desk.ping(mirrored=False)
     browser.click("main button", "添加会话")
-    add_session(browser, "会话", "tap-vm2", "tap-vm1")
+    add_session(browser, "会话", guests=True)
     browser.wait_text("完整", "main table")
     desk.ping(mirrored=True)
     browser.click("main .head button", "删除")

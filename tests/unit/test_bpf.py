@@ -30,7 +30,7 @@ from tests.support.selections import frames, rules, selections
 NATIVE = Path(__file__).parents[2] / "mirrord" / "dataplane" / "native"
 CLONE_NEWNET = 0x40000000  # linux/sched.h
 # no_cover: measuring takes longer than these tests do, and the others run every line that they run.
-SHARED = settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SHARED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 class Native:

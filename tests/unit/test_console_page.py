@@ -14,9 +14,15 @@ MODULES = [path for path in OURS if path.suffix == ".js"]
 TEXT = r"'((?:[^'\\]|\\.)*)'"
 
 
-def said() -> set[str]:
-    """Every text that the page puts into words."""
+def plain() -> set[str]:
+    """Every text that the page puts into words, but for those about so many things."""
     return {text for path in MODULES for text in re.findall(rf"\bt\({TEXT}", path.read_text())}
+
+
+def counted() -> dict[str, str]:
+    """What is said of one thing, and what of so many."""
+    pattern = re.compile(rf"\bplural\([^']+, {TEXT}, {TEXT}")
+    return dict(found for path in MODULES for found in pattern.findall(path.read_text()))
 
 
 def translated() -> dict[str, str]:
@@ -25,9 +31,16 @@ def translated() -> dict[str, str]:
 
 def test_every_text_is_there_in_chinese_with_the_same_values() -> None:
     chinese = translated()
-    assert chinese.keys() == said()
+    assert chinese.keys() == plain() | set(counted().values())
     values = re.compile(r"\{\w+\}")
     assert not [text for text, other in chinese.items() if set(values.findall(text)) != set(values.findall(other))]
+
+
+def test_one_thing_is_not_said_as_several() -> None:
+    several = re.compile(r"\{(?:n|packets)\} (?:of \{all\} )?\w+s\b")
+    assert not [text for text in plain() if several.search(text)]
+    assert len(counted()) > 8
+    assert not [one for one in counted() if several.search(one)]
 
 
 def test_the_documents_own_terms_are_used() -> None:

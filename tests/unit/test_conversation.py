@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, fragment6
@@ -188,7 +188,6 @@ FRAGMENTS = [
 ]
 
 
-@settings(deadline=None, max_examples=100)
 @given(st.lists(st.sampled_from(FRAGMENTS), min_size=1, max_size=60))
 def test_the_planes_agree_on_fragments_in_any_order(sent: list[bytes]) -> None:
     python, native = sampled("python"), sampled("native")

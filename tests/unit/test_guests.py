@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from pydantic import ValidationError
 
 from mirrord.control.guests.cni import containers
-from mirrord.control.guests.follower import UnreachableError
+from mirrord.control.guests.follower import Follower, UnreachableError
 from mirrord.control.guests.inventory import Answer, Guest, GuestNic, Place
 from mirrord.control.guests.libvirt import domains, guest
 from mirrord.control.guests.processes import Nic, machines, told
@@ -94,6 +96,47 @@ def test_a_vms_first_nic_is_no_destination_unless_allowed() -> None:
     assert isinstance(destination, DeviceDestination)
     assert destination.device == "vnet0"
     assert resolved.about("m", "s", "eth0") == {"guest": "", "destination": "vm VM-1 nic 0 (device vnet0)"}
+
+
+def test_copies_are_not_for_whoever_takes_the_name_of_another_vm() -> None:
+    """A QEMU that libvirt does not know chooses its own name and UUID."""
+    to = {"type": "vm", "vm": "VM-1", "nic": 1}
+    without = Guest("VM-1", "0", True, (GuestNic("", "02:00:00:00:00:01", "", "no tap"),) * 2)
+    resolved = resolve(config({"type": "device", "device": "eth0"}, to), {HERE: Answer((without, VM1))})
+    assert resolved.about("m", "s", "eth0")["destination"] == "vm VM-1 nic 1 (device vnet1)"
+    another = replace(without, nics=(NICS[0], GuestNic("", "02:00:00:00:00:02", "tap0")))
+    (absent,) = resolve(config({"type": "device", "device": "eth0"}, to), {HERE: Answer((another, VM1))}).absent[
+        "m", "s"
+    ]
+    assert (absent.state, "2 VMs are called VM-1" in absent.reason) == ("waiting", True)
+
+
+class Surprising(Follower):
+    """A manager whose first answer is one that nobody foresaw."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+        super().__init__("a manager", lambda: None)
+
+    async def look(self) -> tuple[Guest, ...]:
+        self.looks += 1
+        if self.looks == 1:
+            raise KeyError("Id")
+        return (VM1,)
+
+    async def events(self) -> AsyncGenerator[None, None]:
+        yield
+        await asyncio.Event().wait()
+
+
+async def test_what_nobody_foresaw_ends_no_following() -> None:
+    manager = Surprising()
+    for _ in range(500):
+        if manager.answer.guests:
+            break
+        await asyncio.sleep(0.01)
+    assert manager.answer == Answer((VM1,))
+    await manager.close()
 
 
 @pytest.mark.parametrize(
@@ -206,21 +249,30 @@ DOCUMENT = """virsh # dumpxml 1
   </devices>
 </domain>
 
+virsh # domstate --reason 1
+paused (migrating)
+
 <domain type='kvm'>
   <name>off</name>
   <uuid>2</uuid>
   <devices><interface type='bridge'><mac address='52:54:00:aa:00:04'/></interface></devices>
 </domain>
+
+shut off (migrated)
 """
 
 
 def test_libvirts_definitions_are_read() -> None:
-    one, off = map(guest, domains(DOCUMENT))
+    asked = "\n".join(line for line in DOCUMENT.splitlines() if not line.startswith("virsh "))
+    one, off = (guest(*each) for each in domains(asked))
     assert (one.name, one.runs, [(nic.mac, nic.device) for nic in one.nics]) == (
         "VM-1", True, [("52:54:00:aa:00:01", "vnet0"), ("52:54:00:aa:00:02", ""), ("52:54:00:aa:00:03", "macvtap0")],
     )  # fmt: skip
     assert one.nics[1].reason.startswith("it is a device of the host handed to the VM")
     assert (off.name, off.runs, off.nics[0].device) == ("off", False, "")
+    assert [one.moves, off.moves] == [True, False]
+    gone = DOCUMENT.partition("</domain>\n\n")[0] + "</domain>\n"  # between the two questions
+    assert [guest(*each).moves for each in domains(gone)] == [False]
     with pytest.raises(ValueError, match="not a definition"):
         guest("<domain")
 
@@ -258,16 +310,33 @@ def test_a_qemus_command_line_is_read() -> None:
     assert told(["qemu-system-x86_64", "-netdev", "{", "-device", "x,netdev=none", "-name"]) == ("", "", [])
 
 
+def test_what_another_user_writes_into_a_command_line_keeps_no_vm_from_being_found(tmp_path: Path) -> None:
+    """Words that JSON and Python's numbers have bounds for: nested without end, and of more digits than are read."""
+    deep = '{"id": ' + "[" * 50_000 + "]" * 50_000 + "}"
+    long = f"tap,id=a,fd={'9' * 5000}"
+    words = [PROXMOXS[0], "-netdev", deep, "-netdev", long, "-device", "virtio-net-pci,netdev=a", "-nic", long]
+    as_in_proc(tmp_path, "6", words, {})
+    as_in_proc(tmp_path, "7", PROXMOXS, {3: "tap101i0"})
+    as_in_proc(tmp_path, "1", ["init"], {})
+    other, found = sorted(machines(tmp_path), key=lambda one: one.id)
+    assert [nic.device for nic in other.nics] == ["", ""]
+    assert found.nics[0].device == "tap101i0"
+
+
+def as_in_proc(processes: Path, number: str, words: list[str], taps: dict[int, str]) -> None:
+    """What the kernel shows of a process and its taps in /proc, in the form of drivers/net/tun.c, as files."""
+    process = processes / number
+    (process / "fdinfo").mkdir(parents=True)
+    (process / "ns").mkdir()
+    (process / "ns" / "net").symlink_to(Path("/proc/self/ns/net").readlink())
+    (process / "cmdline").write_bytes("\0".join([*words, ""]).encode())
+    for descriptor, name in taps.items():
+        (process / "fdinfo" / str(descriptor)).write_text(f"pos:\t0\nflags:\t0104002\nmnt_id:\t26\niff:\t{name}\n")
+
+
 def test_a_process_that_holds_taps_is_a_vm(tmp_path: Path) -> None:
-    """What the kernel shows of taps in /proc, in the form of drivers/net/tun.c; the files are made here."""
-    for number, words, taps in (("1", ["init"], {}), ("7", PROXMOXS, {3: "tap101i0", 4: "tap0"})):
-        process = tmp_path / number
-        (process / "fdinfo").mkdir(parents=True)
-        (process / "ns").mkdir()
-        (process / "ns" / "net").symlink_to(Path("/proc/self/ns/net").readlink())
-        (process / "cmdline").write_bytes("\0".join([*words, ""]).encode())
-        for descriptor, name in taps.items():
-            (process / "fdinfo" / str(descriptor)).write_text(f"pos:\t0\nflags:\t0104002\nmnt_id:\t26\niff:\t{name}\n")
+    as_in_proc(tmp_path, "1", ["init"], {})
+    as_in_proc(tmp_path, "7", PROXMOXS, {3: "tap101i0", 4: "tap0"})
     (found,) = machines(tmp_path)
     assert (found.name, found.id, found.runs) == ("web,1", "7", True)
     assert [nic.device for nic in found.nics] == ["tap101i0", "", "tap0"]

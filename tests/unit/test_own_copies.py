@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scapy.contrib.erspan import ERSPAN_II, ERSPAN_III
 from scapy.contrib.geneve import GENEVE
@@ -174,7 +174,6 @@ def test_of_many_guards_each_is_found(plane: str) -> None:
     assert not own(step_of_many, LINK / IP(src="198.51.100.1", dst="192.0.3.232") / UDP(dport=4789) / bytes(20))
 
 
-@settings(deadline=None, max_examples=300)
 @given(known=some_guards(), sent=st.lists(frames().map(lambda data: Frame(data, len(data))) | captured(), max_size=6))
 def test_both_planes_take_the_same_for_copies(known: tuple[Guard, ...], sent: list[Frame]) -> None:
     plan = ForwardPlan(encap.bare(), guards=known)

@@ -21,8 +21,6 @@ from tests.support.tls import frame as segment
 RING_SIZE = 16384  # less than many copies have together
 NOW = 1_700_000_000_000_000_000
 THOROUGH = settings(
-    deadline=None,
-    max_examples=200,
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],  # explaining takes longer than finding
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

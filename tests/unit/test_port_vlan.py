@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mirrord.dataplane.filter.bpf import compile_selection
@@ -19,7 +19,6 @@ from tests.support.interpreter import interpret
 from tests.support.programs import METADATA
 from tests.support.selections import VLANS, frames, selections
 
-THOROUGH = settings(deadline=None, max_examples=300)
 UNTAGGED = bytes(12) + b"\x08\0" + bytes(46)
 PVIDS = st.sampled_from([vlan for vlan in VLANS if 0 < vlan < 4095])
 
@@ -38,7 +37,6 @@ def test_what_has_no_tag_is_of_the_ports_vlan(data: bytes, tag: Tag | None, expe
     assert classified(Frame(data, len(data), tag=tag), 5).tag == expected
 
 
-@THOROUGH
 @given(data=frames(), beside=METADATA, pvid=PVIDS)
 def test_the_planes_agree(data: bytes, beside: tuple[Tag | None, bool, int], pvid: int) -> None:
     frame = Frame(data, len(data), tag=beside[0])
@@ -46,7 +44,6 @@ def test_the_planes_agree(data: bytes, beside: tuple[Tag | None, bool, int], pvi
 
 
 @pytest.mark.no_cover
-@THOROUGH
 @given(selection=selections(), other=selections(), data=frames(), beside=METADATA, pvid=PVIDS)
 def test_the_kernels_program_takes_what_the_matcher_means(
     selection: Selection, other: Selection, data: bytes, beside: tuple[Tag | None, bool, int], pvid: int

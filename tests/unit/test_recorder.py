@@ -95,7 +95,7 @@ def test_what_is_kept_is_what_leaves_without_outer_headers(dataplane: str) -> No
     assert [len(one) for one in expected] == [64, 74]
 
 
-@settings(deadline=None, max_examples=100, suppress_health_check=list(HealthCheck))
+@settings(suppress_health_check=list(HealthCheck))
 @given(plan=plans(), sent=st.lists(captured(), min_size=1, max_size=4))
 def test_whatever_a_plan_makes_of_frames_is_kept_so(dataplane: str, plan: ForwardPlan, sent: list[Frame]) -> None:
     """Cut, without payload, with other tags, split: the copies themselves, if nothing is put in front of them."""

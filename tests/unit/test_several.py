@@ -20,7 +20,7 @@ from tests.support.interpreter import interpret
 from tests.support.programs import METADATA, Pair, steps
 from tests.support.selections import MARK, frames, selections
 
-SHARED = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SHARED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from mirrord.dataplane.native import core
 from tests.support.programs import Pair
 from tests.support.selections import frames, selections
 
-SHARED = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SHARED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 PROTOCOLS = [0, 3, 0x800, 0x86DD, 0x8847, 0x8100, 0x88A8, 0x5FF, 0x600, 0xFFFF]
 numbers = st.sampled_from([0, 1, 20, 65521, 65522, 65535])
 vnets = st.builds(Vnet, st.sampled_from([0, 1, 2, 3]), st.sampled_from([0, 1, 4]), numbers, numbers, numbers, numbers)

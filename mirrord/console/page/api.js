@@ -3,6 +3,11 @@
 
 const KEY = 'mirrord-key'
 
+let ahead = 0 // ms that the host's clock is ahead of this browser's, which may be on another one
+
+/** The time on the host, in ms since 1970. */
+export const hostTime = () => Date.now() + ahead
+
 /** What was refused, or could not be asked: the API's own `code`, `message` and `path`. */
 export class ApiError extends Error {
   /** @param {number} status @param {{code: string, message: string, path: string}} error */
@@ -14,15 +19,16 @@ export class ApiError extends Error {
   }
 }
 
-/** Trade the token of the address for a key, which stays in this window until it is closed. False: it has none. */
+/** What this console is. The token of the address is traded for a key, which stays in this window until it is closed. Null: it has none. */
 export async function unlock() {
   const token = new URLSearchParams(location.hash.slice(1)).get('token')
   if (token !== null) {
     history.replaceState(null, '', '/#/overview') // neither the address bar nor the history keeps it
-    const { key } = (await ask('POST', '/console/key', { token })).body
+    const { key, about } = (await ask('POST', '/console/key', { token })).body
     sessionStorage.setItem(KEY, key)
+    return about
   }
-  return sessionStorage.getItem(KEY) !== null
+  return sessionStorage.getItem(KEY) === null ? null : (await ask('GET', '/console/about')).body
 }
 
 /** Forget the key: the server does not know it (any more). */
@@ -60,6 +66,7 @@ export async function send(method, path, body, headers = {}, signal) {
     if (signal?.aborted) throw error
     throw new ApiError(0, { code: 'no_console', message: 'mirrorctl console does not run any more', path: '' })
   }
+  ahead = Date.parse(response.headers.get('Date') ?? '') - Date.now() || 0
   if (response.ok) return response
   /** @type {{code: string, message: string, path: string}} */
   let told = { code: 'internal', message: `${response.status} ${response.statusText}`, path: '' }
@@ -73,8 +80,12 @@ export async function send(method, path, body, headers = {}, signal) {
   throw new ApiError(response.status, told)
 }
 
-/** The path of a resource of the API. @param {...string} parts */
-export const at = (...parts) => ['/v1', ...parts.map(encodeURIComponent)].join('/')
+/**
+ * The path of a resource of the API. "." and ".." are steps to a browser, however they are written: with a blank behind, they
+ * are names that the daemon refuses in its own words.
+ * @param {...string} parts
+ */
+export const at = (...parts) => ['/v1', ...parts.map((one) => encodeURIComponent(/^\.{1,2}$/.test(one) ? `${one} ` : one))].join('/')
 
 /**
  * What a merge patch (RFC 7396) has to say to make one object of another.

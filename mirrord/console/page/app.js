@@ -4,11 +4,12 @@ import { lock, unlock } from './api.js'
 import { html, render, useEffect, useState } from './html.js'
 import { follow, live } from './live.js'
 import { Button, Icon, Notice, Said, hash } from './parts.js'
-import { about, learn, openAnother } from './about.js'
+import { about, openAnother } from './about.js'
 import { language, speak, t } from './words.js'
-import { PLACES } from './places.js'
+import { Shown, fetchAll, places } from './places.js'
 
 const THEME = 'mirrord-theme'
+const AFTER = 200 // ms: what is seen first is drawn before
 
 /** @param {string | null} theme */
 function paint(theme) {
@@ -23,28 +24,39 @@ function useHash() {
     addEventListener('hashchange', moved)
     return () => removeEventListener('hashchange', moved)
   }, [])
-  return at.replace(/^#\/?/, '').split('/').filter(Boolean).map(decodeURIComponent)
+  return at.replace(/^#\/?/, '').split('/').filter(Boolean).map(plain)
+}
+
+/** A part of the address as a person reads it; what is no encoding stays as it is. @param {string} part */
+function plain(part) {
+  try {
+    return decodeURIComponent(part)
+  } catch {
+    return part
+  }
 }
 
 function App() {
   const [place = 'overview', ...rest] = useHash()
   const [, again] = useState(0)
   const { problem } = live.use()
-  const { version, read_only, socket } = about.use()
-  const found = PLACES.find((one) => one.name === place) ?? PLACES[0]
+  const { version, read_only, cluster, socket } = about.use()
+  const found = places().find((one) => one.name === place) ?? places()[0]
   useEffect(() => {
     document.title = `${found.title()} - mirrord`
     document.querySelector('main')?.scrollTo(0, 0)
+    document.querySelector('nav [aria-current]')?.scrollIntoView({ block: 'nearest', inline: 'nearest' }) // the menu of a narrow window is a line
   }, [location.hash])
-  /** @param {() => void} change */
-  const set = (change) => { change(); again((/** @type {number} */ n) => n + 1) }
+  /** @param {() => unknown} change */
+  const set = async (change) => { await change(); again((/** @type {number} */ n) => n + 1) }
   const theme = document.documentElement.dataset.theme ?? 'auto'
   return html`
     <a class="skip" href="#main" onClick=${(/** @type {Event} */ event) => { event.preventDefault(); document.getElementById('main')?.focus() }}>${t('To the content')}</a>
     <nav aria-label=${t('Pages')}>
       <div class="brand"><img src="/icon.svg" alt="" width="24" height="24" />mirrord</div>
-      <ul>${PLACES.map((one) => html`<li key=${one.name}><a href=${hash(one.name)} aria-current=${one === found ? 'page' : undefined}>${one.title()}</a></li>`)}</ul>
+      <ul>${places().map((one) => html`<li key=${one.name}><a href=${hash(one.name)} aria-current=${one === found ? 'page' : undefined}>${one.title()}</a></li>`)}</ul>
       <div class="settings">
+        ${cluster && html`<p class="whole">${t('the whole cluster')}</p>`}
         ${read_only && html`<p class="readonly"><${Icon} name="lock" />${t('read only')}</p>`}
         <label>${t('Language')} <select value=${language()} onChange=${(/** @type {any} */ event) => set(() => speak(event.target.value))}>
           <option value="en">English</option><option value="zh">中文</option></select></label>
@@ -56,8 +68,8 @@ function App() {
     </nav>
     <main id="main" tabindex="-1">
       ${problem && html`<div class="offline" role="alert"><${Notice} kind="bad">${problem.status === 0 ? t('mirrorctl console does not run any more: start it again, and open the address that it prints.')
-        : problem.code === 'unreachable' ? t('The daemon does not answer: this page comes back by itself when it does.') : problem.message}<//></div>`}
-      <${found.page} key=${place} rest=${rest} />
+        : problem.code === 'unreachable' ? cluster ? t('The agent does not answer: this page comes back by itself when it does.') : t('The daemon does not answer: this page comes back by itself when it does.') : problem.message}<//></div>`}
+      <${Shown} key=${found.name} place=${found} rest=${rest} />
     </main>
     <${Said} />`
 }
@@ -71,15 +83,16 @@ const Locked = ({ problem }) => html`<main class="locked"><img src="/icon.svg" a
 
 async function begin() {
   paint(null)
-  speak(language())
+  await speak(language())
   const app = /** @type {HTMLElement} */ (document.getElementById('app'))
   /** @param {any} problem */
   const shut = (problem) => { render(html`<${Locked} problem=${problem} />`, app); document.title = 'mirrord' }
   addEventListener('locked', () => shut(null))
   addEventListener('hashchange', () => location.hash.startsWith('#token=') && location.reload())
   try {
-    if (!(await unlock())) return shut(null)
-    await learn()
+    const told = await unlock()
+    if (told === null) return shut(null)
+    about.set(told)
   } catch (problem) {
     lock()
     return shut(problem)
@@ -87,6 +100,7 @@ async function begin() {
   if (!location.hash.startsWith('#/')) history.replaceState(null, '', '#/overview')
   render(html`<${App} />`, app)
   void follow()
+  setTimeout(() => void fetchAll().catch(() => {}), AFTER) // what did not come is fetched when it is gone to
 }
 
 void begin()

@@ -1,9 +1,11 @@
 // @ts-check
 // What the daemon would say of an object, asked while it is written: nothing is changed by it.
+import { about } from './about.js'
 import { ask, at } from './api.js'
 import { useEffect, useState } from './html.js'
 
 const PAUSE = 250 // ms after the last key
+const PROBLEM = /^((?:mirrors|filters|flow_networks)\.\S+): (.*)$/ // a line of a refusal, of one key
 const BARE = /^[\w-]+$/ // a key that TOML, and so a path, has without quotes
 
 /**
@@ -25,13 +27,29 @@ export function useCheck(resource, body) {
     let current = true
     const timer = setTimeout(async () => {
       try {
-        const { problems, warnings } = (await ask('POST', at(...resource, 'check'), body)).body
+        const { problems, warnings } = await said(resource, body)
         if (current) setChecked({ problems: byKey(problems, resource), warnings: byKey(warnings, resource), done: true })
       } catch {} // what cannot be checked is told when it is sent
     }, PAUSE)
     return () => { current = false; clearTimeout(timer) }
   }, [asked])
   return checked
+}
+
+/**
+ * An agent checks nothing but what is put there: it is tried.
+ * @param {string[]} resource @param {any} body @returns {Promise<{problems: {path: string, message: string}[], warnings: {path: string, message: string}[]}>}
+ */
+async function said(resource, body) {
+  if (!about.value.cluster) return (await ask('POST', at(...resource, 'check'), body)).body
+  try {
+    return { problems: [], warnings: (await ask('PUT', `${at(...resource)}?dry_run=true`, body)).body.warnings }
+  } catch (error) {
+    const { status, message, path } = /** @type {import('./api.js').ApiError} */ (error)
+    if (!(status >= 400 && status < 500)) throw error
+    const lines = message.split('\n').map((line) => PROBLEM.exec(line) ?? [line, path, line])
+    return { problems: lines.map(([, where, what]) => ({ path: where, message: what })), warnings: [] }
+  }
 }
 
 /** @param {{path: string, message: string}[]} told @param {string[]} resource */

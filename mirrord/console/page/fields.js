@@ -5,13 +5,13 @@ import { Choice, Text } from './parts.js'
 import { shapeOf } from './schema.js'
 import { t } from './words.js'
 
-/** The usual keys of each kind; a kind that is not here has those that it requires. */
+/** The usual keys of each kind, as far as it has them (`host` is a cluster's); a kind that is not here has those that it requires. */
 export const USUAL = /** @type {Record<string, Record<string, string[]>>} */ ({
   source: {
-    device: ['device', 'vlan', 'perspective'],
-    bridge: ['bridge', 'vlan'],
+    device: ['host', 'device', 'vlan', 'perspective'],
+    bridge: ['host', 'bridge', 'vlan'],
     vm: ['vm', 'nic'],
-    container: ['container', 'nic'],
+    container: ['host', 'container', 'nic'],
     vxlan: ['local', 'port', 'vni'],
     geneve: ['local', 'port', 'vni'],
     gre: ['local', 'key'],
@@ -19,7 +19,7 @@ export const USUAL = /** @type {Record<string, Record<string, string[]>>} */ ({
     tzsp: ['local', 'port'],
   },
   destination: {
-    device: ['device', 'vlan'],
+    device: ['host', 'device', 'vlan'],
     vm: ['vm', 'nic'],
     vxlan: ['remote', 'vni', 'port'],
     geneve: ['remote', 'vni', 'port'],
@@ -37,7 +37,7 @@ export const kindLabel = (kind) => (/** @type {Record<string, string>} */ ({
 
 /** @param {string} key */
 export const keyLabel = (key) => (/** @type {Record<string, string>} */ ({
-  device: t('Device'), vm: t('VM instance'), nic: t('NIC'), container: t('Container'), bridge: t('Bridge'),
+  device: t('Device'), host: t('Host'), vm: t('VM instance'), nic: t('NIC'), container: t('Container'), bridge: t('Bridge'),
   remote: t('Address'), local: t('Address here'), port: t('Port'), path: t('Path'), perspective: t('Seen by'),
   vlan: 'VLAN', vni: 'VNI', listen: t('Listens at'),
 })[key] ?? key)
@@ -46,15 +46,18 @@ export const keyLabel = (key) => (/** @type {Record<string, string>} */ ({
 export const written = (value) => value === null || value === undefined ? '' : Array.isArray(value) ? value.join(', ')
   : typeof value === 'object' ? Object.fromEntries(Object.entries(value).map(([key, one]) => [key, written(one)])) : String(value)
 
-/** What is written, without what is left empty. @param {any} form @param {any} [shapes] a property's schema by key @param {any} [schemas] @returns {any} */
-export function built(form, shapes = {}, schemas = {}) {
+/**
+ * What is written, without what is left empty. Commas part the values of a list, but for a name that has some itself.
+ * @param {any} form @param {any} [shapes] a property's schema by key @param {any} [schemas] @param {Set<string>} [names] @returns {any}
+ */
+export function built(form, shapes = {}, schemas = {}, names = new Set()) {
   const made = /** @type {Record<string, any>} */ ({})
   for (const [key, value] of Object.entries(form)) {
     if (typeof value === 'object') {
-      const inner = built(value, schemas && shapes[key] ? shapeOf(shapes[key], schemas).table?.properties : {}, schemas)
+      const inner = built(value, schemas && shapes[key] ? shapeOf(shapes[key], schemas).table?.properties : {}, schemas, names)
       if (Object.keys(inner).length) made[key] = inner
     } else if (value.trim() !== '') {
-      const list = shapes[key] && shapeOf(shapes[key], schemas).shape === 'list' && value.includes(',')
+      const list = shapes[key] && shapeOf(shapes[key], schemas).shape === 'list' && value.includes(',') && !names.has(value.trim())
       made[key] = list ? value.split(',').map((/** @type {string} */ one) => one.trim()).filter(Boolean) : value.trim()
     }
   }

@@ -45,7 +45,7 @@ export function destinationText(destination) {
 
 /** A direction, by the documents' words. @param {string} direction */
 export const directionText = (direction) =>
-  direction === 'ingress' ? t('Ingress') : direction === 'egress' ? t('Egress') : t('Both directions')
+  direction === 'ingress' ? t('Ingress') : direction === 'egress' ? t('Egress') : t('Bidirection')
 
 /** Why frames were lost, by the reasons that are counted. @param {string} reason */
 export function causeText(reason) {
@@ -58,6 +58,7 @@ export function causeText(reason) {
     write_error: t('the file could not be written'),
     link_down: t('the link was down'),
     queue_full: t('the queue was full'),
+    all: t('its host tells why'),
   })
   return words[reason] ?? reason
 }

@@ -12,6 +12,7 @@ import { t } from './words.js'
 export function rowHealth(row, lost) {
   if (row.state === 'failed') return { kind: 'bad', word: t('failed'), why: row.reason }
   if (row.state === 'waiting') return { kind: 'wait', word: t('waiting'), why: row.reason }
+  if (row.state === 'refused') return { kind: 'bad', word: t('refused'), why: row.reason }
   if (row.state === 'paused') return { kind: 'warn', word: t('paused'), why: row.reason }
   const why = Object.entries(row.counters.dropped_frames).filter(([, n]) => Number(n) > 0).map(([one]) => causeText(one)).join('; ')
   if (lost.has(keyOf(row))) return { kind: 'bad', word: t('losing frames'), why }
@@ -34,18 +35,27 @@ export function mirrorHealth(mirror, lost) {
     : { kind: 'off', word: t('no sessions'), why: t('a mirror copies nothing without a session') }
 }
 
-/** What the rows of a mirror, or of any, come to together. @param {any[]} rows */
+/**
+ * What the rows of a mirror, or of any, come to together. In a cluster a session may have two halves, whose frames are the same
+ * ones; what a host left out it does not tell there.
+ * @param {any[]} rows
+ */
 export function sums(rows) {
   const causes = /** @type {Record<string, number>} */ ({})
-  const all = { frames: 0, bits: 0, captured: 0, dropped: 0, skipped: 0, up: 0, causes }
+  const all = { frames: 0, bits: 0, captured: 0, dropped: 0, skipped: 0, up: 0, sources: 0, causes }
   for (const row of rows) {
-    all.frames += row.frames_per_second
-    all.bits += row.bits_per_second
-    all.captured += row.counters.captured_frames
-    all.dropped += total(row.counters.dropped_frames)
-    all.skipped += total(row.counters.skipped_frames)
-    all.up += row.state === 'up' ? 1 : 0
-    for (const [cause, count] of Object.entries(row.counters.dropped_frames)) {
+    const { captured_frames, mirrored_frames, dropped_frames, skipped_frames = {} } = row.counters
+    const dropped = total(dropped_frames)
+    if (row.side !== 'destination') {
+      all.frames += row.frames_per_second
+      all.bits += row.bits_per_second
+      all.up += row.state === 'up' ? 1 : 0
+      all.sources++
+      all.captured += captured_frames ?? mirrored_frames + dropped
+    }
+    all.dropped += dropped
+    all.skipped += total(skipped_frames)
+    for (const [cause, count] of Object.entries(dropped_frames)) {
       if (Number(count) > 0) causes[cause] = (causes[cause] ?? 0) + Number(count)
     }
   }

@@ -1,20 +1,24 @@
 // @ts-check
 // What the daemon mirrors, as it is now: objects are asked for when they change, rates come as events.
+// A cluster's agent tells no events: it is asked now and then.
+import { about } from './about.js'
 import { ask, at, send } from './api.js'
 import { events } from './events.js'
 import { total } from './format.js'
 import { Store } from './store.js'
 
 const AGAIN = 1000 // ms until a daemon that went is asked again
+const ASKED_EVERY = 3000 // ms, where there are no events: hosts tell an agent seldom how they do
 const COSTS = 20 // times what the last answer took: a page may not keep a daemon busy
 const COUNTED = 30_000 // ms that counters are shown for at most: events have rates alone
 const REMEMBERED = 60_000 // ms that a loss counts as one of now
 
 /**
- * `lost` has, by "mirror/session/source", when its losses last grew; `audited` grows with each row of the audit log.
- * @type {Store<{mirrors: any[] | null, problem: any, lost: Map<string, number>, audited: number}>}
+ * `lost` has, by "mirror/session/source", when its losses last grew; `changed` grows with each change of objects and each row
+ * of the audit log; `status` is a cluster's.
+ * @type {Store<{mirrors: any[] | null, status: any, problem: any, lost: Map<string, number>, changed: number}>}
  */
-export const live = new Store({ mirrors: null, problem: null, lost: new Map(), audited: 0 })
+export const live = new Store({ mirrors: null, status: null, problem: null, lost: new Map(), changed: 0 })
 
 const dropped = /** @type {Map<string, number>} */ (new Map())
 const rows = /** @type {Map<string, any>} */ (new Map())
@@ -25,23 +29,23 @@ export async function refresh() {
   await look()
 }
 
-/** Follow the daemon until the page is closed; while nobody looks at it, nothing is asked. */
+/** Follow the daemon until the page is closed, or has no key any more; while nobody looks at it, nothing is asked. */
 export async function follow() {
-  for (;;) {
+  while (live.value.problem?.code !== 'no_key') {
     if (document.hidden) await new Promise((next) => document.addEventListener('visibilitychange', next, { once: true }))
     const stop = new AbortController()
     const hidden = () => document.hidden && stop.abort()
     document.addEventListener('visibilitychange', hidden)
     try {
-      const response = await send('GET', at('events'), undefined, {}, stop.signal)
+      const response = about.value.cluster ? null : await send('GET', at('events'), undefined, {}, stop.signal)
       await look()
-      for await (const [name, told] of events(response)) hear(name, told)
+      live.set({ changed: live.value.changed + 1 }) // what happened meanwhile was not heard
+      if (response) for await (const [name, told] of events(response)) hear(name, told)
     } catch (problem) {
-      if (/** @type {any} */ (problem).status === 404) await look().catch((other) => live.set({ problem: other })) // who tells no events is asked
-      else if (!stop.signal.aborted) live.set({ problem })
+      if (!stop.signal.aborted) live.set({ problem })
     }
     document.removeEventListener('visibilitychange', hidden)
-    await new Promise((next) => setTimeout(next, Math.max(AGAIN, due - performance.now())))
+    await new Promise((next) => setTimeout(next, Math.max(about.value.cluster ? ASKED_EVERY : AGAIN, due - performance.now())))
   }
 }
 
@@ -50,8 +54,8 @@ function hear(name, told) {
   if (name === '' && live.value.lost.size) live.set({ lost: losses([]) })
   if (name === 'counters') rate(told)
   if (name === 'state') soon()
-  if (name === 'audit') {
-    live.set({ audited: live.value.audited + 1 })
+  if (name === 'audit' || name === 'objects') {
+    live.set({ changed: live.value.changed + 1 })
     soon()
   }
 }
@@ -68,12 +72,13 @@ function soon() {
 
 async function look() {
   const begun = performance.now()
-  const { mirrors } = (await ask('GET', at('mirrors'))).body
+  const asked = [at('mirrors'), ...(about.value.cluster ? [at('status')] : [])]
+  const [{ mirrors }, status = null] = (await Promise.all(asked.map((path) => ask('GET', path)))).map((one) => one.body)
   looked = performance.now()
   due = looked + COSTS * (looked - begun)
   rows.clear()
   for (const row of rowsOf(mirrors)) rows.set(keyOf(row), row)
-  live.set({ mirrors, problem: null, lost: losses([...rows.values()]) })
+  live.set({ mirrors, status, problem: null, lost: losses([...rows.values()]) })
 }
 
 /**

@@ -82,7 +82,7 @@ export function Dialog({ title, onClose, wide = false, children, actions, onSubm
   }, [])
   return html`<dialog ref=${element} class=${wide ? 'wide' : ''} aria-labelledby=${name}
       onCancel=${(/** @type {Event} */ event) => { event.preventDefault(); onClose() }}>
-    <form method="dialog" novalidate onSubmit=${(/** @type {Event} */ event) => { event.preventDefault(); onSubmit?.() }}>
+    <form method="dialog" novalidate onSubmit=${(/** @type {SubmitEvent} */ event) => { event.preventDefault(); if (!event.submitter?.ariaDisabled) onSubmit?.() }}>
       <header><h2 id=${name}>${title}</h2><button type="button" class="plain" aria-label=${t('Close')} onClick=${onClose}><${Icon} name="close" /></button></header>
       <div class="body">${children}</div>
       <footer>${actions}</footer>
@@ -133,7 +133,7 @@ export function Problem({ of }) {
   const stale = of.code === 'stale'
   return html`<div class="notice bad" role="alert"><${Icon} name="bad" />
     <div>${stale && html`<strong>${t('Somebody else changed it meanwhile.')}</strong> `}
-      ${stale ? t('Nothing of yours was saved. Close this, look at what it is now, and change it again.') : of.message}</div></div>`
+      ${stale ? t('Nothing of yours was saved. Close or discard it, look at what it is now, and change it again.') : of.message}</div></div>`
 }
 
 /** @param {{kind?: string, children?: any}} props */

@@ -3,17 +3,25 @@
 import { ask, at } from './api.js'
 import { useEffect, useState } from './html.js'
 
+const AGAIN = 1000 // ms
+
 /** @type {Promise<any> | undefined} */
 let asked
 
-/** Every schema by name; undefined until it is there. */
+/** Every schema by name; undefined until it is there, and why it is not. A daemon that is away is asked again. */
 export function useSchemas() {
-  const [schemas, setSchemas] = useState(/** @type {any} */ (undefined))
+  const [told, setTold] = useState(/** @type {{schemas?: any, problem?: any}} */ ({}))
   useEffect(() => {
+    if (told.schemas) return undefined
+    let gone = false
     asked ??= ask('GET', at('openapi.json')).then(({ body }) => body.components.schemas)
-    asked.then(setSchemas, () => { asked = undefined })
-  }, [])
-  return schemas
+    asked.then((schemas) => gone || setTold({ schemas }), (problem) => {
+      asked = undefined
+      setTimeout(() => gone || setTold({ problem }), AGAIN)
+    })
+    return () => { gone = true }
+  }, [told])
+  return told
 }
 
 /** The kinds that a key may be of, by their `type`. @param {any} schemas @param {'source' | 'destination'} key */

@@ -70,6 +70,10 @@ class Follower(ABC):
                 problem = f"{self.name} does not answer"
             except (UnreachableError, OSError) as error:
                 problem = f"{self.name}: {error}"
+            except Exception as error:  # what nobody foresaw is not to end the following for good
+                problem = f"{self.name}: what it says cannot be understood ({type(error).__name__}: {error})"
+                if problem != self.answer.problem:
+                    log.exception("a bug", manager=self.name)
             if self.answer is not before:
                 wait = AGAIN_SECONDS[0]  # it was there
             self._tell(Answer(self.answer.guests, problem))

@@ -27,6 +27,7 @@ ADDRESS = "proc:"
 """The `connection` that stands for this host's processes."""
 
 QEMU = re.compile(r"(qemu-system-\S+|qemu-kvm|kvm)")
+DESCRIPTOR = re.compile(r"[0-9]{1,9}")
 AGAIN_SECONDS = 0.1, 0.2, 0.3, 0.4, 1.0, 3.0, 5.0
 """How long after news of a tap, and of each other, it is looked again."""
 
@@ -171,10 +172,9 @@ def _keys(option: str, value: str) -> dict[str, str]:
     """Of `word,key=value,...`, where a comma that belongs to a value is doubled, or of JSON."""
     if value.startswith("{"):
         try:
-            parsed = json.loads(value)
-        except ValueError:
+            return {key: str(one) for key, one in json.loads(value).items()}
+        except (ValueError, RecursionError):  # any user may write anything there
             return {}
-        return {key: str(one) for key, one in parsed.items()}
     found: dict[str, str] = {}
     for place, part in enumerate(value.replace(",,", "\0").split(",")):
         key, equals, one = part.replace("\0", ",").partition("=")
@@ -191,6 +191,6 @@ def _nic(name: str, device: Mapping[str, str], backend: Mapping[str, str]) -> Ni
         id=name,
         kind=backend.get("type", ""),
         mac=device.get("mac", "").lower(),
-        descriptor=int(number) if number.isdecimal() else -1,
+        descriptor=int(number) if DESCRIPTOR.fullmatch(number) else -1,
         tap=backend.get("ifname", ""),
     )

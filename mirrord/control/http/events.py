@@ -34,6 +34,7 @@ BEHIND = 16
 """Bundles of events, of a second each, that are kept for a listener that is slow."""
 
 MOST_LISTENERS = 32
+"""Of each socket: who may only read keeps nobody out who may change."""
 
 ROWS = 200
 """Rows of the audit log in one second; more are told in the next."""
@@ -49,7 +50,8 @@ ENCODE = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 class Listener:
     """What waits to be sent to one client."""
 
-    def __init__(self) -> None:
+    def __init__(self, app: web.Application) -> None:
+        self.app = app  # of the socket that it came by
         self._waiting: deque[bytes] = deque()
         self._news = asyncio.Event()
         self.ended = False
@@ -91,10 +93,11 @@ class Events:
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Tell of all events until the client goes, or does not read. MirrordError: too many listen already."""
-        if self._closed or len(self._listeners) >= MOST_LISTENERS:
-            raise MirrordError("no_resources", f"{len(self._listeners)} clients follow events already")
-        listener = Listener()
+        listener = Listener(request.app)
         async with self._joining:
+            there = sum(one.app is request.app for one in self._listeners)
+            if self._closed or there >= MOST_LISTENERS:
+                raise MirrordError("no_resources", f"{there} clients follow events already")
             if self._telling is None:
                 self._objects = self._service.loaded
                 self._newest = await asyncio.to_thread(self._store.audit_newest)

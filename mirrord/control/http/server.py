@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -18,6 +17,7 @@ from mirrord.control.origins import Origins
 from mirrord.control.reporting.metrics import Counts
 from mirrord.control.service import Service
 from mirrord.control.shown import Shown
+from mirrord.crowds import open_for
 
 MAX_CONNECTIONS = 64  # of each socket of the control API: descriptors are for the mirrors
 MAX_SCRAPERS = 16  # each holds all counters while it is answered
@@ -61,9 +61,7 @@ class Server:
         self._runners.append(runner)
         await runner.setup()
         assert runner.server is not None  # set up above
-        # Not create_unix_server: from Python 3.13 on it removes the socket's file, which may be systemd's.
-        server = await asyncio.get_running_loop().create_server(_crowded(runner.server, most), sock=listener)
-        self._servers.append(server)
+        self._servers.append(await open_for(runner.server, listener, most))
 
     async def close(self) -> None:
         """Stop answering, and let what is being answered finish."""
@@ -72,21 +70,6 @@ class Server:
         self._events.close()
         for runner in self._runners:
             await runner.cleanup()
-
-
-def _crowded(server: web.Server, most: int) -> Callable[[], asyncio.Protocol]:
-    """Accept a connection; at the limit the oldest one is closed, so that idle clients keep nobody out."""
-
-    def connect() -> asyncio.Protocol:
-        there = [one for one in server.connections if one.transport is not None]
-        for one in there[: len(there) - most + 1]:
-            transport = one.transport
-            one.force_close()
-            if transport is not None:
-                transport.abort()  # to close it would wait for a client that does not read
-        return server()
-
-    return connect
 
 
 def _not_of_a_client(record: logging.LogRecord) -> bool:

@@ -196,8 +196,7 @@ def _labels(session: Session) -> tuple[str, ...]:
 
 def _destination(to: VmDestination, inventory: Inventory) -> tuple[DeviceDestination, str]:
     """The device behind a VM's NIC, and the two in words. AbsentGuestError; Refused for its first NIC."""
-    guest = _running(to.vm, answers(to, inventory), "VM")[0]  # the name is none of a glob, and so there is one
-    index, nic = _chosen(guest, to.nic)[0]
+    guest, index, nic = _only(to, _running(to.vm, answers(to, inventory), "VM"))
     if index == 0 and not to.allow_default_route:
         raise Refused(
             f"NIC 0 of {guest.name} is the one that the VM is reached by, copies would come among its own traffic"
@@ -211,6 +210,24 @@ def _destination(to: VmDestination, inventory: Inventory) -> tuple[DeviceDestina
         **{key: getattr(to, key) for key in ("vlan", "original_vlan", "vlan_tpid", "normal_io", "isolate")},
     )
     return device, f"vm {guest.name} nic {index} (device {nic.device})"
+
+
+def _only(to: VmDestination, guests: list[Guest]) -> tuple[Guest, int, GuestNic]:
+    """The VM that copies are for, and its NIC. AbsentGuestError, too, where several have the name: a QEMU that libvirt
+    knows nothing of chooses its own, and copies are not for whoever takes that of another.
+    """
+    found, lacking = [], AbsentGuestError("no guest")
+    for guest in guests:
+        try:
+            found.append((guest, *_chosen(guest, to.nic)[0]))
+        except AbsentGuestError as error:
+            lacking = error
+    there = [one for one in found if one[2].device]
+    if len({nic.device for _, _, nic in there}) > 1:
+        raise AbsentGuestError(f"{len(there)} VMs are called {to.vm}: give another name, or an id, to all but one")
+    if not found:
+        raise lacking
+    return (there or found)[0]
 
 
 def _nics(source: GuestSource, inventory: Inventory) -> Iterator[tuple[str, GuestNic]]:

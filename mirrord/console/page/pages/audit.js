@@ -1,6 +1,6 @@
 // @ts-check
 // Who did what, when, with what result; the newest first.
-import { ask, at } from '../api.js'
+import { ask, at, hostTime } from '../api.js'
 import { clock } from '../format.js'
 import { html, useEffect, useState } from '../html.js'
 import { live } from '../live.js'
@@ -22,21 +22,22 @@ const kindText = (kind) => (/** @type {Record<string, string>} */ ({
   mirror: t('port mirroring'), session: t('session'), filter: t('filter'), flow_network: t('flow network'), daemon: t('daemon'),
 })[kind] ?? kind)
 
-export function Audit() {
+/** @param {{rest: string[]}} props */
+export function Audit({ rest }) {
   const [rows, setRows] = useState(/** @type {any[] | null} */ (null))
-  const [sought, setSought] = useState({ mirror: '', span: '' })
+  const [sought, setSought] = useState({ mirror: rest[0] ?? '', span: '' })
   const [open, setOpen] = useState(/** @type {any} */ (null))
-  const { mirrors, audited } = live.use()
+  const { mirrors, changed } = live.use()
   const { problem, attempt } = useAttempt()
   const look = () => attempt(async () => {
     const query = new URLSearchParams({ limit: String(MOST) })
     if (sought.mirror) query.set('mirror', sought.mirror)
     const span = SPANS.find(([name]) => name === sought.span)
-    if (span && span[1]) query.set('since', String(Date.now() / 1000 - Number(span[1])))
+    if (span && span[1]) query.set('since', String(hostTime() / 1000 - Number(span[1])))
     const { audit } = (await ask('GET', `${at('audit')}?${query}`)).body
     setRows(audit.map((/** @type {any} */ row, /** @type {number} */ index) => ({ ...row, index })).reverse())
   })
-  useEffect(() => void look(), [sought, audited])
+  useEffect(() => void look(), [sought, changed])
   const names = [...new Set([...(mirrors ?? []).map((one) => one.name), ...(rows ?? []).map((one) => one.mirror), sought.mirror])].filter(Boolean)
   return html`<${Head} title=${t('Audit')} lead=${t('Who did what, when, with what result; refusals too.')}><${Button} onClick=${look}>${t('Look again')}<//><//>
     <div class="bar">
@@ -46,7 +47,7 @@ export function Audit() {
     <${Problem} of=${problem} />
     ${rows && html`<${Table} label=${t('Audit')} rows=${rows} rowKey=${(/** @type {any} */ one) => `${one.time}-${one.index}`} columns=${[
       { key: 'time', title: t('Time'), cell: (/** @type {any} */ one) => clock(one.time) },
-      { key: 'who', title: t('Who'), cell: (/** @type {any} */ one) => html`<span title=${`uid ${one.uid}, gid ${one.gid}, pid ${one.pid}`}>${one.user || one.uid}</span>` },
+      { key: 'who', title: t('Who'), cell: (/** @type {any} */ one) => html`<span title=${`uid ${one.uid}, gid ${one.gid}, pid ${one.pid}`}>${one.user || one.uid}${one.host && `@${one.host}`}</span>` },
       { key: 'operation', title: t('Operation'), cell: (/** @type {any} */ one) => operationText(one.operation) },
       { key: 'kind', title: t('Of'), cell: (/** @type {any} */ one) => kindText(one.kind) },
       { key: 'object', title: t('Name'), cell: (/** @type {any} */ one) => (one.kind === 'session' ? `${one.mirror}/${one.object}` : one.object) },

@@ -7,7 +7,7 @@ import { directionText } from '../format.js'
 import { html, useState } from '../html.js'
 import { Button, Choice, Field, Notice, Problem, State, useAttempt } from '../parts.js'
 import { Table } from '../table.js'
-import { t } from '../words.js'
+import { plural, t } from '../words.js'
 
 const MOST = 200 // packets of a file
 const BYTES = 600_000 // of the digits that are sent: the API takes a million
@@ -19,8 +19,8 @@ export function Explain({ filter, unsaved }) {
   const [told, setTold] = useState(/** @type {any} */ (null))
   const [over, setOver] = useState(false)
   const { busy, problem, attempt } = useAttempt()
-  const { read_only } = about.use()
-  if (read_only) return null
+  const { read_only, cluster } = about.use()
+  if (read_only || cluster) return null // an agent explains nothing
   /** @param {any[]} packets */
   const explain = async (packets) => {
     let bytes = 0
@@ -32,7 +32,7 @@ export function Explain({ filter, unsaved }) {
   return html`<section><h2>${t('Which rule takes this packet?')}</h2>
     <div class="drop ${over ? 'over' : ''}" onDragOver=${(/** @type {DragEvent} */ event) => { if (event.dataTransfer?.types.includes('Files')) { event.preventDefault(); setOver(true) } }} onDragLeave=${() => setOver(false)}
       onDrop=${(/** @type {DragEvent} */ event) => { if (event.dataTransfer?.files.length) { event.preventDefault(); setOver(false); drop(event.dataTransfer.files[0]) } }}>
-      <${Field} label=${t('A frame in hexadecimal digits, from its Ethernet header on')} help=${t('Or drop a pcap or pcapng file here: its first {n} packets are explained.', { n: MOST })}
+      <${Field} label=${t('A frame in hexadecimal digits, from its Ethernet header on')} help=${t('Or drop a pcap or pcapng file here: up to {n} of its packets are explained.', { n: MOST })}
         control=${(/** @type {any} */ names) => html`<textarea rows="4" spellcheck=${false} value=${text} onInput=${(/** @type {any} */ event) => setText(event.target.value)} ...${names}></textarea>`} />
       <div class="bar">
         <${Choice} label=${t('Direction, where the file does not tell it')} value=${direction} onValue=${setDirection} options=${[{ value: 'ingress', label: t('Ingress') }, { value: 'egress', label: t('Egress') }]} />
@@ -42,7 +42,7 @@ export function Explain({ filter, unsaved }) {
     </div>
     ${unsaved && told && html`<${Notice} kind="warn">${t('By the rules as they are saved, without your changes.')}<//>`}
     <${Problem} of=${problem} />
-    ${told && html`<p class="quiet note">${t('{packets} packets: {accepted} accepted, {rejected} rejected, {unmatched} matched by no rule and so not copied', told.totals)}</p>
+    ${told && html`<p class="quiet note">${plural(told.totals.packets, '1 packet: {accepted} accepted, {rejected} rejected, {unmatched} matched by no rule and so not copied', '{packets} packets: {accepted} accepted, {rejected} rejected, {unmatched} matched by no rule and so not copied', told.totals)}</p>
     <${Table} label=${t('Which rule takes this packet?')} rows=${told.packets} rowKey=${(/** @type {any} */ one) => String(one.packet)} columns=${[
       { key: 'packet', title: t('Packet'), number: true, cell: (/** @type {any} */ one) => one.packet },
       { key: 'direction', title: t('Direction'), cell: (/** @type {any} */ one) => directionText(one.direction) },

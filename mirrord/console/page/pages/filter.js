@@ -4,12 +4,13 @@ import { about } from '../about.js'
 import { ask, at, same } from '../api.js'
 import { useCheck } from '../check.js'
 import { directionText, scaled } from '../format.js'
-import { html, useEffect, useState } from '../html.js'
+import { html, useEffect, useRef, useState } from '../html.js'
 import { live, refresh } from '../live.js'
 import { reload } from '../objects.js'
+import { changeable, definedText } from '../origin.js'
 import { Button, Empty, Head, Icon, Link, Notice, Problem, say, useAttempt } from '../parts.js'
 import { Table } from '../table.js'
-import { t } from '../words.js'
+import { plural, t } from '../words.js'
 import { Explain } from './explain.js'
 import { usersOf } from './filters.js'
 import { RuleForm, bare, ruleText } from './rule.js'
@@ -21,29 +22,30 @@ const inOrder = (rules) => [...rules].sort((one, other) => one.priority - other.
 
 /** @param {{name: string}} props */
 export function Filter({ name }) {
-  const { mirrors } = live.use()
-  const { read_only } = about.use()
+  const { mirrors, changed: news } = live.use()
+  const { cluster } = about.use()
   const [kept, setKept] = useState(/** @type {any} */ (null))
   const [rules, setRules] = useState(/** @type {any[]} */ ([]))
   const [open, setOpen] = useState(/** @type {{rule?: any} | null} */ (null))
   const [dragged, setDragged] = useState(-1)
   const { busy, problem, attempt, setProblem } = useAttempt()
+  const edited = useRef(false) // what others change is not put in the place of what is changed here
   const load = async () => {
     const { body, tag } = await ask('GET', at('filters', name))
     setKept({ ...body, tag, rules: inOrder(body.rules.map(bare)) })
     setRules(inOrder(body.rules.map(bare)))
   }
-  useEffect(() => void load().catch(setProblem), [name])
+  useEffect(() => void (edited.current || load().catch(setProblem)), [name, news])
   useEffect(() => {
     const timer = setInterval(() => document.hidden || refresh().catch(() => {}), EVERY)
     return () => clearInterval(timer)
   }, [])
-  const changed = kept !== null && !same(rules, kept.rules)
+  const changed = (edited.current = kept !== null && !same(rules, kept.rules))
   const { problems, warnings } = useCheck(['filters', name], changed ? { description: kept.description, rules } : null)
   if (kept === null) return html`<${Head} title=${name} />${problem && html`<${Empty}><p>${problem.message}</p><${Link} to=${['filters']}>${t('Filters')}<//><//>`}`
   const users = usersOf(mirrors, name)
   const counts = countsOf(users)
-  const changes = !read_only && !kept.origin.file
+  const changes = changeable(kept.origin)
   /** The rules change places; the priorities stay where they are. @param {number} from @param {number} to */
   const move = (from, to) => {
     if (from < 0 || to < 0 || to >= rules.length || from === to) return
@@ -64,10 +66,10 @@ export function Filter({ name }) {
       ${changes && html`<${Button} kind=${changed ? '' : 'primary'} onClick=${() => setOpen({})}>${t('Add rule')}<//>`}<//>
     <dl class="facts">
       <dt>${t('Used by')}</dt><dd>${users.length ? users.slice(0, 12).map((one, index) => html`${index ? ', ' : ''}<${Link} to=${['mirrors', one.mirror]}>${one.mirror}/${one.session.name}<//>`) : t('nobody')}${users.length > 12 && ` … ${users.length}`}</dd>
-      <dt>${t('Defined')}</dt><dd>${kept.origin.file ? t('in {file}: it is changed there', { file: kept.origin.file }) : t('at run time; it comes back after a restart')}</dd>
+      <dt>${t('Defined')}</dt><dd>${definedText(kept.origin)}</dd>
     </dl>
-    ${changed && html`<div class="unsaved" role="group" aria-label=${t('Changes that are not saved')}><p>${t('Not saved yet. When it is, {n} sessions go by the new rules at once.', { n: users.length })}</p>
-      <${Button} onClick=${() => setRules(kept.rules)}>${t('Discard')}<//><${Button} kind="primary" busy=${busy || told.length > 0} onClick=${save}>${t('Save')}<//></div>`}
+    ${changed && html`<div class="unsaved" role="group" aria-label=${t('Changes that are not saved')}><p>${plural(users.length, 'Not saved yet. When it is, 1 session goes by the new rules at once.', 'Not saved yet. When it is, {n} sessions go by the new rules at once.')}</p>
+      <${Button} onClick=${() => attempt(load)}>${t('Discard')}<//><${Button} kind="primary" busy=${busy || told.length > 0} onClick=${save}>${t('Save')}<//></div>`}
     ${told.map((one) => html`<${Notice} kind="bad">${one}<//>`)}
     ${changed && Object.values(warnings).flat().map((one) => html`<${Notice} kind="warn">${one}<//>`)}
     <${Problem} of=${problem} />
@@ -89,7 +91,7 @@ export function Filter({ name }) {
         <${Button} small aria-label=${t('Change rule {n}', { n: one.rule.priority })} onClick=${() => setOpen({ rule: one.rule })}>${t('Change')}<//>
         <${Button} small aria-label=${t('Delete rule {n}', { n: one.rule.priority })} disabled=${rules.length === 1} onClick=${() => setRules(rules.filter((rule) => rule !== one.rule))}>${t('Delete')}<//></div>` },
     ]} />
-    ${counts === null && users.length > 0 && html`<p class="quiet note">${t('No session counts its rules: count_rules of a session does.')}</p>`}
+    ${counts === null && users.length > 0 && !cluster && html`<p class="quiet note">${t('No session counts its rules: count_rules of a session does.')}</p>`}
     <${Explain} filter=${name} unsaved=${changed} />
     ${open && html`<${RuleForm} rule=${open.rule} rules=${rules} filter=${name} onClose=${() => setOpen(null)} onRule=${(/** @type {any} */ rule) => keep(rule, open.rule)} />`}`
 }

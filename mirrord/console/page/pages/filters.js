@@ -5,9 +5,10 @@ import { ask, at } from '../api.js'
 import { html, useState } from '../html.js'
 import { live } from '../live.js'
 import { reload, useList } from '../objects.js'
-import { Button, Confirm, Dialog, Empty, Head, Icon, Link, Problem, Text, hash, say, useAttempt } from '../parts.js'
+import { Tag, changeable } from '../origin.js'
+import { Button, Confirm, Dialog, Empty, Head, Link, Problem, Text, hash, say, useAttempt } from '../parts.js'
 import { Table } from '../table.js'
-import { t } from '../words.js'
+import { plural, t } from '../words.js'
 import { Filter } from './filter.js'
 import { Ahead } from './mirror_actions.js'
 
@@ -29,16 +30,16 @@ function List() {
     <//>
     ${filters?.length === 0 && html`<${Empty}><p>${t('There is no filter yet. A session without one copies every frame.')}</p><//>`}
     ${Boolean(filters?.length) && html`<${Table} label=${t('Filters')} rows=${filters} rowKey=${(/** @type {any} */ one) => one.name} columns=${[
-      { key: 'name', title: t('Name'), cell: (/** @type {any} */ one) => html`<${Link} to=${['filters', one.name]}>${one.name}<//> ${one.origin.file && html`<span class="tag" title=${one.origin.file}><${Icon} name="lock" /> ${t('from a file')}</span>`}`, order: (/** @type {any} */ one) => one.name },
+      { key: 'name', title: t('Name'), cell: (/** @type {any} */ one) => html`<${Link} to=${['filters', one.name]}>${one.name}<//> <${Tag} origin=${one.origin} />`, order: (/** @type {any} */ one) => one.name },
       { key: 'rules', title: t('Rules'), number: true, cell: (/** @type {any} */ one) => one.rules.length, order: (/** @type {any} */ one) => one.rules.length },
       { key: 'users', title: t('Sessions'), number: true, cell: (/** @type {any} */ one) => usersOf(mirrors, one.name).length },
       { key: 'description', title: t('Description'), wide: true, cell: (/** @type {any} */ one) => html`<span title=${one.description}>${one.description}</span>` },
-      { key: 'actions', title: t('Operations'), hidden: true, cell: (/** @type {any} */ one) => !read_only && !one.origin.file && html`<div class="actions">
+      { key: 'actions', title: t('Operations'), hidden: true, cell: (/** @type {any} */ one) => changeable(one.origin) && html`<div class="actions">
         <${Button} small aria-label=${t('Delete {name}', { name: one.name })} onClick=${() => setOpen({ what: 'delete', filter: one })}>${t('Delete')}<//></div>` },
     ]} />`}
     ${open?.what === 'form' && html`<${Create} taken=${(filters ?? []).map((/** @type {any} */ one) => one.name)} onClose=${close} />`}
     ${open?.what === 'delete' && html`<${Confirm} title=${t('Delete {name}', { name: open.filter.name })} action=${t('Delete')} danger onClose=${close}
-      does=${[t('Its {n} rules are forgotten. This cannot be undone.', { n: open.filter.rules.length }), usersOf(mirrors, open.filter.name).length > 0 && t('Sessions use it: it will be refused.')]} ahead=${html`<${Ahead} method="DELETE" path=${at('filters', open.filter.name)} />`}
+      does=${[plural(open.filter.rules.length, 'Its rule is forgotten. This cannot be undone.', 'Its {n} rules are forgotten. This cannot be undone.'), usersOf(mirrors, open.filter.name).length > 0 && t('Sessions use it: it will be refused.')]} ahead=${html`<${Ahead} method="DELETE" path=${at('filters', open.filter.name)} />`}
       run=${async () => { await ask('DELETE', at('filters', open.filter.name)); await reload('filters'); say(t('{name} was deleted.', { name: open.filter.name })) }} />`}`
 }
 

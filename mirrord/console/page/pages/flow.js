@@ -15,6 +15,7 @@ function streams(mirrors, lost) {
   for (const mirror of mirrors) {
     for (const session of mirror.sessions) {
       for (const row of session.running) {
+        if (row.side === 'destination') continue // what arrives is what was sent
         const source = row.source || sourceText(session.source)
         const to = destinationText(session.destination)
         const key = JSON.stringify([source, to])
@@ -46,7 +47,7 @@ export function Flow({ mirrors, lost }) {
   const height = 2 * PAD - GAP + (HIGH + GAP) * Math.max(left.size, right.size)
   const most = Math.max(...shown.map((one) => one.bits), 1)
   const label = shown.map((one) => t('{source} to {to}: {rate}', { ...one, rate: scaled(one.bits, 'bit/s') })).join('; ')
-  return html`<div class="flow"><svg viewBox="0 0 ${WIDTH} ${height}" style=${{ maxHeight: `${height}px` }} role="img" aria-label=${label}>
+  return html`<div class="flow" tabindex="0" role="region" aria-label=${t('What goes where')}><svg viewBox="0 0 ${WIDTH} ${height}" style=${{ maxHeight: `${height}px` }} role="img" aria-label=${label}>
     ${shown.map((one) => {
       const [y, z] = [(left.get(one.source) ?? 0) + HIGH / 2, (right.get(one.to) ?? 0) + HIGH / 2]
       const width = one.bits ? 2 + 12 * Math.sqrt(one.bits / most) : 2
@@ -68,5 +69,16 @@ function told(streams) {
 
 /** @param {{x: number, y: number, name: string, sub: string}} props */
 const Place = ({ x, y, name, sub }) => html`<g><rect x=${x} y=${y} width=${BOX} height=${HIGH} rx="7" />
-  <text x=${x + 12} y=${y + 18}>${name.length > 34 ? `${name.slice(0, 33)}…` : name}<title>${name}</title></text>
+  <text x=${x + 12} y=${y + 18}>${cut(name)}<title>${name}</title></text>
   <text class="sub" x=${x + 12} y=${y + 34}>${sub}</text></g>`
+
+/** As much of a name as the box is wide; letters of Chinese are twice as wide. @param {string} name */
+function cut(name) {
+  let [text, width] = ['', 0]
+  for (const letter of name) {
+    width += letter < '\u1100' ? 1 : 2
+    if (width > 33) return `${text}…`
+    text += letter
+  }
+  return text
+}

@@ -1,36 +1,35 @@
 // @ts-check
 // One mirror: what it is, how it does, and its sessions.
-import { about } from '../about.js'
 import { ask, at } from '../api.js'
 import { causeText, clock, destinationText, directionText, scaled, share, sourceText } from '../format.js'
 import { html, useEffect, useState } from '../html.js'
 import { live, refresh } from '../live.js'
 import { mirrorHealth, rowHealth, sums } from '../health.js'
+import { changeable, definedText } from '../origin.js'
 import { Button, Confirm, Empty, Head, Link, Notice, State, hash, say } from '../parts.js'
 import { Table } from '../table.js'
-import { t } from '../words.js'
+import { plural, t } from '../words.js'
 import { Ahead, MirrorActions } from './mirror_actions.js'
 import { SessionForm } from './session_form.js'
 
 /** @param {{name: string, session?: string}} props */
 export function Mirror({ name, session }) {
   const { mirrors, lost } = live.use()
-  const { read_only } = about.use()
   const [open, setOpen] = useState(/** @type {{what: string, session?: any} | null} */ (null))
   useEffect(() => { if (session === '+') { setOpen({ what: 'form' }); history.replaceState(null, '', hash('mirrors', name)) } }, [session])
   if (mirrors === null) return html`<${Head} title=${name} />`
   const mirror = mirrors.find((one) => one.name === name)
   if (!mirror) return html`<${Head} title=${name} /><${Empty}><p>${t('There is no port mirroring of this name (any more).')}</p><${Link} to=${['mirrors']}>${t('Port mirroring')}<//><//>`
   const health = mirrorHealth(mirror, lost)
-  const changes = !read_only && !mirror.origin.file
+  const changes = changeable(mirror.origin)
   const rows = mirror.sessions.map((/** @type {any} */ one) => ({ ...one, ...sums(one.running), health: sessionHealth(mirror, one, lost) }))
   const close = () => setOpen(null)
-  return html`<${Head} title=${name} lead=${mirror.description}><${MirrorActions} mirror=${mirror} /><//>
+  return html`<${Head} title=${name} lead=${mirror.description}><${MirrorActions} mirror=${mirror} /><${Link} to=${['audit', name]}>${t('Audit')}<//><//>
     <dl class="facts">
       <dt>${t('State')}</dt><dd><${State} kind=${health.kind}>${health.word}<//> ${health.why && html`<span class="quiet">${health.why}</span>`}</dd>
       ${mirror.flow_network && html`<dt>${t('Flow network')}</dt><dd><${Link} to=${['networks']}>${mirror.flow_network}<//></dd>`}
       ${mirror.expires && html`<dt>${t('Ends')}</dt><dd>${clock(mirror.expires)}</dd>`}
-      <dt>${t('Defined')}</dt><dd>${mirror.origin.file ? t('in {file}: it is changed there', { file: mirror.origin.file }) : t('at run time; it comes back after a restart')}</dd>
+      <dt>${t('Defined')}</dt><dd>${definedText(mirror.origin)}</dd>
     </dl>
     <section><div class="bar"><h2>${t('Sessions')}</h2>${changes && html`<${Button} kind="primary" onClick=${() => setOpen({ what: 'form' })}>${t('Add session')}<//>`}</div>
     ${mirror.sessions.length === 0 ? html`<${Empty}>${t('A port mirroring without a session copies nothing.')}<//>` : html`
@@ -64,8 +63,8 @@ const sessionHealth = (mirror, session, lost) => session.enabled === false
 
 /** @param {{session: any}} props */
 const Source = ({ session }) => {
-  const names = session.running.map((/** @type {any} */ one) => one.source)
+  const names = session.running.filter((/** @type {any} */ one) => one.side !== 'destination').map((/** @type {any} */ one) => one.source)
   const text = sourceText(session.source)
-  const more = names.length > 1 ? t('{n} devices', { n: names.length }) : names[0] && names[0] !== text ? names[0] : ''
+  const more = names.length > 1 ? plural(names.length, '1 device', '{n} devices') : names[0] && names[0] !== text ? names[0] : ''
   return html`<span title=${names.join(', ')}>${text}</span>${more && html`<span class="sub">${more}</span>`}`
 }

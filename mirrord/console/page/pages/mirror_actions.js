@@ -1,11 +1,11 @@
 // @ts-check
 // What can be done to a mirror, each with what it will do said first.
-import { about } from '../about.js'
 import { ask, at } from '../api.js'
 import { Confirm, Button, Dialog, Notice, Problem, Text, hash, say, useAttempt } from '../parts.js'
 import { html, useEffect, useState } from '../html.js'
 import { refresh } from '../live.js'
-import { t } from '../words.js'
+import { changeable } from '../origin.js'
+import { plural, t } from '../words.js'
 
 /** What the daemon says beforehand of a change. @param {{method: string, path: string, body?: any}} props */
 export function Ahead({ method, path, body }) {
@@ -32,11 +32,9 @@ const effectText = (effect) => (/** @type {Record<string, string>} */ ({
 /** @param {{mirror: any, few?: boolean}} props */
 export function MirrorActions({ mirror, few = false }) {
   const [open, setOpen] = useState('')
-  const { read_only } = about.use()
   const { name, enabled } = mirror
   const [close, n] = [() => setOpen(''), mirror.sessions.length]
-  if (read_only) return null
-  if (mirror.origin.file) return null
+  if (!changeable(mirror.origin)) return null
   /** @param {string} method @param {string} path @param {string} said */
   const run = async (method, path, said) => {
     await ask(method, path)
@@ -46,16 +44,16 @@ export function MirrorActions({ mirror, few = false }) {
   const path = at('mirrors', name)
   return html`<div class="actions">
     ${enabled ? html`<${Button} small=${few} onClick=${() => setOpen('disable')}>${t('Disable')}<//>` : html`<${Button} small=${few} onClick=${() => setOpen('enable')}>${t('Enable')}<//>`}
-    <${Button} small=${few} onClick=${() => setOpen('change')}>${t('Rename')}<//>
+    <${Button} small=${few} onClick=${() => setOpen('change')}>${t('Change name and description')}<//>
     <${Button} small=${few} onClick=${() => setOpen('delete')}>${t('Delete')}<//>
     ${open === 'enable' && html`<${Confirm} title=${t('Enable {name}', { name })} action=${t('Enable')} onClose=${close}
-      does=${[t('{n} sessions begin to copy.', { n }), t('Copies may take bandwidth of the physical network: see that your services can spare it.')]} ahead=${html`<${Ahead} method="POST" path=${`${path}/enable`} />`}
+      does=${[plural(n, '1 session begins to copy.', '{n} sessions begin to copy.'), t('Copies may take bandwidth of the physical network: see that your services can spare it.')]} ahead=${html`<${Ahead} method="POST" path=${`${path}/enable`} />`}
       run=${() => run('POST', `${path}/enable`, t('{name} was enabled.', { name }))} />`}
     ${open === 'disable' && html`<${Confirm} title=${t('Disable {name}', { name })} action=${t('Disable')} onClose=${close}
-      does=${[t('{n} sessions stop copying at once.', { n }), t('It stays as it is configured, and can be enabled again.')]} ahead=${html`<${Ahead} method="POST" path=${`${path}/disable`} />`}
+      does=${[plural(n, '1 session stops copying at once.', '{n} sessions stop copying at once.'), t('It stays as it is configured, and can be enabled again.')]} ahead=${html`<${Ahead} method="POST" path=${`${path}/disable`} />`}
       run=${() => run('POST', `${path}/disable`, t('{name} was disabled.', { name }))} />`}
     ${open === 'delete' && html`<${Confirm} title=${t('Delete {name}', { name })} action=${t('Delete')} danger onClose=${close}
-      does=${[t('{n} sessions stop copying at once, and are deleted with it.', { n }), t('Their counters are forgotten. This cannot be undone.'), mirror.flow_network && t('The flow network {name} is free for another one.', { name: mirror.flow_network })]} ahead=${html`<${Ahead} method="DELETE" path=${path} />`}
+      does=${[plural(n, '1 session stops copying at once, and is deleted with it.', '{n} sessions stop copying at once, and are deleted with it.'), t('Their counters are forgotten. This cannot be undone.'), mirror.flow_network && t('The flow network {name} is free for another one.', { name: mirror.flow_network })]} ahead=${html`<${Ahead} method="DELETE" path=${path} />`}
       run=${async () => { await run('DELETE', path, t('{name} was deleted.', { name })); location.hash = hash('mirrors') }} />`}
     ${open === 'change' && html`<${Change} mirror=${mirror} onClose=${close} />`}
   </div>`
@@ -79,7 +77,7 @@ function Change({ mirror, onClose }) {
     onClose()
     if (location.hash.startsWith(hash('mirrors', mirror.name))) location.hash = hash('mirrors', form.name)
   })
-  return html`<${Dialog} title=${t('Rename {name}', { name: mirror.name })} onClose=${onClose} onSubmit=${save} actions=${html`
+  return html`<${Dialog} title=${t('Change name and description of {name}', { name: mirror.name })} onClose=${onClose} onSubmit=${save} actions=${html`
       <${Button} onClick=${onClose}>${t('Cancel')}<//><${Button} type="submit" kind="primary" busy=${busy || !tag}>${t('OK')}<//>`}>
     <${Text} label=${t('Name')} required value=${form.name} onValue=${(/** @type {string} */ name) => setForm({ ...form, name })} help=${t('Its sessions go on, and count on.')} />
     <${Text} label=${t('Description')} value=${form.description} onValue=${(/** @type {string} */ description) => setForm({ ...form, description })} />

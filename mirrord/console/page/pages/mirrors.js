@@ -7,10 +7,11 @@ import { scaled, share, sourceText, destinationText } from '../format.js'
 import { html, useState } from '../html.js'
 import { live, refresh } from '../live.js'
 import { mirrorHealth, sums } from '../health.js'
-import { Button, Check, Choice, Dialog, Empty, Head, Icon, Link, Problem, State, Text, hash, say, useAttempt } from '../parts.js'
+import { Button, Check, Choice, Dialog, Empty, Head, Link, Notice, Problem, State, Text, hash, say, useAttempt } from '../parts.js'
 import { Table } from '../table.js'
 import { t } from '../words.js'
 import { useList } from '../objects.js'
+import { Tag } from '../origin.js'
 import { Mirror } from './mirror.js'
 import { MirrorActions } from './mirror_actions.js'
 
@@ -34,7 +35,7 @@ function List() {
     <div class="bar"><input type="search" aria-label=${t('Search')} placeholder=${t('Search names, descriptions, sources, destinations')} size="48"
       value=${sought} onInput=${(/** @type {any} */ event) => setSought(event.target.value)} /></div>
     <${Table} label=${t('Port mirroring')} rows=${shown} rowKey=${(/** @type {any} */ one) => one.name} columns=${[
-      { key: 'name', title: t('Name'), cell: (/** @type {any} */ one) => html`<${Link} to=${['mirrors', one.name]}>${one.name}<//> ${one.origin.file && html`<span class="tag" title=${one.origin.file}><${Icon} name="lock" /> ${t('from a file')}</span>`}`, order: (/** @type {any} */ one) => one.name },
+      { key: 'name', title: t('Name'), cell: (/** @type {any} */ one) => html`<${Link} to=${['mirrors', one.name]}>${one.name}<//> <${Tag} origin=${one.origin} />`, order: (/** @type {any} */ one) => one.name },
       { key: 'state', title: t('State'), cell: (/** @type {any} */ one) => html`<${State} kind=${one.health.kind} title=${one.health.why}>${one.health.word}<//>`, order: (/** @type {any} */ one) => one.health.kind },
       { key: 'description', title: t('Description'), wide: true, cell: (/** @type {any} */ one) => html`<span title=${one.description}>${one.description}</span>` },
       { key: 'network', title: t('Flow network'), cell: (/** @type {any} */ one) => one.flow_network ?? '' },
@@ -67,6 +68,7 @@ function Create({ onClose, taken }) {
   const checked = useCheck(['mirrors', name || 'new'], body)
   const naming = name ? (checked.problems[''] ?? []) : tried ? [t('A name is needed.')] : []
   if (taken.includes(name)) naming.push(t('There is one of this name already.'))
+  const general = Object.entries(checked.problems).filter(([key]) => !['', 'description', 'flow_network'].includes(key)).flatMap(([, told]) => told)
   /** @param {any} changes */
   const set = (changes) => setForm({ ...form, ...changes })
   const create = () => {
@@ -85,12 +87,13 @@ function Create({ onClose, taken }) {
     <${Text} label=${t('Name')} required value=${form.name} onValue=${(/** @type {string} */ one) => set({ name: one })} problems=${naming} />
     <${Text} label=${t('Description')} value=${form.description} onValue=${(/** @type {string} */ one) => set({ description: one })} problems=${checked.problems.description} help=${t('May be left empty.')} />
     <${Choice} label=${t('Flow network')} value=${form.flow_network} onValue=${(/** @type {string} */ one) => set({ flow_network: one })} problems=${checked.problems.flow_network}
-      options=${[{ value: '', label: t('none: copies leave as the host routes them') }, ...(networks ?? []).map((/** @type {any} */ one) => ({ value: one.name, label: `${one.name} (${one.device}, ${one.addresses})` }))]}
+      options=${[{ value: '', label: t('none: copies leave as the host routes them') }, ...(networks ?? []).map((/** @type {any} */ one) => ({ value: one.name, label: `${one.name} (${[one.device, one.addresses].filter(Boolean).join(', ')})` }))]}
       help=${t('A flow network is for copies alone; one port mirroring uses it.')} />
     <${Check} label=${t('Enable immediately after creation')} value=${form.enabled} onValue=${(/** @type {boolean} */ one) => set({ enabled: one })}
       help=${t('Copies may take bandwidth of the physical network: see that your services can spare it.')} />
     <${Check} label=${t('Add session immediately after creation')} value=${form.add} onValue=${(/** @type {boolean} */ one) => set({ add: one })}
       help=${t('A session copies what one NIC sends and receives. A port mirroring may have several.')} />
+    ${general.map((one) => html`<${Notice} kind="bad">${one}<//>`)}
     <${Problem} of=${problem} />
   <//>`
 }

@@ -6,7 +6,8 @@ import { mirrorHealth, sums } from '../health.js'
 import { causeText, scaled, share } from '../format.js'
 import { Empty, Head, Link, Notice, State } from '../parts.js'
 import { Table } from '../table.js'
-import { t } from '../words.js'
+import { plural, t } from '../words.js'
+import { Connection } from './connection.js'
 import { Flow } from './flow.js'
 
 /** @param {any[]} mirrors @param {Map<string, number>} lost */
@@ -15,9 +16,9 @@ function verdict(mirrors, lost) {
   /** @param {string} kind */
   const count = (kind) => kinds.filter((one) => one === kind).length
   const [bad, wait, warn, running] = [count('bad'), count('wait'), count('warn'), kinds.length - count('off')]
-  if (bad) return html`<${Notice} kind="bad"><strong>${t('{n} of {all} mirrors are not complete.', { n: bad, all: running })}</strong><//>`
-  if (wait) return html`<${Notice} kind="wait"><strong>${t('{n} of {all} mirrors wait for something.', { n: wait, all: running })}</strong><//>`
-  if (warn) return html`<${Notice} kind="warn"><strong>${t('{n} of {all} mirrors have lost frames, none within the last minute.', { n: warn, all: running })}</strong><//>`
+  if (bad) return html`<${Notice} kind="bad"><strong>${t('Mirrors that are not complete: {n} of {all}.', { n: bad, all: running })}</strong><//>`
+  if (wait) return html`<${Notice} kind="wait"><strong>${t('Mirrors that wait for something: {n} of {all}.', { n: wait, all: running })}</strong><//>`
+  if (warn) return html`<${Notice} kind="warn"><strong>${t('Mirrors that have lost frames, none within the last minute: {n} of {all}.', { n: warn, all: running })}</strong><//>`
   if (running) return html`<${Notice} kind="ok"><strong>${t('Every mirror is complete.')}</strong> ${t('Nothing that should have been mirrored was lost.')}<//>`
   return html`<${Notice}>${t('Nothing is mirrored: no mirror is enabled.')}<//>`
 }
@@ -29,7 +30,7 @@ const Causes = ({ causes }) => {
 }
 
 export function Overview() {
-  const { mirrors, lost } = live.use()
+  const { mirrors, status, lost } = live.use()
   if (mirrors === null) return html`<${Head} title=${t('Overview')} />`
   const all = sums(rowsOf(mirrors))
   const lines = mirrors.map((mirror) => {
@@ -37,13 +38,14 @@ export function Overview() {
     return { mirror, rows, health: mirrorHealth(mirror, lost), ...sums(rows) }
   })
   return html`<${Head} title=${t('Overview')} lead=${t('Is every mirror complete?')} />
+    ${status && html`<${Connection} cluster=${status.cluster} />`}
     ${mirrors.length === 0 ? html`<${Empty}><p>${t('There is no port mirroring yet.')}</p><${Link} to=${['mirrors']}>${t('Create port mirroring')}<//><//>` : html`
     ${verdict(mirrors, lost)}
     <dl class="cards">
       <div class="card"><dt>${t('Mirrored')}</dt><dd>${scaled(all.frames)} <small>${t('frames/s')}</small></dd></div>
       <div class="card"><dt>${t('Sent')}</dt><dd>${scaled(all.bits, 'bit/s')}</dd></div>
       <div class="card"><dt>${t('Lost of all captured')}</dt><dd>${share(all.dropped, all.captured)}</dd></div>
-      <div class="card"><dt>${t('Running')}</dt><dd>${all.up} <small>${t('of {n} sources', { n: rowsOf(mirrors).length })}</small></dd></div>
+      <div class="card"><dt>${t('Running')}</dt><dd>${all.up} <small>${plural(all.sources, 'of 1 source', 'of {n} sources')}</small></dd></div>
     </dl>
     <${Table} label=${t('Mirrors')} rows=${lines} rowKey=${(/** @type {any} */ one) => one.mirror.name} columns=${[
       { key: 'name', title: t('Port mirroring'), cell: (/** @type {any} */ one) => html`<${Link} to=${['mirrors', one.mirror.name]}>${one.mirror.name}<//>`, order: (/** @type {any} */ one) => one.mirror.name },

@@ -9,7 +9,7 @@ import { live } from '../live.js'
 import { Button, Choice, Empty, Head, Notice, Problem, hash } from '../parts.js'
 import { Reader } from '../pcapng.js'
 import { Table } from '../table.js'
-import { t } from '../words.js'
+import { plural, t } from '../words.js'
 
 const MOST = 1000 // packets that are shown
 const KEPT = 16 << 20 // bytes that can be saved
@@ -40,6 +40,7 @@ function Stream({ mirror, session, source, recorder }) {
   const [paused, setPaused] = useState(false)
   const [ended, setEnded] = useState(false)
   const [last, setLast] = useState('')
+  const [turn, setTurn] = useState(0)
   const [sought, setSought] = useState('')
   const [problem, setProblem] = useState(/** @type {any} */ (null))
   const held = useRef(false)
@@ -54,7 +55,7 @@ function Stream({ mirror, session, source, recorder }) {
     follow(mirror, session, source, last, stop.signal, (packets) => take(all, packets), all.reader)
       .catch((error) => stop.signal.aborted || setProblem(error)).finally(() => { draw(); stop.signal.aborted || setEnded(true) })
     return () => { clearInterval(timer); stop.abort() }
-  }, [last])
+  }, [last, turn])
   const words = sought.toLowerCase().split(/\s+/).filter(Boolean)
   const rows = words.length ? shown.rows.filter((one) => words.every((word) => one.text.includes(word))) : shown.rows
   return html`<div class="bar">
@@ -62,10 +63,10 @@ function Stream({ mirror, session, source, recorder }) {
       <input type="search" aria-label=${t('Search')} placeholder=${t('Search addresses, protocols, ports')} size="36" value=${sought} onInput=${(/** @type {any} */ event) => setSought(event.target.value)} />
       ${recorder !== '0' && html`<${Button} onClick=${() => setLast(last ? '' : '30s')} aria-pressed=${Boolean(last)}>${t('From 30 s ago on')}<//>`}
       <${Button} onClick=${() => kept.current && save(kept.current, `${mirror}-${session}`)}>${t('Download pcapng')}<//>
-      <span class="quiet">${t('{n} packets', { n: scaled(shown.count) })}${shown.missing > 0 && `, ${t('{n} not shown: they came faster than the page reads', { n: scaled(shown.missing) })}`}</span>
+      <span class="quiet">${plural(shown.count, '1 packet', '{n} packets', { n: scaled(shown.count) })}${shown.missing > 0 && `, ${t('{n} not shown: they came faster than the page reads', { n: scaled(shown.missing) })}`}</span>
     </div>
     <${Problem} of=${problem} />
-    ${ended && !problem && html`<${Notice} kind="wait">${t('The stream has ended: the session was changed, or its source went.')}<//>`}
+    ${ended && !problem && html`<${Notice} kind="wait">${t('The stream has ended: the session was changed, or its source went.')} <${Button} small onClick=${() => setTurn(turn + 1)}>${t('Begin again')}<//><//>`}
     <${Table} label=${t('Live packets')} rows=${rows} rowKey=${(/** @type {any} */ one) => String(one.number)} columns=${[
       { key: 'time', title: t('Time'), cell: (/** @type {any} */ one) => html`<span class="mono">${one.time}</span>` },
       { key: 'direction', title: t('Direction'), cell: (/** @type {any} */ one) => one.egress ? html`<span class="out">${t('sent')}</span>` : html`<span class="in">${t('received')}</span>` },

@@ -3,7 +3,7 @@
 import { useCheck } from '../check.js'
 import { built, Fields, written } from '../fields.js'
 import { html, useState } from '../html.js'
-import { Button, Choice, Dialog, Notice, Text } from '../parts.js'
+import { Button, Choice, Dialog, Notice, Problem, Text } from '../parts.js'
 import { useSchemas } from '../schema.js'
 import { t } from '../words.js'
 
@@ -27,7 +27,7 @@ const ruleLabel = (key) => (/** @type {Record<string, string>} */ ({
 
 /** @param {{rule?: any, rules: any[], filter: string, onClose: () => void, onRule: (rule: any) => void}} props */
 export function RuleForm({ rule, rules, filter, onClose, onRule }) {
-  const schemas = useSchemas()
+  const { schemas, problem } = useSchemas()
   const next = Math.max(0, ...rules.map((one) => one.priority)) + 1
   const [form, setForm] = useState(/** @type {any} */ (rule ? Object.fromEntries(Object.entries(rule).map(([key, value]) => [key, written(value)]))
     : { priority: String(next), action: 'accept', direction: 'both' }))
@@ -50,7 +50,7 @@ export function RuleForm({ rule, rules, filter, onClose, onRule }) {
     <div class="columns">
       <${Text} label=${t('Priority')} required value=${form.priority} problems=${[...taken, ...told('priority').problems]} onValue=${(/** @type {string} */ priority) => setForm({ ...form, priority })} help=${t('The lowest number is tried first.')} />
       <${Choice} label=${t('Direction')} value=${form.direction} ...${told('direction')} onValue=${(/** @type {string} */ direction) => setForm({ ...form, direction })}
-        options=${[{ value: 'both', label: t('Both directions') }, { value: 'ingress', label: t('Ingress') }, { value: 'egress', label: t('Egress') }]} />
+        options=${[{ value: 'both', label: t('Bidirection') }, { value: 'ingress', label: t('Ingress') }, { value: 'egress', label: t('Egress') }]} />
       <${Choice} label=${t('Action')} value=${form.action} onValue=${(/** @type {string} */ action) => setForm({ ...form, action })}
         options=${[{ value: 'accept', label: t('accept: copy what matches') }, { value: 'reject', label: t('reject: leave it out') }]} />
     </div>
@@ -58,6 +58,7 @@ export function RuleForm({ rule, rules, filter, onClose, onRule }) {
     <details open=${rest.some((key) => form[key] || told(key).problems.length)}><summary>${t('More: VLAN, ethertype, MAC addresses, flags, lengths')}</summary>
       <div class="columns"><${Fields} keys=${rest} ...${{ properties, schemas, form, onForm: setForm, told }} /></div></details>`}
     <p class="quiet note">${t('What is left empty matches anything. Several values are separated by commas.')}</p>
+    <${Problem} of=${problem} />
     ${general.map((one) => html`<${Notice} kind="bad">${one}<//>`)}
   <//>`
 }

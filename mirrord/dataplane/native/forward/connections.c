@@ -1,12 +1,9 @@
-/* TCP connections that are followed from their SYNs on: a table of places, in chains by a hash and in a row by when they were
- * seen.
- */
+/* TCP connections that are followed from their SYNs on. See connections.py. */
 #include <netinet/in.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/random.h>
 
 #include "bytes.h"
+#include "forward/table.h"
 #include "forward/tls.h"
 
 enum {
@@ -15,14 +12,6 @@ enum {
 	TCP_HEADER = 20,
 	TCP_FLAGS = 13,
 	TCP_SYN = 0x02,
-	NOWHERE = 0, /* no place: they count from 1 */
-};
-
-struct key {
-	uint64_t ends[4]; /* the lesser address, the greater one */
-	uint16_t ports[2];
-	uint16_t family;
-	int16_t vlan; /* the outermost tag's id, or NONE */
 };
 
 /* What one end sends. Numbers are sequence numbers. */
@@ -37,34 +26,22 @@ struct direction {
 	bool lost; /* it ends where a gap begins that is too large */
 };
 
-struct place {
-	struct key key;
+struct connection {
+	struct place place; /* its pair's kind: the outermost tag's id, or UINT16_MAX */
 	struct direction directions[2];
-	uint32_t next; /* of the same chain */
-	uint32_t older, newer; /* in the row */
 };
 
-_Static_assert(sizeof(struct place) + sizeof(uint32_t) <= 128, "connections.py: MOST");
+_Static_assert(sizeof(struct connection) + sizeof(uint32_t) <= 128, "connections.py: MOST");
 
 struct connections {
-	uint64_t seed; /* so that nobody outside knows which connections share a chain */
-	uint32_t count;
-	uint32_t oldest, newest;
-	uint32_t *chains;
-	struct place *places;
+	struct table table;
 };
 
 struct connections *new_connections(void)
 {
 	struct connections *connections = calloc(1, sizeof(*connections));
 
-	if (!connections)
-		return NULL;
-	connections->chains = calloc(MOST, sizeof(*connections->chains));
-	connections->places = calloc(MOST, sizeof(*connections->places));
-	if (getrandom(&connections->seed, sizeof(connections->seed), GRND_NONBLOCK) < 0)
-		connections->seed = (uintptr_t)connections; /* the host has just booted */
-	if (connections->chains && connections->places)
+	if (!connections || open_table(&connections->table, MOST, sizeof(struct connection)))
 		return connections;
 	free_connections(connections);
 	return NULL;
@@ -74,124 +51,32 @@ void free_connections(struct connections *connections)
 {
 	if (!connections)
 		return;
-	free(connections->chains);
-	free(connections->places);
+	close_table(&connections->table);
 	free(connections);
 }
 
-static struct place *place_at(const struct connections *connections, uint32_t number)
+static struct connection *begin(struct table *table, const struct pair *pair)
 {
-	return &connections->places[number - 1];
-}
-
-static uint32_t *chain_of(const struct connections *connections, const struct key *key)
-{
-	uint64_t hash = connections->seed + (uint16_t)key->vlan;
-
-	for (int n = 0; n < 4; n++)
-		hash = mix(hash + key->ends[n]);
-	return &connections->chains[mix(hash + ((uint32_t)key->ports[0] << 16 | key->ports[1])) % MOST];
-}
-
-/* --- the row, oldest first --- */
-
-static void take_out(struct connections *connections, const struct place *place)
-{
-	uint32_t *after = place->older ? &place_at(connections, place->older)->newer : &connections->oldest;
-	uint32_t *before = place->newer ? &place_at(connections, place->newer)->older : &connections->newest;
-
-	*after = place->newer;
-	*before = place->older;
-}
-
-static void put_last(struct connections *connections, uint32_t number)
-{
-	struct place *place = place_at(connections, number);
-
-	place->older = connections->newest;
-	place->newer = NOWHERE;
-	*(place->older ? &place_at(connections, place->older)->newer : &connections->oldest) = number;
-	connections->newest = number;
-}
-
-static void see(struct connections *connections, uint32_t number)
-{
-	if (connections->newest == number)
-		return;
-	take_out(connections, place_at(connections, number));
-	put_last(connections, number);
-}
-
-/* --- places --- */
-
-/* The place of the connection that was seen longest ago. */
-static uint32_t make_room(struct connections *connections)
-{
-	uint32_t number = connections->oldest;
-	struct place *place = place_at(connections, number);
-	uint32_t *link = chain_of(connections, &place->key);
-
-	while (*link != number)
-		link = &place_at(connections, *link)->next;
-	*link = place->next;
-	take_out(connections, place);
-	*place = (struct place){ 0 };
-	return number;
-}
-
-static uint32_t add(struct connections *connections, const struct key *key)
-{
-	uint32_t number = connections->count < MOST ? ++connections->count : make_room(connections);
-	uint32_t *chain = chain_of(connections, key);
-	struct place *place = place_at(connections, number);
-
-	place->key = *key;
-	place->next = *chain;
-	*chain = number;
-	put_last(connections, number);
-	return number;
-}
-
-static uint32_t find(const struct connections *connections, const struct key *key)
-{
-	uint32_t number = *chain_of(connections, key);
-
-	while (number && memcmp(&place_at(connections, number)->key, key, sizeof(*key)))
-		number = place_at(connections, number)->next;
-	return number;
-}
-
-/* Gives which of the two directions the frame's is. */
-static int make_key(const struct headers *headers, struct key *key)
-{
-	uint16_t from = headers->source_port == NONE ? 0 : (uint16_t)headers->source_port;
-	uint16_t to = headers->destination_port == NONE ? 0 : (uint16_t)headers->destination_port;
-	int order = memcmp(headers->source, headers->destination, headers->address_length);
-	bool turned = order > 0 || (order == 0 && from > to);
-
-	*key = (struct key){ .family = headers->family, .vlan = (int16_t)headers->vlan };
-	memcpy(key->ends, turned ? headers->destination : headers->source, headers->address_length);
-	memcpy(key->ends + 2, turned ? headers->source : headers->destination, headers->address_length);
-	key->ports[0] = turned ? to : from;
-	key->ports[1] = turned ? from : to;
-	return turned;
+	if (table->count == table->most)
+		forget_oldest(table);
+	return (struct connection *)add_place(table, pair);
 }
 
 /* What is known of the frame's direction; NULL: nothing. With `syn`, its first byte has this number. */
 static struct direction *find_direction(struct connections *connections, const struct headers *headers, bool syn,
 					uint32_t begins)
 {
-	struct key key;
-	int turned = make_key(headers, &key);
-	uint32_t number = find(connections, &key);
+	struct pair pair;
+	bool turned = make_pair(&pair, headers, (uint16_t)headers->vlan);
+	struct connection *connection = (struct connection *)find_place(&connections->table, &pair);
 
-	if (!number) {
-		if (!syn)
-			return NULL;
-		number = add(connections, &key);
-	}
-	see(connections, number);
-	struct direction *direction = &place_at(connections, number)->directions[turned];
+	if (connection)
+		see_place(&connections->table, &connection->place);
+	else if (syn)
+		connection = begin(&connections->table, &pair);
+	else
+		return NULL;
+	struct direction *direction = &connection->directions[turned];
 	if (syn && !(direction->known && direction->origin == begins))
 		*direction = (struct direction){ .origin = begins, .next = begins, .known = true };
 	return direction->known ? direction : NULL;

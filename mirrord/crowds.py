@@ -1,0 +1,25 @@
+"""How many may be connected to a server at a time: descriptors and memory are for the work that it is there for."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+from aiohttp import web
+
+
+async def open_for(server: web.Server, listener: socket.socket, most: int) -> asyncio.Server:
+    """Answer at a socket that listens. At `most` the oldest connection is closed: idle clients keep nobody out."""
+
+    def connect() -> asyncio.Protocol:
+        there = [one for one in server.connections if one.transport is not None]
+        for one in there[: max(len(there) - most + 1, 0)]:
+            transport = one.transport
+            one.force_close()
+            if transport is not None:
+                transport.abort()  # to close it would wait for a client that does not read
+        return server()
+
+    # Not a site of aiohttp's, nor create_unix_server: from Python 3.13 on they remove the socket's file, which may be
+    # systemd's, or another process's by then.
+    return await asyncio.get_running_loop().create_server(connect, sock=listener)
