@@ -44,7 +44,9 @@ function App() {
   const found = places().find((one) => one.name === place) ?? places()[0]
   useEffect(() => {
     document.title = `${found.title()} - mirrord`
-    document.querySelector('main')?.scrollTo(0, 0)
+    const main = document.querySelector('main')
+    main?.scrollTo(0, 0)
+    if (document.activeElement === document.body) main?.focus() // what had the focus is gone with the place before
     document.querySelector('nav [aria-current]')?.scrollIntoView({ block: 'nearest', inline: 'nearest' }) // the menu of a narrow window is a line
   }, [location.hash])
   /** @param {() => unknown} change */
