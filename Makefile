@@ -27,6 +27,7 @@ help:
 	@echo "make docs      the configuration reference and man pages, out of the code"
 	@echo "make bench     what it costs, measured"
 	@echo "make vm-test   the tests of devices that only another kernel has, in a machine of QEMU's"
+	@echo "make migrated  VMs that migrate live between two hosts of a cluster"
 	@echo "make sanitize  the frame tests, with the native core under ASan and UBSan, and a short fuzz"
 	@echo "make fuzz      every fuzz target, FUZZ_SECONDS=600 each"
 	@echo "make soak      SOAK_MINUTES=120 of mixed traffic and changes"
@@ -95,6 +96,10 @@ vm-test: venv
 	@tests/setup test
 	.venv/bin/python -m pytest tests/vm
 
+migrated: venv
+	@tests/setup test
+	.venv/bin/python -m pytest tests/migrated.py
+
 sanitize: venv
 	@tests/setup fuzz
 	tests/sanitize
@@ -111,9 +116,9 @@ soak: venv
 
 kill: venv
 	@tests/setup test
-	.venv/bin/python -m pytest tests/netns/test_crash.py -k random --kills $(KILLS) --timeout 0
+	.venv/bin/python -m pytest tests/netns/test_crash.py tests/scenarios/test_cluster_faults.py -k "random or kills" --kills $(KILLS) --timeout 0
 
 clean:
 	rm -rf .venv build dist *.egg-info mirrord/dataplane/*.so
 
-.PHONY: help venv demo test lint wheel deb pristine booted docs bench vm-test sanitize fuzz soak kill clean
+.PHONY: help venv demo test lint wheel deb pristine booted docs bench vm-test migrated sanitize fuzz soak kill clean

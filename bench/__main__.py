@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench import harm, rules, scale, startup
+from bench import console, harm, rules, scale, startup
 from bench.comparison import run as comparison
 from bench.primitives import run as primitives
 
@@ -13,3 +13,4 @@ if __name__ == "__main__":
     comparison.main()
     scale.main()
     harm.main()
+    console.main()

@@ -69,6 +69,11 @@ class Tunnel(IntEnum):
         """Whether it is carried by UDP; else by GRE."""
         return self not in (Tunnel.GRE, Tunnel.ERSPAN)
 
+    @property
+    def numbers(self) -> bool:
+        """Whether its packets may have sequence numbers."""
+        return self in (Tunnel.GRE, Tunnel.ERSPAN, Tunnel.GENEVE)
+
 
 @dataclass(frozen=True, slots=True)
 class ListenPlan:

@@ -332,6 +332,12 @@ def session() -> list[Panel]:
         *flows(ONE, "{{source}}"),
         graph("Sampling rate in force", {"{{source}}": f"mirrord_sampling_rate{{{ONE}}}"}, "short", RATE),
         *streams(ONE, "{{source}}"),
+        graph(
+            "Lost on the road here",
+            {"{{source}}": rate("tunnel_missing_packets", ONE, "source")},
+            "pps",
+            "Of tunnel sources, by the numbers in the packets that came.",
+        ),
         graph("Copies", {"sent": rate("sent_packets", ONE)}, "pps", "A super-frame becomes several."),
         graph("Sent, by collector", {"{{remote}}": rate("remote_sent_packets", ONE, "remote")}, "pps", stacked=True),
         graph("Collectors that are alive", {"{{source}} to {{remote}}": f"mirrord_remote_up{{{ONE}}}"}, "short", DEAD),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -20,10 +21,12 @@ from mirrord.cluster.errors import StoreError
 from mirrord.cluster.etcd import Etcd
 from mirrord.cluster.host_daemon import DaemonUnreachableError, HostDaemon
 from mirrord.cluster.keys import Keys
+from mirrord.cluster.leaving import Leaving
 from mirrord.cluster.link import Link
 from mirrord.cluster.replica import Replica
 from mirrord.cluster.settings import Cluster
-from mirrord.cluster.shown import HostState, host_state
+from mirrord.cluster.shown import HostState, host_state, received
+from mirrord.cluster.snapshot import SessionKey, Snapshot
 from mirrord.control.guests.inventory import Answer, Inventory
 from mirrord.control.guests.managers import Managers
 from mirrord.control.logs import logger
@@ -36,6 +39,10 @@ LOOK_SECONDS = 2.0
 
 STATUS_SECONDS = 30.0
 """How often counters alone go into the store; what else changes goes there at once."""
+
+AHEAD_SECONDS, AGAIN_SECONDS = 2.0, 60.0
+"""In which time after a flow network came into use an address is taken in it, though none is needed yet: all hosts do
+that. And how long after a try that failed it is tried again."""
 
 FIRST_LOOK_SECONDS = 10.0
 """How long a start waits for the guests' managers: what they do not tell is as it was when this was last known."""
@@ -59,8 +66,12 @@ class Agent:
         self.started_at = time.time()
         self._managers = Managers(self.news.set)
         self._guests: Inventory = {}
+        self._leaving = Leaving(settings.host)
+        self._left: dict[SessionKey, bool] = {}
         self._addresses: dict[str, str] = {}
         self._address_problems: dict[str, str] = {}
+        self._lacks = asyncio.Event()
+        self._ahead_at: dict[str, float] = {}  # when it is time to take an address ahead
         self._applied = ""  # the body that the daemon has
         self._applied_news = asyncio.Event()
         self._known = False  # whether there is anything to have run
@@ -90,6 +101,7 @@ class Agent:
                 group.create_task(self._turns())
                 group.create_task(self.link.run())
                 group.create_task(self._look())
+                group.create_task(self._take_addresses())
         finally:
             await self._managers.close()
             await self.link.close()
@@ -132,18 +144,29 @@ class Agent:
         if guests != self._guests:
             self._guests, self._unsaved = guests, True
         self._forget_addresses()
-        here = Here(self.settings.host, self.settings.devices, self._addresses, guests)
-        self.part = await asyncio.to_thread(derive, snapshot, self.replica.ends, here, time.time())
-        if self.part.lacking and await self._take_addresses():
-            return 0.0
+        self.part = await self._derive(snapshot, guests)
+        if self.part.lacking or self._due():
+            self._lacks.set()
         applied = await self._apply(revision)
         self._tell_store()
         if self._unsaved:
             await self._save()
         until = [expiry.end(one.expires) for one in snapshot.mirrors.values() if one.enabled]
         waits = [at - time.time() for at in until if at is not None and at > time.time()]
-        waits += [] if applied and not self.part.lacking else [LOOK_SECONDS]
+        waits += [] if applied and not self.part.lacking and not self._left else [LOOK_SECONDS]
+        waits += [max(self._ahead_at[name] - time.monotonic(), 0.0) for name in self.part.ahead]
         return min(waits, default=None)
+
+    async def _derive(self, snapshot: Snapshot, guests: Inventory) -> Part:
+        """What this host shall do now. What has left, and is listened for, follows from what is here."""
+        ends, settings = self.replica.ends, self.settings
+        while True:
+            here = Here(settings.host, settings.devices, self._addresses, guests, self._left)
+            part = await asyncio.to_thread(derive, snapshot, ends, here, time.time())
+            left = self._leaving.look(part.destinations, ends, received(self.look), time.monotonic())
+            if left == self._left:
+                return part
+            self._left = left
 
     def _told(self, inventory: Inventory) -> Inventory:
         """The guests; of a manager that has told nothing since the start, what was known before."""
@@ -163,25 +186,38 @@ class Agent:
         for name in gone:
             del self._addresses[name]
 
-    async def _take_addresses(self) -> bool:
-        """Take what is lacking; whether there is one more than before."""
-        taken = False
-        for name in sorted(self.part.lacking):
-            network = self.replica.snapshot.networks.get(name)
-            if network is None:
-                continue  # it is gone since
-            try:
-                found = await allocation.address(self.etcd, self.keys, name, network.addresses, self.settings.host)
-            except StoreError as error:
-                if self._address_problems.get(name) != error.message:
-                    log.warning("no address in a flow network", flow_network=name, reason=error.message)
-                self._address_problems[name] = error.message
-            else:
-                log.info("has an address in a flow network", flow_network=name, address=found)
-                self._address_problems.pop(name, None)
-                self._addresses[name] = found
-                taken = self._unsaved = True
-        return taken
+    def _due(self) -> list[str]:
+        """The flow networks in which it is time to take an address ahead."""
+        now = time.monotonic()
+        for name in self.part.ahead - self._ahead_at.keys():
+            self._ahead_at[name] = now + random.uniform(0, AHEAD_SECONDS)  # noqa: S311 (no secret)
+        return [name for name in self.part.ahead if self._ahead_at[name] <= now]
+
+    async def _take_addresses(self) -> None:
+        """Take the addresses that are lacking, whenever some are. No turn waits for that: the store may be slow."""
+        while True:
+            await self._lacks.wait()
+            self._lacks.clear()
+            due = self._due()
+            for name in [*sorted(self.part.lacking), *due]:
+                network = self.replica.snapshot.networks.get(name)
+                if network is None:
+                    continue  # it is gone since
+                if name in due:
+                    self._ahead_at[name] = time.monotonic() + AGAIN_SECONDS
+                take = allocation.ahead if name in due else allocation.address
+                try:
+                    found = await take(self.etcd, self.keys, name, network.addresses, self.settings.host)
+                except StoreError as error:
+                    if name not in due and self._address_problems.get(name) != error.message:
+                        log.warning("no address in a flow network", flow_network=name, reason=error.message)
+                        self._address_problems[name] = error.message
+                    continue
+                if found is not None:
+                    log.info("has an address in a flow network", flow_network=name, address=found)
+                    self._address_problems.pop(name, None)
+                    self._addresses[name], self._unsaved = found, True
+                    self.news.set()
 
     async def _apply(self, revision: int) -> bool:
         """Have the daemon run the part; whether it does."""

@@ -6,7 +6,7 @@ Each is a key that is made only if it is not there, so that of two who want the 
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from ipaddress import ip_address
 from typing import TypeVar
 
@@ -23,6 +23,9 @@ CHOICE = 16
 """Among so many of the lowest free ones is chosen: of several who choose at a time, few want the same."""
 
 TRIES = 20
+MOST_LOOKED_AT = 4096
+"""Among so many is chosen by hosts that take an address ahead, which may be all of a cluster at a time."""
+
 CONFLICT = "conflict"
 """In place of a host's name: the address is in use by something that is none of the cluster's."""
 
@@ -32,25 +35,53 @@ async def address(etcd: Etcd, keys: Keys, network: str, addresses: AddressRange,
 
     StoreError `no_address`: all are taken.
     """
-    prefix = keys.addresses(network)
     for _ in range(TRIES):
-        there = (await etcd.range(prefix)).found
-        owners = {key.removeprefix(prefix): _owner(found.value) for key, found in there.items()}
-        for one, owner in sorted(owners.items()):
-            if owner == host and within(one, addresses):
-                return one
-        free = _some(
-            str(ip_address(number))
-            for number in range(int(addresses.first), int(addresses.last) + 1)
-            if str(ip_address(number)) not in owners
-        )
+        owners = await _owners(etcd, keys, network)
+        if (own := _own(owners, addresses, host)) is not None:
+            return own
+        free = _some(_free(owners, addresses))
         if not free:
             why = f"all addresses {addresses} of flow network {network!r} are taken: widen the range, or forget a host"
             raise StoreError("no_address", why)
-        key = f"{prefix}{random.choice(free)}"  # noqa: S311 (no secret)
-        if (await etcd.change([absent(key)], [put(key, records.record({"host": host}))])).succeeded:
-            return key.removeprefix(prefix)
+        if (taken := await _taken(etcd, keys, network, free, host)) is not None:
+            return taken
     raise StoreError("no_address", f"others took each address of flow network {network!r} that was tried")
+
+
+async def ahead(etcd: Etcd, keys: Keys, network: str, addresses: AddressRange, host: str) -> str | None:
+    """An address for a host that does not need one yet; None where that would leave others short: less than half of the
+    range is free, or another host was faster. StoreError.
+    """
+    owners = await _owners(etcd, keys, network)
+    if (own := _own(owners, addresses, host)) is not None:
+        return own
+    size = int(addresses.last) - int(addresses.first) + 1
+    if 2 * len(owners) >= size:
+        return None
+    free = [one for one, _ in zip(_free(owners, addresses), range(MOST_LOOKED_AT), strict=False)]
+    return await _taken(etcd, keys, network, free, host)
+
+
+async def _owners(etcd: Etcd, keys: Keys, network: str) -> dict[str, str]:
+    prefix = keys.addresses(network)
+    return {key.removeprefix(prefix): _owner(one.value) for key, one in (await etcd.range(prefix)).found.items()}
+
+
+def _own(owners: Mapping[str, str], addresses: AddressRange, host: str) -> str | None:
+    return next((one for one in sorted(owners) if owners[one] == host and within(one, addresses)), None)
+
+
+def _free(owners: Mapping[str, str], addresses: AddressRange) -> Iterator[str]:
+    found = (str(ip_address(number)) for number in range(int(addresses.first), int(addresses.last) + 1))
+    return (one for one in found if one not in owners)
+
+
+async def _taken(etcd: Etcd, keys: Keys, network: str, free: list[str], host: str) -> str | None:
+    """One of these addresses; None where another host took it meanwhile."""
+    one = random.choice(free)  # noqa: S311 (no secret)
+    key = f"{keys.addresses(network)}{one}"
+    done = await etcd.change([absent(key)], [put(key, records.record({"host": host}))])
+    return one if done.succeeded else None
 
 
 def _owner(text: str) -> str:

@@ -5,11 +5,15 @@ VXLAN to the destination's host by the mirror's flow network, and that host the 
 destination. Filter, limits and all else belong to the source half. The destination half stands for as long as the
 destination is here, wherever the source is: a source that moves away needs nothing of it. Where both ends are on one
 host the session runs there as it was written.
+
+A VM that migrates is on two hosts for a while, and traffic passes one of them. As a source it is mirrored on both, so
+that its first frame on the new host is. As a destination its new host listens from the start, but is the one to send
+to only once the VM runs there. The old one listens on after the VM has left: what still comes is counted there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
@@ -22,14 +26,20 @@ from mirrord.model import DeviceDestination, Mirror, TunnelDestination, VmDestin
 
 SOURCE, DESTINATION, BOTH = "source", "destination", "both"
 
+HERE, MOVES, LEFT, ELSEWHERE = "here", "moves", "left", "elsewhere"
+"""Where a destination is: on this host; held still by a migration to or from it; away since a moment; or none of it."""
+
 
 class Here(NamedTuple):
-    """A host: its name, its devices by flow network, the address that it has in each, and the guests on it."""
+    """A host: its name, its devices by flow network, the address that it has in each, and the guests on it; and the
+    sessions whose destinations were here lately, each with whether sources are still told to send here.
+    """
 
     host: str
     devices: Mapping[str, str]
     addresses: Mapping[str, str]
     guests: Inventory
+    left: Mapping[SessionKey, bool] = {}
 
 
 class Half(NamedTuple):
@@ -44,13 +54,17 @@ class Half(NamedTuple):
 @dataclass(frozen=True)
 class Part:
     """What the daemon shall run, by section and name in its own words; what of each session is here; the flow networks
-    in which the host needs an address and has none; and the destinations that are here, with their flow networks.
+    in which the host needs an address and has none; the destinations that are to be sent to here, with their flow
+    networks; the sessions whose destinations are here; and the flow networks in which an address will be needed as
+    soon as a VM arrives.
     """
 
     objects: Mapping[str, Mapping[str, Any]]
     halves: tuple[Half, ...] = ()
     lacking: frozenset[str] = frozenset()
     ends: Mapping[SessionKey, str] = field(default_factory=dict)
+    destinations: frozenset[SessionKey] = frozenset()
+    ahead: frozenset[str] = frozenset()
 
 
 Ends = Mapping[SessionKey, Mapping[str, End]]
@@ -86,21 +100,43 @@ class _Derivation:
         self.halves: list[Half] = []
         self.lacking: set[str] = set()
         self.here_ends: dict[SessionKey, str] = {}
+        self.destinations: set[SessionKey] = set()
 
     def part(self, now: float) -> Part:
         names = {name for guest in self.running for name in (guest.name, guest.id)}
         candidates = self.snapshot.sources.of(self.here.host, names)
         candidates |= self.snapshot.destinations.of(self.here.host, names)
+        candidates |= self.here.left.keys() & self.snapshot.sessions.keys()
         for key in sorted(candidates):
             one, mirror = self.snapshot.sessions[key], self.snapshot.mirrors.get(key[0])
             if mirror is None or not (mirror.enabled and one.session.enabled) or ended(mirror, now):
                 continue
-            source, destination = self._source_is_here(one), self._destination_is_here(one)
-            if source:
-                self._try(one, mirror, BOTH if destination else SOURCE, self._source_half)
-            if destination and self._comes_from_elsewhere(one):
+            destination = self._where_destination_is(one)
+            if self._source_is_here(one):
+                self._try(one, mirror, BOTH if destination == HERE else SOURCE, self._source_half)
+            if destination != ELSEWHERE and self._comes_from_elsewhere(one):
                 self._try(one, mirror, DESTINATION, self._destination_half)
-        return Part(self.objects, tuple(self.halves), frozenset(self.lacking), self.here_ends)
+            if destination in (HERE, MOVES):
+                self.destinations.add(key)
+        ahead = frozenset(self._prepare(now)) - self.lacking
+        lacking, destinations = frozenset(self.lacking), frozenset(self.destinations)
+        return Part(self.objects, tuple(self.halves), lacking, self.here_ends, destinations, ahead)
+
+    def _prepare(self, now: float) -> Iterator[str]:
+        """Have the daemon take the addresses that a VM which arrives will need: to find them free takes a second. The
+        flow networks in which the host has none yet.
+        """
+        for name in sorted(self.snapshot.follow):
+            mirror = self.snapshot.mirrors.get(name)
+            if mirror is None or not mirror.enabled or ended(mirror, now):
+                continue
+            network = mirror.flow_network
+            if network is None or network not in self.snapshot.networks or network not in self.here.devices:
+                continue
+            if network in self.here.addresses:
+                self._mirror(name, self._network(mirror))
+            else:
+                yield network
 
     # --- what is here ---
 
@@ -110,11 +146,23 @@ class _Derivation:
             return any(_is(guest, source.vm) for guest in self._guests(source.connection))
         return one.source_host in (None, self.here.host)
 
-    def _destination_is_here(self, one: ClusterSession) -> bool:
+    def _where_destination_is(self, one: ClusterSession) -> str:
         end = one.session.destination
         if isinstance(end, VmDestination):
-            return any(end.vm in (guest.name, guest.id) for guest in self._guests(end.connection))
-        return isinstance(end, DeviceDestination) and one.destination_host == self.here.host
+            found = [guest for guest in self._guests(end.connection) if end.vm in (guest.name, guest.id)]
+            if found:
+                return MOVES if all(guest.moves for guest in found) else HERE
+            return LEFT if one.key in self.here.left else ELSEWHERE
+        here = isinstance(end, DeviceDestination) and one.destination_host == self.here.host
+        return HERE if here else ELSEWHERE
+
+    def _is_sent_to_here(self, one: ClusterSession) -> bool:
+        """Whether sources are to be told that they reach the destination by this host."""
+        where = self._where_destination_is(one)
+        if where == MOVES:
+            own = self.ends.get(one.key, {}).get(self.here.host)
+            return own is not None and bool(own.address) and not own.stale
+        return where == HERE or self.here.left.get(one.key, False)
 
     def _guests(self, connection: str) -> Iterable[Guest]:
         answer = self.here.guests.get(Place("vm", connection))
@@ -173,7 +221,8 @@ class _Derivation:
         source = {"type": "vxlan", "flow_network": network, "vni": one.vni}
         written = {"name": f"{one.name}{RECEIVING}", "source": source, "direction": "ingress", "destination": end}
         self._add(one, network, written)
-        self.here_ends[one.mirror, one.name] = mirror.flow_network
+        if self._is_sent_to_here(one):
+            self.here_ends[one.key] = mirror.flow_network
 
     def _network(self, mirror: Mirror) -> str | None:
         """The mirror's flow network, which this host has a device and an address for."""
@@ -195,15 +244,17 @@ class _Derivation:
         return name
 
     def _add(self, one: ClusterSession, network: str | None, written: Mapping[str, Any]) -> None:
+        self._mirror(one.mirror, network)["sessions"].append(dict(written))
+
+    def _mirror(self, name: str, network: str | None) -> dict[str, Any]:
         mirrors = self.objects["mirrors"]
-        if one.mirror not in mirrors:
-            said = self.snapshot.written["mirrors"][one.mirror]
-            mirrors[one.mirror] = {key: value for key, value in said.items() if key != "flow_network"} | {
-                "sessions": []
-            }
+        if name not in mirrors:
+            said = self.snapshot.written["mirrors"][name]
+            mirrors[name] = {key: value for key, value in said.items() if key != "flow_network"} | {"sessions": []}
         if network is not None:
-            mirrors[one.mirror]["flow_network"] = network
-        mirrors[one.mirror]["sessions"].append(dict(written))
+            mirrors[name]["flow_network"] = network
+        found: dict[str, Any] = mirrors[name]
+        return found
 
 
 def _is(guest: Guest, name: str) -> bool:

@@ -85,6 +85,10 @@ class ClusterSession(NamedTuple):
         return self.session.name
 
     @property
+    def key(self) -> tuple[str, str]:
+        return self.mirror, self.session.name
+
+    @property
     def travels(self) -> bool:
         """Whether the copies may go to another host of the cluster: to a VM, or a device of a host that is named."""
         end = self.session.destination

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from mirrord.cluster.derive import DESTINATION, Half, Part
 from mirrord.cluster.records import RECEIVING
-from mirrord.cluster.snapshot import Unread
+from mirrord.cluster.snapshot import SessionKey, Unread
 
 MOST_SESSIONS = 1000
 """Of one status record, which is small: those that do not run come first."""
@@ -82,3 +82,13 @@ def _half(
                 frames_per_second=row["frames_per_second"],
                 bits_per_second=row["bits_per_second"],
             )
+
+
+def received(look: Mapping[str, Any]) -> dict[SessionKey, int]:
+    """How many frames came for each session whose destination half is here."""
+    found: dict[SessionKey, int] = {}
+    for row in look.get("sessions", []):
+        if row["session"].endswith(RECEIVING):
+            key = row["mirror"], row["session"].removesuffix(RECEIVING)
+            found[key] = found.get(key, 0) + row["counters"]["captured_frames"]
+    return found

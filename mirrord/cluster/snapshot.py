@@ -48,6 +48,8 @@ class Snapshot:
     unread: tuple[Unread, ...] = ()
     sources: Users = field(default_factory=lambda: Users({}, {}, ()))
     destinations: Users = field(default_factory=lambda: Users({}, {}, ()))
+    follow: frozenset[str] = frozenset()
+    """Mirrors one of whose sessions may come to another host at any time, with the VM that it names."""
 
 
 class Users(NamedTuple):
@@ -129,6 +131,7 @@ class Reader:
             unread=tuple(unread),
             sources=_users(sessions, _source),
             destinations=_users(sessions, _destination),
+            follow=frozenset(one.mirror for one in sessions.values() if one.session.enabled and _follows(one)),
         )
 
 
@@ -167,6 +170,10 @@ def _destination(one: ClusterSession) -> tuple[str, str] | None:
     if isinstance(end, DeviceDestination) and one.destination_host is not None:
         return "host", one.destination_host
     return None  # wherever the source is
+
+
+def _follows(one: ClusterSession) -> bool:
+    return isinstance(one.session.source, VmSource) or isinstance(one.session.destination, VmDestination)
 
 
 def _users(

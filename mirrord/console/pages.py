@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import posixpath
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,9 +19,10 @@ TYPES = {
     ".svg": "image/svg+xml",
 }
 FETCHED = "vendor/preact.js"
+FIRST = "/app.js"
 MODULES = b"<!-- modules -->"
-"""Where the page names all its modules, so that a browser asks for them at once and not for one after the other."""
-LATER = "/vendor/uplot.js"  # no module, and for charts alone
+"""Where the page names the modules that it begins with, so that a browser asks for all of them at once."""
+IMPORTS = re.compile(rb"\bfrom ?['\"](\.[^'\"]+)['\"]")
 
 
 class MissingError(Exception):
@@ -37,10 +41,20 @@ def read(directory: Path = PAGE) -> dict[str, File]:
         raise MissingError(f"{directory / FETCHED} is not there: `make venv` fetches it")
     there = sorted(path for path in directory.rglob("*") if path.suffix in TYPES)
     read = {f"/{path.relative_to(directory).as_posix()}": path.read_bytes() for path in there}
-    modules = (name for name in read if name.endswith(".js") and name != LATER)
-    links = "".join(f'<link rel="modulepreload" href="{name}">' for name in modules)
+    links = "".join(f'<link rel="modulepreload" href="{name}">' for name in _needed(read))
     read["/index.html"] = read["/index.html"].replace(MODULES, links.encode())
     return {name: _file(name, data) for name, data in read.items()}
+
+
+def _needed(files: Mapping[str, bytes]) -> list[str]:
+    """The modules that the first one imports, by itself or through others."""
+    found = [FIRST]
+    for name in found:
+        imported = [
+            posixpath.normpath(posixpath.join(name, "..", one.decode())) for one in IMPORTS.findall(files[name])
+        ]
+        found += [one for one in dict.fromkeys(imported) if one not in found]
+    return found
 
 
 def _file(name: str, data: bytes) -> File:

@@ -24,6 +24,7 @@ MAX_TOKEN = 4096  # bytes of a request that brings one
 
 def application(guard: Guard, relay: Relay, files: dict[str, pages.File]) -> web.Application:
     """Every resource of the console."""
+    what = {"version": __version__, "socket": relay.path, "read_only": relay.read_only, "cluster": relay.cluster}
 
     async def key(request: web.Request) -> web.StreamResponse:
         try:
@@ -34,12 +35,10 @@ def application(guard: Guard, relay: Relay, files: dict[str, pages.File]) -> web
         if given is None:
             message = "this link was used before, or is not of this console: it opens one window, once"
             return refuse(403, "wrong_token", message)
-        return web.json_response({"key": given})
+        return web.json_response({"key": given, "about": what})
 
     async def about(_: web.Request) -> web.StreamResponse:
-        return web.json_response(
-            {"version": __version__, "socket": relay.path, "read_only": relay.read_only, "cluster": relay.cluster}
-        )
+        return web.json_response(what)
 
     async def token(_: web.Request) -> web.StreamResponse:
         return web.json_response({"token": guard.token()})

@@ -48,7 +48,7 @@ class Unwrapped(NamedTuple):
 
     data: bytes
     vnet: bytes
-    told: tuple[int, ...]
+    told: tuple[int | None, ...]
 
 @final
 class Forward:
@@ -120,6 +120,13 @@ class Pipeline:
         """Use its rate limit's bucket. Before either runs."""
 
 @final
+class Numbers:
+    """As numbers.Numbers."""
+
+    def note(self, sender: bytes, ident: int, number: int, /) -> int: ...
+    def settle(self) -> tuple[int, bool]: ...
+
+@final
 class Tap:
     """Frames out of one packet socket, or the raw socket where a `tunnel` ends (0: none). `seen` is Seen's row."""
 
@@ -135,6 +142,7 @@ class Tap:
         raw: bool,
         pvid: int,
         told: bool,
+        numbers: Numbers | None,
     ) -> Tap: ...
     def run(self) -> bool:
         """Forward what has been captured: at most a few blocks. Whether there is more."""

@@ -55,8 +55,9 @@ class Slot(enum.IntEnum):
     flow_table_full = 27  # frames that passed since their flow had no place
     zeroed = 28  # copies with payload overwritten
     unfollowed = 29  # frames of these whose TCP connection was not seen from its SYN on, without a gap
-    latency_sum = 30  # nanoseconds
-    latency_bucket = 31  # the first of len(LATENCY_BOUNDS) + 1 slots; the last is for what took longer
+    missing = 30  # packets of a tunnel source that did not come, by the numbers of those that did: not frames captured
+    latency_sum = 31  # nanoseconds
+    latency_bucket = 32  # the first of len(LATENCY_BOUNDS) + 1 slots; the last is for what took longer
 
 
 SKIPPED = ("sampled_out", "rate_limited", "paused", "unmatched", "own_copy", "flow_limit", "duplicate")

@@ -184,7 +184,7 @@ class SharedSource(Source, ABC):
     def _see_ahead(self) -> None:
         """Count what was taken where the capture moves to: it may not be read any more."""
         if self._successor is not None:
-            captured, lost, _ = self._successor.statistics()
+            captured, lost, *_ = self._successor.statistics()
             self._ahead = self._ahead[0] + captured, self._ahead[1] + lost
 
     def foresee(

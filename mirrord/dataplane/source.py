@@ -16,6 +16,7 @@ from mirrord.dataplane.native import core
 from mirrord.dataplane.peak import Peak
 
 if TYPE_CHECKING:
+    from mirrord.dataplane.capture.numbers import Numbers
     from mirrord.dataplane.capture.way_in import WayIn
 
 
@@ -34,12 +35,15 @@ class Source:
         movable = capture.movable()
         self.mode_switch = None if movable is None else ModeSwitch(movable, self.seen)
         self.native: core.Tap | None = None
+        self.numbers: Numbers | core.Numbers | None = capture.numbers
         if native:
+            self.numbers = None if capture.numbers is None else core.Numbers()
             self.native = core.Tap(
                 descriptor=capture.fileno(),
                 ring=capture.ring,
                 block_size=BLOCK_SIZE,
                 seen=self.seen.row,
+                numbers=self.numbers,
                 **capture.kind._asdict(),
             )
 

@@ -92,6 +92,7 @@ class Tap(SharedSource):
         memory: Memory | None = None,
     ) -> None:
         self._looked_at = -1  # frames read, when it was last looked at
+        self._misses = False  # packets of a tunnel that may still come
         self._failures: list[tuple[Pipeline, Exception]] = []
         self._came = 0  # frames, when that was last looked at
         self._rests = False  # what is lost is left out on purpose
@@ -187,6 +188,9 @@ class Tap(SharedSource):
     def look(self) -> None:
         """Update what may change without a frame. To be called from time to time."""
         self._looked_at = self.seen.read
+        if self.numbers is not None:
+            missing, self._misses = self.numbers.settle()
+            self._miss(missing)
         if self.native is not None and self.mode == "ring":
             self._ring_fill.see(self.native.most_waiting(True) / self.capture.block_count, time.monotonic())
         self.update()
@@ -208,8 +212,9 @@ class Tap(SharedSource):
 
     def update(self) -> None:
         """Bring up to date what was lost, and what was taken. After the last frame was read it is exact."""
-        captured, lost, malformed = self.capture.statistics()
+        captured, lost, malformed, missing = self.capture.statistics()
         self._count_taken(captured, lost)
+        self._miss(missing)
         for member in self._one_a_way:
             self._have_work(member, member.pipeline.transmit.tend)
         for member in self._members if malformed else ():
@@ -217,6 +222,10 @@ class Tap(SharedSource):
         came = self.capture.came(self.seen)
         if came != self._came:  # where there are more, nothing keeps them away any more
             self._came, self.failure = came, ""
+
+    def _miss(self, packets: int) -> None:
+        for member in self._members if packets else ():
+            member.pipeline.counters.add(Slot.missing, packets)
 
     def _count_taken(self, taken: int, lost: int) -> None:
         self.seen.count_taken(taken, lost)
@@ -231,7 +240,7 @@ class Tap(SharedSource):
     def quiet(self) -> bool:
         """Whether there can be no news: it did not run, and nothing of it acts by time."""
         acts = any(member.pipeline.exclusive for member in self._one_a_way)
-        acts = acts or bool(self.capture.trimmed)
+        acts = acts or bool(self.capture.trimmed) or self._misses
         return self.seen.read == self._looked_at and self.capture.ring is None and not acts
 
     def succeed(self) -> WayIn:
@@ -250,7 +259,7 @@ class Tap(SharedSource):
         """Take nothing from now on; how many frames were taken and will not be read, where the thread is stuck."""
         with suppress(OSError):
             self._reject_all()
-            captured, lost, _ = self.capture.statistics()
+            captured, lost, *_ = self.capture.statistics()
             self._count_taken(captured, lost)
             self._see_ahead()
         return self.seen.waiting + self._ahead[0]

@@ -191,8 +191,8 @@ class GeneveDestination(TunnelDestination):
     """The VNI of the session's egress frames; left out: `vni`."""
     metadata: Flag = False
     """Tell of each copy, in an option of 24 bytes: the direction, the time of capture in nanoseconds, the index of the
-    source device, a sequence number, and whether it is truncated. Its class is for experiments (0xff6d) and it is not
-    critical: who does not know it skips it. A `geneve` source knows it."""
+    source device, a sequence number (with `vni_egress`, for each VNI its own), and whether it is truncated. Its class
+    is for experiments (0xff6d) and it is not critical: who does not know it skips it. A `geneve` source knows it."""
     port: Port = 6081
     """UDP port of the collector."""
 

@@ -191,8 +191,8 @@ class GeneveSource(TunnelSource):
     """Geneve (RFC 8926), received. Of Ethernet, or of IP packets, as the clouds' load balancers
     and mirrors send them, which get an Ethernet header with addresses of zeros. A packet of control (O), or with an
     option that has to be understood (C), counts as `malformed`. What mirrord's `metadata` tell (direction, time,
-    truncated) goes on: into `metadata` again, ERSPAN's header, ids of egress frames, a file's packets. Other options
-    are skipped."""
+    truncated, device) goes on: into `metadata` again, and all but the device into ERSPAN's header, ids of egress
+    frames, a file's packets. Numbers that are missing are counted. Other options are skipped."""
     port: Port = 6081
     """UDP port that is listened on."""
     vni: Vni | None = None

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from scapy.contrib.erspan import ERSPAN_II, ERSPAN_III, ERSPAN_PlatformSpecific
+from scapy.contrib.geneve import GENEVE, GeneveOptions
 from scapy.contrib.tzsp import TZSP, TZSPTagEnd
 from scapy.layers.inet import IP, TCP, UDP, fragment
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment, fragment6
@@ -21,7 +22,7 @@ from mirrord.dataplane.frame.checksum import checksum
 from mirrord.dataplane.frame.wire import VNET, VNET_GSO_NONE, VNET_GSO_TCPV4, VNET_NEEDS_CSUM
 from mirrord.kernel import PACKET_VNET_HDR, SOL_PACKET
 from tests.conftest import MakeDaemon, MakeOpenVSwitch, MakeSniffer
-from tests.support.appliance import FRAMES, Bench, geneve, gre, marked, pair, session, vxlan
+from tests.support.appliance import FRAMES, Bench, geneve, gre, marked, missing, pair, session, vxlan
 from tests.support.packets import LINK, V4
 from tests.support.send import send
 from tests.support.topology import Topology
@@ -214,6 +215,46 @@ def test_a_filter_and_the_loop_guard_look_at_the_frames_inside(bench: Bench, dae
     assert metrics.total("mirrord_skipped_frames_total", reason="unmatched") == len(FRAMES) - 3
     assert metrics.total("mirrord_skipped_frames_total", reason="own_copy") == 1
     assert bench.captured(mirrord, len(FRAMES) + 1) == [FRAMES[0], FRAMES[2], FRAMES[4]]
+
+
+def test_what_is_lost_on_the_road_is_counted_by_the_numbers_of_what_came(bench: Bench, daemon: MakeDaemon) -> None:
+    """By sender and id; packets that overtake each other, come twice or have no number are none of it."""
+
+    def ours(number: int, vni: int = 7, source: str = "10.99.0.1") -> Any:
+        option = GeneveOptions(classid=0xFF6D, type=1, data=bytes(16) + number.to_bytes(4, "big"))
+        outer = IP(src=source, dst="10.99.0.2") / UDP(sport=50000, dport=6081, chksum=0)
+        return outer / GENEVE(vni=vni, proto=0x6558, options=[option]) / marked(number)
+
+    def numbered(number: int, **key: int) -> Any:
+        return gre(GRE(proto=0x6558, seqnum_present=1, sequence_number=number, **key), marked(number))
+
+    def erspan(number: int) -> Any:
+        outer = GRE(proto=0x88BE, seqnum_present=1, sequence_number=number)
+        return gre(outer, ERSPAN_II(session_id=7), marked(number & 0xFFFF))
+
+    mirrord = daemon(
+        bench.appliance,
+        "".join(
+            session(name, f'{{ type = "{name}", local = "10.99.0.2" }}')
+            for name in ("geneve", "gre", "erspan", "vxlan")
+        ),
+    )
+    packets = [
+        *map(ours, (0, 1, 5, 4, 4, 9)),  # 2, 3, 6, 7 and 8 do not come
+        *(ours(number, vni=8) for number in (100, 101)),
+        *(ours(number, source="10.99.0.9") for number in (3000, 3001, 3005)),  # another's
+        geneve(7, marked(0)),
+        *map(numbered, (5, 8)),
+        *(numbered(number, key_present=1, key=1) for number in (20, 21)),
+        gre(GRE(proto=0x6558), marked(0)),
+        *map(erspan, (2**32 - 1, 1)),
+        *(vxlan(7, marked(n)) for n in (0, 5)),
+    ]
+    bench.send(packets)
+    expected = {"geneve": 5 + 3, "gre": 2, "erspan": 1}
+    wait_for(lambda: {name: missing(mirrord, name) for name in expected} == expected, "what is missing")
+    assert not mirrord.metrics().select("mirrord_tunnel_missing_packets_total", session="vxlan")  # which has no numbers
+    assert len(bench.captured(mirrord, len(packets))) == len(packets)
 
 
 def test_what_a_kernel_leaves_to_devices_comes_out_as_the_wire_would_have_carried_it(

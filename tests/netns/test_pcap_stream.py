@@ -12,9 +12,10 @@ import ssl
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import pytest
 from scapy.utils import RawPcapReader
@@ -167,8 +168,8 @@ def test_dumpcap_and_tshark_read_it(hosts: tuple[Host, Host], daemon: MakeDaemon
     assert mirrord.metrics().total("mirrord_captured_frames_total") == 30  # and nothing while nobody was there
 
 
-def test_a_stopped_receiver_harms_nobody(hosts: tuple[Host, Host], daemon: MakeDaemon, tmp_path: Path) -> None:
-    """Of what it misses each frame is counted; the other client, and the other session, have all."""
+def test_stopped_receivers_harm_nobody(hosts: tuple[Host, Host], daemon: MakeDaemon, tmp_path: Path) -> None:
+    """Of what any of them misses each frame is counted once; the other client, and the other session, have all."""
     client, source = hosts
     file = tmp_path / "all.pcapng"
     more = f"""
@@ -185,37 +186,109 @@ destination = {{ type = "file", path = "{file}" }}
         up=False,
         capture_directories=[str(tmp_path)],
     )
-    stopped = tmp_path / "stopped.pcap"
-    nc = source.spawn("sh", "-c", f"exec nc -I 32768 127.0.0.1 {PORT} >{stopped}")
-    with running(nc):
+    files = [tmp_path / f"{name}.pcap" for name in ("first", "second")]
+    source.run("sysctl", "-qw", "net.ipv4.tcp_wmem=4096 16384 65536")  # megabytes in the kernel would take long to fill
+    with ExitStack() as stack:
+        first, second = (stack.enter_context(running(_nc(source, one))) for one in files)
         wait_for(lambda: up(mirrord), "a client", 60)
         reader = Reader.connect(source)
-        wait_for(lambda: mirrord.metrics().total("mirrord_stream_clients") == 2, "two clients")
-        send(client, "eth0", SHORT, 5)
+        wait_for(lambda: mirrord.metrics().total("mirrord_stream_clients") == 3, "three clients")
+        sender = stack.enter_context(Numbered(client, reader))
+
+        def settled() -> float:
+            metrics = mirrord.settle(captured=2 * sender.sent)
+            wait_for(lambda: mirrord.metrics().total("mirrord_queued_frames") == 0, "all is sent")
+            assert metrics.total("mirrord_dropped_frames_total", session="stream") == queue_full(mirrord)
+            return queue_full(mirrord)
+
+        def overflow() -> None:
+            begun = queue_full(mirrord)
+            while queue_full(mirrord) < begun + 300:
+                sender.send(500)
+                assert sender.sent < 50_000
+
+        def caught_up() -> bool:
+            sender.send(50)
+            return last_number(files[0]) > sender.sent - 500
+
+        sender.send(5)
         wait_for(lambda: len(reader.packets) == 5, "it is in use")
-        nc.send_signal(signal.SIGSTOP)
-        total = 5
-        while mirrord.metrics().total("mirrord_dropped_frames_total", session="stream", reason="queue_full") < 1000:
-            send(client, "eth0", FRAME, 1000, 3000)
-            total += 1000
-            assert total < 50000
-        metrics = mirrord.settle(captured=2 * total)
-        nc.send_signal(signal.SIGCONT)
-        wait_for(lambda: mirrord.metrics().total("mirrord_queued_frames") == 0, "it takes what is queued")
-        send(client, "eth0", SHORT, 5)
-        metrics = mirrord.settle(captured=2 * (total + 5))
-        wait_for(lambda: mirrord.metrics().total("mirrord_queued_frames") == 0, "all is sent")
-        metrics = mirrord.metrics()
-        lost = metrics.total("mirrord_dropped_frames_total", session="stream", reason="queue_full")
-        assert metrics.total("mirrord_dropped_frames_total", session="stream") == lost
-        assert metrics.total("mirrord_dropped_frames_total", session="file") == 0
-        wait_for(lambda: len(reader.packets) == total + 5, "all of them with the other client")
+        first.send_signal(signal.SIGSTOP)
+        overflow()
+        second.send_signal(signal.SIGSTOP)  # the one has room for none of what the other still has room for
+        sender.send(300)
+        mirrord.settle(captured=2 * sender.sent)
+        first.send_signal(signal.SIGCONT)
+        wait_for(caught_up, "it goes on, and has caught up")
+        overflow()
+        second.send_signal(signal.SIGCONT)
+        settled()
+        sender.send(5)
+        lost = settled()
+        assert mirrord.metrics().total("mirrord_dropped_frames_total", session="file") == 0
+        wait_for(lambda: len(reader.packets) == sender.sent, "all of them with the third client")
         assert not reader.ended
-        wait_for(lambda: len(packets(stopped)) == total + 5 - lost, "what was not dropped")
-        assert packets(stopped)[-5:] == [SHORT] * 5
+        everything = sender.numbers(reader.packets)
+        assert everything == list(range(sender.sent))
+        wait_for(
+            lambda: all(sender.numbers(packets(one))[-5:] == everything[-5:] for one in files), "the last ones in files"
+        )
+        got = [sender.numbers(packets(one)) for one in files]
+        for one, file_of in zip(got, files, strict=True):
+            assert one == sorted(set(one))
+            assert len(one) == count(file_of) < sender.sent
+        # A frame is mirrored where each of them had room for it.
+        in_all = set(got[0]) & set(got[1])
+        assert lost == sender.sent - len(in_all)
+        assert mirrord.metrics().total("mirrord_mirrored_frames_total", session="stream") == len(in_all)
         reader.close()
     mirrord.stop()
-    assert count(file) == total + 5
+    assert count(file) == sender.sent
+
+
+class Numbered:
+    """Sends frames that their last four bytes tell apart, no faster than a client reads them."""
+
+    def __init__(self, host: Host, reader: Reader) -> None:
+        self.sent, self._reader = 0, reader
+        self._out = host.open_socket(socket.AF_PACKET, socket.SOCK_RAW)
+        self._out.bind(("eth0", 0))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._out.close()
+
+    def send(self, count: int) -> None:
+        for n in range(count):
+            self._out.send(FRAME[:-4] + self.sent.to_bytes(4, "big"))
+            self.sent += 1
+            if n % 50 == 49:  # its queue has room for some 490
+                wait_for(lambda: len(self._reader.packets) > self.sent - 200, "the reader is not far behind", 60)
+
+    @staticmethod
+    def numbers(frames: list[bytes]) -> list[int]:
+        return [int.from_bytes(frame[-4:], "big") for frame in frames]
+
+
+def _nc(host: Host, file: Path) -> Process:
+    """With a small buffer, else the kernel takes megabytes that nobody reads."""
+    return host.spawn("sh", "-c", f"exec nc -I 32768 127.0.0.1 {PORT} >{file}")
+
+
+def last_number(file: Path) -> int:
+    """Of the last whole frame in a file of frames of one length; -1: of none."""
+    whole = (file.stat().st_size - HEADER.size) // (RECORD.size + len(FRAME))
+    if whole < 1:
+        return -1
+    with file.open("rb") as opened:
+        opened.seek(HEADER.size + whole * (RECORD.size + len(FRAME)) - 4)
+        return int.from_bytes(opened.read(4), "big")
+
+
+def queue_full(mirrord: Daemon) -> float:
+    return mirrord.metrics().total("mirrord_dropped_frames_total", session="stream", reason="queue_full")
 
 
 def packets(file: Path) -> list[bytes]:
@@ -320,6 +393,71 @@ def test_tls_lets_only_those_in_that_show_a_certificate(
     assert metrics.total("mirrord_mirrored_frames_total") < 2000 + before + 20
     assert metrics.total("mirrord_skipped_frames_total", reason="own_copy") > 0
     assert "client gone" in mirrord.output()
+
+
+@pytest.mark.parametrize("dataplane", ["native"])  # who listens is the same for both
+def test_a_listener_says_what_it_lacks_and_serves_when_that_is_there(
+    net: Topology, daemon: MakeDaemon, tmp_path: Path
+) -> None:
+    client, source = net.host("client"), net.host("source", ipv6=True)
+    net.link(client, "eth0", source, "nic")
+    authority = Authority(tmp_path)
+    server, known = authority.issue("server", "IP:2001:db8::9"), authority.issue("known")
+    key, certificate = Path(server.key), Path(server.certificate)
+    right = {file: file.read_text() for file in (key, certificate)}
+    key.unlink()
+    tls = f'tls = {{ ca = "{authority.certificate}", certificate = "{certificate}", key = "{key}" }}'
+    where = f"[2001:db8::9]:{PORT}"
+    mirrord = daemon(source, configuration(f'listen = "{where}", format = "pcap", {tls}'), up=False)
+
+    def says(text: str) -> None:
+        wait_for(lambda: why(mirrord) == f"waiting: {text}", text)
+
+    says(f"cannot listen on {where}: {key}: No such file or directory")
+    key.write_text("nonsense")
+    says(f"cannot listen on {where}: {key}: no private key in PEM, or with a pass phrase")
+    key.write_text(Path(known.key).read_text())
+    says(f"cannot listen on {where}: {key}: it is not the key of {certificate}")
+    key.write_text(right[key])
+    says(f"cannot listen on {where}: Cannot assign requested address")
+    source.ip("address add 2001:db8::9/128 dev lo nodad")
+    says(f"nobody is connected to {where}")
+
+    def knock() -> socket.socket:
+        sock = source.open_socket(socket.AF_INET6, socket.SOCK_STREAM)
+        sock.connect(("2001:db8::9", PORT))
+        return sock
+
+    certificate.write_text("nonsense")
+    knock().close()
+    says(f"no client of {where} can be served: {certificate}: no certificate in PEM")
+    certificate.write_text(right[certificate])
+    knock().close()
+    says(f"nobody is connected to {where}")
+
+    context = ssl.create_default_context(cafile=str(authority.certificate))
+    context.load_cert_chain(known.certificate, known.key)
+
+    def connected() -> Reader:
+        reader = Reader(context.wrap_socket(knock(), server_hostname="2001:db8::9"))
+        wait_for(lambda: up(mirrord), "a client", 60)
+        return reader
+
+    connected().close()
+    says(f"nobody is connected to {where}")
+    process = Path(f"/proc/{mirrord.pid}")
+    before = [len(list((process / one).iterdir())) for one in ("fd", "task")]
+    for n in range(100):
+        sock = knock()
+        if n % 4 == 0:
+            context.wrap_socket(sock, server_hostname="2001:db8::9").close()
+        sock.close()
+    says(f"nobody is connected to {where}")
+    wait_for(lambda: [len(list((process / one).iterdir())) for one in ("fd", "task")] <= before, "nothing is left")
+    reader = connected()
+    send(client, "eth0", SHORT, 3)
+    wait_for(lambda: reader.packets[-3:] == [SHORT] * 3, "its packets")
+    reader.close()
 
 
 def test_a_collector_that_shows_another_name_gets_nothing(

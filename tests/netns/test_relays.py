@@ -11,11 +11,12 @@ from scapy.layers.inet import UDP
 from scapy.utils import RawPcapNgReader
 
 from tests.conftest import MakeDaemon, MakeSniffer
-from tests.support.appliance import FRAMES, marked, pair, session
+from tests.support.appliance import FRAMES, marked, missing, pair, session
 from tests.support.packets import LINK, V4
 from tests.support.send import send
 from tests.support.sniffer import Recording
 from tests.support.topology import Topology
+from tests.support.wait import wait_for
 
 
 def test_a_chain_ends_in_a_file_with_the_nics_own_frames(net: Topology, daemon: MakeDaemon, tmp_path: Path) -> None:
@@ -79,19 +80,31 @@ def test_a_relay_carries_direction_and_time_on_from_the_nic(
     )
     on_nic = sniff(source, "nic")
     to_relay = '{ type = "geneve", remote = "10.98.0.2", vni = 7, metadata = true }'
-    on_source = daemon(source, session("out", '"nic"', to_relay))
+    on_source = daemon(source, session("out", '"nic"', to_relay, 'transmit = "socket"'))
 
     sent = [marked(n) for n in range(10)]
+    begins_anew = 6  # what comes before are 3 that the road loses: nobody has this address
+    source.ip("neighbour replace 10.98.0.2 dev eth0 lladdr " + relay.mac("eth0"))
     for n, frame in enumerate(sent):
+        if n == begins_anew:
+            source.ip("neighbour replace 10.98.0.2 dev eth0 lladdr 02:00:00:00:00:99")
+            send(source, "nic-peer", marked(99), count=3)
+            on_source.settle(captured=n + 3)
+            source.ip("neighbour replace 10.98.0.2 dev eth0 lladdr " + relay.mac("eth0"))
         send(source, "nic" if n % 2 else "nic-peer", frame)
-        on_source.settle(captured=n + 1)
+        on_source.settle(captured=n + 1 + 3 * (n >= begins_anew))
+    assert on_source.metrics().total("mirrord_mirrored_frames_total") == len(sent) + 3  # as far as it can know
     on_source.stop()
+    each = dict.fromkeys(files, 3)
+    wait_for(lambda: {name: missing(on_relay, name) for name in files} == each, "what was lost on the road")
     metrics = on_relay.settle(captured=3 * len(sent))
     assert metrics.total("mirrord_skipped_frames_total", session="sent", reason="unmatched") == len(sent) / 2
     assert metrics.total("mirrord_read_frames_total", session="all", direction="egress") == len(sent) / 2
+    assert metrics.total("mirrord_dropped_frames_total") == 0
     on_relay.stop()
 
     stamps = [row[0] for row in on_nic.stop().fields("frame.time_epoch")]
+    del stamps[begins_anew : begins_anew + 3]
     assert len(stamps) == len(sent)
     directions = [f"0x0000000{1 + n % 2}" for n in range(len(sent))]  # draft-ietf-opsawg-pcapng 4.3.1: 1 in, 2 out
     rows = [[stamp, direction] for stamp, direction in zip(stamps, directions, strict=True)]

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 
-from tests.support.agent import Agent
+from tests.support.browser import Browser
+from tests.support.cluster import Cluster, member
+from tests.support.console import Console
 from tests.support.ctl import ctl
-from tests.support.daemon import ROOT, Daemon
+from tests.support.daemon import ROOT
 from tests.support.etcd import Store
 from tests.support.prometheus import Prometheus, filled
 from tests.support.sniffer import Sniffer
@@ -34,54 +36,15 @@ VM_2 = "type=device,device=tap2,host=a,perspective=guest"
 VM_1 = "type=device,device=tap1,host=b"
 
 
-class Member(NamedTuple):
-    """A host of the cluster, and the VM on it, whose NIC's end there is `tap`."""
+@dataclass(frozen=True)
+class Pair(Cluster):
+    """Two hosts with a VM each, whose NIC's end there is tap2 and tap1."""
 
-    host: Host
-    vm: Host
-    tap: str
-    daemon: Daemon
-    agent: Agent
-
-    def ctl(self, *words: str, status: int = 0) -> str:
-        return ctl(self.agent.socket, "--cluster", *words, status=status)
-
-    def json(self, *words: str) -> Any:
-        return json.loads(self.ctl("--json", *words))
-
-    def sessions(self) -> dict[str, tuple[str, str, str]]:
-        """What the daemon runs: source, state and reason by name."""
-        rows = json.loads(ctl(self.daemon.socket, "--json", "status"))["sessions"]
-        return {f"{row['mirror']}/{row['session']}": (row["source"], row["state"], row["reason"]) for row in rows}
-
-
-class Cluster(NamedTuple):
-    store: Store
-    a: Member
-    b: Member
-
-    @property
-    def members(self) -> tuple[Member, Member]:
-        return self.a, self.b
-
-    def settle(self) -> None:
-        """Until each host runs what the store says."""
-        self.a.ctl("wait", "--timeout", "20")
-
-    def keys(self, below: str) -> dict[str, Any]:
-        lines = self.store.ctl("get", "--prefix", f"/mirrord/{below}").splitlines()
-        return {key: json.loads(value) for key, value in zip(lines[::2], lines[1::2], strict=True)}
-
-    def addresses(self) -> dict[str, str]:
-        """The addresses of the flow network, by host; each host has one, and each address one host."""
-        taken = self.keys("alloc/addr/flow0/")
-        hosts = [one["host"] for one in taken.values()]
-        assert len(set(hosts)) == len(hosts), taken
-        return {one["host"]: key.rpartition("/")[2] for key, one in taken.items()}
+    vms: tuple[Host, ...]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     """Two hosts with their VMs, and the store."""
     with Topology() as net:
         hosts = {name: net.host(name) for name in ("a", "b", "store")}
@@ -89,25 +52,19 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         net.link(hosts["a"], "em02", hosts["b"], "em02", mtu=1600)
         store = Store(hosts["store"], tmp_path_factory.mktemp("etcd"), address="10.0.0.3")
         store.start()
-        members = []
+        members, vms = [], []
         for name, tap in (("a", "tap2"), ("b", "tap1")):
-            vm = net.host(f"vm-{name}")
-            net.link(hosts[name], tap, vm, "eth0", (f"10.9.{tap[-1]}.1/24", f"10.9.{tap[-1]}.2/24"))
-            directory = tmp_path_factory.mktemp(name)
-            daemon = Daemon(hosts[name], directory, "", up=False, dataplane="native")
-            agent = Agent(hosts[name], directory, daemon.socket, endpoints=[store.url], devices={"flow0": "em02"})
-            if name == "a":
-                assert "was made" in agent.command("init")
-            agent.start()
-            members.append(Member(hosts[name], vm, tap, daemon, agent))
-        yield Cluster(store, *members)
-        for member in members:
-            assert member.agent.stop() == 0, member.agent.output()
-            assert member.daemon.stop()[0] == 0
+            addresses = f"10.9.{tap[-1]}.1/24", f"10.9.{tap[-1]}.2/24"
+            vms.append(net.host(f"vm-{name}"))
+            net.link(hosts[name], tap, vms[-1], "eth0", addresses)
+            members.append(member(hosts[name], tmp_path_factory.mktemp(name), store, begin=name == "a"))
+        yield Pair(store, tuple(members), tuple(vms))
+        for each in members:
+            each.stop()
 
 
 @pytest.fixture
-def cluster(made: Cluster) -> Iterator[Cluster]:
+def cluster(made: Pair) -> Iterator[Pair]:
     """The same, without any object; at the end nothing is left of the test's, in the store or on a host."""
     wait_for(lambda: [one["alive"] for one in made.a.json("hosts")] == [True, True], "both are there", 40)
     yield made
@@ -115,55 +72,49 @@ def cluster(made: Cluster) -> Iterator[Cluster]:
     made.settle()
     for below in ("alloc/addr/", "ends/"):
         wait_for(lambda: not made.keys(below), f"nothing is left below {below}", 10)  # noqa: B023 (called here)
-    assert not {name for member in made.members for name in member.sessions()}
+    assert not {name for each in made.members for name in each.sessions()}
     assert not {one["session"] for one in made.keys("alloc/vni/").values()} - {""}
 
 
-def mirror(cluster: Cluster, name: str = "core") -> None:
+def mirror(cluster: Pair, name: str = "core") -> None:
     cluster.a.ctl("network", "create", "flow0", "--addresses", FLOW)
     cluster.a.ctl("create", name, "--flow-network", "flow0", "--description", "core business on VM-2", "--enable")
     cluster.a.ctl("session", "add", name, "nic", "--source", VM_2, "--destination", VM_1, "--direction", "both")
 
 
-def up(cluster: Cluster) -> bool:
-    found = [one for member in cluster.members for name, one in member.sessions().items() if name.startswith("core")]
+def up(cluster: Pair) -> bool:
+    found = [one for each in cluster.members for name, one in each.sessions().items() if name.startswith("core")]
     return [one[1] for one in found] == ["up", "up"]
 
 
-def shown(cluster: Cluster) -> str:
-    return "\n".join(
-        f"{member.sessions()}\n{member.agent.output()}\n{member.daemon.output()}" for member in cluster.members
-    )
-
-
-def wait_up(cluster: Cluster) -> None:
+def wait_up(cluster: Pair) -> None:
     try:
         wait_for(lambda: up(cluster), "both halves are up", 20)
     except AssertionError as late:
-        raise AssertionError(f"{late}\n{shown(cluster)}") from late
+        raise AssertionError(f"{late}\n{cluster.shown()}") from late
 
 
-def pinged(cluster: Cluster, tmp_path: Path, count: int = 5) -> list[str]:
+def pinged(cluster: Pair, tmp_path: Path, count: int = 5) -> list[str]:
     """What is seen at VM-1's NIC of so many pings of VM-2's."""
-    sniffer = Sniffer(cluster.b.vm, "eth0", "icmp", tmp_path / "vm1.pcap")
-    cluster.a.vm.run("ping", "-c", str(count), "-i", "0.05", "-q", "10.9.2.1")
+    sniffer = Sniffer(cluster.vms[1], "eth0", "icmp", tmp_path / "vm1.pcap")
+    cluster.vms[0].run("ping", "-c", str(count), "-i", "0.05", "-q", "10.9.2.1")
     wait_for(lambda: at_rest(cluster), "every frame is accounted for")
     return sniffer.stop().lines()
 
 
-def at_rest(cluster: Cluster) -> bool:
+def at_rest(cluster: Pair) -> bool:
     """Whether each frame that a host's sessions captured is mirrored, skipped or dropped."""
-    pages = [member.daemon.metrics() for member in cluster.members]
+    pages = [each.daemon.metrics() for each in cluster.members]
     return all(page.unaccounted() == 0 for page in pages if page.select("mirrord_captured_frames_total"))
 
 
 def test_vm_2s_nic_is_seen_at_vm_1s_on_another_host_and_every_operation_shows_in_traffic(
-    cluster: Cluster, tmp_path: Path
+    cluster: Pair, tmp_path: Path
 ) -> None:
     mirror(cluster)
     wait_up(cluster)
     lines = pinged(cluster, tmp_path)
-    assert len(lines) == 10, "\n".join(lines) + shown(cluster)
+    assert len(lines) == 10, "\n".join(lines) + cluster.shown()
     assert all("ethertype IPv4 (0x0800), length 98: " in line for line in lines)
     assert [" echo request," in line for line in lines] == [True, False] * 5
     assert cluster.addresses().keys() == {"a", "b"}
@@ -176,7 +127,7 @@ def test_vm_2s_nic_is_seen_at_vm_1s_on_another_host_and_every_operation_shows_in
     assert {*cluster.a.sessions(), *cluster.b.sessions()} == {"kernel/nic", "kernel/nic.in"}
     cluster.b.ctl("session", "set", "kernel", "nic", "--direction", "egress")
     cluster.settle()
-    wait_for(lambda: all(one[1] == "up" for member in cluster.members for one in member.sessions().values()), "up")
+    wait_for(lambda: all(one[1] == "up" for each in cluster.members for one in each.sessions().values()), "up")
     assert [" echo request," in line for line in pinged(cluster, tmp_path)] == [True] * 5
     cluster.b.ctl("disable", "kernel")
     cluster.settle()
@@ -184,7 +135,7 @@ def test_vm_2s_nic_is_seen_at_vm_1s_on_another_host_and_every_operation_shows_in
     assert not cluster.a.sessions()
     cluster.a.ctl("enable", "kernel")
     cluster.settle()
-    wait_for(lambda: all(one[1] == "up" for member in cluster.members for one in member.sessions().values()), "up", 20)
+    wait_for(lambda: all(one[1] == "up" for each in cluster.members for one in each.sessions().values()), "up", 20)
     assert len(pinged(cluster, tmp_path)) == 5
     cluster.a.ctl("delete", "kernel")
     cluster.settle()
@@ -192,7 +143,7 @@ def test_vm_2s_nic_is_seen_at_vm_1s_on_another_host_and_every_operation_shows_in
     cluster.a.ctl("network", "delete", "flow0")
 
 
-def test_what_the_cluster_has_is_read_only_at_the_daemon_and_gives_way_to_a_file(cluster: Cluster) -> None:
+def test_what_the_cluster_has_is_read_only_at_the_daemon_and_gives_way_to_a_file(cluster: Pair) -> None:
     mirror(cluster)
     wait_up(cluster)
     there = json.loads(ctl(cluster.b.daemon.socket, "--json", "show", "core"))
@@ -211,11 +162,73 @@ def test_what_the_cluster_has_is_read_only_at_the_daemon_and_gives_way_to_a_file
     wait_for(lambda: states(cluster) == ["up", "up"], "it is told", 10)
 
 
-def states(cluster: Cluster) -> list[str]:
+@pytest.mark.timeout(400)  # a browser on a busy machine
+def test_documents_000_and_004_in_the_console_of_the_whole_cluster(cluster: Pair, tmp_path: Path) -> None:
+    """A flow network, a mirror, a session from one host's device to another's; what a host's own console has of it."""
+    console = Console(cluster.a.host, cluster.a.agent.socket, "--listen", "127.0.0.1:0", cluster=True)
+    own = Console(cluster.a.host, cluster.a.daemon.socket, "--listen", "127.0.0.1:0")
+    with Browser(cluster.a.host, tmp_path) as browser:
+        browser.open(console.address)
+        browser.click("nav a", "Hosts")
+        browser.wait(lambda: browser.text("main tbody").count("up to date") == 2, "both hosts")
+        menu = browser.text("nav ul").split("\n")
+        assert menu == ["Overview", "Hosts", "Port mirroring", "Flow networks", "Filters", "Audit"]
+        browser.click("nav a", "Flow networks")
+        browser.click("main button", "Create flow network")
+        fields = {"Name": "flow0", "Start IP": "192.168.29.10", "End IP": "192.168.29.20", "VNI": "6000-6999"}
+        for label, text in fields.items():
+            browser.field(label).write(text)
+        browser.click("dialog button", "OK")
+        browser.wait_text("flow0 was created")
+        browser.click("nav a", "Port mirroring")
+        browser.click("main button", "Create port mirroring")
+        browser.field("Name").write("core")
+        browser.choose("Flow network", "flow0 (192.168.29.10-192.168.29.20/24)")
+        browser.click("dialog button", "OK")
+        add_session(browser)
+        browser.wait_text("complete", "main table", seconds=60)
+        wait_up(cluster)
+        assert len(pinged(cluster, tmp_path)) == 10
+        cluster.b.ctl("set", "core", "--description", "theirs")
+        browser.wait_text("theirs", "main .head")
+        assert [row["user"] for row in cluster.a.json("audit")][-3:] == ["root"] * 3
+        browser.open(own.address)
+        browser.click("nav a", "Port mirroring")
+        browser.wait_text("of the cluster", "main tbody")
+        assert not browser.run("return [...document.querySelectorAll('td button')].length")  # it is changed there alone
+        browser.open(f"{console.url}#/mirrors/core")  # the window has its key still
+        browser.click("main .head button", "Disable")
+        browser.click("dialog button", "Disable")
+        browser.wait_text("core was disabled")
+        cluster.settle()
+        assert not pinged(cluster, tmp_path)
+    for one in (console, own):
+        assert one.stop() == 0
+
+
+def add_session(browser: Browser) -> None:
+    """Between devices of two hosts; a VM's first NIC would be refused, beside its field."""
+    browser.find("dialog h2", "Add session")
+    browser.field("Name").write("nic")
+    browser.field("Host", within="Source port").write("a")
+    browser.field("Device", within="Source port").write("tap2")
+    browser.choose("Seen by", "guest", within="Source port")
+    browser.choose("Kind", "VM instance", within="Destination port")
+    browser.field("VM instance", within="Destination port").write("VM-1")
+    browser.field("NIC", within="Destination port").write("0")
+    browser.wait_text("is the first NIC of 'VM-1'", ".field.wrong")
+    browser.choose("Kind", "Device", within="Destination port")
+    browser.field("Host", within="Destination port").write("b")
+    browser.field("Device", within="Destination port").write("tap1")
+    browser.click("dialog button", "OK")
+    browser.wait_text("nic was added")
+
+
+def states(cluster: Pair) -> list[str]:
     return [one["state"] for one in cluster.a.json("status")["sessions"]]
 
 
-def test_an_object_that_a_host_cannot_take_is_left_out_and_told_and_freezes_nobody(cluster: Cluster) -> None:
+def test_an_object_that_a_host_cannot_take_is_left_out_and_told_and_freezes_nobody(cluster: Pair) -> None:
     mirror(cluster)
     cluster.store.ctl("put", "/mirrord/config/filters/newer", '{"version":9,"rules":[]}')
     for session, destination in (("loop", "type=device,device=tap2,host=a"), ("file", "type=file,path=/etc/x")):
@@ -229,7 +242,7 @@ def test_an_object_that_a_host_cannot_take_is_left_out_and_told_and_freezes_nobo
     cluster.store.ctl("del", "/mirrord/config/filters/newer")
 
 
-def test_without_the_store_all_runs_on_and_restarts(cluster: Cluster, tmp_path: Path) -> None:
+def test_without_the_store_all_runs_on_and_restarts(cluster: Pair, tmp_path: Path) -> None:
     mirror(cluster)
     wait_up(cluster)
     wait_for(lambda: cluster.b.agent.kept() and cluster.b.agent.kept()["replica"]["ends"], "kept")
@@ -238,14 +251,14 @@ def test_without_the_store_all_runs_on_and_restarts(cluster: Cluster, tmp_path: 
     assert len(pinged(cluster, tmp_path)) == 10
     assert "10.0.0.3:2379" in cluster.a.ctl("disable", "core", status=1)
     assert "not connected for" in cluster.a.ctl("status")
-    before = [member.daemon.metrics().total("mirrord_mirrored_frames_total") for member in cluster.members]
-    for member in cluster.members:
-        member.agent.kill()
-        member.agent.start()
-    for member in cluster.members:
-        wait_for(lambda: "the daemon runs this host's part" in member.agent.output(), "told again")  # noqa: B023
+    before = [each.daemon.metrics().total("mirrord_mirrored_frames_total") for each in cluster.members]
+    for each in cluster.members:
+        each.agent.kill()
+        each.agent.start()
+    for each in cluster.members:
+        wait_for(lambda: "the daemon runs this host's part" in each.agent.output(), "told again")  # noqa: B023
     assert len(pinged(cluster, tmp_path)) == 10
-    after = [member.daemon.metrics().total("mirrord_mirrored_frames_total") for member in cluster.members]
+    after = [each.daemon.metrics().total("mirrord_mirrored_frames_total") for each in cluster.members]
     assert [now - then for now, then in zip(after, before, strict=True)] == [10, 10], "what ran was not touched"
     cluster.store.start()
     wait_for(lambda: all(one.agent.metrics().total("mirrord_cluster_connected") for one in cluster.members), "back", 30)
@@ -253,7 +266,7 @@ def test_without_the_store_all_runs_on_and_restarts(cluster: Cluster, tmp_path: 
     assert len(pinged(cluster, tmp_path)) == 10
 
 
-def test_changes_made_while_an_agent_was_away_and_their_history_are_caught_up_with(cluster: Cluster) -> None:
+def test_changes_made_while_an_agent_was_away_and_their_history_are_caught_up_with(cluster: Pair) -> None:
     mirror(cluster)
     wait_up(cluster)
     cluster.b.agent.kill()
@@ -267,7 +280,7 @@ def test_changes_made_while_an_agent_was_away_and_their_history_are_caught_up_wi
     wait_for(lambda: not cluster.b.sessions(), "what is not wanted any more ends", 20)
 
 
-def test_an_empty_store_or_another_clusters_ends_nothing(cluster: Cluster, tmp_path: Path) -> None:
+def test_an_empty_store_or_another_clusters_ends_nothing(cluster: Pair, tmp_path: Path) -> None:
     mirror(cluster)
     wait_up(cluster)
     snapshot = cluster.store.directory / "backup.db"
@@ -277,9 +290,9 @@ def test_an_empty_store_or_another_clusters_ends_nothing(cluster: Cluster, tmp_p
     cluster.store.start()
     wait_for(lambda: "the store is empty" in cluster.a.ctl("status"), "it is told", 30)
     assert len(pinged(cluster, tmp_path)) == 10
-    for member in cluster.members:
-        member.agent.kill()
-        member.agent.start()
+    for each in cluster.members:
+        each.agent.kill()
+        each.agent.start()
     wait_for(lambda: "the store is empty" in cluster.b.ctl("status"), "it is told after a restart, too", 30)
     assert len(pinged(cluster, tmp_path)) == 10
     cluster.store.kill()
@@ -293,7 +306,7 @@ def test_an_empty_store_or_another_clusters_ends_nothing(cluster: Cluster, tmp_p
 
 
 def test_a_daemon_that_was_killed_comes_back_with_the_clusters_sessions_before_its_agent_does(
-    cluster: Cluster, tmp_path: Path
+    cluster: Pair, tmp_path: Path
 ) -> None:
     mirror(cluster)
     wait_up(cluster)
@@ -312,7 +325,7 @@ def test_a_daemon_that_was_killed_comes_back_with_the_clusters_sessions_before_i
     assert cluster.addresses().keys() == {"a", "b"}
 
 
-def test_every_query_of_the_clusters_dashboard_finds_data(cluster: Cluster, tmp_path: Path) -> None:
+def test_every_query_of_the_clusters_dashboard_finds_data(cluster: Pair, tmp_path: Path) -> None:
     prometheus = Prometheus(cluster.a.host, tmp_path, ROOT / "config/prometheus/mirrord.rules.yml", "127.0.0.1:9819")
     told = json.loads((ROOT / "config/grafana/mirrord-cluster.json").read_text())
     wait_for(lambda: prometheus.query("count_over_time(mirrord_cluster_connected[1m]) > 2"), "a few scrapes", 20)

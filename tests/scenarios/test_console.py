@@ -367,14 +367,24 @@ def two_operators(browser: Browser, console: Console) -> None:
     browser.wait_text("其他人在此期间已修改它", "dialog [role=alert]")
     browser.click("dialog button", "取消")
     browser.wait_text("theirs", "main .head")
+    browser.run("location.hash = '#/filters/tcp-1234'")
+    browser.wait_text("1234", "main tbody")
+    theirs = {"rules": [{"priority": 7, "action": "accept", "protocol": "sctp"}]}
+    assert console.ask("PATCH", "/v1/filters/tcp-1234", theirs, key=of_other).status == 200
+    browser.wait_text("sctp", "main tbody")
 
 
 def a_restart(browser: Browser, desk: Desk) -> None:
     """The page says so, and comes back by itself with what comes back."""
     desk.daemon.stop()
     browser.wait_text("守护进程没有响应", "main [role=alert]")
+    browser.run("location.hash = '#/mirrors/core'")  # what is gone to meanwhile comes, too
+    browser.run("location.hash = '#/filters/tcp-1234'")
+    browser.wait_text("No such file or directory", "main .empty")
     desk.start()
     browser.wait(lambda: "守护进程没有响应" not in browser.text(), "the page is back")
+    browser.wait_text("sctp", "main tbody")
+    browser.run("location.hash = '#/mirrors/core'")
     browser.wait_text("theirs", "main .head")
     browser.run("location.href = '/#token=stolen'")
     browser.wait_text("此链接已被使用")

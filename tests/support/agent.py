@@ -7,7 +7,7 @@ import json
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,20 @@ METRICS = "127.0.0.1", 9819
 
 
 class Agent:
-    """`mirrord-agent -c FILE`; made: it answers on its socket. `settings` are keys of [cluster]."""
+    """`mirrord-agent -c FILE`; started: it answers on its socket. `settings` are keys of [cluster], `under` words that
+    are put before the command.
+    """
 
     def __init__(
-        self, host: Host, directory: Path, daemon: Path, **settings: str | list[str] | Mapping[str, str]
+        self,
+        host: Host,
+        directory: Path,
+        daemon: Path,
+        *,
+        under: Sequence[str] = (),
+        **settings: str | list[str] | Mapping[str, str],
     ) -> None:
-        self.host, self.directory = host, directory
+        self.host, self.directory, self._under = host, directory, tuple(under)
         self.file, self.socket, self.state = (directory / name for name in ("agent.toml", "agent.sock", "cluster.json"))
         self.configure(daemon=str(daemon), socket=str(self.socket), state=str(self.state), host=host.label, **settings)
         self._process: Process | None = None
@@ -47,8 +55,8 @@ class Agent:
 
     def start(self) -> None:
         self._process = self.host.spawn(
-            "env", "PYTHONUNBUFFERED=1", f"PYTHONPATH={ROOT}", sys.executable, "-m", "mirrord.cluster.main",
-            "-c", str(self.file), directory=self.directory,
+            *self._under, "env", "PYTHONUNBUFFERED=1", f"PYTHONPATH={ROOT}", sys.executable,
+            "-m", "mirrord.cluster.main", "-c", str(self.file), directory=self.directory,
         )  # fmt: skip
         try:
             wait_for(self._answers, "the agent answers", 30)

@@ -83,6 +83,11 @@ class Bench:
         return self.out.stop().frames()
 
 
+def missing(mirrord: Daemon, name: str) -> float:
+    """Packets of a session's tunnel that did not come."""
+    return mirrord.metrics().total("mirrord_tunnel_missing_packets_total", session=name)
+
+
 def vxlan(vni: int, frame: bytes, source: str = "10.99.0.1", **options: Any) -> Any:
     outer = IP(src=source, dst="10.99.0.2", **options) / UDP(sport=50000, dport=4789, chksum=0)
     return outer / VXLAN(vni=vni, flags="Instance") / frame

@@ -29,9 +29,10 @@ class Answer(NamedTuple):
 class Console:
     """Made: it has printed its address. `address` opens one window, once."""
 
-    def __init__(self, host: Host, daemon: Path, *options: str) -> None:
+    def __init__(self, host: Host, asked: Path, *options: str, cluster: bool = False) -> None:
         self.host = host
-        command = (sys.executable, "-m", "mirrord.cli", "--socket", str(daemon), "console", "--no-browser", *options)
+        where = ("--socket", str(asked), *(("--cluster",) if cluster else ()))
+        command = (sys.executable, "-m", "mirrord.cli", *where, "console", "--no-browser", *options)
         self._process = host.spawn(*command, directory=ROOT)
 
         def printed() -> re.Match[str] | None:

@@ -73,6 +73,11 @@ class Store:
 
         return self.host.call(lambda: asyncio.run(asked()))
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
         assert self._process is not None
         self._process.stop(signal.SIGKILL)

@@ -32,7 +32,7 @@ TEMPLATES = [
     encap.erspan_ii(9, cos=3, index=5),
     encap.erspan_iii(encap.Ids(9, 1000), sgt=4),
 ]
-TOLD = st.sampled_from([Told(), Told(), Told(1, 1 << 60), Told(2, 0, 5, 7, 2, truncated=True)])
+TOLD = st.sampled_from([Told(), Told(), Told(1, 1 << 60, device=7), Told(2, 0, 5, 7, 2, truncated=True)])
 CSUM_OFFSET = {TCP: 16, UDP: 6}
 
 tags = st.builds(Tag, st.sampled_from([0x8100, 0x88A8, 0x9100]), st.sampled_from([0, 5, 0x1005, 0xE06F]))

@@ -1,6 +1,6 @@
-"""A host that is monitored: mirrord with six mirrors, two well and four to be given a fault each, and Prometheus.
+"""A host that is monitored: mirrord with seven mirrors, three well and four to be given a fault each, and Prometheus.
 
-client well, flooded, lost, gone, disk, stream ---- the same [source, with Prometheus]; up0, up1 ---- [collector]
+client well, flooded, lost, gone, disk, stream, road ---- the same [source, with Prometheus]; up0, up1 ---- [collector]
 """
 
 from __future__ import annotations
@@ -22,8 +22,14 @@ from tests.support.wait import wait_for
 RULES = ROOT / "config/prometheus/mirrord.rules.yml"
 FILTER = '[filters.udp]\nrules = [{ priority = 1, action = "accept", protocol = "udp" }]\n'
 ENDS_ONCE = '[mirrors.well]\nexpires = "2999-12-31T00:00:00Z"\n'
+ROAD = """
+[[mirrors.road.sessions]]
+name = "s"
+source = { type = "gre", local = "10.99.0.1" }
+destination = { type = "vxlan", remote = "10.99.0.2", vni = 5 }
+"""
 SAMPLED = 'sampling_rate = 2\nfilter = "udp"\ncount_rules = true\nflow_limit = { packets = 2_000_000_000 }'
-MIRRORS = ("well", "flooded", "lost", "gone", "disk", "stream")
+MIRRORS = ("well", "flooded", "lost", "gone", "disk", "stream", "road")
 FRAMES = [udp_frame(("02:00:00:00:00:01", f"10.1.0.{n}", 1000), ENDS[1], length=1000) for n in range(10, 26)]
 
 
@@ -31,6 +37,7 @@ def configuration(captures: Path) -> str:
     return (
         FILTER
         + ENDS_ONCE
+        + ROAD
         + "".join(
             f"""
 [[mirrors.{mirror}.sessions]]

@@ -175,19 +175,35 @@ def test_a_merged_frame_is_split_to_fit() -> None:
 def test_what_a_header_tells_is_read(dataplane: str) -> None:
     metadata = bytes.fromhex("00020001 0102030405060708 0000002a 00000009")
     options = [*OPTIONS, GeneveOptions(classid=0xFF6D, type=1, data=metadata)]
-    two, three = ERSPAN_II(vlan=5, cos=3, en=3, t=1, session_id=7), ERSPAN_III(vlan=6, cos=2, d=1)
+    two, three = ERSPAN_II(vlan=5, cos=3, en=3, t=1, session_id=7), ERSPAN_III(vlan=6, cos=2, d=1, session_id=9)
     for tunnel, packet, told in (
         (
             Tunnel.GENEVE,
-            wrapped(UDP(), GENEVE(proto=0x6558, options=options), FRAME),
-            Told(2, 0x0102030405060708, truncated=True),
+            wrapped(UDP(), GENEVE(vni=0x123456, proto=0x6558, options=options), FRAME),
+            Told(2, 0x0102030405060708, truncated=True, device=42, ident=0x123456, number=9),
         ),
         (
             Tunnel.ERSPAN,
-            wrapped(GRE(proto=0x88BE, seqnum_present=1), two, FRAME),
-            Told(vlan=5, cos=3, en=3, truncated=True),
+            wrapped(GRE(proto=0x88BE, seqnum_present=1, sequence_number=8), two, FRAME),
+            Told(vlan=5, cos=3, en=3, truncated=True, ident=7, number=8),
         ),
-        (Tunnel.ERSPAN, wrapped(GRE(proto=0x22EB, seqnum_present=1), three, FRAME), Told(2, vlan=6, cos=2)),
+        (Tunnel.ERSPAN, wrapped(GRE(proto=0x22EB), three, FRAME), Told(2, vlan=6, cos=2)),
+        (
+            Tunnel.ERSPAN,
+            wrapped(GRE(proto=0x22EB, key_present=1, key=3, seqnum_present=1), three, FRAME),
+            Told(2, vlan=6, cos=2, ident=9, number=0),
+        ),
+        (Tunnel.GRE, wrapped(GRE(proto=0x6558, key_present=1, key=3), FRAME), Told()),
+        (
+            Tunnel.GRE,
+            wrapped(GRE(proto=0x6558, chksum_present=1, seqnum_present=1, sequence_number=1 << 31), FRAME),
+            Told(number=1 << 31),
+        ),
+        (
+            Tunnel.GRE,
+            wrapped(GRE(proto=0x6558, key_present=1, key=1 << 31, seqnum_present=1, sequence_number=5), FRAME),
+            Told(ident=1 << 31, number=5),
+        ),
     ):
         if dataplane == "python":
             found = decapsulate(tunnel, packet)

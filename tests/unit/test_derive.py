@@ -11,6 +11,7 @@ from mirrord.cluster.allocation import free_vnis
 from mirrord.cluster.derive import Here, Part, derive
 from mirrord.cluster.etcd import Found
 from mirrord.cluster.keys import Keys
+from mirrord.cluster.leaving import QUIET_SECONDS, Leaving
 from mirrord.cluster.records import End, Vnis
 from mirrord.cluster.snapshot import Reader, Snapshot
 from mirrord.control.guests.inventory import Answer, Guest, GuestNic, Place
@@ -30,8 +31,10 @@ def snapshot(*sessions: Mapping[str, Any], mirror: Mapping[str, Any] | None = No
     return Reader(KEYS).snapshot(config)
 
 
-def here(*vms: str, host: str = "a", **more: Any) -> Here:
-    guests = tuple(Guest(name, f"uuid-{name}", runs=True, nics=(GuestNic("", "", "vnet0"),)) for name in vms)
+def here(*vms: str, host: str = "a", moves: str = "", **more: Any) -> Here:
+    guests = tuple(
+        Guest(name, f"uuid-{name}", runs=True, nics=(GuestNic("", "", "vnet0"),), moves=name == moves) for name in vms
+    )
     there = {Place("vm", "qemu:///system"): Answer(guests)}
     return Here(host, **{"devices": {"flow0": "em02"}, "addresses": {"flow0": "192.0.2.10"}, "guests": there, **more})
 
@@ -83,7 +86,22 @@ def test_a_host_with_neither_does_nothing() -> None:
     part = derive(ONE, END, here("VM-3"))
     assert not sessions(part)
     assert not part.halves
-    assert not part.objects["flow_networks"]
+
+
+def test_a_host_that_a_vm_may_come_to_has_an_address_before_it_comes() -> None:
+    part = derive(ONE, END, here("VM-3"))
+    assert part.objects["flow_networks"].keys() == {"flow0"}
+    assert part.objects["mirrors"] == {"core": {"sessions": [], "flow_network": "flow0"}}
+    part = derive(ONE, END, here("VM-3", addresses={}))
+    assert part.ahead == {"flow0"}
+    assert not part.lacking
+    assert not part.objects["mirrors"]
+    assert not derive(ONE, END, here("VM-3", devices={})).ahead
+    device = {"type": "device", "device": "tap2", "host": "a"}
+    fixed = snapshot({"source": device, "destination": {**device, "host": "b"}, "vni": 5001})
+    assert not derive(fixed, END, here(host="c")).objects["mirrors"]
+    off = snapshot({"source": VM, "destination": TO_VM, "vni": 1}, mirror={"flow_network": "flow0", "enabled": False})
+    assert not derive(off, END, here("VM-3", addresses={})).ahead
 
 
 def test_what_is_lacking_is_told_and_keeps_no_other_session_back() -> None:
@@ -138,6 +156,59 @@ def test_of_several_ends_the_last_one_counts_and_one_that_lives_before_one_that_
     assert remote(old, new._replace(stale=True)) == "192.0.2.11"
     assert remote(old, new._replace(address="")) == "192.0.2.11"
     assert remote(old._replace(stale=True)) == "192.0.2.11", "a lease that expired stops no source"
+
+
+def test_a_destination_that_arrives_is_listened_for_and_sent_to_only_when_it_runs() -> None:
+    """Libvirt's states on both hosts of a live migration."""
+    key = ("core", "s")
+    at_b = {key: {"b": End("b", "192.0.2.11", 9)}}
+    arrives = derive(ONE, at_b, here("VM-1", moves="VM-1"))
+    assert "s.in" in sessions(arrives)
+    assert not arrives.ends
+    with_source = derive(ONE, at_b, here("VM-1", "VM-2", moves="VM-1"))
+    assert sessions(with_source)["s"]["destination"]["remote"] == "192.0.2.11"
+    leaves = derive(ONE, at_b, here("VM-1", host="b", moves="VM-1"))
+    assert leaves.ends == {key: "flow0"}, "until another host has it"
+    stale = {key: {"a": End("a", "192.0.2.10", 3, stale=True), **at_b[key]}}
+    assert not derive(ONE, stale, here("VM-1", moves="VM-1")).ends, "what is left of an earlier time says nothing"
+    assert derive(ONE, at_b, here("VM-1")).ends == {key: "flow0"}
+
+
+def test_a_source_that_arrives_is_mirrored_before_it_runs() -> None:
+    assert sessions(derive(ONE, END, here("VM-2", moves="VM-2"))).keys() == {"s"}
+
+
+def test_a_destination_that_has_left_is_listened_for() -> None:
+    key = ("core", "s")
+    for told in (True, False):
+        part = derive(ONE, END, here(left={key: told, ("core", "gone"): True}))
+        assert sessions(part).keys() == {"s.in"}
+        assert part.ends == ({key: "flow0"} if told else {})
+        assert not part.destinations
+
+
+def test_whoever_has_left_is_listened_for_until_nothing_comes_any_more() -> None:
+    key = ("core", "s")
+    here_, nowhere = frozenset({key}), frozenset[tuple[str, str]]()
+    own = {key: {"a": End("a", "192.0.2.10", 5)}}
+    at_b = {key: {**own[key], "b": End("b", "192.0.2.11", 6)}}
+    withdrawn = {key: {**at_b[key], "a": End("a", "", 7)}}
+
+    leaving = Leaving("a")
+    assert leaving.look(here_, own, {}, 0.0) == {}
+    assert leaving.look(nowhere, own, {key: 5}, 100.0) == {key: True}, "nobody else has it yet"
+    assert leaving.look(nowhere, at_b, {key: 9}, 101.0) == {key: False}
+    assert leaving.look(nowhere, withdrawn, {key: 9}, 101.0 + QUIET_SECONDS - 1) == {key: False}
+    assert leaving.look(nowhere, withdrawn, {key: 10}, 120.0) == {key: False}, "some source has not heard of it"
+    assert leaving.look(nowhere, withdrawn, {key: 10}, 120.0 + QUIET_SECONDS) == {}
+
+    leaving = Leaving("a")
+    assert leaving.look(nowhere, own, {}, 0.0) == {key: True}, "as of before the agent's start"
+    assert leaving.look(nowhere, own, {}, QUIET_SECONDS) == {key: False}, "it went for good"
+    assert leaving.look(nowhere, own, {}, 1000.0) == {key: False}, "the store cannot be told: sources send here still"
+    assert leaving.look(here_, own, {}, 1001.0) == {}, "it came again"
+    old = {key: {**own[key], "b": End("b", "192.0.2.11", 4)}}
+    assert leaving.look(nowhere, old, {}, 1002.0) == {key: True}, "where it was before says nothing"
 
 
 def test_a_collector_is_sent_to_from_wherever_the_source_is() -> None:

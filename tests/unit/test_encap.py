@@ -118,10 +118,24 @@ def test_egress_frames_have_an_id_of_their_own(
         assert copy == bytes(expected) + PLAIN
 
 
+def test_each_id_of_a_session_has_numbers_of_its_own(dataplane: str) -> None:
+    """So that a receiver, which counts by id, misses none."""
+    frames = [Frame(PLAIN, len(PLAIN), egress) for egress in (False, True, True, False, True)]
+    for template, at in (
+        (encap.erspan_ii(Ids(1, 2)), 4),
+        (encap.erspan_iii(Ids(1, 2)), 4),
+        (encap.geneve(Ids(1, 2), metadata_of=5), 28),
+        (encap.erspan_ii(1), None),
+    ):
+        copies = forward(ForwardPlan(template), frames, dataplane)
+        numbers = [int.from_bytes(copy[at or 4 : (at or 4) + 4], "big") for copy in copies]
+        assert numbers == ([0, 0, 1, 1, 2] if at else [0, 1, 2, 3, 4])
+
+
 def test_geneve_tells_of_the_frame_in_an_option_that_others_skip(dataplane: str) -> None:
     """RFC 8926 3.4, 3.5: options of 24 bytes, not critical; direction, truncated, time, source, sequence."""
     seen = [Frame(PLAIN, len(PLAIN), egress, time=0x0102030405060708) for egress in (False, True)]
-    relayed = Frame(PLAIN, len(PLAIN), time=9, told=Told(2, 7, truncated=True))
+    relayed = Frame(PLAIN, len(PLAIN), time=9, told=Told(2, 7, truncated=True, device=0x3B))
     for guest in (False, True):
         plan = ForwardPlan(encap.geneve(Ids(0x1A5, guest=guest), metadata_of=0x2A), snaplen=60)
         for n, (copy, turned, truncated, time) in enumerate(
@@ -134,7 +148,7 @@ def test_geneve_tells_of_the_frame_in_an_option_that_others_skip(dataplane: str)
             )
         ):
             body = bytes([0, 1 + (turned != guest), 0, truncated]) + time.to_bytes(8, "big")
-            body += (0x2A).to_bytes(4, "big") + n.to_bytes(4, "big")
+            body += (0x3B if time == 7 else 0x2A).to_bytes(4, "big") + n.to_bytes(4, "big")
             option = GeneveOptions(classid=0xFF6D, type=1, data=body)
             assert copy == bytes(GENEVE(vni=0x1A5, proto=0x6558, options=[option])) + PLAIN[:60]
 

@@ -249,21 +249,30 @@ DOCUMENT = """virsh # dumpxml 1
   </devices>
 </domain>
 
+virsh # domstate --reason 1
+paused (migrating)
+
 <domain type='kvm'>
   <name>off</name>
   <uuid>2</uuid>
   <devices><interface type='bridge'><mac address='52:54:00:aa:00:04'/></interface></devices>
 </domain>
+
+shut off (migrated)
 """
 
 
 def test_libvirts_definitions_are_read() -> None:
-    one, off = map(guest, domains(DOCUMENT))
+    asked = "\n".join(line for line in DOCUMENT.splitlines() if not line.startswith("virsh "))
+    one, off = (guest(*each) for each in domains(asked))
     assert (one.name, one.runs, [(nic.mac, nic.device) for nic in one.nics]) == (
         "VM-1", True, [("52:54:00:aa:00:01", "vnet0"), ("52:54:00:aa:00:02", ""), ("52:54:00:aa:00:03", "macvtap0")],
     )  # fmt: skip
     assert one.nics[1].reason.startswith("it is a device of the host handed to the VM")
     assert (off.name, off.runs, off.nics[0].device) == ("off", False, "")
+    assert [one.moves, off.moves] == [True, False]
+    gone = DOCUMENT.partition("</domain>\n\n")[0] + "</domain>\n"  # between the two questions
+    assert [guest(*each).moves for each in domains(gone)] == [False]
     with pytest.raises(ValueError, match="not a definition"):
         guest("<domain")
 

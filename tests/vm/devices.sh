@@ -1,7 +1,7 @@
 # Run in the machine of tests/vm/machine: kinds of devices that the tests' own kernel lacks, a mirror of each, and what
 # passes them. What comes of it is written beside the command, for the tests to look at.
 #
-# peer eth0 ---- eth0 [here] up0 ---- up0 collector         every other device leads to the peer, too
+# peer eth0 ---- eth0 [here] up0 ---- up0, gnv0 collector   every other device leads to the peer, too
 set -eu
 root=$1 # of the project
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin PYTHONDONTWRITEBYTECODE=1
@@ -20,7 +20,7 @@ until_so() { # what, command...
     exit 1
 }
 at begins
-modprobe -a veth bonding vrf ipvlan 8021q bridge wireguard ipip sit ip_gre ppp_async
+modprobe -a veth bonding vrf ipvlan 8021q bridge wireguard ipip sit ip_gre ppp_async geneve
 sysctl -qw net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.default.router_solicitations=0
 ip -batch - <<BATCH
 link set lo up
@@ -34,14 +34,18 @@ BATCH
 ip -n collector -batch - <<BATCH
 address add 192.0.2.2/24 dev up0
 link set up0 up
+link add gnv0 type geneve id 7 remote 192.0.2.1
+link set gnv0 up
 BATCH
 
 # --- the mirror: it takes longest to start, so it comes first ---
 
 "$root/.venv/bin/python" -m mirrord.control.daemon -c mirrord.toml >daemon.log 2>&1 &
 daemon=$!
-ip netns exec collector tcpdump -i up0 -U -s 0 -B 65536 -Z root -w copies.pcap udp port 4789 2>collector.log &
+ip netns exec collector tcpdump -i up0 -U -s 0 -B 65536 -Z root -w copies.pcap "udp port 4789 or udp port 6081" 2>collector.log &
 collector=$!
+ip netns exec collector tcpdump -i gnv0 -U -s 0 -Z root -w inner.pcap icmp 2>inner.log &
+inner=$!
 
 # --- devices ---
 
@@ -152,6 +156,7 @@ until_so "the mirror runs" up version
 at "the mirror runs"
 until_so "sessions are up" up '"ppp0", *"state": *"up"'
 until_so "tcpdump listens" grep -q "listening on" collector.log
+until_so "tcpdump listens behind geneve" grep -q "listening on" inner.log
 
 # --- what passes them ---
 
@@ -170,6 +175,6 @@ curl -sS http://127.0.0.1:9817/metrics >metrics.txt
 kill $daemon
 wait $daemon
 sleep 0.5 # for tcpdump to write the last copies
-kill $collector $ppp
-wait $collector || true
+kill $collector $inner $ppp
+wait $collector $inner || true
 at ends

@@ -72,6 +72,11 @@ name = "br0"
 source = { type = "bridge", bridge = "br0", vlan = 10 }
 destination = { type = "vxlan", remote = "192.0.2.2", vni = 96 }
 
+[[mirrors.geneve.sessions]]
+name = "geneve"
+source = "bond0"
+destination = { type = "geneve", remote = "192.0.2.2", vni = 7, metadata = true }
+
 [[mirrors.twice.sessions]]
 name = "bonds"
 source = { device = ["bond0", "slave*"] }
@@ -104,7 +109,7 @@ def echoes(copies: Path) -> dict[int, list[Echo]]:
     names = ("vxlan.vni", "icmp.type", "icmp.seq", "icmpv6.type", "icmpv6.echo.sequence_number", "vlan.id")
     found: dict[int, list[Echo]] = {}
     for vni, kind, number, kind6, number6, vlan, source, destination in fields(copies, *names, "eth.src", "eth.dst"):
-        if kind or number6:
+        if vni and (kind or number6):
             addresses = " ".join(one.rpartition(",")[2] for one in (source, destination))
             found.setdefault(int(vni), []).append(Echo(kind or kind6, number or number6, vlan, addresses))
     return found
@@ -159,6 +164,7 @@ def test_each_packet_is_mirrored_once(tmp_path: Path) -> None:
     assert {echo.vlan for echo in found[len(KINDS)]} == {"10"}
     assert sorted(found[VLAN_OF_BRIDGE]) == sorted(found[len(KINDS)])
     _check_files(tmp_path)
+    _check_geneve(tmp_path)
     _check_streams({number: chosen(copies, number) for number in (1, 6)}, metrics)
     _check_doctor(tmp_path, told)
 
@@ -170,6 +176,15 @@ def _check_copies(kind: Kind, found: list[Echo]) -> None:
     assert sorted((echo.kind, echo.sequence) for echo in found) == sorted(expected), kind
     if kind.raw:
         assert {echo.addresses for echo in found} == {"00:00:00:00:00:00 00:00:00:00:00:00"}
+
+
+def _check_geneve(directory: Path) -> None:
+    """The kernel's geneve device skips the option that it does not know, and takes the frame; tshark shows both."""
+    inner = fields(directory / "inner.pcap", "icmp.type", "icmp.seq")
+    assert sorted(inner) == sorted([kind, str(n)] for kind in ("8", "0") for n in range(1, PINGS + 1))
+    option = ("geneve.vni", "geneve.option.class", "geneve.option.type.critical", "icmp.type")
+    told = [row for row in fields(directory / "copies.pcap", *option) if row[0] and row[3]]
+    assert sorted(told) == sorted(["0x000007", "0xff6d", "0", kind] for kind in ("8", "0") for _ in range(PINGS))
 
 
 def _check_files(directory: Path) -> None:

@@ -5,10 +5,6 @@ import { Store } from './store.js'
 
 export const about = new Store({ version: '', read_only: false, cluster: false, socket: '' })
 
-export async function learn() {
-  about.set((await ask('GET', '/console/about')).body)
-}
-
 /** A window of its own, by a new token. */
 export async function openAnother() {
   const { token } = (await ask('POST', '/console/token')).body

@@ -19,15 +19,16 @@ export class ApiError extends Error {
   }
 }
 
-/** Trade the token of the address for a key, which stays in this window until it is closed. False: it has none. */
+/** What this console is. The token of the address is traded for a key, which stays in this window until it is closed. Null: it has none. */
 export async function unlock() {
   const token = new URLSearchParams(location.hash.slice(1)).get('token')
   if (token !== null) {
     history.replaceState(null, '', '/#/overview') // neither the address bar nor the history keeps it
-    const { key } = (await ask('POST', '/console/key', { token })).body
+    const { key, about } = (await ask('POST', '/console/key', { token })).body
     sessionStorage.setItem(KEY, key)
+    return about
   }
-  return sessionStorage.getItem(KEY) !== null
+  return sessionStorage.getItem(KEY) === null ? null : (await ask('GET', '/console/about')).body
 }
 
 /** Forget the key: the server does not know it (any more). */

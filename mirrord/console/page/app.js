@@ -4,11 +4,12 @@ import { lock, unlock } from './api.js'
 import { html, render, useEffect, useState } from './html.js'
 import { follow, live } from './live.js'
 import { Button, Icon, Notice, Said, hash } from './parts.js'
-import { about, learn, openAnother } from './about.js'
+import { about, openAnother } from './about.js'
 import { language, speak, t } from './words.js'
-import { places } from './places.js'
+import { Shown, fetchAll, places } from './places.js'
 
 const THEME = 'mirrord-theme'
+const AFTER = 200 // ms: what is seen first is drawn before
 
 /** @param {string | null} theme */
 function paint(theme) {
@@ -43,11 +44,13 @@ function App() {
   const found = places().find((one) => one.name === place) ?? places()[0]
   useEffect(() => {
     document.title = `${found.title()} - mirrord`
-    document.querySelector('main')?.scrollTo(0, 0)
+    const main = document.querySelector('main')
+    main?.scrollTo(0, 0)
+    if (document.activeElement === document.body) main?.focus() // what had the focus is gone with the place before
     document.querySelector('nav [aria-current]')?.scrollIntoView({ block: 'nearest', inline: 'nearest' }) // the menu of a narrow window is a line
   }, [location.hash])
-  /** @param {() => void} change */
-  const set = (change) => { change(); again((/** @type {number} */ n) => n + 1) }
+  /** @param {() => unknown} change */
+  const set = async (change) => { await change(); again((/** @type {number} */ n) => n + 1) }
   const theme = document.documentElement.dataset.theme ?? 'auto'
   return html`
     <a class="skip" href="#main" onClick=${(/** @type {Event} */ event) => { event.preventDefault(); document.getElementById('main')?.focus() }}>${t('To the content')}</a>
@@ -68,7 +71,7 @@ function App() {
     <main id="main" tabindex="-1">
       ${problem && html`<div class="offline" role="alert"><${Notice} kind="bad">${problem.status === 0 ? t('mirrorctl console does not run any more: start it again, and open the address that it prints.')
         : problem.code === 'unreachable' ? cluster ? t('The agent does not answer: this page comes back by itself when it does.') : t('The daemon does not answer: this page comes back by itself when it does.') : problem.message}<//></div>`}
-      <${found.page} key=${place} rest=${rest} />
+      <${Shown} key=${found.name} place=${found} rest=${rest} />
     </main>
     <${Said} />`
 }
@@ -82,15 +85,16 @@ const Locked = ({ problem }) => html`<main class="locked"><img src="/icon.svg" a
 
 async function begin() {
   paint(null)
-  speak(language())
+  await speak(language())
   const app = /** @type {HTMLElement} */ (document.getElementById('app'))
   /** @param {any} problem */
   const shut = (problem) => { render(html`<${Locked} problem=${problem} />`, app); document.title = 'mirrord' }
   addEventListener('locked', () => shut(null))
   addEventListener('hashchange', () => location.hash.startsWith('#token=') && location.reload())
   try {
-    if (!(await unlock())) return shut(null)
-    await learn()
+    const told = await unlock()
+    if (told === null) return shut(null)
+    about.set(told)
   } catch (problem) {
     lock()
     return shut(problem)
@@ -98,6 +102,7 @@ async function begin() {
   if (!location.hash.startsWith('#/')) history.replaceState(null, '', '#/overview')
   render(html`<${App} />`, app)
   void follow()
+  setTimeout(() => void fetchAll().catch(() => {}), AFTER) // what did not come is fetched when it is gone to
 }
 
 void begin()

@@ -1,9 +1,13 @@
 // @ts-check
 // Lists of objects that change seldom: asked for when a page that shows them is opened, and after each change.
+import { about } from './about.js'
 import { ask, at } from './api.js'
 import { useEffect } from './html.js'
 import { live } from './live.js'
 import { Store } from './store.js'
+
+/** What an agent does not have. */
+const OF_A_HOST = ['sources']
 
 /** @type {Store<Record<string, any[] | undefined>>} */
 const lists = new Store({})
@@ -12,7 +16,9 @@ const lists = new Store({})
 export function useList(section) {
   const value = lists.use()[section]
   const { changed } = live.use()
-  useEffect(() => void reload(section).catch(() => {}), [section, changed]) // why it cannot be had is told on every page
+  useEffect(() => {
+    if (!about.value.cluster || !OF_A_HOST.includes(section)) reload(section).catch(() => {}) // why it cannot be had is told on every page
+  }, [section, changed])
   return value
 }
 

@@ -69,7 +69,8 @@ export function Check({ value, onValue, label, help = '', ...rest }) {
 }
 
 /**
- * A dialog in front of the page; Escape closes it, and the focus goes back to where it was.
+ * A dialog in front of the page, which begins at its first field, or at what leaves all as it is. Escape closes it, and the
+ * focus goes back to where it was.
  * @param {{title: string, onClose: () => void, wide?: boolean, children?: any, actions?: any, onSubmit?: () => void}} props
  */
 export function Dialog({ title, onClose, wide = false, children, actions, onSubmit }) {
@@ -78,8 +79,15 @@ export function Dialog({ title, onClose, wide = false, children, actions, onSubm
   useEffect(() => {
     const before = /** @type {HTMLElement | null} */ (document.activeElement)
     element.current.showModal()
+    element.current.querySelector('footer button')?.focus()
     return () => before?.isConnected && before.focus()
   }, [])
+  const begun = useRef(false)
+  useEffect(() => {
+    const field = begun.current ? null : element.current.querySelector('.body :is(input, select, textarea)') // it may come later
+    begun.current ||= field !== null
+    field?.focus()
+  })
   return html`<dialog ref=${element} class=${wide ? 'wide' : ''} aria-labelledby=${name}
       onCancel=${(/** @type {Event} */ event) => { event.preventDefault(); onClose() }}>
     <form method="dialog" novalidate onSubmit=${(/** @type {SubmitEvent} */ event) => { event.preventDefault(); if (!event.submitter?.ariaDisabled) onSubmit?.() }}>

@@ -1,13 +1,16 @@
 // @ts-check
 // What the page says, in two languages. English is the key; Chinese is in zh.js, by the documents' own terms.
-import { zh } from './zh.js'
 
 const LANGUAGE = 'mirrord-language'
 
 export const language = () => localStorage.getItem(LANGUAGE) ?? (navigator.language.startsWith('zh') ? 'zh' : 'en')
 
-/** @param {string} code */
-export function speak(code) {
+/** @type {Record<string, string>} */
+let zh = {}
+
+/** Speak a language from now on. @param {string} code */
+export async function speak(code) {
+  if (code === 'zh') zh = (await import('./zh.js')).zh
   localStorage.setItem(LANGUAGE, code)
   document.documentElement.lang = code === 'zh' ? 'zh-CN' : 'en'
 }

@@ -28,7 +28,11 @@ class GuestNic(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Guest:
-    """A VM or a container. The NICs are in the order of its definition."""
+    """A VM or a container. The NICs are in the order of its definition.
+
+    One that `moves` is held still by a migration: it is on its way here, or has not left yet. Its NICs are there, and
+    nothing passes them that is its own.
+    """
 
     name: str
     id: str
@@ -37,6 +41,7 @@ class Guest:
     labels: Mapping[str, str] = field(default_factory=dict)
     netns: str = ""  # where its other NICs are, as of a GuestNic
     reason: str = ""  # why there can be no others
+    moves: bool = False
 
 
 @dataclass(frozen=True, slots=True)

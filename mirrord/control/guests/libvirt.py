@@ -36,6 +36,10 @@ ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "HOME": "
 LISTENS_SECONDS = 1.0
 """In this time `virsh event` has begun to listen; it takes 25 ms."""
 
+MOVES = ("paused (migrating)", "paused (starting up)")
+"""States, as of `virsh domstate --reason`, of a VM that arrives or leaves: it is on this host, and runs on another one,
+or on none for a moment. One that is about to arrive is starting up first, as any other."""
+
 SHORTER_LIVED = ("setpriv", "--pdeathsig", "KILL", "--ambient-caps=-all", "--inh-caps=-all")
 """virsh ends with the daemon, whatever ends that, and has none of its capabilities. util-linux, setpriv(1)."""
 
@@ -49,8 +53,9 @@ class Libvirt(Follower):
 
     async def look(self) -> tuple[Guest, ...]:
         found = (await self._ask("list --all --uuid")).split()
-        documents = await self._ask("\n".join(f"dumpxml {uuid}" for uuid in found)) if found else ""
-        return tuple(sorted(map(guest, domains(documents)), key=lambda one: one.name))
+        told = "\n".join(f"dumpxml {uuid}\ndomstate --reason {uuid}" for uuid in found)
+        known = domains(await self._ask(told)) if found else ()
+        return tuple(sorted((guest(*one) for one in known), key=lambda one: one.name))
 
     async def events(self) -> AsyncGenerator[None, None]:
         async with self._virsh("event", "--all", "--loop", "--timestamp", stdin=DEVNULL) as virsh:
@@ -100,19 +105,29 @@ def _reason(complaint: bytes) -> str:
     return lines[-1].removeprefix("error: ") if lines else "the connection ended"
 
 
-def domains(text: str) -> Iterator[str]:
-    """The documents in the output of several `dumpxml`: what is inside of one is indented."""
+def domains(text: str) -> Iterator[tuple[str, str]]:
+    """The documents in the output of several `dumpxml`, each with the state that follows it, "" where none does (the VM
+    is gone since). What is inside of a document is indented.
+    """
     document: list[str] = []
+    state = ""
+    inside = False
     for line in text.splitlines():
         if line.startswith(("<domain ", "<domain>")):
-            document = []
-        document.append(line)
-        if line == "</domain>":
-            yield "\n".join(document)
+            if document:
+                yield "\n".join(document), state
+            document, state, inside = [], "", True
+        if inside:
+            document.append(line)
+            inside = line != "</domain>"
+        else:
+            state = state or line.strip()
+    if document and not inside:
+        yield "\n".join(document), state
 
 
-def guest(document: str) -> Guest:
-    """A VM from its definition. ValueError for one that is none."""
+def guest(document: str, state: str = "") -> Guest:
+    """A VM from its definition and its state. ValueError for a definition that is none."""
     try:
         domain = ET.fromstring(document)  # noqa: S314 (libvirt's own answer; expat bounds what entities may grow to)
     except ET.ParseError as error:
@@ -122,6 +137,7 @@ def guest(document: str) -> Guest:
         id=domain.findtext("uuid", ""),
         runs="id" in domain.attrib,
         nics=tuple(_nic(interface) for interface in domain.iterfind("devices/interface")),
+        moves=state in MOVES,
     )
 
 

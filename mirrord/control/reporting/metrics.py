@@ -13,6 +13,7 @@ from mirrord import __version__
 from mirrord.control.planning.plan import Entry
 from mirrord.control.reporting.exposition import Family, labels
 from mirrord.dataplane.counters import DROPPED, LATENCY_BOUNDS, SKIPPED, Slot
+from mirrord.plans import ListenPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,7 @@ class Counts:
         up = (f"mirrord_session_up{head}}} {row.state == 'up':d}" for row, head in zip(rows, heads, strict=True))
         yield Family("mirrord_session_up", "gauge", "1 running, 0 waiting or failed.", up)
         yield from _remotes(rows, heads)
+        yield _missing(rows, heads)
         yield _bypassed(rows, heads)
         yield _ring_fill(rows, heads)
         yield _flows(rows, heads)
@@ -232,6 +234,20 @@ def _remotes(rows: Sequence[Row], heads: Sequence[str]) -> Iterator[Family]:
         for one in row.entry.remotes
     )
     yield Family(name, "counter", "Copies accepted for a tunnel's collector.", sent)
+
+
+def _missing(rows: Sequence[Row], heads: Sequence[str]) -> Family:
+    name = "mirrord_tunnel_missing_packets"
+    text = "Packets of a tunnel source that did not come, by the numbers in those that did."
+    numbered = (
+        (row, head)
+        for row, head in zip(rows, heads, strict=True)
+        if row.entry.pipeline is not None
+        and isinstance(row.entry.pipeline.capture, ListenPlan)
+        and row.entry.pipeline.capture.tunnel.numbers
+    )
+    lines = (f"{name}_total{head}}} {row.counters[Slot.missing]}" for row, head in numbered)
+    return Family(name, "counter", text, lines)
 
 
 def _bypassed(rows: Sequence[Row], heads: Sequence[str]) -> Family:

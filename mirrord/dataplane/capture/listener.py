@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from mirrord.dataplane.capture.listener_filter import compile_listener
+from mirrord.dataplane.capture.numbers import Numbers
 from mirrord.dataplane.capture.packet_socket import LARGEST_FRAME, SOCKET_BATCH, stamp
 from mirrord.dataplane.capture.way_in import Kind, Statistics, WayIn
 from mirrord.dataplane.filter import bpf
@@ -107,12 +108,14 @@ class Listener(WayIn):
     """
 
     exclusive = True
+    numbers: Numbers
 
     def __init__(self, plan: ListenPlan) -> None:
         self.plan = plan
         self.kind = Kind(tunnel=plan.tunnel, ip_header=plan.local.version == 4, told=plan.told)
         self.limit = self.unread = 0
-        self._read = self._malformed = self._dropped = 0
+        self._read = self._malformed = self._dropped = self._missing = 0
+        self.numbers = Numbers()
         family = socket.AF_INET if plan.local.version == 4 else socket.AF_INET6
         protocol = IPPROTO_UDP if plan.tunnel.udp else IPPROTO_GRE
         self._holds = plan.tunnel.udp
@@ -168,8 +171,8 @@ class Listener(WayIn):
         """What has been counted since the last call. What the native core finds malformed, it counts itself."""
         dropped = self._memory()[1]
         ring_full = dropped - self._dropped & 0xFFFFFFFF
-        counted = Statistics(self._read + ring_full, ring_full, self._malformed)
-        self._read, self._malformed, self._dropped = 0, 0, dropped
+        counted = Statistics(self._read + ring_full, ring_full, self._malformed, self._missing)
+        self._read, self._malformed, self._missing, self._dropped = 0, 0, 0, dropped
         return counted
 
     def drained(self, _seen: Seen) -> bool:
@@ -198,7 +201,7 @@ class Listener(WayIn):
         """The frames that are there now, at most one batch; malformed packets are counted and left out."""
         for _ in range(SOCKET_BATCH):
             try:
-                packet, ancillary, _flags, _address = self.socket.recvmsg(LARGEST_FRAME, 64)
+                packet, ancillary, _flags, address = self.socket.recvmsg(LARGEST_FRAME, 64)
             except BlockingIOError:
                 return
             self._read += 1
@@ -213,6 +216,9 @@ class Listener(WayIn):
                 if (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPNS):
                     time = stamp(value)
             data, told = found
+            if told.number is not None:
+                sender = socket.inet_pton(self.socket.family, address[0].partition("%")[0])
+                self._missing += self.numbers.note(sender, told.ident, told.number)
             egress = self.plan.told and told.direction == EGRESS
             yield Frame(data, len(data), egress, vnet=unfinished(data, self.limit), time=time, told=told)
 

@@ -14,6 +14,7 @@ from mirrord.dataplane.filter import assembler as op
 from mirrord.dataplane.filter.assembler import WORD, Assembler, Label, Program
 from mirrord.dataplane.forward.decap import (
     ERSPAN_II_HEADER,
+    ERSPAN_SESSION,
     GRE_CHECKSUM,
     GRE_DISCARD,
     TZSP_HEADER,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 NETWORK_HEADER = 0xFFF00000  # linux/filter.h: SKF_NET_OFF
 GRE_VERSION = 0x0007
-ERSPAN_SESSION = 0x03FF
 
 
 def compile_listener(

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     import mmap
     from collections.abc import Iterator
 
+    from mirrord.dataplane.capture.numbers import Numbers
     from mirrord.dataplane.counters import Seen
     from mirrord.dataplane.filter.by_device import Wanted
     from mirrord.dataplane.forward.flows import FlowKey
@@ -22,6 +23,7 @@ class Statistics(NamedTuple):
     captured: int
     ring_full: int
     malformed: int = 0  # packets of a tunnel with no frame in them
+    missing: int = 0  # packets of a tunnel that did not come
 
 
 class Kind(NamedTuple):
@@ -55,6 +57,9 @@ class WayIn(ABC):
     block_count = 0  # of the ring
     trimmed: frozenset[FlowKey] = frozenset()
     """Flows whose frames are kept but the headers of."""
+
+    numbers: Numbers | None = None
+    """Those of the packets of a tunnel that ends here."""
 
     short_ring = ""
     """How much of the ring could be had, where not all of it could; else ""."""

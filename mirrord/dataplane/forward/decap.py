@@ -60,6 +60,7 @@ GRE_DISCARD = 0x4C07
 ERSPAN_II_HEADER = 8
 ERSPAN_III_HEADER = 12
 ERSPAN_SUBHEADER = 8
+ERSPAN_SESSION = 0x03FF  # in the first 32 bits of types II and III
 ERSPAN_FRAME_TYPE = 0x7C00  # in the last 16 bits of a type III header; 0: Ethernet
 ERSPAN_OPTIONAL = 0x0001  # there: a subheader follows
 ERSPAN_EGRESS = 0x0008  # there: D
@@ -97,6 +98,8 @@ def _from_geneve(packet: bytes) -> Unwrapped | None:
     if len(packet) < start or first & (GENEVE_VERSION | GENEVE_REFUSED):
         return None
     told = _metadata(packet[UDP_HEADER + GENEVE_HEADER : start])
+    if told.number is not None:
+        told = told._replace(ident=int.from_bytes(packet[UDP_HEADER + 4 : UDP_HEADER + 7], "big"))
     if protocol in (ETH_P_IP, ETH_P_IPV6):
         return Unwrapped(bytes(12) + protocol.to_bytes(2, "big") + packet[start:], told)
     return Unwrapped(packet[start:], told) if protocol == ETH_P_TEB else None
@@ -111,7 +114,8 @@ def _metadata(options: bytes) -> Told:
         ours = _number(options, at) == METADATA_CLASS and options[at + 2] == METADATA_TYPE
         if ours and len(body) == length >= METADATA_LENGTH:
             direction = body[1] if body[1] <= EGRESS else 0
-            return Told(direction, int.from_bytes(body[4:12], "big"), truncated=bool(body[3] & 1))
+            time, index, number = (int.from_bytes(body[a:b], "big") for a, b in ((4, 12), (12, 16), (16, 20)))
+            return Told(direction, time, truncated=bool(body[3] & 1), device=index, number=number)
         at += OPTION_HEADER + length
     return Told()
 
@@ -139,33 +143,43 @@ def _from_gre(tunnel: Tunnel, packet: bytes) -> Unwrapped | None:
     flags, protocol, at = _number(packet, 0), _number(packet, 2), GRE_HEADER
     if len(packet) < at or flags & GRE_DISCARD:
         return None
-    at += sum(4 for bit in (GRE_CHECKSUM, GRE_KEY, GRE_SEQUENCE) if flags & bit)
+    optional = {}
+    for bit in (GRE_CHECKSUM, GRE_KEY, GRE_SEQUENCE):
+        if flags & bit:
+            optional[bit] = int.from_bytes(packet[at : at + 4], "big")
+            at += 4
+    if len(packet) < at:
+        return None
+    number = optional.get(GRE_SEQUENCE)
     if tunnel is Tunnel.GRE:
-        return Unwrapped(packet[at:]) if protocol == ETH_P_TEB else None
+        ident = 0 if number is None else optional.get(GRE_KEY, 0)
+        return Unwrapped(packet[at:], Told(ident=ident, number=number)) if protocol == ETH_P_TEB else None
     if protocol == ETH_P_ERSPAN_III:
-        return _from_erspan_iii(packet[at:])
+        return _from_erspan_iii(packet[at:], number)
     if protocol != ETH_P_ERSPAN:
         return None
-    if not flags & GRE_SEQUENCE:  # type I
+    if number is None:  # type I
         return Unwrapped(packet[at:])
     if len(packet) < at + ERSPAN_II_HEADER or packet[at] >> 4 != 1:
         return None
     first = int.from_bytes(packet[at : at + 4], "big")
-    return Unwrapped(packet[at + ERSPAN_II_HEADER :], _of_erspan(first)._replace(en=first >> 11 & 3))
+    return Unwrapped(packet[at + ERSPAN_II_HEADER :], _of_erspan(first, number)._replace(en=first >> 11 & 3))
 
 
-def _from_erspan_iii(packet: bytes) -> Unwrapped | None:
+def _from_erspan_iii(packet: bytes, number: int | None) -> Unwrapped | None:
     last = _number(packet, 10)
     if len(packet) < ERSPAN_III_HEADER or packet[0] >> 4 != 2 or last & ERSPAN_FRAME_TYPE:
         return None
     frame = packet[ERSPAN_III_HEADER + (ERSPAN_SUBHEADER if last & ERSPAN_OPTIONAL else 0) :]
-    told = _of_erspan(int.from_bytes(packet[:4], "big"))
+    told = _of_erspan(int.from_bytes(packet[:4], "big"), number)
     return Unwrapped(frame, told._replace(direction=EGRESS if last & ERSPAN_EGRESS else INGRESS))
 
 
-def _of_erspan(first: int) -> Told:
+def _of_erspan(first: int, number: int | None) -> Told:
     """What the first 32 bits of types II and III tell. III's time is of 429 s, and its beginning is its sender's."""
-    return Told(vlan=first >> 16 & 0xFFF, cos=first >> 13 & 7, truncated=bool(first & 1 << 10))
+    ident = 0 if number is None else first & ERSPAN_SESSION
+    vlan, cos, truncated = first >> 16 & 0xFFF, first >> 13 & 7, bool(first & 1 << 10)
+    return Told(vlan=vlan, cos=cos, truncated=truncated, ident=ident, number=number)
 
 
 def unfinished(data: bytes, limit: int) -> Vnet:

@@ -100,6 +100,8 @@ class Template:
                 header[at + 1] = 1 + (facts.egress ^ bool(value))
                 header[at + 3] = facts.truncated or facts.told.truncated
                 header[at + 4 : at + 12] = facts.stamp.to_bytes(8, "big")
+                if facts.told.device:
+                    header[at + 12 : at + 16] = facts.told.device.to_bytes(4, "big")
                 _or(header, at + 16, facts.sequence)
                 continue
             if field is Field.SEQUENCE:
@@ -115,6 +117,11 @@ class Template:
                 _or(header, at + 4, facts.stamp // ERSPAN_TICK)
                 header[at + 11] ^= facts.egress << 3
         return bytes(header)
+
+    @property
+    def two_ids(self) -> bool:
+        """Whether egress frames have an id of their own, and so numbers of their own."""
+        return any(patch.field is Field.EGRESS for patch in self.patches)
 
     def trailer(self, facts: Facts) -> bytes:
         """What follows the mirrored frame in one copy: nothing but in a file."""
@@ -166,7 +173,8 @@ def geneve(vni: int | Ids, *, metadata_of: int | None = None) -> Template:
 
     With `metadata_of`, the index of the source device, an option of 24 bytes follows: class, type, length; 8 bits zero,
     8 of direction (1 ingress, 2 egress), 15 zero, 1 for a truncated frame; the time of capture in nanoseconds since
-    1970 in 64 bits; the index and a sequence number in 32 bits each.
+    1970 in 64 bits; the index and a sequence number in 32 bits each. Of a frame that was told of so, direction, time
+    and index are as they were told.
     """
     ids = _ids(vni)
     option = b""

@@ -100,12 +100,13 @@ class State:
 
 class Numbering:
     """Numbers for the copies of one session, one up with each, whichever of its pipelines makes it; for each of the
-    collectors that conversations are spread over its own, so that none is missing there.
+    collectors that conversations are spread over its own, and behind these for each again, for egress frames with an
+    id of their own: so that none is missing there.
     """
 
     def __init__(self) -> None:
-        self.numbers = tuple(count() for _ in range(MOST_REMOTES))
-        self.row = array("I", [0] * MOST_REMOTES)  # the native core's next ones
+        self.numbers = tuple(count() for _ in range(2 * MOST_REMOTES))
+        self.row = array("I", [0] * 2 * MOST_REMOTES)  # the native core's next ones
 
 
 class _Parsed(NamedTuple):
@@ -221,7 +222,6 @@ class Forward:
         """The copies of a frame; when its flow is spent, of its headers alone."""
         plan = self.plan
         frame_limit, longest = plan.bounds(to)
-        numbers = self._numbers[0 if plan.spread_all else to[0]]
         if len(frame.data) < ETH_HEADER:
             return Outcome(reason=Slot.dropped_malformed)
         try:
@@ -259,6 +259,8 @@ class Forward:
         told = frame.told
         egress = told.direction == EGRESS if told.direction else frame.egress
         vlan = headers.tags[0].vid if headers.tags else None
+        place = 0 if plan.spread_all else to[0]
+        numbers = self._numbers[place + (MOST_REMOTES if egress and plan.template.two_ids else 0)]
         cut = [len(frame.data) < frame.length or len(k) < len(data) for k, data in zip(kept, frames, strict=True)]
         copies = []
         for data, before, truncated in zip(kept, frames, cut, strict=True):

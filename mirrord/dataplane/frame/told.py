@@ -14,6 +14,9 @@ class Told(NamedTuple):
     cos: int = 0
     en: int = 0
     truncated: bool = False
+    device: int = 0  # its index, at the host where the frame was captured first
+    ident: int = 0  # the tunnel's VNI, key or session id,
+    number: int | None = None  # and the packet's number among those of its sender that have it; not carried on
 
 
 INGRESS, EGRESS = 1, 2

@@ -94,7 +94,7 @@ static PyObject *Pipeline_new(PyTypeObject *type, PyObject *arguments, PyObject 
 		goto failed;
 	}
 	if (self->counters.len != COUNTER_ROW * (Py_ssize_t)sizeof(uint64_t) ||
-	    self->sequence.len != MAX_REMOTES * sizeof(uint32_t)) {
+	    self->sequence.len != 2 * MAX_REMOTES * sizeof(uint32_t)) {
 		PyErr_SetString(PyExc_ValueError, "memory of the wrong size");
 		goto failed;
 	}
@@ -395,6 +395,7 @@ static const char *const slot_names[] = {
 	"flow_table_full",
 	"zeroed",
 	"unfollowed",
+	"missing",
 	"latency_sum",
 	"latency_bucket",
 };
@@ -451,7 +452,8 @@ static int execute(PyObject *module)
 		    add_named(module, &outcome_type, &outcome_fields, "Outcome") &&
 		    add_named(module, &unwrapped_type, &unwrapped_fields, "Unwrapped") &&
 		    add_type(module, &forward_spec, "Forward") && add_type(module, &pipeline_spec, "Pipeline") &&
-		    add_type(module, &tap_spec, "Tap") && add_type(module, &rounds_spec, "Rounds");
+		    add_type(module, &tap_spec, "Tap") && add_type(module, &rounds_spec, "Rounds") &&
+		    add_type(module, &numbers_spec, "Numbers");
 
 	return done ? 0 : -1;
 }

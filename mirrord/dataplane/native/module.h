@@ -41,6 +41,11 @@ bool watch_duplicates(PyObject *arguments, PyObject **held, struct state *state)
 /* tap_type.c */
 extern PyType_Spec tap_spec;
 
+/* numbers_type.c */
+extern PyType_Spec numbers_spec;
+/* What a Numbers of Python's stands for. NULL with an exception set for anything else. */
+struct numbers *numbers_in(PyObject *object);
+
 /* rounds.c */
 extern PyType_Spec rounds_spec;
 extern PyStructSequence_Desc news_fields;

@@ -63,6 +63,7 @@ static bool read_patches(PyObject *object, struct plan *plan)
 		       at + sizes[field] <= plan->header_length;
 		if (done)
 			plan->patches[plan->patch_count++] = (struct patch){ field, at, value };
+		plan->two_ids |= done && field == EGRESS;
 	}
 	if (!done && !PyErr_Occurred())
 		PyErr_SetString(PyExc_ValueError, "a patch that does not fit its template");

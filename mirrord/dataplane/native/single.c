@@ -13,7 +13,7 @@ typedef struct {
 	PyObject_HEAD
 	struct plan plan;
 	struct state state;
-	uint32_t sequences[MAX_REMOTES];
+	uint32_t sequences[2 * MAX_REMOTES];
 	PyObject *duplicates; /* or NULL */
 } Forward;
 
@@ -169,7 +169,8 @@ static bool read_told(PyObject *object, struct told *told)
 	bool done = fields && read_unsigned(fields, "direction", TOLD_EGRESS, &direction) &&
 		    read_unsigned(fields, "time", UINT64_MAX, &told->time) &&
 		    read_unsigned(fields, "vlan", 0xFFF, &vlan) && read_unsigned(fields, "cos", 7, &cos) &&
-		    read_unsigned(fields, "en", 3, &en) && read_bool(fields, "truncated", &told->truncated);
+		    read_unsigned(fields, "en", 3, &en) && read_bool(fields, "truncated", &told->truncated) &&
+		    read_u32(fields, "device", &told->device);
 
 	Py_XDECREF(fields);
 	if (done) {
@@ -295,8 +296,10 @@ PyTypeObject *unwrapped_type;
 
 static PyObject *told_of(const struct told *told)
 {
-	return Py_BuildValue("iKiiii", told->direction, (unsigned long long)told->time, told->vlan, told->cos, told->en,
-			     told->truncated);
+	PyObject *number = told->numbered ? PyLong_FromUnsignedLong(told->number) : Py_NewRef(Py_None);
+
+	return Py_BuildValue("iKiiiiIIN", told->direction, (unsigned long long)told->time, told->vlan, told->cos,
+			     told->en, told->truncated, told->device, told->ident, number);
 }
 
 PyObject *decapsulate_one(PyObject *module, PyObject *arguments, PyObject *keywords)

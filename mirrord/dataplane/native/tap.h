@@ -2,6 +2,7 @@
 #ifndef MIRRORD_TAP_H
 #define MIRRORD_TAP_H
 
+#include "capture/numbers.h"
 #include "transmit/file.h"
 #include "transmit/queue.h"
 #include "transmit/transmit.h"
@@ -70,6 +71,7 @@ struct tap {
 	enum tunnel tunnel; /* that a raw IP socket is the end of, or NO_TUNNEL */
 	bool ip_header; /* its packets begin with one */
 	bool directed; /* a frame's direction is what its packet tells */
+	struct numbers *numbers; /* that its packets have */
 	uint16_t pvid; /* what has no tag there is of this VLAN, or 0 */
 	bool raw; /* a device without Ethernet: its packets begin with a network header */
 	uint64_t *seen;

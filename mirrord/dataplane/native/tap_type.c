@@ -11,7 +11,7 @@ typedef struct {
 	PyObject_HEAD
 	struct tap tap;
 	Py_buffer ring, seen;
-	PyObject *members; /* holds on to them */
+	PyObject *members, *numbers; /* holds on to them */
 } Tap;
 
 /* Read the ring's memory, or the plain socket where there is none. */
@@ -37,14 +37,14 @@ static bool set_ring(Tap *self, PyObject *ring, unsigned int block_size)
 
 static PyObject *Tap_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
-	static char *names[] = { "descriptor", "ring", "block_size", "seen", "tunnel",
-				 "ip_header",  "raw",  "pvid",	     "told", NULL };
-	PyObject *ring, *seen;
+	static char *names[] = { "descriptor", "ring", "block_size", "seen",	"tunnel", "ip_header",
+				 "raw",	       "pvid", "told",	     "numbers", NULL };
+	PyObject *ring, *seen, *numbers;
 	int descriptor, ip_header, raw, told;
 	unsigned int block_size, tunnel, pvid;
 
-	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$iOIOIppIp", names, &descriptor, &ring, &block_size,
-					 &seen, &tunnel, &ip_header, &raw, &pvid, &told))
+	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$iOIOIppIpO", names, &descriptor, &ring, &block_size,
+					 &seen, &tunnel, &ip_header, &raw, &pvid, &told, &numbers))
 		return NULL;
 	allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
 	Tap *self = (Tap *)allocate(type, 0);
@@ -56,6 +56,12 @@ static PyObject *Tap_new(PyTypeObject *type, PyObject *arguments, PyObject *keyw
 	self->tap.raw = raw;
 	self->tap.directed = told;
 	self->tap.pvid = (uint16_t)pvid;
+	if (numbers != Py_None) {
+		self->tap.numbers = numbers_in(numbers);
+		if (!self->tap.numbers)
+			goto failed;
+		self->numbers = Py_NewRef(numbers);
+	}
 	if (PyObject_GetBuffer(seen, &self->seen, PyBUF_WRITABLE) < 0 || !set_ring(self, ring, block_size))
 		goto failed;
 	if (self->seen.len != SEENS * (Py_ssize_t)sizeof(uint64_t)) {
@@ -101,6 +107,7 @@ static void Tap_dealloc(PyObject *object)
 	PyBuffer_Release(&self->seen);
 	clear_members(&self->tap);
 	Py_XDECREF(self->members);
+	Py_XDECREF(self->numbers);
 	release(object);
 	Py_DECREF(type);
 }

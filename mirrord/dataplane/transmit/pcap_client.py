@@ -39,9 +39,13 @@ LOOK_SECONDS = 0.1
 UNACKED_SECONDS = 0.01
 """The same while something is on its way."""
 
-COMPANY_SECONDS = 0.001
-COMPANY = 64 << 10
-"""Bytes: fewer wait so long for more of them, for a system call costs more than they do."""
+ACKS_SECONDS = 0.05
+"""How often it is looked up what the peer's host has, while there is always something to send."""
+
+COMPANY_SECONDS = 0.01
+COMPANY = 256 << 10
+"""Bytes: fewer wait so long for more of them, after others were sent: to wake up and to send costs more than they do.
+One that comes after a quiet moment does not wait."""
 
 CHUNK = 1 << 20
 KEEPALIVE = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
@@ -78,6 +82,7 @@ class Client:
         self._join, self._leave, self._announced = join, leave, announced
         self._told = 0  # parts of what is announced
         self._sent = self._acked = 0
+        self._acks_at = 0.0
         self._segments: deque[tuple[int, Channel, int]] = deque()  # where in the stream, of which queue, where in it
         self._wants = select.POLLOUT
         self._not_now = not_now(plan)
@@ -127,11 +132,13 @@ class Client:
         before = self._sent
         for channel in self.channels:
             self._empty(channel)
-        self._see_acked()
-        if self._sent == before:
-            self._sleep()
-        elif self._sent - before < COMPANY:
-            time.sleep(COMPANY_SECONDS)
+        idle = self._sent == before
+        if idle or time.monotonic() >= self._acks_at:
+            self._see_acked()
+        if not idle:
+            self._sleep(COMPANY, COMPANY_SECONDS)
+        else:
+            self._sleep(1, UNACKED_SECONDS if self._acked < self._sent else LOOK_SECONDS)
 
     def _announce(self) -> None:
         """What the blocks that follow need: the stream's header, and the interfaces that they are of."""
@@ -176,15 +183,14 @@ class Client:
             self._wants = select.POLLIN
         return 0
 
-    def _sleep(self) -> None:
-        """Until there is something to send, or the peer is gone."""
+    def _sleep(self, enough: int, seconds: float) -> None:
+        """Until so many bytes of a queue wait to be sent, the time is over, or there is news of the peer."""
         channels = self.channels
+        enough_there = [channel.await_bytes(enough) for channel in channels]  # each is to be asked
+        if not any(enough_there):
+            self._wait(0, seconds)
         for channel in channels:
-            channel.row.asleep = 1
-        if not any(channel.row.head > channel.row.tail for channel in channels):
-            self._wait(0, UNACKED_SECONDS if self._acked < self._sent else LOOK_SECONDS)
-        for channel in channels:
-            channel.row.asleep = 0
+            channel.row.wakes_at = 0
 
     def _wait(self, wanted: int, seconds: float) -> None:
         poll = select.poll()
@@ -208,6 +214,7 @@ class Client:
 
     def _see_acked(self) -> None:
         """Tell each queue how much of it the peer's host has."""
+        self._acks_at = time.monotonic() + ACKS_SECONDS
         if self._acked == self._sent:
             return
         unacked = bytearray(4)

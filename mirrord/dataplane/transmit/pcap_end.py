@@ -15,7 +15,6 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING
 
 from mirrord import __version__
@@ -23,7 +22,7 @@ from mirrord.dataplane.memory import Memory
 from mirrord.dataplane.transmit import pcapng
 from mirrord.dataplane.transmit.pcap_client import KEEPALIVE, Client, GoneError
 from mirrord.dataplane.transmit.queue import MOST_CLIENTS, Bell, Channel
-from mirrord.dataplane.transmit.stream_tls import words
+from mirrord.dataplane.transmit.stream_tls import unusable, words
 from mirrord.plans import queue_bytes
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ class PcapEnd:
         if not plan.pcap:
             self._parts.append(pcapng.section(f"mirrord {__version__}", plan.comment))
         if plan.listens:
-            self._trouble = f"nobody is connected to {_text(plan)}"
+            self._trouble = self._nobody
             self._listen()
         work = self._serve if plan.listens else self._connect
         self._thread = threading.Thread(target=work, name="stream", daemon=True)
@@ -93,6 +92,10 @@ class PcapEnd:
         """Why nobody gets anything; "" while somebody does."""
         with self._lock:
             return "" if self._clients else self._trouble
+
+    @property
+    def _nobody(self) -> str:
+        return f"nobody is connected to {_text(self.plan)}"
 
     def moved(self) -> bool:
         """Whether clients came or went, or the trouble is another one, since this was last asked."""
@@ -201,14 +204,18 @@ class PcapEnd:
                 port.changed += 1
             self._moved = True
 
-    def _run(self, sock: socket.socket, peer: str) -> None:
-        """A connection, from its beginning to its end, on its own thread."""
+    def _client(self, sock: socket.socket, peer: str) -> Client:
+        """A connection, which is at the door from now on, until it has run."""
         _set_up(sock, self.plan.mark)
         client = Client(self.plan, sock, peer, join=self._join, leave=self._leave, announced=lambda: self._parts)
         with self._lock:
             self._door.add(client)
             if self._ending.is_set():
                 client.end()
+        return client
+
+    def _run(self, client: Client) -> None:
+        """A connection, from its beginning to its end."""
         try:
             client.run()
         finally:
@@ -217,6 +224,9 @@ class PcapEnd:
         self.events.append(("client gone", {"client": client.peer, "reason": client.reason or "the session ended"}))
         if not self.plan.listens and client.reason:
             self._say(f"{_text(self.plan)}: {client.reason}")
+        elif self.plan.listens:
+            why = unusable(self.plan)  # the files may be others by now
+            self._say(f"no client of {_text(self.plan)} can be served: {why}" if why else self._nobody)
 
     def _say(self, trouble: str) -> None:
         with self._lock:
@@ -235,7 +245,7 @@ class PcapEnd:
                 self._say(f"cannot connect to {_text(self.plan)}: {words(error)}")
             else:
                 begun = time.monotonic()
-                self._run(sock, _text(self.plan))
+                self._run(self._client(sock, _text(self.plan)))
             pause = FIRST_PAUSE if time.monotonic() - begun > LASTED_SECONDS else pause
             self._ending.wait(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
@@ -255,6 +265,9 @@ class PcapEnd:
     # --- the thread: to be connected to ---
 
     def _listen(self) -> None:
+        if why := unusable(self.plan):
+            self._say(f"cannot listen on {_text(self.plan)}: {why}")
+            return
         sock = socket.socket(_family(self.plan), socket.SOCK_STREAM)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -269,7 +282,7 @@ class PcapEnd:
             self._say(f"cannot listen on {_text(self.plan)}: {error.strerror}")
             return
         self._listener = sock
-        self._say(f"nobody is connected to {_text(self.plan)}")
+        self._say(self._nobody)
 
     def _serve(self) -> None:
         while not self._ending.is_set():
@@ -297,10 +310,13 @@ class PcapEnd:
         elif len(self._door) >= MOST_AT_THE_DOOR:
             refusal = f"there are {MOST_AT_THE_DOOR} connections already"
         else:
+            client = self._client(sock, peer)
             try:
-                threading.Thread(target=partial(self._run, sock, peer), name="stream-client", daemon=True).start()
+                threading.Thread(target=self._run, args=(client,), name="stream-client", daemon=True).start()
             except RuntimeError:
                 refusal = "the host has no thread for it"
+                with self._lock:
+                    self._door.discard(client)
         if not refusal:
             return
         self.events.append(("client refused", {"client": peer, "reason": refusal}))

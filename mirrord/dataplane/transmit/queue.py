@@ -44,7 +44,7 @@ class Queue(ctypes.Structure):
     slots: int  # of the row
     frames: int  # whose ends were ever noted
     settled: int  # of these, those whose ends are not needed any more
-    asleep: int  # 1: the client waits for the bell
+    wakes_at: int  # the client waits for the bell until the head is here; 0: it is awake
     bell: int  # an eventfd
     refused: int  # 1: there was no room for a copy of the frame at hand
     base: int  # the position that is at the memory's beginning: the worker's, and moved where the queue is empty
@@ -58,7 +58,7 @@ class Queue(ctypes.Structure):
         ("slots", ctypes.c_uint64),
         ("frames", ctypes.c_uint64),
         ("settled", ctypes.c_uint64),
-        ("asleep", ctypes.c_uint64),
+        ("wakes_at", ctypes.c_uint64),
         ("bell", ctypes.c_int64),
         ("refused", ctypes.c_uint64),
         ("base", ctypes.c_uint64),
@@ -127,10 +127,19 @@ class Channel:
         at = (row.tail - row.base) % row.size
         return memoryview(self.memory)[at : min(at + until - row.tail, row.size)]
 
+    def await_bytes(self, enough: int) -> bool:
+        """Have the bell rung as soon as so many wait, or a quarter of what there is room for. Whether they do already.
+
+        It is the client's, which takes it back: wakes_at.
+        """
+        row = self.row
+        row.wakes_at = row.tail + min(enough, row.size // 4)
+        return row.head >= row.wakes_at
+
     def wake(self) -> None:
-        """A client that is at work comes upon what is new by itself."""
-        if self.row.asleep:
-            self.row.asleep = 0
+        """A client that is at work comes upon what is new by itself; one that waits for more is let wait."""
+        if 0 < self.row.wakes_at <= self.row.head:
+            self.row.wakes_at = 0
             self._bell.ring()
 
     def put(self, block: bytes) -> bool:

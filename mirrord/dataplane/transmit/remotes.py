@@ -7,7 +7,6 @@ socket can be opened for yet, as without a route, has none; the step, which know
 from __future__ import annotations
 
 from contextlib import ExitStack
-from threading import Lock
 from typing import TYPE_CHECKING
 
 from mirrord.dataplane.counters import Slot
@@ -16,24 +15,24 @@ from mirrord.dataplane.transmit.nowhere import Nowhere
 from mirrord.dataplane.transmit.sockets import Transmit
 from mirrord.dataplane.transmit.tx_ring import TxRings
 from mirrord.dataplane.transmit.way import Way
-from mirrord.dataplane.transmit.way_out import WayOut
+from mirrord.dataplane.transmit.way_out import SharedWayOut
 from mirrord.plans import NowherePlan, RemotesPlan, TunnelPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from mirrord.dataplane.forward.step import Copy
-    from mirrord.dataplane.transmit.way_out import Sent
+    from mirrord.dataplane.transmit.way_out import Sent, WayOut
     from mirrord.plans import TransmitPlan
 
 
-class Remotes(WayOut):
+class Remotes(SharedWayOut):
     """A Transmit for each collector, by its place. Raises OSError as that, and has opened none then."""
 
     def __init__(self, plan: RemotesPlan) -> None:
+        super().__init__()
         self.plan = plan
         self._ways: list[Transmit | None] = []
-        self._users, self._users_lock = 1, Lock()
         with ExitStack() as opened:
             for one in plan.remotes:
                 way = None if one is None else Transmit(one)
@@ -96,17 +95,7 @@ class Remotes(WayOut):
         told = [way.told() for way in self._open]  # each is to be asked
         return any(told)
 
-    def hold(self) -> Remotes:
-        with self._users_lock:
-            self._users += 1
-        return self
-
-    def close(self) -> None:
-        """The last one's does."""
-        with self._users_lock:
-            self._users -= 1
-            if self._users:
-                return
+    def close_all(self) -> None:
         for way in self._open:
             way.close()
         if self.ring is not None:

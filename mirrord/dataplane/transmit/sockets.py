@@ -20,7 +20,6 @@ import errno
 import random
 import select
 import socket
-import threading
 import time
 from contextlib import suppress
 from ipaddress import ip_address
@@ -34,7 +33,7 @@ from mirrord.dataplane.transmit.lanes import Lanes
 from mirrord.dataplane.transmit.outer import Outer
 from mirrord.dataplane.transmit.tx_ring import TxRing, TxRings
 from mirrord.dataplane.transmit.way import Way
-from mirrord.dataplane.transmit.way_out import Sent, WayOut
+from mirrord.dataplane.transmit.way_out import Sent, SharedWayOut
 from mirrord.kernel import (
     IP_MTU_DISCOVER,
     IP_RECVERR,
@@ -96,19 +95,19 @@ class Patience:
         return True
 
 
-class Transmit(WayOut):
+class Transmit(SharedWayOut):
     """Where the copies of a session leave. `lanes` is the row that a flow's hash chooses from.
 
     Raises OSError when a socket cannot be opened: EPERM without CAP_NET_ADMIN for the mark, ENODEV, ENETUNREACH, ...
     """
 
     def __init__(self, plan: DevicePlan | TunnelPlan) -> None:
+        super().__init__()
         self.plan = plan
         self._errors: select.epoll | None = None  # of sockets that send nothing: for one that does, it costs each time
         self._packet: socket.socket | None = None
         self._outer: Outer | None = None
         self._patience = Patience()
-        self._users, self._users_lock = 1, threading.Lock()
         udp = isinstance(plan, TunnelPlan) and plan.protocol == IPPROTO_UDP
         self.lanes = Lanes(LANES if udp else 1, self._make_socket)
         try:
@@ -243,17 +242,7 @@ class Transmit(WayOut):
             return bool(ready)
         return False
 
-    def hold(self) -> Transmit:
-        with self._users_lock:
-            self._users += 1
-        return self
-
-    def close(self) -> None:
-        """The last one's does."""
-        with self._users_lock:
-            self._users -= 1
-            if self._users:
-                return
+    def close_all(self) -> None:
         self.lanes.close()
         if self._errors is not None:
             self._errors.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -35,6 +36,17 @@ def secured(sock: socket.socket, plan: StreamEnd) -> socket.socket:
     if plan.listens:
         return _server(plan.tls).wrap_socket(sock, server_side=True)
     return _client(plan.tls).wrap_socket(sock, server_hostname=plan.tls.server_name or str(plan.address))
+
+
+def unusable(plan: StreamEnd) -> str:
+    """Why a listener's own files are of no use, so that no client can be served; "" where they are."""
+    if plan.tls is None:
+        return ""
+    try:
+        _server(plan.tls)
+    except OSError as error:
+        return words(error)
+    return ""
 
 
 def words(error: OSError) -> str:
@@ -73,14 +85,26 @@ def _client(tls: TlsPlan) -> ssl.SSLContext:
 
 
 def _load(context: ssl.SSLContext, tls: TlsPlan) -> None:
+    import ssl  # noqa: PLC0415 (as above)
+
+    _trust(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), tls.certificate)  # ssl would not tell which of the two is wrong
+    _require_readable(tls.key)
     try:
         context.load_cert_chain(tls.certificate, tls.key, password=lambda: "")  # nobody is there to be asked for one
     except OSError as error:
-        raise OSError(error.errno, f"{tls.certificate}, {tls.key}: {words(error)}") from None
+        another = getattr(error, "reason", None) == "KEY_VALUES_MISMATCH"
+        why = f"it is not the key of {tls.certificate}" if another else "no private key in PEM, or with a pass phrase"
+        raise OSError(errno.EINVAL, why, tls.key) from None
 
 
-def _trust(context: ssl.SSLContext, ca: str) -> None:
+def _trust(context: ssl.SSLContext, file: str) -> None:
+    _require_readable(file)
     try:
-        context.load_verify_locations(ca)
-    except OSError as error:
-        raise OSError(error.errno, f"{ca}: {words(error)}") from None
+        context.load_verify_locations(file)
+    except OSError:
+        raise OSError(errno.EINVAL, "no certificate in PEM", file) from None
+
+
+def _require_readable(file: str) -> None:
+    with open(file, "rb") as opened:  # noqa: PTH123 (a name in the error, as of the other modules)
+        opened.read(1)

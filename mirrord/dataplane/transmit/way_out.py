@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class WayOut(ABC):
 
     def hold(self) -> WayOut:
         """Itself, for one more source of the same session on the same thread: each closes it once, the last one does.
-        Not of one that is exclusive.
+        Not of one that is exclusive, see SharedWayOut.
         """
         raise NotImplementedError
 
@@ -121,3 +122,26 @@ class WayOut(ABC):
     def stuck(self) -> str:
         """Why it does not get on, where its worker makes no progress."""
         return "its worker makes no progress"
+
+
+class SharedWayOut(WayOut):
+    """One that several sources of a session may leave by, on the same thread."""
+
+    def __init__(self) -> None:
+        self._users, self._users_lock = 1, Lock()
+
+    def hold(self) -> WayOut:
+        with self._users_lock:
+            self._users += 1
+        return self
+
+    def close(self) -> None:
+        with self._users_lock:
+            self._users -= 1
+            last = not self._users
+        if last:
+            self.close_all()
+
+    @abstractmethod
+    def close_all(self) -> None:
+        """Close it: the last one has."""

@@ -35,7 +35,7 @@ export function Filter({ name }) {
     setKept({ ...body, tag, rules: inOrder(body.rules.map(bare)) })
     setRules(inOrder(body.rules.map(bare)))
   }
-  useEffect(() => void (edited.current || load().catch(setProblem)), [name, news])
+  useEffect(() => void (edited.current || load().then(() => setProblem(null), setProblem)), [name, news])
   useEffect(() => {
     const timer = setInterval(() => document.hidden || refresh().catch(() => {}), EVERY)
     return () => clearInterval(timer)

@@ -8,6 +8,7 @@ import { live, refresh } from '../live.js'
 import { Button, Confirm, Head, Notice, State, say } from '../parts.js'
 import { Table } from '../table.js'
 import { t } from '../words.js'
+import { Connection } from './connection.js'
 import { Ahead } from './mirror_actions.js'
 
 /** How a host does. @param {any} one */
@@ -36,11 +37,4 @@ export function Hosts() {
     ${gone && html`<${Confirm} title=${t('Forget {name}', { name: gone.host })} action=${t('Forget')} danger onClose=${() => setGone(null)}
       does=${[t('Its addresses are free for others. Only for a host that does not come back.')]} ahead=${html`<${Ahead} method="DELETE" path=${at('hosts', gone.host)} />`}
       run=${async () => { await ask('DELETE', at('hosts', gone.host)); await refresh(); say(t('{name} was forgotten.', { name: gone.host })) }} />`}`
-}
-
-/** Whether this agent sees the store, and its daemon. @param {{cluster: any}} props */
-export function Connection({ cluster }) {
-  const problems = [cluster.problem, cluster.own_problem, cluster.daemon_problem, ...cluster.alarms].filter(Boolean)
-  return html`${!cluster.connected && html`<${Notice} kind="bad">${t('The store is not heard of: what follows is of {host} alone.', cluster)}<//>`}
-    ${problems.map((/** @type {string} */ one) => html`<${Notice} kind="bad">${one}<//>`)}`
 }

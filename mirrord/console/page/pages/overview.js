@@ -1,5 +1,6 @@
 // @ts-check
 // Is every mirror complete? A line a mirror, and a picture of what goes where.
+import { about } from '../about.js'
 import { html } from '../html.js'
 import { live, rowsOf } from '../live.js'
 import { mirrorHealth, sums } from '../health.js'
@@ -7,8 +8,8 @@ import { causeText, scaled, share } from '../format.js'
 import { Empty, Head, Link, Notice, State } from '../parts.js'
 import { Table } from '../table.js'
 import { plural, t } from '../words.js'
+import { Connection } from './connection.js'
 import { Flow } from './flow.js'
-import { Connection } from './hosts.js'
 
 /** @param {any[]} mirrors @param {Map<string, number>} lost */
 function verdict(mirrors, lost) {
@@ -31,6 +32,7 @@ const Causes = ({ causes }) => {
 
 export function Overview() {
   const { mirrors, status, lost } = live.use()
+  const { read_only } = about.use()
   if (mirrors === null) return html`<${Head} title=${t('Overview')} />`
   const all = sums(rowsOf(mirrors))
   const lines = mirrors.map((mirror) => {
@@ -39,7 +41,7 @@ export function Overview() {
   })
   return html`<${Head} title=${t('Overview')} lead=${t('Is every mirror complete?')} />
     ${status && html`<${Connection} cluster=${status.cluster} />`}
-    ${mirrors.length === 0 ? html`<${Empty}><p>${t('There is no port mirroring yet.')}</p><${Link} to=${['mirrors']}>${t('Create port mirroring')}<//><//>` : html`
+    ${mirrors.length === 0 ? html`<${Empty}><p>${t('There is no port mirroring yet.')}</p>${!read_only && html`<${Link} to=${['mirrors']}>${t('Create port mirroring')}<//>`}<//>` : html`
     ${verdict(mirrors, lost)}
     <dl class="cards">
       <div class="card"><dt>${t('Mirrored')}</dt><dd>${scaled(all.frames)} <small>${t('frames/s')}</small></dd></div>

@@ -2,9 +2,32 @@
 #define _GNU_SOURCE
 #include "capture/receive.h"
 
+#include <netinet/in.h>
+#include <string.h>
+
 #include "clock.h"
 
 enum { PACKETS_A_LOOK = 16 }; /* at the clock */
+
+/* Whose packet it is, by what recvmmsg tells: an IPv4 address and zeros, or an IPv6 address. */
+static void read_sender(const struct sockaddr_storage *address, uint8_t sender[16])
+{
+	memset(sender, 0, 16);
+	if (address->ss_family == AF_INET)
+		memcpy(sender, &((const struct sockaddr_in *)address)->sin_addr, 4);
+	else
+		memcpy(sender, &((const struct sockaddr_in6 *)address)->sin6_addr, 16);
+}
+
+static uint64_t count_missing(struct tap *tap, const struct told *told, const struct sockaddr_storage *address)
+{
+	uint8_t sender[16];
+
+	if (!told->numbered || !tap->numbers)
+		return 0;
+	read_sender(address, sender);
+	return note_number(tap->numbers, sender, told->ident, told->number);
+}
 
 /* Take one batch, `most` packets; false when that was all. */
 static bool run_packets(struct tap *tap, struct work *work, int most)
@@ -27,6 +50,7 @@ static bool run_packets(struct tap *tap, struct work *work, int most)
 			pipeline->counters[DROPPED_MALFORMED]++;
 			continue;
 		}
+		pipeline->counters[MISSING] += count_missing(tap, &frame.told, &received.addresses[n]);
 		frame.egress = tap->directed && frame.told.direction == TOLD_EGRESS;
 		unfinished(&frame, limit);
 		read_control(&frame, &received.messages[n].msg_hdr);

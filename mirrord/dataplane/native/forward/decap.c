@@ -38,6 +38,7 @@ enum {
 	ERSPAN_FRAME_TYPE = 0x7C00,
 	ERSPAN_OPTIONAL = 0x0001,
 	ERSPAN_EGRESS = 0x0008,
+	ERSPAN_SESSION = 0x03FF, /* in the second 16 bits */
 	TCP_FIELD = 16,
 	UDP_FIELD = 6,
 };
@@ -61,12 +62,27 @@ static void read_metadata(const uint8_t *at, const uint8_t *end, struct told *to
 			told->direction = body[1] <= TOLD_EGRESS ? body[1] : 0;
 			told->time = be64(body + 4);
 			told->truncated = body[3] & 1;
+			told->device = be32(body + 12);
+			told->number = be32(body + 16);
+			told->numbered = true;
 			return;
 		}
 		if (!whole)
 			return;
 		at = body + length;
 	}
+}
+
+/* The number that a whole GRE header has, and its key. */
+static void read_gre(const uint8_t *packet, uint32_t flags, struct told *told)
+{
+	const uint8_t *key = packet + GRE_HEADER + (flags & GRE_CHECKSUM ? 4 : 0);
+
+	if (!(flags & GRE_SEQUENCE))
+		return;
+	told->ident = flags & GRE_KEY ? be32(key) : 0;
+	told->number = be32(key + (flags & GRE_KEY ? 4 : 0));
+	told->numbered = true;
 }
 
 /* What the first 32 bits of ERSPAN's types II and III tell. */
@@ -77,6 +93,7 @@ static void read_erspan(const uint8_t *at, struct told *told)
 	told->vlan = be16(at) & 0xFFF;
 	told->cos = (uint8_t)(first >> 13);
 	told->truncated = first & 1 << 10;
+	told->ident = told->numbered ? first & ERSPAN_SESSION : 0;
 }
 
 /* `protocol` is that of what begins there. */
@@ -91,6 +108,8 @@ static bool from_geneve(const uint8_t *packet, uint32_t *start, uint32_t end, ui
 	if (end < *start)
 		return false;
 	read_metadata(packet + UDP_HEADER + GENEVE_HEADER, packet + *start, told);
+	if (told->numbered)
+		told->ident = be32(packet + UDP_HEADER + 4) >> 8;
 	return !(first & (GENEVE_VERSION | GENEVE_REFUSED)) &&
 	       (*protocol == ETH_P_TEB || *protocol == ETH_P_IP || *protocol == ETH_P_IPV6);
 }
@@ -148,6 +167,9 @@ static bool from_gre(enum tunnel tunnel, const uint8_t *packet, uint32_t *start,
 		return false;
 	*start = GRE_HEADER + (flags & GRE_CHECKSUM ? 4 : 0) + (flags & GRE_KEY ? 4 : 0) +
 		 (flags & GRE_SEQUENCE ? 4 : 0);
+	if (end < *start)
+		return false;
+	read_gre(packet, flags, told);
 	if (tunnel == TUNNEL_GRE)
 		return protocol == ETH_P_TEB;
 	if (protocol == GRE_ERSPAN_III)

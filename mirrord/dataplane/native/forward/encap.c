@@ -28,6 +28,14 @@ static uint32_t erspan_bits(const struct facts *facts, const uint8_t *at, bool h
 	return vlan << 16 | cos << 13 | (has_en ? en << 11 : 0) | (uint32_t)(facts->truncated || told->truncated) << 10;
 }
 
+/* Of the session's copies, or of those that have the id of egress frames. */
+static uint32_t next_number(const struct plan *plan, const struct facts *facts)
+{
+	uint32_t *sequence = facts->sequence + (plan->two_ids && facts->egress ? MAX_REMOTES : 0);
+
+	return __atomic_fetch_add(sequence, 1, __ATOMIC_RELAXED);
+}
+
 uint32_t fill(const struct plan *plan, const struct facts *facts, struct room *room)
 {
 	uint32_t trailer_length = 0;
@@ -39,7 +47,7 @@ uint32_t fill(const struct plan *plan, const struct facts *facts, struct room *r
 
 		switch (patch->field) {
 		case SEQUENCE:
-			or_be32(at, __atomic_fetch_add(facts->sequence, 1, __ATOMIC_RELAXED));
+			or_be32(at, next_number(plan, facts));
 			break;
 		case ERSPAN_II:
 			or_be32(at, erspan_bits(facts, at, true));
@@ -57,7 +65,9 @@ uint32_t fill(const struct plan *plan, const struct facts *facts, struct room *r
 			at[3] = facts->truncated || facts->told->truncated;
 			put_be32(at + 4, (uint32_t)(facts->stamp >> 32));
 			put_be32(at + 8, (uint32_t)facts->stamp);
-			put_be32(at + 16, __atomic_fetch_add(facts->sequence, 1, __ATOMIC_RELAXED));
+			if (facts->told->device)
+				put_be32(at + 12, facts->told->device);
+			put_be32(at + 16, next_number(plan, facts));
 			break;
 		case PACKET_BLOCK:
 			packet_header(facts, facts->stamp, at);

@@ -63,6 +63,7 @@ struct plan {
 	uint32_t header_length;
 	struct patch patches[MAX_PATCHES];
 	uint32_t patch_count;
+	bool two_ids; /* egress frames have an id of their own, and so numbers of their own */
 	int blocked; /* the slot that each frame counts in for now, no copies being made; or NO_REASON */
 	bool strip_tag;
 	uint32_t push_tag; /* or 0 */
@@ -113,12 +114,14 @@ struct state {
 	struct thinning thinning;
 	struct duplicates *duplicates; /* what was copied to its destination, or NULL; */
 	uint32_t place; /* the source's there */
-	uint32_t *sequences; /* of the session's next copy for each collector; its other sources count there too */
+	uint32_t *
+		sequences; /* of the session's next copy for each collector, and behind these of the next one with the id
+			      * of egress frames; its other sources count there too */
 };
 
 /* What the fields are made from. */
 struct facts {
-	uint32_t *sequence; /* counted up where the header has one */
+	uint32_t *sequence; /* for its collector: counted up where the header has one */
 	int vlan; /* or NONE */
 	bool truncated;
 	bool egress;

@@ -31,6 +31,10 @@ struct vnet {
 /* What a tunnel's header tells of the frame in it; zeros where it does not. told.py. */
 struct told {
 	uint64_t time;
+	uint32_t device; /* its index, where it was captured first */
+	uint32_t ident; /* the tunnel's VNI, key or session id, */
+	uint32_t number; /* and the packet's number, */
+	bool numbered; /* if it has one */
 	uint16_t vlan;
 	uint8_t direction, cos, en;
 	bool truncated;

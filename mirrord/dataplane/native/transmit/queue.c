@@ -14,15 +14,31 @@ enum { RECORD = 16 }; /* bytes before the packet in a pcap file */
 _Static_assert(sizeof(struct queue) == 96, "Queue of queue.py");
 _Static_assert(sizeof(struct queues) == 32 + 8 * MOST_CLIENTS, "Queues of queue.py");
 
-static void put(const struct queue *queue, uint64_t *at, const void *data, uint64_t length)
-{
-	uint64_t place = (*at - queue->base) % queue->size, first = queue->size - place;
+/* Where the next bytes go. */
+struct place {
+	uint8_t *at, *end; /* of the memory, */
+	uint8_t *begin; /* where it goes on then */
+};
 
-	if (first > length)
-		first = length;
-	memcpy(queue->memory + place, data, first);
-	memcpy(queue->memory, (const uint8_t *)data + first, length - first);
-	*at += length;
+static struct place place_of(const struct queue *queue)
+{
+	uint64_t at = (queue->head - queue->base) % queue->size;
+
+	return (struct place){ queue->memory + at, queue->memory + queue->size, queue->memory };
+}
+
+static void put(struct place *place, const void *data, uint64_t length)
+{
+	uint64_t first = (uint64_t)(place->end - place->at);
+
+	if (length <= first) {
+		memcpy(place->at, data, length);
+		place->at += length;
+		return;
+	}
+	memcpy(place->at, data, first);
+	memcpy(place->begin, (const uint8_t *)data + first, length - first);
+	place->at = place->begin + (length - first);
 }
 
 /* The header of a packet block as that of a record, which counts nanoseconds. */
@@ -42,29 +58,30 @@ static bool put_copy(const struct queues *queues, struct queue *queue, const str
 	uint32_t header_length = queues->pcap ? RECORD : PACKET_HEADER;
 	uint64_t length =
 		length_of(message) - PACKET_HEADER + header_length + (queues->pcap ? 0 : message->trailer_length);
-	uint64_t at = queue->head, tail = __atomic_load_n(&queue->tail, __ATOMIC_ACQUIRE);
+	uint64_t tail = __atomic_load_n(&queue->tail, __ATOMIC_ACQUIRE);
 	uint8_t header[PACKET_HEADER];
 
-	if (queue->refused || at + length - tail > queue->size) {
+	if (queue->refused || queue->head + length - tail > queue->size) {
 		queue->refused = 1;
 		return false;
 	}
-	if (tail == at) /* what keeps up takes little of the memory */
-		queue->base = at;
+	if (tail == queue->head) /* what keeps up takes little of the memory */
+		queue->base = tail;
+	struct place place = place_of(queue);
 	if (queues->pcap) {
 		record_header(message->head, header);
 	} else {
 		memcpy(header, message->head, PACKET_HEADER);
 		put_le32(header + 8, (uint32_t)queues->interface);
 	}
-	put(queue, &at, header, header_length);
-	put(queue, &at, message->head + PACKET_HEADER, message->head_length - PACKET_HEADER);
-	put(queue, &at, message->tail, message->tail_length);
+	put(&place, header, header_length);
+	put(&place, message->head + PACKET_HEADER, message->head_length - PACKET_HEADER);
+	put(&place, message->tail, message->tail_length);
 	if (message->zeros)
-		put(queue, &at, zero_bytes, message->zeros);
+		put(&place, zero_bytes, message->zeros);
 	if (!queues->pcap)
-		put(queue, &at, trailer, message->trailer_length);
-	__atomic_store_n(&queue->head, at, __ATOMIC_RELEASE);
+		put(&place, trailer, message->trailer_length);
+	__atomic_store_n(&queue->head, queue->head + length, __ATOMIC_RELEASE);
 	return true;
 }
 
@@ -98,12 +115,14 @@ static void end_frame(struct queued *queued, const struct message *last, uint64_
 	}
 }
 
-/* A client that is at work comes upon what is new by itself. */
+/* A client that is at work comes upon what is new by itself; one that waits for more is let wait. */
 static void wake(struct queue *queue)
 {
 	static const uint64_t one = 1;
 
-	if (__atomic_exchange_n(&queue->asleep, 0, __ATOMIC_SEQ_CST)) {
+	__atomic_thread_fence(__ATOMIC_SEQ_CST); /* the head is out before it is looked who waits for it */
+	uint64_t at = __atomic_load_n(&queue->wakes_at, __ATOMIC_RELAXED);
+	if (at && queue->head >= at && __atomic_exchange_n(&queue->wakes_at, 0, __ATOMIC_SEQ_CST)) {
 		ssize_t done = write((int)queue->bell, &one, sizeof(one));
 		(void)done; /* it looks by itself after a while */
 	}

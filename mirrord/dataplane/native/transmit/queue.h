@@ -16,7 +16,7 @@ struct queue {
 	uint64_t slots; /* of the row */
 	uint64_t frames; /* whose ends were ever noted */
 	uint64_t settled; /* of these, those whose ends are not needed any more */
-	uint64_t asleep; /* the client's thread waits for the bell */
+	uint64_t wakes_at; /* the client's thread waits for the bell until the head is here; 0: it is awake */
 	int64_t bell; /* an eventfd */
 	uint64_t refused; /* there was no room for a copy of the frame at hand */
 	uint64_t base; /* the position that is at the memory's beginning */
