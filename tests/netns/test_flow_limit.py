@@ -259,15 +259,17 @@ def test_the_payload_of_a_busy_flow_that_is_through_is_left_to_the_kernel_and_al
     """While it is busy the sockets' filters keep 256 bytes of its frames (`ss` shows it), and all of others'. They are
     kept whole when the flow has paused, and when the limit is raised: what is mirrored then is whole.
     """
-    client, source, collector = linked(net)
+    client, source, collector = linked(net, mtu=9200)
+    for host, device in ((client, "eth0"), (source, "nic")):
+        host.ip(f"link set {device} mtu 9000")
     inner = []
     for vni in (1, 2):
         receive_vxlan(collector, vni, f"vxlan{vni}")
-        inner.append(sniff(collector, f"vxlan{vni}", snaplen=2000))
-    limit = "flow_limit = { packets = 5 }"
+        inner.append(sniff(collector, f"vxlan{vni}", snaplen=9000))
+    limit = 'ring_size = "64MiB"\nflow_limit = { packets = 5 }'
     socket_too = session(f'capture = "socket"\n{limit}', '{ type = "vxlan", remote = "10.99.0.2", vni = 2 }')
     mirrord = daemon(source, session(f'capture = "ring"\n{limit}') + socket_too.replace('"s"', '"other"'))
-    busy, other = udp_frame(CLIENT, SERVER, length=1400), udp_frame(CLIENT, (*SERVER[:2], 54), length=1400)
+    busy, other = udp_frame(CLIENT, SERVER, length=8900), udp_frame(CLIENT, (*SERVER[:2], 54), length=8900)
     sent = 0
 
     def more(frame: bytes, count: int) -> Metrics:
@@ -281,15 +283,15 @@ def test_the_payload_of_a_busy_flow_that_is_through_is_left_to_the_kernel_and_al
         return sum("0x06 0 0 256," in one for one in shown)
 
     def both_trim() -> bool:
-        more(busy, 2_000)  # 2.8 MB: more than a flow has to send between two looks
+        more(busy, 600)  # 5 MB: five times what a flow has to send between two looks
         return trimming() == 2
 
     wait_for(both_trim, "the kernel keeps headers alone", 60)
-    more(busy, 500)
+    more(busy, 100)
     metrics = more(other, 3)
     for name in ("s", "other"):
         assert metrics.total("mirrord_captured_frames_total", session=name) == sent
-        assert metrics.total("mirrord_read_bytes_total", session=name) == 1400 * sent
+        assert metrics.total("mirrord_read_bytes_total", session=name) == 8900 * sent
         assert metrics.total("mirrord_mirrored_frames_total", session=name) == 5 + 3
         assert metrics.total("mirrord_skipped_frames_total", session=name, reason="flow_limit") == sent - 8
 

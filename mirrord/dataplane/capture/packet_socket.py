@@ -241,7 +241,7 @@ class Capture(MovableWayIn):
 
     def reject_all(self) -> None:
         """Take no more frames; those already taken can still be read."""
-        self.rejecting = True
+        self.rejecting, self.trimmed = True, frozenset()
         bpf.attach_reject_all(self.socket)
 
     def successor(self, mode: str) -> Capture:
