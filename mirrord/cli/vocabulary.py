@@ -163,14 +163,15 @@ SOURCES: dict[str, Keys] = {
     },
     "vxlan": {
         "local": (),
+        "flow_network": (),
         "allow": (),
         "type": ("vxlan",),
-        "flow_network": (),
         "port": (),
         "vni": (),
     },
     "geneve": {
         "local": (),
+        "flow_network": (),
         "allow": (),
         "type": ("geneve",),
         "port": (),
@@ -178,18 +179,21 @@ SOURCES: dict[str, Keys] = {
     },
     "gre": {
         "local": (),
+        "flow_network": (),
         "allow": (),
         "type": ("gre",),
         "key": (),
     },
     "erspan": {
         "local": (),
+        "flow_network": (),
         "allow": (),
         "type": ("erspan",),
         "session_id": (),
     },
     "tzsp": {
         "local": (),
+        "flow_network": (),
         "allow": (),
         "type": ("tzsp",),
         "port": (),

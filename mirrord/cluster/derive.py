@@ -22,7 +22,7 @@ from mirrord import expiry
 from mirrord.cluster.records import RECEIVING, ClusterSession, End
 from mirrord.cluster.snapshot import SessionKey, Snapshot
 from mirrord.control.guests.inventory import Guest, Inventory, Place
-from mirrord.model import DeviceDestination, Mirror, TunnelDestination, VmDestination, VmSource
+from mirrord.model import DeviceDestination, Mirror, TunnelDestination, TunnelSource, VmDestination, VmSource
 
 SOURCE, DESTINATION, BOTH = "source", "destination", "both"
 
@@ -189,6 +189,8 @@ class _Derivation:
             written["destination"] = {"type": "vxlan", **self._remote(one, mirror)}
             tunnelled = True
         network = self._network(mirror) if tunnelled else None
+        if (received := _received(one)) is not None:
+            self._named(received)
         if (name := one.session.filter) is not None:
             if name not in self.snapshot.filters:
                 raise _Waiting(f"there is no filter {name!r} that this agent can read")
@@ -226,9 +228,9 @@ class _Derivation:
 
     def _network(self, mirror: Mirror) -> str | None:
         """The mirror's flow network, which this host has a device and an address for."""
-        name = mirror.flow_network
-        if name is None:
-            return None
+        return None if mirror.flow_network is None else self._named(mirror.flow_network)
+
+    def _named(self, name: str) -> str:
         network, device = self.snapshot.networks.get(name), self.here.devices.get(name)
         if network is None:
             raise _Waiting(f"there is no flow network {name!r} that this agent can read")
@@ -255,6 +257,11 @@ class _Derivation:
             mirrors[name]["flow_network"] = network
         found: dict[str, Any] = mirrors[name]
         return found
+
+
+def _received(one: ClusterSession) -> str | None:
+    """The flow network that a tunnel's copies come by."""
+    return one.session.source.flow_network if isinstance(one.session.source, TunnelSource) else None
 
 
 def _is(guest: Guest, name: str) -> bool:

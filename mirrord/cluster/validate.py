@@ -13,7 +13,7 @@ from mirrord.cluster import records
 from mirrord.cluster.records import ClusterSession
 from mirrord.control.targets import SECTION, Target
 from mirrord.errors import ConfigError, Problem, nearest
-from mirrord.model import Filter, Mirror, TunnelDestination, VmDestination, VmSource
+from mirrord.model import DeviceDestination, DeviceSource, Filter, Mirror, TunnelDestination, VmDestination, VmSource
 from mirrord.model.mirrors import MOST_SESSIONS
 from mirrord.model.validation import join, session_path
 from mirrord.values import parse_name
@@ -85,10 +85,21 @@ def _uses(objects: Objects) -> Iterator[Problem]:
             (join(session_path(mirror, str(one.get("name"))), "filter"), "filter", one.get("filter"))
             for one in written.get("sessions", [])
         ]
+        uses += [
+            (join(session_path(mirror, str(one.get("name"))), "source", "flow_network"), "flow_network", name)
+            for one in written.get("sessions", [])
+            if (name := received(one)) is not None
+        ]
         for path, kind, name in uses:
             if name is not None and name not in objects[SECTION[kind]]:
                 words = kind.replace("_", " ")
                 yield Problem(path, f"there is no {words} {name!r}{nearest(str(name), objects[SECTION[kind]])}")
+
+
+def received(session: Mapping[str, Any]) -> Any:
+    """The flow network that a session's source is received by."""
+    source = session.get("source")
+    return source.get("flow_network") if isinstance(source, Mapping) else None
 
 
 def _shared_networks(objects: Objects) -> Iterator[Problem]:
@@ -104,6 +115,10 @@ def _same_ends(sessions: list[ClusterSession]) -> Iterator[Problem]:
     for one in sessions:
         source, end = one.session.source, one.session.destination
         path = join(session_path(one.mirror, one.name), "destination")
+        if isinstance(source, DeviceSource) and isinstance(end, DeviceDestination):
+            same_host = one.source_host == one.destination_host and source.netns == end.netns
+            if same_host and end.device in source.device:
+                yield Problem(path, f"{end.device!r} is also the source")
         if not isinstance(end, VmDestination):
             continue
         if isinstance(source, VmSource) and (source.vm, source.nic) == (end.vm, end.nic):
@@ -133,6 +148,12 @@ def used_at(objects: Objects, kind: str, name: str) -> list[str]:
     for mirror, written in objects["mirrors"].items():
         if kind == "flow_network" and written.get("flow_network") == name:
             found.append(join("mirrors", mirror, "flow_network"))
+        if kind == "flow_network":
+            found += [
+                join(session_path(mirror, one["name"]), "source", "flow_network")
+                for one in written.get("sessions", [])
+                if received(one) == name
+            ]
         if kind == "filter":
             found += [
                 join(session_path(mirror, one["name"]), "filter")

@@ -337,12 +337,13 @@ async def run(service: Service, after: Loaded, keep: Callable[[], None] | None) 
     else:
         await service.change(after, keep)
         entries = service.entries()
-    return await asyncio.to_thread(_outcome, loaded, after, before, entries, tried=keep is None)
+    return await asyncio.to_thread(outcome, loaded, after, before, entries, tried=keep is None)
 
 
-def _outcome(
+def outcome(
     loaded: Loaded, after: Loaded, before: Mapping[Key, Entry], entries: Mapping[Key, Entry], *, tried: bool
 ) -> Outcome:
+    """What came, or of what was only tried would come, of a configuration after another one."""
     known = set(loaded.warnings)
     doubts = (*(one for one in after.warnings if one not in known), *_doubts(before, entries))
     return Outcome(doubts, tuple(effects(before, entries)) if tried else ())

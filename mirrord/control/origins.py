@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from mirrord.control.callers import Caller
+from mirrord.control.changes import Outcome, outcome
 from mirrord.control.configuration.config import SECTIONS, LeftOut, Loaded, Objects, combine
 from mirrord.control.service import Service
 from mirrord.control.store import AuditRecord, Store, Write
@@ -166,6 +167,18 @@ class Origins:
         wanted = read(body)
         await self._want(caller, "apply", wanted, replace=replace)
         return self.shown()
+
+    async def check(self, body: Mapping[str, Any], *, replace: bool) -> tuple[tuple[LeftOut, ...], Outcome]:
+        """What would be left out, and what would come of the rest; nothing is changed. Raises as `put`."""
+        wanted = read(body)
+        async with self._service.changing:
+            before = self._service.loaded
+            if not replace:
+                self._refuse_older(wanted)
+            after = await asyncio.to_thread(lend, before, wanted)
+            entries = await self._service.check(after, refuse_failing=False)
+            found = await asyncio.to_thread(outcome, before, after, self._service.entries(), entries, tried=True)
+        return after.left_out, found
 
     async def delete(self, caller: Caller) -> None:
         """Run nothing of a cluster's any more, and forget that it wanted something."""

@@ -274,7 +274,7 @@ class Service:
             self._changed.set()  # what was looked at for it, flow networks above all, is not wanted any more
             raise
 
-    async def check(self, new: Loaded) -> dict[plan.Key, plan.Entry]:
+    async def check(self, new: Loaded, *, refuse_failing: bool = True) -> dict[plan.Key, plan.Entry]:
         """What would run of a changed configuration; nothing is touched. Refused: as by `change`."""
         self._refuse_lacking(new)
         _, wanted = InForce()(new.config, clock.now())
@@ -282,7 +282,8 @@ class Service:
             resolved, view = await self._surroundings.try_out(wanted)
             make = partial(plan.make, resolved, view, native=self.dataplane == "native")
             entries = await asyncio.to_thread(make)
-        await asyncio.to_thread(self._refuse_failing, entries)
+        if refuse_failing:
+            await asyncio.to_thread(self._refuse_failing, entries)
         return entries
 
     def _refuse_lacking(self, new: Loaded) -> None:

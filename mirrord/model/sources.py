@@ -138,7 +138,7 @@ class ContainerSource(GuestSource):
     def _contradictions(self) -> Iterator[tuple[str, ...]]:
         yield from super()._contradictions()
         if self.container is None and self.label is None:
-            yield "container", "needs the name of a container, or a label", "container"
+            yield "container", "needs the name of a container, or a label", "container", "label"
         if self.container is not None and self.label is not None:
             yield "label", "goes in place of `container`, not with it"
 
@@ -146,13 +146,24 @@ class ContainerSource(GuestSource):
 class TunnelSource(Model):
     """The receiving end of a tunnel; `allow` lists the peers, empty: any."""
 
-    local: AnyAddress
+    local: AnyAddress = ANY_ADDRESS
     """The address of this host that the tunnel ends at; 0.0.0.0 or :: for any that no other source of this type (and
-    port) names: what comes to such an address is that source's alone, even where it does not want it."""
+    port) names: what comes to such an address is that source's alone, even where it does not want it. Required but with
+    a `flow_network`."""
+    flow_network: Name | None = None
+    """In place of `local`: the address that this host has in a flow network, which its mirror may send by, too. `allow`
+    is the flow network's own network then, unless it is given. While there is no address, the session waits."""
     allow: NetworkList = ()
     """Networks that the senders may be in; empty: any."""
 
     def _contradictions(self) -> Iterator[tuple[str, ...]]:
+        if self.flow_network is not None:
+            if self.local != ANY_ADDRESS:
+                yield "local", "is the flow network's to choose: leave one of the two out"
+            return
+        if "local" not in self.model_fields_set:
+            why = "expected a value: this key is required, or flow_network in its place"
+            yield "local", why, "local", "flow_network"
         for network in self.allow:
             if network.version != self.local.version:
                 yield "allow", f"{network} is IPv{network.version}, but local is IPv{self.local.version}"
@@ -163,25 +174,10 @@ class VxlanSource(TunnelSource):
 
     type: Literal["vxlan"] = "vxlan"
     """VXLAN (RFC 7348), received."""
-    local: AnyAddress = ANY_ADDRESS
-    """The address of this host that the tunnel ends at; 0.0.0.0 or :: for any that no other source of this type (and
-    port) names: what comes to such an address is that source's alone, even where it does not want it. Required but with
-    a `flow_network`."""
-    flow_network: Name | None = None
-    """In place of `local`: the address that this host has in a flow network, which its mirror may send by, too. `allow`
-    is the flow network's own network then, unless it is given. While there is no address, the session waits."""
     port: Port = 4789
     """UDP port that is listened on."""
     vni: Vni | None = None
     """Only this VNI; left out: every one."""
-
-    def _contradictions(self) -> Iterator[tuple[str, ...]]:
-        if self.flow_network is None:
-            yield from super()._contradictions()
-            if "local" not in self.model_fields_set:
-                yield "local", "expected a value: this key is required, or flow_network in its place", "local"
-        elif self.local != ANY_ADDRESS:
-            yield "local", "is the flow network's to choose: leave one of the two out"
 
 
 class GeneveSource(TunnelSource):

@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from scapy.contrib.geneve import GENEVE
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import GRE, Ether
+from scapy.packet import Raw
 
 from tests.conftest import MakeDaemon, MakeSniffer
 from tests.support.daemon import Daemon
 from tests.support.metrics import Metrics
-from tests.support.send import FRAME, send
+from tests.support.send import FRAME, UNANSWERED, send
 from tests.support.sniffer import Sniffer
 from tests.support.topology import Host, Topology
 from tests.support.wait import wait_for
@@ -205,3 +209,47 @@ def test_an_address_that_is_there_is_used_and_left(hosts: Hosts, plan: Plan, dae
     assert f"from {plan.set_aside}15 lookup" in source.ip(f"-{plan.version} rule show")
     mirrord.stop()
     assert plan.left(source) == before
+
+
+RECEIVED = """
+[flow_networks.capture]
+device = "em02"
+addresses = "192.0.2.2/24"
+
+[mirrors.m]
+flow_network = "capture"
+[[mirrors.m.sessions]]
+name = "gre"
+direction = "ingress"
+source = { type = "gre", flow_network = "capture", key = 5 }
+destination = { type = "device", device = "out1" }
+[[mirrors.m.sessions]]
+name = "geneve"
+direction = "ingress"
+source = { type = "geneve", flow_network = "capture", vni = 7 }
+destination = { type = "device", device = "out2" }
+"""
+
+
+def test_gre_and_geneve_too_are_received_at_its_address_from_its_own_network(
+    net: Topology, sniff: MakeSniffer, daemon: MakeDaemon
+) -> None:
+    sender, host, collector = net.host("sender"), net.host("host"), net.host("collector")
+    net.link(sender, "em02", host, "em02", ("192.0.2.1/24", ""))
+    outs = ("out1", "out2")
+    for device in outs:
+        net.link(host, device, collector, device)
+    mirrord = daemon(host, RECEIVED)
+    received = [sniff(collector, device) for device in outs]
+    tunnels = (
+        GRE(proto=0x6558, key_present=1, key=5),
+        UDP(sport=50000, dport=6081, chksum=0) / GENEVE(vni=7, proto=0x6558),
+    )
+    to = Ether(src=sender.mac("em02"), dst=host.mac("em02"))
+    for source in ("192.0.2.1", "203.0.113.9"):  # the other one is not in the flow network
+        for tunnel in tunnels:
+            send(sender, "em02", bytes(to / IP(src=source, dst="192.0.2.2") / tunnel / Raw(UNANSWERED)))
+    mirrord.settle(captured=2)
+    for one in received:
+        one.wait_lines(1)
+        assert one.stop().frames() == [UNANSWERED]

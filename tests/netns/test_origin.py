@@ -94,6 +94,12 @@ def test_what_a_cluster_wants_runs_as_far_as_the_host_can_take_it(
     sender, host = hosts
     running = daemon(host, FILE, up=False)
     out, sends, api = sniff(host, "mon1"), Sender(sender, host), Api(running.socket)
+    seen = api("POST", "origins/cluster/check", WANTED)
+    wrong = {("exists", "filters.ours"), ("invalid_config", "mirrors.m.sessions[wrong].destination.remote")}
+    assert {(one["code"], one["path"]) for one in seen.body["problems"]} == wrong
+    assert [(one["session"], one["effect"]) for one in seen.body["sessions"]] == [("s.in", "wait")]
+    assert status(running)["cluster"] == {}
+    assert not status(running)["sessions"]
     answer = api("PUT", "origins/cluster", WANTED)
     assert (answer.status, answer.body["generation"]) == (200, 5)
     left = {one["name"]: (one["code"], one["path"]) for one in answer.body["objects"] if not one["taken"]}
@@ -128,6 +134,8 @@ def test_what_a_cluster_wants_runs_as_far_as_the_host_can_take_it(
     assert [(one["operation"], one["object"]) for one in done] == [("apply", "cluster")]  # the other changed nothing
     assert done[0]["new"]["mirrors"]["m"]["sessions"] == [RECEIVED]
     assert api("PUT", "origins/cluster", WANTED).code == "stale"
+    assert [one["code"] for one in api("POST", "origins/cluster/check", WANTED).body["problems"]] == ["stale"]
+    assert api("POST", "origins/cluster/check", {}).body["problems"][0]["code"] == "invalid_config"
     assert api("PUT", "origins/cluster", {**WANTED, "cluster_id": "c2", "generation": 9}).code == "refused"
     assert status(running)["cluster"]["generation"] == 6
     assert api("PUT", "origins/cluster?replace=true", WANTED).status == 200

@@ -131,7 +131,7 @@ def networks(one: Member) -> list[Any]:
 
 
 def changed(cluster: Cluster, chance: random.Random) -> None:
-    """An operator does something, at any host; what is refused, is."""
+    """An operator does something, at any host; what is refused, is: a session to its own source, above all."""
     at = chance.choice(cluster.members)
     source, destination = (f"type=device,device=tap,host={one.host.label}" for one in chance.sample(cluster.members, 2))
     name = f"s{chance.randrange(4)}"

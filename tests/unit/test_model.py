@@ -72,6 +72,7 @@ TUNNEL = TAGGED | {
     "ttl": 64,
     "netns": OPTIONAL,
 }
+RECEIVED = {"local": REQUIRED, "flow_network": OPTIONAL, "allow": []}
 INSIDE = {"inside": OPTIONAL, "strip": False, "inside_port": OPTIONAL, "vni": OPTIONAL, "key": OPTIONAL}
 DOCUMENTED: dict[type[Model], dict[str, object]] = {
     Daemon: DAEMON,
@@ -103,18 +104,11 @@ DOCUMENTED: dict[type[Model], dict[str, object]] = {
     }
     | INSIDE,
     model.BridgeSource: {"type": "bridge", "bridge": REQUIRED, "vlan": OPTIONAL} | INSIDE,
-    model.VxlanSource: {
-        "type": "vxlan",
-        "local": REQUIRED,
-        "flow_network": OPTIONAL,
-        "port": 4789,
-        "vni": OPTIONAL,
-        "allow": [],
-    },
-    model.GeneveSource: {"type": "geneve", "local": REQUIRED, "port": 6081, "vni": OPTIONAL, "allow": []},
-    model.TzspSource: {"type": "tzsp", "local": REQUIRED, "port": 37008, "allow": []},
-    model.GreSource: {"type": "gre", "local": REQUIRED, "key": OPTIONAL, "allow": []},
-    model.ErspanSource: {"type": "erspan", "local": REQUIRED, "session_id": OPTIONAL, "allow": []},
+    model.VxlanSource: RECEIVED | {"type": "vxlan", "port": 4789, "vni": OPTIONAL},
+    model.GeneveSource: RECEIVED | {"type": "geneve", "port": 6081, "vni": OPTIONAL},
+    model.TzspSource: RECEIVED | {"type": "tzsp", "port": 37008},
+    model.GreSource: RECEIVED | {"type": "gre", "key": OPTIONAL},
+    model.ErspanSource: RECEIVED | {"type": "erspan", "session_id": OPTIONAL},
     model.DeviceDestination: {
         "type": "device",
         "device": REQUIRED,

@@ -37,7 +37,6 @@ from mirrord.model import (
     TunnelDestination,
     TunnelSource,
     VxlanDestination,
-    VxlanSource,
 )
 from mirrord.model.validation import join
 from mirrord.values import GLOB
@@ -81,7 +80,7 @@ class Declared:
                 objects[at] = session
                 if session.filter is not None:
                     uses.append(Use(join(at, "filter"), "filters", session.filter))
-                if isinstance(session.source, VxlanSource) and session.source.flow_network is not None:
+                if isinstance(session.source, TunnelSource) and session.source.flow_network is not None:
                     uses.append(Use(join(at, "source", "flow_network"), "flow_networks", session.source.flow_network))
         names = {"flow_networks": frozenset(config.flow_networks), "filters": frozenset(config.filters)}
         return cls(config.daemon, objects, names, tuple(uses))

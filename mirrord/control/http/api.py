@@ -143,6 +143,18 @@ async def _put_origin(request: web.Request) -> web.StreamResponse:
     return await json_response(await request.app[ORIGINS].put(caller_of(request), body, replace=replace))
 
 
+async def _check_origin(request: web.Request) -> web.StreamResponse:
+    body, replace = await json_object(request.clone(client_max_size=MAX_ORIGIN)), flag(request, "replace")
+    problems = list[dict[str, str]]()
+
+    async def trying() -> Done | Applied:
+        left_out, outcome = await request.app[ORIGINS].check(body, replace=replace)
+        problems.extend({"code": one.code, "path": one.path, "message": one.message} for one in left_out)
+        return Applied([], outcome)
+
+    return await _checked(trying(), problems)
+
+
 async def _delete_origin(request: web.Request) -> web.StreamResponse:
     await request.app[ORIGINS].delete(caller_of(request))
     return web.Response(status=204)
@@ -258,8 +270,10 @@ async def _check_reload(request: web.Request) -> web.StreamResponse:
     return await _checked(trying())
 
 
-async def _checked(trying: Awaitable[Done | Applied]) -> web.StreamResponse:
-    """What would come of it: every problem, or else what is doubtful and what it would do to sessions."""
+async def _checked(trying: Awaitable[Done | Applied], left_out: Iterable[dict[str, str]] = ()) -> web.StreamResponse:
+    """What would come of it: every problem, or else what is doubtful and what it would do to sessions; and what would
+    be `left_out`, which is known afterwards.
+    """
     problems, outcome = list[dict[str, str]](), Outcome()
     try:
         outcome = (await trying).outcome
@@ -269,7 +283,7 @@ async def _checked(trying: Awaitable[Done | Applied]) -> web.StreamResponse:
         if STATUS[error.code] >= STATUS["internal"]:  # nobody's wish is wrong
             raise
         problems = [{"code": error.code, "path": error.path, "message": error.message}]
-    return await json_response({"problems": problems, **_came(outcome)})
+    return await json_response({"problems": [*problems, *left_out], **_came(outcome)})
 
 
 async def _explain(request: web.Request) -> web.StreamResponse:
@@ -297,6 +311,7 @@ RESOURCES = [
     Resource(
         "PUT", "/v1/origins/cluster", _put_origin, "Run this of a cluster's, and nothing else.", "Origin", "Wanted"
     ),
+    Resource("POST", "/v1/origins/cluster/check", _check_origin, "What would come of it.", "Check", "Wanted"),
     Resource("DELETE", "/v1/origins/cluster", _delete_origin, "Run nothing of a cluster's any more.", statuses=(204,)),
     Resource("POST", "/v1/reload", _reload, "Take over the files as they are now."),
     Resource("POST", "/v1/reload/check", _check_reload, "What would come of a reload.", "Check"),

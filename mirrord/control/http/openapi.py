@@ -65,6 +65,7 @@ QUERIES = {
     "/v1/audit": ("mirror", "since", "limit"),
     "/v1/doctor": ("mirror",),
     "/v1/origins/cluster": ("replace",),
+    "/v1/origins/cluster/check": ("replace",),
     "/v1/apply": ("prune", "dry_run"),
     "/v1/apply/check": ("prune",),
     "/v1/reload": ("dry_run",),

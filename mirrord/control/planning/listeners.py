@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from mirrord.control.host.view import AbsentError, Link, View
 from mirrord.dataplane.filter.rules import Selection
+from mirrord.dataplane.forward import encap
 from mirrord.model import (
     Config,
     ErspanDestination,
@@ -21,7 +22,10 @@ from mirrord.model import (
     VxlanSource,
 )
 from mirrord.plans import ListenPlan, Tunnel
+from mirrord.protocols import UDP_HEADER
 from mirrord.values import Address
+
+TZSP_HEADER = 5  # version, type, protocol, and the tag that ends the tags
 
 Named = Mapping[tuple[Tunnel, int, int], tuple[Address, ...]]
 """By tunnel, port and version, the addresses that listeners name."""
@@ -42,6 +46,23 @@ def end(source: TunnelSource, view: View) -> Link:
     if not source.local.is_unspecified and source.local not in view.addresses:
         raise AbsentError(f"{source.local} is not an address of this host")
     return Link(label(source), index=0, mtu=0)
+
+
+def overhead(source: TunnelSource) -> int:
+    """Bytes of the headers between the outer IP header and the frame, at the least: GRE may have no key, ERSPAN be of
+    type I, Geneve without options.
+    """
+    match source:
+        case VxlanSource():
+            return UDP_HEADER + len(encap.vxlan(0).header)
+        case GeneveSource():
+            return UDP_HEADER + len(encap.geneve(0).header)
+        case TzspSource():
+            return UDP_HEADER + TZSP_HEADER
+        case GreSource():
+            return len(encap.gre(source.key).header)
+        case _:
+            return len(encap.erspan_i().header)
 
 
 def listen_plan(

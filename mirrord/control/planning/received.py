@@ -11,9 +11,9 @@ from dataclasses import replace
 from mirrord.control.host.view import Lease, View
 from mirrord.control.planning.finding import WARNING, Finding
 from mirrord.control.planning.guests import Absent, Resolved
-from mirrord.dataplane.forward import encap
-from mirrord.model import Config, DeviceDestination, DeviceSource, Mirror, Session, VxlanSource
-from mirrord.protocols import ETH_HEADER, IPV4_HEADER, IPV6_HEADER, UDP_HEADER
+from mirrord.control.planning.listeners import overhead
+from mirrord.model import Config, DeviceDestination, DeviceSource, Mirror, Session, TunnelSource
+from mirrord.protocols import ETH_HEADER, IPV4_HEADER, IPV6_HEADER
 from mirrord.values import parse_address
 
 NOT_YET = "looking for a free address"
@@ -47,7 +47,8 @@ def too_narrow(config: Config, session: Session, view: View) -> list[Finding]:
     if there is None or device is None:
         return []
     ip = IPV4_HEADER if config.flow_networks[name].addresses.network.version == 4 else IPV6_HEADER
-    carried, full = device.mtu - ip - UDP_HEADER - len(encap.vxlan(0).header), there.mtu + ETH_HEADER
+    assert isinstance(session.source, TunnelSource)  # it has a flow network
+    carried, full = device.mtu - ip - overhead(session.source), there.mtu + ETH_HEADER
     if carried >= full:
         return []
     problem = (
@@ -60,7 +61,7 @@ def too_narrow(config: Config, session: Session, view: View) -> list[Finding]:
 
 
 def _flow_network(session: Session) -> str:
-    return (session.source.flow_network or "") if isinstance(session.source, VxlanSource) else ""
+    return (session.source.flow_network or "") if isinstance(session.source, TunnelSource) else ""
 
 
 def _mirror(
@@ -78,13 +79,14 @@ def _mirror(
             sessions.append(session)
         elif lease is not None and lease.address:
             source = session.source
-            assert isinstance(source, VxlanSource)  # it has a flow network
+            assert isinstance(source, TunnelSource)  # it has a flow network
             allow = source.allow or (config.flow_networks[network].addresses.network,)
             update = {"local": parse_address(lease.address), "allow": allow}
             sessions.append(session.model_copy(update={"source": source.model_copy(update=update)}))
         else:
+            kind = getattr(session.source, "type", "")
             reason = lease.reason if lease is not None else NOT_YET
-            absent[name, session.name] = (Absent(f"vxlan:{network}", "waiting", f"flow network {network}: {reason}"),)
+            absent[name, session.name] = (Absent(f"{kind}:{network}", "waiting", f"flow network {network}: {reason}"),)
             nothing = DeviceSource.model_construct(type="device", device=(), perspective="host", promiscuous=False)
             sessions.append(session.model_copy(update={"source": nothing}))
     return mirror.model_copy(update={"sessions": tuple(sessions)})

@@ -13,24 +13,37 @@ struct staged *new_staged(void)
 	return malloc(STAGED * sizeof(struct staged));
 }
 
-/* Messages from now on leave by this pipeline's way. */
+static void flush(struct work *work)
+{
+	if (work->batch->count)
+		work->batch->flush(work->batch, work->batch->context);
+}
+
+/* Copies from now on leave by this pipeline's way: with those that are there, where one system call can send all. */
 static void begin_batch(struct work *work, struct pipeline *pipeline)
 {
 	struct batch *batch = work->batch;
 	struct exits *exits = pipeline->exits;
+	struct parts *parts = work->parts;
 
-	batch->count = 0;
 	if (pipeline->file.output) {
+		flush(work);
 		batch->flush = write_batch;
 		batch->context = &pipeline->file;
 	} else if (pipeline->queued.queues) {
+		flush(work);
 		batch->flush = queue_batch;
 		batch->context = &pipeline->queued;
 	} else {
 		for (uint32_t n = 0; n < exits->count; n++)
 			begin_turn(&exits->transmits[n], work->outgoing, work->turn);
-		batch->flush = send_batch;
-		batch->context = exits;
+		if (batch->count && (batch->context != parts || !may_go_on(parts, exits)))
+			flush(work);
+		if (!batch->count)
+			parts->count = 0;
+		parts->parts[parts->count++] = (struct part){ exits, batch->count };
+		batch->flush = send_parts;
+		batch->context = parts;
 	}
 }
 
@@ -104,8 +117,7 @@ static void assign(struct tap *tap, const struct work *work, uint32_t n)
 		note(tap, n, stretch->first + (matcher->candidates[at] >> 1), matcher->candidates[at] & 1);
 }
 
-/* One session after the other, so that one batch at a time is in the making; the frames of all of its devices in the order
- * in which they came. */
+/* One session after the other, the frames of all of its devices in the order in which they came. */
 static void give_out(struct tap *tap, struct work *work)
 {
 	struct batch *batch = work->batch;
@@ -124,7 +136,6 @@ static void give_out(struct tap *tap, struct work *work)
 			forward_one(tap->members[shares[n].member], batch, &one->frame, &one->parsed,
 				    shares[n].certain);
 		}
-		batch->flush(batch, batch->context);
 		tap->share_counts[outlet] = 0;
 	}
 	work->stage_count = 0;
@@ -162,10 +173,25 @@ void hand_over(struct tap *tap, struct work *work, const struct frame *frame)
 	parse(&one->frame, &one->parsed.headers);
 }
 
+void send_all(struct work *work)
+{
+	flush(work);
+	work->buffered = 0;
+}
+
 void settle(struct tap *tap, struct work *work)
 {
-	if (has_one(tap))
-		work->batch->flush(work->batch, work->batch->context);
-	else
+	if (!has_one(tap))
 		give_out(tap, work);
+	send_all(work);
+}
+
+void end_handing(struct tap *tap, struct work *work)
+{
+	bool may_wait = !tap->ring && !tap->tunnel && !tap->large;
+
+	if (!has_one(tap))
+		give_out(tap, work);
+	if (!may_wait)
+		send_all(work);
 }

@@ -412,6 +412,23 @@ static bool read_lanes(PyObject *way, struct transmit *transmit)
 	return done;
 }
 
+static bool read_alike(PyObject *way, struct transmit *transmit)
+{
+	PyObject *alike = PyObject_GetAttrString(way, "alike");
+	char *bytes;
+	Py_ssize_t length;
+	bool done = alike && PyBytes_AsStringAndSize(alike, &bytes, &length) == 0;
+
+	if (done && transmit->packet >= 0 && length != sizeof(transmit->alike)) {
+		PyErr_SetString(PyExc_ValueError, "what the packet socket leaves by is 16 bytes");
+		done = false;
+	}
+	if (done && transmit->packet >= 0)
+		memcpy(transmit->alike, bytes, sizeof(transmit->alike));
+	Py_XDECREF(alike);
+	return done;
+}
+
 /* The headers before each copy that leaves by the packet socket, if it does. */
 static bool read_outer(PyObject *way, struct transmit *transmit)
 {
@@ -456,9 +473,9 @@ static bool read_ring(PyObject *way, struct tx_ring *into, Py_buffer *view)
 
 static bool read_way(PyObject *way, struct transmit *transmit, Py_buffer *ring)
 {
-	return read_lanes(way, transmit) && read_int(way, "packet", &transmit->packet) && read_outer(way, transmit) &&
-	       read_bool(way, "gso", &transmit->gso) && read_bool(way, "overtakes", &transmit->overtakes) &&
-	       read_ring(way, &transmit->ring, ring);
+	return read_lanes(way, transmit) && read_int(way, "packet", &transmit->packet) && read_alike(way, transmit) &&
+	       read_outer(way, transmit) && read_bool(way, "gso", &transmit->gso) &&
+	       read_bool(way, "overtakes", &transmit->overtakes) && read_ring(way, &transmit->ring, ring);
 }
 
 void clear_exits(struct exits *exits, Py_buffer *rings)

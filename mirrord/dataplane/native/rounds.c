@@ -127,6 +127,7 @@ static void run_round(Rounds *self, struct wait *wait, const struct epoll_event 
 		if (worth_telling(tap, more))
 			tell(wait, &events[n], true);
 	}
+	send_all(&self->work);
 	set_pause(self, count);
 }
 

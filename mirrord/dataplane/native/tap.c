@@ -14,6 +14,6 @@ bool run_tap(struct tap *tap, struct work *work)
 	work->turn = until;
 	begin_handing(tap, work);
 	bool more = tap->tunnel ? run_listener(tap, work, until) : run_socket_or_ring(tap, work, until);
-	settle(tap, work);
+	end_handing(tap, work);
 	return more;
 }

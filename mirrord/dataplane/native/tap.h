@@ -7,11 +7,13 @@
 #include "transmit/queue.h"
 #include "transmit/transmit.h"
 
-/* work.c: the working memory of a worker. A batch is always empty between two turns. */
+/* work.c: the working memory of a worker. Between two turns of a round copies may wait for those of other taps. */
 struct work {
 	struct batch *batch;
 	struct outgoing *outgoing;
-	uint8_t *buffers; /* that a plain socket's frames are read into; pages that none reached cost nothing */
+	struct parts *parts;
+	uint8_t *buffers; /* that plain sockets' frames are read into; pages that none reached cost nothing */
+	uint32_t buffered; /* how many of them hold frames of which copies may wait */
 	struct staged *staged; /* frames that are to be given out, */
 	uint32_t stage_count; /* and how many: none between two turns */
 	uint64_t turn; /* a number that no other turn has */
@@ -91,7 +93,8 @@ struct tap {
 
 enum { STAGED = 256 }; /* frames given out at a time: what is known of them stays in the processor's cache */
 
-/* Forward what has been captured: at most a few blocks, and for a few milliseconds. Tells whether there was more. */
+/* Forward what has been captured: at most a few blocks, and for a few milliseconds. Tells whether there was more. Copies of
+ * its last frames may wait for those of other taps, so that they leave together: until send_all(). */
 bool run_tap(struct tap *tap, struct work *work);
 
 /* capture/packet_socket.c */
@@ -104,7 +107,11 @@ bool run_listener(struct tap *tap, struct work *work, uint64_t until);
 struct staged *new_staged(void);
 /* Before the first frame of a turn. */
 void begin_handing(struct tap *tap, struct work *work);
-/* A frame was read; its data stay until settle(). */
+/* After the last one of a turn. */
+void end_handing(struct tap *tap, struct work *work);
+/* Copies that wait leave now: what their frames lie in is to be used again. */
+void send_all(struct work *work);
+/* A frame was read; its data stay until settle() or send_all(). */
 void hand_over(struct tap *tap, struct work *work, const struct frame *frame);
 /* All of the frames that were taken have to be sent now: what they lie in is to be used again. */
 void settle(struct tap *tap, struct work *work);

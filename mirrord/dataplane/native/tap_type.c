@@ -131,6 +131,7 @@ static PyObject *Tap_run(PyObject *object, PyObject *unused)
 		return PyErr_NoMemory();
 	Py_BEGIN_ALLOW_THREADS
 	more = run_tap(&((Tap *)object)->tap, &work);
+	send_all(&work);
 	Py_END_ALLOW_THREADS
 	close_work(&work);
 	return PyBool_FromLong(more);

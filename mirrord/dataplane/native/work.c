@@ -15,18 +15,22 @@ bool open_work(struct work *work)
 
 	*work = (struct work){ .batch = malloc(sizeof(struct batch)),
 			       .outgoing = new_outgoing(),
+			       .parts = malloc(sizeof(struct parts)),
 			       .staged = new_staged(),
 			       .buffers = buffers == MAP_FAILED ? NULL : buffers };
-	if (work->batch && work->outgoing && work->staged && work->buffers)
-		return true;
-	close_work(work);
-	return false;
+	if (!work->batch || !work->outgoing || !work->parts || !work->staged || !work->buffers) {
+		close_work(work);
+		return false;
+	}
+	work->batch->count = 0;
+	return true;
 }
 
 void close_work(struct work *work)
 {
 	free(work->batch);
 	free(work->outgoing);
+	free(work->parts);
 	free(work->staged);
 	if (work->buffers)
 		munmap(work->buffers, BUFFERS);

@@ -20,6 +20,7 @@ import errno
 import random
 import select
 import socket
+import struct
 import time
 from contextlib import suppress
 from ipaddress import ip_address
@@ -71,6 +72,8 @@ and comes in bursts from a collector that does not listen."""
 
 SEND_BUFFER = 4 << 20
 
+_ALIKE = struct.Struct("=IIQ")  # a device's index, the mark, the namespace's inode
+
 
 class Patience:
     """How long a turn may still wait for room."""
@@ -107,6 +110,7 @@ class Transmit(SharedWayOut):
         self._errors: select.epoll | None = None  # of sockets that send nothing: for one that does, it costs each time
         self._packet: socket.socket | None = None
         self._outer: Outer | None = None
+        self._alike = bytes(_ALIKE.size)
         self._patience = Patience()
         udp = isinstance(plan, TunnelPlan) and plan.protocol == IPPROTO_UDP
         self.lanes = Lanes(LANES if udp else 1, self._make_socket)
@@ -144,6 +148,7 @@ class Transmit(SharedWayOut):
         else:
             self._packet = _packet_socket(device, vnet_header=True)
             self._outer = Outer(plan)
+            self._alike = _ALIKE.pack(device.index, device.mark, device.netns.inode if device.netns else 0)
         if old is not None:
             old.close()
         self._watch_errors()
@@ -210,7 +215,7 @@ class Transmit(SharedWayOut):
         if ring is not None:
             way = way._replace(ring=ring)
         if self._packet is not None and self._outer is not None:
-            way = way._replace(packet=self._packet.fileno(), outer=self._outer.header)
+            way = way._replace(packet=self._packet.fileno(), alike=self._alike, outer=self._outer.header)
         return way
 
     @property

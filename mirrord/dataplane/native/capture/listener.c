@@ -37,7 +37,7 @@ static bool run_packets(struct tap *tap, struct work *work, int most)
 	const struct plan *plan = &pipeline->plan;
 	uint32_t pushed = plan->push_tag ? TAG : 0;
 	uint32_t limit = plan->reach.frame_limit > pushed ? plan->reach.frame_limit - pushed : 0;
-	int count = receive(tap, work->buffers, &received, most);
+	int count = receive(tap, work, &received, most);
 
 	for (int n = 0; n < count; n++) {
 		uint8_t *packet = received.vectors[n].iov_base;

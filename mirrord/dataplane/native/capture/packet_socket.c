@@ -104,7 +104,7 @@ static bool run_ring(struct tap *tap, struct work *work, uint64_t until)
 static bool run_frames(struct tap *tap, struct work *work, int most)
 {
 	struct received received;
-	int count = receive(tap, work->buffers, &received, most);
+	int count = receive(tap, work, &received, most);
 	uint64_t bytes = 0;
 
 	for (int n = 0; n < count; n++) {

@@ -24,8 +24,12 @@ void read_control(struct frame *frame, struct msghdr *message)
 	}
 }
 
-int receive(struct tap *tap, uint8_t *buffers, struct received *received, int most)
+int receive(struct tap *tap, struct work *work, struct received *received, int most)
 {
+	if (work->buffered + (uint32_t)most > SOCKET_BATCH)
+		send_all(work);
+	uint8_t *buffers = work->buffers + (size_t)work->buffered * LARGEST_FRAME;
+
 	for (int n = 0; n < most; n++) {
 		received->vectors[n] =
 			(struct iovec){ buffers + (size_t)n * LARGEST_FRAME + HEADROOM, LARGEST_FRAME - HEADROOM };
@@ -42,5 +46,6 @@ int receive(struct tap *tap, uint8_t *buffers, struct received *received, int mo
 
 	if (count < 0 && errno != EAGAIN)
 		tap->error = errno;
+	work->buffered += count < 0 ? 0 : (uint32_t)count;
 	return count < 0 ? 0 : count;
 }

@@ -24,8 +24,8 @@ struct received {
 };
 
 /* Take at most `most` messages, SOCKET_BATCH or fewer; gives how many there were. What it came upon instead is the
- * tap's error. */
-int receive(struct tap *tap, uint8_t *buffers, struct received *received, int most);
+ * tap's error. Where too few buffers are free, copies that wait leave first. */
+int receive(struct tap *tap, struct work *work, struct received *received, int most);
 void read_control(struct frame *frame, struct msghdr *message);
 
 /* The tag that the kernel took off, by what it says in an auxdata or a ring's header. */

@@ -146,7 +146,7 @@ struct message {
 	uint64_t time;
 	uint64_t *counters; /* of whom it is a copy for: sources of one session leave by one way */
 	uint8_t trailer_length; /* bytes of the room's trailer */
-	uint8_t lane; /* which of the transmit's; send_batch fills it */
+	uint8_t lane; /* which of the transmit's, when it is sent */
 	uint8_t remote; /* the place of the collector that it is for, or EACH */
 	uint8_t lost; /* the slot that its frame is lost by, where it is for EACH; or 0 */
 	bool last; /* of its frame's copies */

@@ -10,6 +10,7 @@ enum {
 	MAX_SOCKETS = 64,
 	MAX_OUTER = 62, /* Ethernet, IPv6, UDP */
 	SMALL = 256, /* bytes of a copy that costs less to copy than to refer to */
+	MOST_PARTS = 256,
 };
 
 /* transmit/outer.c: the headers before a copy that leaves by a packet socket; elsewhere they are the kernel's. */
@@ -51,6 +52,8 @@ struct transmit {
 			  uint32_t lane); /* gives a lane that has none its socket and port */
 	void *context;
 	int packet; /* the packet socket, or -1 */
+	uint64_t alike
+		[2]; /* what the packet socket leaves by: of another of the same, copies may leave by this one, too */
 	struct tx_ring ring; /* of another packet socket for the same device */
 	struct outer outer;
 	bool gso;
@@ -76,9 +79,25 @@ struct exits {
 	uint32_t outlet, stretch; /* where a tap has put it, while it is given its members */
 };
 
-/* What send_batch builds messages in, to be freed with free(); NULL when there is no memory. */
+/* Where the copies of a batch leave: those from `first` on by these exits, up to where the next part begins. */
+struct part {
+	struct exits *exits;
+	uint32_t first;
+};
+
+/* The parts of a batch: one, or several of which one packet socket can send all. */
+struct parts {
+	struct part parts[MOST_PARTS];
+	uint32_t count;
+};
+
+/* Whether a batch that these parts have may go on with copies that leave by other exits. */
+bool may_go_on(const struct parts *parts, const struct exits *exits);
+/* Send all; what follows leaves as the last part does. */
+void send_parts(struct batch *batch, void *parts);
+
+/* What send_parts builds messages in, to be freed with free(); NULL when there is no memory. */
 struct outgoing *new_outgoing(void);
-void send_batch(struct batch *batch, void *exits);
 
 /* transmit/patience.c */
 /* A turn begins, on this working memory; where it is the same turn still, nothing does. */

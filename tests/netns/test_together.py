@@ -1,0 +1,80 @@
+"""Copies of several sources that leave in one system call: each session's are in order, and what is refused is its own.
+
+client out0 ... out7 ---- nic0 ... nic7 [source] uplink ---- eth0 [collector]
+"""
+
+from __future__ import annotations
+
+import struct
+
+from scapy.layers.inet import IP, UDP
+
+from mirrord.dataplane.counters import Slot
+from mirrord.dataplane.filter.rules import Selection
+from mirrord.dataplane.forward import encap
+from mirrord.dataplane.netns import find
+from mirrord.dataplane.pipeline import Pipeline
+from mirrord.dataplane.tap import Tap
+from mirrord.dataplane.worker import Worker
+from mirrord.plans import CapturePlan, ForwardPlan, Hop, PipelinePlan, TunnelPlan
+from tests.support.packets import LINK
+from tests.support.receiver import Receiver
+from tests.support.send import send_each
+from tests.support.source import linked
+from tests.support.topology import Host, Topology
+from tests.support.wait import wait_for
+
+SOURCES = 8
+FRAMES = 12  # of each source: more than a plain socket gives at first
+LONG = {3: {0, 5, 6}, 5: {11}}  # by source: which of its frames the way out is too narrow for
+OUTER = 14 + 20 + 8  # bytes of Ethernet, IPv4 and UDP before the VXLAN header
+INNER = OUTER + 8 + 14 + 20 + 8  # bytes before the payload of the frame inside
+
+
+def _frame(source: int, number: int) -> bytes:
+    length = 1000 if number in LONG.get(source, ()) else 20
+    payload = struct.pack("!BB", source, number).ljust(length, b"\0")
+    return bytes(LINK / IP(src="10.1.0.1", dst="10.1.0.2") / UDP(sport=1000 + number, dport=9) / payload)
+
+
+def _pipeline(source: Host, number: int, *, native: bool) -> Pipeline:
+    """To a VNI of its own, by a packet socket of its own; the ones with odd numbers join what can be joined."""
+    netns, gso = find(source.name), native and number % 2 == 1
+    ours, theirs = (bytes.fromhex(mac.replace(":", "")) for mac in (source.mac("uplink"), "02:00:00:00:00:99"))
+    hop = Hop("uplink", source.index("uplink"), ours, theirs)
+    capture = CapturePlan(f"nic{number}", source.index(f"nic{number}"), Selection(), mode="socket", netns=netns)
+    tunnel = TunnelPlan("10.99.0.2", 4789, local="10.99.0.1", netns=netns, hop=hop, gso=gso)
+    return Pipeline(PipelinePlan(capture, ForwardPlan(encap.vxlan(number + 1), overhead=42), tunnel), native=native)
+
+
+def test_what_leaves_together_is_in_order_and_what_is_refused_is_its_sessions_own(
+    net: Topology, dataplane: str
+) -> None:
+    client, source, collector = linked(net)
+    source.run("ethtool", "-K", "uplink", "tx-udp-segmentation", "off")  # what is joined is cut before it is looked at
+    source.ip("link set uplink mtu 500")
+    for number in range(SOURCES):
+        net.link(client, f"out{number}", source, f"nic{number}")
+    pipelines = [_pipeline(source, number, native=dataplane == "native") for number in range(SOURCES)]
+    taps = [Tap([pipeline], native=dataplane == "native") for pipeline in pipelines]
+    for number in range(SOURCES):
+        send_each(client, f"out{number}", [_frame(number, n) for n in range(FRAMES)])
+    worker = Worker("worker")
+    with Receiver(collector, "eth0") as receiver:
+        for tap in taps:
+            worker.add(tap)
+        worker.start()  # its first round finds all of them ready
+        wait_for(lambda: all(one.counters[Slot.captured] >= FRAMES for one in pipelines), "all frames are read")
+        worker.stop()
+        arrived: dict[int, list[int]] = {}
+        for packet in receiver.frames(0x0800):
+            vni, (number, frame) = int.from_bytes(packet[OUTER + 4 : OUTER + 7], "big"), packet[INNER : INNER + 2]
+            assert vni == number + 1
+            arrived.setdefault(number, []).append(frame)
+
+    assert arrived == {number: [n for n in range(FRAMES) if n not in LONG.get(number, ())] for number in range(SOURCES)}
+    for number, pipeline in enumerate(pipelines):
+        refused, counters = len(LONG.get(number, ())), pipeline.counters
+        assert counters[Slot.captured] == FRAMES
+        assert counters[Slot.dropped_mtu_exceeded] == refused
+        assert counters[Slot.mirrored] == counters[Slot.sent_packets] == FRAMES - refused
