@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from mirrord.control.http.server import MAX_CONNECTIONS
 from tests.conftest import MakeDaemon
 from tests.support.api import Api
 from tests.support.daemon import ROOT, Daemon
@@ -309,9 +310,16 @@ def test_the_read_only_socket_serves_get_alone(host: Host, daemon: MakeDaemon, t
 
 
 def test_who_hangs_on_keeps_nobody_out(host: Host, daemon: MakeDaemon) -> None:
-    """Clients that never finish a request, more of them than there is room for; others are answered at once."""
+    """Those for whom there is room stay. Of more, clients that never finish a request, none keeps others out."""
     running = daemon(host, CORE)
     api = Api(running.socket)
+    with ExitStack() as there:
+        clients = [there.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(MAX_CONNECTIONS - 4)]
+        for client in clients:
+            client.connect(str(running.socket))
+        assert api("GET", "mirrors").status == 200
+        clients[0].send(b"GET /v1/status HTTP/1.1\r\nHost: d\r\n\r\n")
+        assert clients[0].recv(64).startswith(b"HTTP/1.1 200")
     with ExitStack() as hanging:
         for n in range(100):
             client = hanging.enter_context(socket.socket(socket.AF_UNIX))

@@ -271,3 +271,23 @@ def test_where_no_agent_answers_it_is_told_what_to_do(tmp_path: Path) -> None:
     assert "systemctl status mirrord-agent" in told
     assert "mirrorctl --cluster hosts" in ctl(tmp_path / "none.sock", "hosts", status=2)
     assert "without --cluster" in ctl(tmp_path / "none.sock", "--cluster", "doctor", status=2)
+
+
+def test_a_store_that_hangs_is_told_and_nothing_is_forgotten(pair: Pair) -> None:
+    pair.ctl("create", "core")
+    pair.store.freeze()
+    try:
+        assert "no answer in time" in pair.ctl("create", "more", status=1)
+        wait_for(lambda: not pair.a.metrics().total("mirrord_cluster_connected"), "it is told", 40)
+        assert [one["name"] for one in pair.json("list")] == ["core"]
+    finally:
+        pair.store.thaw()
+    for agent in (pair.a, pair.b):
+        wait_for(lambda: connected(agent), "the agent follows the store again", 40)  # noqa: B023 (called here)
+    pair.ctl("create", "another")
+    for at in (pair.a, pair.b):  # of "more" nobody was told whether it was made
+
+        def names(at: Agent = at) -> set[str]:
+            return {one["name"] for one in pair.json("list", at=at)} - {"more"}
+
+        wait_for(lambda: names() == {"core", "another"}, "both know")

@@ -6,16 +6,18 @@ guest eth0 ---- tap0 [host] up0 ---- up0 collector
 from __future__ import annotations
 
 import resource
+import signal
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.support.api import Api
+from tests.support.cgroup import limited
 from tests.support.daemon import Daemon
-from tests.support.strace import injected
+from tests.support.send import FRAME, send
 from tests.support.topology import Host, Topology
 from tests.support.uplink import CORE, mirror, tapped
 from tests.support.wait import wait_for
@@ -58,12 +60,6 @@ def room_for(daemon: Daemon, descriptors: int) -> Iterator[None]:
         yield
     finally:
         resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, before)
-
-
-def no_threads(daemon: Daemon) -> AbstractContextManager[None]:
-    """Whatever thread the daemon starts, clone(2) fails."""
-    fault = "inject=clone,clone3:error=EAGAIN"
-    return injected(daemon, "-o", "/dev/null", "-e", "trace=clone,clone3", "-e", fault)
 
 
 def test_without_descriptors_a_change_is_refused_with_the_reason(host: Host, tmp_path: Path) -> None:
@@ -111,7 +107,7 @@ def test_a_reload_that_the_host_has_nothing_for_is_told_and_the_old_configuratio
 def test_without_threads_changes_are_made_and_a_capture_is_refused(host: Host, tmp_path: Path) -> None:
     daemon = Daemon(host, tmp_path, CORE)
     api = Api(daemon.socket)
-    with no_threads(daemon):
+    with limited(daemon.pid, "pids", len(list(Path(f"/proc/{daemon.pid}/task").iterdir()))):
         assert api("PUT", "mirrors/x", mirror("tap0", 2)).status == 201
         assert api("GET", "doctor").status == 200
         answer = api("GET", "mirrors/core/sessions/a/capture")
@@ -121,3 +117,33 @@ def test_without_threads_changes_are_made_and_a_capture_is_refused(host: Host, t
     status, said = daemon.stop()
     assert status == 0
     assert "Traceback" not in said
+
+
+def test_the_memory_of_its_control_group_ends_it_and_the_next_start_goes_on(host: Host, tmp_path: Path) -> None:
+    """Enough: nothing is noticed. Too little for what was asked of it, without a `memory_limit`: it is killed."""
+    daemon = Daemon(host, tmp_path, CORE)
+    api = Api(daemon.socket)
+    kept = {"recorder": "64MiB", "direction": "egress"}
+    with limited(daemon.pid, "memory", 24 << 20):
+        send(host, "tap0", FRAME, 200)
+        assert daemon.settle(200).total("mirrord_mirrored_frames_total") == 200
+        ring = {"capture": "ring", "ring_size": "64MiB"}  # the kernel's own memory, in no group
+        assert api("PUT", "mirrors/ring", mirror("up0", 3, **ring)).status == 201
+        daemon.wait_up()
+        assert api("DELETE", "mirrors/ring").status == 204
+        assert api("PUT", "mirrors/x", mirror("tap0", 2, **kept)).status == 201
+        daemon.wait_up()
+        large = FRAME.ljust(1500, b"\0")
+
+        def killed() -> bool:
+            send(host, "tap0", large, 2000)
+            return daemon.status() is not None
+
+        wait_for(killed, "it is killed", 60)
+        assert daemon.status() == -signal.SIGKILL
+    daemon.start()
+    daemon.wait_up()
+    assert api("GET", "mirrors/x").body["sessions"][0]["recorder"] == kept["recorder"]
+    send(host, "tap0", FRAME, 50)
+    assert daemon.settle(100).total("mirrord_mirrored_frames_total") == 100
+    assert daemon.stop()[0] == 0

@@ -9,7 +9,6 @@ left open.
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ import pytest
 
 from tests.conftest import MakeDaemon
 from tests.support.api import Api
+from tests.support.cgroup import limited
 from tests.support.ctl import invoke
 from tests.support.daemon import Daemon
 from tests.support.send import FRAME, send
@@ -137,7 +137,7 @@ def test_managers_that_hang_stopped_and_starved_and_stormed(looked: Looked) -> N
     mirrord.thaw()
     looked.recovers()
 
-    with starved(mirrord):
+    with limited(mirrord.pid, "cpu", 5000):  # a twentieth of a processor for all of the daemon
         looked.send()
         looked.accounted()
     looked.recovers()
@@ -161,24 +161,3 @@ def changes(mirrord: Daemon) -> None:
     for n in range(8):
         assert invoke(mirrord.socket, "reload").exit_code == 0
         assert Api(mirrord.socket)("PUT", "mirrors/x", {"description": str(n)}).status < 300
-
-
-@contextmanager
-def starved(mirrord: Daemon) -> Iterator[None]:
-    """A twentieth of a processor for all of the daemon, by a control group, version 1 or 2 (cgroup-v2.rst)."""
-    name = f"mirrord-test-{os.getpid()}"
-    old = Path("/sys/fs/cgroup/cpu")
-    group = (old if old.is_dir() else Path("/sys/fs/cgroup")) / name
-    if not old.is_dir():
-        (group.parent / "cgroup.subtree_control").write_text("+cpu")
-    group.mkdir()
-    try:
-        if old.is_dir():
-            (group / "cpu.cfs_quota_us").write_text("5000")
-        else:
-            (group / "cpu.max").write_text("5000 100000")
-        (group / "cgroup.procs").write_text(str(mirrord.pid))
-        yield
-    finally:
-        (group.parent / "cgroup.procs").write_text(str(mirrord.pid))
-        group.rmdir()

@@ -112,6 +112,10 @@ class Daemon:
     def pid(self) -> int:
         return self._process.pid
 
+    def status(self) -> int | None:
+        """Its exit status, negative for a signal; None while it runs."""
+        return self._process.status()
+
     def reload(self) -> None:
         self._process.send_signal(signal.SIGHUP)
 
