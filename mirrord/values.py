@@ -522,22 +522,26 @@ class Endpoint(NamedTuple):
 _LISTEN = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9.-]+)):([0-9]{1,5})")
 
 
-def _listen(value: object) -> Endpoint | None:
+_LISTEN_EXPECTED = 'an address and a port such as "127.0.0.1:9817" or "[::1]:9817", or "" for none'
+
+
+def _listen(value: object, expected: str = _LISTEN_EXPECTED) -> Endpoint | None:
     if value is None or isinstance(value, Endpoint):
         return value
     if value == "":
         return None
     match = _LISTEN.fullmatch(value) if isinstance(value, str) else None
     if match is None or not 1 <= int(match[3]) <= 65535:
-        raise unexpected('an address and a port such as "127.0.0.1:9817" or "[::1]:9817", or "" for none', value)
+        raise unexpected(expected, value)
     return Endpoint(match[1] or match[2], int(match[3]))
 
 
 def _stream_listen(value: object) -> Endpoint:
     """An address of this host, 0.0.0.0 and :: among them, and a port."""
-    endpoint = _listen(value)
+    expected = 'an address and a port such as "127.0.0.1:57012" or "[::1]:57012"'
+    endpoint = _listen(value, expected)
     if endpoint is None:
-        raise unexpected('an address and a port such as "127.0.0.1:57012" or "[::1]:57012"', value)
+        raise unexpected(expected, value)
     return Endpoint(str(parse_address(endpoint.host)), endpoint.port)
 
 

@@ -24,18 +24,18 @@ Count = Annotated[int, Between(0, (1 << 31) - 1)]
 
 
 class Contradiction(NamedTuple):
-    """A key that does not go with another one; `lacks` is the key without which it does not go."""
+    """A key that does not go with another one; `lacks` are the keys of which one would do."""
 
     key: str
     why: str
-    lacks: str = ""
+    lacks: tuple[str, ...] = ()
 
 
 class ContradictionError(ValueError):
     """Keys of one object that exclude each other."""
 
     def __init__(self, found: Iterable[tuple[str, ...]]) -> None:
-        self.found = [Contradiction(*one) for one in found]
+        self.found = [Contradiction(key, why, tuple(lacks)) for key, why, *lacks in found]
         super().__init__("; ".join(f"{one.key}: {one.why}" for one in self.found))
 
 

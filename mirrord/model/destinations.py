@@ -317,7 +317,7 @@ class PcapDestination(TaggedDestination):
     def _contradictions(self) -> Iterator[tuple[str, ...]]:
         yield from super()._contradictions()
         if (self.remote is None) == (self.listen is None):
-            yield "remote", "either remote and port, or listen", "remote"
+            yield "remote", "either remote and port, or listen", "remote", "listen"
         elif self.listen is None:
             yield from self._of_remote()
         else:

@@ -138,7 +138,7 @@ class ContainerSource(GuestSource):
     def _contradictions(self) -> Iterator[tuple[str, ...]]:
         yield from super()._contradictions()
         if self.container is None and self.label is None:
-            yield "container", "needs the name of a container, or a label", "container"
+            yield "container", "needs the name of a container, or a label", "container", "label"
         if self.container is not None and self.label is not None:
             yield "label", "goes in place of `container`, not with it"
 
@@ -162,7 +162,8 @@ class TunnelSource(Model):
                 yield "local", "is the flow network's to choose: leave one of the two out"
             return
         if "local" not in self.model_fields_set:
-            yield "local", "expected a value: this key is required, or flow_network in its place", "local"
+            why = "expected a value: this key is required, or flow_network in its place"
+            yield "local", why, "local", "flow_network"
         for network in self.allow:
             if network.version != self.local.version:
                 yield "allow", f"{network} is IPv{network.version}, but local is IPv{self.local.version}"

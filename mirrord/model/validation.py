@@ -230,7 +230,7 @@ def examine(model: type[Model], written: object, path: str) -> Examined:
             Problem(join(path, one.key), one.why)
             for error in errors
             for one in _contradictions(error)
-            if not error["loc"] and one.lacks not in wrong
+            if not error["loc"] and wrong.isdisjoint(one.lacks)
         ]
     return Examined(usable, list(dict.fromkeys(problems)))
 

@@ -136,6 +136,12 @@ def test_a_collector_without_a_socket_is_a_note_and_not_dead(hosts: tuple[Host, 
     assert "a sensor" in remedy
     assert running.metrics().total("mirrord_remote_up") == 1
 
+    running.file.write_text(running.file.read_text().replace("vni = 1", 'vni = 1, liveness = "tcp:9"'))
+    running.reload()
+    wait_for(lambda: running.metrics().total("mirrord_remote_up") == 0, "it does not answer there")
+    problem, _ = Doctor(running).only("no_remote_up", status=1)
+    assert problem == "the collector is not alive: TCP port 9: Connection refused; copies are sent all the same"
+
 
 def test_destination_devices(net: Topology, hosts: tuple[Host, Host], daemon: MakeDaemon) -> None:
     host, collector = hosts

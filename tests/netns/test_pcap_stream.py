@@ -470,7 +470,8 @@ def test_a_collector_that_shows_another_name_gets_nothing(
     accept.load_cert_chain(server.certificate, server.key)
     accept.load_verify_locations(authority.certificate)
     accept.verify_mode = ssl.CERT_REQUIRED
-    pem = f'ca = "{authority.certificate}", certificate = "{own.certificate}", key = "{own.key}"'
+    ca = tmp_path / "later.pem"
+    pem = f'ca = "{ca}", certificate = "{own.certificate}", key = "{own.key}"'
 
     def tls(name: str) -> str:
         return configuration(
@@ -482,6 +483,9 @@ def test_a_collector_that_shows_another_name_gets_nothing(
         listener.listen()
         listener.settimeout(60)
         mirrord = daemon(source, tls("another.example"), up=False)
+        lacking = f"waiting: cannot connect to 127.0.0.1:{PORT}: {ca}: No such file or directory"
+        wait_for(lambda: why(mirrord) == lacking, "it says what it lacks, and bothers nobody")
+        ca.write_bytes(authority.certificate.read_bytes())
         connection, _ = listener.accept()
         with pytest.raises(OSError, match="alert"):
             accept.wrap_socket(connection, server_side=True).recv(1)

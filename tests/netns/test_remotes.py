@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from math import sqrt
+from typing import NamedTuple
 
 import pytest
 from scapy.layers.inet import IP, TCP
@@ -121,12 +122,18 @@ class Lan:
         self._receivers = [stack.enter_context(Receiver(one, "eth0")) for one in self.collectors]
         self.arrived: list[list[int]] = [[] for _ in self.collectors]  # serials
 
+    def packets(self) -> list[list[bytes]]:
+        """What came for each collector lately, in order; what is for others a switch may flood."""
+        return [
+            [one for one in receiver.frames(ETH_P_IP) if one[30:34] == socket.inet_aton(address)]
+            for address, receiver in zip(ADDRESSES, self._receivers, strict=True)
+        ]
+
     def look(self) -> list[list[int]]:
         """The serials that arrived at each collector so far, in order."""
-        for address, receiver, arrived in zip(ADDRESSES, self._receivers, self.arrived, strict=True):
-            own = socket.inet_aton(address)  # what is for others a switch may flood
-            for one in receiver.frames(ETH_P_IP):
-                if one[23] == socket.IPPROTO_UDP and one[30:38] == own + one[34:36] + (4789).to_bytes(2, "big"):
+        for came, arrived in zip(self.packets(), self.arrived, strict=True):
+            for one in came:
+                if one[23] == socket.IPPROTO_UDP and one[36:38] == (4789).to_bytes(2, "big"):
                     assert one[OUTER + 14 + 9] == socket.IPPROTO_TCP
                     arrived.append(int.from_bytes(one[OUTER + 54 : OUTER + 58], "big"))
         return self.arrived
@@ -220,6 +227,90 @@ def test_each_gets_everything(lan: Lan, daemon: MakeDaemon, dataplane: str) -> N
     (session,) = Api(mirrord.socket)("GET", "status").body["sessions"]
     assert session["state"] == "up"
     assert any(f"collector {ADDRESSES[1]} gets no copies: a blackhole route" in one for one in session["warnings"])
+    load.close()
+
+
+def test_a_list_of_which_none_can_be_reached_yet(lan: Lan, daemon: MakeDaemon) -> None:
+    """As where the daemon begins before the network does."""
+    mirrord = daemon(lan.source, configuration('local = "10.99.0.77"', ADDRESSES[:2]), up=False)
+    wait_for(lambda: down(mirrord) == set(ADDRESSES[:2]), "it runs, and says so")
+    load = Load(lan, 1000)
+    load.send(100)
+    metrics = mirrord.settle(100)
+    assert metrics.total("mirrord_dropped_frames_total", reason="no_route") == 100
+    lan.source.ip("address add 10.99.0.77/24 dev eth0")
+    wait_for(lambda: down(mirrord) == set(), "the daemon knows")
+    wait_for(lambda: not loses_one(mirrord, load), "its worker knows")
+    begun = len(load.sent)
+    load.send(100)
+    mirrord.settle(len(load.sent))
+    expected = list(range(begun, len(load.sent)))
+    wait_for(lambda: sorted(n for one in lan.look() for n in one if n >= begun) == expected, "each of them, at one")
+    load.close()
+
+
+class Copy(NamedTuple):
+    """Of the tunnels by their formats, RFC 2890 2.2, RFC 8926 3.4, draft-foschiano-erspan-03 4."""
+
+    session: str
+    number: int | None  # that the tunnel's header has
+    serial: int
+
+    @classmethod
+    def of(cls, packet: bytes) -> Copy | None:
+        tunnel, serial = packet[34:], int.from_bytes(packet[-4:], "big")
+        if packet[23] == socket.IPPROTO_UDP and tunnel[2:4] == (6081).to_bytes(2, "big"):
+            return cls("geneve", int.from_bytes(tunnel[8 + 8 + 4 + 16 : 8 + 8 + 4 + 20], "big"), serial)
+        session = {0x6558: "gre", 0x88BE: "erspan", 0x22EB: "all"}.get(int.from_bytes(tunnel[2:4], "big"))
+        if packet[23] != 47 or session is None:
+            return None
+        return cls(session, None if session == "gre" else int.from_bytes(tunnel[4:8], "big"), serial)
+
+
+def test_lists_of_any_tunnel(lan: Lan, daemon: MakeDaemon) -> None:
+    """Each chooses alike, counts each collector's copies by itself, and tells them alone of what is theirs."""
+    three = f"remote = {ADDRESSES[:3]}"
+    sessions = {
+        "gre": f'type = "gre", {three}, key = 7',
+        "erspan": f'type = "erspan", {three}, erspan_type = "II", session_id = 7',
+        "geneve": f'type = "geneve", {three}, vni = 7, metadata = true',
+        "all": f'type = "erspan", {three}, erspan_type = "III", session_id = 8, spread = "all"',
+    }
+    template = """
+[[mirrors.m.sessions]]
+name = "{}"
+source = "nic"
+direction = "ingress"
+destination = {{ {} }}
+"""
+    mirrord = daemon(lan.source, "".join(template.format(*one) for one in sessions.items()))
+    load, sent = Load(lan, 1000, 6), 160  # 80 flows in both directions
+    load.send(sent)
+    metrics = mirrord.settle(4 * sent)
+    assert metrics.total("mirrord_mirrored_frames_total") == 4 * sent
+    found: list[list[Copy]] = [[] for _ in ADDRESSES]
+
+    def come() -> int:
+        for packets, copies in zip(lan.packets(), found, strict=True):
+            copies.extend(filter(None, map(Copy.of, packets)))
+        return sum(map(len, found))
+
+    wait_for(lambda: come() == (3 + 3) * sent, "every copy")
+    homes: dict[str, dict[int, set[int]]] = {name: {} for name in sessions}
+    for place, copies in enumerate(found):
+        for one in copies:
+            homes[one.session].setdefault(load.flow_of(one.serial), set()).add(place)
+        for name in sessions:
+            own = [one for one in copies if one.session == name]
+            assert [one.serial for one in own] == sorted({one.serial for one in own})
+            if name != "gre":
+                assert [one.number for one in own] == list(range(len(own)))  # without a gap
+            counted = metrics.select("mirrord_remote_sent_packets_total", session=name, remote=ADDRESSES[place])
+            assert len(own) == sum(counted.values())
+    assert homes["gre"] == homes["erspan"] == homes["geneve"]
+    assert {len(places) for places in homes["gre"].values()} == {1}
+    assert set().union(*homes["gre"].values()) == {0, 1, 2}
+    assert all(places == {0, 1, 2} for places in homes["all"].values())
     load.close()
 
 

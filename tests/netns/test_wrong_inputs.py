@@ -94,6 +94,13 @@ FILES: list[tuple[str | bytes, int, str, str]] = [
     (to('type = "vlan", device = "eth1"'), 4, f"{D}.type", "did you mean 'device with vlan'?"),
     (to('type = "device", device = "tap*"'), 4, f"{D}.device", "the name of one device"),
     (to('type = "device", device = "eth0"'), 4, f"{D}.device", "'eth0' is also the source"),
+    (to('type = "pcap", listen = "127.0.0.1"'), 4, f"{D}.listen", '"127.0.0.1:57012" or "[::1]:57012", not'),
+    (to('type = "pcap", listen = ""'), 4, f"{D}.listen", 'port such as "127.0.0.1:57012"'),
+    (to('type = "pcap", listen = "10.0.0.1:57012"'), 4, f"{D}.listen", "whoever connects gets the traffic"),
+    (to('type = "pcap", port = 57012'), 4, f"{D}.remote", "either remote and port, or listen"),
+    (to('type = "pcap", remote = "192.0.2.1"'), 4, f"{D}.port", "required with remote"),
+    (to('type = "pcap", remote = "collector.example", port = 1'), 4, f"{D}.remote", "names are not looked up"),
+    (to('type = "gre", remote = "192.0.2.1", liveness = "tcp"'), 4, f"{D}.liveness", '"tcp:PORT" or "off", not'),
     (to('type = "file", path = "/tmp/a.pcapng"'), 4, f"{D}.path", "one of capture_directories"),
     (to('type = "file", path = "/var/lib/mirrord/captures/a", keep = 3'), 4, f"{D}.keep", "needs rotate_size or"),
     (rule("port = 80"), 3, f"{R}.port", "did you mean 'destination_ports' or 'source_ports'?"),
@@ -132,6 +139,22 @@ def test_in_a_file(typed: str | bytes, line: int, path: str, words: str, tmp_pat
     assert str(found[0]).endswith(f" (line {line})") or not line
     for shown in ("datetime", "None", "True", "tuple", "('"):  # Python is not what people write
         assert shown not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("typed", "path"),
+    [
+        (to('type = "pcap", listen = "127.0.0.1"'), f"{D}.listen"),
+        (session(source='{ type = "container", label = 5 }'), f"{S}.source.label"),
+        (session(source='{ type = "vxlan", flow_network = 5 }'), f"{S}.source.flow_network"),
+    ],
+)
+def test_that_one_of_two_keys_is_wrong_is_not_that_the_other_is_missing(typed: str, path: str, tmp_path: Path) -> None:
+    file = tmp_path / "mirrord.toml"
+    file.write_text(typed)
+    with pytest.raises(ConfigError) as refused:
+        config.load(str(file))
+    assert [one.path for one in refused.value.problems] == [path]
 
 
 def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ for longer, the sooner after it came back it died again: a way that flaps is not
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import time
 from collections.abc import Callable, Iterable
@@ -203,7 +204,8 @@ class Liveness:
             except TimeoutError:
                 return  # missed
             except OSError as error:
-                watched.refused(f"TCP port {port}: {error.strerror or error}", time.monotonic())
+                why = os.strerror(error.errno) if error.errno else str(error)  # asyncio's own text is of its call
+                watched.refused(f"TCP port {port}: {why}", time.monotonic())
                 return
         watched.answered(time.monotonic())
 

@@ -87,7 +87,8 @@ static PyObject *Pipeline_new(PyTypeObject *type, PyObject *arguments, PyObject 
 	    PyObject_GetBuffer(sequence, &self->sequence, PyBUF_WRITABLE) < 0 ||
 	    (output != Py_None && !open_output(self, output)) || (queues != Py_None && !open_queues(self, queues)))
 		goto failed;
-	bool sends = pipeline->plan.remotes.count || pipeline->own_exits.transmits->lanes;
+	/* Of several collectors there may be no way to any yet. */
+	bool sends = pipeline->own_exits.count > 1 || pipeline->own_exits.transmits->lanes;
 	if (!pipeline->file.output && !pipeline->queued.queues && !sends) {
 		PyErr_SetString(PyExc_ValueError, "neither sockets, an output nor queues");
 		goto failed;

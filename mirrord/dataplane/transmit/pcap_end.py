@@ -240,6 +240,8 @@ class PcapEnd:
         while not self._ending.is_set():
             begun = time.monotonic()
             try:
+                if why := unusable(self.plan):  # no need to bother the collector
+                    raise OSError(errno.EINVAL, why)
                 sock = self._reach()
             except OSError as error:
                 self._say(f"cannot connect to {_text(self.plan)}: {words(error)}")

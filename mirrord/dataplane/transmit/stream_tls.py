@@ -39,11 +39,11 @@ def secured(sock: socket.socket, plan: StreamEnd) -> socket.socket:
 
 
 def unusable(plan: StreamEnd) -> str:
-    """Why a listener's own files are of no use, so that no client can be served; "" where they are."""
+    """Why this side's own files are of no use, whoever is at the other; "" where they are."""
     if plan.tls is None:
         return ""
     try:
-        _server(plan.tls)
+        (_server if plan.listens else _client)(plan.tls)
     except OSError as error:
         return words(error)
     return ""
