@@ -15,12 +15,13 @@ async def open_for(server: web.Server, listener: socket.socket, most: int) -> as
     loop = asyncio.get_running_loop()
 
     def connect() -> asyncio.Protocol:
+        close_oldest(1)
         loop.call_soon(loop.call_soon, close_oldest)  # when the server knows of this one, and of all that came with it
         return server()
 
-    def close_oldest() -> None:
+    def close_oldest(coming: int = 0) -> None:
         there = [one for one in server.connections if one.transport is not None]
-        for one in there[: max(len(there) - most, 0)]:
+        for one in there[: max(len(there) + coming - most, 0)]:
             transport = one.transport
             one.force_close()
             if transport is not None:
