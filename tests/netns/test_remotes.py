@@ -230,6 +230,25 @@ def test_each_gets_everything(lan: Lan, daemon: MakeDaemon, dataplane: str) -> N
     load.close()
 
 
+def test_a_list_of_which_none_can_be_reached_yet(lan: Lan, daemon: MakeDaemon) -> None:
+    """As where the daemon begins before the network does."""
+    mirrord = daemon(lan.source, configuration('local = "10.99.0.77"', ADDRESSES[:2]), up=False)
+    wait_for(lambda: down(mirrord) == set(ADDRESSES[:2]), "it runs, and says so")
+    load = Load(lan, 1000)
+    load.send(100)
+    metrics = mirrord.settle(100)
+    assert metrics.total("mirrord_dropped_frames_total", reason="no_route") == 100
+    lan.source.ip("address add 10.99.0.77/24 dev eth0")
+    wait_for(lambda: down(mirrord) == set(), "the daemon knows")
+    wait_for(lambda: not loses_one(mirrord, load), "its worker knows")
+    begun = len(load.sent)
+    load.send(100)
+    mirrord.settle(len(load.sent))
+    expected = list(range(begun, len(load.sent)))
+    wait_for(lambda: sorted(n for one in lan.look() for n in one if n >= begun) == expected, "each of them, at one")
+    load.close()
+
+
 class Copy(NamedTuple):
     """Of the tunnels by their formats, RFC 2890 2.2, RFC 8926 3.4, draft-foschiano-erspan-03 4."""
 

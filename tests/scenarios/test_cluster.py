@@ -163,7 +163,9 @@ def test_what_the_cluster_has_is_read_only_at_the_daemon_and_gives_way_to_a_file
 
 
 @pytest.mark.timeout(400)  # a browser on a busy machine
-def test_documents_000_and_004_in_the_console_of_the_whole_cluster(cluster: Pair, tmp_path: Path) -> None:
+def test_documents_000_and_004_in_the_console_of_the_whole_cluster(
+    cluster: Pair, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """A flow network, a mirror, a session from one host's device to another's; what a host's own console has of it."""
     console = Console(cluster.a.host, cluster.a.agent.socket, "--listen", "127.0.0.1:0", cluster=True)
     own = Console(cluster.a.host, cluster.a.daemon.socket, "--listen", "127.0.0.1:0")
@@ -171,6 +173,9 @@ def test_documents_000_and_004_in_the_console_of_the_whole_cluster(cluster: Pair
         browser.open(console.address)
         browser.click("nav a", "Hosts")
         browser.wait(lambda: browser.text("main tbody").count("up to date") == 2, "both hosts")
+        assert not browser.barriers()
+        if pictures := request.config.getoption("--pictures"):
+            browser.screenshot(pictures / "hosts.png")
         menu = browser.text("nav ul").split("\n")
         assert menu == ["Overview", "Hosts", "Port mirroring", "Flow networks", "Filters", "Audit"]
         browser.click("nav a", "Flow networks")

@@ -1,6 +1,6 @@
 """Every place of the console: no barrier that axe-core finds, light and dark; its size; 1,000 sessions.
 
-`pytest --pictures docs/console` makes the pictures of docs/console.md anew.
+CONTRIBUTING.md tells how the pictures of docs/console.md are made anew.
 
 VM-2 eth0 ---- tap-vm2 [host] em02 ---- eth0 sensor
 """
@@ -18,7 +18,7 @@ from tests.conftest import MakeDaemon
 from tests.support.browser import Browser
 from tests.support.console import Console
 from tests.support.ctl import ctl
-from tests.support.daemon import ROOT, Daemon
+from tests.support.daemon import Daemon
 from tests.support.topology import Topology, receive_vxlan
 
 pytestmark = pytest.mark.timeout(400)  # a browser on a busy machine
@@ -74,10 +74,6 @@ destination = { type = "vxlan", remote = "192.168.29.30", vni = 101 }
 """
 ODD = "<a>,b&\"'="
 """A name that the kernel takes for a device."""
-VIOLATIONS = """
-const {violations} = await axe.run(document, arguments[0])
-const where = (one) => one.nodes.map((node) => node.html.slice(0, 160)).join(' | ')
-return violations.map((one) => `${one.id}: ${one.help}: ${where(one)}`)"""
 
 
 @pytest.fixture
@@ -99,7 +95,6 @@ def test_every_place(net: Topology, daemon: MakeDaemon, tmp_path: Path, request:
         browser.find("nav a")
         browser.run("performance.setResourceTimingBufferSize(10_000)")
         many_sessions(browser, console)
-        browser.run((ROOT / "build/npm/axe.js").read_text())
         an_image_without_words_is_found(browser)
         nothing_bars_anybody(browser, request.config.getoption("--pictures"))
         it_is_small(browser)
@@ -221,7 +216,7 @@ def go(browser: Browser, name: str, place: str) -> None:
 def an_image_without_words_is_found(browser: Browser) -> None:
     """axe-core looks, and where it should."""
     browser.run("document.querySelector('main').append(new Image())")
-    assert [one.partition(":")[0] for one in browser.run(VIOLATIONS, {})] == ["image-alt"]
+    assert [one.partition(":")[0] for one in browser.barriers({})] == ["image-alt"]
     browser.run("document.querySelector('main > img').remove()")
 
 
@@ -258,7 +253,7 @@ def _barriers(browser: Browser, name: str, pictures: Path | None) -> list[str]:
     for dark in (False, True):
         browser.dark(on=dark)
         rules: dict[str, Any] = {"runOnly": ["color-contrast"]} if dark else {}
-        found += [f"{name}, {'dark' if dark else 'light'}: {one}" for one in browser.run(VIOLATIONS, rules)]
+        found += [f"{name}, {'dark' if dark else 'light'}: {one}" for one in browser.barriers(rules)]
         if pictures is not None and (not dark or name == "overview"):
             browser.screenshot(pictures / f"{name}{'-dark' if dark else ''}.png")
     browser.dark(on=False)

@@ -32,6 +32,11 @@ OPTIONS = (
 )
 
 T = TypeVar("T")
+AXE = Path(__file__).parents[2] / "build" / "npm" / "axe.js"
+VIOLATIONS = """
+const {violations} = await axe.run(document, arguments[0])
+const where = (one) => one.nodes.map((node) => node.html.slice(0, 160)).join(' | ')
+return violations.map((one) => `${one.id}: ${one.help}: ${where(one)}`)"""
 
 
 class DriverError(AssertionError):
@@ -186,6 +191,12 @@ class Browser:
         """What the page's console has, and clears it."""
         lines = self.command("POST", "/se/log", {"type": "browser"})
         return "\n".join(f"{line['level']} {line['message']}" for line in lines)
+
+    def barriers(self, rules: dict[str, Any] | None = None) -> list[str]:
+        """What bars somebody from the page as it is now, as far as axe-core finds it; `rules` as its options are."""
+        if not self.run("return 'axe' in window"):
+            self.run(AXE.read_text())
+        return list(self.run(VIOLATIONS, rules or {}))
 
     # --- how it is asked ---
 
