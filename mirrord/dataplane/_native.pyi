@@ -104,6 +104,9 @@ class Pipeline:
     def flows(self) -> int:
         """How many flows are known, of those that a limit is for."""
 
+    def take_skipped(self) -> list[tuple[int, tuple[bytes, int], tuple[bytes, int], int]]:
+        """The busiest flows that their limit has skipped since this was last asked: protocol, ends, bytes."""
+
     def gso_refused(self) -> int:
         """The errno that the kernel refused GSO with, after which copies leave one by one; or 0."""
 

@@ -150,7 +150,7 @@ class Seen:
     """What a source's capture has counted, whoever its frames were for. `row` is the memory itself, as of Counters.
 
     taken: frames that passed the filter, the lost ones included; lost: those that there was no room for; read: frames
-    taken out of the ring or socket, and their bytes.
+    taken out of the ring or socket, and their bytes, as far as these were captured.
     """
 
     def __init__(self) -> None:
@@ -182,9 +182,9 @@ class Seen:
         self.row[0] += taken
         self.row[1] += lost
 
-    def count_read(self, length: int) -> None:
+    def count_read(self, captured: int) -> None:
         self.row[2] += 1
-        self.row[3] += length
+        self.row[3] += captured
 
 
 _Counted = tuple[dict[tuple[str, int], int], tuple[tuple[str, int] | None, ...], "array[int]"]

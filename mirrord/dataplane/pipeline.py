@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mirrord.dataplane.filter.rules import Selection
+    from mirrord.dataplane.forward.flows import FlowKey
     from mirrord.dataplane.forward.step import Copy
     from mirrord.dataplane.frame.wire import Frame
     from mirrord.dataplane.source import Source
@@ -250,6 +251,12 @@ class Pipeline:
         """How many flows it knows, of those that a limit is for."""
         native = self.native
         return self._forward.flows if native is None else native.flows()
+
+    def take_skipped(self) -> dict[FlowKey, int]:
+        """How many bytes of each flow its limit has skipped since this was last asked; of the busiest at least."""
+        if self.native is None:
+            return self._forward.take_skipped()
+        return {(protocol, one, other): octets for protocol, one, other, octets in self.native.take_skipped()}
 
     def gso_refused(self) -> int:
         """The errno that the kernel refused GSO with, after which copies leave one by one; or 0."""

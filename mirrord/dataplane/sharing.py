@@ -69,6 +69,7 @@ class SharedSource(Source, ABC):
         self._begins_later = group is not None and group.divides
         self._parted_at: float | None = None  # when some were told to go on elsewhere
         self._parts_at: int | None = None  # when so many frames have been read
+        self._trims = False  # whether the kernel may keep headers alone
         self._rates = Rates(pipelines)
         self._one_a_way: list[Member] = []  # of those that leave by the same way
         self._by_device: dict[int, list[Member]] = {}
@@ -132,6 +133,7 @@ class SharedSource(Source, ABC):
     def join(self, pipelines: Iterable[Pipeline]) -> None:
         """Add members, which get frames from now on. OSError when they cannot be added; the others go on."""
         self.update()  # what was lost before is not theirs
+        self.keep_whole()  # nor what the others need the headers of
         joining = [self._new_member(pipeline, time.time_ns()) for pipeline in pipelines]
         self._select(also=joining)
         for member in joining:
@@ -213,6 +215,7 @@ class SharedSource(Source, ABC):
         rate limit's bucket stay, and so does what the others get. OSError: it goes on with the plan before.
         """
         before = pipeline.plan
+        self.keep_whole()
         pipeline.follow(plan)
         if plan.capture.selection == before.capture.selection:
             self._tell(pipeline)
@@ -300,6 +303,12 @@ class SharedSource(Source, ABC):
         for capture in (self.capture, self._successor):
             if capture is not None and not (isinstance(capture, Capture) and capture.wanted == wanted):
                 capture.select(*wanted)
+
+    def keep_whole(self) -> None:
+        """Have all frames kept whole from now on, until another look finds what is skipped then."""
+        self._trims = False
+        if isinstance(self.capture, Capture) and self.capture.trimmed:
+            self.capture.trim(frozenset())
 
     def _changed(self, pipeline: Pipeline | None = None) -> None:
         self._mixed, self._changed_at, self._settles_at = True, time.monotonic(), None

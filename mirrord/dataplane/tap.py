@@ -44,9 +44,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from mirrord.dataplane.capture.fanout import Group
-from mirrord.dataplane.capture.packet_socket import BLOCK_SIZE
+from mirrord.dataplane.capture.packet_socket import BLOCK_SIZE, Capture
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.sharing import SharedSource
+from mirrord.dataplane.trimming import chosen, may_trim
 from mirrord.plans import CapturePlan
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ class Tap(SharedSource):
                     pipeline.press()
         everybody, wanting = list(self._members), self._by_device
         for frame in self.capture.read():
-            self.seen.count_read(frame.length)
+            self.seen.count_read(len(frame.data))
             for member in wanting.get(frame.device, []) if self.everywhere else everybody:
                 if member.since <= frame.time < member.until:
                     self._have_forwarded(member, frame)
@@ -193,6 +194,21 @@ class Tap(SharedSource):
         if self.native is not None and self.mode == "ring":
             self._ring_fill.see(self.native.most_waiting(True) / self.capture.block_count, time.monotonic())
         self.update()
+        self._trim()
+
+    def _trim(self) -> None:
+        """Have the kernel keep but the headers of what is skipped for certain, see trimming.py."""
+        capture, since, self._trims = self.capture, self._trims, False
+        settled = capture.exact and self._successor is None and not (self._mixed or self.everywhere)
+        if not isinstance(capture, Capture) or len(self._members) != 1 or not settled:
+            return
+        member = self._members[0]
+        if member.leaves or not may_trim(member.pipeline.plan):
+            return
+        self._trims, skipped = True, member.pipeline.take_skipped()
+        flows = chosen(skipped, capture.trimmed) if since else capture.trimmed  # what was before may be long ago
+        if flows != capture.trimmed:
+            capture.trim(flows)
 
     def update(self) -> None:
         """Bring up to date what was lost, and what was taken. After the last frame was read it is exact."""
@@ -224,7 +240,8 @@ class Tap(SharedSource):
     def quiet(self) -> bool:
         """Whether there can be no news: it did not run, and nothing of it acts by time."""
         acts = any(member.pipeline.exclusive for member in self._one_a_way)
-        return self.seen.read == self._looked_at and self.capture.ring is None and not acts and not self._misses
+        acts = acts or bool(self.capture.trimmed) or self._misses
+        return self.seen.read == self._looked_at and self.capture.ring is None and not acts
 
     def succeed(self) -> WayIn:
         """Go on with the capture that this one moves to. Gives the one that ends, drained, for the caller to close."""

@@ -16,6 +16,7 @@ import pytest
 
 from tests.conftest import MakeDaemon, MakeSniffer
 from tests.support.daemon import Daemon
+from tests.support.metrics import Metrics
 from tests.support.send import send, udp_frame
 from tests.support.sniffer import Recording
 from tests.support.source import linked, session, source_and_collector
@@ -250,6 +251,62 @@ def test_what_was_counted_is_kept_across_a_reload_and_is_nobody_elses(
         assert after.total("mirrord_flow_table_flows") == 1
     assert after.total("mirrord_captured_frames_total", session="other") == 0
     assert Counter(inner.stop().frames()) == {frame: 5}
+
+
+def test_the_payload_of_a_busy_flow_that_is_through_is_left_to_the_kernel_and_all_is_counted(
+    net: Topology, daemon: MakeDaemon, sniff: MakeSniffer
+) -> None:
+    """While it is busy the sockets' filters keep 256 bytes of its frames (`ss` shows it), and all of others'. They are
+    kept whole when the flow has paused, and when the limit is raised: what is mirrored then is whole.
+    """
+    client, source, collector = linked(net, mtu=9200)
+    for host, device in ((client, "eth0"), (source, "nic")):
+        host.ip(f"link set {device} mtu 9000")
+    inner = []
+    for vni in (1, 2):
+        receive_vxlan(collector, vni, f"vxlan{vni}")
+        inner.append(sniff(collector, f"vxlan{vni}", snaplen=9000))
+    limit = 'ring_size = "64MiB"\nflow_limit = { packets = 5 }'
+    socket_too = session(f'capture = "socket"\n{limit}', '{ type = "vxlan", remote = "10.99.0.2", vni = 2 }')
+    mirrord = daemon(source, session(f'capture = "ring"\n{limit}') + socket_too.replace('"s"', '"other"'))
+    busy, other = udp_frame(CLIENT, SERVER, length=8900), udp_frame(CLIENT, (*SERVER[:2], 54), length=8900)
+    sent = 0
+
+    def more(frame: bytes, count: int) -> Metrics:
+        nonlocal sent
+        send(client, "eth0", frame, count)
+        sent += count
+        return mirrord.settle(2 * sent)
+
+    def trimming() -> int:
+        shown = source.run("ss", "-0", "-b", "-n").split("bpf filter")
+        return sum("0x06 0 0 256," in one for one in shown)
+
+    def both_trim() -> bool:
+        more(busy, 600)  # 5 MB: five times what a flow has to send between two looks
+        return trimming() == 2
+
+    wait_for(both_trim, "the kernel keeps headers alone", 60)
+    more(busy, 100)
+    metrics = more(other, 3)
+    for name in ("s", "other"):
+        assert metrics.total("mirrord_captured_frames_total", session=name) == sent
+        assert metrics.total("mirrord_read_bytes_total", session=name) == 8900 * sent
+        assert metrics.total("mirrord_mirrored_frames_total", session=name) == 5 + 3
+        assert metrics.total("mirrord_skipped_frames_total", session=name, reason="flow_limit") == sent - 8
+
+    wait_for(lambda: trimming() == 0, "all frames are kept whole")
+    wait_for(both_trim, "the kernel keeps headers alone again", 60)
+    mirrord.file.write_text(mirrord.file.read_text().replace("packets = 5", "packets = 9"))
+    mirrord.reload()
+    wait_for(lambda: mirrord.output().count("session changed") == 2, "the sessions go by the new plan")
+    assert trimming() == 0
+    metrics = more(busy, 10)
+    for name in ("s", "other"):
+        assert metrics.total("mirrord_mirrored_frames_total", session=name) == 9 + 3
+        assert metrics.total("mirrord_skipped_frames_total", session=name, reason="flow_limit") == sent - 12
+    assert metrics.total("mirrord_truncated_frames_total") == 0
+    assert [Counter(one.stop().frames()) for one in inner] == 2 * [{busy: 9, other: 3}]
 
 
 @pytest.mark.parametrize("dataplane", ["native"], indirect=True)

@@ -16,7 +16,7 @@ from mirrord.dataplane.filter.rules import Selection
 from mirrord.dataplane.forward import encap
 from mirrord.dataplane.frame.headers import Tag
 from mirrord.dataplane.frame.told import Told
-from mirrord.dataplane.frame.wire import Frame, Vnet
+from mirrord.dataplane.frame.wire import TRIMMED, Frame, Vnet
 from mirrord.plans import FlowLimit, ForwardPlan, Inside, OnMtuExceeded, Payload, Remote
 from tests.support.selections import IPV4, IPV6, PORTS, VLANS, frames, guards, selections
 
@@ -167,12 +167,14 @@ def mutated(draw: st.DrawFn, sound: st.SearchStrategy[Frame]) -> Frame:
     """A frame with one to three things wrong."""
     frame = draw(sound)
     for _ in range(draw(st.integers(1, 3))):
-        what = draw(st.sampled_from(["cut", "captured in part", "byte", "length", "vnet"]))
+        what = draw(st.sampled_from(["cut", "captured in part", "trimmed", "byte", "length", "vnet"]))
         at = draw(st.integers(0, min(len(frame.data), 200)))
         if what == "cut":
             frame = frame._replace(data=frame.data[:at], length=at)
         elif what == "captured in part":
             frame = frame._replace(data=frame.data[:at])
+        elif what == "trimmed":
+            frame = frame._replace(data=frame.data[:TRIMMED])
         elif what == "byte" and at < len(frame.data):
             value = draw(st.sampled_from([0, 1, 0x45, 0x60, 0x81, 0xFF]) | st.integers(0, 255))
             frame = frame._replace(data=frame.data[:at] + bytes([value]) + frame.data[at + 1 :])

@@ -29,6 +29,7 @@ from mirrord.dataplane.capture.receive import receive
 from mirrord.dataplane.capture.way_in import Kind, MovableWayIn, Statistics, WayIn
 from mirrord.dataplane.filter import bpf, several
 from mirrord.dataplane.filter.by_device import Asked, Wanted, attach_wanted
+from mirrord.dataplane.filter.trimmed import trimmed
 from mirrord.dataplane.frame.headers import Tag
 from mirrord.dataplane.frame.port_vlan import classified
 from mirrord.dataplane.frame.wire import VNET, Frame, Vnet
@@ -40,6 +41,8 @@ from mirrord.protocols import ETH_P_8021Q, ETH_P_ALL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from mirrord.dataplane.forward.flows import FlowKey
 
 
 BLOCK_SIZE, MINIMUM_BLOCKS = RING_BLOCK, LEAST_RING_BLOCKS
@@ -216,8 +219,17 @@ class Capture(MovableWayIn):
             self.exact = several.attach(self.socket, *selections, raw=self.plan.raw, pvid=self.plan.pvid)
         else:
             self.exact = attach_wanted(self.socket, wanted, pvid=self.plan.pvid)
-        self.wanted = wanted
+        self.wanted, self.trimmed = wanted, frozenset()
         self._receive_all()
+
+    def trim(self, flows: frozenset[FlowKey]) -> None:
+        """Keep the headers alone of these flows' frames from now on, and other frames whole. Where there is no room for
+        that, it goes on as before. Only of a device with Ethernet, where its filter is exact.
+        """
+        selections, pvid = dict.fromkeys(one.selection for one in self.wanted), self.plan.pvid
+        program = several.compile_selections(tuple(selections), pvid=pvid)
+        if bpf.attach_program(self.socket, trimmed(program, flows, pvid=pvid) if flows else program):
+            self.trimmed = flows
 
     def movable(self) -> MovableWayIn | None:
         return self if self.plan.mode == "auto" else None
@@ -229,7 +241,7 @@ class Capture(MovableWayIn):
 
     def reject_all(self) -> None:
         """Take no more frames; those already taken can still be read."""
-        self.rejecting = True
+        self.rejecting, self.trimmed = True, frozenset()
         bpf.attach_reject_all(self.socket)
 
     def successor(self, mode: str) -> Capture:

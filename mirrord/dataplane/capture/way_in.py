@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mirrord.dataplane.capture.numbers import Numbers
     from mirrord.dataplane.counters import Seen
     from mirrord.dataplane.filter.by_device import Wanted
+    from mirrord.dataplane.forward.flows import FlowKey
     from mirrord.dataplane.frame.wire import Frame
     from mirrord.plans import ForwardPlan
 
@@ -54,8 +55,12 @@ class WayIn(ABC):
 
     ring: mmap.mmap | None = None
     block_count = 0  # of the ring
+    trimmed: frozenset[FlowKey] = frozenset()
+    """Flows whose frames are kept but the headers of."""
+
     numbers: Numbers | None = None
     """Those of the packets of a tunnel that ends here."""
+
     short_ring = ""
     """How much of the ring could be had, where not all of it could; else ""."""
 

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 TIDIED = 2
 
+SKIPPED_KNOWN = 1024
+"""Flows whose skipped bytes are counted until somebody asks. The native core knows the 16 busiest, or nearly these."""
+
 ICMP_ERRORS = (3, 4, 5, 11, 12)
 ICMPV6_QUERIES = 128  # the first type that is no error
 
@@ -62,18 +65,23 @@ class Found(NamedTuple):
     guessed: bool = False
 
 
-_Key = tuple[int | None, tuple[bytes, int], tuple[bytes, int]]
+End = tuple[bytes, int]
+"""An address, and the port, or 0."""
+
+FlowKey = tuple[int | None, End, End]
+"""The protocol, and the two ends, the lesser first."""
 
 
 class Flows:
     """The flows of one pipeline. Its size is the limit's at hand: a smaller one forgets the oldest."""
 
     def __init__(self) -> None:
-        self._flows: OrderedDict[_Key, Flow] = OrderedDict()  # the one seen last is the last
-        self._keys: dict[int, _Key] = {}  # by number
+        self._flows: OrderedDict[FlowKey, Flow] = OrderedDict()  # the one seen last is the last
+        self._keys: dict[int, FlowKey] = {}  # by number
         self._firsts = Fragments()
         self._numbers = 0
         self._clock = self._time = 0
+        self._skipped: dict[FlowKey, int] = {}
 
     def __len__(self) -> int:
         return len(self._flows)
@@ -90,16 +98,16 @@ class Flows:
         if number == PASSES:
             return Found()
         key = None if number is None else self._keys.get(number)
-        guess = _key(headers._replace(protocol=headers.divided))
+        guess = flow_key(headers._replace(protocol=headers.divided))
         return self._at(limit, guess if key is None else key)._replace(guessed=key is None)
 
     def _whole_or_first(self, limit: FlowLimit, headers: Headers, data: bytes) -> Found:
-        found = Found() if _is_error(headers, data) else self._at(limit, _key(headers))
+        found = Found() if _is_error(headers, data) else self._at(limit, flow_key(headers))
         if headers.divided is not None and not found.full:
             self._firsts.remember(headers, found.flow.number if found.flow else PASSES)
         return found
 
-    def _at(self, limit: FlowLimit, key: _Key) -> Found:
+    def _at(self, limit: FlowLimit, key: FlowKey) -> Found:
         flow = self._flows.get(key)
         if flow is None:
             if len(self._flows) >= limit.flows:
@@ -112,6 +120,17 @@ class Flows:
         flow.seen = self._clock
         self._flows.move_to_end(key)
         return Found(flow)
+
+    def skip(self, flow: Flow, octets: int) -> None:
+        """A frame of it is skipped, of so many bytes."""
+        key = self._keys[flow.number]
+        if key in self._skipped or len(self._skipped) < SKIPPED_KNOWN:
+            self._skipped[key] = self._skipped.get(key, 0) + octets
+
+    def take_skipped(self) -> dict[FlowKey, int]:
+        """How many bytes of each flow were skipped since this was last asked."""
+        skipped, self._skipped = self._skipped, {}
+        return skipped
 
     def _tick(self, time: int) -> None:
         elapsed = time - self._time
@@ -150,7 +169,8 @@ def _is_error(headers: Headers, data: bytes) -> bool:
     return headers.protocol == IPPROTO_ICMPV6 and data[at] < ICMPV6_QUERIES
 
 
-def _key(headers: Headers) -> _Key:
+def flow_key(headers: Headers) -> FlowKey:
+    """The flow of these headers, where they are an IP packet's."""
     source = headers.source, headers.source_port or 0
     destination = headers.destination, headers.destination_port or 0
     return headers.protocol, min(source, destination), max(source, destination)

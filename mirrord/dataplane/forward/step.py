@@ -23,7 +23,7 @@ from mirrord.dataplane.forward.connections import EVERYTHING, NOTHING, Connectio
 from mirrord.dataplane.forward.conversation import Conversations
 from mirrord.dataplane.forward.duplicates import Duplicates
 from mirrord.dataplane.forward.encap import Facts
-from mirrord.dataplane.forward.flows import Flow, Flows, passes
+from mirrord.dataplane.forward.flows import Flow, FlowKey, Flows, passes
 from mirrord.dataplane.forward.inside import frame_inside
 from mirrord.dataplane.forward.overload import Thinning
 from mirrord.dataplane.forward.own_copies import OwnCopies
@@ -154,6 +154,8 @@ class Forward:
             if plan.inside is None:
                 self._show(*mirrored)  # what comes after is to be known
             return Outcome(reason=plan.blocked)
+        if plan.inside is not None and frame.trimmed:
+            return Outcome(reason=Slot.skipped_flow_limit)
         unplaced, conversation = False, 0
         if plan.overload:
             with self.state.lock:
@@ -181,19 +183,28 @@ class Forward:
         """How many flows are known."""
         return 0 if self._flows is None else len(self._flows)
 
+    def take_skipped(self) -> dict[FlowKey, int]:
+        """How many bytes of each flow its limit has skipped since this was last asked."""
+        return {} if self._flows is None else self._flows.take_skipped()
+
     def _sampled_in(self, mirrored: _Parsed, meant: _Parsed, to: tuple[int, ...]) -> Outcome:
         """What becomes of a frame, by the flow that what is meant is of, and for these of the collectors."""
         limit, (frame, headers) = self.plan.flow_limit, meant
         hashed, shown = flow_hash(headers), self._show(*mirrored)
         if limit is None:
             self._flows = None
+            if frame.trimmed:
+                return Outcome(reason=Slot.skipped_flow_limit)
             return self._copied(*mirrored, hashed, shown, None, to, spent=False)
         if self._flows is None:
             self._flows = Flows()
         flow, full, guessed = self._flows.find(limit, headers, frame.data, frame.time)
         spent = flow is not None and flow.spent(limit) and not passes(headers, frame.data)
-        if spent and not limit.headers:
-            return Outcome(reason=Slot.skipped_flow_limit, unplaced=guessed)
+        skips = spent and not limit.headers
+        if skips and flow is not None:
+            self._flows.skip(flow, frame.length)
+        if skips or frame.trimmed:
+            return Outcome(reason=Slot.skipped_flow_limit, unplaced=guessed, flow_table_full=full)
         outcome = self._copied(*mirrored, hashed, shown, flow, to, spent=spent)
         return outcome._replace(unplaced=guessed, flow_table_full=full)
 

@@ -45,6 +45,9 @@ class Vnet(NamedTuple):
     csum_offset: int = 0  # from csum_start to the checksum field
 
 
+TRIMMED = 256
+"""Bytes that a capture keeps of a frame whose flow has had its share, headers among them; no other is cut to this."""
+
 CLOCK_STEP_NANOSECONDS = 1_000_000_000
 """Capture times go back a little where several processors stamp frames; by more, the clock was set."""
 
@@ -60,6 +63,11 @@ class Frame(NamedTuple):
     time: int = 0  # of capture, nanoseconds since 1970
     device: int = 0  # its index; 0: of a tunnel's end
     told: Told = Told()
+
+    @property
+    def trimmed(self) -> bool:
+        """Whether the capture kept its headers alone since its flow had had its share, see trimming.py."""
+        return len(self.data) == TRIMMED < self.length
 
 
 def rebuild(frame: Frame, headers: Headers) -> list[bytes]:

@@ -156,7 +156,7 @@ void begin_handing(struct tap *tap, struct work *work)
 void hand_over(struct tap *tap, struct work *work, const struct frame *frame)
 {
 	tap->seen[SEEN_READ]++;
-	tap->seen[SEEN_READ_BYTES] += frame->length;
+	tap->seen[SEEN_READ_BYTES] += frame->captured;
 	if (has_one(tap)) {
 		struct parsed parsed = { .hashed = false };
 

@@ -5,6 +5,7 @@
 #include <errno.h>
 
 #include "fields.h"
+#include "forward/table.h"
 #include "module.h"
 
 typedef struct {
@@ -234,6 +235,34 @@ static PyObject *Pipeline_flows(PyObject *object, PyObject *unused)
 	return PyLong_FromUnsignedLong(flows ? count_flows(flows) : 0);
 }
 
+static PyObject *flow_skipped(const struct skipped *skipped)
+{
+	const struct pair *pair = skipped->pair;
+	Py_ssize_t length = pair->family == 6 ? 16 : 4;
+
+	return Py_BuildValue("i(y#i)(y#i)K", pair->kind, (const char *)pair->ends, length, pair->ports[0],
+			     (const char *)(pair->ends + 2), length, pair->ports[1],
+			     (unsigned long long)skipped->octets);
+}
+
+static PyObject *Pipeline_take_skipped(PyObject *object, PyObject *unused)
+{
+	struct flows *flows = ((Pipeline *)object)->pipeline.plan.flows;
+	struct skipped skipped[BUSIEST];
+	uint32_t count = flows ? take_skipped(flows, skipped) : 0;
+	PyObject *list = PyList_New(0);
+
+	(void)unused;
+	for (uint32_t n = 0; list && n < count; n++) {
+		PyObject *one = flow_skipped(&skipped[n]);
+
+		if (!one || PyList_Append(list, one) < 0)
+			Py_CLEAR(list);
+		Py_XDECREF(one);
+	}
+	return list;
+}
+
 static PyObject *Pipeline_leave_with(PyObject *object, PyObject *other)
 {
 	Pipeline *self = (Pipeline *)object;
@@ -270,6 +299,8 @@ static PyMethodDef pipeline_methods[] = {
 	  "The errno that the kernel refused GSO with, after which copies leave one by one; or 0." },
 	{ "sampling_rate", Pipeline_sampling_rate, METH_NOARGS, "The sampling rate in force." },
 	{ "flows", Pipeline_flows, METH_NOARGS, "How many flows are known." },
+	{ "take_skipped", Pipeline_take_skipped, METH_NOARGS,
+	  "The busiest flows that their limit has skipped since this was last asked: protocol, ends, bytes." },
 	{ "leave_with", Pipeline_leave_with, METH_O,
 	  "leave_with(pipeline): send by its way out, which is described alike. Before either runs, and on its thread ever "
 	  "after." },

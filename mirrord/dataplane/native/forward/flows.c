@@ -25,8 +25,17 @@ struct known {
 
 _Static_assert(sizeof(struct known) + 2 * sizeof(uint32_t) <= 88, "flows.py: FLOW_BYTES");
 
+/* Bytes of one flow that were skipped, or fewer: what found no room here was taken off all (Misra, Gries: Finding repeated
+ * elements, 1982). */
+struct busy {
+	const struct known *known;
+	uint32_t turn;
+	uint64_t octets; /* 0: there is room */
+};
+
 struct flows {
 	uint64_t clock, time;
+	struct busy busiest[BUSIEST];
 	struct fragments *firsts;
 	struct table table;
 };
@@ -114,14 +123,17 @@ static bool is_error(const struct headers *headers, const struct frame *frame)
 	return headers->protocol == IPPROTO_ICMP && (type == 3 || type == 4 || type == 5 || type == 11 || type == 12);
 }
 
+static const struct known *known_of(const struct flow *flow)
+{
+	return (const void *)((const uint8_t *)flow - offsetof(struct known, flow));
+}
+
 /* What later fragments find the flow by: its place, and the turn there. */
 static uint64_t told(const struct flows *flows, const struct flow *flow)
 {
-	if (!flow)
-		return PASSES;
-	const struct known *known = (const void *)((const uint8_t *)flow - offsetof(struct known, flow));
+	const struct place *place = flow ? &known_of(flow)->place : NULL;
 
-	return (uint64_t)known->place.turn << 32 | number_of(&flows->table, &known->place);
+	return place ? (uint64_t)place->turn << 32 | number_of(&flows->table, place) : PASSES;
 }
 
 static struct found find_whole_or_first(struct flows *flows, const struct flow_limit *limit,
@@ -169,6 +181,39 @@ struct found find_flow(struct flows *flows, const struct flow_limit *limit, cons
 	if (!headers->fragment || headers->transport != NONE)
 		return find_whole_or_first(flows, limit, headers, frame);
 	return find_later(flows, limit, headers);
+}
+
+void skip_of_flow(struct flows *flows, const struct flow *flow, uint32_t octets)
+{
+	const struct known *known = known_of(flow);
+	struct busy *room = NULL;
+
+	for (struct busy *busy = flows->busiest; busy < flows->busiest + BUSIEST; busy++) {
+		if (busy->octets && busy->known == known && busy->turn == known->place.turn) {
+			busy->octets += octets;
+			return;
+		}
+		if (!room && !busy->octets)
+			room = busy;
+	}
+	if (room) {
+		*room = (struct busy){ known, known->place.turn, octets };
+		return;
+	}
+	for (struct busy *busy = flows->busiest; busy < flows->busiest + BUSIEST; busy++)
+		busy->octets -= busy->octets < octets ? busy->octets : octets;
+}
+
+uint32_t take_skipped(struct flows *flows, struct skipped skipped[BUSIEST])
+{
+	uint32_t count = 0;
+
+	for (struct busy *busy = flows->busiest; busy < flows->busiest + BUSIEST; busy++) {
+		if (busy->octets && busy->turn == busy->known->place.turn)
+			skipped[count++] = (struct skipped){ &busy->known->place.pair, busy->octets };
+		busy->octets = 0;
+	}
+	return count;
 }
 
 bool passes_flow_limit(const struct headers *headers, const struct frame *frame)

@@ -13,6 +13,7 @@ struct flow_limit {
 };
 
 struct flows;
+struct pair;
 
 /* What was mirrored of one flow. */
 struct flow {
@@ -46,6 +47,20 @@ static inline void count_in_flow(struct flow *flow, uint32_t packets, uint32_t o
 	flow->packets += packets;
 	flow->octets += octets;
 }
+
+/* A frame of the flow is skipped, of so many bytes. */
+void skip_of_flow(struct flows *flows, const struct flow *flow, uint32_t octets);
+
+enum { BUSIEST = 16 };
+
+/* A flow, and bytes of it that were skipped. */
+struct skipped {
+	const struct pair *pair;
+	uint64_t octets;
+};
+
+/* The busiest that were skipped since this was last asked, and how many these are. What it gives holds until the next call. */
+uint32_t take_skipped(struct flows *flows, struct skipped skipped[BUSIEST]);
 
 /* Whether a frame tells of the beginning or the end of a TCP connection: it is never left out. */
 bool passes_flow_limit(const struct headers *headers, const struct frame *frame);

@@ -77,7 +77,10 @@ static int admit(const struct plan *plan, struct state *state, const struct fram
 	finding->flow = found.flow;
 	finding->shown = show_some(plan, frame, headers);
 	finding->spent = found.flow && is_spent(found.flow, &plan->flow_limit) && !passes_flow_limit(headers, frame);
-	return finding->spent && !plan->flow_limit.headers ? SKIPPED_FLOW_LIMIT : NO_REASON;
+	bool skips = finding->spent && !plan->flow_limit.headers;
+	if (skips)
+		skip_of_flow(plan->flows, found.flow, frame->length);
+	return skips || is_trimmed(frame) ? SKIPPED_FLOW_LIMIT : NO_REASON;
 }
 
 /* The frame inside of the packet is the one that is meant: it tells the conversation and the flow, and may be all that is
@@ -89,6 +92,8 @@ static int forward_inside(const struct plan *plan, struct state *state, const st
 	struct parsed within = { .hashed = true }, around = { .headers = *headers, .hashed = true };
 	struct finding finding;
 
+	if (is_trimmed(frame))
+		return SKIPPED_FLOW_LIMIT;
 	if (!open_inside(&plan->inside, frame, headers, &opened))
 		return SKIPPED_UNMATCHED;
 	parse(&opened.frame, &within.headers);

@@ -58,6 +58,14 @@ struct frame {
 
 enum { NONE = -1 };
 
+enum { TRIMMED = 256 }; /* wire.py tells of it */
+
+/* Whether the capture kept its headers alone since its flow had had its share. */
+static inline bool is_trimmed(const struct frame *frame)
+{
+	return frame->captured == TRIMMED && frame->length > TRIMMED;
+}
+
 struct headers {
 	uint16_t ethertype;
 	uint32_t network; /* offset of what the ethertype announces */
