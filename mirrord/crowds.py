@@ -16,7 +16,8 @@ async def open_for(server: web.Server, listener: socket.socket, most: int) -> as
 
     def connect() -> asyncio.Protocol:
         close_oldest(1)
-        loop.call_soon(lambda: loop.call_soon(close_oldest))  # once the server knows of it, and of all that came with it
+        # once more when the server knows of this one, and of all that came with it
+        loop.call_soon(lambda: loop.call_soon(close_oldest))
         return server()
 
     def close_oldest(coming: int = 0) -> None:
