@@ -26,7 +26,7 @@ help:
 	@echo "make booted    the Debian package under systemd as PID 1, in a Debian 12, which it fetches"
 	@echo "make docs      the configuration reference and man pages, out of the code"
 	@echo "make bench     what it costs, measured"
-	@echo "make vm-test   the tests of devices that only another kernel has, in a machine of QEMU's"
+	@echo "make vm-test   what only another kernel, or a NIC with a driver, has: in machines of QEMU's; it fetches a Debian 12"
 	@echo "make migrated  VMs that migrate live between two hosts of a cluster"
 	@echo "make sanitize  the frame tests, with the native core under ASan and UBSan, and a short fuzz"
 	@echo "make fuzz      every fuzz target, FUZZ_SECONDS=600 each"
@@ -93,8 +93,8 @@ bench: venv
 	.venv/bin/python -m bench
 
 vm-test: venv
-	@tests/setup test
-	.venv/bin/python -m pytest tests/vm
+	@tests/setup vm
+	.venv/bin/python -m pytest tests/vm tests/vm/appliance.py
 
 migrated: venv
 	@tests/setup test

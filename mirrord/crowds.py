@@ -9,17 +9,25 @@ from aiohttp import web
 
 
 async def open_for(server: web.Server, listener: socket.socket, most: int) -> asyncio.Server:
-    """Answer at a socket that listens. At `most` the oldest connection is closed: idle clients keep nobody out."""
+    """Answer at a socket that listens. Of more than `most` connections the oldest are closed: idle clients keep nobody
+    out.
+    """
+    loop = asyncio.get_running_loop()
 
     def connect() -> asyncio.Protocol:
+        close_oldest(1)
+        # once more when the server knows of this one, and of all that came with it
+        loop.call_soon(lambda: loop.call_soon(close_oldest))
+        return server()
+
+    def close_oldest(coming: int = 0) -> None:
         there = [one for one in server.connections if one.transport is not None]
-        for one in there[: max(len(there) - most + 1, 0)]:
+        for one in there[: max(len(there) + coming - most, 0)]:
             transport = one.transport
             one.force_close()
             if transport is not None:
                 transport.abort()  # to close it would wait for a client that does not read
-        return server()
 
     # Not a site of aiohttp's, nor create_unix_server: from Python 3.13 on they remove the socket's file, which may be
     # systemd's, or another process's by then.
-    return await asyncio.get_running_loop().create_server(connect, sock=listener)
+    return await loop.create_server(connect, sock=listener)

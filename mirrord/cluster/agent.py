@@ -198,6 +198,7 @@ class Agent:
         while True:
             await self._lacks.wait()
             self._lacks.clear()
+            await self._give_up_conflicts()
             due = self._due()
             for name in [*sorted(self.part.lacking), *due]:
                 network = self.replica.snapshot.networks.get(name)
@@ -218,6 +219,21 @@ class Agent:
                     self._address_problems.pop(name, None)
                     self._addresses[name], self._unsaved = found, True
                     self.news.set()
+
+    def _conflicts(self) -> list[str]:
+        """The flow networks in which something else on the link has this host's address, as the daemon tells."""
+        told = self.look.get("cluster", {}).get("addresses_in_use", {})
+        return [name for name, one in told.items() if self._addresses.get(name) == str(one).partition("/")[0]]
+
+    async def _give_up_conflicts(self) -> None:
+        for name in self._conflicts():
+            one = self._addresses[name]
+            with suppress(StoreError):  # it is tried again
+                await allocation.conflicts(self.etcd, self.keys, name, one, self.settings.host)
+                log.warning("an address is in use by something else: another is taken", flow_network=name, address=one)
+                self._addresses.pop(name, None)
+                self._unsaved = True
+                self.news.set()
 
     async def _apply(self, revision: int) -> bool:
         """Have the daemon run the part; whether it does."""
@@ -262,6 +278,8 @@ class Agent:
                 if self._applied and self.look and look.get("pid") != self.look.get("pid"):
                     self._applied = ""
                 self.look = look
+            if self._conflicts():
+                self._lacks.set()
             if not self._applied:
                 self.news.set()
             elif self._known:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from mirrord.cluster import records
 from mirrord.cluster.errors import StoreError
-from mirrord.cluster.etcd import Etcd, absent, put
+from mirrord.cluster.etcd import Etcd, absent, put, unchanged
 from mirrord.cluster.keys import Keys
 from mirrord.cluster.records import Vnis
 from mirrord.values import AddressRange
@@ -27,7 +27,9 @@ MOST_LOOKED_AT = 4096
 """Among so many is chosen by hosts that take an address ahead, which may be all of a cluster at a time."""
 
 CONFLICT = "conflict"
-"""In place of a host's name: the address is in use by something that is none of the cluster's."""
+"""In place of a host's name: the address is in use by something that is none of the cluster's. It is listed as a host
+is, and freed as one is that is forgotten.
+"""
 
 
 async def address(etcd: Etcd, keys: Keys, network: str, addresses: AddressRange, host: str) -> str:
@@ -60,6 +62,15 @@ async def ahead(etcd: Etcd, keys: Keys, network: str, addresses: AddressRange, h
         return None
     free = [one for one, _ in zip(_free(owners, addresses), range(MOST_LOOKED_AT), strict=False)]
     return await _taken(etcd, keys, network, free, host)
+
+
+async def conflicts(etcd: Etcd, keys: Keys, network: str, one: str, host: str) -> None:
+    """Something else on the link has the host's address: it is nobody's from now on, until somebody frees it."""
+    key = f"{keys.addresses(network)}{one}"
+    found, _ = await etcd.get(key)
+    if found is not None and _owner(found.value) == host:
+        said = records.record({"host": CONFLICT, "found_by": host})
+        await etcd.change([unchanged(key, found.modified)], [put(key, said)])
 
 
 async def _owners(etcd: Etcd, keys: Keys, network: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from mirrord import __version__
 from mirrord.cluster import audit, records
 from mirrord.cluster.agent import Agent
+from mirrord.cluster.allocation import CONFLICT
 from mirrord.cluster.errors import StoreError
 from mirrord.cluster.etcd import Found, delete, delete_below, put
 from mirrord.cluster.objects import Running
@@ -16,6 +17,8 @@ from mirrord.control.callers import Caller
 from mirrord.control.targets import Target
 from mirrord.errors import Refused
 from mirrord.model.validation import not_found
+
+IN_USE = "no host: something else on the link has these addresses; once it has not, forget-host frees them"
 
 
 class HostLook(NamedTuple):
@@ -170,7 +173,8 @@ def _host(name: str, host: Found | None, state: Found | None, owned: Mapping[str
         addresses=owned,
         revision=revision,
         behind=revision < newest,
-        problem="; ".join([*(str(one) for one in problems), *([told["problem"]] if told.get("problem") else [])]),
+        problem="; ".join([*(str(one) for one in problems), *([told["problem"]] if told.get("problem") else [])])
+        or (IN_USE if name == CONFLICT else ""),
         unread=list(told.get("unread", [])),
         sessions=sessions,
         left_out=int(told.get("left_out", 0)),

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from mirrord.cluster.allocation import CONFLICT
 from mirrord.cluster.etcd import Access
 from mirrord.control.configuration.config import parsed
 from mirrord.errors import ConfigError, Problem, nearest
@@ -99,6 +100,8 @@ class Cluster(Model):
         if bool(self.username) != (self.password_file is not None):
             lacking = "password_file" if self.username else "username"
             yield lacking, "username and password_file go together"
+        if self.host == CONFLICT:
+            yield "host", f"{CONFLICT!r} stands for addresses that something else has: choose another name"
         if self.socket == self.daemon:
             yield "socket", "must be another path than the daemon's"
 

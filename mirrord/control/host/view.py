@@ -100,12 +100,13 @@ class Route:
 
 
 class Lease(NamedTuple):
-    """What a flow network has taken, or why it has nothing."""
+    """What a flow network has taken, or why it has nothing; `in_use`: others on the link have all its addresses."""
 
     device: str = ""
     device_index: int = 0
     address: str = ""
     reason: str = ""
+    in_use: bool = False
 
 
 @dataclass(frozen=True, slots=True)

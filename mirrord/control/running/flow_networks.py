@@ -71,6 +71,7 @@ class FlowNetworks:
         self._kept: set[Held] = set()
         self._searches: dict[Place, asyncio.Task[None]] = {}
         self._reasons: dict[Place, str] = {}
+        self._in_use: set[Place] = set()  # all of its addresses, by others
 
     async def leases(self, config: Config, view: View) -> dict[str, Lease]:
         """What each flow network of an enabled mirror has; a search is begun for one that has none."""
@@ -92,13 +93,17 @@ class FlowNetworks:
         for place in self._searches.keys() - places.values():
             self._searches.pop(place).cancel()
             self._reasons.pop(place, None)
+            self._in_use.discard(place)
         for name, place in places.items():
             if name not in held and place in usable and (place not in self._searches or self._searches[place].done()):
                 self._searches[place] = asyncio.create_task(self._search(place))
         return {
             name: Lease(place.network.device, place.device_index, str(held[name].address))
             if name in held
-            else Lease(reason=self._reasons.get(place) or f"looking for a free address on {place.network.device}")
+            else Lease(
+                reason=self._reasons.get(place) or f"looking for a free address on {place.network.device}",
+                in_use=place in self._in_use,
+            )
             for name, place in places.items()
         }
 
@@ -134,6 +139,7 @@ class FlowNetworks:
 
     async def _find(self, place: Place) -> bool:
         """Take the network's address that the device has already, or else the first that is free, if there is one."""
+        self._in_use.discard(place)
         there = await self._run(self._kernel.addresses)
         own = next((address for address in there if place.has(address, there)), None)
         if own is not None:
@@ -141,10 +147,13 @@ class FlowNetworks:
         first, last, _ = place.network.addresses
         if isinstance(first, IPv4Address):
             free = await asyncio.to_thread(arp.first_free, place.network.device, _candidates(first, last, there))
+            if free is None:
+                self._in_use.add(place)
             return free is not None and await self._take(place, Held(free, place.table, TAKEN))
         for candidate in _candidates(first, last, there):
             if await self._take(place, Held(candidate, place.table, TAKEN)):
                 return True
+        self._in_use.add(place)
         return False
 
     async def _take(self, place: Place, held: Held) -> bool:
