@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench import console, harm, rules, scale, startup
+from bench import cluster, console, harm, rules, scale, startup
 from bench.comparison import run as comparison
 from bench.primitives import run as primitives
 
@@ -13,4 +13,5 @@ if __name__ == "__main__":
     comparison.main()
     scale.main()
     harm.main()
+    cluster.main()
     console.main()

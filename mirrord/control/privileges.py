@@ -101,15 +101,16 @@ class Privileges:
         """What another configuration needs that was given up, and the one before it does not."""
         if not self.given_up:
             return []
-        known = set(needs(path, before))
+        wanted = [need for need in needs(path, after) if need.capability in self.given_up and not need.perhaps]
+        known = set(needs(path, before)) if wanted else set[Need]()
         return [
             Problem(
                 need.path,
                 f"{need.why} needs {need.capability}, which mirrord gave up at its start: restart it",
                 after.origin("mirrors", need.mirror) if need.mirror else path,
             )
-            for need in needs(path, after)
-            if need.capability in self.given_up and need not in known and not need.perhaps
+            for need in wanted
+            if need not in known
         ]
 
 
@@ -128,37 +129,37 @@ def needs(path: str, loaded: Loaded) -> list[Need]:
 def _of_sessions(config: Config) -> Iterator[Need]:
     for name, mirror in config.mirrors.items():
         for index, session in enumerate(mirror.sessions):
-            at = join("mirrors", name, "sessions", index)
+            at = "mirrors", name, "sessions", index
             for side, end in (("source", session.source), ("destination", session.destination)):
                 netns = getattr(end, "netns", None)
                 if netns is not None:
-                    yield Need("CAP_SYS_ADMIN", join(at, side, "netns"), "to enter a network namespace", name)
+                    yield Need("CAP_SYS_ADMIN", join(*at, side, "netns"), "to enter a network namespace", name)
                 if netns is not None and (netns.isdecimal() or netns.startswith("/proc/")):
                     yield Need(
-                        "CAP_SYS_PTRACE", join(at, side, "netns"), "the namespace of another user's process", name
+                        "CAP_SYS_PTRACE", join(*at, side, "netns"), "the namespace of another user's process", name
                     )
-                yield from _of_guests(end, join(at, side), name)
+                yield from _of_guests(end, (*at, side), name)
             listen = session.destination.listen if isinstance(session.destination, PcapDestination) else None
             if listen is not None and listen.port < UNPRIVILEGED_PORTS:
-                where = join(at, "destination", "listen")
+                where = join(*at, "destination", "listen")
                 yield Need("CAP_NET_BIND_SERVICE", where, f"to listen on port {listen.port}", name)
             port = getattr(session.source, "port", UNPRIVILEGED_PORTS)
             if isinstance(session.source, TunnelSource) and port < UNPRIVILEGED_PORTS:
-                yield Need("CAP_NET_BIND_SERVICE", join(at, "source", "port"), f"to listen on port {port}", name)
+                yield Need("CAP_NET_BIND_SERVICE", join(*at, "source", "port"), f"to listen on port {port}", name)
     allowed, _ = resource.getrlimit(resource.RLIMIT_NICE)
     if config.daemon.nice < min(0, 20 - allowed):  # getrlimit(2)
         yield Need("CAP_SYS_NICE", "daemon.nice", f"a priority of {config.daemon.nice}")
 
 
-def _of_guests(end: Source | Destination, at: str, mirror: str) -> Iterator[Need]:
+def _of_guests(end: Source | Destination, at: tuple[str, str, str, int, str], mirror: str) -> Iterator[Need]:
     """To ask about guests where no manager answers."""
     if isinstance(end, VmSource | VmDestination) and end.connection == PROCESSES:
-        yield Need("CAP_SYS_PTRACE", join(at, "connection"), "to see which taps other users' processes hold", mirror)
+        yield Need("CAP_SYS_PTRACE", join(*at, "connection"), "to see which taps other users' processes hold", mirror)
     if isinstance(end, ContainerSource):
         for capability in ("CAP_SYS_ADMIN", "CAP_SYS_PTRACE"):
-            yield Need(capability, join(at, "nic"), "a NIC that has no end on the host", mirror, perhaps=True)
+            yield Need(capability, join(*at, "nic"), "a NIC that has no end on the host", mirror, perhaps=True)
     if isinstance(end, ContainerSource) and is_cache(end.engine) and not os.access(end.engine, os.R_OK | os.X_OK):
-        yield Need("CAP_DAC_READ_SEARCH", join(at, "engine"), f"to read {end.engine}", mirror)
+        yield Need("CAP_DAC_READ_SEARCH", join(*at, "engine"), f"to read {end.engine}", mirror)
 
 
 def _of_files(path: str, config: Config) -> Iterator[Need]:

@@ -217,8 +217,9 @@ class SharedSource(Source, ABC):
         before = pipeline.plan
         self.keep_whole()
         pipeline.follow(plan)
-        if plan.capture.selection == before.capture.selection:
-            self._tell(pipeline)
+        if plan.capture.selection == before.capture.selection and pipeline.matches is not None:
+            pipeline.match(pipeline.matches)  # a new tunnel changes the plans of all: each costs what is its own
+            self.capture.follow_way_out(self._members[0].pipeline.plan.forward)
             return
         try:
             self._select()

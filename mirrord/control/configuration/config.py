@@ -323,8 +323,9 @@ class _Combination:
                     uses += [
                         use
                         for at, session, _ in sessions
-                        if isinstance(session, dict)
-                        for use in _uses(join(at, "source"), "flow_network", session.get("source"))
+                        if isinstance(session, dict) and isinstance(source := session.get("source"), dict)
+                        if "flow_network" in source
+                        for use in _uses(join(at, "source"), "flow_network", source)
                     ]
         names = {section: frozenset(self.written[section]) for section in ("flow_networks", "filters")}
         return objects, Declared(daemon or Daemon(), usable, names, tuple(uses), self.files.complete)

@@ -12,15 +12,21 @@ from mirrord.plans import RemotesPlan
 
 
 class Gains:
-    """Remembers each session's counters; one that has counted nothing since then costs a comparison."""
+    """Remembers each session's counters; one that has counted nothing since then costs a comparison.
+
+    `lately` are those that counted something between the last three looks, or that were new at the last two.
+    """
 
     def __init__(self) -> None:
+        self.lately: frozenset[Key] = frozenset()
+        self._counting: set[Key] = set()  # the same of the last two looks
         self._rows: dict[Key, bytes] = {}
         self._counted: dict[Key, Counts] = {}
 
     def look(self, keys: Iterable[Key], running: Mapping[Key, Running], totals: Totals) -> dict[Key, Counts]:
         """What each of these has counted since the last look, slot by slot. A session's first look tells nothing."""
         gains: dict[Key, Counts] = {}
+        counting_before, self._counting = self._counting, set()
         rows_before, counted_before = self._rows, self._counted
         self._rows, self._counted = {}, {}
         for key in keys:
@@ -31,10 +37,12 @@ class Gains:
             if before is not None and rows == rows_before[key]:
                 self._counted[key] = before
                 continue
+            self._counting.add(key)
             now = totals.of(key, runs.counters() if runs is not None else ())
             self._counted[key] = now = tuple(now)
             if before is not None and now != before:
                 gains[key] = tuple([after - earlier for after, earlier in zip(now, before, strict=True)])
+        self.lately = frozenset(self._counting | counting_before)
         return gains
 
 

@@ -24,13 +24,14 @@ from mirrord.control.running.governor import Load
 from mirrord.control.running.held_devices import HeldDevices
 from mirrord.control.running.live import Live
 from mirrord.control.running.opening import Opening, close_all, state_after
-from mirrord.control.running.record import Condition, Running
+from mirrord.control.running.record import Running
 from mirrord.control.running.recorders import Recorders
 from mirrord.control.running.restarts import Restarts
-from mirrord.control.running.said import Said, say_planned, say_state, say_total, say_verdict
+from mirrord.control.running.said import say_planned, say_state, say_total, say_verdict
 from mirrord.control.running.streams import Streams
 from mirrord.control.running.taps import Taps
 from mirrord.control.running.totals import Counts, RuleCounts, Totals, added_rules
+from mirrord.control.running.troubles import Troubles
 from mirrord.control.running.ways import captured_apart, open_all
 from mirrord.control.running.workers import Workers, what
 from mirrord.dataplane.budget import Budget
@@ -73,7 +74,7 @@ class Pipelines:
             self._devices, self._recorders, self._groups, self._streams.ends, native=native, memory=self.memory
         )
         self._restarts = Restarts()
-        self._said = Said()
+        self._troubles = Troubles()
         self._worker_failures = 0
         self.happened = 0  # grows with each plan, verdict and trouble: what is shown of sessions may be another
         self._lock = threading.Lock()  # of all below: a total moves from a pipeline to the past in one step
@@ -115,6 +116,7 @@ class Pipelines:
             self._totals.forget(entries)
         self._opening.forget(entries)
         self._groups.forget(wanted)
+        self._troubles.plan_anew()
         self.happened += 1
 
     def _add_all(self, adds: Sequence[Add]) -> None:
@@ -339,23 +341,24 @@ class Pipelines:
             return bool(self._errors) or any(one.failure for one in self._running.values())
 
     def log_troubles(self) -> None:
-        """Log what has changed by itself: which sessions' copies have nowhere to go, and what they cannot have."""
+        """Log what has changed by itself: which sessions' copies have nowhere to go, and what they cannot have.
+
+        To be asked after `gains`, each second.
+        """
+        stalled = bool(self._workers.stalled())
         with self._lock:
-            now = {key: self._condition(key, one) for key, one in self._running.items()}
-        if self._said.look(now):
+            now = self._troubles.look(self._running, self._planned.entries, self._gains.lately, stalled=stalled)
+        if self._troubles.say(now):
             self.happened += 1
 
-    def _condition(self, key: Key, runs: Running) -> Condition:
-        condition, entry = runs.condition(), self._planned.entries.get(key)
-        if condition.trouble or entry is None or not entry.trouble or entry.state == "waiting":
-            return condition
-        return condition._replace(trouble=entry.trouble)
-
     def told(self) -> bool:
-        """Whether a router has had something to say about copies, or clients came or went, since it was last asked."""
+        """Whether a router has had something to say about copies, or clients came or went, since it was last asked.
+
+        To be asked after `gains`.
+        """
         moved = self._streams.moved()
         with self._lock:
-            running = list(self._running.values())
+            running = [one for key, one in self._running.items() if key in self._gains.lately]
         told = [one.told() for one in running]  # each is to be asked
         return moved or any(told)
 

@@ -158,6 +158,8 @@ class Running:
     @property
     def image(self) -> bytes:
         """The counters' memory, as it is now: the same as it was where nothing has counted."""
+        if len(self.placed) == 1:
+            return self.placed[0][0].counters.row.tobytes()
         return b"".join([pipeline.counters.row.tobytes() for pipeline, _ in self.placed])
 
     def counters(self) -> list[Counts]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from mirrord.control.logs import logger
 from mirrord.control.planning.plan import Entry, Key
@@ -25,13 +25,20 @@ class Said:
     """What was said last of what may change by itself while a session runs."""
 
     def __init__(self) -> None:
-        self._last: dict[Key, Condition] = {}
+        self._last: dict[Key, Condition] = {}  # of those that are not well
 
-    def look(self, now: dict[Key, Condition]) -> bool:
+    @property
+    def unwell(self) -> Collection[Key]:
+        """Those of which something was said that has not ended."""
+        return self._last.keys()
+
+    def look(self, now: Mapping[Key, Condition], *, all_there: bool) -> bool:
         """Say which sessions began, or ceased, to have nowhere to put their copies, and what they cannot have; whether
-        there was anything to say.
+        there was anything to say. `all_there`: no others run.
         """
-        last, self._last = self._last, now
+        last = self._last
+        kept = {} if all_there else {key: one for key, one in last.items() if key not in now}
+        self._last = kept | {key: one for key, one in now.items() if one is not WELL}
         news = False
         for key, condition in now.items():
             before = last.get(key, WELL)
