@@ -7,6 +7,8 @@ import socket
 
 from aiohttp import web
 
+MAX_CONNECTIONS = 64  # of each socket that commands, programs or pages are answered at
+
 
 async def open_for(server: web.Server, listener: socket.socket, most: int) -> asyncio.Server:
     """Answer at a socket that listens. Of more than `most` connections the oldest are closed: idle clients keep nobody

@@ -29,19 +29,18 @@ from mirrord.cluster.etcd import Etcd, absent, put
 from mirrord.cluster.figures import families
 from mirrord.cluster.keys import Keys
 from mirrord.cluster.settings import Cluster
-from mirrord.control import logs
+from mirrord.control import limits, logs
 from mirrord.control.http import activation
 from mirrord.control.logs import logger
 from mirrord.control.notify import notify
 from mirrord.control.reporting.exposition import accepted, render
-from mirrord.crowds import open_for
+from mirrord.crowds import MAX_CONNECTIONS, open_for
 from mirrord.errors import ConfigError, HostError, MirrordError, of_host
 from mirrord.values import Endpoint
 
 log = logger("agent")
 
 CLOSE_SECONDS = 0.5
-MAX_CONNECTIONS = 64  # as of the daemon's sockets
 MAX_SCRAPERS = 16
 
 T = TypeVar("T")
@@ -81,6 +80,7 @@ def main(context: click.Context, path: str, log_format: str, *, check: bool) -> 
     elif context.invoked_subcommand is None:
         logs.configure(log_format)
         logs.level(loaded.log_level)
+        limits.keep_little_memory()
         _or_exit(lambda: uvloop.run(run(loaded)))
 
 

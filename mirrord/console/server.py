@@ -15,10 +15,9 @@ from mirrord.console import pages
 from mirrord.console.guard import Guard, protect, refuse
 from mirrord.console.pages import Pages
 from mirrord.console.relay import MAX_BODY, Relay
-from mirrord.crowds import open_for
+from mirrord.crowds import MAX_CONNECTIONS, open_for
 
 CLOSE_SECONDS = 0.2  # how long an open stream may hold up the end, see aiohttp's shutdown_timeout
-MAX_CONNECTIONS = 64  # any user of this host may connect
 MAX_TOKEN = 4096  # bytes of a request that brings one
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from mirrord.control.http.server import MAX_CONNECTIONS
+from mirrord.crowds import MAX_CONNECTIONS
 from tests.conftest import MakeDaemon
 from tests.support.api import Api
 from tests.support.daemon import ROOT, Daemon
@@ -302,7 +302,7 @@ def test_the_read_only_socket_serves_get_alone(host: Host, daemon: MakeDaemon, t
             answer = reader(method.upper(), resource, {})
             assert (answer.status, answer.code) == (405, "method_not_allowed")
             asked += 1
-    assert asked == 29
+    assert asked == 30
     assert reader.audit() == []
     assert Api(running.socket)("GET", "mirrors").body == before
     assert running.stop()[0] == 0

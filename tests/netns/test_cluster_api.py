@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from mirrord.client import AnsweredError, Client, Tagged
-from mirrord.cluster.main import MAX_CONNECTIONS, MAX_SCRAPERS
+from mirrord.cluster.main import MAX_SCRAPERS
+from mirrord.crowds import MAX_CONNECTIONS
 from tests.support.agent import METRICS, Agent
 from tests.support.crowds import crowd, opened
 from tests.support.ctl import ctl, invoke

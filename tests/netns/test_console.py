@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mirrord.console.server import MAX_CONNECTIONS
+from mirrord.crowds import MAX_CONNECTIONS
 from tests.conftest import MakeDaemon
 from tests.support.console import Console
 from tests.support.crowds import crowd, opened

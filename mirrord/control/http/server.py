@@ -17,9 +17,8 @@ from mirrord.control.origins import Origins
 from mirrord.control.reporting.metrics import Counts
 from mirrord.control.service import Service
 from mirrord.control.shown import Shown
-from mirrord.crowds import open_for
+from mirrord.crowds import MAX_CONNECTIONS, open_for
 
-MAX_CONNECTIONS = 64  # of each socket of the control API: descriptors are for the mirrors
 MAX_SCRAPERS = 8  # each holds all counters while it is answered
 CLOSE_SECONDS = 0.5  # how long an open connection may hold up the end, twice: aiohttp waits, cancels and waits again
 
