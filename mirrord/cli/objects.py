@@ -72,12 +72,28 @@ def export(ask: Asker, *, everything: bool) -> None:
 
 
 def _sections(client: Client, *, everything: bool) -> dict[str, dict[str, Any]]:
-    """Every object by section and name, without what only the daemon says."""
+    """Every object by section and name, without what only the daemon says, and what it cannot read."""
     found = {"flow_networks": client.flow_networks(), "filters": client.filters(), "mirrors": client.mirrors()}
     return {
-        section: {one["name"]: _kept(one) for one in objects if everything or "state" in one["origin"]}
+        section: {
+            one["name"]: _kept(one)
+            for one in objects
+            if (everything or "state" in one["origin"]) and not _left_out(one, section)
+        }
         for section, objects in found.items()
     }
+
+
+def _left_out(one: dict[str, Any], section: str) -> bool:
+    """Whether the agent cannot read an object of a cluster; told, as are a mirror's sessions that are taken out."""
+    sessions = one.get("sessions", [])
+    unreadable = [each for each in sessions if each.get("unreadable")]
+    for each in [one] if one.get("unreadable") else unreadable:
+        what = f"{section}.{one['name']}" + ("" if each is one else f".sessions[{each['name']}]")
+        click.echo(f"mirrorctl: {what}: left out, since the agent cannot read it", err=True)
+    if unreadable:
+        one["sessions"] = [each for each in sessions if each not in unreadable]
+    return bool(one.get("unreadable"))
 
 
 def _kept(one: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ The rows are as those of the daemon's own audit log, with the host.
 
 from __future__ import annotations
 
+import re
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -20,6 +21,12 @@ from mirrord.errors import MirrordError
 
 MOST_ROWS = 10_000
 TOO_MANY = 200  # more, before the oldest ones go
+
+
+FIELDS = frozenset(
+    ("time", "host", "user", "uid", "pid", "operation", "kind", "object", "mirror", "result", "code", "message")
+)
+"""What a row has, at least: one that lacks some was written by something else."""
 
 
 class Entry(NamedTuple):
@@ -72,10 +79,11 @@ async def rows(etcd: Etcd, keys: Keys, mirror: str | None, since: float, limit: 
     found = (await etcd.range(keys.audit)).found
     told = []
     for key in sorted(found):
-        if int(key.removeprefix(keys.audit).partition("-")[0]) / 1e9 < since:
+        written_at = re.match("[0-9]{20}-", key.removeprefix(keys.audit))
+        if written_at is None or int(written_at[0][:-1]) / 1e9 < since:
             continue
         row, problems = records.read(found[key].value, "audit")
-        if not problems and mirror in (None, row.get("mirror")):
+        if not problems and row.keys() >= FIELDS and mirror in (None, row["mirror"]):
             told.append(row)
     return told[-limit:]
 

@@ -27,7 +27,8 @@ from mirrord.control.callers import Caller
 from mirrord.control.targets import SECTION, WORDS, Target, named, replaced, tidy
 from mirrord.errors import ConfigError, MirrordError, Problem, Refused
 from mirrord.merge_patch import merge
-from mirrord.model.validation import not_found
+from mirrord.model.validation import join, not_found
+from mirrord.values import parse_name
 
 TRIES = 10
 CATCH_UP_SECONDS = 3.0
@@ -105,12 +106,13 @@ class Changes:
 
         def edit(objects: Objects) -> tuple[Objects, Target, bool]:
             new = tidy(merge(_there(objects, target), patch))
+            name = _name_of(new, target)
             if operation == "rename":
                 if target.section != "mirrors":
                     _refuse_if_used(objects, target)
-                if written(objects, target._replace(name=str(new["name"]))) is not None:
-                    raise Refused(f"{WORDS[target.kind]} {new['name']!r} exists already")
-            return with_(objects, target, new), target._replace(name=str(new["name"])), False
+                if written(objects, target._replace(name=name)) is not None:
+                    raise Refused(f"{WORDS[target.kind]} {name!r} exists already")
+            return with_(objects, target, new), target._replace(name=name), False
 
         return await self._change(caller, operation, target, edit, condition)
 
@@ -179,7 +181,7 @@ class Changes:
             after = _timed(before, after)
             taken = await self._etcd.range(f"{self._keys.allocated}vni/", keys_only=True)
             after = await asyncio.to_thread(vnis.with_vnis, self._keys, before, after, frozenset(taken.found))
-            warnings = await asyncio.to_thread(validate, after, _changed(before, after))
+            warnings = await asyncio.to_thread(validate, before, after)
             if condition.dry_run:
                 return Done(now, made, after, warnings, self._replica.revision)
             lease = await self._etcd.grant(HOLD_SECONDS)
@@ -281,6 +283,13 @@ def with_(objects: Objects, target: Target, new: Any) -> Objects:
     return {**objects, "mirrors": {**objects["mirrors"], target.mirror: {**mirror, "sessions": sessions}}}
 
 
+def _name_of(new: Mapping[str, Any], target: Target) -> str:
+    try:
+        return parse_name(new.get("name"))
+    except ValueError as error:
+        raise ConfigError([Problem(join(target.path, "name"), str(error))]) from error
+
+
 def _there(objects: Objects, target: Target) -> dict[str, Any]:
     found = written(objects, target)
     if found is None:
@@ -296,13 +305,6 @@ def _refuse_if_used(objects: Objects, target: Target) -> None:
     uses = used_at(objects, target.kind, target.name)
     if uses:
         raise MirrordError("in_use", f"{target} is used at {', '.join(uses)}", uses[0])
-
-
-def _changed(before: Objects, after: Objects) -> dict[str, frozenset[str]]:
-    return {
-        section: frozenset(name for name, one in after[section].items() if before[section].get(name) != one)
-        for section in SECTIONS
-    }
 
 
 def _timed(before: Objects, after: Objects) -> Objects:

@@ -22,7 +22,10 @@ from mirrord import expiry
 from mirrord.cluster.records import RECEIVING, ClusterSession, End
 from mirrord.cluster.snapshot import SessionKey, Snapshot
 from mirrord.control.guests.inventory import Guest, Inventory, Place
+from mirrord.control.logs import logger
 from mirrord.model import DeviceDestination, Mirror, TunnelDestination, TunnelSource, VmDestination, VmSource
+
+log = logger("cluster")
 
 SOURCE, DESTINATION, BOTH = "source", "destination", "both"
 
@@ -180,6 +183,9 @@ class _Derivation:
             make(one, mirror, side)
         except _Waiting as waiting:
             reason = str(waiting)
+        except Exception:
+            log.exception("a bug", mirror=one.mirror, session=one.name)  # one session holds up no other one
+            reason = "what this host shall do of it cannot be worked out, which is a bug: its agent's log tells more"
         self.halves.append(Half(one.mirror, one.name, side, reason))
 
     def _source_half(self, one: ClusterSession, mirror: Mirror, side: str) -> None:

@@ -12,7 +12,7 @@ from mirrord.cluster.allocation import CONFLICT
 from mirrord.cluster.errors import StoreError
 from mirrord.cluster.etcd import Found, delete, delete_below, put
 from mirrord.cluster.objects import Running
-from mirrord.cluster.shown import Shown
+from mirrord.cluster.shown import Shown, shown_of
 from mirrord.control.callers import Caller
 from mirrord.control.targets import Target
 from mirrord.errors import Refused
@@ -160,25 +160,39 @@ class Hosts:
 
 
 def _host(name: str, host: Found | None, state: Found | None, owned: Mapping[str, str], newest: int) -> HostLook:
+    """What a host's records tell, as far as they can be read: each host writes its own."""
     about, _ = records.read(host.value, f"hosts.{name}") if host is not None else ({}, [])
     told, problems = records.read(state.value, f"status.{name}") if state is not None else ({}, [])
-    revision = int(told.get("revision", 0))
-    sessions = [Shown(**one) for one in told.get("sessions", []) if one.keys() == set(Shown._fields)]
+    revision = _number(told.get("revision"))
+    said = _list(told.get("sessions"))
+    sessions = [one for one in map(shown_of, said) if one is not None]
+    unread = [one for one in _list(told.get("unread")) if isinstance(one, dict)]
+    words = [str(one) for one in problems]
+    words += [f"{len(said) - len(sessions)} of its sessions cannot be read"] if len(sessions) < len(said) else []
+    words += [str(told["problem"])] if told.get("problem") else []
+    devices = about.get("devices")
     return HostLook(
         host=name,
         alive=host is not None,
         mirrord=str(about.get("mirrord", "")),
-        since=float(about.get("since", 0.0)),
-        devices=about.get("devices", {}),
+        since=float(_number(about.get("since"))),
+        devices={str(key): str(one) for key, one in devices.items()} if isinstance(devices, dict) else {},
         addresses=owned,
         revision=revision,
         behind=revision < newest,
-        problem="; ".join([*(str(one) for one in problems), *([told["problem"]] if told.get("problem") else [])])
-        or (IN_USE if name == CONFLICT else ""),
-        unread=list(told.get("unread", [])),
+        problem="; ".join(words) or (IN_USE if name == CONFLICT else ""),
+        unread=unread,
         sessions=sessions,
-        left_out=int(told.get("left_out", 0)),
+        left_out=_number(told.get("left_out")),
     )
+
+
+def _number(value: Any) -> Any:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else 0
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _row(host: HostLook, one: Shown) -> dict[str, Any]:

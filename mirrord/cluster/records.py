@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import ip_address
 from typing import Annotated, Any, NamedTuple
 
 from mirrord.errors import Problem
 from mirrord.model import Filter, Mirror, Model, Session, VmDestination
 from mirrord.model.destinations import DeviceDestination
 from mirrord.model.validation import Examined, examine, join
+from mirrord.strict_json import parsed
 from mirrord.values import Addresses, AnyAddress, Description, Written, parse_name, unexpected
 
 VERSION = 1
@@ -117,7 +119,7 @@ class End(NamedTuple):
 def read(text: str, path: str) -> tuple[dict[str, Any], list[Problem]]:
     """What a record says without its version; {} and the problems of one that this agent cannot read."""
     try:
-        written = json.loads(text)
+        written = parsed(text)
     except ValueError as error:
         return {}, [Problem(path, f"the record is not JSON: {error}")]
     if not isinstance(written, dict):
@@ -132,6 +134,17 @@ def read(text: str, path: str) -> tuple[dict[str, Any], list[Problem]]:
 def record(written: Mapping[str, Any]) -> str:
     """A record of the store."""
     return json.dumps({"version": VERSION, **written}, separators=(",", ":"), ensure_ascii=False)
+
+
+def examine_names(names: Iterable[str], path: str) -> list[Problem]:
+    """What is wrong with the names in a record's key."""
+    problems = []
+    for name in names:
+        try:
+            parse_name(name)
+        except ValueError as error:
+            problems.append(Problem(path, str(error)))
+    return problems
 
 
 def examine_network(written: object, path: str) -> Examined:
@@ -188,6 +201,14 @@ def read_end(host: str, text: str, revision: int) -> End | None:
     """None for a record that cannot be read: another end that can be holds then."""
     written, problems = read(text, f"ends.{host}")
     address, vni = written.get("address"), written.get("vni")
-    if problems or not isinstance(address, str) or not (vni is None or isinstance(vni, int)):
+    if problems or not isinstance(address, str) or not _address(address) or not (vni is None or isinstance(vni, int)):
         return None
     return End(host, address, revision, vni=vni)
+
+
+def _address(text: str) -> bool:
+    """Whether it is one, or "" for none."""
+    try:
+        return not text or bool(ip_address(text))
+    except ValueError:
+        return False

@@ -34,6 +34,16 @@ class Shown(NamedTuple):
         return self[:-4]
 
 
+def shown_of(written: Any) -> Shown | None:
+    """What another host wrote of a half; None for what is none of it."""
+    if not isinstance(written, dict) or written.keys() != set(Shown._fields):
+        return None
+    texts, numbers = Shown._fields[:-4], Shown._fields[-4:]
+    good = all(isinstance(written[key], str) for key in texts)
+    good = good and all(isinstance(written[key], int | float) for key in numbers)
+    return Shown(**written) if good else None
+
+
 class HostState(NamedTuple):
     """All that a host has; `left_out` says how many sessions more it has than are listed."""
 

@@ -13,10 +13,13 @@ from mirrord.cluster import records
 from mirrord.cluster.etcd import Found
 from mirrord.cluster.keys import Keys
 from mirrord.cluster.records import ClusterNetwork, ClusterSession
+from mirrord.control.logs import logger
 from mirrord.errors import Problem
 from mirrord.model import DeviceDestination, Filter, Mirror, VmDestination, VmSource
 from mirrord.model.validation import Examined, join, session_path
 from mirrord.values import GLOB
+
+log = logger("cluster")
 
 SessionKey = tuple[str, str]
 """Mirror and session."""
@@ -115,7 +118,7 @@ class Reader:
         written["mirrors"] = {name: {**said, "sessions": []} for name, said in written["mirrors"].items()}
         for (mirror, name), (said, _, _) in parsed["sessions"].items():
             if mirror in written["mirrors"]:
-                written["mirrors"][mirror]["sessions"].append({"name": name, **said})
+                written["mirrors"][mirror]["sessions"].append({**said, "name": name})
         sessions = models("sessions")
         told, _ = (
             records.read(config[self._keys.cluster].value, "cluster") if self._keys.cluster in config else ({}, [])
@@ -136,6 +139,8 @@ class Reader:
 
 
 def _session(name: list[str], written: dict[str, Any], path: str) -> Examined:
+    if "name" in written:
+        return Examined(None, [Problem(join(path, "name"), "unknown key: the record's own key has the name")])
     return records.examine_session(name[0], {"name": name[1], **written}, path)
 
 
@@ -150,9 +155,14 @@ _EXAMINERS: dict[str, Callable[[list[str], dict[str, Any], str], Examined]] = {
 def _parsed(section: str, name: list[str], text: str) -> Parsed:
     path = session_path(*name) if section == "sessions" else join(section, *name)
     written, problems = records.read(text, path)
+    problems += records.examine_names(name, path)
     if problems:
         return {}, None, problems
-    model, problems = _EXAMINERS[section](name, written, path)
+    try:
+        model, problems = _EXAMINERS[section](name, written, path)
+    except Exception:
+        log.exception("a bug", record=path)  # one record holds up no other one
+        return {}, None, [Problem(path, "this agent cannot read the record, which is a bug: its log tells more")]
     return written, model, problems
 
 

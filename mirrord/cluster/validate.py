@@ -6,54 +6,70 @@ say: `status` tells what it refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mirrord.cluster import records
-from mirrord.cluster.records import ClusterSession
+from mirrord.cluster.records import ClusterNetwork, ClusterSession
 from mirrord.control.targets import SECTION, Target
 from mirrord.errors import ConfigError, Problem, nearest
 from mirrord.model import DeviceDestination, DeviceSource, Filter, Mirror, TunnelDestination, VmDestination, VmSource
 from mirrord.model.mirrors import MOST_SESSIONS
 from mirrord.model.validation import join, session_path
-from mirrord.values import parse_name
+from mirrord.values import AddressRange, parse_name
 
 Objects = Mapping[str, Mapping[str, Any]]
 """By section (flow_networks, filters, mirrors) and name, as they were written; sessions within their mirrors."""
 
 
-def validate(objects: Objects, changed: Mapping[str, frozenset[str]]) -> tuple[Problem, ...]:
-    """What is doubtful. ConfigError with every problem of what changed (names by section), and of all together."""
-    problems = list(_names(objects, changed))
+def validate(before: Objects, after: Objects) -> tuple[Problem, ...]:
+    """What is doubtful. ConfigError with every problem that a change brings. One that was there before, of a record
+    that a newer agent or somebody by hand wrote, keeps nobody from changing something else.
+    """
+    changed = {
+        section: [name for name, one in after[section].items() if before[section].get(name) != one]
+        for section in ("flow_networks", "filters", "mirrors")
+    }
+    problems = list(_names(changed))
     filters = {}
-    for name in changed["flow_networks"] & objects["flow_networks"].keys():
-        problems += records.examine_network(objects["flow_networks"][name], join("flow_networks", name)).problems
-    for name in changed["filters"] & objects["filters"].keys():
-        filters[name], found = records.examine_filter(objects["filters"][name], join("filters", name))
+    for name in changed["flow_networks"]:
+        problems += records.examine_network(after["flow_networks"][name], join("flow_networks", name)).problems
+    for name in changed["filters"]:
+        filters[name], found = records.examine_filter(after["filters"][name], join("filters", name))
         problems += found
     sessions: list[ClusterSession] = []
-    for name in changed["mirrors"] & objects["mirrors"].keys():
-        found_sessions, found = _mirror(name, objects["mirrors"][name])
+    for name in changed["mirrors"]:
+        known = before["mirrors"].get(name, {}).get("sessions", [])
+        found_sessions, found = _mirror(name, after["mirrors"][name], known)
         sessions += found_sessions
         problems += found
     if problems:
         raise ConfigError(problems)
-    refused = [*_uses(objects), *_shared_networks(objects), *_same_ends(sessions)]
-    if refused:
+    refused = [*_together(after), *_same_ends(sessions)]
+    there = {*_together(before)} if refused else set()
+    if refused := [one for one in refused if one not in there]:
         raise ConfigError(refused, "refused")
-    return tuple(_doubts(filters, sessions, objects))
+    return tuple(_doubts(filters, sessions, after))
 
 
-def _names(objects: Objects, changed: Mapping[str, frozenset[str]]) -> Iterator[Problem]:
+def _together(objects: Objects) -> Iterator[Problem]:
+    """What is wrong with objects that name each other."""
+    yield from _uses(objects)
+    yield from _shared_networks(objects)
+    yield from _shared_addresses(objects)
+
+
+def _names(changed: Mapping[str, Iterable[str]]) -> Iterator[Problem]:
     for section, names in changed.items():
-        for name in names & objects[section].keys():
+        for name in names:
             try:
                 parse_name(name)
             except ValueError as error:
                 yield Problem(join(section, name), str(error))
 
 
-def _mirror(name: str, written: Any) -> tuple[list[ClusterSession], list[Problem]]:
+def _mirror(name: str, written: Any, known: Sequence[Any]) -> tuple[list[ClusterSession], list[Problem]]:
+    """The sessions that can be read; and the problems but of those that were `known` before."""
     path = join("mirrors", name)
     model, problems = records.examine_mirror(written, path)
     sessions, listed = [], written.get("sessions", [])
@@ -65,7 +81,7 @@ def _mirror(name: str, written: Any) -> tuple[list[ClusterSession], list[Problem
     for each in listed:
         called = str(each.get("name", "")) if isinstance(each, dict) else ""
         one, found = records.examine_session(name, each, session_path(name, called))
-        problems += found
+        problems += [] if found and each in known else found
         if called in names:
             problems.append(Problem(session_path(name, called), "another session of the mirror has this name"))
         names.add(called)
@@ -109,6 +125,25 @@ def _shared_networks(objects: Objects) -> Iterator[Problem]:
         if name is not None and users.setdefault(name, mirror) != mirror:
             path = join("mirrors", mirror, "flow_network")
             yield Problem(path, f"flow network {name!r} is already used at mirrors.{users[name]}")
+
+
+def _shared_addresses(objects: Objects) -> Iterator[Problem]:
+    """Each flow network gives out its own addresses, without looking at those of another."""
+    ranges: dict[str, AddressRange] = {}
+    for name, written in objects["flow_networks"].items():
+        model, problems = records.examine_network(written, "")
+        if problems or not isinstance(model, ClusterNetwork):
+            continue
+        one = model.addresses
+        for other, there in ranges.items():
+            if one.first.version == there.first.version and _overlap(one, there):
+                why = f"{one} has addresses of flow network {other!r} ({there}): two hosts could have the same"
+                yield Problem(join("flow_networks", name, "addresses"), why)
+        ranges[name] = one
+
+
+def _overlap(one: AddressRange, other: AddressRange) -> bool:
+    return int(one.first) <= int(other.last) and int(other.first) <= int(one.last)
 
 
 def _same_ends(sessions: list[ClusterSession]) -> Iterator[Problem]:

@@ -6,7 +6,7 @@ is there and is called so. Each is a key of the store, which says whose it is.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from mirrord.cluster import allocation, records
@@ -38,14 +38,26 @@ def with_vnis(keys: Keys, before: Objects, after: Objects, taken: Collection[str
         found = []
         for session in sessions:
             plain = {key: value for key, value in session.items() if key != "vni"}
-            if network is not None and _travels(name, plain):
+            model = records.examine_session(name, plain, "").model
+            if model is None and session in _sessions(before, name):
+                found.append(session)  # it cannot be read, and stays as it is
+                used.add(f"{keys.vnis(mirror['flow_network'])}{session.get('vni')}" if network is not None else "")
+                continue
+            if network is not None and model is not None and model.travels:
                 prefix = keys.vnis(mirror["flow_network"])
                 said = f"{prefix}{session.get('vni')}"
                 here = kept.get(f"{name}/{plain.get('name')}", "")
                 key = next(
                     (one for one in (here, said) if one.startswith(prefix) and one in old and one not in used), ""
                 )
-                key = key or f"{prefix}{_free(network, mirror, prefix, {*taken, *used, *old})}"
+                if not key and (free := _free(network, prefix, {*taken, *used, *old})) is not None:
+                    key = f"{prefix}{free}"
+                elif not key and session in _sessions(before, name):
+                    found.append(session)  # somebody wrote it by hand: no reason to refuse a change of something else
+                    continue
+                elif not key:
+                    why = f"all VNIs {network.vnis} are taken, or were a minute ago: widen the flow network's `vnis`"
+                    raise Refused(why, f"flow_networks.{mirror['flow_network']}.vnis")
                 used.add(key)
                 plain["vni"] = int(key.removeprefix(prefix))
             found.append(plain)
@@ -83,15 +95,12 @@ def _network(objects: Objects, mirror: Mapping[str, Any]) -> ClusterNetwork | No
     return model if isinstance(model, ClusterNetwork) else None
 
 
-def _travels(mirror: str, session: Mapping[str, Any]) -> bool:
-    model = records.examine_session(mirror, session, "").model
-    return model is not None and model.travels
+def _sessions(objects: Objects, mirror: str) -> Sequence[Any]:
+    found: Sequence[Any] = objects["mirrors"].get(mirror, {}).get("sessions", [])
+    return found
 
 
-def _free(network: ClusterNetwork, mirror: Mapping[str, Any], prefix: str, taken: Collection[str]) -> int:
-    numbers = {int(key.removeprefix(prefix)) for key in taken if key.startswith(prefix)}
-    free = allocation.free_vnis(network.vnis, numbers)
-    if not free:
-        why = f"all VNIs {network.vnis} are taken, or were a minute ago: widen the flow network's `vnis`"
-        raise Refused(why, f"flow_networks.{mirror['flow_network']}.vnis")
-    return free[0]
+def _free(network: ClusterNetwork, prefix: str, taken: Collection[str]) -> int | None:
+    ours = (key.removeprefix(prefix) for key in taken if key.startswith(prefix))
+    free = allocation.free_vnis(network.vnis, {int(one) for one in ours if one.isdecimal()})
+    return free[0] if free else None

@@ -45,7 +45,7 @@ def tidy(written: Any) -> Any:
     """Without what only the daemon says: what it shows may be sent back. A bare source becomes the table it means."""
     if not isinstance(written, dict):
         return written
-    only_shown = {"origin", "running", "warnings", "expired", "in_use"}
+    only_shown = {"origin", "running", "warnings", "expired", "in_use", "unreadable"}
     kept = {key: value for key, value in written.items() if key not in only_shown}
     if isinstance(kept.get("source"), str):
         kept["source"] = {"type": "device", "device": kept["source"]}

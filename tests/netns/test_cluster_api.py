@@ -292,3 +292,76 @@ def test_a_store_that_hangs_is_told_and_nothing_is_forgotten(pair: Pair) -> None
             return {one["name"] for one in pair.json("list", at=at)} - {"more"}
 
         wait_for(lambda: names() == {"core", "another"}, "both know")
+
+
+WRONG = {
+    **{f"config/filters/wrong{number}": text for number, text in enumerate((
+        "no JSON", "[" * 50_000, '{"version":2,"rules":[]}', '{"version":1,"rules":[],"newer":1}', "[1]",
+        '{"version":1,"description":"\\ud800"}', '{"version":1,"version":1}', '{"version":1,"description":NaN}',
+    ))},
+    "config/filters/a name": '{"version":1,"rules":[{"priority":1,"action":"accept"}]}',
+    "config/filters/": '{"version":1,"rules":[{"priority":1,"action":"accept"}]}',
+    "config/mirrors/x/y": '{"version":1}',
+    "config/mirrors/wrong": '{"version":1,"description":5}',
+    "config/mirrors/second": '{"version":1,"flow_network":"flow0"}',
+    "config/mirrors/without": '{"version":1,"flow_network":"nowhere"}',
+    "config/flow_networks/wrong": '{"version":1,"addresses":"192.0.2.10-192.0.2.20/24","vnis":[1,2]}',
+    "config/flow_networks/over": '{"version":1,"addresses":"192.0.2.15-192.0.2.30/24"}',
+    "config/sessions/none/nic": '{"version":1,"source":"tap0","destination":{"type":"device","device":"tap1"}}',
+    "config/sessions/core/newer": '{"version":1,"newer":1,"vni":5001,"source":"tap0","destination":{"type":"vm"}}',
+    "config/sessions/core/named": '{"version":1,"name":"nic","source":"tap0","destination":{"type":"vm"}}',
+    "config/sessions/core/same": json.dumps({
+        "version": 1, "vni": 5000, "filter": "none", "source": {"type": "vm", "vm": "VM-3", "nic": 0},
+        "destination": {"type": "vm", "vm": "VM-1", "nic": 1},
+    }),
+    "ends/b/core/nic": '{"version":1,"address":"no address"}', "ends/x": "x",
+    "hosts/q": "no JSON", "hosts/r": '{"version":1,"since":"today","devices":5,"mirrord":{}}',
+    "status/s": '{"version":1,"revision":"x","sessions":5,"unread":7,"left_out":"y","problem":{}}',
+    "status/t": '{"version":1,"revision":1e400}',
+    "status/u": '{"version":1,"unread":[5],"sessions":[5,{},{"mirror":1}]}',
+    "alloc/addr/flow0/x": '{"version":1,"host":5}', "alloc/vni/flow0/x": "x",
+    "audit/x": "x", "audit/00000000000000000001-x": '{"version":1}',
+}  # fmt: skip
+
+
+def test_records_that_are_wrong_hold_up_nobody(pair: Pair) -> None:
+    """Written by hand, by a newer agent, or by a host that means harm."""
+    pair.ctl("network", "create", "flow0", "--addresses", "192.0.2.10-192.0.2.20/24", "--vnis", "5000-5001")
+    pair.ctl("create", "core", "--flow-network", "flow0")
+    pair.ctl("session", "add", "core", "nic", "--source", VM, "--destination", TO_VM)
+    for key, text in WRONG.items():
+        pair.store.host.run("env", "ETCDCTL_API=3", "etcdctl", "put", f"/mirrord/{key}", stdin=text)
+    newer = pair.keys("config/sessions/core/newer")
+    for at in (pair.a, pair.b):
+        wait_for(lambda: len(pair.json("status", at=at)["unread"]) > 14, "all are read", 10)  # noqa: B023 (called here)
+        for words in (("status",), ("hosts",), ("list",), ("filter", "list"), ("network", "list"), ("show", "core")):
+            pair.ctl(*words, at=at)
+        pair.ctl("filter", "show", "wrong0", at=at)
+        assert [row["object"] for row in pair.json("audit", at=at)][-1] == "nic"
+    exported = pair.ctl("export")
+    assert "wrong" not in exported
+    assert "newer" not in exported
+    pair.ctl("create", "other")
+    pair.ctl("session", "add", "other", "nic", "--source", VM, "--destination", TO_VM)
+    pair.ctl("disable", "core")
+    pair.ctl("enable", "core")
+    assert pair.keys("config/sessions/core/newer") == newer, "what a newer agent wrote stays as it is"
+    assert "exists" in pair.ctl("create", "second", "--flow-network", "flow0", status=1)
+    pair.ctl("delete", "second")
+    assert "already used at mirrors.core" in pair.ctl("create", "second", "--flow-network", "flow0", status=1)
+    pair.ctl("network", "set", "flow0", "--vnis", "5000-5009")
+    assert "newer" in pair.ctl("set", "core", "--name", "renamed", status=1), "the new name would lose what it says"
+    for name in ("newer", "named", "same"):
+        pair.ctl("session", "delete", "core", name)
+    for key in WRONG:
+        pair.store.ctl("del", f"/mirrord/{key}")
+
+
+def test_addresses_of_two_flow_networks_differ(pair: Pair) -> None:
+    """Each gives out its own: two hosts could have the same."""
+    pair.ctl("network", "create", "flow0", "--addresses", "192.0.2.10-192.0.2.20/24")
+    again = ("--addresses", "192.0.2.20-192.0.2.30/24")
+    assert "has addresses of flow network 'flow0'" in pair.ctl("network", "create", "flow1", *again, status=1)
+    pair.ctl("network", "create", "flow1", "--addresses", "192.0.2.21-192.0.2.30/24")
+    assert "has addresses of" in pair.ctl("network", "set", "flow0", *again, status=1)
+    pair.ctl("network", "create", "flow2", "--addresses", "2001:db8::15-2001:db8::30/64")

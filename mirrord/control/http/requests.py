@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, NoReturn
+from typing import Any
 
 from aiohttp import web
 
@@ -16,10 +15,10 @@ from mirrord import periods
 from mirrord.control.callers import Caller, peer
 from mirrord.control.targets import Target
 from mirrord.errors import MirrordError
+from mirrord.strict_json import TooDeepError, parsed
 
 MAX_BODY = 1 << 20  # bytes: a filter of 4,000 rules
 MAX_ORIGIN = 16 << 20  # bytes: 10,000 sessions of a cluster
-MAX_DEPTH = 32  # a mirror has five: itself, its sessions, one of them, its source, the devices
 BODY_SECONDS = 10.0
 MAX_ROWS = 20_000  # more than the audit log holds
 CHECKED = ("put", "patch", "delete", "enable", "disable")
@@ -62,40 +61,13 @@ async def json_object(request: web.Request) -> dict[str, Any]:
     except (ConnectionError, web.RequestPayloadError) as error:
         raise MirrordError("bad_request", f"the body did not come whole: {error}") from None
     try:
-        value = json.loads(body.decode(), parse_constant=_no_number, object_pairs_hook=_once)
-        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
-    except RecursionError:
-        raise _too_deep() from None
+        value = parsed(body.decode())
+    except TooDeepError as error:
+        raise MirrordError("bad_request", f"the body has {error}") from None
     except ValueError as error:
         raise MirrordError("bad_request", f"the body is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise MirrordError("bad_request", "the body is not a JSON object")
-    if _deeper_than(MAX_DEPTH, value):
-        raise _too_deep()
-    return value
-
-
-def _too_deep() -> MirrordError:
-    return MirrordError("bad_request", f"the body has more than {MAX_DEPTH} objects and lists within each other")
-
-
-def _deeper_than(depth: int, value: Any) -> bool:
-    """Whether more objects and lists than this are within each other."""
-    level = [value]
-    for _ in range(depth):
-        inner = (one.values() if isinstance(one, dict) else one for one in level)
-        level = [part for parts in inner for part in parts if isinstance(part, (dict, list))]
-    return bool(level)
-
-
-def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        raise ValueError("a key is there twice")
     return value
 
 
