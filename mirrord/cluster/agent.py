@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import socket
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -71,6 +72,7 @@ class Agent:
         self._addresses: dict[str, str] = {}
         self._address_problems: dict[str, str] = {}
         self._lacks = asyncio.Event()
+        self._verified = 0  # the link's `renewed` when the addresses were
         self._ahead_at: dict[str, float] = {}  # when it is time to take an address ahead
         self._applied = ""  # the body that the daemon has
         self._applied_news = asyncio.Event()
@@ -145,7 +147,7 @@ class Agent:
             self._guests, self._unsaved = guests, True
         self._forget_addresses()
         self.part = await self._derive(snapshot, guests)
-        if self.part.lacking or self._due():
+        if self.part.lacking or self._due() or self.link.renewed != self._verified:
             self._lacks.set()
         applied = await self._apply(revision)
         self._tell_store()
@@ -161,7 +163,9 @@ class Agent:
         """What this host shall do now. What has left, and is listened for, follows from what is here."""
         ends, settings = self.replica.ends, self.settings
         while True:
-            here = Here(settings.host, settings.devices, self._addresses, guests, self._left)
+            here = Here(
+                settings.host, settings.devices, self._addresses, guests, self._left, dict(self._address_problems)
+            )
             part = await asyncio.to_thread(derive, snapshot, ends, here, time.time())
             left = self._leaving.look(part.destinations, ends, received(self.look), time.monotonic())
             if left == self._left:
@@ -199,26 +203,51 @@ class Agent:
             await self._lacks.wait()
             self._lacks.clear()
             await self._give_up_conflicts()
+            await self._verify_addresses()
             due = self._due()
             for name in [*sorted(self.part.lacking), *due]:
-                network = self.replica.snapshot.networks.get(name)
+                network = self._network(name)
                 if network is None:
                     continue  # it is gone since
                 if name in due:
                     self._ahead_at[name] = time.monotonic() + AGAIN_SECONDS
                 take = allocation.ahead if name in due else allocation.address
                 try:
-                    found = await take(self.etcd, self.keys, name, network.addresses, self.settings.host)
+                    found = await take(self.etcd, self.keys, network, self.settings.host)
                 except StoreError as error:
                     if name not in due and self._address_problems.get(name) != error.message:
                         log.warning("no address in a flow network", flow_network=name, reason=error.message)
                         self._address_problems[name] = error.message
+                        self.news.set()
                     continue
                 if found is not None:
                     log.info("has an address in a flow network", flow_network=name, address=found)
                     self._address_problems.pop(name, None)
                     self._addresses[name], self._unsaved = found, True
                     self.news.set()
+
+    def _network(self, name: str) -> allocation.Network | None:
+        network = self.replica.snapshot.networks.get(name)
+        record = self.replica.config.get(self.keys.object("flow_networks", name))
+        return allocation.Network(name, network.addresses, record.modified) if network and record else None
+
+    async def _verify_addresses(self) -> None:
+        """Whenever the link is `renewed`: who forgot the host, or restored a backup, may have given them to others."""
+        if self.link.renewed == self._verified or not self.link.connected:
+            return
+        before = self.link.renewed
+        for name, one in [*self._addresses.items()]:
+            network = self._network(name)
+            try:
+                if network is None or await allocation.holds(self.etcd, self.keys, network, one, self.settings.host):
+                    continue
+            except StoreError:
+                return  # it is tried again with the next turn
+            log.warning("an address is not this host's any more: another is taken", flow_network=name, address=one)
+            self._addresses.pop(name, None)
+            self._unsaved = True
+            self.news.set()
+        self._verified = before
 
     def _conflicts(self) -> list[str]:
         """The flow networks in which something else on the link has this host's address, as the daemon tells."""
@@ -272,6 +301,7 @@ class Agent:
             except MirrordError as error:
                 if isinstance(error, DaemonUnreachableError):
                     self._applied = ""  # it may come back without
+                    self.daemon_problem = error.message
                 self.daemon_problem = self.daemon_problem or error.message
                 self.look = {}
             else:
@@ -293,7 +323,7 @@ class Agent:
 
     def state(self) -> HostState:
         """How this host does."""
-        return host_state(self.part, self.refused, self.look, self.replica.snapshot.unread)
+        return host_state(self.part, self.refused, self.look, self.replica.snapshot.unread, self.daemon_problem)
 
     def _tell_store(self) -> None:
         """What is this host's own: that it lives, how it does, and its destinations once the daemon listens."""
@@ -304,6 +334,7 @@ class Agent:
                     "since": round(self.started_at, 3),
                     "devices": dict(self.settings.devices),
                     "addresses": dict(self._addresses),
+                    "node": socket.gethostname(),
                 }
             ),
             self.keys.status(self.settings.host): self._status(),
@@ -327,7 +358,9 @@ class Agent:
         found = self.state()
         told = {
             "revision": self.applied_revision,
-            "problem": self.daemon_problem,
+            "problem": "; ".join(filter(None, (self.link.twin, self.daemon_problem))),
+            "managers": self._silent_managers(),
+            "up": found.up,
             "unread": [one._asdict() for one in found.unread],
             "left_out": found.left_out,
         }
@@ -337,6 +370,10 @@ class Agent:
             self._counted = time.monotonic(), plain
             self._last_status = records.record({**told, "sessions": [one._asdict() for one in found.sessions]})
         return self._last_status
+
+    def _silent_managers(self) -> list[str]:
+        """Why VMs of some sessions are not found here, whoever has them."""
+        return sorted({answer.problem for answer in self._guests.values() if answer.problem})
 
     async def _save(self) -> None:
         self._unsaved = False

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Iterator, Mapping
 from ipaddress import ip_address
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from mirrord.cluster import records
 from mirrord.cluster.errors import StoreError
@@ -32,29 +32,42 @@ is, and freed as one is that is forgotten.
 """
 
 
-async def address(etcd: Etcd, keys: Keys, network: str, addresses: AddressRange, host: str) -> str:
+class Network(NamedTuple):
+    """A flow network as its record at a revision says: an address is taken only while it says that still."""
+
+    name: str
+    addresses: AddressRange
+    revision: int
+
+
+async def address(etcd: Etcd, keys: Keys, network: Network, host: str) -> str:
     """The address of a host in a flow network: the one that it has, or else a free one, from now on its own.
 
     StoreError `no_address`: all are taken.
     """
+    name, addresses, _ = network
     for _ in range(TRIES):
-        owners = await _owners(etcd, keys, network)
+        owners = await _owners(etcd, keys, name)
         if (own := _own(owners, addresses, host)) is not None:
             return own
         free = _some(_free(owners, addresses))
         if not free:
-            why = f"all addresses {addresses} of flow network {network!r} are taken: widen the range, or forget a host"
+            why = f"all addresses {addresses} of flow network {name!r} are taken: widen the range, or forget a host"
             raise StoreError("no_address", why)
         if (taken := await _taken(etcd, keys, network, free, host)) is not None:
             return taken
-    raise StoreError("no_address", f"others took each address of flow network {network!r} that was tried")
+        found, _ = await etcd.get(keys.object("flow_networks", name))
+        if found is None or found.modified != network.revision:
+            raise StoreError("no_address", f"flow network {name!r} was changed meanwhile")
+    raise StoreError("no_address", f"others took each address of flow network {name!r} that was tried")
 
 
-async def ahead(etcd: Etcd, keys: Keys, network: str, addresses: AddressRange, host: str) -> str | None:
+async def ahead(etcd: Etcd, keys: Keys, network: Network, host: str) -> str | None:
     """An address for a host that does not need one yet; None where that would leave others short: less than half of the
     range is free, or another host was faster. StoreError.
     """
-    owners = await _owners(etcd, keys, network)
+    addresses = network.addresses
+    owners = await _owners(etcd, keys, network.name)
     if (own := _own(owners, addresses, host)) is not None:
         return own
     size = int(addresses.last) - int(addresses.first) + 1
@@ -62,6 +75,18 @@ async def ahead(etcd: Etcd, keys: Keys, network: str, addresses: AddressRange, h
         return None
     free = [one for one, _ in zip(_free(owners, addresses), range(MOST_LOOKED_AT), strict=False)]
     return await _taken(etcd, keys, network, free, host)
+
+
+async def holds(etcd: Etcd, keys: Keys, network: Network, one: str, host: str) -> bool:
+    """Whether an address is the host's: it may have been freed, and taken by another one, while nobody looked. Others
+    that are the host's are freed.
+    """
+    owners = await _owners(etcd, keys, network.name)
+    if owners.get(one, host) != host or (one not in owners and not await _taken(etcd, keys, network, [one], host)):
+        return False
+    for other in (address for address, owner in owners.items() if owner == host and address != one):
+        await etcd.delete(f"{keys.addresses(network.name)}{other}")
+    return True
 
 
 async def conflicts(etcd: Etcd, keys: Keys, network: str, one: str, host: str) -> None:
@@ -87,11 +112,12 @@ def _free(owners: Mapping[str, str], addresses: AddressRange) -> Iterator[str]:
     return (one for one in found if one not in owners)
 
 
-async def _taken(etcd: Etcd, keys: Keys, network: str, free: list[str], host: str) -> str | None:
-    """One of these addresses; None where another host took it meanwhile."""
+async def _taken(etcd: Etcd, keys: Keys, network: Network, free: list[str], host: str) -> str | None:
+    """One of these addresses; None where another host took it meanwhile, or the flow network was changed."""
     one = random.choice(free)  # noqa: S311 (no secret)
-    key = f"{keys.addresses(network)}{one}"
-    done = await etcd.change([absent(key)], [put(key, records.record({"host": host}))])
+    key = f"{keys.addresses(network.name)}{one}"
+    conditions = [absent(key), unchanged(keys.object("flow_networks", network.name), network.revision)]
+    done = await etcd.change(conditions, [put(key, records.record({"host": host}))])
     return one if done.succeeded else None
 
 

@@ -16,10 +16,12 @@ from typing import Any, NamedTuple
 
 from mirrord import expiry
 from mirrord.cluster import records, vnis
+from mirrord.cluster.allocation import within
 from mirrord.cluster.audit import Entry, audited, shorten
 from mirrord.cluster.errors import StoreError
 from mirrord.cluster.etcd import Etcd, delete, delete_below, put, unchanged
 from mirrord.cluster.keys import Keys
+from mirrord.cluster.records import ClusterNetwork
 from mirrord.cluster.replica import Replica
 from mirrord.cluster.snapshot import Reader, Snapshot
 from mirrord.cluster.validate import Objects, alike, used_at, validate
@@ -188,6 +190,7 @@ class Changes:
             conditions, operations = vnis.changes(self._keys, before, after, lease)
             operations += [
                 *self._operations(before, after),
+                *await self._addresses_freed(before, after),
                 put(self._keys.guard, records.record({"by": self._host})),
                 entry._replace(old=_shown(before, target), new=_shown(after, now)).operation_now(self._keys),
             ]
@@ -229,6 +232,17 @@ class Changes:
             for session in mirror.get("sessions", []):
                 own = {key: value for key, value in session.items() if key != "name"}
                 found[self._keys.object("sessions", session["name"], name)] = records.record(own)
+        return found
+
+    async def _addresses_freed(self, before: Objects, after: Objects) -> list[dict[str, Any]]:
+        """The addresses that are not of their flow network any more, since its range was changed."""
+        found = []
+        for name, one in after["flow_networks"].items():
+            network = records.examine_network(one, "").model
+            if before["flow_networks"].get(name, one) != one and isinstance(network, ClusterNetwork):
+                prefix = self._keys.addresses(name)
+                there = (await self._etcd.range(prefix, keys_only=True)).found
+                found += [delete(key) for key in there if not within(key.removeprefix(prefix), network.addresses)]
         return found
 
     def _operations(self, before: Objects, after: Objects) -> list[dict[str, Any]]:

@@ -34,8 +34,9 @@ HERE, MOVES, LEFT, ELSEWHERE = "here", "moves", "left", "elsewhere"
 
 
 class Here(NamedTuple):
-    """A host: its name, its devices by flow network, the address that it has in each, and the guests on it; and the
-    sessions whose destinations were here lately, each with whether sources are still told to send here.
+    """A host: its name, its devices by flow network, the address that it has in each, and the guests on it; the
+    sessions whose destinations were here lately, each with whether sources are still told to send here; and why it
+    has no address in a flow network where that is known.
     """
 
     host: str
@@ -43,6 +44,7 @@ class Here(NamedTuple):
     addresses: Mapping[str, str]
     guests: Inventory
     left: Mapping[SessionKey, bool] = {}
+    without: Mapping[str, str] = {}
 
 
 class Half(NamedTuple):
@@ -212,7 +214,7 @@ class _Derivation:
         there = [end for end in known.values() if end.host != self.here.host]
         last = max(there, key=lambda end: (bool(end.address), not end.stale, end.revision), default=None)
         if last is None or not last.address:
-            raise _Waiting(f"{_words(one)} is on no host of the cluster now")
+            raise _Waiting(_unknown(one))
         return {"remote": last.address, "vni": one.vni}
 
     def _ends_before(self, one: ClusterSession) -> Mapping[str, End]:
@@ -244,7 +246,8 @@ class _Derivation:
             raise _Waiting(f"this host has no device for flow network {name!r}: see devices in its agent.toml")
         if name not in self.here.addresses:
             self.lacking.add(name)
-            raise _Waiting(f"this host has no address in flow network {name!r} yet")
+            why = self.here.without.get(name, "")
+            raise _Waiting(f"this host has no address in flow network {name!r} yet{why and ': '}{why}")
         said = self.snapshot.written["flow_networks"][name]
         kept = {key: said[key] for key in ("description", "gateway") if key in said}
         address = f"{self.here.addresses[name]}/{network.addresses.prefix_length}"
@@ -274,8 +277,8 @@ def _is(guest: Guest, name: str) -> bool:
     return name in (guest.name, guest.id) or fnmatchcase(guest.name, name)
 
 
-def _words(one: ClusterSession) -> str:
+def _unknown(one: ClusterSession) -> str:
     end = one.session.destination
     if isinstance(end, VmDestination):
-        return f"VM {end.vm!r}"
-    return f"{one.destination_host!r}, which has the destination,"
+        return f"VM {end.vm!r} is on no host of the cluster now"
+    return f"host {one.destination_host!r} does not say that its destination can be reached there"

@@ -12,11 +12,11 @@ class StoreError(MirrordError):
 
 
 class StoreUnreachableError(StoreError):
-    """No endpoint answers, or none that has a leader; `maybe`: what was asked may have been done nevertheless."""
+    """An endpoint does not answer, or has no leader; `maybe`: what was asked may have been done nevertheless."""
 
-    def __init__(self, message: str, *, maybe: bool = False) -> None:
-        super().__init__("store_unreachable", message)
-        self.maybe = maybe
+    def __init__(self, message: str, endpoint: str = "", *, maybe: bool = False) -> None:
+        super().__init__("store_unreachable", f"{endpoint}: {message}" if endpoint else message)
+        self.endpoint, self.maybe = endpoint, maybe
 
 
 class ForbiddenError(StoreError):

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 
+from mirrord.cluster import certificates
 from mirrord.cluster.errors import (
     CompactedError,
     LeaseGoneError,
@@ -133,6 +134,7 @@ class Etcd:
         self._access = access
         self._at = 0
         self._token = ""
+        self._known: set[str] = set()  # endpoints that have answered
         self._session: aiohttp.ClientSession | None = None
 
     @property
@@ -154,17 +156,27 @@ class Etcd:
                 return Contents(revision, found)
             start = base64.b64encode(base64.b64decode(pairs[-1]["key"]) + b"\0").decode()
 
-    async def get(self, key: str) -> tuple[Found | None, Head]:
-        """What a key has, and who says so."""
-        answer = await self._ask("kv/range", {"key": encoded(key)}, f"read {key}")
+    async def get(self, key: str, *, of_node: bool = False) -> tuple[Found | None, Head]:
+        """What a key has, and who says so. `of_node`: as the node that is asked knows it, maybe a moment ago,
+        which costs the others nothing.
+        """
+        body = {"key": encoded(key)} | ({"serializable": True} if of_node else {})
+        answer = await self._ask("kv/range", body, f"read {key}")
         pairs, header = answer.get("kvs", []), answer["header"]
         head = Head(str(header["cluster_id"]), int(header["raft_term"]), int(header["revision"]))
         return (_pair(pairs[0])[1] if pairs else None), head
 
-    async def change(self, conditions: Sequence[Mapping[str, Any]], operations: Sequence[Mapping[str, Any]]) -> Done:
-        """All of the operations if all conditions hold, else none of them."""
+    async def change(
+        self,
+        conditions: Sequence[Mapping[str, Any]],
+        operations: Sequence[Mapping[str, Any]],
+        *,
+        again: bool = False,
+        words: str = "change the cluster",
+    ) -> Done:
+        """All of the operations if all conditions hold, else none of them. `again`: to do them twice is the same."""
         body = {"compare": conditions, "success": operations}
-        answer = await self._ask("kv/txn", body, "change", again=False)
+        answer = await self._ask("kv/txn", body, words, again=again)
         return Done(bool(answer.get("succeeded")), int(answer["header"]["revision"]))
 
     async def put(self, key: str, value: str, lease: int = 0) -> int:
@@ -218,22 +230,21 @@ class Etcd:
             for one, revision in starts.items()
         )
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
-        headers = {"Authorization": self._token} if self._token else {}
+        headers, at = {"Authorization": self._token} if self._token else {}, self.endpoint
         try:
-            async with self._http().post(
-                f"{self.endpoint}/v3/watch", data=requests, timeout=timeout, headers=headers
-            ) as response:
+            async with self._http().post(f"{at}/v3/watch", data=requests, timeout=timeout, headers=headers) as response:
                 if response.status != 200:
-                    raise self._refused(response.status, await _json(response), "watch")
+                    raise _refused(at, response.status, await _json(response), "watch")
                 async for one in _values(response.content):
-                    yield self._news(one)
-            raise StoreUnreachableError(f"{self.endpoint}: the watch ended")
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise self._unreachable(error) from error
+                    yield _news(at, one)
+            raise StoreUnreachableError("the watch ended", at)
+        except NO_ANSWER as error:
+            raise self._unreachable(at, error) from error
 
-    def next_endpoint(self) -> None:
-        """Ask another one from now on."""
-        self._at = (self._at + 1) % len(self._access.endpoints)
+    def next_endpoint(self, failed: str) -> None:
+        """Ask another one from now on, unless somebody else has seen to that."""
+        if failed == self.endpoint:
+            self._at = (self._at + 1) % len(self._access.endpoints)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -243,49 +254,35 @@ class Etcd:
 
     # --- how it is asked ---
 
-    def _news(self, answer: Any) -> tuple[Event, ...]:
-        result = answer.get("result") if isinstance(answer, dict) else None
-        if result is None:
-            error = answer.get("error", answer) if isinstance(answer, dict) else answer
-            raise self._refused(int(error.get("http_code", 500)) if isinstance(error, dict) else 500, error, "watch")
-        if result.get("canceled"):
-            if int(result.get("compact_revision", 0)):
-                raise CompactedError(int(result["compact_revision"]))
-            raise self._refused(400, {"message": result.get("cancel_reason", "the watch was canceled")}, "watch")
-        return tuple(map(_event, result.get("events", [])))
-
     async def _ask(self, what: str, body: Mapping[str, Any], words: str, *, again: bool = True) -> Any:
         """The answer. With `again` what was asked may be asked twice, of another endpoint."""
-        last: StoreError | None = None
+        asked: set[str] = set()
         for _ in range(2 * len(self._access.endpoints)):
             try:
                 await self._authenticate()
                 return await self._post(what, body, words)
             except TokenError as error:
-                self._token, last = "", error
+                self._token, last = "", StoreError(error.code, error.message)
             except StoreUnreachableError as error:
-                self.next_endpoint()
+                self.next_endpoint(error.endpoint)
+                asked.add(error.endpoint)
                 last = error
-                if error.maybe and not again:
+                if (error.maybe and not again) or self.endpoint in asked:
                     break
-                if self._at == 0:
-                    break  # each was asked
-        assert last is not None  # there is an endpoint
         raise last
 
     async def _post(self, what: str, body: Mapping[str, Any], words: str, seconds: float = ANSWER_SECONDS) -> Any:
         timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS)
-        headers = {"Authorization": self._token} if self._token else {}
+        headers, at = {"Authorization": self._token} if self._token else {}, self.endpoint
         try:
-            async with self._http().post(
-                f"{self.endpoint}/v3/{what}", json=body, timeout=timeout, headers=headers
-            ) as response:
+            async with self._http().post(f"{at}/v3/{what}", json=body, timeout=timeout, headers=headers) as response:
                 answer = await _json(response)
                 if response.status != 200 or not isinstance(answer, dict):
-                    raise self._refused(response.status, answer, words)
+                    raise _refused(at, response.status, answer, words)
+                self._known.add(at)
                 return answer
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise self._unreachable(error) from error
+        except NO_ANSWER as error:
+            raise self._unreachable(at, error) from error
 
     async def _authenticate(self) -> None:
         if self._token or not self._access.username:
@@ -313,38 +310,51 @@ class Etcd:
         access = self._access
         if not any(one.startswith("https:") for one in access.endpoints):
             return True
-        for key in ("ca", "certificate", "key"):
-            path = getattr(access, key)
-            try:
-                if path:
-                    Path(path).read_bytes()
-            except OSError as error:
-                raise StoreError("store_refused", f"{path}: {error.strerror}", key) from error
-        try:
-            context = ssl.create_default_context(cafile=access.ca or None)
-            if access.certificate:
-                context.load_cert_chain(access.certificate, access.key or None)
-        except ssl.SSLError as error:
-            why = f"the certificate, its key or the ca cannot be used: {error.reason or error}"
-            raise StoreError("store_refused", why, "certificate") from error
-        return context
+        return certificates.context(access.ca, access.certificate, access.key)
 
-    def _refused(self, status: int, answer: Any, words: str) -> StoreError:
-        error = of_answer(status, answer, words)
-        if isinstance(error, StoreUnreachableError):
-            return StoreUnreachableError(f"{self.endpoint}: {error.message}", maybe=True)
-        return error
-
-    def _unreachable(self, error: Exception) -> StoreUnreachableError:
+    def _unreachable(self, at: str, error: Exception) -> StoreUnreachableError:
         """Why there is no answer. Where no connection was made nothing was done."""
-        if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
-            why = f"the certificates of store and agent do not go together: {error}"
-            return StoreUnreachableError(f"{self.endpoint}: {why}")
-        words = "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
-        if "alert" in words.lower() and "certificate" in words.lower():
-            words = f"the store refuses this agent's certificate ({words})"
         none = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
-        return StoreUnreachableError(f"{self.endpoint}: {words}", maybe=not none)
+        words = str(error) or type(error).__name__
+        if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
+            words = f"the certificates of store and agent do not go together: {error}"
+        elif isinstance(error, TimeoutError):
+            words = "no answer in time"
+        elif isinstance(error, aiohttp.ClientConnectorError):
+            words = str(error.os_error.strerror or error.os_error)
+        elif "alert" in words.lower() and "certificate" in words.lower():
+            words = f"the store refuses this agent's certificate ({words})"
+        elif isinstance(error, aiohttp.ClientOSError | aiohttp.ServerDisconnectedError | RuntimeError):
+            words = "it closed the connection" + ("" if at in self._known else _MAYBE[at.startswith("https:")])
+        if at.startswith("https:") and (dates := certificates.out_of_time(self._access.certificate)):
+            words = f"{words} ({dates})"
+        return StoreUnreachableError(words, at, maybe=not none)
+
+
+_MAYBE = (
+    ": is it etcd's client port, and is it https: there?",
+    ": is it etcd's client port, and does it take this agent's certificate?",
+)
+
+NO_ANSWER = (aiohttp.ClientError, TimeoutError, OSError, RuntimeError)
+"""The last is uvloop's, of a connection that was closed while something was written to it."""
+
+
+def _refused(at: str, status: int, answer: Any, words: str) -> StoreError:
+    error = of_answer(status, answer, words)
+    return StoreUnreachableError(error.message, at, maybe=True) if isinstance(error, StoreUnreachableError) else error
+
+
+def _news(at: str, answer: Any) -> tuple[Event, ...]:
+    result = answer.get("result") if isinstance(answer, dict) else None
+    if result is None:
+        error = answer.get("error", answer) if isinstance(answer, dict) else answer
+        raise _refused(at, int(error.get("http_code", 500)) if isinstance(error, dict) else 500, error, "watch")
+    if result.get("canceled"):
+        if int(result.get("compact_revision", 0)):
+            raise CompactedError(int(result["compact_revision"]))
+        raise _refused(at, 400, {"message": result.get("cancel_reason", "the watch was canceled")}, "watch")
+    return tuple(map(_event, result.get("events", [])))
 
 
 def _pair(pair: Mapping[str, str]) -> tuple[str, Found]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from mirrord import __version__
-from mirrord.cluster import audit, records
+from mirrord.cluster import audit, doubts, records
 from mirrord.cluster.agent import Agent
 from mirrord.cluster.allocation import CONFLICT
 from mirrord.cluster.errors import StoreError
@@ -23,7 +24,7 @@ IN_USE = "no host: something else on the link has these addresses; once it has n
 
 class HostLook(NamedTuple):
     """A host as the store tells of it. `revision` is that of the configuration that it runs, `behind` by how much that
-    is not the newest one; `alive` is whether its agent sees the store.
+    is not the newest one; `alive` is whether its agent sees the store. `managers` says why VMs are not found on it.
     """
 
     host: str
@@ -38,21 +39,22 @@ class HostLook(NamedTuple):
     unread: list[dict[str, Any]]
     sessions: list[Shown]
     left_out: int
+    up: int
+    managers: list[str]
 
 
 class Look(NamedTuple):
-    """All hosts, and the revision of the newest configuration."""
+    """All hosts, the revision of the newest configuration, and the keys of the addresses that each host has."""
 
     revision: int
     hosts: list[HostLook]
+    taken: Mapping[str, list[str]] = {}
 
     def as_json(self) -> list[dict[str, Any]]:
         return [
             {
                 **one._asdict(),
                 "sessions": len(one.sessions) + one.left_out,
-                "up": sum(each.state == "up" for each in one.sessions),
-                "unread": one.unread,
             }
             for one in self.hosts
         ]
@@ -73,10 +75,13 @@ class Hosts:
         addresses = (await etcd.range(f"{keys.allocated}addr/", head.revision)).found
         names = {key.removeprefix(keys.hosts) for key in hosts} | {key.removeprefix(keys.states) for key in states}
         owned: dict[str, dict[str, str]] = {}
+        taken: dict[str, list[str]] = {}
         for key, found in addresses.items():
             network, _, address = key.removeprefix(f"{keys.allocated}addr/").rpartition("/")
             owner = str(records.read(found.value, "alloc")[0].get("host", ""))
-            owned.setdefault(owner, {})[network] = address
+            taken.setdefault(owner, []).append(key)
+            own = owned.setdefault(owner, {})
+            own[network] = f"{own[network]} {address}" if network in own else address
         newest = guard.modified if guard is not None else 0
         return Look(
             newest,
@@ -85,16 +90,30 @@ class Hosts:
                 for name in sorted(names | owned.keys())
                 if name
             ],
+            taken,
         )
 
     async def running(self) -> Running:
         """How sessions do on each host; where the store does not tell, on this one."""
-        hosts = await self._hosts_or_own()
         found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-        for host in hosts:
-            for one in host.sessions:
-                found.setdefault((one.mirror, one.session), []).append(_row(host, one))
+        for row in self._rows(await self._hosts_or_own()):
+            found.setdefault((row["mirror"], row["session"]), []).append(row)
         return found
+
+    def _rows(self, hosts: list[HostLook]) -> list[dict[str, Any]]:
+        """The halves of all sessions as rows of the daemon's status, and what no host says of them by itself."""
+        snapshot = self._agent.replica.snapshot
+        told = {one.host: doubts.Told(one.alive, one.sessions, one.left_out, one.managers) for one in hosts}
+        whole = self._agent.link.connected
+        unheard = doubts.unheard(snapshot, told) if whole else {}
+        rows = []
+        for host in hosts:
+            away = [] if host.alive else ["the host's agent was not heard of: this is what it told last"]
+            for one in host.sessions:
+                doubt = unheard.get((one.mirror, one.session)) if one.state == "up" else None
+                rows.append(_row(host.host, one, away if doubt is None else [*away, doubt]))
+        nowhere = doubts.nowhere(snapshot, told, time.time()) if whole else ()
+        return [*rows, *(_row("", one, []) for one in nowhere)]
 
     async def status(self) -> dict[str, Any]:
         """The agent, every host and every session. Where the store does not answer, this host's."""
@@ -115,7 +134,7 @@ class Hosts:
                 "alarms": await self._alarms(),
             },
             "hosts": Look(agent.replica.snapshot.guard, hosts).as_json(),
-            "sessions": [_row(host, one) for host in hosts for one in host.sessions],
+            "sessions": self._rows(hosts),
             "unread": [one._asdict() for one in agent.replica.snapshot.unread],
         }
 
@@ -131,8 +150,7 @@ class Hosts:
         if dry_run:
             return
         entry = audit.Entry(caller, agent.settings.host, "forget", Target("host", host), old={"name": host})
-        addresses = [f"{keys.addresses(network)}{address}" for network, address in one.addresses.items()]
-        operations = [delete(key) for key in (*addresses, keys.host(host), keys.status(host))]
+        operations = [delete(key) for key in (*look.taken.get(host, ()), keys.host(host), keys.status(host))]
         operations += [
             delete_below(f"{keys.ends}{host}/"),
             put(keys.guard, records.record({"by": agent.settings.host})),
@@ -149,6 +167,7 @@ class Hosts:
                 settings.host, False, __version__, self._agent.started_at, settings.devices, {},
                 self._agent.applied_revision, False, self._agent.daemon_problem,
                 [one._asdict() for one in state.unread], list(state.sessions), state.left_out,
+                state.up, [],
             )
         ]  # fmt: skip
 
@@ -184,6 +203,8 @@ def _host(name: str, host: Found | None, state: Found | None, owned: Mapping[str
         unread=unread,
         sessions=sessions,
         left_out=_number(told.get("left_out")),
+        up=_number(told.get("up", sum(one.state == "up" for one in sessions))),
+        managers=[str(one) for one in _list(told.get("managers"))],
     )
 
 
@@ -195,18 +216,18 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _row(host: HostLook, one: Shown) -> dict[str, Any]:
-    """A half of a session, as a row of the daemon's status."""
+def _row(host: str, one: Shown, warnings: list[str]) -> dict[str, Any]:
+    """A half of a session, as a row of the daemon's status; "" for no host."""
     return {
         "mirror": one.mirror,
         "session": one.session,
-        "host": host.host,
+        "host": host,
         "side": one.side,
-        "source": f"{host.host}:{one.source or '-'}",
+        "source": f"{host}:{one.source or '-'}" if host else "-",
         "destination": one.destination,
         "state": one.state,
         "reason": one.reason,
-        "warnings": [] if host.alive else ["the host's agent was not heard of: this is what it told last"],
+        "warnings": warnings,
         "frames_per_second": one.frames_per_second,
         "bits_per_second": one.bits_per_second,
         "memory_bytes": 0,

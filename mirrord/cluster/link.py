@@ -9,22 +9,29 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from itertools import islice
+from typing import TypeVar
 
 from mirrord.cluster import records
 from mirrord.cluster.errors import CompactedError, LeaseGoneError, StoreError, StoreUnreachableError
-from mirrord.cluster.etcd import Etcd
+from mirrord.cluster.etcd import Etcd, Found, delete, put
 from mirrord.cluster.keys import Keys
 from mirrord.cluster.replica import Replica
 from mirrord.control.logs import logger
 
 log = logger("cluster")
 
+T = TypeVar("T")
+
 LEASE_SECONDS = 30
 KEEP_SECONDS = 10.0
 AGAIN_SECONDS = 0.2, 5.0
 """How long to wait before the store is asked again: at first, and at most; each time twice as long, times 0.5 to 1."""
+
+WRITTEN_AT_ONCE = 100
+"""Keys of one transaction: etcd allows 128 unless it is told otherwise. One by one, 2,000 ends take 40 s."""
 
 GONE = records.record({"address": ""})
 """Of an end that was here: a source elsewhere is to stop sending, which the end of a lease does not say."""
@@ -43,8 +50,10 @@ class Link:
         self.complete = False
         self._publish = asyncio.Event()
         self.connected = False
+        self.renewed = 0  # how often what is this host's in the store may have changed unseen
         self.problem = "the store was not asked yet"
         self.own_problem = ""  # what keeps this host's own from being written
+        self.twin = ""  # about another agent that calls itself as this one does
         self.failures = 0
         self._seen = time.monotonic()
 
@@ -86,6 +95,7 @@ class Link:
 
     def _caught_up(self) -> None:
         if not self.connected:
+            self._renew()  # it may have come from a backup
             log.info("follows the store", endpoint=self._etcd.endpoint, revision=self._replica.revision)
         self.connected, self.problem = True, ""
         self._changed()
@@ -98,7 +108,7 @@ class Link:
         self.failures += 1
         self.connected, self.problem = False, error.message
         if isinstance(error, StoreUnreachableError):
-            self._etcd.next_endpoint()
+            self._etcd.next_endpoint(error.endpoint)
         self._changed()
 
     # --- what is this host's own ---
@@ -110,6 +120,7 @@ class Link:
             try:
                 if self._lease:
                     await self._etcd.keep(self._lease)
+                    await self._see_own()
                 else:
                     await self._etcd.get(self._keys.cluster)  # only whether it is there
             except LeaseGoneError:
@@ -144,24 +155,65 @@ class Link:
             log.warning("this host's own cannot be written to the store", reason=str(error))
         self.own_problem = error.message
 
+    async def _see_own(self) -> None:
+        """See whether what was written is there still: somebody may have deleted it, and another host may have the
+        name of this one.
+        """
+        found, _ = await self._etcd.get(self._keys.host(self._host), of_node=True)
+        if self._written is None or (found is not None and found.lease == self._lease):
+            twin = ""
+        else:
+            self._renew()
+            self._changed()
+            twin = _twin(self._host, found) if found is not None else ""
+        if twin != self.twin:
+            if twin:
+                log.error("two agents have the name of this host", reason=twin)
+            self.twin = twin
+            self._changed()
+
+    def _renew(self) -> None:
+        self.renewed += 1
+        self._written = None
+        self._publish.set()
+
     async def _write(self, own: dict[str, str], *, complete: bool) -> None:
         if not self._lease:
             self._lease = await self._etcd.grant(LEASE_SECONDS)
             self._written = None
         if self._written is None:
-            ends = await self._etcd.range(f"{self._keys.ends}{self._host}/")
-            there = {key: found.value for key, found in ends.found.items()}
-            self._written = {key: "" for key in there if key not in own}  # under another lease: to be written anew
-        for key, value in own.items():
-            if self._written.get(key) != value:
-                await self._etcd.put(key, value, self._lease)
-                self._written[key] = value
+            self._written = await self._there()
+        wanted: dict[str, str | None] = {key: value for key, value in own.items() if self._written.get(key) != value}
         for key in [one for one in self._written if one not in own] if complete else ():
             session = tuple(key.split("/")[-2:])
-            if session in self._replica.snapshot.sessions:
-                if self._written[key] != GONE:
-                    await self._etcd.put(key, GONE, self._lease)
-                    self._written[key] = GONE
-            else:
-                await self._etcd.delete(key)
-                del self._written[key]
+            if session not in self._replica.snapshot.sessions:
+                wanted[key] = None
+            elif self._written[key] != GONE:
+                wanted[key] = GONE
+        for some in batched(wanted.items(), WRITTEN_AT_ONCE):
+            operations = [delete(key) if value is None else put(key, value, self._lease) for key, value in some]
+            await self._etcd.change([], operations, again=True)
+            for key, value in some:
+                self._written[key] = value or ""
+                if value is None:
+                    del self._written[key]
+
+    async def _there(self) -> dict[str, str]:
+        """What the store has of this host's own: "" for what is under another lease, and is to be written anew."""
+        ends = (await self._etcd.range(f"{self._keys.ends}{self._host}/")).found
+        for key in (self._keys.host(self._host), self._keys.status(self._host)):
+            if (found := (await self._etcd.get(key))[0]) is not None:
+                ends[key] = found
+        return {key: found.value if found.lease == self._lease else "" for key, found in ends.items()}
+
+
+def _twin(host: str, found: Found) -> str:
+    node = str(records.read(found.value, f"hosts.{host}")[0].get("node", "an unknown node"))
+    return f"another agent calls itself {host!r}, too, on {node}: give one of the two another `host` in its agent.toml"
+
+
+def batched(items: Iterable[T], most: int) -> Iterator[list[T]]:
+    """So many at a time."""
+    rest = iter(items)
+    while some := list(islice(rest, most)):
+        yield some

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path as File
@@ -37,8 +38,8 @@ DEFAULT_PATH = "/etc/mirrord/agent.toml"
 
 def _endpoint(value: object) -> str:
     text = value.rstrip("/") if isinstance(value, str) else ""
-    scheme, _, rest = text.partition("://")
-    if scheme in ("http", "https") and rest and not set(rest) & set("/?# "):
+    match = re.fullmatch(r"https?://(?:[^\s/?#@:\[\]]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})", text)
+    if match and 0 < int(match[1]) < 1 << 16:
         return text
     raise unexpected('the address of a client port of etcd, such as "https://192.0.2.1:2379"', value)
 

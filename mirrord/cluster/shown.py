@@ -45,28 +45,36 @@ def shown_of(written: Any) -> Shown | None:
 
 
 class HostState(NamedTuple):
-    """All that a host has; `left_out` says how many sessions more it has than are listed."""
+    """All that a host has; `left_out` says how many sessions more it has than are listed, `up` how many of all run."""
 
     sessions: tuple[Shown, ...]
     unread: tuple[Unread, ...]
     left_out: int
+    up: int
 
 
 def host_state(
-    part: Part, refused: Iterable[Mapping[str, Any]], look: Mapping[str, Any], unread: Sequence[Unread]
+    part: Part,
+    refused: Iterable[Mapping[str, Any]],
+    look: Mapping[str, Any],
+    unread: Sequence[Unread],
+    daemon_problem: str,
 ) -> HostState:
-    """From what was derived, what the daemon left out, and its status."""
+    """From what was derived, what the daemon left out, its status, and why it has none."""
     rows: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in look.get("sessions", []):
         rows.setdefault((row["mirror"], row["session"]), []).append(row)
     why = {(one.get("mirror") or one.get("name"), one.get("name")): str(one.get("message", "")) for one in refused}
-    found = [one for half in part.halves for one in _half(half, rows, why)]
+    silent = daemon_problem or "the daemon has not said yet how it does"
+    found = [one for half in part.halves for one in _half(half, rows, why, silent)]
     found.sort(key=lambda one: one.state == "up")
-    return HostState(tuple(found[:MOST_SESSIONS]), tuple(unread[:MOST_UNREAD]), max(len(found) - MOST_SESSIONS, 0))
+    up = sum(one.state == "up" for one in found)
+    left_out = max(len(found) - MOST_SESSIONS, 0)
+    return HostState(tuple(found[:MOST_SESSIONS]), tuple(unread[:MOST_UNREAD]), left_out, up)
 
 
 def _half(
-    half: Half, rows: Mapping[tuple[str, str], list[Mapping[str, Any]]], why: Mapping[tuple[Any, Any], str]
+    half: Half, rows: Mapping[tuple[str, str], list[Mapping[str, Any]]], why: Mapping[tuple[Any, Any], str], silent: str
 ) -> Iterable[Shown]:
     name = f"{half.session}{RECEIVING}" if half.side == DESTINATION else half.session
     bare = Shown(half.mirror, half.session, half.side, "", "waiting", half.reason)
@@ -76,7 +84,7 @@ def _half(
     elif refused:
         yield bare._replace(state="refused", reason=refused)
     elif not rows.get((half.mirror, name)):
-        yield bare._replace(reason="the daemon has not said yet how it does")
+        yield bare._replace(reason=silent)
     else:
         for row in rows[half.mirror, name]:
             counters = row["counters"]

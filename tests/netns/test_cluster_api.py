@@ -60,6 +60,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
                 directory / "none.sock",
                 endpoints=[store.url],
                 metrics="" if agents else "127.0.0.1:9819",
+                devices={"flow0": "em02"},
             )
             text = agent.file.read_text()
             agent.file.write_text(text.replace(f'host = "{host.label}"', f'host = "{name}"'))
@@ -259,12 +260,45 @@ destination = { type = "device", device = "tap1", host = "b" }
 
 
 def test_a_host_that_is_gone_can_be_forgotten(pair: Pair) -> None:
-    pair.store.ctl("put", "/mirrord/alloc/addr/flow0/192.0.2.11", '{"version":1,"host":"old"}')
+    for address in ("192.0.2.11", "192.0.2.12"):
+        pair.store.ctl("put", f"/mirrord/alloc/addr/flow0/{address}", '{"version":1,"host":"old"}')
     pair.store.ctl("put", "/mirrord/ends/old/core/nic", '{"version":1,"address":"192.0.2.11"}')
     assert "no such host: odd" in pair.ctl("forget-host", "odd", status=1)
     pair.ctl("forget-host", "old")
     assert not pair.keys("alloc/addr/")
     assert not pair.keys("ends/")
+
+
+def test_an_address_is_of_the_range_and_the_hosts_alone(pair: Pair) -> None:
+    def taken(addresses: set[str]) -> bool:
+        found = {key.rpartition("/")[2]: json.loads(one)["host"] for key, one in pair.keys("alloc/addr/").items()}
+        shown = [" ".join(one["addresses"].values()) for one in pair.json("hosts") if one["host"] in ("a", "b")]
+        return found.keys() == addresses and sorted(found.values()) == ["a", "b"] and {*shown} == addresses
+
+    pair.ctl("network", "create", "flow0", "--addresses", "192.0.2.10-192.0.2.11/24")
+    pair.ctl("create", "core", "--flow-network", "flow0", "--enable")
+    a, b = (f"type=device,device=tap,host={name}" for name in ("a", "b"))
+    for name, source, destination in (("to", a, b), ("from", b, a)):
+        pair.ctl("session", "add", "core", name, "--source", source, "--destination", destination)
+    wait_for(lambda: taken({"192.0.2.10", "192.0.2.11"}), "each host has one")
+    pair.ctl("network", "set", "flow0", "--addresses", "192.0.2.20-192.0.2.21/24")
+    wait_for(lambda: taken({"192.0.2.20", "192.0.2.21"}), "each has one of the new range, and none of the old one")
+    pair.ctl("network", "set", "flow0", "--addresses", "192.0.2.30/24")
+
+    def told() -> bool:
+        return "all addresses 192.0.2.30/24 of flow network 'flow0' are taken" in pair.ctl("status")
+
+    wait_for(told, "the range is too small")
+    pair.ctl("network", "set", "flow0", "--addresses", "192.0.2.20-192.0.2.21/24")
+    wait_for(lambda: taken({"192.0.2.20", "192.0.2.21"}), "each has one again")
+    for address, owner in (("192.0.2.20", "other"), ("192.0.2.21", "other")):  # as after forget-host, or a backup
+        pair.store.ctl("put", f"/mirrord/alloc/addr/flow0/{address}", json.dumps({"version": 1, "host": owner}))
+    pair.store.kill()
+    pair.store.start()
+    pair.ctl("network", "set", "flow0", "--addresses", "192.0.2.20-192.0.2.23/24")
+    wait_for(lambda: len(pair.keys("alloc/addr/")) == 4, "each has another", 20)
+    pair.ctl("forget-host", "other")
+    wait_for(lambda: taken({"192.0.2.22", "192.0.2.23"}), "those of the other are free")
 
 
 def test_where_no_agent_answers_it_is_told_what_to_do(tmp_path: Path) -> None:

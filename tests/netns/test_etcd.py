@@ -153,13 +153,19 @@ def test_of_fifty_who_want_an_address_each_has_its_own(store: Store) -> None:
     addresses = parse_address_range("192.0.2.1-192.0.2.50/24")
 
     async def asked(etcd: Etcd) -> None:
+        revision = await etcd.put(KEYS.object("flow_networks", "flow0"), "{}")
+
         async def take(host: str) -> str:
-            return await allocation.address(etcd, KEYS, "flow0", addresses, host)
+            return await allocation.address(etcd, KEYS, allocation.Network("flow0", addresses, revision), host)
 
         found = await asyncio.gather(*(take(f"h{number}") for number in range(50)))
         assert len(set(found)) == 50
         assert await take("h7") == found[7], "the one that it has"
         with pytest.raises(StoreError, match="forget a host"):
+            await take("another")
+        await etcd.delete(f"{KEYS.addresses('flow0')}{found[7]}")
+        await etcd.put(KEYS.object("flow_networks", "flow0"), "{}")
+        with pytest.raises(StoreError, match="was changed meanwhile"):
             await take("another")
 
     store.ask(asked)
