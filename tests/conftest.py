@@ -10,6 +10,7 @@ from typing import Protocol
 import pytest
 from hypothesis import settings
 
+from tests.support import prepared
 from tests.support.daemon import Daemon, Setting
 from tests.support.ovs import OpenVSwitch
 from tests.support.sniffer import Sniffer
@@ -42,6 +43,12 @@ class MakeSniffer(Protocol):
 
 class MakeOpenVSwitch(Protocol):
     def __call__(self, host: Host) -> OpenVSwitch: ...
+
+
+@pytest.fixture(scope="session", autouse=True)
+def prepared_interpreter() -> Iterator[None]:
+    with prepared.running():
+        yield
 
 
 @pytest.fixture

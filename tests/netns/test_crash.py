@@ -30,6 +30,8 @@ from tests.support.wait import wait_for
 pytestmark = pytest.mark.alone
 
 SESSIONS = 4
+COMMAND = ("env",)
+"""Words before the daemon's: it starts as a command does, with all that it has to load."""
 
 
 @pytest.fixture
@@ -88,7 +90,7 @@ def test_a_killed_daemon_comes_back_as_it_was_within_a_second(
     for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
         monkeypatch.delenv(name)
     host, collector = hosts
-    daemon = Daemon(host, tmp_path, "", up=False, dataplane="native")
+    daemon = Daemon(host, tmp_path, "", up=False, under=COMMAND, dataplane="native")
     api = Api(daemon.socket)
     for vni in range(SESSIONS):
         assert api("PUT", f"mirrors/m{vni}", mirror("tap0", vni, direction="egress")).status == 201
@@ -103,7 +105,7 @@ def test_a_killed_daemon_comes_back_as_it_was_within_a_second(
 
         copies = sniff(collector, "up0", "udp port 4789", snaplen=128)
         begun = time.time()
-        daemon = Daemon(host, tmp_path, "", dataplane="native")
+        daemon = Daemon(host, tmp_path, "", under=COMMAND, dataplane="native")
         seen = copies.stop().fields("frame.time_epoch", "vxlan.vni")
         first = {vni: float(at) - begun for at, vni in reversed(seen)}
         assert first.keys() == {str(vni) for vni in range(SESSIONS)}

@@ -6,12 +6,10 @@ import http.client
 import json
 import signal
 import socket
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.support.daemon import ROOT
 from tests.support.metrics import Metrics
 from tests.support.process import Process
 from tests.support.topology import Host
@@ -50,14 +48,14 @@ class Agent:
 
     def command(self, *words: str) -> str:
         """What `mirrord-agent WORDS` prints."""
-        python = ("env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "mirrord.cluster.main", "-c", str(self.file))
-        return self.host.run(*python, *words, check=False)
+        asked = self.host.program("mirrord.cluster.main", "-c", str(self.file), *words, directory=self.directory)
+        asked.wait(60)
+        return asked.output()
 
     def start(self) -> None:
-        self._process = self.host.spawn(
-            *self._under, "env", "PYTHONUNBUFFERED=1", f"PYTHONPATH={ROOT}", sys.executable,
-            "-m", "mirrord.cluster.main", "-c", str(self.file), directory=self.directory,
-        )  # fmt: skip
+        self._process = self.host.program(
+            "mirrord.cluster.main", "-c", str(self.file), directory=self.directory, under=self._under
+        )
         try:
             wait_for(self._answers, "the agent answers", 30)
         except AssertionError as late:

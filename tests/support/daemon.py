@@ -6,7 +6,6 @@ import http.client
 import json
 import signal
 import socket
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,10 +59,9 @@ class Daemon:
             notify.bind(str(at))
             at.chmod(0o777)  # as systemd's own
             notify.setblocking(False)
-            self._process = self.host.spawn(
-                *self._under, "env", f"NOTIFY_SOCKET={at}", "PYTHONUNBUFFERED=1", f"PYTHONPATH={ROOT}",
-                sys.executable, "-m", "mirrord.control.daemon", "-c", str(self.file),
-                directory=self._directory,
+            self._process = self.host.program(
+                "mirrord.control.daemon", "-c", str(self.file),
+                directory=self._directory, under=self._under, NOTIFY_SOCKET=str(at),
             )  # fmt: skip
             try:
                 wait_for(lambda: self._ready(notify), "READY=1 from the daemon", 60)

@@ -5,16 +5,41 @@ from __future__ import annotations
 import signal
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO, Any, Protocol
+
+
+class Child(Protocol):
+    """What is needed of a Popen."""
+
+    pid: int
+
+    @property
+    def stdin(self) -> IO[str] | None: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, sig: int) -> None: ...
+    def kill(self) -> None: ...
 
 
 class Process:
-    def __init__(self, command: Sequence[str], *, directory: Path | None = None) -> None:
-        self.command = command
+    """A command that was started, or what `start` made of the file that its output goes to."""
+
+    def __init__(
+        self,
+        command: Sequence[str] = (),
+        *,
+        directory: Path | None = None,
+        start: Callable[[IO[Any]], Child] | None = None,
+    ) -> None:
         self._output = tempfile.NamedTemporaryFile()  # noqa: SIM115 (closed by close)
-        self._popen = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=self._output, stderr=subprocess.STDOUT, cwd=directory, text=True
+        self._popen: Child = (
+            start(self._output)
+            if start
+            else subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=self._output, stderr=subprocess.STDOUT, cwd=directory, text=True
+            )
         )
 
     @property

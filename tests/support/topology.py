@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -18,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from tests.support import prepared
 from tests.support.process import Process
 
 _CLONE_NEWNET = 0x40000000
@@ -49,7 +51,18 @@ class Host:
 
     def spawn(self, *command: str, directory: Path | None = None) -> Process:
         """The command, started; it is killed when the host goes, at the latest."""
-        process = Process(["ip", "netns", "exec", self.name, *command], directory=directory)
+        return self._kept(Process(["ip", "netns", "exec", self.name, *command], directory=directory))
+
+    def program(self, *command: str, directory: Path, under: Sequence[str] = (), **environment: str) -> Process:
+        """`python -m COMMAND` of this tree, likewise; by a prepared interpreter, unless there are words `under` it."""
+        environment = {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(prepared.ROOT), **environment}
+        ready = prepared.interpreter()
+        if under or ready is None:
+            given = [f"{name}={value}" for name, value in environment.items()]
+            return self.spawn(*under, "env", *given, sys.executable, "-m", *command, directory=directory)
+        return self._kept(Process(start=lambda output: ready.start(self.name, command, environment, directory, output)))
+
+    def _kept(self, process: Process) -> Process:
         self._processes.append(process)
         return process
 
