@@ -10,9 +10,9 @@ from typing import Protocol
 import pytest
 from hypothesis import settings
 
-from tests.support import prepared
 from tests.support.daemon import Daemon, Setting
 from tests.support.ovs import OpenVSwitch
+from tests.support.prepared import prepared
 from tests.support.sniffer import Sniffer
 from tests.support.topology import Host, Topology
 
@@ -47,7 +47,7 @@ class MakeOpenVSwitch(Protocol):
 
 @pytest.fixture(scope="session", autouse=True)
 def prepared_interpreter() -> Iterator[None]:
-    with prepared.running():
+    with prepared():
         yield
 
 

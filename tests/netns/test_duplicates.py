@@ -71,6 +71,8 @@ def _download(guest: Host, peer: Host, *arguments: str) -> None:
     assert server.wait(30) == 0
     left = "ss", "-Htan", "state", "connected", "exclude", "time-wait"
     wait_for(lambda: not (guest.run(*left) + peer.run(*left)).strip(), "nothing is sent again any more", 60)
+    queue = "tc", "-s", "qdisc", "show", "dev", "eth0"  # to what is still in it the peer has an RST to say
+    wait_for(lambda: "backlog 0b 0p" in guest.run(*queue), "the last is sent", 60)
 
 
 def test_super_frames_are_there_once(

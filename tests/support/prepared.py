@@ -127,7 +127,7 @@ def interpreter() -> Prepared | None:
 
 
 @contextmanager
-def running() -> Iterator[None]:
+def prepared() -> Iterator[None]:
     """Meanwhile there is one."""
     global _running  # noqa: PLW0603 (hosts are made everywhere, and the process has one interpreter for all)
     _running = Prepared()

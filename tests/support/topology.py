@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from tests.support import prepared
+from tests.support.prepared import ROOT, interpreter
 from tests.support.process import Process
 
 _CLONE_NEWNET = 0x40000000
@@ -55,8 +55,8 @@ class Host:
 
     def program(self, *command: str, directory: Path, under: Sequence[str] = (), **environment: str) -> Process:
         """`python -m COMMAND` of this tree, likewise; by a prepared interpreter, unless there are words `under` it."""
-        environment = {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(prepared.ROOT), **environment}
-        ready = prepared.interpreter()
+        environment = {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT), **environment}
+        ready = interpreter()
         if under or ready is None:
             given = [f"{name}={value}" for name, value in environment.items()]
             return self.spawn(*under, "env", *given, sys.executable, "-m", *command, directory=directory)
@@ -71,8 +71,8 @@ class Host:
         return _run(["ip", "-n", self.name, *arguments.split()])
 
     def add_bridge(self, name: str, *ports: str) -> None:
-        """A bridge, up, with these devices as its ports."""
-        self.ip(f"link add name {name} type bridge")
+        """A bridge, up, with these devices as its ports. One that snoops on multicast has IGMP reports of its own."""
+        self.ip(f"link add name {name} type bridge mcast_snooping 0")
         self.ip(f"link set dev {name} up")
         for port in ports:
             self.ip(f"link set dev {port} master {name}")
