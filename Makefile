@@ -61,10 +61,17 @@ test: venv
 
 lint: venv
 	@tests/setup lint
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint-python lint-page lint-c
+
+lint-python:
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
+
+lint-page:
 	node build/typescript/tsc.js -p mirrord/console
+
+lint-c:
 	.venv/bin/clang-format --dry-run --Werror $(c)
 	CFLAGS=-Werror .venv/bin/python setup.py -q build_ext --force --build-lib build/lint --build-temp build/lint
 
@@ -121,4 +128,4 @@ kill: venv
 clean:
 	rm -rf .venv build dist *.egg-info mirrord/dataplane/*.so
 
-.PHONY: help venv demo test lint wheel deb pristine booted docs bench vm-test migrated sanitize fuzz soak kill clean
+.PHONY: help venv demo test lint lint-python lint-page lint-c wheel deb pristine booted docs bench vm-test migrated sanitize fuzz soak kill clean
