@@ -3,6 +3,7 @@
 PYTHON ?= python3
 export PYTHON
 export MIRRORD_REQUIRE_NATIVE = 1
+unexport PYTHONDONTWRITEBYTECODE # what each of some thousand interpreters would compile again
 
 DIST ?= dist
 FUZZ_SECONDS ?= 600
