@@ -71,7 +71,7 @@ def _download(guest: Host, peer: Host, *arguments: str) -> None:
     assert server.wait(30) == 0
     left = "ss", "-Htan", "state", "connected", "exclude", "time-wait"
     wait_for(lambda: not (guest.run(*left) + peer.run(*left)).strip(), "nothing is sent again any more", 60)
-    queue = "tc", "-s", "qdisc", "show", "dev", "eth0"  # to what is still in it the peer has an RST to say
+    queue = "tc", "-s", "qdisc", "show", "dev", "eth0"  # what is still in it has an RST for an answer
     wait_for(lambda: "backlog 0b 0p" in guest.run(*queue), "the last is sent", 60)
 
 
@@ -114,6 +114,7 @@ def test_retransmissions_are_copied_each_time(
     peer.run(*DROPS.split())
     wanted = request.config.getoption("--retransmissions") // (1 if dataplane == "native" else 10)
     _download(guest, peer, "-P", "32", "-n", f"{wanted * 14 * 1448 * 4}")
+    wait_for(lambda: len(copies.lines("tcp")) == len(wire.lines("tcp")), "the last RSTs, there and here")
     ended = wire.stop()
     expected = packets(ended.frames("tcp"))
     metrics = mirrord.settle(3 * expected.total())
