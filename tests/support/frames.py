@@ -10,6 +10,7 @@ import struct
 from dataclasses import replace
 
 from hypothesis import strategies as st
+from scapy.utils import checksum
 
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.rules import Selection
@@ -46,13 +47,13 @@ payloads = st.builds(
 
 def _transport(draw: st.DrawFn, protocol: int, payload: bytes) -> bytes:
     ports = struct.pack("!HH", draw(st.sampled_from(PORTS)), draw(st.sampled_from(PORTS)))
-    checksum = draw(st.sampled_from([0, 0x1234, 0xFFFF]))
+    field = draw(st.sampled_from([0, 0x1234, 0xFFFF]))
     if protocol == UDP:
-        return ports + struct.pack("!HH", len(payload) + 8 & 0xFFFF, checksum) + payload
+        return ports + struct.pack("!HH", len(payload) + 8 & 0xFFFF, field) + payload
     options = draw(st.sampled_from([0, 0, 12, 40]))
     sequence = draw(st.sampled_from([0, 1000, 0xFFFFFFF0]))
     flags = (20 + options) // 4 << 12 | draw(st.sampled_from([0x10, 0x18, 0x19, 0x98, 0x1FF, 0xFFF]))
-    return ports + struct.pack("!IIHHHH", sequence, 7, flags, 512, checksum, 0) + b"\1" * options + payload
+    return ports + struct.pack("!IIHHHH", sequence, 7, flags, 512, field, 0) + b"\1" * options + payload
 
 
 def _network(draw: st.DrawFn, protocol: int, inner: bytes) -> tuple[int, bytes]:
@@ -98,8 +99,8 @@ def _tunnel(draw: st.DrawFn, ethertype: int, inner: bytes) -> tuple[int, bytes]:
     else:
         units = draw(st.sampled_from([0, 1, 2]))
         header, port = struct.pack("!BBHI", units, 0, 0x6558, 5 << 8) + bytes(4 * units), 6081
-    checksum = draw(st.sampled_from([0, 0, 0x1234]))
-    header = struct.pack("!HHHH", 50000, port, len(header) + len(inner) + 8 & 0xFFFF, checksum) + header
+    field = draw(st.sampled_from([0, 0, 0x1234]))
+    header = struct.pack("!HHHH", 50000, port, len(header) + len(inner) + 8 & 0xFFFF, field) + header
     return _network(draw, UDP, header + inner)
 
 
@@ -152,9 +153,24 @@ def unfinished_frames(draw: st.DrawFn) -> Frame:
     """A frame of ordinary size whose checksum was left to the device."""
     protocol = draw(st.sampled_from([TCP, UDP]))
     segment = _transport(draw, protocol, draw(payloads)[:1400])
-    data = _link(draw, *_network(draw, protocol, segment))
-    offset = draw(st.sampled_from([CSUM_OFFSET[protocol]] * 3 + [8]))  # 8: taken for SCTP
-    return _frame(draw, data, Vnet(1, 0, 0, 0, len(data) - len(segment), offset))
+    ethertype, packet = _network(draw, protocol, segment)
+    for _ in range(draw(st.sampled_from([0, 0, 1]))):
+        ethertype, packet = _tunnel(draw, ethertype, packet)
+    data = _link(draw, ethertype, packet)
+    start, offset = len(data) - len(segment), CSUM_OFFSET[protocol]
+    if draw(st.booleans()):
+        data = _finished(data, start, offset, draw(st.integers(-1, 1)))
+    padding = bytes(draw(st.sampled_from([0, 0, 6])))
+    return _frame(draw, data + padding, Vnet(1, 0, 0, 0, start, draw(st.sampled_from([offset] * 3 + [8]))))  # 8: SCTP
+
+
+def _finished(data: bytes, start: int, offset: int, by: int) -> bytes:
+    """With the checksum that is right for the addresses before the transport header, or off by one."""
+    ends = data[start - 8 : start] if data[start - 20] == 0x45 else data[start - 32 : start]
+    pseudo = ends + struct.pack("!IH", len(data) - start, TCP if offset == CSUM_OFFSET[TCP] else UDP)
+    at = start + offset
+    value = checksum(pseudo + data[start:at] + bytes(2) + data[at + 2 :]) + by
+    return data[:at] + (value & 0xFFFF).to_bytes(2, "big") + data[at + 2 :]
 
 
 @st.composite

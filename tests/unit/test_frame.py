@@ -63,6 +63,37 @@ def test_checksum_and_tag_are_put_in(name: str, tag: Tag | None, dataplane: str)
     assert forward(frame._replace(tag=tag), dataplane).copies == [whole[:12] + between + whole[12:]]
 
 
+@pytest.mark.parametrize("name", FRAMES)
+@pytest.mark.parametrize("tag", [None, Tag(0x8100, 5)], ids=["plain", "802.1Q"])
+def test_a_device_that_was_quicker(name: str, tag: Tag | None, dataplane: str) -> None:
+    """It has written the checksum, or zeros to begin with, where the sum of the pseudo-header was."""
+    whole = bytes(FRAMES[name])
+    vnet = unfinished(FRAMES[name]).vnet
+    at = vnet.csum_start + vnet.csum_offset
+    between = b"" if tag is None else tag.tpid.to_bytes(2, "big") + tag.tci.to_bytes(2, "big")
+    for data in (whole, whole[:at] + bytes(2) + whole[at + 2 :]):
+        frame = Frame(data, len(data), vnet=vnet, tag=tag)
+        assert forward(frame, dataplane).copies == [whole[:12] + between + whole[12:]]
+
+
+def test_padding_is_not_of_the_pseudo_header(dataplane: str) -> None:
+    """A driver pads short frames after the sum was written."""
+    whole = bytes(LINK / V4 / UDP(sport=1, dport=2) / b"short").ljust(60, b"\0")
+    frame = unfinished(LINK / V4 / UDP(sport=1, dport=2) / b"short")
+    for data in (frame.data.ljust(60, b"\0"), whole):
+        assert forward(Frame(data, 60, vnet=frame.vnet), dataplane).copies == [whole]
+
+
+def test_a_checksum_that_the_sender_began_wrongly_stays_wrong(dataplane: str) -> None:
+    """What a device adds up, it adds up from there: the wire carries the error."""
+    frame = unfinished(LINK / V4 / TCP() / b"even")
+    began = int.from_bytes(frame.data[50:52], "big") + 1
+    data = frame.data[:50] + began.to_bytes(2, "big") + frame.data[52:]
+    right = int.from_bytes(bytes(LINK / V4 / TCP() / b"even")[50:52], "big")
+    (copy,) = forward(frame._replace(data=data), dataplane).copies
+    assert copy == data[:50] + (right - 1).to_bytes(2, "big") + data[52:]
+
+
 @pytest.mark.parametrize("flags", [0, DATA_VALID])
 def test_a_checksum_that_nobody_left_open_is_not_touched(flags: int, dataplane: str) -> None:
     data = bytes(LINK / V4 / TCP(chksum=0xBAD) / b"as it came")

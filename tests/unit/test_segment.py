@@ -130,9 +130,17 @@ def test_segments_are_what_scapy_builds(case: str, dataplane: str) -> None:
 
 
 @pytest.mark.parametrize("case", ["TCP over IPv4", "TCP over IPv6", "a VLAN tag", "UDP over IPv4"])
-def test_a_merged_frame_with_whole_checksums(case: str, dataplane: str) -> None:
+@pytest.mark.parametrize("flags", [0, NEEDS_CSUM], ids=["merged", "said to be unfinished"])
+@pytest.mark.parametrize("field", [None, 0, 0xFFFF], ids=["whole", "zero", "any"])
+def test_whatever_is_in_the_checksum_field(case: str, flags: int, field: int | None, dataplane: str) -> None:
+    """A driver sums the pseudo-header up with the length of the whole, with none, or a device has finished it."""
     gso_type, headers = CASES[case]
-    assert forward(super_frame(headers, PAYLOAD, gso_type, flags=0), dataplane).copies == built(headers)
+    frame = super_frame(headers, PAYLOAD, gso_type, flags=flags)
+    if field is not None:
+        known = super_frame(headers, PAYLOAD, gso_type).vnet
+        at = known.csum_start + known.csum_offset
+        frame = frame._replace(data=frame.data[:at] + field.to_bytes(2, "big") + frame.data[at + 2 :])
+    assert forward(frame, dataplane).copies == built(headers)
 
 
 @pytest.mark.parametrize("case", ["TCP over IPv4", "a VLAN tag", "VXLAN, checksum"])

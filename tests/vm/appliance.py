@@ -171,11 +171,11 @@ def test_drivers_are_unloaded_and_loaded_again_under_traffic(lab: Lab) -> None:
 
 @pytest.mark.parametrize("offloads", ["off", "on"])
 def test_vlan_and_checksum_offloads_of_a_driver(lab: Lab, offloads: str) -> None:
-    """With e1000e's VLAN stripping and insertion, and its word on received checksums, and without: what is mirrored is
-    what the wire carries, tag for tag.
+    """With e1000e's VLAN stripping and insertion, its checksums of what is sent (which QEMU writes where the frame is
+    read from) and its word on received ones, and without: what is mirrored is what the wire carries, tag for tag.
     """
-    features = " ".join(f"{one} {offloads}" for one in ("rx", "rxvlan", "txvlan"))
-    lab.machine.sh(f"ethtool -K eth2 tx off tso off gso off gro off {features}; sleep 1; ip link set eth2 up")
+    features = " ".join(f"{one} {offloads}" for one in ("rx", "tx", "rxvlan", "txvlan"))
+    lab.machine.sh(f"ethtool -K eth2 {features} tso off gso off gro off; sleep 1; ip link set eth2 up")
     lab.carrier(2, up=True)
     lab.machine.sh(f"ip neighbour replace 10.9.0.2 lladdr {lab.outside.mac('wire2')} dev eth2.5")
     lab.apply(E1000E.replace("10.3.0.2", "192.0.2.10"))

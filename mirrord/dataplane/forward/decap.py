@@ -19,7 +19,7 @@ from mirrord.dataplane.forward.encap import (
     METADATA_TYPE,
     VXLAN_FLAGS,
 )
-from mirrord.dataplane.frame.checksum import ones_sum
+from mirrord.dataplane.frame.checksum import pseudo_header_sum
 from mirrord.dataplane.frame.headers import parse
 from mirrord.dataplane.frame.segment import MAX_HEADERS
 from mirrord.dataplane.frame.told import EGRESS, INGRESS, Told
@@ -197,8 +197,8 @@ def unfinished(data: bytes, limit: int) -> Vnet:
     beyond = _number(data, headers.network + (2 if headers.family == 4 else 4)) + (0 if headers.family == 4 else 40)
     if headers.network + beyond != len(data):
         return Vnet()
-    pseudo = headers.source + headers.destination + (headers.protocol or 0).to_bytes(4, "big")
-    if _number(data, at + offset) != ones_sum(pseudo + (len(data) - at).to_bytes(4, "big")):
+    addresses = headers.source + headers.destination
+    if _number(data, at + offset) != pseudo_header_sum(addresses, headers.protocol or 0, len(data) - at):
         return Vnet()
     vnet = Vnet(VNET_NEEDS_CSUM, csum_start=at, csum_offset=offset)
     if headers.protocol != IPPROTO_TCP or not 0 < limit < len(data):

@@ -24,14 +24,18 @@ def checksum(data: bytes, start: int = 0) -> int:
     return ones_sum(data, start) ^ 0xFFFF
 
 
+def pseudo_header_sum(addresses: bytes, protocol: int, length: int) -> int:
+    """What the checksum of a segment of this length begins with (RFC 9293 3.1, RFC 8200 8.1), from 1 to 0xFFFF."""
+    return ones_sum(addresses + protocol.to_bytes(4, "big") + length.to_bytes(4, "big"))
+
+
 def transport_checksum(source: bytes, destination: bytes, protocol: int, segment: bytes) -> int:
-    """The checksum of a TCP or UDP segment whose field is zero, with its pseudo-header (RFC 9293 3.1, RFC 8200 8.1).
+    """The checksum of a TCP or UDP segment whose field is zero, with its pseudo-header.
 
     Never 0 for UDP, which keeps that for "none" (RFC 768): the equal 0xFFFF is given in its place. TCP has no such
     case, and analysers take 0xFFFF there for an error (RFC 1624 3).
     """
-    pseudo = source + destination + protocol.to_bytes(4, "big") + len(segment).to_bytes(4, "big")
-    value = checksum(segment, ones_sum(pseudo))
+    value = checksum(segment, pseudo_header_sum(source + destination, protocol, len(segment)))
     return 0xFFFF if value == 0 and protocol == IPPROTO_UDP else value
 
 

@@ -67,7 +67,7 @@ def split(data: bytes, transport: int, gso_size: int, kind: Kind) -> list[bytes]
     least = 20 if kind is Kind.TCP else 8
     if gso_size == 0 or transport + least > len(data):
         raise MalformedError
-    layers = _layers(data, transport, kind)
+    layers = find_layers(data, transport, kind)
     length = (data[transport + 12] >> 4) * 4 if kind is Kind.TCP else 8
     end = transport + length
     if length < least or end > len(data) or end > MAX_HEADERS:
@@ -77,8 +77,11 @@ def split(data: bytes, transport: int, gso_size: int, kind: Kind) -> list[bytes]
     return [_segment(head, data[end + n * gso_size :][:gso_size], layers, n, count, gso_size) for n in range(count)]
 
 
-def _layers(data: bytes, target: int, kind: Kind) -> list[Layer]:
-    """The headers from the outermost IP to the transport header at `target`, both included."""
+def find_layers(data: bytes, target: int, kind: Kind) -> list[Layer]:
+    """The headers from the outermost IP to the transport header at `target` within the frame, both included.
+
+    Raises MalformedError when they do not lead there.
+    """
     layers: list[Layer] = []
 
     def have(length: int) -> None:

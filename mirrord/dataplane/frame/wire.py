@@ -13,9 +13,10 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
-from mirrord.dataplane.frame.checksum import checksum, crc32c
-from mirrord.dataplane.frame.segment import MAX_HEADERS, Kind, MalformedError, split
+from mirrord.dataplane.frame.checksum import checksum, crc32c, pseudo_header_sum
+from mirrord.dataplane.frame.segment import MAX_HEADERS, Kind, MalformedError, find_layers, split
 from mirrord.dataplane.frame.told import Told
+from mirrord.protocols import IPPROTO_TCP, IPPROTO_UDP
 
 if TYPE_CHECKING:
     from mirrord.dataplane.frame.headers import Headers, Tag
@@ -95,12 +96,39 @@ def rebuild(frame: Frame, headers: Headers) -> list[bytes]:
 
 
 def _with_checksum(data: bytes, start: int, offset: int) -> bytes:
-    """Complete the checksum over what begins at `start`. Its field holds the sum of the pseudo-header already."""
+    """Complete the checksum over what begins at `start`. Its field holds the sum of the pseudo-header already.
+
+    Or the device was quicker: QEMU's e1000e completes it in the very memory that a socket reads later. Then the field
+    has zeros for a while, which no pseudo-header has, and after that what belongs there: a checksum that is right
+    stays as it is. (An unfinished one that happens to be right comes out the same.)
+    """
     field, width = start + offset, 4 if offset == SCTP_CHECKSUM else 2
     if field + width > min(len(data), MAX_HEADERS):
         raise MalformedError
     before, after = data[:field], data[field + width :]
     if offset == SCTP_CHECKSUM:
         return before + crc32c(before[start:] + bytes(4) + after).to_bytes(4, "little") + after
-    value = checksum(data[start:]) or 0xFFFF  # the kernel's skb_checksum_help does the same for every protocol
+    pseudo, blank = _pseudo_header_sum(data, start, offset), data[field : field + width] == bytes(2)
+    # Never 0: the kernel's skb_checksum_help does the same for every protocol.
+    value = checksum(data[start:], pseudo if blank else 0) or 0xFFFF
+    if value == pseudo and not blank:  # with it, all adds up
+        return data
     return before + value.to_bytes(2, "big") + after
+
+
+def _pseudo_header_sum(data: bytes, start: int, offset: int) -> int:
+    """Of the TCP or UDP segment that begins at `start`, from 1 to 0xFFFF; 0 where the headers do not lead there."""
+    kind = {16: Kind.TCP, 6: Kind.UDP}.get(offset)
+    if kind is None:
+        return 0
+    try:
+        network = find_layers(data, start, kind)[-2]
+    except MalformedError:
+        return 0
+    at = network.at
+    if network.kind is Kind.IPV4:
+        addresses, end = data[at + 12 : at + 20], at + int.from_bytes(data[at + 2 : at + 4], "big")
+    else:
+        addresses, end = data[at + 8 : at + 40], at + 40 + int.from_bytes(data[at + 4 : at + 6], "big")
+    protocol = IPPROTO_TCP if kind is Kind.TCP else IPPROTO_UDP
+    return pseudo_header_sum(addresses, protocol, max(end - start, 0))

@@ -6,8 +6,8 @@
 #include "bytes.h"
 #include "forward/copies.h"
 
-/* Where SCTP's checksum is in its header. No other protocol has one there, so it tells SCTP in tunnels too. */
-enum { SCTP_CHECKSUM = 8 };
+/* Where checksums are in their headers. No other protocol has one where SCTP's is, so it tells SCTP in tunnels too. */
+enum { TCP_CHECKSUM = 16, UDP_CHECKSUM = 6, SCTP_CHECKSUM = 8 };
 
 static bool is_tag(const uint8_t *at)
 {
@@ -39,7 +39,23 @@ uint32_t retag(const struct plan *plan, uint8_t *head, uint32_t length)
 	return length;
 }
 
-/* The checksum of all that begins at `start` into its field, which the head holds. */
+/* Of the TCP or UDP segment that begins at `start`, from 1 to 0xFFFF; 0 where the headers do not lead there. */
+static uint32_t pseudo_of(const uint8_t *head, uint32_t start, uint32_t offset)
+{
+	struct layer layers[MAX_LAYERS];
+	enum kind kind = offset == TCP_CHECKSUM ? TCP : UDP;
+	uint32_t count = offset == TCP_CHECKSUM || offset == UDP_CHECKSUM ? find_layers(layers, head, start, kind) : 0;
+
+	if (count == 0)
+		return 0;
+	const struct layer *network = &layers[count - 2];
+	const uint8_t *ip = head + network->at;
+	uint32_t end = network->at + (network->kind == IPV4 ? be16(ip + 2) : 40u + be16(ip + 4));
+	return pseudo_header_sum(head, network, kind, end > start ? end - start : 0);
+}
+
+/* The checksum of all that begins at `start` into its field, which the head holds. The device may have been quicker: then
+ * the field has zeros for a while, and after that what belongs there. */
 static void complete_checksum(struct piece *piece, uint32_t start, uint32_t field)
 {
 	const uint8_t *covered = piece->head + start;
@@ -55,8 +71,12 @@ static void complete_checksum(struct piece *piece, uint32_t start, uint32_t fiel
 	uint32_t tail_sum = ones_sum(piece->tail, piece->tail_length);
 	if (length & 1) /* the tail begins in the middle of a word */
 		tail_sum = (tail_sum >> 8) | (tail_sum & 0xFF) << 8;
-	uint16_t value = (uint16_t)~fold((uint64_t)tail_sum + ones_sum(covered, length));
-	put_be16(piece->head + field, value ? value : 0xFFFF);
+	uint32_t pseudo = pseudo_of(piece->head, start, field - start);
+	bool blank = be16(piece->head + field) == 0;
+	uint16_t complement = (uint16_t)~fold((uint64_t)tail_sum + ones_sum(covered, length) + (blank ? pseudo : 0));
+	uint16_t value = complement ? complement : 0xFFFF;
+	if (value != pseudo || blank)
+		put_be16(piece->head + field, value);
 }
 
 bool rebuild(const struct plan *plan, struct piece *piece, const struct frame *frame)

@@ -124,6 +124,11 @@ struct super_frame {
 	uint32_t layer_count;
 };
 
+/* The headers from the outermost IP to the transport header at `target`, which lies within the frame, both included: into
+ * MAX_LAYERS of room. Their number; 0 when they do not lead there. */
+uint32_t find_layers(struct layer *layers, const uint8_t *data, uint32_t target, enum kind kind);
+/* Of a segment of this length, from 1 to 0xFFFF; `network` is the IP layer below it. */
+uint32_t pseudo_header_sum(const uint8_t *data, const struct layer *network, enum kind kind, uint32_t length);
 bool open_super_frame(struct super_frame *super, const struct frame *frame, uint32_t transport, enum kind kind);
 /* Write segment n's headers to head (head_length bytes) and give its payload. */
 void write_segment(const struct super_frame *super, uint32_t n, uint8_t *head, const uint8_t **payload,

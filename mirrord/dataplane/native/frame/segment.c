@@ -15,68 +15,60 @@ enum {
 	TCP_FIN = 0x01,
 };
 
-static bool add(struct super_frame *super, enum kind kind, uint32_t at)
+uint32_t find_layers(struct layer *layers, const uint8_t *data, uint32_t target, enum kind kind)
 {
-	if (super->layer_count == MAX_LAYERS)
-		return false;
-	super->layers[super->layer_count++] = (struct layer){ kind, at };
-	return true;
-}
-
-/* The headers from the outermost IP to the transport header at `target`, which lies within the frame. */
-static bool find_layers(struct super_frame *super, const uint8_t *data, uint32_t target, enum kind kind)
-{
-	uint32_t at = 0;
+	uint32_t at = 0, count = 0;
 	uint16_t ethertype = ETH_P_ETHERNET;
 	int protocol;
 
 #define HAVE(bytes) (at + (bytes) <= target)
+#define ADD(kind) (count < MAX_LAYERS && (layers[count++] = (struct layer){ kind, at }, true))
 	for (;;) {
 		if (ethertype == ETH_P_ETHERNET) {
 			if (!HAVE(ETH_HEADER))
-				return false;
+				return 0;
 			ethertype = be16(data + at + 12);
 			at += ETH_HEADER;
 			while (is_tpid(ethertype)) {
 				if (!HAVE(TAG))
-					return false;
+					return 0;
 				ethertype = be16(data + at + 2);
 				at += TAG;
 			}
 		}
 		if (ethertype == ETH_P_IP) {
-			if (!HAVE(20) || (data[at] & 15) < 5 || !add(super, IPV4, at))
-				return false;
+			if (!HAVE(20) || (data[at] & 15) < 5 || !ADD(IPV4))
+				return 0;
 			protocol = data[at + 9];
 			at += (data[at] & 15) * 4u;
 		} else if (ethertype == ETH_P_IPV6) {
-			if (!HAVE(40) || !add(super, IPV6, at))
-				return false;
+			if (!HAVE(40) || !ADD(IPV6))
+				return 0;
 			protocol = data[at + 6];
 			at += 40;
 			while (is_ipv6_option(protocol)) {
 				if (!HAVE(8))
-					return false;
+					return 0;
 				protocol = data[at];
 				at += (data[at + 1] + 1u) * 8;
 			}
 		} else {
-			return false;
+			return 0;
 		}
 		if (at == target)
-			return protocol == (kind == TCP ? IPPROTO_TCP : IPPROTO_UDP) && add(super, kind, at);
+			return protocol == (kind == TCP ? IPPROTO_TCP : IPPROTO_UDP) && ADD(kind) ? count : 0;
 		if (!HAVE(16))
-			return false;
+			return 0;
 		if (protocol == IPPROTO_UDP) {
 			bool geneve = be16(data + at + 10) == ETH_P_ETHERNET;
 
-			if (!add(super, UDP, at))
-				return false;
+			if (!ADD(UDP))
+				return 0;
 			at += 16 + (geneve ? (data[at + 8] & 0x3Fu) * 4 : 0);
 			ethertype = ETH_P_ETHERNET;
 		} else if (protocol == IPPROTO_GRE) {
-			if (!add(super, GRE, at))
-				return false;
+			if (!ADD(GRE))
+				return 0;
 			ethertype = be16(data + at + 2);
 			at += 4 + 4 * (uint32_t)__builtin_popcount(data[at] & 0xB0);
 		} else if (protocol == IPPROTO_IPIP) {
@@ -84,9 +76,10 @@ static bool find_layers(struct super_frame *super, const uint8_t *data, uint32_t
 		} else if (protocol == IPPROTO_IPV6) {
 			ethertype = ETH_P_IPV6;
 		} else {
-			return false;
+			return 0;
 		}
 	}
+#undef ADD
 #undef HAVE
 }
 
@@ -131,8 +124,10 @@ bool open_super_frame(struct super_frame *super, const struct frame *frame, uint
 	}
 	uint32_t length = kind == TCP ? (head[transport + 12] >> 4) * 4u : 8;
 	uint32_t end = transport + length;
-	super->layer_count = 0;
-	if (length < least || end > super->head_length || !find_layers(super, head, transport, kind))
+	if (length < least || end > super->head_length)
+		return false;
+	super->layer_count = find_layers(super->layers, head, transport, kind);
+	if (super->layer_count == 0)
 		return false;
 	super->head_length = end;
 	super->payload = frame->data + (end - shift);
@@ -150,19 +145,23 @@ static uint16_t complement(uint64_t sum)
 	return (uint16_t)~fold(sum);
 }
 
+uint32_t pseudo_header_sum(const uint8_t *data, const struct layer *network, enum kind kind, uint32_t length)
+{
+	const uint8_t *ip = data + network->at;
+	uint64_t sum = network->kind == IPV4 ? (uint64_t)be32(ip + 12) + be32(ip + 16) : ones_sum(ip + 8, 32);
+
+	return fold(sum + (kind == TCP ? IPPROTO_TCP : IPPROTO_UDP) + length);
+}
+
 /* Over head from `at` on, and the payload, with the pseudo-header of the IP layer below. */
 static void put_transport_checksum(uint8_t *head, uint32_t head_length, const struct layer *network,
 				   const struct layer *layer, uint32_t payload_sum, uint32_t payload_length)
 {
 	uint32_t at = layer->at, length = head_length - at + payload_length;
 	uint8_t *field = head + at + (layer->kind == TCP ? 16 : 6);
-	const uint8_t *addresses = head + network->at + (network->kind == IPV4 ? 12 : 8);
-	uint64_t sum = payload_sum;
+	uint64_t sum = (uint64_t)payload_sum + pseudo_header_sum(head, network, layer->kind, length);
 
 	put_be16(field, 0);
-	sum += ones_sum(addresses, network->kind == IPV4 ? 8 : 32);
-	sum += layer->kind == TCP ? IPPROTO_TCP : IPPROTO_UDP;
-	sum += (length >> 16) + (length & 0xFFFF);
 	sum += ones_sum(head + at, head_length - at);
 	uint16_t value = complement(sum);
 	put_be16(field, value || layer->kind == TCP ? value : 0xFFFF);
