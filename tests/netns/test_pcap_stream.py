@@ -239,6 +239,27 @@ def test_a_broken_connection_is_counted(hosts: tuple[Host, Host], daemon: MakeDa
     again.close()
 
 
+@pytest.mark.parametrize("dataplane", ["native"])  # who listens is the same for both
+@pytest.mark.parametrize("end", ["reload", "stop"])
+def test_clients_that_lose_their_session_are_told_of(hosts: tuple[Host, Host], daemon: MakeDaemon, end: str) -> None:
+    client, source = hosts
+    mirrord = daemon(source, configuration(f'{LISTEN}, format = "pcap"'), up=False)
+    reader = Reader.connect(source)
+    wait_for(lambda: up(mirrord), "a client", 60)
+    send(client, "eth0", SHORT, 3)
+    wait_for(lambda: reader.packets == [SHORT] * 3, "its packets")
+    if end == "reload":
+        mirrord.file.write_text(mirrord.file.read_text().replace(str(PORT), str(PORT + 1)))
+        mirrord.reload()
+        wait_for(lambda: why(mirrord) == f"waiting: nobody is connected to 127.0.0.1:{PORT + 1}", "reloaded")
+    else:
+        assert mirrord.stop()[0] == 0
+    (gone,) = [line for line in mirrord.output().splitlines() if "client gone" in line]
+    assert 'reason="the session ended"' in gone.replace("'", '"')
+    wait_for(lambda: reader.ended, "the end of the stream")
+    reader.close()
+
+
 def test_it_connects_and_does_again(hosts: tuple[Host, Host], daemon: MakeDaemon) -> None:
     client, source = hosts
     mirrord = daemon(source, configuration(f'remote = "127.0.0.1", port = {PORT}, format = "pcap"'), up=False)

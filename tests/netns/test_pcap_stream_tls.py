@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,45 @@ def test_tls_lets_only_those_in_that_show_a_certificate(
     assert metrics.total("mirrord_mirrored_frames_total") < 2000 + before + 20
     assert metrics.total("mirrord_skipped_frames_total", reason="own_copy") > 0
     assert "client gone" in mirrord.output()
+
+
+@pytest.mark.parametrize("dataplane", ["native"])  # who listens is the same for both
+def test_those_who_do_not_shake_hands_keep_nobody_out(
+    hosts: tuple[Host, Host], daemon: MakeDaemon, tmp_path: Path
+) -> None:
+    """Not who comes after them, nor a slow one of another address that came before."""
+    client, source = hosts
+    client.ip("address add 10.0.0.3/24 dev eth0")
+    authority = Authority(tmp_path)
+    server, known = authority.issue("server", "IP:10.0.0.2"), authority.issue("known")
+    tls = f'tls = {{ ca = "{authority.certificate}", certificate = "{server.certificate}", key = "{server.key}" }}'
+    mirrord = daemon(source, configuration(f'listen = "10.0.0.2:{PORT}", format = "pcap", {tls}'), up=False)
+    context = ssl.create_default_context(cafile=str(authority.certificate))
+    context.load_cert_chain(known.certificate, known.key)
+
+    def knock(address: str = "10.0.0.1") -> socket.socket:
+        sock = client.open_socket(socket.AF_INET, socket.SOCK_STREAM)
+        sock.bind((address, 0))
+        sock.settimeout(5)
+        sock.connect(("10.0.0.2", PORT))
+        return sock
+
+    def enter(sock: socket.socket) -> Reader:
+        secured = context.wrap_socket(sock, server_hostname="10.0.0.2")
+        secured.settimeout(None)
+        return Reader(secured)
+
+    with ExitStack() as crowd:
+        slow = knock("10.0.0.3")
+        for _ in range(40):
+            crowd.enter_context(knock())
+        readers = [enter(knock()), enter(slow)]
+        wait_for(lambda: mirrord.metrics().total("mirrord_stream_clients") == 2, "both are in")
+        send(client, "eth0", SHORT, 3)
+        wait_for(lambda: [one.packets[-3:] for one in readers] == [[SHORT] * 3] * 2, "their packets")
+        wait_for(lambda: "it had not shaken hands when another one came" in mirrord.output(), "it says so")
+    for reader in readers:
+        reader.close()
 
 
 @pytest.mark.parametrize("dataplane", ["native"])  # who listens is the same for both

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from mirrord.control.logs import logger
 from mirrord.control.planning.plan import Entry, Key
 from mirrord.dataplane.memory import Memory
-from mirrord.dataplane.transmit.pcap_end import Ends
+from mirrord.dataplane.transmit.pcap_end import Ends, PcapEnd
 from mirrord.plans import PcapPlan, StreamEnd
 
 log = logger("pipelines")
@@ -30,22 +30,30 @@ class Streams:
             elif entry.pipeline is None and key[:2] in self._plans:
                 planned.setdefault(key[:2], self._plans[key[:2]])
         self._plans = planned
-        self.ends.keep(set(planned.values()), _lacking)
+        self._keep(set(planned.values()))
 
     def moved(self) -> bool:
         """Log who came and went; whether a session may begin, or has to wait, for it."""
         ends = self.ends.all()
         for end in ends:
-            while end.events:
-                event, about = end.events.popleft()
-                say = log.warning if event == "client refused" else log.info
-                say(event, stream=end.plan.comment, **about)
+            _say_events(end)
         moved = [end.moved() for end in ends]  # each is to be asked
         return any(moved)
 
     def close(self) -> None:
         """End all."""
-        self.ends.keep((), _lacking)
+        self._keep(set())
+
+    def _keep(self, plans: set[StreamEnd]) -> None:
+        for ended in self.ends.keep(plans, _lacking):
+            _say_events(ended)
+
+
+def _say_events(end: PcapEnd) -> None:
+    while end.events:
+        event, about = end.events.popleft()
+        say = log.warning if event == "client refused" else log.info
+        say(event, stream=end.plan.comment, **about)
 
 
 def _lacking(end: StreamEnd, error: Exception) -> None:

@@ -24,7 +24,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from mirrord.dataplane.transmit.queue import Bell
-from mirrord.dataplane.transmit.stream_tls import not_now, secured, words
+from mirrord.dataplane.transmit.stream_tls import not_now, secured, shake_hands, words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -73,6 +73,8 @@ class Client:
         announced: Callable[[], Sequence[bytes]],
     ) -> None:
         self.peer = peer
+        self.waited_for = True
+        """For its handshake: nothing is known of who that is."""
         self.reason = ""
         """Why it is over."""
         self.bell = Bell()
@@ -87,9 +89,11 @@ class Client:
         self._wants = select.POLLOUT
         self._not_now = not_now(plan)
         self._ending = threading.Event()
+        self._ends_since = ""
 
-    def end(self) -> None:
-        """Have `run` return soon. On any thread, before it has."""
+    def end(self, why: str = "") -> None:
+        """Have `run` return soon, for this reason. On any thread, before it has."""
+        self._ends_since = why
         self._ending.set()
         self.bell.ring()
 
@@ -97,9 +101,9 @@ class Client:
         """Send what comes, until either side ends it."""
         joined = False
         try:
-            self._sock.settimeout(HANDSHAKE_SECONDS)
-            self._sock = secured(self._sock, self._plan)
             self._sock.settimeout(0)
+            self._sock = secured(self._sock, self._plan)
+            self._shake_hands()
             self._join(self)
             joined = True
             while not self._ending.is_set():
@@ -116,6 +120,26 @@ class Client:
             self._hang_up()
             if joined:
                 self._leave(self)
+
+    def _shake_hands(self) -> None:
+        """GoneError when it takes too long, or is to end; OSError."""
+        until = time.monotonic() + HANDSHAKE_SECONDS
+        while not self._ending.is_set():
+            try:
+                shake_hands(self._sock)
+            except self._not_now.room:
+                wanted = select.POLLOUT
+            except self._not_now.news:
+                wanted = select.POLLIN
+            else:
+                self.waited_for = False
+                return
+            poll = select.poll()
+            poll.register(self._sock, wanted)
+            poll.register(self.bell.descriptor, select.POLLIN)
+            if not poll.poll(max(until - time.monotonic(), 0) * 1000):
+                raise GoneError(f"no handshake within {HANDSHAKE_SECONDS:.0f} s")
+        raise GoneError(self._ends_since)
 
     def _hang_up(self) -> None:
         with suppress(OSError, ValueError):

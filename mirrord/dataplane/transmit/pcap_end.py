@@ -21,6 +21,7 @@ from mirrord import __version__
 from mirrord.dataplane.memory import Memory
 from mirrord.dataplane.transmit import pcapng
 from mirrord.dataplane.transmit.pcap_client import KEEPALIVE, Client, GoneError
+from mirrord.dataplane.transmit.pcap_door import MOST_AT_THE_DOOR, Door
 from mirrord.dataplane.transmit.queue import MOST_CLIENTS, Bell, Channel
 from mirrord.dataplane.transmit.stream_tls import unusable, words
 from mirrord.plans import queue_bytes
@@ -36,9 +37,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 
 LASTED_SECONDS = 10.0
 LISTEN_AGAIN_SECONDS = 1.0
-MOST_AT_THE_DOOR = 2 * MOST_CLIENTS
-"""Connections at a time, those included whose handshake goes on."""
-
 _PCAP_HEADER = struct.Struct("<IHHiIII")  # pcap(5): magic number, version, zeros, snapshot length, link type
 PCAP_NANOSECONDS = 0xA1B23C4D
 WHOLE = 262144
@@ -70,7 +68,7 @@ class PcapEnd:
         self._moved = False
         self._ending = threading.Event()
         self._bell = Bell()
-        self._door: set[Client] = set()
+        self._door = Door()
         self._listener: socket.socket | None = None
         if not plan.pcap:
             self._parts.append(pcapng.section(f"mirrord {__version__}", plan.comment))
@@ -129,13 +127,12 @@ class PcapEnd:
             self._take_channel(port, client)
 
     def close(self) -> None:
-        """End every connection. Blocks a moment."""
+        """End every connection. Blocks a moment: then `events` has the last of it."""
         self._ending.set()
         self._bell.ring()
-        with self._lock:
-            for client in self._door:
-                client.end()
+        self._door.end_all()
         self._thread.join(1.0)
+        self._door.wait_empty()
 
     # --- interfaces ---
 
@@ -204,14 +201,13 @@ class PcapEnd:
                 port.changed += 1
             self._moved = True
 
-    def _client(self, sock: socket.socket, peer: str) -> Client:
+    def _client(self, sock: socket.socket, peer: str, address: str = "") -> Client:
         """A connection, which is at the door from now on, until it has run."""
         _set_up(sock, self.plan.mark)
         client = Client(self.plan, sock, peer, join=self._join, leave=self._leave, announced=lambda: self._parts)
-        with self._lock:
-            self._door.add(client)
-            if self._ending.is_set():
-                client.end()
+        self._door.enter(client, address)
+        if self._ending.is_set():
+            client.end()
         return client
 
     def _run(self, client: Client) -> None:
@@ -219,9 +215,9 @@ class PcapEnd:
         try:
             client.run()
         finally:
-            with self._lock:
-                self._door.discard(client)
-        self.events.append(("client gone", {"client": client.peer, "reason": client.reason or "the session ended"}))
+            reason = client.reason or "the session ended"
+            self.events.append(("client gone", {"client": client.peer, "reason": reason}))
+            self._door.leave(client)
         if not self.plan.listens and client.reason:
             self._say(f"{_text(self.plan)}: {client.reason}")
         elif self.plan.listens:
@@ -309,16 +305,15 @@ class PcapEnd:
         refusal = ""
         if self.plan.allow and not any(_is_in(address, network) for network in self.plan.allow):
             refusal = "its address is not in allow"
-        elif len(self._door) >= MOST_AT_THE_DOOR:
+        elif not self._door.make_room():
             refusal = f"there are {MOST_AT_THE_DOOR} connections already"
         else:
-            client = self._client(sock, peer)
+            client = self._client(sock, peer, address)
             try:
                 threading.Thread(target=self._run, args=(client,), name="stream-client", daemon=True).start()
             except RuntimeError:
                 refusal = "the host has no thread for it"
-                with self._lock:
-                    self._door.discard(client)
+                self._door.leave(client)
         if not refusal:
             return
         self.events.append(("client refused", {"client": peer, "reason": refusal}))
@@ -337,8 +332,10 @@ class Ends:
         self._ends: dict[StreamEnd, PcapEnd] = {}
         self._lock = threading.Lock()
 
-    def keep(self, plans: Collection[StreamEnd], failed: Callable[[StreamEnd, Exception], None]) -> None:
-        """Have one for each of these, and end the others. `failed` is told of one that the host has nothing for."""
+    def keep(self, plans: Collection[StreamEnd], failed: Callable[[StreamEnd, Exception], None]) -> list[PcapEnd]:
+        """Have one for each of these, and end the others, which are returned. `failed` is told of one that the host has
+        nothing for.
+        """
         with self._lock:
             ending = [self._ends.pop(plan) for plan in list(self._ends) if plan not in plans]
         for end in ending:
@@ -353,6 +350,7 @@ class Ends:
                 continue
             with self._lock:
                 self._ends[plan] = end
+        return ending
 
     def of(self, plan: StreamEnd) -> PcapEnd:
         """The one of this plan. OSError: the host had nothing for it."""

@@ -30,12 +30,19 @@ def not_now(plan: StreamEnd) -> NotNow:
 
 
 def secured(sock: socket.socket, plan: StreamEnd) -> socket.socket:
-    """The connection, after the handshake where there is one. OSError, ssl's errors among them; it takes a while."""
+    """The connection, which with TLS begins by a handshake: see `shake_hands`. OSError, ssl's errors among them."""
     if plan.tls is None:
         return sock
     if plan.listens:
-        return _server(plan.tls).wrap_socket(sock, server_side=True)
-    return _client(plan.tls).wrap_socket(sock, server_hostname=plan.tls.server_name or str(plan.address))
+        return _server(plan.tls).wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+    name = plan.tls.server_name or str(plan.address)
+    return _client(plan.tls).wrap_socket(sock, server_hostname=name, do_handshake_on_connect=False)
+
+
+def shake_hands(sock: socket.socket) -> None:
+    """The handshake of one that was `secured`, as far as it gets; OSError, of NotNow what it would wait for."""
+    if do_handshake := getattr(sock, "do_handshake", None):
+        do_handshake()
 
 
 def unusable(plan: StreamEnd) -> str:
