@@ -100,6 +100,11 @@ _LACKS = {
 }
 
 
+def internal(error: BaseException) -> str:
+    """What is shown of an error that nobody foresaw; the log has its traceback."""
+    return f"internal error: {type(error).__name__}: {error}"
+
+
 def of_host(error: Exception) -> MirrordError | None:
     """What an error says about the host, of a system call or for want of threads; None: it is another's, or a bug.
 

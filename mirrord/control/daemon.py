@@ -11,7 +11,6 @@ import gc
 import os
 import signal
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +25,7 @@ from mirrord.control.configuration import config
 from mirrord.control.host.links import Links
 from mirrord.control.http.sockets import Addresses
 from mirrord.control.logs import logger
+from mirrord.control.net import Net
 from mirrord.control.notify import notify
 from mirrord.control.origins import Origins, lend, of_store
 from mirrord.control.privileges import Privileges
@@ -226,9 +226,10 @@ async def serve(service: Service, changes: Changes, stop: asyncio.Event, early: 
 
 async def watch(store: Store) -> None:
     """See from time to time that the state database is still there."""
+    looks = Net("cannot look at the state database: tried again")
     while True:
         await asyncio.sleep(LOOK_SECONDS)
-        with suppress(RuntimeError):  # no thread can be had now
+        with looks:
             await asyncio.to_thread(store.look)
 
 
@@ -238,6 +239,8 @@ async def reload(changes: Changes) -> None:
         await changes.reload(myself())
     except MirrordError:
         log.warning("the old configuration stays")
+    except Exception:
+        log.exception("a bug: the old configuration stays")
 
 
 if __name__ == "__main__":

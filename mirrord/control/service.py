@@ -21,6 +21,7 @@ from mirrord.control.host.links import Links
 from mirrord.control.host.view import Lease, View
 from mirrord.control.limits import started
 from mirrord.control.logs import logger
+from mirrord.control.net import Net
 from mirrord.control.notify import notify, reloading, watchdog_seconds
 from mirrord.control.planning import plan
 from mirrord.control.planning.finding import Finding
@@ -41,7 +42,7 @@ from mirrord.control.running.recorded import Recorded
 from mirrord.control.surroundings import Surroundings
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.netns import own_name
-from mirrord.errors import ConfigError, MirrordError, Refused, of_host
+from mirrord.errors import ConfigError, Refused, internal, of_host
 from mirrord.expiry import Now
 from mirrord.model.validation import find_session, not_found, session_path
 
@@ -101,7 +102,8 @@ class Service:
         self.watchers: set[Callable[[], None]] = set()
         """Told once a second, when all have been looked at."""
         self._used = self.cores_used = 0.0
-        self._lacks = ""  # what the host did not have for the last turn, as logged
+        self._turns = Net("cannot follow the host: tried again")
+        self._looks = Net("cannot look at what runs: tried again")
         self._planner = plan.Planner()
         self._ticker = started(1, "ticker")
         self._in_force = InForce()
@@ -134,48 +136,44 @@ class Service:
             await asyncio.sleep(due - AHEAD_SECONDS - time.monotonic())
 
     async def _try_again(self) -> float:
-        """A turn; where the host lacks something for it now, there is another one soon."""
-        try:
-            spent = await self._refresh()
-        except (OSError, RuntimeError) as error:
-            host = of_host(error)
-            if host is None:
-                raise
-            self._put_off(host)
-            return 0.0
-        self._lacks = ""
-        return spent
-
-    def _put_off(self, host: MirrordError) -> None:
-        if self._lacks != host.message:
-            log.error("cannot follow the host: tried again", reason=host.message)
-        self._lacks = host.message
+        """A turn; where something keeps it from its end, there is another one soon."""
+        with self._turns:
+            return await self._refresh()
+        return 0.0
 
     async def tick(self) -> None:
         """Work out rates, look for what nobody tells of, and feed the watchdog while every worker makes progress."""
-        await self._on_ticker(self._pipelines.gains)
+        with self._looks:
+            await self._on_ticker(self._pipelines.gains)
         looked = time.monotonic()
         retried = reread = looked
         patience = watchdog_seconds() / 2
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now = time.monotonic()
-            news, failing = await self._on_ticker(partial(self._look_at_pipelines, now - looked))
-            looked = now
-            await self._break(now)
-            for tell in tuple(self.watchers):
-                tell()
+            with self._looks:
+                before, looked = looked, now
+                await self._look(now, now - before)
             if now - reread >= REREAD_SECONDS:
                 reread = now
                 self._surroundings.doubt()
                 self._changed.set()
-            if news or self._surroundings.moved():
-                self._changed.set()
-            if now - retried >= RETRY_SECONDS and (self._lacks or failing):
+            due = now - retried >= RETRY_SECONDS
+            if due and (self._turns.caught or await self._on_ticker(self._pipelines.failing)):
                 retried = now
                 self._changed.set()
             if patience and not self._pipelines.stands_still(patience):
                 notify("WATCHDOG=1")
+
+    async def _look(self, now: float, seconds: float) -> None:
+        """At what runs, since so many seconds."""
+        if await self._on_ticker(partial(self._look_at_pipelines, seconds)):
+            self._changed.set()
+        await self._break(now)
+        for tell in tuple(self.watchers):
+            tell()
+        if self._surroundings.moved():
+            self._changed.set()
 
     async def _break(self, now: float) -> None:
         """Pause what copies onto a link that is too busy, or takes too much of the processors. Not while pipelines
@@ -189,8 +187,8 @@ class Service:
             verdicts = joined(verdicts, self._governor.look(load, now))
             await self._on_ticker(partial(self._pipelines.judge, verdicts))
 
-    def _look_at_pipelines(self, seconds: float) -> tuple[bool, bool]:
-        """Whether there is news (of a path MTU, of a worker), and whether one should run and does not."""
+    def _look_at_pipelines(self, seconds: float) -> bool:
+        """Whether there is news: of a path MTU, of a worker."""
         gains = self._pipelines.gains()
         failed = self._pipelines.tend_workers()
         self._pipelines.log_troubles()
@@ -201,7 +199,7 @@ class Service:
         self.cores_used = (self._used - used) / seconds
         too_large = any(gain[Slot.dropped_mtu_exceeded] for gain in gains.values())
         told = self._pipelines.told() or too_large
-        return told or failed, self._pipelines.failing()
+        return told or failed
 
     async def _on_ticker(self, work: Callable[[], T]) -> T:
         """Work that is short, but not for thousands of sessions. No request, and no slow disk, is before it."""
@@ -248,13 +246,14 @@ class Service:
         self._pipelines.memory.limit = new.config.daemon.memory_limit
         try:
             await self._refresh(new)
-        except (OSError, RuntimeError) as error:
+        except Exception as error:
             host = of_host(error)
+            reason = internal(error) if host is None else host.message
+            self.last_reload.successful, self.last_reload.problems = False, [reason]
+            log.error("reload failed", reason=reason)  # noqa: TRY400 (whoever asked logs the traceback of a bug)
+            self._changed.set()  # what of it was applied is not wanted
             if host is None:
                 raise
-            self.last_reload.successful, self.last_reload.problems = False, [host.message]
-            log.error("reload failed", reason=host.message)  # noqa: TRY400 (no bug, no traceback)
-            self._changed.set()  # what of it was applied is not wanted
             raise host from error
         self.last_reload.successful, self.last_reload.problems = True, []
         self.last_reload.succeeded_at = time.time()
@@ -270,7 +269,7 @@ class Service:
         await asyncio.to_thread(self._refuse_lacking, new)
         try:
             await self._refresh(new, keep, refuse_failing=refuse_failing)
-        except (MirrordError, OSError, RuntimeError):
+        except Exception:
             self._changed.set()  # what was looked at for it, flow networks above all, is not wanted any more
             raise
 
@@ -328,14 +327,13 @@ class Service:
             return spent
 
     async def _apply(self, entries: Mapping[plan.Key, plan.Entry], *, kept: bool) -> None:
-        """Apply a plan. What is kept already is in force: what the host lacks for it is tried again."""
+        """Apply a plan. What is kept already is in force: where something keeps it from running it is tried again."""
         try:
             await asyncio.to_thread(self._pipelines.apply, entries)
-        except (OSError, RuntimeError) as error:
-            host = of_host(error)
-            if host is None or not kept:
+        except Exception as error:
+            if not kept:
                 raise
-            self._put_off(host)
+            self._turns.catch(error)
 
     def _plan(self, wanted: Resolved, view: View) -> dict[plan.Key, plan.Entry]:
         return self._planner.make(wanted, view, native=self.dataplane == "native")

@@ -169,7 +169,7 @@ def _finished(data: bytes, start: int, offset: int, by: int) -> bytes:
     ends = data[start - 8 : start] if data[start - 20] == 0x45 else data[start - 32 : start]
     pseudo = ends + struct.pack("!IH", len(data) - start, TCP if offset == CSUM_OFFSET[TCP] else UDP)
     at = start + offset
-    value = checksum(pseudo + data[start:at] + bytes(2) + data[at + 2 :]) + by
+    value: int = checksum(pseudo + data[start:at] + bytes(2) + data[at + 2 :]) + by
     return data[:at] + (value & 0xFFFF).to_bytes(2, "big") + data[at + 2 :]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import signal
@@ -15,9 +16,14 @@ from pathlib import Path
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
+from tests.support.tap import IFF_UP, REQUEST, SIOCGIFFLAGS
 from tests.support.topology import Host
 
 _BATCH_SECONDS = 0.002
+QUEUE_SECONDS = 1.5
+"""The kernel looks at carriers at least once a second (net/core/link_watch.c)."""
+
+IFF_RUNNING = 0x40  # linux/if.h
 
 
 def udp_frame(
@@ -48,6 +54,7 @@ def send_each(host: Host, device: str, frames: Sequence[bytes], rate: float = 0)
     count = len(frames)
     with host.open_socket(socket.AF_PACKET, socket.SOCK_RAW) as out:  # protocol 0: it receives nothing
         out.bind((device, 0))
+        _await_queue(out, device)
         start, sent = time.monotonic(), 0
         while sent < count:
             due = count if not rate else min(count, 1 + int((time.monotonic() - start) * rate))
@@ -69,6 +76,18 @@ def sending(host: Host, device: str, frame: bytes, directory: Path) -> Iterator[
         process.close()
         for child in children:  # it is trafgen's child that sends, and goes on without it
             os.kill(int(child), signal.SIGKILL)
+
+
+def _await_queue(out: socket.socket, device: str) -> None:
+    """Until the device has a queue: after its carrier has come it drops all for a while, and no tap sees it. One that
+    is up and gets no carrier is not waited for long.
+    """
+    until = time.monotonic() + QUEUE_SECONDS
+    while time.monotonic() < until:
+        _, flags = REQUEST.unpack(fcntl.ioctl(out, SIOCGIFFLAGS, REQUEST.pack(device.encode(), 0)))
+        if flags & IFF_RUNNING or not flags & IFF_UP:
+            return
+        time.sleep(_BATCH_SECONDS)
 
 
 def _send_one(out: socket.socket, frame: bytes) -> None:

@@ -12,7 +12,7 @@ from tests.support.topology import Host
 
 TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x0002, 0x1000  # linux/if_tun.h
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1  # linux/sockios.h, netdevice(7)
-_REQUEST = struct.Struct("=16sH22x")  # struct ifreq with flags in it
+REQUEST = struct.Struct("=16sH22x")  # struct ifreq with flags in it
 
 
 class Tap:
@@ -25,13 +25,13 @@ class Tap:
 
     def _open(self) -> int:
         wire = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
-        fcntl.ioctl(wire, TUNSETIFF, _REQUEST.pack(self._name, IFF_TAP | IFF_NO_PI))
+        fcntl.ioctl(wire, TUNSETIFF, REQUEST.pack(self._name, IFF_TAP | IFF_NO_PI))
         return wire
 
     def up(self) -> None:
         """Set the link up; when this returns, it is."""
-        _, flags = _REQUEST.unpack(fcntl.ioctl(self._control, SIOCGIFFLAGS, _REQUEST.pack(self._name, 0)))
-        fcntl.ioctl(self._control, SIOCSIFFLAGS, _REQUEST.pack(self._name, flags | IFF_UP))
+        _, flags = REQUEST.unpack(fcntl.ioctl(self._control, SIOCGIFFLAGS, REQUEST.pack(self._name, 0)))
+        fcntl.ioctl(self._control, SIOCSIFFLAGS, REQUEST.pack(self._name, flags | IFF_UP))
 
     def send(self, frame: bytes) -> None:
         """A frame from the guest, which the host receives."""

@@ -15,7 +15,7 @@ from mirrord.dataplane.forward.step import Numbering
 from mirrord.dataplane.memory import Memory
 from mirrord.dataplane.pipeline import Pipeline, open_pipelines
 from mirrord.dataplane.transmit.pcap_end import Ends
-from mirrord.errors import GONE
+from mirrord.errors import GONE, internal, of_host
 from mirrord.errors import reason as reason_of
 from mirrord.plans import FilePlan, PcapPlan, PipelinePlan, TunnelPlan
 
@@ -56,9 +56,9 @@ class Opening:
         sessions = {key[:2] for key in planned}
         self._numberings = {name: one for name, one in self._numberings.items() if name in sessions}
 
-    def open(self, key: Key, plan: PipelinePlan, leaders: Sequence[Pipeline] = ()) -> list[Pipeline] | OSError:
-        """The pipelines that the plan asks for, each without a source; or why they cannot be had. They leave by the
-        way of the `leaders`, if there are any.
+    def open(self, key: Key, plan: PipelinePlan, leaders: Sequence[Pipeline] = ()) -> list[Pipeline] | Exception:
+        """The pipelines that the plan asks for, each without a source; or why they cannot be had, of any kind: other
+        sessions are not to mind. They leave by the way of the `leaders`, if there are any.
         """
         try:
             self._devices.hold(plan.transmit)
@@ -73,10 +73,8 @@ class Opening:
                 return self._patience.within(OPEN_SECONDS, key, opening, close_all)
             except TimeoutError:
                 return OSError(errno.ETIMEDOUT, f"{plan.transmit.path}: the disk does not answer")
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 (see above)
             return error
-        except RuntimeError as error:
-            return OSError(errno.EAGAIN, f"no thread for it: {error}")
 
 
 def close_all(pipelines: Sequence[Pipeline]) -> None:
@@ -85,8 +83,11 @@ def close_all(pipelines: Sequence[Pipeline]) -> None:
         pipeline.close()
 
 
-def state_after(error: OSError, way: object, trouble: str) -> tuple[str, str]:
+def state_after(error: Exception, way: object, trouble: str) -> tuple[str, str]:
     """The state of a session that could not be opened, and why. `trouble`: what planning knew of its way out."""
+    if not isinstance(error, OSError):
+        host = of_host(error)
+        return "failed", internal(error) if host is None else host.message
     state, reason = "waiting" if error.errno in GONE else "failed", reason_of(error)
     if isinstance(way, PcapPlan) and error.errno == errno.ENOTCONN:
         state = "waiting"

@@ -41,7 +41,7 @@ from mirrord.dataplane.pipeline import Pipeline
 from mirrord.dataplane.rounds import LATENCY_SECONDS
 from mirrord.dataplane.transmit.recorder import Recorder
 from mirrord.dataplane.worker import Failure, Worker
-from mirrord.errors import Refused
+from mirrord.errors import Refused, of_host
 from mirrord.plans import CapturePlan, PipelinePlan
 
 log = logger("pipelines")
@@ -135,18 +135,18 @@ class Pipelines:
             running=self._running,
             apart=apart,
         )
-        there = {key: pipelines for key, pipelines in made.items() if not isinstance(pipelines, OSError)}
+        there = {key: pipelines for key, pipelines in made.items() if not isinstance(pipelines, Exception)}
         workers = self._taps.place(there, places, apart)
         for add in adds:
             pipelines = made[add.key]
-            placed: OSError | list[Worker] = pipelines if isinstance(pipelines, OSError) else workers[add.key]
-            if isinstance(placed, OSError):
-                close_all([] if isinstance(pipelines, OSError) else pipelines)
+            placed: Exception | list[Worker] = pipelines if isinstance(pipelines, Exception) else workers[add.key]
+            if isinstance(placed, Exception):
+                close_all([] if isinstance(pipelines, Exception) else pipelines)
                 self._note(add.key, placed, add.pipeline.transmit)
-            elif not isinstance(pipelines, OSError):
+            elif not isinstance(pipelines, Exception):
                 self._add(add.key, Running(add.pipeline, list(zip(pipelines, placed, strict=True))))
 
-    def _open(self, add: Add, leaders: Sequence[Pipeline]) -> list[Pipeline] | OSError:
+    def _open(self, add: Add, leaders: Sequence[Pipeline]) -> list[Pipeline] | Exception:
         return self._opening.open(add.key, self._judged(add.key, add.pipeline), leaders)
 
     def _add(self, key: Key, runs: Running) -> None:
@@ -156,10 +156,10 @@ class Pipelines:
         if self._planned.entries[key].state != "waiting":  # of which its reason is told
             log.info("session up", **key._asdict(), worker=", ".join(worker.name for _, worker in runs.placed))
 
-    def _note(self, key: Key, error: OSError, way: object) -> None:
+    def _note(self, key: Key, error: Exception, way: object) -> None:
         told = state_after(error, way, self._planned.entries[key].trouble)
         if self._errors.get(key) != told:
-            say_state(key, *told)
+            say_state(key, *told, unforeseen=error if of_host(error) is None else None)
         with self._lock:
             self._errors[key] = told
 

@@ -78,10 +78,12 @@ def say_planned(before: Mapping[Key, Entry], after: Mapping[Key, Entry]) -> None
             say_state(key, entry.state, entry.reason)
 
 
-def say_state(key: Key, state: str, reason: str) -> None:
-    """Say that a session does not run: `failed` needs the operator, `waiting` the host."""
+def say_state(key: Key, state: str, reason: str, unforeseen: Exception | None = None) -> None:
+    """Say that a session does not run: `failed` needs the operator, `waiting` the host. `unforeseen`: a bug, whose
+    traceback is told.
+    """
     say = log.error if state == "failed" else log.info
-    say(f"session {state}", **key._asdict(), reason=reason)
+    say(f"session {state}", **key._asdict(), reason=reason, **({"exc_info": unforeseen} if unforeseen else {}))
 
 
 def say_verdict(key: Key, now: Verdict) -> None:

@@ -6,7 +6,6 @@ divided by n workers shares n of them, each on a thread of its own.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
@@ -14,7 +13,7 @@ from functools import partial
 
 from mirrord.control.host.device_rate import Place
 from mirrord.control.planning.plan import Key
-from mirrord.control.running.workers import Workers, what
+from mirrord.control.running.workers import Workers
 from mirrord.dataplane.filter.rules import Selection
 from mirrord.dataplane.memory import Memory
 from mirrord.dataplane.pipeline import Pipeline
@@ -44,7 +43,7 @@ class Taps:
         opened: Mapping[Key, Sequence[Pipeline]],
         busy: Collection[Place],
         apart: Mapping[Key, Collection[Worker]],
-    ) -> dict[Key, list[Worker] | OSError]:
+    ) -> dict[Key, list[Worker] | Exception]:
         """Give frames to these sessions' pipelines. Returns the workers of each, or why it cannot have any.
 
         `busy`: sources that are captured by a ring at once, if that is open. `apart`: workers that a session is not to
@@ -57,12 +56,12 @@ class Taps:
                 shared = *_alone(key, pipelines[0]), "apart"  # from the tap that its work failed on
             wanted.setdefault(shared, []).append(key)
         new = [shared for shared in wanted if not self._runs(shared)]
-        results: dict[Key, list[Worker] | OSError] = {}
+        results: dict[Key, list[Worker] | Exception] = {}
         made = self._openers.map(lambda shared: self._open([opened[key] for key in wanted[shared]], busy), new)
         for shared, taps in zip(new, made, strict=True):
             keys = wanted.pop(shared)
             aside = {worker for key in keys for worker in apart.get(key, ())}
-            placed = taps if isinstance(taps, OSError) else self._add(shared, keys[0], opened[keys[0]], taps, aside)
+            placed = taps if isinstance(taps, Exception) else self._add(shared, keys[0], opened[keys[0]], taps, aside)
             results |= dict.fromkeys(keys, placed)
         for shared, keys in wanted.items():
             running = self._taps[shared]
@@ -122,17 +121,17 @@ class Taps:
         self._taps.pop(shared, None)
         return False
 
-    def _open(self, pipelines: Sequence[Sequence[Pipeline]], busy: Collection[Place]) -> list[Tap] | OSError:
+    def _open(self, pipelines: Sequence[Sequence[Pipeline]], busy: Collection[Place]) -> list[Tap] | Exception:
         captures = [session[0].plan.capture for session in pipelines]
         rings = any(isinstance(one, CapturePlan) and (one.netns, one.device) in busy for one in captures)
         try:
             return open_taps(pipelines, native=self._native, busy=rings, memory=self._memory)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 (of any kind: other sources are not to mind)
             return error
 
     def _add(
         self, shared: Shared, key: Key, pipelines: Sequence[Pipeline], taps: Sequence[Tap], apart: Collection[Worker]
-    ) -> list[Worker] | OSError:
+    ) -> list[Worker] | Exception:
         workers: list[Worker] = []
         writes = pipelines[0].plan.transmit.waits
         loads = {worker: len(worker.pipelines) for worker in self._workers.all}
@@ -143,10 +142,10 @@ class Taps:
                     self._workers.writer if writes else partial(self._workers.least_busy, loads, [*workers, *apart])
                 )
                 workers.append(together or another())
-        except (OSError, RuntimeError) as error:
+        except Exception as error:  # noqa: BLE001 (as above)
             for tap in taps:
                 tap.close()
-            return OSError(errno.EAGAIN, f"no worker for it: {what(error)}")
+            return error
         self._taps[shared] = list(zip(taps, workers, strict=True))
         for tap, worker in self._taps[shared]:
             if not tap.everywhere:

@@ -14,6 +14,7 @@ from mirrord.control import changes as changing
 from mirrord.control.changes import Changes
 from mirrord.control.host import clock
 from mirrord.control.logs import logger
+from mirrord.control.net import Net
 from mirrord.control.service import Service
 from mirrord.control.targets import Target
 from mirrord.errors import MirrordError
@@ -30,16 +31,27 @@ RETRY_SECONDS = 60.0
 async def keep_time(service: Service, changes: Changes) -> None:
     """Do so until cancelled."""
     retry: dict[str, float] = {}
+    turns = Net("cannot see to the ends of mirrors: tried again")
     while True:
-        now, soonest = clock.now(), LOOK_SECONDS
-        for name, mirror in list(service.loaded.config.mirrors.items()):
-            left = expiry.left(mirror.expires, now)
-            if left > 0:
-                soonest = min(soonest, left)
-            if retry.get(name, 0.0) <= time.monotonic() and not await _kept(service, changes, name, now):
-                retry[name] = time.monotonic() + RETRY_SECONDS
-        service.mind_the_time(clock.now())
+        soonest = LOOK_SECONDS
+        with turns:
+            soonest = min(soonest, await _look(service, changes, retry))
         await asyncio.sleep(soonest)
+
+
+async def _look(service: Service, changes: Changes, retry: dict[str, float]) -> float:
+    """See to all once. How long it is until the next end. `retry`: when mirrors are looked at again, whose change could
+    not be kept.
+    """
+    now, soonest = clock.now(), LOOK_SECONDS
+    for name, mirror in list(service.loaded.config.mirrors.items()):
+        left = expiry.left(mirror.expires, now)
+        if left > 0:
+            soonest = min(soonest, left)
+        if retry.get(name, 0.0) <= time.monotonic() and not await _kept(service, changes, name, now):
+            retry[name] = time.monotonic() + RETRY_SECONDS
+    service.mind_the_time(clock.now())
+    return soonest
 
 
 async def _kept(service: Service, changes: Changes, name: str, now: Now) -> bool:

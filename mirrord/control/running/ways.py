@@ -22,7 +22,7 @@ from mirrord.plans import CapturePlan, Netns, PipelinePlan
 log = logger("pipelines")
 
 _Way = tuple[object, ...]
-Opened = dict[Key, "list[Pipeline] | OSError"]
+Opened = dict[Key, "list[Pipeline] | Exception"]
 
 
 def captured_apart(adds: Sequence[Add], running: Mapping[Key, Running]) -> list[Add]:
@@ -54,7 +54,7 @@ def _apart(add: Add, crowded: Collection[Netns | None]) -> Add:
 
 def open_all(
     adds: Sequence[Add],
-    open_one: Callable[[Add, Sequence[Pipeline]], list[Pipeline] | OSError],
+    open_one: Callable[[Add, Sequence[Pipeline]], list[Pipeline] | Exception],
     *,
     openers: Executor,
     taps: Taps,
@@ -71,7 +71,7 @@ def open_all(
     opened = openers.map(lambda add: open_one(add, leaders.get(add.key, [])), firsts)
     made = dict(zip((add.key for add in firsts), opened, strict=True))
     rest = [(add, made[group[0].key]) for group in groups.values() for add in group[1:]]
-    followed = openers.map(lambda one: one[1] if isinstance(one[1], OSError) else open_one(*one), rest)
+    followed = openers.map(lambda one: one[1] if isinstance(one[1], Exception) else open_one(*one), rest)
     return made | dict(zip((add.key for add, _ in rest), followed, strict=True))
 
 
