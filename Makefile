@@ -49,14 +49,14 @@ demo: venv
 	@tests/setup demo
 	@.venv/bin/python -m tests.demo
 
-# Three processes share what may be two cores, of a machine that others may be on: what failed runs once more, by itself, and the
+# Four processes share what may be two cores, of a machine that others may be on: what failed runs once more, by itself, and the
 # page above tells of it. A fault fails again. No test was chosen (5): nothing to run.
 again = || { status=$$?; [ $$status = 5 ] || { echo "what failed above runs once more, by itself:"; \
 	.venv/bin/python -m pytest --last-failed --last-failed-no-failures none; }; }
 
 test: venv
 	@tests/setup test
-	.venv/bin/python -m pytest -n 3 --dist worksteal -m "not alone" --cov --cov-report=term $(if $(PYTEST_ARGS),--cov-fail-under=0) \
+	.venv/bin/python -m pytest -n 4 --dist worksteal -m "not alone" --cov --cov-report=term $(if $(PYTEST_ARGS),--cov-fail-under=0) \
 		$(PYTEST_ARGS) $(again)
 	.venv/bin/python -m pytest -m alone $(PYTEST_ARGS) $(again) # rates and times are in these: without coverage's tracer
 
