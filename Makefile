@@ -110,7 +110,12 @@ migrated: venv
 
 sanitize: venv
 	@tests/setup fuzz
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target sanitize-tests sanitize-fuzz
+
+sanitize-tests:
 	tests/sanitize
+
+sanitize-fuzz:
 	tests/fuzz/fuzz $(SHORT_FUZZ_SECONDS) forward decapsulation filters
 
 fuzz: venv
@@ -129,4 +134,4 @@ kill: venv
 clean:
 	rm -rf .venv build dist *.egg-info mirrord/dataplane/*.so
 
-.PHONY: help venv demo test lint lint-python lint-page lint-c wheel deb pristine booted docs bench vm-test migrated sanitize fuzz soak kill clean
+.PHONY: help venv demo test lint lint-python lint-page lint-c wheel deb pristine booted docs bench vm-test migrated sanitize sanitize-tests sanitize-fuzz fuzz soak kill clean

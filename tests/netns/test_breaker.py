@@ -17,8 +17,6 @@ from tests.support.source import session, source_and_collector
 from tests.support.topology import Host, Topology
 from tests.support.wait import wait_for
 
-pytestmark = pytest.mark.alone
-
 FRAME = udp_frame(("02:00:00:00:00:01", "10.0.0.1", 7), ("02:00:00:00:00:02", "10.0.0.2", 9), length=64)
 LONG = udp_frame(("02:00:00:00:00:01", "10.0.0.1", 7), ("02:00:00:00:00:02", "10.0.0.2", 9), length=1500)
 RATE = 20_000  # frames a second: 240 Mbit/s; ethtool says 10 Gbit/s of a veth, so 2.4 %
@@ -38,6 +36,7 @@ def configuration(device: str) -> str:
     return session('direction = "ingress"\npause_above = "1%"', destination)
 
 
+@pytest.mark.alone
 def test_a_session_pauses_while_its_link_is_busy_and_goes_on(
     hosts: tuple[Host, Host, Host], daemon: MakeDaemon
 ) -> None:
@@ -68,6 +67,7 @@ def test_a_session_pauses_while_its_link_is_busy_and_goes_on(
     assert collector.counter("eth0", "rx", "packets") == 3 * RATE + 40
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("dataplane", ["native"], indirect=True)
 def test_with_overload_by_flows_fewer_conversations_are_mirrored_instead(
     hosts: tuple[Host, Host, Host], daemon: MakeDaemon

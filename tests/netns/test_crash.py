@@ -27,8 +27,6 @@ from tests.support.topology import Host, Topology
 from tests.support.uplink import mirror, tapped
 from tests.support.wait import wait_for
 
-pytestmark = pytest.mark.alone
-
 SESSIONS = 4
 COMMAND = ("env",)
 """Words before the daemon's: it starts as a command does, with all that it has to load."""
@@ -82,6 +80,7 @@ class Changing:
         self._thread.join()
 
 
+@pytest.mark.alone
 @pytest.mark.usefixtures("load")
 def test_a_killed_daemon_comes_back_as_it_was_within_a_second(
     hosts: tuple[Host, Host], sniff: MakeSniffer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

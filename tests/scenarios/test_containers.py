@@ -19,8 +19,6 @@ from tests.support.process import Process
 from tests.support.topology import Topology
 from tests.support.wait import wait_for
 
-pytestmark = pytest.mark.alone
-
 
 @pytest.fixture
 def dataplane() -> str:
@@ -57,6 +55,7 @@ destination = {{ type = "device", device = "out" }}
 """
 
 
+@pytest.mark.alone
 def test_a_container_is_mirrored_by_its_label_over_restarts_under_load(
     net: Topology, sniff: MakeSniffer, daemon: MakeDaemon
 ) -> None:
