@@ -146,7 +146,8 @@ class Moves:
                 pipeline.failure = reason(error)
                 self._loop.failures.put(Failure(pipeline, error))
             return
-        made.source = tap.source
+        if made.everywhere or not tap.everywhere:
+            made.source = tap.source
         self._loop.add_tap(made)
         self._loop.changing |= {tap, made}
         if made.mode == "ring":

@@ -2,10 +2,12 @@
 
 Where one member of a tap is so busy that it takes a ring (load.BUSY), those with less than a tenth of its frames would
 lose theirs whenever it floods the ring. The sources of one session, which leave by one way, count as one and stay
-together: its copies are to be in order. The other capture is opened beside; a moment later a time is set: what the
-kernel stamped before, the busy ones take from the tap, and the rest from there, once all of the former has been read.
-The stamp is the frame's own and the same at both, so each frame is one or the other. They do not come together again
-until a session is begun anew.
+together: its copies are to be in order. Of a socket on all devices a source parts that is as busy, or sends as much,
+whatever the others do, one after the other: a socket of its own is no dearer then.
+
+The other capture is opened beside; a moment later a time is set: what the kernel stamped before, the busy ones take
+from the tap, and the rest from there, once all of the former has been read. The stamp is the frame's own and the same
+at both, so each frame is one or the other. They do not come together again until a session is begun anew.
 """
 
 from __future__ import annotations
@@ -13,15 +15,18 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mirrord.dataplane.capture import load
 from mirrord.dataplane.capture.packet_socket import Capture
+from mirrord.dataplane.counters import Slot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mirrord.dataplane.counters import Seen
     from mirrord.dataplane.filter.by_device import Asked
+    from mirrord.dataplane.membership import Member
     from mirrord.dataplane.memory import Memory
     from mirrord.dataplane.pipeline import Pipeline
     from mirrord.plans import CapturePlan
@@ -31,6 +36,12 @@ GRACE_SECONDS = 0.02
 
 UNEQUAL = 10
 """How many times the frames of another a busy member must get for the two to part."""
+
+BULK = 100 << 20
+"""Bytes a second of a device among several that would soon fill their ring, however few frames these are in."""
+
+LOOK_SECONDS_A_MEMBER = 0.0005
+"""How long frames are counted for one judgement, for each member: to ask each takes 1.5 us."""
 
 
 @dataclass(slots=True)
@@ -45,33 +56,68 @@ class Aside:
 class Rates:
     """How many frames a second each member of a tap gets. Times are monotonic, in seconds."""
 
-    def __init__(self, pipelines: Sequence[Pipeline]) -> None:
-        self._at, self._got = time.monotonic(), dict.fromkeys(pipelines, 0)
-        self._read = 0
+    def __init__(self, members: Sequence[Member], seen: Seen) -> None:
+        self._seen, self._at = seen, time.monotonic()
+        self._got = {one.pipeline: _got(one.pipeline) for one in members}
+        self._all = _Got(0, 0)
 
-    def outgrown(self, pipelines: Sequence[Pipeline], read: int, now: float, *, settled: bool) -> list[Pipeline]:
-        """The members that are so busy that they are to part from the others; none, mostly. `read`: frames, by the tap.
+    def outgrown(self, members: Sequence[Member], now: float, *, settled: bool) -> list[Pipeline]:
+        """The members that are so busy that they are to part from the others; none, mostly.
 
         To be asked often: it compares what they got since it was asked before. None part while the tap is not settled.
         """
         elapsed = now - self._at
-        if elapsed < load.LOOK_SECONDS["socket"]:
+        if elapsed < max(load.LOOK_SECONDS["socket"], LOOK_SECONDS_A_MEMBER * len(members)):
             return []
-        self._at, came, self._read = now, read - self._read, read
-        if came < load.BUSY * elapsed:  # nor is any member: not to count what each of thousands got is quicker
+        before, self._all, self._at = self._all, _Got(self._seen.read, self._seen.read_bytes), now
+        if not (self._all - before).is_busy(elapsed):  # nor is any member: not to count what each got is quicker
             self._got = {}
             return []
-        before, self._got = self._got, {one: one.read for one in pipelines}
-        if self._got.keys() - before.keys() or not settled:
+        last, self._got = self._got, {one.pipeline: _got(one.pipeline) for one in members}
+        if self._got.keys() - last.keys() or not settled:
             return []
-        got: Counter[int] = Counter()  # by way
-        for one, count in self._got.items():
-            got[id(one.transmit)] += count - before[one]
-        most = max(got.values())
-        if most < load.BUSY * elapsed:
-            return []
-        busy = {way for way, count in got.items() if count * UNEQUAL > most}
-        return [one for one in self._got if id(one.transmit) in busy] if len(busy) < len(got) else []
+        got = [(one, self._got[one.pipeline] - last[one.pipeline]) for one in members]
+        found = (_busiest_alone(got, elapsed), _unequal(got, elapsed))
+        return next((parting for parting in found if 0 < len(parting) < len(members)), [])
+
+
+class _Got(NamedTuple):
+    frames: int
+    octets: int
+
+    def __sub__(self, before: _Got) -> _Got:
+        return _Got(self.frames - before.frames, self.octets - before.octets)
+
+    def is_busy(self, elapsed: float) -> bool:
+        return self.frames >= load.BUSY * elapsed or self.octets >= BULK * elapsed
+
+
+def _got(pipeline: Pipeline) -> _Got:
+    counters = pipeline.counters
+    return _Got(pipeline.read, counters[Slot.read_ingress_bytes] + counters[Slot.read_egress_bytes])
+
+
+def _busiest_alone(got: Sequence[tuple[Member, _Got]], elapsed: float) -> list[Pipeline]:
+    """The sessions of one device, the busiest of several, where they have no other device and it is fit for a capture
+    of its own: that costs no more then, and leaves the others room.
+    """
+    devices: dict[int, set[int]] = {}  # by way
+    for one, _ in got:
+        devices.setdefault(id(one.pipeline.transmit), set()).add(one.device)
+    alone = [(one, count) for one, count in got if len(devices[id(one.pipeline.transmit)]) == 1]
+    busy = [(count, one.device) for one, count in alone if one.device and count.is_busy(elapsed)]
+    _, busiest = max(busy, default=(None, 0))
+    return [one.pipeline for one, _ in alone if one.device == busiest] if busiest else []
+
+
+def _unequal(got: Sequence[tuple[Member, _Got]], elapsed: float) -> list[Pipeline]:
+    """The sessions that get many times the frames of others."""
+    frames: Counter[int] = Counter()  # by way
+    for one, count in got:
+        frames[id(one.pipeline.transmit)] += count.frames
+    most = max(frames.values())
+    busy = {way for way, count in frames.items() if count * UNEQUAL > most >= load.BUSY * elapsed}
+    return [one.pipeline for one, _ in got if id(one.pipeline.transmit) in busy]
 
 
 def open_aside(plan: CapturePlan, pipelines: Sequence[Pipeline], wanted: Asked, memory: Memory | None = None) -> Aside:

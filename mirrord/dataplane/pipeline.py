@@ -19,7 +19,7 @@ from mirrord.dataplane.native import core, foresee, matcher
 from mirrord.dataplane.transmit.pcap_end import Ends
 from mirrord.dataplane.transmit.recorder import Recorder
 from mirrord.dataplane.ways_out import open_way_out
-from mirrord.plans import CONNECTIONS_BYTES, FLOW_BYTES, ForwardPlan, Payload, PipelinePlan
+from mirrord.plans import CONNECTIONS_BYTES, FLOW_BYTES, CapturePlan, ForwardPlan, Payload, PipelinePlan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -177,6 +177,9 @@ class Pipeline:
         counted. The tap has to be told to `match` then. OSError: it goes on by the plan before.
         """
         self.transmit.follow(plan.transmit)
+        before, capture = self.plan.capture, plan.capture
+        if isinstance(before, CapturePlan) and isinstance(capture, CapturePlan) and before.together != capture.together:
+            plan = replace(plan, capture=replace(capture, together=before.together))  # it is captured as it was begun
         self.plan = plan
 
     def match(self, how: Match) -> None:

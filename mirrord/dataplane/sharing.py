@@ -70,12 +70,12 @@ class SharedSource(Source, ABC):
         self._parted_at: float | None = None  # when some were told to go on elsewhere
         self._parts_at: int | None = None  # when so many frames have been read
         self._trims = False  # whether the kernel may keep headers alone
-        self._rates = Rates(pipelines)
         self._one_a_way: list[Member] = []  # of those that leave by the same way
         self._by_device: dict[int, list[Member]] = {}
         capture = aside.capture if aside else open_way_in(self.plan, self._wanted(), group, memory, busy=busy)
         try:
             super().__init__(capture, native=native)
+            self._rates = Rates(self._members, self.seen)
             self._begin_with(pipelines, aside)
         except BaseException:
             capture.close()
@@ -115,6 +115,12 @@ class SharedSource(Source, ABC):
         """Whether it is on all devices of a namespace, for those that its members want."""
         return isinstance(self.plan, CapturePlan) and not self.plan.device
 
+    @property
+    def captures_by(self) -> str:
+        """As of any source; and that the way is of several devices."""
+        by = super().captures_by
+        return f"{by or self.mode}, of {SEVERAL_DEVICES}" if self.everywhere else by
+
     def _new_member(self, pipeline: Pipeline, since: int) -> Member:
         capture = pipeline.plan.capture
         device = capture.index if self.everywhere and isinstance(capture, CapturePlan) else 0
@@ -124,6 +130,11 @@ class SharedSource(Source, ABC):
     def pipelines(self) -> list[Pipeline]:
         """Those that get its frames."""
         return [member.pipeline for member in self._members]
+
+    @property
+    def wanted(self) -> Asked:
+        """What it takes, on any thread: of each device all that is wanted of it, each once."""
+        return self._wanted()
 
     @property
     def changing(self) -> bool:
@@ -238,7 +249,7 @@ class SharedSource(Source, ABC):
         if len(self._members) < 2 or self._begins_later:
             return []
         settled = not self.changing and self._successor is None
-        return self._rates.outgrown(self.pipelines, self.seen.read, now, settled=settled)
+        return self._rates.outgrown(self._members, now, settled=settled)
 
     def open_aside(self, pipelines: Sequence[Pipeline]) -> Aside:
         """Open a capture for members to part with. OSError; takes long: not for the thread that runs the tap."""
@@ -248,7 +259,10 @@ class SharedSource(Source, ABC):
         for group in groups_of(wanted).values():
             compile_sets(group)
         memory = self.capture.memory if isinstance(self.capture, Capture) else None
-        return open_aside(self.plan, pipelines, tuple(dict.fromkeys(wanted)), memory)
+        plan, own = self.plan, pipelines[0].plan.capture
+        if self.everywhere and len({device for device, _ in wanted}) == 1 and isinstance(own, CapturePlan):
+            plan = replace(own, together=False)
+        return open_aside(plan, pipelines, tuple(dict.fromkeys(wanted)), memory)
 
     def part(self, aside: Aside) -> bool:
         """Move members to another capture. False where the members or their selections have changed meanwhile."""
@@ -288,7 +302,7 @@ class SharedSource(Source, ABC):
         return next(member for member in self._members if member.pipeline is pipeline)
 
     def _wanted(self, also: Sequence[Member] = ()) -> Asked:
-        members = [member for member in (*self._members, *also) if not (member.leaves or member.parted)]
+        members = [member for member in (*list(self._members), *also) if not (member.leaves or member.parted)]
         return tuple(dict.fromkeys(Wanted(member.device, member.pipeline.selection) for member in members))
 
     def _compile(self, wanted: Asked) -> None:

@@ -32,7 +32,7 @@ from mirrord.control.running.streams import Streams
 from mirrord.control.running.taps import Taps
 from mirrord.control.running.totals import Counts, RuleCounts, Totals, added_rules
 from mirrord.control.running.troubles import Troubles
-from mirrord.control.running.ways import captured_apart, open_all
+from mirrord.control.running.ways import open_all
 from mirrord.control.running.workers import Workers, what
 from mirrord.dataplane.budget import Budget
 from mirrord.dataplane.counters import Slot
@@ -128,7 +128,7 @@ class Pipelines:
         places = busy(sources)
         apart = {add.key: self._restarts.apart(add.key) for add in adds}
         made = open_all(
-            captured_apart(adds, self._running),
+            self._taps.how_captured(adds, self._running, places, apart),
             self._open,
             openers=self._openers,
             taps=self._taps,

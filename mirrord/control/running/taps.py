@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import replace
 from functools import partial
 
 from mirrord.control.host.device_rate import Place
-from mirrord.control.planning.plan import Key
+from mirrord.control.planning.plan import Add, Key
+from mirrord.control.running.gathering import alone, how_captured
+from mirrord.control.running.record import Running
 from mirrord.control.running.workers import Workers
-from mirrord.dataplane.filter.rules import Selection
 from mirrord.dataplane.memory import Memory
 from mirrord.dataplane.pipeline import Pipeline
 from mirrord.dataplane.tap import Tap, open_taps
 from mirrord.dataplane.worker import Worker
 from mirrord.plans import CapturePlan
-
-_ANY = Selection()
 
 Shared = tuple[object, ...]
 """What sessions that share a source agree on."""
@@ -38,6 +36,17 @@ class Taps:
         self._taps: dict[Shared, list[tuple[Tap, Worker]]] = {}
         self._lost: dict[str, int] = {}  # frames, by source, on workers that are gone
 
+    def how_captured(
+        self,
+        adds: Sequence[Add],
+        running: Mapping[Key, Running],
+        busy: Collection[Place],
+        apart: Mapping[Key, Collection[Worker]],
+    ) -> list[Add]:
+        """As gathering.how_captured, beside what is captured now."""
+        taps = [tap for worker in self._workers.all if not worker.ended for tap in list(worker.taps)]
+        return how_captured(adds, running, taps, busy, apart)
+
     def place(
         self,
         opened: Mapping[Key, Sequence[Pipeline]],
@@ -49,6 +58,7 @@ class Taps:
         `busy`: sources that are captured by a ring at once, if that is open. `apart`: workers that a session is not to
         be on, where it can be had.
         """
+        self._adopt()
         wanted: dict[Shared, list[Key]] = {}
         for key, pipelines in opened.items():
             shared = _shared(key, pipelines[0])
@@ -121,6 +131,16 @@ class Taps:
         self._taps.pop(shared, None)
         return False
 
+    def _adopt(self) -> None:
+        """Have whoever comes join sources, too, that have parted from those that they were captured together with."""
+        known = {id(tap) for taps in self._taps.values() for tap, _ in taps}
+        for worker in self._workers.all:
+            for tap in list(worker.taps):
+                pipelines, plan = tap.pipelines, tap.plan
+                if pipelines and id(tap) not in known and isinstance(plan, CapturePlan) and not tap.everywhere:
+                    first = pipelines[0]
+                    self._taps.setdefault((alone(plan), first.plan.workers, first.group), [(tap, worker)])
+
     def _open(self, pipelines: Sequence[Sequence[Pipeline]], busy: Collection[Place]) -> list[Tap] | Exception:
         captures = [session[0].plan.capture for session in pipelines]
         rings = any(isinstance(one, CapturePlan) and (one.netns, one.device) in busy for one in captures)
@@ -168,7 +188,7 @@ def _shared(key: Key, pipeline: Pipeline) -> Shared:
     if not plan.capture.shared or plan.transmit.waits:
         return (key,)
     assert isinstance(plan.capture, CapturePlan)  # no other is shared
-    capture = plan.capture.everywhere if plan.capture.together else replace(plan.capture, selection=_ANY)
+    capture = plan.capture.everywhere if plan.capture.together else alone(plan.capture)
     return capture, plan.workers, pipeline.group
 
 

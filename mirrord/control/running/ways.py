@@ -8,48 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import replace
 
-from mirrord.control.host.bystanders import too_busy
-from mirrord.control.logs import logger
 from mirrord.control.planning.plan import Add, Key
 from mirrord.control.running.record import Running
 from mirrord.control.running.taps import Taps
 from mirrord.dataplane.pipeline import Pipeline
 from mirrord.dataplane.worker import Worker
-from mirrord.plans import CapturePlan, Netns, PipelinePlan
-
-log = logger("pipelines")
+from mirrord.plans import CapturePlan, PipelinePlan
 
 _Way = tuple[object, ...]
 Opened = dict[Key, "list[Pipeline] | Exception"]
-
-
-def captured_apart(adds: Sequence[Add], running: Mapping[Key, Running]) -> list[Add]:
-    """The same, but where devices that nobody mirrors are too busy for a socket on all of them each source is captured
-    by itself: then copies of different devices leave in any order, and the log says so.
-    """
-    plans = [add.pipeline for add in adds] + [one.plan for one in running.values()]
-    captures = [plan.capture for plan in plans if isinstance(plan.capture, CapturePlan)]
-    mirrored: dict[Netns | None, set[str]] = {}
-    for capture in captures:
-        mirrored.setdefault(capture.netns, set()).add(capture.device)
-    together = {capture.netns for capture in captures if capture.together}
-    crowded = too_busy({netns: devices for netns, devices in mirrored.items() if netns in together})
-    for netns in crowded:
-        log.warning(
-            "devices that nobody mirrors are busy: sources are captured one by one, copies of different devices leave"
-            " in any order",
-            netns=netns.path if netns else "",
-        )
-    return [_apart(add, crowded) for add in adds] if crowded else list(adds)
-
-
-def _apart(add: Add, crowded: Collection[Netns | None]) -> Add:
-    capture = add.pipeline.capture
-    if not isinstance(capture, CapturePlan) or capture.netns not in crowded:
-        return add
-    return replace(add, pipeline=replace(add.pipeline, capture=replace(capture, together=False)))
 
 
 def open_all(

@@ -47,9 +47,10 @@ if TYPE_CHECKING:
 
 BLOCK_SIZE, MINIMUM_BLOCKS = RING_BLOCK, LEAST_RING_BLOCKS
 RETIRE_MILLISECONDS, BUSY_RETIRE_MILLISECONDS = 4, 8
-"""How long a block that is not full may keep its frames back: where a ring is asked for, and where "auto" takes one
-for a busy source. A slow stream uses up a block each time, so that this also bounds how long the reader may be held up:
-by 64 or 128 ms with the default 16 blocks. Losing nothing is worth 4 ms to a busy source; it also wakes less often.
+"""How long a block that is not full may keep its frames back: where a ring is asked for, or is of several devices; and
+where "auto" takes one for a busy source. A slow stream uses up a block each time, so that this also bounds how long the
+reader may be held up: by 64 or 128 ms with the default 16 blocks. Losing nothing is worth 4 ms to a busy source; it
+also wakes less often.
 """
 
 HEADROOM = 16
@@ -60,6 +61,9 @@ NOMINAL_FRAME = 2048
 
 LARGEST_FRAME = BLOCK_SIZE
 SOCKET_BATCH = 64
+
+MOST_RINGS = 4
+"""How many times `ring_size` the ring of several devices is at most: so many of them, and it has that for each."""
 
 ROOM_TO_MOVE = 4
 """How many times `ring_size` a plain socket that may become a ring can hold: what comes while the ring is made."""
@@ -182,7 +186,9 @@ class Capture(MovableWayIn):
 
     def _map_ring(self) -> None:
         """A ring of the size that is wanted; or of half of it, and so on, as long as there is no memory."""
-        wanted = self.block_count = max(-(-self.plan.ring_size // BLOCK_SIZE), MINIMUM_BLOCKS)
+        wanted = max(-(-self.plan.ring_size // BLOCK_SIZE), MINIMUM_BLOCKS)
+        devices = 1 if self.plan.device else len({device for device, _ in self.wanted})
+        self.block_count = wanted * min(devices, MOST_RINGS)
         while True:
             try:
                 self._try_ring()
@@ -202,7 +208,8 @@ class Capture(MovableWayIn):
         if not self._share.want(self.block_count * BLOCK_SIZE):
             raise OSError(errno.ENOMEM, "no memory for its ring (daemon.memory_limit)")
         frames = self.block_count * (BLOCK_SIZE // NOMINAL_FRAME)
-        retire = BUSY_RETIRE_MILLISECONDS if self.plan.mode == "auto" else RETIRE_MILLISECONDS
+        slow = self.plan.mode == "auto" and self.plan.device
+        retire = BUSY_RETIRE_MILLISECONDS if slow else RETIRE_MILLISECONDS
         request = (BLOCK_SIZE, self.block_count, NOMINAL_FRAME, frames, retire, 0, 0)
         set_slowly(self.socket, kernel.PACKET_RX_RING, _REQUEST.pack(*request))
         self.ring = mmap.mmap(self.socket.fileno(), self.block_count * BLOCK_SIZE)

@@ -1,0 +1,168 @@
+"""Which sources are captured by one socket on all devices of their network namespace, and which each by its own.
+
+Together are captured, for their order, the devices of a session that has several; and, for what it costs, the sources
+of different sessions where they are many: a socket for each of 200 quiet ones costs a frame several times what it costs
+to read them as one, see dataplane/tap.py. So the first few sources get a socket each, and what begins from then on is
+gathered. A source that is captured already stays where it is, and whoever else wants its frames joins there.
+
+Apart stay busy sources, which would flood the others' ring; those whose capture is trimmed; files and streams, each of
+which has a worker of its own; sources that several workers divide, and those of which a duplicate is copied once, which
+go with the others of their mirror. And so does all of a namespace where devices that nobody mirrors are busy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from mirrord.control.host.bystanders import too_busy
+from mirrord.control.host.device_rate import Place
+from mirrord.control.logs import logger
+from mirrord.control.planning.plan import Add, Key
+from mirrord.control.running.record import Running
+from mirrord.dataplane.filter.bpf import compile_selection
+from mirrord.dataplane.filter.rules import Selection
+from mirrord.dataplane.tap import Tap
+from mirrord.dataplane.trimming import may_trim
+from mirrord.plans import CapturePlan, Netns
+
+log = logger("pipelines")
+
+FEW = 8
+"""Sources of a namespace, captured in the same way, that get a socket each."""
+
+MOST_MEMBERS = 1024
+"""Sessions of sources that are gathered, from which on no other source is: each change of one goes through all."""
+
+MOST_INSTRUCTIONS = 1024
+"""Of the socket's program, from which on no other source is gathered: it is to say exactly what is wanted of each."""
+
+_ANY = Selection()
+
+
+@dataclass(slots=True)
+class _Gathered:
+    """What one socket on all devices captures for sources of different sessions, now or soon."""
+
+    devices: set[int] = field(default_factory=set)  # by their indexes
+    members: int = 0
+    selections: dict[Selection, int] = field(default_factory=dict)  # what is wanted, and in how many instructions
+
+    def add(self, device: int, selection: Selection) -> None:
+        self.devices.add(device)
+        self.members += 1
+        if selection not in self.selections:
+            self.selections[selection] = len(compile_selection(selection))
+
+    @property
+    def has_room(self) -> bool:
+        return self.members < MOST_MEMBERS and sum(self.selections.values()) < MOST_INSTRUCTIONS
+
+
+class Captured(NamedTuple):
+    """What is captured: devices by sockets of their own, as plans of any selection, and by sockets on all devices."""
+
+    alone: set[CapturePlan]
+    together: dict[CapturePlan, _Gathered]
+
+
+def captured_by(taps: Iterable[Tap]) -> Captured:
+    """What these taps capture."""
+    found = Captured(set(), {})
+    for tap in taps:
+        if not isinstance(tap.plan, CapturePlan) or tap.failure:
+            continue
+        if not tap.everywhere:
+            found.alone.add(alone(tap.plan))
+            continue
+        gathered = found.together.setdefault(alone(tap.plan), _Gathered())
+        for device, selection in tap.wanted:
+            gathered.add(device, selection)
+    return found
+
+
+def alone(plan: CapturePlan) -> CapturePlan:
+    """What the plans of a device's capture have in common, whatever is selected and whoever else is captured."""
+    return replace(plan, selection=_ANY, together=False)
+
+
+def how_captured(
+    adds: Sequence[Add],
+    running: Mapping[Key, Running],
+    taps: Iterable[Tap],
+    busy: Collection[Place],
+    apart: Mapping[Key, Collection[object]],
+) -> list[Add]:
+    """The same, each of whose captures says whether it is `together` with others. Takes 0.1 s where bystanders may be
+    busy. `busy`: sources that have much traffic. `apart`: sessions that are not to run where they did, by workers.
+    """
+    chosen = _gathered(adds, captured_by(taps), busy, apart)
+    crowded = _crowded(chosen, running)
+    if ordered := crowded & {capture.netns for add in adds if (capture := _capture(add)) and capture.together}:
+        for netns in ordered:
+            log.warning(
+                "devices that nobody mirrors are busy: sources are captured one by one, copies of different devices"
+                " leave in any order",
+                netns=netns.path if netns else "",
+            )
+    return [
+        _as(add, together=False) if (capture := _capture(add)) and capture.netns in crowded else add for add in chosen
+    ]
+
+
+def _crowded(adds: Sequence[Add], running: Mapping[Key, Running]) -> frozenset[Netns | None]:
+    """The namespaces of these where devices that nobody mirrors are too busy for a socket on all of them."""
+    plans = [*(add.pipeline for add in adds), *(one.plan for one in running.values())]
+    captures = [plan.capture for plan in plans if isinstance(plan.capture, CapturePlan)]
+    together = {capture.netns for add in adds if (capture := _capture(add)) and capture.together}
+    mirrored: dict[Netns | None, set[str]] = {netns: set() for netns in together}
+    for capture in captures if together else ():
+        if capture.netns in together:
+            mirrored[capture.netns].add(capture.device)
+    return too_busy(mirrored)
+
+
+def _gathered(
+    adds: Sequence[Add], there: Captured, busy: Collection[Place], apart: Mapping[Key, Collection[object]]
+) -> list[Add]:
+    fit: dict[CapturePlan, list[Add]] = {}  # by what they are captured as
+    for add in adds:
+        capture = _capture(add)
+        if capture is not None and _may_be_gathered(add) and not apart.get(add.key):
+            fit.setdefault(alone(capture), []).append(add)
+    new: dict[CapturePlan, list[CapturePlan]] = {}  # sources that are not captured yet, by what could be shared
+    for source in fit:
+        if source not in there.alone and (source.netns, source.device) not in busy:
+            new.setdefault(alone(source.everywhere), []).append(source)
+    chosen: set[CapturePlan] = set()
+    for shared, sources in new.items():
+        gathered = there.together.get(shared, _Gathered())
+        now = sum(alone(one.everywhere) == shared for one in there.alone) + len(gathered.devices)
+        many = now + len(sources) > FEW
+        for source in sources:
+            if source.index in gathered.devices or (many and gathered.has_room):
+                chosen.add(source)
+                for add in fit[source]:
+                    gathered.add(source.index, add.pipeline.capture.selection)
+    together = {add.key for source in chosen for add in fit[source]}
+    return [_as(add, together=True) if add.key in together else add for add in adds]
+
+
+def _may_be_gathered(add: Add) -> bool:
+    plan, capture = add.pipeline, add.pipeline.capture
+    if not isinstance(capture, CapturePlan) or capture.together or capture.raw:
+        return False
+    return plan.workers == 1 and plan.duplicates_of is None and not (plan.transmit.waits or may_trim(plan))
+
+
+def _capture(add: Add) -> CapturePlan | None:
+    capture = add.pipeline.capture
+    return capture if isinstance(capture, CapturePlan) else None
+
+
+def _as(add: Add, *, together: bool) -> Add:
+    capture = _capture(add)
+    if capture is None or capture.together == together:
+        return add
+    return replace(add, pipeline=replace(add.pipeline, capture=replace(capture, together=together)))
