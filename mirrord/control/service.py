@@ -186,6 +186,7 @@ class Service:
             load = await self._on_ticker(self._pipelines.load) if self._pipelines.budget.limit else None
             verdicts = joined(verdicts, self._governor.look(load, now))
             await self._on_ticker(partial(self._pipelines.judge, verdicts))
+            await self._on_ticker(self._pipelines.balance)
 
     def _look_at_pipelines(self, seconds: float) -> bool:
         """Whether there is news: of a path MTU, of a worker."""

@@ -122,6 +122,10 @@ class Loop(ABC):
         """A tap has run, or was looked at."""
 
     @abstractmethod
+    def end(self, tap: Tap) -> None:
+        """Close a tap that has no members any more."""
+
+    @abstractmethod
     def broke(self, tap: Tap) -> None:
         """A tap was put aside."""
 

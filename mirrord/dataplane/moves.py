@@ -149,7 +149,11 @@ class Moves:
         if made.everywhere or not tap.everywhere:
             made.source = tap.source
         self._loop.add_tap(made)
-        self._loop.changing |= {tap, made}
+        self._loop.changing.add(made)
+        if tap.pipelines:
+            self._loop.changing.add(tap)
+        else:
+            self._loop.end(tap)
         if made.mode == "ring":
             self.give_rings(aside.pipelines)
         for order in self._postponed.pop(tap, []):

@@ -97,17 +97,29 @@ def _got(pipeline: Pipeline) -> _Got:
     return _Got(pipeline.read, counters[Slot.read_ingress_bytes] + counters[Slot.read_egress_bytes])
 
 
+def next_alone(members: Sequence[Member]) -> list[Pipeline]:
+    """The sessions of one device among several, where they have no other device; none where all have."""
+    alone = _alone(members)
+    return [one.pipeline for one in alone if one.device == alone[0].device]
+
+
 def _busiest_alone(got: Sequence[tuple[Member, _Got]], elapsed: float) -> list[Pipeline]:
-    """The sessions of one device, the busiest of several, where they have no other device and it is fit for a capture
-    of its own: that costs no more then, and leaves the others room.
+    """The same of the busiest device, if that is fit for a capture of its own: it costs no more then, and leaves the
+    others room.
     """
-    devices: dict[int, set[int]] = {}  # by way
-    for one, _ in got:
-        devices.setdefault(id(one.pipeline.transmit), set()).add(one.device)
-    alone = [(one, count) for one, count in got if len(devices[id(one.pipeline.transmit)]) == 1]
-    busy = [(count, one.device) for one, count in alone if one.device and count.is_busy(elapsed)]
+    alone = _alone([one for one, _ in got])
+    devices = {one.device for one in alone}
+    busy = [(count, one.device) for one, count in got if one.device in devices and count.is_busy(elapsed)]
     _, busiest = max(busy, default=(None, 0))
-    return [one.pipeline for one, _ in alone if one.device == busiest] if busiest else []
+    return [one.pipeline for one in alone if one.device == busiest]
+
+
+def _alone(members: Sequence[Member]) -> list[Member]:
+    """Those of one device among several whose way is no other device's."""
+    devices: dict[int, set[int]] = {}  # by way
+    for one in members:
+        devices.setdefault(id(one.pipeline.transmit), set()).add(one.device)
+    return [one for one in members if one.device and len(devices[id(one.pipeline.transmit)]) == 1]
 
 
 def _unequal(got: Sequence[tuple[Member, _Got]], elapsed: float) -> list[Pipeline]:

@@ -22,7 +22,7 @@ from mirrord.dataplane.filter.bpf import compile_selection
 from mirrord.dataplane.filter.by_device import Asked, Wanted, compile_wanted
 from mirrord.dataplane.filter.several import compile_selections, compile_sets
 from mirrord.dataplane.membership import FOR_EVER, Member, described, groups_of, one_a_way
-from mirrord.dataplane.parting import GRACE_SECONDS, Aside, Rates, open_aside
+from mirrord.dataplane.parting import GRACE_SECONDS, Aside, Rates, next_alone, open_aside
 from mirrord.dataplane.pipeline import Match, Pipeline
 from mirrord.dataplane.source import Source
 from mirrord.dataplane.ways_in import open_way_in
@@ -69,6 +69,7 @@ class SharedSource(Source, ABC):
         self._begins_later = group is not None and group.divides
         self._parted_at: float | None = None  # when some were told to go on elsewhere
         self._parts_at: int | None = None  # when so many frames have been read
+        self.spreads = False  # each of its devices is to go on with a capture of its own, where it may
         self._trims = False  # whether the kernel may keep headers alone
         self._one_a_way: list[Member] = []  # of those that leave by the same way
         self._by_device: dict[int, list[Member]] = {}
@@ -246,10 +247,19 @@ class SharedSource(Source, ABC):
 
     def outgrown(self, now: float) -> list[Pipeline]:
         """The members that are so busy that they are to part from the others; none, mostly. `now` is monotonic."""
-        if len(self._members) < 2 or self._begins_later:
+        if self._begins_later or (len(self._members) < 2 and not self.spreads):
             return []
         settled = not self.changing and self._successor is None
+        if self.spreads and settled:
+            parting = next_alone(self._members)
+            self.spreads = bool(parting)
+            return parting
         return self._rates.outgrown(self._members, now, settled=settled)
+
+    @property
+    def may_spread(self) -> bool:
+        """Whether some of its devices could have a capture of their own, and are not about to; on any thread."""
+        return self.everywhere and not self.spreads and bool(next_alone(list(self._members)))
 
     def open_aside(self, pipelines: Sequence[Pipeline]) -> Aside:
         """Open a capture for members to part with. OSError; takes long: not for the thread that runs the tap."""
@@ -268,7 +278,7 @@ class SharedSource(Source, ABC):
         """Move members to another capture. False where the members or their selections have changed meanwhile."""
         members = [member for member in self._members if member.pipeline in aside.pipelines]
         wanted = tuple(dict.fromkeys(Wanted(member.device, member.pipeline.selection) for member in members))
-        fits = len(members) == len(aside.pipelines) < len(self._members) and wanted == aside.capture.wanted
+        fits = len(members) == len(aside.pipelines) and wanted == aside.capture.wanted
         if not fits or any(member.leaves for member in self._members) or self._successor is not None:
             return False
         aside.border = time.time_ns()
@@ -295,7 +305,8 @@ class SharedSource(Source, ABC):
         self.update()
         self._members = [member for member in self._members if not member.parted]
         self._parted_at = None
-        self._changed()
+        if self._members:
+            self._changed()
         return True
 
     def _member(self, pipeline: Pipeline) -> Member:

@@ -240,7 +240,7 @@ class Tap(SharedSource):
     def quiet(self) -> bool:
         """Whether there can be no news: it did not run, and nothing of it acts by time."""
         acts = any(member.pipeline.exclusive for member in self._one_a_way)
-        acts = acts or bool(self.capture.trimmed) or self._misses
+        acts = acts or bool(self.capture.trimmed) or self._misses or self.spreads
         return self.seen.read == self._looked_at and self.capture.ring is None and not acts
 
     def succeed(self) -> WayIn:

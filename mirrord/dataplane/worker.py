@@ -131,6 +131,14 @@ class Worker(Loop):
         self._closers.join(ANSWER_SECONDS)
         return self.ended
 
+    def spread(self, tap: Tap) -> None:
+        """Have each device of a tap that is on all go on with a capture of its own, where it may: one by one, soon."""
+
+        def begin() -> None:
+            tap.spreads = True
+
+        self.order(begin)
+
     # --- by the thread ---
 
     def pressing(self) -> bool:
@@ -146,6 +154,10 @@ class Worker(Loop):
 
     def ran(self, tap: Tap) -> None:
         self._moves.begin(tap, self._draining)
+
+    def end(self, tap: Tap) -> None:
+        self._forget(tap)
+        self.helper.submit(tap.close, lambda _: None)
 
     def broke(self, tap: Tap) -> None:
         self._moves.broke(tap)

@@ -163,3 +163,24 @@ def test_a_source_that_becomes_busy_gets_a_socket_of_its_own_which_others_join(
         assert captured == sum(parts)
     both = [metrics.total("mirrord_captured_frames_total", session=name) for name in ("more", "s7")]
     assert 0 < both[0] < both[1]
+
+
+@pytest.mark.parametrize("dataplane", ["native"])
+def test_sources_part_where_devices_that_nobody_mirrors_become_busy(
+    hosts: tuple[Host, Host, Host], daemon: MakeDaemon, tmp_path: Path
+) -> None:
+    client, source, collector = hosts
+    mirrord = daemon(source, "", up=False)
+    api = Api(mirrord.socket)
+    api("PUT", "mirrors/m", {"sessions": [session(n) for n in range(1, SOURCES)]})
+    mirrord.wait_up()
+    assert sockets(source) == {0: 1}
+    apart = {source.index(f"nic{number}"): 1 for number in range(1, SOURCES)}
+    with sending(source, "nic0", frame(0), tmp_path):
+        wait_for(lambda: sockets(source) == apart, "a socket for each", 30)
+    with Receiver(collector, "eth0") as receiver:
+        for number in range(1, SOURCES):
+            send(client, f"out{number}", frame(number), number)
+        expected = Counter({(n + 1, n): n for n in range(1, SOURCES)})
+        mirrord.settle(captured=expected.total())
+        assert arrived(receiver) == expected

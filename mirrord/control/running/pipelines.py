@@ -340,6 +340,12 @@ class Pipelines:
         with self._lock:
             return bool(self._errors) or any(one.failure for one in self._running.values())
 
+    def balance(self) -> None:
+        """See whether what is captured by one socket had better be by several. To be asked each second, not while plans
+        are applied.
+        """
+        self._taps.spare_bystanders()
+
     def log_troubles(self) -> None:
         """Log what has changed by itself: which sessions' copies have nowhere to go, and what they cannot have.
 

@@ -6,11 +6,14 @@ divided by n workers shares n of them, each on a thread of its own.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from functools import partial
 
+from mirrord.control.host.bystanders import Bystanders
 from mirrord.control.host.device_rate import Place
+from mirrord.control.logs import logger
 from mirrord.control.planning.plan import Add, Key
 from mirrord.control.running.gathering import alone, how_captured
 from mirrord.control.running.record import Running
@@ -19,7 +22,12 @@ from mirrord.dataplane.memory import Memory
 from mirrord.dataplane.pipeline import Pipeline
 from mirrord.dataplane.tap import Tap, open_taps
 from mirrord.dataplane.worker import Worker
-from mirrord.plans import CapturePlan
+from mirrord.plans import CapturePlan, Netns
+
+log = logger("pipelines")
+
+LOOK_SECONDS = 5.0
+"""How long it is counted what devices send that nobody mirrors."""
 
 Shared = tuple[object, ...]
 """What sessions that share a source agree on."""
@@ -35,6 +43,8 @@ class Taps:
         self._workers, self._openers, self._native, self._memory = workers, openers, native, memory
         self._taps: dict[Shared, list[tuple[Tap, Worker]]] = {}
         self._lost: dict[str, int] = {}  # frames, by source, on workers that are gone
+        self._bystanders = Bystanders()
+        self._looked = time.monotonic()
 
     def how_captured(
         self,
@@ -96,6 +106,24 @@ class Taps:
         gone = {pipeline for several in leaving.values() for pipeline in several}  # also where their worker is stuck
         for shared in [shared for shared, taps in self._taps.items() if gone.issuperset(taps[0][0].pipelines)]:
             del self._taps[shared]
+
+    def spare_bystanders(self) -> None:
+        """Have sources that are gathered part, each for itself, where devices that nobody mirrors have become busy."""
+        if time.monotonic() - self._looked < LOOK_SECONDS:
+            return
+        self._looked = time.monotonic()
+        everywhere: list[tuple[Netns | None, Tap, Worker]] = []
+        mirrored: dict[Netns | None, set[str]] = {}
+        for worker in self._workers.all:
+            for tap in list(worker.taps):
+                if isinstance(tap.plan, CapturePlan):
+                    mirrored.setdefault(tap.plan.netns, set()).update(_devices(tap))
+                    everywhere += [(tap.plan.netns, tap, worker)] * tap.may_spread
+        crowded = self._bystanders.look({netns: mirrored[netns] for netns, *_ in everywhere})
+        for netns, tap, worker in everywhere:
+            if netns in crowded:
+                log.info("devices that nobody mirrors are busy: sources get a socket each", worker=worker.name)
+                worker.spread(tap)
 
     def workers(self, key: Key, pipeline: Pipeline) -> list[Worker]:
         """On which workers what shares this session's source comes to run; none where it is not captured any more."""
@@ -180,6 +208,11 @@ class Taps:
             if any(one.group is group for one in tap.pipelines) and not (worker.ended or worker in apart):
                 return worker
         return None
+
+
+def _devices(tap: Tap) -> set[str]:
+    captures = [pipeline.plan.capture for pipeline in tap.pipelines]
+    return {capture.device for capture in captures if isinstance(capture, CapturePlan)}
 
 
 def _shared(key: Key, pipeline: Pipeline) -> Shared:
