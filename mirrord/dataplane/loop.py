@@ -88,6 +88,11 @@ class Loop(ABC):
             raise
 
     @property
+    def spent(self) -> float:
+        """Seconds of a processor that the thread has taken, as of its last round."""
+        return self._spent
+
+    @property
     def ended(self) -> bool:
         """Whether the thread is not there any more, told to or not."""
         return not self._thread.is_alive()

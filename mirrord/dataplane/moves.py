@@ -51,6 +51,10 @@ class Moves:
         """Whether a capture is being opened for the tap, which may not be closed meanwhile."""
         return tap in self._awaited
 
+    def under_way(self, tap: Tap) -> bool:
+        """Whether its capture is about to change, or does."""
+        return tap in self._awaited or tap in self._succeeding or tap in self._parting
+
     def begin(self, tap: Tap, leaving: Container[Pipeline]) -> None:
         """Begin to move its capture, or to part its members, if it is time. Not while some of them leave."""
         settled = tap not in self._awaited and tap not in self._parting

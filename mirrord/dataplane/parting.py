@@ -103,6 +103,13 @@ def next_alone(members: Sequence[Member]) -> list[Pipeline]:
     return [one.pipeline for one in alone if one.device == alone[0].device]
 
 
+def every_second(members: Sequence[Member]) -> list[Pipeline]:
+    """The sessions of half of those devices; none where there is one."""
+    alone = _alone(members)
+    half = set(list(dict.fromkeys(one.device for one in alone))[1::2])
+    return [one.pipeline for one in alone if one.device in half]
+
+
 def _busiest_alone(got: Sequence[tuple[Member, _Got]], elapsed: float) -> list[Pipeline]:
     """The same of the busiest device, if that is fit for a capture of its own: it costs no more then, and leaves the
     others room.

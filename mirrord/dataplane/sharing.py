@@ -22,7 +22,7 @@ from mirrord.dataplane.filter.bpf import compile_selection
 from mirrord.dataplane.filter.by_device import Asked, Wanted, compile_wanted
 from mirrord.dataplane.filter.several import compile_selections, compile_sets
 from mirrord.dataplane.membership import FOR_EVER, Member, described, groups_of, one_a_way
-from mirrord.dataplane.parting import GRACE_SECONDS, Aside, Rates, next_alone, open_aside
+from mirrord.dataplane.parting import GRACE_SECONDS, Aside, Rates, every_second, next_alone, open_aside
 from mirrord.dataplane.pipeline import Match, Pipeline
 from mirrord.dataplane.source import Source
 from mirrord.dataplane.ways_in import open_way_in
@@ -70,6 +70,7 @@ class SharedSource(Source, ABC):
         self._parted_at: float | None = None  # when some were told to go on elsewhere
         self._parts_at: int | None = None  # when so many frames have been read
         self.spreads = False  # each of its devices is to go on with a capture of its own, where it may
+        self.halves = False  # every second one is to go on with another capture
         self._trims = False  # whether the kernel may keep headers alone
         self._one_a_way: list[Member] = []  # of those that leave by the same way
         self._by_device: dict[int, list[Member]] = {}
@@ -250,6 +251,9 @@ class SharedSource(Source, ABC):
         if self._begins_later or (len(self._members) < 2 and not self.spreads):
             return []
         settled = not self.changing and self._successor is None
+        if self.halves and settled:
+            self.halves = False
+            return every_second(self._members)
         if self.spreads and settled:
             parting = next_alone(self._members)
             self.spreads = bool(parting)

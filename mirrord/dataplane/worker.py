@@ -133,11 +133,32 @@ class Worker(Loop):
 
     def spread(self, tap: Tap) -> None:
         """Have each device of a tap that is on all go on with a capture of its own, where it may: one by one, soon."""
+        self.order(lambda: setattr(tap, "spreads", True))
 
-        def begin() -> None:
-            tap.spreads = True
+    def halve(self, tap: Tap) -> None:
+        """Have every second device of a tap that is on all go on with another capture, where it may: soon."""
+        self.order(lambda: setattr(tap, "halves", True))
 
-        self.order(begin)
+    def hand_over(self, tap: Tap, to: Worker) -> bool:
+        """Have another worker run this tap from now on; its frames wait meanwhile. False where its capture is about to
+        change, a session leaves it, or the worker does not get to it within a second.
+
+        What shares a way out, or what was copied, with another tap of this worker has to stay.
+        """
+        done, answered = threading.Event(), threading.Lock()
+        outcome = [False]
+
+        def order() -> None:
+            with answered:  # once: who asked may have given it up
+                if not done.is_set():
+                    outcome[0] = self._hand_over(tap, to)
+                    done.set()
+
+        self.order(order)
+        done.wait(ANSWER_SECONDS)
+        with answered:
+            done.set()
+        return outcome[0]
 
     # --- by the thread ---
 
@@ -164,6 +185,24 @@ class Worker(Loop):
 
     def _may_end(self) -> bool:
         return super()._may_end() and not self._draining
+
+    def _hand_over(self, tap: Tap, to: Worker) -> bool:
+        leaves = any(pipeline in self._draining for pipeline in tap.pipelines)
+        if tap not in self.taps or tap in self.broken or self._moves.under_way(tap) or leaves:
+            return False
+        self.unregister(tap)
+        to.taps.append(tap)  # first, so that who sums up all taps does not miss it
+        self.taps.remove(tap)
+        changing = tap in self.changing
+        self.changing.discard(tap)
+        to.order(lambda: to.take_over(tap, changing=changing))
+        return True
+
+    def take_over(self, tap: Tap, *, changing: bool) -> None:
+        """Run a tap of another worker, which is in `taps` already. By the thread."""
+        self.attempt(tap, lambda: self.register(tap))
+        if changing:
+            self.changing.add(tap)
 
     def _join(self, tap: Tap, pipelines: Sequence[Pipeline], done: threading.Event) -> None:
         if self._moves.postpone(tap, lambda: self._join(tap, pipelines, done)):

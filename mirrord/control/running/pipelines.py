@@ -341,10 +341,13 @@ class Pipelines:
             return bool(self._errors) or any(one.failure for one in self._running.values())
 
     def balance(self) -> None:
-        """See whether what is captured by one socket had better be by several. To be asked each second, not while plans
-        are applied.
+        """See whether sources had better be captured, or read, otherwise. To be asked each second, not while plans are
+        applied.
         """
-        self._taps.spare_bystanders()
+        if moved := self._taps.balance():
+            with self._lock:
+                for runs in self._running.values():
+                    runs.placed = [(pipeline, moved.get(pipeline, worker)) for pipeline, worker in runs.placed]
 
     def log_troubles(self) -> None:
         """Log what has changed by itself: which sessions' copies have nowhere to go, and what they cannot have.

@@ -13,8 +13,8 @@ from functools import partial
 
 from mirrord.control.host.bystanders import Bystanders
 from mirrord.control.host.device_rate import Place
-from mirrord.control.logs import logger
 from mirrord.control.planning.plan import Add, Key
+from mirrord.control.running.balance import Levels, spare_bystanders
 from mirrord.control.running.gathering import alone, how_captured
 from mirrord.control.running.record import Running
 from mirrord.control.running.workers import Workers
@@ -22,12 +22,10 @@ from mirrord.dataplane.memory import Memory
 from mirrord.dataplane.pipeline import Pipeline
 from mirrord.dataplane.tap import Tap, open_taps
 from mirrord.dataplane.worker import Worker
-from mirrord.plans import CapturePlan, Netns
-
-log = logger("pipelines")
+from mirrord.plans import CapturePlan
 
 LOOK_SECONDS = 5.0
-"""How long it is counted what devices send that nobody mirrors."""
+"""How often it is looked whether sources had better be captured otherwise."""
 
 Shared = tuple[object, ...]
 """What sessions that share a source agree on."""
@@ -43,7 +41,7 @@ class Taps:
         self._workers, self._openers, self._native, self._memory = workers, openers, native, memory
         self._taps: dict[Shared, list[tuple[Tap, Worker]]] = {}
         self._lost: dict[str, int] = {}  # frames, by source, on workers that are gone
-        self._bystanders = Bystanders()
+        self._bystanders, self._levels = Bystanders(), Levels()
         self._looked = time.monotonic()
 
     def how_captured(
@@ -54,8 +52,7 @@ class Taps:
         apart: Mapping[Key, Collection[Worker]],
     ) -> list[Add]:
         """As gathering.how_captured, beside what is captured now."""
-        taps = [tap for worker in self._workers.all if not worker.ended for tap in list(worker.taps)]
-        return how_captured(adds, running, taps, busy, apart)
+        return how_captured(adds, running, self._workers.taps(), busy, apart)
 
     def place(
         self,
@@ -107,23 +104,19 @@ class Taps:
         for shared in [shared for shared, taps in self._taps.items() if gone.issuperset(taps[0][0].pipelines)]:
             del self._taps[shared]
 
-    def spare_bystanders(self) -> None:
-        """Have sources that are gathered part, each for itself, where devices that nobody mirrors have become busy."""
-        if time.monotonic() - self._looked < LOOK_SECONDS:
-            return
-        self._looked = time.monotonic()
-        everywhere: list[tuple[Netns | None, Tap, Worker]] = []
-        mirrored: dict[Netns | None, set[str]] = {}
-        for worker in self._workers.all:
-            for tap in list(worker.taps):
-                if isinstance(tap.plan, CapturePlan):
-                    mirrored.setdefault(tap.plan.netns, set()).update(_devices(tap))
-                    everywhere += [(tap.plan.netns, tap, worker)] * tap.may_spread
-        crowded = self._bystanders.look({netns: mirrored[netns] for netns, *_ in everywhere})
-        for netns, tap, worker in everywhere:
-            if netns in crowded:
-                log.info("devices that nobody mirrors are busy: sources get a socket each", worker=worker.name)
-                worker.spread(tap)
+    def balance(self) -> dict[Pipeline, Worker]:
+        """See every few seconds whether what one socket captures had better be captured by several, or be read by
+        another worker. Returns whose worker is another one now.
+        """
+        now = time.monotonic()
+        if now - self._looked < LOOK_SECONDS:
+            return {}
+        self._looked = now
+        spare_bystanders(self._workers.all, self._bystanders)
+        moved = self._levels.look(self._workers, now)
+        for shared, taps in self._taps.items():
+            self._taps[shared] = [(tap, moved.get(tap, worker)) for tap, worker in taps]
+        return {pipeline: worker for tap, worker in moved.items() for pipeline in tap.pipelines}
 
     def workers(self, key: Key, pipeline: Pipeline) -> list[Worker]:
         """On which workers what shares this session's source comes to run; none where it is not captured any more."""
@@ -132,23 +125,22 @@ class Taps:
 
     def read(self) -> int:
         """Frames that were taken out of the rings and sockets that there are."""
-        return sum(tap.seen.read for worker in self._workers.all for tap in list(worker.taps))
+        return sum(tap.seen.read for tap in self._workers.taps())
 
     def waiting(self) -> int:
         """Frames of these that were taken and not read yet."""
-        return sum(tap.seen.waiting for worker in self._workers.all for tap in list(worker.taps))
+        return sum(tap.seen.waiting for tap in self._workers.taps())
 
     def left_out(self) -> int:
         """Frames of these that there was no room for while workers rested."""
-        return sum(tap.left_out for worker in self._workers.all for tap in list(worker.taps))
+        return sum(tap.left_out for tap in self._workers.taps())
 
     def lost(self) -> dict[str, int]:
         """Frames that there was no room for, by source: each once, whoever it was for."""
         counted = dict(self._lost)
-        for worker in self._workers.all:
-            running = [(tap.source, tap.lost) for tap in list(worker.taps)]
-            for source, lost in (*worker.lost.items(), *running):
-                counted[source] = counted.get(source, 0) + lost
+        ended = [one for worker in self._workers.all for one in worker.lost.items()]
+        for source, lost in (*ended, *((tap.source, tap.lost) for tap in self._workers.taps())):
+            counted[source] = counted.get(source, 0) + lost
         return counted
 
     def _runs(self, shared: Shared) -> bool:
@@ -208,11 +200,6 @@ class Taps:
             if any(one.group is group for one in tap.pipelines) and not (worker.ended or worker in apart):
                 return worker
         return None
-
-
-def _devices(tap: Tap) -> set[str]:
-    captures = [pipeline.plan.capture for pipeline in tap.pipelines]
-    return {capture.device for capture in captures if isinstance(capture, CapturePlan)}
 
 
 def _shared(key: Key, pipeline: Pipeline) -> Shared:

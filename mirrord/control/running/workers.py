@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from mirrord.dataplane.budget import Budget
     from mirrord.dataplane.pipeline import Pipeline
+    from mirrord.dataplane.tap import Tap
 
 log = logger("workers")
 
@@ -112,6 +113,22 @@ class Workers:
                 log.error("a worker is stuck in the kernel: it is left behind", worker=worker.name)
         self._shared.clear()
         self._writers.clear()
+
+    def taps(self) -> set[Tap]:
+        """All that they run, each once, also one that a worker hands over to another at this moment."""
+        found: set[Tap] = set()
+        while found != (again := {tap for worker in self._all() for tap in list(worker.taps)}):
+            found = again
+        return found
+
+    @property
+    def shared(self) -> list[Worker]:
+        """Those that sessions share, and that get on."""
+        return [one for one in self._shared if not (one.ended or one.stands_still(STALLED_SECONDS))]
+
+    def another(self) -> Worker | None:
+        """A new one for sessions to share, as long as there are processors for it."""
+        return self._make("worker", self._shared) if len(self._shared) < len(os.sched_getaffinity(0)) else None
 
     @property
     def all(self) -> list[Worker]:

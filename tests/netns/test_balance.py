@@ -1,0 +1,159 @@
+"""Sources that go on with another worker, or half of them with another socket: each frame is mirrored once, in order.
+
+client eth0 ---- nic [source] uplink ---- eth0 [collector]
+client more0 ---- also0 [source] out0 ---- out0 [collector]
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import pytest
+
+from mirrord.control.running import balance
+from mirrord.control.running.balance import Levels
+from mirrord.control.running.workers import Workers
+from mirrord.dataplane.counters import Slot
+from mirrord.dataplane.filter.rules import Selection
+from mirrord.dataplane.forward import encap
+from mirrord.dataplane.netns import find
+from mirrord.dataplane.pipeline import Pipeline
+from mirrord.dataplane.tap import Tap
+from mirrord.dataplane.worker import Worker
+from mirrord.plans import CapturePlan, DevicePlan, ForwardPlan, PipelinePlan
+from tests.support.receiver import Receiver
+from tests.support.send import udp_frame
+from tests.support.source import linked
+from tests.support.topology import Host, Topology
+from tests.support.wait import wait_for
+
+MARK = 0x10000000
+ENDS = ("02:00:00:00:00:01", "10.0.0.1", 9), ("02:00:00:00:00:02", "10.0.0.2", 80)
+PACE = {"python": 400, "native": 4000}  # frames a second
+TURNS = 50
+
+
+class Sent:
+    count = 0
+
+
+@contextmanager
+def stream(host: Host, device: str, pace: float) -> Iterator[Sent]:
+    """Numbered datagrams, at a pace, until this ends."""
+    sent, ended = Sent(), threading.Event()
+    frame = udp_frame(*ENDS, bytes(4))[:-4]
+    out = host.open_socket(socket.AF_PACKET, socket.SOCK_RAW)
+    out.bind((device, 0))
+
+    def run() -> None:
+        began = time.monotonic()
+        while not ended.wait(0.001):
+            while sent.count < (time.monotonic() - began) * pace:
+                out.send(frame + struct.pack("!I", sent.count))
+                sent.count += 1
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield sent
+    finally:
+        ended.set()
+        thread.join()
+        out.close()
+
+
+def pipeline(source: Host, name: str, way: str, dataplane: str, *, together: bool = False) -> Pipeline:
+    netns = find(source.name)
+    selection = Selection(mark=MARK, mark_mask=MARK)
+    capture = CapturePlan(name, source.index(name), selection, mode="auto", netns=netns, together=together)
+    to = DevicePlan(way, source.index(way), MARK, netns)
+    return Pipeline(PipelinePlan(capture, ForwardPlan(encap.bare()), to), native=dataplane == "native")
+
+
+def numbers(receiver: Receiver) -> list[int]:
+    return [struct.unpack_from("!I", frame, 42)[0] for frame in receiver.frames(0x0800)]
+
+
+@pytest.fixture
+def hosts(net: Topology) -> tuple[Host, Host, Host]:
+    client, source, collector = linked(net)
+    net.link(client, "more0", source, "also0")
+    net.link(source, "out0", collector, "out0")
+    return client, source, collector
+
+
+def test_a_source_goes_from_worker_to_worker_and_back_while_frames_come(
+    hosts: tuple[Host, Host, Host], dataplane: str
+) -> None:
+    client, source, collector = hosts
+    one = pipeline(source, "nic", "uplink", dataplane)
+    tap, workers = Tap([one], native=dataplane == "native"), [Worker("here"), Worker("there")]
+    for worker in workers:
+        worker.start()
+    workers[0].add(tap)
+
+    def read_beyond(frames: int) -> bool:
+        return tap.seen.read > frames
+
+    wait_for(lambda: tap in workers[0].taps, "it runs")
+    with Receiver(collector, "eth0") as receiver:
+        with stream(client, "eth0", PACE[dataplane]) as sent:
+            for turn in range(TURNS):
+                here, there = workers[turn % 2], workers[1 - turn % 2]
+                wait_for(partial(here.hand_over, tap, there), "it goes on there")
+                assert (here.taps, there.taps) == ([], [tap])
+                read = tap.seen.read
+                wait_for(partial(read_beyond, read), "it is read there")
+        workers[TURNS % 2].remove(one)
+        for worker in workers:
+            worker.stop()
+        assert numbers(receiver) == list(range(sent.count))
+    assert one.counters[Slot.captured] == one.counters[Slot.mirrored] == sent.count
+
+
+@pytest.mark.parametrize("gathered", [False, True], ids=["two sockets", "one socket"])
+def test_a_busy_worker_gives_a_source_to_another(
+    hosts: tuple[Host, Host, Host], dataplane: str, monkeypatch: pytest.MonkeyPatch, *, gathered: bool
+) -> None:
+    """Where it has one socket of two sources, one of them gets a second one first."""
+    monkeypatch.setattr(balance, "FULL", 0.0)
+    monkeypatch.setattr(balance, "ROOM", 1e-6)
+    client, source, collector = hosts
+    both = [
+        pipeline(source, name, way, dataplane, together=gathered)
+        for name, way in (("nic", "uplink"), ("also0", "out0"))
+    ]
+    native, workers, levels = dataplane == "native", Workers(0), Levels()
+    worker = workers.another()
+    assert worker is not None
+    for members in (both,) if gathered else ([both[0]], [both[1]]):
+        worker.add(Tap(members, native=native))
+    moved: dict[Tap, Worker] = {}
+
+    def levelled() -> bool:
+        moved.update(levels.look(workers, time.monotonic()))
+        return bool(moved)
+
+    with Receiver(collector, "eth0") as first, Receiver(collector, "out0") as second:
+        pace = PACE[dataplane] / 2
+        with stream(client, "eth0", pace) as by_nic, stream(client, "more0", pace) as by_other:
+            wait_for(levelled, "one of them has moved")
+            ((tap, there),) = moved.items()
+            assert there is not worker
+            assert (len(worker.taps), there.taps) == (1, [tap])
+            assert len(tap.pipelines) == 1
+            read = [one.read for one in both]
+            wait_for(lambda: all(one.read > before for one, before in zip(both, read, strict=True)), "both are read")
+        for one in both:
+            (there if one in tap.pipelines else worker).remove(one)
+        workers.stop()
+        assert numbers(first) == list(range(by_nic.count))
+        assert numbers(second) == list(range(by_other.count))
+    for one, sent in zip(both, (by_nic, by_other), strict=True):
+        assert one.counters[Slot.captured] == one.counters[Slot.mirrored] == sent.count
