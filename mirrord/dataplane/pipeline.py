@@ -267,11 +267,11 @@ class Pipeline:
         return 0 if native is None else native.gso_refused()
 
     def new_tx_ring(self) -> TxRings | None:
-        """A TX ring for what leaves here, where frames come by a ring, too: then they are many. Takes long.
+        """A TX ring for what leaves here, where that pays: frames that come by a ring are many. Takes long.
 
         The native plane's alone. None also where the copies have no use for one, or there is no memory.
         """
-        busy = self.native is not None and self.source is not None and self.source.mode == "ring"
+        busy = self.native is not None and self.source is not None and self.source.fills_tx_rings
         return self.transmit.new_ring() if busy else None
 
     def leave_by(self, ring: TxRings | None) -> TxRings | None:

@@ -41,6 +41,10 @@ SEVERAL_DEVICES = "several devices"
 """The source that a loss counts for which may have been any one's of several. No device has blanks in its name."""
 
 
+FEW_WAYS = 4
+"""Ways out of a socket on several devices that a TX ring pays for each of."""
+
+
 class SharedSource(Source, ABC):
     """An open source and its members. What a subclass adds is to count and to forward its frames.
 
@@ -122,6 +126,11 @@ class SharedSource(Source, ABC):
         """As of any source; and that the way is of several devices."""
         by = super().captures_by
         return f"{by or self.mode}, of {SEVERAL_DEVICES}" if self.everywhere else by
+
+    @property
+    def fills_tx_rings(self) -> bool:
+        """Not where many share what several devices bring: copies of all leave in one system call without."""
+        return super().fills_tx_rings and not (self.everywhere and len(one_a_way(self.pipelines)) > FEW_WAYS)
 
     def _new_member(self, pipeline: Pipeline, since: int) -> Member:
         capture = pipeline.plan.capture

@@ -65,6 +65,11 @@ class Source:
         return self.capture.mode
 
     @property
+    def fills_tx_rings(self) -> bool:
+        """Whether enough of its copies leave by each way for a TX ring to pay."""
+        return self.mode == "ring"
+
+    @property
     def ring_size(self) -> int:
         """Bytes of its ring; 0 without one."""
         return self.capture.block_count * BLOCK_SIZE if self.mode == "ring" else 0

@@ -25,7 +25,7 @@ _CHECKSUM, _KEY, _SEQUENCE = 1 << 31, 1 << 29, 1 << 28  # of the first word of a
 _SESSION = 0x3FF  # of the first word of an ERSPAN header
 
 MOST_WORDS = 2
-_PACKED = struct.Struct("=16sBBHB3x" + "III" * MOST_WORDS)  # as native/forward/own_copies.c has it
+_PACKED = struct.Struct("=16sBBHBB2x" + "III" * MOST_WORDS)  # as native/forward/own_copies.c has it
 
 
 class Word(NamedTuple):
@@ -77,16 +77,34 @@ def by_erspan(protocol: int, session: int | None) -> tuple[Word, ...]:
     return Word(0, _SEQUENCE | 0xFFFF, _SEQUENCE | protocol), Word(8, _SESSION, session)
 
 
+class _Kind(NamedTuple):
+    """What guards of one address may have in common: then one look-up tells whether one of them holds."""
+
+    protocol: int
+    has_port: bool
+    words: tuple[tuple[int, int], ...]  # offset and mask
+
+
+_Values = tuple[int | None, ...]
+"""What a kind leaves open: the port, or None, and the words' values."""
+
+
+def _parted(guard: Guard) -> tuple[_Kind, _Values]:
+    kind = _Kind(guard.protocol, guard.port is not None, tuple((word.at, word.mask) for word in guard.words))
+    return kind, (guard.port, *(word.value for word in guard.words))
+
+
 class OwnCopies:
     """Whether frames are such packets, of frames in the order in which they come."""
 
     def __init__(self, guards: tuple[Guard, ...] = (), firsts: Fragments | None = None) -> None:
         """`firsts`: what was seen of fragments already."""
         self.guards = guards
-        self._by_address: dict[bytes, list[Guard]] = {}
+        self._by_address: dict[bytes, dict[_Kind, set[_Values]]] = {}
         for guard in guards:
             address = bytes(len(guard.address.packed)) if guard.address.is_unspecified else guard.address.packed
-            self._by_address.setdefault(address, []).append(guard)
+            kind, values = _parted(guard)
+            self._by_address.setdefault(address, {}).setdefault(kind, set()).add(values)
         self.firsts = firsts or Fragments()
 
     def __call__(self, headers: Headers, data: bytes) -> bool:
@@ -101,28 +119,28 @@ class OwnCopies:
         self.firsts.remember(headers, int(own))
         return own
 
-    def _candidates(self, headers: Headers) -> list[Guard]:
+    def _candidates(self, headers: Headers) -> list[tuple[_Kind, set[_Values]]]:
         """The guards of either end's address, and those of any."""
         if headers.family == 0 or not self._by_address:
             return []
         ends = (headers.source, headers.destination, bytes(len(headers.source)))
-        return [guard for address in dict.fromkeys(ends) for guard in self._by_address.get(address, ())]
+        return [one for address in dict.fromkeys(ends) for one in self._by_address.get(address, {}).items()]
 
 
-def _any(guards: Iterable[Guard], headers: Headers, data: bytes) -> bool:
-    return any(_is(guard, headers, data) for guard in guards)
+def _any(guards: Iterable[tuple[_Kind, set[_Values]]], headers: Headers, data: bytes) -> bool:
+    return any(_values(kind, headers, data) in values for kind, values in guards)
 
 
-def _is(guard: Guard, headers: Headers, data: bytes) -> bool:
-    if headers.protocol != guard.protocol or headers.transport is None:
-        return False
-    if guard.port is not None and headers.destination_port != guard.port:
-        return False
-    return all(_has(word, data, headers.transport + word.at) for word in guard.words)
-
-
-def _has(word: Word, data: bytes, at: int) -> bool:
-    return len(data) >= at + 4 and int.from_bytes(data[at : at + 4], "big") & word.mask == word.value
+def _values(kind: _Kind, headers: Headers, data: bytes) -> _Values | None:
+    """What a packet has in the places of this kind; None where it does not have them all."""
+    start = headers.transport
+    if headers.protocol != kind.protocol or start is None:
+        return None
+    if any(len(data) < start + at + 4 for at, _ in kind.words):
+        return None
+    port = headers.destination_port if kind.has_port else None
+    words = (int.from_bytes(data[start + at : start + at + 4], "big") & mask for at, mask in kind.words)
+    return port, *words
 
 
 class _Same(NamedTuple):
@@ -138,7 +156,8 @@ class _Same(NamedTuple):
 
 
 def pack(guards: tuple[Guard, ...]) -> bytes:
-    """For the native core: sorted by address, so that it finds one by halves; an unspecified address is all zeros.
+    """For the native core: the kinds that there are, then the guards, both in the order of their bytes, so that it
+    finds one by halves; an unspecified address is all zeros.
 
     Of the very same guards it is the very same bytes: each of a host's sessions has those of all.
     """
@@ -147,13 +166,18 @@ def pack(guards: tuple[Guard, ...]) -> bytes:
 
 @lru_cache(maxsize=8)
 def _packed(same: _Same) -> bytes:
-    rows = []
-    for guard in same.guards:
-        words = [number for word in guard.words for number in word]
-        words += [0] * (3 * MOST_WORDS - len(words))
-        port = 0 if guard.port is None else guard.port
-        family = guard.address.version
-        rows.append(
-            _PACKED.pack(guard.address.packed.ljust(16, b"\0"), family, guard.protocol, port, len(guard.words), *words)
-        )
-    return b"".join(sorted(rows))
+    rows = sorted({_row(guard) for guard in same.guards})
+    kinds = sorted({_row(_kind_of(guard), kind=True) for guard in same.guards})
+    return b"".join(kinds + rows)
+
+
+def _kind_of(guard: Guard) -> Guard:
+    port = None if guard.port is None else 1
+    return guard._replace(port=port, words=tuple(word._replace(value=0) for word in guard.words))
+
+
+def _row(guard: Guard, *, kind: bool = False) -> bytes:
+    words = [number for word in guard.words for number in word]
+    words += [0] * (3 * MOST_WORDS - len(words))
+    address, port = guard.address.packed.ljust(16, b"\0"), guard.port or 0
+    return _PACKED.pack(address, guard.address.version, guard.protocol, port, len(guard.words), kind, *words)

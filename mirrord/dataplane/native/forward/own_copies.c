@@ -8,13 +8,14 @@
 
 enum { MOST_WORDS = 2 }; /* own_copies.py */
 
-/* As own_copies.pack gives it. */
+/* As own_copies.pack gives it. In a kind the port is 1 where there is one, and the values are 0. */
 struct guard {
 	uint8_t address[16]; /* an IPv4 address in the first four, then zeros; all zeros: any */
 	uint8_t family, protocol;
 	uint16_t port; /* or 0 */
 	uint8_t count; /* of words */
-	uint8_t unused[3];
+	uint8_t kind; /* 1: what guards of an address have in common */
+	uint8_t unused[2];
 	struct {
 		uint32_t at, mask, value;
 	} words[MOST_WORDS];
@@ -22,8 +23,8 @@ struct guard {
 
 struct own_copies {
 	struct fragments *firsts; /* made when the first fragment comes that has a guard's address; or NULL */
-	uint32_t count;
-	const struct guard *guards; /* by address; of who made it */
+	uint32_t kind_count, count;
+	const struct guard *kinds, *guards; /* both in the order of their bytes; of who made them */
 	bool anyones; /* whether there are guards of any address */
 	uint64_t sums[4]; /* a bit for each sum that a guard's address has: nearly no frame's has one of them */
 };
@@ -58,11 +59,16 @@ struct own_copies *new_own_copies(const void *packed, size_t length)
 	struct own_copies *own = calloc(1, sizeof(*own));
 
 	if (own) {
-		own->count = (uint32_t)(length / sizeof(struct guard));
-		own->guards = packed;
-		own->anyones = own->count && !memcmp(own->guards[0].address, (uint8_t[16]){ 0 }, 16);
-		for (uint32_t n = 0; n < own->count; n++) {
-			unsigned int sum = sum_of(own->guards[n].address, 16);
+		uint32_t all = (uint32_t)(length / sizeof(struct guard));
+
+		own->kinds = packed;
+		while (own->kind_count < all && own->kinds[own->kind_count].kind)
+			own->kind_count++;
+		own->guards = own->kinds + own->kind_count;
+		own->count = all - own->kind_count;
+		own->anyones = own->kind_count && !memcmp(own->kinds[0].address, (uint8_t[16]){ 0 }, 16);
+		for (uint32_t n = 0; n < own->kind_count; n++) {
+			unsigned int sum = sum_of(own->kinds[n].address, 16);
 
 			own->sums[sum / 64] |= (uint64_t)1 << sum % 64;
 		}
@@ -83,33 +89,59 @@ void keep_firsts(struct own_copies *own, struct own_copies *next)
 	own->firsts = NULL;
 }
 
+/* The first kind of this address, or of one after it. */
 static const struct guard *first_of(const struct own_copies *own, const uint8_t *address)
+{
+	uint32_t low = 0, high = own->kind_count;
+
+	while (low < high) {
+		uint32_t middle = (low + high) / 2;
+
+		if (memcmp(own->kinds[middle].address, address, sizeof(own->kinds[middle].address)) < 0)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return own->kinds + low;
+}
+
+static bool is_guard(const struct own_copies *own, const struct guard *wanted)
 {
 	uint32_t low = 0, high = own->count;
 
 	while (low < high) {
 		uint32_t middle = (low + high) / 2;
+		int order = memcmp(own->guards + middle, wanted, sizeof(*wanted));
 
-		if (memcmp(own->guards[middle].address, address, sizeof(own->guards[middle].address)) < 0)
+		if (!order)
+			return true;
+		if (order < 0)
 			low = middle + 1;
 		else
 			high = middle;
 	}
-	return own->guards + low;
+	return false;
 }
 
-static bool has(const struct guard *guard, const struct headers *headers, const struct frame *frame)
+/* Whether there is a guard of this kind with the frame's own values: a look-up, however many there are. */
+static bool has(const struct own_copies *own, const struct guard *kind, const struct headers *headers,
+		const struct frame *frame)
 {
-	if (headers->protocol != guard->protocol || (guard->port && headers->destination_port != guard->port))
-		return false;
-	for (uint32_t n = 0; n < guard->count; n++) {
-		uint32_t at = (uint32_t)headers->transport + guard->words[n].at;
+	struct guard wanted = *kind;
 
-		if (frame->captured < at + 4 ||
-		    (be32(frame->data + at) & guard->words[n].mask) != guard->words[n].value)
+	if (headers->protocol != kind->protocol)
+		return false;
+	wanted.kind = 0;
+	if (kind->port)
+		wanted.port = headers->destination_port;
+	for (uint32_t n = 0; n < kind->count; n++) {
+		uint32_t at = (uint32_t)headers->transport + kind->words[n].at;
+
+		if (frame->captured < at + 4)
 			return false;
+		wanted.words[n].value = be32(frame->data + at) & kind->words[n].mask;
 	}
-	return true;
+	return is_guard(own, &wanted);
 }
 
 /* Whether one of the guards of this address holds; where the transport header is not there, whether there are any. */
@@ -122,10 +154,10 @@ static bool holds(const struct own_copies *own, const uint8_t *end, const struct
 		return false;
 	if (end)
 		memcpy(address, end, headers->address_length);
-	for (const struct guard *guard = first_of(own, address); guard < own->guards + own->count; guard++) {
-		if (memcmp(guard->address, address, sizeof(address)) != 0)
+	for (const struct guard *kind = first_of(own, address); kind < own->guards; kind++) {
+		if (memcmp(kind->address, address, sizeof(address)) != 0)
 			return false;
-		if (guard->family == headers->family && (headers->transport == NONE || has(guard, headers, frame)))
+		if (kind->family == headers->family && (headers->transport == NONE || has(own, kind, headers, frame)))
 			return true;
 	}
 	return false;
