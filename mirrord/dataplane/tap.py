@@ -13,7 +13,8 @@ Several devices. A session of a bridge, a list or a pattern wants the frames of 
 came: no answer before its question, which came by another NIC. One socket on all devices of the namespace (the way of
 tcpdump -i any) gives that for nothing, and one ring of all of them costs a frame as one source's does: 211-221 ns to
 read 200 devices at 100,000 frames/s, 151-183 to read one, 2,023-2,583 with a socket for each (bench/primitives/many.c,
-load average 4). So all such sessions of a namespace that agree on how share a tap that is `everywhere`. Its filter
+load average 4). So all such sessions of a namespace that agree on how share a tap that is `everywhere`, and the sources
+of other sessions join it where they are many (control/running/gathering.py). Its filter
 begins with the device's index, see filter/by_device.py; a member wants what is of its device. Sources of one session
 leave by one way (WayOut.hold), and the core fills one batch of them in the order of capture. Merging sockets of their
 own by the kernel's stamp would need frames held back for as long as a ring keeps a block, and 200 of everything.
@@ -21,7 +22,7 @@ own by the kernel's stamp would need frames held back for as long as a ring keep
 What that costs: the kernel clones each frame that any device of the namespace sends before it asks the filter, some
 350 ns of 1,100 for devices that nobody mirrors, where what is received pays some comparisons. Where such devices send
 too much for that (control/host/bystanders.py), when a session begins, its sources are captured one by one, in taps of
-their own, and their order is given up. What the one ring has no room for may have been any device's: it counts for all
+their own, and their order is given up; of those that run, the ones without an order to keep part. What the one ring has no room for may have been any device's: it counts for all
 members of the tap, and once for "several devices". A device that comes or goes is a member that joins or leaves.
 
 Why not a socket for each set of sessions that a frame may belong to (PACKET_FANOUT_CBPF): the kernel then runs the
