@@ -22,8 +22,9 @@ own by the kernel's stamp would need frames held back for as long as a ring keep
 What that costs: the kernel clones each frame that any device of the namespace sends before it asks the filter, some
 350 ns of 1,100 for devices that nobody mirrors, where what is received pays some comparisons. Where such devices send
 too much for that (control/host/bystanders.py), when a session begins, its sources are captured one by one, in taps of
-their own, and their order is given up; of those that run, the ones without an order to keep part. What the one ring has no room for may have been any device's: it counts for all
-members of the tap, and once for "several devices". A device that comes or goes is a member that joins or leaves.
+their own, and their order is given up; of those that run, the ones without an order to keep part. What the one ring has
+no room for may have been any device's: it counts for all members of the tap, and once for "several devices". A device
+that comes or goes is a member that joins or leaves.
 
 Why not a socket for each set of sessions that a frame may belong to (PACKET_FANOUT_CBPF): the kernel then runs the
 same union as the fanout's program and keeps a ring for each set, and there can be many sets. One ring is read in order
