@@ -13,7 +13,15 @@ from pathlib import Path
 
 import pytest
 
+from mirrord.control.host import bystanders
+from mirrord.control.planning.plan import Entry, Key
+from mirrord.control.running import taps
 from mirrord.control.running.gathering import FEW
+from mirrord.control.running.pipelines import Pipelines
+from mirrord.dataplane.counters import Slot
+from mirrord.dataplane.filter.rules import Direction, Selection
+from mirrord.dataplane.forward import encap
+from mirrord.plans import CapturePlan, DevicePlan, ForwardPlan, PipelinePlan
 from tests.conftest import MakeDaemon
 from tests.support.api import Api
 from tests.support.receiver import Receiver
@@ -165,22 +173,36 @@ def test_a_source_that_becomes_busy_gets_a_socket_of_its_own_which_others_join(
     assert 0 < both[0] < both[1]
 
 
-@pytest.mark.parametrize("dataplane", ["native"])
 def test_sources_part_where_devices_that_nobody_mirrors_become_busy(
-    hosts: tuple[Host, Host, Host], daemon: MakeDaemon, tmp_path: Path
+    hosts: tuple[Host, Host, Host], dataplane: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, source, collector = hosts
-    mirrord = daemon(source, "", up=False)
-    api = Api(mirrord.socket)
-    api("PUT", "mirrors/m", {"sessions": [session(n) for n in range(1, SOURCES)]})
-    mirrord.wait_up()
+    monkeypatch.setattr(bystanders, "MOST", 100)
+    monkeypatch.setattr(taps, "LOOK_SECONDS", 0.5)
+    way = DevicePlan("uplink", source.index("uplink"))
+    entries = {}
+    for number in range(1, SOURCES):
+        device = f"nic{number}"
+        plan = CapturePlan(device, source.index(device), Selection(direction=Direction.INGRESS), mode="auto")
+        key = Key("m", f"s{number}", device)
+        entries[key] = Entry(key, "up", pipeline=PipelinePlan(plan, ForwardPlan(encap.bare()), way))
+    running = source.call(lambda: Pipelines(native=dataplane == "native"))
+    source.call(lambda: running.apply(entries))
     assert sockets(source) == {0: 1}
     apart = {source.index(f"nic{number}"): 1 for number in range(1, SOURCES)}
-    with sending(source, "nic0", frame(0), tmp_path):
-        wait_for(lambda: sockets(source) == apart, "a socket for each", 30)
+
+    def parted() -> bool:
+        send(source, "nic0", frame(0), 100, rate=2000)
+        source.call(running.balance)
+        return sockets(source) == apart
+
     with Receiver(collector, "eth0") as receiver:
+        wait_for(parted, "a socket for each", 30)
         for number in range(1, SOURCES):
             send(client, f"out{number}", frame(number), number)
-        expected = Counter({(n + 1, n): n for n in range(1, SOURCES)})
-        mirrord.settle(captured=expected.total())
-        assert arrived(receiver) == expected
+        expected = Counter({number: number for number in range(1, SOURCES)})
+        counts = running.rows
+        wait_for(lambda: sum(row.counters[Slot.mirrored] for row in counts()) == expected.total(), "all are mirrored")
+        copies = [one for one in receiver.frames(0x0800) if one[36:38] == struct.pack("!H", SERVER[2])]
+        assert Counter(struct.unpack_from("!I", copy, 42)[0] for copy in copies) == expected
+    running.stop()
