@@ -42,7 +42,7 @@ _ANY = Selection()
 
 
 @dataclass(slots=True)
-class _Gathered:
+class Gathered:
     """What one socket on all devices captures for sources of different sessions, now or soon."""
 
     devices: set[int] = field(default_factory=set)  # by their indexes
@@ -64,7 +64,7 @@ class Captured(NamedTuple):
     """What is captured: devices by sockets of their own, as plans of any selection, and by sockets on all devices."""
 
     alone: set[CapturePlan]
-    together: dict[CapturePlan, _Gathered]
+    together: dict[CapturePlan, Gathered]
 
 
 def captured_by(taps: Iterable[Tap]) -> Captured:
@@ -76,9 +76,9 @@ def captured_by(taps: Iterable[Tap]) -> Captured:
         if not tap.everywhere:
             found.alone.add(alone(tap.plan))
             continue
-        gathered = found.together.setdefault(alone(tap.plan), _Gathered())
+        group = found.together.setdefault(alone(tap.plan), Gathered())
         for device, selection in tap.wanted:
-            gathered.add(device, selection)
+            group.add(device, selection)
     return found
 
 
@@ -97,7 +97,7 @@ def how_captured(
     """The same, each of whose captures says whether it is `together` with others. Takes 0.1 s where bystanders may be
     busy. `busy`: sources that have much traffic. `apart`: sessions that are not to run where they did, by workers.
     """
-    chosen = _gathered(adds, captured_by(taps), busy, apart)
+    chosen = gathered(adds, captured_by(taps), busy, apart)
     crowded = _crowded(chosen, running)
     if ordered := crowded & {capture.netns for add in adds if (capture := _capture(add)) and capture.together}:
         for netns in ordered:
@@ -123,9 +123,10 @@ def _crowded(adds: Sequence[Add], running: Mapping[Key, Running]) -> frozenset[N
     return too_busy(mirrored)
 
 
-def _gathered(
+def gathered(
     adds: Sequence[Add], there: Captured, busy: Collection[Place], apart: Mapping[Key, Collection[object]]
 ) -> list[Add]:
+    """The same, of which those are `together` that are to be gathered, beside what is there."""
     fit: dict[CapturePlan, list[Add]] = {}  # by what they are captured as
     for add in adds:
         capture = _capture(add)
@@ -137,14 +138,14 @@ def _gathered(
             new.setdefault(alone(source.everywhere), []).append(source)
     chosen: set[CapturePlan] = set()
     for shared, sources in new.items():
-        gathered = there.together.get(shared, _Gathered())
-        now = sum(alone(one.everywhere) == shared for one in there.alone) + len(gathered.devices)
+        group = there.together.get(shared, Gathered())
+        now = sum(alone(one.everywhere) == shared for one in there.alone) + len(group.devices)
         many = now + len(sources) > FEW
         for source in sources:
-            if source.index in gathered.devices or (many and gathered.has_room):
+            if source.index in group.devices or (many and group.has_room):
                 chosen.add(source)
                 for add in fit[source]:
-                    gathered.add(source.index, add.pipeline.capture.selection)
+                    group.add(source.index, add.pipeline.capture.selection)
     together = {add.key for source in chosen for add in fit[source]}
     return [_as(add, together=True) if add.key in together else add for add in adds]
 
