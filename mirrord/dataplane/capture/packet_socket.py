@@ -46,11 +46,11 @@ if TYPE_CHECKING:
 
 
 BLOCK_SIZE, MINIMUM_BLOCKS = RING_BLOCK, LEAST_RING_BLOCKS
-RETIRE_MILLISECONDS, BUSY_RETIRE_MILLISECONDS = 4, 8
-"""How long a block that is not full may keep its frames back: where a ring is asked for, or is of several devices; and
-where "auto" takes one for a busy source. A slow stream uses up a block each time, so that this also bounds how long the
-reader may be held up: by 64 or 128 ms with the default 16 blocks. Losing nothing is worth 4 ms to a busy source; it
-also wakes less often.
+RETIRE_MILLISECONDS, BUSY_RETIRE_MILLISECONDS, SEVERAL_RETIRE_MILLISECONDS = 4, 8, 3
+"""How long a block that is not full may keep its frames back: where a ring is asked for, where "auto" takes one for a
+busy source, and where it is of several devices, quiet ones among them. A slow stream uses up a block each time, so that
+this also bounds how long the reader may be held up: by 64 or 128 ms with the default 16 blocks, by 192 with 64. Losing
+nothing is worth 4 ms to a busy source; it also wakes less often.
 """
 
 HEADROOM = 16
@@ -208,8 +208,8 @@ class Capture(MovableWayIn):
         if not self._share.want(self.block_count * BLOCK_SIZE):
             raise OSError(errno.ENOMEM, "no memory for its ring (daemon.memory_limit)")
         frames = self.block_count * (BLOCK_SIZE // NOMINAL_FRAME)
-        slow = self.plan.mode == "auto" and self.plan.device
-        retire = BUSY_RETIRE_MILLISECONDS if slow else RETIRE_MILLISECONDS
+        retire = BUSY_RETIRE_MILLISECONDS if self.plan.mode == "auto" else RETIRE_MILLISECONDS
+        retire = retire if self.plan.device else SEVERAL_RETIRE_MILLISECONDS
         request = (BLOCK_SIZE, self.block_count, NOMINAL_FRAME, frames, retire, 0, 0)
         set_slowly(self.socket, kernel.PACKET_RX_RING, _REQUEST.pack(*request))
         self.ring = mmap.mmap(self.socket.fileno(), self.block_count * BLOCK_SIZE)
