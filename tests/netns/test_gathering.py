@@ -132,6 +132,41 @@ def test_sources_that_come_one_by_one_are_gathered_when_there_are_many(
         assert arrived(receiver) == expected
 
 
+def test_a_device_that_goes_and_comes_again_costs_the_others_nothing(
+    net: Topology, hosts: tuple[Host, Host, Host], daemon: MakeDaemon
+) -> None:
+    client, source, collector = hosts
+    mirrord = daemon(source, "", up=False)
+    api = Api(mirrord.socket)
+    api("PUT", "mirrors/m", {"sessions": [session(n) for n in range(SOURCES)]})
+    mirrord.wait_up()
+
+    def states() -> Counter[str]:
+        return Counter(row["state"] for row in api("GET", "status").body["sessions"])
+
+    with Receiver(collector, "eth0") as receiver:
+        send(client, "out5", frame(5), 3)
+        source.ip("link delete nic5")
+        source.ip("link set nic6 down")
+        wait_for(lambda: states() == {"up": SOURCES - 2, "waiting": 2}, "two wait")
+        send(client, "out7", frame(7), 2)
+        net.link(client, "out5", source, "nic5")
+        source.ip("link set nic6 up")
+        wait_for(lambda: states() == {"up": SOURCES}, "all run again")
+        for number in (5, 6, 7):
+            send(client, f"out{number}", frame(number), 10)
+        expected = Counter({(6, 5): 13, (7, 6): 10, (8, 7): 12})
+        copies: Counter[tuple[int, int]] = Counter()
+
+        def all_there() -> bool:
+            copies.update(arrived(receiver))
+            return copies == expected
+
+        wait_for(all_there, "each frame's copy")
+    assert sockets(source) == {0: 1}
+    assert mirrord.metrics().total("mirrord_dropped_frames_total") == 0
+
+
 @pytest.mark.parametrize("dataplane", ["native"])  # Python's own does not get to so many frames
 def test_a_source_that_becomes_busy_gets_a_socket_of_its_own_which_others_join(
     hosts: tuple[Host, Host, Host], daemon: MakeDaemon, tmp_path: Path
