@@ -17,17 +17,18 @@ from typing import Any
 
 from mirrord import __version__, expiry
 from mirrord.cluster import allocation, records, state
-from mirrord.cluster.derive import Here, Part, derive, places
+from mirrord.cluster.derive import Here, Part, derive
 from mirrord.cluster.errors import StoreError
 from mirrord.cluster.etcd import Etcd
 from mirrord.cluster.host_daemon import DaemonUnreachableError, HostDaemon
 from mirrord.cluster.keys import Keys
 from mirrord.cluster.leaving import Leaving
 from mirrord.cluster.link import Link
+from mirrord.cluster.records import SessionKey
 from mirrord.cluster.replica import Replica
 from mirrord.cluster.settings import Cluster
 from mirrord.cluster.shown import HostState, host_state, received
-from mirrord.cluster.snapshot import SessionKey, Snapshot
+from mirrord.cluster.snapshot import Snapshot
 from mirrord.control.guests.inventory import Answer, Inventory
 from mirrord.control.guests.managers import Managers
 from mirrord.control.logs import logger
@@ -77,18 +78,18 @@ class Agent:
         self._applied = ""  # the body that the daemon has
         self._applied_news = asyncio.Event()
         self._known = False  # whether there is anything to have run
-        self._unsaved = False
+        self._state, self._unsaved = state.StateFile(Path(settings.state)), False
         self._counted, self._last_status = (0.0, ""), ""
 
     # --- from start to end ---
 
     def remember(self) -> None:
         """Take what the state file has. HostError: it cannot be used, and nothing of it may be lost unseen."""
-        path = Path(self.settings.state)
+        path = self._state.path
         try:
             kept = state.read(path)
             if kept is not None:
-                self.replica.restore(kept["replica"])
+                self.replica.restore(kept)
                 self._guests = state.inventory_of(kept["guests"])
                 self._addresses = {str(name): str(address) for name, address in kept["addresses"].items()}
                 self._known = bool(self.replica.cluster_id)
@@ -136,13 +137,13 @@ class Agent:
             self.news.clear()
 
     async def _silent(self) -> bool:
-        await self._managers.inventory(places(self.replica.snapshot))
+        await self._managers.inventory(self.replica.snapshot.places)
         return self._managers.silent
 
     async def _turn(self) -> float | None:
         """Bring the daemon up to what is wanted; after how long to try again, None where nothing is left to do."""
         snapshot, revision = self.replica.snapshot, self.replica.revision
-        guests = self._told(await self._managers.inventory(places(snapshot)))
+        guests = self._told(await self._managers.inventory(snapshot.places))
         if guests != self._guests:
             self._guests, self._unsaved = guests, True
         self._forget_addresses()
@@ -377,13 +378,14 @@ class Agent:
 
     async def _save(self) -> None:
         self._unsaved = False
+        whole = self._state.whole
         kept = {
-            "replica": self.replica.kept(),
+            **self.replica.kept(whole=whole),
             "guests": state.inventory_kept(self._guests),
-            "addresses": self._addresses,
+            "addresses": dict(self._addresses),
         }
         try:
-            await asyncio.to_thread(state.write, Path(self.settings.state), kept)
+            await asyncio.to_thread(self._state.write if whole else self._state.add, kept)
         except OSError as error:
             self._unsaved = True
             log.warning("what is known of the cluster cannot be kept", path=self.settings.state, reason=str(error))

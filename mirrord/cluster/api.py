@@ -5,6 +5,7 @@ Whoever may open the socket may use it; what this host's user may write in the s
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -112,13 +113,14 @@ async def _list(section: str, request: web.Request) -> web.StreamResponse:
     agent, running = request.app[AGENT], await request.app[HOSTS].running()
     kind = {"mirrors": "mirror", "filters": "filter", "flow_networks": "flow_network"}[section]
     objects = _known(agent)
-    found = [shown(objects, Target(kind, name), running) for name in objects[section]]
+    found = await asyncio.to_thread(lambda: [shown(objects, Target(kind, name), running) for name in objects[section]])
     return await json_response({section: found})
 
 
 async def _sessions(request: web.Request) -> web.StreamResponse:
     target = Target("mirror", request.match_info["mirror"])
-    found = shown(_known(request.app[AGENT]), target, await request.app[HOSTS].running())
+    running = await request.app[HOSTS].running()
+    found = await asyncio.to_thread(shown, _known(request.app[AGENT]), target, running)
     return await json_response({"sessions": found["sessions"]})
 
 
@@ -208,5 +210,6 @@ async def _shown(
     one = written(objects, target)
     if one is None:
         raise not_found(target.kind.replace("_", " "), target.name, objects[target.section])
-    found = {**shown(objects, target, await request.app[HOSTS].running()), **(more or {})}
-    return await json_response(found, status=status, headers={"ETag": tag_of(one), **(headers or {})})
+    running = await request.app[HOSTS].running()
+    found, tag = await asyncio.to_thread(lambda: (shown(objects, target, running), tag_of(one)))
+    return await json_response({**found, **(more or {})}, status=status, headers={"ETag": tag, **(headers or {})})

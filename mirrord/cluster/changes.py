@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -21,9 +21,10 @@ from mirrord.cluster.audit import Entry, audited, shorten
 from mirrord.cluster.errors import StoreError
 from mirrord.cluster.etcd import Etcd, delete, delete_below, put, unchanged
 from mirrord.cluster.keys import Keys
+from mirrord.cluster.reader import snapshot_of
 from mirrord.cluster.records import ClusterNetwork
 from mirrord.cluster.replica import Replica
-from mirrord.cluster.snapshot import Reader, Snapshot
+from mirrord.cluster.snapshot import Snapshot
 from mirrord.cluster.validate import Objects, alike, used_at, validate
 from mirrord.control.callers import Caller
 from mirrord.control.targets import SECTION, WORDS, Target, named, replaced, tidy
@@ -178,20 +179,16 @@ class Changes:
         for _ in range(TRIES):
             snapshot = await self._current()
             before = snapshot.written
-            condition.check(target, before)
-            after, now, made = edit(before)
-            after = _timed(before, after)
+            after, now, made = await asyncio.to_thread(_edited, edit, condition, target, before)
             taken = await self._etcd.range(f"{self._keys.allocated}vni/", keys_only=True)
             after = await asyncio.to_thread(vnis.with_vnis, self._keys, before, after, frozenset(taken.found))
             warnings = await asyncio.to_thread(validate, before, after)
             if condition.dry_run:
                 return Done(now, made, after, warnings, self._replica.revision)
             lease = await self._etcd.grant(HOLD_SECONDS)
-            conditions, operations = vnis.changes(self._keys, before, after, lease)
+            conditions, operations = await asyncio.to_thread(self._transaction, before, after, lease)
             operations += [
-                *self._operations(before, after),
                 *await self._addresses_freed(before, after),
-                put(self._keys.guard, records.record({"by": self._host})),
                 entry._replace(old=_shown(before, target), new=_shown(after, now)).operation_now(self._keys),
             ]
             done = await self._etcd.change([unchanged(self._keys.guard, snapshot.guard), *conditions], operations)
@@ -213,26 +210,12 @@ class Changes:
         if self._replica.snapshot.guard == guard and self._replica.cluster_id:
             return self._replica.snapshot
         contents = await self._etcd.range(self._keys.config)
-        snapshot = await asyncio.to_thread(Reader(self._keys).snapshot, contents.found)
+        snapshot = await asyncio.to_thread(snapshot_of, self._keys, contents.found)
         if not snapshot.cluster_id or (self._replica.cluster_id and snapshot.cluster_id != self._replica.cluster_id):
             raise StoreError("other_cluster", "the store has not this cluster: see mirrorctl --cluster status")
         return snapshot
 
     # --- what is written ---
-
-    def _records(self, objects: Objects) -> dict[str, str]:
-        """Each object's record, by key."""
-        found = {}
-        for section in ("flow_networks", "filters"):
-            for name, one in objects[section].items():
-                found[self._keys.object(section, name)] = records.record(one)
-        for name, mirror in objects["mirrors"].items():
-            own = {key: value for key, value in mirror.items() if key != "sessions"}
-            found[self._keys.object("mirrors", name)] = records.record(own)
-            for session in mirror.get("sessions", []):
-                own = {key: value for key, value in session.items() if key != "name"}
-                found[self._keys.object("sessions", session["name"], name)] = records.record(own)
-        return found
 
     async def _addresses_freed(self, before: Objects, after: Objects) -> list[dict[str, Any]]:
         """The addresses that are not of their flow network any more, since its range was changed."""
@@ -245,15 +228,32 @@ class Changes:
                 found += [delete(key) for key in there if not within(key.removeprefix(prefix), network.addresses)]
         return found
 
-    def _operations(self, before: Objects, after: Objects) -> list[dict[str, Any]]:
-        old, new = self._records(before), self._records(after)
-        gone = [delete(key) for key in old if key not in new]
-        gone += [
+    def _transaction(
+        self, before: Objects, after: Objects, lease: int
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The conditions and the operations that make the one of the other."""
+        conditions, operations = vnis.changes(self._keys, before, after, lease)
+        old, new = self._records(before, after), self._records(after, before)
+        operations += [delete(key) for key in old if key not in new]
+        operations += [
             delete_below(below)
             for network in before["flow_networks"].keys() - after["flow_networks"].keys()
             for below in (self._keys.addresses(network), self._keys.vnis(network))
         ]
-        return [*gone, *(put(key, value) for key, value in new.items() if old.get(key) != value)]
+        operations += [put(key, records.record(said)) for key, said in new.items() if old.get(key) != said]
+        return conditions, [*operations, put(self._keys.guard, records.record({"by": self._host}))]
+
+    def _records(self, objects: Objects, other: Objects) -> dict[str, Mapping[str, Any]]:
+        """What the records of the objects say, by key, but of those that the other ones have just so."""
+        found: dict[str, Mapping[str, Any]] = {}
+        for section in ("flow_networks", "filters"):
+            for name, one in _others(objects[section], other[section]):
+                found[self._keys.object(section, name)] = one
+        for name, mirror in _others(objects["mirrors"], other["mirrors"]):
+            found[self._keys.object("mirrors", name)] = _without(mirror, "sessions")
+            for session in mirror.get("sessions", []):
+                found[self._keys.object("sessions", session["name"], name)] = _without(session, "name")
+        return found
 
 
 # --- objects ---
@@ -302,6 +302,21 @@ def _name_of(new: Mapping[str, Any], target: Target) -> str:
         return parse_name(new.get("name"))
     except ValueError as error:
         raise ConfigError([Problem(join(target.path, "name"), str(error))]) from error
+
+
+def _edited(edit: Edit, condition: Condition, target: Target, before: Objects) -> tuple[Objects, Target, bool]:
+    """What the objects are after it. MirrordError."""
+    condition.check(target, before)
+    after, now, made = edit(before)
+    return _timed(before, after), now, made
+
+
+def _others(objects: Mapping[str, Any], than: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    return ((name, one) for name, one in objects.items() if than.get(name) != one)
+
+
+def _without(said: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {each: value for each, value in said.items() if each != key}
 
 
 def _there(objects: Objects, target: Target) -> dict[str, Any]:

@@ -13,17 +13,19 @@ to only once the VM runs there. The old one listens on after the VM has left: wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from mirrord import expiry
-from mirrord.cluster.records import RECEIVING, ClusterSession, End
-from mirrord.cluster.snapshot import SessionKey, Snapshot
+from mirrord.cluster.ends import Ends
+from mirrord.cluster.records import RECEIVING, ClusterSession, SessionKey
+from mirrord.cluster.snapshot import Snapshot
 from mirrord.control.guests.inventory import Guest, Inventory, Place
 from mirrord.control.logs import logger
 from mirrord.model import DeviceDestination, Mirror, TunnelDestination, TunnelSource, VmDestination, VmSource
+from mirrord.values import GLOB
 
 log = logger("cluster")
 
@@ -72,16 +74,6 @@ class Part:
     ahead: frozenset[str] = frozenset()
 
 
-Ends = Mapping[SessionKey, Mapping[str, End]]
-"""By session and host."""
-
-
-def places(snapshot: Snapshot) -> frozenset[Place]:
-    """The managers of VMs that sessions name."""
-    ends = (end for one in snapshot.sessions.values() for end in (one.session.source, one.session.destination))
-    return frozenset(Place("vm", end.connection) for end in ends if isinstance(end, VmSource | VmDestination))
-
-
 def derive(snapshot: Snapshot, ends: Ends, here: Here, now: float = 0.0) -> Part:
     """What this host shall do at a time, in seconds since 1970."""
     return _Derivation(snapshot, ends, here).part(now)
@@ -100,7 +92,12 @@ class _Waiting(Exception):  # noqa: N818 (it is no fault)
 class _Derivation:
     def __init__(self, snapshot: Snapshot, ends: Ends, here: Here) -> None:
         self.snapshot, self.ends, self.here = snapshot, ends, here
-        self.running = [guest for answer in here.guests.values() for guest in answer.guests if guest.runs]
+        self.running = {place: [one for one in told.guests if one.runs] for place, told in here.guests.items()}
+        self.called: dict[tuple[Place, str], list[Guest]] = {}  # by name, and by UUID
+        for place, guests in self.running.items():
+            for guest in guests:
+                for name in {guest.name, guest.id}:
+                    self.called.setdefault((place, name), []).append(guest)
         self.objects: dict[str, dict[str, Any]] = {"flow_networks": {}, "filters": {}, "mirrors": {}}
         self.halves: list[Half] = []
         self.lacking: set[str] = set()
@@ -108,7 +105,7 @@ class _Derivation:
         self.destinations: set[SessionKey] = set()
 
     def part(self, now: float) -> Part:
-        names = {name for guest in self.running for name in (guest.name, guest.id)}
+        names = {name for _, name in self.called}
         candidates = self.snapshot.sources.of(self.here.host, names)
         candidates |= self.snapshot.destinations.of(self.here.host, names)
         candidates |= self.here.left.keys() & self.snapshot.sessions.keys()
@@ -148,13 +145,15 @@ class _Derivation:
     def _source_is_here(self, one: ClusterSession) -> bool:
         source = one.session.source
         if isinstance(source, VmSource):
-            return any(_is(guest, source.vm) for guest in self._guests(source.connection))
+            place = Place("vm", source.connection)
+            globbed = (fnmatchcase(guest.name, source.vm) for guest in self.running.get(place, ()))
+            return (place, source.vm) in self.called or (bool(GLOB.search(source.vm)) and any(globbed))
         return one.source_host in (None, self.here.host)
 
     def _where_destination_is(self, one: ClusterSession) -> str:
         end = one.session.destination
         if isinstance(end, VmDestination):
-            found = [guest for guest in self._guests(end.connection) if end.vm in (guest.name, guest.id)]
+            found = self.called.get((Place("vm", end.connection), end.vm))
             if found:
                 return MOVES if all(guest.moves for guest in found) else HERE
             return LEFT if one.key in self.here.left else ELSEWHERE
@@ -165,13 +164,9 @@ class _Derivation:
         """Whether sources are to be told that they reach the destination by this host."""
         where = self._where_destination_is(one)
         if where == MOVES:
-            own = self.ends.get(one.key, {}).get(self.here.host)
+            own = self.ends.by_session.get(one.key, {}).get(self.here.host)
             return own is not None and bool(own.address) and not own.stale
         return where == HERE or self.here.left.get(one.key, False)
-
-    def _guests(self, connection: str) -> Iterable[Guest]:
-        answer = self.here.guests.get(Place("vm", connection))
-        return () if answer is None else (guest for guest in answer.guests if guest.runs)
 
     def _comes_from_elsewhere(self, one: ClusterSession) -> bool:
         """Whether copies may come from another host, now or later."""
@@ -210,17 +205,15 @@ class _Derivation:
             raise _Waiting("its destination is on another host, and its mirror has no flow network to reach it by")
         if one.vni is None:
             raise _Waiting("it has no VNI: set the mirror's flow_network again")
-        known = self.ends.get((one.mirror, one.name)) or self._ends_before(one)
-        there = [end for end in known.values() if end.host != self.here.host]
+        # those of a session that was called otherwise are known by its VNI, until they are there by the new name
+        known = self.ends.by_session.get(one.key, {}).values() or self.ends.others_by_vni(
+            one.vni, self.snapshot.sessions
+        )
+        there = [end for end in known if end.host != self.here.host]
         last = max(there, key=lambda end: (bool(end.address), not end.stale, end.revision), default=None)
         if last is None or not last.address:
             raise _Waiting(_unknown(one))
         return {"remote": last.address, "vni": one.vni}
-
-    def _ends_before(self, one: ClusterSession) -> Mapping[str, End]:
-        """The ends of a session that was called otherwise: its VNI tells, until they are there by the new name."""
-        gone = (ends for key, ends in self.ends.items() if key not in self.snapshot.sessions)
-        return {host: end for ends in gone for host, end in ends.items() if end.vni == one.vni}
 
     def _destination_half(self, one: ClusterSession, mirror: Mirror, _: str) -> None:
         if mirror.flow_network is None or one.vni is None:
@@ -271,10 +264,6 @@ class _Derivation:
 def _received(one: ClusterSession) -> str | None:
     """The flow network that a tunnel's copies come by."""
     return one.session.source.flow_network if isinstance(one.session.source, TunnelSource) else None
-
-
-def _is(guest: Guest, name: str) -> bool:
-    return name in (guest.name, guest.id) or fnmatchcase(guest.name, name)
 
 
 def _unknown(one: ClusterSession) -> str:

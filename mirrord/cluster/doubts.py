@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from mirrord.cluster.derive import DESTINATION, SOURCE, ended
-from mirrord.cluster.records import ClusterSession
+from mirrord.cluster.records import ClusterSession, SessionKey
 from mirrord.cluster.shown import Shown
-from mirrord.cluster.snapshot import SessionKey, Snapshot
+from mirrord.cluster.snapshot import Snapshot
 from mirrord.errors import nearest
 from mirrord.model import VmDestination, VmSource
 

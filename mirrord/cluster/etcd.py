@@ -70,6 +70,14 @@ class Event(NamedTuple):
     revision: int
 
 
+class _Part(NamedTuple):
+    """A part of a watch's answer: its events as they came, and whether it goes on."""
+
+    watch: str
+    events: list[Any]
+    goes_on: bool
+
+
 class Done(NamedTuple):
     """Whether the conditions of a transaction held, and its revision."""
 
@@ -224,6 +232,7 @@ class Etcd:
                         "key": encoded(one),
                         "range_end": end_of(one),
                         "start_revision": str(revision),
+                        "fragment": True,
                     }
                 }
             )
@@ -235,8 +244,15 @@ class Etcd:
             async with self._http().post(f"{at}/v3/watch", data=requests, timeout=timeout, headers=headers) as response:
                 if response.status != 200:
                     raise _refused(at, response.status, await _json(response), "watch")
+                begun: dict[str, list[Event]] = {}  # by watch: of an answer whose other parts are still to come
                 async for one in _values(response.content):
-                    yield _news(at, one)
+                    part = _part(at, one)
+                    events = begun.setdefault(part.watch, [])
+                    for first in range(0, len(part.events), PAGE):
+                        events += map(_event, part.events[first : first + PAGE])
+                        await asyncio.sleep(0)  # others have their turn in between
+                    if not part.goes_on:
+                        yield tuple(begun.pop(part.watch))
             raise StoreUnreachableError("the watch ended", at)
         except NO_ANSWER as error:
             raise self._unreachable(at, error) from error
@@ -345,7 +361,7 @@ def _refused(at: str, status: int, answer: Any, words: str) -> StoreError:
     return StoreUnreachableError(error.message, at, maybe=True) if isinstance(error, StoreUnreachableError) else error
 
 
-def _news(at: str, answer: Any) -> tuple[Event, ...]:
+def _part(at: str, answer: Any) -> _Part:
     result = answer.get("result") if isinstance(answer, dict) else None
     if result is None:
         error = answer.get("error", answer) if isinstance(answer, dict) else answer
@@ -354,7 +370,7 @@ def _news(at: str, answer: Any) -> tuple[Event, ...]:
         if int(result.get("compact_revision", 0)):
             raise CompactedError(int(result["compact_revision"]))
         raise _refused(at, 400, {"message": result.get("cancel_reason", "the watch was canceled")}, "watch")
-    return tuple(map(_event, result.get("events", [])))
+    return _Part(str(result.get("watch_id", "0")), result.get("events", []), bool(result.get("fragment")))
 
 
 def _pair(pair: Mapping[str, str]) -> tuple[str, Found]:
@@ -392,6 +408,8 @@ async def _values(content: aiohttp.StreamReader) -> AsyncIterator[Any]:
     text = ""
     async for piece in content.iter_any():
         text += utf8.decode(piece)
+        if not text.rstrip().endswith("}"):
+            continue  # to look for a value that is not there yet takes as long as to read it
         while text := text.lstrip():
             try:
                 value, end = decoder.raw_decode(text)

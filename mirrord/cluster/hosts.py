@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from mirrord.cluster.agent import Agent
 from mirrord.cluster.allocation import CONFLICT
 from mirrord.cluster.errors import StoreError
 from mirrord.cluster.etcd import Found, delete, delete_below, put
+from mirrord.cluster.keys import Keys
 from mirrord.cluster.objects import Running
 from mirrord.cluster.shown import Shown, shown_of
 from mirrord.control.callers import Caller
@@ -73,25 +75,8 @@ class Hosts:
         hosts = (await etcd.range(keys.hosts, head.revision)).found
         states = (await etcd.range(keys.states, head.revision)).found
         addresses = (await etcd.range(f"{keys.allocated}addr/", head.revision)).found
-        names = {key.removeprefix(keys.hosts) for key in hosts} | {key.removeprefix(keys.states) for key in states}
-        owned: dict[str, dict[str, str]] = {}
-        taken: dict[str, list[str]] = {}
-        for key, found in addresses.items():
-            network, _, address = key.removeprefix(f"{keys.allocated}addr/").rpartition("/")
-            owner = str(records.read(found.value, "alloc")[0].get("host", ""))
-            taken.setdefault(owner, []).append(key)
-            own = owned.setdefault(owner, {})
-            own[network] = f"{own[network]} {address}" if network in own else address
         newest = guard.modified if guard is not None else 0
-        return Look(
-            newest,
-            [
-                _host(name, hosts.get(keys.host(name)), states.get(keys.status(name)), owned.get(name, {}), newest)
-                for name in sorted(names | owned.keys())
-                if name
-            ],
-            taken,
-        )
+        return await asyncio.to_thread(_look, keys, newest, hosts, states, addresses)
 
     async def running(self) -> Running:
         """How sessions do on each host; where the store does not tell, on this one."""
@@ -176,6 +161,29 @@ class Hosts:
             return list(await self._agent.etcd.alarms()) if self._agent.link.connected else []
         except StoreError:
             return []  # a host's user may not ask
+
+
+def _look(
+    keys: Keys, newest: int, hosts: Mapping[str, Found], states: Mapping[str, Found], addresses: Mapping[str, Found]
+) -> Look:
+    names = {key.removeprefix(keys.hosts) for key in hosts} | {key.removeprefix(keys.states) for key in states}
+    owned: dict[str, dict[str, str]] = {}
+    taken: dict[str, list[str]] = {}
+    for key, found in addresses.items():
+        network, _, address = key.removeprefix(f"{keys.allocated}addr/").rpartition("/")
+        owner = str(records.read(found.value, "alloc")[0].get("host", ""))
+        taken.setdefault(owner, []).append(key)
+        own = owned.setdefault(owner, {})
+        own[network] = f"{own[network]} {address}" if network in own else address
+    return Look(
+        newest,
+        [
+            _host(name, hosts.get(keys.host(name)), states.get(keys.status(name)), owned.get(name, {}), newest)
+            for name in sorted(names | owned.keys())
+            if name
+        ],
+        taken,
+    )
 
 
 def _host(name: str, host: Found | None, state: Found | None, owned: Mapping[str, str], newest: int) -> HostLook:

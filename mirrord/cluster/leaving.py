@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mirrord.cluster.derive import Ends
-from mirrord.cluster.snapshot import SessionKey
+from mirrord.cluster.ends import Ends
+from mirrord.cluster.records import SessionKey
 
 QUIET_SECONDS = 10.0
 """How long a destination that has left is waited for, and how long after the last copy came nobody listens any more."""
@@ -39,7 +39,7 @@ class Leaving:
         """The sessions that are listened for though their destination is not `here` any more; each with whether sources
         are still told to send here. `received` counts what came for each session.
         """
-        own = {key: hosts[self._host] for key, hosts in ends.items() if self._host in hosts}
+        own = ends.of_host(self._host)
         told = {key for key, end in own.items() if end.address and not end.stale}
         for key in (self._here | told | self._gone.keys()) - here:
             self._gone.setdefault(key, _Gone(now))
@@ -49,7 +49,7 @@ class Leaving:
         for key, one in [*self._gone.items()]:
             if one.told:
                 after = own[key].revision if key in own else 0
-                others = (end for host, end in ends.get(key, {}).items() if host != self._host)
+                others = (end for host, end in ends.by_session.get(key, {}).items() if host != self._host)
                 elsewhere = any(end.address and not end.stale and end.revision > after for end in others)
                 one.told = not elsewhere and now - one.since < QUIET_SECONDS
                 one.heard = now

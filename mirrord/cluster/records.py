@@ -25,6 +25,9 @@ VERSION = 1
 RECEIVING = ".in"
 """What the destination half of a session has behind the session's name."""
 
+SessionKey = tuple[str, str]
+"""Mirror and session."""
+
 _TEXT: dict[str, Any] = {"type": "string"}
 
 
@@ -87,7 +90,7 @@ class ClusterSession(NamedTuple):
         return self.session.name
 
     @property
-    def key(self) -> tuple[str, str]:
+    def key(self) -> SessionKey:
         return self.mirror, self.session.name
 
     @property

@@ -2,23 +2,44 @@
 
 Nothing that goes wrong with the store takes anything away: what was known last holds. A store that is empty, or another
 cluster's, is not followed at all.
+
+What is read is read a slice at a time, and the loop goes on in between: `snapshot` and `ends` are those of before until
+all of it is.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import gc
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from mirrord.cluster import records
-from mirrord.cluster.derive import Ends
+from mirrord.cluster.ends import Ends, KeptEnds
 from mirrord.cluster.errors import CompactedError, StoreError
 from mirrord.cluster.etcd import Etcd, Event, Found, Head
 from mirrord.cluster.keys import Keys
-from mirrord.cluster.records import End
-from mirrord.cluster.snapshot import Reader, SessionKey, Snapshot
+from mirrord.cluster.reader import Reader
+from mirrord.cluster.records import End, SessionKey
+from mirrord.cluster.snapshot import Snapshot
 
 NOBODY = Head("", 0, 0)
+
+SLICE_SECONDS = 0.005
+"""How long records are read until the loop may go on."""
+
+
+@contextmanager
+def to_stay() -> Iterator[None]:
+    """What is made meanwhile stays: a full collection would look at it again, with 10,000 sessions for 100 ms."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 class Replica:
@@ -28,19 +49,15 @@ class Replica:
     """
 
     def __init__(self, keys: Keys, changed: Callable[[], None]) -> None:
-        self._keys, self._changed, self._reader = keys, changed, Reader(keys)
-        self._config: dict[str, Found] = {}
-        self._ends: dict[SessionKey, dict[str, End]] = {}
+        self._keys, self._changed = keys, changed
+        self._reader, self._kept_ends = Reader(keys), KeptEnds()
+        self._touched: set[SessionKey] = set()  # since the last snapshot
+        self._unsaved: set[str] = set()  # keys, since `kept` was asked
         self._head = NOBODY
         self._at = dict.fromkeys((keys.config, keys.ends), 0)  # the revision up to which all below it is known
         self.cluster_id = ""
-        self.snapshot = Snapshot()
+        self.snapshot, self.ends = Snapshot(), Ends()
         self._news = asyncio.Event()
-
-    @property
-    def ends(self) -> Ends:
-        """As they are now, for whoever looks at them on another thread."""
-        return {session: dict(hosts) for session, hosts in self._ends.items()}
 
     @property
     def revision(self) -> int:
@@ -48,7 +65,8 @@ class Replica:
 
     @property
     def config(self) -> Mapping[str, Found]:
-        return self._config
+        """All records of the configuration, by key."""
+        return self._reader.config
 
     async def until(self, condition: Callable[[], bool], seconds: float) -> bool:
         """Wait until it holds, which only news can bring; whether it does in time."""
@@ -67,7 +85,7 @@ class Replica:
         try:
             async for events in etcd.watch({prefix: at + 1 for prefix, at in self._at.items()}):
                 if events:
-                    self._apply(events)
+                    await self._apply(events)
         except CompactedError:
             self._head = NOBODY  # read all again
             raise
@@ -82,8 +100,11 @@ class Replica:
             self._head = NOBODY  # until all is read
             contents = await etcd.range(self._keys.config)
             ends = await etcd.range(self._keys.ends, contents.revision)
-            self._take(contents.revision, contents.found, ends.found)
+            with to_stay():
+                await self._put(self._others(contents.found, ends.found))
+            self._at = dict.fromkeys(self._at, contents.revision)
             self._head = head
+            self._show()
 
     def _recognize(self, found: Found | None) -> None:
         """StoreError where the store is not this cluster's."""
@@ -99,33 +120,40 @@ class Replica:
             raise StoreError("other_cluster", f"{why}. To join that one: mirrord-agent join --replace")
         self.cluster_id = id_
 
-    def _take(self, revision: int, config: dict[str, Found], ends: Mapping[str, Found]) -> None:
-        """All that the store has."""
-        self._config = config
-        for hosts in self._ends.values():
-            for host, end in hosts.items():
-                hosts[host] = end._replace(stale=True)  # unless it is there, below
-        for key, found in ends.items():
-            self._end(key, found)
-        self._at = dict.fromkeys(self._at, revision)
-        self._read()
+    def _others(self, config: Mapping[str, Found], ends: Mapping[str, Found]) -> Iterator[tuple[str, Found | None]]:
+        """All that the store has, and what it has no more."""
+        yield from [(key, None) for key in self._reader.config if key not in config]
+        yield from config.items()
+        for host, sessions in self._kept_ends.read().by_host.items():
+            there = (self._keys.end(host, *session) for session in sessions)
+            yield from ((key, None) for key in there if key not in ends)
+        yield from ends.items()
 
-    def _apply(self, events: tuple[Event, ...]) -> None:
+    async def _apply(self, events: tuple[Event, ...]) -> None:
         if any(key == self._keys.cluster and found is None for key, found, _ in events):
             why = "the cluster was deleted from the store: it is not followed any more, what ran runs on"
             raise StoreError("other_cluster", why)
-        for key, found, revision in events:
-            prefix = next((one for one in self._at if key.startswith(one)), None)
-            if prefix is None:
-                continue
-            self._at[prefix] = max(self._at[prefix], revision)
-            if prefix == self._keys.ends:
+        await self._put((key, found) for key, found, _ in events)
+        for prefix in self._at:
+            revisions = (revision for key, _, revision in events if key.startswith(prefix))
+            self._at[prefix] = max([self._at[prefix], *revisions])
+        self._show()
+
+    async def _put(self, news: Iterable[tuple[str, Found | None]]) -> None:
+        """Read it. Whoever is interrupted begins again at the revision that was known before: that is no harm."""
+        begun = time.monotonic()
+        for key, found in news:
+            self._unsaved.add(key)
+            if key.startswith(self._keys.ends):
                 self._end(key, found)
-            elif found is None:
-                self._config.pop(key, None)
-            else:
-                self._config[key] = found
-        self._read()
+            elif key.startswith(self._keys.config):
+                self._reader.put(key, found)
+                section, *name = key.removeprefix(self._keys.config).split("/")
+                if section == "sessions" and len(name) == 2:
+                    self._touched.add((name[0], name[1]))
+            if time.monotonic() - begun > SLICE_SECONDS:
+                await asyncio.sleep(0)
+                begun = time.monotonic()
 
     def _end(self, key: str, found: Found | None) -> None:
         parts = key.removeprefix(self._keys.ends).split("/")
@@ -133,42 +161,64 @@ class Replica:
             return
         host, session = parts[0], (parts[1], parts[2])
         if found is None:
-            if (end := self._ends.get(session, {}).get(host)) is not None:
-                self._ends[session][host] = end._replace(stale=True)
-        elif (end := records.read_end(host, found.value, found.modified)) is not None:
-            self._ends.setdefault(session, {})[host] = end
+            end = self._kept_ends.get(session).get(host)
+            end = None if end is None else end._replace(stale=True)
+        else:
+            end = records.read_end(host, found.value, found.modified)
+        if end is not None:
+            self._touched.add(session)
+            self._kept_ends.put(session, host, end)
 
-    def _read(self) -> None:
-        self.snapshot = self._reader.snapshot(self._config)
-        for session in [one for one in self._ends if one not in self.snapshot.sessions]:
-            kept = {host: end for host, end in self._ends[session].items() if not end.stale}
-            self._ends[session] = kept  # one that is there may have come before its session
-            if not kept:
-                del self._ends[session]
+    def _show(self) -> None:
+        """Have whoever is interested see what was read."""
+        self.snapshot = self._reader.snapshot()
+        for session in self._touched - self.snapshot.sessions.keys():
+            for host, end in self._kept_ends.get(session).items():
+                if end.stale:  # one that is not may have come before its session
+                    self._kept_ends.put(session, host, None)
+                    self._unsaved.add(self._keys.end(host, *session))
+        self._touched = set()
+        self.ends = self._kept_ends.read()
         self._changed()
         self._news.set()  # for who waits now
         self._news = asyncio.Event()
 
     # --- the file ---
 
-    def kept(self) -> dict[str, Any]:
-        """What a start without the store takes, in JSON's types."""
+    def kept(self, *, whole: bool = True) -> dict[str, Any]:
+        """What a start without the store takes, in what JSON has words for. Not `whole`: what of it is new since this
+        was asked last; None is what is gone.
+        """
+        unsaved, self._unsaved = self._unsaved, set()
+        config: dict[str, Found | None] = {}
+        ends: dict[str, End | None] = {}
+        if whole:
+            config.update(self._reader.config)
+            for host, sessions in self.ends.by_host.items():
+                ends.update((self._keys.end(host, *one), self.ends.by_session[one][host]) for one in sessions)
+        for key in () if whole else unsaved:
+            if key.startswith(self._keys.config):
+                config[key] = self._reader.config.get(key)
+            elif len(parts := key.removeprefix(self._keys.ends).split("/")) == 3:
+                ends[key] = self._kept_ends.get((parts[1], parts[2])).get(parts[0])
         return {
             "cluster_id": self.cluster_id,
-            "head": list(self._head),
-            "at": self._at,
-            "config": {key: list(found) for key, found in self._config.items()},
-            "ends": [[*session, *end] for session, hosts in self._ends.items() for end in hosts.values()],
+            "head": self._head,
+            "at": self._at.copy(),
+            "config": config,
+            "ends": ends,
         }
 
     def restore(self, kept: Mapping[str, Any]) -> None:
         """Take what `kept` gave. KeyError, TypeError, ValueError: it is none of that."""
-        config = {str(key): Found(*found) for key, found in kept["config"].items()}
-        ends: dict[SessionKey, dict[str, End]] = {}
-        for mirror, session, *end in kept["ends"]:
-            one = End(*end)
-            ends.setdefault((mirror, session), {})[one.host] = one
         head, at = Head(*kept["head"]), {prefix: int(kept["at"][prefix]) for prefix in self._at}
-        self._config, self._ends, self._head, self._at = config, ends, head, at
+        with to_stay():
+            for key, found in kept["config"].items():
+                self._reader.put(str(key), Found(*found))
+            for key, written in kept["ends"].items():
+                _, mirror, session = key.removeprefix(self._keys.ends).split("/")
+                end = End(*written)
+                self._kept_ends.put((mirror, session), end.host, end)
+        self._head, self._at = head, at
         self.cluster_id = str(kept["cluster_id"])
-        self._read()
+        self._show()

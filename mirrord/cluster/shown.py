@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mirrord.cluster.derive import DESTINATION, Half, Part
-from mirrord.cluster.records import RECEIVING
-from mirrord.cluster.snapshot import SessionKey, Unread
+from mirrord.cluster.records import RECEIVING, SessionKey
+from mirrord.cluster.snapshot import Unread
 
 MOST_SESSIONS = 1000
 """Of one status record, which is small: those that do not run come first."""

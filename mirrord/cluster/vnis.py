@@ -27,9 +27,12 @@ def with_vnis(keys: Keys, before: Objects, after: Objects, taken: Collection[str
     """
     old = owners(keys, before)
     kept = {owner: key for key, owner in old.items()}
-    used: set[str] = set()
+    used: set[str] = set()  # by mirrors that change; each flow network is one mirror's
     mirrors = {}
     for name, mirror in after["mirrors"].items():
+        if before["mirrors"].get(name) is mirror and _same_network(before, after, name):
+            mirrors[name] = mirror
+            continue
         sessions = mirror.get("sessions")
         network = _network(after, mirror)
         if not isinstance(sessions, list) or not all(isinstance(one, dict) for one in sessions):
@@ -98,6 +101,11 @@ def _network(objects: Objects, mirror: Mapping[str, Any]) -> ClusterNetwork | No
 def _sessions(objects: Objects, mirror: str) -> Sequence[Any]:
     found: Sequence[Any] = objects["mirrors"].get(mirror, {}).get("sessions", [])
     return found
+
+
+def _same_network(before: Objects, after: Objects, mirror: str) -> bool:
+    name = after["mirrors"][mirror].get("flow_network")
+    return name is None or before["flow_networks"].get(name) is after["flow_networks"].get(name)
 
 
 def _free(network: ClusterNetwork, prefix: str, taken: Collection[str]) -> int | None:

@@ -120,6 +120,24 @@ def test_a_watch_goes_on_where_it_was_and_says_when_it_cannot(store: Store) -> N
     store.ask(asked)
 
 
+def test_what_a_revision_changed_comes_as_one_however_much_there_is_to_catch_up_with(store: Store) -> None:
+    """4 MB: etcd answers in parts of 1.5 MB (its --max-request-bytes)."""
+    keys = [f"/mirrord/config/{number}" for number in range(100)]
+
+    async def asked(etcd: Etcd) -> None:
+        done = [await etcd.change([], [put(key, f"{turn}" * 1000) for key in keys]) for turn in range(40)]
+        found: list[tuple[Event, ...]] = []
+        async for events in etcd.watch({"/mirrord/config/": 1, "/mirrord/ends/": 1}):
+            found += [events] if events else []
+            if events and events[-1].revision == done[-1].revision:
+                break
+        revisions = [[one.revision for one in events] for events in found]
+        assert [one for each in revisions for one in each] == [one.revision for one in done for _ in keys]
+        assert all(one.count(revision) == len(keys) for one in revisions for revision in set(one))
+
+    store.ask(asked)
+
+
 def test_another_endpoint_is_asked_where_one_is_gone(store: Store) -> None:
     access = Access(("http://127.0.0.1:9", store.url))
     assert store.ask(lambda etcd: etcd.put("/mirrord/a", "1"), access) == 2
@@ -230,15 +248,15 @@ def test_an_end_that_expired_is_known_still(store: Store) -> None:
         lease = await etcd.grant(600)
         await etcd.put(KEYS.end("h", "m", "s"), records.record({"address": "192.0.2.1"}), lease)
         task = asyncio.create_task(one.follow(etcd))
-        await until(lambda: ("m", "s") in one.replica.ends, "the end")
+        await until(lambda: ("m", "s") in one.replica.ends.by_session, "the end")
         await etcd.revoke(lease)
-        await until(lambda: one.replica.ends["m", "s"]["h"].stale, "it is stale")
-        assert one.replica.ends["m", "s"]["h"].address == "192.0.2.1"
+        await until(lambda: one.replica.ends.by_session["m", "s"]["h"].stale, "it is stale")
+        assert one.replica.ends.by_session["m", "s"]["h"].address == "192.0.2.1"
         again = Replica(KEYS, lambda: None)
         again.restore(one.replica.kept())
         assert (again.ends, again.snapshot, again.cluster_id) == (one.replica.ends, one.replica.snapshot, "one")
         await etcd.delete(KEYS.object("sessions", "s", "m"))
-        await until(lambda: not one.replica.ends, "it goes with its session")
+        await until(lambda: not one.replica.ends.by_session, "it goes with its session")
         task.cancel()
 
     followed(store, asked)

@@ -266,7 +266,7 @@ def test_an_address_that_something_else_has_is_given_up_for_another(cluster: Pai
 def test_without_the_store_all_runs_on_and_restarts(cluster: Pair, tmp_path: Path) -> None:
     mirror(cluster)
     wait_up(cluster)
-    wait_for(lambda: cluster.b.agent.kept() and cluster.b.agent.kept()["replica"]["ends"], "kept")
+    wait_for(lambda: cluster.b.agent.kept() and cluster.b.agent.kept()["ends"], "kept")
     cluster.store.kill()
     wait_for(lambda: cluster.a.agent.metrics().total("mirrord_cluster_connected") == 0, "it is told", 30)
     assert len(pinged(cluster, tmp_path)) == 10

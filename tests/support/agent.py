@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mirrord.cluster.state import read
 from tests.support.metrics import Metrics
 from tests.support.process import Process
 from tests.support.topology import Host
@@ -106,4 +107,4 @@ class Agent:
 
     def kept(self) -> Any:
         """What is in the state file."""
-        return json.loads(self.state.read_text()) if self.state.exists() else None
+        return read(self.state)

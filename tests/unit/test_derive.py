@@ -8,12 +8,15 @@ from typing import Any
 
 from mirrord.cluster import records
 from mirrord.cluster.allocation import free_vnis
-from mirrord.cluster.derive import Here, Part, derive
+from mirrord.cluster.derive import Here, Part
+from mirrord.cluster.derive import derive as derive_from
+from mirrord.cluster.ends import Ends
 from mirrord.cluster.etcd import Found
 from mirrord.cluster.keys import Keys
 from mirrord.cluster.leaving import QUIET_SECONDS, Leaving
-from mirrord.cluster.records import End, Vnis
-from mirrord.cluster.snapshot import Reader, Snapshot
+from mirrord.cluster.reader import snapshot_of
+from mirrord.cluster.records import End, SessionKey, Vnis
+from mirrord.cluster.snapshot import Snapshot
 from mirrord.control.guests.inventory import Answer, Guest, GuestNic, Place
 
 KEYS = Keys("/mirrord")
@@ -28,7 +31,15 @@ def snapshot(*sessions: Mapping[str, Any], mirror: Mapping[str, Any] | None = No
     objects[KEYS.object("mirrors", "core")] = {"flow_network": "flow0"} if mirror is None else mirror
     objects |= {KEYS.object("sessions", f"s{n or ''}", "core"): one for n, one in enumerate(sessions)}
     config = {key: Found(records.record(one), n + 1, n + 1, 0) for n, (key, one) in enumerate(objects.items())}
-    return Reader(KEYS).snapshot(config)
+    return snapshot_of(KEYS, config)
+
+
+def look(leaving: Leaving, here: frozenset[SessionKey], ends: Any, received: Any, now: float) -> dict[SessionKey, bool]:
+    return leaving.look(here, Ends.of(ends), received, now)
+
+
+def derive(config: Snapshot, ends: Mapping[SessionKey, Mapping[str, End]], host: Here) -> Part:
+    return derive_from(config, Ends.of(ends), host)
 
 
 def here(*vms: str, host: str = "a", moves: str = "", **more: Any) -> Here:
@@ -195,20 +206,20 @@ def test_whoever_has_left_is_listened_for_until_nothing_comes_any_more() -> None
     withdrawn = {key: {**at_b[key], "a": End("a", "", 7)}}
 
     leaving = Leaving("a")
-    assert leaving.look(here_, own, {}, 0.0) == {}
-    assert leaving.look(nowhere, own, {key: 5}, 100.0) == {key: True}, "nobody else has it yet"
-    assert leaving.look(nowhere, at_b, {key: 9}, 101.0) == {key: False}
-    assert leaving.look(nowhere, withdrawn, {key: 9}, 101.0 + QUIET_SECONDS - 1) == {key: False}
-    assert leaving.look(nowhere, withdrawn, {key: 10}, 120.0) == {key: False}, "some source has not heard of it"
-    assert leaving.look(nowhere, withdrawn, {key: 10}, 120.0 + QUIET_SECONDS) == {}
+    assert look(leaving, here_, own, {}, 0.0) == {}
+    assert look(leaving, nowhere, own, {key: 5}, 100.0) == {key: True}, "nobody else has it yet"
+    assert look(leaving, nowhere, at_b, {key: 9}, 101.0) == {key: False}
+    assert look(leaving, nowhere, withdrawn, {key: 9}, 101.0 + QUIET_SECONDS - 1) == {key: False}
+    assert look(leaving, nowhere, withdrawn, {key: 10}, 120.0) == {key: False}, "some source has not heard of it"
+    assert look(leaving, nowhere, withdrawn, {key: 10}, 120.0 + QUIET_SECONDS) == {}
 
     leaving = Leaving("a")
-    assert leaving.look(nowhere, own, {}, 0.0) == {key: True}, "as of before the agent's start"
-    assert leaving.look(nowhere, own, {}, QUIET_SECONDS) == {key: False}, "it went for good"
-    assert leaving.look(nowhere, own, {}, 1000.0) == {key: False}, "the store cannot be told: sources send here still"
-    assert leaving.look(here_, own, {}, 1001.0) == {}, "it came again"
+    assert look(leaving, nowhere, own, {}, 0.0) == {key: True}, "as of before the agent's start"
+    assert look(leaving, nowhere, own, {}, QUIET_SECONDS) == {key: False}, "it went for good"
+    assert look(leaving, nowhere, own, {}, 1000.0) == {key: False}, "the store cannot be told: sources send here still"
+    assert look(leaving, here_, own, {}, 1001.0) == {}, "it came again"
     old = {key: {**own[key], "b": End("b", "192.0.2.11", 4)}}
-    assert leaving.look(nowhere, old, {}, 1002.0) == {key: True}, "where it was before says nothing"
+    assert look(leaving, nowhere, old, {}, 1002.0) == {key: True}, "where it was before says nothing"
 
 
 def test_a_collector_is_sent_to_from_wherever_the_source_is() -> None:
