@@ -32,7 +32,7 @@ DOMAIN = """
   <os>
     <type arch='x86_64' machine='pc'>hvm</type>
     <kernel>{machine}/vmlinuz</kernel><initrd>{machine}/initramfs</initrd>
-    <cmdline>console=ttyS0 quiet address={address}</cmdline>
+    <cmdline>console=ttyS0 quiet address={address} {words}</cmdline>
   </os>
   <features><acpi/></features>
   <devices>
@@ -89,12 +89,12 @@ class Hypervisor:
         """Run virsh with the right to change things."""
         return self.host.run("virsh", "--quiet", "--connect", self._write, *arguments).strip()
 
-    def define(self, name: str, address: str, *macs: str, bridge: str = "br0") -> None:
-        """A VM with these NICs, the first of which has the address (with its prefix length)."""
+    def define(self, name: str, address: str, *macs: str, bridge: str = "br0", words: str = "") -> None:
+        """A VM with these NICs, the first of which has the address (with its prefix length). `words`: see tests/guest."""
         nics = "".join(NIC.format(mac=mac, bridge=bridge) for mac in macs)
         console = self._directory / f"{name}.console"
         file = self._directory / f"{name}.xml"
-        file.write_text(DOMAIN.format(name=name, machine=MACHINE, address=address, nics=nics, console=console))
+        file.write_text(DOMAIN.format(name=name, machine=MACHINE, address=address, words=words, nics=nics, console=console))
         self.virsh("define", str(file))
 
     def start(self, name: str) -> None:

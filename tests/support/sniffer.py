@@ -55,7 +55,7 @@ class Recording:
 
 
 class Sniffer(Recording):
-    """tcpdump on a host's device, into a file. Made: it listens already.
+    """tcpdump on a host's device, or on "any", into a file. Made: it listens already.
 
     Its buffer has a place of `snaplen` bytes for each packet, so a small one survives floods; super-frames need 65,600.
     """
@@ -77,7 +77,7 @@ class Sniffer(Recording):
 
     def stop(self) -> Sniffer:
         """End the capture once all that arrived before this call is in the file; fail if tcpdump lost any of it."""
-        send(self.host, self.device, _END)
+        send(self.host, "lo" if self.device == "any" else self.device, _END)
         wait_for(lambda: tcpdump_lines(self.file, "ether proto 0x88b5"), "the end marker in the capture")
         self._process.stop(signal.SIGINT)
         assert "\n0 packets dropped by kernel" in self._process.output(), self._process.output()
