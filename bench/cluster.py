@@ -18,23 +18,19 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import uvloop
 
+from bench import cluster_sessions
 from bench.comparison.operation import processor_seconds, resident_bytes
 from bench.machine import machine
 from bench.tables import Table, number
 from mirrord.cluster import records
 from mirrord.cluster.agent import STATUS_SECONDS
-from mirrord.cluster.derive import Here, derive
 from mirrord.cluster.errors import StoreError
-from mirrord.cluster.etcd import Access, Etcd, Found, put
+from mirrord.cluster.etcd import Access, Etcd, put
 from mirrord.cluster.keys import Keys
 from mirrord.cluster.link import AGAIN_SECONDS, KEEP_SECONDS, LEASE_SECONDS
-from mirrord.cluster.records import End
-from mirrord.cluster.snapshot import Reader
-from mirrord.control.guests.inventory import Answer, Guest, GuestNic, Place
 from tests.support.agent import Agent
 from tests.support.ctl import ctl
 from tests.support.daemon import Daemon
@@ -46,7 +42,6 @@ KEYS = Keys("/mirrord")
 CHANGES = 20
 PAUSE_SECONDS = 0.5  # between changes
 DOWN_SECONDS = 3.0
-SESSIONS = 10_000
 STATUS = records.record({"revision": 1, "problem": "", "unread": [], "left_out": 0, "sessions": ["x" * 340]})
 
 
@@ -165,38 +160,6 @@ async def play(store: Store, agent: Agent, daemon: Daemon, agents: int, rest: fl
     return whole, costs, cuts[98]
 
 
-def derivation() -> Table:
-    """A host with 20 VMs, of a cluster of 10,000 sessions between 20,000 of them."""
-    end = {"type": "vm", "nic": 1}
-    network = {"addresses": "10.0.0.1-10.0.255.254/16", "vnis": "1-65000"}
-    objects: dict[str, dict[str, Any]] = {KEYS.object("flow_networks", "flow0"): network}
-    for mirror in range(10):
-        objects[KEYS.object("mirrors", f"m{mirror}")] = {"flow_network": "flow0"}
-    for n in range(SESSIONS):
-        session = {"source": {"type": "vm", "vm": f"a{n}"}, "destination": {**end, "vm": f"b{n}"}, "vni": n + 1}
-        objects[KEYS.object("sessions", f"s{n}", f"m{n % 10}")] = session
-    config = {key: Found(records.record(one), n + 1, n + 1, 0) for n, (key, one) in enumerate(objects.items())}
-    ends = {(f"m{n % 10}", f"s{n}"): {"other": End("other", "10.0.1.1", n)} for n in range(SESSIONS)}
-    names = [f"{side}{n}" for side in "ab" for n in range(0, SESSIONS, SESSIONS // 10)]
-    guests = tuple(Guest(name, name, runs=True, nics=(GuestNic("", "", "vnet0"),)) for name in names)
-    here = Here("a", {"flow0": "em02"}, {"flow0": "10.0.0.1"}, {Place("vm", "qemu:///system"): Answer(guests)})
-    reader, table = Reader(KEYS), Table(f"{SESSIONS} sessions: milliseconds")
-    for turn in range(11):
-        begun = time.perf_counter()
-        snapshot = reader.snapshot(config)
-        read = time.perf_counter()
-        part = derive(snapshot, ends, here)
-        done = time.perf_counter()
-        assert len(part.halves) == len(names)
-        key = KEYS.object("sessions", "s0", "m0")
-        config[key] = config[key]._replace(modified=SESSIONS + 100 + turn)
-        word = "read the first time" if not turn else "read after a change of one"
-        table.add(word, milliseconds=1000 * (read - begun))
-        if turn:
-            table.add("a host's derivation", milliseconds=1000 * (done - read))
-    return table
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Everything, once."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -219,7 +182,7 @@ def main(arguments: list[str] | None = None) -> None:
         whole, costs, reach = host.call(lambda: uvloop.run(play(store, agent, daemon, asked.agents, rest)))
         agent.stop()
         daemon.stop()
-    derived = derivation()
+    derived, followed, loaded = cluster_sessions.measure()
     rows = costs.samples
     figures = {
         f"a change reaches each of {asked.agents} agents, 99 of 100": (reach, 500.0, "ms"),
@@ -227,13 +190,19 @@ def main(arguments: list[str] | None = None) -> None:
         "an agent at rest": (rows["one agent"]["percent_of_a_core"][0], 0.2, "% of a core"),
         "an agent": (rows["one agent"]["MB"][0], 60.0, "MB"),
         "a host's derivation": (statistics.median(derived.samples["a host's derivation"]["milliseconds"]), 50.0, "ms"),
+        "the longest an agent of 10,000 sessions left a client without an answer": (
+            max(row["longest_wait_ms"][0] for row in followed.samples.values()),
+            50.0,
+            "ms",
+        ),
     }
     goals = [
         f"- {what}: {number(value)} {unit}, goal less than {number(goal)}: {'met' if value < goal else 'missed'}."
         for what, (value, goal, unit) in figures.items()
     ]
     title = f"# A cluster of {asked.agents} agents and one etcd\n\n{about}\n"
-    page = "\n".join([title, *goals, "", whole.markdown(), costs.markdown(), derived.markdown()])
+    page = "\n".join([title, *goals, "", whole.markdown(), costs.markdown(), derived.markdown(), followed.markdown()])
+    page += f"\nIt has {number(loaded)} MB then.\n"
     if not asked.quick:
         RESULTS.write_text(page)
     print(page)

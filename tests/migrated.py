@@ -155,14 +155,14 @@ def test_each_frame_of_a_stream_at_the_nic_of_a_vm_that_migrates_is_copied_once(
     options = ["--udp", "--length", "400"] if protocol == "udp" else ["--length", "1000"]
     options += ["--reverse"] if way == "the guest sends" else []
     client = hypervisor.host.spawn("iperf3", "--client", ADDRESS, "--time", "600", "--bitrate", "800K", *options)
-    more(copies, client, "the stream flows at the first host")
+    more(copies, client, "the stream flows at the first host", *seen.values())
     if away:
         cluster.store.freeze()
     first.migrate("VM-2", second, SLOWLY)
     devices[second.host] = second.host.index(second.device("VM-2", VM2))
     wait_for(lambda: runs(numbers[1]), "it runs at the second host", 60)
     wait_for(lambda: not runs(numbers[0]), "and not at the first one any more", 60)
-    more(copies, client, "the stream flows at the second host")
+    more(copies, client, "the stream flows at the second host", *seen.values())
     client.stop(signal.SIGINT, 60)
     cluster.store.thaw()
     wanted = seen_at(*((seen[host].stop(), index) for host, index in devices.items()))
@@ -191,10 +191,14 @@ def stream(cluster: Cluster) -> None:
         cluster.a.ctl("session", "add", "core", "stream", *ends)
 
 
-def more(copies: Sniffer, client: Process, what: str) -> None:
+def more(copies: Sniffer, client: Process, what: str, *others: Sniffer) -> None:
     """Until a hundred frames more have come."""
     before = len(copies.lines())
-    wait_for(lambda: len(copies.lines()) > before + 100 or client.status() is not None, what, ANSWER_SECONDS)
+    try:
+        wait_for(lambda: len(copies.lines()) > before + 100 or client.status() is not None, what, ANSWER_SECONDS)
+    except AssertionError as late:
+        last = "\n".join(line for one in (copies, *others) for line in [str(one.file), *one.lines()[-10:]])
+        raise AssertionError(f"{late}\n{client.output()}\n{last}") from late
     assert client.status() is None, client.output()
 
 

@@ -90,11 +90,14 @@ class Hypervisor:
         return self.host.run("virsh", "--quiet", "--connect", self._write, *arguments).strip()
 
     def define(self, name: str, address: str, *macs: str, bridge: str = "br0", words: str = "") -> None:
-        """A VM with these NICs, the first of which has the address (with its prefix length). `words`: see tests/guest."""
+        """A VM with these NICs, the first of which has the address (with its prefix length). Its command line has the
+        words, too: see tests/guest.
+        """
         nics = "".join(NIC.format(mac=mac, bridge=bridge) for mac in macs)
         console = self._directory / f"{name}.console"
         file = self._directory / f"{name}.xml"
-        file.write_text(DOMAIN.format(name=name, machine=MACHINE, address=address, words=words, nics=nics, console=console))
+        about = {"name": name, "machine": MACHINE, "address": address, "words": words, "console": console}
+        file.write_text(DOMAIN.format(nics=nics, **about))
         self.virsh("define", str(file))
 
     def start(self, name: str) -> None:
