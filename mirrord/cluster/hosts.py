@@ -16,6 +16,7 @@ from mirrord.cluster.etcd import Found, delete, delete_below, put
 from mirrord.cluster.keys import Keys
 from mirrord.cluster.objects import Running
 from mirrord.cluster.shown import Shown, shown_of
+from mirrord.cluster.snapshot import Snapshot
 from mirrord.control.callers import Caller
 from mirrord.control.targets import Target
 from mirrord.errors import Refused
@@ -81,24 +82,12 @@ class Hosts:
     async def running(self) -> Running:
         """How sessions do on each host; where the store does not tell, on this one."""
         found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-        for row in self._rows(await self._hosts_or_own()):
+        for row in await self._rows(await self._hosts_or_own()):
             found.setdefault((row["mirror"], row["session"]), []).append(row)
         return found
 
-    def _rows(self, hosts: list[HostLook]) -> list[dict[str, Any]]:
-        """The halves of all sessions as rows of the daemon's status, and what no host says of them by itself."""
-        snapshot = self._agent.replica.snapshot
-        told = {one.host: doubts.Told(one.alive, one.sessions, one.left_out, one.managers) for one in hosts}
-        whole = self._agent.link.connected
-        unheard = doubts.unheard(snapshot, told) if whole else {}
-        rows = []
-        for host in hosts:
-            away = [] if host.alive else ["the host's agent was not heard of: this is what it told last"]
-            for one in host.sessions:
-                doubt = unheard.get((one.mirror, one.session)) if one.state == "up" else None
-                rows.append(_row(host.host, one, away if doubt is None else [*away, doubt]))
-        nowhere = doubts.nowhere(snapshot, told, time.time()) if whole else ()
-        return [*rows, *(_row("", one, []) for one in nowhere)]
+    async def _rows(self, hosts: list[HostLook]) -> list[dict[str, Any]]:
+        return await asyncio.to_thread(_rows, self._agent.replica.snapshot, hosts, whole=self._agent.link.connected)
 
     async def status(self) -> dict[str, Any]:
         """The agent, every host and every session. Where the store does not answer, this host's."""
@@ -119,7 +108,7 @@ class Hosts:
                 "alarms": await self._alarms(),
             },
             "hosts": Look(agent.replica.snapshot.guard, hosts).as_json(),
-            "sessions": self._rows(hosts),
+            "sessions": await self._rows(hosts),
             "unread": [one._asdict() for one in agent.replica.snapshot.unread],
         }
 
@@ -222,6 +211,22 @@ def _number(value: Any) -> Any:
 
 def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
+
+
+def _rows(snapshot: Snapshot, hosts: list[HostLook], *, whole: bool) -> list[dict[str, Any]]:
+    """The halves of all sessions as rows of the daemon's status; where these are the `whole` cluster's hosts, with what
+    none of them says by itself.
+    """
+    told = {one.host: doubts.Told(one.alive, one.sessions, one.left_out, one.managers) for one in hosts}
+    unheard = doubts.unheard(snapshot, told) if whole else {}
+    rows = []
+    for host in hosts:
+        away = [] if host.alive else ["the host's agent was not heard of: this is what it told last"]
+        for one in host.sessions:
+            doubt = unheard.get((one.mirror, one.session)) if one.state == "up" else None
+            rows.append(_row(host.host, one, away if doubt is None else [*away, doubt]))
+    nowhere = doubts.nowhere(snapshot, told, time.time()) if whole else ()
+    return [*rows, *(_row("", one, []) for one in nowhere)]
 
 
 def _row(host: str, one: Shown, warnings: list[str]) -> dict[str, Any]:

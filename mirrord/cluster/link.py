@@ -183,20 +183,21 @@ class Link:
             self._written = None
         if self._written is None:
             self._written = await self._there()
-        wanted: dict[str, str | None] = {key: value for key, value in own.items() if self._written.get(key) != value}
-        for key in [one for one in self._written if one not in own] if complete else ():
+        written = self._written  # whoever renews it meanwhile has all written anew
+        wanted: dict[str, str | None] = {key: value for key, value in own.items() if written.get(key) != value}
+        for key in [one for one in written if one not in own] if complete else ():
             session = tuple(key.split("/")[-2:])
             if session not in self._replica.snapshot.sessions:
                 wanted[key] = None
-            elif self._written[key] != GONE:
+            elif written[key] != GONE:
                 wanted[key] = GONE
         for some in batched(wanted.items(), WRITTEN_AT_ONCE):
             operations = [delete(key) if value is None else put(key, value, self._lease) for key, value in some]
             await self._etcd.change([], operations, again=True)
             for key, value in some:
-                self._written[key] = value or ""
+                written[key] = value or ""
                 if value is None:
-                    del self._written[key]
+                    del written[key]
 
     async def _there(self) -> dict[str, str]:
         """What the store has of this host's own: "" for what is under another lease, and is to be written anew."""

@@ -10,8 +10,9 @@ from mirrord.cluster import records
 from mirrord.cluster.doubts import Told, nowhere, unheard
 from mirrord.cluster.etcd import Found
 from mirrord.cluster.keys import Keys
+from mirrord.cluster.reader import snapshot_of
 from mirrord.cluster.shown import Shown
-from mirrord.cluster.snapshot import Reader, Snapshot
+from mirrord.cluster.snapshot import Snapshot
 
 KEYS = Keys("/mirrord")
 KEY = "core", "nic"
@@ -22,7 +23,7 @@ OF_VM, TO_VM = {"type": "vm", "vm": "VM-2", "nic": 0}, {"type": "vm", "vm": "VM-
 def snapshot(source: Any, destination: Any, **mirror: Any) -> Snapshot:
     one = {"source": source, "destination": destination, "vni": 5000}
     objects = {KEYS.object("mirrors", "core"): mirror, KEYS.object("sessions", "nic", "core"): one}
-    return Reader(KEYS).snapshot({key: Found(records.record(one), 1, 1, 0) for key, one in objects.items()})
+    return snapshot_of(KEYS, {key: Found(records.record(one), 1, 1, 0) for key, one in objects.items()})
 
 
 def host(*sessions: Shown, alive: bool = True, left_out: int = 0, managers: tuple[str, ...] = ()) -> Told:
