@@ -131,7 +131,6 @@ def test_a_busy_worker_gives_a_source_to_another(
     ]
     native, workers, levels = dataplane == "native", Workers(0), Levels()
     worker = workers.another()
-    assert worker is not None
     for members in (both,) if gathered else ([both[0]], [both[1]]):
         worker.add(Tap(members, native=native))
     moved: dict[Tap, Worker] = {}

@@ -66,24 +66,22 @@ class Levels:
         if busiest is None or loads[busiest] < FULL:
             return {}
         least = min(there, key=lambda one: loads[one])
-        if (another := workers.another() if loads[least] > 0 else None) is not None:
-            least, loads[another] = another, 0.0
-        if loads[busiest] - loads[least] < ROOM:
+        has_room = loads[busiest] - loads[least] >= ROOM
+        if not has_room and not workers.may_grow:
             return {}
-        return _relieve(busiest, least, gained)
-
-
-def _relieve(busiest: Worker, least: Worker, gained: dict[Tap, int]) -> dict[Tap, Worker]:
-    busy = [tap for tap in list(busiest.taps) if gained.get(tap, 0) > 0]
-    every = sum(gained[tap] for tap in busy)
-    apart = [tap for tap in busy if _is_apart(tap, busiest)]
-    if len(busy) == 1 and busy[0].may_spread:
-        busiest.halve(busy[0])
-    for tap in sorted(apart, key=lambda one: abs(gained[one] - every / 2)) if len(busy) > 1 else ():
-        if busiest.hand_over(tap, least):
-            log.info("source moved: its worker was busy", source=tap.source, worker=least.name, before=busiest.name)
-            return {tap: least}
-    return {}
+        busy = [tap for tap in list(busiest.taps) if gained.get(tap, 0) > 0]
+        if len(busy) == 1 and busy[0].may_spread:
+            busiest.halve(busy[0])
+        every = sum(gained[tap] for tap in busy)
+        for tap in sorted(busy, key=lambda one: abs(gained[one] - every / 2)) if len(busy) > 1 else ():
+            if _is_apart(tap, busiest):
+                to = least if has_room else workers.another()
+                if busiest.hand_over(tap, to):
+                    log.info(
+                        "source moved: its worker was busy", source=tap.source, worker=to.name, before=busiest.name
+                    )
+                    return {tap: to}
+        return {}
 
 
 def _is_apart(tap: Tap, worker: Worker) -> bool:

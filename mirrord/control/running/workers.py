@@ -51,9 +51,9 @@ class Workers:
         """
         fit = [one for one in self._shared if not (one in apart or one.ended or one.stands_still(STALLED_SECONDS))]
         load, worker = min(((loads.get(one, 0), one) for one in fit), key=lambda pair: pair[0], default=(1, None))
-        if worker is not None and (load == 0 or len(self._shared) >= len(os.sched_getaffinity(0))):
+        if worker is not None and (load == 0 or not self.may_grow):
             return worker
-        return self._make("worker", self._shared)
+        return self.another()
 
     def writer(self) -> Worker:
         """A new one, for a single session that writes a file."""
@@ -126,9 +126,14 @@ class Workers:
         """Those that sessions share, and that get on."""
         return [one for one in self._shared if not (one.ended or one.stands_still(STALLED_SECONDS))]
 
-    def another(self) -> Worker | None:
-        """A new one for sessions to share, as long as there are processors for it."""
-        return self._make("worker", self._shared) if len(self._shared) < len(os.sched_getaffinity(0)) else None
+    @property
+    def may_grow(self) -> bool:
+        """Whether there are processors for another one."""
+        return len(self._shared) < len(os.sched_getaffinity(0))
+
+    def another(self) -> Worker:
+        """A new one for sessions to share."""
+        return self._make("worker", self._shared)
 
     @property
     def all(self) -> list[Worker]:
