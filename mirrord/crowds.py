@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 MAX_CONNECTIONS = 64  # of each socket that commands, programs or pages are answered at
 
@@ -15,6 +17,7 @@ async def open_for(server: web.Server, listener: socket.socket, most: int) -> as
     out.
     """
     loop = asyncio.get_running_loop()
+    logging.getLogger("aiohttp.server").addFilter(_not_of_a_client)
 
     def connect() -> asyncio.Protocol:
         close_oldest(1)
@@ -33,3 +36,8 @@ async def open_for(server: web.Server, listener: socket.socket, most: int) -> as
     # Not a site of aiohttp's, nor create_unix_server: from Python 3.13 on they remove the socket's file, which may be
     # systemd's, or another process's by then.
     return await loop.create_server(connect, sock=listener)
+
+
+def _not_of_a_client(record: logging.LogRecord) -> bool:
+    """Whether it is more than a client's broken HTTP, of which the client is told."""
+    return not (record.exc_info and isinstance(record.exc_info[1], (HttpProcessingError, web.RequestPayloadError)))

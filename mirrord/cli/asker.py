@@ -113,7 +113,14 @@ class Asker:
         """Asks at the socket that was named, or else at the usual ones."""
         usual = (AGENT_SOCKET,) if self.cluster else (SOCKET, READ_ONLY_SOCKET)
         paths = (self.path,) if self.path else usual
-        return Client(paths, dry_run=self.dry_run, silent=_silent)
+        return Client(paths, dry_run=self.dry_run, silent=self._silent)
+
+    @property
+    def _who(self) -> str:
+        return "the agent" if self.cluster else "the daemon"
+
+    def _silent(self) -> None:
+        click.echo(f"mirrorctl: {self._who} is there and does not answer yet; Ctrl-C gives up", err=True)
 
     def fail(self, error: UnreachableError | AnsweredError, client: Client | None = None) -> NoReturn:
         """Print why there is no answer, and exit."""
@@ -121,8 +128,7 @@ class Asker:
         if self.as_json:
             click.echo(json.dumps({"error": error.as_json()}, indent=2), err=True)
         else:
-            who = "the agent" if self.cluster else "the daemon"
-            click.echo(f"mirrorctl: {f'{who} cannot be reached: ' if unreachable else ''}{error}", err=True)
+            click.echo(f"mirrorctl: {f'{self._who} cannot be reached: ' if unreachable else ''}{error}", err=True)
             if isinstance(error, UnreachableError) and (CLUSTER_ADVICE if self.cluster else ADVICE).get(error.errno):
                 click.echo(f"mirrorctl: {(CLUSTER_ADVICE if self.cluster else ADVICE)[error.errno]}", err=True)
             if getattr(error, "code", "") == "method_not_allowed" and client and client.path == READ_ONLY_SOCKET:
@@ -132,10 +138,6 @@ class Asker:
 
 def _located(warning: dict[str, str]) -> str:
     return ": ".join(part for part in (warning["path"], warning["message"]) if part)
-
-
-def _silent() -> None:
-    click.echo("mirrorctl: the daemon is there and does not answer yet; Ctrl-C gives up", err=True)
 
 
 def say(text: str) -> Callable[[Any, Screen], None]:

@@ -17,6 +17,9 @@ from mirrord.cli.tables import Cell, Table, coloured, name, whole, words
 from mirrord.client import Client
 
 LOOK_SECONDS = 0.1
+NAMED_AT_MOST = 5
+CONFLICT = "conflict"
+"""No host, but addresses that something else has."""
 
 
 @click.command()
@@ -27,18 +30,19 @@ def hosts(ask: Asker) -> None:
 
 
 @click.command()
-@click.option("--timeout", metavar="SECONDS", type=click.FloatRange(min=0), default=30.0, show_default=True)
+@click.option("--timeout", metavar="SECONDS", type=click.FloatRange(0, 86400), default=30.0, show_default=True)
 @click.pass_obj
 def wait(ask: Asker, timeout: float) -> None:
     """Wait until every host that lives runs what was changed before; exit status 1 where one does not in time."""
     until = time.monotonic() + timeout
     while True:
         found = ask.answer(Client.hosts)
-        late = [one for one in found if one["alive"] and (one["behind"] or one["problem"])]
-        if not late:
-            ask.show({"behind": []}, lambda _, screen: screen.print("every host that lives has it"))
+        living = [one for one in found if one["alive"]]
+        late = [one for one in living if one["behind"] or one["problem"]]
+        if living and not late:
+            ask.show({"behind": [], "away": _away(found)}, _show_done)
             return
-        if time.monotonic() >= until:
+        if not time.monotonic() < until:
             ask.show({"behind": late}, _show_late)
             sys.exit(REFUSED)
         time.sleep(LOOK_SECONDS)
@@ -88,6 +92,18 @@ def _show_hosts(found: Any, screen: Screen) -> None:
     screen.table(shown)
 
 
+def _away(found: Any) -> list[str]:
+    return [one["host"] for one in found if not one["alive"] and one["host"] != CONFLICT]
+
+
+def _show_done(answer: Any, screen: Screen) -> None:
+    away = answer["away"]
+    named = ", ".join(away[:NAMED_AT_MOST]) + (f" and {len(away) - NAMED_AT_MOST} more" if away[NAMED_AT_MOST:] else "")
+    screen.print("every host that lives has it" + (f"; not waited for, since away: {named}" if away else ""))
+
+
 def _show_late(answer: Any, screen: Screen) -> None:
+    if not answer["behind"]:
+        screen.print("no host lives: see mirrorctl --cluster status", "red")
     for one in answer["behind"]:
         screen.print(f"{one['host']} is behind: {one['problem'] or 'it runs an older configuration'}", "red")

@@ -5,17 +5,21 @@ Each command takes --json, too: it means the same as before the command. With it
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
 
 import click
 
 from mirrord.cli.asker import USAGE
 from mirrord.errors import nearest
 
+OUTPUT_FAILS = errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG
 JSON, DRY_RUN = "--json", "--dry-run"
 
 
@@ -25,6 +29,10 @@ def _with(name: str) -> Callable[[click.Context, click.Parameter, bool], None]:
             context.obj = replace(context.obj, **{name: True})
 
     return callback
+
+
+def _nowhere() -> TextIO:
+    return Path(os.devnull).open("w")
 
 
 def changes(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -57,7 +65,21 @@ class Group(click.Group):
         return super().resolve_command(ctx, args)
 
     def main(self, args: Any = None, *, standalone_mode: bool = True, **named: Any) -> Any:  # type: ignore[override]
-        """As click's; what is wrong with the command line is JSON where that is asked for."""
+        """As click's; what is wrong with the command line is JSON where that is asked for. An output that takes nothing
+        is told, and one that is closed is none.
+        """
+        if sys.stdout is None:
+            sys.stdout = _nowhere()
+        try:
+            return self._main(args, standalone_mode=standalone_mode, **named)
+        except OSError as error:
+            if error.errno not in OUTPUT_FAILS:
+                raise
+            click.echo(f"mirrorctl: what is printed cannot be written: {error.strerror}", err=True)
+            sys.stdout = _nowhere()  # what is left is not tried again at the end
+            sys.exit(1)
+
+    def _main(self, args: Any, *, standalone_mode: bool, **named: Any) -> Any:
         words = list(sys.argv[1:] if args is None else args)
         if not standalone_mode or JSON not in words:
             return super().main(args, standalone_mode=standalone_mode, **named)

@@ -361,7 +361,7 @@ class Agent:
             "revision": self.applied_revision,
             "problem": "; ".join(filter(None, (self.link.twin, self.daemon_problem))),
             "managers": self._silent_managers(),
-            "up": found.up,
+            "up": found.states.get("up", 0),
             "unread": [one._asdict() for one in found.unread],
             "left_out": found.left_out,
         }

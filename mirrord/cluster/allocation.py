@@ -95,7 +95,7 @@ async def conflicts(etcd: Etcd, keys: Keys, network: str, one: str, host: str) -
     found, _ = await etcd.get(key)
     if found is not None and _owner(found.value) == host:
         said = records.record({"host": CONFLICT, "found_by": host})
-        await etcd.change([unchanged(key, found.modified)], [put(key, said)])
+        await etcd.change([unchanged(key, found.modified)], [put(key, said)], words=f"give up {key}")
 
 
 async def _owners(etcd: Etcd, keys: Keys, network: str) -> dict[str, str]:
@@ -117,7 +117,7 @@ async def _taken(etcd: Etcd, keys: Keys, network: Network, free: list[str], host
     one = random.choice(free)  # noqa: S311 (no secret)
     key = f"{keys.addresses(network.name)}{one}"
     conditions = [absent(key), unchanged(keys.object("flow_networks", network.name), network.revision)]
-    done = await etcd.change(conditions, [put(key, records.record({"host": host}))])
+    done = await etcd.change(conditions, [put(key, records.record({"host": host}))], words=f"take {key}")
     return one if done.succeeded else None
 
 

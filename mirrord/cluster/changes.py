@@ -210,10 +210,8 @@ class Changes:
         if self._replica.snapshot.guard == guard and self._replica.cluster_id:
             return self._replica.snapshot
         contents = await self._etcd.range(self._keys.config)
-        snapshot = await asyncio.to_thread(snapshot_of, self._keys, contents.found)
-        if not snapshot.cluster_id or (self._replica.cluster_id and snapshot.cluster_id != self._replica.cluster_id):
-            raise StoreError("other_cluster", "the store has not this cluster: see mirrorctl --cluster status")
-        return snapshot
+        self._replica.recognize(contents.found.get(self._keys.cluster))
+        return await asyncio.to_thread(snapshot_of, self._keys, contents.found)
 
     # --- what is written ---
 
@@ -241,7 +239,7 @@ class Changes:
             for below in (self._keys.addresses(network), self._keys.vnis(network))
         ]
         operations += [put(key, records.record(said)) for key, said in new.items() if old.get(key) != said]
-        return conditions, [*operations, put(self._keys.guard, records.record({"by": self._host}))]
+        return conditions, [*operations, put(self._keys.guard, records.guard(self._host))]
 
     def _records(self, objects: Objects, other: Objects) -> dict[str, Mapping[str, Any]]:
         """What the records of the objects say, by key, but of those that the other ones have just so."""

@@ -6,6 +6,9 @@ from typing import Any
 
 from mirrord.errors import MirrordError
 
+CHANGE = "change the cluster"
+"""What is asked of the store where somebody changes the configuration."""
+
 
 class StoreError(MirrordError):
     """The store cannot be asked, or says no."""
@@ -64,10 +67,17 @@ def of_answer(status: int, answer: Any, what: str) -> StoreError:
         why = "the client's certificate has a CommonName, which the store refuses: use one that has names as SAN only"
         return StoreError("forbidden", why)
     if "permission denied" in said:
-        return ForbiddenError(f"{what}: this host's user may not do that in the store")
+        may = (
+            "ask at a host that has `mirrord-agent rights --admin`"
+            if what == CHANGE
+            else "was `mirrord-agent rights` run?"
+        )
+        return ForbiddenError(f"{what}: this host's user may not do that in the store: {may}")
     if "database space exceeded" in said:
         why = "the store is full (NOSPACE): compact and defragment it, then disarm the alarm (docs/cluster.md)"
         return StoreError("store_full", why)
+    if "required revision" in said:  # "has been compacted", or "is a future revision"
+        return CompactedError(0)
     if "requested lease not found" in said:
         return LeaseGoneError()
     if "too many operations in txn" in said:

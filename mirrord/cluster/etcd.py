@@ -21,6 +21,7 @@ import aiohttp
 
 from mirrord.cluster import certificates
 from mirrord.cluster.errors import (
+    CHANGE,
     CompactedError,
     LeaseGoneError,
     StoreError,
@@ -135,6 +136,27 @@ class Access(NamedTuple):
     password_file: str = ""
 
 
+def files_can_be_used(access: Access) -> None:
+    """StoreError: one of the files cannot, which and why."""
+    _tls(access)
+    if access.password_file:
+        _password(access)
+
+
+def _tls(access: Access) -> ssl.SSLContext | bool:
+    if not any(one.startswith("https:") for one in access.endpoints):
+        return True
+    return certificates.context(access.ca, access.certificate, access.key)
+
+
+def _password(access: Access) -> str:
+    try:
+        return Path(access.password_file).read_text().strip()
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise StoreError("forbidden", f"{access.password_file}: {why}", "password_file") from error
+
+
 class Etcd:
     """A client of one cluster of etcd. It asks the endpoint that answered last, and after a failure the next one."""
 
@@ -164,11 +186,11 @@ class Etcd:
                 return Contents(revision, found)
             start = base64.b64encode(base64.b64decode(pairs[-1]["key"]) + b"\0").decode()
 
-    async def get(self, key: str, *, of_node: bool = False) -> tuple[Found | None, Head]:
-        """What a key has, and who says so. `of_node`: as the node that is asked knows it, maybe a moment ago,
-        which costs the others nothing.
+    async def get(self, key: str, revision: int = 0, *, of_node: bool = False) -> tuple[Found | None, Head]:
+        """What a key has, or had at a revision (CompactedError), and who says so. `of_node`: as the node that is asked
+        knows it, maybe a moment ago, which costs the others nothing.
         """
-        body = {"key": encoded(key)} | ({"serializable": True} if of_node else {})
+        body = {"key": encoded(key), "revision": str(revision)} | ({"serializable": True} if of_node else {})
         answer = await self._ask("kv/range", body, f"read {key}")
         pairs, header = answer.get("kvs", []), answer["header"]
         head = Head(str(header["cluster_id"]), int(header["raft_term"]), int(header["revision"]))
@@ -180,7 +202,7 @@ class Etcd:
         operations: Sequence[Mapping[str, Any]],
         *,
         again: bool = False,
-        words: str = "change the cluster",
+        words: str = CHANGE,
     ) -> Done:
         """All of the operations if all conditions hold, else none of them. `again`: to do them twice is the same."""
         body = {"compare": conditions, "success": operations}
@@ -303,11 +325,7 @@ class Etcd:
     async def _authenticate(self) -> None:
         if self._token or not self._access.username:
             return
-        try:
-            password = (await asyncio.to_thread(Path(self._access.password_file).read_text)).strip()
-        except OSError as error:
-            raise StoreError("forbidden", f"{self._access.password_file}: {error.strerror}", "password_file") from error
-        body = {"name": self._access.username, "password": password}
+        body = {"name": self._access.username, "password": await asyncio.to_thread(_password, self._access)}
         try:
             self._token = str(
                 (await self._post("auth/authenticate", body, "authenticate", AUTHENTICATE_SECONDS))["token"]
@@ -318,15 +336,9 @@ class Etcd:
 
     def _http(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(ssl=self._tls(), limit=16)
+            connector = aiohttp.TCPConnector(ssl=_tls(self._access), limit=16)
             self._session = aiohttp.ClientSession(connector=connector, read_bufsize=1 << 20)
         return self._session
-
-    def _tls(self) -> ssl.SSLContext | bool:
-        access = self._access
-        if not any(one.startswith("https:") for one in access.endpoints):
-            return True
-        return certificates.context(access.ca, access.certificate, access.key)
 
     def _unreachable(self, at: str, error: Exception) -> StoreUnreachableError:
         """Why there is no answer. Where no connection was made nothing was done."""

@@ -70,8 +70,10 @@ class Hosts:
         self._agent = agent
 
     async def look(self) -> Look:
-        """What the store has of them. StoreError."""
+        """What the store has of them. StoreError, also where it is not this cluster's."""
         etcd, keys = self._agent.etcd, self._agent.keys
+        found, _ = await etcd.get(keys.cluster)
+        self._agent.replica.recognize(found)
         guard, head = await etcd.get(keys.guard)
         hosts = (await etcd.range(keys.hosts, head.revision)).found
         states = (await etcd.range(keys.states, head.revision)).found
@@ -127,7 +129,7 @@ class Hosts:
         operations = [delete(key) for key in (*look.taken.get(host, ()), keys.host(host), keys.status(host))]
         operations += [
             delete_below(f"{keys.ends}{host}/"),
-            put(keys.guard, records.record({"by": agent.settings.host})),
+            put(keys.guard, records.guard(agent.settings.host)),
             entry.operation_now(keys),
         ]
         await agent.etcd.change([], operations)
@@ -141,7 +143,7 @@ class Hosts:
                 settings.host, False, __version__, self._agent.started_at, settings.devices, {},
                 self._agent.applied_revision, False, self._agent.daemon_problem,
                 [one._asdict() for one in state.unread], list(state.sessions), state.left_out,
-                state.up, [],
+                state.states.get("up", 0), [],
             )
         ]  # fmt: skip
 

@@ -193,7 +193,7 @@ class Link:
                 wanted[key] = GONE
         for some in batched(wanted.items(), WRITTEN_AT_ONCE):
             operations = [delete(key) if value is None else put(key, value, self._lease) for key, value in some]
-            await self._etcd.change([], operations, again=True)
+            await self._etcd.change([], operations, again=True, words=f"write {some[0][0]}")
             for key, value in some:
                 written[key] = value or ""
                 if value is None:

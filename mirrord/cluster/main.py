@@ -25,10 +25,10 @@ from mirrord import __version__
 from mirrord.cluster import records, rights, settings
 from mirrord.cluster.agent import Agent
 from mirrord.cluster.api import application
-from mirrord.cluster.etcd import Etcd, absent, put
+from mirrord.cluster.etcd import Etcd, absent, files_can_be_used, put
 from mirrord.cluster.figures import families
 from mirrord.cluster.keys import Keys
-from mirrord.cluster.settings import Cluster
+from mirrord.cluster.settings import Cluster, parse_host
 from mirrord.control import limits, logs
 from mirrord.control.http import activation
 from mirrord.control.logs import logger
@@ -76,6 +76,7 @@ def main(context: click.Context, path: str, log_format: str, *, check: bool) -> 
         sys.exit(error.exit_status)
     context.obj = loaded
     if check:
+        _or_exit(lambda: files_can_be_used(loaded.access))
         click.echo(f"{path}: the configuration is valid")
     elif context.invoked_subcommand is None:
         logs.configure(log_format)
@@ -92,7 +93,7 @@ def init(loaded: Cluster) -> None:
 
     async def begin(etcd: Etcd) -> str:
         made = {"id": str(uuid4()), "made": int(time.time())}
-        operations = [put(keys.cluster, records.record(made)), put(keys.guard, records.record({"by": loaded.host}))]
+        operations = [put(keys.cluster, records.record(made)), put(keys.guard, records.guard(loaded.host))]
         if (await etcd.change([absent(keys.cluster)], operations)).succeeded:
             return f"cluster {made['id']} was made"
         found, _ = await etcd.get(keys.cluster)
@@ -120,6 +121,10 @@ def join(loaded: Cluster, *, replace: bool) -> None:
     if not there:
         raise click.ClickException("the store has no cluster: run `mirrord-agent init` once, on one host")
     file = Path(loaded.state)
+    if replace and _answers(loaded.socket):
+        raise click.ClickException(
+            "the agent runs, and would keep what it knows: stop it first (systemctl stop mirrord-agent)"
+        )
     if replace:
         file.unlink(missing_ok=True)
         click.echo(f"the agent takes cluster {there} when it starts: systemctl start mirrord-agent")
@@ -135,9 +140,20 @@ def join(loaded: Cluster, *, replace: bool) -> None:
 def rights_(loaded: Cluster, hosts: tuple[str, ...], *, admin: bool) -> None:
     """Print the commands of etcdctl that give hosts their users and roles: a host may write only what is its own.
 
-    Each user is called as its host. Its password is made, too: HOST.password is what password_file names there.
+    Each user is called as its host. Its password is made, too: HOST.password is what password_file names there. What is
+    there already stays, and a password in the file becomes the user's.
     """
+    for host in hosts:
+        try:
+            parse_host(host)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
     click.echo("\n".join(rights.commands(Keys(loaded.prefix), hosts, admin=admin)))
+
+
+def _answers(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as one:
+        return not one.connect_ex(path)
 
 
 def _asked(loaded: Cluster, question: Callable[[Etcd], Awaitable[T]]) -> T:
@@ -167,6 +183,8 @@ async def run(loaded: Cluster) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    again = "agent.toml is read at the start only: to have it read, restart the agent; nothing that runs ends by that"
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, log.warning, again)
     agent = Agent(loaded)
     agent.remember()
     served: list[Served] = []

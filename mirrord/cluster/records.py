@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import ip_address
 from typing import Annotated, Any, NamedTuple
+from uuid import uuid4
 
 from mirrord.errors import Problem
 from mirrord.model import Filter, Mirror, Model, Session, VmDestination
@@ -137,6 +138,11 @@ def read(text: str, path: str) -> tuple[dict[str, Any], list[Problem]]:
 def record(written: Mapping[str, Any]) -> str:
     """A record of the store."""
     return json.dumps({"version": VERSION, **written}, separators=(",", ":"), ensure_ascii=False)
+
+
+def guard(host: str) -> str:
+    """The record of who has changed the configuration, of which no two are the same."""
+    return record({"by": host, "change": uuid4().hex})
 
 
 def examine_names(names: Iterable[str], path: str) -> list[Problem]:

@@ -93,10 +93,10 @@ class Replica:
     async def _catch_up(self, etcd: Etcd) -> None:
         """Read all where there is nothing yet to go on from, or the store is not the one that was."""
         found, head = await etcd.get(self._keys.cluster)
-        self._recognize(found)
+        self.cluster_id = self.recognize(found)
         before, self._head = self._head, head
         goes_on = head.cluster == before.cluster and head.term >= before.term and head.revision >= before.revision
-        if not goes_on:
+        if not (goes_on and await self._has_what_is_known(etcd)):
             self._head = NOBODY  # until all is read
             contents = await etcd.range(self._keys.config)
             ends = await etcd.range(self._keys.ends, contents.revision)
@@ -106,8 +106,19 @@ class Replica:
             self._head = head
             self._show()
 
-    def _recognize(self, found: Found | None) -> None:
-        """StoreError where the store is not this cluster's."""
+    async def _has_what_is_known(self, etcd: Etcd) -> bool:
+        """Whether the store's last change, at the revision up to which it is known, is the one that is known. In one
+        from a backup it is not; its id and terms may be as before, and its revision past that by now.
+        """
+        key = self._keys.guard
+        try:
+            then, _ = await etcd.get(key, max(self._at.values()))
+        except CompactedError:
+            return False  # it is not that far, or tells no more what was there
+        return then == self.config.get(key)
+
+    def recognize(self, found: Found | None) -> str:
+        """The id of the cluster that a store has. StoreError where it is not this one."""
         told = records.read(found.value, "config.cluster")[0] if found is not None else {}
         id_ = str(told.get("id", ""))
         if not id_ and not self.cluster_id:
@@ -118,7 +129,7 @@ class Replica:
         if self.cluster_id and id_ != self.cluster_id:
             why = f"the store is another cluster's ({id_}, not {self.cluster_id}): it is not followed, what ran runs on"
             raise StoreError("other_cluster", f"{why}. To join that one: mirrord-agent join --replace")
-        self.cluster_id = id_
+        return id_
 
     def _others(self, config: Mapping[str, Found], ends: Mapping[str, Found]) -> Iterator[tuple[str, Found | None]]:
         """All that the store has, and what it has no more."""

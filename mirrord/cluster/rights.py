@@ -23,17 +23,21 @@ def commands(keys: Keys, hosts: Iterable[str], *, admin: bool) -> list[str]:
     for host in hosts:
         role = f"mirrord-host-{host}"
         found += [
-            f"etcdctl role add {shlex.quote(role)}",
+            f"etcdctl role add {shlex.quote(role)} || true",
             _grant(role, "readwrite", keys.host(host)),
             _grant(role, "readwrite", keys.status(host)),
             _grant(role, "readwrite", f"{keys.ends}{host}/", prefix=True),
             _grant(role, "readwrite", f"{keys.allocated}addr/", prefix=True),
-            f"(umask 077; openssl rand -hex 24 >{shlex.quote(host)}.password)",
-            f"etcdctl user add --interactive=false {shlex.quote(host)} <{shlex.quote(host)}.password",
+            f"[ -s {shlex.quote(host)}.password ] || (umask 077; openssl rand -hex 24 >{shlex.quote(host)}.password)",
+            f"{_password('add', host)} || {_password('passwd', host)}",
         ]
         roles = (READER, role, ADMIN) if admin else (READER, role)
         found += [f"etcdctl user grant-role {shlex.quote(host)} {shlex.quote(one)}" for one in roles]
     return found
+
+
+def _password(word: str, host: str) -> str:
+    return f"etcdctl user {word} --interactive=false {shlex.quote(host)} <{shlex.quote(host)}.password"
 
 
 def _grant(role: str, kind: str, key: str, *, prefix: bool = False) -> str:

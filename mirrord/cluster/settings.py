@@ -29,6 +29,7 @@ from mirrord.values import (
     Socket,
     Written,
     one_or_more,
+    parse_name,
     shown_by,
     unexpected,
 )
@@ -49,6 +50,14 @@ def _prefix(value: object) -> str:
     if text.startswith("/") and "//" not in text and text.isprintable():
         return text
     raise unexpected('a prefix of keys that begins with a slash, such as "/mirrord"', value)
+
+
+def parse_host(value: object) -> str:
+    """A host's name in the cluster."""
+    name = parse_name(value)
+    if name == CONFLICT:
+        raise ValueError(f"{CONFLICT!r} stands for addresses that something else has: choose another name")
+    return name
 
 
 def _same(text: str) -> str:
@@ -101,8 +110,10 @@ class Cluster(Model):
         if bool(self.username) != (self.password_file is not None):
             lacking = "password_file" if self.username else "username"
             yield lacking, "username and password_file go together"
-        if self.host == CONFLICT:
-            yield "host", f"{CONFLICT!r} stands for addresses that something else has: choose another name"
+        try:
+            parse_host(self.host)
+        except ValueError as error:
+            yield "host", str(error)
         if self.socket == self.daemon:
             yield "socket", "must be another path than the daemon's"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -45,12 +46,12 @@ def shown_of(written: Any) -> Shown | None:
 
 
 class HostState(NamedTuple):
-    """All that a host has; `left_out` says how many sessions more it has than are listed, `up` how many of all run."""
+    """All that a host has; `left_out` says how many sessions more it has than are listed; `states` counts all."""
 
     sessions: tuple[Shown, ...]
     unread: tuple[Unread, ...]
     left_out: int
-    up: int
+    states: Mapping[str, int]
 
 
 def host_state(
@@ -68,9 +69,9 @@ def host_state(
     silent = daemon_problem or "the daemon has not said yet how it does"
     found = [one for half in part.halves for one in _half(half, rows, why, silent)]
     found.sort(key=lambda one: one.state == "up")
-    up = sum(one.state == "up" for one in found)
     left_out = max(len(found) - MOST_SESSIONS, 0)
-    return HostState(tuple(found[:MOST_SESSIONS]), tuple(unread[:MOST_UNREAD]), left_out, up)
+    states = Counter(one.state for one in found)
+    return HostState(tuple(found[:MOST_SESSIONS]), tuple(unread[:MOST_UNREAD]), left_out, states)
 
 
 def _half(

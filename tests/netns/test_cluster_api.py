@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -73,6 +76,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         yield Pair(store, agents)
         for agent in agents:
             assert agent.running(), agent.output()
+            assert "Traceback" not in agent.output()
         for agent in agents:
             assert agent.stop() == 0, agent.output()
 
@@ -299,6 +303,28 @@ def test_an_address_is_of_the_range_and_the_hosts_alone(pair: Pair) -> None:
     wait_for(lambda: len(pair.keys("alloc/addr/")) == 4, "each has another", 20)
     pair.ctl("forget-host", "other")
     wait_for(lambda: taken({"192.0.2.22", "192.0.2.23"}), "those of the other are free")
+
+
+def test_neither_broken_http_nor_a_wrong_signal_ends_it_or_fills_its_log(pair: Pair) -> None:
+    head = "PUT /v1/mirrors/m HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    for text in (
+        "BREW /v1/status HTTP/1.1\r\n\r\n",
+        f"GET /{'x' * 10_000} HTTP/1.1\r\n\r\n",
+        f"{head}Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{{}}",
+        f"{head}Transfer-Encoding: chunked\r\n\r\n{{}}\r\n\r\n",
+    ):
+        with socket.socket(socket.AF_UNIX) as one:
+            one.settimeout(10)
+            one.connect(str(pair.a.socket))
+            one.sendall(text.encode())
+            assert b" 400 " in one.recv(100), text
+    os.kill(pair.a.pid, signal.SIGHUP)
+    wait_for(lambda: "restart the agent" in pair.a.output(), "it is told what to do")
+    client = Client(str(pair.a.socket))
+    client.create_mirror("core", {})
+    for wrong in (None, 5, ["x"], "a/b"):
+        with pytest.raises(AnsweredError, match="expected a name"):
+            client.change_mirror("core", {"name": wrong})
 
 
 def test_where_no_agent_answers_it_is_told_what_to_do(tmp_path: Path) -> None:

@@ -180,6 +180,7 @@ def test_what_runs_is_what_the_store_says_after_kills_and_hosts_that_come_and_go
     for one in came:
         one.stop()
         del site.members[one.host.label]
+        assert f"since away: {one.host.label}" in first.ctl("wait", "--timeout", "20")
         wait_for(lambda: first.ctl("forget-host", one.host.label) is not None, "it is forgotten")  # noqa: B023
     gone = {one.host.label for one in came}
     for number in range(comings):

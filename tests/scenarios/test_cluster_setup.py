@@ -25,7 +25,9 @@ from tests.support.topology import Host, Topology
 from tests.support.wait import wait_for
 
 NODES = {f"etcd{number}": f"192.0.2.{number}" for number in (1, 2, 3)}
-BLOCKS = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/cluster.md").read_text(), re.DOTALL)
+DOCUMENT = (ROOT / "docs/cluster.md").read_text()
+BLOCKS = re.findall(r"```sh\n(.*?)```", DOCUMENT, re.DOTALL)
+LATER = re.findall(r"^    (export ETCDCTL_USER=.*)\n    (mirrord-agent rights .*)$", DOCUMENT, re.MULTILINE)
 
 
 class Made:
@@ -72,8 +74,14 @@ class Made:
         command = f"PYTHONPATH={ROOT} exec {sys.executable} -m mirrord.cluster.main -c {agent.file}"
         program.write_text(f'#!/bin/sh\n{command} "$@"\n')
         program.chmod(0o755)
-        script = f"PATH={self.directory}:$PATH; {self._rights}"
-        self.hosts["a"].run("sh", "-e", "-c", f"cd {self.directory}; {script}")
+        self._as_written(self._rights)
+
+    def more_rights(self, *commands: str) -> None:
+        """Once etcd asks who it is."""
+        self._as_written("\n".join([*self._rights.splitlines()[:2], *commands]))
+
+    def _as_written(self, script: str) -> None:
+        self.hosts["a"].run("sh", "-e", "-c", f"cd {self.directory}; PATH={self.directory}:$PATH; {script}")
 
     def healthy(self) -> bool:
         words = (
@@ -128,6 +136,18 @@ def test_three_nodes_with_certificates_and_roles_by_the_documents_recipe(made: M
         assert "may not do that" in made.ask("host-b", f"/mirrord/{key}"), key
     for key in ("ends/host-b/core/nic", "alloc/addr/flow0/192.0.2.99"):
         assert not made.ask("host-b", f"/mirrord/{key}"), key
+
+    (as_root, later), *_ = LATER
+    before = (made.directory / "host-b.password").read_text()
+    made.more_rights(as_root, later, later.replace("host-c", "host-b"))
+    assert (made.directory / "host-b.password").read_text() == before, "what is there stays"
+    assert not made.ask("host-b", "/mirrord/ends/host-b/core/nic")
+    as_c = made.access("host-b")._replace(username="host-c", password_file=str(made.directory / "host-c.password"))
+    assert not asked(made.hosts["a"], as_c, "/mirrord/ends/host-c/core/nic")
+    assert (made.directory / "root.password").stat().st_mode & 0o077 == 0
+    assert "is valid" in b.command("--check")
+    assert "expected a name" in b.command("rights", "a/b")
+    assert "the agent runs" in b.command("join", "--replace")
 
     stranger = made.directory / "stranger"
     stranger.mkdir()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
-from tests.support.ctl import COMMAND, run
+from tests.support.ctl import COMMAND, ROOT, run
 
 HEAVY = (
     "pydantic",
@@ -42,3 +44,13 @@ def test_help_needs_little(words: tuple[str, ...]) -> None:
 )
 def test_a_completion_needs_little(line: str) -> None:
     assert not imported(_MIRRORCTL_COMPLETE="bash_complete", COMP_WORDS=line, COMP_CWORD="0") & {*HEAVY}
+
+
+def test_an_output_that_takes_nothing_is_told() -> None:
+    """One that is closed is nobody's concern."""
+    for output in (">/dev/full", ">&-"):
+        shell = f"{' '.join(COMMAND)} --help {output}"
+        done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+        assert "Traceback" not in done.stderr
+        told = (1, "mirrorctl: what is printed cannot be written: No space left on device\n")
+        assert (done.returncode, done.stderr) == (told if "full" in output else (0, ""))

@@ -72,7 +72,11 @@ class Libvirt(Follower):
     async def _ask(self, commands: str) -> str:
         """What virsh prints for these commands, one a line; a VM that is gone meanwhile is left out."""
         async with self._virsh(stdin=PIPE) as virsh:
-            output, complaint = await virsh.communicate(f"{commands}\n".encode())
+            assert virsh.stdin is not None  # a pipe
+            with suppress(RuntimeError, ConnectionError):  # it has ended already, and its complaint says why
+                virsh.stdin.write(f"{commands}\n".encode())
+                virsh.stdin.close()
+            output, complaint = await virsh.communicate()
         text = output.decode(errors="replace")
         if "failed to connect" in complaint.decode(errors="replace"):
             raise UnreachableError(_reason(complaint))

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
 from mirrord.control.changes import Changes
 from mirrord.control.http import api, scrape
@@ -43,7 +41,6 @@ class Server:
         self._metrics = scrape.application(counts)
         self._runners: list[web.AppRunner] = []
         self._servers: list[asyncio.Server] = []
-        logging.getLogger("aiohttp.server").addFilter(_not_of_a_client)
 
     async def open(self, addresses: Addresses) -> None:
         """Answer on all."""
@@ -69,8 +66,3 @@ class Server:
         self._events.close()
         for runner in self._runners:
             await runner.cleanup()
-
-
-def _not_of_a_client(record: logging.LogRecord) -> bool:
-    """Whether it is more than a client's broken HTTP, of which the client is told."""
-    return not (record.exc_info and isinstance(record.exc_info[1], (HttpProcessingError, web.RequestPayloadError)))
