@@ -25,10 +25,10 @@ from mirrord.cluster.reader import snapshot_of
 from mirrord.cluster.records import ClusterNetwork
 from mirrord.cluster.replica import Replica
 from mirrord.cluster.snapshot import Snapshot
-from mirrord.cluster.validate import Objects, alike, used_at, validate
+from mirrord.cluster.validate import Objects, alike, named_hosts, used_at, validate
 from mirrord.control.callers import Caller
 from mirrord.control.targets import SECTION, WORDS, Target, named, replaced, tidy
-from mirrord.errors import ConfigError, MirrordError, Problem, Refused
+from mirrord.errors import ConfigError, MirrordError, Problem, Refused, nearest
 from mirrord.merge_patch import merge
 from mirrord.model.validation import join, not_found
 from mirrord.values import parse_name
@@ -183,6 +183,7 @@ class Changes:
             taken = await self._etcd.range(f"{self._keys.allocated}vni/", keys_only=True)
             after = await asyncio.to_thread(vnis.with_vnis, self._keys, before, after, frozenset(taken.found))
             warnings = await asyncio.to_thread(validate, before, after)
+            warnings += await self._strangers(before, after)
             if condition.dry_run:
                 return Done(now, made, after, warnings, self._replica.revision)
             lease = await self._etcd.grant(HOLD_SECONDS)
@@ -214,6 +215,20 @@ class Changes:
         return await asyncio.to_thread(snapshot_of, self._keys, contents.found)
 
     # --- what is written ---
+
+    async def _strangers(self, before: Objects, after: Objects) -> tuple[Problem, ...]:
+        """The hosts that are named anew, and do not live: a name may be misspelt."""
+        named = named_hosts(after) - named_hosts(before)
+        if not named:
+            return ()
+        there = (await self._etcd.range(self._keys.hosts, keys_only=True)).found
+        living = [key.removeprefix(self._keys.hosts) for key in there]
+        why = "no host {!r} lives in the cluster now{}"
+        return tuple(
+            Problem(path, why.format(host, nearest(host, living)))
+            for path, host in sorted(named, key=str)
+            if host not in living
+        )
 
     async def _addresses_freed(self, before: Objects, after: Objects) -> list[dict[str, Any]]:
         """The addresses that are not of their flow network any more, since its range was changed."""

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 
-from mirrord.cluster import certificates
+from mirrord.cluster import certificates, probes
 from mirrord.cluster.errors import (
     CHANGE,
     CompactedError,
@@ -266,6 +266,7 @@ class Etcd:
             async with self._http().post(f"{at}/v3/watch", data=requests, timeout=timeout, headers=headers) as response:
                 if response.status != 200:
                     raise _refused(at, response.status, await _json(response), "watch")
+                probes.begin(response)
                 begun: dict[str, list[Event]] = {}  # by watch: of an answer whose other parts are still to come
                 async for one in _values(response.content):
                     part = _part(at, one)

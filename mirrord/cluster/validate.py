@@ -177,6 +177,17 @@ def _doubts(filters: Mapping[str, Filter], sessions: list[ClusterSession], objec
             yield Problem(join(path, "destination", "local"), "is an address of one host only")
 
 
+def named_hosts(objects: Objects) -> set[tuple[str, str]]:
+    """The hosts that sessions name, each with where."""
+    return {
+        (join(session_path(mirror, str(one.get("name"))), side, "host"), end["host"])
+        for mirror, written in objects["mirrors"].items()
+        for one in written.get("sessions", [])
+        for side in ("source", "destination")
+        if isinstance(end := one.get(side), Mapping) and isinstance(end.get("host"), str)
+    }
+
+
 def used_at(objects: Objects, kind: str, name: str) -> list[str]:
     """Where a filter or a flow network is used."""
     found = []

@@ -283,7 +283,11 @@ def test_an_address_is_of_the_range_and_the_hosts_alone(pair: Pair) -> None:
     pair.ctl("create", "core", "--flow-network", "flow0", "--enable")
     a, b = (f"type=device,device=tap,host={name}" for name in ("a", "b"))
     for name, source, destination in (("to", a, b), ("from", b, a)):
-        pair.ctl("session", "add", "core", name, "--source", source, "--destination", destination)
+        added = invoke(pair.a.socket, "--cluster", "session", "add", "core", name, "--source", source, "--destination",
+                      destination)  # fmt: skip
+        assert "warning" not in added.output
+    odd = invoke(pair.a.socket, "--cluster", "session", "set", "core", "to", "--source", f"{a}x", "--dry-run")
+    assert "sessions[to].source.host: no host 'ax' lives in the cluster now; did you mean 'a'?" in odd.output
     wait_for(lambda: taken({"192.0.2.10", "192.0.2.11"}), "each host has one")
     pair.ctl("network", "set", "flow0", "--addresses", "192.0.2.20-192.0.2.21/24")
     wait_for(lambda: taken({"192.0.2.20", "192.0.2.21"}), "each has one of the new range, and none of the old one")

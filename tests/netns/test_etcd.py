@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mirrord.cluster import allocation, records
+from mirrord.cluster import allocation, probes, records
 from mirrord.cluster import etcd as etcd_client
 from mirrord.cluster.errors import CompactedError, LeaseGoneError, StoreError
 from mirrord.cluster.etcd import Access, Etcd, Event, absent, put, unchanged
@@ -335,6 +335,23 @@ def test_a_store_from_a_backup_is_read_anew_though_it_is_further_by_now(
         await until(lambda: set(one.replica.snapshot.filters) == wanted, "what the backup has")
         (rule,) = one.replica.snapshot.filters["web"].rules
         assert rule.destination_ports == ((80, 80),)
+        task.cancel()
+
+    followed(store, asked)
+
+
+def test_a_watch_whose_connection_died_silently_is_noticed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by a firewall that forgot it: no end is announced, and other connections go on."""
+    monkeypatch.setattr(probes, "PROBES", probes.Probes(1, 1, 1))
+
+    async def asked(etcd: Etcd, one: Following) -> None:
+        task = asyncio.create_task(one.follow(etcd))
+        await until(lambda: "web" in one.replica.snapshot.filters, "the first reading")
+        await asyncio.sleep(0.1)  # the watch is asked for by now
+        ours = store.host.run("ss", "-Htn", "state", "established", "dport", "=", ":2379").split()
+        for port in {address.rpartition(":")[2] for address in ours[2::4]}:
+            store.host.run("iptables", "-A", "OUTPUT", "-p", "tcp", "--sport", port, "-j", "DROP")
+        await until(lambda: one.problem is not None, "it is noticed")
         task.cancel()
 
     followed(store, asked)
