@@ -321,7 +321,7 @@ def test_a_store_from_a_backup_is_read_anew_though_it_is_further_by_now(
         if known_further:
             for _ in range(100):
                 await etcd.put(KEYS.end("h", "m", "s"), records.record({"address": "192.0.2.1"}))
-            await until(lambda: one.replica.ends["m", "s"]["h"].revision > 100, "and more")
+            await until(lambda: one.replica.ends.by_session["m", "s"]["h"].revision > 100, "and more")
         store.kill()
         await task
         store.restore(backup)
