@@ -138,10 +138,10 @@ def _as_json(value: Any) -> Any:
 
 def _read(path: str, data: bytes) -> dict[str, Any]:
     """What the file says, by section and name; bad usage where it is no TOML."""
-    from mirrord.control.configuration import config  # noqa: PLC0415 (it takes the models)
+    from mirrord.control.configuration.toml import parsed  # noqa: PLC0415 (nobody else needs it)
 
     try:
-        table: dict[str, Any] = _as_json(config.parsed(data))
+        table: dict[str, Any] = _as_json(parsed(data))
     except ValueError as error:
         raise click.UsageError(f"{path}: {error}") from error
     if "daemon" in table:

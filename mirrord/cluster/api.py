@@ -6,13 +6,13 @@ Whoever may open the socket may use it; what this host's user may write in the s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
 from aiohttp import web
 
-from mirrord.cluster import audit, description
+from mirrord.cluster import audit
 from mirrord.cluster.agent import Agent
 from mirrord.cluster.changes import Changes, Condition, Done, tag_of, written
 from mirrord.cluster.hosts import Hosts
@@ -47,8 +47,6 @@ MIRROR = "/v1/mirrors/{mirror}"
 SESSION = f"{MIRROR}/sessions/{{session}}"
 PATHS = {"mirror": MIRROR, "session": SESSION, "filter": "/v1/filters/{filter}"}
 PATHS["flow_network"] = "/v1/flow_networks/{flow_network}"
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def application(agent: Agent) -> web.Application:
@@ -103,6 +101,8 @@ async def _audit(request: web.Request) -> web.StreamResponse:
 
 
 async def _openapi(request: web.Request) -> web.StreamResponse:
+    from mirrord.cluster import description  # noqa: PLC0415 (the daemon's, too, and what that imports: 3 MB)
+
     return web.json_response(description.document(request.app.router.resources()))
 
 

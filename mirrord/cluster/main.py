@@ -18,7 +18,6 @@ from typing import TypeVar
 from uuid import uuid4
 
 import click
-import uvloop
 from aiohttp import web
 
 from mirrord import __version__
@@ -82,7 +81,8 @@ def main(context: click.Context, path: str, log_format: str, *, check: bool) -> 
         logs.configure(log_format)
         logs.level(loaded.log_level)
         limits.keep_little_memory()
-        _or_exit(lambda: uvloop.run(run(loaded)))
+        # not by uvloop, as the daemon: that is 2 MB, for a process that is asked for little
+        _or_exit(lambda: asyncio.run(run(loaded)))
 
 
 @main.command()

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from mirrord.cluster.allocation import CONFLICT
 from mirrord.cluster.etcd import Access
-from mirrord.control.configuration.config import parsed
+from mirrord.control.configuration.toml import parsed
 from mirrord.errors import ConfigError, Problem, nearest
 from mirrord.model import Model
 from mirrord.model.lines import line_of, places

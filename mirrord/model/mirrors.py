@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
 from mirrord.expiry import Expires
 from mirrord.model.base import Count, DirectionName, Model, repeated, too_many
@@ -237,6 +237,8 @@ class FlowNetwork(Model):
 
 class Config(Model):
     """All that files, or the state database, say."""
+
+    model_config = ConfigDict(defer_build=True)  # an agent has none: 0.4 MB
 
     daemon: Daemon = Daemon()
     """The process."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from mirrord.cli.pcap import CaptureFileError, packets
 from mirrord.control.configuration import config
+from mirrord.control.configuration.toml import parsed
 from mirrord.control.host.view import View
 from mirrord.control.planning.guests import resolve
 from mirrord.control.planning.plan import make
@@ -118,7 +119,7 @@ def configuration(data: bytes) -> None:
     """A file of anybody's: a configuration, or every problem of it in words; and what runs can be planned."""
     files = config.Files("f.toml")
     try:
-        table = config.parsed(data)
+        table = parsed(data)
     except ValueError:
         return
     for section, content in table.items():

@@ -100,7 +100,11 @@ def test_plans_are_made_without_opening_anything(name: str) -> None:
         (
             "mirrord.cli",
             ("mirrord.control", "aiohttp"),
-            ("mirrord.control.configuration.config", "mirrord.control.planning.selection"),  # of what is not sent yet
+            (  # of what is not sent yet
+                "mirrord.control.configuration.config",
+                "mirrord.control.configuration.toml",
+                "mirrord.control.planning.selection",
+            ),
         ),
     ],
 )

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import tomli
 from pydantic import ValidationError
 
 from mirrord.control.configuration import expiries
 from mirrord.control.configuration.refusals import Declared, Use, refusals, unknown_names, warnings
+from mirrord.control.configuration.toml import parsed
 from mirrord.errors import ConfigError, Problem, nearest
 from mirrord.model import Config, Daemon, Filter, FlowNetwork, Mirror, Model
 from mirrord.model.lines import line_of, places
@@ -36,9 +36,6 @@ Objects = Mapping[str, Mapping[str, Any]]
 
 NOTHING: Objects = {section: {} for section in SECTIONS}
 
-
-_IN_PYTHON = re.compile(r"\('[^()]*'\,?\)")
-"""A dotted key, as tomli shows it: ('mirrors', 'core')."""
 
 _INDEXED = re.compile(r'(mirrors\.(?:[\w-]+|"(?:[^"\\]|\\.)*"))\.sessions\[(\d+)\]')
 """The path of a session; the first part is its mirror's."""
@@ -152,21 +149,6 @@ def combine(
         return _Combination(files, made, before, lent or NOTHING).combined(tuple(newest))
     combined = _Combination(files, made, before, before.lent).combined(tuple(newest))
     return combined._replace(left_out=before.left_out)
-
-
-def parsed(data: bytes) -> dict[str, Any]:
-    """What a file says. ValueError, in words."""
-    try:
-        return tomli.loads(data.decode("utf-8-sig"))  # some editors write a byte order mark, which says nothing
-    except UnicodeDecodeError as error:
-        utf16 = "; it looks like UTF-16: save it as UTF-8" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
-        raise ValueError(f"expected UTF-8, not byte {data[error.start]:#x} at {error.start}{utf16}") from None
-    except ValueError as error:  # TOMLDecodeError, or a number too long for int()
-        words = _IN_PYTHON.sub(lambda found: ".".join(re.findall(r"'([^']*)'", found[0])), str(error))
-        words = words.replace("Invalid value", "Invalid value: text stands in quotes, a list in brackets")
-        raise ValueError(f"expected TOML: {words}") from None
-    except RecursionError:
-        raise ValueError("expected tables and lists that are not nested so deeply") from None
 
 
 def restore(files: Files, made: Objects, doubtful: Iterable[SetAside], before: Loaded | None = None) -> Loaded:

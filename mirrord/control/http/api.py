@@ -7,7 +7,7 @@ the access control. The read-only socket serves GET alone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -17,11 +17,10 @@ from mirrord.control import applying
 from mirrord.control.applying import Applied
 from mirrord.control.changes import Changes, Condition, Done, Outcome, tag_of
 from mirrord.control.configuration.config import Loaded
-from mirrord.control.http import failures, openapi
+from mirrord.control.http import failures
 from mirrord.control.http.answers import json_response
 from mirrord.control.http.events import Events
 from mirrord.control.http.explain import explain
-from mirrord.control.http.openapi import Resource
 from mirrord.control.http.requests import (
     CHECKED,
     MAX_BODY,
@@ -37,6 +36,7 @@ from mirrord.control.http.requests import (
     tags,
     target_of,
 )
+from mirrord.control.http.resource import Handler, Resource
 from mirrord.control.origins import Origins
 from mirrord.control.running.live import Live
 from mirrord.control.running.recorded import Recorded
@@ -57,8 +57,6 @@ SESSION = f"{MIRROR}/sessions/{{session}}"
 FILTER, NETWORK = "/v1/filters/{filter}", "/v1/flow_networks/{flow_network}"
 PUT = (200, 201)
 NOTHING_MORE: Mapping[str, Any] = {}
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def application(
@@ -161,6 +159,8 @@ async def _delete_origin(request: web.Request) -> web.StreamResponse:
 
 
 async def _openapi(_: web.Request) -> web.StreamResponse:
+    from mirrord.control.http import openapi  # noqa: PLC0415 (0.5 MB, which few daemons are ever asked for)
+
     return await json_response(openapi.document([*RESOURCES, *STREAMS]))
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from mirrord.control.http.resource import Handler
 from mirrord.control.logs import logger
 from mirrord.errors import MirrordError, of_host
 
 log = logger("api")
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def told(statuses: Mapping[str, int]) -> Middleware:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, NamedTuple, get_type_hints
+from collections.abc import Iterable
+from typing import Any, get_type_hints
 
-from aiohttp import web
 from pydantic.json_schema import models_json_schema
 
 from mirrord import __version__
 from mirrord.control.callers import Caller
 from mirrord.control.http.requests import CHECKED, MAX_ROWS, STATUS
+from mirrord.control.http.resource import Resource
 from mirrord.control.planning.effects import EFFECTS, Effect
 from mirrord.control.planning.finding import ERROR, WARNING, Finding
 from mirrord.control.reporting.sources import ShownGuest, ShownSource
@@ -81,20 +81,6 @@ STREAMED = {
     " `old` and `new`. `counters`, each second: what all do together, and of each session and source that did something"
     " its mirror, name, source, frames and bits a second.",
 }
-
-
-class Resource(NamedTuple):
-    """A method on a path. `takes` and `gives` name schemas; one with [] is a list under the path's last word, one with
-    a / is the type of a stream.
-    """
-
-    method: str
-    path: str
-    handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    summary: str
-    gives: str = ""
-    takes: str = ""
-    statuses: tuple[int, ...] = (200,)
 
 
 def document(resources: Iterable[Resource]) -> dict[str, Any]:
