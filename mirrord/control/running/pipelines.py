@@ -229,8 +229,7 @@ class Pipelines:
     def limits(self) -> dict[Key, Limit]:
         """The circuit breaker's limits of what runs."""
         with self._lock:
-            entries = self._planned.entries
-            return {key: entry.limit for key, entry in entries.items() if entry.limit and key in self._running}
+            return {key: limit for key, limit in self._planned.limits.items() if key in self._running}
 
     def load(self) -> Load:
         """What the governor judges by."""
@@ -295,7 +294,8 @@ class Pipelines:
     def sent_gains(self) -> dict[Key, dict[str, int]]:
         """Bytes sent to each collector since this was last asked, of those that run and have several."""
         with self._lock:
-            return self._sent_gains.look(self._running, self._totals)
+            several = {key: runs for key in self._planned.spread if (runs := self._running.get(key)) is not None}
+            return self._sent_gains.look(several, self._totals)
 
     def ring_fills(self, keys: Iterable[Key]) -> dict[Key, float]:
         """How full the rings of some have been of late; of those that run and have one."""
@@ -338,7 +338,7 @@ class Pipelines:
     def failing(self) -> bool:
         """Whether something that should run does not."""
         with self._lock:
-            return bool(self._errors) or any(one.failure for one in self._running.values())
+            return bool(self._errors) or any(one.failure for runs in self._running.values() for one, _ in runs.placed)
 
     def balance(self) -> None:
         """See whether sources had better be captured, or read, otherwise. To be asked each second, not while plans are
@@ -367,7 +367,7 @@ class Pipelines:
         """
         moved = self._streams.moved()
         with self._lock:
-            running = [one for key, one in self._running.items() if key in self._gains.lately]
+            running = [one for key in self._gains.lately if (one := self._running.get(key)) is not None]
         told = [one.told() for one in running]  # each is to be asked
         return moved or any(told)
 

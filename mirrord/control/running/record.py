@@ -158,9 +158,10 @@ class Running:
     @property
     def image(self) -> bytes:
         """The counters' memory, as it is now: the same as it was where nothing has counted."""
-        if len(self.placed) == 1:
-            return self.placed[0][0].counters.row.tobytes()
-        return b"".join([pipeline.counters.row.tobytes() for pipeline, _ in self.placed])
+        if len(self.placed) > 1:
+            return b"".join([pipeline.counters.row.tobytes() for pipeline, _ in self.placed])
+        ((pipeline, _),) = self.placed
+        return pipeline.counters.row.tobytes()
 
     def counters(self) -> list[Counts]:
         """The counters of each pipeline as they are now."""
@@ -177,9 +178,9 @@ class Running:
 
 
 def _shortages(pipeline: Pipeline) -> tuple[str, ...]:
+    tables, connections, recorder = pipeline.tables.short, pipeline.connections.short, pipeline.recorder.short
     copied = pipeline.place is not None and pipeline.place.duplicates is None
-    short = (pipeline.tables.short, pipeline.connections.short, pipeline.recorder.short, copied)
-    if not any(short):
+    if not (tables or connections or recorder or copied):
         return ()
     told = (NO_TABLE, NO_CONNECTIONS, NO_RECORDER, ALL_COPIED)
-    return tuple(compress(told, short))
+    return tuple(compress(told, (tables, connections, recorder, copied)))

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from mirrord.control.planning.plan import Entry, Key
+from mirrord.control.planning.plan import Entry, Key, Limit
 from mirrord.control.reporting.metrics import Row
 from mirrord.control.running.breaker import Verdict
 from mirrord.control.running.record import Condition, Running
 from mirrord.control.running.totals import Totals
-from mirrord.plans import PcapPlan
+from mirrord.plans import PcapPlan, RemotesPlan
 
 THINNED = "not everything fits, conversations give way (overload)"
 
 
 class Planned:
-    """The entries that are shown, in the plan's order, by mirror and session."""
+    """The entries that are shown, in the plan's order, by mirror and session; beside them those that have to be looked
+    at each second: with a limit of the circuit breaker's, with several collectors.
+    """
 
     def __init__(self) -> None:
         self.entries: dict[Key, Entry] = {}
+        self.limits: dict[Key, Limit] = {}
+        self.spread: frozenset[Key] = frozenset()
         self._by_name: dict[tuple[str, ...], list[Key]] = {}  # by mirror; by mirror and session
 
     def show(self, entries: Mapping[Key, Entry]) -> None:
         """Show these entries from now on."""
         self.entries, self._by_name = dict(entries), {}
+        self.limits = {key: entry.limit for key, entry in entries.items() if entry.limit}
+        planned = ((key, one.pipeline) for key, one in entries.items() if one.pipeline is not None)
+        self.spread = frozenset(key for key, one in planned if isinstance(one.transmit, RemotesPlan))
         for key in entries:
             for names in (key[:1], key[:2]):
                 self._by_name.setdefault(names, []).append(key)

@@ -25,6 +25,7 @@ class Troubles:
         self._said = Said()
         self._looks, self._anew = 0, True
         self._all = False  # were looked at
+        self._others: frozenset[Key] = frozenset()  # whose way out may have news though nothing is sent
 
     def plan_anew(self) -> None:
         """There is a new plan: the next look is at all."""
@@ -39,12 +40,10 @@ class Troubles:
         self._looks += 1
         anew, self._anew = self._anew, False
         self._all = anew or stalled or self._looks % ALL_LOOKED_AT == 0
-        unwell = self._said.unwell
-        return {
-            key: _condition(entries.get(key), runs)
-            for key, runs in running.items()
-            if self._all or key in lately or key in unwell or not isinstance(runs.plan.transmit, SENDS)
-        }
+        if anew:
+            self._others = frozenset(key for key, one in running.items() if not isinstance(one.plan.transmit, SENDS))
+        news = running if self._all else self._others.union(lately, self._said.unwell)
+        return {key: _condition(entries.get(key), runs) for key in news if (runs := running.get(key)) is not None}
 
     def say(self, conditions: Mapping[Key, Condition]) -> bool:
         """Log what is another since the last look; whether anything is."""

@@ -12,6 +12,7 @@ frame as the wire carried it, duplicates, payload, VLAN tag off and on, snaplen,
 from __future__ import annotations
 
 from array import array
+from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import count
 from threading import Lock
@@ -105,7 +106,7 @@ class Numbering:
     """
 
     def __init__(self) -> None:
-        self.numbers = tuple(count() for _ in range(2 * MOST_REMOTES))
+        self.numbers: defaultdict[int, count[int]] = defaultdict(count)  # each made when it is first used
         self.row = array("I", [0] * 2 * MOST_REMOTES)  # the native core's next ones
 
 
