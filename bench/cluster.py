@@ -23,7 +23,7 @@ import uvloop
 
 from bench import cluster_sessions
 from bench.comparison.operation import processor_seconds, resident_bytes
-from bench.machine import machine
+from bench.machine import as_a_service, machine
 from bench.tables import Table, number
 from mirrord.cluster import records
 from mirrord.cluster.agent import STATUS_SECONDS
@@ -167,6 +167,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true")
     asked = parser.parse_args(arguments or [])
     about = ", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in machine().items())
+    as_a_service()
     with Topology() as net, tempfile.TemporaryDirectory() as folder:
         host, directory = net.host("host"), Path(folder)
         net.link(host, "em02", net.host("wire"), "eth0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import platform
 import subprocess
@@ -23,6 +24,21 @@ def stolen() -> tuple[int, int]:
     """Ticks that the hypervisor gave to others, and all ticks, since the machine started."""
     ticks = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
     return ticks[7], sum(ticks)
+
+
+SERVICE = ("PATH", "HOME", "LANG", "USER", "LOGNAME", "SHELL")
+
+
+def as_a_service() -> None:
+    """Start what is measured from now on as an installed unit is started: with the environment that systemd gives
+    (systemd.exec(5)), and compiled as pip and the package leave it.
+
+    What a shell has besides would be measured, too: a bundle of certificates (SSL_CERT_FILE) is 1.8 MB of a process,
+    modules that are compiled at each start (PYTHONDONTWRITEBYTECODE) 1.5 MB and half a second.
+    """
+    for name in os.environ.keys() - {*SERVICE}:
+        del os.environ[name]
+    compileall.compile_dir(HERE.parent / "mirrord", quiet=1)
 
 
 def machine() -> dict[str, str]:
