@@ -143,8 +143,8 @@ def _of_sessions(config: Config) -> Iterator[Need]:
             if listen is not None and listen.port < UNPRIVILEGED_PORTS:
                 where = join(*at, "destination", "listen")
                 yield Need("CAP_NET_BIND_SERVICE", where, f"to listen on port {listen.port}", name)
-            port = getattr(session.source, "port", UNPRIVILEGED_PORTS)
-            if isinstance(session.source, TunnelSource) and port < UNPRIVILEGED_PORTS:
+            port = getattr(session.source, "port", None) if isinstance(session.source, TunnelSource) else None
+            if port is not None and port < UNPRIVILEGED_PORTS:
                 yield Need("CAP_NET_BIND_SERVICE", join(*at, "source", "port"), f"to listen on port {port}", name)
     allowed, _ = resource.getrlimit(resource.RLIMIT_NICE)
     if config.daemon.nice < min(0, 20 - allowed):  # getrlimit(2)

@@ -60,16 +60,16 @@ class Surroundings:
         names = await asyncio.to_thread(plan.namespaces, wanted) | self._within
         view = await self._links.read(await asyncio.to_thread(_paths, wanted, self._leases), names)
         if not (wanted.flow_networks or self._flow_networks):
-            return self._with_silent(wanted, view)
+            return await self._with_silent(wanted, view)
         leases = await self._lend().leases(wanted, view)
         if leases != self._leases:
             self._leases = leases
             view = await self._links.read(await asyncio.to_thread(_paths, wanted, leases), names)
-        return self._with_silent(wanted, replace(view, leases=leases))
+        return await self._with_silent(wanted, replace(view, leases=leases))
 
-    def _with_silent(self, wanted: Config, view: View) -> View:
+    async def _with_silent(self, wanted: Config, view: View) -> View:
         """The view, with the collectors that are taken for dead."""
-        collectors = plan.all_collectors(wanted, self._leases, active=True)
+        collectors = await asyncio.to_thread(plan.all_collectors, wanted, self._leases, active=True)
         return replace(view, silent=self._liveness.look(collectors, view))
 
     def unbound(self) -> dict[Collector, str]:

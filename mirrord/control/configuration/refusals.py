@@ -190,9 +190,11 @@ class _Readers:
     def __init__(self, sessions: Iterable[tuple[str, Session]]) -> None:
         self._named: dict[Hashable, list[tuple[str, Session]]] = {}
         self._patterns: dict[str, list[tuple[str, Session]]] = {}
+        self._receive = False  # some: only these take copies in tunnels on
         for path, session in sessions:
             source = session.source
             if isinstance(source, TunnelSource):
+                self._receive = True
                 self._named.setdefault(source.local, []).append((path, session))
             for device in _devices(session):
                 if GLOB.search(device):
@@ -208,7 +210,7 @@ class _Readers:
         found: list[tuple[str, Session]] = []
         if isinstance(end, DeviceDestination):
             found = self._named.get((end.netns, end.device), []) + (self._matching(end) if end.netns is None else [])
-        elif isinstance(end, TunnelDestination):
+        elif isinstance(end, TunnelDestination) and self._receive:
             found = list(chain.from_iterable(self._named.get(one, []) for one in end.remote))
         return {path: session for path, session in found if _comes_in(session, end)}
 

@@ -19,6 +19,7 @@ from mirrord.strict_json import TooDeepError, parsed
 
 MAX_BODY = 1 << 20  # bytes: a filter of 4,000 rules
 MAX_ORIGIN = 16 << 20  # bytes: 10,000 sessions of a cluster
+SHORT = 64 << 10  # bytes: what is read on the event loop, in a few milliseconds
 BODY_SECONDS = 10.0
 MAX_ROWS = 20_000  # more than the audit log holds
 CHECKED = ("put", "patch", "delete", "enable", "disable")
@@ -60,6 +61,10 @@ async def json_object(request: web.Request) -> dict[str, Any]:
         raise MirrordError("too_large", f"the body has more than {request.client_max_size} bytes") from None
     except (ConnectionError, web.RequestPayloadError) as error:
         raise MirrordError("bad_request", f"the body did not come whole: {error}") from None
+    return await asyncio.to_thread(_read, body) if len(body) > SHORT else _read(body)
+
+
+def _read(body: bytes) -> dict[str, Any]:
     try:
         value = parsed(body.decode())
     except TooDeepError as error:

@@ -34,7 +34,8 @@ class Order:
         self._sessions = sorted(mirror.active, key=lambda one: one.priority or LAST)  # stable: else as written
         self._places = {session.name: place for place, session in enumerate(self._sessions)}
         first = mirror.overlap == "first"
-        self._ends = [None if first else end_of(session.destination) for session in self._sessions]
+        ends: dict[Hashable, int] = {}  # numbered: to hash one takes as long as all else here
+        self._ends = [0 if first else ends.setdefault(end_of(one.destination), len(ends)) for one in self._sessions]
         self._named: dict[Hashable, list[int]] = {}  # places, by an end and a source's name
         self._patterns: dict[Hashable, list[tuple[int, str]]] = {}  # the same with a pattern, by an end and a namespace
         for place, session in enumerate(self._sessions):

@@ -122,10 +122,10 @@ def make(wanted: Config | Resolved, view: View, *, native: bool = True) -> dict[
 
 
 class Known(NamedTuple):
-    """An entry, and what it was made of beside the planner's context."""
+    """An entry, and what it was made of beside the planner's context: the session, and what is told beside it."""
 
     session: Session
-    words: tuple[tuple[str, str], ...]
+    told: Mapping[str, str]
     entry: Entry
 
 
@@ -195,24 +195,26 @@ def _entries(
     *,
     native: bool,
 ) -> Iterator[Known]:
-    about = dict(selections.about(mirror, session))
+    about = selections.about(mirror, session)
     absences = resolved.absent.get((mirror, session.name), ())
     for absent in absences:
-        words = tuple({**about, **resolved.about(mirror, session.name, "")}.items())
+        told = resolved.about(mirror, session.name, "")
         key = Key(mirror, session.name, absent.label)
-        yield Known(session, words, Entry(key, absent.state, absent.reason, guest=True, about=words))
+        words = tuple({**dict(about), **told}.items())
+        yield Known(session, told, Entry(key, absent.state, absent.reason, guest=True, about=words))
     for number, device in enumerate(sources.devices(session, view) if not absences else ()):
-        words = tuple({**about, **resolved.about(mirror, session.name, device)}.items())
+        told = resolved.about(mirror, session.name, device)
         key = Key(mirror, session.name, device)
         before = known.get(key)
-        if before and before.session is session and before.words == words:
+        if before and before.session is session and before.told == told:
             kept = _kept(before.entry, session, selections)
             if kept is not None:
                 yield before if kept is before.entry else before._replace(entry=kept)
                 continue
+        words = tuple({**dict(about), **told}.items())
         entry = _entry(resolved, key, session, view, selections, words, native=native)
         notes = () if number else tuple(sources.left_out(session, view))  # said once
-        yield Known(session, words, replace(entry, notes=notes) if notes else entry)
+        yield Known(session, told, replace(entry, notes=notes) if notes else entry)
 
 
 def _entry(

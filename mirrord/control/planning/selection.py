@@ -65,7 +65,7 @@ class Selections:
     def __init__(self, config: model.Config, before: Selections | None = None) -> None:
         self.config = config
         self.listeners = listeners(config)
-        self._guards = guards(config)
+        self._guards: tuple[Guard, ...] = guards(config) if before is None else ()
         self._orders: dict[str, Order] = {}  # by mirror
         self._filters: dict[tuple[str, bool], tuple[Rule, ...]] = {}  # by filter, and whether they are a guest's
         self._alone: dict[Words, Selection] = {}
@@ -128,9 +128,11 @@ class Selections:
         self._orders = {name: one for name, one in before._orders.items() if name in mirrors}
         filters = {name for name, one in now.filters.items() if one == was.filters.get(name)}
         self._filters = {key: rules for key, rules in before._filters.items() if key[0] in filters}
-        known = {guard: guard for guard in before._guards}
-        guarded = tuple(known.get(guard, guard) for guard in self._guards)
-        self._guards = before._guards if guarded == before._guards else guarded
+        self._guards = before._guards
+        if not _same_tunnels(was, now):
+            known = {guard: guard for guard in before._guards}
+            guarded = tuple(known.get(guard, guard) for guard in guards(now))
+            self._guards = before._guards if guarded == before._guards else guarded
         if was.daemon == now.daemon:
             alone = before._alone.items()
             self._alone = {words: one for words, one in alone if words.filter is None or words.filter in filters}
@@ -207,6 +209,14 @@ def guards(config: model.Config) -> tuple[Guard, ...]:
         guard for mirror in config.mirrors.values() for session in mirror.sessions for guard in _tunnels_of(session)
     }
     return tuple(sorted(found, key=_in_order))
+
+
+def _same_tunnels(before: model.Config, now: model.Config) -> bool:
+    """Whether each session has the tunnels that it had; sessions that did not change are the same objects."""
+    were, are = ([one for mirror in of.mirrors.values() for one in mirror.sessions] for of in (before, now))
+    return len(were) == len(are) and all(
+        was is one or list(_tunnels_of(was)) == list(_tunnels_of(one)) for was, one in zip(were, are, strict=True)
+    )
 
 
 def _in_order(guard: Guard) -> tuple[object, ...]:

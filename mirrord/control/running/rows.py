@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from mirrord.control.planning.plan import Entry, Key, Limit
 from mirrord.control.reporting.metrics import Row
@@ -23,23 +23,28 @@ class Planned:
         self.entries: dict[Key, Entry] = {}
         self.limits: dict[Key, Limit] = {}
         self.spread: frozenset[Key] = frozenset()
-        self._by_name: dict[tuple[str, ...], list[Key]] = {}  # by mirror; by mirror and session
+        self._by_name: dict[tuple[str, ...], list[Key]] | None = None  # by mirror; by mirror and session
 
     def show(self, entries: Mapping[Key, Entry]) -> None:
         """Show these entries from now on."""
-        self.entries, self._by_name = dict(entries), {}
+        self.entries, self._by_name = dict(entries), None
         self.limits = {key: entry.limit for key, entry in entries.items() if entry.limit}
         planned = ((key, one.pipeline) for key, one in entries.items() if one.pipeline is not None)
         self.spread = frozenset(key for key, one in planned if isinstance(one.transmit, RemotesPlan))
-        for key in entries:
-            for names in (key[:1], key[:2]):
-                self._by_name.setdefault(names, []).append(key)
 
     def of(self, *names: str) -> Iterator[Entry]:
         """All; or those of a mirror, or of a mirror's session."""
-        for key in self._by_name.get(names, ()) if names else self.entries:
+        for key in self._named(names) if names else self.entries:
             if key in self.entries:
                 yield self.entries[key]
+
+    def _named(self, names: tuple[str, ...]) -> Sequence[Key]:
+        if self._by_name is None:  # since there is a new plan: not each is asked about
+            self._by_name = {}
+            for key in self.entries:
+                for of in (key[:1], key[:2]):
+                    self._by_name.setdefault(of, []).append(key)
+        return self._by_name.get(names, ())
 
     def mirrors(self) -> list[str]:
         """The mirrors' names."""
