@@ -19,7 +19,7 @@ from mirrord.control.configuration.config import Loaded
 from mirrord.control.host import clock, device_rate
 from mirrord.control.host.links import Links
 from mirrord.control.host.view import Lease, View
-from mirrord.control.limits import started
+from mirrord.control.limits import give_back, started
 from mirrord.control.logs import logger
 from mirrord.control.net import Net
 from mirrord.control.notify import notify, reloading, watchdog_seconds
@@ -51,6 +51,9 @@ T = TypeVar("T")
 
 TICK_SECONDS = 1.0
 RETRY_SECONDS = 5.0
+GIVE_BACK_SECONDS = 10.0
+"""How soon the memory is given back that a change took while it was made."""
+
 REREAD_SECONDS = 60.0
 """How often all of the host is read though nothing was heard of it: the kernel does not tell of everything, not of a
 queueing discipline nor when a learnt path MTU ends."""
@@ -146,7 +149,8 @@ class Service:
         with self._looks:
             await self._on_ticker(self._pipelines.gains)
         looked = time.monotonic()
-        retried = reread = looked
+        retried = reread = gave_back = looked
+        happened = -1  # the start takes some, too
         patience = watchdog_seconds() / 2
         while True:
             await asyncio.sleep(TICK_SECONDS)
@@ -158,6 +162,9 @@ class Service:
                 reread = now
                 self._surroundings.doubt()
                 self._changed.set()
+            if now - gave_back >= GIVE_BACK_SECONDS and self.happened != happened:
+                gave_back, happened = now, self.happened
+                await self._on_ticker(give_back)
             due = now - retried >= RETRY_SECONDS
             if due and (self._turns.caught or await self._on_ticker(self._pipelines.failing)):
                 retried = now
