@@ -84,7 +84,9 @@ class Agent:
     # --- from start to end ---
 
     def remember(self) -> None:
-        """Take what the state file has. HostError: it cannot be used, and nothing of it may be lost unseen."""
+        """Take what the state file has, if an agent of this version wrote it. HostError: it cannot be used, and nothing
+        of it may be lost unseen.
+        """
         path = self._state.path
         try:
             kept = state.read(path)
@@ -93,6 +95,8 @@ class Agent:
                 self._guests = state.inventory_of(kept["guests"])
                 self._addresses = {str(name): str(address) for name, address in kept["addresses"].items()}
                 self._known = bool(self.replica.cluster_id)
+        except state.OtherVersionError:
+            log.warning("another version of the agent has kept what it knew: the store is read anew", path=str(path))
         except (OSError, ValueError, KeyError, TypeError) as error:
             why = f"what is known of the cluster cannot be read ({error}): delete the file to begin anew from the store"
             raise HostError("state_unusable", f"{path}: {why}", "cluster.state") from error

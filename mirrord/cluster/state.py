@@ -17,7 +17,7 @@ from typing import Any
 
 from mirrord.control.guests.inventory import Answer, Guest, GuestNic, Inventory, Place
 
-FORMAT = 1
+FORMAT = 2
 MODE = 0o640
 
 BY_ENTRY = ("config", "ends")
@@ -25,6 +25,10 @@ ENTRIES = 100  # of a line of a file that is written anew
 
 LEAST_GROWTH = 1 << 20
 """By so many bytes, and by no less than it had, a file grows before it is written anew."""
+
+
+class OtherVersionError(ValueError):
+    """The file is not of this agent's version: an older or a newer one wrote it."""
 
 
 class StateFile:
@@ -70,16 +74,19 @@ class StateFile:
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """What was written; None where there is no file. ValueError, OSError: it cannot be used."""
+    """What was written; None where there is no file. OtherVersionError; ValueError, OSError: it cannot be used."""
     try:
         text = path.read_text()
     except FileNotFoundError:
         return None
     found: dict[str, Any] = {key: {} for key in BY_ENTRY}
-    for line in text.split("\n")[:-1]:  # behind the last one is nothing, or what is not whole
+    first, *others = text.split("\n")
+    for line in [first, *others[:-1]]:  # behind the last one is nothing, or what is not whole
         said = json.loads(line)
-        if not isinstance(said, dict) or said.pop("version", None) != FORMAT:
-            raise ValueError("it is none of this agent's version")
+        if not isinstance(said, dict):
+            raise ValueError("it has a line that is no object")  # noqa: TRY004 (of the file, not of the caller)
+        if said.pop("version", None) != FORMAT:
+            raise OtherVersionError("it is none of this agent's version")
         for key in BY_ENTRY:
             entries = said.pop(key, {})
             found[key].update(entries)

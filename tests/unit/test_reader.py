@@ -187,3 +187,17 @@ def test_a_file_that_has_doubled_is_written_anew(tmp_path: Path, monkeypatch: py
         file.add({"config": {"0": added}, "ends": {}})
         added += 1
     assert 2 * size < file.path.stat().st_size < 3 * size
+
+
+def test_a_file_of_another_version_is_known_as_such(tmp_path: Path) -> None:
+    """Whole or on one line, as the first version had it: its agent begins anew, and another problem is no such."""
+    file = tmp_path / "cluster.json"
+    for text in ('{"version":1,"replica":{}}', '{"version":1}\n{"version":1}\n', '{"version":99}\n'):
+        file.write_text(text)
+        with pytest.raises(state.OtherVersionError):
+            state.read(file)
+    for text in ("", "[]\n", '{"version":2', "no JSON\n"):
+        file.write_text(text)
+        with pytest.raises(ValueError) as wrong:  # noqa: PT011 (json's own, too)
+            state.read(file)
+        assert not isinstance(wrong.value, state.OtherVersionError)
