@@ -19,6 +19,7 @@ from mirrord.control.configuration.config import Loaded
 from mirrord.control.host import clock, device_rate
 from mirrord.control.host.links import Links
 from mirrord.control.host.view import Lease, View
+from mirrord.control.joint import Joint
 from mirrord.control.limits import give_back, started
 from mirrord.control.logs import logger
 from mirrord.control.net import Net
@@ -28,9 +29,8 @@ from mirrord.control.planning.finding import Finding
 from mirrord.control.planning.guests import Resolved
 from mirrord.control.planning.in_force import InForce, over
 from mirrord.control.privileges import Privileges
-from mirrord.control.reporting import doctor, probes, report
-from mirrord.control.reporting import expiries as expiry_findings
-from mirrord.control.reporting import guests as guest_findings
+from mirrord.control.reporting import probes, report
+from mirrord.control.reporting.examined import Examined
 from mirrord.control.reporting.history import History
 from mirrord.control.reporting.metrics import Reload, Row, WorkerState
 from mirrord.control.reporting.sources import ShownSource, sources
@@ -105,6 +105,9 @@ class Service:
         self.watchers: set[Callable[[], None]] = set()
         """Told once a second, when all have been looked at."""
         self._used = self.cores_used = 0.0
+        self._examined = Joint(self._examine)
+        self._sources = Joint(partial(self._look_for_sources, at_once=False))
+        self._sources_at_once = Joint(partial(self._look_for_sources, at_once=True))
         self._turns = Net("cannot follow the host: tried again")
         self._looks = Net("cannot look at what runs: tried again")
         self._planner = plan.Planner()
@@ -439,6 +442,10 @@ class Service:
 
         MirrordError `not_found`.
         """
+        examined = await self._examined()
+        return await asyncio.to_thread(examined.findings, mirror, state)
+
+    async def _examine(self) -> Examined:
         self._surroundings.doubt()  # the kernel does not announce an XDP program that was attached as a BPF link
         async with self._turn:
             loaded, now = self.loaded, clock.now()
@@ -447,31 +454,17 @@ class Service:
             resolved = await self._surroundings.resolve(wanted, view)
             entries = await asyncio.to_thread(self._plan, resolved, view)
         self._changed.set()
-        if mirror is not None and mirror not in loaded.config.mirrors:
-            raise not_found("mirror", mirror, loaded.config.mirrors)
         runs = loaded.config.daemon.model_copy(update=self._begun)
-        gone = expiry_findings.findings(loaded, now, mirror=mirror)
-        loaded = loaded._replace(config=resolved.config.model_copy(update={"daemon": runs}))
+        config = resolved.config.model_copy(update={"daemon": runs})
         known, unbound = self._surroundings.known, self._surroundings.unbound()
 
-        def look() -> list[Finding]:
+        def look() -> Examined:
             rows = [replace(row, entry=entries.get(row.entry.key, row.entry)) for row in self.rows()]
             stalled = self._pipelines.stalled()
             host = probes.look(runs, view, rows, unbound)
-            found = doctor.findings(
-                loaded,
-                self.last_reload,
-                view,
-                rows,
-                host,
-                mirror=mirror,
-                state=state,
-                stalled=stalled,
-                costs=self.workers(),
+            return Examined(
+                loaded, now, config, known, self.last_reload, view, rows, host, stalled=stalled, costs=self.workers()
             )
-            if gone:
-                found = [one for one in found if one.code != "disabled"]  # it says so in other words
-            return [*found, *gone, *guest_findings.findings(*known, mirror=mirror)]
 
         return await asyncio.to_thread(look)
 
@@ -479,6 +472,9 @@ class Service:
         """What could be mirrored, and who mirrors it now. Takes 0.2 s, and 2 s where a manager is slow; `at_once` as
         little as may be, without rates, for those who wait at a keyboard.
         """
+        return await (self._sources_at_once if at_once else self._sources)()
+
+    async def _look_for_sources(self, *, at_once: bool) -> list[ShownSource]:
         async with self._turn:
             view = await self._surroundings.look(self.loaded.config)
         rates: Mapping[str, tuple[float, float]] = {}

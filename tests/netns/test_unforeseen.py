@@ -7,20 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
 from mirrord.control import service as services
-from mirrord.control.configuration import config
-from mirrord.control.host.links import Links
 from mirrord.control.planning.plan import Entry, Key
-from mirrord.control.privileges import Privileges
 from mirrord.control.running.pipelines import Pipelines
-from mirrord.control.service import Service
 from mirrord.dataplane import tap as taps
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.rules import Direction, Selection
@@ -28,6 +24,7 @@ from mirrord.dataplane.forward import encap
 from mirrord.dataplane.pipeline import Pipeline
 from mirrord.plans import CapturePlan, DevicePlan, ForwardPlan, PipelinePlan
 from tests.support.send import UNANSWERED, send
+from tests.support.service import Turning, in_host
 from tests.support.topology import Host, Topology
 from tests.support.wait import wait_for
 
@@ -125,39 +122,8 @@ def test_a_session_that_fails_to_open_fails_alone(
     wait_for(lambda: mirrored() == [FRAMES, FRAMES], "both mirror")
 
 
-class Turning:
-    """A service that follows and looks, without its server."""
-
-    def __init__(self, path: Path) -> None:
-        self.pipelines = Pipelines(native=False)
-        loaded = config.load(str(path))
-        self.service = Service(str(path), loaded, Links(), self.pipelines, "python", Privileges())
-        self.tasks: list[asyncio.Task[None]] = []
-
-    async def __aenter__(self) -> Self:
-        await self.service.start()
-        self.tasks = [asyncio.create_task(self.service.follow()), asyncio.create_task(self.service.tick())]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert [task.done() for task in self.tasks] == [False, False]
-        for task in self.tasks:
-            task.cancel()
-        await self.service.stop()
-
-    def states(self) -> list[str]:
-        return [state for state, _ in self.service.states().values()]
-
-
 async def until(condition: Callable[[], object], what: str) -> None:
     await asyncio.to_thread(wait_for, condition, what)
-
-
-def in_host(host: Host, scenario: Callable[[], Awaitable[None]]) -> None:
-    async def run() -> None:
-        await scenario()
-
-    host.call(lambda: asyncio.run(run()))
 
 
 @pytest.mark.parametrize("step", ["plan", "act"])
