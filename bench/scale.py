@@ -13,6 +13,7 @@ import argparse
 import http.client
 import os
 import resource
+import socket
 import statistics
 import sys
 import tempfile
@@ -35,6 +36,7 @@ CHANGES = 7
 REST_SECONDS, RESTS = 10.0, 4
 SMALL = 1000  # sessions, of which there are most goals
 MIRROR = "mirrors/many"
+LONG = {"status": "status", "list the mirror": MIRROR, "doctor": "doctor"}
 DESCRIPTORS = 4  # of a session whose copies leave by a packet socket
 
 
@@ -46,6 +48,16 @@ def timed(table: Table, subject: str, path: Path) -> Iterator[None]:
         yield
         seconds = time.monotonic() - begun
     table.add(subject, milliseconds=1000 * seconds, loop_stood_ms=1000 * waits.longest)
+
+
+def read(path: Path, about: str) -> None:
+    """Have an answer of several megabytes, unparsed: that would hold up this process, which asks meanwhile."""
+    connection = http.client.HTTPConnection("mirrord", timeout=60)
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.connect(str(path))
+    connection.request("GET", f"/v1/{about}")
+    assert connection.getresponse().read()
+    connection.close()
 
 
 def sessions(count: int, taps: int) -> list[dict[str, Any]]:
@@ -104,12 +116,9 @@ def measure(host: Host, count: int, taps: int, *, quick: bool) -> tuple[Table, T
         for _ in range(CHANGES):
             with timed(asked, "reload", daemon.socket):
                 api("POST", "reload")
-            with timed(asked, "status", daemon.socket):
-                api("GET", "status")
-            with timed(asked, "list the mirror", daemon.socket):
-                api("GET", MIRROR)
-            with timed(asked, "doctor", daemon.socket):
-                api("GET", "doctor")
+            for subject, about in LONG.items():
+                with timed(asked, subject, daemon.socket):
+                    read(daemon.socket, about)
             with timed(asked, "scrape", daemon.socket):
                 daemon.scrape()
         for _ in range(RESTS if count <= SMALL and not quick else 1):
