@@ -51,11 +51,6 @@ SWITCH_SECONDS = 0.0005
 """How long the control plane may keep a worker waiting for the interpreter: Python's own 5 ms shows in the latency."""
 
 
-NEW_OBJECTS = 10_000
-"""How many are made before Python looks for garbage in cycles, of which there is hardly any. By its own 700 a plan of
-5,000 sessions is gone through 150 times while it is made, and all that the process has every second time."""
-
-
 @click.command()
 @click.option(
     "-c", "--config", "path", metavar="FILE", default=config.DEFAULT_PATH, show_default=True, help="The configuration."
@@ -91,7 +86,7 @@ def main(path: str, log_format: str, *, check: bool) -> None:
         limits.require_nice(loaded.config.daemon.nice)
         dataplane = choose_dataplane(loaded.config.daemon.dataplane)
         sys.setswitchinterval(SWITCH_SECONDS)
-        gc.set_threshold(NEW_OBJECTS)
+        limits.look_for_garbage_seldom()
         uvloop.run(run(path, loaded, dataplane))
     except (HostError, OSError, RuntimeError) as error:
         host = error if isinstance(error, HostError) else of_host(error)
