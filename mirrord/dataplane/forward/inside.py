@@ -75,7 +75,7 @@ def frame_inside(plan: Inside, frame: Frame, headers: Headers) -> Frame | None:
     vnet = _vnet(frame.vnet, found.start, shift)
     if super_frame and vnet.flags != frame.vnet.flags:
         return None
-    return Frame(header + data, end - shift, frame.egress, None, vnet, frame.time)
+    return Frame(header + data, end - shift, frame.egress, None, vnet, frame.time, told=frame.told)
 
 
 def _packet_end(frame: Frame, headers: Headers) -> int:

@@ -138,7 +138,8 @@ bool open_inside(const struct inside *inside, const struct frame *frame, const s
 					.length = end - shift,
 					.egress = frame->egress,
 					.vnet = frame->vnet,
-					.time = frame->time };
+					.time = frame->time,
+					.told = frame->told };
 	if (!move_vnet(&opened->frame.vnet, found.start, shift))
 		return false;
 	if (!ethernet)
