@@ -11,8 +11,10 @@ Codes are stable: programs may test them. Messages are for people and may change
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, NamedTuple
+
+NAMED_AT_MOST = 4
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -21,6 +23,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def some(names: Sequence[str]) -> str:
+    """Names for a message, of many the first few and how many more there are."""
+    more = len(names) - NAMED_AT_MOST
+    return ", ".join(names if more <= 1 else [*names[:NAMED_AT_MOST], f"and {more} more"])
 
 
 def reason(error: OSError) -> str:

@@ -15,9 +15,9 @@ from mirrord.cli.screen import Screen
 from mirrord.cli.session_rows import print_sessions
 from mirrord.cli.tables import Cell, Table, coloured, name, whole, words
 from mirrord.client import Client
+from mirrord.errors import some
 
 LOOK_SECONDS = 0.1
-NAMED_AT_MOST = 5
 CONFLICT = "conflict"
 """No host, but addresses that something else has."""
 
@@ -98,8 +98,7 @@ def _away(found: Any) -> list[str]:
 
 def _show_done(answer: Any, screen: Screen) -> None:
     away = answer["away"]
-    named = ", ".join(away[:NAMED_AT_MOST]) + (f" and {len(away) - NAMED_AT_MOST} more" if away[NAMED_AT_MOST:] else "")
-    screen.print("every host that lives has it" + (f"; not waited for, since away: {named}" if away else ""))
+    screen.print("every host that lives has it" + (f"; not waited for, since away: {some(away)}" if away else ""))
 
 
 def _show_late(answer: Any, screen: Screen) -> None:

@@ -8,8 +8,7 @@ from typing import Any
 
 from mirrord.cli.screen import Screen
 from mirrord.cli.tables import Cell, Table, coloured, name, scaled, whole, words
-
-NAMED_AT_MOST = 4  # sessions to which a remark belongs, by name
+from mirrord.errors import some
 
 
 def print_sessions(sessions: Sequence[Any], screen: Screen) -> None:
@@ -59,9 +58,7 @@ def _remarks(sessions: Sequence[Any]) -> Iterator[str]:
             alike = re.sub(rf"(?<![\w.-]){re.escape(session['source'])}(?![\w.-])", "the source", remark)
             about.setdefault((session["state"], alike), []).append((where, remark))
     for (state, alike), said in about.items():
-        places, more = [where for where, _ in said], len(said) - NAMED_AT_MOST
-        named = ", ".join(places if more <= 1 else [*places[:NAMED_AT_MOST], f"and {more} more"])
-        yield f"{named}: {state}: {said[0][1] if len(said) == 1 else alike}"
+        yield f"{some([where for where, _ in said])}: {state}: {said[0][1] if len(said) == 1 else alike}"
 
 
 def dropped(sources: Sequence[Any]) -> Cell:

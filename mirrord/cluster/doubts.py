@@ -9,10 +9,8 @@ from mirrord.cluster.derive import DESTINATION, SOURCE, ended
 from mirrord.cluster.records import ClusterSession, SessionKey
 from mirrord.cluster.shown import Shown
 from mirrord.cluster.snapshot import Snapshot
-from mirrord.errors import nearest
+from mirrord.errors import nearest, some
 from mirrord.model import VmDestination, VmSource
-
-NAMED_AT_MOST = 4
 
 
 class Told(NamedTuple):
@@ -80,10 +78,5 @@ def _silent(hosts: Hosts) -> str:
     for name, told in hosts.items():
         for why in told.managers if told.alive else ():
             silent.setdefault(why, []).append(name)
-    said = [f"on {_some(names)}: {why}" for why, names in silent.items()]
+    said = [f"on {some(names)}: {why}" for why, names in silent.items()]
     return f" ({'; '.join(said)})" if said else ""
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED_AT_MOST} more" if len(names) > NAMED_AT_MOST else ""
-    return ", ".join(names[:NAMED_AT_MOST]) + more
