@@ -6,6 +6,7 @@ client more0 ---- also0 [source] out0 ---- out0 [collector]
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 import threading
@@ -18,7 +19,9 @@ import pytest
 
 from mirrord.control.running import balance
 from mirrord.control.running.balance import Levels
+from mirrord.control.running.gathering import captured_by
 from mirrord.control.running.workers import Workers
+from mirrord.dataplane import sharing
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.rules import Selection
 from mirrord.dataplane.forward import encap
@@ -156,3 +159,35 @@ def test_a_busy_worker_gives_a_source_to_another(
         assert numbers(second) == list(range(by_other.count))
     for one, sent in zip(both, (by_nic, by_other), strict=True):
         assert one.counters[Slot.captured] == one.counters[Slot.mirrored] == sent.count
+
+
+def test_sources_that_cannot_part_stay_together_and_are_not_tried_again_and_again(
+    hosts: tuple[Host, Host, Host], dataplane: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+
+    def refuse(plan: CapturePlan, *_: object) -> None:
+        tried.append(plan.device)
+        raise OSError(errno.EMFILE, "no descriptor")
+
+    monkeypatch.setattr(sharing, "open_aside", refuse)
+    client, source, collector = hosts
+    members = [
+        pipeline(source, name, way, dataplane, together=True)
+        for name, way in (("nic", "uplink"), ("nic", "out0"), ("also0", "out0"))
+    ]
+    tap, worker = Tap(members, native=dataplane == "native"), Worker("worker")
+    worker.start()
+    worker.add(tap)
+    (group,) = captured_by([tap]).together.values()
+    assert (group.devices, group.members) == ({source.index("nic"), source.index("also0")}, 3)
+    with Receiver(collector, "eth0") as receiver:
+        with stream(client, "eth0", PACE[dataplane]) as sent:
+            worker.spread(tap)
+            wait_for(lambda: tried, "a socket of its own is tried")
+            read = tap.seen.read
+            wait_for(lambda: tap.seen.read > read + PACE[dataplane] // 4, "it goes on")
+        worker.remove(*members)
+        worker.stop()
+        assert tried == ["nic"]
+        assert numbers(receiver) == list(range(sent.count))

@@ -49,9 +49,9 @@ class Gathered:
     members: int = 0
     selections: dict[Selection, int] = field(default_factory=dict)  # what is wanted, and in how many instructions
 
-    def add(self, device: int, selection: Selection) -> None:
+    def add(self, device: int, selection: Selection, members: int = 1) -> None:
         self.devices.add(device)
-        self.members += 1
+        self.members += members
         if selection not in self.selections:
             self.selections[selection] = len(compile_selection(selection))
 
@@ -71,14 +71,16 @@ def captured_by(taps: Iterable[Tap]) -> Captured:
     """What these taps capture."""
     found = Captured(set(), {})
     for tap in taps:
-        if not isinstance(tap.plan, CapturePlan) or tap.failure:
+        pipelines = tap.pipelines
+        if not isinstance(tap.plan, CapturePlan) or tap.failure or not pipelines:
             continue
         if not tap.everywhere:
             found.alone.add(alone(tap.plan))
-            continue
-        group = found.together.setdefault(alone(tap.plan), Gathered())
-        for device, selection in tap.wanted:
-            group.add(device, selection)
+        elif pipelines[0].plan.workers == 1 and pipelines[0].group is None:  # which others may join
+            group = found.together.setdefault(alone(tap.plan), Gathered())
+            group.members += len(pipelines)
+            for device, selection in tap.wanted:
+                group.add(device, selection, 0)
     return found
 
 
