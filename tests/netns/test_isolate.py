@@ -91,7 +91,7 @@ def test_the_bridge_learns_nothing_of_the_copies_and_has_its_port_again(
     mirrord.file.write_text(mirrord.file.read_text().replace('"out0"', '"out1"'))
     mirrord.reload()
     wait_for(lambda: master(host, "out1") is None, "the other device taken off")
-    assert port(host, "out0") == before[0]
+    wait_for(lambda: port(host, "out0") == before[0], "the first one given back")
     mirrord.stop()
     assert (port(host, "out0"), port(host, "out1")) == before
 
