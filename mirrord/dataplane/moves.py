@@ -15,7 +15,7 @@ from mirrord.dataplane.membership import one_a_way
 from mirrord.dataplane.tap import Tap, tap_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from mirrord.dataplane.capture.mode_switch import ModeSwitch
     from mirrord.dataplane.capture.way_in import MovableWayIn, WayIn
@@ -55,10 +55,10 @@ class Moves:
         """Whether its capture is about to change, or does."""
         return tap in self._awaited or tap in self._succeeding or tap in self._parting
 
-    def begin(self, tap: Tap, leaving: Container[Pipeline]) -> None:
+    def begin(self, tap: Tap, leaving: Collection[Pipeline]) -> None:
         """Begin to move its capture, or to part its members, if it is time. Not while some of them leave."""
         settled = tap not in self._awaited and tap not in self._parting
-        if not settled or any(pipeline in leaving for pipeline in tap.pipelines):
+        if not settled or (leaving and any(pipeline in leaving for pipeline in tap.pipelines)):
             return
         loop = self._loop
         if busy := tap.outgrown(loop.progress):

@@ -76,7 +76,7 @@ class SharedSource(Source, ABC):
         self.spreads = False  # each of its devices is to go on with a capture of its own, where it may
         self.halves = False  # every second one is to go on with another capture
         self._trims = False  # whether the kernel may keep headers alone
-        self._one_a_way: list[Member] = []  # of those that leave by the same way
+        self._timed: list[Member] = []  # whose way out acts by time
         self._by_device: dict[int, list[Member]] = {}
         capture = aside.capture if aside else open_way_in(self.plan, self._wanted(), group, memory, busy=busy)
         try:
@@ -355,7 +355,7 @@ class SharedSource(Source, ABC):
 
     def _tell(self, changed: Pipeline | None = None) -> None:
         """Tell each member what it has to match itself; `changed` is told in any case."""
-        self._one_a_way = list({id(member.pipeline.transmit): member for member in self._members}.values())
+        self._timed = [member for member in self._members if member.pipeline.exclusive]
         self._by_device = {}
         for member in self._members:
             self._by_device.setdefault(member.device, []).append(member)

@@ -217,7 +217,7 @@ class Tap(SharedSource):
         captured, lost, malformed, missing = self.capture.statistics()
         self._count_taken(captured, lost)
         self._miss(missing)
-        for member in self._one_a_way:
+        for member in self._timed:
             self._have_work(member, member.pipeline.transmit.tend)
         for member in self._members if malformed else ():
             member.pipeline.lose(malformed, Slot.dropped_malformed)
@@ -241,8 +241,7 @@ class Tap(SharedSource):
 
     def quiet(self) -> bool:
         """Whether there can be no news: it did not run, and nothing of it acts by time."""
-        acts = any(member.pipeline.exclusive for member in self._one_a_way)
-        acts = acts or bool(self.capture.trimmed) or self._misses or self.spreads
+        acts = bool(self._timed or self.capture.trimmed) or self._misses or self.spreads
         return self.seen.read == self._looked_at and self.capture.ring is None and not acts
 
     def succeed(self) -> WayIn:

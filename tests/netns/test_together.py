@@ -17,6 +17,7 @@ from mirrord.dataplane.pipeline import Pipeline
 from mirrord.dataplane.tap import Tap
 from mirrord.dataplane.worker import Worker
 from mirrord.plans import CapturePlan, ForwardPlan, Hop, PipelinePlan, TunnelPlan
+from tests.conftest import MakeSniffer
 from tests.support.packets import LINK
 from tests.support.receiver import Receiver
 from tests.support.send import send_each
@@ -31,19 +32,19 @@ OUTER = 14 + 20 + 8  # bytes of Ethernet, IPv4 and UDP before the VXLAN header
 INNER = OUTER + 8 + 14 + 20 + 8  # bytes before the payload of the frame inside
 
 
-def _frame(source: int, number: int) -> bytes:
+def _frame(source: int, number: int, port: int) -> bytes:
     length = 1000 if number in LONG.get(source, ()) else 20
     payload = struct.pack("!BB", source, number).ljust(length, b"\0")
-    return bytes(LINK / IP(src="10.1.0.1", dst="10.1.0.2") / UDP(sport=1000 + number, dport=9) / payload)
+    return bytes(LINK / IP(src="10.1.0.1", dst="10.1.0.2") / UDP(sport=port, dport=9) / payload)
 
 
-def _pipeline(source: Host, number: int, *, native: bool) -> Pipeline:
-    """To a VNI of its own, by a packet socket of its own; the ones with odd numbers join what can be joined."""
-    netns, gso = find(source.name), native and number % 2 == 1
-    ours, theirs = (bytes.fromhex(mac.replace(":", "")) for mac in (source.mac("uplink"), "02:00:00:00:00:99"))
+def _pipeline(source: Host, number: int, collector: str, *, native: bool, gso: bool) -> Pipeline:
+    """To a VNI of its own, by a packet socket of its own."""
+    netns = find(source.name)
+    ours, theirs = (bytes.fromhex(mac.replace(":", "")) for mac in (source.mac("uplink"), collector))
     hop = Hop("uplink", source.index("uplink"), ours, theirs)
     capture = CapturePlan(f"nic{number}", source.index(f"nic{number}"), Selection(), mode="socket", netns=netns)
-    tunnel = TunnelPlan("10.99.0.2", 4789, local="10.99.0.1", netns=netns, hop=hop, gso=gso)
+    tunnel = TunnelPlan("10.99.0.2", 4789, local="10.99.0.1", netns=netns, hop=hop, gso=native and gso)
     return Pipeline(PipelinePlan(capture, ForwardPlan(encap.vxlan(number + 1), overhead=42), tunnel), native=native)
 
 
@@ -55,10 +56,11 @@ def test_what_leaves_together_is_in_order_and_what_is_refused_is_its_sessions_ow
     source.ip("link set uplink mtu 500")
     for number in range(SOURCES):
         net.link(client, f"out{number}", source, f"nic{number}")
-    pipelines = [_pipeline(source, number, native=dataplane == "native") for number in range(SOURCES)]
-    taps = [Tap([pipeline], native=dataplane == "native") for pipeline in pipelines]
+    nobody, native = "02:00:00:00:00:99", dataplane == "native"
+    pipelines = [_pipeline(source, n, nobody, native=native, gso=n % 2 == 1) for n in range(SOURCES)]
+    taps = [Tap([pipeline], native=native) for pipeline in pipelines]
     for number in range(SOURCES):
-        send_each(client, f"out{number}", [_frame(number, n) for n in range(FRAMES)])
+        send_each(client, f"out{number}", [_frame(number, n, 1000 + n) for n in range(FRAMES)])
     worker = Worker("worker")
     with Receiver(collector, "eth0") as receiver:
         for tap in taps:
@@ -78,3 +80,34 @@ def test_what_leaves_together_is_in_order_and_what_is_refused_is_its_sessions_ow
         assert counters[Slot.captured] == FRAMES
         assert counters[Slot.dropped_mtu_exceeded] == refused
         assert counters[Slot.mirrored] == counters[Slot.sent_packets] == FRAMES - refused
+
+
+def test_copies_of_several_sessions_share_messages_and_each_arrives_in_its_vni(
+    net: Topology, dataplane: str, sniff: MakeSniffer
+) -> None:
+    client, source, collector = linked(net)
+    native = dataplane == "native"
+    for number in range(SOURCES):
+        net.link(client, f"out{number}", source, f"nic{number}")
+        collector.ip(f"link add vx{number} type vxlan id {number + 1} dstport 4789 local 10.99.0.2 dev eth0")
+        collector.ip(f"link set vx{number} up")
+    sniffers = [sniff(collector, f"vx{number}", "udp port 9") for number in range(SOURCES)]
+    pipelines = [_pipeline(source, n, collector.mac("eth0"), native=native, gso=True) for n in range(SOURCES)]
+    taps = [Tap([pipeline], native=native) for pipeline in pipelines]
+    frames = {number: [_frame(number, n, 1000) for n in range(FRAMES)] for number in range(SOURCES)}
+    for number in range(SOURCES):
+        send_each(client, f"out{number}", frames[number])
+    worker = Worker("worker")
+    with Receiver(source, "uplink") as sent:  # a tap there sees a message whole: the veth takes it as it is
+        for tap in taps:
+            worker.add(tap)
+        worker.start()
+        for sniffer, own in zip(sniffers, frames.values(), strict=True):
+            sniffer.wait_lines(len(own))
+        worker.stop()
+        messages = sent.frames(0x0800)
+
+    assert [sniffer.stop().frames() for sniffer in sniffers] == list(frames.values())
+    for pipeline in pipelines:
+        assert pipeline.counters[Slot.mirrored] == pipeline.counters[Slot.sent_packets] == FRAMES
+    assert len(messages) == SOURCES * FRAMES if dataplane == "python" else len(messages) <= SOURCES * FRAMES / 4

@@ -91,10 +91,17 @@ static const struct stretch *find_stretch(const struct tap *tap, int device)
 
 static void note(struct tap *tap, uint32_t n, uint32_t member, bool certain)
 {
-	uint32_t outlet = tap->outlets[member];
-	struct share *share = &tap->shares[(size_t)outlet * STAGED + tap->share_counts[outlet]++];
+	uint32_t place = tap->outlet_of[member], at = tap->share_count++;
+	struct outlet *outlet = &tap->outlets[place];
 
-	*share = (struct share){ member, (uint16_t)n, certain };
+	tap->shares[at] = (struct share){ member, END, (uint16_t)n, certain };
+	if (outlet->first == END) {
+		outlet->first = at;
+		tap->awaited[tap->awaited_count++] = place;
+	} else {
+		tap->shares[outlet->last].next = at;
+	}
+	outlet->last = at;
 }
 
 /* Note for each member that may want the nth of the frames at hand that it does. */
@@ -118,26 +125,32 @@ static void assign(struct tap *tap, const struct work *work, uint32_t n)
 }
 
 /* One session after the other, the frames of all of its devices in the order in which they came. */
+static void give_shares(struct tap *tap, struct work *work)
+{
+	for (uint32_t n = 0; n < tap->awaited_count; n++) {
+		struct outlet *outlet = &tap->outlets[tap->awaited[n]];
+
+		begin_batch(work, tap->members[tap->shares[outlet->first].member]);
+		for (uint32_t at = outlet->first; at != END; at = tap->shares[at].next) {
+			const struct share *share = &tap->shares[at];
+			struct staged *one = &work->staged[share->frame];
+
+			forward_one(tap->members[share->member], work->batch, &one->frame, &one->parsed,
+				    share->certain);
+		}
+		outlet->first = END;
+	}
+	tap->awaited_count = tap->share_count = 0;
+}
+
 static void give_out(struct tap *tap, struct work *work)
 {
-	struct batch *batch = work->batch;
-
-	for (uint32_t n = 0; n < work->stage_count; n++)
+	for (uint32_t n = 0; n < work->stage_count; n++) {
+		if (tap->share_count + tap->outlet_count > tap->share_room) /* a frame is in each outlet once */
+			give_shares(tap, work);
 		assign(tap, work, n);
-	for (uint32_t outlet = 0; outlet < tap->outlet_count && work->stage_count; outlet++) {
-		const struct share *shares = &tap->shares[(size_t)outlet * STAGED];
-
-		if (!tap->share_counts[outlet])
-			continue;
-		begin_batch(work, tap->members[shares[0].member]);
-		for (uint32_t n = 0; n < tap->share_counts[outlet]; n++) {
-			struct staged *one = &work->staged[shares[n].frame];
-
-			forward_one(tap->members[shares[n].member], batch, &one->frame, &one->parsed,
-				    shares[n].certain);
-		}
-		tap->share_counts[outlet] = 0;
 	}
+	give_shares(tap, work);
 	work->stage_count = 0;
 }
 

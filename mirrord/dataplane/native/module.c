@@ -168,6 +168,8 @@ static void replace_exits(Pipeline *leader, struct exits *next, Py_buffer *rings
 	}
 	next->outlet = exits->outlet;
 	next->stretch = exits->stretch;
+	next->batch = exits->batch;
+	next->pile = exits->pile;
 	clear_exits(exits, leader->tx_rings);
 	leader->tx_rings = rings;
 	*exits = *next;

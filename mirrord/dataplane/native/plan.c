@@ -474,8 +474,9 @@ static bool read_ring(PyObject *way, struct tx_ring *into, Py_buffer *view)
 static bool read_way(PyObject *way, struct transmit *transmit, Py_buffer *ring)
 {
 	return read_lanes(way, transmit) && read_int(way, "packet", &transmit->packet) && read_alike(way, transmit) &&
-	       read_outer(way, transmit) && read_bool(way, "gso", &transmit->gso) &&
-	       read_bool(way, "overtakes", &transmit->overtakes) && read_ring(way, &transmit->ring, ring);
+	       read_u32(way, "ports", &transmit->source_ports) && read_outer(way, transmit) &&
+	       read_bool(way, "gso", &transmit->gso) && read_bool(way, "overtakes", &transmit->overtakes) &&
+	       read_ring(way, &transmit->ring, ring);
 }
 
 void clear_exits(struct exits *exits, Py_buffer *rings)

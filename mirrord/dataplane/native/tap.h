@@ -56,8 +56,14 @@ struct stretch {
 /* That a member may want one of the frames at hand. */
 struct share {
 	uint32_t member;
+	uint32_t next; /* of its outlet, or END */
 	uint16_t frame;
 	bool certain; /* it does */
+};
+
+/* Members that leave by one way, and their shares in the frames at hand, in order. */
+struct outlet {
+	uint32_t first, last; /* or END */
 };
 
 /* What is captured together, and who wants its frames. */
@@ -85,12 +91,16 @@ struct tap {
 	uint32_t stretch_count;
 	struct matcher *matchers;
 	uint32_t matcher_count;
-	uint32_t *outlets; /* of each member, which of those that leave by one way it is of */
+	uint32_t *outlet_of; /* of each member, the place of its outlet */
+	struct outlet *outlets;
 	uint32_t outlet_count;
-	struct share *shares; /* STAGED for each outlet: its part of the frames at hand, */
-	uint32_t *share_counts; /* and how many */
+	uint32_t *awaited; /* the places of those outlets that have shares, */
+	uint32_t awaited_count; /* and how many */
+	struct share *shares;
+	uint32_t share_count, share_room;
 };
 
+enum { END = UINT32_MAX };
 enum { STAGED = 256 }; /* frames given out at a time: what is known of them stays in the processor's cache */
 
 /* Forward what has been captured: at most a few blocks, and for a few milliseconds. Tells whether there was more. Copies of

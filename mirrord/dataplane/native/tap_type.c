@@ -7,6 +7,8 @@
 #include "fields.h"
 #include "module.h"
 
+enum { FEW = 16 }; /* outlets that may each have a share of every frame at hand */
+
 typedef struct {
 	PyObject_HEAD
 	struct tap tap;
@@ -86,13 +88,15 @@ static void clear_members(struct tap *tap)
 	free(tap->matchers);
 	free(tap->stretches);
 	free(tap->members);
+	free(tap->outlet_of);
 	free(tap->outlets);
+	free(tap->awaited);
 	free(tap->shares);
-	free(tap->share_counts);
 	tap->matchers = NULL;
 	tap->stretches = NULL;
 	tap->members = NULL;
-	tap->outlets = tap->share_counts = NULL;
+	tap->outlet_of = tap->awaited = NULL;
+	tap->outlets = NULL;
 	tap->shares = NULL;
 	tap->count = tap->stretch_count = tap->matcher_count = tap->outlet_count = 0;
 }
@@ -191,8 +195,8 @@ static bool read_members(PyObject *list, struct tap *tap)
 	if (count < 0)
 		return false;
 	tap->members = calloc((size_t)count + 1, sizeof(*tap->members));
-	tap->outlets = calloc((size_t)count + 1, sizeof(*tap->outlets));
-	if (!tap->members || !tap->outlets) {
+	tap->outlet_of = calloc((size_t)count + 1, sizeof(*tap->outlet_of));
+	if (!tap->members || !tap->outlet_of) {
 		PyErr_NoMemory();
 		return false;
 	}
@@ -255,6 +259,22 @@ static bool read_stretches(PyObject *list, struct tap *tap)
 	return !tap->count || count;
 }
 
+/* For the shares of as many frames as are at hand, where few want each; where many do, they are given out sooner. */
+static bool make_room(struct tap *tap)
+{
+	uint32_t few = tap->outlet_count < FEW ? tap->outlet_count : FEW;
+
+	tap->share_room = few * STAGED + tap->outlet_count;
+	tap->shares = calloc((size_t)tap->share_room + 1, sizeof(*tap->shares));
+	tap->outlets = calloc((size_t)tap->outlet_count + 1, sizeof(*tap->outlets));
+	tap->awaited = calloc((size_t)tap->outlet_count + 1, sizeof(*tap->awaited));
+	for (uint32_t n = 0; tap->outlets && n < tap->outlet_count; n++)
+		tap->outlets[n].first = END;
+	if (!tap->shares || !tap->outlets || !tap->awaited)
+		PyErr_NoMemory();
+	return tap->shares && tap->outlets && tap->awaited;
+}
+
 /* Members that leave by one way are of one outlet, so that what they send is in order; but of one device only one is, for
  * a frame is in each outlet once. */
 static bool find_outlets(struct tap *tap)
@@ -270,18 +290,14 @@ static bool find_outlets(struct tap *tap)
 			if (exits->outlet == UINT32_MAX) {
 				exits->outlet = tap->outlet_count++;
 			} else if (exits->stretch == s) {
-				tap->outlets[n] = tap->outlet_count++;
+				tap->outlet_of[n] = tap->outlet_count++;
 				continue;
 			}
 			exits->stretch = s;
-			tap->outlets[n] = exits->outlet;
+			tap->outlet_of[n] = exits->outlet;
 		}
 	}
-	tap->shares = calloc((size_t)tap->outlet_count + 1, STAGED * sizeof(*tap->shares));
-	tap->share_counts = calloc((size_t)tap->outlet_count + 1, sizeof(*tap->share_counts));
-	if (!tap->shares || !tap->share_counts)
-		PyErr_NoMemory();
-	return tap->shares && tap->share_counts;
+	return make_room(tap);
 }
 
 static PyObject *Tap_have(PyObject *object, PyObject *arguments, PyObject *keywords)
@@ -308,10 +324,13 @@ static PyObject *Tap_have(PyObject *object, PyObject *arguments, PyObject *keywo
 	tap->stretch_count = next.stretch_count;
 	tap->matchers = next.matchers;
 	tap->matcher_count = next.matcher_count;
+	tap->outlet_of = next.outlet_of;
 	tap->outlets = next.outlets;
 	tap->outlet_count = next.outlet_count;
 	tap->shares = next.shares;
-	tap->share_counts = next.share_counts;
+	tap->share_room = next.share_room;
+	tap->awaited = next.awaited;
+	tap->awaited_count = tap->share_count = 0;
 	Py_XDECREF(self->members);
 	self->members = Py_NewRef(list);
 	Py_RETURN_NONE;

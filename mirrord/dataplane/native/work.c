@@ -23,6 +23,7 @@ bool open_work(struct work *work)
 		return false;
 	}
 	work->batch->count = 0;
+	*work->parts = (struct parts){ .batch = 1 };
 	return true;
 }
 

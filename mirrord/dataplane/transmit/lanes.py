@@ -8,6 +8,7 @@ host refuses is to be known before a frame comes.
 from __future__ import annotations
 
 import socket
+from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -29,13 +30,13 @@ class Lane(NamedTuple):
 
 
 class Lanes:
-    """`count` lanes. `opened` are those with a socket. One thread at a time opens them; any may read `opened`.
+    """`count` lanes. `opened` are those with a socket. Any thread may use them.
 
     Raises OSError when not even one socket can be had.
     """
 
     def __init__(self, count: int, make: Callable[[], socket.socket]) -> None:
-        self._make = make
+        self._make, self._making = make, Lock()
         self._row: list[Lane | None] = [None] * count
         first = self._open()
         self.opened = [first]
@@ -47,9 +48,14 @@ class Lanes:
     def __getitem__(self, number: int) -> Lane:
         """A lane, ready to send. Where no socket can be had any more, flows share one that there is."""
         lane = self._row[number]
-        if lane is None:
-            lane = self._row[number] = self._spare or self._another(number)
-            self._spare = None
+        return self._open_lane(number) if lane is None else lane
+
+    def _open_lane(self, number: int) -> Lane:
+        with self._making:
+            lane = self._row[number]
+            if lane is None:  # nobody else has opened it meanwhile
+                lane = self._row[number] = self._spare or self._another(number)
+                self._spare = None
         return lane
 
     def native(self, number: int) -> NativeLane:

@@ -10,49 +10,41 @@ A copy counts as sent when the kernel's queue or driver accepted it. Without IP_
 success for what the queue dropped (ip(7)); with it, an ICMP error about an earlier copy comes back on the next send,
 which is then tried again.
 
-Where the outer headers are ours, the sockets of the lanes send nothing. They keep the source ports for us, and by them
-the kernel learns the path MTU: what a router says of it is heard only for the sake of a socket.
+Where the outer headers are ours, copies leave by a packet socket, and the lanes are source ports alone, which other
+sessions have, too: see source_ports.py.
 """
 
 from __future__ import annotations
 
 import errno
-import random
 import select
 import socket
 import struct
 import time
 from contextlib import suppress
-from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from mirrord.dataplane.counters import Slot, dropped_by
-from mirrord.dataplane.filter import bpf
-from mirrord.dataplane.forward.step import SOURCE_PORTS
 from mirrord.dataplane.netns import inside
 from mirrord.dataplane.transmit.lanes import Lanes
 from mirrord.dataplane.transmit.outer import Outer
+from mirrord.dataplane.transmit.source_ports import SourcePorts
+from mirrord.dataplane.transmit.tunnel_socket import (
+    clear_errors,
+    leave_checksum_out,
+    require_index,
+    set_common,
+    tunnel_socket,
+)
 from mirrord.dataplane.transmit.tx_ring import TxRing, TxRings
 from mirrord.dataplane.transmit.way import Way
 from mirrord.dataplane.transmit.way_out import Sent, SharedWayOut
-from mirrord.kernel import (
-    IP_MTU_DISCOVER,
-    IP_RECVERR,
-    IPV6_MTU_DISCOVER,
-    IPV6_RECVERR,
-    MSG_ERRQUEUE,
-    PACKET_VNET_HDR,
-    PMTUDISC_DO,
-    PMTUDISC_DONT,
-    SO_NO_CHECK,
-    SO_SNDBUFFORCE,
-    SOL_PACKET,
-)
+from mirrord.kernel import PACKET_VNET_HDR, SOL_PACKET
 from mirrord.plans import DevicePlan, TunnelPlan
 from mirrord.protocols import IPPROTO_UDP
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from mirrord.dataplane.forward.step import Copy
     from mirrord.dataplane.transmit.lanes import NativeLane
@@ -69,8 +61,6 @@ is to cost the other sessions of the worker little."""
 ATTEMPTS, REFUSED_ATTEMPTS = 4, 64
 """How often a copy is tried: an error may be about an earlier copy, reported by ICMP. "Connection refused" always is,
 and comes in bursts from a collector that does not listen."""
-
-SEND_BUFFER = 4 << 20
 
 _ALIKE = struct.Struct("=IIQ")  # a device's index, the mark, the namespace's inode
 
@@ -107,13 +97,12 @@ class Transmit(SharedWayOut):
     def __init__(self, plan: DevicePlan | TunnelPlan) -> None:
         super().__init__()
         self.plan = plan
-        self._errors: select.epoll | None = None  # of sockets that send nothing: for one that does, it costs each time
         self._packet: socket.socket | None = None
         self._outer: Outer | None = None
         self._alike = bytes(_ALIKE.size)
         self._patience = Patience()
-        udp = isinstance(plan, TunnelPlan) and plan.protocol == IPPROTO_UDP
-        self.lanes = Lanes(LANES if udp else 1, self._make_socket)
+        self._heard = 0  # of the times that its source ports were told something
+        self.lanes = self._lanes_of(plan)
         try:
             if isinstance(plan, TunnelPlan):
                 inside(plan.netns, lambda: self._open_packet(plan))
@@ -121,25 +110,39 @@ class Transmit(SharedWayOut):
             self.close()
             raise
 
-    def _make_socket(self) -> socket.socket:
-        plan = self.plan
+    def _lanes_of(self, plan: DevicePlan | TunnelPlan) -> Lanes:
         if isinstance(plan, DevicePlan):
-            return inside(plan.netns, lambda: _packet_socket(plan))
-        sock = inside(plan.netns, lambda: _tunnel_socket(plan))
-        if self._errors is not None:
-            self._errors.register(sock, 0)
-        return sock
+            return Lanes(1, lambda: inside(plan.netns, lambda: _packet_socket(plan)))
+        count = LANES if plan.protocol == IPPROTO_UDP else 1
+        if plan.hop is None:
+            return Lanes(count, lambda: tunnel_socket(plan))
+        ports = SourcePorts.of(plan, count)
+        self._heard = ports.times_told()
+        return ports
 
     def follow(self, plan: TransmitPlan) -> None:
-        """Take another next hop, or leave that to the kernel; the plan is else the same. The source ports stay."""
+        """Take another next hop, or leave that to the kernel; the plan is else the same.
+
+        The source ports stay, unless the outer headers become the kernel's, or ours.
+        """
         before = self.plan
         if plan == before or not isinstance(before, TunnelPlan) or not isinstance(plan, TunnelPlan):
             return
-        inside(plan.netns, lambda: self._open_packet(plan))
-        if plan.gso != before.gso:
-            for lane in self.lanes.opened:
-                _leave_checksum_out(lane.socket, plan)
-        self.plan = plan
+        lanes = self.lanes
+        if (plan.hop is None) != (before.hop is None):
+            lanes = self._lanes_of(plan)
+        try:
+            inside(plan.netns, lambda: self._open_packet(plan))
+        except BaseException:
+            if lanes is not self.lanes:
+                lanes.close()
+            raise
+        if lanes is not self.lanes:
+            self.lanes.close()
+        elif plan.hop is None and plan.gso != before.gso:
+            for lane in lanes.opened:
+                leave_checksum_out(lane.socket, plan)
+        self.lanes, self.plan = lanes, plan
 
     def _open_packet(self, plan: TunnelPlan) -> None:
         device, old = _device_of(plan), self._packet
@@ -151,16 +154,6 @@ class Transmit(SharedWayOut):
             self._alike = _ALIKE.pack(device.index, device.mark, device.netns.inode if device.netns else 0)
         if old is not None:
             old.close()
-        self._watch_errors()
-
-    def _watch_errors(self) -> None:
-        old, self._errors = self._errors, None
-        if old is not None:
-            old.close()
-        if self._packet is not None:
-            self._errors = select.epoll()
-            for lane in self.lanes.opened:
-                self._errors.register(lane.socket, 0)  # epoll reports errors without being asked to
 
     def send(self, copies: Iterable[Copy]) -> Sent:
         """Send copies in order, up to the first that is refused."""
@@ -215,7 +208,8 @@ class Transmit(SharedWayOut):
         if ring is not None:
             way = way._replace(ring=ring)
         if self._packet is not None and self._outer is not None:
-            way = way._replace(packet=self._packet.fileno(), alike=self._alike, outer=self._outer.header)
+            ports = self.lanes.number if isinstance(self.lanes, SourcePorts) else 0
+            way = way._replace(packet=self._packet.fileno(), alike=self._alike, ports=ports, outer=self._outer.header)
         return way
 
     @property
@@ -235,22 +229,14 @@ class Transmit(SharedWayOut):
 
         On any thread: a transmit that is closed meanwhile was told nothing.
         """
-        errors = self._errors
-        if errors is None:
+        ports = self.lanes
+        if not isinstance(ports, SourcePorts):
             return False
-        with suppress(OSError, ValueError):
-            ready = {descriptor for descriptor, _ in errors.poll(0)}
-            for sock, _port in self.lanes.opened if ready else ():
-                if sock.fileno() in ready:
-                    _clear_errors(sock)
-                    sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            return bool(ready)
-        return False
+        before, self._heard = self._heard, ports.times_told()
+        return self._heard != before
 
     def close_all(self) -> None:
         self.lanes.close()
-        if self._errors is not None:
-            self._errors.close()
         if self._packet is not None:
             self._packet.close()
         if self.ring is not None:
@@ -270,79 +256,14 @@ def _packet_socket(plan: DevicePlan, *, vnet_header: bool = False) -> socket.soc
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)  # protocol 0: receives nothing, packet(7)
     try:
         sock.bind((plan.device, 0))
-        _require_index(plan)
-        _set_common(sock, plan.mark)
+        require_index(plan)
+        set_common(sock, plan.mark)
         if vnet_header:
             sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
     except BaseException:
         sock.close()
         raise
     return sock
-
-
-def _require_index(plan: DevicePlan | TunnelPlan) -> None:
-    if socket.if_nametoindex(plan.device) != plan.index:
-        raise OSError(errno.ENODEV, "the device was replaced", plan.device)
-
-
-def _tunnel_socket(plan: TunnelPlan) -> socket.socket:
-    v6, udp = ip_address(plan.remote).version == 6, plan.protocol == IPPROTO_UDP
-    kind = (socket.SOCK_DGRAM, 0) if udp else (socket.SOCK_RAW, plan.protocol)
-    sock = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, *kind)
-    try:
-        bpf.attach_reject_all(sock)
-        _set_common(sock, plan.mark)
-        if plan.device:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, plan.device.encode())
-            _require_index(plan)
-        discover = PMTUDISC_DONT if plan.fragment else PMTUDISC_DO
-        if v6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, plan.ttl)
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, plan.ttl)
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, plan.dscp << 2)
-            sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, discover)
-            sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
-        else:
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, plan.ttl)
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, plan.ttl)
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, plan.dscp << 2)
-            sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, discover)
-            sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
-            _leave_checksum_out(sock, plan)
-        if udp:
-            _bind(sock, plan.local, range(SOURCE_PORTS, 65536))
-        elif plan.local:
-            sock.bind((plan.local, 0))
-        sock.connect((plan.remote, plan.port))
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _leave_checksum_out(sock: socket.socket, plan: TunnelPlan) -> None:
-    """Transmit it as zero over IPv4 (RFC 7348 5), but not with GSO, which the kernel then refuses."""
-    if sock.type == socket.SOCK_DGRAM and sock.family == socket.AF_INET:
-        sock.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, int(not plan.gso))
-
-
-def _set_common(sock: socket.socket, mark: int) -> None:
-    sock.setblocking(False)
-    sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER)
-    if mark:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
-
-
-def _bind(sock: socket.socket, local: str, ports: Sequence[int]) -> None:
-    """Bind to a free port of the range, wherever in it: another daemon, or a server, may hold some."""
-    first = random.randrange(len(ports))  # noqa: S311 -- spread, not secret
-    for n in range(len(ports)):
-        try:
-            return sock.bind((local, ports[(first + n) % len(ports)]))
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-    raise OSError(errno.EADDRINUSE, "every UDP port from 49152 up is in use")
 
 
 def _send(sock: socket.socket, data: bytes, patience: Patience) -> int:
@@ -353,22 +274,13 @@ def _send(sock: socket.socket, data: bytes, patience: Patience) -> int:
         try:
             sock.send(data)
         except BlockingIOError:
-            _clear_errors(sock)  # else poll would report them at once
+            clear_errors(sock)  # else poll would report them at once
             if not patience.wait_for_room(sock):
                 return errno.EAGAIN
             error = errno.EAGAIN
         except OSError as refused:
             error = refused.errno or errno.EIO
-            _clear_errors(sock)
+            clear_errors(sock)
         else:
             return 0
     return error
-
-
-def _clear_errors(sock: socket.socket) -> None:
-    """Empty the error queue: what it holds was about copies that are gone."""
-    while True:
-        try:
-            sock.recvmsg(0, 0, MSG_ERRQUEUE)
-        except OSError:
-            return

@@ -15,6 +15,7 @@ class Way(NamedTuple):
     lanes: tuple[NativeLane, ...] = ()
     packet: int = -1  # the packet socket's descriptor; -1: none
     alike: bytes = bytes(16)  # its device, namespace and mark: copies may leave by another packet socket of the same
+    ports: int = 0  # the number of its source ports: copies of several ways that have the same ones may share a message
     outer: bytes = b""  # the headers before each copy that leaves by the packet socket
     gso: bool = False  # several copies of a lane in one message
     overtakes: bool = False  # with gso: copies of one lane may overtake another's

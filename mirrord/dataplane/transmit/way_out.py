@@ -36,7 +36,8 @@ class WayOut(ABC):
     """Why no copy gets out; "" while some may."""
 
     exclusive = False
-    """Whether it can be open only once, as a file: the next session to open it waits until it is closed."""
+    """Whether it can be open only once, as a file: the next session to open it waits until it is closed. No other has
+    anything to `tend`."""
 
     output: Output | None = None
     """The memory that tells the native core where to write; None where it sends."""
@@ -106,7 +107,7 @@ class WayOut(ABC):
         self.tend()
 
     def tend(self) -> None:  # noqa: B027 (most have nothing to see to)
-        """Do what is due by time. To be called between turns."""
+        """Do what is due by time. To be called between turns, of one that is exclusive."""
 
     def told(self) -> bool:
         """Whether a router has had something to say about copies since this was last asked. On any thread."""

@@ -9,7 +9,7 @@ enum {
 static void choose_lanes(struct message *const *row, uint32_t count, uint32_t lanes)
 {
 	for (uint32_t n = 0; n < count; n++)
-		row[n]->lane = (uint8_t)((row[n]->flow >> 32) * lanes >> 32);
+		row[n]->lane = (uint8_t)lane_of(row[n]->flow, lanes);
 }
 
 /* By lane; those of one lane, and so of one flow, as they came. */

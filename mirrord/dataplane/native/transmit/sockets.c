@@ -1,6 +1,6 @@
 /* Copies out of the host: a batch over a row of sockets, or one packet socket, many messages to a system call. */
 #define _GNU_SOURCE
-#include "transmit/transmit.h"
+#include "transmit/rows.h"
 
 #include <errno.h>
 #include <netinet/in.h>
@@ -64,15 +64,6 @@ static int send_some(struct transmit *transmit, int descriptor, struct mmsghdr *
 	return -error;
 }
 
-/* What sendmmsg takes, built from a row of copies; `copies` says how many of them are in each message. */
-struct outgoing {
-	struct mmsghdr messages[BATCH];
-	uint32_t copies[BATCH];
-	struct iovec vectors[4 * BATCH];
-	uint8_t gathered[BATCH * (sizeof(struct outer_head) + SMALL)] __attribute__((aligned(8)));
-	uint8_t controls[BATCH][CMSG_SPACE(sizeof(uint16_t))] __attribute__((aligned(8)));
-};
-
 struct outgoing *new_outgoing(void)
 {
 	return malloc(sizeof(struct outgoing));
@@ -96,22 +87,7 @@ static uint8_t *align(uint8_t *at)
 	return (uint8_t *)(((uintptr_t)at + 7) & ~(uintptr_t)7);
 }
 
-/* How far messages have been built. */
-struct built {
-	struct iovec *vector;
-	uint8_t *at;
-	uint32_t messages;
-};
-
-static struct built nothing_built(struct outgoing *outgoing)
-{
-	return (struct built){ outgoing->vectors, outgoing->gathered, 0 };
-}
-
-/* Build messages of the row's copies behind those there are, runs of them where GSO is on, but the first `lone` each on its
- * own. */
-static void build(struct transmit *transmit, struct built *built, struct message *const *row, uint32_t count,
-		  uint32_t lone)
+void build(struct transmit *transmit, struct built *built, struct message *const *row, uint32_t count, uint32_t lone)
 {
 	struct outgoing *outgoing = transmit->outgoing;
 	struct iovec *vector = built->vector;
@@ -150,8 +126,7 @@ static void build(struct transmit *transmit, struct built *built, struct message
 	*built = (struct built){ vector, at, messages };
 }
 
-/* These copies were accepted. A frame is mirrored when its last one was, and by each of the ways that it leaves by. */
-static void count_sent(const struct transmit *transmit, struct message *const *row, uint32_t copies, uint64_t now)
+void count_sent(const struct transmit *transmit, struct message *const *row, uint32_t copies, uint64_t now)
 {
 	for (uint32_t n = 0; n < copies;) {
 		uint64_t *counters = row[n]->counters, bytes = 0, frames = 0;
@@ -219,7 +194,7 @@ static int give(struct transmit *transmit, int descriptor, struct message *const
 	return accepted;
 }
 
-static void send_row(struct transmit *transmit, int descriptor, struct message *const *row, uint32_t count)
+void send_row(struct transmit *transmit, int descriptor, struct message *const *row, uint32_t count)
 {
 	uint32_t next = 0, lone = 0; /* copies up to this one leave one by one */
 
@@ -245,17 +220,14 @@ static void send_row(struct transmit *transmit, int descriptor, struct message *
 	}
 }
 
-/* Lanes that have copies for the first time get their sockets. */
-static void open_lanes(struct transmit *transmit, struct message *const *row, uint32_t count)
+void open_lanes(struct transmit *transmit, struct message *const *row, uint32_t count)
 {
 	for (uint32_t n = 0; n < count; n++)
 		if (transmit->sockets[row[n]->lane] < 0)
 			transmit->open_lane(transmit->context, transmit->place, row[n]->lane);
 }
 
-/* Those of the batch's messages from `first` up to `end` that are this transmit's, but for what follows in a frame of which a
- * copy was refused. Gives their number. */
-static uint32_t pick(struct transmit *transmit, struct batch *batch, uint32_t first, uint32_t end, struct message **row)
+uint32_t pick(struct transmit *transmit, struct batch *batch, uint32_t first, uint32_t end, struct message **row)
 {
 	uint32_t count = 0;
 
@@ -310,7 +282,7 @@ static void settle_frames(struct exits *exits, const struct batch *batch)
 	}
 }
 
-static void send_batch(struct batch *batch, struct exits *exits)
+void send_batch(struct batch *batch, struct exits *exits)
 {
 	struct message *row[BATCH];
 
@@ -318,85 +290,4 @@ static void send_batch(struct batch *batch, struct exits *exits)
 		send_picked(&exits->transmits[n], row, pick(&exits->transmits[n], batch, 0, batch->count, row));
 	if (exits->all)
 		settle_frames(exits, batch);
-}
-
-/* What leaves by one packet socket, a message after the other. */
-static bool is_simple(const struct exits *exits)
-{
-	const struct transmit *transmit = exits->transmits;
-
-	return exits->count == 1 && !exits->all && transmit->packet >= 0 && transmit->lanes && !transmit->ring.memory;
-}
-
-bool may_go_on(const struct parts *parts, const struct exits *exits)
-{
-	const struct exits *before = parts->parts[0].exits;
-
-	return parts->count < MOST_PARTS && is_simple(before) && is_simple(exits) &&
-	       memcmp(before->transmits->alike, exits->transmits->alike, sizeof(exits->transmits->alike)) == 0;
-}
-
-/* A part's copies in the row, and how many messages were built of them. */
-struct stretch_of_row {
-	uint32_t first, count, messages;
-};
-
-/* Pick, and build messages of, all parts' copies. Gives the messages' number. */
-static uint32_t build_parts(struct batch *batch, const struct parts *parts, struct message **row,
-			    struct stretch_of_row *stretches)
-{
-	struct built built = nothing_built(parts->parts[0].exits->transmits->outgoing);
-	uint32_t at = 0;
-
-	for (uint32_t n = 0; n < parts->count; n++) {
-		struct transmit *transmit = parts->parts[n].exits->transmits;
-		uint32_t end = n + 1 < parts->count ? parts->parts[n + 1].first : batch->count;
-		uint32_t count = pick(transmit, batch, parts->parts[n].first, end, row + at), before = built.messages;
-
-		order(row + at, count, transmit->lanes, transmit->gso && transmit->overtakes);
-		open_lanes(transmit, row + at, count);
-		build(transmit, &built, row + at, count, 0);
-		stretches[n] = (struct stretch_of_row){ at, count, built.messages - before };
-		at += count;
-	}
-	return built.messages;
-}
-
-/* All parts' copies by the first one's socket, in one system call. What that does not accept, each part sends by itself: it
- * knows what to make of the error. */
-static void send_together(struct batch *batch, const struct parts *parts)
-{
-	struct message *row[BATCH];
-	struct stretch_of_row stretches[MOST_PARTS];
-	const struct transmit *first = parts->parts[0].exits->transmits;
-	struct outgoing *outgoing = first->outgoing;
-	uint32_t messages = build_parts(batch, parts, row, stretches), message = 0;
-	int sent = messages ? sendmmsg(first->packet, outgoing->messages, messages, MSG_DONTWAIT) : 0;
-	uint32_t left = sent > 0 ? (uint32_t)sent : 0;
-	uint64_t now = wall_clock();
-
-	for (uint32_t n = 0; n < parts->count; n++) {
-		struct transmit *transmit = parts->parts[n].exits->transmits;
-		struct message *const *own = row + stretches[n].first;
-		uint32_t accepted = 0;
-
-		for (uint32_t of_part = stretches[n].messages; of_part && left; of_part--, left--)
-			accepted += outgoing->copies[message++];
-		count_sent(transmit, own, accepted, now);
-		if (accepted < stretches[n].count) /* as of all parts from here on: what was built is not needed */
-			send_row(transmit, transmit->packet, own + accepted, stretches[n].count - accepted);
-	}
-}
-
-void send_parts(struct batch *batch, void *context)
-{
-	struct parts *parts = context;
-
-	if (parts->count == 1)
-		send_batch(batch, parts->parts[0].exits);
-	else
-		send_together(batch, parts);
-	batch->count = 0;
-	parts->parts[0] = (struct part){ parts->parts[parts->count - 1].exits, 0 };
-	parts->count = 1;
 }

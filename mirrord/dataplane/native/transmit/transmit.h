@@ -43,31 +43,33 @@ struct tx_ring {
 
 struct outgoing;
 
-/* transmit/sockets.c: a lane is what copies of one flow leave by: a socket, or a source port of the packet socket. */
+/* transmit/sockets.c: a lane is what copies of one flow leave by: a socket, or a source port of the packet socket. What each
+ * turn looks at comes first: where a host has hundreds, it is not in the processor's cache. */
 struct transmit {
-	int sockets[MAX_SOCKETS];
-	uint16_t ports[MAX_SOCKETS];
+	int packet; /* the packet socket, or -1 */
 	uint32_t lanes;
+	uint64_t alike
+		[2]; /* what the packet socket leaves by: of another of the same, copies may leave by this one, too */
+	uint64_t turn; /* the worker's, */
+	struct outgoing *outgoing; /* and what it has for that */
+	uint64_t patience; /* nanoseconds that may still be waited for room in this turn */
+	uint32_t source_ports; /* their number, where they are not its own alone; or 0 */
+	uint32_t place; /* among those of its session */
+	int32_t overhead;
+	bool gso;
+	bool overtakes; /* with gso: copies of different lanes may leave in any order */
+	bool failed; /* a copy of the frame at hand was refused */
+	bool jammed; /* its patience ran out in this turn */
+	bool takes; /* what is for each of its session's, too: its collector is alive */
+	bool settles; /* it alone decides what a frame counts as */
+	int gso_refused; /* the errno that GSO was refused with, or 0 */
+	struct tx_ring ring; /* of another packet socket for the same device */
+	struct outer outer;
 	void (*open_lane)(void *context, uint32_t place,
 			  uint32_t lane); /* gives a lane that has none its socket and port */
 	void *context;
-	int packet; /* the packet socket, or -1 */
-	uint64_t alike
-		[2]; /* what the packet socket leaves by: of another of the same, copies may leave by this one, too */
-	struct tx_ring ring; /* of another packet socket for the same device */
-	struct outer outer;
-	bool gso;
-	bool overtakes; /* with gso: copies of different lanes may leave in any order */
-	int gso_refused; /* the errno that GSO was refused with, or 0 */
-	int32_t overhead;
-	bool failed; /* a copy of the frame at hand was refused */
-	uint64_t patience; /* nanoseconds that may still be waited for room in this turn */
-	bool jammed; /* it ran out in this turn */
-	struct outgoing *outgoing; /* the worker's, in its turn, */
-	uint64_t turn; /* and which that was */
-	uint32_t place; /* among those of its session */
-	bool takes; /* what is for each of them, too: its collector is alive */
-	bool settles; /* it alone decides what a frame counts as */
+	uint16_t ports[MAX_SOCKETS];
+	int sockets[MAX_SOCKETS];
 };
 
 /* Where the copies of a session leave: a transmit, or one for each of its collectors. */
@@ -77,6 +79,8 @@ struct exits {
 	bool all; /* copies are for each of the collectors, so that all of them decide what a frame counts as */
 	int lost; /* the slot that the frame at hand is lost by already, where that is so; or 0 */
 	uint32_t outlet, stretch; /* where a tap has put it, while it is given its members */
+	uint64_t batch; /* the number of the last batch that it had a part of, */
+	uint32_t pile; /* and where that was put, see parts.c */
 };
 
 /* Where the copies of a batch leave: those from `first` on by these exits, up to where the next part begins. */
@@ -89,14 +93,17 @@ struct part {
 struct parts {
 	struct part parts[MOST_PARTS];
 	uint32_t count;
+	uint64_t batch; /* its number, from 1 on */
 };
+
+/* transmit/parts.c */
 
 /* Whether a batch that these parts have may go on with copies that leave by other exits. */
 bool may_go_on(const struct parts *parts, const struct exits *exits);
 /* Send all; what follows leaves as the last part does. */
 void send_parts(struct batch *batch, void *parts);
 
-/* What send_parts builds messages in, to be freed with free(); NULL when there is no memory. */
+/* transmit/sockets.c: what send_parts builds messages in, to be freed with free(); NULL when there is no memory. */
 struct outgoing *new_outgoing(void);
 
 /* transmit/patience.c */
@@ -121,6 +128,12 @@ bool fits_slot(const struct tx_ring *ring, const struct message *message);
 int send_by_ring(struct transmit *transmit, struct message *const *row, uint32_t count);
 
 /* transmit/coalesce.c */
+/* Which of so many lanes the copies of a flow leave by. */
+static inline uint32_t lane_of(uint64_t flow, uint32_t lanes)
+{
+	return (uint32_t)((flow >> 32) * lanes >> 32);
+}
+
 /* Put the row as it is to leave: as it came, or by lane, where one may overtake another's. */
 void order(struct message **row, uint32_t count, uint32_t lanes, bool by_lane);
 /* How many of the row's first copies are of one lane. */
