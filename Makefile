@@ -28,7 +28,7 @@ help:
 	@echo "make docs      the configuration reference and man pages, out of the code"
 	@echo "make bench     what it costs, measured"
 	@echo "make vm-test   what only another kernel, or a NIC with a driver, has: in machines of QEMU's; it fetches a Debian 12"
-	@echo "make migrated  VMs that migrate live between two hosts of a cluster"
+	@echo "make migrated  VMs that migrate live, under iperf3, between two hosts of a cluster"
 	@echo "make sanitize  the frame tests, with the native core under ASan and UBSan, and a short fuzz"
 	@echo "make fuzz      every fuzz target, FUZZ_SECONDS=600 each"
 	@echo "make soak      SOAK_MINUTES=120 of mixed traffic and changes"

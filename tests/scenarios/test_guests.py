@@ -3,46 +3,46 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import MakeDaemon, MakeSniffer
-from tests.support.cluster import Cluster, Member, member
+from tests.support.cluster import Cluster, Member
 from tests.support.ctl import complete, ctl
 from tests.support.daemon import Daemon
-from tests.support.etcd import Store
 from tests.support.guests import Hypervisor
+from tests.support.migration import ADDRESS, VM1, VM2, another_host, has_address, joined, one_host, only, states
+from tests.support.sniffer import Sniffer
 from tests.support.topology import Host, Topology
 from tests.support.wait import wait_for
 
-VM1 = "52:54:00:00:01:00", "52:54:00:00:01:01"
-VM2 = "52:54:00:00:02:00"
 PLUGGED = "52:54:00:00:02:01"
-ADDRESS = "10.1.225.37"
 
 pytestmark = pytest.mark.alone  # a machine under software emulation takes a processor for itself
 
 
 @pytest.fixture(scope="module")
 def hypervisor() -> Iterator[Hypervisor]:
-    """A host with VM-1, which has two NICs, and VM-2, which answers ping; both are ports of br0."""
-    with Topology() as net:
-        host = net.host("hv")
-        host.add_bridge("br0")
-        host.ip("address add 10.1.225.124/24 dev br0")
-        host.add_bridge("spare")
-        made = Hypervisor(host)
-        made.define("VM-1", "10.1.225.36/24", *VM1)
-        made.define("VM-2", f"{ADDRESS}/24", VM2)
-        made.virsh("start", "VM-1")  # nobody looks into it
-        made.start("VM-2")
+    with one_host() as made:
+        made.host.add_bridge("spare")
         yield made
-        made.close()
+
+
+@pytest.fixture(scope="module")
+def other(hypervisor: Hypervisor) -> Iterator[Hypervisor]:
+    with another_host(hypervisor) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def cluster(hypervisor: Hypervisor, other: Hypervisor, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with joined(hypervisor, other, tmp_path_factory.mktemp("cluster")) as made:
+        yield made
 
 
 @pytest.fixture
@@ -148,28 +148,21 @@ def test_a_nic_that_is_plugged_in_is_followed_and_libvirt_may_go_away(
 
 
 def test_a_vm_that_migrates_in_is_mirrored_from_its_first_frame(
-    hypervisor: Hypervisor, net: Topology, daemon: MakeDaemon
+    hypervisor: Hypervisor, other: Hypervisor, net: Topology, daemon: MakeDaemon
 ) -> None:
-    host = hypervisor.host
-    with closing(Hypervisor(net.host("hv2"))) as other:
-        other.host.add_bridge("br0")
-        net.link(host, "trunk", other.host, "trunk")
-        for each in (host, other.host):
-            each.ip("link set dev trunk master br0")
-        net.link(other.host, "out", net.host("collector"), "in")
-        text = configuration(other, f'"{VM2}"').splitlines()[:-1]
-        text.append('destination = { type = "device", device = "out" }')
-        mirrord = daemon(other.host, "\n".join(text), up=False)
-        wait_for(lambda: source(mirrord)[2] == "there is no VM VM-2 here", "it waits")
-        ping = host.spawn("ping", "-q", "-i", "0.01", ADDRESS)
-        hypervisor.migrate("VM-2", other)
-        tap = other.device("VM-2", VM2)
-        wait_for(lambda: mirrored(mirrord).get(tap, 0) > 200, "the VM is mirrored", 30)
-        ping.stop(2)
-        wait_for(lambda: mirrored(mirrord)[tap] == seen(other.host, tap), "every frame was captured")
-        other.migrate("VM-2", hypervisor)
-        wait_for(lambda: source(mirrord)[1] == "waiting", "it is gone")
-        host.ip("link delete dev trunk")
+    net.link(other.host, "out", net.host("collector"), "in")
+    text = configuration(other, f'"{VM2}"').splitlines()[:-1]
+    text.append('destination = { type = "device", device = "out" }')
+    mirrord = daemon(other.host, "\n".join(text), up=False)
+    wait_for(lambda: source(mirrord)[2] == "there is no VM VM-2 here", "it waits")
+    ping = hypervisor.host.spawn("ping", "-q", "-i", "0.01", ADDRESS)
+    hypervisor.migrate("VM-2", other)
+    tap = other.device("VM-2", VM2)
+    wait_for(lambda: mirrored(mirrord).get(tap, 0) > 200, "the VM is mirrored", 30)
+    ping.stop(2)
+    wait_for(lambda: mirrored(mirrord)[tap] == seen(other.host, tap), "every frame was captured")
+    other.migrate("VM-2", hypervisor)
+    wait_for(lambda: source(mirrord)[1] == "waiting", "it is gone")
 
 
 def mirrored(mirrord: Daemon) -> dict[str, int]:
@@ -191,33 +184,21 @@ def test_the_first_nic_of_a_vm_is_no_destination(hypervisor: Hypervisor, daemon:
     assert source(mirrord)[1] == "failed"
 
 
+TO = "type=vm,vm=VM-1,nic=1,isolate=true"
+
+
 def test_in_a_cluster_a_destination_that_stops_is_listened_for_and_one_that_starts_is_sent_to_when_it_runs(
-    hypervisor: Hypervisor, net: Topology, tmp_path: Path
+    hypervisor: Hypervisor, cluster: Cluster
 ) -> None:
-    """VM-1 on one host, and a source on another. Live migrations are in tests/migrated.py."""
-    far, store_host = net.host("far"), net.host("store")
-    net.lan({hypervisor.host: "10.0.0.1/24", far: "10.0.0.2/24", store_host: "10.0.0.3/24"})
-    net.link(hypervisor.host, "em02", far, "em02", mtu=1600)
-    net.link(far, "tap7", net.host("vm"), "eth0", ("10.7.0.1/24", "10.7.0.2/24"))
-    store = Store(store_host, tmp_path / "etcd", address="10.0.0.3")
-    store.start()
-    for name in ("hv", "far"):
-        (tmp_path / name).mkdir()
-    a = member(hypervisor.host, tmp_path / "hv", store, begin=True, under=hypervisor.under)
-    b = member(far, tmp_path / "far", store)
-    cluster = Cluster(store, (a, b))
-    a.ctl("network", "create", "flow0", "--addresses", "192.168.29.10-192.168.29.20/24")
-    a.ctl("create", "core", "--flow-network", "flow0", "--enable")
-    to = "type=vm,vm=VM-1,nic=1,isolate=true"
-    source = "type=device,device=tap7,host=far"
-    a.ctl("session", "add", "core", "s", "--source", source, "--destination", to, "--direction", "egress")
-    wait_for(lambda: state(b, "core/s") == state(a, "core/s.in") == "up", "both halves are up", 20)
-    ping = far.spawn("ping", "-i", "0.05", "10.7.0.2")
+    a, far = cluster.a, cluster.members[2]
+    only(cluster, "s", "type=device,device=tap7,host=far", TO, "--direction", "egress")
+    wait_for(lambda: state(far, "core/s") == state(a, "core/s.in") == "up", "both halves are up", 20)
+    ping = far.host.spawn("ping", "-i", "0.05", "10.7.0.2")
     wait_for(lambda: counters(a)["mirrored_frames"] > 5, "copies arrive")
 
     hypervisor.virsh("destroy", "VM-1")
     wait_for(lambda: counters(a)["dropped_frames"]["no_route"] > 5, "what still comes is counted", 20)
-    wait_for(lambda: state(b, "core/s") is None, "the source ends, once the VM was away for some time", 30)
+    wait_for(lambda: state(far, "core/s") is None, "the source ends, once the VM was away for some time", 30)
     assert state(a, "core/s.in") == "waiting"
     before = counters(a)["mirrored_frames"]
     hypervisor.virsh("start", "VM-1", "--paused")  # as one that arrives
@@ -227,8 +208,6 @@ def test_in_a_cluster_a_destination_that_stops_is_listened_for_and_one_that_star
     hypervisor.virsh("resume", "VM-1")
     wait_for(lambda: counters(a)["mirrored_frames"] > before, "copies arrive again", 20)
     ping.stop(2)
-    for each in cluster.members:
-        each.stop()
 
 
 def state(one: Member, name: str) -> str | None:
@@ -239,3 +218,69 @@ def state(one: Member, name: str) -> str | None:
 def counters(one: Member) -> Any:
     """Of the half that receives."""
     return one.rows()["core/s.in"]["counters"]
+
+
+def test_a_vm_that_migrates_and_comes_back_without_the_store_is_mirrored_frame_by_frame(
+    hypervisor: Hypervisor, other: Hypervisor, cluster: Cluster, sniff: MakeSniffer
+) -> None:
+    """As tcpdump sees all devices of both hosts, and so the VM's NIC before it is there."""
+    host = hypervisor.host
+    only(cluster, "nic", f"type=vm,vm=VM-2,nic={VM2}", TO)
+    wait_for(lambda: states(cluster, 0) == {"core/nic": "up", "core/nic.in": "up"}, "it runs", 20)
+    wait_for(lambda: has_address(cluster, 1), "the other host is prepared", 20)
+    here, there = sniff(host, "any", "icmp"), sniff(other.host, "any", "icmp")
+    taps = {here: [host.index(hypervisor.device("VM-2", VM2))], there: list[int]()}
+    ping = host.spawn("ping", "-i", "0.02", ADDRESS)
+    hypervisor.migrate("VM-2", other)
+    taps[there].append(other.host.index(other.device("VM-2", VM2)))
+    wait_for(lambda: states(cluster, 1) == {"core/nic": "up"}, "the source is mirrored at the other host", 30)
+    wait_for(lambda: states(cluster, 0) == {"core/nic.in": "up"}, "and not at the first one any more", 30)
+    before = ping.output().count("from")
+    wait_for(lambda: ping.output().count("from") > before + 50, "it answers", 60)
+    cluster.store.freeze()
+    other.migrate("VM-2", hypervisor)
+    taps[here].append(host.index(hypervisor.device("VM-2", VM2)))
+    before = ping.output().count("from")
+    wait_for(lambda: ping.output().count("from") > before + 50, "it answers", 60)
+    ping.stop(signal.SIGINT)
+    cluster.store.thaw()
+    wanted = sum((pings(capture.stop(), *indexes) for capture, indexes in taps.items()), Counter[tuple[str, ...]]())
+    copies = pings(here, host.index(hypervisor.device("VM-1", VM1[1])))
+    assert copies == wanted, (copies - wanted, wanted - copies, cluster.shown())
+    assert max(wanted.values()) == 1
+
+
+def pings(capture: Sniffer, *indexes: int) -> Counter[tuple[str, ...]]:
+    """The requests and replies on devices, by type and number."""
+    rows = capture.fields("sll.ifindex", "icmp.type", "icmp.seq")
+    return Counter((kind, number) for index, kind, number in rows if int(index) in indexes)
+
+
+def test_copies_follow_a_destination_that_migrates_and_what_still_comes_to_its_old_host_is_counted(
+    hypervisor: Hypervisor, other: Hypervisor, cluster: Cluster
+) -> None:
+    far = cluster.members[2]
+    only(cluster, "follow", "type=device,device=tap7,host=far", TO, "--direction", "egress")
+    wait_for(lambda: state(far, "core/follow") == state(cluster.a, "core/follow.in") == "up", "both halves are up", 20)
+    ping = far.host.spawn("ping", "-i", "0.02", "10.7.0.2")
+    wait_for(lambda: came(cluster.a)["mirrored"] > 50, "copies arrive at the first host")
+    hypervisor.migrate("VM-1", other)
+    wait_for(lambda: came(cluster.b)["mirrored"] > 50, "copies arrive at the other host", 30)
+    ping.stop(signal.SIGINT)
+    sent = far.rows()["core/follow"]["counters"]
+    wait_for(lambda: came(cluster.a) + came(cluster.b) >= Counter(captured=sent["mirrored_frames"]), "all have come")
+    first, second = came(cluster.a), came(cluster.b)
+    assert sent["captured_frames"] == sent["mirrored_frames"] == first["captured"] + second["captured"]
+    assert first["dropped"] + first["mirrored"] == first["captured"]
+    assert second["mirrored"] == second["captured"]
+    assert 0 < first["dropped"] < 100, "2 s at the most"
+
+
+def came(one: Member) -> Counter[str]:
+    """What a host's half of the session got, and what became of it."""
+    row = one.rows().get("core/follow.in")
+    if row is None:
+        return Counter()
+    counters = row["counters"]
+    dropped = sum(counters["dropped_frames"].values())
+    return Counter(captured=counters["captured_frames"], mirrored=counters["mirrored_frames"], dropped=dropped)
