@@ -48,6 +48,8 @@ def apply(ask: Asker, path: str, *, prune: bool) -> None:
         try:
             return client.apply(objects, prune=prune)
         except AnsweredError as error:
+            if not error.path:  # it is not about what the file says
+                raise
             raise _located(error, path, data) from error
 
     def show(answer: Any, screen: Screen) -> None:

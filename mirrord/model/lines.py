@@ -14,6 +14,7 @@ from mirrord.model.validation import join
 _PART = re.compile(r'\s*(?:"((?:[^"\\]|\\.)*)"|\'([^\']*)\'|([A-Za-z0-9_-]+))\s*(?:\.|$)')
 _HEADER = re.compile(r"\s*(\[\[?)([^\]=]+)\]\]?\s*(?:#.*)?$")
 _KEY = re.compile(r"\s*([^\s=#\[{][^=#\[{]*?)\s*=\s*(\[)?")
+_LAST = re.compile(r'(?:\[[^\[\]]*\]|\.?(?:"(?:[^"\\]|\\.)*"|[\w-]+))$')
 _ITEM = re.compile(r"\s*\{")
 
 
@@ -42,11 +43,10 @@ def places(text: str) -> dict[str, int]:
 
 def line_of(places: dict[str, int], path: str) -> int:
     """The line of what is at this path, or of what it is in; 0 where neither is known."""
-    while path:
-        if path in places:
-            return places[path]
-        path = re.sub(r'(?:\[[^\[\]]*\]|\.?(?:"(?:[^"\\]|\\.)*"|[\w-]+))$', "", path)
-    return 0
+    while path and path not in places:
+        around = _LAST.sub("", path)
+        path = around if around != path else ""  # it is none
+    return places.get(path, 0)
 
 
 def _parts(text: str) -> list[str]:

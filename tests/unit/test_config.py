@@ -14,6 +14,7 @@ from mirrord.control.configuration.config import Loaded, load
 from mirrord.control.configuration.refusals import Declared, refusals, unknown_names
 from mirrord.errors import ConfigError
 from mirrord.model import Config, DeviceSource, Filter, Mirror, Session, VxlanDestination
+from mirrord.model.lines import line_of
 from mirrord.model.validation import examine
 
 ROOT = Path(__file__).parents[2]
@@ -321,6 +322,12 @@ def test_whatever_is_written_is_read_or_told(written: object) -> None:
     model, told = examine(Mirror, written, "mirrors.m")
     assert told or isinstance(model, Mirror)
     assert all(one.path.startswith("mirrors.m") and one.expectation for one in told)
+
+
+@given(st.text(alphabet='a.[0]" (:\\', max_size=9))
+def test_what_is_no_path_has_no_line(text: str) -> None:
+    assert line_of({"other": 1}, text) == 0
+    assert line_of({"a": 1}, f"a.{text}") in (0, 1)
 
 
 def test_a_file_that_is_absent_or_not_text(tmp_path: Path) -> None:
