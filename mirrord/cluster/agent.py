@@ -187,13 +187,14 @@ class Agent:
         }
 
     def _forget_addresses(self) -> None:
-        """Addresses that are not of their flow network any more are given up: whoever changed its range freed them."""
-        for name, network in self.replica.snapshot.networks.items():
-            if name in self._addresses and not allocation.within(self._addresses[name], network.addresses):
+        """Addresses that are not of their flow network any more are given up: whoever changed its range freed them. So
+        are those in a flow network that this host has a device for no more.
+        """
+        networks = self.replica.snapshot.networks
+        for name, one in [*self._addresses.items()]:
+            there = name in networks and name in self.settings.devices
+            if not (there and allocation.within(one, networks[name].addresses)):
                 del self._addresses[name]
-        gone = self._addresses.keys() - self.replica.snapshot.networks.keys()
-        for name in gone:
-            del self._addresses[name]
 
     def _due(self) -> list[str]:
         """The flow networks in which it is time to take an address ahead."""
@@ -241,13 +242,18 @@ class Agent:
         if self.link.renewed == self._verified or not self.link.connected:
             return
         before = self.link.renewed
+        try:
+            for name in self.replica.snapshot.networks.keys() - self.settings.devices.keys():
+                await allocation.free(self.etcd, self.keys, name, self.settings.host)
+        except StoreError:
+            return  # it is tried again with the next turn
         for name, one in [*self._addresses.items()]:
             network = self._network(name)
             try:
                 if network is None or await allocation.holds(self.etcd, self.keys, network, one, self.settings.host):
                     continue
             except StoreError:
-                return  # it is tried again with the next turn
+                return
             log.warning("an address is not this host's any more: another is taken", flow_network=name, address=one)
             self._addresses.pop(name, None)
             self._unsaved = True

@@ -89,18 +89,25 @@ async def holds(etcd: Etcd, keys: Keys, network: Network, one: str, host: str) -
     return True
 
 
+async def free(etcd: Etcd, keys: Keys, network: str, host: str) -> None:
+    """Free what a host has in a flow network that it does not use."""
+    for one, owner_ in (await _owners(etcd, keys, network)).items():
+        if owner_ == host:
+            await etcd.delete(f"{keys.addresses(network)}{one}")
+
+
 async def conflicts(etcd: Etcd, keys: Keys, network: str, one: str, host: str) -> None:
     """Something else on the link has the host's address: it is nobody's from now on, until somebody frees it."""
     key = f"{keys.addresses(network)}{one}"
     found, _ = await etcd.get(key)
-    if found is not None and _owner(found.value) == host:
+    if found is not None and owner(found.value) == host:
         said = records.record({"host": CONFLICT, "found_by": host})
         await etcd.change([unchanged(key, found.modified)], [put(key, said)], words=f"give up {key}")
 
 
 async def _owners(etcd: Etcd, keys: Keys, network: str) -> dict[str, str]:
     prefix = keys.addresses(network)
-    return {key.removeprefix(prefix): _owner(one.value) for key, one in (await etcd.range(prefix)).found.items()}
+    return {key.removeprefix(prefix): owner(one.value) for key, one in (await etcd.range(prefix)).found.items()}
 
 
 def _own(owners: Mapping[str, str], addresses: AddressRange, host: str) -> str | None:
@@ -121,7 +128,8 @@ async def _taken(etcd: Etcd, keys: Keys, network: Network, free: list[str], host
     return one if done.succeeded else None
 
 
-def _owner(text: str) -> str:
+def owner(text: str) -> str:
+    """Which host an address's record says that it is of."""
     return str(records.read(text, "alloc")[0].get("host", ""))
 
 

@@ -15,20 +15,19 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from mirrord import expiry
-from mirrord.cluster import records, vnis
-from mirrord.cluster.allocation import within
+from mirrord.cluster import allocation, records, vnis
 from mirrord.cluster.audit import Entry, audited, shorten
 from mirrord.cluster.errors import StoreError
-from mirrord.cluster.etcd import Etcd, delete, delete_below, put, unchanged
+from mirrord.cluster.etcd import Etcd, delete, delete_below, put, unchanged, unchanged_below
 from mirrord.cluster.keys import Keys
 from mirrord.cluster.reader import snapshot_of
 from mirrord.cluster.records import ClusterNetwork
 from mirrord.cluster.replica import Replica
 from mirrord.cluster.snapshot import Snapshot
-from mirrord.cluster.validate import Objects, alike, named_hosts, used_at, validate
+from mirrord.cluster.validate import Objects, alike, named_anew, used_at, validate
 from mirrord.control.callers import Caller
 from mirrord.control.targets import SECTION, WORDS, Target, named, replaced, tidy
-from mirrord.errors import ConfigError, MirrordError, Problem, Refused, nearest
+from mirrord.errors import ConfigError, MirrordError, Problem, Refused, nearest, some
 from mirrord.merge_patch import merge
 from mirrord.model.validation import join, not_found
 from mirrord.values import parse_name
@@ -70,6 +69,14 @@ class Done(NamedTuple):
     objects: Objects
     warnings: tuple[Problem, ...]
     revision: int
+
+
+class _Freed(NamedTuple):
+    """Addresses that hosts lose: the conditions and operations of it, and what is to be told."""
+
+    conditions: list[dict[str, Any]]
+    operations: list[dict[str, Any]]
+    warnings: tuple[Problem, ...]
 
 
 Edit = Callable[[Objects], tuple[Objects, Target, bool]]
@@ -184,12 +191,15 @@ class Changes:
             after = await asyncio.to_thread(vnis.with_vnis, self._keys, before, after, frozenset(taken.found))
             warnings = await asyncio.to_thread(validate, before, after)
             warnings += await self._strangers(before, after)
+            freed = await self._addresses_freed(before, after)
+            warnings += freed.warnings
             if condition.dry_run:
                 return Done(now, made, after, warnings, self._replica.revision)
             lease = await self._etcd.grant(HOLD_SECONDS)
             conditions, operations = await asyncio.to_thread(self._transaction, before, after, lease)
+            conditions += freed.conditions
             operations += [
-                *await self._addresses_freed(before, after),
+                *freed.operations,
                 entry._replace(old=_shown(before, target), new=_shown(after, now)).operation_now(self._keys),
             ]
             done = await self._etcd.change([unchanged(self._keys.guard, snapshot.guard), *conditions], operations)
@@ -218,28 +228,37 @@ class Changes:
 
     async def _strangers(self, before: Objects, after: Objects) -> tuple[Problem, ...]:
         """The hosts that are named anew, and do not live: a name may be misspelt."""
-        named = named_hosts(after) - named_hosts(before)
+        named = await asyncio.to_thread(named_anew, before, after)
         if not named:
             return ()
         there = (await self._etcd.range(self._keys.hosts, keys_only=True)).found
         living = [key.removeprefix(self._keys.hosts) for key in there]
         why = "no host {!r} lives in the cluster now{}"
         return tuple(
-            Problem(path, why.format(host, nearest(host, living)))
-            for path, host in sorted(named, key=str)
-            if host not in living
+            Problem(path, why.format(host, nearest(host, living))) for path, host in sorted(named) if host not in living
         )
 
-    async def _addresses_freed(self, before: Objects, after: Objects) -> list[dict[str, Any]]:
+    async def _addresses_freed(self, before: Objects, after: Objects) -> _Freed:
         """The addresses that are not of their flow network any more, since its range was changed."""
-        found = []
+        freed = _Freed([], [], ())
         for name, one in after["flow_networks"].items():
             network = records.examine_network(one, "").model
-            if before["flow_networks"].get(name, one) != one and isinstance(network, ClusterNetwork):
-                prefix = self._keys.addresses(name)
-                there = (await self._etcd.range(prefix, keys_only=True)).found
-                found += [delete(key) for key in there if not within(key.removeprefix(prefix), network.addresses)]
-        return found
+            if before["flow_networks"].get(name, one) == one or not isinstance(network, ClusterNetwork):
+                continue
+            prefix = self._keys.addresses(name)
+            there = await self._etcd.range(prefix)
+            hosts = {key: allocation.owner(found.value) for key, found in there.found.items()}
+            gone = [key for key in hosts if not allocation.within(key.removeprefix(prefix), network.addresses)]
+            freed.conditions.append(unchanged_below(prefix, there.revision))
+            freed.operations.extend(map(delete, gone))
+            if gone:
+                why = (
+                    f"{some(sorted(hosts[key] for key in gone))} have addresses outside of {network.addresses} and take"
+                )
+                why += " others: no copies go to or from there until they have"
+                path = join("flow_networks", name, "addresses")
+                freed = freed._replace(warnings=(*freed.warnings, Problem(path, why)))
+        return freed
 
     def _transaction(
         self, before: Objects, after: Objects, lease: int

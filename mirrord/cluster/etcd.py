@@ -113,6 +113,12 @@ def unchanged(key: str, modified: int) -> dict[str, Any]:
     return {"key": encoded(key), "target": "MOD", "result": "EQUAL", "modRevision": str(modified)}
 
 
+def unchanged_below(prefix: str, revision: int) -> dict[str, Any]:
+    """The condition that nothing which begins with the prefix was written since this revision."""
+    body = {"key": encoded(prefix), "range_end": end_of(prefix), "target": "MOD", "result": "LESS"}
+    return {**body, "modRevision": str(revision + 1)}
+
+
 def put(key: str, value: str, lease: int = 0) -> dict[str, Any]:
     return {"requestPut": {"key": encoded(key), "value": encoded(value), **({"lease": str(lease)} if lease else {})}}
 

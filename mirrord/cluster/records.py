@@ -38,6 +38,10 @@ class Vnis(NamedTuple):
     first: int
     last: int
 
+    def has(self, vni: int) -> bool:
+        """Whether it is one of them."""
+        return self.first <= vni <= self.last
+
     def __str__(self) -> str:
         return f"{self.first}-{self.last}"
 

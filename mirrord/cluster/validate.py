@@ -177,11 +177,17 @@ def _doubts(filters: Mapping[str, Filter], sessions: list[ClusterSession], objec
             yield Problem(join(path, "destination", "local"), "is an address of one host only")
 
 
-def named_hosts(objects: Objects) -> set[tuple[str, str]]:
-    """The hosts that sessions name, each with where."""
+def named_anew(before: Objects, after: Objects) -> set[tuple[str, str]]:
+    """The hosts that sessions name since a change, each with where."""
+    return _named_hosts(after, before) - _named_hosts(before, after)
+
+
+def _named_hosts(objects: Objects, other: Objects) -> set[tuple[str, str]]:
+    """By sessions of mirrors that the other ones have not just so."""
     return {
         (join(session_path(mirror, str(one.get("name"))), side, "host"), end["host"])
         for mirror, written in objects["mirrors"].items()
+        if other["mirrors"].get(mirror) != written
         for one in written.get("sessions", [])
         for side in ("source", "destination")
         if isinstance(end := one.get(side), Mapping) and isinstance(end.get("host"), str)

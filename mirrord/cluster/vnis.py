@@ -14,7 +14,8 @@ from mirrord.cluster.etcd import absent, put
 from mirrord.cluster.keys import Keys
 from mirrord.cluster.records import ClusterNetwork
 from mirrord.cluster.validate import Objects
-from mirrord.errors import Refused
+from mirrord.errors import Refused, some
+from mirrord.model.validation import join
 
 FREE = records.record({"session": ""})
 """Of a VNI that is held for a while after its session went."""
@@ -23,7 +24,7 @@ FREE = records.record({"session": ""})
 def with_vnis(keys: Keys, before: Objects, after: Objects, taken: Collection[str]) -> Objects:
     """The objects after a change with a VNI for each session that may need one; `taken` are the keys that are there.
 
-    Refused: there is none left.
+    Refused: there is none left, or a flow network is to have fewer than its sessions have.
     """
     old = owners(keys, before)
     kept = {owner: key for key, owner in old.items()}
@@ -65,7 +66,26 @@ def with_vnis(keys: Keys, before: Objects, after: Objects, taken: Collection[str
                 plain["vni"] = int(key.removeprefix(prefix))
             found.append(plain)
         mirrors[name] = {**mirror, "sessions": found}
-    return {**after, "mirrors": mirrors}
+    made = {**after, "mirrors": mirrors}
+    for name in after["flow_networks"]:
+        _refuse_narrowed(keys, name, before, made)
+    return made
+
+
+def _refuse_narrowed(keys: Keys, name: str, before: Objects, after: Objects) -> None:
+    """A session keeps its VNI. Whoever takes it out of a flow network's range expects that nobody uses it any more."""
+    old, new = (_named(objects, name) for objects in (before, after))
+    if old is None or new is None or new.vnis == old.vnis:
+        return
+    prefix = keys.vnis(name)
+    used = {
+        int(key.removeprefix(prefix)): owner for key, owner in owners(keys, after).items() if key.startswith(prefix)
+    }
+    gone = sorted(vni for vni in used if old.vnis.has(vni) and not new.vnis.has(vni))
+    if gone:
+        named = some([f"{used[vni]} ({vni})" for vni in gone])
+        why = f"{new.vnis} leaves out the VNIs of sessions {named}: delete these first, or leave {gone[0]}"
+        raise Refused(f"{why}{f' to {gone[-1]}' if gone[1:] else ''} in the range", join("flow_networks", name, "vnis"))
 
 
 def changes(
@@ -93,7 +113,11 @@ def owners(keys: Keys, objects: Objects) -> dict[str, str]:
 
 def _network(objects: Objects, mirror: Mapping[str, Any]) -> ClusterNetwork | None:
     name = mirror.get("flow_network")
-    said = objects["flow_networks"].get(name) if isinstance(name, str) else None
+    return _named(objects, name) if isinstance(name, str) else None
+
+
+def _named(objects: Objects, name: str) -> ClusterNetwork | None:
+    said = objects["flow_networks"].get(name)
     model = None if said is None else records.examine_network(said, "").model
     return model if isinstance(model, ClusterNetwork) else None
 

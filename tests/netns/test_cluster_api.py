@@ -170,6 +170,17 @@ def test_what_must_not_run_is_refused_with_its_reason(pair: Pair) -> None:
     assert "widen the flow network's `vnis`" in refused(
         "session", "add", "core", "y", "--source", VM, "--destination", TO_VM
     )
+    assert (
+        "flow_networks.flow0.vnis: 8-9 leaves out the VNIs of sessions core/x (7): delete these first, or leave 7"
+        in (refused("network", "set", "flow0", "--vnis", "8-9"))
+    )
+    pair.ctl("network", "set", "flow0", "--vnis", "6-8")
+    pair.ctl("session", "add", "core", "y", "--source", VM, "--destination", TO_VM)
+    assert "core/y (6), core/x (7): delete these first, or leave 6 to 7 in the range" in refused(
+        "network", "set", "flow0", "--vnis", "8-9", "--dry-run"
+    )
+    pair.ctl("session", "delete", "core", "y")
+    pair.ctl("network", "set", "flow0", "--vnis", "7-9")
     assert "no such mirror: cora; did you mean 'core'?" in refused("show", "cora")
     assert "exists already" in refused("create", "core")
     warned = invoke(
@@ -289,7 +300,11 @@ def test_an_address_is_of_the_range_and_the_hosts_alone(pair: Pair) -> None:
     odd = invoke(pair.a.socket, "--cluster", "session", "set", "core", "to", "--source", f"{a}x", "--dry-run")
     assert "sessions[to].source.host: no host 'ax' lives in the cluster now; did you mean 'a'?" in odd.output
     wait_for(lambda: taken({"192.0.2.10", "192.0.2.11"}), "each host has one")
-    pair.ctl("network", "set", "flow0", "--addresses", "192.0.2.20-192.0.2.21/24")
+    moved = invoke(pair.a.socket, "--cluster", "network", "set", "flow0", "--addresses", "192.0.2.20-192.0.2.21/24")
+    assert (
+        "warning: flow_networks.flow0.addresses: a, b have addresses outside of 192.0.2.20-192.0.2.21/24"
+        in moved.output
+    )
     wait_for(lambda: taken({"192.0.2.20", "192.0.2.21"}), "each has one of the new range, and none of the old one")
     pair.ctl("network", "set", "flow0", "--addresses", "192.0.2.30/24")
 
@@ -307,6 +322,13 @@ def test_an_address_is_of_the_range_and_the_hosts_alone(pair: Pair) -> None:
     wait_for(lambda: len(pair.keys("alloc/addr/")) == 4, "each has another", 20)
     pair.ctl("forget-host", "other")
     wait_for(lambda: taken({"192.0.2.22", "192.0.2.23"}), "those of the other are free")
+    with_device = pair.b.file.read_text()
+    pair.b.file.write_text(with_device.replace("flow0 =", "other ="))
+    for text in (with_device, ""):
+        assert pair.b.stop() == 0
+        pair.b.start()
+        wait_for(lambda: len(pair.keys("alloc/addr/")) == (1 if text else 2), "as its devices say")  # noqa: B023
+        pair.b.file.write_text(text or with_device)
 
 
 def test_neither_broken_http_nor_a_wrong_signal_ends_it_or_fills_its_log(pair: Pair) -> None:
