@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from mirrord.cluster.index import Index
@@ -62,6 +62,13 @@ class KeptEnds:
             self._by_session[session] = hosts
         else:
             self._by_session.pop(session, None)
+
+    def pieces(self) -> Iterator[None]:
+        """Have `read` less to do, a piece at a time. Nothing may be put in meanwhile."""
+        self._by_host.read()
+        yield
+        self._by_vni.read()
+        yield
 
     def read(self) -> Ends:
         """As they are now."""

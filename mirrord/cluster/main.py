@@ -82,6 +82,7 @@ def main(context: click.Context, path: str, log_format: str, *, check: bool) -> 
         logs.level(loaded.log_level)
         limits.keep_little_memory()
         limits.look_for_garbage_seldom()
+        limits.switch_often()
         # not by uvloop, as the daemon: that is 2 MB, for a process that is asked for little
         _or_exit(lambda: asyncio.run(run(loaded)))
 

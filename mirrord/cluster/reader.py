@@ -145,10 +145,19 @@ class Reader:
 
     def snapshot(self) -> Snapshot:
         """All that was put in."""
-        if self._anew:
-            self._last = replace(self._last, **dict(self._news()))
-            self._anew, self._stale = set(), set()
+        for _ in self.pieces():
+            pass
         return self._last
+
+    def pieces(self) -> Iterator[None]:
+        """Make what `snapshot` gives, a piece at a time. Nothing is put in meanwhile; who breaks off begins anew."""
+        if self._anew:
+            news = {}
+            for name, part in self._news():
+                news[name] = part
+                yield
+            self._last = replace(self._last, **news)
+            self._anew, self._stale = set(), set()
 
     def _news(self) -> Iterator[tuple[str, Any]]:
         """The parts of a snapshot that are others than before."""

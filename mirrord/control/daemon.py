@@ -47,8 +47,6 @@ log = logger("daemon")
 CAPABILITIES = {12: "CAP_NET_ADMIN", 13: "CAP_NET_RAW"}
 THREADS = 6
 """For what blocks: to apply a plan, to keep a change, to look at the host."""
-SWITCH_SECONDS = 0.0005
-"""How long the control plane may keep a worker waiting for the interpreter: Python's own 5 ms shows in the latency."""
 
 
 @click.command()
@@ -85,7 +83,7 @@ def main(path: str, log_format: str, *, check: bool) -> None:
         limits.raise_descriptors()
         limits.require_nice(loaded.config.daemon.nice)
         dataplane = choose_dataplane(loaded.config.daemon.dataplane)
-        sys.setswitchinterval(SWITCH_SECONDS)
+        limits.switch_often()
         limits.look_for_garbage_seldom()
         uvloop.run(run(path, loaded, dataplane))
     except (HostError, OSError, RuntimeError) as error:
