@@ -58,6 +58,8 @@ def capture(ask: Asker, session: str, output: str, source: str | None, last: str
     mirror, slash, name = session.partition("/")
     if not slash:
         mirror, name = _mirror_of(ask, session), session
+    if ask.cluster:
+        raise click.UsageError(_where(ask, mirror, name))
     if output == "-" and sys.stdout.isatty():
         raise click.BadParameter("standard output is a terminal: name a file, or pipe it on", param_hint="-w")
     try:
@@ -81,6 +83,16 @@ def _mirror_of(ask: Asker, session: str) -> str:
         which = " or ".join(f"{mirror}/{session}" for mirror in found)
         raise click.BadParameter(f"several mirrors have it: expected {which}", param_hint="SESSION")
     return str(found[0])
+
+
+def _where(ask: Asker, mirror: str, session: str) -> str:
+    """On which hosts of the cluster a session can be captured, each by the name that its half has there."""
+    rows = [
+        one for one in ask.answer(Client.status)["sessions"] if (one["mirror"], one["session"]) == (mirror, session)
+    ]
+    names = {one["host"]: f"{session}{'.in' if one['side'] == 'destination' else ''}" for one in rows if one["host"]}
+    ways = [f"on {host}, mirrorctl capture {mirror}/{name}" for host, name in sorted(names.items())]
+    return f"capture is of one host: {' or '.join(ways) or 'and none has this session now'}"
 
 
 class _EndedError(Exception):

@@ -57,7 +57,7 @@ PLACES = {
 """The module of each command, and what it is called there if that is not its name."""
 
 CLUSTER_ONLY = ("hosts", "wait", "forget-host")
-DAEMON_ONLY = ("sources", "top", "doctor", "capture", "reload")
+DAEMON_ONLY = ("sources", "top", "doctor", "reload")
 
 if "_MIRRORCTL_COMPLETE" in os.environ:
     import_module("mirrord.cli.complete")  # bash's way is there

@@ -74,8 +74,8 @@ def of_answer(status: int, answer: Any, what: str) -> StoreError:
         )
         return ForbiddenError(f"{what}: this host's user may not do that in the store: {may}")
     if "database space exceeded" in said:
-        why = "the store is full (NOSPACE): compact and defragment it, then disarm the alarm (docs/cluster.md)"
-        return StoreError("store_full", why)
+        why = "the store is full (NOSPACE): compact it, `etcdctl defrag` each node, then `etcdctl alarm disarm`"
+        return StoreError("store_full", f"{why} (docs/cluster.md)")
     if "required revision" in said:  # "has been compacted", or "is a future revision"
         return CompactedError(0)
     if "requested lease not found" in said:

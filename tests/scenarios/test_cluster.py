@@ -50,7 +50,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         hosts = {name: net.host(name) for name in ("a", "b", "store")}
         net.lan({hosts["a"]: "10.0.0.1/24", hosts["b"]: "10.0.0.2/24", hosts["store"]: "10.0.0.3/24"})
         net.link(hosts["a"], "em02", hosts["b"], "em02", mtu=1600)
-        store = Store(hosts["store"], tmp_path_factory.mktemp("etcd"), address="10.0.0.3")
+        quota = "--listen-peer-urls", "http://10.0.0.3:2380", "--quota-backend-bytes", "4000000"
+        store = Store(hosts["store"], tmp_path_factory.mktemp("etcd"), *quota, address="10.0.0.3")
         store.start()
         members, vms = [], []
         for name, tap in (("a", "tap2"), ("b", "tap1")):
@@ -119,6 +120,8 @@ def test_vm_2s_nic_is_seen_at_vm_1s_on_another_host_and_every_operation_shows_in
     assert [" echo request," in line for line in lines] == [True, False] * 5
     assert cluster.addresses().keys() == {"a", "b"}
     (vni,) = cluster.keys("alloc/vni/flow0/")
+    told = cluster.b.ctl("capture", "nic", status=2)
+    assert "on a, mirrorctl capture core/nic or on b, mirrorctl capture core/nic.in" in told
     sent = cluster.a.json("show", "core")["sessions"][0]
     assert vni.endswith(f"/{sent['vni']}")
 
@@ -286,6 +289,35 @@ def test_without_the_store_all_runs_on_and_restarts(cluster: Pair, tmp_path: Pat
     wait_for(lambda: all(one.agent.metrics().total("mirrord_cluster_connected") for one in cluster.members), "back", 30)
     cluster.settle()
     assert len(pinged(cluster, tmp_path)) == 10
+
+
+def test_on_a_full_store_all_runs_on_is_told_what_to_do_and_converges_when_it_has_room(
+    cluster: Pair, tmp_path: Path
+) -> None:
+    mirror(cluster)
+    wait_up(cluster)
+    for each in cluster.members:
+        wait_for(lambda: (kept := each.agent.kept()) and kept["addresses"] and kept["ends"], "it is kept")  # noqa: B023
+    cluster.store.fill()
+    for each in cluster.members:  # what is to be known of a host is written anew
+        each.agent.kill()
+        each.agent.start()
+        wait_for(lambda: not each.agent.metrics().total("mirrord_cluster_own_written"), "it is told", 20)  # noqa: B023
+        told = each.ctl("disable", "core", status=1)
+        assert "the store is full (NOSPACE)" in told
+        assert "`etcdctl defrag` each node, then `etcdctl alarm disarm`" in told
+        told = each.ctl("status")
+        assert "what this host writes to the store: the store is full" in told
+        assert "the store has the alarm NOSPACE" in told
+        assert "the store is full" in each.ctl("apply", "-f", "/dev/null", "--prune", status=1)
+    assert len(pinged(cluster, tmp_path)) == 10
+    cluster.store.room()
+    for each in cluster.members:
+        wait_for(lambda: each.agent.metrics().total("mirrord_cluster_own_written"), "it is in the store", 20)  # noqa: B023
+        assert "NOSPACE" not in each.ctl("status")
+    cluster.b.ctl("disable", "core")
+    cluster.settle()
+    assert not pinged(cluster, tmp_path)
 
 
 def test_changes_made_while_an_agent_was_away_and_their_history_are_caught_up_with(cluster: Pair) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import signal
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
+from mirrord.cluster.errors import StoreError
 from mirrord.cluster.etcd import Access, Etcd
 from tests.support.process import Process
 from tests.support.topology import Host
@@ -89,6 +92,22 @@ class Store:
     def thaw(self) -> None:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
+
+    def fill(self) -> None:
+        """Until it has no space: what is put there is of nobody."""
+
+        async def filled(etcd: Etcd) -> None:
+            while not await etcd.alarms():
+                with suppress(StoreError):
+                    await etcd.put("/fill", "x" * 100_000)
+
+        self.ask(filled)
+
+    def room(self) -> None:
+        """Make room as its document has it: https://etcd.io/docs/v3.4/op-guide/maintenance/#space-quota."""
+        revision = json.loads(self.ctl("get", "/fill", "-w", "json"))["header"]["revision"]
+        for words in (("del", "/fill"), ("compact", str(revision)), ("defrag",), ("alarm", "disarm")):
+            self.ctl(*words)
 
     def restore(self, snapshot: Path) -> None:
         """Have what a snapshot has; it is not running."""
