@@ -2,8 +2,8 @@
 
 `python -m bench.cluster [--agents N] [--quick]`, as root: three minutes. It writes results/cluster.md. The agents are
 played by one process, each with connections of its own, through the agent's own client of etcd: a watch from the start
-on, a lease of 30 s kept each 10, a status of 420 bytes each 30 s. One more is real, with its daemon. All is on one
-machine, so the times to reach them have what that process takes for a thousand of them in it.
+on, a lease of 30 s kept each 10, with a look at what is under it, a status of 420 bytes each 30 s. One more is real,
+with its daemon. All is on one machine, so the times to reach them have what that process takes for a thousand in it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import os
 import random
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +34,6 @@ from tests.support.agent import Agent
 from tests.support.ctl import ctl
 from tests.support.daemon import Daemon
 from tests.support.etcd import Store
-from tests.support.topology import Topology
 
 RESULTS = Path(__file__).parent / "results" / "cluster.md"
 KEYS = Keys("/mirrord")
@@ -81,6 +79,7 @@ class Played:
             if turn % int(STATUS_SECONDS // KEEP_SECONDS) == 0:
                 await self.etcd.put(KEYS.status(self.host), STATUS, lease)
             await self.etcd.keep(lease)
+            await self.etcd.get(KEYS.host(self.host), of_node=True)
             await asyncio.sleep(KEEP_SECONDS)
 
 
@@ -168,21 +167,13 @@ def main(arguments: list[str] | None = None) -> None:
     asked = parser.parse_args(arguments or [])
     about = ", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in machine().items())
     as_a_service()
-    with Topology() as net, tempfile.TemporaryDirectory() as folder:
-        host, directory = net.host("host"), Path(folder)
-        net.link(host, "em02", net.host("wire"), "eth0")
-        store = Store(host, directory / "etcd")
-        store.start()
-        daemon = Daemon(host, directory, "", up=False)
-        agent = Agent(host, directory, daemon.socket, endpoints=[store.url], devices={"flow0": "em02"})
-        agent.command("init")
+    with cluster_sessions.site() as (store, daemon, agent):
         agent.start()
         ctl(agent.socket, "--cluster", "network", "create", "flow0", "--addresses", "10.0.0.1-10.0.255.254/16")
         ctl(agent.socket, "--cluster", "create", "core", "--enable", "--flow-network", "flow0")
         rest = 5.0 if asked.quick else 60.0
-        whole, costs, reach = host.call(lambda: uvloop.run(play(store, agent, daemon, asked.agents, rest)))
-        agent.stop()
-        daemon.stop()
+        played = play(store, agent, daemon, asked.agents, rest)
+        whole, costs, reach = store.host.call(lambda: uvloop.run(played))
     derived, followed, loaded = cluster_sessions.measure()
     rows = costs.samples
     figures = {

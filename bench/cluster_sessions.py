@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from bench.comparison.operation import processor_seconds, resident_bytes
 from bench.tables import Table
@@ -200,8 +200,17 @@ def loaded(store: Store, agent: Agent) -> tuple[Table, float]:
     return table, resident_bytes(agent.pid) / 1e6
 
 
-def measure() -> tuple[Table, Table, float]:
-    """The derivation; a real agent's figures, and its megabytes at the end."""
+class Site(NamedTuple):
+    """What runs on a host; the cluster is begun, the agent is not started."""
+
+    store: Store
+    daemon: Daemon
+    agent: Agent
+
+
+@contextmanager
+def site() -> Iterator[Site]:
+    """A host with a device for the flow network flow0."""
     with Topology() as net, tempfile.TemporaryDirectory() as folder:
         host, directory = net.host("host"), Path(folder)
         net.link(host, "em02", net.host("wire"), "eth0")
@@ -210,12 +219,18 @@ def measure() -> tuple[Table, Table, float]:
         daemon = Daemon(host, directory, "", up=False)
         agent = Agent(host, directory, daemon.socket, endpoints=[store.url], devices={"flow0": "em02"})
         agent.command("init")
-        table, megabytes = loaded(store, agent)
+        yield Site(store, daemon, agent)
         agent.stop()
         daemon.stop()
+
+
+def measure() -> tuple[Table, Table, float]:
+    """The derivation; a real agent's figures, and its megabytes at the end."""
+    with site() as one:
+        table, megabytes = loaded(one.store, one.agent)
     return derivation(), table, megabytes
 
 
 if __name__ == "__main__":
-    for one in measure():
-        print(one.markdown() if isinstance(one, Table) else f"MB: {one}")
+    for each in measure():
+        print(each.markdown() if isinstance(each, Table) else f"MB: {each}")
