@@ -16,12 +16,12 @@ import pytest
 from tests.support.api import Api
 from tests.support.ctl import ctl, invoke
 from tests.support.daemon import Daemon
+from tests.support.faketime import FAKETIME
 from tests.support.send import FRAME, send
 from tests.support.topology import Topology
 from tests.support.uplink import CORE, REMOTE, Uplink, mirror
 from tests.support.wait import wait_for
 
-(FAKETIME,) = Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")
 LASTS = 15  # seconds: longer than a start of mirrord takes on a loaded machine
 LATE = 2.0  # seconds: mirrord looks once a second, and a change takes its time on a loaded machine
 

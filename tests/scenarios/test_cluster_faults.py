@@ -19,10 +19,10 @@ import pytest
 from tests.support.cluster import Cluster, Member, member
 from tests.support.ctl import ctl, invoke
 from tests.support.etcd import Store
+from tests.support.faketime import FAKETIME, tidy
 from tests.support.topology import Host, Topology
 from tests.support.wait import wait_for
 
-(FAKETIME,) = Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")
 A_DAY_AHEAD = ("env", f"LD_PRELOAD={FAKETIME}", "FAKETIME=+1d", "DONT_FAKE_MONOTONIC=1")
 
 
@@ -74,6 +74,7 @@ def site(net: Topology, tmp_path: Path) -> Iterator[Site]:
     yield made
     for each in made.members.values():
         each.stop()
+    tidy()
 
 
 def sessions(cluster: Cluster) -> dict[str, Any]:
