@@ -127,6 +127,7 @@ def test_a_busy_worker_gives_a_source_to_another(
     """Where it has one socket of two sources, one of them gets a second one first."""
     monkeypatch.setattr(balance, "FULL", 0.0)
     monkeypatch.setattr(balance, "ROOM", 1e-6)
+    monkeypatch.setattr(balance, "GAIN", 1e-6)
     client, source, collector = hosts
     both = [
         pipeline(source, name, way, dataplane, together=gathered)

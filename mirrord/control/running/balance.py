@@ -7,7 +7,8 @@ sources, half of these get a second one first. No frame is lost by either.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 from mirrord.control.host.bystanders import Bystanders
 from mirrord.control.logs import logger
@@ -18,11 +19,16 @@ from mirrord.plans import CapturePlan, Netns
 
 log = logger("pipelines")
 
+T = TypeVar("T")
+
 FULL = 0.7
 """Of a processor: what a worker takes that has to give some away."""
 
 ROOM = 0.3
 """Of a processor: how much less one takes that gets it."""
+
+GAIN = 0.1
+"""Of a processor: how much less the busier of the two is to take after a source has moved, or it stays."""
 
 
 def spare_bystanders(workers: Iterable[Worker], bystanders: Bystanders) -> None:
@@ -69,19 +75,28 @@ class Levels:
         has_room = loads[busiest] - loads[least] >= ROOM
         if not has_room and not workers.may_grow:
             return {}
-        busy = [tap for tap in list(busiest.taps) if gained.get(tap, 0) > 0]
-        if len(busy) == 1 and busy[0].may_spread:
-            busiest.halve(busy[0])
-        every = sum(gained[tap] for tap in busy)
-        for tap in sorted(busy, key=lambda one: abs(gained[one] - every / 2)) if len(busy) > 1 else ():
-            if _is_apart(tap, busiest):
-                to = least if has_room else workers.another()
-                if busiest.hand_over(tap, to):
-                    log.info(
-                        "source moved: its worker was busy", source=tap.source, worker=to.name, before=busiest.name
-                    )
-                    return {tap: to}
+        read = {tap: gained[tap] for tap in list(busiest.taps) if gained.get(tap, 0) > 0}
+        worth = worth_moving(read, loads[busiest], loads[least] if has_room else 0.0)
+        fit = [tap for tap in worth if _is_apart(tap, busiest)]
+        to = least if has_room or not fit else workers.another()
+        for tap in fit:
+            if busiest.hand_over(tap, to):
+                log.info("source moved: its worker was busy", source=tap.source, worker=to.name, before=busiest.name)
+                return {tap: to}
+        largest = max(read, key=lambda one: read[one], default=None)
+        if largest is not None and not fit and largest.may_spread:
+            busiest.halve(largest)
         return {}
+
+
+def worth_moving(read: Mapping[T, int], busy: float, other: float) -> list[T]:
+    """Which of a worker's sources to move to another worker, the best first. `read`: frames of each. `busy` and
+    `other`: what the two workers take. A source that has nearly all frames would make the other one as busy.
+    """
+    every = max(sum(read.values()), 1)
+    shares = {one: busy * frames / every for one, frames in read.items()}
+    after = {one: max(busy - share, other + share) for one, share in shares.items()}
+    return sorted((one for one in read if after[one] <= busy - GAIN), key=lambda one: after[one])
 
 
 def _is_apart(tap: Tap, worker: Worker) -> bool:
