@@ -126,8 +126,8 @@ class Moves:
 
     def _part(self, tap: Tap, outcome: Aside | Exception) -> None:
         self._awaited.discard(tap)
-        if isinstance(outcome, Exception):  # they stay together
-            tap.spreads = False  # until that is asked for again
+        if isinstance(outcome, Exception):
+            tap.stay_together(reason(outcome))
             return
         parts = False
         if tap in self._loop.taps and tap not in self._loop.broken:

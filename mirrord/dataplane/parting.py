@@ -139,9 +139,13 @@ def _unequal(got: Sequence[tuple[Member, _Got]], elapsed: float) -> list[Pipelin
     return [one.pipeline for one, _ in got if id(one.pipeline.transmit) in busy]
 
 
-def open_aside(plan: CapturePlan, pipelines: Sequence[Pipeline], wanted: Asked, memory: Memory | None = None) -> Aside:
-    """Open a capture for members to part with. OSError; takes long: not for the thread that runs the tap."""
-    mode = "ring" if plan.mode == "auto" else plan.mode
+def open_aside(
+    plan: CapturePlan, pipelines: Sequence[Pipeline], wanted: Asked, memory: Memory | None = None, *, busy: bool
+) -> Aside:
+    """Open a capture for members to part with, which is a ring where they are `busy`, if the plan leaves that open.
+    OSError; takes long: not for the thread that runs the tap.
+    """
+    mode = "ring" if busy and plan.mode == "auto" else ""
     capture = Capture(plan, wanted, mode=mode, stamped=True, memory=memory)
     time.sleep(GRACE_SECONDS)  # until the kernel stamps frames, and its filter has seen all that come
     return Aside(capture, tuple(pipelines))

@@ -17,6 +17,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from mirrord.dataplane.capture.mode_switch import RETRY_SECONDS
 from mirrord.dataplane.capture.packet_socket import Capture
 from mirrord.dataplane.filter.bpf import compile_selection
 from mirrord.dataplane.filter.by_device import Asked, Wanted, compile_wanted
@@ -75,6 +76,7 @@ class SharedSource(Source, ABC):
         self._parts_at: int | None = None  # when so many frames have been read
         self.spreads = False  # each of its devices is to go on with a capture of its own, where it may
         self.halves = False  # every second one is to go on with another capture
+        self._cannot_part, self._parts_again_at = "", 0.0  # why, and until when that is not tried again
         self._trims = False  # whether the kernel may keep headers alone
         self._timed: list[Member] = []  # whose way out acts by time
         self._by_device: dict[int, list[Member]] = {}
@@ -123,9 +125,12 @@ class SharedSource(Source, ABC):
 
     @property
     def captures_by(self) -> str:
-        """As of any source; and that the way is of several devices."""
+        """As of any source; and that the way is of several devices, or that some of its members cannot part."""
         by = super().captures_by
-        return f"{by or self.mode}, of {SEVERAL_DEVICES}" if self.everywhere else by
+        by = f"{by or self.mode}, of {SEVERAL_DEVICES}" if self.everywhere else by
+        if self._cannot_part and time.monotonic() < self._parts_again_at:
+            return f"{by or self.mode}, cannot part: {self._cannot_part}"
+        return by
 
     @property
     def fills_tx_rings(self) -> bool:
@@ -267,7 +272,12 @@ class SharedSource(Source, ABC):
             parting = next_alone(self._members)
             self.spreads = bool(parting)
             return parting
-        return self._rates.outgrown(self._members, now, settled=settled)
+        return self._rates.outgrown(self._members, now, settled=settled and now >= self._parts_again_at)
+
+    def stay_together(self, why: str) -> None:
+        """Its members could not part: they do not try again for a while."""
+        self.spreads = False  # until that is asked for again
+        self._cannot_part, self._parts_again_at = why, time.monotonic() + RETRY_SECONDS
 
     @property
     def may_spread(self) -> bool:
@@ -285,7 +295,7 @@ class SharedSource(Source, ABC):
         plan, own = self.plan, pipelines[0].plan.capture
         if self.everywhere and len({device for device, _ in wanted}) == 1 and isinstance(own, CapturePlan):
             plan = replace(own, together=False)
-        return open_aside(plan, pipelines, tuple(dict.fromkeys(wanted)), memory)
+        return open_aside(plan, pipelines, tuple(dict.fromkeys(wanted)), memory, busy=not self.spreads)
 
     def part(self, aside: Aside) -> bool:
         """Move members to another capture. False where the members or their selections have changed meanwhile."""

@@ -22,6 +22,7 @@ from mirrord.control.running.balance import Levels
 from mirrord.control.running.gathering import captured_by
 from mirrord.control.running.workers import Workers
 from mirrord.dataplane import sharing
+from mirrord.dataplane.capture import load
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.rules import Selection
 from mirrord.dataplane.forward import encap
@@ -167,11 +168,12 @@ def test_sources_that_cannot_part_stay_together_and_are_not_tried_again_and_agai
 ) -> None:
     tried: list[str] = []
 
-    def refuse(plan: CapturePlan, *_: object) -> None:
+    def refuse(plan: CapturePlan, *_: object, **__: object) -> None:
         tried.append(plan.device)
         raise OSError(errno.EMFILE, "no descriptor")
 
     monkeypatch.setattr(sharing, "open_aside", refuse)
+    monkeypatch.setattr(load, "BUSY", 10)  # so that it would part in any case
     client, source, collector = hosts
     members = [
         pipeline(source, name, way, dataplane, together=True)
@@ -188,6 +190,7 @@ def test_sources_that_cannot_part_stay_together_and_are_not_tried_again_and_agai
             wait_for(lambda: tried, "a socket of its own is tried")
             read = tap.seen.read
             wait_for(lambda: tap.seen.read > read + PACE[dataplane] // 4, "it goes on")
+            assert "of several devices, cannot part: no descriptor" in tap.captures_by
         worker.remove(*members)
         worker.stop()
         assert tried == ["nic"]

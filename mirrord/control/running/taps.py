@@ -13,6 +13,7 @@ from functools import partial
 
 from mirrord.control.host.bystanders import Bystanders
 from mirrord.control.host.device_rate import Place
+from mirrord.control.logs import logger
 from mirrord.control.planning.plan import Add, Key
 from mirrord.control.running.balance import Levels, spare_bystanders
 from mirrord.control.running.gathering import alone, how_captured
@@ -23,6 +24,8 @@ from mirrord.dataplane.pipeline import Pipeline
 from mirrord.dataplane.tap import Tap, open_taps
 from mirrord.dataplane.worker import Worker
 from mirrord.plans import CapturePlan
+
+log = logger("pipelines")
 
 LOOK_SECONDS = 5.0
 """How often it is looked whether sources had better be captured otherwise."""
@@ -112,6 +115,7 @@ class Taps:
         if now - self._looked < LOOK_SECONDS:
             return {}
         self._looked = now
+        self._adopt()
         spare_bystanders(self._workers.all, self._bystanders)
         moved = self._levels.look(self._workers, now)
         for shared, taps in self._taps.items():
@@ -153,13 +157,17 @@ class Taps:
 
     def _adopt(self) -> None:
         """Have whoever comes join sources, too, that have parted from those that they were captured together with."""
-        known = {id(tap) for taps in self._taps.values() for tap, _ in taps}
+        known, parted = {id(tap) for taps in self._taps.values() for tap, _ in taps}, []
         for worker in self._workers.all:
             for tap in list(worker.taps):
                 pipelines, plan = tap.pipelines, tap.plan
                 if pipelines and id(tap) not in known and isinstance(plan, CapturePlan) and not tap.everywhere:
-                    first = pipelines[0]
-                    self._taps.setdefault((alone(plan), first.plan.workers, first.group), [(tap, worker)])
+                    shared = alone(plan), pipelines[0].plan.workers, pipelines[0].group
+                    if shared not in self._taps:
+                        self._taps[shared] = [(tap, worker)]
+                        parted.append(tap.source)
+        if parted:
+            log.info("sources are read by a socket of their own from now on", sources=parted)
 
     def _open(self, pipelines: Sequence[Sequence[Pipeline]], busy: Collection[Place]) -> list[Tap] | Exception:
         captures = [session[0].plan.capture for session in pipelines]
