@@ -11,7 +11,6 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from mirrord.dataplane.filter.rules import Selection
-from mirrord.dataplane.forward.own_copies import pack
 from mirrord.protocols import IPPROTO_UDP
 
 if TYPE_CHECKING:
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
     from mirrord.dataplane.counters import Slot
     from mirrord.dataplane.forward.encap import Template
-    from mirrord.dataplane.forward.own_copies import Guard
 
 
 class Netns(NamedTuple):
@@ -189,7 +187,7 @@ class ForwardPlan:
     remotes: tuple[Remote, ...] = ()  # of several collectors, one of which is alive; (): there is one way out
     spread_all: bool = False  # each gets every copy, of one length; else a conversation goes to one, by its own lengths
     blocked: Slot | None = None  # make no copies for now: what each frame counts as instead
-    guards: tuple[Guard, ...] = ()  # copies already, not to be mirrored again
+    guarded: bool = True  # what is a copy already, by the guards of all sessions, is not mirrored again
     exact: Selection | None = None  # match it here: the kernel ran a coarser filter, or rules are counted
     inside: Inside | None = None  # the frames that are meant are in tunnel packets; `exact` is of these
 
@@ -209,11 +207,6 @@ class ForwardPlan:
         if self.past_headers is not None:
             return min(full, USUAL_HEADERS + self.past_headers)
         return min(full, self.snaplen or full)
-
-    @property
-    def packed_guards(self) -> bytes:
-        """The guards for the native core."""
-        return pack(self.guards)
 
 
 # --- where copies go ---

@@ -28,6 +28,7 @@ from mirrord.control.planning import plan
 from mirrord.control.planning.finding import Finding
 from mirrord.control.planning.guests import Resolved
 from mirrord.control.planning.in_force import InForce, over
+from mirrord.control.planning.tunnels import Tunnels
 from mirrord.control.privileges import Privileges
 from mirrord.control.reporting import probes, report
 from mirrord.control.reporting.examined import Examined
@@ -110,7 +111,7 @@ class Service:
         self._sources_at_once = Joint(partial(self._look_for_sources, at_once=True))
         self._turns = Net("cannot follow the host: tried again")
         self._looks = Net("cannot look at what runs: tried again")
-        self._planner = plan.Planner()
+        self._planner, self._tunnels = plan.Planner(), Tunnels()
         self._ticker = started(1, "ticker")
         self._in_force = InForce()
         self._ended: frozenset[str] = frozenset()  # the mirrors that the last turn left out
@@ -324,7 +325,7 @@ class Service:
                 if refuse_failing:
                     await asyncio.to_thread(self._refuse_failing, entries)
                 await asyncio.to_thread(keep)
-            await self._apply(entries, kept=keep is not None)
+            await self._apply(entries, resolved, kept=keep is not None)
             self._ended = ended
             await self._surroundings.give_back()
             if new:
@@ -337,10 +338,10 @@ class Service:
             self.loaded = loaded
             return spent
 
-    async def _apply(self, entries: Mapping[plan.Key, plan.Entry], *, kept: bool) -> None:
+    async def _apply(self, entries: Mapping[plan.Key, plan.Entry], resolved: Resolved, *, kept: bool) -> None:
         """Apply a plan. What is kept already is in force: where something keeps it from running it is tried again."""
         try:
-            await asyncio.to_thread(self._pipelines.apply, entries)
+            await asyncio.to_thread(lambda: self._pipelines.apply(entries, self._tunnels(resolved.config)))
         except Exception as error:
             if not kept:
                 raise

@@ -56,6 +56,8 @@ class Forward:
 
     def __new__(cls, plan: ForwardPlan, matcher: Matcher | None, recorder: Ring | None = ..., /) -> Forward: ...
     def __call__(self, frame: Frame, /) -> Outcome: ...
+    def guard(self, packed: bytes, /) -> None:
+        """As Pipeline's."""
     def watch(self, duplicates: object, place: int, /) -> None:
         """As Pipeline's."""
 
@@ -97,6 +99,9 @@ class Pipeline:
         """Forward by another plan, and another way, from now on, and keep the copies in the ring; `shares`: what is not
         wanted is another session's.
         """
+
+    def guard(self, packed: bytes, /) -> None:
+        """Skip what these guards tell from now on, see own_copies.Guards."""
 
     def sampling_rate(self) -> int:
         """The sampling rate in force."""

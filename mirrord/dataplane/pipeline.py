@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mirrord.dataplane.counters import Counters, RuleCounters, Slot
 from mirrord.dataplane.forward.duplicates import Place
+from mirrord.dataplane.forward.own_copies import NO_GUARDS, Guards
 from mirrord.dataplane.forward.step import Forward, Numbering
 from mirrord.dataplane.memory import Memory, Share
 from mirrord.dataplane.native import core, foresee, matcher
@@ -77,8 +78,9 @@ class Pipeline:
         place: Place | None = None,
         memory: Memory | None = None,
         ends: Ends | None = None,
+        guards: Guards = NO_GUARDS,
     ) -> None:
-        self.plan, self.place = plan, place
+        self.plan, self.place, self._guards = plan, place, guards
         self.recorder = recorder or Recorder(native=native)
         memory = memory or Memory()
         self.tables, self.connections = Share(memory), Share(memory)
@@ -124,6 +126,7 @@ class Pipeline:
             )
             if leader is not None and leader.native is not None:
                 self.native.leave_with(leader.native)
+        self.guard(self._guards)
         if beside is not None:
             self._share(beside)
         if self.place is not None and self.place.duplicates is not None:
@@ -198,6 +201,16 @@ class Pipeline:
             exactly = matcher(self._forward.plan, self.rule_counters.row)
             ways, ring = self.transmit.native(), self._forward.recorder
             self.native.replace(plan=self._forward.plan, matcher=exactly, recorder=ring, ways=ways, shares=how.shares)
+        self.guard(self._guards)
+
+    def guard(self, guards: Guards) -> None:
+        """Skip what these tell from the next frame on, if the plan has it so."""
+        self._guards = guards
+        in_force = guards if self.plan.forward.guarded else NO_GUARDS
+        if in_force is not self._forward.guards:
+            self._forward.guards = in_force
+            if self.native is not None:
+                self.native.guard(in_force.packed)
 
     def block(self, reason: Slot) -> None:
         """Make no copies from now on: what is wanted counts as this."""
@@ -311,6 +324,7 @@ def open_pipelines(
     leaders: Sequence[Pipeline] = (),
     memory: Memory | None = None,
     ends: Ends | None = None,
+    guards: Guards = NO_GUARDS,
 ) -> list[Pipeline]:
     """As many pipelines as the plan has workers, each to join a tap; their copies take numbers from `numbering`, their
     tables come out of `memory`, `recorder` keeps their copies, which are remembered at `place`. They leave by the ways
@@ -332,6 +346,7 @@ def open_pipelines(
                 place=place,
                 memory=memory,
                 ends=ends,
+                guards=guards,
             )
             pipelines.append(one)
     except BaseException:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from mirrord.dataplane.budget import Budget
+    from mirrord.dataplane.forward.own_copies import Guards
     from mirrord.dataplane.pipeline import Pipeline
     from mirrord.dataplane.tap import Tap
     from mirrord.plans import PipelinePlan
@@ -89,6 +90,10 @@ class Worker(Loop):
                 tap.foresee(changed={pipeline: plan.capture.selection})
             foresee(plan.forward)
         self.order(lambda: self._replace_all(plans))
+
+    def guard(self, guards: Guards) -> None:
+        """Have all pipelines skip soon what these tell."""
+        self.order(lambda: self._guard(guards))
 
     def remove(self, *pipelines: Pipeline, seconds: float | None = None) -> bool:
         """Take no more for these, forward what was captured, close. Returns when that is done, within a second.
@@ -242,6 +247,11 @@ class Worker(Loop):
             self.changing.add(tap)
 
         self.attempt(tap, work)
+
+    def _guard(self, guards: Guards) -> None:
+        for tap in list(self.taps):
+            for pipeline in tap.pipelines:
+                self.attempt(tap, partial(pipeline.guard, guards))
 
     def _drain(self, done: dict[Pipeline, threading.Event]) -> None:
         deadline = time.monotonic() + DRAIN_SECONDS

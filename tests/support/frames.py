@@ -19,7 +19,7 @@ from mirrord.dataplane.frame.headers import Tag
 from mirrord.dataplane.frame.told import Told
 from mirrord.dataplane.frame.wire import TRIMMED, Frame, Vnet
 from mirrord.plans import FlowLimit, ForwardPlan, Inside, OnMtuExceeded, Payload, Remote
-from tests.support.selections import IPV4, IPV6, PORTS, VLANS, frames, guards, selections
+from tests.support.selections import IPV4, IPV6, PORTS, VLANS, frames, selections
 
 MACS = bytes.fromhex("020000000002020000000001")
 TCP, UDP = 6, 17
@@ -257,7 +257,6 @@ def plans() -> st.SearchStrategy[ForwardPlan]:
         overhead=st.sampled_from([0, 42, 40_000]),  # the last empties a bucket with two frames
         remotes=st.just(()) | remotes(),
         spread_all=st.booleans(),
-        guards=st.just(()) | guards(),
         exact=st.none() | st.none() | selections(),
         inside=st.none() | st.none() | insides(),
         blocked=st.sampled_from([*[None] * 8, Slot.skipped_paused, Slot.dropped_link_down]),

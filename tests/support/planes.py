@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from mirrord.dataplane.counters import Slot
+from mirrord.dataplane.forward.own_copies import NO_GUARDS, Guards
 from mirrord.dataplane.forward.step import Forward
 from mirrord.dataplane.frame.headers import flow_hash, parse
 from mirrord.dataplane.frame.wire import Frame
@@ -34,13 +35,20 @@ class Result(NamedTuple):
 Step = Callable[[Frame], Result]
 
 
-def step(plan: ForwardPlan, dataplane: str, matches: array[int] | None = None, ring: Ring | None = None) -> Step:
+def step(
+    plan: ForwardPlan,
+    dataplane: str,
+    matches: array[int] | None = None,
+    ring: Ring | None = None,
+    guards: Guards = NO_GUARDS,
+) -> Step:
     """A new forward step, whose rate limit's bucket is full; `matches` counts by rule, `ring` keeps the copies."""
-    return _python(plan, matches, ring) if dataplane == "python" else _native(plan, matches, ring)
+    return (_python if dataplane == "python" else _native)(plan, matches, ring, guards)
 
 
-def _python(plan: ForwardPlan, matches: array[int] | None, ring: Ring | None) -> Step:
+def _python(plan: ForwardPlan, matches: array[int] | None, ring: Ring | None, guards: Guards) -> Step:
     forward = Forward(plan, matches, recorder=ring)
+    forward.guards = guards
 
     def run(frame: Frame) -> Result:
         outcome = forward(frame)
@@ -52,8 +60,9 @@ def _python(plan: ForwardPlan, matches: array[int] | None, ring: Ring | None) ->
     return run
 
 
-def _native(plan: ForwardPlan, matches: array[int] | None, ring: Ring | None) -> Step:
+def _native(plan: ForwardPlan, matches: array[int] | None, ring: Ring | None, guards: Guards) -> Step:
     forward = core.Forward(plan, matcher(plan, matches), ring)
+    forward.guard(guards.packed)
 
     def run(frame: Frame) -> Result:
         outcome = forward(frame)

@@ -11,7 +11,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from mirrord.dataplane.filter.rules import Direction, Rule, Selection
-from mirrord.dataplane.forward.own_copies import Guard, Word
+from mirrord.dataplane.forward.own_copies import Guard, Guards, Word
 
 IPV4 = [IPv4Address(text) for text in ("10.0.0.1", "10.0.1.2", "192.168.0.161")]
 IPV6 = [IPv6Address(text) for text in ("2001:db8::1", "2001:db8:0:1::2", "ff02::1")]
@@ -144,7 +144,7 @@ def rules(draw: st.DrawFn) -> Rule:
 
 
 @cache
-def guards() -> st.SearchStrategy[tuple[Guard, ...]]:
+def guards() -> st.SearchStrategy[Guards]:
     """Guards against mirroring a copy again, some for any address, with or without words in the packet."""
     addresses = st.sampled_from([*IPV4, *IPV6, IPv4Address(0), IPv6Address(0)])
     word = st.builds(
@@ -152,7 +152,7 @@ def guards() -> st.SearchStrategy[tuple[Guard, ...]]:
     )
     words = st.lists(word, max_size=2).map(tuple)
     udp = st.builds(Guard, addresses, st.just(17), st.none() | st.sampled_from(PORTS), words)
-    return st.lists(udp | st.builds(Guard, addresses, st.just(47), st.none(), words), max_size=4).map(tuple)
+    return st.lists(udp | st.builds(Guard, addresses, st.just(47), st.none(), words), max_size=4).map(Guards)
 
 
 @cache

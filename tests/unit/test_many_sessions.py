@@ -23,6 +23,7 @@ from mirrord.control.pieces import pieces
 from mirrord.control.planning.overlap import LAST, TOLD_APART_BY, Order
 from mirrord.control.planning.plan import Planner, diff, make
 from mirrord.control.planning.sources import devices, matches
+from mirrord.control.planning.tunnels import Tunnels
 from mirrord.dataplane.closers import Closers
 from mirrord.errors import ConfigError
 from mirrord.model import Config, DeviceSource, Mirror, Session
@@ -102,17 +103,20 @@ def test_a_change_costs_what_it_changes() -> None:
     assert [old is new for old, new in entries] == [True] * 100 + [False]
 
 
-def test_another_tunnel_is_one_guard_more_for_all() -> None:
-    """Each session has the guards of all: the same ones, of which the core reads the same bytes."""
+def test_another_tunnel_leaves_the_plans_of_all_others_alone() -> None:
+    """All know its packets by guards that they share: those that were there are the same, and so is each other plan."""
     few, more = sessions(100), sessions(104)
-    before, planner = loaded({"sessions": few}), Planner()
-    plans = planner.make(before.config, VIEW), planner.make(loaded({"sessions": more}, before).config, VIEW)
-    assert plans[1] == make(loaded({"sessions": more}).config, VIEW)
-    old, new = ([one.pipeline for one in plan.values() if one.pipeline] for plan in plans)
-    assert len({id(one.forward.guards) for one in new}) == len({id(one.forward.packed_guards) for one in new}) == 1
-    assert [one.capture for one in old] == [one.capture for one in new][: len(old)]
-    known = {id(guard) for guard in old[0].forward.guards}
-    assert len([one for one in new[0].forward.guards if id(one) not in known]) == 2
+    before, planner, tunnels = loaded({"sessions": few}), Planner(), Tunnels()
+    after = loaded({"sessions": more}, before)
+    old, guards = planner.make(before.config, VIEW), tunnels(before.config)
+    new, guarded = planner.make(after.config, VIEW), tunnels(after.config)
+    assert new == make(loaded({"sessions": more}).config, VIEW)
+    assert [new[key] is entry for key, entry in old.items()] == [True] * len(old)
+    known = {id(guard) for guard in guards.rows}
+    assert len([one for one in guarded.rows if id(one) not in known]) == 2
+    assert set(guarded.rows) == set(Tunnels()(after.config).rows)
+    assert tunnels(after.config) is guarded
+    assert set(tunnels(before.config).rows) == set(guards.rows)
 
 
 def test_what_is_equal_and_not_the_same_is_read_again() -> None:

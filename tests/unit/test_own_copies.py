@@ -15,18 +15,17 @@ from scapy.layers.l2 import GRE, Dot1Q
 from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet
 
-from mirrord.control.planning.selection import guards
+from mirrord.control.planning.tunnels import Tunnels
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.forward import encap
-from mirrord.dataplane.forward.own_copies import Guard
+from mirrord.dataplane.forward.own_copies import Guard, Guards
 from mirrord.dataplane.frame.wire import Frame
 from mirrord.model import Config
 from mirrord.plans import ForwardPlan
 from tests.support.frames import captured
 from tests.support.packets import LINK
 from tests.support.planes import Step, step
-from tests.support.selections import frames
-from tests.support.selections import guards as some_guards
+from tests.support.selections import frames, guards
 
 INNER = LINK / IP(src="10.0.0.1", dst="10.0.0.2") / UDP(dport=53) / bytes(20)
 TO, FROM = IP(src="192.0.2.1", dst="192.0.2.9"), IP(src="192.0.2.9", dst="192.0.2.1")
@@ -37,8 +36,8 @@ ELSEWHERE = IP(src="192.0.2.1", dst="192.0.2.8")
 def forward(plane: str, **ends: object) -> Step:
     """A step whose configuration has one session with this source or destination."""
     session = {"name": "s", "source": "eth0", "destination": {"type": "device", "device": "eth1"}, **ends}
-    known = guards(Config.model_validate({"mirrors": {"m": {"sessions": [session]}}}))
-    return step(ForwardPlan(encap.bare(), guards=known), plane)
+    known = Tunnels()(Config.model_validate({"mirrors": {"m": {"sessions": [session]}}}))
+    return step(ForwardPlan(encap.bare()), plane, guards=known)
 
 
 def own(forward: Step, packet: Packet) -> bool:
@@ -166,17 +165,17 @@ def test_later_fragments_follow_their_first_one(plane: str, network: Packet) -> 
 
 
 def test_of_many_guards_each_is_found(plane: str) -> None:
-    many = tuple(Guard(ip_address(f"192.0.{n >> 8}.{n & 255}"), 17, 4789) for n in range(1000))
-    step_of_many = step(ForwardPlan(encap.bare(), guards=many), plane)
+    many = Guards(Guard(ip_address(f"192.0.{n >> 8}.{n & 255}"), 17, 4789) for n in range(1000))
+    step_of_many = step(ForwardPlan(encap.bare()), plane, guards=many)
     for n in (0, 1, 499, 998, 999):
         to = IP(src="198.51.100.1", dst=f"192.0.{n >> 8}.{n & 255}")
         assert own(step_of_many, LINK / to / UDP(dport=4789) / bytes(20))
     assert not own(step_of_many, LINK / IP(src="198.51.100.1", dst="192.0.3.232") / UDP(dport=4789) / bytes(20))
 
 
-@given(known=some_guards(), sent=st.lists(frames().map(lambda data: Frame(data, len(data))) | captured(), max_size=6))
-def test_both_planes_take_the_same_for_copies(known: tuple[Guard, ...], sent: list[Frame]) -> None:
-    plan = ForwardPlan(encap.bare(), guards=known)
-    python, native = step(plan, "python"), step(plan, "native")
+@given(known=guards(), sent=st.lists(frames().map(lambda data: Frame(data, len(data))) | captured(), max_size=6))
+def test_both_planes_take_the_same_for_copies(known: Guards, sent: list[Frame]) -> None:
+    plan = ForwardPlan(encap.bare())
+    python, native = step(plan, "python", guards=known), step(plan, "native", guards=known)
     for frame in sent:
         assert native(frame) == python(frame), frame

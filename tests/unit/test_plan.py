@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from mirrord.control.host.view import Collector, Link, Path, Route, Traits, View
 from mirrord.control.planning.plan import Add, Entry, Key, Planner, Remove, Rename, Replace, all_collectors, diff, make
+from mirrord.control.planning.tunnels import Tunnels
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.rules import Direction, Rule, Selection
 from mirrord.dataplane.forward import encap
-from mirrord.dataplane.forward.own_copies import Guard, Word
 from mirrord.model import Config, FlowNetwork
 from mirrord.plans import (
     CapturePlan,
@@ -61,11 +61,10 @@ def running(entries: dict[Key, Entry]) -> PipelinePlan:
 def test_a_vxlan_session_becomes_one_pipeline() -> None:
     wanted = config(f'source = "tap0"\nsnaplen = 96\nrate_limit = "1Mbit"\n{TO_VXLAN}')
     assert all_collectors(wanted) == {Collector(REMOTE, "auto", 17, 4789)}
-    guard = Guard(IPv4Address("192.0.2.9"), 17, 4789, (Word(12, 0xFFFFFF00, 7 << 8),))  # RFC 7348 5: the VNI
     assert make(wanted, VIEW)[Key("m", "s0", "tap0")].pipeline == PipelinePlan(
         CapturePlan("tap0", 5, Selection(mark=MARK, mark_mask=MARK), mode="auto"),
         # 20 + 8 bytes of IPv4 and UDP and 8 of VXLAN leave 1564 of the path MTU; the outer Ethernet header is 14
-        ForwardPlan(encap.vxlan(7), snaplen=96, frame_limit=1564, rate_limit=1_000_000, overhead=42, guards=(guard,)),
+        ForwardPlan(encap.vxlan(7), snaplen=96, frame_limit=1564, rate_limit=1_000_000, overhead=42),
         TunnelPlan("192.0.2.9", 4789, mark=MARK),
     )
 
@@ -185,12 +184,12 @@ def test_every_configured_tunnel_is_guarded_against_unless_asked_for() -> None:
     other = 'source = "em0"\ndestination = { type = "vxlan", remote = "2001:db8::9", vni = 1, port = 8472 }'
     off = config(f'source = "tap0"\n{TO_VXLAN}', other, mirror="enabled = false").mirrors["m"]
     on = config(f'source = "tap0"\n{TO_VXLAN}', f'source = "em0"\nmirror_tunnels = true\n{TO_VXLAN}').mirrors["m"]
-    entries = make(Config(mirrors={"off": off, "on": on}), VIEW)
+    both = Config(mirrors={"off": off, "on": on})
+    entries = make(both, VIEW)
     assert set(entries) == {Key("on", "s0", "tap0"), Key("on", "s1", "em0")}
-    guards = [entry.pipeline.forward.guards for entry in entries.values() if entry.pipeline]
-    every = [(str(guard.address), guard.protocol, guard.port) for guard in guards[0]]
+    assert [entry.pipeline.forward.guarded for entry in entries.values() if entry.pipeline] == [True, False]
+    every = [(str(guard.address), guard.protocol, guard.port) for guard in Tunnels()(both).rows]
     assert every == [("192.0.2.9", 17, 4789), ("2001:db8::9", 17, 8472)]
-    assert guards[1] == ()
 
 
 @pytest.mark.parametrize("overlap", ["first", "all"])
@@ -450,7 +449,7 @@ def test_a_tunnel_is_listened_for_where_the_host_has_its_address() -> None:
     assert entry.warnings == ()
     # The mark is the outer packet's; the guards look at the frames inside.
     marked = Selection(Direction.INGRESS, mark=MARK, mark_mask=MARK)
-    assert [guard.address for guard in entry.pipeline.forward.guards] == [local]
+    assert [guard.address for guard in Tunnels()(wanted).rows] == [local]
     assert entry.pipeline.capture == ListenPlan(
         Tunnel.VXLAN, local, marked, 4789, 7, (IPv4Network("198.51.100.0/24"),), buffer_size=1 << 20
     )

@@ -11,11 +11,13 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from mirrord.dataplane.forward import encap
+from mirrord.dataplane.forward.own_copies import NO_GUARDS, Guards
 from mirrord.dataplane.frame.wire import Frame
 from mirrord.dataplane.transmit.recorder import Ring
 from mirrord.plans import ForwardPlan, Inside, Payload
 from tests.support.frames import captured, insides, mutated, plans, super_frames, tunnelled
 from tests.support.planes import step
+from tests.support.selections import guards
 from tests.support.tls import frame as segment
 
 RING_SIZE = 16384  # less than many copies have together
@@ -30,12 +32,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")  
 pauses = st.sampled_from([0, 1, 1000, 1_000_000, 50_000_000, 10_000_000_000, -1_000_000, -10_000_000_000])
 
 
-def compare(plan: ForwardPlan, sent: list[Frame]) -> None:
+def compare(plan: ForwardPlan, sent: list[Frame], guards: Guards = NO_GUARDS) -> None:
     counting = plan.inside.selection if plan.inside is not None else plan.exact
     rules = counting.rules if counting is not None and counting.rules else ()
     counted = {plane: array("Q", bytes(8 * len(rules))) for plane in ("python", "native")}
     rings = [Ring(RING_SIZE, native=plane == "native") for plane in counted]
-    python, native = (step(plan, *one, ring) for one, ring in zip(counted.items(), rings, strict=True))
+    python, native = (step(plan, *one, ring, guards) for one, ring in zip(counted.items(), rings, strict=True))
     for n, frame in enumerate(sent):
         assert native(frame) == python(frame), f"frame {n}: {frame}"
     assert counted["native"] == counted["python"]
@@ -44,10 +46,14 @@ def compare(plan: ForwardPlan, sent: list[Frame]) -> None:
 
 
 @THOROUGH
-@given(plan=plans(), sent=st.lists(st.tuples(captured(), pauses), min_size=1, max_size=6))
-def test_any_frames_by_any_plan(plan: ForwardPlan, sent: list[tuple[Frame, int]]) -> None:
+@given(
+    plan=plans(),
+    known=st.just(NO_GUARDS) | guards(),
+    sent=st.lists(st.tuples(captured(), pauses), min_size=1, max_size=6),
+)
+def test_any_frames_by_any_plan(plan: ForwardPlan, known: Guards, sent: list[tuple[Frame, int]]) -> None:
     times = accumulate((pause for _, pause in sent), initial=NOW)
-    compare(plan, [frame._replace(time=time) for (frame, _), time in zip(sent, times, strict=False)])
+    compare(plan, [frame._replace(time=time) for (frame, _), time in zip(sent, times, strict=False)], known)
 
 
 @THOROUGH

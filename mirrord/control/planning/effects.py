@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import NamedTuple
 
 from mirrord.control.planning.plan import Add, Entry, Key, Remove, Rename, Replace, diff
@@ -39,7 +38,7 @@ def effects(before: Mapping[Key, Entry], after: Mapping[Key, Entry]) -> Iterator
     for action in actions:
         if isinstance(action, Add):
             found[action.key] = RESTART if action.key in removed else START
-        elif isinstance(action, Replace) and beside_guards(old[action.key], action.pipeline) != action.pipeline:
+        elif isinstance(action, Replace):
             found[action.key] = CHANGE
     for key in after.keys() - before.keys() - new.keys():
         found[key] = WAIT
@@ -49,11 +48,6 @@ def effects(before: Mapping[Key, Entry], after: Mapping[Key, Entry]) -> Iterator
     for key in dict.fromkeys((*before, *after)):
         if key in found:
             yield Effect(*key, found[key])
-
-
-def beside_guards(before: PipelinePlan, after: PipelinePlan) -> PipelinePlan:
-    """The plan before, with the guards of the other: they tell of other sessions, and change with any of these."""
-    return replace(before, forward=replace(before.forward, guards=after.forward.guards))
 
 
 def _running(entries: Mapping[Key, Entry]) -> dict[Key, PipelinePlan]:

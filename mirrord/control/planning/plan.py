@@ -160,16 +160,16 @@ class Planner:
 
 
 def _kept(entry: Entry, session: Session, selections: Selections) -> Entry | None:
-    """An entry of this session with what others are sent now; None where what others take makes it another one."""
+    """An entry of this session by the filters as they are now; None where what others take makes it another one."""
     if entry.pipeline is None:
         return entry
     selected = selections.of(entry.key.mirror, session, entry.key.source)
     if entry.pipeline.capture.selection is not selected or isinstance(session.source, TunnelSource):
         return None
-    forward, guards, inside = entry.pipeline.forward, selections.guards(session), selections.inside(session)
-    if forward.guards is guards and forward.inside == inside:
+    inside = selections.inside(session)
+    if entry.pipeline.forward.inside == inside:
         return entry
-    return replace(entry, pipeline=replace(entry.pipeline, forward=replace(forward, guards=guards, inside=inside)))
+    return replace(entry, pipeline=replace(entry.pipeline, forward=replace(entry.pipeline.forward, inside=inside)))
 
 
 def _each_file_once(entries: dict[Key, Entry]) -> dict[Key, Entry]:
@@ -252,7 +252,7 @@ def _entry(
     narrow = too_narrow(config, session, view)
     warnings = (*shaping(source, "source", netns), *(spot.finding for spot in spots), *way.warnings, *narrow)
     counted = session.filter if session.count_rules else None
-    forward = replace(way.forward, guards=selections.guards(session), inside=selections.inside(session))
+    forward = replace(way.forward, guarded=not session.mirror_tunnels, inside=selections.inside(session))
     pipeline = PipelinePlan(capture, forward, way.transmit, counted or "", session.workers, session.recorder)
     pipeline = _copied_once(pipeline, config.mirrors[key.mirror], session)
     limit = _limit(config, session, view, leased)

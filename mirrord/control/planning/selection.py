@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
-from ipaddress import ip_address
 from typing import NamedTuple
 
 from mirrord import model
@@ -13,16 +12,8 @@ from mirrord.control.planning.listeners import listeners
 from mirrord.control.planning.overlap import Order
 from mirrord.control.planning.ways_in import bridge as bridges
 from mirrord.dataplane.filter.rules import Direction, Rule, Selection
-from mirrord.dataplane.forward.own_copies import (
-    Guard,
-    Word,
-    by_erspan,
-    by_gre,
-    by_port,
-    by_vni,
-)
 from mirrord.plans import Inside
-from mirrord.protocols import ETH_P_ERSPAN, ETH_P_ERSPAN_III, ETH_P_TEB, IPPROTO_GRE, IPPROTO_TCP, IPPROTO_UDP
+from mirrord.protocols import IPPROTO_GRE, IPPROTO_UDP
 
 DIRECTIONS = {"ingress": Direction.INGRESS, "egress": Direction.EGRESS, "both": Direction.BOTH}
 TURNED = {
@@ -65,7 +56,6 @@ class Selections:
     def __init__(self, config: model.Config, before: Selections | None = None) -> None:
         self.config = config
         self.listeners = listeners(config)
-        self._guards: tuple[Guard, ...] = guards(config) if before is None else ()
         self._orders: dict[str, Order] = {}  # by mirror
         self._filters: dict[tuple[str, bool], tuple[Rule, ...]] = {}  # by filter, and whether they are a guest's
         self._alone: dict[Words, Selection] = {}
@@ -100,10 +90,6 @@ class Selections:
         ident = source.key if source.vni is None else source.vni
         return Inside(Selection(rules=rules), *overlay, ident or 0, any_ident=ident is None, strip=source.strip)
 
-    def guards(self, session: model.Session) -> tuple[Guard, ...]:
-        """The tunnels whose packets this session takes for copies."""
-        return () if session.mirror_tunnels else self._guards
-
     def about(self, mirror: str, session: model.Session) -> tuple[tuple[str, str], ...]:
         """What this session of this mirror is, in words."""
         known, words = self._about.get((mirror, session.name), (None, ()))
@@ -128,11 +114,6 @@ class Selections:
         self._orders = {name: one for name, one in before._orders.items() if name in mirrors}
         filters = {name for name, one in now.filters.items() if one == was.filters.get(name)}
         self._filters = {key: rules for key, rules in before._filters.items() if key[0] in filters}
-        self._guards = before._guards
-        if not _same_tunnels(was, now):
-            known = {guard: guard for guard in before._guards}
-            guarded = tuple(known.get(guard, guard) for guard in guards(now))
-            self._guards = before._guards if guarded == before._guards else guarded
         if was.daemon == now.daemon:
             alone = before._alone.items()
             self._alone = {words: one for words, one in alone if words.filter is None or words.filter in filters}
@@ -201,70 +182,6 @@ def taken_off(session: model.Session) -> int:
     if overlay is None or not getattr(session.source, "strip", False):
         return 0
     return GRE_OVERHEAD if overlay.gre else UDP_OVERHEAD
-
-
-def guards(config: model.Config) -> tuple[Guard, ...]:
-    """The tunnels of every configured destination and listener, of disabled mirrors too; always in the same order."""
-    found = {
-        guard for mirror in config.mirrors.values() for session in mirror.sessions for guard in _tunnels_of(session)
-    }
-    return tuple(sorted(found, key=_in_order))
-
-
-def _same_tunnels(before: model.Config, now: model.Config) -> bool:
-    """Whether each session has the tunnels that it had; sessions that did not change are the same objects."""
-    were, are = ([one for mirror in of.mirrors.values() for one in mirror.sessions] for of in (before, now))
-    return len(were) == len(are) and all(
-        was is one or list(_tunnels_of(was)) == list(_tunnels_of(one)) for was, one in zip(were, are, strict=True)
-    )
-
-
-def _in_order(guard: Guard) -> tuple[object, ...]:
-    return guard.address.version, guard.address.packed, guard.protocol, guard.port or 0, guard.words
-
-
-def _tunnels_of(session: model.Session) -> Iterator[Guard]:
-    to, source = session.destination, session.source
-    match to:
-        case model.VxlanDestination() | model.GeneveDestination():
-            for remote in to.remote:
-                for vni in _both(to.vni, to.vni_egress):
-                    yield Guard(remote, IPPROTO_UDP, to.port, by_vni(vni))
-        case model.GreDestination():
-            for remote in to.remote:
-                for key in _both(to.key, to.key_egress):
-                    yield from (Guard(remote, IPPROTO_GRE, None, words) for words in by_gre(ETH_P_TEB, key))
-        case model.PcapDestination():
-            address, port = to.end
-            yield from (Guard(ip_address(address), IPPROTO_TCP, None, words) for words in by_port(port))
-        case model.ErspanDestination():
-            protocol = ETH_P_ERSPAN_III if to.erspan_type == "III" else ETH_P_ERSPAN
-            for remote in to.remote:
-                for number in _both(None if to.erspan_type == "I" else to.session_id, to.session_id_egress):
-                    yield Guard(remote, IPPROTO_GRE, None, by_erspan(protocol, number))
-    match source:
-        case model.TzspSource():
-            yield Guard(source.local, IPPROTO_UDP, source.port, ())
-        case model.VxlanSource() | model.GeneveSource():
-            yield Guard(source.local, IPPROTO_UDP, source.port, by_vni(source.vni))
-        case model.GreSource():
-            taken = by_gre(ETH_P_TEB, source.key, any_key=source.key is None)
-            yield from (Guard(source.local, IPPROTO_GRE, None, words) for words in taken)
-        case model.ErspanSource():
-            yield from (Guard(source.local, IPPROTO_GRE, None, words) for words in _erspan_taken(source.session_id))
-
-
-def _both(number: int | None, egress: int | None) -> tuple[int | None, ...]:
-    """The numbers that a session's copies have."""
-    return (number,) if egress in (None, number) else (number, egress)
-
-
-def _erspan_taken(session: int | None) -> Iterator[tuple[Word, ...]]:
-    for protocol in (ETH_P_ERSPAN, ETH_P_ERSPAN_III):
-        if session is None:
-            yield from by_gre(protocol, None, any_key=True)
-        else:
-            yield by_erspan(protocol, session)
 
 
 def in_order(words: model.Filter, *, guest: bool = False) -> tuple[Rule, ...]:

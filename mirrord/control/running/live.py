@@ -12,6 +12,7 @@ from dataclasses import replace
 from mirrord.control.planning.plan import Key
 from mirrord.dataplane.budget import Budget
 from mirrord.dataplane.forward import encap
+from mirrord.dataplane.forward.own_copies import NO_GUARDS, Guards
 from mirrord.dataplane.memory import Memory
 from mirrord.dataplane.pipeline import Pipeline
 from mirrord.dataplane.tap import Tap
@@ -40,6 +41,7 @@ class Live:
         native: bool,
         memory: Memory | None = None,
         budget: Budget | None = None,
+        guards: Guards = NO_GUARDS,
     ) -> None:
         self.descriptor, end = os.pipe2(os.O_CLOEXEC)
         with suppress(OSError):  # the user's pipes have as many pages as they may: a smaller one does
@@ -56,6 +58,7 @@ class Live:
                 ),
                 native=native,
                 memory=memory,
+                guards=guards,
             )
         except BaseException:
             os.close(self.descriptor)
@@ -122,6 +125,6 @@ def _as_packets(forward: ForwardPlan, *, raw: bool) -> ForwardPlan:
         push_tag=0 if raw else forward.push_tag,
         tpid=forward.tpid,
         strip_ethernet=raw,
-        guards=forward.guards,
+        guarded=forward.guarded,
         inside=forward.inside,
     )

@@ -11,6 +11,7 @@ from mirrord.control.running.duplicates import Groups
 from mirrord.control.running.held_devices import HeldDevices
 from mirrord.control.running.patience import Patience
 from mirrord.control.running.recorders import Recorders
+from mirrord.dataplane.forward.own_copies import NO_GUARDS
 from mirrord.dataplane.forward.step import Numbering
 from mirrord.dataplane.memory import Memory
 from mirrord.dataplane.pipeline import Pipeline, open_pipelines
@@ -37,6 +38,8 @@ class Opening:
         memory: Memory,
     ) -> None:
         self._groups, self._ends = groups, ends
+        self.guards = NO_GUARDS
+        """What sessions are opened with that skip copies."""
         self._devices, self._recorders, self._native, self._memory = devices, recorders, native, memory
         self._patience = Patience()
         self._numberings: dict[tuple[str, str], Numbering] = {}  # by mirror and session
@@ -65,7 +68,7 @@ class Opening:
             numbering, recorder = self._numberings[key[:2]], self._recorders.of(key, plan)
             opening = partial(
                 open_pipelines, plan, numbering, recorder, self._groups.of(key, plan),
-                native=self._native, leaders=leaders, memory=self._memory, ends=self._ends,
+                native=self._native, leaders=leaders, memory=self._memory, ends=self._ends, guards=self.guards,
             )  # fmt: skip
             if not isinstance(plan.transmit, FilePlan):
                 return opening()

@@ -13,7 +13,6 @@ from dataclasses import replace
 from mirrord.control.host.device_rate import busy
 from mirrord.control.limits import started
 from mirrord.control.logs import logger
-from mirrord.control.planning.effects import beside_guards
 from mirrord.control.planning.plan import Add, Entry, Key, Limit, Remove, Rename, Replace, diff
 from mirrord.control.reporting.metrics import Row
 from mirrord.control.running import rows
@@ -36,6 +35,7 @@ from mirrord.control.running.ways import open_all
 from mirrord.control.running.workers import Workers, what
 from mirrord.dataplane.budget import Budget
 from mirrord.dataplane.counters import Slot
+from mirrord.dataplane.forward.own_copies import NO_GUARDS, Guards
 from mirrord.dataplane.memory import Memory
 from mirrord.dataplane.pipeline import Pipeline
 from mirrord.dataplane.rounds import LATENCY_SECONDS
@@ -91,8 +91,8 @@ class Pipelines:
 
     # --- what runs ---
 
-    def apply(self, entries: Mapping[Key, Entry]) -> None:
-        """Make what runs equal to this plan."""
+    def apply(self, entries: Mapping[Key, Entry], guards: Guards = NO_GUARDS) -> None:
+        """Make what runs equal to this plan; what the guards tell is a copy already."""
         self._end_failed()
         wanted = {key: entry.pipeline for key, entry in entries.items() if entry.pipeline is not None}
         with self._lock:
@@ -103,6 +103,7 @@ class Pipelines:
         actions = diff({key: one.plan for key, one in self._running.items()}, wanted)
         self._remove_all({action.key: "" for action in actions if isinstance(action, Remove)})
         self._replace_all([action for action in actions if isinstance(action, Replace)])
+        self._guard(guards)
         for action in actions:
             if isinstance(action, Rename):
                 self._rename(action.old, action.new)
@@ -118,6 +119,13 @@ class Pipelines:
         self._groups.forget(wanted)
         self._troubles.plan_anew()
         self.happened += 1
+
+    def _guard(self, guards: Guards) -> None:
+        """Before copies leave for a new tunnel, all others know its packets."""
+        if guards is not self._opening.guards:
+            self._opening.guards = guards
+            for worker in self._workers.all:
+                worker.guard(guards)
 
     def _add_all(self, adds: Sequence[Add]) -> None:
         """Open several at a time: it is waiting for the kernel, mostly."""
@@ -170,13 +178,12 @@ class Pipelines:
             runs = self._running[key]
             self._recorders.of(key, plan)
             plans[key] = self._judged(key, plan)
-            if beside_guards(runs.plan, plan) != plan:
-                log.info("session changed", **key._asdict(), frame_limit=plan.forward.frame_limit)
+            log.info("session changed", **key._asdict(), frame_limit=plan.forward.frame_limit)
             runs.plan = plan
         self._have_followed(plans)
 
     def _have_followed(self, plans: Mapping[Key, PipelinePlan]) -> None:
-        """Have each worker told once: where a tunnel comes or goes, all sessions' guards change."""
+        """Have each worker told once."""
         told: dict[Worker, dict[Pipeline, PipelinePlan]] = {}
         for key, plan in plans.items():
             for pipeline, worker in self._running[key].placed:
@@ -329,7 +336,9 @@ class Pipelines:
             runs = self._running.get(key)
         if runs is None:
             raise Refused(f"session {key.session} does not run on {key.source}")
-        return Live(key, runs.plan, native=self._native, memory=self.memory, budget=self.budget)
+        return Live(
+            key, runs.plan, native=self._native, memory=self.memory, budget=self.budget, guards=self._opening.guards
+        )
 
     def recorders(self, mirror: str, session: str) -> dict[str, Recorder]:
         """By source, what keeps the last frames of a session."""

@@ -12,8 +12,9 @@ VXLAN: RFC 7348 5; Geneve: RFC 8926 3.4; GRE: RFC 2784 2.1, 2890 2; ERSPAN: draf
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
@@ -36,7 +37,8 @@ class Word(NamedTuple):
     value: int
 
 
-class Guard(NamedTuple):
+@dataclass(frozen=True)
+class Guard:
     """The packets of one tunnel or stream: an IP protocol (17 UDP, 47 GRE or 6 TCP), and the `address` of one end.
 
     `port` is the UDP destination port. An unspecified address (0.0.0.0, ::) is any of its family.
@@ -46,6 +48,18 @@ class Guard(NamedTuple):
     protocol: int
     port: int | None = None
     words: tuple[Word, ...] = ()
+
+    @cached_property
+    def packed(self) -> bytes:
+        """As the native core has it. It is kept: with one guard more, the others are not packed again."""
+        return _row(self)
+
+    @cached_property
+    def packed_kind(self) -> bytes:
+        """What it may have in common with other guards of its address, likewise."""
+        port = None if self.port is None else 1
+        words = tuple(word._replace(value=0) for word in self.words)
+        return _row(replace(self, port=port, words=words), kind=True)
 
 
 def by_vni(vni: int | None) -> tuple[Word, ...]:
@@ -94,18 +108,43 @@ def _parted(guard: Guard) -> tuple[_Kind, _Values]:
     return kind, (guard.port, *(word.value for word in guard.words))
 
 
+class Guards:
+    """The guards of all that is configured on a host, never to change: each of its sessions is given the same. What
+    either plane needs of them is made once, when it is first asked for.
+    """
+
+    def __init__(self, rows: Iterable[Guard] = ()) -> None:
+        self.rows = tuple(rows)
+
+    @cached_property
+    def by_address(self) -> Mapping[bytes, Mapping[_Kind, set[_Values]]]:
+        """By the address of either end, zeros for any, and by kind, what guards leave open."""
+        found: dict[bytes, dict[_Kind, set[_Values]]] = {}
+        for guard in self.rows:
+            address = bytes(len(guard.address.packed)) if guard.address.is_unspecified else guard.address.packed
+            kind, values = _parted(guard)
+            found.setdefault(address, {}).setdefault(kind, set()).add(values)
+        return found
+
+    @cached_property
+    def packed(self) -> bytes:
+        """For the native core: the kinds that there are, then the guards, both in the order of their bytes, so that it
+        finds one by halves; an unspecified address is all zeros.
+        """
+        rows = sorted({guard.packed for guard in self.rows})
+        kinds = sorted({guard.packed_kind for guard in self.rows})
+        return b"".join(kinds + rows)
+
+
+NO_GUARDS = Guards()
+
+
 class OwnCopies:
     """Whether frames are such packets, of frames in the order in which they come."""
 
-    def __init__(self, guards: tuple[Guard, ...] = (), firsts: Fragments | None = None) -> None:
+    def __init__(self, guards: Guards = NO_GUARDS, firsts: Fragments | None = None) -> None:
         """`firsts`: what was seen of fragments already."""
-        self.guards = guards
-        self._by_address: dict[bytes, dict[_Kind, set[_Values]]] = {}
-        for guard in guards:
-            address = bytes(len(guard.address.packed)) if guard.address.is_unspecified else guard.address.packed
-            kind, values = _parted(guard)
-            self._by_address.setdefault(address, {}).setdefault(kind, set()).add(values)
-        self.firsts = firsts or Fragments()
+        self.guards, self.firsts = guards, firsts or Fragments()
 
     def __call__(self, headers: Headers, data: bytes) -> bool:
         guards = self._candidates(headers)
@@ -121,10 +160,11 @@ class OwnCopies:
 
     def _candidates(self, headers: Headers) -> list[tuple[_Kind, set[_Values]]]:
         """The guards of either end's address, and those of any."""
-        if headers.family == 0 or not self._by_address:
+        known = self.guards.by_address
+        if headers.family == 0 or not known:
             return []
         ends = (headers.source, headers.destination, bytes(len(headers.source)))
-        return [one for address in dict.fromkeys(ends) for one in self._by_address.get(address, {}).items()]
+        return [one for address in dict.fromkeys(ends) for one in known.get(address, {}).items()]
 
 
 def _any(guards: Iterable[tuple[_Kind, set[_Values]]], headers: Headers, data: bytes) -> bool:
@@ -141,39 +181,6 @@ def _values(kind: _Kind, headers: Headers, data: bytes) -> _Values | None:
     port = headers.destination_port if kind.has_port else None
     words = (int.from_bytes(data[start + at : start + at + 4], "big") & mask for at, mask in kind.words)
     return port, *words
-
-
-class _Same(NamedTuple):
-    """The very same guards: to compare them costs nothing, however many there are."""
-
-    guards: tuple[Guard, ...]
-
-    def __hash__(self) -> int:
-        return id(self.guards)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.guards is other.guards
-
-
-def pack(guards: tuple[Guard, ...]) -> bytes:
-    """For the native core: the kinds that there are, then the guards, both in the order of their bytes, so that it
-    finds one by halves; an unspecified address is all zeros.
-
-    Of the very same guards it is the very same bytes: each of a host's sessions has those of all.
-    """
-    return _packed(_Same(guards))
-
-
-@lru_cache(maxsize=8)
-def _packed(same: _Same) -> bytes:
-    rows = sorted({_row(guard) for guard in same.guards})
-    kinds = sorted({_row(_kind_of(guard), kind=True) for guard in same.guards})
-    return b"".join(kinds + rows)
-
-
-def _kind_of(guard: Guard) -> Guard:
-    port = None if guard.port is None else 1
-    return guard._replace(port=port, words=tuple(word._replace(value=0) for word in guard.words))
 
 
 def _row(guard: Guard, *, kind: bool = False) -> bytes:

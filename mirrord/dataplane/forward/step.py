@@ -27,7 +27,7 @@ from mirrord.dataplane.forward.encap import Facts
 from mirrord.dataplane.forward.flows import Flow, FlowKey, Flows, passes
 from mirrord.dataplane.forward.inside import frame_inside
 from mirrord.dataplane.forward.overload import Thinning
-from mirrord.dataplane.forward.own_copies import OwnCopies
+from mirrord.dataplane.forward.own_copies import Guards, OwnCopies
 from mirrord.dataplane.forward.payload import hide
 from mirrord.dataplane.forward.remotes import recipients
 from mirrord.dataplane.frame.extent import headers_end
@@ -147,9 +147,7 @@ class Forward:
             meant = _Parsed(inner, parse(inner.data))
             if not self._accepts(plan.inside.selection, meant):
                 return Outcome(reason=Slot.skipped_unmatched)
-        if plan.guards is not self._own_copies.guards:
-            self._own_copies = OwnCopies(plan.guards, self._own_copies.firsts)
-        if plan.guards and self._own_copies(mirrored.headers, frame.data):
+        if self._own_copies(mirrored.headers, frame.data):
             return Outcome(reason=Slot.skipped_own_copy)
         if plan.blocked is not None:
             if plan.inside is None:
@@ -168,6 +166,15 @@ class Forward:
         to = recipients(plan, conversation)
         outcome = self._sampled_in(meant if plan.inside is not None and plan.inside.strip else mirrored, meant, to)
         return outcome._replace(unplaced=unplaced | outcome.unplaced) if unplaced else outcome
+
+    @property
+    def guards(self) -> Guards:
+        """What tells copies that are not mirrored again."""
+        return self._own_copies.guards
+
+    @guards.setter
+    def guards(self, guards: Guards) -> None:
+        self._own_copies = OwnCopies(guards, self._own_copies.firsts)
 
     @property
     def sampling_rate(self) -> int:

@@ -204,6 +204,11 @@ static PyObject *Pipeline_replace(PyObject *object, PyObject *arguments, PyObjec
 	Py_RETURN_NONE;
 }
 
+static PyObject *Pipeline_guard(PyObject *object, PyObject *packed)
+{
+	return guard(&((Pipeline *)object)->pipeline.plan, packed) ? Py_NewRef(Py_None) : NULL;
+}
+
 static PyObject *Pipeline_gso_refused(PyObject *object, PyObject *unused)
 {
 	(void)unused;
@@ -297,6 +302,7 @@ static PyMethodDef pipeline_methods[] = {
 	{ "replace", (PyCFunction)(void (*)(void))Pipeline_replace, METH_VARARGS | METH_KEYWORDS,
 	  "replace(*, plan, matcher, recorder, ways, shares): forward by another plan, and other ways, from now on, and keep\n"
 	  "the copies in this ring (recorder.py) or None; `shares`: what the matcher does not want is another session's." },
+	{ "guard", Pipeline_guard, METH_O, "guard(packed): skip what these guards tell (own_copies.py) from now on." },
 	{ "gso_refused", Pipeline_gso_refused, METH_NOARGS,
 	  "The errno that the kernel refused GSO with, after which copies leave one by one; or 0." },
 	{ "sampling_rate", Pipeline_sampling_rate, METH_NOARGS, "The sampling rate in force." },

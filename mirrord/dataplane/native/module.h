@@ -7,6 +7,8 @@
 /* plan.c: read a ForwardPlan, what matches for it: a Matcher or None, and what keeps its copies: a Ring or None. False with
  * an exception set. Either way the plan is the caller's to clear. */
 bool read_plan(PyObject *object, PyObject *matcher, PyObject *recorder, struct plan *plan);
+/* Mirror nothing again that these guards tell, as Guards.packed gives them: all sessions' plans hold the same bytes. */
+bool guard(struct plan *plan, PyObject *packed);
 
 /* A program to be run: struct sock_filter after struct sock_filter. False with an exception set; it is the caller's to free. */
 bool read_program(const char *bytes, Py_ssize_t length, struct sock_filter **program, uint32_t *count);

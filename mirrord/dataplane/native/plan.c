@@ -254,8 +254,10 @@ void replace_plan(struct plan *plan, struct plan *next)
 	} else if (plan->flows && next->flows) {
 		keep_flows(plan->flows, next->flows);
 	}
-	if (plan->own && next->own)
-		keep_firsts(plan->own, next->own);
+	next->own = plan->own;
+	next->guards_owner = plan->guards_owner;
+	plan->own = NULL;
+	plan->guards_owner = NULL;
 	clear_plan(plan);
 	*plan = *next;
 }
@@ -303,24 +305,28 @@ static bool read_flow_limit(PyObject *object, struct plan *plan)
 	return done;
 }
 
-/* The guards against mirroring a copy again, as own_copies.pack gives them: all sessions' plans hold the same bytes. */
-static bool read_guards(PyObject *object, struct plan *plan)
+bool guard(struct plan *plan, PyObject *packed)
 {
-	PyObject *packed = PyObject_GetAttrString(object, "packed_guards");
+	struct own_copies *own = NULL;
 	char *bytes;
 	Py_ssize_t length;
 
-	if (!packed)
+	if (PyBytes_AsStringAndSize(packed, &bytes, &length) < 0)
 		return false;
-	bool done = PyBytes_AsStringAndSize(packed, &bytes, &length) == 0;
-	if (done && length) {
-		plan->own = new_own_copies(bytes, (size_t)length);
-		if (!plan->own)
+	if (length) {
+		own = new_own_copies(bytes, (size_t)length);
+		if (!own) {
 			PyErr_NoMemory();
-		done = plan->own;
+			return false;
+		}
+		if (plan->own)
+			keep_firsts(plan->own, own);
 	}
-	plan->guards_owner = packed;
-	return done;
+	free_own_copies(plan->own);
+	Py_XDECREF((PyObject *)plan->guards_owner);
+	plan->own = own;
+	plan->guards_owner = Py_NewRef(packed);
+	return true;
 }
 
 static bool read_reach(PyObject *object, struct reach *reach)
@@ -378,8 +384,7 @@ bool read_plan(PyObject *object, PyObject *matcher, PyObject *recorder, struct p
 	       read_unsigned(object, "packet_limit", UINT64_MAX, &plan->packet_limit) && read_header(object, plan) &&
 	       read_patches(object, plan) && read_on_mtu_exceeded(object, plan) && read_payload(object, plan) &&
 	       read_matcher(matcher, plan) && read_inside(object, &plan->inside) && read_recorder(recorder, plan) &&
-	       read_flow_limit(object, plan) && read_guards(object, plan) && make_firsts(plan) &&
-	       make_connections(plan);
+	       read_flow_limit(object, plan) && make_firsts(plan) && make_connections(plan);
 }
 
 static bool read_lane(PyObject *lane, int *descriptor, uint16_t *port)

@@ -264,7 +264,13 @@ static PyObject *Forward_watch(PyObject *object, PyObject *arguments)
 	return watch_duplicates(arguments, &self->duplicates, &self->state) ? Py_NewRef(Py_None) : NULL;
 }
 
+static PyObject *Forward_guard(PyObject *object, PyObject *packed)
+{
+	return guard(&((Forward *)object)->plan, packed) ? Py_NewRef(Py_None) : NULL;
+}
+
 static PyMethodDef forward_methods[] = {
+	{ "guard", Forward_guard, METH_O, "guard(packed): as Pipeline's." },
 	{ "watch", Forward_watch, METH_VARARGS, "watch(duplicates, place): as Pipeline's." },
 	{ NULL, NULL, 0, NULL },
 };

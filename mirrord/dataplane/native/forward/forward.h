@@ -210,7 +210,7 @@ struct fragments *new_fragments(void);
 void remember_fragment(struct fragments *fragments, const struct headers *first, uint64_t number);
 bool recall_fragment(struct fragments *fragments, const struct headers *later, uint64_t *number);
 
-/* forward/own_copies.c: from what own_copies.pack gives, which has to outlive it; NULL: no memory. */
+/* forward/own_copies.c: from what Guards.packed gives, which has to outlive it; NULL: no memory. */
 struct own_copies;
 struct own_copies *new_own_copies(const void *packed, size_t length);
 void free_own_copies(struct own_copies *own);

@@ -8,7 +8,7 @@
 
 enum { MOST_WORDS = 2 }; /* own_copies.py */
 
-/* As own_copies.pack gives it. In a kind the port is 1 where there is one, and the values are 0. */
+/* As Guards.packed gives it. In a kind the port is 1 where there is one, and the values are 0. */
 struct guard {
 	uint8_t address[16]; /* an IPv4 address in the first four, then zeros; all zeros: any */
 	uint8_t family, protocol;
