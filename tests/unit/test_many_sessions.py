@@ -20,8 +20,10 @@ from mirrord.control.configuration.config import NOTHING, Files, Loaded, combine
 from mirrord.control.host.view import Link, View
 from mirrord.control.logs import console
 from mirrord.control.pieces import pieces
+from mirrord.control.planning import plan
+from mirrord.control.planning.guests import Resolved
 from mirrord.control.planning.overlap import LAST, TOLD_APART_BY, Order
-from mirrord.control.planning.plan import Planner, diff, make
+from mirrord.control.planning.plan import Entry, Key, Planner, diff, make
 from mirrord.control.planning.sources import devices, matches
 from mirrord.control.planning.tunnels import Tunnels
 from mirrord.dataplane.closers import Closers
@@ -216,6 +218,60 @@ def test_a_plan_made_from_the_one_before_is_the_plan(
     second = Config(mirrors={"m": mirror_of(new, overlap), "n": first.mirrors["n"]})
     for config, seen in ((first, view), (first, later), (second, later), (second, view), (first, view)):
         assert planner.make(config, seen) == make(config, seen)
+
+
+FILTERS = {name: {"rules": [{"priority": 1, "action": "accept", "protocol": name}]} for name in ("tcp", "udp")}
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    parts=SESSIONS,
+    turns=st.lists(st.tuples(st.permutations(range(12)), st.integers(0, 12), st.booleans()), min_size=1, max_size=4),
+    overlap=st.sampled_from(["all", "first"]),
+)
+def test_sessions_that_stay_are_planned_as_if_all_were_new(parts: list[Any], turns: list[Any], overlap: str) -> None:
+    """The same objects in another company, in another order, by another filter."""
+    links = {name: Link(name, number, 1500) for number, name in enumerate(["tap1", "tap2", "em0", "out0"], 1)}
+    view = View(links=links, namespaces={"ns": View(links=links)})
+    planner, tunnels = Planner(), Tunnels()
+    whole = mirror_of(parts, overlap)
+    named = [one.model_copy(update={"filter": ("tcp", "udp", None)[n % 3]}) for n, one in enumerate(whole.sessions)]
+    for order, count, changed in turns:
+        there = tuple(named[place] for place in order[:count] if place < len(named))
+        filters = {**FILTERS, "udp": FILTERS["tcp" if changed else "udp"]}
+        mirror = whole.model_copy(update={"sessions": there})
+        config = Config.model_validate({"filters": filters, "mirrors": {"m": mirror}})
+        assert planner.make(config, view) == make(config, view)
+        assert tunnels(config).packed == Tunnels()(config).packed
+
+
+def test_a_session_more_is_planned_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a tap of its own, or on one that others have, too: only where it comes before these do they mind."""
+    planned = []
+    entry = plan._entry
+
+    def see(resolved: Resolved, key: Key, *rest: Any, **named: Any) -> Entry:
+        planned.append(key.session)
+        return entry(resolved, key, *rest, **named)
+
+    monkeypatch.setattr(plan, "_entry", see)
+    few = sessions(100)
+    planner, before = Planner(), loaded({"sessions": few})
+    planner.make(before.config, VIEW)
+    for more in (
+        {"name": "apart", "source": "tap300", "destination": {"type": "vxlan", "remote": "192.0.2.9", "vni": 900}},
+        {"name": "beside", "source": "tap1", "destination": {"type": "vxlan", "remote": "192.0.2.9", "vni": 901}},
+    ):
+        planned.clear()
+        planner.make(loaded({"sessions": [*few, more]}, before).config, VIEW)
+        assert planned == [more["name"]]
+    planned.clear()
+    last = {"name": "last", "source": "tap1", "destination": {"type": "device", "device": "end"}}
+    planner.make(loaded({"sessions": [*few, last]}, before).config, VIEW)
+    assert planned == ["last"]  # "s3" is on tap1 and leads to the end, too, but stands before it
+    planned.clear()
+    planner.make(loaded({"sessions": few[1:]}, before).config, VIEW)
+    assert planned == []
 
 
 JSON = st.recursive(

@@ -6,7 +6,7 @@ the host changes (a device that is not there), `failed` needs the operator (a de
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from mirrord.control.planning.guests import Resolved
 from mirrord.control.planning.leases import lease, refuse_if_set_aside
 from mirrord.control.planning.overlap import end_of
 from mirrord.control.planning.received import too_narrow
-from mirrord.control.planning.selection import Selections, taken_off
+from mirrord.control.planning.selection import Selections, about, taken_off
 from mirrord.control.planning.ways_in.common import Asked
 from mirrord.control.planning.ways_out.common import RemoteState, WayOut, shaping
 from mirrord.control.planning.ways_out.tunnel import collectors
@@ -122,54 +122,52 @@ def make(wanted: Config | Resolved, view: View, *, native: bool = True) -> dict[
 
 
 class Known(NamedTuple):
-    """An entry, and what it was made of beside the planner's context: the session, and what is told beside it."""
+    """A session's entries by source, and what each was told of its guest."""
 
     session: Session
-    told: Mapping[str, str]
-    entry: Entry
+    entries: Mapping[str, tuple[Mapping[str, str], Entry]]
+
+
+class Before(NamedTuple):
+    """What a planner has made, and what of."""
+
+    selections: Selections
+    context: object  # all but sessions themselves that their entries follow from
+    guests: object  # what is known of these
+    known: Mapping[tuple[str, str], Known]  # by mirror and session
 
 
 class Planner:
     """Makes one plan after the other. What is wanted as before, on a host that is as before, is not planned anew."""
 
     def __init__(self) -> None:
-        self._selections: Selections | None = None
-        self._context: object = None  # all but a session itself, and its words, that its entries follow from
-        self._known: dict[Key, Known] = {}
+        self._before: Before | None = None
 
     def make(self, wanted: Config | Resolved, view: View, *, native: bool = True) -> dict[Key, Entry]:
         """As `make`."""
         resolved = wanted if isinstance(wanted, Resolved) else Resolved(wanted)
         config = resolved.config
-        selections = self._selections
-        if selections is None or selections.config is not config:
-            selections = Selections(config, selections)
+        before, self._before = self._before, None  # who fails half-way begins anew
+        selections = Selections(config, before.selections if before is not None else None)
         networks = {name: mirror.flow_network for name, mirror in config.mirrors.items() if mirror.flow_network}
         once = {name: mirror.duplicate_window for name, mirror in config.mirrors.items() if mirror.duplicates == "drop"}
         context = view, native, config.daemon, config.flow_networks, networks, once
-        known = self._known if context == self._context else {}
-        planned: dict[Key, Known] = {}
+        guests = resolved.absent, resolved.guests, resolved.destinations, resolved.nowhere
+        known = before.known if before is not None and before.context == context else {}
+        same_guests = before is not None and before.guests == guests
+        planned: dict[tuple[str, str], Known] = {}
         for name, mirror in config.mirrors.items():
             for session in mirror.active:
-                for one in _entries(resolved, name, session, view, selections, known, native=native):
-                    planned[one.entry.key] = one
-        entries = {key: one.entry for key, one in planned.items()}
-        selections.keep(entries)
-        self._selections, self._context, self._known = selections, context, planned
-        return _each_file_once(entries)
-
-
-def _kept(entry: Entry, session: Session, selections: Selections) -> Entry | None:
-    """An entry of this session by the filters as they are now; None where what others take makes it another one."""
-    if entry.pipeline is None:
-        return entry
-    selected = selections.of(entry.key.mirror, session, entry.key.source)
-    if entry.pipeline.capture.selection is not selected or isinstance(session.source, TunnelSource):
-        return None
-    inside = selections.inside(session)
-    if entry.pipeline.forward.inside == inside:
-        return entry
-    return replace(entry, pipeline=replace(entry.pipeline, forward=replace(entry.pipeline.forward, inside=inside)))
+                key = name, session.name
+                there = known.get(key)
+                if there is None or there.session is not session:
+                    planned[key] = _planned(resolved, name, session, view, selections, {}, native=native)
+                elif same_guests and selections.same(name, session):
+                    planned[key] = there
+                else:
+                    planned[key] = _planned(resolved, name, session, view, selections, there.entries, native=native)
+        self._before = Before(selections, context, guests, planned)
+        return _each_file_once({one.key: one for known in planned.values() for _, one in known.entries.values()})
 
 
 def _each_file_once(entries: dict[Key, Entry]) -> dict[Key, Entry]:
@@ -185,36 +183,44 @@ def _each_file_once(entries: dict[Key, Entry]) -> dict[Key, Entry]:
     return entries
 
 
-def _entries(
+def _planned(
     resolved: Resolved,
     mirror: str,
     session: Session,
     view: View,
     selections: Selections,
-    known: Mapping[Key, Known],
+    known: Mapping[str, tuple[Mapping[str, str], Entry]],
     *,
     native: bool,
-) -> Iterator[Known]:
-    about = selections.about(mirror, session)
+) -> Known:
+    """The entries of a session; of those that are `known` of it on this host, the ones that hold."""
+    words = dict(about(session))
+    entries: dict[str, tuple[Mapping[str, str], Entry]] = {}
     absences = resolved.absent.get((mirror, session.name), ())
     for absent in absences:
         told = resolved.about(mirror, session.name, "")
-        key = Key(mirror, session.name, absent.label)
-        words = tuple({**dict(about), **told}.items())
-        yield Known(session, told, Entry(key, absent.state, absent.reason, guest=True, about=words))
+        key, told_about = Key(mirror, session.name, absent.label), tuple({**words, **told}.items())
+        entries[absent.label] = told, Entry(key, absent.state, absent.reason, guest=True, about=told_about)
     for number, device in enumerate(sources.devices(session, view) if not absences else ()):
         told = resolved.about(mirror, session.name, device)
-        key = Key(mirror, session.name, device)
-        before = known.get(key)
-        if before and before.session is session and before.told == told:
-            kept = _kept(before.entry, session, selections)
-            if kept is not None:
-                yield before if kept is before.entry else before._replace(entry=kept)
-                continue
-        words = tuple({**dict(about), **told}.items())
-        entry = _entry(resolved, key, session, view, selections, words, native=native)
-        notes = () if number else tuple(sources.left_out(session, view))  # said once
-        yield Known(session, told, replace(entry, notes=notes) if notes else entry)
+        before, entry = known.get(device, (None, None))
+        if entry is None or before != told or not _holds(entry, session, selections):
+            key, told_about = Key(mirror, session.name, device), tuple({**words, **told}.items())
+            entry = _entry(resolved, key, session, view, selections, told_about, native=native)
+            notes = () if number else tuple(sources.left_out(session, view))  # said once
+            entry = replace(entry, notes=notes) if notes else entry
+        entries[device] = told, entry
+    return Known(session, entries)
+
+
+def _holds(entry: Entry, session: Session, selections: Selections) -> bool:
+    """Whether an entry of this session is so, too, by the filters and by what others take now."""
+    if entry.pipeline is None:
+        return True
+    selected = selections.of(entry.key.mirror, session, entry.key.source)
+    if entry.pipeline.capture.selection != selected or isinstance(session.source, TunnelSource):
+        return False
+    return entry.pipeline.forward.inside == selections.inside(session)
 
 
 def _entry(

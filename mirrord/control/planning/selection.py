@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -47,38 +47,36 @@ VXLAN_PORT, GENEVE_PORT = 4789, 6081  # RFC 7348 5, RFC 8926 3.3
 
 
 class Selections:
-    """What a configuration's sessions take of each device, and what they are: worked out once, without the host.
+    """What a configuration's sessions take of each device, worked out without the host.
 
-    What is the same as in the configuration `before` is the same object, so that to compare the two is to compare what
-    changed. A key is a mirror's, a session's and a device's name.
+    Made of those `before` it costs what is another than there: what is as it was is the same object. Those before are
+    not to be used any more.
     """
 
     def __init__(self, config: model.Config, before: Selections | None = None) -> None:
         self.config = config
         self.listeners = listeners(config)
-        self._orders: dict[str, Order] = {}  # by mirror
+        orders: Mapping[str, Order] = before.orders if before is not None else {}
+        self.orders: dict[str, Order] = {name: Order(one, orders.get(name)) for name, one in config.mirrors.items()}
         self._filters: dict[tuple[str, bool], tuple[Rule, ...]] = {}  # by filter, and whether they are a guest's
         self._alone: dict[Words, Selection] = {}
-        self._known: dict[tuple[str, str, str], Selection] = {}
-        self._earlier: Mapping[tuple[str, str, str], Selection] = {}
-        self._about: dict[tuple[str, str], tuple[model.Session, tuple[tuple[str, str], ...]]] = {}
+        self._begun = before is None
+        self._others: frozenset[str] = frozenset()  # filters that are not what they were
         if before is not None:
             self._take_over(before)
 
+    def same(self, mirror: str, session: model.Session) -> bool:
+        """Whether this session takes of each device what it took, where it is the one that was there before. Nobody
+        knows of a tunnel that is received: whoever names an address takes it from those who name none.
+        """
+        tunnel = isinstance(session.source, model.TunnelSource)
+        return not (self._begun or tunnel or session.filter in self._others or self.orders[mirror].changed(session))
+
     def of(self, mirror: str, session: model.Session, device: str) -> Selection:
         """What this session of this mirror takes, and what those before it have taken already."""
-        key = mirror, session.name, device
-        if key not in self._known:
-            if mirror not in self._orders:
-                self._orders[mirror] = Order(self.config.mirrors[mirror])
-            selected = self._selection(session, device)
-            others = self._orders[mirror].before(session, device)
-            if others:
-                selected = replace(selected, before=tuple(self._selection(one, device) for one in others))
-                earlier = self._earlier.get(key)
-                selected = earlier if earlier is not None and earlier == selected else selected
-            self._known[key] = selected
-        return self._known[key]
+        selected = self._selection(session, device)
+        others = self.orders[mirror].before(session, device)
+        return replace(selected, before=tuple(self._selection(one, device) for one in others)) if others else selected
 
     def inside(self, session: model.Session) -> Inside | None:
         """What this session wants of the frames inside of tunnel packets; None where it means the packets."""
@@ -90,29 +88,11 @@ class Selections:
         ident = source.key if source.vni is None else source.vni
         return Inside(Selection(rules=rules), *overlay, ident or 0, any_ident=ident is None, strip=source.strip)
 
-    def about(self, mirror: str, session: model.Session) -> tuple[tuple[str, str], ...]:
-        """What this session of this mirror is, in words."""
-        known, words = self._about.get((mirror, session.name), (None, ()))
-        if known is not session:
-            words = tuple(_words(session))
-            self._about[mirror, session.name] = session, words
-        return words
-
-    def keep(self, keys: Collection[tuple[str, str, str]]) -> None:
-        """Forget about all others: devices that are gone for good."""
-        sessions = {key[:2] for key in keys}
-        self._known = {key: one for key, one in self._known.items() if key in keys}
-        self._about = {key: one for key, one in self._about.items() if key in sessions}
-        self._earlier = {}
-
     def _take_over(self, before: Selections) -> None:
         """Keep what has not changed since the configuration before."""
         was, now = before.config, self.config
-        self._about = dict(before._about)
-        self._earlier = before._known
-        mirrors = {name for name, one in now.mirrors.items() if one is was.mirrors.get(name)}
-        self._orders = {name: one for name, one in before._orders.items() if name in mirrors}
         filters = {name for name, one in now.filters.items() if one == was.filters.get(name)}
+        self._others = frozenset(now.filters.keys() - filters)
         self._filters = {key: rules for key, rules in before._filters.items() if key[0] in filters}
         if was.daemon == now.daemon:
             alone = before._alone.items()
@@ -189,7 +169,8 @@ def in_order(words: model.Filter, *, guest: bool = False) -> tuple[Rule, ...]:
     return tuple(_rule(rule, guest=guest) for rule in sorted(words.rules, key=lambda rule: rule.priority))
 
 
-def _words(session: model.Session) -> Iterator[tuple[str, str]]:
+def about(session: model.Session) -> Iterator[tuple[str, str]]:
+    """What a session is, in words."""
     destination, transmit = describe(session)
     capture: str = "auto (ring)" if session.capture == "auto" and session.workers > 1 else session.capture
     yield "direction", session.direction
