@@ -101,7 +101,9 @@ class Privileges:
         """What another configuration needs that was given up, and the one before it does not."""
         if not self.given_up:
             return []
-        wanted = [need for need in needs(path, after) if need.capability in self.given_up and not need.perhaps]
+        there = frozenset(id(one) for mirror in before.config.mirrors.values() for one in mirror.sessions)
+        needed = needs(path, after, there)
+        wanted = [need for need in needed if need.capability in self.given_up and not need.perhaps]
         known = set(needs(path, before)) if wanted else set[Need]()
         return [
             Problem(
@@ -121,14 +123,18 @@ def held() -> frozenset[str]:
     return frozenset(name for number, name in enumerate(NAMES) if permitted >> number & 1)
 
 
-def needs(path: str, loaded: Loaded) -> list[Need]:
-    """What this configuration needs beside what is always kept; of disabled mirrors, too, which may be enabled."""
-    return [*_of_sessions(loaded.config), *_of_files(path, loaded.config)]
+def needs(path: str, loaded: Loaded, there: frozenset[int] = frozenset()) -> list[Need]:
+    """What this configuration needs beside what is always kept; of disabled mirrors, too, which may be enabled. Of
+    sessions that are `there`, by their identity, only what files need, whose owners may be others now.
+    """
+    return [*_of_sessions(loaded.config, there), *_of_files(path, loaded.config)]
 
 
-def _of_sessions(config: Config) -> Iterator[Need]:
+def _of_sessions(config: Config, there: frozenset[int]) -> Iterator[Need]:
     for name, mirror in config.mirrors.items():
         for index, session in enumerate(mirror.sessions):
+            if id(session) in there:
+                continue
             at = "mirrors", name, "sessions", index
             for side, end in (("source", session.source), ("destination", session.destination)):
                 netns = getattr(end, "netns", None)

@@ -14,8 +14,9 @@ from mirrord.control.guests.managers import LOOK_SECONDS, Managers, usual
 from mirrord.control.host.leases_in_kernel import all_held
 from mirrord.control.host.links import Links
 from mirrord.control.host.namespaces import Namespaces
-from mirrord.control.host.view import Collector, Lease, Path, View
+from mirrord.control.host.view import Collector, Lease, View
 from mirrord.control.planning import guests, plan, received
+from mirrord.control.planning.collectors import Collectors
 from mirrord.control.planning.guests import Resolved
 from mirrord.control.running.flow_networks import FlowNetworks
 from mirrord.control.running.liveness import Liveness
@@ -36,7 +37,7 @@ class Surroundings:
         self._changed = changed
         self._flow_networks: FlowNetworks | None = None
         self._leases: dict[str, Lease] = {}
-        self._liveness = Liveness(changed)
+        self._collectors, self._liveness = Collectors(), Liveness(changed)
         self._managers = Managers(changed)
         self._taps: frozenset[tuple[int, bool]] = frozenset()  # index, and whether somebody holds it
         self._resolved = Resolved(config)
@@ -58,19 +59,17 @@ class Surroundings:
     async def look(self, wanted: Config) -> View:
         """The host as it is now, with the addresses that flow networks have taken. OSError, RuntimeError."""
         names = await asyncio.to_thread(plan.namespaces, wanted) | self._within
-        view = await self._links.read(await asyncio.to_thread(_paths, wanted, self._leases), names)
+        ways = await asyncio.to_thread(self._collectors, wanted, self._leases)
+        view = await self._links.read(ways.paths, names)
         if not (wanted.flow_networks or self._flow_networks):
-            return await self._with_silent(wanted, view)
+            return replace(view, silent=self._liveness.look(ways.active, view))
         leases = await self._lend().leases(wanted, view)
         if leases != self._leases:
             self._leases = leases
-            view = await self._links.read(await asyncio.to_thread(_paths, wanted, leases), names)
-        return await self._with_silent(wanted, replace(view, leases=leases))
-
-    async def _with_silent(self, wanted: Config, view: View) -> View:
-        """The view, with the collectors that are taken for dead."""
-        collectors = await asyncio.to_thread(plan.all_collectors, wanted, self._leases, active=True)
-        return replace(view, silent=self._liveness.look(collectors, view))
+            ways = await asyncio.to_thread(self._collectors, wanted, leases)
+            view = await self._links.read(ways.paths, names)
+        view = replace(view, leases=leases)
+        return replace(view, silent=self._liveness.look(ways.active, view))
 
     def unbound(self) -> dict[Collector, str]:
         """Collectors that said lately that they have no socket for what is sent there; and what was unreachable."""
@@ -102,7 +101,7 @@ class Surroundings:
         """As `look` and `resolve`, for a configuration that does not run: no flow network takes an address."""
         inventory = await self._managers.inventory(guests.places(wanted))
         resolved = received.resolve(await asyncio.to_thread(guests.resolve, wanted, inventory), self._leases)
-        names, paths = plan.namespaces(resolved.config), _paths(wanted, self._leases)
+        names, paths = plan.namespaces(resolved.config), Collectors()(wanted, self._leases).paths
         return resolved, replace(await self._links.read(paths, names | self._within), leases=self._leases)
 
     async def all_guests(self, seconds: float = LOOK_SECONDS) -> Inventory:
@@ -134,8 +133,3 @@ class Surroundings:
         if self._flow_networks is None:
             self._flow_networks = FlowNetworks(self._changed)
         return self._flow_networks
-
-
-def _paths(config: Config, leases: Mapping[str, Lease]) -> frozenset[Path]:
-    """The ways out whose routes a plan needs to know."""
-    return frozenset(one.path for one in plan.all_collectors(config, leases))

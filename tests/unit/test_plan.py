@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirrord.control.host.view import Collector, Link, Path, Route, Traits, View
-from mirrord.control.planning.plan import Add, Entry, Key, Planner, Remove, Rename, Replace, all_collectors, diff, make
+from mirrord.control.planning.collectors import Collectors
+from mirrord.control.planning.plan import Add, Entry, Key, Planner, Remove, Rename, Replace, diff, make
 from mirrord.control.planning.tunnels import Tunnels
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.rules import Direction, Rule, Selection
@@ -60,7 +61,7 @@ def running(entries: dict[Key, Entry]) -> PipelinePlan:
 
 def test_a_vxlan_session_becomes_one_pipeline() -> None:
     wanted = config(f'source = "tap0"\nsnaplen = 96\nrate_limit = "1Mbit"\n{TO_VXLAN}')
-    assert all_collectors(wanted) == {Collector(REMOTE, "auto", 17, 4789)}
+    assert Collectors()(wanted).active == {Collector(REMOTE, "auto", 17, 4789)}
     assert make(wanted, VIEW)[Key("m", "s0", "tap0")].pipeline == PipelinePlan(
         CapturePlan("tap0", 5, Selection(mark=MARK, mark_mask=MARK), mode="auto"),
         # 20 + 8 bytes of IPv4 and UDP and 8 of VXLAN leave 1564 of the path MTU; the outer Ethernet header is 14

@@ -22,7 +22,7 @@ from mirrord.control.configuration import expiries
 from mirrord.control.configuration.refusals import Declared, Use, refusals, unknown_names, warnings
 from mirrord.control.configuration.toml import parsed
 from mirrord.errors import ConfigError, Problem, nearest
-from mirrord.model import Config, Daemon, Filter, FlowNetwork, Mirror, Model
+from mirrord.model import Config, Daemon, Filter, FlowNetwork, Mirror, Model, Session
 from mirrord.model.lines import line_of, places
 from mirrord.model.validation import Examined, doubts, examine, join, parts, session_path
 from mirrord.values import GLOB, parse_name, unexpected
@@ -315,7 +315,8 @@ class _Combination:
     def _doubts(self) -> Iterator[Problem]:
         for name, mirror in self.written["mirrors"].items():
             for index, session in enumerate(mirror.get("sessions", ())):
-                yield from doubts(session, join("mirrors", name, "sessions", index))
+                if "rate_limit" in session:
+                    yield from doubts(session, join("mirrors", name, "sessions", index))
 
     def _examine_one(self, section: str, name: str, written: object, path: str) -> Examined:
         """What became of one object; what was written alike before is what it was."""
@@ -327,9 +328,8 @@ class _Combination:
         if _alike(old, written):
             return Examined(known, [])
         if isinstance(known, Mirror) and isinstance(written.get("sessions"), list):
-            sessions = _known_sessions(written["sessions"], old.get("sessions", ()), known)
-            with suppress(ValidationError):  # the models of sessions are taken as they are
-                return Examined(Mirror.model_validate({**written, "sessions": sessions}), [])
+            with suppress(ValidationError):
+                return Examined(_mirror(written, old.get("sessions", ()), known), [])
         return examine(model, written, path)
 
     def _located(self, problems: list[Problem]) -> list[Problem]:
@@ -353,6 +353,16 @@ class _Combination:
 def _alike(old: object, new: object) -> bool:
     """Whether the same was written: to Python, 1 and true would be equal, and are not the same here."""
     return old is new or repr(old) == repr(new)
+
+
+def _mirror(written: dict[str, Any], old: Sequence[Any], known: Mirror) -> Mirror:
+    """A mirror with the sessions of a known one that were written alike: each by itself is right. ValidationError."""
+    sessions = tuple(
+        one if isinstance(one, Session) else Session.model_validate(one)
+        for one in _known_sessions(written["sessions"], old, known)
+    )
+    mirror = Mirror.model_validate({**written, "sessions": ()})
+    return Mirror.model_validate(mirror.model_copy(update={"sessions": sessions}))
 
 
 def _known_sessions(written: list[Any], old: Sequence[Any], known: Mirror) -> list[Any]:

@@ -89,7 +89,8 @@ class Declared:
         """The same, what is below these paths behind all that was there before."""
         if not newest:
             return self
-        objects = dict(sorted(self.objects.items(), key=lambda item: _below(item[0], newest)))
+        new = {path: one for path, one in self.objects.items() if _below(path, newest)}
+        objects = {path: one for path, one in self.objects.items() if path not in new} | new
         uses = tuple(sorted(self.uses, key=lambda use: _below(use.path, newest)))
         return replace(self, objects=objects, uses=uses, newest=newest)
 
@@ -103,7 +104,7 @@ class Declared:
 
 
 def _below(path: str, tops: tuple[str, ...]) -> bool:
-    return any(path == top or path.startswith((f"{top}.", f"{top}[")) for top in tops)
+    return any(path.startswith(top) and path[len(top) : len(top) + 1] in ("", ".", "[") for top in tops)
 
 
 def refusals(declared: Declared) -> list[Problem]:
@@ -164,6 +165,8 @@ def _reads(session: Session, device: str) -> bool:
 def _same_ends(declared: Declared) -> Iterator[Problem]:
     for path, session in declared.sessions():
         end = session.destination
+        if isinstance(end, TunnelDestination) and not isinstance(session.source, TunnelSource):
+            continue  # as nearly all are
         if isinstance(end, DeviceDestination) and _comes_in(session, end):
             place = "" if end.netns is None else f" in {end.netns!r}"
             yield Problem(join(path, "destination", "device"), f"{end.device!r}{place} is also the source")
@@ -223,10 +226,13 @@ class _Readers:
 
 def _cycles(declared: Declared) -> Iterator[Problem]:
     """Sessions whose copies come back to where they were taken from, over one session more or several."""
-    ways: dict[str, Session] = {}
     sessions = dict(declared.sessions())
-    readers = _Readers(sessions.items())
-    for path, session in sessions.items():
+    received = any(isinstance(one.source, TunnelSource) for one in sessions.values())
+    ends = (DeviceDestination, TunnelDestination) if received else DeviceDestination
+    leading = {path: one for path, one in sessions.items() if isinstance(one.destination, ends)}
+    ways: dict[str, Session] = {}
+    readers = _Readers(sessions.items() if leading else ())
+    for path, session in leading.items():
         if not readers.of(session.destination) or _comes_in(session, session.destination):
             continue  # nobody takes its copies on; or it is told of already
         reached = _reached_from(session.destination, ways, readers)
@@ -298,10 +304,12 @@ def _chosen_otherwise(declared: Declared) -> Iterator[Problem]:
 
 def _shared_vnis(declared: Declared) -> Iterator[Problem]:
     first: dict[tuple[object, ...], tuple[str, bool | None]] = {}
-    for path, session in declared.sessions():
-        end = session.destination
-        if not isinstance(end, (VxlanDestination, GeneveDestination)):
-            continue
+    sessions = ((path, session.destination) for path, session in declared.sessions())
+    ends = [(path, end) for path, end in sessions if isinstance(end, (VxlanDestination, GeneveDestination))]
+    times = Counter(vni for _, end in ends for vni in (end.vni, end.vni_egress))
+    for path, end in ends:
+        if times[end.vni] == 1 and (end.vni_egress is None or times[end.vni_egress] == 1):
+            continue  # to compare addresses takes longer than all else here
         shared = end.shared_vni if isinstance(end, VxlanDestination) else None  # None: it has no such key
         for key in ("vni", "vni_egress"):
             vni = getattr(end, key)

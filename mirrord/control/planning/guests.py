@@ -31,6 +31,9 @@ SHORT_ID = 12  # digits of a container's id that engines show
 
 ENGINES = ("podman", "docker")
 
+GUESTS = (GuestSource, VmDestination)
+"""Ends that name one."""
+
 M = TypeVar("M", Mirror, Session)
 
 
@@ -72,7 +75,7 @@ def places(config: Config) -> frozenset[Place]:
         for session in mirror.active
         for end in (session.source, session.destination)
     ]
-    return frozenset(place for end in ends for place in _places(end))
+    return frozenset(place for end in ends if isinstance(end, GUESTS) for place in _places(end))
 
 
 def _places(end: object) -> tuple[Place, ...]:
@@ -107,7 +110,7 @@ class _Findings(NamedTuple):
 
 
 def _mirror(name: str, mirror: Mirror, inventory: Inventory, found: _Findings, before: Mirror | None) -> Mirror:
-    if not any(_places(session.source) or _places(session.destination) for session in mirror.sessions):
+    if not any(isinstance(one.source, GUESTS) or isinstance(one.destination, GUESTS) for one in mirror.sessions):
         return mirror
     known = {one.name: one for one in before.sessions} if before is not None else {}
     sessions = tuple(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import NamedTuple
 
-from mirrord.control.host.view import AbsentError, Collector, Lease, Link, View
+from mirrord.control.host.view import AbsentError, Lease, Link, View
 from mirrord.control.planning import sources
 from mirrord.control.planning.blind_spots import blind_spots
 from mirrord.control.planning.destinations import way_out
@@ -41,7 +41,6 @@ from mirrord.model import (
 )
 from mirrord.plans import DevicePlan, FilePlan, ForwardPlan, Netns, NowherePlan, PipelinePlan, RemotesPlan, TunnelPlan
 
-NO_LEASES: Mapping[str, Lease] = {}
 WITHOUT_ETHERNET = "ip"  # what a source's link is where it is not Ethernet
 
 
@@ -87,19 +86,6 @@ class Entry:
 
 
 # --- what should run ---
-
-
-def all_collectors(
-    config: Config, leases: Mapping[str, Lease] = NO_LEASES, *, active: bool = False
-) -> frozenset[Collector]:
-    """Who copies go to: a plan needs to know the routes there. `active`: of sessions that are enabled."""
-    return frozenset(
-        one
-        for mirror in config.mirrors.values()
-        for session in (mirror.active if active else mirror.sessions)
-        if isinstance(session.destination, TunnelDestination)
-        for one in collectors(session.destination, config, leases.get(mirror.flow_network or ""))
-    )
 
 
 def namespaces(config: Config) -> frozenset[str]:
@@ -382,6 +368,8 @@ def diff(old: Mapping[Key, PipelinePlan], new: Mapping[Key, PipelinePlan]) -> li
         before = old.get(key)
         if before is None:
             changes.append(Add(key, wanted))
+            continue
+        if before is wanted:
             continue
         plan = _on_its_way(before, wanted)
         if before == plan:
