@@ -298,15 +298,15 @@ class _Combination:
                 if one is not None:
                     objects[section][name] = usable[path] = one
                 if model is Mirror and isinstance(written, dict):
-                    sessions = _whole_sessions(one, written, path) if whole else parts(Mirror, written, path)
-                    usable |= {at: session.model for at, _, session in sessions if session.model is not None}
+                    sessions = _whole_sessions(one, written, path) if whole else _parts(written, path)
+                    usable |= {at: session for at, _, session in sessions if session is not None}
                     uses += _uses(path, "flow_network", written)
-                    uses += [use for at, session, _ in sessions for use in _uses(at, "filter", session)]
+                    tables = [(at, session) for at, session, _ in sessions if isinstance(session, dict)]
+                    uses += [use for at, table in tables if "filter" in table for use in _uses(at, "filter", table)]
                     uses += [
                         use
-                        for at, session, _ in sessions
-                        if isinstance(session, dict) and isinstance(source := session.get("source"), dict)
-                        if "flow_network" in source
+                        for at, table in tables
+                        if isinstance(source := table.get("source"), dict) and "flow_network" in source
                         for use in _uses(join(at, "source"), "flow_network", source)
                     ]
         names = {section: frozenset(self.written[section]) for section in ("flow_networks", "filters")}
@@ -325,7 +325,7 @@ class _Combination:
         if before is None or known is None or not isinstance(written, dict):
             return examine(model, written, path)
         old = before.written(section, name)
-        if _alike(old, written):
+        if old.keys() == written.keys() and all(_alike(old[key], written[key]) for key in old):
             return Examined(known, [])
         if isinstance(known, Mirror) and isinstance(written.get("sessions"), list):
             with suppress(ValidationError):
@@ -352,7 +352,11 @@ class _Combination:
 
 def _alike(old: object, new: object) -> bool:
     """Whether the same was written: to Python, 1 and true would be equal, and are not the same here."""
-    return old is new or repr(old) == repr(new)
+    if old is new:
+        return True
+    if isinstance(old, list) and isinstance(new, list):  # mostly of the same objects
+        return len(old) == len(new) and all(map(_alike, old, new))
+    return repr(old) == repr(new)
 
 
 def _mirror(written: dict[str, Any], old: Sequence[Any], known: Mirror) -> Mirror:
@@ -376,11 +380,16 @@ def _known_sessions(written: list[Any], old: Sequence[Any], known: Mirror) -> li
     return found
 
 
-def _whole_sessions(mirror: Mirror, written: dict[str, Any], path: str) -> list[tuple[str, object, Examined]]:
-    """As `parts`, of a mirror without problems."""
+def _parts(written: dict[str, Any], path: str) -> list[tuple[str, object, Session | None]]:
+    """The sessions of a mirror: the path, what was written, what can be used of it."""
+    return [(at, one, examined.model) for at, one, examined in parts(Mirror, written, path)]
+
+
+def _whole_sessions(mirror: Mirror, written: dict[str, Any], path: str) -> list[tuple[str, object, Session | None]]:
+    """The same of a mirror without problems."""
     listed = join(path, "sessions")
     pairs = zip(written.get("sessions", ()), mirror.sessions, strict=True)
-    return [(f"{listed}[{n}]", one, Examined(model, [])) for n, (one, model) in enumerate(pairs)]
+    return [(f"{listed}[{n}]", one, model) for n, (one, model) in enumerate(pairs)]
 
 
 def _uses(path: str, key: str, written: object) -> list[Use]:
