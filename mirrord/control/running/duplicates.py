@@ -52,6 +52,8 @@ class Groups:
 
     def forget(self, planned: Mapping[Key, PipelinePlan]) -> None:
         """Keep what these are to remember."""
+        if not self._groups:
+            return
         wanted = {(key.mirror, plan.duplicates_of) for key, plan in planned.items() if plan.duplicates_of is not None}
         with self._lock:
             for mirror, group in list(self._groups.items()):

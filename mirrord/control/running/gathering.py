@@ -115,13 +115,12 @@ def how_captured(
 
 def _crowded(adds: Sequence[Add], running: Mapping[Key, Running]) -> frozenset[Netns | None]:
     """The namespaces of these where devices that nobody mirrors are too busy for a socket on all of them."""
-    plans = [*(add.pipeline for add in adds), *(one.plan for one in running.values())]
-    captures = [plan.capture for plan in plans if isinstance(plan.capture, CapturePlan)]
     together = {capture.netns for add in adds if (capture := _capture(add)) and capture.together}
     mirrored: dict[Netns | None, set[str]] = {netns: set() for netns in together}
-    for capture in captures if together else ():
-        if capture.netns in together:
-            mirrored[capture.netns].add(capture.device)
+    plans = (*(add.pipeline for add in adds), *(one.plan for one in running.values())) if together else ()
+    for plan in plans:
+        if isinstance(plan.capture, CapturePlan) and plan.capture.netns in together:
+            mirrored[plan.capture.netns].add(plan.capture.device)
     return too_busy(mirrored)
 
 

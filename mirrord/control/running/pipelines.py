@@ -205,9 +205,12 @@ class Pipelines:
         log.info("session renamed", **new._asdict(), before=f"{old.mirror}/{old.session}")
 
     def _end_failed(self) -> None:
-        failed = {key: ("failed", failure) for key, one in self._running.items() if (failure := one.failure)}
-        waiting = {key: ("waiting", gone) for key, one in self._running.items() if (gone := one.gone)}
-        ended = waiting | failed
+        ended: dict[Key, tuple[str, str]] = {}
+        for key, one in self._running.items():
+            if failure := one.failure:
+                ended[key] = "failed", failure
+            elif gone := one.gone:
+                ended[key] = "waiting", gone
         self._remove_all({key: reason for key, (_, reason) in ended.items()})
         with self._lock:
             self._errors |= ended

@@ -62,7 +62,10 @@ class Running:
     @property
     def gone(self) -> str:
         """Why nobody takes its copies any more, until when it waits; "" where somebody does, or none is asked."""
-        return next((gone for pipeline, _ in self.placed if (gone := pipeline.transmit.gone)), "")
+        for pipeline, _ in self.placed:
+            if gone := pipeline.transmit.gone:
+                return gone
+        return ""
 
     @property
     def clients(self) -> int | None:

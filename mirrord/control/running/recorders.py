@@ -38,10 +38,11 @@ class Recorders:
 
     def plan(self, planned: Collection[Key]) -> None:
         """These are to run, or will when they can: keep what concerns their sessions only."""
-        sessions = {key[:2] for key in planned}
         with self._lock:
-            self._planned = planned
-            self._drop({key for key in self._known if key[:2] not in sessions})
+            before, self._planned = self._planned, planned
+            if any(key not in planned for key in before):
+                sessions = {key[:2] for key in planned}
+                self._drop({key for key in self._known if key[:2] not in sessions})
 
     def rename(self, old: Key, new: Key) -> None:
         """The recorder goes along."""

@@ -21,16 +21,29 @@ class Planned:
 
     def __init__(self) -> None:
         self.entries: dict[Key, Entry] = {}
-        self.limits: dict[Key, Limit] = {}
-        self.spread: frozenset[Key] = frozenset()
         self._by_name: dict[tuple[str, ...], list[Key]] | None = None  # by mirror; by mirror and session
+        self._limits: dict[Key, Limit] | None = None
+        self._spread: frozenset[Key] | None = None
 
     def show(self, entries: Mapping[Key, Entry]) -> None:
         """Show these entries from now on."""
-        self.entries, self._by_name = dict(entries), None
-        self.limits = {key: entry.limit for key, entry in entries.items() if entry.limit}
-        planned = ((key, one.pipeline) for key, one in entries.items() if one.pipeline is not None)
-        self.spread = frozenset(key for key, one in planned if isinstance(one.transmit, RemotesPlan))
+        self.entries = dict(entries)
+        self._by_name = self._limits = self._spread = None
+
+    @property
+    def limits(self) -> Mapping[Key, Limit]:
+        """The circuit breaker's, of those that have one."""
+        if self._limits is None:
+            self._limits = {key: entry.limit for key, entry in self.entries.items() if entry.limit}
+        return self._limits
+
+    @property
+    def spread(self) -> frozenset[Key]:
+        """Those whose copies are for several collectors."""
+        if self._spread is None:
+            planned = ((key, one.pipeline) for key, one in self.entries.items() if one.pipeline is not None)
+            self._spread = frozenset(key for key, one in planned if isinstance(one.transmit, RemotesPlan))
+        return self._spread
 
     def of(self, *names: str) -> Iterator[Entry]:
         """All; or those of a mirror, or of a mirror's session."""

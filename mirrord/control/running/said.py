@@ -71,6 +71,8 @@ def say_planned(before: Mapping[Key, Entry], after: Mapping[Key, Entry]) -> None
     """Say what a new plan warns of, and what it cannot run."""
     for key, entry in after.items():
         was = before.get(key)
+        if was is entry:
+            continue
         for one in (*entry.warnings, *entry.notes):
             if was is None or one not in (*was.warnings, *was.notes):
                 log.warning(one.problem, **key._asdict(), remedy=one.remedy)

@@ -93,6 +93,8 @@ class Taps:
 
     def remove(self, removed: Mapping[Key, Sequence[tuple[Pipeline, Worker]]]) -> None:
         """Forward what was captured for these, give them nothing more, and close them."""
+        if not removed:
+            return
         leaving: dict[Worker, list[Pipeline]] = {}
         for pipelines in removed.values():
             for pipeline, worker in pipelines:
