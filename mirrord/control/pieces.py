@@ -10,6 +10,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+SHORT = (str, int, float, type(None))
+"""What nearly all of it is."""
+
 FEW = 20
 """A list of more parts is encoded part by part."""
 
@@ -36,8 +39,10 @@ def pieces(value: Any) -> Iterator[str]:
 
 def _long(value: Any) -> bool:
     """Whether an iterator, or a list of many parts, is somewhere in it."""
-    if isinstance(value, Iterator):
-        return True
+    if isinstance(value, SHORT):
+        return False
+    if isinstance(value, dict):
+        return any(map(_long, value.values()))
     if isinstance(value, list):
         return len(value) > FEW or any(map(_long, value))
-    return isinstance(value, dict) and any(map(_long, value.values()))
+    return isinstance(value, Iterator)

@@ -353,7 +353,7 @@ class Service:
     def _refuse_failing(self, entries: Mapping[plan.Key, plan.Entry]) -> None:
         """Refused when the host forbids a session, and did not forbid it before."""
         failing = [entry for entry in entries.values() if entry.state == "failed"]
-        known = {row.entry.key for row in self.rows() if row.entry.state == "failed"} if failing else set()
+        known = {key for key, entry in self.entries().items() if entry.state == "failed"} if failing else set()
         failing = [entry for entry in failing if entry.key not in known]
         if failing:
             why = "\n".join(f"session {one.key.session!r} on {one.key.source}: {one.reason}" for one in failing)

@@ -245,6 +245,17 @@ def test_sessions_that_stay_are_planned_as_if_all_were_new(parts: list[Any], tur
         assert tunnels(config).packed == Tunnels()(config).packed
 
 
+def test_a_bond_that_comes_to_be_a_source_is_told_of_on_its_devices() -> None:
+    links = {"em0": Link("em0", 1, 1500, master=2), "bond0": Link("bond0", 2, 1500, kind="bond")}
+    end = {"type": "vxlan", "remote": "192.0.2.9"}
+    one, bond = ({"name": of, "source": of, "destination": {**end, "vni": n}} for n, of in enumerate(links))
+    before, planner, view = loaded({"sessions": [one]}), Planner(), View(links=links)
+    after = loaded({"sessions": [one, bond]}, before).config
+    for config in (before.config, after, before.config):
+        assert planner.make(config, view) == make(config, view)
+    assert [one.code for one in make(after, view)["m", "em0", "em0"].warnings] == ["seen_twice"]  # type: ignore[index]
+
+
 def test_a_session_more_is_planned_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a tap of its own, or on one that others have, too: only where it comes before these do they mind."""
     planned = []

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from mirrord.control.host.view import Link, View
 from mirrord.control.planning.finding import WARNING, Finding, tool
 from mirrord.control.planning.sources import matches
-from mirrord.model import BridgeSource, DeviceSource, FileDestination, Mirror, PcapDestination, Session
+from mirrord.model import BridgeSource, Config, DeviceSource, FileDestination, Mirror, PcapDestination, Session
 
 XDP = {  # how it is attached: where it runs
     "native": "in native mode (in the driver)",
@@ -112,7 +112,7 @@ def _bridge(session: Session, link: Link) -> Iterator[BlindSpot]:
 
 def _seen_twice(mirror: Mirror, source: DeviceSource, link: Link, view: View) -> Iterator[BlindSpot]:
     bond = view.by_index.get(link.master)
-    if bond is not None and bond.kind in BONDS and _is_source(mirror, source, bond.name):
+    if bond is not None and bond.kind in BONDS and _is_source(mirror, source.netns, bond.name):
         problem = (
             f"{link.name} belongs to {bond.name}, which is a source of the mirror as well: frames are seen on both"
         )
@@ -123,12 +123,20 @@ def _seen_twice(mirror: Mirror, source: DeviceSource, link: Link, view: View) ->
         yield _spot("seen_twice", problem, "take one of them, by a narrower pattern", bypassed=False)
 
 
-def _is_source(mirror: Mirror, source: DeviceSource, device: str) -> bool:
-    """Whether a session of the mirror captures this device of the source's network namespace."""
+def bonds_captured(config: Config, view: View) -> frozenset[tuple[str, str | None, str]]:
+    """The bonds that are sources, by mirror, network namespace and name: their devices' frames are seen there, too."""
+    there = ((None, view), *view.namespaces.items())
+    bonds = [(netns, link.name) for netns, inside in there for link in inside.links.values() if link.kind in BONDS]
+    mirrors = config.mirrors.items() if bonds else ()
+    return frozenset((name, *bond) for name, mirror in mirrors for bond in bonds if _is_source(mirror, *bond))
+
+
+def _is_source(mirror: Mirror, netns: str | None, device: str) -> bool:
+    """Whether a session of the mirror captures this device of a network namespace."""
     others = (one.source for one in mirror.sessions)
     return any(
         isinstance(other, DeviceSource)
-        and other.netns == source.netns
+        and other.netns == netns
         and any(matches(device, pattern) for pattern in other.device)
         for other in others
     )

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from mirrord.control.host.view import AbsentError, Lease, Link, View
 from mirrord.control.planning import sources
-from mirrord.control.planning.blind_spots import blind_spots
+from mirrord.control.planning.blind_spots import blind_spots, bonds_captured
 from mirrord.control.planning.destinations import way_out
 from mirrord.control.planning.finding import ERROR, Finding
 from mirrord.control.planning.guests import Resolved
@@ -137,7 +137,8 @@ class Planner:
         selections = Selections(config, before.selections if before is not None else None)
         networks = {name: mirror.flow_network for name, mirror in config.mirrors.items() if mirror.flow_network}
         once = {name: mirror.duplicate_window for name, mirror in config.mirrors.items() if mirror.duplicates == "drop"}
-        context = view, native, config.daemon, config.flow_networks, networks, once
+        bonds = bonds_captured(config, view)
+        context = view, native, config.daemon, config.flow_networks, networks, once, bonds
         guests = resolved.absent, resolved.guests, resolved.destinations, resolved.nowhere
         known = before.known if before is not None and before.context == context else {}
         same_guests = before is not None and before.guests == guests
