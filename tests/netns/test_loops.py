@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
+from scapy.layers.vxlan import VXLAN
 
 from mirrord.dataplane.filter import bpf
 from tests.conftest import MakeDaemon, MakeSniffer
+from tests.support.api import Api
 from tests.support.send import UNANSWERED, flood, send
 from tests.support.topology import Host, Topology, acquaint, receive_vxlan
 
@@ -98,6 +102,35 @@ def test_two_hosts_that_mirror_their_uplinks_to_each_other_do_not_amplify(
     # a sent its frames and a copy of each; b received both, and sent a copy of the frames alone.
     assert a.transmitted("eth0") - before_a == 2 * count
     assert b.transmitted("eth0") - before_b == count
+
+
+def test_a_tunnel_that_comes_and_goes_is_known_to_sessions_that_run(net: Topology, daemon: MakeDaemon) -> None:
+    """What another host sends by it is a copy as long as a session leads there, whether that one runs or not."""
+    source, collector = net.host("source"), net.host("collector")
+    net.link(source, "eth0", collector, "eth0", ("10.99.0.1/24", "10.99.0.2/24"))
+    acquaint(source, "eth0", "10.99.0.1", collector, "eth0", "10.99.0.2")
+    running = daemon(source, "", up=False)
+    api, to = Api(running.socket), {"type": "vxlan", "remote": "10.99.0.2"}
+    watched = {"name": "all", "source": "eth0", "direction": "ingress", "destination": {**to, "vni": 1}}
+    assert api("PUT", "mirrors/m", {"sessions": [watched]}).status == 201
+    running.wait_up()
+    packet = Ether(src=collector.mac("eth0"), dst=source.mac("eth0")) / IP(src="10.99.0.2", dst="10.99.0.1")
+    packet = bytes(packet / UDP(sport=50000, dport=4789) / VXLAN(vni=9) / UNANSWERED)
+    counted: list[int] = []
+    for method, resource, change in (
+        ("PATCH", "mirrors/m", {"description": "as it is"}),
+        ("POST", "mirrors/m/sessions", {"name": "other", "source": "nic9", "destination": {**to, "vni": 9}}),
+        ("PATCH", "mirrors/m/sessions/all", {"mirror_tunnels": True}),
+        ("PATCH", "mirrors/m/sessions/all", {"mirror_tunnels": False}),
+        ("PATCH", "mirrors/m/sessions/other", {"destination": {**to, "vni": 8}}),
+        ("PATCH", "mirrors/m/sessions/other", {"destination": {**to, "vni": 9}}),
+        ("DELETE", "mirrors/m/sessions/other", None),
+    ):
+        assert api(method, resource, change).status in (200, 201, 204)
+        send(collector, "eth0", packet, 10)
+        metrics = running.settle(captured=10 * (len(counted) + 1))
+        counted.append(int(metrics.total("mirrord_skipped_frames_total", reason="own_copy")) // 10)
+    assert counted == [0, 1, 1, 2, 2, 3, 3]
 
 
 def test_what_is_no_tunnels_packet_is_mirrored_whoever_it_is_for(

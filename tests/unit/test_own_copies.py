@@ -18,8 +18,10 @@ from scapy.packet import Packet
 from mirrord.control.planning.tunnels import Tunnels
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.forward import encap
-from mirrord.dataplane.forward.own_copies import Guard, Guards
+from mirrord.dataplane.forward.own_copies import NO_GUARDS, Guard, Guards, by_vni
+from mirrord.dataplane.forward.step import Forward
 from mirrord.dataplane.frame.wire import Frame
+from mirrord.dataplane.native import core
 from mirrord.model import Config
 from mirrord.plans import ForwardPlan
 from tests.support.frames import captured
@@ -162,6 +164,28 @@ def test_later_fragments_follow_their_first_one(plane: str, network: Packet) -> 
     assert [own(step, LINK / part) for part in copy] == [True] * len(copy)
     # the same numbers again, of a datagram that is no copy: the last first fragment counts
     assert [own(step, LINK / part) for part in ordinary] == [False] * len(ordinary)
+
+
+def test_what_was_seen_of_fragments_outlives_another_tunnel(plane: str) -> None:
+    known, other = (Guard(ip_address(address), 17, 4789, by_vni(7)) for address in ("192.0.2.9", "192.0.2.8"))
+    plan = ForwardPlan(encap.bare())
+    python, native = Forward(plan), core.Forward(plan, None)
+    forward = python if plane == "python" else native
+    first, *later = pieces(TO / UDP(sport=50000, dport=4789) / VXLAN(vni=7) / LINK / IP(dst="10.0.0.2") / bytes(1600))
+
+    def reason(packet: Packet) -> int | None:
+        data = bytes(LINK / packet)
+        return forward(Frame(data, len(data))).reason
+
+    for told in (Guards([known]), Guards([other, known])):
+        python.guards = told
+        native.guard(told.packed)
+        if len(told.rows) == 1:
+            assert reason(first) == Slot.skipped_own_copy
+        assert [reason(part) for part in later] == [Slot.skipped_own_copy] * len(later)
+    python.guards = NO_GUARDS
+    native.guard(NO_GUARDS.packed)
+    assert [reason(part) for part in (first, *later)] == [None] * (1 + len(later))
 
 
 def test_of_many_guards_each_is_found(plane: str) -> None:
