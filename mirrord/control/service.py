@@ -20,7 +20,7 @@ from mirrord.control.host import clock, device_rate
 from mirrord.control.host.links import Links
 from mirrord.control.host.view import Lease, View
 from mirrord.control.joint import Joint
-from mirrord.control.limits import give_back, started
+from mirrord.control.limits import Lasting, give_back, started
 from mirrord.control.logs import logger
 from mirrord.control.net import Net
 from mirrord.control.notify import notify, reloading, watchdog_seconds
@@ -111,7 +111,7 @@ class Service:
         self._sources_at_once = Joint(partial(self._look_for_sources, at_once=True))
         self._turns = Net("cannot follow the host: tried again")
         self._looks = Net("cannot look at what runs: tried again")
-        self._planner, self._tunnels = plan.Planner(), Tunnels()
+        self._planner, self._tunnels, self._lasting = plan.Planner(), Tunnels(), Lasting()
         self._ticker = started(1, "ticker")
         self._in_force = InForce()
         self._ended: frozenset[str] = frozenset()  # the mirrors that the last turn left out
@@ -342,6 +342,7 @@ class Service:
         """Apply a plan. What is kept already is in force: where something keeps it from running it is tried again."""
         try:
             await asyncio.to_thread(lambda: self._pipelines.apply(entries, self._tunnels(resolved.config)))
+            self._lasting.look(len(entries))
         except Exception as error:
             if not kept:
                 raise
