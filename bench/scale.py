@@ -1,16 +1,18 @@
 """Measures what many sessions cost the control plane: start, stop, one change, reload, status, scrape, rest.
 
 `python -m bench.scale [--sessions N ...] [--taps N] [--quick]`, as root: four minutes. It writes results/scale.md. All
-sessions are in one mirror, made at run time, without traffic. While a daemon is asked for something, its smallest
-resource is asked for again and again on another connection: the longest wait for that is how long the event loop stood,
-and what else the machine did meanwhile. At rest it is the scheduler that tells what each thread ran, in nanoseconds,
-over stretches of ten seconds; of these the least is the daemon's own.
+sessions are in one mirror, made at run time in one request, without traffic; at last the fewest of them one by one.
+While a daemon is asked for something, its smallest resource is asked for again and again on another connection: the
+longest wait for that is how long the event loop stood, and what else the machine did meanwhile. At rest it is the
+scheduler that tells what each thread ran, in nanoseconds, over stretches of ten seconds; of these the least is the
+daemon's own.
 """
 
 from __future__ import annotations
 
 import argparse
 import http.client
+import json
 import os
 import resource
 import socket
@@ -33,6 +35,7 @@ from tests.support.topology import Host, Topology
 
 RESULTS = Path(__file__).parent / "results" / "scale.md"
 CHANGES = 7
+HUNDRED = 100  # sessions of those that are added one by one are told of together
 REST_SECONDS, RESTS = 10.0, 4
 SMALL = 1000  # sessions, of which there are most goals
 MIRROR = "mirrors/many"
@@ -50,13 +53,17 @@ def timed(table: Table, subject: str, path: Path) -> Iterator[None]:
     table.add(subject, milliseconds=1000 * seconds, loop_stood_ms=1000 * waits.longest)
 
 
-def read(path: Path, about: str) -> None:
-    """Have an answer of several megabytes, unparsed: that would hold up this process, which asks meanwhile."""
+def ask(path: Path, method: str, about: str, body: bytes | None = None) -> None:
+    """Have an answer of several megabytes, unparsed, to a body that was made before: this process asks meanwhile, and
+    both would hold it up.
+    """
     connection = http.client.HTTPConnection("mirrord", timeout=60)
     connection.sock = socket.socket(socket.AF_UNIX)
     connection.sock.connect(str(path))
-    connection.request("GET", f"/v1/{about}")
-    assert connection.getresponse().read()
+    connection.request(method, f"/v1/{about}", body, {} if body is None else {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    assert answer.status in (http.client.OK, http.client.CREATED), answer.status
+    assert answer.read()
     connection.close()
 
 
@@ -91,9 +98,9 @@ def measure(host: Host, count: int, taps: int, *, quick: bool) -> tuple[Table, T
         directory = Path(folder)
         daemon = Daemon(host, directory, "", up=False)
         api = Api(daemon.socket)
+        body = json.dumps({"sessions": sessions(count, taps)}).encode()
         with timed(asked, "make the mirror", daemon.socket):
-            answer = api("PUT", MIRROR, {"sessions": sessions(count, taps)})
-        assert answer.status == http.client.CREATED, answer.body
+            ask(daemon.socket, "PUT", MIRROR, body)
         daemon.stop(120)
         begun = time.monotonic()
         daemon = Daemon(host, directory, "", up=False)
@@ -106,7 +113,7 @@ def measure(host: Host, count: int, taps: int, *, quick: bool) -> tuple[Table, T
             assert answer.status == http.client.OK, answer.body
         for n in range(CHANGES):
             with timed(asked, "describe the mirror", daemon.socket):
-                assert api("PATCH", MIRROR, {"description": f"the {n}th"}).status == http.client.OK
+                ask(daemon.socket, "PATCH", MIRROR, json.dumps({"description": f"the {n}th"}).encode())
         for n in range(CHANGES):
             more = {**sessions(count + n + 1, taps)[-1], "name": "more"}
             with timed(asked, "add a session", daemon.socket):
@@ -118,7 +125,7 @@ def measure(host: Host, count: int, taps: int, *, quick: bool) -> tuple[Table, T
                 api("POST", "reload")
             for subject, about in LONG.items():
                 with timed(asked, subject, daemon.socket):
-                    read(daemon.socket, about)
+                    ask(daemon.socket, "GET", about)
             with timed(asked, "scrape", daemon.socket):
                 daemon.scrape()
         for _ in range(RESTS if count <= SMALL and not quick else 1):
@@ -141,13 +148,46 @@ def measure(host: Host, count: int, taps: int, *, quick: bool) -> tuple[Table, T
     return whole, asked, idle
 
 
+def one_by_one(host: Host, count: int, taps: int) -> Table:
+    """What it takes to add so many sessions, and to delete them, as a script of an operator's does."""
+    table = Table(f"{count} sessions one by one")
+    with tempfile.TemporaryDirectory() as folder:
+        daemon = Daemon(host, Path(folder), "", up=False)
+        api = Api(daemon.socket)
+        assert api("PUT", MIRROR, {"sessions": []}).status == http.client.CREATED
+        wanted = sessions(count, taps)
+        for subject, asked, answered in (
+            ("add", [("POST", f"{MIRROR}/sessions", one) for one in wanted], http.client.CREATED),
+            (
+                "delete",
+                [("DELETE", f"{MIRROR}/sessions/{one['name']}", None) for one in wanted],
+                http.client.NO_CONTENT,
+            ),
+        ):
+            taken = []
+            for request in asked:
+                begun = time.monotonic()
+                assert api(*request).status == answered
+                taken.append(time.monotonic() - begun)
+            table.add(
+                subject,
+                first_hundred_ms_each=1000 * sum(taken[:HUNDRED]) / HUNDRED,
+                last_hundred_ms_each=1000 * sum(taken[-HUNDRED:]) / HUNDRED,
+                all_s=sum(taken),
+            )
+        daemon.stop(120)
+    return table
+
+
 def judged(count: int, whole: Table, asked: Table, idle: Table) -> Iterator[str]:
     """Each goal, and whether it is met."""
     process = {name: values[0] for name, values in whole.samples["mirrord"].items()}
-    change = statistics.median(asked.samples["change a session"]["milliseconds"])
+    took = {subject: statistics.median(row["milliseconds"]) for subject, row in asked.samples.items()}
     stood = {subject: statistics.median(row["loop_stood_ms"]) for subject, row in asked.samples.items()}
     longest = max(stood, key=lambda subject: stood[subject])
-    figures = {"one change": (change, 100.0 if count <= SMALL else 500.0, "ms")}
+    soon = 100.0 if count <= SMALL else 500.0
+    changes = ("change a session", "add a session", "delete a session")
+    figures = {subject: (took[subject], soon, "ms") for subject in changes}
     figures[f"the event loop stands ({longest})"] = stood[longest], 50.0, "ms"
     if count <= SMALL:
         figures["exec to all up"] = process["exec_to_all_up_s"], 2.0, "s"
@@ -177,6 +217,7 @@ def main(arguments: list[str] | None = None) -> None:
             found = measure(host, count, options.taps, quick=options.quick)
             goals += judged(count, *found)
             tables += [table.markdown() for table in found]
+        tables.append(one_by_one(host, min(options.sessions), options.taps).markdown())
     title = f"# Many sessions in one mirror\n\n{about}; at the end {os.getloadavg()[0]:.2f}\n"
     page = "\n".join([title, *goals, "", *tables])
     if not options.quick:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import structlog
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mirrord.control.configuration.config import NOTHING, Files, Loaded, combine
@@ -223,12 +223,16 @@ def test_a_plan_made_from_the_one_before_is_the_plan(
 FILTERS = {name: {"rules": [{"priority": 1, "action": "accept", "protocol": name}]} for name in ("tcp", "udp")}
 
 
+ALIKE = {"type": "device", "device": ["tap1"]}, {"type": "vxlan", "remote": "192.0.2.9", "vni": 1}, None
+
+
 @settings(deadline=None, max_examples=50)
 @given(
     parts=SESSIONS,
     turns=st.lists(st.tuples(st.permutations(range(12)), st.integers(0, 12), st.booleans()), min_size=1, max_size=4),
     overlap=st.sampled_from(["all", "first"]),
 )
+@example(parts=[ALIKE] * 3, turns=[(range(12), 3, False), (range(12), 3, True)], overlap="all")
 def test_sessions_that_stay_are_planned_as_if_all_were_new(parts: list[Any], turns: list[Any], overlap: str) -> None:
     """The same objects in another company, in another order, by another filter."""
     links = {name: Link(name, number, 1500) for number, name in enumerate(["tap1", "tap2", "em0", "out0"], 1)}

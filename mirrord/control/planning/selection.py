@@ -60,8 +60,7 @@ class Selections:
         self.orders: dict[str, Order] = {name: Order(one, orders.get(name)) for name, one in config.mirrors.items()}
         self._filters: dict[tuple[str, bool], tuple[Rule, ...]] = {}  # by filter, and whether they are a guest's
         self._alone: dict[Words, Selection] = {}
-        self._begun = before is None
-        self._others: frozenset[str] = frozenset()  # filters that are not what they were
+        self._filters_differ = False  # from those before, of the same names
         if before is not None:
             self._take_over(before)
 
@@ -70,7 +69,7 @@ class Selections:
         knows of a tunnel that is received: whoever names an address takes it from those who name none.
         """
         tunnel = isinstance(session.source, model.TunnelSource)
-        return not (self._begun or tunnel or session.filter in self._others or self.orders[mirror].changed(session))
+        return not (self._filters_differ or tunnel or self.orders[mirror].changed(session))
 
     def of(self, mirror: str, session: model.Session, device: str) -> Selection:
         """What this session of this mirror takes, and what those before it have taken already."""
@@ -92,7 +91,7 @@ class Selections:
         """Keep what has not changed since the configuration before."""
         was, now = before.config, self.config
         filters = {name for name, one in now.filters.items() if one == was.filters.get(name)}
-        self._others = frozenset(now.filters.keys() - filters)
+        self._filters_differ = filters != was.filters.keys() & now.filters.keys()
         self._filters = {key: rules for key, rules in before._filters.items() if key[0] in filters}
         if was.daemon == now.daemon:
             alone = before._alone.items()
