@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from mirrord.dataplane.capture.mode_switch import RETRY_SECONDS
 from mirrord.dataplane.capture.packet_socket import Capture
 from mirrord.dataplane.filter.bpf import compile_selection
-from mirrord.dataplane.filter.by_device import Asked, Wanted, compile_wanted
+from mirrord.dataplane.filter.by_device import Asked, Wanted, asked, compile_wanted
 from mirrord.dataplane.filter.several import compile_selections, compile_sets
 from mirrord.dataplane.membership import FOR_EVER, Member, described, groups_of, one_a_way
 from mirrord.dataplane.parting import GRACE_SECONDS, Aside, Rates, every_second, next_alone, open_aside
@@ -231,7 +231,7 @@ class SharedSource(Source, ABC):
         left = [member for member in members if member.pipeline not in leaving]
         selections = [changed.get(member.pipeline, member.pipeline.selection) for member in left]
         wanted = [Wanted(member.device, selection) for member, selection in zip(left, selections, strict=True)]
-        self._compile(tuple(dict.fromkeys(wanted)))
+        self._compile(asked(wanted))
         for group in groups_of(wanted).values():
             compile_sets(group)
         for selection in (*(pipeline.selection for pipeline in joining), *changed.values()):
@@ -300,7 +300,7 @@ class SharedSource(Source, ABC):
     def part(self, aside: Aside) -> bool:
         """Move members to another capture. False where the members or their selections have changed meanwhile."""
         members = [member for member in self._members if member.pipeline in aside.pipelines]
-        wanted = tuple(dict.fromkeys(Wanted(member.device, member.pipeline.selection) for member in members))
+        wanted = asked((member.device, member.pipeline.selection) for member in members)
         fits = len(members) == len(aside.pipelines) and wanted == aside.capture.wanted
         if not fits or any(member.leaves for member in self._members) or self._successor is not None:
             return False
@@ -337,7 +337,7 @@ class SharedSource(Source, ABC):
 
     def _wanted(self, also: Sequence[Member] = ()) -> Asked:
         members = [member for member in (*list(self._members), *also) if not (member.leaves or member.parted)]
-        return tuple(dict.fromkeys(Wanted(member.device, member.pipeline.selection) for member in members))
+        return asked((member.device, member.pipeline.selection) for member in members)
 
     def _compile(self, wanted: Asked) -> None:
         """Make the program that the kernel will be given."""

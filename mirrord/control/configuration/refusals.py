@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os.path
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from itertools import chain
 from typing import NamedTuple
@@ -98,13 +99,16 @@ class Declared:
         """Whether what is at this path is to blame."""
         return _below(path, self.newest)
 
-    def sessions(self) -> Iterator[tuple[str, Session]]:
+    @cached_property
+    def sessions(self) -> Sequence[tuple[str, Session]]:
         """Every session and its path, in the order of the configuration."""
-        return ((path, one) for path, one in self.objects.items() if isinstance(one, Session))
+        return [(path, one) for path, one in self.objects.items() if isinstance(one, Session)]
 
 
 def _below(path: str, tops: tuple[str, ...]) -> bool:
-    return any(path.startswith(top) and path[len(top) : len(top) + 1] in ("", ".", "[") for top in tops)
+    return path.startswith(tops) and any(
+        path.startswith(top) and path[len(top) : len(top) + 1] in ("", ".", "[") for top in tops
+    )
 
 
 def refusals(declared: Declared) -> list[Problem]:
@@ -118,7 +122,7 @@ def refusals(declared: Declared) -> list[Problem]:
         *_files(declared),
         *_same_listeners(declared),
         *_too_many(declared),
-        *beyond_memory(declared.daemon, list(declared.sessions()), declared.objects),
+        *beyond_memory(declared.daemon, declared.sessions, declared.objects),
     ]
 
 
@@ -163,7 +167,7 @@ def _reads(session: Session, device: str) -> bool:
 
 
 def _same_ends(declared: Declared) -> Iterator[Problem]:
-    for path, session in declared.sessions():
+    for path, session in declared.sessions:
         end = session.destination
         if isinstance(end, TunnelDestination) and not isinstance(session.source, TunnelSource):
             continue  # as nearly all are
@@ -226,7 +230,7 @@ class _Readers:
 
 def _cycles(declared: Declared) -> Iterator[Problem]:
     """Sessions whose copies come back to where they were taken from, over one session more or several."""
-    sessions = dict(declared.sessions())
+    sessions = dict(declared.sessions)
     received = any(isinstance(one.source, TunnelSource) for one in sessions.values())
     ends = (DeviceDestination, TunnelDestination) if received else DeviceDestination
     leading = {path: one for path, one in sessions.items() if isinstance(one.destination, ends)}
@@ -269,7 +273,7 @@ def _shared_flow_networks(declared: Declared) -> Iterator[Problem]:
     for path, one in declared.objects.items():
         if isinstance(one, FlowNetwork) and owners.setdefault(one.device, path) != path:
             yield Problem(join(path, "device"), f"{one.device!r} is already set aside by {owners[one.device]}")
-    for path, session in declared.sessions():
+    for path, session in declared.sessions:
         for device, owner in owners.items():
             for key, used in (("source", _reads(session, device)), ("destination.device", _target(session) == device)):
                 if used and declared.is_new(owner) and not declared.is_new(path):
@@ -288,7 +292,7 @@ def _chosen_otherwise(declared: Declared) -> Iterator[Problem]:
     users = {
         use.path.removesuffix(".flow_network"): use.name for use in declared.uses if use.section == "flow_networks"
     }
-    for path, session in declared.sessions():
+    for path, session in declared.sessions:
         name = users.get(path.rpartition(".sessions[")[0])
         if name is None or not isinstance(session.destination, TunnelDestination):
             continue
@@ -304,9 +308,10 @@ def _chosen_otherwise(declared: Declared) -> Iterator[Problem]:
 
 def _shared_vnis(declared: Declared) -> Iterator[Problem]:
     first: dict[tuple[object, ...], tuple[str, bool | None]] = {}
-    sessions = ((path, session.destination) for path, session in declared.sessions())
+    sessions = ((path, session.destination) for path, session in declared.sessions)
     ends = [(path, end) for path, end in sessions if isinstance(end, (VxlanDestination, GeneveDestination))]
-    times = Counter(vni for _, end in ends for vni in (end.vni, end.vni_egress))
+    times = Counter([end.vni for _, end in ends])
+    times.update(end.vni_egress for _, end in ends if end.vni_egress is not None)
     for path, end in ends:
         if times[end.vni] == 1 and (end.vni_egress is None or times[end.vni_egress] == 1):
             continue  # to compare addresses takes longer than all else here
@@ -330,7 +335,7 @@ def _files(declared: Declared) -> Iterator[Problem]:
     """Files that two sessions would write, and files in places that are not for them."""
     first: dict[str, str] = {}
     patterns: list[tuple[str, str, tuple[str, ...]]] = []
-    for path, session in declared.sessions():
+    for path, session in declared.sessions:
         if not isinstance(session.destination, FileDestination):
             continue
         file, at = os.path.normpath(session.destination.path), join(path, "destination", "path")
@@ -356,7 +361,7 @@ def _files(declared: Declared) -> Iterator[Problem]:
 def _same_listeners(declared: Declared) -> Iterator[Problem]:
     """Streams that would listen in one place: on the same port of the same address, or of any."""
     ports: dict[int, list[tuple[IPv4Address | IPv6Address, str]]] = {}
-    for path, session in declared.sessions():
+    for path, session in declared.sessions:
         end = session.destination
         if not isinstance(end, PcapDestination) or end.listen is None:
             continue

@@ -9,7 +9,7 @@ device is then asked by the program that its own socket would have, once for all
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -31,6 +31,13 @@ class Wanted(NamedTuple):
 
 
 Asked = tuple[Wanted, ...]
+
+
+def asked(wanted: Iterable[tuple[int, Selection]]) -> Asked:
+    """What is wanted of devices, each once. Most of a device's selections are one object: they are not compared."""
+    each = {(device, id(selection)): Wanted(device, selection) for device, selection in wanted}
+    return tuple(dict.fromkeys(each.values()))
+
 
 _Group = tuple[Selection, ...]
 
