@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from itertools import islice
+from itertools import count, islice
 from typing import TypeVar
 
 from mirrord.cluster import records
@@ -27,6 +27,10 @@ T = TypeVar("T")
 
 LEASE_SECONDS = 30
 KEEP_SECONDS = 10.0
+SEEN_EACH = 3
+"""How many times the lease is kept until it is seen whether what was written is there still. A thousand agents that
+look each time cost etcd as much again as it is to keep their leases."""
+
 AGAIN_SECONDS = 0.2, 5.0
 """How long to wait before the store is asked again: at first, and at most; each time twice as long, times 0.5 to 1."""
 
@@ -115,12 +119,13 @@ class Link:
 
     async def _keep(self) -> None:
         """Keep the lease. StoreUnreachableError where the store does not answer: a watch would not tell that."""
-        while True:
+        for turn in count(1):
             await asyncio.sleep(KEEP_SECONDS)
             try:
                 if self._lease:
                     await self._etcd.keep(self._lease)
-                    await self._see_own()
+                    if turn % SEEN_EACH == 0:
+                        await self._see_own()
                 else:
                     await self._etcd.get(self._keys.cluster)  # only whether it is there
             except LeaseGoneError:
