@@ -302,13 +302,13 @@ def test_on_a_full_store_all_runs_on_is_told_what_to_do_and_converges_when_it_ha
     for each in cluster.members:  # what is to be known of a host is written anew
         each.agent.kill()
         each.agent.start()
-        wait_for(lambda: not each.agent.metrics().total("mirrord_cluster_own_written"), "it is told", 20)  # noqa: B023
+        what = "what this host writes to the store: the store is full"
+        wait_for(lambda: what in each.ctl("status"), "it is told", 20)  # noqa: B023
+        assert "the store has the alarm NOSPACE" in each.ctl("status")
+        assert each.agent.metrics().total("mirrord_cluster_own_written") == 0
         told = each.ctl("disable", "core", status=1)
         assert "the store is full (NOSPACE)" in told
         assert "`etcdctl defrag` each node, then `etcdctl alarm disarm`" in told
-        told = each.ctl("status")
-        assert "what this host writes to the store: the store is full" in told
-        assert "the store has the alarm NOSPACE" in told
         assert "the store is full" in each.ctl("apply", "-f", "/dev/null", "--prune", status=1)
     assert len(pinged(cluster, tmp_path)) == 10
     cluster.store.room()
