@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 GRACE_SECONDS = 0.02
 """How long after a change of the filter a frame may still come that the one before took: one that was under way."""
 
+UNREAD_SECONDS = 0.1
+"""How long it may take until the other capture is read, twice GRACE_SECONDS at least: the worker reads the first one to
+its end before.
+"""
+
 UNEQUAL = 10
 """How many times the frames of another a busy member must get for the two to part."""
 
@@ -142,10 +147,19 @@ def _unequal(got: Sequence[tuple[Member, _Got]], elapsed: float) -> list[Pipelin
 def open_aside(
     plan: CapturePlan, pipelines: Sequence[Pipeline], wanted: Asked, memory: Memory | None = None, *, busy: bool
 ) -> Aside:
-    """Open a capture for members to part with, which is a ring where they are `busy`, if the plan leaves that open.
-    OSError; takes long: not for the thread that runs the tap.
+    """Open a capture for members to part with, which is a ring where they are `busy`, if the plan leaves that open, and
+    the ring has room for what comes before its turn. OSError; takes long: not for the thread that runs the tap.
     """
     mode = "ring" if busy and plan.mode == "auto" else ""
     capture = Capture(plan, wanted, mode=mode, stamped=True, memory=memory)
-    time.sleep(GRACE_SECONDS)  # until the kernel stamps frames, and its filter has seen all that come
+    if mode and not capture.may_wait(UNREAD_SECONDS):
+        capture.close()
+        capture = Capture(plan, wanted, stamped=True, memory=memory)
+    try:
+        capture.reject_all()
+        time.sleep(GRACE_SECONDS)  # until the kernel stamps frames
+        capture.select(*wanted)
+    except BaseException:
+        capture.close()
+        raise
     return Aside(capture, tuple(pipelines))

@@ -177,6 +177,8 @@ class Worker(Loop):
             self.attempt(tap, partial(tap.tend, time.monotonic()))
             if tap in self.broken or not tap.changing:
                 self.changing.discard(tap)
+                if tap.spreads and tap not in self.broken:
+                    self.ran(tap)  # the next one parts, though no frame may come
 
     def ran(self, tap: Tap) -> None:
         self._moves.begin(tap, self._draining)

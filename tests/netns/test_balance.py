@@ -24,9 +24,12 @@ from mirrord.control.running.workers import Workers
 from mirrord.dataplane import sharing
 from mirrord.dataplane.capture import load
 from mirrord.dataplane.counters import Slot
+from mirrord.dataplane.filter.by_device import Wanted
 from mirrord.dataplane.filter.rules import Selection
 from mirrord.dataplane.forward import encap
+from mirrord.dataplane.memory import Memory
 from mirrord.dataplane.netns import find
+from mirrord.dataplane.parting import open_aside
 from mirrord.dataplane.pipeline import Pipeline
 from mirrord.dataplane.tap import Tap
 from mirrord.dataplane.worker import Worker
@@ -72,10 +75,13 @@ def stream(host: Host, device: str, pace: float) -> Iterator[Sent]:
         out.close()
 
 
-def pipeline(source: Host, name: str, way: str, dataplane: str, *, together: bool = False) -> Pipeline:
+def pipeline(
+    source: Host, name: str, way: str, dataplane: str, *, together: bool = False, ring_size: int = 8 << 20
+) -> Pipeline:
     netns = find(source.name)
     selection = Selection(mark=MARK, mark_mask=MARK)
-    capture = CapturePlan(name, source.index(name), selection, mode="auto", netns=netns, together=together)
+    index = source.index(name)
+    capture = CapturePlan(name, index, selection, mode="auto", ring_size=ring_size, netns=netns, together=together)
     to = DevicePlan(way, source.index(way), MARK, netns)
     return Pipeline(PipelinePlan(capture, ForwardPlan(encap.bare()), to), native=dataplane == "native")
 
@@ -161,6 +167,26 @@ def test_a_busy_worker_gives_a_source_to_another(
         assert numbers(second) == list(range(by_other.count))
     for one, sent in zip(both, (by_nic, by_other), strict=True):
         assert one.counters[Slot.captured] == one.counters[Slot.mirrored] == sent.count
+
+
+@pytest.mark.parametrize(("ring_size", "memory", "mode"), [(1, 0, "socket"), (8, 2, "socket"), (8, 0, "ring")])
+def test_what_parts_is_kept_until_its_turn_also_where_a_ring_would_be_short(
+    hosts: tuple[Host, Host, Host], ring_size: int, memory: int, mode: str
+) -> None:
+    """A short ring is full of a few frames: a block waits 8 ms for company, and goes."""
+    client, source, _ = hosts
+    one = pipeline(source, "nic", "uplink", "native", ring_size=ring_size << 20)
+    capture = one.plan.capture
+    assert isinstance(capture, CapturePlan)
+    aside = open_aside(capture, [one], (Wanted(capture.index, capture.selection),), Memory(memory << 20), busy=True)
+    try:
+        assert aside.capture.mode == mode
+        with stream(client, "eth0", PACE["native"]) as sent:
+            wait_for(lambda: mode == "ring" or sent.count > PACE["native"] // 10, "nobody reads it for a while")
+        assert aside.capture.statistics().ring_full == 0
+    finally:
+        aside.capture.close()
+        one.close()
 
 
 def test_sources_that_cannot_part_stay_together_and_are_not_tried_again_and_again(

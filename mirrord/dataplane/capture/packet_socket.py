@@ -208,11 +208,20 @@ class Capture(MovableWayIn):
         if not self._share.want(self.block_count * BLOCK_SIZE):
             raise OSError(errno.ENOMEM, "no memory for its ring (daemon.memory_limit)")
         frames = self.block_count * (BLOCK_SIZE // NOMINAL_FRAME)
-        retire = BUSY_RETIRE_MILLISECONDS if self.plan.mode == "auto" else RETIRE_MILLISECONDS
-        retire = retire if self.plan.device else SEVERAL_RETIRE_MILLISECONDS
+        retire = self._retire_milliseconds
         request = (BLOCK_SIZE, self.block_count, NOMINAL_FRAME, frames, retire, 0, 0)
         set_slowly(self.socket, kernel.PACKET_RX_RING, _REQUEST.pack(*request))
         self.ring = mmap.mmap(self.socket.fileno(), self.block_count * BLOCK_SIZE)
+
+    @property
+    def _retire_milliseconds(self) -> int:
+        if not self.plan.device:
+            return SEVERAL_RETIRE_MILLISECONDS
+        return BUSY_RETIRE_MILLISECONDS if self.plan.mode == "auto" else RETIRE_MILLISECONDS
+
+    def may_wait(self, seconds: float) -> bool:
+        """Whether it has room for so long, however few frames come, while nobody reads it."""
+        return self.ring is None or self.block_count * self._retire_milliseconds >= 1000 * seconds
 
     def fileno(self) -> int:
         return self.socket.fileno()
@@ -226,7 +235,7 @@ class Capture(MovableWayIn):
             self.exact = several.attach(self.socket, *selections, raw=self.plan.raw, pvid=self.plan.pvid)
         else:
             self.exact = attach_wanted(self.socket, wanted, pvid=self.plan.pvid)
-        self.wanted, self.trimmed = wanted, frozenset()
+        self.wanted, self.trimmed, self.rejecting = wanted, frozenset(), False
         self._receive_all()
 
     def trim(self, flows: frozenset[FlowKey]) -> None:
