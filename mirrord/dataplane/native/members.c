@@ -1,7 +1,10 @@
 /* A source's frames to the sessions that want them: each is read and parsed once. See tap.py. */
 #include "tap.h"
 
+#include <stddef.h>
 #include <stdlib.h>
+
+enum { CACHE_LINE = 64 };
 
 struct staged {
 	struct frame frame;
@@ -124,12 +127,42 @@ static void assign(struct tap *tap, const struct work *work, uint32_t n)
 		note(tap, n, stretch->first + (matcher->candidates[at] >> 1), matcher->candidates[at] & 1);
 }
 
+/* The first member that an outlet has a share for, the nth of those that are awaited; or NULL. */
+static const struct pipeline *awaited(const struct tap *tap, uint32_t n)
+{
+	if (n >= tap->awaited_count)
+		return NULL;
+	return tap->members[tap->shares[tap->outlets[tap->awaited[n]].first].member];
+}
+
+static void fetch(const void *start, size_t size)
+{
+	for (size_t at = 0; at < size; at += CACHE_LINE)
+		__builtin_prefetch((const char *)start + at);
+}
+
+/* Of hundreds of sessions, what is known is not in the processor's cache: that of the next ones comes while the nth is
+ * served. What it points to is fetched when it is there itself. */
+static void fetch_next(const struct tap *tap, uint32_t n)
+{
+	const struct pipeline *next = awaited(tap, n + 1), *after = awaited(tap, n + 2);
+
+	if (after)
+		fetch(after, sizeof(*after));
+	if (next) {
+		fetch(next->counters, SLOTS * sizeof(*next->counters));
+		fetch(next->exits, sizeof(*next->exits));
+		fetch(next->exits->transmits, offsetof(struct transmit, ports));
+	}
+}
+
 /* One session after the other, the frames of all of its devices in the order in which they came. */
 static void give_shares(struct tap *tap, struct work *work)
 {
 	for (uint32_t n = 0; n < tap->awaited_count; n++) {
 		struct outlet *outlet = &tap->outlets[tap->awaited[n]];
 
+		fetch_next(tap, n);
 		begin_batch(work, tap->members[tap->shares[outlet->first].member]);
 		for (uint32_t at = outlet->first; at != END; at = tap->shares[at].next) {
 			const struct share *share = &tap->shares[at];

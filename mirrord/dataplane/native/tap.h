@@ -25,16 +25,16 @@ void close_work(struct work *work);
 
 /* pipeline.py: where the frames of a session go that it wants of a source. */
 struct pipeline {
-	struct plan plan;
-	struct state own;
-	struct state *state; /* its own, or another's */
-	struct exits own_exits;
-	struct exits *exits; /* its own, or those of another source of its session on the same thread */
-	struct file file; /* in its place, when it has an output */
-	struct queued queued; /* the same, when it has queues */
 	uint64_t *counters;
-	bool shares; /* its source: what it does not match is another's, and not counted */
 	uint64_t since, until; /* what was captured before, or from then on, is not its; nanoseconds since 1970 */
+	struct state *state; /* its own, or another's */
+	struct exits *exits; /* its own, or those of another source of its session on the same thread */
+	bool shares; /* its source: what it does not match is another's, and not counted */
+	struct plan plan;
+	struct file file; /* in place of exits, when it has an output */
+	struct queued queued; /* the same, when it has queues */
+	struct state own;
+	struct exits own_exits;
 };
 
 /* Which of a device's members may want a frame. */
