@@ -106,7 +106,7 @@ def _got(pipeline: Pipeline) -> _Got:
 
 
 def _may_be_busy(before: Mapping[Pipeline, _Got], got: Mapping[Pipeline, _Got], elapsed: float) -> bool:
-    """Whether one of them is busy, or may be with what leaves by its way; mostly none is, and all else need not be asked."""
+    """Whether one of them is busy, or may be with what leaves by its way; mostly none is, and that is all to ask."""
     frames: dict[int, int] = defaultdict(int)  # by way
     for pipeline, (all_frames, octets) in got.items():
         frames_before, octets_before = before[pipeline]
