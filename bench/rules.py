@@ -16,9 +16,8 @@ from pathlib import Path
 from bench.machine import machine
 from mirrord.dataplane.filter import assembler as op
 from mirrord.dataplane.filter.assembler import Assembler, Label, Program
-from mirrord.dataplane.filter.bpf import MAX_INSTRUCTIONS, attach_program, cells_of, compile_selection, rules_of
-from mirrord.dataplane.filter.bpf_headers import read_headers
-from mirrord.dataplane.filter.cells import OF_ANY_FRAME
+from mirrord.dataplane.filter.bpf import MAX_INSTRUCTIONS, attach_program, compile_selection, needs_of, rules_of
+from mirrord.dataplane.filter.bpf_headers import read
 from mirrord.dataplane.filter.decision import ask
 from mirrord.dataplane.filter.rules import Rule, Selection
 from tests.support.programs import steps
@@ -35,8 +34,7 @@ SHAPES: dict[str, Callable[[int], Rule]] = {
 def one_by_one(selection: Selection) -> Program:
     """The rules in their order, each asked until one of its clauses does not hold."""
     asm, branches = Assembler(), rules_of(selection)
-    cells = cells_of(branches) - OF_ANY_FRAME
-    read_headers(asm, cells_of(branches) & OF_ANY_FRAME, cells, cells)
+    read(asm, needs_of(branches))
     for branch in branches:
         following = Label()
         for clause in branch.clauses:

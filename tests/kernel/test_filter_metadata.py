@@ -20,7 +20,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mirrord.dataplane.filter.rules import Direction, Reason, Rule, Selection, decide
+from mirrord.dataplane.filter.by_device import Wanted, attach_wanted
+from mirrord.dataplane.filter.rules import Direction, Reason, Rule, Selection, accepts, decide
 from mirrord.dataplane.filter.several import attach
 from mirrord.dataplane.frame.headers import Tag, parse
 from mirrord.kernel import PACKET_OUTGOING
@@ -41,12 +42,14 @@ class Seen(NamedTuple):
 
 
 class Tap:
-    """A packet socket on a device; its filter can change, and frames wait in it."""
+    """A packet socket on a device, or on all; its filter can change, and frames wait in it."""
 
-    def __init__(self, device: str) -> None:
-        self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+    def __init__(self, device: str = "") -> None:
+        protocol = 0 if device else socket.htons(ETH_P_ALL)
+        self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, protocol)
         self.socket.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
-        self.socket.bind((device, ETH_P_ALL))
+        if device:
+            self.socket.bind((device, ETH_P_ALL))
 
     def read(self) -> Seen:
         """The next frame, within five seconds."""
@@ -72,6 +75,8 @@ class Wire:
         self.sender.bind(("near", 0))
         self.filtered = [Tap("near"), Tap("far")]
         self.every = [Tap("near"), Tap("far")]
+        self.everywhere = Tap()
+        self.indexes = [socket.if_nametoindex(device) for device in ("near", "far")]
 
     def send(self, frame: bytes, mark: int) -> None:
         self.sender.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
@@ -89,7 +94,7 @@ class Wire:
         return result
 
     def close(self) -> None:
-        for opened in (self.sender, *(tap.socket for tap in (*self.filtered, *self.every))):
+        for opened in (self.sender, *(tap.socket for tap in (*self.filtered, *self.every, self.everywhere))):
             opened.close()
 
 
@@ -155,6 +160,34 @@ def test_kernel_runs_what_the_matcher_means_on_a_wire(
     wire: Wire, selection: Selection, sent: list[tuple[bytes, int]]
 ) -> None:
     check(wire, selection, sent)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    wanted=st.tuples(*(st.lists(selections(), max_size=2) for _ in range(2))),
+    of_others=st.lists(selections(), max_size=4),
+    sent=st.lists(st.tuples(WHOLE, st.sampled_from([0, MARK, MARK | 1])), max_size=6),
+)
+def test_a_socket_on_all_devices_takes_what_is_wanted_of_each(
+    wire: Wire, wanted: tuple[list[Selection], ...], of_others: list[Selection], sent: list[tuple[bytes, int]]
+) -> None:
+    """The near end sends and the far end receives. Devices that are not there have the program read more."""
+    ends = [Wanted(index, one) for index, several in zip(wire.indexes, wanted, strict=True) for one in several]
+    others = [Wanted(1000 + 2 * n, one) for n, one in enumerate(of_others)]
+    exact = attach_wanted(wire.everywhere.socket, tuple(dict.fromkeys((*ends, *others))))
+    wire.everywhere.drain()
+    for frame, mark in sent:
+        wire.send(frame, mark)
+    everything = wire.seen()
+    passed = [seen for seen in wire.everywhere.drain() if seen.data != END]
+    for several, (every, _), egress in zip(wanted, everything, (True, False), strict=True):
+        expected = []
+        for seen, (_, mark) in zip(every, sent, strict=True):
+            headers = parse(seen.data, seen.tag)
+            if any(accepts(one, headers, egress=egress, mark=mark) for one in several):
+                expected.append(seen)
+        here = [seen for seen in passed if seen.egress == egress]
+        assert here == expected or (not exact and set(expected) <= set(here))
 
 
 def test_tag_direction_and_mark(wire: Wire) -> None:

@@ -209,7 +209,7 @@ def test_sources_that_cannot_part_stay_together_and_are_not_tried_again_and_agai
     worker.start()
     worker.add(tap)
     (group,) = captured_by([tap]).together.values()
-    assert (group.devices, group.members) == ({source.index("nic"), source.index("also0")}, 3)
+    assert (group.program.devices, group.members) == ({source.index("nic"), source.index("also0")}, 3)
     with Receiver(collector, "eth0") as receiver:
         with stream(client, "eth0", PACE[dataplane]) as sent:
             worker.spread(tap)

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import ctypes
+import socket
+import threading
 from collections.abc import Callable
 from dataclasses import replace
+from ipaddress import IPv4Network
+from pathlib import Path
 
 import pytest
 
 from mirrord.control.planning.plan import Add, Key
 from mirrord.control.running.gathering import (
     FEW,
-    MOST_INSTRUCTIONS,
     MOST_MEMBERS,
     Captured,
     Gathered,
     alone,
     gathered,
+    most_instructions,
 )
-from mirrord.dataplane.filter.bpf import compile_selection
+from mirrord.dataplane.filter.by_device import Extent, Wanted, attach_wanted
 from mirrord.dataplane.filter.rules import Rule, Selection
 from mirrord.dataplane.forward import encap
 from mirrord.plans import CapturePlan, DevicePlan, FilePlan, FlowLimit, ForwardPlan, Netns, PipelinePlan
@@ -26,6 +31,20 @@ MANY = FEW + 4
 
 
 ANY = Selection()
+CLONE_NEWNET = 0x40000000  # linux/sched.h
+
+
+def on(port: int) -> Selection:
+    return Selection(rules=(Rule(1, accept=True, protocol=17, destination_ports=((port, port),)),))
+
+
+KINDS: list[Callable[[int], Selection]] = [
+    on,
+    lambda n: Selection(rules=(Rule(1, accept=True, sources=(IPv4Network((n << 16, 16)),)),)),
+    lambda n: Selection(rules=(Rule(1, accept=True, vlan=n),)),
+    lambda n: Selection(vlans=frozenset({n})),
+    lambda _: ANY,
+]
 
 
 def add(number: int, session: str = "s", selection: Selection = ANY) -> Add:
@@ -63,7 +82,8 @@ def test_few_have_a_socket_each_and_many_one() -> None:
 def test_those_that_are_captured_stay_where_they_are() -> None:
     there = Captured({alone(captured(add(number))) for number in range(FEW)}, {})
     assert together([add(0, "more"), add(50)], there) == {"tap50"}
-    group = Gathered({60}, 1)
+    group = Gathered(1)
+    group.program.add(60, ANY)
     there = Captured(set(), {alone(captured(add(0)).everywhere): group})
     assert together([add(60, "more"), add(61)], there) == {"tap60"}  # there are few, but that one is there
 
@@ -107,11 +127,29 @@ def test_there_is_a_bound_of_sessions_and_of_the_program() -> None:
     sessions = [add(number, f"s{n}-") for number in range(MANY) for n in range(MOST_MEMBERS // 4)]
     assert together(sessions) == {f"tap{number}" for number in range(4)}
 
-    def on(port: int) -> Selection:
-        return Selection(rules=(Rule(1, accept=True, protocol=17, destination_ports=((port, port),)),))
-
-    each = len(compile_selection(on(1)))
-    fit = -(-MOST_INSTRUCTIONS // each)
+    extent, fit = Extent(), 0
+    while extent.instructions < most_instructions():
+        extent.add(fit, on(fit + 1))
+        fit += 1
     some = MANY + fit
     assert len(together([add(number, selection=on(number + 1)) for number in range(some)])) == fit
     assert len(together([add(number, selection=on(1)) for number in range(some)])) == some
+
+
+def test_what_is_gathered_the_kernel_runs_exactly() -> None:
+    """Where there is as little room for filters as older kernels give, too."""
+    exact = []
+
+    def attach_in_little_room() -> None:
+        assert ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET) == 0
+        Path("/proc/sys/net/core/optmem_max").write_text("20480")
+        for kind in KINDS:
+            chosen = gathered([add(2 * number, selection=kind(number)) for number in range(300)], nothing(), (), {})
+            wanted = [Wanted(one.index, one.selection) for one in map(captured, chosen) if one.together]
+            with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as tap:
+                exact.append((attach_wanted(tap, tuple(wanted)), len(wanted) >= 30))
+
+    thread = threading.Thread(target=attach_in_little_room)
+    thread.start()
+    thread.join()
+    assert exact == [(True, True)] * len(KINDS)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import NamedTuple
 
 from mirrord.control.host.bystanders import too_busy
@@ -21,7 +22,7 @@ from mirrord.control.host.device_rate import Place
 from mirrord.control.logs import logger
 from mirrord.control.planning.plan import Add, Key
 from mirrord.control.running.record import Running
-from mirrord.dataplane.filter.bpf import compile_selection
+from mirrord.dataplane.filter.by_device import Extent
 from mirrord.dataplane.filter.rules import Selection
 from mirrord.dataplane.tap import Tap
 from mirrord.dataplane.trimming import may_trim
@@ -35,8 +36,12 @@ FEW = 8
 MOST_MEMBERS = 1024
 """Sessions of sources that are gathered, from which on no other source is: each change of one goes through all."""
 
-MOST_INSTRUCTIONS = 1024
-"""Of the socket's program, from which on no other source is gathered: it is to say exactly what is wanted of each."""
+MOST_INSTRUCTIONS = 3000
+"""Of the socket's program, from which on no other source is gathered: it is to say exactly what is wanted of each. The
+kernel takes 4096."""
+
+BYTES_AN_INSTRUCTION = 25
+"""Of net.core.optmem_max: where it is 20480, the kernel takes 819 to 1,010 instructions of such programs."""
 
 _ANY = Selection()
 
@@ -45,19 +50,11 @@ _ANY = Selection()
 class Gathered:
     """What one socket on all devices captures for sources of different sessions, now or soon."""
 
-    devices: set[int] = field(default_factory=set)  # by their indexes
     members: int = 0
-    selections: dict[Selection, int] = field(default_factory=dict)  # what is wanted, and in how many instructions
+    program: Extent = field(default_factory=Extent)
 
-    def add(self, device: int, selection: Selection, members: int = 1) -> None:
-        self.devices.add(device)
-        self.members += members
-        if selection not in self.selections:
-            self.selections[selection] = len(compile_selection(selection))
-
-    @property
-    def has_room(self) -> bool:
-        return self.members < MOST_MEMBERS and sum(self.selections.values()) < MOST_INSTRUCTIONS
+    def has_room(self, instructions: int) -> bool:
+        return self.members < MOST_MEMBERS and self.program.instructions < instructions
 
 
 class Captured(NamedTuple):
@@ -80,7 +77,7 @@ def captured_by(taps: Iterable[Tap]) -> Captured:
             group = found.together.setdefault(alone(tap.plan), Gathered())
             group.members += len(pipelines)
             for device, selection in tap.wanted:
-                group.add(device, selection, 0)
+                group.program.add(device, selection)
     return found
 
 
@@ -138,17 +135,28 @@ def gathered(
         if source not in there.alone and (source.netns, source.device) not in busy:
             new.setdefault(alone(source.everywhere), []).append(source)
     chosen: set[CapturePlan] = set()
+    room = most_instructions()
     for shared, sources in new.items():
         group = there.together.get(shared, Gathered())
-        now = sum(alone(one.everywhere) == shared for one in there.alone) + len(group.devices)
+        now = sum(alone(one.everywhere) == shared for one in there.alone) + len(group.program.devices)
         many = now + len(sources) > FEW
         for source in sources:
-            if source.index in group.devices or (many and group.has_room):
+            if source.index in group.program.devices or (many and group.has_room(room)):
                 chosen.add(source)
+                group.members += len(fit[source])
                 for add in fit[source]:
-                    group.add(source.index, add.pipeline.capture.selection)
+                    group.program.add(source.index, add.pipeline.capture.selection)
     together = {add.key for source in chosen for add in fit[source]}
     return [_as(add, together=True) if add.key in together else add for add in adds]
+
+
+def most_instructions() -> int:
+    """How many the socket's program may have on this host."""
+    try:
+        room = int(Path("/proc/sys/net/core/optmem_max").read_text())
+    except OSError:  # not shown in this network namespace
+        room = 20480  # older kernels' own
+    return min(MOST_INSTRUCTIONS, room // BYTES_AN_INSTRUCTION)
 
 
 def _may_be_gathered(add: Add) -> bool:

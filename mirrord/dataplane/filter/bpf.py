@@ -11,14 +11,15 @@ import ctypes
 import errno
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import NamedTuple
 
 from mirrord.dataplane.filter import assembler as op
 from mirrord.dataplane.filter.assembler import WORD, Assembler, Label, Program
-from mirrord.dataplane.filter.bpf_headers import read_headers, read_outer_vlan
+from mirrord.dataplane.filter.bpf_headers import Needs, read_headers, read_outer_vlan
 from mirrord.dataplane.filter.cells import (
     DSCP_KNOWN,
     DSCP_SHIFT,
@@ -50,24 +51,53 @@ def compile_selection(selection: Selection, *, numbered: bool = False, raw: bool
     `raw`, `pvid`: for the socket of a device without Ethernet, or of a bridge's port, as an Assembler has them.
     """
     asm, reject = Assembler(raw=raw, pvid=pvid), Label()
-    refuse_marked(asm, selection, reject)
-    if selection.direction != Direction.BOTH:
-        ask(asm, direction_clause(selection.direction), reject)
-    before = [_remaining(one, selection) for one in selection.before if one.direction & selection.direction]
-    rules = rules_of(selection, numbered=numbered)
-    branches = [*rules, *(branch for one in before for branch in rules_of(one))]
-    cells = cells_of(branches)
-    if Cell.VLAN in cells or any(one.vlans is not None for one in (selection, *before)):
+    Door(selection.direction, selection.mark, selection.mark_mask).refuse_others(asm, reject)
+    needs = needs_of_one(selection)
+    if Cell.VLAN in needs.of_any:
         read_outer_vlan(asm)
-    _vlans(asm, selection, reject)
-    ipv4, ipv6 = ([branch for branch in branches if family in branch.families] for family in (4, 6))
-    read_headers(asm, cells & OF_ANY_FRAME, cells_of(ipv4) - OF_ANY_FRAME, cells_of(ipv6) - OF_ANY_FRAME)
-    for one in before:
-        leave_with(asm, one, selection.direction, reject)
-    decide(asm, rules, ACCEPT if selection.rules is None else 0)
+    _refuse_vlans(asm, selection, reject)
+    read_headers(asm, needs)
+    decide_one(asm, replace(selection, vlans=None), numbered=numbered)
     asm.place(reject)
     asm.emit(op.RET, 0)
     return asm.program()
+
+
+class Door(NamedTuple):
+    """What is asked of a frame before its headers are read."""
+
+    direction: Direction
+    mark: int
+    mark_mask: int  # 0: no mark is tested
+
+    def refuse_others(self, asm: Assembler, reject: Label) -> None:
+        """Go to `reject` with what it does not let in."""
+        _refuse_marked(asm, self.mark, self.mark_mask, reject)
+        if self.direction != Direction.BOTH:
+            ask(asm, direction_clause(self.direction), reject)
+
+
+def needs_of_one(selection: Selection) -> Needs:
+    """What has to be read for a selection, and for what comes before it."""
+    every = [selection, *_before(selection)]
+    branches = [branch for one in every for branch in rules_of(one)]
+    return needs_of(branches, tagged=any(one.vlans is not None for one in every))
+
+
+def decide_one(asm: Assembler, selection: Selection, *, numbered: bool = False) -> None:
+    """End the program for a frame that has come in by the selection's door."""
+    reject = Label()
+    _refuse_vlans(asm, selection, reject)
+    for one in _before(selection):
+        leave_with(asm, one, selection.direction, reject)
+    decide(asm, rules_of(selection, numbered=numbered), ACCEPT if selection.rules is None else 0)
+    asm.place(reject)
+    asm.emit(op.RET, 0)
+
+
+def _before(selection: Selection) -> list[Selection]:
+    """What comes before it, as far as it may take something of it."""
+    return [_remaining(one, selection) for one in selection.before if one.direction & selection.direction]
 
 
 def _remaining(one: Selection, selection: Selection) -> Selection:
@@ -82,29 +112,37 @@ def _remaining(one: Selection, selection: Selection) -> Selection:
 def leave_with(asm: Assembler, one: Selection, direction: Direction, reject: Label) -> None:
     """Go to `reject` with what this selection accepts; fall through with the rest."""
     rest = Label()
-    refuse_marked(asm, one, rest)
+    _refuse_marked(asm, one.mark, one.mark_mask, rest)
     if one.direction != direction:
         ask(asm, direction_clause(one.direction), rest)
-    _vlans(asm, one, rest)
+    _refuse_vlans(asm, one, rest)
     ends = {0: rest, ACCEPT: reject}
     decide(asm, rules_of(one), ends[ACCEPT if one.rules is None else 0], ends)
     asm.place(rest)
 
 
-def _vlans(asm: Assembler, selection: Selection, reject: Label) -> None:
+def _refuse_vlans(asm: Assembler, selection: Selection, reject: Label) -> None:
     if selection.vlans is not None:
         ask(asm, tuple((Range(Cell.VLAN, low, high),) for low, high in runs(selection.vlans)), reject)
 
 
-def refuse_marked(asm: Assembler, selection: Selection, reject: Label) -> None:
-    if selection.mark_mask:
+def _refuse_marked(asm: Assembler, mark: int, mask: int, reject: Label) -> None:
+    if mask:
         asm.emit(op.LD_W_ABS, op.MARK)
-        asm.emit(op.AND, selection.mark_mask)
-        asm.jump(op.JEQ, selection.mark, true=reject)
+        asm.emit(op.AND, mask)
+        asm.jump(op.JEQ, mark, true=reject)
 
 
-def cells_of(branches: list[Branch]) -> set[int]:
-    return {kind(test.cell) for branch in branches for clause in branch.clauses for ranges in clause for test in ranges}
+def needs_of(branches: Collection[Branch], *, tagged: bool = False) -> Needs:
+    """What has to be read to ask these. `tagged`: the outermost tag, too."""
+    ipv4, ipv6 = (_cells([branch for branch in branches if family in branch.families]) for family in (4, 6))
+    of_any = _cells(branches) & OF_ANY_FRAME | ({Cell.VLAN} if tagged else set())
+    return Needs(of_any, ipv4 - OF_ANY_FRAME, ipv6 - OF_ANY_FRAME)
+
+
+def _cells(branches: Iterable[Branch]) -> frozenset[int]:
+    tests = (test for branch in branches for clause in branch.clauses for ranges in clause for test in ranges)
+    return frozenset(kind(test.cell) for test in tests)
 
 
 # What rules ask

@@ -9,6 +9,9 @@ kernel has its ethertype beside it; without_ethernet.py defines what is read the
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import NamedTuple
+
 from mirrord.dataplane.filter import assembler as op
 from mirrord.dataplane.filter.assembler import Assembler, Label
 from mirrord.dataplane.filter.cells import (
@@ -37,6 +40,27 @@ _PORTS = {Cell.SOURCE_PORT, Cell.DESTINATION_PORT}
 _ICMP = {Cell.ICMP_TYPE, Cell.ICMP_CODE}
 _TRANSPORT = {*_PORTS, *_ICMP, Cell.TCP_FLAGS}
 _NUMBERS = {Cell.PROTOCOL, *_PORTS}
+_NOTHING: frozenset[int] = frozenset()
+
+
+class Needs(NamedTuple):
+    """The cells that are asked of any frame, of IPv4 and of IPv6."""
+
+    of_any: frozenset[int] = _NOTHING
+    of_ipv4: frozenset[int] = _NOTHING
+    of_ipv6: frozenset[int] = _NOTHING
+
+
+def together(needs: Iterable[Needs]) -> Needs:
+    """What all of these need."""
+    return Needs(*(frozenset[int]().union(*cells) for cells in zip(Needs(), *needs, strict=True)))
+
+
+def read(asm: Assembler, needs: Needs) -> None:
+    """Fill the cells that are asked."""
+    if Cell.VLAN in needs.of_any:
+        read_outer_vlan(asm)
+    read_headers(asm, needs)
 
 
 def read_outer_vlan(asm: Assembler) -> None:
@@ -69,10 +93,10 @@ def read_outer_vlan(asm: Assembler) -> None:
     asm.emit(op.ST, Cell.VLAN)
 
 
-def read_headers(asm: Assembler, cells: set[int], ipv4_cells: set[int], ipv6_cells: set[int]) -> None:
-    """Fill the cells asked of any frame, of IPv4 and of IPv6; what is the transport's brings its protocol. Not VLAN."""
-    needs = {4: _with_protocol(ipv4_cells), 6: _with_protocol(ipv6_cells)}
-    asked = (cells | needs[4] | needs[6]) - {Cell.VLAN, *OF_BESIDE}
+def read_headers(asm: Assembler, needs: Needs) -> None:
+    """Fill the cells that are asked but VLAN; what is the transport's brings its protocol."""
+    of_ipv4, of_ipv6 = _with_protocol(needs.of_ipv4), _with_protocol(needs.of_ipv6)
+    asked = (needs.of_any | of_ipv4 | of_ipv6) - {Cell.VLAN, *OF_BESIDE}
     if not asked:
         return
     # The kernel refuses a program with a way to a cell on which nothing was stored.
@@ -81,23 +105,23 @@ def read_headers(asm: Assembler, cells: set[int], ipv4_cells: set[int], ipv6_cel
     _store(asm, NONE, absent)
     _store(asm, 0, [cell for cell in wanted if cell not in absent])
     ipv4, ipv6, transport, ready = Label(), Label(), Label(), Label()
-    networks = {ETH_P_IP: ipv4} if needs[4] else {}
-    networks |= {ETH_P_IPV6: ipv6} if needs[6] else {}
+    networks = {ETH_P_IP: ipv4} if of_ipv4 else {}
+    networks |= {ETH_P_IPV6: ipv6} if of_ipv6 else {}
     find_network = _kernels_ethertype if asm.raw else _ethertype
     find_network(asm, networks, ready, store=Cell.ETHERTYPE in wanted)
-    if needs[4]:
+    if of_ipv4:
         asm.place(ipv4)
-        _ipv4(asm, needs[4], transport, ready)
-    if needs[6]:
+        _ipv4(asm, of_ipv4, transport, ready)
+    if of_ipv6:
         asm.place(ipv6)
-        _ipv6(asm, needs[6], transport, ready)
+        _ipv6(asm, of_ipv6, transport, ready)
     asm.place(transport)
     if asked & _TRANSPORT:
         _transport(asm, asked, ready)
     asm.place(ready)
 
 
-def _with_protocol(cells: set[int]) -> set[int]:
+def _with_protocol(cells: frozenset[int]) -> frozenset[int]:
     return cells | {Cell.PROTOCOL} if cells & _TRANSPORT else cells
 
 
@@ -167,7 +191,7 @@ def _kernels_ethertype(asm: Assembler, networks: dict[int, Label], ready: Label,
     asm.goto(ready)
 
 
-def _ipv4(asm: Assembler, needs: set[int], transport: Label, ready: Label) -> None:
+def _ipv4(asm: Assembler, needs: frozenset[int], transport: Label, ready: Label) -> None:
     """RFC 791, 3.1; X is the header's offset."""
     _version(asm, 4, 20, ready)
     asm.emit(op.STX, Cell.END)
@@ -213,7 +237,7 @@ def _dscp(asm: Assembler, mask: int, shift: int) -> None:
     asm.emit(op.ST, Cell.BITS)
 
 
-def _ipv6(asm: Assembler, needs: set[int], transport: Label, ready: Label) -> None:
+def _ipv6(asm: Assembler, needs: frozenset[int], transport: Label, ready: Label) -> None:
     """RFC 8200, 3 and 4; X is the header's offset. While the walk lasts, PROTOCOL is the next header."""
     _version(asm, 6, 40, ready)
     if Cell.FAMILY in needs:
@@ -296,7 +320,7 @@ def _version(asm: Assembler, version: int, length: int, ready: Label) -> None:
     asm.jump(op.JEQ, version << 4, false=ready)
 
 
-def _transport(asm: Assembler, asked: set[int], ready: Label) -> None:
+def _transport(asm: Assembler, asked: frozenset[int], ready: Label) -> None:
     """X is the transport header's offset. Falls through, or goes to `ready`."""
     icmp, ported = Label(), Label()
     asm.emit(op.LD_MEM, Cell.PROTOCOL)

@@ -45,6 +45,15 @@ class Rule:
     icmp_types: tuple[int, ...] = ()  # of ICMP and ICMPv6
     icmp_codes: tuple[int, ...] = ()
 
+    @property
+    def sketch(self) -> tuple[object, ...]:
+        """What mostly tells it from another rule."""
+        addresses, ports = (
+            (self.sources[:1], self.destinations[:1]),
+            (self.source_ports[:1], self.destination_ports[:1]),
+        )
+        return (self.protocol, self.vlan, *addresses, *ports)
+
 
 @dataclass(frozen=True, slots=True)
 class Selection:
@@ -58,9 +67,10 @@ class Selection:
     before: tuple[Selection, ...] = ()  # what these accept, each without its own `before`, is not this one's
 
     def __hash__(self) -> int:
-        """Of what is cheap to look at: a host has few selections, each of perhaps thousands of rules."""
+        """Of what is cheap to look at: a host has hundreds of selections, each of perhaps thousands of rules."""
         sizes = (None if self.rules is None else len(self.rules)), len(self.before)
-        return hash((self.direction, self.vlans, self.mark, self.mark_mask, sizes))
+        first = self.rules[0].sketch if self.rules else ()
+        return hash((self.direction, self.vlans, self.mark, self.mark_mask, sizes, first))
 
 
 class Reason(enum.StrEnum):

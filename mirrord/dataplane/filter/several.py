@@ -18,26 +18,36 @@ from typing import NamedTuple
 from mirrord.dataplane.filter import assembler as op
 from mirrord.dataplane.filter.assembler import WORD, Assembler, Label, Program
 from mirrord.dataplane.filter.bpf import (
+    Door,
     attach_program,
     bare,
     branch_of,
-    cells_of,
     coarsen,
     compile_selection,
+    decide_one,
     direction_clause,
     families_of,
     leave_with,
-    refuse_marked,
+    needs_of,
+    needs_of_one,
     rules_of,
     runs,
 )
-from mirrord.dataplane.filter.bpf_headers import read_headers, read_outer_vlan
-from mirrord.dataplane.filter.cells import OF_ANY_FRAME, Cell, load
-from mirrord.dataplane.filter.decision import ACCEPT, Bounds, Branch, Clause, Range, ask, cut_of, decide, narrowed
+from mirrord.dataplane.filter.bpf_headers import Needs, read
+from mirrord.dataplane.filter.cells import Cell, load
+from mirrord.dataplane.filter.decision import ACCEPT, Bounds, Branch, Clause, Range, cut_of, decide, narrowed
 from mirrord.dataplane.filter.rules import Direction, Selection
 
 MOST = 1 << 16
 """Members of all sets together. Where it would take more, everybody is asked about everything."""
+
+
+class Parts(NamedTuple):
+    """The parts of a program, in the order in which a frame comes by them."""
+
+    door: Door
+    needs: Needs  # what is read of the headers; more may be
+    decision: Program  # which ends it
 
 
 @lru_cache(maxsize=512)
@@ -50,18 +60,39 @@ def compile_selections(selections: tuple[Selection, ...], *, raw: bool = False, 
     selections = _without_covered(selections)
     if len(selections) == 1:
         return compile_selection(selections[0], raw=raw, pvid=pvid)
-    asm, reject, accept = Assembler(raw=raw, pvid=pvid), Label(), Label()
+    parts = parts_of(selections, raw=raw, pvid=pvid)
+    asm, reject = Assembler(raw=raw, pvid=pvid), Label()
+    parts.door.refuse_others(asm, reject)
+    read(asm, parts.needs)
+    asm.include(parts.decision)
+    asm.place(reject)
+    asm.emit(op.RET, 0)
+    return asm.program()
+
+
+@lru_cache(maxsize=4096)
+def parts_of(selections: tuple[Selection, ...], *, raw: bool = False, pvid: int = 0) -> Parts:
+    """The same program in parts, for one that reads the headers for several decisions."""
+    selections = _without_covered(selections)
+    first = selections[0]
+    asm = Assembler(raw=raw, pvid=pvid)
+    if len(selections) == 1:
+        decide_one(asm, first)
+        return Parts(Door(first.direction, first.mark, first.mark_mask), needs_of_one(first), asm.program())
+    door = Door(_all_directions(selections), first.mark, first.mark_mask)
     if len({(one.mark, one.mark_mask) for one in selections}) == 1:
-        refuse_marked(asm, selections[0], reject)
         selections = tuple(replace(one, mark_mask=0) for one in selections)
-    direction = _all_directions(selections)
-    if direction != Direction.BOTH:
-        ask(asm, direction_clause(direction), reject)
+    else:
+        door = door._replace(mark_mask=0)
+    needs = _decide_any(asm, selections, door.direction)
+    return Parts(door, needs, asm.program())
+
+
+def _decide_any(asm: Assembler, selections: tuple[Selection, ...], direction: Direction) -> Needs:
+    """End the program for a frame of this direction. Gives what has to be read before."""
     plain = [branch for one in selections if _is_plain(one) for branch in _plain(one, direction)]
     others = [one for one in selections if not _is_plain(one)]
-    asked = [one for other in others for one in (other, *other.before)]
-    rest = [branch for one in asked for branch in rules_of(one)]
-    _read(asm, [*plain, *rest], tagged=any(one.vlans is not None for one in asked))
+    accept = Label()
     if plain:
         unlike = Label()
         decide(asm, plain, unlike)
@@ -73,11 +104,12 @@ def compile_selections(selections: tuple[Selection, ...], *, raw: bool = False, 
                 leave_with(asm, replace(earlier, direction=both), direction, following)
         leave_with(asm, one, direction, accept)
         asm.place(following)
-    asm.place(reject)
     asm.emit(op.RET, 0)
     asm.place(accept)
     asm.emit(op.RET, ACCEPT)
-    return asm.program()
+    asked = [one for other in others for one in (other, *other.before)]
+    rest = [branch for one in asked for branch in rules_of(one)]
+    return needs_of([*plain, *rest], tagged=any(one.vlans is not None for one in asked))
 
 
 def _all_directions(selections: tuple[Selection, ...]) -> Direction:
@@ -102,14 +134,6 @@ def _without_covered(selections: tuple[Selection, ...]) -> tuple[Selection, ...]
         if everything and alike:
             return (one,)
     return tuple(dict.fromkeys(selections))
-
-
-def _read(asm: Assembler, branches: list[Branch], *, tagged: bool = False) -> None:
-    cells = cells_of(branches)
-    if Cell.VLAN in cells or tagged:
-        read_outer_vlan(asm)
-    ipv4, ipv6 = ([branch for branch in branches if family in branch.families] for family in (4, 6))
-    read_headers(asm, cells & OF_ANY_FRAME, cells_of(ipv4) - OF_ANY_FRAME, cells_of(ipv6) - OF_ANY_FRAME)
 
 
 def _is_plain(one: Selection) -> bool:
@@ -192,7 +216,7 @@ def compile_sets(selections: tuple[Selection, ...]) -> Sets:
     left = tuple(replace(one, mark_mask=0) for one in selections)
     branches = [branch for n, one in enumerate(left) for branch in _plain(one, Direction.BOTH, n)]
     asm = Assembler()
-    _read(asm, branches)
+    read(asm, needs_of(branches))
     tree = _SetTree(asm, everybody, {n for n, one in enumerate(left) if _is_plain(one)})
     try:
         tree.emit(branches, {}, None)

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 
 from mirrord.dataplane.filter import assembler as op
 from mirrord.dataplane.filter.assembler import Assembler, Instruction, Program
-from mirrord.dataplane.filter.bpf import cells_of, rules_of
+from mirrord.dataplane.filter.bpf import needs_of, rules_of
 from mirrord.dataplane.filter.bpf_headers import read_headers
-from mirrord.dataplane.filter.cells import OF_ANY_FRAME
 from mirrord.dataplane.filter.decision import ACCEPT, decide
 from mirrord.dataplane.filter.rules import Rule, Selection
 from mirrord.dataplane.frame.headers import PORT_PROTOCOLS
@@ -43,8 +42,7 @@ def trimmed(program: Program, flows: Iterable[FlowKey], *, pvid: int = 0) -> Pro
     asm.include(tuple(_or_on(one, len(program) - n - 1) for n, one in enumerate(program)))
     rules = tuple(rule for flow in sorted(flows) for rule in _rules(flow))
     branches = [branch._replace(result=TRIMMED) for branch in rules_of(Selection(rules=rules))]
-    ipv4, ipv6 = (cells_of([one for one in branches if family in one.families]) for family in (4, 6))
-    read_headers(asm, (ipv4 | ipv6) & OF_ANY_FRAME, ipv4 - OF_ANY_FRAME, ipv6 - OF_ANY_FRAME)
+    read_headers(asm, needs_of(branches))
     decide(asm, branches, ACCEPT)
     return asm.program()
 
