@@ -9,6 +9,7 @@ left open.
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -30,6 +31,9 @@ from tests.support.wait import wait_for
 
 ERRORS = ("EIO", "ENOMEM", "EPERM", "ENOBUFS", "EAGAIN", "EINTR", "ENETDOWN")
 SENDS, READS = "sendmmsg,sendmsg,sendto", "recvmmsg,recvmsg"
+OF_FRAMES = re.compile(r"<(socket|UDP):.*\(INJECTED\)")
+"""In strace's words: a call of a packet socket's, or of UDP's, failed, not one of the control plane's."""
+
 GUESTS = """
 [[mirrors.guests.sessions]]
 name = "web"
@@ -111,13 +115,14 @@ def hanging(path: Path) -> Iterator[Path]:
         yield path
 
 
-def test_system_calls_that_fail(looked: Looked) -> None:
+def test_system_calls_that_fail(looked: Looked, tmp_path: Path) -> None:
     """Each error in turn, of all that sends (one that fails once is tried again), then of one in three that reads."""
     for error in ERRORS:
-        for calls, when in ((SENDS, "1+1"), (READS, "2+3")):
-            fault = f"inject={calls}:error={error}:when={when}"
-            with injected(looked.mirrord, "-o", "/dev/null", "-e", f"trace={calls}", "-e", fault):
+        for calls, when, times in ((SENDS, "1+1", 10), (READS, "2+3", 1)):
+            fault, seen = f"inject={calls}:error={error}:when={when}", tmp_path / "seen"
+            with injected(looked.mirrord, "-yy", "-o", str(seen), "-e", f"trace={calls}", "-e", fault):
                 looked.send()
+                wait_for(lambda: len(OF_FRAMES.findall(seen.read_text())) >= times, f"{error} of {calls}", 30)  # noqa: B023
             looked.recovers()
     for reasons in (("send_error",), ("link_down", "no_route")):  # the latter ENETDOWN, of a device and of a next hop
         metrics = looked.mirrord.metrics()

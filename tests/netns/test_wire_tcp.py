@@ -9,8 +9,8 @@ import pytest
 
 from tests.conftest import MakeDaemon, MakeSniffer
 from tests.support.offload import Offloader, allow_big_tcp
+from tests.support.send import UNANSWERED, send
 from tests.support.topology import Topology
-from tests.support.wait import wait_for
 from tests.support.wire import (
     ADDRESSES,
     FULL_FRAME,
@@ -27,6 +27,7 @@ from tests.support.wire import (
     wrong,
 )
 
+INNER_UNANSWERED = "udp[28:2] == 0x88b6"
 CONTENT = random.Random(7).randbytes(1_500_000)
 
 
@@ -74,10 +75,9 @@ def test_a_file_received_with_gro(
     sent_frames, copies_outside = sniff(client, "eth0", "tcp"), sniff(collector, "eth0", "udp port 4789")
     mirrord = daemon(server, session("eth0", "ingress"))
     sent = send_file(client, server, ADDRESSES[family][1], CONTENT, tmp_path)
-    # as many frames as the kernel merged them into: the stream is at its end when all of its bytes have come
-    whole = lambda: mirrord.metrics().total("mirrord_read_bytes_total") > len(CONTENT)  # noqa: E731
-    wait_for(whole, "the whole stream")
-    metrics = drain(mirrord, 2)
+    send(client, "eth0", UNANSWERED)  # as many frames as the kernel merged them into: this one comes behind all of them
+    copies_outside.wait_lines(1, INNER_UNANSWERED, 30)
+    metrics = drain(mirrord, 1)
     copies = decapsulated(copies_outside.stop())
 
     assert metrics.total("mirrord_segmented_frames_total") > 10

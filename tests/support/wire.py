@@ -85,6 +85,7 @@ class Wire:
             host.ip(f"address add {ADDRESSES[4][n]}/24 dev {'vx0' if overlay else 'eth0'}")
             host.ip(f"address add {ADDRESSES[6][n]}/64 dev {'vx0' if overlay else 'eth0'} nodad")
         source = self.client if inside else bridge
+        self._senders = [(self.client, "eth0"), *([(bridge, "guest")] if direction == "both" else [])]
         collect(net, source, collector)
         self._copies = sniff(collector, "eth0", "udp port 4789")
         self._truth = sniff(self.server, "eth0")
@@ -92,15 +93,19 @@ class Wire:
         self._daemon = daemon(source, configuration)
         self._ahead = wait_for(self._count_ahead, "a moment without a frame")
 
+    def _sent(self) -> int:
+        """Frames that are captured once the daemon runs."""
+        return sum(host.transmitted(device) for host, device in self._senders)
+
     def _count_ahead(self) -> tuple[int] | None:
-        """How many frames were captured more than the client has sent since: hosts talk of their own accord, too."""
-        sent = self.client.transmitted("eth0")
+        """How many frames were captured more than were sent since: hosts talk of their own accord, too."""
+        sent = self._sent()
         captured = int(self._daemon.metrics().total("mirrord_captured_frames_total"))
-        return (captured - sent,) if self.client.transmitted("eth0") == sent else None
+        return (captured - sent,) if self._sent() == sent else None
 
     def finish(self) -> tuple[Recording, Recording, Metrics]:
         """The frames that the wire carried, the copies' own (out of VXLAN), and the last metrics."""
-        metrics = drain(self._daemon, self.client.transmitted("eth0") + self._ahead[0])
+        metrics = drain(self._daemon, self._sent() + self._ahead[0])
         return self._truth.stop(), decapsulated(self._copies.stop()), metrics
 
 
