@@ -21,7 +21,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, NamedTuple
 
-from mirrord.values import TEXT, Written, unexpected
+from mirrord.values.written import TEXT, Written, unexpected
 
 _UNITS = {"w": 604800, "d": 86400, "h": 3600, "m": 60, "s": 1}
 _DURATION = re.compile(r"([0-9]{1,10})([smhdw])")

@@ -7,8 +7,8 @@ from ipaddress import ip_address
 
 from mirrord.dataplane.filter.rules import Direction, Rule, mismatch
 from mirrord.dataplane.frame.headers import Headers
-from mirrord.match_values import show_length, show_tcp_flags
-from mirrord.values import show_ports, show_protocol
+from mirrord.values.matches import show_length, show_tcp_flags
+from mirrord.values.ports import show_ports, show_protocol
 
 
 def why(rule: Rule, headers: Headers, *, egress: bool) -> dict[str, str]:

@@ -34,7 +34,7 @@ def read_by(parse: Callable[[str], Any]) -> Callback:
 
 def name(text: str) -> str:
     """A new object's name. ValueError."""
-    from mirrord.values import parse_name  # noqa: PLC0415 (see above)
+    from mirrord.values.names import parse_name  # noqa: PLC0415 (see above)
 
     return parse_name(text)
 

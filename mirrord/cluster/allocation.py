@@ -15,7 +15,7 @@ from mirrord.cluster.errors import StoreError
 from mirrord.cluster.etcd import Etcd, absent, put, unchanged
 from mirrord.cluster.keys import Keys
 from mirrord.cluster.records import Vnis
-from mirrord.values import AddressRange
+from mirrord.values.addresses import AddressRange
 
 T = TypeVar("T")
 

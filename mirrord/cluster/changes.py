@@ -30,7 +30,7 @@ from mirrord.control.targets import SECTION, WORDS, Target, named, replaced, tid
 from mirrord.errors import ConfigError, MirrordError, Problem, Refused, nearest, some
 from mirrord.merge_patch import merge
 from mirrord.model.validation import join, not_found
-from mirrord.values import parse_name
+from mirrord.values.names import parse_name
 
 TRIES = 10
 CATCH_UP_SECONDS = 3.0

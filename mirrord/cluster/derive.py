@@ -25,7 +25,7 @@ from mirrord.cluster.snapshot import Snapshot
 from mirrord.control.guests.inventory import Guest, Inventory, Place
 from mirrord.control.logs import logger
 from mirrord.model import DeviceDestination, Mirror, TunnelDestination, TunnelSource, VmDestination, VmSource
-from mirrord.values import GLOB
+from mirrord.values.names import GLOB
 
 log = logger("cluster")
 

@@ -35,7 +35,7 @@ from mirrord.control.notify import notify
 from mirrord.control.reporting.exposition import accepted, render
 from mirrord.crowds import MAX_CONNECTIONS, open_for
 from mirrord.errors import ConfigError, HostError, MirrordError, of_host
-from mirrord.values import Endpoint
+from mirrord.values.ports import Endpoint
 
 log = logger("agent")
 

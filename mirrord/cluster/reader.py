@@ -22,7 +22,7 @@ from mirrord.control.logs import logger
 from mirrord.errors import Problem
 from mirrord.model import DeviceDestination, VmDestination, VmSource
 from mirrord.model.validation import Examined, join, session_path
-from mirrord.values import GLOB
+from mirrord.values.names import GLOB
 
 log = logger("cluster")
 

@@ -19,7 +19,9 @@ from mirrord.model import Filter, Mirror, Model, Session, VmDestination
 from mirrord.model.destinations import DeviceDestination
 from mirrord.model.validation import Examined, examine, join
 from mirrord.strict_json import parsed
-from mirrord.values import Addresses, AnyAddress, Description, Written, parse_name, unexpected
+from mirrord.values.addresses import Addresses, AnyAddress
+from mirrord.values.names import Description, parse_name
+from mirrord.values.written import Written, unexpected
 
 VERSION = 1
 

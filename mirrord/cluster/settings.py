@@ -17,22 +17,9 @@ from mirrord.errors import ConfigError, Problem, nearest
 from mirrord.model import Model
 from mirrord.model.lines import line_of, places
 from mirrord.model.validation import examine
-from mirrord.values import (
-    TEXT_OR_LIST,
-    Description,
-    Device,
-    Endpoint,
-    Group,
-    Listen,
-    Name,
-    Path,
-    Socket,
-    Written,
-    one_or_more,
-    parse_name,
-    shown_by,
-    unexpected,
-)
+from mirrord.values.names import Description, Device, Group, Name, Path, Socket, parse_name
+from mirrord.values.ports import Endpoint, Listen
+from mirrord.values.written import TEXT_OR_LIST, Written, one_or_more, shown_by, unexpected
 
 DEFAULT_PATH = "/etc/mirrord/agent.toml"
 

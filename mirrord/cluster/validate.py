@@ -16,7 +16,8 @@ from mirrord.errors import ConfigError, Problem, nearest
 from mirrord.model import DeviceDestination, DeviceSource, Filter, Mirror, TunnelDestination, VmDestination, VmSource
 from mirrord.model.mirrors import MOST_SESSIONS
 from mirrord.model.validation import join, session_path
-from mirrord.values import AddressRange, parse_name
+from mirrord.values.addresses import AddressRange
+from mirrord.values.names import parse_name
 
 Objects = Mapping[str, Mapping[str, Any]]
 """By section (flow_networks, filters, mirrors) and name, as they were written; sessions within their mirrors."""

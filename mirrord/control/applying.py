@@ -15,7 +15,7 @@ from mirrord.control.store import AuditRecord, Store, Write
 from mirrord.control.targets import Target, replaced, tidy
 from mirrord.errors import ConfigError, MirrordError, Problem, nearest
 from mirrord.model.validation import join
-from mirrord.values import unexpected
+from mirrord.values.written import unexpected
 
 KIND = {"flow_networks": "flow_network", "filters": "filter", "mirrors": "mirror"}
 

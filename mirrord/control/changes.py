@@ -26,7 +26,7 @@ from mirrord.control.targets import WORDS, Target, named, replaced, tidy
 from mirrord.errors import ConfigError, MirrordError, Problem, Refused, of_host
 from mirrord.merge_patch import merge
 from mirrord.model.validation import join, not_found, session_path
-from mirrord.values import unexpected
+from mirrord.values.written import unexpected
 
 
 class Condition(NamedTuple):

@@ -21,7 +21,7 @@ from mirrord.control.store import AuditRecord, Store, Write
 from mirrord.control.targets import SECTION
 from mirrord.errors import ConfigError, MirrordError, Problem, Refused, of_host
 from mirrord.model.validation import join, session_path
-from mirrord.values import unexpected
+from mirrord.values.written import unexpected
 
 ORIGINS, NAME = "origins", "cluster"
 """Section and name of what is kept."""

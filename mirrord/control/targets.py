@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from mirrord.errors import ConfigError, Problem
 from mirrord.model.validation import join, session_path
-from mirrord.values import unexpected
+from mirrord.values.written import unexpected
 
 SECTION = {"mirror": "mirrors", "session": "mirrors", "filter": "filters", "flow_network": "flow_networks"}
 WORDS = {"mirror": "mirror", "session": "session", "filter": "filter", "flow_network": "flow network"}

@@ -12,7 +12,7 @@ os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 from pydantic import BaseModel, ConfigDict, Discriminator, model_validator
 
-from mirrord.values import Between
+from mirrord.values.written import Between
 
 DirectionName = Literal["ingress", "egress", "both"]
 Port = Annotated[int, Between(1, 65535)]

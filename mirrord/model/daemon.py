@@ -6,20 +6,10 @@ from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from mirrord.model.base import Mark, Model
-from mirrord.values import (
-    Between,
-    CpuShare,
-    Endpoint,
-    Group,
-    Latency,
-    Listen,
-    OptionalSocket,
-    Path,
-    Pattern,
-    RingSize,
-    Size,
-    Socket,
-)
+from mirrord.values.names import Group, OptionalSocket, Path, Pattern, Socket
+from mirrord.values.ports import Endpoint, Listen
+from mirrord.values.quantities import CpuShare, Latency, RingSize, Size
+from mirrord.values.written import Between
 
 
 class Daemon(Model):

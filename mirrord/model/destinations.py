@@ -10,26 +10,12 @@ from pydantic import Field, Tag
 
 from mirrord.model.base import Count, ErspanSession, GreKey, Model, Port, Vni, repeated, too_many, type_of
 from mirrord.protocols import TPIDS
-from mirrord.values import (
-    Address,
-    AnyAddress,
-    Between,
-    BufferSize,
-    Connection,
-    Device,
-    Flag,
-    Guest,
-    Liveness,
-    Netns,
-    NetworkList,
-    Nic,
-    Path,
-    Remotes,
-    ServerName,
-    Size,
-    StreamListen,
-    VlanId,
-)
+from mirrord.values.addresses import Address, AnyAddress, NetworkList, Remotes
+from mirrord.values.guests import Connection, Guest, Nic
+from mirrord.values.names import Device, Netns, Path, ServerName
+from mirrord.values.ports import Liveness, StreamListen, VlanId
+from mirrord.values.quantities import BufferSize, Size
+from mirrord.values.written import Between, Flag
 
 MOST_REMOTES = 16
 """Collectors of one session, at most: counters.py has as much room for them."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from mirrord.match_values import Dscps, IcmpNumbers, Lengths, Macs, TcpFlags
 from mirrord.model.base import DirectionName, Model, repeated, too_many
 from mirrord.protocols import TPIDS
-from mirrord.values import Between, Description, Networks, Ports, Protocol, VlanId, show_protocol
+from mirrord.values.addresses import Networks
+from mirrord.values.matches import Dscps, IcmpNumbers, Lengths, Macs, TcpFlags
+from mirrord.values.names import Description
+from mirrord.values.ports import Ports, Protocol, VlanId, show_protocol
+from mirrord.values.written import Between
 
 ICMP, TCP, UDP, ICMPV6, SCTP = 1, 6, 17, 58, 132
 MOST_RULES = 10_000  # of a filter

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from mirrord.model.base import Model
-from mirrord.values import Between, Idle, PositiveSize
+from mirrord.values.quantities import Idle, PositiveSize
+from mirrord.values.written import Between
 
 MOST_FLOWS = 1 << 24
 

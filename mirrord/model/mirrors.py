@@ -21,22 +21,10 @@ from mirrord.model.filters import Filter
 from mirrord.model.flows import FlowLimit
 from mirrord.model.sources import BridgeSource, ErspanSource, GeneveSource, Source, TunnelSource
 from mirrord.protocols import ETH_HEADER
-from mirrord.values import (
-    Addresses,
-    AnyAddress,
-    Between,
-    Description,
-    Device,
-    Flag,
-    KeptLength,
-    Name,
-    Percentage,
-    Rate,
-    RecorderSize,
-    RingSize,
-    Snaplen,
-    Window,
-)
+from mirrord.values.addresses import Addresses, AnyAddress
+from mirrord.values.names import Description, Device, Name
+from mirrord.values.quantities import KeptLength, Percentage, Rate, RecorderSize, RingSize, Snaplen, Window
+from mirrord.values.written import Between, Flag
 
 MOST_SESSIONS = 8192  # of a mirror
 

@@ -9,22 +9,11 @@ from typing import Annotated, Literal
 from pydantic import Tag, model_validator
 
 from mirrord.model.base import ErspanSession, GreKey, Model, Port, Vni, type_of
-from mirrord.values import (
-    AnyAddress,
-    Connection,
-    ContainerOrGlob,
-    Device,
-    Devices,
-    Engine,
-    Flag,
-    GuestOrGlob,
-    Label,
-    Name,
-    Netns,
-    NetworkList,
-    Nics,
-    VlanIds,
-)
+from mirrord.values.addresses import AnyAddress, NetworkList
+from mirrord.values.guests import Connection, ContainerOrGlob, Engine, GuestOrGlob, Label, Nics
+from mirrord.values.names import Device, Devices, Name, Netns
+from mirrord.values.ports import VlanIds
+from mirrord.values.written import Flag
 
 ANY_ADDRESS = IPv4Address("0.0.0.0")  # noqa: S104 (it is no default: see the contradictions)
 

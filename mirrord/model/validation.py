@@ -30,7 +30,8 @@ from mirrord.model import (
     repeated,
 )
 from mirrord.model.base import kind_of
-from mirrord.values import parse_rate, show_rate, unexpected
+from mirrord.values.quantities import parse_rate, show_rate
+from mirrord.values.written import unexpected
 
 
 class Parts(NamedTuple):

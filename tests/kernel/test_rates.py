@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from mirrord.values import parse_rate, show_rate
+from mirrord.values.quantities import parse_rate, show_rate
 
 # In a namespace of its own, made and gone with the command.
 ASK = "tc qdisc replace dev lo root tbf rate $1 burst 100k latency 50ms && tc -j qdisc show dev lo"

@@ -15,7 +15,7 @@ from mirrord.cluster.errors import CompactedError, LeaseGoneError, StoreError
 from mirrord.cluster.etcd import Access, Etcd, Event, absent, put, unchanged
 from mirrord.cluster.keys import Keys
 from mirrord.cluster.replica import Replica
-from mirrord.values import parse_address_range
+from mirrord.values.addresses import parse_address_range
 from tests.support.etcd import Store
 from tests.support.topology import Topology
 

@@ -25,7 +25,8 @@ from mirrord.errors import ConfigError, Problem, nearest
 from mirrord.model import Config, Daemon, Filter, FlowNetwork, Mirror, Model, Session
 from mirrord.model.lines import line_of, places
 from mirrord.model.validation import Examined, doubts, examine, join, parts, session_path
-from mirrord.values import GLOB, parse_name, unexpected
+from mirrord.values.names import GLOB, parse_name
+from mirrord.values.written import unexpected
 
 DEFAULT_PATH = "/etc/mirrord/mirrord.toml"
 SECTIONS: dict[str, type[Model]] = {"flow_networks": FlowNetwork, "filters": Filter, "mirrors": Mirror}

@@ -15,7 +15,7 @@ from mirrord.errors import ConfigError, Problem, Refused
 from mirrord.expiry import Now
 from mirrord.model import Mirror
 from mirrord.model.validation import join
-from mirrord.values import unexpected
+from mirrord.values.written import unexpected
 
 
 def problems_in_file(mirror: Mirror, path: str) -> list[Problem]:

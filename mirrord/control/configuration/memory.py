@@ -23,7 +23,7 @@ from mirrord.model import (
 )
 from mirrord.model.validation import join
 from mirrord.plans import CONNECTIONS_BYTES, DUPLICATES_BYTES, FLOW_BYTES, LEAST_RING_BLOCKS, RING_BLOCK, queue_bytes
-from mirrord.values import show_size
+from mirrord.values.quantities import show_size
 
 Asked = tuple[tuple[str, ...], str, int]
 """The key below the session, what it is for, and bytes."""

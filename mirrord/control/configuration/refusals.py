@@ -40,7 +40,7 @@ from mirrord.model import (
     VxlanDestination,
 )
 from mirrord.model.validation import join
-from mirrord.values import GLOB
+from mirrord.values.names import GLOB
 
 MOST_OBJECTS = 4096  # of a kind
 MOST_SESSIONS, MOST_RULES = 10_000, 100_000  # altogether: what a daemon has the memory for

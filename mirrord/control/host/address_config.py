@@ -14,7 +14,7 @@ from mirrord import kernel
 from mirrord.control.host.leases_in_kernel import Held
 from mirrord.control.host.obstacles import ROUTE_PROTOCOL
 from mirrord.control.host.rtnetlink import ADDRESS, NUMBER, ROUTE, RULE, Rtnetlink, attribute, attributes
-from mirrord.values import Address, Network
+from mirrord.values.addresses import Address, Network
 
 
 class Placed(NamedTuple):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from mirrord.control.host.obstacles import ROUTE_PROTOCOL
 from mirrord.control.host.rtnetlink import RULE, Rtnetlink, attributes, number
 from mirrord.kernel import FRA_PRIORITY, FRA_PROTOCOL, FRA_SRC, FRA_TABLE, RTM_GETRULE
-from mirrord.values import Address
+from mirrord.values.addresses import Address
 
 TABLES = 0x6D000000  # and the device's index: the table of its routes
 

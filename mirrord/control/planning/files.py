@@ -7,7 +7,7 @@ from pathlib import PurePath
 
 from mirrord.dataplane.transmit.file_names import STAMP
 from mirrord.model import DeviceSource, Session, TunnelSource
-from mirrord.values import GLOB
+from mirrord.values.names import GLOB
 
 
 def has_one_file(session: Session) -> bool:

@@ -25,7 +25,7 @@ from mirrord.model import (
     VmDestination,
     VmSource,
 )
-from mirrord.values import GLOB
+from mirrord.values.names import GLOB
 
 SHORT_ID = 12  # digits of a container's id that engines show
 

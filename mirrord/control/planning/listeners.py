@@ -23,7 +23,7 @@ from mirrord.model import (
 )
 from mirrord.plans import ListenPlan, Tunnel
 from mirrord.protocols import UDP_HEADER
-from mirrord.values import Address
+from mirrord.values.addresses import Address
 
 TZSP_HEADER = 5  # version, type, protocol, and the tag that ends the tags
 

@@ -14,7 +14,7 @@ from functools import cache
 
 from mirrord.control.planning.sources import matches
 from mirrord.model import DeviceSource, Mirror, Model, Session, Source, VxlanDestination
-from mirrord.values import GLOB
+from mirrord.values.names import GLOB
 
 LAST = 65536  # behind every priority that can be given
 

@@ -14,7 +14,7 @@ from mirrord.control.planning.guests import Absent, Resolved
 from mirrord.control.planning.listeners import overhead
 from mirrord.model import Config, DeviceDestination, DeviceSource, Mirror, Session, TunnelSource
 from mirrord.protocols import ETH_HEADER, IPV4_HEADER, IPV6_HEADER
-from mirrord.values import parse_address
+from mirrord.values.addresses import parse_address
 
 NOT_YET = "looking for a free address"
 

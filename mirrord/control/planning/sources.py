@@ -22,7 +22,7 @@ from mirrord.model import (
     VxlanSource,
 )
 from mirrord.plans import SourcePlan
-from mirrord.values import GLOB
+from mirrord.values.names import GLOB
 
 
 class Kind(NamedTuple):

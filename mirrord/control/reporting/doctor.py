@@ -19,7 +19,7 @@ from mirrord.dataplane.counters import DROPPED, Slot
 from mirrord.errors import Refused, nearest
 from mirrord.model import Config, Session, TunnelDestination
 from mirrord.plans import FilePlan, ListenPlan
-from mirrord.values import show_size
+from mirrord.values.quantities import show_size
 
 GRAVE = 1000  # one frame in so many lost is an error
 LOW, EMPTY = 10, 100  # one part in so many of a file system free: a warning, an error

@@ -30,7 +30,7 @@ from mirrord.control.logs import logger
 from mirrord.control.planning.leases import device
 from mirrord.errors import Refused
 from mirrord.model import Config, FlowNetwork
-from mirrord.values import Address
+from mirrord.values.addresses import Address
 
 log = logger("flow_networks")
 

@@ -10,7 +10,7 @@ from mirrord.control.planning.listeners import Named
 from mirrord.dataplane.filter.rules import Selection
 from mirrord.errors import Refused
 from mirrord.model import DeviceDestination, DeviceSource, FileDestination, PcapDestination, Session
-from mirrord.values import GLOB
+from mirrord.values.names import GLOB
 
 
 class Asked(NamedTuple):

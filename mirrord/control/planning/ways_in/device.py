@@ -15,7 +15,7 @@ from mirrord.control.planning.ways_in.common import Asked, mode, named, netns, t
 from mirrord.dataplane.filter.rules import Direction
 from mirrord.model import DeviceSource, Session
 from mirrord.plans import CapturePlan
-from mirrord.values import GLOB
+from mirrord.values.names import GLOB
 
 
 def devices(session: Session, source: DeviceSource, view: View) -> Iterator[str]:

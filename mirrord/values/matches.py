@@ -1,23 +1,12 @@
-"""Values that rules match of headers, as text: MAC addresses, TCP flags, lengths, and short numbers.
-
-As in values.py: each knows the way in and the way back, and a refusal is a ValueError that says what was expected.
-"""
+"""What rules match of headers: MAC addresses, TCP flags, lengths, and short numbers."""
 
 from __future__ import annotations
 
 import re
 from typing import Annotated, NamedTuple
 
-from mirrord.values import (
-    MAC,
-    NUMBER_OR_LIST,
-    TEXT_OR_LIST,
-    Between,
-    Written,
-    one_or_more,
-    shown_by,
-    unexpected,
-)
+from mirrord.values.addresses import MAC
+from mirrord.values.written import NUMBER_OR_LIST, TEXT_OR_LIST, Between, Written, one_or_more, shown_by, unexpected
 
 
 def parse_mac(value: object) -> str:
