@@ -28,7 +28,7 @@ from mirrord.cluster.etcd import Etcd, absent, files_can_be_used, put
 from mirrord.cluster.figures import families
 from mirrord.cluster.keys import Keys
 from mirrord.cluster.settings import Cluster, parse_host
-from mirrord.control import limits, logs
+from mirrord.control import command, limits, logs
 from mirrord.control.http import activation
 from mirrord.control.logs import logger
 from mirrord.control.notify import notify
@@ -56,13 +56,7 @@ T = TypeVar("T")
     help="The configuration.",
 )
 @click.option("--check", is_flag=True, help="Validate the configuration and exit.")
-@click.option(
-    "--log-format",
-    type=click.Choice(["console", "json"]),
-    default="console",
-    show_default=True,
-    help="How the log is written to standard error.",
-)
+@command.log_format
 @click.version_option(__version__, prog_name="mirrord-agent")
 @click.pass_context
 def main(context: click.Context, path: str, log_format: str, *, check: bool) -> None:
@@ -70,9 +64,7 @@ def main(context: click.Context, path: str, log_format: str, *, check: bool) -> 
     try:
         loaded = settings.load(path)
     except ConfigError as error:
-        for problem in error.problems:
-            click.echo(logs.with_priority("error", f"mirrord-agent: {problem}"), err=True)
-        sys.exit(error.exit_status)
+        command.refuse("mirrord-agent", error)
     context.obj = loaded
     if check:
         _or_exit(lambda: files_can_be_used(loaded.access))

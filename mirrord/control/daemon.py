@@ -18,7 +18,7 @@ import click
 import uvloop
 
 from mirrord import __version__
-from mirrord.control import limits, logs
+from mirrord.control import command, limits, logs
 from mirrord.control.callers import myself
 from mirrord.control.changes import Changes
 from mirrord.control.configuration import config
@@ -54,22 +54,14 @@ THREADS = 6
     "-c", "--config", "path", metavar="FILE", default=config.DEFAULT_PATH, show_default=True, help="The configuration."
 )
 @click.option("--check", is_flag=True, help="Validate the configuration and exit.")
-@click.option(
-    "--log-format",
-    type=click.Choice(["console", "json"]),
-    default="console",
-    show_default=True,
-    help="How the log is written to standard error.",
-)
+@command.log_format
 @click.version_option(__version__, prog_name="mirrord")
 def main(path: str, log_format: str, *, check: bool) -> None:
     """Copy the traffic of network interfaces to where it can be looked at."""
     try:
         loaded = config.load(path)
     except ConfigError as error:
-        for problem in error.problems:
-            click.echo(logs.with_priority("error", f"mirrord: {problem}"), err=True)
-        sys.exit(error.exit_status)
+        command.refuse("mirrord", error)
     if check:
         for warning in loaded.warnings:
             click.echo(f"mirrord: warning: {warning}", err=True)

@@ -27,19 +27,12 @@ from tests.support.streams import (
     up,
     why,
 )
-from tests.support.topology import Host, Topology
+from tests.support.topology import Topology
 from tests.support.wait import wait_for
 
 
-@pytest.fixture
-def hosts(net: Topology) -> tuple[Host, Host]:
-    return client_and_source(net)
-
-
-def test_tls_lets_only_those_in_that_show_a_certificate(
-    hosts: tuple[Host, Host], daemon: MakeDaemon, tmp_path: Path
-) -> None:
-    client, source = hosts
+def test_tls_lets_only_those_in_that_show_a_certificate(net: Topology, daemon: MakeDaemon, tmp_path: Path) -> None:
+    client, source = client_and_source(net)
     authority, stranger = Authority(tmp_path), Authority(tmp_path, "other")
     server, known, unknown = authority.issue("server"), authority.issue("known"), stranger.issue("unknown")
     tls = f'tls = {{ ca = "{authority.certificate}", certificate = "{server.certificate}", key = "{server.key}" }}'
@@ -78,11 +71,9 @@ def test_tls_lets_only_those_in_that_show_a_certificate(
 
 
 @pytest.mark.parametrize("dataplane", ["native"])  # who listens is the same for both
-def test_those_who_do_not_shake_hands_keep_nobody_out(
-    hosts: tuple[Host, Host], daemon: MakeDaemon, tmp_path: Path
-) -> None:
+def test_those_who_do_not_shake_hands_keep_nobody_out(net: Topology, daemon: MakeDaemon, tmp_path: Path) -> None:
     """Not who comes after them, nor a slow one of another address that came before."""
-    client, source = hosts
+    client, source = client_and_source(net)
     client.ip("address add 10.0.0.3/24 dev eth0")
     authority = Authority(tmp_path)
     server, known = authority.issue("server", "IP:10.0.0.2"), authority.issue("known")
@@ -181,10 +172,8 @@ def test_a_listener_says_what_it_lacks_and_serves_when_that_is_there(
     reader.close()
 
 
-def test_a_collector_that_shows_another_name_gets_nothing(
-    hosts: tuple[Host, Host], daemon: MakeDaemon, tmp_path: Path
-) -> None:
-    client, source = hosts
+def test_a_collector_that_shows_another_name_gets_nothing(net: Topology, daemon: MakeDaemon, tmp_path: Path) -> None:
+    client, source = client_and_source(net)
     authority = Authority(tmp_path)
     server, own = authority.issue("server", "DNS:sensor.example"), authority.issue("own")
     accept = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
