@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +33,7 @@ from mirrord.dataplane.pipeline import Pipeline
 from mirrord.dataplane.tap import Tap
 from mirrord.dataplane.worker import Worker
 from mirrord.plans import CapturePlan, DevicePlan, ForwardPlan, PipelinePlan
+from tests.support.meanwhile import meanwhile
 from tests.support.receiver import Receiver
 from tests.support.send import udp_frame
 from tests.support.source import linked
@@ -53,26 +53,18 @@ class Sent:
 @contextmanager
 def stream(host: Host, device: str, pace: float) -> Iterator[Sent]:
     """Numbered datagrams, at a pace, until this ends."""
-    sent, ended = Sent(), threading.Event()
+    sent, began = Sent(), time.monotonic()
     frame = udp_frame(*ENDS, bytes(4))[:-4]
-    out = host.open_socket(socket.AF_PACKET, socket.SOCK_RAW)
-    out.bind((device, 0))
+    with host.open_socket(socket.AF_PACKET, socket.SOCK_RAW) as out:
+        out.bind((device, 0))
 
-    def run() -> None:
-        began = time.monotonic()
-        while not ended.wait(0.001):
+        def send_what_is_due() -> None:
             while sent.count < (time.monotonic() - began) * pace:
                 out.send(frame + struct.pack("!I", sent.count))
                 sent.count += 1
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield sent
-    finally:
-        ended.set()
-        thread.join()
-        out.close()
+        with meanwhile(send_what_is_due, 0.001):
+            yield sent
 
 
 def pipeline(

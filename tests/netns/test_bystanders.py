@@ -6,7 +6,6 @@ host a ---- b peer
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,6 +14,7 @@ import pytest
 from mirrord.control.host import bystanders
 from mirrord.control.host.bystanders import too_busy
 from mirrord.dataplane.netns import find
+from tests.support.meanwhile import meanwhile
 from tests.support.send import udp_frame
 from tests.support.topology import Host, Topology
 
@@ -28,20 +28,15 @@ def sending(host: Host, *devices: str) -> Iterator[None]:
     sockets = [host.open_socket(socket.AF_PACKET, socket.SOCK_RAW) for _ in devices]
     for sock, device in zip(sockets, devices, strict=True):
         sock.bind((device, 0))
-    end = threading.Event()
 
-    def run() -> None:
-        while not end.is_set():
-            for sock in sockets:
-                sock.send(FRAME)
+    def send_one_each() -> None:
+        for sock in sockets:
+            sock.send(FRAME)
 
-    thread = threading.Thread(target=run)
-    thread.start()
     try:
-        yield
+        with meanwhile(send_one_each):
+            yield
     finally:
-        end.set()
-        thread.join()
         for sock in sockets:
             sock.close()
 

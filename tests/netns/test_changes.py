@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from tests.conftest import MakeDaemon, MakeSniffer
 from tests.support.api import Api
 from tests.support.ctl import ctl
 from tests.support.daemon import Daemon
+from tests.support.meanwhile import meanwhile
 from tests.support.send import ENDS, send, udp_frame
 from tests.support.topology import Host, Topology
 from tests.support.wait import wait_for
@@ -69,20 +69,14 @@ def hosts(net: Topology) -> tuple[Host, Host, Host]:
 @contextmanager
 def steady_traffic(guest: Host) -> Iterator[list[int]]:
     """Frames into tap1 until the block ends; what is given holds how many it were."""
-    ended, sent = threading.Event(), [0]
+    sent = [0]
 
-    def run() -> None:
-        while not ended.is_set():
-            send(guest, "eth1", FRAME, 20, rate=500)
-            sent[0] += 20
+    def send_some() -> None:
+        send(guest, "eth1", FRAME, 20, rate=500)
+        sent[0] += 20
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
+    with meanwhile(send_some):
         yield sent
-    finally:
-        ended.set()
-        thread.join()
 
 
 class Session:

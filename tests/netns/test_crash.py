@@ -22,6 +22,7 @@ import pytest
 from tests.conftest import MakeSniffer
 from tests.support.api import Api
 from tests.support.daemon import Daemon
+from tests.support.meanwhile import meanwhile
 from tests.support.send import FRAME, send
 from tests.support.topology import Host, Topology
 from tests.support.uplink import mirror, tapped
@@ -49,17 +50,8 @@ def objects(api: Api) -> list[Any]:
 @pytest.fixture
 def load(hosts: tuple[Host, Host]) -> Iterator[None]:
     """2,000 frames a second out of tap0."""
-    over = threading.Event()
-
-    def send_on() -> None:
-        while not over.is_set():
-            send(hosts[0], "tap0", FRAME, 40, rate=2000)
-
-    sending = threading.Thread(target=send_on)
-    sending.start()
-    yield
-    over.set()
-    sending.join()
+    with meanwhile(lambda: send(hosts[0], "tap0", FRAME, 40, rate=2000)):
+        yield
 
 
 class Changing:

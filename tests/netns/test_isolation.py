@@ -24,6 +24,7 @@ import pytest
 from tests.support.api import Api
 from tests.support.ctl import COMMAND
 from tests.support.daemon import Daemon
+from tests.support.meanwhile import meanwhile
 from tests.support.metrics import Metrics
 from tests.support.send import ENDS, send, udp_frame
 from tests.support.stopped import ended, niced, stopped
@@ -153,20 +154,9 @@ def others(hosts: tuple[Host, Host, Host], mirrord: Daemon) -> Iterator[Others]:
 @contextmanager
 def flooding(client: Host, rate: int = 5000) -> Iterator[None]:
     """Frames for `flood`, faster than `slow` takes their copies by far; long ones, which fill a send buffer soon."""
-    end = threading.Event()
-
-    def run() -> None:
-        long = udp_frame(*ENDS, length=1400)
-        while not end.is_set():
-            send(client, "eth1", long, rate // 10, rate=rate)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
+    long = udp_frame(*ENDS, length=1400)
+    with meanwhile(lambda: send(client, "eth1", long, rate // 10, rate=rate)):
         yield
-    finally:
-        end.set()
-        thread.join()
 
 
 def make(api: Api, name: str, session: dict[str, Any]) -> None:

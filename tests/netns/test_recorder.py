@@ -8,7 +8,6 @@ from __future__ import annotations
 import signal
 import socket
 import subprocess
-import threading
 import time
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from tests.support.api import Api
 from tests.support.captures import count, fields
 from tests.support.ctl import COMMAND, ctl, invoke
 from tests.support.daemon import Daemon
+from tests.support.meanwhile import meanwhile
 from tests.support.send import udp_frame
 from tests.support.topology import Host, Topology, acquaint
 from tests.support.wait import wait_for
@@ -158,24 +158,18 @@ def test_the_last_frames_are_written_as_they_were_mirrored(mirrord: Daemon, clie
 
 def test_follow_goes_on_without_a_gap_or_a_double(mirrord: Daemon, client: Host, tmp_path: Path) -> None:
     """While frames come all the time, from before the command until its end."""
-    file, ended, sent = tmp_path / "follow.pcapng", threading.Event(), [0]
+    file, sent = tmp_path / "follow.pcapng", [0]
 
-    def keep_sending() -> None:
-        while not ended.is_set():
-            send_to(client, 10_000 + sent[0])
-            sent[0] += 1
+    def send_next() -> None:
+        send_to(client, 10_000 + sent[0])
+        sent[0] += 1
 
-    sender = threading.Thread(target=keep_sending)
-    sender.start()
-    try:
+    with meanwhile(send_next):
         wait_for(lambda: sent[0] > 50, "frames before it")
         capture = follow(mirrord, file)
         wait_for(lambda: file.exists() and file.stat().st_size > 0, "the capture begins")
         begun = sent[0]
         wait_for(lambda: sent[0] > begun + 50, "frames while it follows")
-    finally:
-        ended.set()
-        sender.join()
     last = frame_to(10_000 + sent[0] - 1)[:60]
     wait_for(lambda: last in file.read_bytes(), "the last frame")
     capture.send_signal(signal.SIGINT)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,6 +20,7 @@ from scapy.layers.l2 import Ether
 from tests.conftest import MakeDaemon
 from tests.support.api import Api
 from tests.support.daemon import Daemon
+from tests.support.meanwhile import meanwhile
 from tests.support.receiver import Receiver
 from tests.support.topology import Topology, receive_vxlan
 from tests.support.wait import wait_for
@@ -90,19 +90,8 @@ class Load:
     @contextmanager
     def going(self) -> Iterator[None]:
         """Go on sending, some hundredths of a second at a time, until the block ends."""
-        over = threading.Event()
-
-        def run() -> None:
-            while not over.is_set():
-                self.send(int(self._rate / 20))
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        try:
+        with meanwhile(lambda: self.send(int(self._rate / 20))):
             yield
-        finally:
-            over.set()
-            thread.join()
 
     def close(self) -> None:
         self._out.close()
