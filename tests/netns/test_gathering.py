@@ -188,6 +188,8 @@ def test_a_source_that_becomes_busy_gets_a_socket_of_its_own_which_others_join(
         api("POST", "mirrors/m/sessions", session(7, "more"))
         mirrord.wait_up()
         send(client, "out3", frame(3), 10)
+        joined = lambda: mirrord.metrics().total("mirrord_captured_frames_total", session="more") > 0  # noqa: E731
+        wait_for(joined, "frames for the other session of the busy source")
     assert mirrord.output().count("a socket of their own from now on") == 1
 
     def settled() -> bool:
