@@ -21,12 +21,17 @@ struct guard {
 	} words[MOST_WORDS];
 };
 
+/* A bit for each sum in 8 bits that something has: nearly nothing else has one of them. */
+struct sums {
+	uint64_t bits[4];
+};
+
 struct own_copies {
 	struct fragments *firsts; /* made when the first fragment comes that has a guard's address; or NULL */
 	uint32_t kind_count, count;
 	const struct guard *kinds, *guards; /* both in the order of their bytes; of who made them */
 	bool anyones; /* whether there are guards of any address */
-	uint64_t sums[4]; /* a bit for each sum that a guard's address has: nearly no frame's has one of them */
+	struct sums addresses, packets; /* of guards: of their addresses, and of these with the protocol or port */
 };
 
 /* A sum in 8 bits of an address of 4 or 16 bytes; the same with zeros behind one of 4. */
@@ -47,11 +52,35 @@ static unsigned int sum_of(const uint8_t *address, uint32_t length)
 	return (sum ^ sum >> 8) & 255;
 }
 
-static bool may_guard(const struct own_copies *own, const uint8_t *address, uint32_t length)
+static unsigned int with_port(unsigned int address, uint16_t port)
 {
-	unsigned int sum = sum_of(address, length);
+	return address ^ ((port ^ port >> 8) & 255);
+}
 
-	return own->sums[sum / 64] >> sum % 64 & 1;
+static unsigned int with_protocol(unsigned int address, uint8_t protocol)
+{
+	return address ^ (uint8_t)~protocol;
+}
+
+static void add_sum(struct sums *sums, unsigned int sum)
+{
+	sums->bits[sum / 64] |= (uint64_t)1 << sum % 64;
+}
+
+static bool has_sum(const struct sums *sums, unsigned int sum)
+{
+	return sums->bits[sum / 64] >> sum % 64 & 1;
+}
+
+/* Whether a guard of this address may hold, as far as its protocol and port go. `end` is NULL where any address is meant. */
+static bool may_hold(const struct own_copies *own, const uint8_t *end, const struct headers *headers)
+{
+	unsigned int address = end ? sum_of(end, headers->address_length) : 0;
+
+	if (end ? !has_sum(&own->addresses, address) : !own->anyones)
+		return false;
+	return headers->transport == NONE || has_sum(&own->packets, with_port(address, headers->destination_port)) ||
+	       has_sum(&own->packets, with_protocol(address, headers->protocol));
 }
 
 struct own_copies *new_own_copies(const void *packed, size_t length)
@@ -67,10 +96,13 @@ struct own_copies *new_own_copies(const void *packed, size_t length)
 		own->guards = own->kinds + own->kind_count;
 		own->count = all - own->kind_count;
 		own->anyones = own->kind_count && !memcmp(own->kinds[0].address, (uint8_t[16]){ 0 }, 16);
-		for (uint32_t n = 0; n < own->kind_count; n++) {
-			unsigned int sum = sum_of(own->kinds[n].address, 16);
+		for (uint32_t n = 0; n < own->count; n++) {
+			const struct guard *guard = &own->guards[n];
+			unsigned int address = sum_of(guard->address, sizeof(guard->address));
 
-			own->sums[sum / 64] |= (uint64_t)1 << sum % 64;
+			add_sum(&own->addresses, address);
+			add_sum(&own->packets, guard->port ? with_port(address, guard->port)
+							   : with_protocol(address, guard->protocol));
 		}
 	}
 	return own;
@@ -150,7 +182,7 @@ static bool holds(const struct own_copies *own, const uint8_t *end, const struct
 {
 	uint8_t address[16] = { 0 };
 
-	if (end ? !may_guard(own, end, headers->address_length) : !own->anyones)
+	if (!may_hold(own, end, headers))
 		return false;
 	if (end)
 		memcpy(address, end, headers->address_length);
