@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +21,7 @@ from mirrord.dataplane.forward import encap
 from mirrord.dataplane.helper import Helper
 from mirrord.dataplane.pipeline import Pipeline
 from mirrord.dataplane.worker import Worker
-from mirrord.plans import CapturePlan, DevicePlan, ForwardPlan, PipelinePlan
+from mirrord.plans import CapturePlan, DevicePlan, FilePlan, ForwardPlan, PipelinePlan, TransmitPlan
 from tests.support.alone import Alone
 from tests.support.send import UNANSWERED, send
 from tests.support.topology import Host, Topology
@@ -39,9 +40,9 @@ def host(net: Topology) -> Host:
     return host
 
 
-def plan(mode: str = "ring") -> PipelinePlan:
+def plan(mode: str = "ring", transmit: TransmitPlan | None = None) -> PipelinePlan:
     capture = CapturePlan("d0", 10, Selection(Direction.EGRESS), mode=mode)
-    return PipelinePlan(capture, ForwardPlan(encap.bare()), DevicePlan("d1", 11))
+    return PipelinePlan(capture, ForwardPlan(encap.bare()), transmit or DevicePlan("d1", 11))
 
 
 def explode() -> None:
@@ -49,12 +50,13 @@ def explode() -> None:
 
 
 class Running:
-    """Two sessions, as the daemon runs them."""
+    """Two sessions, as the daemon runs them: A into a file, B by a device."""
 
-    def __init__(self, host: Host, dataplane: str) -> None:
+    def __init__(self, host: Host, dataplane: str, directory: Path) -> None:
         self.host = host
         self.pipelines = host.call(lambda: Pipelines(native=dataplane == "native"))
-        self._entries: Mapping[Key, Entry] = {key: Entry(key, "up", pipeline=plan()) for key in (A, B)}
+        plans = {A: plan(transmit=FilePlan(str(directory), "a.pcapng", "d0")), B: plan()}
+        self._entries: Mapping[Key, Entry] = {key: Entry(key, "up", pipeline=one) for key, one in plans.items()}
         self.apply()
 
     def apply(self) -> None:
@@ -67,7 +69,7 @@ class Running:
         return self.pipelines._running[key].placed[0]
 
     def breaks(self, key: Key) -> None:
-        """Have its work raise an error the next time."""
+        """Have A's work raise an error the next time: what a file has to do by time."""
         self.of(key)[0].transmit.tend = explode  # type: ignore[method-assign]
         self.noticed()
 
@@ -93,8 +95,8 @@ class Running:
 
 
 @pytest.fixture
-def running(host: Host, dataplane: str) -> Running:
-    return Running(host, dataplane)
+def running(host: Host, dataplane: str, tmp_path: Path) -> Running:
+    return Running(host, dataplane, tmp_path)
 
 
 def test_an_error_in_a_sessions_work_is_its_own(running: Running) -> None:

@@ -128,9 +128,7 @@ class Transmit(SharedWayOut):
         before = self.plan
         if plan == before or not isinstance(before, TunnelPlan) or not isinstance(plan, TunnelPlan):
             return
-        lanes = self.lanes
-        if (plan.hop is None) != (before.hop is None):
-            lanes = self._lanes_of(plan)
+        lanes = self._lanes_by(plan)
         try:
             inside(plan.netns, lambda: self._open_packet(plan))
         except BaseException:
@@ -139,10 +137,21 @@ class Transmit(SharedWayOut):
             raise
         if lanes is not self.lanes:
             self.lanes.close()
-        elif plan.hop is None and plan.gso != before.gso:
+        elif plan.hop is None:
             for lane in lanes.opened:
                 leave_checksum_out(lane.socket, plan)
         self.lanes, self.plan = lanes, plan
+
+    def _lanes_by(self, plan: TunnelPlan) -> Lanes:
+        """The lanes to leave by from now on."""
+        if (plan.hop is not None) == isinstance(self.lanes, SourcePorts):
+            return self.lanes
+        try:
+            return self._lanes_of(plan)
+        except OSError:
+            if plan.hop is not None:
+                raise
+            return self.lanes  # there is no route: what these send is refused for the same reason
 
     def _open_packet(self, plan: TunnelPlan) -> None:
         device, old = _device_of(plan), self._packet
