@@ -19,7 +19,7 @@ enum {
 };
 
 /* Nanoseconds; rounds.py tells why. */
-static const uint64_t SHORTEST_ROUND = 500000, FOR_EACH = 20000, LONGEST_AWAY = 20000000;
+static const uint64_t SHORTEST_ROUND = 500000, FOR_EACH = 20000, LONGEST_AWAY = 20000000, LONE_RING = 100000000;
 
 typedef struct {
 	PyObject_HEAD
@@ -72,13 +72,18 @@ static struct news *news_of(struct wait *wait, const struct epoll_event *event)
 	return &wait->news[n];
 }
 
-/* Whether Python has to look at a tap that ran: its capture may not be the right one any more, or time matters to it. */
-static bool worth_telling(const struct tap *tap, bool more)
+/* Whether Python has to look at a tap that ran: its capture may not be the right one any more, its members may have to part,
+ * or time matters to it. The ring of one member is the right one for seconds. */
+static bool worth_telling(const struct tap *tap, bool more, uint64_t time)
 {
-	return tap->eager || tap->error || tap->ring || more || tap->seen[SEEN_READ] - tap->told >= ENOUGH;
+	if (tap->eager || tap->error || more)
+		return true;
+	if (tap->ring)
+		return tap->count > 1 || time - tap->told_at >= LONE_RING;
+	return tap->seen[SEEN_READ] - tap->told >= ENOUGH;
 }
 
-static void tell(struct wait *wait, const struct epoll_event *event, bool ran)
+static void tell(struct wait *wait, const struct epoll_event *event, bool ran, uint64_t time)
 {
 	struct news *news = news_of(wait, event);
 
@@ -86,8 +91,10 @@ static void tell(struct wait *wait, const struct epoll_event *event, bool ran)
 		return;
 	news->events |= event->events;
 	news->ran |= ran;
-	if (ran)
+	if (ran) {
 		tap_of(event)->told = tap_of(event)->seen[SEEN_READ];
+		tap_of(event)->told_at = time;
+	}
 }
 
 /* The more taps had frames, the longer the next round waits for more of each. */
@@ -118,14 +125,14 @@ static void run_round(Rounds *self, struct wait *wait, const struct epoll_event 
 
 		if (!tap || events[n].events & EPOLLERR) {
 			wait->pressing = true;
-			tell(wait, &events[n], false);
+			tell(wait, &events[n], false, time);
 			continue;
 		}
 		bool more = run_tap(tap, &self->work);
 		self->lagging |= more;
 		wait->pressing |= tap->error || (more && !tap->ring); /* it may have to move to one */
-		if (worth_telling(tap, more))
-			tell(wait, &events[n], true);
+		if (worth_telling(tap, more, time))
+			tell(wait, &events[n], true, time);
 	}
 	send_all(&self->work);
 	set_pause(self, count);

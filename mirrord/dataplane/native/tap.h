@@ -83,7 +83,7 @@ struct tap {
 	uint16_t pvid; /* what has no tag there is of this VLAN, or 0 */
 	bool raw; /* a device without Ethernet: its packets begin with a network header */
 	uint64_t *seen;
-	uint64_t told; /* of the frames read, when Python was last told of it */
+	uint64_t told, told_at; /* how many frames had been read, when Python was last told of it, and the time */
 	bool eager; /* a member acts by time: Python is told each time */
 	struct pipeline **members;
 	uint32_t count;

@@ -182,8 +182,6 @@ static bool holds(const struct own_copies *own, const uint8_t *end, const struct
 {
 	uint8_t address[16] = { 0 };
 
-	if (!may_hold(own, end, headers))
-		return false;
 	if (end)
 		memcpy(address, end, headers->address_length);
 	for (const struct guard *kind = first_of(own, address); kind < own->guards; kind++) {
@@ -197,8 +195,12 @@ static bool holds(const struct own_copies *own, const uint8_t *end, const struct
 
 static bool any_holds(const struct own_copies *own, const struct headers *headers, const struct frame *frame)
 {
-	return holds(own, headers->source, headers, frame) || holds(own, headers->destination, headers, frame) ||
-	       holds(own, NULL, headers, frame);
+	const uint8_t *ends[] = { headers->source, headers->destination, NULL };
+
+	for (uint32_t n = 0; n < sizeof(ends) / sizeof(*ends); n++)
+		if (may_hold(own, ends[n], headers) && holds(own, ends[n], headers, frame))
+			return true;
+	return false;
 }
 
 static bool guarded_address(const struct own_copies *own, const struct headers *headers, const struct frame *frame)
