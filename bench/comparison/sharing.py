@@ -1,10 +1,13 @@
 """Many sessions on one source: what the mirrored traffic pays where none wants its frames, and where all do.
 
 The sender's time is by the wall, at its full rate; what a copy costs the mirroring core, at a rate that all can take.
+Beside them stands what no program that captures by a packet socket can go below: one that takes nothing, alone and in
+a fanout group, as mirrord's are that move between plain socket and ring.
 """
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,12 +15,17 @@ from bench.comparison.experiments import PACED
 from bench.comparison.subjects import VNI, Copies, Run, daemon, session
 from bench.comparison.testbed import Testbed
 from bench.tables import Table
+from mirrord.dataplane.capture.fanout import Group, steer
+from mirrord.dataplane.filter.bpf import attach_reject_all
+from mirrord.kernel import SO_TIMESTAMPNS
+from mirrord.protocols import ETH_P_ALL
 
 NONE_MATCHING = (1, 10, 50)
 ALL_MATCHING = (1, 5, 10)
 FIRST_PORT = 1000
 NONE_TITLE = "Sessions on one source, filters on as many TCP ports, none matching, the sender's full rate"
 ALL_TITLE = "Sessions on one source, each taking every frame, the sender's full rate"
+NOTHING_TITLE = "A packet socket on the source that takes nothing, the sender's full rate"
 
 
 class Sharing:
@@ -30,6 +38,8 @@ class Sharing:
         for count in NONE_MATCHING:
             self._add(NONE_TITLE, f"mirrord, {count}", sessions(count, matching=False))
             self._add(NONE_TITLE, f"tc u32 + mirred, {count}", tc_u32(count))
+        self._add(NOTHING_TITLE, "alone", taking_nothing())
+        self._add(NOTHING_TITLE, "in a fanout group", taking_nothing(Group()))
         for count in ALL_MATCHING:
             self._add(ALL_TITLE, f"mirrord, {count}", sessions(count, matching=True))
 
@@ -79,5 +89,23 @@ def tc_u32(count: int) -> Run:
             yield Copies(lambda: 0)
         finally:
             bed.host.run("tc", "qdisc", "delete", "dev", "source", "clsact")
+
+    return run
+
+
+def taking_nothing(group: Group | None = None) -> Run:
+    """A packet socket on the source whose filter is one instruction; stamped, as mirrord's are."""
+
+    @contextmanager
+    def run(bed: Testbed, sink: str) -> Iterator[Copies]:
+        del sink
+        with bed.host.open_socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+            attach_reject_all(sock)
+            sock.bind(("source", ETH_P_ALL))
+            if group is not None:
+                group.join(sock)
+                steer(sock, 0)
+            yield Copies(lambda: 0)
 
     return run
