@@ -21,8 +21,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Hint at the known name that looks most like this one; "" if none does."""
     import difflib  # noqa: PLC0415 (it takes longer than all of the above, and few need it)
 
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    names = {one.lower(): one for one in known}
+    close = difflib.get_close_matches(name.lower(), list(names), n=1)
+    return f"; did you mean {names[close[0]]!r}?" if close else ""
 
 
 def some(names: Sequence[str]) -> str:

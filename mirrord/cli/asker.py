@@ -107,7 +107,13 @@ class Asker:
         else:
             from mirrord.cli.screen import Screen  # noqa: PLC0415 (what only asks for help needs none)
 
-            show(answer, Screen())
+            try:
+                show(answer, Screen())
+            except KeyError as error:
+                click.echo(
+                    f"mirrorctl: {self._who} did not tell {error}: it is another version's, restart it", err=True
+                )
+                sys.exit(REFUSED)
 
     def client(self) -> Client:
         """Asks at the socket that was named, or else at the usual ones."""

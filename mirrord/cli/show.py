@@ -126,7 +126,8 @@ def show(ask: Asker, mirror: str, *, live: bool) -> None:
         if answer["expires"]:
             enabled += f", {'expired' if answer['expired'] else 'expires'} {answer['expires']}"
         network = f", flow network {answer['flow_network']}" if answer["flow_network"] else ""
-        screen.print(f"{answer['name']}: {enabled}{network}, origin {origin(answer)}. {answer['description']}")
+        about = f". {answer['description']}" if answer["description"] else ""
+        screen.print(f"{answer['name']}: {enabled}{network}, origin {origin(answer)}{about}")
         for session in answer["sessions"]:
             about = f" ({session['description']})" if session["description"] else ""
             screen.print(f"{session['name']}{about}: {_settings(session)}")

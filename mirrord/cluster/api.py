@@ -20,7 +20,18 @@ from mirrord.cluster.objects import shown
 from mirrord.cluster.validate import Objects
 from mirrord.control.http import failures
 from mirrord.control.http.answers import json_response
-from mirrord.control.http.requests import MAX_BODY, STATUS, caller_of, flag, json_object, limit, since, tags, target_of
+from mirrord.control.http.requests import (
+    MAX_BODY,
+    STATUS,
+    caller_of,
+    flag,
+    json_object,
+    known,
+    limit,
+    since,
+    tags,
+    target_of,
+)
 from mirrord.control.targets import Target
 from mirrord.errors import MirrordError, Problem
 from mirrord.model.validation import not_found
@@ -51,7 +62,7 @@ PATHS["flow_network"] = "/v1/flow_networks/{flow_network}"
 
 def application(agent: Agent) -> web.Application:
     """Every resource."""
-    app = web.Application(middlewares=[failures.told(STATUSES)], client_max_size=MAX_BODY)
+    app = web.Application(middlewares=[failures.told(STATUSES), known], client_max_size=MAX_BODY)
     app[AGENT] = agent
     app[CHANGES] = Changes(agent.etcd, agent.keys, agent.replica, agent.settings.host)
     app[HOSTS] = Hosts(agent)

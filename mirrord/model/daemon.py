@@ -53,8 +53,9 @@ class Daemon(Model):
     each), of duplicates (2.5 MiB a destination) and recorders together, each counting as full; "0": none. What the
     configuration asks for beyond that is refused. Where more devices match than it names, a source has a shorter ring,
     down to 1 MiB, or does not run; a session without its table mirrors every flow whole, or has zeros for all payload;
-    one without its recorder keeps no frames; and says so. Beside it there may be a TX ring, 0.5 to 4 MiB, for each busy
-    way out, and the buffers of plain sockets."""
+    one without its recorder keeps no frames; and says so. The same holds, limit or not, of whatever alone would take
+    more than a quarter of the memory that the host has available. Beside it there may be a TX ring, 0.5 to 4 MiB, for
+    each busy way out, and the buffers of plain sockets."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe messages that are logged."""
 

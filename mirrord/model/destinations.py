@@ -231,6 +231,9 @@ class ErspanDestination(TunnelDestination):
                 yield key, f"type {self.erspan_type} does not carry it"
 
 
+LONGEST_NAME = 255 - len("-fifteen-letters") - len("-20260131T235959.123456789Z")  # NAME_MAX, limits.h
+
+
 class FileDestination(TaggedDestination):
     """pcapng files; 0 never rotates, and `keep = 0` keeps them all."""
 
@@ -248,6 +251,11 @@ class FileDestination(TaggedDestination):
 
     def _contradictions(self) -> Iterator[tuple[str, ...]]:
         yield from super()._contradictions()
+        name = self.path.rpartition("/")[2]
+        if not name:
+            yield "path", f"expected a file: {self.path} is a directory"
+        if len(name.encode()) > LONGEST_NAME:
+            yield "path", f"expected a file's name of at most {LONGEST_NAME} bytes: its device and time may be added"
         if self.keep and not (self.rotate_size or self.rotate_seconds):
             yield "keep", "needs rotate_size or rotate_seconds: one file is never replaced"
 

@@ -42,11 +42,15 @@ def places(text: str) -> dict[str, int]:
 
 
 def line_of(places: dict[str, int], path: str) -> int:
-    """The line of what is at this path, or of what it is in; 0 where neither is known."""
-    while path and path not in places:
-        around = _LAST.sub("", path)
-        path = around if around != path else ""  # it is none
-    return places.get(path, 0)
+    """The line of what is at this path, or of what it is in, or where the first of what is in it stands, as of `a` in a
+    file that begins with `[a.b]`; 0 where none is known.
+    """
+    at = path
+    while at and at not in places:
+        around = _LAST.sub("", at)
+        at = around if around != at else ""  # it is none
+    inside = (line for place, line in places.items() if path and place.startswith((f"{path}.", f"{path}[")))
+    return places[at] if at else next(inside, 0)
 
 
 def _parts(text: str) -> list[str]:

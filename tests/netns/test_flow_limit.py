@@ -323,5 +323,5 @@ def test_a_session_without_memory_for_its_table_mirrors_all_and_says_so(net: Top
     by_source = [metrics.total("mirrord_mirrored_frames_total", source=one) for one in ("nic", "nic2")]
     assert sorted(by_source) == [1, 10]
     assert metrics.total("mirrord_flow_table_full_total") == 10
-    said = "no memory for its table of flows (daemon.memory_limit)"
+    said = "no memory for its table of flows (daemon.memory_limit"
     wait_for(lambda: said in mirrord.output(), "it is said")

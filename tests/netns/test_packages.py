@@ -75,7 +75,8 @@ def root(dist: Path, request: pytest.FixtureRequest) -> Iterator[Root]:
 
 def test_the_wheel_is_for_every_python_and_runs_in_an_environment_of_its_own(dist: Path, tmp_path: Path) -> None:
     (wheel,) = dist.glob("*.whl")
-    assert wheel.name.startswith(f"mirrord-{__version__}-cp311-abi3-manylinux")
+    glibc = re.findall(r"glibc from (\d+)\.(\d+) on", README)[0]
+    assert wheel.name.startswith(f"mirrord-{__version__}-cp311-abi3-manylinux_{'_'.join(glibc)}_")
     with tarfile.open(dist / f"mirrord-{__version__}.tar.gz") as archive:
         page = "mirrord/console/page/vendor/preact.js"
         for file in (

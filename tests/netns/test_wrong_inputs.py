@@ -44,6 +44,8 @@ DEVICE = '[flow_networks.n]\ndevice = "em0"\n'
 FILES: list[tuple[str | bytes, int, str, str]] = [
     # --- what was typed, its line, the path, the words
     ("[deamon]\n", 1, "deamon", "unknown key; did you mean 'daemon'?"),
+    ("[mirror.m]\n", 1, "mirror", "unknown key; did you mean 'mirrors'?"),
+    ('[[sessions]]\nname = "s"\n', 1, "sessions", "unknown key"),
     ("[daemon]\nsocket = 5\n", 2, "daemon.socket", "expected an absolute path"),
     ('[daemon]\nlog_level = "verbose"\n', 2, "daemon.log_level", "expected 'debug', 'info', 'warning' or 'error'"),
     ('[daemon]\nmetrics = ":9817"\n', 2, "daemon.metrics", 'such as "127.0.0.1:9817"'),
@@ -76,6 +78,9 @@ FILES: list[tuple[str | bytes, int, str, str]] = [
     (session(source='{ type = "device", interface = "a" }'), 3, f"{S}.source.interface", "did you mean 'device'?"),
     (session(source='"a-name-that-is-too-long"'), 3, f"{S}.source.device", "at most 15 bytes"),
     (session(source='{ type = "device", device = "a", vlan = 5000 }'), 3, f"{S}.source.vlan", "from 1 to 4094"),
+    (to('type = "VXLAN"'), 4, f"{D}.type", "did you mean 'vxlan'?"),
+    (to('type = "file", path = "/var/lib/mirrord/captures/x/"'), 4, f"{D}.path", "x/ is a directory"),
+    (to(f'type = "file", path = "/var/lib/mirrord/captures/{"x" * 213}"'), 4, f"{D}.path", "of at most 212 bytes"),
     (session('direction = "both"', '{ type = "vxlan", local = "0.0.0.0" }'), 5, f"{S}.direction", 'must be "ingress"'),
     (session('direction = "ingress"', '{ type = "bridge", bridge = "b" }'), 5, f"{S}.direction", 'must be "both"'),
     (session(destination='"192.0.2.1"'), 4, D, "expected a table whose type is one of device, "),
@@ -173,6 +178,25 @@ def test_a_rate_in_bytes_is_doubted(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "path", "words"),
+    [
+        (session('rate_limit = "200"'), f"{S}.rate_limit", "200bit is not one full frame a second; with a unit it is"),
+        (
+            to('type = "file", path = "/var/lib/mirrord/captures/x", rotate_size = 100'),
+            f"{D}.rotate_size",
+            "100B is less",
+        ),
+    ],
+)
+def test_a_bound_without_its_unit_is_doubted(text: str, path: str, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "mirrord.toml"
+    file.write_text(text)
+    (told,) = config.load(str(file)).warnings
+    assert told.path == path
+    assert words in told.expectation
+
+
 FILE = """
 [filters.fixed]
 rules = [{ priority = 1, action = "accept" }]
@@ -237,6 +261,9 @@ API: list[tuple[str, str, Any, int, str, str, str]] = [
     ("PATCH", "filters/mine", {"name": "other"}, 409, "in_use", "mirrors.core.sessions[nic].filter", "is used at"),
     ("POST", "apply", {"mirror": {}}, 422, "invalid_config", "mirror", "did you mean 'mirrors'?"),
     ("POST", "apply", {"filters": {"fixed": {}}}, 403, "read_only", "filters.fixed", "change it there, then reload"),
+    ("PUT", "mirrors/x?dryrun=true", {}, 400, "bad_request", "", "dryrun: unknown in the query; did you"),
+    ("POST", "mirrors/core/disable?dry-run=true", None, 400, "bad_request", "", "did you mean 'dry_run'?"),
+    ("GET", "status?mirror=core", None, 400, "bad_request", "", "mirror: unknown in the query"),
     ("POST", "apply?prune=1", {}, 400, "bad_request", "", "prune: expected true or false, not '1'"),
     ("PUT", "flow_networks/n", {"device": "up0", "addresses": "192.0.2.1/24"}, 409, "refused",
      "flow_networks.n.device", "'up0' is already used at mirrors.core.sessions[out].destination.device"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from mirrord.cli.asker import Asker
 from mirrord.errors import ConfigError, HostError, MirrordError, Problem, Refused
 
 
@@ -23,3 +26,12 @@ def test_codes_and_paths() -> None:
     assert (refused.code, refused.exit_status) == ("refused", 1)
     assert str(refused) == "mirrors.a.sessions[0].destination: holds the default route"
     assert str(HostError("no_privilege", "needs CAP_NET_RAW")) == "needs CAP_NET_RAW"
+
+
+def test_an_answer_that_lacks_something_is_another_versions(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        Asker("", as_json=False).show({}, lambda answer, _: answer["costs"])
+    assert end.value.code == 1
+    assert (
+        capsys.readouterr().err == "mirrorctl: the daemon did not tell 'costs': it is another version's, restart it\n"
+    )

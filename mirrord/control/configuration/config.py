@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from mirrord.control.configuration import expiries
-from mirrord.control.configuration.refusals import Declared, Use, refusals, unknown_names, warnings
+from mirrord.control.configuration.doubts import warnings
+from mirrord.control.configuration.refusals import Declared, Use, refusals, unknown_names
 from mirrord.control.configuration.toml import parsed
 from mirrord.errors import ConfigError, Problem, nearest
 from mirrord.model import Config, Daemon, Filter, FlowNetwork, Mirror, Model, Session

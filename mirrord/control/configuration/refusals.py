@@ -1,4 +1,4 @@
-"""What section 2 refuses, or warns of, because of how objects go together; only what the configuration alone tells.
+"""What section 2 refuses because of how objects go together; only what the configuration alone tells.
 
 Sessions that are disabled count as well: enabling one is not the moment to find out that it cannot run.
 """
@@ -26,7 +26,6 @@ from mirrord.model import (
     Destination,
     DeviceDestination,
     DeviceSource,
-    ErspanDestination,
     FileDestination,
     Filter,
     FlowNetwork,
@@ -124,18 +123,6 @@ def refusals(declared: Declared) -> list[Problem]:
         *_too_many(declared),
         *beyond_memory(declared.daemon, declared.sessions, declared.objects),
     ]
-
-
-def warnings(declared: Declared) -> list[Problem]:
-    """What may run and is likely a mistake."""
-    found = []
-    for path, one in declared.objects.items():
-        if isinstance(one, Filter) and all(rule.action == "reject" for rule in one.rules):
-            found.append(Problem(path, "has only reject rules: nothing is copied"))
-        ends = one.destination if isinstance(one, Session) else None
-        if isinstance(ends, ErspanDestination) and ends.erspan_type == "I" and ends.session_id is not None:
-            found.append(Problem(join(path, "destination", "session_id"), "ERSPAN type I carries no session id"))
-    return found
 
 
 def unknown_names(declared: Declared) -> Iterator[Problem]:

@@ -29,6 +29,7 @@ from mirrord.control.http.requests import (
     caller_of,
     flag,
     json_object,
+    known,
     limit,
     one_of,
     period,
@@ -63,7 +64,7 @@ def application(
     service: Service, shown: Shown, changed_by: Changes, origins: Origins, events: Events, *, read_only: bool = False
 ) -> web.Application:
     """Every resource of the API, or what of it only reads."""
-    app = web.Application(middlewares=[failures.told(STATUS)], client_max_size=MAX_BODY)
+    app = web.Application(middlewares=[failures.told(STATUS), known], client_max_size=MAX_BODY)
     app[SERVICE], app[SHOWN], app[CHANGES], app[ORIGINS], app[EVENTS] = service, shown, changed_by, origins, events
     for one in RESOURCES:
         if one.method == "GET":

@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 from mirrord import __version__
 from mirrord.control.callers import Caller
 from mirrord.control.http.requests import CHECKED, MAX_ROWS, STATUS
-from mirrord.control.http.resource import Resource
+from mirrord.control.http.resource import Resource, changes, queries
 from mirrord.control.planning.effects import EFFECTS, Effect
 from mirrord.control.planning.finding import ERROR, WARNING, Finding
 from mirrord.control.reporting.sources import ShownGuest, ShownSource
@@ -61,19 +61,6 @@ QUERY: dict[str, dict[str, Any]] = {
         "description": "Leave out the rates, and the guests of managers that take more than 30 ms to answer.",
     },
 }
-QUERIES = {
-    "/v1/audit": ("mirror", "since", "limit"),
-    "/v1/doctor": ("mirror",),
-    "/v1/origins/cluster": ("replace",),
-    "/v1/origins/cluster/check": ("replace",),
-    "/v1/apply": ("prune", "dry_run"),
-    "/v1/apply/check": ("prune",),
-    "/v1/reload": ("dry_run",),
-    "/v1/sources": ("at_once",),
-    "/v1/history": ("mirror", "session", "since"),
-    "/v1/mirrors/{mirror}/sessions/{session}/capture": ("source", "last", "follow"),
-}
-
 
 STREAMED = {
     "/v1/events": "Server-sent events. `state`: mirror, session, source, state, reason; all at first, up to `ready`,"
@@ -99,13 +86,9 @@ def document(resources: Iterable[Resource]) -> dict[str, Any]:
 def _operation(one: Resource) -> dict[str, Any]:
     named = re.findall(r"{(\w+)}", one.path)
     parameters = [{"name": name, "in": "path", "required": True, "schema": TEXT} for name in named]
-    parameters += [{"name": name, "in": "query", "schema": QUERY[name]} for name in QUERIES.get(one.path, ())]
-    if named and one.method != "GET" and not one.path.endswith("/explain"):
-        checks = one.path.endswith("/check")
+    parameters += [{"name": name, "in": "query", "schema": QUERY[name]} for name in queries(one.method, one.path)]
+    if changes(one.method, one.path):
         adds = one.path.removesuffix("/check").endswith("/sessions")
-        if not (checks and adds):
-            name = "change" if checks else "dry_run"
-            parameters.append({"name": name, "in": "query", "schema": QUERY[name]})
         conditions = CONDITIONS[:1] if adds else CONDITIONS  # the first: of the mirror
         parameters += [{"name": name, "in": "header", "schema": TEXT} for name in conditions]
     operation: dict[str, Any] = {

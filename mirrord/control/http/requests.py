@@ -13,8 +13,9 @@ from aiohttp import web
 
 from mirrord import periods
 from mirrord.control.callers import Caller, peer
+from mirrord.control.http.resource import Handler, queries
 from mirrord.control.targets import Target
-from mirrord.errors import MirrordError
+from mirrord.errors import MirrordError, nearest
 from mirrord.strict_json import TooDeepError, parsed
 
 MAX_BODY = 1 << 20  # bytes: a filter of 4,000 rules
@@ -139,6 +140,18 @@ def limit(text: str | None) -> int:
     if not re.fullmatch(r"[0-9]{1,5}", text, re.ASCII) or not 1 <= int(text) <= MAX_ROWS:
         raise MirrordError("bad_request", f"limit: expected a number from 1 to {MAX_ROWS}, not {text!r}")
     return int(text)
+
+
+@web.middleware
+async def known(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuses a query that says what nobody reads: a change with `dryrun=true` would be one."""
+    resource = request.match_info.route.resource
+    if resource is not None:
+        names = queries(request.method, resource.canonical)
+        for name in request.query:
+            if name not in names:
+                raise MirrordError("bad_request", f"{name}: unknown in the query{nearest(name, names)}")
+    return await handler(request)
 
 
 def caller_of(request: web.Request) -> Caller:

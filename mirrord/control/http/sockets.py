@@ -65,4 +65,5 @@ def _taken(path: str, address: object, error: OSError, text: str) -> HostError:
     """Why the address cannot be had; `text` when another has it."""
     if error.errno == errno.EADDRINUSE:
         return HostError("address_in_use", f"{address}: {text}", path)
-    return HostError("no_address", f"{address}: {error.strerror or error}", path)
+    why = (error.strerror or str(error)).partition(" (while attempting")[0]  # asyncio and socket add the address
+    return HostError("no_address", f"{address}: {why}", path)

@@ -339,7 +339,9 @@ class Pipelines:
         with self._lock:
             runs = self._running.get(key)
         if runs is None:
-            raise Refused(f"session {key.session} does not run on {key.source}")
+            _, reason = self.states().get(key, ("", ""))
+            why = f": {reason}" if reason else ""
+            raise Refused(f"session {key.session} does not run on {key.source}{why}")
         return Live(
             key, runs.plan, native=self._native, memory=self.memory, budget=self.budget, guards=self._opening.guards
         )

@@ -9,14 +9,15 @@ from typing import NamedTuple
 from mirrord.control.running.totals import Counts, RuleCounts
 from mirrord.control.running.workers import stall
 from mirrord.dataplane.counters import RemoteCounts, Slot
+from mirrord.dataplane.memory import WHY_NOT
 from mirrord.dataplane.pipeline import Pipeline
 from mirrord.dataplane.worker import Worker
 from mirrord.plans import PipelinePlan, RemotesPlan, TunnelPlan
 
-NO_TABLE = "no memory for its table of flows (daemon.memory_limit): every flow is mirrored whole"
-NO_CONNECTIONS = "no memory to follow connections in (daemon.memory_limit): all payload is zeros"
-NO_RECORDER = "no memory for its recorder (daemon.memory_limit): no frames are kept"
-ALL_COPIED = "no memory for what was copied (daemon.memory_limit): duplicates are copied, too"
+NO_TABLE = f"no memory for its table of flows ({WHY_NOT}): every flow is mirrored whole"
+NO_CONNECTIONS = f"no memory to follow connections in ({WHY_NOT}): all payload is zeros"
+NO_RECORDER = f"no memory for its recorder ({WHY_NOT}): no frames are kept"
+ALL_COPIED = f"no memory for what was copied ({WHY_NOT}): duplicates are copied, too"
 
 
 class Condition(NamedTuple):

@@ -34,7 +34,7 @@ from mirrord.dataplane.frame.headers import Tag
 from mirrord.dataplane.frame.port_vlan import classified
 from mirrord.dataplane.frame.wire import VNET, Frame, Vnet
 from mirrord.dataplane.frame.without_ethernet import with_ethernet
-from mirrord.dataplane.memory import Memory, Share
+from mirrord.dataplane.memory import WHY_NOT, Memory, Share
 from mirrord.dataplane.netns import inside
 from mirrord.plans import LEAST_RING_BLOCKS, RING_BLOCK, CapturePlan
 from mirrord.protocols import ETH_P_8021Q, ETH_P_ALL
@@ -206,7 +206,7 @@ class Capture(MovableWayIn):
 
     def _try_ring(self) -> None:
         if not self._share.want(self.block_count * BLOCK_SIZE):
-            raise OSError(errno.ENOMEM, "no memory for its ring (daemon.memory_limit)")
+            raise OSError(errno.ENOMEM, f"no memory for its ring ({WHY_NOT})")
         frames = self.block_count * (BLOCK_SIZE // NOMINAL_FRAME)
         retire = self._retire_milliseconds
         request = (BLOCK_SIZE, self.block_count, NOMINAL_FRAME, frames, retire, 0, 0)

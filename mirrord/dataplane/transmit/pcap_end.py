@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from mirrord import __version__
-from mirrord.dataplane.memory import Memory
+from mirrord.dataplane.memory import WHY_NOT, Memory
 from mirrord.dataplane.transmit import pcapng
 from mirrord.dataplane.transmit.pcap_client import KEEPALIVE, Client, GoneError
 from mirrord.dataplane.transmit.pcap_door import MOST_AT_THE_DOOR, Door
@@ -154,7 +154,7 @@ class PcapEnd:
     def _add_channel(self, port: Port, client: Client) -> None:
         size = queue_bytes(self.plan.buffer)
         if not self._memory.take(size):
-            raise GoneError("no memory for its queue (daemon.memory_limit)")
+            raise GoneError(f"no memory for its queue ({WHY_NOT})")
         try:
             channel = Channel(self.plan.buffer, client.bell)
         except OSError as error:
