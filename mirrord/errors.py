@@ -11,6 +11,7 @@ Codes are stable: programs may test them. Messages are for people and may change
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterable, Sequence
 from typing import ClassVar, NamedTuple
 
@@ -24,6 +25,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = {one.lower(): one for one in known}
     close = difflib.get_close_matches(name.lower(), list(names), n=1)
     return f"; did you mean {names[close[0]]!r}?" if close else ""
+
+
+def of_any(text: str, device: str) -> str:
+    """What is said of a source's device, as it may be said of others."""
+    return re.sub(rf"(?<![\w.-]){re.escape(device)}(?![\w.-])", "the source", text)
 
 
 def some(names: Sequence[str]) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mirrord.cli.screen import Screen
 from mirrord.cli.tables import Cell, Table, coloured, name, scaled, whole, words
-from mirrord.errors import some
+from mirrord.errors import of_any, some
 
 
 def print_sessions(sessions: Sequence[Any], screen: Screen) -> None:
@@ -55,8 +54,7 @@ def _remarks(sessions: Sequence[Any]) -> Iterator[str]:
     for session in sessions:
         for remark in filter(None, [session["reason"], *session["warnings"]]):
             where = f"{session['mirror']}/{session['session']} on {place(session)}"
-            alike = re.sub(rf"(?<![\w.-]){re.escape(session['source'])}(?![\w.-])", "the source", remark)
-            about.setdefault((session["state"], alike), []).append((where, remark))
+            about.setdefault((session["state"], of_any(remark, session["source"])), []).append((where, remark))
     for (state, alike), said in about.items():
         yield f"{some([where for where, _ in said])}: {state}: {said[0][1] if len(said) == 1 else alike}"
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mirrord.control.guests.inventory import Answer, Guest, GuestNic, Inventory, Place
+from mirrord.ownership import give_to_owner_of
 
 FORMAT = 2
 MODE = 0o640
@@ -52,6 +53,7 @@ class StateFile:
             new.unlink()
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, MODE)
         with os.fdopen(descriptor, "w") as file:
+            give_to_owner_of(self.path.parent, descriptor)
             for part in _parts(known):
                 file.write(_line(part))
             size = file.tell()

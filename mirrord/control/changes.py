@@ -23,7 +23,7 @@ from mirrord.control.planning.plan import Entry, Key
 from mirrord.control.service import Service
 from mirrord.control.store import AuditRecord, Store, Write
 from mirrord.control.targets import WORDS, Target, named, replaced, tidy
-from mirrord.errors import ConfigError, MirrordError, Problem, Refused, of_host
+from mirrord.errors import ConfigError, MirrordError, Problem, Refused, of_any, of_host, some
 from mirrord.merge_patch import merge
 from mirrord.model.validation import join, not_found, session_path
 from mirrord.values.written import unexpected
@@ -351,17 +351,20 @@ def outcome(
 
 def _doubts(before: Mapping[Key, Entry], after: Mapping[Key, Entry]) -> Iterator[Problem]:
     """What a plan warns of that the one before did not, and what of it has to wait; of several devices once."""
-    told = set()
+    about: dict[tuple[str, str, str], dict[str, str]] = {}
     for key, entry in after.items():
         old = before.get(key)
         if old is entry:
             continue
         known = _said(old) if old else ()
         for text in _said(entry):
-            if text and text not in known and (key.mirror, key.session, text) not in told:
-                told.add((key.mirror, key.session, text))
+            if text and text not in known:
                 waits = f"waiting: {text}" if text == entry.reason else text
-                yield Problem(session_path(key.mirror, key.session), waits)
+                about.setdefault((key.mirror, key.session, of_any(waits, key.source)), {})[key.source] = waits
+    for (mirror, session, alike), said in about.items():
+        of_one = next(iter(said.values()))
+        same = len(set(said.values())) == 1
+        yield Problem(session_path(mirror, session), of_one if same else f"{alike} ({some([*said])})")
 
 
 def _said(entry: Entry) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from mirrord.control.configuration.config import SECTIONS
 from mirrord.errors import HostError
+from mirrord.ownership import give_to_owner_of
 
 MODE = 0o640
 COMPANIONS = ("", "-wal", "-shm")
@@ -75,19 +76,13 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def make(path: Path, flags: int) -> int:
-    """Open a file, made if it is not there. OSError.
-
-    What root makes is the directory's owner's: the service, which runs as a user of its own, can go on with it.
-    """
+    """Open a file, made if it is not there. OSError."""
     flags |= os.O_CREAT | os.O_CLOEXEC
     try:
         descriptor = os.open(path, flags | os.O_EXCL, MODE)
     except FileExistsError:
         return os.open(path, flags, MODE)
-    if os.geteuid() == 0:
-        place = path.parent.stat()
-        with suppress(PermissionError):  # of a root without CAP_CHOWN
-            os.fchown(descriptor, place.st_uid, place.st_gid)
+    give_to_owner_of(path.parent, descriptor)
     return descriptor
 
 

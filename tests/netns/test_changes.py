@@ -264,10 +264,15 @@ def test_the_api_tells_what_would_come_of_an_object(hosts: Sequence[Host], daemo
     told = {one["path"]: one["message"] for one in answer.body["warnings"]}
     assert "10Mbps is 80Mbit a second" in told["mirrors.new.sessions[s].rate_limit"]
     assert "gone0" in told["mirrors.new.sessions[s]"]
+    several = {"type": "device", "device": [f"gone{number}" for number in range(9)]}
+    answer = api("POST", "mirrors/new/check", {"sessions": [{**right["sessions"][0], "source": several}]})
+    waits = "waiting: no such device: the source (gone0, gone1, gone2, gone3, and 5 more)"
+    assert [one["message"] for one in answer.body["warnings"]].count(waits) == 1
+    assert len(answer.body["warnings"]) == 2
     assert api("GET", "mirrors/new").status == 404
     taken = api("POST", "mirrors/steady/check", {})
     assert [one["code"] for one in taken.body["problems"]] == ["read_only"]
-    assert api("POST", "mirrors/x/check?dry_run=maybe", {}).status == 200
+    assert api("POST", "mirrors/x/check?dry_run=true", {}).code == "bad_request"  # nobody reads it there
     assert api("PUT", "mirrors/x?dry_run=maybe", {}).code == "bad_request"
     assert api.audit() == []
     every_change_can_be_tried(api)

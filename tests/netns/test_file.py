@@ -171,6 +171,8 @@ def test_rotation_by_size_is_exact(hosts: tuple[Host, Host], daemon: MakeDaemon,
 
 def test_keep_bounds_the_files_over_restarts(hosts: tuple[Host, Host], daemon: MakeDaemon, captures: Path) -> None:
     client, source = hosts
+    service = 64009  # which goes on with it later
+    os.chown(captures, service, service)
     (captures / "c-other.pcapng").write_text("not ours")
     config = configuration(captures / "c.pcapng", f", rotate_size = {10 * BLOCK}, keep = 3")
     mirrord = daemon(source, config, capture_directories=[str(captures)])
@@ -179,6 +181,7 @@ def test_keep_bounds_the_files_over_restarts(hosts: tuple[Host, Host], daemon: M
     mirrord.stop()
     before = {file.name: file.read_bytes() for file in files(captures)}
     assert len(before) == 1 + 3
+    assert {file.name for file in captures.iterdir() if file.stat().st_uid != service} == {"c-other.pcapng"}
 
     again = Daemon(source, mirrord.file.parent, config, capture_directories=[str(captures)], metrics="127.0.0.1:9818")
     left = {file.name: file.read_bytes() for file in files(captures)}

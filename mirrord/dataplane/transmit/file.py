@@ -32,6 +32,7 @@ from mirrord.dataplane.transmit.output import Output, write_all
 from mirrord.dataplane.transmit.retention import Finished
 from mirrord.dataplane.transmit.way import Way
 from mirrord.dataplane.transmit.way_out import Sent, WayOut
+from mirrord.ownership import give_to_owner_of
 from mirrord.plans import FilePlan
 
 if TYPE_CHECKING:
@@ -160,6 +161,7 @@ class FileTransmit(WayOut):
         try:
             self._hold(descriptor)
             os.fchmod(descriptor, MODE)  # whatever the umask
+            give_to_owner_of(self._directory, descriptor)
             if os.write(descriptor, self._header) < len(self._header):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except BaseException as error:

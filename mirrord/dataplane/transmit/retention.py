@@ -18,11 +18,12 @@ import queue
 import threading
 
 from mirrord.dataplane.transmit.file_names import final_names, list_name
+from mirrord.ownership import give_to_owner_of
 
 LIST_MODE = 0o640
 MOST_UNSYNCED = 64
 _HEAD = "# finished files, the one written first at the top; mirrord deletes none that is not here\n"
-_LIST = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+_LIST = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Finished:
@@ -41,8 +42,11 @@ class Finished:
         text = (_HEAD + "".join(f"{one}\n" for one in self._names)).encode()
         new, place = list_name(self._name) + ".new", self._directory
         with contextlib.suppress(OSError):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(new, dir_fd=place)  # of a process that was killed
             descriptor = os.open(new, _LIST, LIST_MODE, dir_fd=place)
             try:
+                give_to_owner_of(place, descriptor)
                 if os.write(descriptor, text) == len(text):
                     os.rename(new, list_name(self._name), src_dir_fd=place, dst_dir_fd=place)
                     _sync_later(descriptor, place)
