@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "bytes.h"
+#include "inlining.h"
 
 enum { MOST_WORDS = 2 }; /* own_copies.py */
 
@@ -31,7 +32,8 @@ struct own_copies {
 	uint32_t kind_count, count;
 	const struct guard *kinds, *guards; /* both in the order of their bytes; of who made them */
 	bool anyones; /* whether there are guards of any address */
-	struct sums addresses, packets; /* of guards: of their addresses, and of these with the protocol or port */
+	struct sums addresses, ports;
+	struct sums protocols; /* of guards without a port */
 };
 
 /* A sum in 8 bits of an address of 4 or 16 bytes; the same with zeros behind one of 4. */
@@ -52,14 +54,9 @@ static unsigned int sum_of(const uint8_t *address, uint32_t length)
 	return (sum ^ sum >> 8) & 255;
 }
 
-static unsigned int with_port(unsigned int address, uint16_t port)
+static unsigned int sum_of_port(uint16_t port)
 {
-	return address ^ ((port ^ port >> 8) & 255);
-}
-
-static unsigned int with_protocol(unsigned int address, uint8_t protocol)
-{
-	return address ^ (uint8_t)~protocol;
+	return (port ^ port >> 8) & 255;
 }
 
 static void add_sum(struct sums *sums, unsigned int sum)
@@ -72,15 +69,17 @@ static bool has_sum(const struct sums *sums, unsigned int sum)
 	return sums->bits[sum / 64] >> sum % 64 & 1;
 }
 
-/* Whether a guard of this address may hold, as far as its protocol and port go. `end` is NULL where any address is meant. */
+/* Whether a guard may hold, whatever its address. */
+static bool is_guarded(const struct own_copies *own, const struct headers *headers)
+{
+	return has_sum(&own->ports, sum_of_port((uint16_t)headers->destination_port)) ||
+	       has_sum(&own->protocols, (uint8_t)headers->protocol);
+}
+
+/* Whether a guard of this address may. `end` is NULL where any address is meant. */
 static bool may_hold(const struct own_copies *own, const uint8_t *end, const struct headers *headers)
 {
-	unsigned int address = end ? sum_of(end, headers->address_length) : 0;
-
-	if (end ? !has_sum(&own->addresses, address) : !own->anyones)
-		return false;
-	return headers->transport == NONE || has_sum(&own->packets, with_port(address, headers->destination_port)) ||
-	       has_sum(&own->packets, with_protocol(address, headers->protocol));
+	return end ? has_sum(&own->addresses, sum_of(end, headers->address_length)) : own->anyones;
 }
 
 struct own_copies *new_own_copies(const void *packed, size_t length)
@@ -98,11 +97,12 @@ struct own_copies *new_own_copies(const void *packed, size_t length)
 		own->anyones = own->kind_count && !memcmp(own->kinds[0].address, (uint8_t[16]){ 0 }, 16);
 		for (uint32_t n = 0; n < own->count; n++) {
 			const struct guard *guard = &own->guards[n];
-			unsigned int address = sum_of(guard->address, sizeof(guard->address));
 
-			add_sum(&own->addresses, address);
-			add_sum(&own->packets, guard->port ? with_port(address, guard->port)
-							   : with_protocol(address, guard->protocol));
+			add_sum(&own->addresses, sum_of(guard->address, sizeof(guard->address)));
+			if (guard->port)
+				add_sum(&own->ports, sum_of_port(guard->port));
+			else
+				add_sum(&own->protocols, guard->protocol);
 		}
 	}
 	return own;
@@ -211,14 +211,10 @@ static bool guarded_address(const struct own_copies *own, const struct headers *
 	return any_holds(own, &later, frame);
 }
 
-bool is_own_copy(struct own_copies *own, const struct headers *headers, const struct frame *frame)
+RARE bool is_own_fragment(struct own_copies *own, const struct headers *headers, const struct frame *frame)
 {
 	uint64_t found;
 
-	if (!headers->family)
-		return false;
-	if (!headers->fragment)
-		return headers->transport != NONE && any_holds(own, headers, frame);
 	if (!guarded_address(own, headers, frame))
 		return false;
 	if (headers->transport == NONE)
@@ -229,4 +225,13 @@ bool is_own_copy(struct own_copies *own, const struct headers *headers, const st
 	if (own->firsts) /* without memory later fragments are mirrored, as where their first was not seen */
 		remember_fragment(own->firsts, headers, known);
 	return known;
+}
+
+bool is_own_copy(struct own_copies *own, const struct headers *headers, const struct frame *frame)
+{
+	if (!headers->family)
+		return false;
+	if (headers->fragment)
+		return is_own_fragment(own, headers, frame);
+	return headers->transport != NONE && is_guarded(own, headers) && any_holds(own, headers, frame);
 }
