@@ -19,7 +19,7 @@ enum {
 };
 
 /* Nanoseconds; rounds.py tells why. */
-static const uint64_t SHORTEST_ROUND = 500000, FOR_EACH = 20000, LONGEST_AWAY = 20000000, LONE_RING = 100000000;
+static const uint64_t SHORTEST_ROUND = 500000, FOR_EACH = 20000, LONGEST_AWAY = 20000000, LONE_RING = 250000000;
 
 typedef struct {
 	PyObject_HEAD
