@@ -69,7 +69,7 @@ static void forward_one(struct pipeline *pipeline, struct batch *batch, const st
 
 	batch->counters = counters;
 	if (wanted)
-		reason = forward(plan, pipeline->state, frame, parsed, batch, counters);
+		reason = forward(plan, pipeline->state, frame, parsed, batch);
 	if (reason != NO_REASON)
 		counters[reason]++;
 }
@@ -204,8 +204,9 @@ void hand_over(struct tap *tap, struct work *work, const struct frame *frame)
 	tap->seen[SEEN_READ]++;
 	tap->seen[SEEN_READ_BYTES] += frame->captured;
 	if (has_one(tap)) {
-		struct parsed parsed = { .hashed = false };
+		struct parsed parsed;
 
+		parsed.hashed = false;
 		parse(frame, &parsed.headers);
 		forward_one(tap->members[0], work->batch, frame, &parsed, false);
 		return;

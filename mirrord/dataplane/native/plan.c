@@ -369,6 +369,16 @@ static bool read_remotes(PyObject *object, struct plan *plan)
 	return done;
 }
 
+/* What becomes of a frame's tags, and of its Ethernet header. */
+static bool read_retagging(PyObject *object, struct plan *plan)
+{
+	bool done = read_bool(object, "strip_tag", &plan->strip_tag) && read_u32(object, "push_tag", &plan->push_tag) &&
+		    read_u32(object, "tpid", &plan->tpid) && read_bool(object, "strip_ethernet", &plan->strip_ethernet);
+
+	plan->retags = plan->strip_tag || plan->push_tag || plan->tpid || plan->strip_ethernet;
+	return done;
+}
+
 bool read_plan(PyObject *object, PyObject *matcher, PyObject *recorder, struct plan *plan)
 {
 	memset(plan, 0, sizeof(*plan));
@@ -378,9 +388,7 @@ bool read_plan(PyObject *object, PyObject *matcher, PyObject *recorder, struct p
 	       read_remotes(object, plan) && read_u32(object, "sampling_rate", &plan->sampling_rate) &&
 	       read_bool(object, "overload", &plan->overload) && read_u32(object, "least_level", &plan->least_level) &&
 	       read_unsigned(object, "duplicate_window", UINT64_MAX, &plan->duplicate_window) &&
-	       read_bool(object, "strip_tag", &plan->strip_tag) && read_u32(object, "push_tag", &plan->push_tag) &&
-	       read_u32(object, "tpid", &plan->tpid) && read_bool(object, "strip_ethernet", &plan->strip_ethernet) &&
-	       read_unsigned(object, "rate_limit", UINT64_MAX, &plan->rate_limit) &&
+	       read_retagging(object, plan) && read_unsigned(object, "rate_limit", UINT64_MAX, &plan->rate_limit) &&
 	       read_unsigned(object, "packet_limit", UINT64_MAX, &plan->packet_limit) && read_header(object, plan) &&
 	       read_patches(object, plan) && read_on_mtu_exceeded(object, plan) && read_payload(object, plan) &&
 	       read_matcher(matcher, plan) && read_inside(object, &plan->inside) && read_recorder(recorder, plan) &&

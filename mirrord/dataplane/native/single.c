@@ -217,12 +217,13 @@ static PyObject *forward_frame(Forward *self, const struct frame *frame, struct 
 	if (!collected.copies)
 		return NULL;
 	batch->count = 0;
+	batch->counters = counters;
 	batch->flush = collect;
 	batch->context = &collected;
 	parse(frame, &parsed.headers);
 	collected.flow = flow_hash(&parsed.headers);
 	if (wants(&self->plan, frame, &parsed.headers))
-		reason = forward(&self->plan, &self->state, frame, &parsed, batch, counters);
+		reason = forward(&self->plan, &self->state, frame, &parsed, batch);
 	collect(batch, &collected);
 	PyObject *values[] = { collected.copies,
 			       PyLong_FromUnsignedLongLong(collected.flow),

@@ -93,7 +93,7 @@ static inline struct message *emit(const struct plan *plan, const struct facts *
 	message->tail = piece->tail;
 	message->tail_length = rest < piece->tail_length ? rest : piece->tail_length;
 	message->zeros = rest - message->tail_length;
-	message->time = facts->time;
+	message->time = facts->frame->time;
 	message->counters = batch->counters;
 	message->remote = facts->remote;
 	message->lost = 0;
@@ -101,7 +101,7 @@ static inline struct message *emit(const struct plan *plan, const struct facts *
 }
 
 /* Whether there was something to hide. */
-static bool hide_whole(struct piece *piece, const struct frame *frame, const struct headers *headers, uint32_t shown)
+RARE bool hide_whole(struct piece *piece, const struct frame *frame, const struct headers *headers, uint32_t shown)
 {
 	int start = hidden_from(headers, frame->data, frame->captured);
 	int by = (int)(piece_length(piece) - frame->captured);
@@ -110,9 +110,10 @@ static bool hide_whole(struct piece *piece, const struct frame *frame, const str
 	       hide(piece, headers, by, by - (frame->tagged ? TAG : 0), (uint32_t)(start + by) + shown);
 }
 
-static int forward_whole(const struct plan *plan, struct state *state, const struct frame *frame, struct batch *batch,
-			 const struct parsed *parsed, struct facts *facts, uint64_t *counters)
+USUAL int forward_whole(const struct plan *plan, struct state *state, const struct frame *frame, struct batch *batch,
+			const struct parsed *parsed, struct facts *facts)
 {
+	uint64_t *counters = batch->counters;
 	struct piece piece;
 	bool exceeds;
 	int end = NONE;
@@ -126,21 +127,25 @@ static int forward_whole(const struct plan *plan, struct state *state, const str
 	uint32_t cut = frame->captured < frame->length ? frame->length - frame->captured : 0;
 	if (needs_end(plan, facts))
 		end = moved(headers_end(&parsed->headers, frame->data, frame->captured), frame->captured, length);
-	bool zeroed = facts->shown != SHOW_ALL && hide_whole(&piece, frame, &parsed->headers, facts->shown);
+	bool zeroed = facts->shown.kept != SHOW_ALL && hide_whole(&piece, frame, &parsed->headers, facts->shown.kept);
 	facts->kept = kept_length(plan, facts, piece.head_length ? piece.head : piece.tail, length,
 				  snaplen(plan, facts, end), &exceeds);
 	facts->original = length + cut;
 	facts->truncated = facts->kept < facts->original;
 	if ((exceeds && plan->on_mtu_exceeded == DROP) || too_long(facts, facts->kept))
 		return DROPPED_MTU_EXCEEDED;
-	if (!within_limits(plan, state, sent_size(plan, facts, facts->kept, 1), plan->recipients, frame->time))
+	if (is_limited(plan) &&
+	    !take(plan, state, sent_size(plan, facts, facts->kept, 1), plan->recipients, frame->time))
 		return SKIPPED_RATE_LIMITED;
 	struct message *message = emit(plan, facts, batch, &piece);
 	message->flow = parsed->flow;
 	message->last = true;
-	counters[TRUNCATED] += facts->truncated;
-	counters[ZEROED] += zeroed;
-	counters[FRAGMENTED] += exceeds && plan->on_mtu_exceeded == FRAGMENT;
+	if (facts->truncated)
+		counters[TRUNCATED]++;
+	if (zeroed)
+		counters[ZEROED]++;
+	if (exceeds && plan->on_mtu_exceeded == FRAGMENT)
+		counters[FRAGMENTED]++;
 	return NO_REASON;
 }
 
@@ -160,10 +165,10 @@ static void treat(const struct plan *plan, const struct facts *facts, struct sup
 	uint32_t before = super->head_length;
 
 	*treatment = (struct treatment){ .end = NONE, .hidden_from = NONE };
-	if (needs_end(plan, facts) || facts->shown != SHOW_ALL) {
+	if (needs_end(plan, facts) || facts->shown.kept != SHOW_ALL) {
 		parse(&head, &treatment->headers);
 		treatment->end = headers_end(&treatment->headers, head.data, head.captured);
-		if (facts->shown != SHOW_ALL)
+		if (facts->shown.kept != SHOW_ALL)
 			treatment->hidden_from = hidden_from(&treatment->headers, head.data, head.captured);
 	}
 	super->head_length = retag(plan, super->head, before);
@@ -183,9 +188,10 @@ static bool hide_segment(struct piece *piece, const struct treatment *treatment,
 		    (uint32_t)treatment->hidden_from + kept);
 }
 
-static int forward_super(const struct plan *plan, struct state *state, const struct frame *frame, struct batch *batch,
-			 const struct parsed *parsed, struct facts *facts, uint64_t *counters)
+RARE int forward_super(const struct plan *plan, struct state *state, const struct frame *frame, struct batch *batch,
+		       const struct parsed *parsed, struct facts *facts)
 {
+	uint64_t *counters = batch->counters;
 	struct super_frame super;
 	enum kind kind;
 	bool full_exceeds = false, rest_exceeds;
@@ -222,7 +228,7 @@ static int forward_super(const struct plan *plan, struct state *state, const str
 	if (too_long(facts, kept_full) || too_long(facts, kept_rest))
 		return DROPPED_MTU_EXCEEDED;
 	uint64_t size = sent_size(plan, facts, (uint64_t)others * kept_full + kept_rest, super.count);
-	if (!within_limits(plan, state, size, super.count * plan->recipients, frame->time))
+	if (is_limited(plan) && !take(plan, state, size, super.count * plan->recipients, frame->time))
 		return SKIPPED_RATE_LIMITED;
 	for (uint32_t n = 0; n < super.count; n++) {
 		struct piece piece = { .head_length = super.head_length };
@@ -230,7 +236,7 @@ static int forward_super(const struct plan *plan, struct state *state, const str
 
 		write_segment(&super, n, piece.head, &piece.tail, &piece.tail_length);
 		if (treatment.hidden_from != NONE)
-			counters[ZEROED] += hide_segment(&piece, &treatment, facts->shown, n * super.gso_size);
+			counters[ZEROED] += hide_segment(&piece, &treatment, facts->shown.kept, n * super.gso_size);
 		facts->kept = last ? kept_rest : kept_full;
 		facts->original = last ? rest : full;
 		facts->truncated = facts->kept < facts->original;
@@ -246,7 +252,7 @@ static int forward_super(const struct plan *plan, struct state *state, const str
 }
 
 int make_copies(const struct plan *plan, struct state *state, const struct frame *frame, struct parsed *parsed,
-		struct batch *batch, const struct finding *finding, uint64_t *counters)
+		struct batch *batch, struct facts *facts)
 {
 	if (frame->captured < ETH_HEADER)
 		return DROPPED_MALFORMED;
@@ -256,26 +262,17 @@ int make_copies(const struct plan *plan, struct state *state, const struct frame
 	if (!parsed->hashed)
 		parsed->flow = flow_hash(&parsed->headers);
 	parsed->hashed = true;
-	bool one = finding->remote != EACH;
-	const struct told *told = &frame->told;
-	struct facts facts = { .sequence = state->sequences + (one ? finding->remote : 0),
-			       .remote = finding->remote,
-			       .reach = one && plan->remotes.count ? &plan->remotes.reaches[finding->remote]
-								   : &plan->reach,
-			       .vlan = parsed->headers.vlan,
-			       .egress = told->direction ? told->direction == TOLD_EGRESS : frame->egress,
-			       .time = frame->time,
-			       .stamp = told->time ? told->time : frame->time,
-			       .told = told,
-			       .shown = finding->shown.kept,
-			       .spent = finding->spent };
-	int reason;
-	if (super)
-		reason = forward_super(plan, state, frame, batch, parsed, &facts, counters);
-	else
-		reason = forward_whole(plan, state, frame, batch, parsed, &facts, counters);
-	if (finding->flow && facts.packets)
-		count_in_flow(finding->flow, facts.packets, frame->length);
-	counters[UNFOLLOWED] += reason == NO_REASON && finding->shown.unfollowed;
+	bool one = facts->remote != EACH;
+	facts->frame = frame;
+	facts->sequence = state->sequences + (one ? facts->remote : 0);
+	facts->reach = one && plan->remotes.count ? &plan->remotes.reaches[facts->remote] : &plan->reach;
+	facts->vlan = parsed->headers.vlan;
+	facts->packets = 0;
+	int reason = super ? forward_super(plan, state, frame, batch, parsed, facts)
+			   : forward_whole(plan, state, frame, batch, parsed, facts);
+	if (facts->flow && facts->packets)
+		count_in_flow(facts->flow, facts->packets, frame->length);
+	if (reason == NO_REASON && facts->shown.unfollowed)
+		batch->counters[UNFOLLOWED]++;
 	return reason;
 }

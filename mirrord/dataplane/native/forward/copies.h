@@ -1,24 +1,32 @@
-/* What the step is put together from: what was found out of a frame, and how its copies are made. */
+/* What the step is put together from: how the copies of a frame are made. */
 #ifndef MIRRORD_COPIES_H
 #define MIRRORD_COPIES_H
 
+#include <linux/virtio_net.h>
+
 #include "forward/forward.h"
+#include "inlining.h"
 
-/* What was found out of a frame before its copies are made. */
-struct finding {
-	struct flow *flow; /* or NULL */
-	bool spent; /* which has had its share: of the headers alone */
-	uint8_t remote; /* the place of the collector that it goes to, or EACH */
-	struct shown shown;
-};
-
-/* copies.c: as forward() gives it. The frame is admitted. */
+/* copies.c: as forward() gives it. The frame is admitted, by which the first of the facts are known. */
 int make_copies(const struct plan *plan, struct state *state, const struct frame *frame, struct parsed *parsed,
-		struct batch *batch, const struct finding *finding, uint64_t *counters);
+		struct batch *batch, struct facts *facts);
 
 /* rebuild.c */
 /* The frame with its VLAN tag back in and its checksum complete, retagged; false for one that cannot be put right. */
-bool rebuild(const struct plan *plan, struct piece *piece, const struct frame *frame);
+bool rewrite(const struct plan *plan, struct piece *piece, const struct frame *frame);
+
+/* The same; most frames leave as they were captured. */
+static inline bool rebuild(const struct plan *plan, struct piece *piece, const struct frame *frame)
+{
+	piece->head_length = 0;
+	piece->tail = frame->data;
+	piece->tail_length = frame->captured;
+	piece->zeros = 0;
+	if (!frame->tagged && !(frame->vnet.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) && !plan->retags && !frame->lent)
+		return true;
+	return rewrite(plan, piece, frame);
+}
+
 /* Take the outermost tag off, put one on, and take the Ethernet header off, as planned, in headers of this length; gives
  * their new length. */
 uint32_t retag(const struct plan *plan, uint8_t *head, uint32_t length);

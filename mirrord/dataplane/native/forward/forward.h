@@ -69,6 +69,7 @@ struct plan {
 	uint32_t push_tag; /* or 0 */
 	uint32_t tpid; /* of the outermost of the frame's tags that stay, in place of its own; or 0 */
 	bool strip_ethernet;
+	bool retags; /* one of these four */
 	uint32_t snaplen;
 	enum payload payload;
 	int past_headers; /* bytes kept behind the frame's headers, or NONE */
@@ -99,11 +100,6 @@ struct plan {
 	void *recorder_owner; /* plan.c's */
 };
 
-static inline bool retags(const struct plan *plan)
-{
-	return plan->strip_tag || plan->push_tag || plan->tpid || plan->strip_ethernet;
-}
-
 /* What changes from frame to frame. Pipelines of one session and source share it, each on a thread of its own. */
 struct state {
 	bool shared;
@@ -119,22 +115,21 @@ struct state {
 			      * of egress frames; its other sources count there too */
 };
 
-/* What the fields are made from. */
+/* What is found out of a frame on its way, and what the fields of its copies are made from. */
 struct facts {
+	struct flow *flow; /* or NULL: it has no limit */
+	bool spent; /* which has had its share: of the headers alone */
+	uint8_t remote; /* the place of the collector that it goes to, or EACH */
+	struct shown shown;
+	/* From here on what is known once its copies are made. */
+	const struct frame *frame;
 	uint32_t *sequence; /* for its collector: counted up where the header has one */
-	int vlan; /* or NONE */
-	bool truncated;
-	bool egress;
-	uint64_t time;
-	uint64_t stamp; /* of the first capture, as far as it is known */
-	const struct told *told;
-	uint32_t kept; /* bytes of the mirrored frame in the copy */
-	uint32_t shown; /* bytes of its payload, or SHOW_ALL */
-	uint32_t original; /* bytes that it had */
-	bool spent; /* its flow has had its share: the headers alone */
-	uint8_t remote; /* the place of the collector that it is for, or EACH */
 	const struct reach *reach;
+	int vlan; /* or NONE */
 	uint32_t packets; /* that the captured frame is on the wire; 0: nobody knows */
+	uint32_t kept; /* bytes of the mirrored frame in the copy */
+	uint32_t original; /* bytes that it had */
+	bool truncated;
 };
 
 struct message {
@@ -169,7 +164,7 @@ static inline uint32_t length_of(const struct message *message)
 struct batch {
 	struct message messages[BATCH];
 	uint32_t count;
-	uint64_t *counters; /* that the next messages count in */
+	uint64_t *counters; /* that the next frames and their copies count in */
 	void (*flush)(struct batch *batch, void *context);
 	void *context;
 	struct room rooms[BATCH];
@@ -256,17 +251,29 @@ struct parsed {
 
 /* forward/step.c: what a checked program gives for a frame; of a plan's, the number of the rule that accepts it, or 0. */
 uint32_t run_on_frame(const struct sock_filter *program, uint32_t length, const struct frame *frame);
-/* Whether the plan's programs, where it has any, want the frame; its rule is counted. */
-bool wants(const struct plan *plan, const struct frame *frame, const struct headers *headers);
+/* Whether the plan's programs want the frame; its rule is counted. */
+bool programs_want(const struct plan *plan, const struct frame *frame, const struct headers *headers);
+
+/* Whether the plan wants the frame. */
+static inline bool wants(const struct plan *plan, const struct frame *frame, const struct headers *headers)
+{
+	return (!plan->exact && !plan->inside.program) || programs_want(plan, frame, headers);
+}
+
 /* Gives NO_REASON when copies were made, whose TRUNCATED, SEGMENTED and FRAGMENTED are counted; or the slot of why there are
  * none. The frame is wanted. */
 int forward(const struct plan *plan, struct state *state, const struct frame *frame, struct parsed *parsed,
-	    struct batch *batch, uint64_t *counters);
+	    struct batch *batch);
 
 /* forward/limits.c */
 void fill_buckets(const struct plan *plan, struct state *state);
-/* Whether the limits let a frame pass whose copies are of this size together, and so many. */
-bool within_limits(const struct plan *plan, struct state *state, uint64_t size, uint32_t packets, uint64_t time);
+static inline bool is_limited(const struct plan *plan)
+{
+	return plan->rate_limit || plan->packet_limit;
+}
+
+/* Whether the limits that there are let a frame pass whose copies are of this size together, and so many. */
+bool take(const struct plan *plan, struct state *state, uint64_t size, uint32_t packets, uint64_t time);
 /* The sampling rate for a frame that was captured at this time. */
 uint32_t rate_now(const struct plan *plan, struct state *state, uint64_t time);
 

@@ -93,10 +93,8 @@ static bool take_locked(const struct plan *plan, struct state *state, uint64_t s
 	return true;
 }
 
-bool within_limits(const struct plan *plan, struct state *state, uint64_t size, uint32_t packets, uint64_t time)
+bool take(const struct plan *plan, struct state *state, uint64_t size, uint32_t packets, uint64_t time)
 {
-	if (!plan->rate_limit && !plan->packet_limit)
-		return true;
 	lock(state);
 	bool taken = take_locked(plan, state, size, packets, time);
 	unlock(state);

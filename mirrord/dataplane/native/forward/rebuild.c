@@ -79,20 +79,14 @@ static void complete_checksum(struct piece *piece, uint32_t start, uint32_t fiel
 		put_be16(piece->head + field, value);
 }
 
-bool rebuild(const struct plan *plan, struct piece *piece, const struct frame *frame)
+bool rewrite(const struct plan *plan, struct piece *piece, const struct frame *frame)
 {
 	bool unfinished = frame->vnet.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM;
 
-	piece->head_length = 0;
-	piece->tail = frame->data;
-	piece->tail_length = frame->captured;
-	piece->zeros = 0;
-	bool borrowed = frame->lent && !plan->strip_ethernet;
-	if (!frame->tagged && !unfinished && !plan->strip_tag && !plan->push_tag && !plan->tpid && !borrowed) {
-		if (plan->strip_ethernet) {
-			piece->tail += ETH_HEADER;
-			piece->tail_length -= ETH_HEADER;
-		}
+	if (!frame->tagged && !unfinished && !plan->strip_tag && !plan->push_tag && !plan->tpid &&
+	    plan->strip_ethernet) {
+		piece->tail += ETH_HEADER;
+		piece->tail_length -= ETH_HEADER;
 		return true;
 	}
 	uint32_t shift = frame->tagged ? TAG : 0, length = frame->captured + shift;
@@ -103,7 +97,7 @@ bool rebuild(const struct plan *plan, struct piece *piece, const struct frame *f
 	if (piece->head_length > length || piece->head_length > MAX_HEADERS)
 		return false;
 	/* What is rewritten holds the ethertype, also when a tag has been taken off in front of it. */
-	if ((unfinished || retags(plan)) && piece->head_length < ETH_HEADER + TAG)
+	if ((unfinished || plan->retags) && piece->head_length < ETH_HEADER + TAG)
 		piece->head_length = length < ETH_HEADER + TAG ? length : ETH_HEADER + TAG;
 	if (shift) {
 		memcpy(piece->head, frame->data, ETH_ADDRESSES);
@@ -118,7 +112,7 @@ bool rebuild(const struct plan *plan, struct piece *piece, const struct frame *f
 	piece->tail_length = length - piece->head_length;
 	if (unfinished)
 		complete_checksum(piece, start, field);
-	if (retags(plan))
+	if (plan->retags)
 		piece->head_length = retag(plan, piece->head, piece->head_length);
 	return true;
 }

@@ -3,18 +3,15 @@
 
 /* Whether the frame's conversation is one of those that are mirrored; and which collector it goes to. */
 static bool sampled_in(const struct plan *plan, struct state *state, const struct headers *headers, uint64_t time,
-		       struct finding *finding, bool *guessed)
+		       struct facts *facts, bool *guessed)
 {
 	bool samples = plan->sampling_rate > 1 || plan->overload, chooses = plan->remotes.count && !plan->remotes.all;
-
-	finding->remote = plan->remotes.all ? EACH : 0;
-	if (!samples && !chooses)
-		return true;
 	uint64_t conversation = conversation_hash(headers, plan->firsts, guessed);
+
 	if (samples && (uint32_t)conversation % rate_now(plan, state, time))
 		return false;
 	if (chooses)
-		finding->remote = choose_remote(&plan->remotes, conversation);
+		facts->remote = choose_remote(&plan->remotes, conversation);
 	return true;
 }
 
@@ -41,7 +38,7 @@ static uint32_t accepts_inside(const struct inside *inside, const struct frame *
 	return rule;
 }
 
-bool wants(const struct plan *plan, const struct frame *frame, const struct headers *headers)
+bool programs_want(const struct plan *plan, const struct frame *frame, const struct headers *headers)
 {
 	uint32_t rule = plan->exact ? run_on_frame(plan->exact, plan->exact_length, frame) : UINT32_MAX;
 
@@ -61,12 +58,12 @@ static struct shown show_some(const struct plan *plan, const struct frame *frame
 }
 
 /* Whether sampling and the flow's limit let a frame pass: NO_REASON, and what was found; or the slot of why not. */
-static int admit(const struct plan *plan, struct state *state, const struct frame *frame, const struct headers *headers,
-		 struct finding *finding, uint64_t *counters)
+RARE int select_one(const struct plan *plan, struct state *state, const struct frame *frame,
+		    const struct headers *headers, struct facts *facts, uint64_t *counters)
 {
 	bool guessed = false;
 	struct found found = { 0 };
-	bool sampled = sampled_in(plan, state, headers, frame->time, finding, &guessed);
+	bool sampled = !plan->firsts || sampled_in(plan, state, headers, frame->time, facts, &guessed);
 
 	if (sampled && plan->flows)
 		found = find_flow(plan->flows, &plan->flow_limit, headers, frame);
@@ -74,23 +71,38 @@ static int admit(const struct plan *plan, struct state *state, const struct fram
 	counters[FLOW_TABLE_FULL] += found.full;
 	if (!sampled)
 		return SKIPPED_SAMPLED_OUT;
-	finding->flow = found.flow;
-	finding->shown = show_some(plan, frame, headers);
-	finding->spent = found.flow && is_spent(found.flow, &plan->flow_limit) && !passes_flow_limit(headers, frame);
-	bool skips = finding->spent && !plan->flow_limit.headers;
-	if (skips)
-		skip_of_flow(plan->flows, found.flow, frame->length);
-	return skips || is_trimmed(frame) ? SKIPPED_FLOW_LIMIT : NO_REASON;
+	facts->flow = found.flow;
+	facts->spent = found.flow && is_spent(found.flow, &plan->flow_limit) && !passes_flow_limit(headers, frame);
+	if (!facts->spent || plan->flow_limit.headers)
+		return NO_REASON;
+	skip_of_flow(plan->flows, found.flow, frame->length);
+	return SKIPPED_FLOW_LIMIT;
+}
+
+/* The same of any plan, and how much of the payload may leave. */
+USUAL int admit(const struct plan *plan, struct state *state, const struct frame *frame, const struct headers *headers,
+		struct facts *facts, uint64_t *counters)
+{
+	int reason = NO_REASON;
+
+	facts->flow = NULL;
+	facts->spent = false;
+	facts->remote = plan->remotes.all ? EACH : 0;
+	if (plan->firsts || plan->flows)
+		reason = select_one(plan, state, frame, headers, facts, counters);
+	if (reason != SKIPPED_SAMPLED_OUT)
+		facts->shown = show_some(plan, frame, headers);
+	return reason == NO_REASON && is_trimmed(frame) ? SKIPPED_FLOW_LIMIT : reason;
 }
 
 /* The frame inside of the packet is the one that is meant: it tells the conversation and the flow, and may be all that is
  * mirrored. */
-static int forward_inside(const struct plan *plan, struct state *state, const struct frame *frame,
-			  const struct headers *headers, struct batch *batch, uint64_t *counters)
+RARE int forward_inside(const struct plan *plan, struct state *state, const struct frame *frame,
+			const struct headers *headers, struct batch *batch)
 {
 	struct opened opened;
 	struct parsed within = { .hashed = true }, around = { .headers = *headers, .hashed = true };
-	struct finding finding;
+	struct facts facts;
 
 	if (is_trimmed(frame))
 		return SKIPPED_FLOW_LIMIT;
@@ -98,22 +110,22 @@ static int forward_inside(const struct plan *plan, struct state *state, const st
 		return SKIPPED_UNMATCHED;
 	parse(&opened.frame, &within.headers);
 	within.flow = around.flow = flow_hash(&within.headers);
-	int reason = admit(plan, state, &opened.frame, &within.headers, &finding, counters);
+	int reason = admit(plan, state, &opened.frame, &within.headers, &facts, batch->counters);
 	bool admitted = reason == NO_REASON;
 	if (admitted && plan->inside.strip)
-		reason = make_copies(plan, state, &opened.frame, &within, batch, &finding, counters);
+		reason = make_copies(plan, state, &opened.frame, &within, batch, &facts);
 	close_inside(&opened);
 	if (admitted && !plan->inside.strip) {
-		finding.shown = show_some(plan, frame, headers); /* of what leaves: the tunnel's packet */
-		reason = make_copies(plan, state, frame, &around, batch, &finding, counters);
+		facts.shown = show_some(plan, frame, headers); /* of what leaves: the tunnel's packet */
+		reason = make_copies(plan, state, frame, &around, batch, &facts);
 	}
 	return reason;
 }
 
 int forward(const struct plan *plan, struct state *state, const struct frame *frame, struct parsed *parsed,
-	    struct batch *batch, uint64_t *counters)
+	    struct batch *batch)
 {
-	struct finding finding;
+	struct facts facts;
 
 	if (plan->own && is_own_copy(plan->own, &parsed->headers, frame))
 		return SKIPPED_OWN_COPY;
@@ -123,7 +135,7 @@ int forward(const struct plan *plan, struct state *state, const struct frame *fr
 		return plan->blocked;
 	}
 	if (plan->inside.program)
-		return forward_inside(plan, state, frame, &parsed->headers, batch, counters);
-	int reason = admit(plan, state, frame, &parsed->headers, &finding, counters);
-	return reason == NO_REASON ? make_copies(plan, state, frame, parsed, batch, &finding, counters) : reason;
+		return forward_inside(plan, state, frame, &parsed->headers, batch);
+	int reason = admit(plan, state, frame, &parsed->headers, &facts, batch->counters);
+	return reason == NO_REASON ? make_copies(plan, state, frame, parsed, batch, &facts) : reason;
 }

@@ -4,6 +4,8 @@
 #include <arpa/inet.h>
 #include <string.h>
 
+#include "inlining.h"
+
 uint32_t fold(uint64_t sum)
 {
 	while (sum >> 16)
@@ -12,7 +14,7 @@ uint32_t fold(uint64_t sum)
 }
 
 /* Of `count` times eight bytes, in the machine's own byte order. */
-static inline __attribute__((always_inline)) uint64_t sum_words(const uint8_t *data, size_t count)
+USUAL uint64_t sum_words(const uint8_t *data, size_t count)
 {
 	uint64_t sum = 0, word;
 

@@ -56,6 +56,18 @@ struct frame {
 	bool lent; /* its Ethernet header is in its place but for now: a copy needs one of its own */
 };
 
+/* By what its tunnel tells, if it does. */
+static inline bool left_its_device(const struct frame *frame)
+{
+	return frame->told.direction ? frame->told.direction == TOLD_EGRESS : frame->egress;
+}
+
+/* Of the first capture, as far as it is known. */
+static inline uint64_t first_time(const struct frame *frame)
+{
+	return frame->told.time ? frame->told.time : frame->time;
+}
+
 enum { NONE = -1 };
 
 enum { TRIMMED = 256 }; /* wire.py tells of it */

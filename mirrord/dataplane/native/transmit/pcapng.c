@@ -42,7 +42,7 @@ uint32_t packet_trailer(const struct facts *facts, uint8_t *trailer)
 
 	memset(trailer, 0, before + OPTIONS);
 	put_le32(options, FLAGS | 4u << 16);
-	put_le32(options + 4, facts->egress ? OUTBOUND : INBOUND);
+	put_le32(options + 4, left_its_device(facts->frame) ? OUTBOUND : INBOUND);
 	put_le32(options + 12, packet_block_length(facts->kept));
 	return before + OPTIONS;
 }

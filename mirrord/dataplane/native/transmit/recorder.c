@@ -56,7 +56,7 @@ static void put_block(const struct recorder *recorder, uint64_t at, const struct
 	uint8_t header[PACKET_HEADER];
 	uint32_t head = least(facts->kept, piece->head_length), tail = least(facts->kept - head, piece->tail_length);
 
-	packet_header(facts, facts->time, header);
+	packet_header(facts, facts->frame->time, header);
 	at = put(recorder, at, header, PACKET_HEADER);
 	at = put(recorder, at, piece->head, head);
 	at = put(recorder, at, piece->tail, tail);
