@@ -11,7 +11,7 @@ from mirrord.dataplane.filter.assembler import CELLS, WORD, Program
 from mirrord.dataplane.frame.headers import Tag
 from mirrord.kernel import PACKET_OUTGOING
 
-_SIZES = {op.LD_W_ABS: 4, op.LD_H_ABS: 2, op.LD_W_IND: 4, op.LD_H_IND: 2, op.LD_B_IND: 1}
+_SIZES = {op.LD_W_ABS: 4, op.LD_H_ABS: 2, op.LD_B_ABS: 1, op.LD_W_IND: 4, op.LD_H_IND: 2, op.LD_B_IND: 1}
 _INDIRECT = (op.LD_W_IND, op.LD_H_IND, op.LD_B_IND)
 
 
@@ -38,7 +38,7 @@ def interpret(
         match code:
             case op.LD_W_ABS if k in beside:
                 a = beside[k]
-            case op.LD_W_ABS | op.LD_H_ABS | op.LD_W_IND | op.LD_H_IND | op.LD_B_IND:
+            case op.LD_W_ABS | op.LD_H_ABS | op.LD_B_ABS | op.LD_W_IND | op.LD_H_IND | op.LD_B_IND:
                 start, size = k + (x if code in _INDIRECT else 0), _SIZES[code]
                 if start + size > len(data):
                     return 0

@@ -42,16 +42,21 @@ class Pair:
         self.far.close()
 
 
-def steps(program: Program, data: bytes) -> int:
-    """How many instructions it runs."""
+def ran(program: Program, data: bytes) -> list[Instruction]:
+    """The instructions that it runs."""
+    those: list[Instruction] = []
 
-    class Counted(tuple[Instruction, ...]):
+    class Watched(tuple[Instruction, ...]):
         __slots__ = ()
-        steps = 0
 
         def __getitem__(self, at: int) -> Instruction:  # type: ignore[override]
-            Counted.steps += 1
-            return tuple.__getitem__(self, at)
+            those.append(tuple.__getitem__(self, at))
+            return those[-1]
 
-    interpret(Counted(program), data)
-    return Counted.steps
+    interpret(Watched(program), data)
+    return those
+
+
+def steps(program: Program, data: bytes) -> int:
+    """How many instructions it runs."""
+    return len(ran(program, data))

@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mirrord.dataplane.filter import assembler as op
@@ -30,7 +30,6 @@ from tests.support.selections import frames, rules, selections
 NATIVE = Path(__file__).parents[2] / "mirrord" / "dataplane" / "native"
 CLONE_NEWNET = 0x40000000  # linux/sched.h
 # no_cover: measuring takes longer than these tests do, and the others run every line that they run.
-SHARED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 class Native:
@@ -63,15 +62,7 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Native]:
     assert running.process.returncode == 0
 
 
-@pytest.fixture
-def pair() -> Iterator[Pair]:
-    opened = Pair()
-    yield opened
-    opened.close()
-
-
 @pytest.mark.no_cover
-@SHARED
 @given(selection=selections(), sent=st.lists(frames(), min_size=1, max_size=8))
 def test_kernel_runs_what_the_matcher_means(pair: Pair, selection: Selection, sent: list[bytes]) -> None:
     assert attach(pair.far, selection)
@@ -80,7 +71,6 @@ def test_kernel_runs_what_the_matcher_means(pair: Pair, selection: Selection, se
 
 
 @pytest.mark.no_cover
-@SHARED
 @given(selection=selections(), sent=st.lists(st.tuples(frames(), METADATA), min_size=1, max_size=8))
 def test_interpreters_run_what_the_matcher_means(
     native: Native, selection: Selection, sent: list[tuple[bytes, tuple[Tag | None, bool, int]]]
@@ -99,7 +89,6 @@ def test_interpreters_run_what_the_matcher_means(
 
 
 @pytest.mark.no_cover
-@SHARED
 @given(rule=rules(), data=frames())
 def test_one_rule_at_a_time(pair: Pair, rule: Rule, data: bytes) -> None:
     """Alone, a rule has the program read only what it needs: no other rule's reading hides what is missing."""
@@ -109,7 +98,6 @@ def test_one_rule_at_a_time(pair: Pair, rule: Rule, data: bytes) -> None:
 
 
 @pytest.mark.no_cover
-@SHARED
 @given(selection=selections(), data=frames(), metadata=METADATA)
 def test_coarse_selection_accepts_whatever_the_exact_one_does(
     selection: Selection, data: bytes, metadata: tuple[Tag | None, bool, int]
@@ -361,7 +349,6 @@ def test_native_check_refuses(native: Native, program: Program) -> None:
 
 
 @pytest.mark.no_cover
-@SHARED
 @given(
     program=st.lists(
         st.builds(

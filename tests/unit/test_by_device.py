@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv4Network
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mirrord.dataplane.filter.by_device import Asked, Extent, Wanted, attach_wanted, compile_wanted
@@ -21,15 +20,7 @@ from tests.support.send import FRAME
 DEVICES = st.sampled_from([1, 2, 3, 5, 9, 300, (1 << 31) - 1])
 
 
-@pytest.fixture
-def pair() -> Iterator[Pair]:
-    opened = Pair()
-    yield opened
-    opened.close()
-
-
 @pytest.mark.no_cover
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     wanted=st.lists(st.builds(Wanted, DEVICES, selections()), min_size=1, max_size=6, unique=True),
     alike=st.booleans(),

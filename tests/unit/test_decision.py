@@ -7,7 +7,7 @@ keeps as many bytes of it as the program returns.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 
 import pytest
@@ -42,13 +42,6 @@ Values = Mapping[int, int]
 
 def with_zeros(some: Values) -> Values:
     return {**dict.fromkeys(CELLS, 0), **some}
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[Pair]:
-    opened = Pair()
-    yield opened
-    opened.close()
 
 
 def first(branches: Sequence[Branch], values: Values, otherwise: int) -> int:

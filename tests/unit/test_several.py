@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv4Network
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
@@ -20,15 +19,6 @@ from tests.support.interpreter import interpret
 from tests.support.programs import METADATA, Pair, steps
 from tests.support.selections import MARK, frames, selections
 
-SHARED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-@pytest.fixture
-def pair() -> Iterator[Pair]:
-    opened = Pair()
-    yield opened
-    opened.close()
-
 
 def alike(several: list[Selection]) -> tuple[Selection, ...]:
     """As a daemon makes them: one mark, and one that comes before another."""
@@ -38,7 +28,6 @@ def alike(several: list[Selection]) -> tuple[Selection, ...]:
 
 
 @pytest.mark.no_cover
-@SHARED
 @given(
     several=st.lists(selections(), min_size=1, max_size=5),
     similar=st.booleans(),
@@ -59,7 +48,6 @@ def test_any_of_them(
 
 
 @pytest.mark.no_cover
-@SHARED
 @given(
     several=st.lists(selections(), min_size=1, max_size=8),
     similar=st.booleans(),

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from ipaddress import IPv4Address
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mirrord.dataplane.filter.bpf import attach_program, compile_selection
@@ -23,15 +22,7 @@ PADDING = bytes(TRIMMED)
 """Behind each frame, so that there is something to leave out."""
 
 
-@pytest.fixture
-def pair() -> Iterator[Pair]:
-    opened = Pair()
-    yield opened
-    opened.close()
-
-
 @pytest.mark.no_cover  # measuring takes longer than the test
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(selection=selections(), sent=st.lists(frames(), min_size=2, max_size=8), data=st.data())
 def test_the_kernel_keeps_the_headers_of_these_flows(
     pair: Pair, selection: Selection, sent: list[bytes], data: st.DataObject

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
@@ -21,17 +20,9 @@ from mirrord.dataplane.native import core
 from tests.support.programs import Pair
 from tests.support.selections import frames, selections
 
-SHARED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 PROTOCOLS = [0, 3, 0x800, 0x86DD, 0x8847, 0x8100, 0x88A8, 0x5FF, 0x600, 0xFFFF]
 numbers = st.sampled_from([0, 1, 20, 65521, 65522, 65535])
 vnets = st.builds(Vnet, st.sampled_from([0, 1, 2, 3]), st.sampled_from([0, 1, 4]), numbers, numbers, numbers, numbers)
-
-
-@pytest.fixture
-def pair() -> Iterator[Pair]:
-    opened = Pair()
-    yield opened
-    opened.close()
 
 
 @pytest.mark.parametrize("packet", [IP(dst="10.0.0.1") / UDP(), IPv6(dst="2001:db8::1") / UDP()])
@@ -43,7 +34,6 @@ def test_a_packet_becomes_what_scapy_makes_of_it(packet: IP | IPv6) -> None:
 
 
 @pytest.mark.no_cover
-@SHARED
 @given(several=st.lists(selections(), min_size=1, max_size=4), sent=st.lists(frames(), min_size=1, max_size=8))
 def test_the_kernel_takes_what_the_matcher_means(pair: Pair, several: list[Selection], sent: list[bytes]) -> None:
     """A Unix socket's bytes have no protocol: the IP version tells the ethertype."""
@@ -55,7 +45,6 @@ def test_the_kernel_takes_what_the_matcher_means(pair: Pair, several: list[Selec
         assert pair.passes(data) == expected or not (exact or expected), data.hex()
 
 
-@SHARED
 @given(packet=frames().map(lambda frame: frame[14:]), vnet=vnets, protocol=st.sampled_from(PROTOCOLS))
 @example(packet=b"", vnet=Vnet(), protocol=0)
 def test_the_planes_agree(packet: bytes, vnet: Vnet, protocol: int) -> None:

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 LD_IMM, LD_MEM, LD_LEN = 0x00, 0x60, 0x80
-LD_W_ABS, LD_H_ABS = 0x20, 0x28
+LD_W_ABS, LD_H_ABS, LD_B_ABS = 0x20, 0x28, 0x30
 LD_W_IND, LD_H_IND, LD_B_IND = 0x40, 0x48, 0x50
 LDX_IMM, LDX_MEM = 0x01, 0x61
 ST = 0x02

@@ -62,6 +62,7 @@ bool may_run(const struct sock_filter *program, size_t length)
 				return false;
 			break;
 		case BPF_LD | BPF_H | BPF_ABS:
+		case BPF_LD | BPF_B | BPF_ABS:
 		case BPF_LD | BPF_W | BPF_IND:
 		case BPF_LD | BPF_H | BPF_IND:
 		case BPF_LD | BPF_B | BPF_IND:
@@ -127,6 +128,10 @@ uint32_t run_program(const struct sock_filter *program, size_t length, const str
 			break;
 		case BPF_LD | BPF_H | BPF_ABS:
 			if (!load(frame, k, 2, &a))
+				return 0;
+			break;
+		case BPF_LD | BPF_B | BPF_ABS:
+			if (!load(frame, k, 1, &a))
 				return 0;
 			break;
 		case BPF_LD | BPF_W | BPF_IND:
