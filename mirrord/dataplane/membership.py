@@ -29,6 +29,7 @@ class Member:
 
     pipeline: Pipeline
     device: int  # its index; 0: it wants whatever the tap captures
+    got: int  # frames, before it was one
     since: int = 0  # nanoseconds since 1970: what was captured before is not its
     until: int = FOR_EVER  # the same of what was not captured before: it goes on elsewhere
     leaves: bool = False

@@ -61,7 +61,10 @@ class Moves:
         if not settled or (leaving and any(pipeline in leaving for pipeline in tap.pipelines)):
             return
         loop = self._loop
-        if busy := tap.outgrown(loop.progress):
+        busy = tap.outgrown(loop.progress)
+        if tap.changing:
+            loop.changing.add(tap)
+        if busy:
             self._awaited.add(tap)
             loop.helper.submit(
                 lambda: tap.open_aside(busy), lambda outcome: loop.order(lambda: self._part(tap, outcome))

@@ -8,17 +8,24 @@ whatever the others do, one after the other: a socket of its own is no dearer th
 The other capture is opened beside; a moment later a time is set: what the kernel stamped before, the busy ones take
 from the tap, and the rest from there, once all of the former has been read. The stamp is the frame's own and the same
 at both, so each frame is one or the other. They do not come together again until a session is begun anew.
+
+Where the clock that stamps them is set back in between, by a moment or a year, what comes after the tap has let go of
+them may be stamped before that time, and nobody takes it, until all is read that came while they parted. How many of
+these frames there were is not known: no more than they have read and not got. So many count as lost, though the tap
+may have given them some; and what it gave may have come after what they get. If the clock was set before that time,
+they part later.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from mirrord.dataplane.capture import load
 from mirrord.dataplane.capture.packet_socket import Capture
+from mirrord.dataplane.clock import Reading, read_clock
 from mirrord.dataplane.counters import Slot
 
 if TYPE_CHECKING:
@@ -58,7 +65,7 @@ class Aside:
 
     capture: Capture
     pipelines: tuple[Pipeline, ...]
-    border: int = 0  # nanoseconds since 1970
+    border: Reading = field(default_factory=read_clock)
 
 
 class Rates:
@@ -66,8 +73,8 @@ class Rates:
 
     def __init__(self, members: Sequence[Member], seen: Seen) -> None:
         self._seen, self._at = seen, time.monotonic()
-        self._got = {one.pipeline: _got(one.pipeline) for one in members}
-        self._all = _Got(0, 0)
+        self._got = {one.pipeline: got_by(one.pipeline) for one in members}
+        self._all = Got(0, 0)
 
     def outgrown(self, members: Sequence[Member], now: float, *, settled: bool) -> list[Pipeline]:
         """The members that are so busy that they are to part from the others; none, mostly.
@@ -77,11 +84,11 @@ class Rates:
         elapsed = now - self._at
         if elapsed < max(load.LOOK_SECONDS["socket"], LOOK_SECONDS_A_MEMBER * len(members)):
             return []
-        before, self._all, self._at = self._all, _Got(self._seen.read, self._seen.read_bytes), now
+        before, self._all, self._at = self._all, Got(self._seen.read, self._seen.read_bytes), now
         if not (self._all - before).is_busy(elapsed):  # nor is any member: not to count what each got is quicker
             self._got = {}
             return []
-        last, self._got = self._got, {one.pipeline: _got(one.pipeline) for one in members}
+        last, self._got = self._got, {one.pipeline: got_by(one.pipeline) for one in members}
         if self._got.keys() - last.keys() or not settled or not _may_be_busy(last, self._got, elapsed):
             return []
         got = [(one, self._got[one.pipeline] - last[one.pipeline]) for one in members]
@@ -89,23 +96,29 @@ class Rates:
         return next((parting for parting in found if 0 < len(parting) < len(members)), [])
 
 
-class _Got(NamedTuple):
+class Got(NamedTuple):
     frames: int
     octets: int
 
-    def __sub__(self, before: _Got) -> _Got:
-        return _Got(self.frames - before.frames, self.octets - before.octets)
+    def __sub__(self, before: Got) -> Got:
+        return Got(self.frames - before.frames, self.octets - before.octets)
 
     def is_busy(self, elapsed: float) -> bool:
         return self.frames >= load.BUSY * elapsed or self.octets >= BULK * elapsed
 
 
-def _got(pipeline: Pipeline) -> _Got:
+def got_by(pipeline: Pipeline) -> Got:
+    """The frames that were read for it, and their bytes."""
     row, (ingress, egress), (ingress_octets, egress_octets) = pipeline.counters.row, _FRAMES, _OCTETS
-    return _Got(row[ingress] + row[egress], row[ingress_octets] + row[egress_octets])
+    return Got(row[ingress] + row[egress], row[ingress_octets] + row[egress_octets])
 
 
-def _may_be_busy(before: Mapping[Pipeline, _Got], got: Mapping[Pipeline, _Got], elapsed: float) -> bool:
+def missed(member: Member, seen: Seen) -> int:
+    """How many frames of those that a tap has read this member may have missed, if it has been one all the time."""
+    return max(seen.read - got_by(member.pipeline).frames + member.got, 0)
+
+
+def _may_be_busy(before: Mapping[Pipeline, Got], got: Mapping[Pipeline, Got], elapsed: float) -> bool:
     """Whether one of them is busy, or may be with what leaves by its way; mostly none is, and that is all to ask."""
     frames: dict[int, int] = defaultdict(int)  # by way
     for pipeline, (all_frames, octets) in got.items():
@@ -129,7 +142,7 @@ def every_second(members: Sequence[Member]) -> list[Pipeline]:
     return [one.pipeline for one in alone if one.device in half]
 
 
-def _busiest_alone(got: Sequence[tuple[Member, _Got]], elapsed: float) -> list[Pipeline]:
+def _busiest_alone(got: Sequence[tuple[Member, Got]], elapsed: float) -> list[Pipeline]:
     """The same of the busiest device, if that is fit for a capture of its own: it costs no more then, and leaves the
     others room.
     """
@@ -148,7 +161,7 @@ def _alone(members: Sequence[Member]) -> list[Member]:
     return [one for one in members if one.device and len(devices[id(one.pipeline.transmit)]) == 1]
 
 
-def _unequal(got: Sequence[tuple[Member, _Got]], elapsed: float) -> list[Pipeline]:
+def _unequal(got: Sequence[tuple[Member, Got]], elapsed: float) -> list[Pipeline]:
     """The sessions that get many times the frames of others."""
     frames: Counter[int] = Counter()  # by way
     for one, count in got:

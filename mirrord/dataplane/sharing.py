@@ -5,6 +5,10 @@ that comes gets no frame from before; one that goes gets all that was taken unti
 less `lost` by the kernel, `read` here), and it goes when so many frames have been read. As long as frames may wait that
 were taken for another, the one member that is left matches exactly, too.
 
+Which of two members' a frame is that came about when one of them began or parted, its stamp tells. That is by the
+wall clock: where it was set just then, the one that parted may have missed frames, which count as lost, and the one
+that began gets what is left of the frames from before.
+
 Sessions of very unequal rates part, see parting.py. What becomes of a frame is told in tap.py.
 """
 
@@ -17,13 +21,13 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from mirrord.dataplane.capture.mode_switch import RETRY_SECONDS
 from mirrord.dataplane.capture.packet_socket import Capture
+from mirrord.dataplane.clock import Watch, read_clock
 from mirrord.dataplane.filter.bpf import compile_selection
 from mirrord.dataplane.filter.by_device import Asked, Wanted, asked, compile_wanted
 from mirrord.dataplane.filter.several import compile_selections, compile_sets
-from mirrord.dataplane.membership import FOR_EVER, Member, described, groups_of, one_a_way
-from mirrord.dataplane.parting import GRACE_SECONDS, Aside, Rates, every_second, next_alone, open_aside
+from mirrord.dataplane.membership import Member, described, groups_of, one_a_way
+from mirrord.dataplane.parting import GRACE_SECONDS, Aside, Rates, got_by, missed
 from mirrord.dataplane.pipeline import Match, Pipeline
 from mirrord.dataplane.source import Source
 from mirrord.dataplane.ways_in import open_way_in
@@ -66,7 +70,10 @@ class SharedSource(Source, ABC):
         self.source = SEVERAL_DEVICES  # a name for it
         if not self.everywhere:
             self.source = self.plan.device if isinstance(self.plan, CapturePlan) else ""
-        self._members = [self._new_member(pipeline, aside.border if aside else 0) for pipeline in pipelines]
+        self._clock = Watch(aside.border if aside else None)
+        self._members = [self._new_member(pipeline, aside.border.time if aside else 0) for pipeline in pipelines]
+        self._parted = list(self._members) if aside else []  # who may miss frames if the clock is set, see parting.py
+        self._stepped = False  # it was
         self._mixed = len(pipelines) > 1 or aside is not None  # frames may wait that were taken for another
         self._changed_at = 0.0
         self._settles_at: int | None = None  # when so many frames have been read
@@ -140,7 +147,7 @@ class SharedSource(Source, ABC):
     def _new_member(self, pipeline: Pipeline, since: int) -> Member:
         capture = pipeline.plan.capture
         device = capture.index if self.everywhere and isinstance(capture, CapturePlan) else 0
-        return Member(pipeline, device, since)
+        return Member(pipeline, device, got_by(pipeline).frames, since)
 
     @property
     def pipelines(self) -> list[Pipeline]:
@@ -161,7 +168,7 @@ class SharedSource(Source, ABC):
         """Add members, which get frames from now on. OSError when they cannot be added; the others go on."""
         self.update()  # what was lost before is not theirs
         self.keep_whole()  # nor what the others need the headers of
-        joining = [self._new_member(pipeline, time.time_ns()) for pipeline in pipelines]
+        joining = [self._new_member(pipeline, read_clock().time) for pipeline in pipelines]
         self._select(also=joining)
         for member in joining:
             member.pipeline.source = self
@@ -199,6 +206,7 @@ class SharedSource(Source, ABC):
         waiting = self.capture.waiting(self.seen)
         for pipeline in pipelines:
             member = self._member(pipeline)
+            self._see_missed(member)
             self._members.remove(member)
             left = waiting if member.leaves_at is None else min(waiting, max(member.leaves_at - self.seen.read, 0))
             pipeline.lose(left + self._ahead[0], self._lost_as)
@@ -258,80 +266,6 @@ class SharedSource(Source, ABC):
         else:
             self._changed(pipeline)
 
-    # --- members that part ---
-
-    def outgrown(self, now: float) -> list[Pipeline]:
-        """The members that are so busy that they are to part from the others; none, mostly. `now` is monotonic."""
-        if self._begins_later or (len(self._members) < 2 and not self.spreads):
-            return []
-        settled = not self.changing and self._successor is None
-        if self.halves and settled:
-            self.halves = False
-            return every_second(self._members)
-        if self.spreads and settled:
-            parting = next_alone(self._members)
-            self.spreads = bool(parting)
-            return parting
-        return self._rates.outgrown(self._members, now, settled=settled and now >= self._parts_again_at)
-
-    def stay_together(self, why: str) -> None:
-        """Its members could not part: they do not try again for a while."""
-        self.spreads = False  # until that is asked for again
-        self._cannot_part, self._parts_again_at = why, time.monotonic() + RETRY_SECONDS
-
-    @property
-    def may_spread(self) -> bool:
-        """Whether some of its devices could have a capture of their own, and are not about to; on any thread."""
-        return self.everywhere and not self.spreads and bool(next_alone(list(self._members)))
-
-    def open_aside(self, pipelines: Sequence[Pipeline]) -> Aside:
-        """Open a capture for members to part with. OSError; takes long: not for the thread that runs the tap."""
-        assert isinstance(self.plan, CapturePlan)  # what is listened to is one member's
-        self.foresee(leaving=pipelines)
-        wanted = [Wanted(one.device, one.pipeline.selection) for one in self._members if one.pipeline in pipelines]
-        for group in groups_of(wanted).values():
-            compile_sets(group)
-        memory = self.capture.memory if isinstance(self.capture, Capture) else None
-        plan, own = self.plan, pipelines[0].plan.capture
-        if self.everywhere and len({device for device, _ in wanted}) == 1 and isinstance(own, CapturePlan):
-            plan = replace(own, together=False)
-        return open_aside(plan, pipelines, tuple(dict.fromkeys(wanted)), memory, busy=not self.spreads)
-
-    def part(self, aside: Aside) -> bool:
-        """Move members to another capture. False where the members or their selections have changed meanwhile."""
-        members = [member for member in self._members if member.pipeline in aside.pipelines]
-        wanted = asked((member.device, member.pipeline.selection) for member in members)
-        fits = len(members) == len(aside.pipelines) and wanted == aside.capture.wanted
-        if not fits or any(member.leaves for member in self._members) or self._successor is not None:
-            return False
-        aside.border = time.time_ns()
-        for member in members:
-            member.until = aside.border
-        self._parted_at, self._parts_at = time.monotonic(), None
-        self._tell()
-        return True
-
-    def has_parted(self, now: float) -> bool:
-        """Whether all has been read that the parting members take from here; then their membership ends."""
-        assert self._parted_at is not None  # some part
-        if now - self._parted_at < GRACE_SECONDS:
-            return False
-        if self._parts_at is None:
-            for member in self._members:
-                member.parted = member.until < FOR_EVER
-            with suppress(OSError):  # then it takes more than is wanted any more
-                self._select()
-            self.update()
-            self._parts_at = self.seen.taken - self.seen.lost
-        if self.seen.read < self._parts_at:
-            return False
-        self.update()
-        self._members = [member for member in self._members if not member.parted]
-        self._parted_at = None
-        if self._members:
-            self._changed()
-        return True
-
     def _member(self, pipeline: Pipeline) -> Member:
         return next(member for member in self._members if member.pipeline is pipeline)
 
@@ -381,17 +315,37 @@ class SharedSource(Source, ABC):
 
     def tend(self, now: float) -> None:
         """See whether all that was taken before the last change of members has been read. `now` is monotonic."""
-        if not self.changing or now - self._changed_at < GRACE_SECONDS or self._successor is not None:
+        if not self.changing:
+            return
+        if self._clock.stepped():
+            self._stepped = True
+            if not self._parted:
+                self._settle()
+        if now - self._changed_at < GRACE_SECONDS or self._successor is not None:
             return
         self.update()
         if self._settles_at is None:
             self._settles_at = self.seen.taken - self.seen.lost
         if self.seen.read >= self._settles_at:
-            self._changed_at, self._settles_at = 0.0, None
-            self._mixed = False
-            for member in self._members:
-                member.since = 0
-            self._tell()
+            self._settle()
+
+    def _settle(self) -> None:
+        """All frames are everybody's from now on. If the clock was set, what waits is to be read before others part."""
+        for member in self._members:
+            self._see_missed(member)
+            member.since = 0
+        self._parted, stepped, self._stepped = [], self._stepped, False
+        if stepped:
+            self._changed()
+            return
+        self._changed_at, self._settles_at = 0.0, None
+        self._mixed = False
+        self._tell()
+
+    def _see_missed(self, member: Member) -> None:
+        """Count what a member that has parted may have missed since the clock was set."""
+        if self._stepped and member in self._parted:
+            member.pipeline.lose(missed(member, self.seen), self._lost_as)
 
 
 def _plan_of(pipelines: Sequence[Pipeline]) -> CapturePlan | ListenPlan:

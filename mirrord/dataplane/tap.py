@@ -48,7 +48,7 @@ from typing import TYPE_CHECKING
 from mirrord.dataplane.capture.fanout import Group
 from mirrord.dataplane.capture.packet_socket import BLOCK_SIZE, Capture
 from mirrord.dataplane.counters import Slot
-from mirrord.dataplane.sharing import SharedSource
+from mirrord.dataplane.divisible import DivisibleSource
 from mirrord.dataplane.trimming import chosen, may_trim
 from mirrord.plans import CapturePlan
 
@@ -70,7 +70,7 @@ HALF_FULL = 0.5
 """How much of a ring may wait before fewer conversations are mirrored, where sessions allow that."""
 
 
-class Tap(SharedSource):
+class Tap(DivisibleSource):
     """An open source, and the pipelines that want its frames. `failure` says why no frames come ("" while they may).
 
     Where the source is divided by several workers it is one of several taps in the same `group`. They take frames when

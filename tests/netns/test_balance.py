@@ -20,7 +20,7 @@ from mirrord.control.running import balance
 from mirrord.control.running.balance import Levels
 from mirrord.control.running.gathering import captured_by
 from mirrord.control.running.workers import Workers
-from mirrord.dataplane import sharing
+from mirrord.dataplane import divisible
 from mirrord.dataplane.capture import load
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.filter.by_device import Wanted
@@ -190,7 +190,7 @@ def test_sources_that_cannot_part_stay_together_and_are_not_tried_again_and_agai
         tried.append(plan.device)
         raise OSError(errno.EMFILE, "no descriptor")
 
-    monkeypatch.setattr(sharing, "open_aside", refuse)
+    monkeypatch.setattr(divisible, "open_aside", refuse)
     monkeypatch.setattr(load, "BUSY", 10)  # so that it would part in any case
     client, source, collector = hosts
     members = [

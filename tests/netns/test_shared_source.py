@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scapy.utils import RawPcapNgReader
 
+from mirrord.dataplane import clock
 from mirrord.dataplane.capture import load
 from mirrord.dataplane.capture.packet_socket import Capture
 from mirrord.dataplane.counters import Slot
@@ -380,3 +381,64 @@ def test_a_flooded_session_parts_from_the_others_and_then_costs_them_nothing(
         assert counters[Slot.mirrored] == len(numbers) == sent[port] - counters[Slot.dropped_ring_full]
         assert numbers == sorted(set(numbers))
     assert quiet.pipeline.counters[Slot.dropped_ring_full] == 0
+
+
+class WallClock:
+    """The machine's, but an hour ahead until it is set: to the frames' stamps it is as if they were set back."""
+
+    monotonic_ns = staticmethod(time.monotonic_ns)
+
+    def __init__(self) -> None:
+        self.ahead = 3600 * 10**9
+
+    def time_ns(self) -> int:
+        return time.time_ns() + self.ahead
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_clock_that_is_set_back_while_a_source_parts(
+    hosts: tuple[Host, Host, Host], dataplane: str, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Before the time is set from which on it gets frames by its own socket: nothing happens. After it: what is lost is
+    counted.
+    """
+    client, source, collector = hosts
+    netns, native, wall = find(source.name), dataplane == "native", WallClock()
+    monkeypatch.setattr(clock, "time", wall)
+    steps = {"before": "open_aside", "after": "part"}
+    step_of_parting = getattr(Tap, steps[moment])
+
+    def and_set_back(tap: Tap, what: object) -> object:
+        outcome = step_of_parting(tap, what)
+        wall.ahead = 0
+        return outcome
+
+    monkeypatch.setattr(Tap, steps[moment], and_set_back)
+    plan = CapturePlan("nic", source.index("nic"), on_port(80, 81), netns=netns, together=True)
+    way = DevicePlan("uplink", source.index("uplink"), MARK, netns)
+    pipeline = Pipeline(PipelinePlan(plan, ForwardPlan(encap.bare()), way), native=native)
+    tap, worker = Tap([pipeline], native=native), Worker("worker")
+    worker.start()
+    worker.add(tap)
+    stream = Stream(client, "eth0", {"python": 400, "native": 2000}[dataplane])
+    with Receiver(collector, "eth0") as receiver:
+        stream.start()
+        wait_for(lambda: pipeline.counters[Slot.mirrored] > 100, "copies")
+        tap.spreads = True
+        wait_for(lambda: not any(one.everywhere or one.changing for one in worker.taps), "a socket of its own")
+        mirrored = pipeline.counters[Slot.mirrored]
+        wait_for(lambda: pipeline.counters[Slot.mirrored] > mirrored + 100, "copies from there")
+        stream.stop()
+        worker.remove(pipeline)
+        worker.stop()
+        arrived = [struct.unpack("!H4xI", frame[36:46]) for frame in receiver.frames(0x0800)]
+
+    assert wall.ahead == 0
+    sent = [(port, number) for number in range(stream.count) for port in (80, 81)]
+    missing = set(sent) - set(arrived)
+    assert arrived == [one for one in sent if one not in missing]
+    counters = pipeline.counters
+    assert counters[Slot.mirrored] == len(arrived)
+    assert counters.unaccounted() == 0
+    assert len(missing) <= counters[Slot.dropped_ring_full]
+    assert bool(missing) == bool(counters[Slot.dropped_ring_full]) == (moment == "after")

@@ -3,9 +3,9 @@
 The program begins with the device's index (SKF_AD_IFINDEX, Documentation/networking/filter.rst): a tree of comparisons,
 whose leaves are runs of indexes of which the same is wanted. So a frame of a device that nobody mirrors costs some
 comparisons, and 200 devices that were made one after the other and are mirrored alike take two. Of the others' frames
-the headers are read, once for all that any device's filters ask, which takes some 350 instructions, of which a usual
-frame runs some 30. Then a second tree leads to what decides about the device's frames, once for all devices of which the
-same is wanted: a filter more is some 10 instructions, and some 4 a device that tell it from its neighbours.
+the headers are read, once for all that any device's filters ask, which takes some 350 instructions (a usual frame runs
+30 of them). Then a second tree leads to what decides about the device's frames, once for all devices of which the same
+is wanted: a filter more is some 10 instructions, and some 4 a device that tell it from its neighbours.
 """
 
 from __future__ import annotations
