@@ -109,6 +109,30 @@ def test_many_sources_are_captured_by_one_socket_and_each_session_gets_its_own(
     assert metrics.total("mirrord_dropped_frames_total") == 0
 
 
+def test_a_mirror_that_drops_duplicates_has_its_sources_gathered_and_copies_each_packet_once(
+    hosts: tuple[Host, Host, Host], daemon: MakeDaemon
+) -> None:
+    """Another mirror's copies are its own, though it has the same sources and collector."""
+    client, source, collector = hosts
+    mirrord = daemon(source, "", up=False)
+    api = Api(mirrord.socket)
+    for mirror in ("m", "n"):
+        sessions = [session(n) | {"destination": session(mirror == "n")["destination"]} for n in range(SOURCES)]
+        made = api("PUT", f"mirrors/{mirror}", {"duplicates": "drop", "duplicate_window": "1s", "sessions": sessions})
+        assert made.status == http.client.CREATED, made
+    mirrord.wait_up()
+    assert sockets(source) == {0: 2}
+
+    with Receiver(collector, "eth0") as receiver:
+        for number in range(SOURCES):
+            send(client, f"out{number}", frame(number))
+            send(client, f"out{(number + 1) % SOURCES}", frame(number))
+        metrics = mirrord.settle(captured=4 * SOURCES)
+        assert arrived(receiver) == Counter((vni, number) for vni in (1, 2) for number in range(SOURCES))
+    assert metrics.total("mirrord_mirrored_frames_total") == 2 * SOURCES
+    assert metrics.total("mirrord_skipped_frames_total", reason="duplicate") == 2 * SOURCES
+
+
 def test_sources_that_come_one_by_one_are_gathered_when_there_are_many(
     hosts: tuple[Host, Host, Host], daemon: MakeDaemon
 ) -> None:

@@ -18,6 +18,7 @@ from mirrord.control.running.gathering import (
     MOST_MEMBERS,
     Captured,
     Gathered,
+    Source,
     alone,
     gathered,
     most_instructions,
@@ -58,6 +59,10 @@ def captured(one: Add) -> CapturePlan:
     return one.pipeline.capture
 
 
+def source(one: Add, mirror: str | None = None) -> Source:
+    return Source(alone(captured(one)), mirror)
+
+
 def nothing() -> Captured:
     return Captured(set(), {})
 
@@ -80,11 +85,11 @@ def test_few_have_a_socket_each_and_many_one() -> None:
 
 
 def test_those_that_are_captured_stay_where_they_are() -> None:
-    there = Captured({alone(captured(add(number))) for number in range(FEW)}, {})
+    there = Captured({source(add(number)) for number in range(FEW)}, {})
     assert together([add(0, "more"), add(50)], there) == {"tap50"}
     group = Gathered(1)
     group.program.add(60, ANY)
-    there = Captured(set(), {alone(captured(add(0)).everywhere): group})
+    there = Captured(set(), {source(add(0)).everywhere: group})
     assert together([add(60, "more"), add(61)], there) == {"tap60"}  # there are few, but that one is there
 
 
@@ -114,6 +119,21 @@ def test_what_is_captured_otherwise_is_apart(unlike: Callable[[Add], Add]) -> No
     adds = [add(number) for number in range(MANY)]
     adds[3] = unlike(adds[3])
     assert together(adds) == {f"tap{number}" for number in range(MANY)} - {"tap3"}
+
+
+def test_a_mirror_that_drops_duplicates_has_its_sources_gathered_apart_from_others() -> None:
+    def drops(number: int, mirror: str) -> Add:
+        one = add(number)
+        return Add(one.key._replace(mirror=mirror), replace(one.pipeline, duplicates_of="x"))
+
+    few, many = [drops(number, "few") for number in range(FEW)], [drops(50 + number, "many") for number in range(MANY)]
+    others = [add(100 + number) for number in range(FEW)]
+    assert together(few + many + others) == {f"tap{50 + number}" for number in range(MANY)}
+    group = Gathered(1)
+    group.program.add(60, ANY)
+    there = Captured(set(), {source(few[0], "few").everywhere: group})
+    chosen = gathered([drops(60, "few"), drops(60, "many"), add(60)], there, frozenset(), {})
+    assert [captured(one).together for one in chosen] == [True, False, False]
 
 
 def test_busy_sources_and_sessions_that_failed_are_apart() -> None:

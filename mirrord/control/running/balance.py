@@ -84,7 +84,7 @@ class Levels:
                 log.info("source moved: its worker was busy", source=tap.source, worker=to.name, before=busiest.name)
                 return {tap: to}
         largest = max(read, key=lambda one: read[one], default=None)
-        if largest is not None and not fit and largest.may_spread:
+        if largest is not None and not fit and largest.may_spread and not _remembers(largest):
             busiest.halve(largest)
         return {}
 
@@ -103,5 +103,9 @@ def _is_apart(tap: Tap, worker: Worker) -> bool:
     """Whether it shares neither a way out nor what was copied with others of its worker."""
     ways = {id(pipeline.transmit) for pipeline in tap.pipelines}
     others = [pipeline for one in list(worker.taps) if one is not tap for pipeline in one.pipelines]
-    grouped = any(pipeline.group is not None for pipeline in tap.pipelines)
-    return not grouped and not any(id(pipeline.transmit) in ways for pipeline in others)
+    return not _remembers(tap) and not any(id(pipeline.transmit) in ways for pipeline in others)
+
+
+def _remembers(tap: Tap) -> bool:
+    """Whether it remembers, with others of its worker, what was copied."""
+    return any(pipeline.group is not None for pipeline in tap.pipelines)

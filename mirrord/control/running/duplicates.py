@@ -18,7 +18,8 @@ from mirrord.plans import DUPLICATES_BYTES, CapturePlan, PipelinePlan
 class Group:
     """One mirror's: of each destination what was copied there."""
 
-    def __init__(self) -> None:
+    def __init__(self, mirror: str) -> None:
+        self.mirror = mirror
         self.copied: dict[Hashable, Duplicates] = {}
 
 
@@ -35,7 +36,7 @@ class Groups:
         if plan.duplicates_of is None:
             return None
         with self._lock:
-            group = self._groups.setdefault(key.mirror, Group())
+            group = self._groups.setdefault(key.mirror, Group(key.mirror))
             duplicates = group.copied.get(plan.duplicates_of)
             if duplicates is None and self._memory.take(DUPLICATES_BYTES):
                 duplicates = group.copied[plan.duplicates_of] = Duplicates(native=self._native)
@@ -48,7 +49,7 @@ class Groups:
         """What is remembered goes along."""
         with self._lock:
             if old.mirror != new.mirror and (group := self._groups.pop(old.mirror, None)):
-                self._groups[new.mirror] = group
+                self._groups[new.mirror], group.mirror = group, new.mirror
 
     def forget(self, planned: Mapping[Key, PipelinePlan]) -> None:
         """Keep what these are to remember."""

@@ -6,8 +6,9 @@ to read them as one, see dataplane/tap.py. So the first few sources get a socket
 gathered. A source that is captured already stays where it is, and whoever else wants its frames joins there.
 
 Apart stay busy sources, which would flood the others' ring; those whose capture is trimmed; files and streams, each of
-which has a worker of its own; sources that several workers divide, and those of which a duplicate is copied once, which
-go with the others of their mirror. And so does all of a namespace where devices that nobody mirrors are busy.
+which has a worker of its own; and sources that several workers divide. So does all of a namespace where devices that
+nobody mirrors are busy. Of a mirror that drops duplicates one worker reads all sources, so that it stays with them when
+another mirror's move: its sources are gathered among themselves.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from mirrord.control.host.bystanders import too_busy
 from mirrord.control.host.device_rate import Place
 from mirrord.control.logs import logger
 from mirrord.control.planning.plan import Add, Key
+from mirrord.control.running.duplicates import Group
 from mirrord.control.running.record import Running
 from mirrord.dataplane.filter.by_device import Extent
 from mirrord.dataplane.filter.rules import Selection
@@ -57,11 +59,23 @@ class Gathered:
         return self.members < MOST_MEMBERS and self.program.instructions < instructions
 
 
-class Captured(NamedTuple):
-    """What is captured: devices by sockets of their own, as plans of any selection, and by sockets on all devices."""
+class Source(NamedTuple):
+    """What those agree on that share a capture, whatever they select."""
 
-    alone: set[CapturePlan]
-    together: dict[CapturePlan, Gathered]
+    capture: CapturePlan  # of one device, or of all
+    mirror: str | None = None  # that drops duplicates, if it does
+
+    @property
+    def everywhere(self) -> Source:
+        """The same of all devices."""
+        return self._replace(capture=alone(self.capture.everywhere))
+
+
+class Captured(NamedTuple):
+    """What is captured: devices by sockets of their own, and by sockets on all devices."""
+
+    alone: set[Source]
+    together: dict[Source, Gathered]
 
 
 def captured_by(taps: Iterable[Tap]) -> Captured:
@@ -71,10 +85,12 @@ def captured_by(taps: Iterable[Tap]) -> Captured:
         pipelines = tap.pipelines
         if not isinstance(tap.plan, CapturePlan) or tap.failure or not pipelines:
             continue
+        memory = pipelines[0].group
+        source = Source(alone(tap.plan), memory.mirror if isinstance(memory, Group) else None)
         if not tap.everywhere:
-            found.alone.add(alone(tap.plan))
-        elif pipelines[0].plan.workers == 1 and pipelines[0].group is None:  # which others may join
-            group = found.together.setdefault(alone(tap.plan), Gathered())
+            found.alone.add(source)
+        elif pipelines[0].plan.workers == 1:  # which others may join
+            group = found.together.setdefault(source, Gathered())
             group.members += len(pipelines)
             for device, selection in tap.wanted:
                 group.program.add(device, selection)
@@ -125,27 +141,29 @@ def gathered(
     adds: Sequence[Add], there: Captured, busy: Collection[Place], apart: Mapping[Key, Collection[object]]
 ) -> list[Add]:
     """The same, of which those are `together` that are to be gathered, beside what is there."""
-    fit: dict[CapturePlan, list[Add]] = {}  # by what they are captured as
+    fit: dict[Source, list[Add]] = {}
     for add in adds:
         capture = _capture(add)
         if capture is not None and _may_be_gathered(add) and not apart.get(add.key):
-            fit.setdefault(alone(capture), []).append(add)
-    new: dict[CapturePlan, list[CapturePlan]] = {}  # sources that are not captured yet, by what could be shared
+            mirror = None if add.pipeline.duplicates_of is None else add.key.mirror
+            fit.setdefault(Source(alone(capture), mirror), []).append(add)
+    new: dict[Source, list[Source]] = {}  # sources that are not captured yet, by what could be shared
     for source in fit:
-        if source not in there.alone and (source.netns, source.device) not in busy:
-            new.setdefault(alone(source.everywhere), []).append(source)
-    chosen: set[CapturePlan] = set()
+        if source not in there.alone and (source.capture.netns, source.capture.device) not in busy:
+            new.setdefault(source.everywhere, []).append(source)
+    chosen: set[Source] = set()
     room = most_instructions()
     for shared, sources in new.items():
         group = there.together.get(shared, Gathered())
-        now = sum(alone(one.everywhere) == shared for one in there.alone) + len(group.program.devices)
+        now = sum(one.everywhere == shared for one in there.alone) + len(group.program.devices)
         many = now + len(sources) > FEW
         for source in sources:
-            if source.index in group.program.devices or (many and group.has_room(room)):
+            index = source.capture.index
+            if index in group.program.devices or (many and group.has_room(room)):
                 chosen.add(source)
                 group.members += len(fit[source])
                 for add in fit[source]:
-                    group.program.add(source.index, add.pipeline.capture.selection)
+                    group.program.add(index, add.pipeline.capture.selection)
     together = {add.key for source in chosen for add in fit[source]}
     return [_as(add, together=True) if add.key in together else add for add in adds]
 
@@ -163,7 +181,7 @@ def _may_be_gathered(add: Add) -> bool:
     plan, capture = add.pipeline, add.pipeline.capture
     if not isinstance(capture, CapturePlan) or capture.together or capture.raw:
         return False
-    return plan.workers == 1 and plan.duplicates_of is None and not (plan.transmit.waits or may_trim(plan))
+    return plan.workers == 1 and not (plan.transmit.waits or may_trim(plan))
 
 
 def _capture(add: Add) -> CapturePlan | None:
