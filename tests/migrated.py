@@ -18,11 +18,12 @@ import pytest
 from tests.conftest import MakeSniffer
 from tests.support.cluster import Cluster
 from tests.support.guests import Hypervisor
-from tests.support.migration import ADDRESS, VM2, another_host, joined, one_host, only, states
+from tests.support.migration import ADDRESS, VM2, one_host, only, states
 from tests.support.process import Process
 from tests.support.sniffer import Sniffer
 from tests.support.wait import wait_for
 
+pytest_plugins = ["tests.support.migrating"]  # fixtures
 pytestmark = pytest.mark.timeout(600)
 
 ANSWER_SECONDS = 180
@@ -34,18 +35,6 @@ SLOWLY = 24
 @pytest.fixture(scope="module")
 def hypervisor() -> Iterator[Hypervisor]:
     with one_host("iperf3") as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def other(hypervisor: Hypervisor) -> Iterator[Hypervisor]:
-    with another_host(hypervisor) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def cluster(hypervisor: Hypervisor, other: Hypervisor, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with joined(hypervisor, other, tmp_path_factory.mktemp("cluster")) as made:
         yield made
 
 

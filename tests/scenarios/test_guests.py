@@ -16,13 +16,14 @@ from tests.support.cluster import Cluster, Member
 from tests.support.ctl import complete, ctl
 from tests.support.daemon import Daemon
 from tests.support.guests import Hypervisor
-from tests.support.migration import ADDRESS, VM1, VM2, another_host, has_address, joined, one_host, only, states
+from tests.support.migration import ADDRESS, VM1, VM2, has_address, one_host, only, states
 from tests.support.sniffer import Sniffer
 from tests.support.topology import Host, Topology
 from tests.support.wait import wait_for
 
 PLUGGED = "52:54:00:00:02:01"
 
+pytest_plugins = ["tests.support.migrating"]  # fixtures
 pytestmark = pytest.mark.alone  # a machine under software emulation takes a processor for itself
 
 
@@ -30,18 +31,6 @@ pytestmark = pytest.mark.alone  # a machine under software emulation takes a pro
 def hypervisor() -> Iterator[Hypervisor]:
     with one_host() as made:
         made.host.add_bridge("spare")
-        yield made
-
-
-@pytest.fixture(scope="module")
-def other(hypervisor: Hypervisor) -> Iterator[Hypervisor]:
-    with another_host(hypervisor) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def cluster(hypervisor: Hypervisor, other: Hypervisor, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with joined(hypervisor, other, tmp_path_factory.mktemp("cluster")) as made:
         yield made
 
 

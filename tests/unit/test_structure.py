@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -112,3 +113,14 @@ def test_each_folder_rests_on_those_below(folder: str, forbidden: tuple[str, ...
     found = {other for name in MODULES if f"{name}.".startswith(f"{folder}.") for other in imports()[name]}
     above = tuple(f"{name}." for name in forbidden)
     assert not [one for one in found - {*allowed} if f"{one}.".startswith(above)]
+
+
+def test_no_module_of_the_page_imports_itself_through_others() -> None:
+    files = [file for file in (PACKAGE / "console" / "page").rglob("*.js") if "vendor" not in file.parts]
+    told = re.compile(r"^(?:import|export)\b[^'\"]*\bfrom '(\.[^']+)'", re.MULTILINE)
+    others = {file: {(file.parent / one).resolve() for one in told.findall(file.read_text())} for file in files}
+    assert sum(map(len, others.values())) > len(files)
+    while leaves := [file for file, imported in others.items() if not imported & others.keys()]:
+        for file in leaves:
+            del others[file]
+    assert not sorted(file.name for file in others)

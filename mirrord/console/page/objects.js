@@ -26,3 +26,7 @@ export function useList(section) {
 export async function reload(section) {
   lists.set({ [section]: (await ask('GET', at(section))).body[section] })
 }
+
+/** The sessions that have a filter, by their names. @param {any[] | null} mirrors @param {string} filter */
+export const usersOf = (mirrors, filter) => (mirrors ?? []).flatMap((mirror) => mirror.sessions
+  .filter((/** @type {any} */ one) => one.filter === filter).map((/** @type {any} */ one) => ({ mirror: mirror.name, session: one })))

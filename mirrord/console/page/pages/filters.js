@@ -4,7 +4,7 @@ import { about } from '../about.js'
 import { ask, at } from '../api.js'
 import { html, useState } from '../html.js'
 import { live } from '../live.js'
-import { reload, useList } from '../objects.js'
+import { reload, useList, usersOf } from '../objects.js'
 import { Tag, changeable } from '../origin.js'
 import { Button, Confirm, Dialog, Empty, Head, Link, Problem, Text, hash, say, useAttempt } from '../parts.js'
 import { Table } from '../table.js'
@@ -14,10 +14,6 @@ import { Ahead } from './mirror_actions.js'
 
 /** @param {{rest: string[]}} props */
 export const Filters = ({ rest }) => rest.length ? html`<${Filter} key=${rest[0]} name=${rest[0]} />` : html`<${List} />`
-
-/** The sessions that have a filter, by their names. @param {any[] | null} mirrors @param {string} filter */
-export const usersOf = (mirrors, filter) => (mirrors ?? []).flatMap((mirror) => mirror.sessions
-  .filter((/** @type {any} */ one) => one.filter === filter).map((/** @type {any} */ one) => ({ mirror: mirror.name, session: one })))
 
 function List() {
   const filters = useList('filters')
