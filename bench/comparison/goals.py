@@ -148,6 +148,12 @@ GOALS = (
         for way, words in (("one session", "by one session"), ("a session each", "by a session each"))
         for rate in sources.RATES
     ),
+    *(
+        Goal(f"the same at {rate:,} frames/s, by a session each, copies by a veth", 2,
+             _ratio(sources.VETH_TITLE.format(rate), "mirrord, a session each, 200", "mirrord, a session each, 1",
+                    sources.CORE))
+        for rate in sources.RATES
+    ),
     Goal('CPU a copy at full rate: 1,400 bytes, snaplen = "headers", against 64 bytes', 1.2,
          _ratio(payloads.TITLE, '1,400 bytes, snaplen = "headers"', "64 bytes, whole", CORE)),
     Goal("extra CPU a frame of bulk traffic: flow_limit against whole", 0.2,

@@ -3,8 +3,9 @@
 Run as root, on a machine with nothing else to do: `python -m bench.comparison.run [--quick | --rounds N]`. A round runs
 every subject once; the tables show medians over the rounds. `goals.py` says what is aimed at. `--only order` measures
 what it costs to keep the order of capture, nothing else, and writes that to files of its own; `--only sharing`, many
-sessions on one source; `--only sources`, many sources; `--only payload`, what it costs to leave payload out; `--only
-flows`, limits by flow; `--only collectors`, several collectors; `--only captures`, streams of packets and files.
+sessions on one source; `--only sources`, many sources, `--only by_veth`, by a veth; `--only payload`, what it costs to
+leave payload out; `--only flows`, limits by flow; `--only collectors`, several collectors; `--only captures`, streams
+of packets and files.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ def measure(bed: Testbed, *, rounds: int, milliseconds: int, only: str = "") -> 
             operation.rules,
             sharing.sharing,
             many.sources,
+            many.by_veth,
             many.unmirrored,
             payloads.payload,
             flows.flows,

@@ -1,7 +1,8 @@
 """The same traffic spread over ever more sources: what a copy costs, and what the devices pay that nobody mirrors.
 
 One session has them all by a pattern, with one destination; beside it as many sessions, each with a source and a VNI of
-its own; and tc u32 + mirred, which has no core of its own, so that its figure is the whole machine's extra time.
+its own; and tc u32 + mirred, which has no core of its own, so that its figure is the whole machine's extra time. And a
+session each whose copies leave by a veth, where none are joined.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bench.comparison.subjects import VNI, Copies, Run, daemon, session
-from bench.comparison.testbed import Testbed
+from bench.comparison.testbed import VETH, Testbed
 from bench.tables import Table
 
 COUNTS = (1, 20, 200)
 RATES = (100_000, 20_000)
 PREFIX = "tap"
 TITLE = "{:,} frames/s in all, spread over sources"
+VETH_TITLE = "{:,} frames/s in all, spread over sources, copies by a veth"
 CORE = "ns_a_frame_on_the_mirroring_core"
 APART_TITLE = "The sender's full rate by a device that nobody mirrors"
 
@@ -37,12 +39,19 @@ class Sources:
                 ):
                     with run(self.bed, "null") as copies:
                         for rate in RATES:
-                            self._add(f"{name}, {count}", count, rate, copies)
+                            self._add(TITLE, f"{name}, {count}", count, rate, copies)
 
-    def _add(self, name: str, count: int, rate: int, copies: Copies) -> None:
+    def by_veth(self) -> None:
+        """One source and many, by a device that would not cut what is joined."""
+        for count in (COUNTS[0], COUNTS[-1]):
+            with devices(self.bed, count), a_session_each(count)(self.bed, VETH) as copies:
+                for rate in RATES:
+                    self._add(VETH_TITLE, f"mirrord, a session each, {count}", count, rate, copies)
+
+    def _add(self, title: str, name: str, count: int, rate: int, copies: Copies) -> None:
         load = ("--ms", 2 * self.milliseconds, "--rate", rate, "--devices", count)
         sample = self.bed.measure(copies.made, *load, device=PREFIX)
-        title = TITLE.format(rate)
+        title = title.format(rate)
         self.tables.setdefault(title, Table(title)).add(
             name,
             ns_a_frame_on_the_mirroring_core=sample.mirroring if sample.copies else 0.0,

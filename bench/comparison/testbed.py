@@ -25,6 +25,7 @@ from tests.support.wait import wait_for
 SENDING, MIRRORING = 0, 1
 NEIGHBOUR = "02:00:00:00:00:02"  # no device has it, so nothing answers
 SINKS = ("null", "offload", "bare")
+VETH = "port"
 UDP_SEGMENTATION = ("tx-udp-segmentation", "off")
 TUNNEL_SEGMENTATION = ("tx-udp_tnl-segmentation", "off", "tx-udp_tnl-csum-segmentation", "off")
 SETTLE_SECONDS = 0.05  # until what waits in a ring has left: several retire times
@@ -79,11 +80,12 @@ class Testbed:
         for number, sink in enumerate(SINKS):
             self.host.ip(f"address add 10.77.{number}.1/24 dev {sink}")
             self.host.ip(f"neighbour add {self.remote(sink)} lladdr {NEIGHBOUR} dev {sink}")
+        self.host.ip(f"neighbour add {self.remote(VETH)} lladdr {NEIGHBOUR} dev {VETH}")
 
     @staticmethod
     def remote(sink: str) -> str:
-        """An address that is reached by this sink."""
-        return f"10.77.{SINKS.index(sink)}.2"
+        """An address that is reached by this sink, or by the veth pair: there the far side drops what comes."""
+        return "10.78.0.3" if sink == VETH else f"10.77.{SINKS.index(sink)}.2"
 
     def arrived(self, sink: str) -> int:
         """Packets that the sink's driver was given. An ifb without redirection counts them as received and dropped."""
