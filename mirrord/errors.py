@@ -11,6 +11,7 @@ Codes are stable: programs may test them. Messages are for people and may change
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Iterable, Sequence
 from typing import ClassVar, NamedTuple
@@ -44,6 +45,13 @@ def reason(error: OSError) -> str:
     if error.errno == errno.EROFS:
         words += ": under systemd the unit has to allow the directory (systemctl edit mirrord, ReadWritePaths=)"
     return words
+
+
+def at_address(error: OSError) -> str:
+    """The kernel's word for why an address is not to be had or reached; Python's own text has the address again."""
+    if error.errno is not None and error.errno > 0:  # getaddrinfo's are below
+        return os.strerror(error.errno)
+    return (error.strerror or str(error)).partition(" (while attempting")[0]
 
 
 class Problem(NamedTuple):

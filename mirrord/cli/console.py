@@ -9,6 +9,7 @@ import click
 from mirrord.cli.arguments import read_by
 from mirrord.cli.asker import Asker
 from mirrord.client import READ_ONLY_SOCKET, Client
+from mirrord.errors import at_address
 
 ADDRESS = "127.0.0.1:9818"
 
@@ -67,4 +68,4 @@ def console(ask: Asker, listen: Address, *, no_browser: bool, read_only: bool) -
     except window.MissingError as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
-        raise click.ClickException(f"{listen[0]} port {listen[1]}: {error.strerror or error}") from error
+        raise click.ClickException(f"{listen[0]} port {listen[1]}: {at_address(error)}") from error

@@ -29,6 +29,7 @@ from mirrord.cluster.errors import (
     TokenError,
     of_answer,
 )
+from mirrord.errors import at_address
 
 CONNECT_SECONDS, ANSWER_SECONDS, AUTHENTICATE_SECONDS = 2.0, 5.0, 15.0
 """How long the store may take; the last: bcrypt, on a machine with other work."""
@@ -356,7 +357,7 @@ class Etcd:
         elif isinstance(error, TimeoutError):
             words = "no answer in time"
         elif isinstance(error, aiohttp.ClientConnectorError):
-            words = str(error.os_error.strerror or error.os_error)
+            words = at_address(error.os_error)
         elif "alert" in words.lower() and "certificate" in words.lower():
             words = f"the store refuses this agent's certificate ({words})"
         elif isinstance(error, aiohttp.ClientOSError | aiohttp.ServerDisconnectedError | RuntimeError):

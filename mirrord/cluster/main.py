@@ -34,7 +34,7 @@ from mirrord.control.logs import logger
 from mirrord.control.notify import notify
 from mirrord.control.reporting.exposition import accepted, render
 from mirrord.crowds import MAX_CONNECTIONS, open_for
-from mirrord.errors import ConfigError, HostError, MirrordError, of_host
+from mirrord.errors import ConfigError, HostError, MirrordError, at_address, of_host
 from mirrord.values.ports import Endpoint
 
 log = logger("agent")
@@ -216,7 +216,7 @@ def _listen_metrics(at: Endpoint) -> socket.socket:
     try:
         return socket.create_server(at, family=socket.AF_INET6 if ":" in at.host else socket.AF_INET)
     except OSError as error:
-        why = f"{at.host} port {at.port}: {error.strerror or error}"
+        why = f"{at.host} port {at.port}: {at_address(error)}"
         raise HostError("address_in_use", why, "cluster.metrics") from error
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mirrord.control.http.activation import READ_ONLY_SOCKET, SOCKET, activated, listen
 from mirrord.control.logs import logger
-from mirrord.errors import HostError
+from mirrord.errors import HostError, at_address
 from mirrord.model import Daemon
 
 log = logger("daemon")
@@ -65,5 +65,4 @@ def _taken(path: str, address: object, error: OSError, text: str) -> HostError:
     """Why the address cannot be had; `text` when another has it."""
     if error.errno == errno.EADDRINUSE:
         return HostError("address_in_use", f"{address}: {text}", path)
-    why = (error.strerror or str(error)).partition(" (while attempting")[0]  # asyncio and socket add the address
-    return HostError("no_address", f"{address}: {why}", path)
+    return HostError("no_address", f"{address}: {at_address(error)}", path)

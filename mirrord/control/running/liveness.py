@@ -7,7 +7,6 @@ for longer, the sooner after it came back it died again: a way that flaps is not
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import time
 from collections.abc import Callable, Iterable
@@ -22,7 +21,7 @@ from mirrord.control.planning.ways_out.remotes import stopped
 from mirrord.control.running.watched import Watched
 from mirrord.dataplane.forward.step import SOURCE_PORTS
 from mirrord.dataplane.netns import inside
-from mirrord.errors import Refused
+from mirrord.errors import Refused, at_address
 from mirrord.plans import Netns
 from mirrord.protocols import IPPROTO_UDP
 
@@ -204,7 +203,7 @@ class Liveness:
             except TimeoutError:
                 return  # missed
             except OSError as error:
-                why = os.strerror(error.errno) if error.errno else str(error)  # asyncio's own text is of its call
+                why = at_address(error)
                 watched.refused(f"TCP port {port}: {why}", time.monotonic())
                 return
         watched.answered(time.monotonic())
