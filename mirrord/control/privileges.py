@@ -105,15 +105,14 @@ class Privileges:
         needed = needs(path, after, there)
         wanted = [need for need in needed if need.capability in self.given_up and not need.perhaps]
         known = set(needs(path, before)) if wanted else set[Need]()
-        return [
-            Problem(
-                need.path,
-                f"{need.why} needs {need.capability}, which mirrord gave up at its start: restart it",
-                after.origin("mirrors", need.mirror) if need.mirror else path,
-            )
-            for need in wanted
-            if need not in known
-        ]
+        return [_lacking(need, path, after) for need in wanted if need not in known]
+
+
+def _lacking(need: Need, path: str, after: Loaded) -> Problem:
+    """A restart looks at the files: what is to be made at run time is not in them."""
+    file = after.origin("mirrors", need.mirror) if need.mirror else path
+    mend = "restart it" if file else "define it in a file, and restart mirrord"
+    return Problem(need.path, f"{need.why} needs {need.capability}, which mirrord gave up at its start: {mend}", file)
 
 
 def held() -> frozenset[str]:

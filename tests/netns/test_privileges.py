@@ -56,10 +56,13 @@ def test_root_keeps_two_and_refuses_what_needs_more(hosts: tuple[Host, Host], da
 
     there = mirror("tap0", 2)
     there["sessions"][0]["source"] = {"type": "device", "device": "up0", "netns": collector.name}
-    why = "needs CAP_SYS_ADMIN, which mirrord gave up at its start: restart it"
+    why = "needs CAP_SYS_ADMIN, which mirrord gave up at its start: "
     refused = Api(mirrord.socket)("PUT", "mirrors/there", there)
     assert (refused.status, refused.code) == (409, "refused")
-    assert "mirrors.there.sessions[0].source.netns: to enter a network namespace " + why in refused.message
+    assert (
+        f"mirrors.there.sessions[0].source.netns: to enter a network namespace {why}define it in a file"
+        in refused.message
+    )
     text = mirrord.file.read_text()
     mirrord.file.write_text(
         text.replace('source = "tap0"', f'source = {{ device = "up0", netns = "{collector.name}" }}')
@@ -67,6 +70,7 @@ def test_root_keeps_two_and_refuses_what_needs_more(hosts: tuple[Host, Host], da
     reloaded = Api(mirrord.socket)("POST", "reload")
     assert (reloaded.status, reloaded.code) == (409, "refused")
     assert f"{mirrord.file}: mirrors.core.sessions[0].source.netns: " in reloaded.message
+    assert f"{why}restart it" in reloaded.message
     mirrord.file.write_text(text.replace('name = "a"', 'name = "b"'))
     assert Api(mirrord.socket)("POST", "reload").status == 200  # what root owns can be read
     assert Api(mirrord.socket)("PUT", "mirrors/more", mirror("tap0", 3)).status == 201  # and written
