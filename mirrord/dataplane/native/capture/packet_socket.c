@@ -29,19 +29,19 @@ static bool run_block(struct tap *tap, struct work *work, const struct tpacket_b
 	bool begun = tap->left > 0;
 	const uint8_t *at = begun ? tap->at : (const uint8_t *)block + block->hdr.bh1.offset_to_first_pkt;
 	uint32_t left = begun ? tap->left : block->hdr.bh1.num_pkts;
+	struct frame frame = { 0 }; /* once, for what no tunnel tells */
 
 	while (left > 0) {
 		const struct tpacket3_hdr *header = (const void *)at;
 		const struct sockaddr_ll *address = (const void *)(at + TPACKET_ALIGN(sizeof(*header)));
-		struct frame frame = {
-			.data = at + header->tp_mac,
-			.captured = header->tp_snaplen,
-			.length = header->tp_len,
-			.egress = address->sll_pkttype == PACKET_OUTGOING,
-			.time = header->tp_sec * UINT64_C(1000000000) + header->tp_nsec,
-			.device = address->sll_ifindex,
-		};
 
+		frame.data = at + header->tp_mac;
+		frame.captured = header->tp_snaplen;
+		frame.length = header->tp_len;
+		frame.egress = address->sll_pkttype == PACKET_OUTGOING;
+		frame.time = header->tp_sec * UINT64_C(1000000000) + header->tp_nsec;
+		frame.device = address->sll_ifindex;
+		frame.lent = false;
 		/* The next frame's header and first bytes; and, if it is as long as this one, those of the one after. */
 		for (uint32_t line = 0; line < 192; line += 64) {
 			__builtin_prefetch(at + header->tp_next_offset + line);

@@ -6,12 +6,6 @@ enum {
 	MOST_PAYLOAD = 65507, /* of one UDP datagram over IPv4 */
 };
 
-static void choose_lanes(struct message *const *row, uint32_t count, uint32_t lanes)
-{
-	for (uint32_t n = 0; n < count; n++)
-		row[n]->lane = (uint8_t)lane_of(row[n]->flow, lanes);
-}
-
 /* By lane; those of one lane, and so of one flow, as they came. */
 static void sort(struct message **row, uint32_t count, uint32_t lanes)
 {
@@ -31,11 +25,10 @@ static void sort(struct message **row, uint32_t count, uint32_t lanes)
 		row[starts[came[n]->lane]++] = came[n];
 }
 
-void order(struct message **row, uint32_t count, uint32_t lanes, bool by_lane)
+void order(const struct transmit *transmit, struct message **row, uint32_t count)
 {
-	choose_lanes(row, count, lanes);
-	if (by_lane)
-		sort(row, count, lanes);
+	if (transmit->gso && transmit->overtakes)
+		sort(row, count, transmit->lanes);
 }
 
 uint32_t lane_length(struct message *const *row, uint32_t count)

@@ -79,7 +79,7 @@ static void pick_all(struct batch *batch, const struct parts *parts, struct mess
 		struct transmit *transmit = part->exits->transmits;
 		uint32_t count = pick(transmit, batch, part->first, end_of(batch, parts, sorted[n]), row + at);
 
-		order(row + at, count, transmit->lanes, transmit->gso && transmit->overtakes);
+		order(transmit, row + at, count);
 		sections[n] = (struct section){ transmit, at, count };
 		at += count;
 	}

@@ -28,8 +28,8 @@ static inline struct built nothing_built(struct outgoing *outgoing)
 	return (struct built){ outgoing->vectors, outgoing->gathered, 0 };
 }
 
-/* Those of the batch's messages from `first` up to `end` that are this transmit's, but for what follows in a frame of which a
- * copy was refused. Gives their number. */
+/* Those of the batch's messages from `first` up to `end` that are this transmit's, each with its lane, but for what follows in a
+ * frame of which a copy was refused. Gives their number. */
 uint32_t pick(struct transmit *transmit, struct batch *batch, uint32_t first, uint32_t end, struct message **row);
 /* Lanes that have copies for the first time get their sockets. */
 void open_lanes(struct transmit *transmit, struct message *const *row, uint32_t count);

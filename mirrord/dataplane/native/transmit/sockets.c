@@ -236,6 +236,7 @@ uint32_t pick(struct transmit *transmit, struct batch *batch, uint32_t first, ui
 
 		if (message->remote == EACH ? !transmit->takes : message->remote != transmit->place)
 			continue;
+		message->lane = (uint8_t)lane_of(message->flow, transmit->lanes);
 		if (transmit->failed)
 			transmit->failed = !message->last;
 		else
@@ -248,11 +249,11 @@ static void send_picked(struct transmit *transmit, struct message **row, uint32_
 {
 	bool nowhere = !transmit->lanes; /* there is no way to it yet: the plan is ahead for a moment */
 
-	order(row, count, nowhere ? 1 : transmit->lanes, transmit->gso && transmit->overtakes);
 	for (uint32_t next = 0; nowhere && next < count;)
 		next += count_lost(transmit, row + next, count - next, 1, ENETUNREACH);
 	if (nowhere)
 		return;
+	order(transmit, row, count);
 	open_lanes(transmit, row, count);
 	for (uint32_t next = 0; next < count;) {
 		uint32_t length = transmit->packet < 0 ? lane_length(row + next, count - next) : count;

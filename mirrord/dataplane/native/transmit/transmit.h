@@ -135,7 +135,7 @@ static inline uint32_t lane_of(uint64_t flow, uint32_t lanes)
 }
 
 /* Put the row as it is to leave: as it came, or by lane, where one may overtake another's. */
-void order(struct message **row, uint32_t count, uint32_t lanes, bool by_lane);
+void order(const struct transmit *transmit, struct message **row, uint32_t count);
 /* How many of the row's first copies are of one lane. */
 uint32_t lane_length(struct message *const *row, uint32_t count);
 /* How many of the row's first copies may leave as one message: all of one lane and length but a shorter last one. */
