@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,12 +18,15 @@ if TYPE_CHECKING:
 MOST = 128
 """Threads at a time."""
 
+LATER = 8
+"""The same of those that close what nobody waits for."""
+
 
 class Closers:
-    """Work that is mostly to wait, done by as many threads as there is work, up to MOST. On any thread."""
+    """Work that is mostly to wait, done by as many threads as there is work, up to `most`. On any thread."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, most: int = MOST) -> None:
+        self._name, self._most = name, most
         self._state = threading.Condition()  # of what follows
         self._work: deque[Callable[[], None]] = deque()
         self._threads = 0
@@ -31,7 +35,7 @@ class Closers:
         """Do this soon, on one of the threads. It must not raise."""
         with self._state:
             self._work.append(work)
-            more = self._threads < MOST
+            more = self._threads < self._most
             self._threads += more
         if not more:
             return
@@ -56,3 +60,20 @@ class Closers:
             self._threads -= 1
             self._state.notify_all()
             return None
+
+
+class _Open(Protocol):
+    def close(self) -> None: ...
+
+
+def close_later(one: _Open) -> None:
+    """Close a socket, or what has some, on another thread: whoever has frames to send is not to wait for the kernel."""
+
+    def close() -> None:
+        with suppress(OSError):
+            one.close()
+
+    _closers.submit(close)
+
+
+_closers = Closers("closer", LATER)

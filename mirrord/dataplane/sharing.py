@@ -260,6 +260,8 @@ class SharedSource(Source, ABC):
             self._select()
         except OSError:
             pipeline.plan = before
+            if pipeline.matches is not None:
+                pipeline.match(pipeline.matches)  # it leaves by the sockets of the new plan
             raise
         if len(self._members) == 1 and not self._mixed:
             self._tell(pipeline)

@@ -1,11 +1,15 @@
 """Copies of several sources that leave in one system call: each session's are in order, and what is refused is its own.
+Where all of their ways change at once, frames go on.
 
 client out0 ... out7 ---- nic0 ... nic7 [source] uplink ---- eth0 [collector]
 """
 
 from __future__ import annotations
 
+import socket
 import struct
+import time
+from dataclasses import replace
 
 from scapy.layers.inet import IP, UDP
 
@@ -39,13 +43,17 @@ def _frame(source: int, number: int, port: int) -> bytes:
 
 
 def _pipeline(source: Host, number: int, collector: str, *, native: bool, gso: bool) -> Pipeline:
+    return Pipeline(_pipeline_plan(source, number, collector, gso=native and gso), native=native)
+
+
+def _pipeline_plan(source: Host, number: int, collector: str, *, gso: bool) -> PipelinePlan:
     """To a VNI of its own, by a packet socket of its own."""
     netns = find(source.name)
     ours, theirs = (bytes.fromhex(mac.replace(":", "")) for mac in (source.mac("uplink"), collector))
     hop = Hop("uplink", source.index("uplink"), ours, theirs)
     capture = CapturePlan(f"nic{number}", source.index(f"nic{number}"), Selection(), mode="socket", netns=netns)
-    tunnel = TunnelPlan("10.99.0.2", 4789, local="10.99.0.1", netns=netns, hop=hop, gso=native and gso)
-    return Pipeline(PipelinePlan(capture, ForwardPlan(encap.vxlan(number + 1), overhead=42), tunnel), native=native)
+    tunnel = TunnelPlan("10.99.0.2", 4789, local="10.99.0.1", netns=netns, hop=hop, gso=gso)
+    return PipelinePlan(capture, ForwardPlan(encap.vxlan(number + 1), overhead=42), tunnel)
 
 
 def test_what_leaves_together_is_in_order_and_what_is_refused_is_its_sessions_own(
@@ -111,3 +119,45 @@ def test_copies_of_several_sessions_share_messages_and_each_arrives_in_its_vni(
     for pipeline in pipelines:
         assert pipeline.counters[Slot.mirrored] == pipeline.counters[Slot.sent_packets] == FRAMES
     assert len(messages) == SOURCES * FRAMES if dataplane == "python" else len(messages) <= SOURCES * FRAMES / 4
+
+
+MANY = 100
+
+
+def _seconds_to_close() -> float:
+    """How long the kernel takes to close a packet socket."""
+    sockets = [socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) for _ in range(10)]
+    begun = time.monotonic()
+    for one in sockets:
+        one.close()
+    return (time.monotonic() - begun) / len(sockets)
+
+
+def test_frames_go_on_while_the_ways_of_many_sessions_change(net: Topology, dataplane: str) -> None:
+    client, source, collector = linked(net)
+    native = dataplane == "native"
+    net.link(client, "out0", source, "nic0")
+    pipelines = []
+    for number in range(MANY):
+        plan = _pipeline_plan(source, 0, collector.mac("eth0"), gso=False)
+        plan = replace(plan, forward=replace(plan.forward, template=encap.vxlan(number + 1)))
+        pipelines.append(Pipeline(plan, native=native))
+    own = pipelines[0].plan.transmit
+    assert isinstance(own, TunnelPlan)
+    assert own.hop is not None
+    elsewhere = replace(own, hop=replace(own.hop, destination=bytes.fromhex("020000000099")))
+    one_by_one = MANY * _seconds_to_close()
+    worker, frames = Worker("worker"), 0
+    worker.add(Tap(pipelines, native=native))
+    worker.start()
+    try:
+        for way in (elsewhere, replace(own, hop=None), own):  # another next hop; the kernel's headers; ours again
+            begun = time.monotonic()
+            worker.replace({one: replace(one.plan, transmit=way) for one in pipelines})
+            send_each(client, "out0", [_frame(0, frames, 1000)])
+            frames += 1
+            wait_for(lambda: all(one.counters[Slot.mirrored] == frames for one in pipelines), "a frame's copies")
+            assert time.monotonic() - begun < one_by_one / 2
+    finally:
+        worker.stop()
+    assert collector.counter("eth0", "rx", "packets") == frames * MANY

@@ -9,6 +9,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from mirrord.dataplane.closers import close_later
 from mirrord.dataplane.counters import Slot
 from mirrord.dataplane.transmit.lanes import NativeLane
 from mirrord.dataplane.transmit.nowhere import Nowhere
@@ -64,7 +65,7 @@ class Remotes(SharedWayOut):
             opened.pop_all()
         for before, way in zip(self._ways, ways, strict=True):
             if before is not None and before is not way:
-                before.close()
+                close_later(before)
         self._ways, self.plan = ways, plan
 
     def begin_turn(self) -> None:

@@ -24,6 +24,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from mirrord.dataplane.closers import close_later
 from mirrord.dataplane.counters import Slot, dropped_by
 from mirrord.dataplane.netns import inside
 from mirrord.dataplane.transmit.lanes import Lanes
@@ -123,7 +124,8 @@ class Transmit(SharedWayOut):
     def follow(self, plan: TransmitPlan) -> None:
         """Take another next hop, or leave that to the kernel; the plan is else the same.
 
-        The source ports stay, unless the outer headers become the kernel's, or ours.
+        The source ports stay, unless the outer headers become the kernel's, or ours; and so does the packet socket,
+        where the device does.
         """
         before = self.plan
         if plan == before or not isinstance(before, TunnelPlan) or not isinstance(plan, TunnelPlan):
@@ -158,11 +160,12 @@ class Transmit(SharedWayOut):
         if device is None:
             self._packet = self._outer = None
         else:
-            self._packet = _packet_socket(device, vnet_header=True)
+            if old is None or device != self.device or not _is_bound(old, device):
+                self._packet = _packet_socket(device, vnet_header=True)
             self._outer = Outer(plan)
             self._alike = _ALIKE.pack(device.index, device.mark, device.netns.inode if device.netns else 0)
-        if old is not None:
-            old.close()
+        if old is not None and old is not self._packet:
+            close_later(old)
 
     def send(self, copies: Iterable[Copy]) -> Sent:
         """Send copies in order, up to the first that is refused."""
@@ -273,6 +276,11 @@ def _packet_socket(plan: DevicePlan, *, vnet_header: bool = False) -> socket.soc
         sock.close()
         raise
     return sock
+
+
+def _is_bound(sock: socket.socket, plan: DevicePlan) -> bool:
+    """Whether it is the packet socket of this device still: to another one of the same index the kernel binds none."""
+    return str(sock.getsockname()[0]) == plan.device
 
 
 def _send(sock: socket.socket, data: bytes, patience: Patience) -> int:
