@@ -161,18 +161,7 @@ class Loop(ABC):
         while not self._may_end():
             pressing = self.pressing()
             longest = BUDGETED_SECONDS if self._budget.limit else ROUND_SECONDS
-            news = self._rounds.wait(PRESSING_SECONDS if pressing else longest, more)
-            now = time.monotonic()
-            self.progress, more = now, False
-            for descriptor, event, ran in news:
-                if descriptor == self._bell:
-                    os.eventfd_read(self._bell)
-                    continue
-                tap = self._by_descriptor[descriptor]
-                try:
-                    more |= self._turn(tap, event, ran=ran)
-                except Exception as error:  # noqa: BLE001 (of any kind; see fail)
-                    self.fail(tap, error)
+            now, more = self.serve(PRESSING_SECONDS if pressing else longest, lagging=more)
             if now >= look_at:
                 look_at = now + ROUND_SECONDS
                 self._look_round()
@@ -181,6 +170,23 @@ class Loop(ABC):
                 self.finish()
             if rest := self._spend():
                 self._rest(rest)
+
+    def serve(self, seconds: float, *, lagging: bool = False) -> tuple[float, bool]:
+        """Wait at most so long for frames, and run the taps that have some. The monotonic time, and whether there are
+        more; `lagging`: there were. By the thread, also in between of what takes long.
+        """
+        news = self._rounds.wait(seconds, lagging)
+        self.progress, more = time.monotonic(), False
+        for descriptor, event, ran in news:
+            if descriptor == self._bell:
+                os.eventfd_read(self._bell)
+                continue
+            tap = self._by_descriptor[descriptor]
+            try:
+                more |= self._turn(tap, event, ran=ran)
+            except Exception as error:  # noqa: BLE001 (of any kind; see fail)
+                self.fail(tap, error)
+        return self.progress, more
 
     def _carry_out(self) -> None:
         while not self._orders.empty():

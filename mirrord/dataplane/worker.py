@@ -45,6 +45,9 @@ LOOK_SECONDS = 0.05
 ANSWER_SECONDS = 1.0
 """How long a worker may take for what it is told before it counts as stuck in the kernel: a disk may not answer."""
 
+BETWEEN = 4
+"""How many pipelines get another plan, which may open sockets, before frames have their turn."""
+
 JOIN_SECONDS = 5.0
 """How long `join` waits for a worker. The pipeline joins later all the same, if the worker ever gets to it."""
 
@@ -231,8 +234,10 @@ class Worker(Loop):
             done.set()
 
     def _replace_all(self, plans: Mapping[Pipeline, PipelinePlan]) -> None:
-        for pipeline, plan in plans.items():
+        for number, (pipeline, plan) in enumerate(plans.items(), 1):
             self._replace(pipeline, plan)
+            if number % BETWEEN == 0:  # hundreds take longer than rings are for
+                self.serve(0, lagging=True)
 
     def _replace(self, pipeline: Pipeline, plan: PipelinePlan) -> None:
         tap = tap_of(pipeline)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import socket
 import struct
 import time
+from collections import UserDict
+from collections.abc import Mapping
 from dataclasses import replace
 
 from scapy.layers.inet import IP, UDP
@@ -133,15 +135,18 @@ def _seconds_to_close() -> float:
     return (time.monotonic() - begun) / len(sockets)
 
 
+def _of_one_source(source: Host, collector: Host, count: int, *, native: bool) -> list[Pipeline]:
+    """Sessions of nic0, to a VNI each."""
+    plan = _pipeline_plan(source, 0, collector.mac("eth0"), gso=False)
+    forward = [replace(plan.forward, template=encap.vxlan(number + 1)) for number in range(count)]
+    return [Pipeline(replace(plan, forward=one), native=native) for one in forward]
+
+
 def test_frames_go_on_while_the_ways_of_many_sessions_change(net: Topology, dataplane: str) -> None:
     client, source, collector = linked(net)
-    native = dataplane == "native"
     net.link(client, "out0", source, "nic0")
-    pipelines = []
-    for number in range(MANY):
-        plan = _pipeline_plan(source, 0, collector.mac("eth0"), gso=False)
-        plan = replace(plan, forward=replace(plan.forward, template=encap.vxlan(number + 1)))
-        pipelines.append(Pipeline(plan, native=native))
+    native = dataplane == "native"
+    pipelines = _of_one_source(source, collector, MANY, native=native)
     own = pipelines[0].plan.transmit
     assert isinstance(own, TunnelPlan)
     assert own.hop is not None
@@ -166,3 +171,36 @@ def test_frames_go_on_while_the_ways_of_many_sessions_change(net: Topology, data
     finally:
         worker.stop()
     assert collector.counter("eth0", "rx", "packets") == len(ways) * MANY
+
+
+class _Watched(UserDict[Pipeline, PipelinePlan]):
+    """Plans that note, whenever one is taken out, how many frames the first pipeline has mirrored."""
+
+    def __init__(self, plans: Mapping[Pipeline, PipelinePlan]) -> None:
+        super().__init__(plans)
+        self.seen: list[int] = []
+
+    def __getitem__(self, pipeline: Pipeline) -> PipelinePlan:
+        self.seen.append(next(iter(self)).counters[Slot.mirrored])
+        return super().__getitem__(pipeline)
+
+
+def test_frames_have_their_turn_while_plans_change(net: Topology, dataplane: str) -> None:
+    client, source, collector = linked(net)
+    net.link(client, "out0", source, "nic0")
+    pipelines = _of_one_source(source, collector, 20, native=dataplane == "native")
+    plans, worker = _Watched({one: one.plan for one in pipelines}), Worker("worker")
+
+    def tell() -> None:
+        """By the worker's thread, so that a frame waits for it when it comes to the plans."""
+        send_each(client, "out0", [_frame(0, 1, 1000)])
+        worker.replace(plans)
+
+    worker.add(Tap(pipelines, native=dataplane == "native"))
+    worker.order(tell)
+    worker.start()
+    try:
+        wait_for(lambda: len(plans.seen) == 2 * len(pipelines), "all plans were taken: made ready, and followed")
+    finally:
+        worker.stop()
+    assert (plans.seen[len(pipelines)], plans.seen[-1]) == (0, 1)
