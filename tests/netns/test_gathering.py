@@ -7,6 +7,7 @@ client out0 ... out11 ---- nic0 ... nic11 [source] uplink ---- eth0 [collector]
 from __future__ import annotations
 
 import http.client
+import socket
 import struct
 from collections import Counter
 from pathlib import Path
@@ -61,7 +62,7 @@ def frame(number: int) -> bytes:
 
 def arrived(receiver: Receiver) -> Counter[tuple[int, int]]:
     """The copies that came, by VNI and by the number in the frame inside."""
-    packets = [packet for packet in receiver.frames(0x0800) if packet[36:38] == VXLAN_PORT]
+    packets = [one for one in receiver.frames(0x0800) if one[23] == socket.IPPROTO_UDP and one[36:38] == VXLAN_PORT]
     return Counter(
         (int.from_bytes(packet[VNI_AT : VNI_AT + 3], "big"), struct.unpack_from("!I", packet, INNER + 42)[0])
         for packet in packets
