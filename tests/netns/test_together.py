@@ -11,8 +11,10 @@ import struct
 import time
 from collections import UserDict
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import pytest
 from scapy.layers.inet import IP, UDP
 
 from mirrord.dataplane.counters import Slot
@@ -21,6 +23,7 @@ from mirrord.dataplane.forward import encap
 from mirrord.dataplane.netns import find
 from mirrord.dataplane.pipeline import Pipeline
 from mirrord.dataplane.tap import Tap
+from mirrord.dataplane.transmit import sockets, tunnel_socket
 from mirrord.dataplane.worker import Worker
 from mirrord.plans import CapturePlan, ForwardPlan, Hop, PipelinePlan, TunnelPlan
 from tests.conftest import MakeSniffer
@@ -204,3 +207,33 @@ def test_frames_have_their_turn_while_plans_change(net: Topology, dataplane: str
     finally:
         worker.stop()
     assert (plans.seen[len(pipelines)], plans.seen[-1]) == (0, 1)
+
+
+def test_a_device_that_takes_nothing_is_waited_for_once(
+    net: Topology, dataplane: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, source, collector = linked(net)
+    net.link(client, "out0", source, "nic0")
+    queue = "tc qdisc add dev uplink root tbf rate 8kbit burst 1600 limit 100000000"
+    source.run(*queue.split())
+    monkeypatch.setattr(tunnel_socket, "SEND_BUFFER", 0)  # the least that the kernel has
+    pipelines = _of_one_source(source, collector, MANY, native=dataplane == "native")
+    tap = Tap(pipelines, native=dataplane == "native")
+    send_each(client, "out0", [_frame(0, number, 1000) for number in range(FRAMES)])
+
+    turns: list[float] = []
+
+    def read() -> bool:
+        begun = time.monotonic()
+        tap.run()
+        turns.append(time.monotonic() - begun)
+        return pipelines[-1].counters[Slot.captured] == FRAMES
+
+    wait_for(read, "all frames are read")
+    with ThreadPoolExecutor(MANY) as pool:
+        for close in (tap.close, *(one.close for one in pipelines)):
+            pool.submit(close)
+    lost = [one.counters[Slot.dropped_send_error] for one in pipelines]
+    assert [one.counters[Slot.mirrored] for one in pipelines] == [FRAMES - frames for frames in lost]
+    assert sum(map(bool, lost)) > MANY / 2
+    assert max(turns) < MANY * sockets.PATIENCE_MILLISECONDS / 1000 / 2

@@ -20,6 +20,7 @@ import errno
 import select
 import socket
 import struct
+import threading
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -54,10 +55,16 @@ if TYPE_CHECKING:
 LANES = 32
 """Source ports of a UDP destination: flows are spread over them by their hash."""
 
-PATIENCE_MILLISECONDS, JAMMED_MILLISECONDS = 10, 1
+PATIENCE_MILLISECONDS = 10
 """How long a turn may wait, in all, for room in a full send buffer: the ring holds what comes meanwhile. When that is
-used up, a copy that finds no room is lost at once, until the next turn; and that one has the second, for what is jammed
-is to cost the other sessions of the worker little."""
+used up, a copy that finds no room is lost at once, until the next turn."""
+
+JAMMED_MILLISECONDS, JAMMED_SHARE = 1, 8
+"""What is jammed is to cost the other sessions of the worker little, however many sessions are: all that ran out of
+patience in their last turn have so long together, once, and an eighth of the time."""
+
+LATELY_SECONDS = 0.1
+"""How long after one ran out of patience that leaves by a packet socket, all by the same device count as jammed."""
 
 ATTEMPTS, REFUSED_ATTEMPTS = 4, 64
 """How often a copy is tried: an error may be about an earlier copy, reported by ICMP. "Connection refused" always is,
@@ -66,27 +73,53 @@ and comes in bursts from a collector that does not listen."""
 _ALIKE = struct.Struct("=IIQ")  # a device's index, the mark, the namespace's inode
 
 
+class _Kept(threading.local):
+    """What a worker has for those that are jammed, all together; the device that was the last one to jam."""
+
+    left, at = 0.0, 0.0
+    alike, jammed_at = b"", 0.0
+
+    def take_from(self) -> float:
+        now = time.monotonic()
+        self.left = min(self.left + (now - self.at) * 1000 / JAMMED_SHARE, JAMMED_MILLISECONDS)
+        self.at = now
+        return self.left
+
+
+_kept = _Kept()
+
+
 class Patience:
     """How long a turn may still wait for room."""
 
     def __init__(self) -> None:
         self._left = float(PATIENCE_MILLISECONDS)
-        self._jammed = False  # it ran out in this turn
+        self._jammed = self._was_jammed = False  # it ran out in this turn, or in the one before
 
     def begin_turn(self) -> None:
-        self._left = JAMMED_MILLISECONDS if self._jammed else PATIENCE_MILLISECONDS
-        self._jammed = False
+        self._left = PATIENCE_MILLISECONDS
+        self._was_jammed, self._jammed = self._jammed, False
 
-    def wait_for_room(self, sock: socket.socket) -> bool:
-        """Wait until the socket has room; False when there is none in time."""
+    def wait_for_room(self, sock: socket.socket, alike: bytes) -> bool:
+        """Wait until the socket has room; False when there is none in time. `alike`: of a packet socket, else empty."""
         poll = select.poll()
         poll.register(sock, select.POLLOUT)
         begun = time.monotonic()
-        if not poll.poll(self._left):
-            self._left, self._jammed = 0.0, True
-            return False
-        self._left = max(self._left - (time.monotonic() - begun) * 1000, 0.0)
-        return True
+        jams = alike == _kept.alike and begun - _kept.jammed_at < LATELY_SECONDS if alike else False
+        kept = self._was_jammed or jams
+        left = _kept.take_from() if kept else self._left
+        room = bool(poll.poll(0 if self._jammed else int(left)))  # whole milliseconds, which it would round up to
+        now = time.monotonic()
+        left = max(left - (now - begun) * 1000, 0.0)
+        if kept:
+            _kept.left = left
+        else:
+            self._left = left
+        if not room:
+            self._jammed = True
+            if alike:
+                _kept.alike, _kept.jammed_at = alike, now
+        return room
 
 
 class Transmit(SharedWayOut):
@@ -174,7 +207,7 @@ class Transmit(SharedWayOut):
             (sock, port), data = self.lanes[(copy.flow >> 32) * len(self.lanes) >> 32], copy.data
             if self._packet is not None and self._outer is not None:
                 sock, data = self._packet, self._outer.wrap(data, port)
-            error = _send(sock, data, self._patience)
+            error = _send(sock, data, self._patience, b"" if self._packet is None else self._alike)
             if error:
                 return Sent(accepted, error)
             accepted += 1
@@ -283,7 +316,7 @@ def _is_bound(sock: socket.socket, plan: DevicePlan) -> bool:
     return str(sock.getsockname()[0]) == plan.device
 
 
-def _send(sock: socket.socket, data: bytes, patience: Patience) -> int:
+def _send(sock: socket.socket, data: bytes, patience: Patience, alike: bytes) -> int:
     """Send one copy; 0, or the errno that it was refused with."""
     error = attempt = 0
     while attempt < (REFUSED_ATTEMPTS if error == errno.ECONNREFUSED else ATTEMPTS):
@@ -292,7 +325,7 @@ def _send(sock: socket.socket, data: bytes, patience: Patience) -> int:
             sock.send(data)
         except BlockingIOError:
             clear_errors(sock)  # else poll would report them at once
-            if not patience.wait_for_room(sock):
+            if not patience.wait_for_room(sock, alike):
                 return errno.EAGAIN
             error = errno.EAGAIN
         except OSError as refused:

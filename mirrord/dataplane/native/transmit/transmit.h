@@ -59,7 +59,8 @@ struct transmit {
 	bool gso;
 	bool overtakes; /* with gso: copies of different lanes may leave in any order */
 	bool failed; /* a copy of the frame at hand was refused */
-	bool jammed; /* its patience ran out in this turn */
+	bool jammed; /* its patience ran out in this turn, */
+	bool was_jammed; /* or in the one before */
 	bool takes; /* what is for each of its session's, too: its collector is alive */
 	bool settles; /* it alone decides what a frame counts as */
 	int gso_refused; /* the errno that GSO was refused with, or 0 */
