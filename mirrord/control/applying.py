@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -37,29 +37,36 @@ async def apply(
     async with service.changing:
         loaded = service.loaded
         try:
-            wanted = _wanted(loaded, objects)
-            going = [
-                Target(KIND[section], name)
-                for section in SECTIONS
-                for name in loaded.made[section]
-                if prune and name not in wanted[section]
-            ]
-            targets = [Target(KIND[section], name) for section in SECTIONS for name in wanted[section]]
-            made = {section: dict(loaded.made[section]) for section in SECTIONS}
-            for target in [*targets, *going]:
-                section, name = target.section, target.name
-                made[section] = replaced(made[section], name, name, wanted[section].get(name))
-            after = await asyncio.to_thread(combined, loaded, made, [*targets, *going])
-            operations = [(target, _operation(loaded, after, target)) for target in [*targets, *going]]
-            changed = [(target, operation) for target, operation in operations if operation != "same"]
-            writes = [Write(one.section, one.name, wanted[one.section].get(one.name)) for one, _ in changed]
-            records = [_record(caller, loaded, made, *one) for one in changed]
-            keep = None if dry_run else partial(store.write, writes, *records)
-            return Applied(operations, await run(service, after, keep))
+            after, operations, keep = await asyncio.to_thread(_prepare, loaded, store, caller, objects, prune=prune)
+            return Applied(operations, await run(service, after, None if dry_run else keep))
         except MirrordError as error:
             if not dry_run:
                 await asyncio.to_thread(store.note, AuditRecord(caller, "apply", "daemon").refused(error))
             raise
+
+
+def _prepare(
+    loaded: Loaded, store: Store, caller: Caller, objects: Mapping[str, Any], *, prune: bool
+) -> tuple[Loaded, list[tuple[Target, str]], Callable[[], None]]:
+    """The configuration as it is to be, what becomes of each object, and what keeps it. MirrordError."""
+    wanted = _wanted(loaded, objects)
+    going = [
+        Target(KIND[section], name)
+        for section in SECTIONS
+        for name in loaded.made[section]
+        if prune and name not in wanted[section]
+    ]
+    targets = [Target(KIND[section], name) for section in SECTIONS for name in wanted[section]]
+    made = {section: dict(loaded.made[section]) for section in SECTIONS}
+    for target in [*targets, *going]:
+        section, name = target.section, target.name
+        made[section] = replaced(made[section], name, name, wanted[section].get(name))
+    after = combined(loaded, made, [*targets, *going])
+    operations = [(target, _operation(loaded, after, target)) for target in [*targets, *going]]
+    changed = [(target, operation) for target, operation in operations if operation != "same"]
+    writes = [Write(one.section, one.name, wanted[one.section].get(one.name)) for one, _ in changed]
+    records = [_record(caller, loaded, made, *one) for one in changed]
+    return after, operations, partial(store.write, writes, *records)
 
 
 def _wanted(loaded: Loaded, objects: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

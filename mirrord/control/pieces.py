@@ -37,6 +37,27 @@ def pieces(value: Any) -> Iterator[str]:
         yield "]"
 
 
+class Encoded:
+    """The text of objects that are changed again and again, mostly in one part of a long list: what was encoded before,
+    and is the same part still, is not encoded anew.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Any, str]] = {}  # the parts, which nobody changes, by their identity
+
+    def __call__(self, value: dict[str, Any]) -> str:
+        """What json.dumps would make of it."""
+        known, self._known = self._known, {}
+        return "{" + ", ".join(f"{json.dumps(key)}: {self._text(one, known)}" for key, one in value.items()) + "}"
+
+    def _text(self, value: Any, known: dict[int, tuple[Any, str]]) -> str:
+        if not isinstance(value, list) or len(value) <= FEW:
+            return "".join(pieces(value))
+        for one in value:
+            self._known[id(one)] = known.get(id(one)) or (one, "".join(pieces(one)))
+        return "[" + ", ".join([self._known[id(one)][1] for one in value]) + "]"
+
+
 def _long(value: Any) -> bool:
     """Whether an iterator, or a list of many parts, is somewhere in it."""
     if isinstance(value, SHORT):

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from mirrord.control import state_files
 from mirrord.control.callers import Caller
 from mirrord.control.logs import logger
+from mirrord.control.pieces import Encoded, pieces
 from mirrord.control.state_files import InUseError, Salvaged, StateLock
 from mirrord.errors import HostError, MirrordError, reason
 
@@ -56,6 +57,7 @@ _BRIEF = "id, time, uid, gid, pid, user, operation, kind, object, mirror, result
 """The columns of the audit log that are short."""
 
 KEEP = "INSERT INTO objects VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET written = excluded.written"
+NOTE = f"INSERT INTO audit VALUES ({', '.join('?' * 15)})"  # noqa: S608 (only marks)
 
 
 class AuditRecord(NamedTuple):
@@ -80,8 +82,7 @@ class Write:
     """An object to keep as it was written, in the place of one called `before`; or, with None, to forget."""
 
     def __init__(self, section: str, name: str, written: Any, before: str = "") -> None:
-        self.section, self.name, self.before = section, name, before or name
-        self.text = None if written is None else json.dumps(written)
+        self.section, self.name, self.before, self.written = section, name, before or name, written
 
 
 class NotStoredError(MirrordError):
@@ -101,6 +102,7 @@ class Store:
         self._connection: sqlite3.Connection | None = None
         self._file: os.stat_result | None = None  # the one in use
         self._objects: dict[tuple[str, str], str] = {}  # as stored, whatever becomes of the file
+        self._encoded: dict[tuple[str, str], Encoded] = {}  # what they were made of, of those written since the start
         self._until_pruned = 0
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -120,48 +122,58 @@ class Store:
 
     def write(self, writes: Iterable[Write], *records: AuditRecord) -> None:
         """Keep a change and its rows, all or none, on the disk before it returns. NotStoredError: nothing is kept."""
-        writes = list(writes)
         with self._lock:
+            texts = [(one, self._text(one)) for one in writes]
+            rows = [_row(record) for record in records]
             self.look()
             try:
-                self._write(writes, records)
+                self._write(texts, rows)
             except NotStoredError as error:
                 if not (isinstance(error.__cause__, sqlite3.Error) and _damaged(error.__cause__)):
                     raise
                 self._recover(f"was found damaged ({_reason(error.__cause__)}) while mirrord ran")
-                self._write(writes, records)
-            for one in writes:
-                self._keep(one)
+                self._write(texts, rows)
+            for one, text in texts:
+                self._keep(one, text)
         self._prune()
 
-    def _keep(self, one: Write) -> None:
+    def _text(self, one: Write) -> str | None:
+        """The object as it is stored; None: it is to be forgotten."""
+        encoded = self._encoded.pop((one.section, one.before), None) or Encoded()
+        if one.written is None:
+            return None
+        self._encoded[one.section, one.name] = encoded
+        return encoded(one.written)
+
+    def _keep(self, one: Write, text: str | None) -> None:
         """The same in memory; what is renamed keeps its place among the others."""
         key, before = (one.section, one.name), (one.section, one.before)
         if one.before != one.name and before in self._objects:
             self._objects = {key if other == before else other: text for other, text in self._objects.items()}
-        if one.text is None:
+        if text is None:
             self._objects.pop(key, None)
         else:
-            self._objects[key] = one.text
+            self._objects[key] = text
 
-    def _write(self, writes: Iterable[Write], records: Iterable[AuditRecord]) -> None:
+    def _write(self, writes: Iterable[tuple[Write, str | None]], rows: Iterable[tuple[Any, ...]]) -> None:
         with self._transaction("FULL") as connection:
-            for one in writes:
-                if one.text is None:
+            for one, text in writes:
+                if text is None:
                     connection.execute("DELETE FROM objects WHERE section = ? AND name = ?", (one.section, one.name))
                 else:
                     if one.before != one.name:  # a row that stays keeps the object's place among the others
                         renamed = (one.name, one.section, one.before)
                         connection.execute("UPDATE objects SET name = ? WHERE section = ? AND name = ?", renamed)
-                    connection.execute(KEEP, (one.section, one.name, one.text))
-            for record in records:
-                _insert(connection, record)
+                    connection.execute(KEEP, (one.section, one.name, text))
+            for row in rows:
+                connection.execute(NOTE, row)
 
     def note(self, record: AuditRecord) -> None:
         """Keep a row that changes nothing; if that cannot be, it is in the log alone."""
+        row = _row(record)
         try:
             with self._transaction("NORMAL") as connection:
-                _insert(connection, record)
+                connection.execute(NOTE, row)
         except NotStoredError as error:
             log.warning("not in the audit log", reason=error.message, **_brief(record))
         self._prune()
@@ -362,9 +374,10 @@ class Store:
             )
 
 
-def _insert(connection: sqlite3.Connection, record: AuditRecord) -> None:
+def _row(record: AuditRecord) -> tuple[Any, ...]:
+    """Of the audit log."""
     caller = record.caller
-    old, new = (None if one is None else json.dumps(one) for one in (record.old, record.new))
+    old, new = (None if one is None else "".join(pieces(one)) for one in (record.old, record.new))
     what = (
         record.operation,
         record.kind,
@@ -376,8 +389,7 @@ def _insert(connection: sqlite3.Connection, record: AuditRecord) -> None:
         record.code,
         record.message,
     )
-    row = (None, time.time(), caller.uid, caller.gid, caller.pid, caller.user, *what)
-    connection.execute(f"INSERT INTO audit VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608 (only marks)
+    return (None, time.time(), caller.uid, caller.gid, caller.pid, caller.user, *what)
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:

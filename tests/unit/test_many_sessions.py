@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +18,7 @@ from hypothesis import strategies as st
 from mirrord.control.configuration.config import NOTHING, Files, Loaded, combine
 from mirrord.control.host.view import Link, View
 from mirrord.control.logs import console
-from mirrord.control.pieces import pieces
+from mirrord.control.pieces import Encoded, pieces
 from mirrord.control.planning import plan
 from mirrord.control.planning.guests import Resolved
 from mirrord.control.planning.overlap import LAST, TOLD_APART_BY, Order
@@ -29,6 +28,7 @@ from mirrord.control.planning.tunnels import Tunnels
 from mirrord.dataplane.closers import Closers
 from mirrord.errors import ConfigError
 from mirrord.model import Config, DeviceSource, Mirror, Session
+from tests.support.calls import calls
 from tests.support.wait import wait_for
 
 VIEW = View(links={f"tap{n}": Link(f"tap{n}", n + 1, 1500) for n in range(500)})
@@ -53,22 +53,6 @@ def sessions(count: int) -> list[dict[str, Any]]:
 
 def loaded(mirror: dict[str, Any], before: Loaded | None = None) -> Loaded:
     return combine(Files("mirrord.toml"), {**NOTHING, "mirrors": {"m": mirror}}, before=before)
-
-
-def calls(work: Callable[[], object]) -> int:
-    """How many functions are called to do something: the same on a busy machine as on an idle one."""
-    count = 0
-
-    def see(_frame: object, event: str, _argument: object) -> None:
-        nonlocal count
-        count += event in ("call", "c_call")
-
-    sys.setprofile(see)
-    try:
-        work()
-    finally:
-        sys.setprofile(None)
-    return count
 
 
 @pytest.mark.parametrize("overlap", ["all", "first"])
@@ -299,6 +283,23 @@ JSON = st.recursive(
 @given(JSON)
 def test_json_in_pieces_is_json(value: Any) -> None:
     assert "".join(pieces(value)) == json.dumps(value)
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(0, 40), st.booleans()), max_size=40), min_size=1, max_size=4))
+def test_an_object_that_changes_is_encoded_as_by_json(changes: list[list[tuple[int, bool]]]) -> None:
+    """Its parts change, come and go, and some are equal and not the same."""
+    parts = [{"name": f"s{number}", "of": [True, None, 1.5]} for number in range(41)]
+    encoded = Encoded()
+    for chosen in changes:
+        listed = [parts[number] if same else copy.deepcopy(parts[number]) for number, same in chosen]
+        written = {"description": '"', "sessions": listed, "few": [1], "none": []}
+        assert encoded(written) == json.dumps(written)
+
+
+def test_what_stays_of_an_object_is_not_encoded_again() -> None:
+    parts, encoded = [{"name": f"s{n}", "source": {"device": ["tap0"]}} for n in range(1000)], Encoded()
+    first = calls(lambda: encoded({"sessions": parts}))
+    assert calls(lambda: encoded({"sessions": [*parts, {"name": "more"}]})) < first / 4
 
 
 def test_a_long_list_deep_inside_is_taken_apart() -> None:
