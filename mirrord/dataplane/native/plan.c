@@ -305,23 +305,41 @@ static bool read_flow_limit(PyObject *object, struct plan *plan)
 	return done;
 }
 
+/*
+ * What these guards tell; NULL where there are none, or no memory. Each session of a host is given the same, so they are
+ * gone through once: the last ones are kept until there are others.
+ */
+static struct own_copies *told_by(PyObject *packed, const char *bytes, size_t length)
+{
+	static PyObject *owner;
+	static struct own_copies *last;
+
+	if (!length)
+		return NULL;
+	if (packed != owner) {
+		free_own_copies(last);
+		last = new_own_copies(bytes, length);
+		Py_XDECREF(owner);
+		owner = last ? Py_NewRef(packed) : NULL;
+	}
+	return last ? own_copies_as(last) : NULL;
+}
+
 bool guard(struct plan *plan, PyObject *packed)
 {
-	struct own_copies *own = NULL;
+	struct own_copies *own;
 	char *bytes;
 	Py_ssize_t length;
 
 	if (PyBytes_AsStringAndSize(packed, &bytes, &length) < 0)
 		return false;
-	if (length) {
-		own = new_own_copies(bytes, (size_t)length);
-		if (!own) {
-			PyErr_NoMemory();
-			return false;
-		}
-		if (plan->own)
-			keep_firsts(plan->own, own);
+	own = told_by(packed, bytes, (size_t)length);
+	if (length && !own) {
+		PyErr_NoMemory();
+		return false;
 	}
+	if (own && plan->own)
+		keep_firsts(plan->own, own);
 	free_own_copies(plan->own);
 	Py_XDECREF((PyObject *)plan->guards_owner);
 	plan->own = own;

@@ -208,6 +208,7 @@ bool recall_fragment(struct fragments *fragments, const struct headers *later, u
 /* forward/own_copies.c: from what Guards.packed gives, which has to outlive it; NULL: no memory. */
 struct own_copies;
 struct own_copies *new_own_copies(const void *packed, size_t length);
+struct own_copies *own_copies_as(const struct own_copies *other); /* of the same guards; it has seen no fragments */
 void free_own_copies(struct own_copies *own);
 /* What was seen of fragments goes on to the next. */
 void keep_firsts(struct own_copies *own, struct own_copies *next);

@@ -108,6 +108,17 @@ struct own_copies *new_own_copies(const void *packed, size_t length)
 	return own;
 }
 
+struct own_copies *own_copies_as(const struct own_copies *other)
+{
+	struct own_copies *own = malloc(sizeof(*own));
+
+	if (own) {
+		*own = *other;
+		own->firsts = NULL;
+	}
+	return own;
+}
+
 void free_own_copies(struct own_copies *own)
 {
 	if (own)
