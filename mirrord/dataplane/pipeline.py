@@ -80,7 +80,8 @@ class Pipeline:
         ends: Ends | None = None,
         guards: Guards = NO_GUARDS,
     ) -> None:
-        self.plan, self.place, self._guards = plan, place, guards
+        self.plan, self.place = plan, place
+        self._guards, self._guards_in_force = guards, NO_GUARDS
         self.recorder = recorder or Recorder(native=native)
         memory = memory or Memory()
         self.tables, self.connections = Share(memory), Share(memory)
@@ -207,10 +208,13 @@ class Pipeline:
         """Skip what these tell from the next frame on, if the plan has it so."""
         self._guards = guards
         in_force = guards if self.plan.forward.guarded else NO_GUARDS
-        if in_force is not self._forward.guards:
+        if in_force is self._guards_in_force:
+            return
+        self._guards_in_force = in_force
+        if self.native is not None:
+            self.native.guard(in_force.packed)
+        else:
             self._forward.guards = in_force
-            if self.native is not None:
-                self.native.guard(in_force.packed)
 
     def block(self, reason: Slot) -> None:
         """Make no copies from now on: what is wanted counts as this."""

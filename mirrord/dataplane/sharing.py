@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from mirrord.dataplane.capture.fanout import Group
     from mirrord.dataplane.counters import Slot
     from mirrord.dataplane.filter.rules import Selection
+    from mirrord.dataplane.forward.own_copies import Guards
     from mirrord.dataplane.memory import Memory
     from mirrord.plans import ListenPlan, PipelinePlan
 
@@ -177,8 +178,8 @@ class SharedSource(Source, ABC):
 
     def leave(self, pipelines: Iterable[Pipeline]) -> None:
         """Take no more frames for these; those already taken they still get, until `drop`."""
-        for pipeline in pipelines:
-            self._member(pipeline).leaves = True
+        for member in self._those(pipelines):
+            member.leaves = True
         if all(member.leaves for member in self._members):
             self._reject_all()
         else:
@@ -186,17 +187,20 @@ class SharedSource(Source, ABC):
                 self._select()
             self._changed()
 
-    def has_left(self, pipeline: Pipeline) -> bool:
-        """Whether one that leaves has got all that was taken for it."""
-        member = self._member(pipeline)
+    def have_left(self, pipelines: Collection[Pipeline]) -> Collection[Pipeline]:
+        """Which of these, which leave, have got all that was taken for them."""
         if self._successor is not None:
-            return False
+            return []
         self.update()
         if all(one.leaves for one in self._members):
-            return self.drained()
-        if member.leaves_at is None:
-            member.leaves_at = self.seen.taken - self.seen.lost
-        return self.seen.read >= member.leaves_at
+            return pipelines if self.drained() else []
+        left = []
+        for member in self._those(pipelines):
+            if member.leaves_at is None:
+                member.leaves_at = self.seen.taken - self.seen.lost
+            if self.seen.read >= member.leaves_at:
+                left.append(member.pipeline)
+        return left
 
     def drop(self, pipelines: Iterable[Pipeline]) -> None:
         """End the membership of these. What may have been taken for them, and was not read, they count as lost."""
@@ -204,13 +208,14 @@ class SharedSource(Source, ABC):
             self.update()
             self._see_ahead()
         waiting = self.capture.waiting(self.seen)
-        for pipeline in pipelines:
-            member = self._member(pipeline)
+        going = self._those(pipelines)
+        gone = {id(member) for member in going}
+        self._members = [member for member in self._members if id(member) not in gone]
+        for member in going:
             self._see_missed(member)
-            self._members.remove(member)
             left = waiting if member.leaves_at is None else min(waiting, max(member.leaves_at - self.seen.read, 0))
-            pipeline.lose(left + self._ahead[0], self._lost_as)
-            pipeline.lose_begun()
+            member.pipeline.lose(left + self._ahead[0], self._lost_as)
+            member.pipeline.lose_begun()
         if self._members:
             self._changed()
         else:
@@ -268,8 +273,10 @@ class SharedSource(Source, ABC):
         else:
             self._changed(pipeline)
 
-    def _member(self, pipeline: Pipeline) -> Member:
-        return next(member for member in self._members if member.pipeline is pipeline)
+    def _those(self, pipelines: Iterable[Pipeline]) -> list[Member]:
+        """The members that these are."""
+        members = {member.pipeline: member for member in self._members}
+        return [members[pipeline] for pipeline in pipelines]
 
     def _wanted(self, also: Sequence[Member] = ()) -> Asked:
         members = [member for member in (*list(self._members), *also) if not (member.leaves or member.parted)]
@@ -288,6 +295,11 @@ class SharedSource(Source, ABC):
         for capture in (self.capture, self._successor):
             if capture is not None and not (isinstance(capture, Capture) and capture.wanted == wanted):
                 capture.select(*wanted)
+
+    def guard(self, guards: Guards) -> None:
+        """Have its members skip what these tell."""
+        for member in self._members:
+            member.pipeline.guard(guards)
 
     def keep_whole(self) -> None:
         """Have all frames kept whole from now on, until another look finds what is skipped then."""

@@ -257,15 +257,15 @@ class Worker(Loop):
 
     def _guard(self, guards: Guards) -> None:
         for tap in list(self.taps):
-            for pipeline in tap.pipelines:
-                self.attempt(tap, partial(pipeline.guard, guards))
+            self.attempt(tap, partial(tap.guard, guards))
 
     def _drain(self, done: dict[Pipeline, threading.Event]) -> None:
         deadline = time.monotonic() + DRAIN_SECONDS
         leaving: dict[Tap, list[Pipeline]] = {}
+        members = {tap: set(tap.pipelines) for tap in self.taps}
         for pipeline, event in done.items():
             tap = tap_of(pipeline)
-            if tap is None or tap not in self.taps or pipeline not in tap.pipelines:  # it could not join
+            if tap is None or pipeline not in members.get(tap, ()):  # it could not join
                 self._dispose(None, pipeline, event)
             elif not self._moves.postpone(tap, partial(self._drain, {pipeline: event})):
                 leaving.setdefault(tap, []).append(pipeline)
@@ -277,12 +277,12 @@ class Worker(Loop):
     # --- the end of a pipeline ---
 
     def _finish_drained(self) -> None:
-        finished: dict[Tap, list[Pipeline]] = {}
-        for pipeline, (deadline, _) in self._draining.items():
+        draining: dict[Tap, list[Pipeline]] = {}
+        for pipeline in self._draining:
             tap = tap_of(pipeline)
             assert tap is not None  # it has joined one
-            if tap in self.broken or self.progress >= deadline or self._has_left(tap, pipeline):
-                finished.setdefault(tap, []).append(pipeline)
+            draining.setdefault(tap, []).append(pipeline)
+        finished = {tap: there for tap, pipelines in draining.items() if (there := self._finished(tap, pipelines))}
         for tap, pipelines in finished.items():
             last = len(pipelines) == len(tap.pipelines)
             if last and self._moves.awaited(tap):
@@ -297,12 +297,16 @@ class Worker(Loop):
                     done.set()  # to close two packet sockets takes the kernel 30 ms
                 self._dispose(tap if last else None, pipeline, done)
 
-    def _has_left(self, tap: Tap, pipeline: Pipeline) -> bool:
-        try:
-            return tap.has_left(pipeline)
-        except Exception as error:  # noqa: BLE001 (of any kind; see fail)
-            self.fail(tap, error)
-            return True
+    def _finished(self, tap: Tap, pipelines: Sequence[Pipeline]) -> list[Pipeline]:
+        """Those of a tap's that drain for which there is nothing more to wait."""
+        if tap not in self.broken:
+            try:
+                left = set(tap.have_left(pipelines))
+            except Exception as error:  # noqa: BLE001 (of any kind; see fail)
+                self.fail(tap, error)
+            else:
+                return [one for one in pipelines if one in left or self.progress >= self._draining[one][0]]
+        return list(pipelines)
 
     def _forget(self, tap: Tap) -> None:
         self._moves.forget(tap)
@@ -313,7 +317,9 @@ class Worker(Loop):
         self.taps.remove(tap)
 
     def _dispose(self, tap: Tap | None, pipeline: Pipeline, done: threading.Event) -> None:
-        self.helper.submit(partial(self._closers.submit, partial(_close, tap, pipeline, done)), lambda _: None)
+        close = partial(_close, tap, pipeline, done)
+        waits = tap is not None or not pipeline.transmit.closes_at_once
+        self.helper.submit(partial(self._closers.submit, close) if waits else close, lambda _: None)
 
     def _end(self, pipeline: Pipeline) -> None:
         """Close it here: the worker's thread has ended."""

@@ -46,9 +46,9 @@ from mirrord.plans import CapturePlan, PipelinePlan
 
 log = logger("pipelines")
 
-OPENERS = 4
+OPENERS = 2
 """Threads that open pipelines at a time: they wait for the kernel, mostly. With twice as many 1,000 sessions open no
-sooner, and who asks meanwhile waits longer for a processor."""
+sooner, and who asks meanwhile waits twice as long: each of them takes its turn of the interpreter's lock."""
 
 
 class Pipelines:

@@ -280,6 +280,10 @@ class Transmit(SharedWayOut):
         before, self._heard = self._heard, ports.times_told()
         return self._heard != before
 
+    @property
+    def closes_at_once(self) -> bool:
+        return self._packet is None and self.ring is None and isinstance(self.plan, TunnelPlan)
+
     def close_all(self) -> None:
         self.lanes.close()
         if self._packet is not None:

@@ -39,6 +39,11 @@ class WayOut(ABC):
     """Whether it can be open only once, as a file: the next session to open it waits until it is closed. No other has
     anything to `tend`."""
 
+    @property
+    def closes_at_once(self) -> bool:
+        """Whether to close it is not to wait for the kernel, as a packet socket has one do."""
+        return False
+
     output: Output | None = None
     """The memory that tells the native core where to write; None where it sends."""
 
