@@ -184,10 +184,11 @@ def find_session(config: Config, mirror: str, name: str) -> Session:
     """A session of a configuration. MirrordError `not_found`."""
     if mirror not in config.mirrors:
         raise not_found("mirror", mirror, config.mirrors)
-    sessions = {one.name: one for one in config.mirrors[mirror].sessions}
-    if name not in sessions:
-        raise not_found("session", name, sessions)
-    return sessions[name]
+    sessions = config.mirrors[mirror].sessions
+    found = next((one for one in sessions if one.name == name), None)
+    if found is None:
+        raise not_found("session", name, [one.name for one in sessions])
+    return found
 
 
 def join(path: str, *parts: int | str) -> str:

@@ -14,6 +14,10 @@ from mirrord.plans import PcapPlan, RemotesPlan
 THINNED = "not everything fits, conversations give way (overload)"
 
 
+FEW = 4
+"""Questions about a mirror or a session that are answered by looking at all: after that they are put in order."""
+
+
 class Planned:
     """The entries that are shown, in the plan's order, by mirror and session; beside them those that have to be looked
     at each second: with a limit of the circuit breaker's, with several collectors.
@@ -22,6 +26,7 @@ class Planned:
     def __init__(self) -> None:
         self.entries: dict[Key, Entry] = {}
         self._by_name: dict[tuple[str, ...], list[Key]] | None = None  # by mirror; by mirror and session
+        self._asked = 0  # how often, since these are shown
         self._limits: dict[Key, Limit] | None = None
         self._spread: frozenset[Key] | None = None
 
@@ -29,6 +34,7 @@ class Planned:
         """Show these entries from now on."""
         self.entries = dict(entries)
         self._by_name = self._limits = self._spread = None
+        self._asked = 0
 
     @property
     def limits(self) -> Mapping[Key, Limit]:
@@ -52,7 +58,10 @@ class Planned:
                 yield self.entries[key]
 
     def _named(self, names: tuple[str, ...]) -> Sequence[Key]:
-        if self._by_name is None:  # since there is a new plan: not each is asked about
+        if self._by_name is None:  # since there is a new plan: not each is asked about, and mostly the one that changed
+            self._asked += 1
+            if self._asked <= FEW:
+                return [key for key in self.entries if key[: len(names)] == names]
             self._by_name = {}
             for key in self.entries:
                 for of in (key[:1], key[:2]):
