@@ -94,9 +94,16 @@ class Worker(Loop):
             foresee(plan.forward)
         self.order(lambda: self._replace_all(plans))
 
-    def guard(self, guards: Guards) -> None:
-        """Have all pipelines skip soon what these tell."""
-        self.order(lambda: self._guard(guards))
+    def guard(self, guards: Guards) -> threading.Event:
+        """Have all pipelines skip what these tell: soon, when what it gives is set."""
+        done = threading.Event()
+
+        def order() -> None:
+            self._guard(guards)
+            done.set()
+
+        self.order(order)
+        return done
 
     def remove(self, *pipelines: Pipeline, seconds: float | None = None) -> bool:
         """Take no more for these, forward what was captured, close. Returns when that is done, within a second.

@@ -7,6 +7,7 @@ pipelines, see totals.py.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -49,6 +50,9 @@ log = logger("pipelines")
 OPENERS = 2
 """Threads that open pipelines at a time: they wait for the kernel, mostly. With twice as many 1,000 sessions open no
 sooner, and who asks meanwhile waits twice as long: each of them takes its turn of the interpreter's lock."""
+
+GUARD_SECONDS = 0.1
+"""How long a new plan waits until all workers know which packets are copies: one may wait for a disk."""
 
 
 class Pipelines:
@@ -125,8 +129,9 @@ class Pipelines:
         """Before copies leave for a new tunnel, all others know its packets."""
         if guards is not self._opening.guards:
             self._opening.guards = guards
-            for worker in self._workers.all:
-                worker.guard(guards)
+            told, until = [worker.guard(guards) for worker in self._workers.all], time.monotonic() + GUARD_SECONDS
+            for one in told:
+                one.wait(max(until - time.monotonic(), 0.0))
 
     def _add_all(self, adds: Sequence[Add]) -> None:
         """Open several at a time: it is waiting for the kernel, mostly."""
