@@ -5,6 +5,7 @@ from collections.abc import Callable
 from mmap import mmap
 from typing import NamedTuple, final
 
+from mirrord.dataplane.capture.way_in import Sender
 from mirrord.dataplane.frame.wire import Frame
 from mirrord.dataplane.membership import NativeMatcher, Stretch
 from mirrord.dataplane.native import Matcher, NativeMember
@@ -148,6 +149,7 @@ class Tap:
         pvid: int,
         told: bool,
         numbers: Numbers | None,
+        sender: Sender,
     ) -> Tap: ...
     def run(self) -> bool:
         """Forward what has been captured: at most a few blocks. Whether there is more."""

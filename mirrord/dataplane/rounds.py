@@ -18,7 +18,8 @@ comes after a quiet moment does not wait, nor do any while a tap lags behind. It
 
 In the core, a round after one in which many taps had frames waits longer, 20 us for each, up to that: then each has
 more of them. The core goes round by itself for 20 ms at a time where a tap may have to be looked at, see
-load.LOOK_SECONDS; of taps with few frames Python is not told, and of a ring of one session four times a second.
+load.LOOK_SECONDS; of taps with few frames Python is not told, and of a ring four times a second, or as often as its
+members may part, see parting.LOOK_SECONDS_A_MEMBER.
 """
 
 LATENCY_SECONDS = 0.001

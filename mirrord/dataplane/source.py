@@ -44,6 +44,7 @@ class Source:
                 block_size=BLOCK_SIZE,
                 seen=self.seen.row,
                 numbers=self.numbers,
+                sender=capture.sender,
                 **capture.kind._asdict(),
             )
 

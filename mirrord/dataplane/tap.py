@@ -20,7 +20,8 @@ leave by one way (WayOut.hold), and the core fills one batch of them in the orde
 own by the kernel's stamp would need frames held back for as long as a ring keeps a block, and 200 of everything.
 
 What that costs: the kernel clones each frame that any device of the namespace sends before it asks the filter, some
-350 ns of 1,100 for devices that nobody mirrors, where what is received pays some comparisons. Where such devices send
+350 ns of 1,100 for devices that nobody mirrors, where what is received pays some comparisons. Copies are spared that:
+they leave by a socket of the tap's own, see capture/sender.py. Where such devices send
 too much for that (control/host/bystanders.py), when a session begins, its sources are captured one by one, in taps of
 their own, and their order is given up; of those that run, the ones without an order to keep part. What the one ring has
 no room for may have been any device's: it counts for all members of the tap, and once for "several devices". A device

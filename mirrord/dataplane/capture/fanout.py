@@ -43,6 +43,8 @@ class Group:
     def __init__(self, *, divides: bool = False, raw: bool = False) -> None:
         self.divides, self._raw = divides, raw
         self._id: int | None = None
+        self.sockets = 0
+        self.sender: socket.socket | None = None  # one of them, which captures nothing: see sender.py
 
     def join(self, sock: socket.socket) -> None:
         """Take a socket in, after it was bound to a device and to all protocols. OSError as setsockopt.
@@ -51,11 +53,20 @@ class Group:
         """
         if self._id is not None:
             sock.setsockopt(SOL_PACKET, PACKET_FANOUT, _OPTION.pack(self._id | _BY_PROGRAM << 16))
+            self.sockets += 1
             return
         sock.setsockopt(SOL_PACKET, PACKET_FANOUT, _OPTION.pack((_BY_PROGRAM | _UNIQUE_ID) << 16))
+        self.sockets += 1
         self._id = _OPTION.unpack(sock.getsockopt(SOL_PACKET, PACKET_FANOUT, _OPTION.size))[0] & 0xFFFF
         if self.divides:
             _go_by(sock, spread.by_addresses(raw=self._raw))
+
+    def leave(self) -> None:
+        """One of its sockets was closed: the kernel has put the last one in its place."""
+        self.sockets -= 1
+        if self.sockets == 1 and self.sender is not None:
+            self.sender.close()
+            self.sender, self.sockets = None, 0
 
 
 def steer(sock: socket.socket, number: int) -> None:

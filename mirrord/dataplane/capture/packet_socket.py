@@ -24,6 +24,7 @@ from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING
 
 from mirrord import kernel
+from mirrord.dataplane.capture import sender
 from mirrord.dataplane.capture.fanout import Group, set_slowly, steer
 from mirrord.dataplane.capture.receive import receive
 from mirrord.dataplane.capture.way_in import Kind, MovableWayIn, Statistics, WayIn
@@ -120,7 +121,8 @@ class Capture(MovableWayIn):
         self.wanted = wanted or (Wanted(plan.index, plan.selection),)
         self._promiscuous: set[int] = set()  # indexes of devices that are made to receive all
         self.mode = mode or ("socket" if plan.mode == "auto" else plan.mode)
-        self._group = Group() if group is None and plan.mode == "auto" else group
+        self._group = Group() if group is None and (plan.mode == "auto" or not plan.device) else group
+        self._joined = False
         self.rejecting = False
         self._error = 0  # what a reading came upon
         self.ring: mmap.mmap | None = None
@@ -163,10 +165,20 @@ class Capture(MovableWayIn):
             _bind_everywhere(sock)
         self._receive_all()
         if self._group is not None:
-            self._group.join(sock)
+            self._join(self._group)
         self.exact = True
         if self._group is None or not self._group.divides:
             self.select(*self.wanted)
+
+    def _join(self, group: Group) -> None:
+        group.join(self.socket)
+        self._joined = True
+        if self.plan.device:
+            return
+        with suppress(OSError):  # to have none costs time, and nothing else
+            if group.sender is None:
+                group.sender = sender.open_sender(self.wanted[0].selection.mark, group, _bind_everywhere)
+            self.sender = sender.described(group.sender, self.plan.netns)
 
     def _receive_all(self) -> None:
         """Have devices be promiscuous as planned, as long as something is wanted of them."""
@@ -265,10 +277,11 @@ class Capture(MovableWayIn):
 
         Only of a plan whose mode is "auto". Not before what this one came after is closed.
         """
+        assert self._group is not None  # of one that may move
         steer(self.socket, 0)  # this one, also when the next joins
         after = Capture(self.plan, self.wanted, mode=mode, group=self._group, memory=self.memory)
         try:
-            steer(self.socket, 1)
+            steer(self.socket, self._group.sockets - 1)
         except OSError:
             after.close()
             raise
@@ -371,6 +384,9 @@ class Capture(MovableWayIn):
             self.ring.close()
         self.socket.close()
         self._share.want(0)
+        if self._joined and self._group is not None:
+            self._joined = False
+            self._group.leave()
 
 
 def _bind_everywhere(sock: socket.socket) -> None:

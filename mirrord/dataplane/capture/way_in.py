@@ -36,6 +36,13 @@ class Kind(NamedTuple):
     told: bool = False  # a frame's direction is what the tunnel's packet tells
 
 
+class Sender(NamedTuple):
+    """A packet socket that copies may leave by, of this namespace and mark, see transmit/alike.py; -1: none."""
+
+    packet: int = -1
+    alike: bytes = bytes(16)
+
+
 class WayIn(ABC):
     """An open socket that frames come out of. One thread at a time.
 
@@ -57,6 +64,9 @@ class WayIn(ABC):
     block_count = 0  # of the ring
     trimmed: frozenset[FlowKey] = frozenset()
     """Flows whose frames are kept but the headers of."""
+
+    sender = Sender()
+    """By which copies may leave that it is not to hear."""
 
     numbers: Numbers | None = None
     """Those of the packets of a tunnel that ends here."""

@@ -25,6 +25,9 @@ void clear_exits(struct exits *exits, Py_buffer *rings);
 /* Send as this plan wants from now on. */
 void follow_plan(struct exits *exits, const struct plan *plan);
 
+/* What copies of a tap may leave by: a Sender. */
+bool read_sender(PyObject *object, struct sender *sender);
+
 /* Read the nth lane, which has a socket now. */
 bool open_lane(PyObject *lane, struct transmit *transmit, uint32_t n);
 

@@ -443,21 +443,27 @@ static bool read_lanes(PyObject *way, struct transmit *transmit)
 	return done;
 }
 
-static bool read_alike(PyObject *way, struct transmit *transmit)
+/* Of a Way or a Sender that has a packet socket. */
+static bool read_alike(PyObject *object, uint64_t alike[2])
 {
-	PyObject *alike = PyObject_GetAttrString(way, "alike");
+	PyObject *packed = PyObject_GetAttrString(object, "alike");
 	char *bytes;
 	Py_ssize_t length;
-	bool done = alike && PyBytes_AsStringAndSize(alike, &bytes, &length) == 0;
+	bool done = packed && PyBytes_AsStringAndSize(packed, &bytes, &length) == 0;
 
-	if (done && transmit->packet >= 0 && length != sizeof(transmit->alike)) {
+	if (done && length != 2 * sizeof(*alike)) {
 		PyErr_SetString(PyExc_ValueError, "what the packet socket leaves by is 16 bytes");
 		done = false;
 	}
-	if (done && transmit->packet >= 0)
-		memcpy(transmit->alike, bytes, sizeof(transmit->alike));
-	Py_XDECREF(alike);
+	if (done)
+		memcpy(alike, bytes, (size_t)length);
+	Py_XDECREF(packed);
 	return done;
+}
+
+bool read_sender(PyObject *object, struct sender *sender)
+{
+	return read_int(object, "packet", &sender->packet) && read_alike(object, sender->alike);
 }
 
 /* The headers before each copy that leaves by the packet socket, if it does. */
@@ -504,10 +510,10 @@ static bool read_ring(PyObject *way, struct tx_ring *into, Py_buffer *view)
 
 static bool read_way(PyObject *way, struct transmit *transmit, Py_buffer *ring)
 {
-	return read_lanes(way, transmit) && read_int(way, "packet", &transmit->packet) && read_alike(way, transmit) &&
-	       read_u32(way, "ports", &transmit->source_ports) && read_outer(way, transmit) &&
-	       read_bool(way, "gso", &transmit->gso) && read_bool(way, "overtakes", &transmit->overtakes) &&
-	       read_ring(way, &transmit->ring, ring);
+	return read_lanes(way, transmit) && read_int(way, "packet", &transmit->packet) &&
+	       read_alike(way, transmit->alike) && read_u32(way, "ports", &transmit->source_ports) &&
+	       read_outer(way, transmit) && read_bool(way, "gso", &transmit->gso) &&
+	       read_bool(way, "overtakes", &transmit->overtakes) && read_ring(way, &transmit->ring, ring);
 }
 
 void clear_exits(struct exits *exits, Py_buffer *rings)

@@ -20,6 +20,7 @@ enum {
 
 /* Nanoseconds; rounds.py tells why. */
 static const uint64_t SHORTEST_ROUND = 500000, FOR_EACH = 20000, LONGEST_AWAY = 20000000, LONE_RING = 250000000;
+static const uint64_t FOR_EACH_MEMBER = 500000; /* parting.py: LOOK_SECONDS_A_MEMBER */
 
 typedef struct {
 	PyObject_HEAD
@@ -72,14 +73,22 @@ static struct news *news_of(struct wait *wait, const struct epoll_event *event)
 	return &wait->news[n];
 }
 
+/* How long a ring may go without a look of Python's: it is the right capture for seconds, but members may have to part. */
+static uint64_t untold(const struct tap *tap)
+{
+	uint64_t judged = tap->count * FOR_EACH_MEMBER;
+
+	return tap->count == 1 || judged > LONE_RING ? LONE_RING : judged;
+}
+
 /* Whether Python has to look at a tap that ran: its capture may not be the right one any more, its members may have to part,
- * or time matters to it. The ring of one member is the right one for seconds. */
+ * or time matters to it. */
 static bool worth_telling(const struct tap *tap, bool more, uint64_t time)
 {
 	if (tap->eager || tap->error || more)
 		return true;
 	if (tap->ring)
-		return tap->count > 1 || time - tap->told_at >= LONE_RING;
+		return time - tap->told_at >= untold(tap);
 	return tap->seen[SEEN_READ] - tap->told >= ENOUGH;
 }
 

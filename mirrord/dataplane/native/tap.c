@@ -12,6 +12,7 @@ bool run_tap(struct tap *tap, struct work *work)
 	if (!tap->count)
 		return false;
 	work->turn = until;
+	leave_by(work->outgoing, &tap->sender);
 	begin_handing(tap, work);
 	bool more = tap->tunnel ? run_listener(tap, work, until) : run_socket_or_ring(tap, work, until);
 	end_handing(tap, work);

@@ -79,6 +79,7 @@ struct tap {
 	enum tunnel tunnel; /* that a raw IP socket is the end of, or NO_TUNNEL */
 	bool ip_header; /* its packets begin with one */
 	bool directed; /* a frame's direction is what its packet tells */
+	struct sender sender; /* that copies may leave by, which the tap does not hear then */
 	struct numbers *numbers; /* that its packets have */
 	uint16_t pvid; /* what has no tag there is of this VLAN, or 0 */
 	bool raw; /* a device without Ethernet: its packets begin with a network header */

@@ -40,13 +40,13 @@ static bool set_ring(Tap *self, PyObject *ring, unsigned int block_size)
 static PyObject *Tap_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
 	static char *names[] = { "descriptor", "ring", "block_size", "seen",	"tunnel", "ip_header",
-				 "raw",	       "pvid", "told",	     "numbers", NULL };
-	PyObject *ring, *seen, *numbers;
+				 "raw",	       "pvid", "told",	     "numbers", "sender", NULL };
+	PyObject *ring, *seen, *numbers, *sender;
 	int descriptor, ip_header, raw, told;
 	unsigned int block_size, tunnel, pvid;
 
-	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$iOIOIppIpO", names, &descriptor, &ring, &block_size,
-					 &seen, &tunnel, &ip_header, &raw, &pvid, &told, &numbers))
+	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$iOIOIppIpOO", names, &descriptor, &ring, &block_size,
+					 &seen, &tunnel, &ip_header, &raw, &pvid, &told, &numbers, &sender))
 		return NULL;
 	allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
 	Tap *self = (Tap *)allocate(type, 0);
@@ -64,6 +64,8 @@ static PyObject *Tap_new(PyTypeObject *type, PyObject *arguments, PyObject *keyw
 			goto failed;
 		self->numbers = Py_NewRef(numbers);
 	}
+	if (!read_sender(sender, &self->tap.sender))
+		goto failed;
 	if (PyObject_GetBuffer(seen, &self->seen, PyBUF_WRITABLE) < 0 || !set_ring(self, ring, block_size))
 		goto failed;
 	if (self->seen.len != SEENS * (Py_ssize_t)sizeof(uint64_t)) {
@@ -355,7 +357,7 @@ static PyMethodDef tap_methods[] = {
 
 PyDoc_STRVAR(
 	tap_doc,
-	"Tap(*, descriptor, ring, block_size, seen, tunnel, ip_header)\n\n"
+	"Tap(*, descriptor, ring, block_size, seen, tunnel, ip_header, ..., sender)\n\n"
 	"Frames out of one packet socket, or the raw socket where a tunnel ends (0: no tunnel), to the pipelines that\n"
 	"want them; `seen` is memory for tap.py's Seen. The caller keeps all of them open, and lets one thread at a\n"
 	"time in.");

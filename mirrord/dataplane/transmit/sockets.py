@@ -19,7 +19,6 @@ from __future__ import annotations
 import errno
 import select
 import socket
-import struct
 import threading
 import time
 from contextlib import suppress
@@ -28,6 +27,7 @@ from typing import TYPE_CHECKING
 from mirrord.dataplane.closers import close_later
 from mirrord.dataplane.counters import Slot, dropped_by
 from mirrord.dataplane.netns import inside
+from mirrord.dataplane.transmit.alike import alike
 from mirrord.dataplane.transmit.lanes import Lanes
 from mirrord.dataplane.transmit.outer import Outer
 from mirrord.dataplane.transmit.source_ports import SourcePorts
@@ -69,8 +69,6 @@ LATELY_SECONDS = 0.1
 ATTEMPTS, REFUSED_ATTEMPTS = 4, 64
 """How often a copy is tried: an error may be about an earlier copy, reported by ICMP. "Connection refused" always is,
 and comes in bursts from a collector that does not listen."""
-
-_ALIKE = struct.Struct("=IIQ")  # a device's index, the mark, the namespace's inode
 
 
 class _Kept(threading.local):
@@ -133,7 +131,7 @@ class Transmit(SharedWayOut):
         self.plan = plan
         self._packet: socket.socket | None = None
         self._outer: Outer | None = None
-        self._alike = bytes(_ALIKE.size)
+        self._alike = alike(0, 0, None)
         self._patience = Patience()
         self._heard = 0  # of the times that its source ports were told something
         self.lanes = self._lanes_of(plan)
@@ -196,7 +194,7 @@ class Transmit(SharedWayOut):
             if old is None or device != self.device or not _is_bound(old, device):
                 self._packet = _packet_socket(device, vnet_header=True)
             self._outer = Outer(plan)
-            self._alike = _ALIKE.pack(device.index, device.mark, device.netns.inode if device.netns else 0)
+            self._alike = alike(device.index, device.mark, device.netns)
         if old is not None and old is not self._packet:
             close_later(old)
 

@@ -2,6 +2,7 @@
 #ifndef MIRRORD_ROWS_H
 #define MIRRORD_ROWS_H
 
+#include <linux/if_packet.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
@@ -9,6 +10,8 @@
 
 /* What sendmmsg takes, built from a row of copies; `copies` says how many of them are in each message. */
 struct outgoing {
+	struct sender sender;
+	struct sockaddr_ll device; /* that messages leave by, where the socket is of none */
 	struct mmsghdr messages[BATCH];
 	uint32_t copies[BATCH];
 	struct iovec vectors[4 * BATCH];
@@ -28,6 +31,8 @@ static inline struct built nothing_built(struct outgoing *outgoing)
 	return (struct built){ outgoing->vectors, outgoing->gathered, 0 };
 }
 
+/* The packet socket by which copies of this transmit leave, which has one: its own, or the sender that they may leave by. */
+int packet_of(const struct transmit *transmit);
 /* Those of the batch's messages from `first` up to `end` that are this transmit's, each with its lane, but for what follows in a
  * frame of which a copy was refused. Gives their number. */
 uint32_t pick(struct transmit *transmit, struct batch *batch, uint32_t first, uint32_t end, struct message **row);

@@ -66,7 +66,36 @@ static int send_some(struct transmit *transmit, int descriptor, struct mmsghdr *
 
 struct outgoing *new_outgoing(void)
 {
-	return malloc(sizeof(struct outgoing));
+	struct outgoing *outgoing = malloc(sizeof(*outgoing));
+
+	if (outgoing)
+		outgoing->sender.packet = -1;
+	return outgoing;
+}
+
+void leave_by(struct outgoing *outgoing, const struct sender *sender)
+{
+	outgoing->sender = *sender;
+}
+
+int packet_of(const struct transmit *transmit)
+{
+	const struct sender *sender = &transmit->outgoing->sender;
+	bool may = sender->packet >= 0 && sender->alike[0] >> 32 == transmit->alike[0] >> 32 &&
+		   sender->alike[1] == transmit->alike[1];
+
+	return may ? sender->packet : transmit->packet;
+}
+
+/* Whom a message has to name: nobody, where its socket is of the device that it leaves by, or connected. */
+static struct msghdr addressed(const struct transmit *transmit)
+{
+	struct sockaddr_ll *device = &transmit->outgoing->device;
+
+	if (transmit->packet < 0 || packet_of(transmit) == transmit->packet)
+		return (struct msghdr){ 0 };
+	*device = (struct sockaddr_ll){ .sll_family = AF_PACKET, .sll_ifindex = (int)(uint32_t)transmit->alike[0] };
+	return (struct msghdr){ .msg_name = device, .msg_namelen = sizeof(*device) };
 }
 
 /* Have the kernel cut the message into datagrams of this size. */
@@ -93,13 +122,15 @@ void build(struct transmit *transmit, struct built *built, struct message *const
 	struct iovec *vector = built->vector;
 	uint8_t *at = built->at;
 	uint32_t messages = built->messages;
+	const struct msghdr empty = addressed(transmit);
 
 	for (uint32_t n = 0; n < count; messages++) {
 		uint32_t copies = transmit->gso && n >= lone ? run_length(row + n, count - n) : 1, end = n + copies;
 		uint32_t segment = length_of(row[n]), payload = (copies - 1) * segment + length_of(row[end - 1]);
 		struct msghdr *message = &outgoing->messages[messages].msg_hdr;
 
-		*message = (struct msghdr){ .msg_iov = vector };
+		*message = empty;
+		message->msg_iov = vector;
 		*vector = (struct iovec){ at, 0 };
 		if (transmit->packet >= 0) {
 			write_outer(&transmit->outer, (void *)at, transmit->ports[row[n]->lane], payload, segment,
@@ -257,7 +288,7 @@ static void send_picked(struct transmit *transmit, struct message **row, uint32_
 	open_lanes(transmit, row, count);
 	for (uint32_t next = 0; next < count;) {
 		uint32_t length = transmit->packet < 0 ? lane_length(row + next, count - next) : count;
-		int descriptor = transmit->packet < 0 ? transmit->sockets[row[next]->lane] : transmit->packet;
+		int descriptor = transmit->packet < 0 ? transmit->sockets[row[next]->lane] : packet_of(transmit);
 
 		send_row(transmit, descriptor, row + next, length);
 		next += length;

@@ -43,6 +43,12 @@ struct tx_ring {
 
 struct outgoing;
 
+/* capture/sender.py: a packet socket that copies for any device may leave by, which name it. */
+struct sender {
+	int packet; /* or -1 */
+	uint64_t alike[2]; /* as of a transmit, but of no device */
+};
+
 /* transmit/sockets.c: a lane is what copies of one flow leave by: a socket, or a source port of the packet socket. What each
  * turn looks at comes first: where a host has hundreds, it is not in the processor's cache. */
 struct transmit {
@@ -106,6 +112,8 @@ void send_parts(struct batch *batch, void *parts);
 
 /* transmit/sockets.c: what send_parts builds messages in, to be freed with free(); NULL when there is no memory. */
 struct outgoing *new_outgoing(void);
+/* Copies that may leave by this sender do so from now on. */
+void leave_by(struct outgoing *outgoing, const struct sender *sender);
 
 /* transmit/patience.c */
 /* A turn begins, on this working memory; where it is the same turn still, nothing does. */
