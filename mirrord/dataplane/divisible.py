@@ -82,6 +82,7 @@ class DivisibleSource(SharedSource):
             return False
         for member in members:
             member.until = aside.border.time
+        self._mixed = True  # what is captured from then on is not to count here
         self._parted_at, self._parts_at = time.monotonic(), None
         self._tell()
         return True

@@ -75,7 +75,7 @@ class SharedSource(Source, ABC):
         self._members = [self._new_member(pipeline, aside.border.time if aside else 0) for pipeline in pipelines]
         self._parted = list(self._members) if aside else []  # who may miss frames if the clock is set, see parting.py
         self._stepped = False  # it was
-        self._mixed = len(pipelines) > 1 or aside is not None  # frames may wait that were taken for another
+        self._mixed = aside is not None  # frames may wait that were taken for another
         self._changed_at = 0.0
         self._settles_at: int | None = None  # when so many frames have been read
         self._ahead = 0, 0  # frames, taken and lost, where the capture moves to: not yet in `seen`

@@ -25,11 +25,14 @@ from tests.support.wait import wait_for
 HEADER = bytes(12) + b"\x88\xb5"  # an ethertype for experiments
 FRAMES = 20
 
+Opened = tuple[Callable[[str], Capture], Callable[[Capture], list[int]]]
+
 
 @pytest.fixture
-def opened(net: Topology) -> Iterator[tuple[Callable[[str], Capture], Callable[[Capture], list[int]]]]:
-    """Opens a capture of what leaves by the device, whatever its mark; and sends, as another and as a copy would, and gives
-    what was captured."""
+def opened(net: Topology) -> Iterator[Opened]:
+    """Opens a capture of what leaves by the device, whatever its mark; sends as copies leave, and as others would, and
+    gives what was captured.
+    """
     source = net.host("source")
     source.ip("link add out type ifb")
     source.ip("link set out up")
@@ -57,9 +60,6 @@ def opened(net: Topology) -> Iterator[tuple[Callable[[str], Capture], Callable[[
             return found
 
         yield open_capture, captured
-
-
-Opened = tuple[Callable[[str], Capture], Callable[[Capture], list[int]]]
 
 
 @pytest.mark.parametrize("mode", ["socket", "ring"])

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 
 from mirrord.control.host.device_rate import busy
 from mirrord.control.limits import started
@@ -316,8 +317,10 @@ class Pipelines:
     def ring_fills(self, keys: Iterable[Key]) -> dict[Key, float]:
         """How full the rings of some have been of late; of those that run and have one."""
         with self._lock:
-            running = [(key, runs) for key in keys if (runs := self._running.get(key)) is not None]
-        return {key: fill for key, runs in running if (fill := runs.ring_fill) is not None}
+            sources = {key: runs.sources for key in keys if (runs := self._running.get(key)) is not None}
+        each = {source: source.ring_fill for source in set(chain.from_iterable(sources.values()))}
+        fills = {key: [fill for one in its if (fill := each[one]) is not None] for key, its in sources.items()}
+        return {key: max(found) for key, found in fills.items() if found}
 
     def states(self) -> dict[Key, tuple[str, str]]:
         """The state of every planned session and source, and why it is so: as `rows` has them, for less."""

@@ -11,6 +11,7 @@ from mirrord.control.running.workers import stall
 from mirrord.dataplane.counters import RemoteCounts, Slot
 from mirrord.dataplane.memory import WHY_NOT
 from mirrord.dataplane.pipeline import Pipeline
+from mirrord.dataplane.source import Source
 from mirrord.dataplane.worker import Worker
 from mirrord.plans import PipelinePlan, RemotesPlan, TunnelPlan
 
@@ -133,14 +134,18 @@ class Running:
     @property
     def captures_by(self) -> str:
         """Which way of capturing is in use, where the plan leaves it open; else ""."""
-        sources = [pipeline.source for pipeline, _ in self.placed if pipeline.source is not None]
+        sources = self.sources
         return sources[0].captures_by if sources else ""
+
+    @property
+    def sources(self) -> list[Source]:
+        """Where its frames are captured, which may be others' sources, too."""
+        return [pipeline.source for pipeline, _ in self.placed if pipeline.source is not None]
 
     @property
     def ring_fill(self) -> float | None:
         """The largest share of a ring's blocks that waited lately; None without a ring."""
-        sources = [pipeline.source for pipeline, _ in self.placed if pipeline.source is not None]
-        return max((fill for source in sources if (fill := source.ring_fill) is not None), default=None)
+        return max((fill for source in self.sources if (fill := source.ring_fill) is not None), default=None)
 
     def told(self) -> bool:
         """Whether a router has had something to say about copies since this was last asked.

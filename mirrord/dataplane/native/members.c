@@ -137,23 +137,59 @@ static const struct pipeline *awaited(const struct tap *tap, uint32_t n)
 
 static void fetch(const void *start, size_t size)
 {
-	for (size_t at = 0; at < size; at += CACHE_LINE)
-		__builtin_prefetch((const char *)start + at);
+	const char *end = (const char *)start + size;
+
+	for (const char *at = (const char *)((uintptr_t)start & -(uintptr_t)CACHE_LINE); at < end; at += CACHE_LINE)
+		__builtin_prefetch(at);
 }
 
-/* Of hundreds of sessions, what is known is not in the processor's cache: that of the next ones comes while the nth is
- * served. What it points to is fetched when it is there itself. */
-static void fetch_next(const struct tap *tap, uint32_t n)
+/* Of hundreds of sessions, what is known is not in the processor's cache: it comes while those before are served. What most
+ * have no use for, the collectors of one that has several and its limits, stays where it is. */
+static void fetch_session(const struct pipeline *session)
+{
+	const struct plan *plan = &session->plan;
+
+	fetch(session, offsetof(struct pipeline, plan.remotes.seeds));
+	fetch(&plan->on_mtu_exceeded, offsetof(struct pipeline, own) - offsetof(struct pipeline, plan.on_mtu_exceeded));
+}
+
+/* What it points to, when it is there itself. */
+static void fetch_known(const struct pipeline *session)
+{
+	fetch(session->counters, (SENT_BYTES + 1) * sizeof(*session->counters));
+	fetch(&session->counters[LATENCY_SUM], (REMOTE_BYTES + 1 - LATENCY_SUM) * sizeof(*session->counters));
+	fetch(session->plan.own, 2 * CACHE_LINE);
+}
+
+static void fetch_exits(const struct exits *exits)
+{
+	fetch(exits, sizeof(*exits));
+	fetch(exits->transmits, offsetof(struct transmit, ports));
+}
+
+/* What the nth of those outlets whose turn comes needs at first is fetched while the ones before have theirs. */
+static void fetch_outlets(const struct tap *tap, uint32_t n)
 {
 	const struct pipeline *next = awaited(tap, n + 1), *after = awaited(tap, n + 2);
 
 	if (after)
-		fetch(after, sizeof(*after));
+		fetch_session(after);
 	if (next) {
-		fetch(next->counters, SLOTS * sizeof(*next->counters));
-		fetch(next->exits, sizeof(*next->exits));
-		fetch(next->exits->transmits, offsetof(struct transmit, ports));
+		fetch_known(next);
+		fetch_exits(next->exits);
 	}
+}
+
+/* The same where many sources leave by one outlet. */
+static void fetch_shares(const struct tap *tap, const struct share *share)
+{
+	const struct share *next = share->next == END ? NULL : &tap->shares[share->next];
+	const struct share *after = !next || next->next == END ? NULL : &tap->shares[next->next];
+
+	if (after && after->member != next->member)
+		fetch_session(tap->members[after->member]);
+	if (next && next->member != share->member)
+		fetch_known(tap->members[next->member]);
 }
 
 /* One session after the other, the frames of all of its devices in the order in which they came. */
@@ -162,12 +198,13 @@ static void give_shares(struct tap *tap, struct work *work)
 	for (uint32_t n = 0; n < tap->awaited_count; n++) {
 		struct outlet *outlet = &tap->outlets[tap->awaited[n]];
 
-		fetch_next(tap, n);
+		fetch_outlets(tap, n);
 		begin_batch(work, tap->members[tap->shares[outlet->first].member]);
 		for (uint32_t at = outlet->first; at != END; at = tap->shares[at].next) {
 			const struct share *share = &tap->shares[at];
 			struct staged *one = &work->staged[share->frame];
 
+			fetch_shares(tap, share);
 			forward_one(tap->members[share->member], work->batch, &one->frame, &one->parsed,
 				    share->certain);
 		}
