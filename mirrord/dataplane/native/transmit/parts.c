@@ -114,14 +114,14 @@ static uint32_t build_all(struct message *const *row, const struct section *sect
  * the error. */
 static void send_together(struct batch *batch, const struct parts *parts)
 {
+	const struct transmit *first = parts->parts->exits->transmits;
 	struct message *row[BATCH];
 	struct section sections[MOST_PARTS];
 
 	pick_all(batch, parts, row, sections);
-	struct outgoing *outgoing = sections->transmit->outgoing;
+	struct outgoing *outgoing = first->outgoing;
 	uint32_t messages = build_all(row, sections, parts->count), accepted = 0;
-	int packet = packet_of(sections->transmit);
-	int sent = messages ? sendmmsg(packet, outgoing->messages, messages, MSG_DONTWAIT) : 0;
+	int sent = messages ? sendmmsg(packet_of(first), outgoing->messages, messages, MSG_DONTWAIT) : 0;
 	uint64_t now = wall_clock();
 
 	for (int n = 0; n < sent; n++)
@@ -134,7 +134,7 @@ static void send_together(struct batch *batch, const struct parts *parts)
 		count_sent(section->transmit, row + section->first, own, now);
 		if (left) {
 			open_lanes(section->transmit, row + section->first + own, left);
-			send_row(section->transmit, packet, row + section->first + own, left);
+			send_row(section->transmit, packet_of(section->transmit), row + section->first + own, left);
 		}
 	}
 }
