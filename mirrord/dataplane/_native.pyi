@@ -160,6 +160,9 @@ class Tap:
     def most_waiting(self, forget: bool, /) -> int:
         """The most blocks of the ring that waited when it was run, since they were forgotten."""
 
+    def busiest(self) -> tuple[int, int] | None:
+        """The most frames, and bytes, that one way out may have had since it was last asked; None: not known."""
+
     def move(self, *, descriptor: int, ring: mmap | None, block_size: int) -> None:
         """Read another packet socket from now on."""
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mirrord.dataplane.filter.by_device import Asked
     from mirrord.dataplane.membership import Member
     from mirrord.dataplane.memory import Memory
+    from mirrord.dataplane.native import core
     from mirrord.dataplane.pipeline import Pipeline
     from mirrord.plans import CapturePlan
 
@@ -71,8 +72,8 @@ class Aside:
 class Rates:
     """How many frames a second each member of a tap gets. Times are monotonic, in seconds."""
 
-    def __init__(self, members: Sequence[Member], seen: Seen) -> None:
-        self._seen, self._at = seen, time.monotonic()
+    def __init__(self, members: Sequence[Member], seen: Seen, native: core.Tap | None) -> None:
+        self._seen, self._native, self._at = seen, native, time.monotonic()
         self._got = {one.pipeline: got_by(one.pipeline) for one in members}
         self._all = Got(0, 0)
 
@@ -85,7 +86,9 @@ class Rates:
         if elapsed < max(load.LOOK_SECONDS["socket"], LOOK_SECONDS_A_MEMBER * len(members)):
             return []
         before, self._all, self._at = self._all, Got(self._seen.read, self._seen.read_bytes), now
-        if not (self._all - before).is_busy(elapsed):  # nor is any member: not to count what each got is quicker
+        busiest = None if self._native is None else self._native.busiest()
+        most = self._all - before if busiest is None else Got(*busiest)
+        if not most.is_busy(elapsed):  # nor is any member: not to count what each got is quicker
             self._got = {}
             return []
         last, self._got = self._got, {one.pipeline: got_by(one.pipeline) for one in members}

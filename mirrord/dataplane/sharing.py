@@ -91,7 +91,7 @@ class SharedSource(Source, ABC):
         capture = aside.capture if aside else open_way_in(self.plan, self._wanted(), group, memory, busy=busy)
         try:
             super().__init__(capture, native=native)
-            self._rates = Rates(self._members, self.seen)
+            self._rates = Rates(self._members, self.seen, self.native)
             self._begin_with(pipelines, aside)
         except BaseException:
             capture.close()

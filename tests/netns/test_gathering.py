@@ -38,7 +38,9 @@ VNI_AT, INNER = 14 + 20 + 8 + 4, 14 + 20 + 8 + 8  # behind the outer Ethernet, I
 
 
 def sockets(host: Host) -> Counter[int]:
-    """How many packet sockets of the host take frames of each device, by its index, 0: of all, as the kernel has it."""
+    """How many packet sockets of the host are for frames of each device, by its index, as the kernel has it. 0: of all,
+    where there is one more, by which copies leave.
+    """
     rows = [line.split() for line in host.run("cat", "/proc/net/packet").splitlines()[1:]]
     return Counter(int(row[4]) for row in rows if row[3] == "0003")
 
@@ -77,7 +79,7 @@ def test_many_sources_are_captured_by_one_socket_and_each_session_gets_its_own(
     api = Api(mirrord.socket)
     assert api("PUT", "mirrors/m", {"sessions": [session(n) for n in range(SOURCES)]}).status == http.client.CREATED
     mirrord.wait_up()
-    assert sockets(source) == {0: 1}
+    assert sockets(source) == {0: 2}
 
     with Receiver(collector, "eth0") as receiver:
         for number in range(SOURCES):
@@ -98,7 +100,7 @@ def test_many_sources_are_captured_by_one_socket_and_each_session_gets_its_own(
         assert api("PATCH", "mirrors/m/sessions/s5", {"direction": "egress"}).status == http.client.OK
         assert api("DELETE", "mirrors/m/sessions/s0").status == http.client.NO_CONTENT
         mirrord.wait_up()
-        assert sockets(source) == {0: 1}
+        assert sockets(source) == {0: 2}
         for number in (0, 3, 4, 5):
             send(client, f"out{number}", frame(number), 2)
             send(source, f"nic{number}", frame(100 + number), 3)
@@ -122,7 +124,7 @@ def test_a_mirror_that_drops_duplicates_has_its_sources_gathered_and_copies_each
         made = api("PUT", f"mirrors/{mirror}", {"duplicates": "drop", "duplicate_window": "1s", "sessions": sessions})
         assert made.status == http.client.CREATED, made
     mirrord.wait_up()
-    assert sockets(source) == {0: 2}
+    assert sockets(source) == {0: 4}
 
     with Receiver(collector, "eth0") as receiver:
         for number in range(SOURCES):
@@ -145,10 +147,10 @@ def test_sources_that_come_one_by_one_are_gathered_when_there_are_many(
         assert api("POST", "mirrors/m/sessions", session(number)).status == http.client.CREATED
     mirrord.wait_up()
     few = {source.index(f"nic{number}"): 1 for number in range(FEW)}
-    assert sockets(source) == {**few, 0: 1}
+    assert sockets(source) == {**few, 0: 2}
     api("POST", "mirrors/m/sessions", session(1, "again"))
     mirrord.wait_up()
-    assert sockets(source) == {**few, 0: 1}
+    assert sockets(source) == {**few, 0: 2}
     with Receiver(collector, "eth0") as receiver:
         for number in range(SOURCES):
             send(client, f"out{number}", frame(number), 2)
@@ -188,7 +190,7 @@ def test_a_device_that_goes_and_comes_again_costs_the_others_nothing(
             return copies == expected
 
         wait_for(all_there, "each frame's copy")
-    assert sockets(source) == {0: 1}
+    assert sockets(source) == {0: 2}
     assert mirrord.metrics().total("mirrord_dropped_frames_total") == 0
 
 
@@ -226,7 +228,7 @@ def test_a_source_that_becomes_busy_gets_a_socket_of_its_own_which_others_join(
         return captured == mirrored + dropped and sent <= captured <= sent + dropped  # what was lost may have been its
 
     wait_for(settled, "every frame is accounted for")
-    assert sockets(source) == {0: 1, busy: 1}
+    assert sockets(source) == {0: 2, busy: 1}
     metrics = mirrord.metrics()
     assert metrics.total("mirrord_mirrored_frames_total", session="s3") == 10
     for name in ("s3", "s7", "more"):
@@ -254,7 +256,7 @@ def test_sources_part_where_devices_that_nobody_mirrors_become_busy(
         entries[key] = Entry(key, "up", pipeline=PipelinePlan(plan, ForwardPlan(encap.bare()), way))
     running = source.call(lambda: Pipelines(native=dataplane == "native"))
     source.call(lambda: running.apply(entries))
-    assert sockets(source) == {0: 1}
+    assert sockets(source) == {0: 2}
     apart = {source.index(f"nic{number}"): 1 for number in range(1, SOURCES)}
 
     def parted() -> bool:

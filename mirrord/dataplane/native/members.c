@@ -92,7 +92,7 @@ static const struct stretch *find_stretch(const struct tap *tap, int device)
 	return low < tap->stretch_count && tap->stretches[low].device == device ? &tap->stretches[low] : NULL;
 }
 
-static void note(struct tap *tap, uint32_t n, uint32_t member, bool certain)
+static void note(struct tap *tap, const struct frame *frame, uint32_t n, uint32_t member, bool certain)
 {
 	uint32_t place = tap->outlet_of[member], at = tap->share_count++;
 	struct outlet *outlet = &tap->outlets[place];
@@ -105,26 +105,29 @@ static void note(struct tap *tap, uint32_t n, uint32_t member, bool certain)
 		tap->shares[outlet->last].next = at;
 	}
 	outlet->last = at;
+	outlet->frames++;
+	outlet->octets += frame->length;
 }
 
 /* Note for each member that may want the nth of the frames at hand that it does. */
 static void assign(struct tap *tap, const struct work *work, uint32_t n)
 {
-	const struct stretch *stretch = find_stretch(tap, work->staged[n].frame.device);
+	const struct frame *frame = &work->staged[n].frame;
+	const struct stretch *stretch = find_stretch(tap, frame->device);
 
 	if (!stretch)
 		return;
 	if (stretch->matcher == NONE) {
-		note(tap, n, stretch->first, false);
+		note(tap, frame, n, stretch->first, false);
 		return;
 	}
 	const struct matcher *matcher = &tap->matchers[stretch->matcher];
-	uint32_t set = run_on_frame(matcher->program, matcher->length, &work->staged[n].frame);
+	uint32_t set = run_on_frame(matcher->program, matcher->length, frame);
 
 	if (set >= matcher->set_count)
 		set = 0;
 	for (uint32_t at = matcher->sets[set]; at < matcher->sets[set + 1]; at++)
-		note(tap, n, stretch->first + (matcher->candidates[at] >> 1), matcher->candidates[at] & 1);
+		note(tap, frame, n, stretch->first + (matcher->candidates[at] >> 1), matcher->candidates[at] & 1);
 }
 
 /* The first member that an outlet has a share for, the nth of those that are awaited; or NULL. */

@@ -64,6 +64,7 @@ struct share {
 /* Members that leave by one way, and their shares in the frames at hand, in order. */
 struct outlet {
 	uint32_t first, last; /* or END */
+	uint64_t frames, octets; /* that it may have had since somebody asked */
 };
 
 /* What is captured together, and who wants its frames. */
@@ -95,6 +96,7 @@ struct tap {
 	uint32_t *outlet_of; /* of each member, the place of its outlet */
 	struct outlet *outlets;
 	uint32_t outlet_count;
+	bool split; /* members of one way are of several outlets */
 	uint32_t *awaited; /* the places of those outlets that have shares, */
 	uint32_t awaited_count; /* and how many */
 	struct share *shares;

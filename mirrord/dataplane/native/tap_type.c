@@ -163,6 +163,24 @@ static PyObject *Tap_most_waiting(PyObject *object, PyObject *forget)
 	return PyLong_FromUnsignedLong(blocks);
 }
 
+static PyObject *Tap_busiest(PyObject *object, PyObject *unused)
+{
+	struct tap *tap = &((Tap *)object)->tap;
+	uint64_t frames = 0, octets = 0;
+
+	(void)unused;
+	for (uint32_t n = 0; n < tap->outlet_count; n++) {
+		struct outlet *outlet = &tap->outlets[n];
+
+		frames = outlet->frames > frames ? outlet->frames : frames;
+		octets = outlet->octets > octets ? outlet->octets : octets;
+		outlet->frames = outlet->octets = 0;
+	}
+	if (tap->split)
+		Py_RETURN_NONE;
+	return Py_BuildValue("KK", (unsigned long long)frames, (unsigned long long)octets);
+}
+
 static PyObject *Tap_move(PyObject *object, PyObject *arguments, PyObject *keywords)
 {
 	static char *names[] = { "descriptor", "ring", "block_size", NULL };
@@ -293,6 +311,7 @@ static bool find_outlets(struct tap *tap)
 				exits->outlet = tap->outlet_count++;
 			} else if (exits->stretch == s) {
 				tap->outlet_of[n] = tap->outlet_count++;
+				tap->split = true;
 				continue;
 			}
 			exits->stretch = s;
@@ -328,6 +347,7 @@ static PyObject *Tap_have(PyObject *object, PyObject *arguments, PyObject *keywo
 	tap->matcher_count = next.matcher_count;
 	tap->outlet_of = next.outlet_of;
 	tap->outlets = next.outlets;
+	tap->split = next.split;
 	tap->outlet_count = next.outlet_count;
 	tap->shares = next.shares;
 	tap->share_room = next.share_room;
@@ -345,6 +365,9 @@ static PyMethodDef tap_methods[] = {
 	{ "error", Tap_error, METH_NOARGS, "The errno that a reading came upon, and clear it; or 0." },
 	{ "most_waiting", Tap_most_waiting, METH_O,
 	  "most_waiting(forget): the most blocks of the ring that waited when it was run, since they were forgotten." },
+	{ "busiest", Tap_busiest, METH_NOARGS,
+	  "busiest(): the most frames, and bytes, that one way out may have had since this was last asked; None where that is\n"
+	  "not known." },
 	{ "move", (PyCFunction)(void (*)(void))Tap_move, METH_VARARGS | METH_KEYWORDS,
 	  "move(*, descriptor, ring, block_size): read another packet socket from now on." },
 	{ "have", (PyCFunction)(void (*)(void))Tap_have, METH_VARARGS | METH_KEYWORDS,
