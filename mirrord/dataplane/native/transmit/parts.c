@@ -134,7 +134,7 @@ static void send_together(struct batch *batch, const struct parts *parts)
 		count_sent(section->transmit, row + section->first, own, now);
 		if (left) {
 			open_lanes(section->transmit, row + section->first + own, left);
-			send_row(section->transmit, packet_of(section->transmit), row + section->first + own, left);
+			send_row(section->transmit, section->transmit->packet, row + section->first + own, left);
 		}
 	}
 }

@@ -45,6 +45,12 @@ static void clear_errors(int descriptor)
 		;
 }
 
+/* Whether the socket is a sender that serves copies for other devices, too. */
+static bool lends(const struct transmit *transmit, int descriptor)
+{
+	return transmit->packet >= 0 && descriptor == transmit->outgoing->sender.packet;
+}
+
 /* How many of the messages were accepted, at least one; or minus the errno that the first was refused with. */
 static int send_some(struct transmit *transmit, int descriptor, struct mmsghdr *messages, unsigned int count)
 {
@@ -58,7 +64,9 @@ static int send_some(struct transmit *transmit, int descriptor, struct mmsghdr *
 			return sent;
 		error = errno;
 		clear_errors(descriptor);
-		if (error == EAGAIN && !wait_for_room(transmit, descriptor))
+		if (error == EAGAIN && lends(transmit, descriptor))
+			descriptor = transmit->packet; /* another device may have taken all the room */
+		else if (error == EAGAIN && !wait_for_room(transmit, descriptor))
 			return -EAGAIN;
 	}
 	return -error;
