@@ -237,3 +237,44 @@ def test_a_device_that_takes_nothing_is_waited_for_once(
     assert [one.counters[Slot.mirrored] for one in pipelines] == [FRAMES - frames for frames in lost]
     assert sum(map(bool, lost)) > MANY / 2
     assert max(turns) < MANY * sockets.PATIENCE_MILLISECONDS / 1000 / 2
+
+
+def test_a_device_that_takes_nothing_takes_no_room_of_others(
+    net: Topology, dataplane: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where copies for both leave by one socket, that of a capture on all devices."""
+    client, source, collector = linked(net)
+    net.link(source, "jammed", collector, "eth1", ("10.98.0.1/24", "10.98.0.2/24"))
+    queue = "tc qdisc add dev jammed root tbf rate 8kbit burst 1600 limit 100000000"
+    source.run(*queue.split())
+    monkeypatch.setattr(tunnel_socket, "SEND_BUFFER", 0)  # the least that the kernel has
+    native, pipelines = dataplane == "native", []
+    for number, device in enumerate(("uplink", "jammed")):
+        net.link(client, f"out{number}", source, f"nic{number}")
+        plan = _pipeline_plan(source, number, collector.mac("eth0"), gso=False)
+        assert isinstance(plan.capture, CapturePlan)
+        assert isinstance(plan.transmit, TunnelPlan)
+        assert plan.transmit.hop is not None
+        hop = replace(plan.transmit.hop, device=device, index=source.index(device))
+        capture, way = replace(plan.capture, together=True), replace(plan.transmit, hop=hop)
+        pipelines.append(Pipeline(replace(plan, capture=capture, transmit=way), native=native))
+    free, held = pipelines
+    tap = Tap(pipelines, native=native)
+
+    def forwarded(pipeline: Pipeline, device: str, frames: list[bytes]) -> None:
+        send_each(client, device, frames)
+        captured = pipeline.counters[Slot.captured] + len(frames)
+
+        def read() -> bool:
+            tap.run()
+            return pipeline.counters[Slot.captured] == captured
+
+        wait_for(read, "all frames are read")
+
+    while not held.counters[Slot.dropped_send_error]:
+        forwarded(held, "out1", [_frame(3, 0, 1000)])  # a long one: the queue gives one a second
+    forwarded(free, "out0", [_frame(0, number, 1000) for number in range(FRAMES)])
+    assert (free.counters[Slot.mirrored], free.counters[Slot.dropped_send_error]) == (FRAMES, 0)
+    with ThreadPoolExecutor() as pool:
+        for close in (tap.close, *(one.close for one in pipelines)):
+            pool.submit(close)
