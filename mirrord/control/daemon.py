@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING
 import click
 import uvloop
 
-gc.disable()  # what modules make stays: to look through it again and again is 50 ms of each start
-
 from mirrord import __version__
 from mirrord.control import command, limits, logs
 from mirrord.control.callers import myself
@@ -39,8 +37,6 @@ from mirrord.dataplane import native
 from mirrord.dataplane.budget import Budget
 from mirrord.dataplane.memory import Memory
 from mirrord.errors import ConfigError, HostError, MirrordError, of_host
-
-gc.enable()
 
 if TYPE_CHECKING:
     from mirrord.control.http.server import Server
@@ -168,9 +164,6 @@ async def run_service(
 
 async def open_server(service: Service, changes: Changes, origins: Origins, addresses: Addresses) -> Server:
     """Answer clients, now that the sessions run: the server takes as long to import as all the rest."""
-    from mirrord.control.without_certificates import import_aiohttp  # noqa: PLC0415 (it imports ssl)
-
-    import_aiohttp()
     from mirrord.control.http.server import Server  # noqa: PLC0415 (see above)
 
     server = Server(service, changes, origins)

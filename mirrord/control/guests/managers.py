@@ -101,9 +101,6 @@ class Managers:
         if is_cache(place.address):
             return Cache(place.address, changed)
         # aiohttp takes as long to import as all the rest of the start, and most hosts ask no engine
-        from mirrord.control.without_certificates import import_aiohttp  # noqa: PLC0415
-
-        import_aiohttp()
         from mirrord.control.guests.engines import SOCKETS, Engine  # noqa: PLC0415
 
         return Engine(SOCKETS.get(place.address, place.address), changed)
