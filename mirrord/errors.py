@@ -48,10 +48,11 @@ def reason(error: OSError) -> str:
 
 
 def at_address(error: OSError) -> str:
-    """The kernel's word for why an address is not to be had or reached; Python's own text has the address again."""
-    if error.errno is not None and error.errno > 0:  # getaddrinfo's are below
+    """Why an address is not to be had or reached, without the address: asyncio and socket put it in brackets behind."""
+    words = error.strerror or str(error)
+    if "(" in words and error.errno is not None and error.errno > 0:  # getaddrinfo's are below
         return os.strerror(error.errno)
-    return (error.strerror or str(error)).partition(" (while attempting")[0]
+    return words
 
 
 class Problem(NamedTuple):

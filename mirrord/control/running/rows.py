@@ -14,7 +14,7 @@ from mirrord.plans import PcapPlan, RemotesPlan
 THINNED = "not everything fits, conversations give way (overload)"
 
 
-FEW = 4
+ANSWERED_UNORDERED = 4
 """Questions about a mirror or a session that are answered by looking at all: after that they are put in order."""
 
 
@@ -60,7 +60,7 @@ class Planned:
     def _named(self, names: tuple[str, ...]) -> Sequence[Key]:
         if self._by_name is None:  # since there is a new plan: not each is asked about, and mostly the one that changed
             self._asked += 1
-            if self._asked <= FEW:
+            if self._asked <= ANSWERED_UNORDERED:
                 return [key for key in self.entries if key[: len(names)] == names]
             self._by_name = {}
             for key in self.entries:

@@ -173,7 +173,7 @@ class Capture(MovableWayIn):
     def _join(self, group: Group) -> None:
         group.join(self.socket)
         self._joined = True
-        if self.plan.device:
+        if self.plan.device or group.divides:  # among its sockets, of which a sender would be one
             return
         with suppress(OSError):  # to have none costs time, and nothing else
             if group.sender is None:
