@@ -5,12 +5,10 @@ client eth0 ---- nic [source] uplink ---- eth0 [collector] vxlan0, vxlan1, ...
 
 from __future__ import annotations
 
-import os
 import socket
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from tests.support.sniffer import Recording
 from tests.support.source import linked, session, source_and_collector
 from tests.support.topology import Host, Topology, acquaint, receive_vxlan
 from tests.support.wait import wait_for
+from tests.support.wire import one_processor
 
 CLIENT, SERVER = ("02:00:00:00:00:01", "10.1.0.1", 5000), ("02:00:00:00:00:02", "10.1.0.2", 53)
 PACKETS, BYTES = 20, 16 << 10
@@ -104,19 +103,6 @@ def conversations(recording: Recording) -> dict[tuple[str, ...], Conversation]:
     return found
 
 
-@contextmanager
-def on_one_processor() -> Iterator[None]:
-    """What is started meanwhile runs there: of two frames that two processors bring at a time one capture may have the
-    one first, and another capture the other.
-    """
-    allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(allowed)})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, allowed)
-
-
 def converse(client: Host, server: Host, directory: Path) -> None:
     """curl, iperf3, openssl, dig, ping and nmap, from one host to the other."""
     (directory / "page").write_bytes(bytes(range(256)) * 400)
@@ -153,7 +139,7 @@ def test_each_conversation_is_mirrored_as_far_as_its_limit(
     whole = sniff(source, "nic")
     copies = {name: sniff(collector, f"vxlan{vni}") for vni, name in enumerate(LIMITS)}
 
-    with on_one_processor():
+    with one_processor():  # of two frames at a time two captures may have another one first
         converse(client, source, tmp_path)
     said = conversations(whole.stop())
     count = sum(len(one.frames) for one in said.values())

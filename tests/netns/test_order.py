@@ -5,7 +5,6 @@ client eth0 ---- nic [source] uplink ---- eth0 [collector]
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -20,6 +19,7 @@ from tests.conftest import MakeDaemon, MakeSniffer
 from tests.support.mixture import CLIENT, FLOWS, LINK, SERVER, datagram, mixture, plain, send_each
 from tests.support.source import linked
 from tests.support.topology import Host, Topology
+from tests.support.wire import one_processor
 
 BATCH = 512  # copies that joined ones may overtake: docs/tuning.md
 
@@ -58,12 +58,10 @@ WAYS = {
 
 
 @pytest.fixture(autouse=True)
-def one_processor() -> Iterator[None]:
+def on_one_processor() -> Iterator[None]:
     """All on one processor, what is started from here too: each has a queue of its own of what a veth receives."""
-    allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(allowed)})
-    yield
-    os.sched_setaffinity(0, allowed)
+    with one_processor():
+        yield
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ log = logger("pipelines")
 
 OPENERS = 2
 """Threads that open pipelines at a time: they wait for the kernel, mostly. With twice as many 1,000 sessions open no
-sooner, and who asks meanwhile waits twice as long: each of them takes its turn of the interpreter's lock."""
+sooner, and each of them takes its turn of the interpreter's lock before who asks meanwhile."""
 
 GUARD_SECONDS = 0.1
 """How long a new plan waits until all workers know which packets are copies: one may wait for a disk."""
